@@ -1,0 +1,62 @@
+# Every target sets up what it needs: `make demo` and `make test` work on a fresh clone.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := server,engine,train,cpu,dev
+# The first of these that is 3.11 or newer makes the environment; `make PYTHON=...` says which.
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(shell $(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
+# onnxruntime and onnxruntime-gpu are the same module: an environment holds one of them.
+RUNTIME := $(if $(shell nvidia-smi -L 2>/dev/null),onnxruntime-gpu,onnxruntime)
+OTHER_RUNTIME := $(if $(filter onnxruntime,$(RUNTIME)),onnxruntime-gpu,onnxruntime)
+# The stamp's name changes with what was installed, so a changed lock installs again.
+STAMP := $(VENV)/stamp-$(RUNTIME)-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
+
+.PHONY: help setup demo test check proto lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
+
+setup: $(STAMP)  ## make .venv with everything in requirements.lock
+
+$(STAMP):
+	@test -n "$(PYTHON)" || { echo "kshot needs Python 3.11 or newer: none found on the path" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -f $(VENV)/stamp-*
+	$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_RUNTIME) 2>/dev/null
+	sed 's/^onnxruntime==/$(RUNTIME)==/' requirements.lock > $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+demo: setup  ## start a server, adapt to handwritten digits, print accuracy and latency, stop
+	$(BIN)/python examples/digits.py
+
+test: setup  ## run the tests; ARGUMENTS goes to pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGUMENTS)
+
+check: setup  ## lint, format, types, wire
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy $(wildcard examples/*.py)
+	$(BIN)/buf lint
+
+proto: setup  ## write the generated modules again from the .proto files
+	proto/generate.sh
+
+lock:  ## write requirements.lock from the newest versions that pyproject.toml admits
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' '.[$(EXTRAS)]'
+	{ grep '^#' requirements.lock; $(VENV)-lock/bin/python -m pip freeze --all --exclude kshot --exclude pip \
+		| grep -viE '^(nvidia-|cuda-|triton==)' | sed -E 's/\+[a-z0-9.]+$$//' | sort -f; } > $(VENV)-lock/requirements.lock
+	mv $(VENV)-lock/requirements.lock requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:  ## remove the environment and what the tools left
+	rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
