@@ -1,0 +1,76 @@
+"""What trainer, engine and front agree on: the bundle on disk, its manifest and preprocessing."""
+
+from __future__ import annotations
+
+from kshot.bundle.choices import BatchNormMode, Head, Preconditioner, Scope
+from kshot.bundle.durable import sync_folder, write_synced
+from kshot.bundle.errors import BundleError, ImageError, ImageProblem
+from kshot.bundle.files import Bundle, builtin_bundle, load_bundle, write_bundle
+from kshot.bundle.images import ImageLimits, decode_image
+from kshot.bundle.manifest import (
+    SCHEMA_VERSION,
+    BatchNorm,
+    BatchSizeRule,
+    EvaluationRow,
+    FileEntry,
+    Grayscale,
+    HeadPolicy,
+    InnerLoop,
+    InputSpec,
+    Limits,
+    Manifest,
+    NetworkSpec,
+    PreprocessingStep,
+    Provenance,
+    Rescale,
+    Resize,
+    Rgb,
+    ScopePolicy,
+    Training,
+)
+from kshot.bundle.preprocessing import pixels, prepare, rescale
+from kshot.bundle.schema import manifest_document, parse_manifest
+from kshot.bundle.weights import Weights
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "BatchNorm",
+    "BatchNormMode",
+    "BatchSizeRule",
+    "Bundle",
+    "BundleError",
+    "EvaluationRow",
+    "FileEntry",
+    "Grayscale",
+    "Head",
+    "HeadPolicy",
+    "ImageError",
+    "ImageLimits",
+    "ImageProblem",
+    "InnerLoop",
+    "InputSpec",
+    "Limits",
+    "Manifest",
+    "NetworkSpec",
+    "Preconditioner",
+    "PreprocessingStep",
+    "Provenance",
+    "Rescale",
+    "Resize",
+    "Rgb",
+    "Scope",
+    "ScopePolicy",
+    "Training",
+    "Weights",
+    "builtin_bundle",
+    "decode_image",
+    "load_bundle",
+    "manifest_document",
+    "parse_manifest",
+    "pixels",
+    "prepare",
+    "rescale",
+    "sync_folder",
+    "write_bundle",
+    "write_synced",
+]

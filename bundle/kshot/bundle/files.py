@@ -1,0 +1,181 @@
+"""A bundle's folder `NAME/VERSION/`: reading with every digest checked, writing all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kshot.bundle.choices import BatchNormMode
+from kshot.bundle.durable import sync_folder, write_synced
+from kshot.bundle.errors import BundleError
+from kshot.bundle.manifest import (
+    CARD_FILE,
+    NAME_PATTERN,
+    WEIGHTS_FILE,
+    FileEntry,
+    Manifest,
+    bundle_files,
+    template_file,
+)
+from kshot.bundle.schema import MANIFEST_FILE, manifest_bytes, read_manifest
+from kshot.bundle.weights import Weights, parse_weights, weights_bytes
+
+_MAX_MANIFEST_BYTES = 2**20
+_VERSION_PATTERN = r"[1-9][0-9]{0,8}"
+_BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose files were found to be what its manifest says.
+
+    `digest` is the SHA-256 (hex) of `manifest.json`, which lists the digests of the other files.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    def template_path(self, mode: BatchNormMode) -> Path:
+        """Return the path of the ONNX template of `mode`."""
+        return self.path / template_file(mode)
+
+    def read_weights(self) -> Weights:
+        """Read the initialization; raise `BundleError` when it does not fit."""
+        content = _read(self.path, WEIGHTS_FILE, self.manifest.files[WEIGHTS_FILE])
+        return parse_weights(content)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Open `NAME/VERSION`, or `NAME` in its highest version; raise `BundleError` if it is unfit."""
+    folder = _version_folder(path)
+    try:
+        text = _read_manifest_file(folder)
+        manifest = read_manifest(text)
+        _check_place(folder, manifest)
+        bundle = Bundle(folder, manifest, hashlib.sha256(text).hexdigest())
+        for name in bundle_files():
+            _read(folder, name, manifest.files[name])
+        bundle.read_weights()
+    except BundleError as error:
+        raise BundleError(f"{folder}: {error}") from error
+    return bundle
+
+
+def write_bundle(
+    root: Path,
+    manifest: Manifest,
+    weights: Weights,
+    templates: Mapping[BatchNormMode, bytes],
+    card: str,
+) -> Bundle:
+    """Write `root/NAME/VERSION` at once or not at all; the manifest's `files` are filled in here.
+
+    Raises `BundleError` when the content does not fit or this version exists already.
+    """
+    for mode in BatchNormMode:
+        if mode not in templates:
+            raise BundleError(f"{template_file(mode)}: got no template, wanted one per mode")
+    contents = {template_file(mode): templates[mode] for mode in BatchNormMode}
+    contents |= {WEIGHTS_FILE: weights_bytes(weights), CARD_FILE: card.encode()}
+    manifest = replace(manifest, files={name: _entry(contents[name]) for name in bundle_files()})
+    contents[MANIFEST_FILE] = manifest_bytes(manifest)
+    read_manifest(contents[MANIFEST_FILE])
+    folder = root / manifest.name / str(manifest.version)
+    try:
+        _write_folder(folder, contents)
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be written: {error.strerror}") from error
+    return load_bundle(folder)
+
+
+def builtin_bundle(name: str = "omniglot") -> Path:
+    """Return the folder of a bundle that ships with the package, in its highest version."""
+    if not re.fullmatch(NAME_PATTERN, name) or not (_BUILTIN_FOLDER / name).is_dir():
+        shipped = sorted(folder.name for folder in _BUILTIN_FOLDER.glob("[a-z0-9]*"))
+        raise BundleError(f"no built-in bundle {name!r}, wanted one of: {', '.join(shipped)}")
+    return _version_folder(_BUILTIN_FOLDER / name)
+
+
+def _version_folder(path: Path) -> Path:
+    folder = path.resolve()
+    if not folder.is_dir():
+        raise BundleError(f"{path}: is no folder, wanted NAME/VERSION with {MANIFEST_FILE}")
+    if (folder / MANIFEST_FILE).exists():
+        return folder
+    versions = [
+        int(item.name) for item in folder.iterdir() if re.fullmatch(_VERSION_PATTERN, item.name)
+    ]
+    if not versions:
+        raise BundleError(f"{path}: has no {MANIFEST_FILE} and no folder of a version")
+    return folder / str(max(versions))
+
+
+def _read_manifest_file(folder: Path) -> bytes:
+    try:
+        with (folder / MANIFEST_FILE).open("rb") as stream:
+            text = stream.read(_MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise BundleError(f"{MANIFEST_FILE}: cannot be read: {error.strerror}") from error
+    if len(text) > _MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"{MANIFEST_FILE}: got more than {_MAX_MANIFEST_BYTES} bytes, wanted less"
+        )
+    return text
+
+
+def _check_place(folder: Path, manifest: Manifest) -> None:
+    for field, got, wanted in (
+        ("name", manifest.name, folder.parent.name),
+        ("version", str(manifest.version), folder.name),
+    ):
+        if got != wanted:
+            raise BundleError(
+                f"{MANIFEST_FILE}: {field}: got {got}, wanted {wanted}, as the folder"
+            )
+    if sorted(manifest.files) != sorted(bundle_files()):
+        listed, wanted = ", ".join(manifest.files), ", ".join(bundle_files())
+        raise BundleError(f"{MANIFEST_FILE}: files: got {listed or 'none'}, wanted {wanted}")
+
+
+def _read(folder: Path, name: str, entry: FileEntry) -> bytes:
+    """Read a file and hold it to the size and digest in the manifest."""
+    try:
+        size = (folder / name).stat().st_size
+        content = (folder / name).read_bytes() if size == entry.size_bytes else b""
+    except OSError as error:
+        raise BundleError(f"{name}: cannot be read: {error.strerror}") from error
+    if size != entry.size_bytes:
+        wanted = f"{entry.size_bytes} (files.{name}.size_bytes of {MANIFEST_FILE})"
+        raise BundleError(f"{name}: got {size} bytes, wanted {wanted}")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != entry.sha256:
+        wanted = f"{entry.sha256} (files.{name}.sha256 of {MANIFEST_FILE})"
+        raise BundleError(f"{name}: got SHA-256 {digest}, wanted {wanted}")
+    return content
+
+
+def _entry(content: bytes) -> FileEntry:
+    return FileEntry(hashlib.sha256(content).hexdigest(), len(content))
+
+
+def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        raise BundleError(f"{folder}: exists already, wanted a new version")
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        temporary.chmod(0o755)
+        for name, content in contents.items():
+            write_synced(temporary / name, content)
+        sync_folder(temporary)
+        temporary.rename(folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

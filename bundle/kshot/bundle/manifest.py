@@ -1,0 +1,224 @@
+"""What a bundle says about itself: the content of `manifest.json`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from kshot.bundle.choices import BatchNormMode, Head, Preconditioner, Scope
+from kshot.bundle.document import Rule
+
+SCHEMA_VERSION: Literal[1] = 1
+NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,63}"
+WEIGHTS_FILE = "weights.safetensors"
+CARD_FILE = "README.md"
+
+Count = Annotated[int, Rule("an integer of at least 1", lambda value: value >= 1)]
+Natural = Annotated[int, Rule("an integer of at least 0", lambda value: value >= 0)]
+Way = Annotated[int, Rule("an integer of at least 2", lambda value: value >= 2)]
+Positive = Annotated[float, Rule("a number above 0", lambda value: value > 0)]
+Fraction = Annotated[float, Rule("a number from 0 to 1", lambda value: 0 <= value <= 1)]
+Decay = Annotated[float, Rule("a number of at least 0, below 1", lambda value: 0 <= value < 1)]
+Text = Annotated[str, Rule("some text", lambda value: bool(value.strip()))]
+Name = Annotated[str, Rule(f"a match of {NAME_PATTERN}", re.compile(NAME_PATTERN).fullmatch)]
+Digest = Annotated[str, Rule("64 digits 0-9a-f", re.compile("[0-9a-f]{64}").fullmatch)]
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network by name, with the arguments that make it."""
+
+    name: Text
+    arguments: Mapping[str, int | float | str | bool]
+
+
+@dataclass(frozen=True)
+class Grayscale:
+    """Make one channel of luminance."""
+
+    step: Literal["grayscale"] = field(default="grayscale", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Rgb:
+    """Make three channels."""
+
+    step: Literal["rgb"] = field(default="rgb", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Bring an image of any size to `height` by `width` pixels, whatever its aspect."""
+
+    step: Literal["resize"] = field(default="resize", kw_only=True)
+    height: Count
+    width: Count
+    method: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """Multiply pixels 0..255 by a factor."""
+
+    step: Literal["rescale"] = field(default="rescale", kw_only=True)
+    factor: Positive
+
+
+PreprocessingStep = Grayscale | Rgb | Resize | Rescale
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One prepared example: `(channels, height, width)`, and the steps that bring images there.
+
+    The steps are a colour step, a resize and a rescale, in this order.
+    """
+
+    shape: tuple[Count, Count, Count]
+    preprocessing: tuple[PreprocessingStep, ...]
+    dtype: Literal["float32"] = "float32"
+
+
+@dataclass(frozen=True)
+class BatchSizeRule:
+    """The default batch size up to `max_way` classes."""
+
+    max_way: Way
+    batch_size: Count
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """The defaults of the inner loop and what a request may choose instead."""
+
+    learning_rate: Positive
+    step_count: Count
+    batch_size_by_way: Annotated[tuple[BatchSizeRule, ...], Rule("at least one rule", bool)]
+    batch_sizes: Annotated[tuple[Count, ...], Rule("at least one size", bool)]
+    way_buckets: Annotated[tuple[Way, ...], Rule("at least one bucket", bool)]
+    preconditioner: Preconditioner
+    preconditioners: tuple[Preconditioner, ...]
+    optimizer: Literal["adam"] = "adam"
+    sampling: Literal["cycling"] = "cycling"
+    second_moment_decay: Decay = 0.999
+    epsilon: Positive = 1e-8
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """The batch-norm modes, and the number added to a variance."""
+
+    default: BatchNormMode
+    allowed: tuple[BatchNormMode, ...]
+    epsilon: Positive = 1e-3
+
+
+@dataclass(frozen=True)
+class Training:
+    """The tasks that the initialization was trained on."""
+
+    way: Way
+    shot: Count
+
+
+@dataclass(frozen=True)
+class HeadPolicy:
+    """How the last layer may start."""
+
+    default: Head
+    allowed: tuple[Head, ...]
+
+
+@dataclass(frozen=True)
+class ScopePolicy:
+    """Which parameters may be adapted."""
+
+    default: Scope
+    allowed: tuple[Scope, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest task and the largest options that a request may ask for."""
+
+    max_way: Way
+    max_support_count: Count
+    max_query_count: Count
+    max_step_count: Count
+    max_learning_rate: Positive
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the initialization comes from."""
+
+    recipe: Text
+    recipe_digest: Text
+    algorithm: Text
+    seed: Natural
+    meta_iterations: Natural
+    data_digest: Text
+    split_digest: Text
+    library_versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One measured accuracy (a fraction) with the half width of its 95 % interval."""
+
+    way: Way
+    shot: Count
+    query_count: Count
+    task_count: Count
+    step_count: Natural
+    batch_norm_mode: BatchNormMode
+    preconditioner: Preconditioner
+    accuracy: Fraction
+    ci95: Annotated[float, Rule("a number of at least 0", lambda value: value >= 0)]
+    ci_method: Text
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """The SHA-256 (hex) and the size of one file of the bundle."""
+
+    sha256: Digest
+    size_bytes: Natural
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that trainer, engine and front agree on about one bundle."""
+
+    schema_version: Literal[1] = field(default=SCHEMA_VERSION, kw_only=True)
+    name: Name
+    version: Count
+    network: NetworkSpec
+    input: InputSpec
+    inner_loop: InnerLoop
+    batch_norm: BatchNorm
+    training: Training
+    head: HeadPolicy
+    scope: ScopePolicy
+    limits: Limits
+    provenance: Provenance
+    evaluation: tuple[EvaluationRow, ...] = ()
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+
+    def default_batch_size(self, way: int) -> int:
+        """Return the batch size that a task of `way` classes gets when it names none."""
+        rules = self.inner_loop.batch_size_by_way
+        fitting = (rule for rule in rules if way <= rule.max_way)
+        return next(fitting, rules[-1]).batch_size
+
+
+def template_file(mode: BatchNormMode) -> str:
+    """Return the name of the ONNX template of `mode`."""
+    return f"predict_{mode.value}.onnx"
+
+
+def bundle_files() -> tuple[str, ...]:
+    """Return the names of the files that a manifest lists."""
+    return (WEIGHTS_FILE, *map(template_file, BatchNormMode), CARD_FILE)

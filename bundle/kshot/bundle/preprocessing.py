@@ -1,0 +1,126 @@
+"""From images of any size to a network's input: the manifest's steps, for trainer and front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from kshot.bundle.errors import ImageError, ImageProblem
+from kshot.bundle.images import ImageLimits, decode_image
+from kshot.bundle.manifest import InputSpec, Rescale, Resize
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+_METHODS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def prepare(
+    images: Sequence[bytes] | npt.NDArray[np.generic],
+    spec: InputSpec,
+    limits: ImageLimits | None = None,
+) -> Floats:
+    """Return a network's input `(n, channels, height, width)`.
+
+    Encoded images and uint8 arrays go through the steps of `spec`; a float32 array is taken as
+    prepared. Raises `ImageError` with every image that is wrong.
+    """
+    if isinstance(images, np.ndarray) and images.dtype == np.float32:
+        return _prepared(cast(Floats, images), spec)
+    return rescale(pixels(images, spec, limits), spec)
+
+
+def pixels(
+    images: Sequence[bytes] | npt.NDArray[np.generic],
+    spec: InputSpec,
+    limits: ImageLimits | None = None,
+) -> Pixels:
+    """Return uint8 `(n, channels, height, width)`: all steps of `spec` but the rescale.
+
+    `images` are encoded (PNG, JPEG, WebP) or uint8 `(n, height, width[, 1 | 3 | 4])` of any
+    height and width. Raises `ImageError` with every image that is wrong.
+    """
+    if isinstance(images, np.ndarray):
+        _check_array(images)
+        return np.stack([_fit(_picture(cast(Pixels, image)), spec) for image in images])
+    if len(images) == 0:
+        raise ImageError.about("got 0 images, wanted at least 1")
+    fitted: list[Pixels] = []
+    problems: list[ImageProblem] = []
+    for index, data in enumerate(images):
+        try:
+            fitted.append(_fit(decode_image(data, limits), spec))
+        except ImageError as error:
+            problems += [ImageProblem(index, problem.reason) for problem in error.problems]
+    if problems:
+        raise ImageError(problems)
+    return np.stack(fitted)
+
+
+def rescale(pixels: Pixels, spec: InputSpec) -> Floats:
+    """Return float32 of the same shape: each pixel times the factor of `spec`, rounded once."""
+    factor = next(step.factor for step in spec.preprocessing if isinstance(step, Rescale))
+    table = (np.arange(256) * factor).astype(np.float32)
+    return table[pixels]
+
+
+def _prepared(images: Floats, spec: InputSpec) -> Floats:
+    if images.shape[1:] != spec.shape or images.ndim != 4:
+        wanted = ("n", *spec.shape)
+        raise ImageError.about(
+            f"float32 shape {images.shape}, wanted ({', '.join(map(str, wanted))})"
+        )
+    if len(images) == 0:
+        raise ImageError.about("got 0 images, wanted at least 1")
+    finite = np.isfinite(images).all(axis=(1, 2, 3))
+    if not finite.all():
+        raise ImageError(
+            [
+                ImageProblem(int(index), "has values that are not finite")
+                for index in np.flatnonzero(~finite)
+            ]
+        )
+    return images
+
+
+def _check_array(images: npt.NDArray[np.generic]) -> None:
+    if images.dtype != np.uint8:
+        raise ImageError.about(f"got dtype {images.dtype}, wanted uint8 or float32")
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3, 4)):
+        raise ImageError.about(
+            f"uint8 shape {images.shape}, wanted (n, height, width) or "
+            "(n, height, width, 1 | 3 | 4)"
+        )
+    if 0 in images.shape:
+        raise ImageError.about(f"uint8 shape {images.shape}, wanted at least 1 image and 1 pixel")
+
+
+def _picture(image: Pixels) -> Image.Image:
+    """Return mode L or RGB; alpha shows white."""
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if picture.mode != "RGBA":
+        return picture
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def _fit(picture: Image.Image, spec: InputSpec) -> Pixels:
+    """Apply colour and resize; returns `(channels, height, width)`."""
+    channels = spec.shape[0]
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    resize = next(step for step in spec.preprocessing if isinstance(step, Resize))
+    picture = picture.resize((resize.width, resize.height), _METHODS[resize.method])
+    fitted = np.asarray(picture)
+    return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)

@@ -1,0 +1,111 @@
+"""Reading and writing a `Manifest`, with the checks that go across its fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import cast
+
+from kshot.bundle.document import DocumentError, parse, plain, read_json
+from kshot.bundle.errors import BundleError
+from kshot.bundle.manifest import (
+    SCHEMA_VERSION,
+    Grayscale,
+    InnerLoop,
+    InputSpec,
+    Limits,
+    Manifest,
+    Rescale,
+    Resize,
+    Rgb,
+)
+
+MANIFEST_FILE = "manifest.json"
+
+
+def parse_manifest(document: object) -> Manifest:
+    """Build a manifest from decoded JSON; raise `BundleError` naming the dotted field."""
+    try:
+        if isinstance(document, dict) and "schema_version" in document:
+            version = document["schema_version"]
+            _expect(version == SCHEMA_VERSION, "schema_version", version, SCHEMA_VERSION)
+        manifest = parse(Manifest, document)
+        _check_input(manifest.input)
+        _check_inner_loop(manifest.inner_loop, manifest.limits)
+        _check_policies(manifest)
+    except DocumentError as error:
+        raise BundleError(f"{MANIFEST_FILE}: {error}") from error
+    return manifest
+
+
+def read_manifest(text: bytes) -> Manifest:
+    """Build a manifest from the bytes of its file; raise `BundleError` naming the dotted field."""
+    try:
+        document = read_json(text)
+    except DocumentError as error:
+        raise BundleError(f"{MANIFEST_FILE}: {error}") from error
+    return parse_manifest(document)
+
+
+def manifest_document(manifest: Manifest) -> dict[str, object]:
+    """Return the JSON-ready form: keys in the dataclasses' order, mappings sorted by key."""
+    return cast(dict[str, object], plain(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return the bytes of `manifest.json`; equal manifests give equal bytes."""
+    text = json.dumps(
+        manifest_document(manifest), indent=2, ensure_ascii=False, allow_nan=False, default=repr
+    )
+    return text.encode() + b"\n"
+
+
+def _check_input(spec: InputSpec) -> None:
+    names = [step.step for step in spec.preprocessing]
+    orders = (["grayscale", "resize", "rescale"], ["rgb", "resize", "rescale"])
+    wanted = "grayscale or rgb, then resize, then rescale"
+    _expect(names in orders, "input.preprocessing", names, wanted)
+    color, resize, _ = cast(tuple[Grayscale | Rgb, Resize, Rescale], spec.preprocessing)
+    made = (1 if isinstance(color, Grayscale) else 3, resize.height, resize.width)
+    _expect(spec.shape == made, "input.shape", list(spec.shape), f"{list(made)}, as its steps make")
+
+
+def _check_inner_loop(loop: InnerLoop, limits: Limits) -> None:
+    ways = [rule.max_way for rule in loop.batch_size_by_way]
+    _check_growing("inner_loop.batch_size_by_way", ways)
+    _check_growing("inner_loop.batch_sizes", loop.batch_sizes)
+    _check_growing("inner_loop.way_buckets", loop.way_buckets)
+    for index, rule in enumerate(loop.batch_size_by_way):
+        field = f"inner_loop.batch_size_by_way[{index}].batch_size"
+        _check_member(field, rule.batch_size, loop.batch_sizes)
+    for field, last in (("batch_size_by_way", ways[-1]), ("way_buckets", loop.way_buckets[-1])):
+        wanted = f"the last to reach limits.max_way, {limits.max_way}"
+        _expect(last >= limits.max_way, f"inner_loop.{field}", last, wanted)
+    steps, rate = limits.max_step_count, limits.max_learning_rate
+    wanted = f"at most limits.max_step_count, {steps}"
+    _expect(loop.step_count <= steps, "inner_loop.step_count", loop.step_count, wanted)
+    wanted = f"at most limits.max_learning_rate, {rate}"
+    _expect(loop.learning_rate <= rate, "inner_loop.learning_rate", loop.learning_rate, wanted)
+
+
+def _check_policies(manifest: Manifest) -> None:
+    loop = manifest.inner_loop
+    _check_member("inner_loop.preconditioner", loop.preconditioner, loop.preconditioners)
+    _check_member("batch_norm.default", manifest.batch_norm.default, manifest.batch_norm.allowed)
+    _check_member("head.default", manifest.head.default, manifest.head.allowed)
+    _check_member("scope.default", manifest.scope.default, manifest.scope.allowed)
+
+
+def _check_growing(field: str, values: Iterable[int]) -> None:
+    values = list(values)
+    _expect(values == sorted(set(values)), field, values, "growing numbers")
+
+
+def _check_member(field: str, value: object, allowed: Iterable[object]) -> None:
+    choices = ", ".join(map(str, allowed))
+    _expect(str(value) in choices.split(", "), field, value, f"one that is allowed: {choices}")
+
+
+def _expect(holds: bool, field: str, got: object, wanted: object) -> None:
+    if not holds:
+        raise DocumentError(field, str(got), str(wanted))
