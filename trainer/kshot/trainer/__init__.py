@@ -1,0 +1,1 @@
+"""Meta-training: data sets, episodes, recipes, the outer loop, evaluation and export."""

@@ -1,0 +1,1 @@
+"""The trainer's commands, each a click command object named `command`."""

@@ -1,0 +1,106 @@
+"""A whole data set in memory: unsigned bytes, sorted by class, addressed by index."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from kshot.trainer.errors import DataError
+
+__all__ = ["DataError", "ImageDataset", "make_dataset", "with_rotations"]
+
+ROTATIONS_DEGREES = (0, 90, 180, 270)
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Hold images of one shape, those of a class side by side.
+
+    ``images`` is uint8 ``(image_count, channels, height, width)`` on the CPU; class ``c`` owns the
+    rows ``class_offsets[c]`` to ``class_offsets[c + 1]`` (int64, ``(class_count + 1,)``).
+    ``digest`` is the SHA-256 over shape, pixels, offsets and class names.
+    """
+
+    name: str
+    images: torch.Tensor
+    class_offsets: torch.Tensor
+    class_names: tuple[str, ...]
+    digest: str
+
+    @property
+    def class_count(self) -> int:
+        """Count the classes."""
+        return len(self.class_names)
+
+    @property
+    def image_count(self) -> int:
+        """Count the images of all classes."""
+        return int(self.images.shape[0])
+
+
+def make_dataset(
+    name: str, images: torch.Tensor, class_offsets: torch.Tensor, class_names: tuple[str, ...]
+) -> ImageDataset:
+    """Check the parts of a data set and name them by their digest.
+
+    Raises DataError when shapes, dtypes or offsets do not fit together, or a class has no image.
+    """
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise DataError(
+            f"images of {name} are {images.dtype} of shape {tuple(images.shape)}, "
+            "wanted torch.uint8 of shape (images, channels, height, width)"
+        )
+    if len(class_names) < 1 or class_offsets.shape != (len(class_names) + 1,):
+        raise DataError(
+            f"{name} has {len(class_names)} class names and offsets of shape "
+            f"{tuple(class_offsets.shape)}, wanted at least one class and one offset more than classes"
+        )
+    if len(set(class_names)) != len(class_names):
+        raise DataError(f"{name} has {len(class_names)} class names, wanted them to differ")
+    class_offsets = class_offsets.to(torch.int64)
+    counts = class_offsets.diff()
+    if int(class_offsets[0]) != 0 or int(class_offsets[-1]) != images.shape[0] or counts.min() < 1:
+        raise DataError(
+            f"class offsets of {name} do not divide its {images.shape[0]} images into classes of at "
+            "least one image"
+        )
+    images = images.contiguous()
+    return ImageDataset(
+        name, images, class_offsets, class_names, _digest(images, class_offsets, class_names)
+    )
+
+
+def with_rotations(dataset: ImageDataset) -> ImageDataset:
+    """Add every class rotated counter-clockwise by 90, 180 and 270 degrees as classes of their own.
+
+    The rotations of a class follow it: names gain ``@0``, ``@90``, ``@180``, ``@270``.
+    Raises DataError when the images are not square.
+    """
+    height, width = dataset.images.shape[2:]
+    if height != width:
+        raise DataError(
+            f"images of {dataset.name} are {height}x{width}, wanted square ones to rotate"
+        )
+    turned = [torch.rot90(dataset.images, turn, dims=(2, 3)) for turn in range(4)]
+    pieces: list[torch.Tensor] = []
+    offsets = dataset.class_offsets.tolist()
+    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+        pieces.extend(images[start:end] for images in turned)
+    counts = dataset.class_offsets.diff().repeat_interleave(4)
+    class_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    class_names = tuple(
+        f"{name}@{degrees}" for name in dataset.class_names for degrees in ROTATIONS_DEGREES
+    )
+    return make_dataset(dataset.name, torch.cat(pieces), class_offsets, class_names)
+
+
+def _digest(images: torch.Tensor, class_offsets: torch.Tensor, class_names: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    digest.update(repr(tuple(images.shape)).encode())
+    digest.update(images.numpy().data)
+    digest.update(class_offsets.numpy().astype("<i8").tobytes())
+    for name in class_names:
+        encoded = name.encode()
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return digest.hexdigest()

@@ -1,0 +1,23 @@
+"""What can go wrong in the trainer by a user's doing; each message is one sentence.
+
+TrainerError
+├── DataError      a data set is missing, incomplete, damaged, or too small for what was asked
+├── RecipeError    a recipe is unknown, or one of its keys is
+└── TrainingError  a training cannot start, go on, or diverged
+"""
+
+
+class TrainerError(Exception):
+    """Base of all errors whose message is meant for the user."""
+
+
+class DataError(TrainerError):
+    """Data are missing, incomplete, damaged, or too small for what was asked."""
+
+
+class RecipeError(TrainerError):
+    """A recipe is unknown, or a key of it is unknown, missing, mistyped or out of range."""
+
+
+class TrainingError(TrainerError):
+    """A training cannot start, cannot be resumed, or diverged."""

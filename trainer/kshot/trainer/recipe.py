@@ -1,0 +1,206 @@
+"""A training as data: every number that decides a result, and nothing left to the code."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from kshot.bundle.choices import Preconditioner
+from kshot.bundle.document import DocumentError, Rule, parse, plain
+from kshot.bundle.manifest import (
+    BatchNorm,
+    BatchSizeRule,
+    Count,
+    Decay,
+    HeadPolicy,
+    InputSpec,
+    Limits,
+    Name,
+    Natural,
+    NetworkSpec,
+    Positive,
+    ScopePolicy,
+    Text,
+    Way,
+)
+from kshot.trainer.errors import RecipeError
+
+__all__ = [
+    "Data",
+    "Evaluation",
+    "Inner",
+    "Outer",
+    "Recipe",
+    "Serving",
+    "Task",
+    "parse_recipe",
+    "recipe_digest",
+]
+
+NotNegative = Annotated[float, Rule("a number of at least 0", lambda value: value >= 0)]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set, its split, and whether training classes are rotated into four."""
+
+    dataset: Text
+    split: Text
+    rotations: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """The tasks of training; `shot` is the number of support examples per class there."""
+
+    way: Way
+    shot: Count
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The inner loop of training."""
+
+    optimizer: Literal["adam"]
+    learning_rate: Positive
+    second_moment_decay: Decay
+    epsilon: Positive
+    batch_size: Count
+    step_count: Count
+    sampling: Literal["cycling"]
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The outer loop; the step size goes linearly from the first value to the final one.
+
+    `second_moment`: "serial" adapts the tasks of a meta-batch one after another and carries Adam's
+    second moment through them; "stacked" adapts them together and carries the mean of theirs.
+    """
+
+    algorithm: Literal["reptile"]
+    meta_step_size: NotNegative
+    meta_step_size_final: NotNegative
+    meta_batch_size: Count
+    meta_iterations: Count
+    second_moment: Literal["serial", "stacked"]
+    seed: Natural
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The tasks of the curve on the test split, and how often it gets a point.
+
+    `query_count` is per class; `interval` and `checkpoint_interval` are in meta-iterations.
+    """
+
+    way: Way
+    shot: Count
+    query_count: Count
+    batch_size: Count
+    step_count: Count
+    task_count: Count
+    interval: Count
+    checkpoint_interval: Count
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What the bundle's manifest says beyond the training: defaults, choices and limits."""
+
+    step_count: Count
+    preconditioner: Preconditioner
+    preconditioners: tuple[Preconditioner, ...]
+    batch_size_by_way: Annotated[tuple[BatchSizeRule, ...], Rule("at least one rule", bool)]
+    batch_sizes: Annotated[tuple[Count, ...], Rule("at least one size", bool)]
+    way_buckets: Annotated[tuple[Way, ...], Rule("at least one bucket", bool)]
+    head: HeadPolicy
+    scope: ScopePolicy
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training, from the data to the bundle.
+
+    `description`, `reproduces` and `cost` are prose for people and not part of the digest.
+    """
+
+    name: Name
+    description: Text
+    reproduces: Text
+    cost: Text
+    data: Data
+    input: InputSpec
+    network: NetworkSpec
+    batch_norm: BatchNorm
+    task: Task
+    inner: Inner
+    outer: Outer
+    evaluation: Evaluation
+    serving: Serving
+
+
+def parse_recipe(document: object, source: str) -> Recipe:
+    """Read a recipe strictly; `source` names it in messages.
+
+    Raises RecipeError for a key that is unknown, missing, mistyped, out of range, or at odds with
+    another one.
+    """
+    try:
+        recipe = parse(Recipe, document)
+        _check_agreement(recipe)
+    except DocumentError as error:
+        raise RecipeError(f"recipe {source}: {error}") from error
+    return recipe
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Name what decides a recipe's result by the SHA-256 of its canonical JSON, without the prose."""
+    document = plain(recipe)
+    assert isinstance(document, dict)  # noqa: S101 -- a dataclass becomes a dict
+    for prose in ("description", "reproduces", "cost"):
+        del document[prose]
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _check_agreement(recipe: Recipe) -> None:
+    serving = recipe.serving
+    for field, default, allowed in (
+        ("batch_norm.default", recipe.batch_norm.default, recipe.batch_norm.allowed),
+        ("serving.preconditioner", serving.preconditioner, serving.preconditioners),
+        ("serving.head.default", serving.head.default, serving.head.allowed),
+        ("serving.scope.default", serving.scope.default, serving.scope.allowed),
+    ):
+        if default not in allowed:
+            raise DocumentError(field, default.value, f"one of the allowed: {', '.join(allowed)}")
+    for index, rule in enumerate(serving.batch_size_by_way):
+        if rule.batch_size not in serving.batch_sizes:
+            raise DocumentError(
+                f"serving.batch_size_by_way[{index}].batch_size",
+                str(rule.batch_size),
+                f"one of serving.batch_sizes: {', '.join(map(str, serving.batch_sizes))}",
+            )
+    for field, values in (
+        ("serving.batch_size_by_way", [rule.max_way for rule in serving.batch_size_by_way]),
+        ("serving.batch_sizes", list(serving.batch_sizes)),
+        ("serving.way_buckets", list(serving.way_buckets)),
+    ):
+        if any(left >= right for left, right in pairwise(values)):
+            raise DocumentError(field, ", ".join(map(str, values)), "ascending values")
+    limits = serving.limits
+    for field, value, most in (
+        ("serving.step_count", serving.step_count, limits.max_step_count),
+        ("inner.learning_rate", recipe.inner.learning_rate, limits.max_learning_rate),
+        ("evaluation.way", recipe.evaluation.way, limits.max_way),
+    ):
+        if value > most:
+            raise DocumentError(field, str(value), f"at most the limit in serving.limits: {most}")
+    if serving.way_buckets[-1] != limits.max_way:
+        raise DocumentError(
+            "serving.way_buckets",
+            str(serving.way_buckets[-1]) + " as the last",
+            f"serving.limits.max_way there: {limits.max_way}",
+        )

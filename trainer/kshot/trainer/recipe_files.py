@@ -1,0 +1,76 @@
+"""Recipes by name or path, with single values set on the command line."""
+
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from kshot.trainer.errors import RecipeError
+from kshot.trainer.recipe import Recipe, parse_recipe
+
+__all__ = ["list_recipes", "load_recipe"]
+
+
+def list_recipes() -> tuple[str, ...]:
+    """List the names of the recipes that the package ships."""
+    folder = files("kshot.trainer") / "recipes"
+    names = (entry.name for entry in folder.iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name, or any by the path of its TOML file.
+
+    Each override is ``dotted.key=value``, its value written as in TOML (quotes around text may be
+    left out), its key one that the recipe has. Raises RecipeError.
+    """
+    if name_or_path in list_recipes():
+        resource = files("kshot.trainer") / "recipes" / f"{name_or_path}.toml"
+        text = resource.read_bytes()
+    else:
+        text = _read_file(name_or_path)
+    try:
+        document = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {name_or_path} is not TOML: {error}") from error
+    for override in overrides:
+        _override(document, override)
+    return parse_recipe(document, name_or_path)
+
+
+def _read_file(path: str) -> bytes:
+    if not path.endswith(".toml"):
+        known = ", ".join(list_recipes())
+        raise RecipeError(f"recipe is {path!r}, wanted one of: {known}; or a path to a .toml file")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
+
+
+def _override(document: dict[str, object], override: str) -> None:
+    key, equals, value = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise RecipeError(f"setting is {override!r}, wanted key=value, as in inner.step_count=3")
+    table: object = document
+    *parents, last = key.split(".")
+    for depth, name in enumerate([*parents, last]):
+        if not isinstance(table, dict) or name not in table:
+            known = ", ".join(table) if isinstance(table, dict) else "no keys below it"
+            place = ".".join(key.split(".")[:depth]) or "the recipe"
+            raise RecipeError(f"setting {key}: {place} has no key {name!r}, wanted one of: {known}")
+        if depth < len(parents):
+            table = table[name]
+    assert isinstance(table, dict)  # noqa: S101 -- the loop above walked through it
+    table[last] = _value(value.strip(), table[last])
+
+
+def _value(text: str, present: object) -> object:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    if set(parsed) != {"value"} or (isinstance(present, str) and text[:1] not in ("'", '"')):
+        return text
+    return parsed["value"]
