@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -53,7 +54,7 @@ def make_dataset(
     if len(class_names) < 1 or class_offsets.shape != (len(class_names) + 1,):
         raise DataError(
             f"{name} has {len(class_names)} class names and offsets of shape "
-            f"{tuple(class_offsets.shape)}, wanted at least one class and one offset more than classes"
+            f"{tuple(class_offsets.shape)}, wanted at least one class, and one offset more"
         )
     if len(set(class_names)) != len(class_names):
         raise DataError(f"{name} has {len(class_names)} class names, wanted them to differ")
@@ -61,8 +62,8 @@ def make_dataset(
     counts = class_offsets.diff()
     if int(class_offsets[0]) != 0 or int(class_offsets[-1]) != images.shape[0] or counts.min() < 1:
         raise DataError(
-            f"class offsets of {name} do not divide its {images.shape[0]} images into classes of at "
-            "least one image"
+            f"class offsets of {name} do not divide its {images.shape[0]} images into classes "
+            "of at least one image"
         )
     images = images.contiguous()
     return ImageDataset(
@@ -84,7 +85,7 @@ def with_rotations(dataset: ImageDataset) -> ImageDataset:
     turned = [torch.rot90(dataset.images, turn, dims=(2, 3)) for turn in range(4)]
     pieces: list[torch.Tensor] = []
     offsets = dataset.class_offsets.tolist()
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in pairwise(offsets):
         pieces.extend(images[start:end] for images in turned)
     counts = dataset.class_offsets.diff().repeat_interleave(4)
     class_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])

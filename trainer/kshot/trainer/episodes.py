@@ -22,9 +22,10 @@ __all__ = [
 class Episode:
     """Point at one task's images; all int64.
 
-    ``support`` ``(way * shot,)`` and ``queries`` ``(way * query_count,)`` are rows of the data set's
-    images, class by class; ``support_classes`` and ``query_classes`` their labels 0..way-1 in the
-    order in which the classes were drawn; ``classes`` ``(way,)`` the data set's class of each label.
+    ``support`` ``(way * shot,)`` and ``queries`` ``(way * query_count,)`` are rows of the data
+    set's images, class by class; ``support_classes`` and ``query_classes`` their labels 0..way-1
+    in the order in which the classes were drawn; ``classes`` ``(way,)`` are the data set's classes
+    of the labels.
     """
 
     support: torch.Tensor
@@ -36,7 +37,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class EpisodeBatch:
-    """Stack ``count`` tasks of one way and shot; every tensor is an Episode's with ``count`` first."""
+    """Stack ``count`` tasks of one way and shot: each tensor of Episode, ``count`` first."""
 
     support: torch.Tensor
     support_classes: torch.Tensor
@@ -54,6 +55,16 @@ class EpisodeBatch:
             self.queries[index],
             self.query_classes[index],
             self.classes[index],
+        )
+
+    def slice(self, start: int, end: int) -> "EpisodeBatch":
+        """Take the tasks from ``start`` up to, not including, ``end``; fewer at the end."""
+        return EpisodeBatch(
+            self.support[start:end],
+            self.support_classes[start:end],
+            self.queries[start:end],
+            self.query_classes[start:end],
+            self.classes[start:end],
         )
 
 
@@ -121,7 +132,7 @@ def sample_episode(
 
 
 def episode_digest(episodes: Episode | EpisodeBatch) -> str:
-    """Name tasks by the SHA-256 of their indices and labels, to compare results on identical ones."""
+    """Name tasks by the SHA-256 of their indices and labels: equal tasks, equal digests."""
     digest = hashlib.sha256()
     for indices in (
         episodes.support,

@@ -3,11 +3,10 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Literal
 
 from kshot.bundle.choices import Preconditioner
-from kshot.bundle.document import DocumentError, Rule, parse, plain
+from kshot.bundle.document import Rule, plain
 from kshot.bundle.manifest import (
     BatchNorm,
     BatchSizeRule,
@@ -24,7 +23,6 @@ from kshot.bundle.manifest import (
     Text,
     Way,
 )
-from kshot.trainer.errors import RecipeError
 
 __all__ = [
     "Data",
@@ -34,7 +32,6 @@ __all__ = [
     "Recipe",
     "Serving",
     "Task",
-    "parse_recipe",
     "recipe_digest",
 ]
 
@@ -142,65 +139,11 @@ class Recipe:
     serving: Serving
 
 
-def parse_recipe(document: object, source: str) -> Recipe:
-    """Read a recipe strictly; `source` names it in messages.
-
-    Raises RecipeError for a key that is unknown, missing, mistyped, out of range, or at odds with
-    another one.
-    """
-    try:
-        recipe = parse(Recipe, document)
-        _check_agreement(recipe)
-    except DocumentError as error:
-        raise RecipeError(f"recipe {source}: {error}") from error
-    return recipe
-
-
 def recipe_digest(recipe: Recipe) -> str:
-    """Name what decides a recipe's result by the SHA-256 of its canonical JSON, without the prose."""
+    """Return the SHA-256 of the canonical JSON of all that decides a result (not the prose)."""
     document = plain(recipe)
     assert isinstance(document, dict)  # noqa: S101 -- a dataclass becomes a dict
     for prose in ("description", "reproduces", "cost"):
         del document[prose]
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _check_agreement(recipe: Recipe) -> None:
-    serving = recipe.serving
-    for field, default, allowed in (
-        ("batch_norm.default", recipe.batch_norm.default, recipe.batch_norm.allowed),
-        ("serving.preconditioner", serving.preconditioner, serving.preconditioners),
-        ("serving.head.default", serving.head.default, serving.head.allowed),
-        ("serving.scope.default", serving.scope.default, serving.scope.allowed),
-    ):
-        if default not in allowed:
-            raise DocumentError(field, default.value, f"one of the allowed: {', '.join(allowed)}")
-    for index, rule in enumerate(serving.batch_size_by_way):
-        if rule.batch_size not in serving.batch_sizes:
-            raise DocumentError(
-                f"serving.batch_size_by_way[{index}].batch_size",
-                str(rule.batch_size),
-                f"one of serving.batch_sizes: {', '.join(map(str, serving.batch_sizes))}",
-            )
-    for field, values in (
-        ("serving.batch_size_by_way", [rule.max_way for rule in serving.batch_size_by_way]),
-        ("serving.batch_sizes", list(serving.batch_sizes)),
-        ("serving.way_buckets", list(serving.way_buckets)),
-    ):
-        if any(left >= right for left, right in pairwise(values)):
-            raise DocumentError(field, ", ".join(map(str, values)), "ascending values")
-    limits = serving.limits
-    for field, value, most in (
-        ("serving.step_count", serving.step_count, limits.max_step_count),
-        ("inner.learning_rate", recipe.inner.learning_rate, limits.max_learning_rate),
-        ("evaluation.way", recipe.evaluation.way, limits.max_way),
-    ):
-        if value > most:
-            raise DocumentError(field, str(value), f"at most the limit in serving.limits: {most}")
-    if serving.way_buckets[-1] != limits.max_way:
-        raise DocumentError(
-            "serving.way_buckets",
-            str(serving.way_buckets[-1]) + " as the last",
-            f"serving.limits.max_way there: {limits.max_way}",
-        )

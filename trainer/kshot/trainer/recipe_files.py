@@ -6,7 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from kshot.trainer.errors import RecipeError
-from kshot.trainer.recipe import Recipe, parse_recipe
+from kshot.trainer.recipe import Recipe
+from kshot.trainer.recipe_parsing import parse_recipe
 
 __all__ = ["list_recipes", "load_recipe"]
 
@@ -57,9 +58,11 @@ def _override(document: dict[str, object], override: str) -> None:
     *parents, last = key.split(".")
     for depth, name in enumerate([*parents, last]):
         if not isinstance(table, dict) or name not in table:
-            known = ", ".join(table) if isinstance(table, dict) else "no keys below it"
             place = ".".join(key.split(".")[:depth]) or "the recipe"
-            raise RecipeError(f"setting {key}: {place} has no key {name!r}, wanted one of: {known}")
+            known = (
+                f"wanted one of: {', '.join(table)}" if isinstance(table, dict) else "it is a value"
+            )
+            raise RecipeError(f"setting {key}: {place} has no key {name!r}, {known}")
         if depth < len(parents):
             table = table[name]
     assert isinstance(table, dict)  # noqa: S101 -- the loop above walked through it
