@@ -26,8 +26,8 @@ MANIFEST_FILE = "manifest.json"
 def parse_manifest(document: object) -> Manifest:
     """Build a manifest from decoded JSON; raise `BundleError` naming the dotted field."""
     try:
-        if isinstance(document, dict) and "schema_version" in document:
-            version = document["schema_version"]
+        if isinstance(document, dict) and type(version := document.get("schema_version")) is int:
+            # Before the keys, which another version may name otherwise.
             _expect(version == SCHEMA_VERSION, "schema_version", version, SCHEMA_VERSION)
         manifest = parse(Manifest, document)
         _check_input(manifest.input)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pytest
+
+from kshot.bundle.document import DocumentError, Rule, parse, plain, read_json
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Holds one of each kind of value."""
+
+    kind: Literal["leaf"]
+    size: Annotated[int, Rule("an even integer", lambda value: value % 2 == 0)]
+    rate: float
+    names: Mapping[str, int | str]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Holds leaves."""
+
+    leaves: tuple[Leaf, ...]
+    shape: tuple[int, int]
+
+
+def document() -> dict[str, object]:
+    leaf = {"kind": "leaf", "size": 2, "rate": 1, "names": {"b": "x", "a": 1}}
+    return {"leaves": [leaf], "shape": [3, 4]}
+
+
+def test_parses_what_plain_writes() -> None:
+    tree = parse(Tree, document())
+
+    assert tree == Tree((Leaf("leaf", 2, 1.0, {"a": 1, "b": "x"}),), (3, 4))
+    assert parse(Tree, plain(tree)) == tree
+
+
+def test_plain_sorts_mappings_and_keeps_the_order_of_fields() -> None:
+    leaf = plain(Leaf("leaf", 2, 1.0, {"b": "x", "a": 1}))
+
+    assert isinstance(leaf, dict)
+    assert list(leaf) == ["kind", "size", "rate", "names"]
+    assert list(leaf["names"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("shape",), [3], "shape: got 1 items, wanted 2"),
+        (("shape",), "34", 'shape: got "34", wanted a list'),
+        (("shape",), [3, True], "shape[1]: got true, wanted an integer"),
+        (("shape",), [3, 4.0], "shape[1]: got 4.0, wanted an integer"),
+        (("extra",), 1, "extra: got an unknown key, wanted one of leaves, shape"),
+        (("leaves", 0, "size"), 3, "leaves[0].size: got 3, wanted an even integer"),
+        (("leaves", 0, "kind"), "tree", 'leaves[0].kind: got "tree", wanted one of leaf'),
+        (("leaves", 0, "rate"), "1", 'leaves[0].rate: got "1", wanted a finite number'),
+        (("leaves", 0, "rate"), 10**400, "leaves[0].rate: got 1000"),
+        (
+            ("leaves", 0, "names", "a"),
+            None,
+            "leaves[0].names.a: got null, wanted an integer or a string",
+        ),
+        (("leaves", 0), [], "leaves[0]: got [], wanted an object"),
+    ],
+)
+def test_names_the_field_what_it_got_and_what_it_wanted(
+    path: tuple[str | int, ...], value: object, message: str
+) -> None:
+    changed = document()
+    place: object = changed
+    for key in path[:-1]:
+        place = place[key]  # type: ignore[index] -- a walk through JSON
+    place[path[-1]] = value  # type: ignore[index] -- the same
+
+    with pytest.raises(DocumentError) as caught:
+        parse(Tree, changed)
+
+    assert str(caught.value).startswith(message)
+    assert len(str(caught.value)) < 200
+
+
+def test_refuses_a_missing_key() -> None:
+    with pytest.raises(DocumentError, match="shape: got no such key, wanted it to be there"):
+        parse(Tree, {"leaves": []})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(b"{", id="cut"),
+        pytest.param(b"\xff\xfe", id="not UTF-8"),
+        pytest.param(b'{"a": NaN}', id="not finite"),
+        pytest.param(b'{"a": 1, "a": 2}', id="key twice"),
+        pytest.param(b"[" * 100_000, id="deep"),
+        pytest.param(b"1" * 10_000, id="long number"),
+    ],
+)
+def test_refuses_text_that_is_not_plain_json(text: bytes) -> None:
+    with pytest.raises(DocumentError):
+        read_json(text)

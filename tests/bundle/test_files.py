@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kshot.bundle import (
+    BatchNormMode,
+    Bundle,
+    BundleError,
+    Manifest,
+    Weights,
+    builtin_bundle,
+    load_bundle,
+    write_bundle,
+)
+from kshot.bundle import files as bundle_files_module
+
+Templates = dict[BatchNormMode, bytes]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, manifest: Manifest, weights: Weights, templates: Templates) -> Bundle:
+    return write_bundle(tmp_path, manifest, weights, templates, "# tiny\n")
+
+
+def test_a_written_bundle_loads_with_the_same_content(
+    bundle: Bundle, tmp_path: Path, weights: Weights
+) -> None:
+    loaded = load_bundle(tmp_path / "tiny" / "1")
+
+    assert loaded == bundle
+    assert loaded.digest == hashlib.sha256((bundle.path / "manifest.json").read_bytes()).hexdigest()
+    assert loaded.template_path(BatchNormMode.SUPPORT).read_bytes() == b"template support"
+    back = loaded.read_weights()
+    np.testing.assert_array_equal(back.parameters["head.weight"], weights.parameters["head.weight"])
+    assert back.step == 7
+
+
+def test_a_name_without_version_means_the_highest(
+    bundle: Bundle, tmp_path: Path, manifest: Manifest, weights: Weights, templates: Templates
+) -> None:
+    for version in (9, 10):
+        write_bundle(tmp_path, replace(manifest, version=version), weights, templates, "")
+    (tmp_path / "tiny" / "notes").mkdir()
+    (tmp_path / "tiny" / "0011").mkdir()
+
+    assert load_bundle(tmp_path / "tiny").manifest.version == 10
+    assert bundle.manifest.version == 1
+
+
+def test_equal_content_gives_equal_bytes(
+    bundle: Bundle, tmp_path: Path, manifest: Manifest, weights: Weights, templates: Templates
+) -> None:
+    other = write_bundle(tmp_path / "other", manifest, weights, templates, "# tiny\n")
+
+    assert other.digest == bundle.digest
+
+
+def test_refuses_to_overwrite_a_version(
+    bundle: Bundle, tmp_path: Path, manifest: Manifest, weights: Weights, templates: Templates
+) -> None:
+    before = sorted(path.read_bytes() for path in bundle.path.iterdir())
+
+    with pytest.raises(BundleError, match="exists already, wanted a new version"):
+        write_bundle(tmp_path, manifest, weights, templates, "another card")
+
+    assert sorted(path.read_bytes() for path in bundle.path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "weights.safetensors",
+        "predict_support.onnx",
+        "predict_transductive.onnx",
+        "predict_support_and_query.onnx",
+        "README.md",
+    ],
+)
+class TestADamagedFile:
+    def test_with_a_changed_byte_is_refused(self, bundle: Bundle, name: str) -> None:
+        content = bytearray((bundle.path / name).read_bytes())
+        content[-1] ^= 1
+        (bundle.path / name).write_bytes(content)
+
+        with pytest.raises(BundleError, match=f"{name}: got SHA-256 .* wanted .*files.{name}"):
+            load_bundle(bundle.path)
+
+    def test_cut_short_is_refused(self, bundle: Bundle, name: str) -> None:
+        content = (bundle.path / name).read_bytes()
+        (bundle.path / name).write_bytes(content[:-1])
+
+        with pytest.raises(BundleError, match=f"{name}: got {len(content) - 1} bytes, wanted"):
+            load_bundle(bundle.path)
+
+    def test_missing_is_refused(self, bundle: Bundle, name: str) -> None:
+        (bundle.path / name).unlink()
+
+        with pytest.raises(BundleError, match=f"{name}: cannot be read: No such file"):
+            load_bundle(bundle.path)
+
+
+def test_every_changed_byte_of_the_manifest_is_refused_or_changes_the_digest(
+    bundle: Bundle,
+) -> None:
+    """The manifest's own digest is the bundle's name on the wire: nothing may change silently."""
+    path = bundle.path / "manifest.json"
+    content = path.read_bytes()
+    for position in range(0, len(content), 97):
+        changed = bytearray(content)
+        changed[position] ^= 4
+        path.write_bytes(changed)
+        try:
+            digest = load_bundle(bundle.path).digest
+        except BundleError:
+            continue
+        assert digest != bundle.digest
+
+
+def test_a_manifest_must_say_the_folders_name_and_version(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "tiny" / "1").rename(tmp_path / "tiny" / "2")
+
+    with pytest.raises(BundleError, match="version: got 1, wanted 2, as the folder"):
+        load_bundle(tmp_path / "tiny")
+
+    (tmp_path / "tiny" / "2").rename(tmp_path / "tiny" / "1")
+    (tmp_path / "tiny").rename(tmp_path / "small")
+
+    with pytest.raises(BundleError, match="name: got tiny, wanted small, as the folder"):
+        load_bundle(tmp_path / "small" / "1")
+
+    assert bundle.manifest.name == "tiny"
+
+
+def test_a_manifest_must_list_exactly_the_bundles_files(bundle: Bundle) -> None:
+    path = bundle.path / "manifest.json"
+    document = json.loads(path.read_text())
+    document["files"]["../../outside"] = document["files"].pop("README.md")
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(BundleError, match=r"files: got .*outside.*, wanted weights.safetensors"):
+        load_bundle(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not JSON|text that is not JSON"),
+        (b"[]", "wanted an object"),
+        (b" " * (2**20 + 1), "got more than 1048576 bytes"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(bundle: Bundle, content: bytes, message: str) -> None:
+    (bundle.path / "manifest.json").write_bytes(content)
+
+    with pytest.raises(BundleError, match=message):
+        load_bundle(bundle.path)
+
+
+def test_a_path_without_a_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is no folder"):
+        load_bundle(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="no folder of a version"):
+        load_bundle(tmp_path)
+
+
+def test_nothing_is_left_of_a_bundle_that_cannot_be_written(
+    tmp_path: Path,
+    manifest: Manifest,
+    weights: Weights,
+    templates: Templates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_path: Path) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(bundle_files_module, "sync_folder", full)
+
+    with pytest.raises(BundleError, match="cannot be written: No space left on device"):
+        write_bundle(tmp_path, manifest, weights, templates, "")
+
+    assert list((tmp_path / "tiny").iterdir()) == []
+
+
+def test_an_unfit_manifest_or_missing_template_is_not_written(
+    tmp_path: Path, manifest: Manifest, weights: Weights, templates: Templates
+) -> None:
+    with pytest.raises(BundleError, match="name: got"):
+        write_bundle(tmp_path, replace(manifest, name="../up"), weights, templates, "")
+    del templates[BatchNormMode.SUPPORT]
+    with pytest.raises(BundleError, match=r"predict_support.onnx: got no template"):
+        write_bundle(tmp_path, manifest, weights, templates, "")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["no-such", "../bundle", ""])
+def test_an_unknown_builtin_bundle_is_refused(name: str) -> None:
+    with pytest.raises(BundleError, match="no built-in bundle"):
+        builtin_bundle(name)
