@@ -11,7 +11,7 @@ from kshot.trainer.errors import DataError
 from kshot.trainer.image_files import Progress
 from kshot.trainer.omniglot import SPLIT_DIGESTS, read_omniglot
 
-__all__ = ["DATASETS", "read_dataset", "split_digest"]
+__all__ = ["DATASETS", "find_split", "read_dataset", "split_digest"]
 
 
 class Reader(Protocol):
@@ -68,6 +68,21 @@ def split_digest(name: str, split_name: str) -> str:
     if split_name not in digests:
         raise DataError(f"split of {name} is {split_name!r}, wanted one of: {', '.join(digests)}")
     return digests[split_name]
+
+
+def find_split(digest: str) -> tuple[str, str]:
+    """Return the data set and split that a digest names, as a bundle's provenance carries it.
+
+    Raises DataError when it is no known one.
+    """
+    for name, source in DATASETS.items():
+        for split_name, known in source.split_digests.items():
+            if known == digest:
+                return name, split_name
+    raise DataError(
+        f"the bundle was trained on a split with digest {digest}, which is none of: "
+        f"{', '.join(DATASETS)}"
+    )
 
 
 def _source(name: str) -> Source:
