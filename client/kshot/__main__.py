@@ -1,0 +1,95 @@
+"""The `kshot` command: runs one of the table's commands and turns failures into one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from kshot.client.command_table import LazyGroup, missing_extras
+from kshot.client.version import version
+
+# Module: the base classes of errors whose message is for the user. An error of such a class can
+# only reach us from a command that has imported the module, so nothing here is imported for it.
+_USER_ERRORS = {
+    "kshot.bundle.errors": ("BundleError", "ImageError"),
+    "kshot.client.errors": ("KshotError",),
+    "kshot.server.errors": ("KshotServerError",),
+    "kshot.trainer.errors": ("TrainerError",),
+}
+_FAILED = 1
+_WRONG_USE = 2
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def _print_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"kshot {version()}")
+        context.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and stop.",
+)
+def command() -> None:
+    """Serve few-shot learning: adapt a meta-learned model to a handful of examples."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `kshot` and return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = command.main(list(arguments), prog_name="kshot", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return _WRONG_USE
+    except click.ClickException as error:
+        return _say(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _say("interrupted", _INTERRUPTED)
+    except BrokenPipeError:
+        # Who read our output has gone; without this, Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+    except ModuleNotFoundError as error:
+        name = next((word for word in arguments if not word.startswith("-")), "")
+        return _say(missing_extras(name, error.name or str(error)), _FAILED)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _say(f"{error.filename}: {error.strerror}", _FAILED)
+    except Exception as error:
+        if not isinstance(error, _user_errors()):
+            raise
+        return _say(str(error), _FAILED)
+    return code if isinstance(code, int) else 0
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    loaded = ((sys.modules.get(name), classes) for name, classes in _USER_ERRORS.items())
+    return tuple(
+        getattr(module, name)
+        for module, classes in loaded
+        if module is not None
+        for name in classes
+    )
+
+
+def _say(message: str, code: int) -> int:
+    """Write one line to stderr, whatever breaks of line the message has."""
+    click.echo(f"kshot: {' '.join(message.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
