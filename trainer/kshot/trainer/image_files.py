@@ -52,7 +52,7 @@ class ImageFiles:
             for name in names:
                 try:
                     yield archive.read(name)
-                except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+                except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
                     raise DataError(
                         f"{self.source} is damaged at {name}: {error}; get the archive again"
                     ) from error

@@ -138,9 +138,10 @@ def _decode(
             try:
                 arrays.append(pixels([data for _, data in batch], input_spec))
             except ImageError as error:
+                problem = error.problems[0]
+                name = batch[problem.index or 0][0]
                 raise DataError(
-                    f"an image between {batch[0][0]} and {batch[-1][0]} in {files.source} cannot "
-                    f"be decoded: {error}"
+                    f"{name} in {files.source} cannot be decoded: {problem.reason}"
                 ) from error
             done += len(batch)
             if progress is not None:
