@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -71,10 +71,10 @@ def test_names_the_field_what_it_got_and_what_it_wanted(
     path: tuple[str | int, ...], value: object, message: str
 ) -> None:
     changed = document()
-    place: object = changed
+    place: Any = changed
     for key in path[:-1]:
-        place = place[key]  # type: ignore[index] -- a walk through JSON
-    place[path[-1]] = value  # type: ignore[index] -- the same
+        place = place[key]
+    place[path[-1]] = value
 
     with pytest.raises(DocumentError) as caught:
         parse(Tree, changed)

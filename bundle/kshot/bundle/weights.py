@@ -38,7 +38,7 @@ def weights_bytes(weights: Weights) -> bytes:
         (_PARAMETERS, weights.parameters),
         (_SECOND_MOMENT, weights.second_moment),
     ):
-        tensors |= {prefix + name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        tensors |= {prefix + name: np.asarray(array, order="C") for name, array in arrays.items()}
     return safetensors.numpy.save(tensors)
 
 

@@ -1,0 +1,51 @@
+"""What `Adapt` makes: a record of it, and its arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """One adapted model without its arrays; times in Unix seconds.
+
+    `options` are the resolved options of `Adapt`, JSON-able. `size_bytes` is that of its file,
+    filled in by the store.
+    """
+
+    id: str
+    model: str
+    bundle_digest: str
+    weights_digest: str
+    adaptation_digest: str
+    class_names: tuple[str, ...]
+    options: Mapping[str, object]
+    create_time: float
+    expire_time: float
+    size_bytes: int
+    step_count: int
+    support_accuracy: float
+
+
+@dataclass(frozen=True)
+class AdaptedArrays:
+    """Float32 arrays: parameters and batch statistics by name, the prepared support set.
+
+    `support` is `(support_count, channels, height, width)`.
+    """
+
+    parameters: Arrays
+    statistics: Arrays
+    support: npt.NDArray[np.float32]
+
+    @property
+    def size_bytes(self) -> int:
+        """Return what the arrays take in memory."""
+        arrays = (*self.parameters.values(), *self.statistics.values(), self.support)
+        return sum(array.nbytes for array in arrays)

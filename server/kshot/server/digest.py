@@ -1,0 +1,57 @@
+"""Names of content: of an adapted model's parameters, and of all that it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+def weights_digest(parameters: Mapping[str, npt.NDArray[np.float32]]) -> str:
+    """Return the SHA-256 (hex) of the parameters: name, shape and little-endian float32 bytes.
+
+    The order of the mapping does not matter: names are sorted.
+    """
+    return _digest(
+        part for name in sorted(parameters) for part in (name.encode(), *_array(parameters[name]))
+    )
+
+
+def adaptation_digest(
+    bundle_digest: str,
+    support: npt.NDArray[np.float32],
+    class_indices: Sequence[int],
+    class_names: Sequence[str],
+    options: Mapping[str, object],
+) -> str:
+    """Return the SHA-256 (hex) of what an adapted model is made from.
+
+    `support` is prepared, `(support_count, channels, height, width)`; `options` are resolved, with
+    the seed, and JSON-able.
+    """
+    return _digest(
+        (
+            bundle_digest.encode(),
+            *_array(support),
+            np.asarray(class_indices, dtype="<u4").tobytes(),
+            json.dumps(list(class_names)).encode(),
+            json.dumps(options, sort_keys=True, separators=(",", ":"), allow_nan=False).encode(),
+        )
+    )
+
+
+def _array(array: npt.NDArray[np.float32]) -> tuple[bytes, bytes]:
+    shape = np.asarray(array.shape, dtype="<u8").tobytes()
+    return shape, np.asarray(array, dtype="<f4", order="C").tobytes()
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    """Hash parts with their lengths, so that no two lists of parts read the same."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
