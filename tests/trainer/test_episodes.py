@@ -90,9 +90,9 @@ def test_the_generator_decides_the_tasks() -> None:
     assert episode_digest(first) != episode_digest(other)
 
 
-def test_a_slice_holds_the_same_tasks() -> None:
+def test_a_part_holds_the_same_tasks() -> None:
     episodes = sample_episodes(dataset_of([4] * 6), 10, 3, 1, 1, seeded())
-    part = episodes.slice(8, 12)
+    part = episodes.part(8, 12)
 
     assert len(part) == 2
     assert episode_digest(part[1]) == episode_digest(episodes[9])

@@ -57,14 +57,14 @@ class EpisodeBatch:
             self.classes[index],
         )
 
-    def slice(self, start: int, end: int) -> "EpisodeBatch":
-        """Take the tasks from ``start`` up to, not including, ``end``; fewer at the end."""
+    def part(self, start: int, stop: int) -> "EpisodeBatch":
+        """Return the tasks from ``start`` up to, not including, ``stop``; fewer at the end."""
         return EpisodeBatch(
-            self.support[start:end],
-            self.support_classes[start:end],
-            self.queries[start:end],
-            self.query_classes[start:end],
-            self.classes[start:end],
+            self.support[start:stop],
+            self.support_classes[start:stop],
+            self.queries[start:stop],
+            self.query_classes[start:stop],
+            self.classes[start:stop],
         )
 
 

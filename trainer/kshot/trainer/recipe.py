@@ -104,8 +104,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Serving:
-    """What the bundle's manifest says beyond the training: defaults, choices and limits."""
+    """What the bundle's manifest says beyond the training: its name, defaults, choices, limits."""
 
+    name: Name
     step_count: Count
     preconditioner: Preconditioner
     preconditioners: tuple[Preconditioner, ...]

@@ -16,7 +16,6 @@ from kshot.bundle import (
     builtin_bundle,
     load_bundle,
 )
-from kshot.trainer.commands.failures import told_to_user
 from kshot.trainer.commands.options import (
     choose_data_folder,
     choose_device,
@@ -31,7 +30,7 @@ from kshot.trainer.progress import Progress
 __all__ = ["command"]
 
 _Count = click.IntRange(min=1)
-_DEFAULT = "  [default: the bundle's]"
+_DEFAULT = "[default: the bundle's]"
 
 
 def _choice(kind: type[StrEnum]) -> click.Choice[str]:
@@ -43,7 +42,7 @@ def _choice(kind: type[StrEnum]) -> click.Choice[str]:
 @click.argument("bundle_name", metavar="BUNDLE")
 @data_option
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
-@click.option("--way", type=click.IntRange(min=2), default=5, show_default=True)
+@click.option("--way", type=click.IntRange(min=2), help=_DEFAULT)
 @click.option("--shot", type=_Count, default=1, show_default=True)
 @click.option("--queries", type=_Count, default=1, show_default=True, help="Per class.")
 @click.option("--tasks", type=_Count, default=1000, show_default=True)
@@ -61,7 +60,7 @@ def command(
     bundle_name: str,
     data_folder: Path | None,
     split: str,
-    way: int,
+    way: int | None,
     shot: int,
     queries: int,
     tasks: int,
@@ -80,27 +79,26 @@ def command(
 
     Classes are those of the bundle's own split; equal seeds draw equal tasks.
     """
-    with told_to_user():
-        bundle = load_bundle(_bundle_folder(bundle_name))
-        dataset = _read(bundle, choose_data_folder(data_folder), split)
-        settings = EvaluationSettings(
-            way=way,
-            shot=shot,
-            query_count=queries,
-            task_count=tasks,
-            batch_norm_mode=BatchNormMode(batch_norm_mode or bundle.manifest.batch_norm.default),
-            step_count=step_count,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            preconditioner=Preconditioner(preconditioner) if preconditioner else None,
-            head=Head(head) if head else None,
-            scope=Scope(scope) if scope else None,
-            seed=seed,
+    bundle = load_bundle(_bundle_folder(bundle_name))
+    dataset = _read(bundle, choose_data_folder(data_folder), split)
+    settings = EvaluationSettings(
+        way=way or bundle.manifest.training.way,
+        shot=shot,
+        query_count=queries,
+        task_count=tasks,
+        batch_norm_mode=BatchNormMode(batch_norm_mode or bundle.manifest.batch_norm.default),
+        step_count=step_count,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        preconditioner=Preconditioner(preconditioner) if preconditioner else None,
+        head=Head(head) if head else None,
+        scope=Scope(scope) if scope else None,
+        seed=seed,
+    )
+    with Progress("evaluating", "tasks") as progress:
+        result = evaluate_bundle(
+            bundle, dataset, settings, device=choose_device(device), report=progress.update
         )
-        with Progress("evaluating", "tasks") as progress:
-            result = evaluate_bundle(
-                bundle, dataset, settings, device=choose_device(device), report=progress.update
-            )
     if as_json:
         click.echo(json.dumps(result_document(result)))
     else:

@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from kshot.learner import compiler_name
-from kshot.trainer.commands.failures import told_to_user
 from kshot.trainer.commands.options import (
     choose_data_folder,
     choose_device,
@@ -15,6 +14,7 @@ from kshot.trainer.commands.options import (
 )
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.datasets import read_dataset
+from kshot.trainer.errors import RecipeError
 from kshot.trainer.progress import Progress
 from kshot.trainer.recipe import Recipe
 from kshot.trainer.recipe_files import load_recipe
@@ -61,26 +61,28 @@ def command(
 
     Prints the bundle's folder.
     """
-    with told_to_user():
+    try:
         recipe = load_recipe(recipe_name, overrides)
-        folder = choose_data_folder(data_folder)
-        chosen = choose_device(device)
-        if compiled is None:
-            compiled = compiler_name(chosen) is not None
-        _check_out(out, resume)
-        training_classes = _read(recipe, folder, "train")
-        test_classes = _read(recipe, folder, "test")
-        with Progress("training", "meta-iterations") as progress:
-            bundle_folder = train(
-                recipe,
-                training_classes,
-                test_classes,
-                out,
-                resume=resume,
-                device=chosen,
-                compiled=compiled,
-                report=lambda report: _show(progress, report),
-            )
+    except RecipeError as error:
+        raise click.UsageError(str(error)) from error
+    folder = choose_data_folder(data_folder)
+    chosen = choose_device(device)
+    if compiled is None:
+        compiled = compiler_name(chosen) is not None
+    _check_out(out, resume)
+    training_classes = _read(recipe, folder, "train")
+    test_classes = _read(recipe, folder, "test")
+    with Progress("training", "meta-iterations") as progress:
+        bundle_folder = train(
+            recipe,
+            training_classes,
+            test_classes,
+            out,
+            resume=resume,
+            device=chosen,
+            compiled=compiled,
+            report=lambda report: _show(progress, report),
+        )
     click.echo(bundle_folder)
 
 
