@@ -59,7 +59,7 @@ class StoreIndex:
     """The tables of a store, for one thread at a time; every method raises `sqlite3.Error`."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
-        """Open the index; raise `StoreUnusable` when it is no index, or is none and not `create`."""
+        """Open the index, or `create` it where there is none; raise `StoreUnusable` if unfit."""
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(path, create=create)
