@@ -1,0 +1,68 @@
+"""The learner: networks as pure functions of flat parameters, and the inner loop over them."""
+
+from kshot.learner.compilation import compile_step, compiler_name
+from kshot.learner.conv4 import Conv4
+from kshot.learner.inference import (
+    query_logits,
+    support_and_query_logits,
+    support_logits,
+    support_statistics,
+    transductive_logits,
+)
+from kshot.learner.initialization import Initialization, LoopState, stack_states, start_state
+from kshot.learner.inner_loop import (
+    InnerLoopResult,
+    InnerStep,
+    StopReason,
+    build_inner_step,
+    loss_gradients,
+    run_inner_loop,
+    task_losses,
+)
+from kshot.learner.layout import ParameterLayout
+from kshot.learner.network import (
+    NETWORKS,
+    Network,
+    Parameters,
+    Statistics,
+    build_network,
+    initial_parameters,
+    layout_of,
+    logits_of,
+)
+from kshot.learner.preconditioner import StepRule
+from kshot.learner.sampler import cycling_indices, derive_seed
+
+__all__ = [
+    "NETWORKS",
+    "Conv4",
+    "Initialization",
+    "InnerLoopResult",
+    "InnerStep",
+    "LoopState",
+    "Network",
+    "ParameterLayout",
+    "Parameters",
+    "Statistics",
+    "StepRule",
+    "StopReason",
+    "build_inner_step",
+    "build_network",
+    "compile_step",
+    "compiler_name",
+    "cycling_indices",
+    "derive_seed",
+    "initial_parameters",
+    "layout_of",
+    "logits_of",
+    "loss_gradients",
+    "query_logits",
+    "run_inner_loop",
+    "stack_states",
+    "start_state",
+    "support_and_query_logits",
+    "support_logits",
+    "support_statistics",
+    "task_losses",
+    "transductive_logits",
+]

@@ -1,0 +1,70 @@
+"""Answers of adapted parameters in the three batch-norm modes."""
+
+import torch
+from torch import Tensor
+
+from kshot.bundle import BatchNormMode
+from kshot.learner.network import Network, Parameters, Statistics, logits_of
+
+
+def support_statistics(network: Network, parameters: Parameters, support: Tensor) -> Statistics:
+    """Freeze each layer's mean and variance from the support sets ``(T, n, ...)``."""
+    _, statistics = network.features(parameters, support, None)
+    return statistics
+
+
+def transductive_logits(network: Network, parameters: Parameters, queries: Tensor) -> Tensor:
+    """Answer ``(T, n, ...)`` queries normalized by one another's statistics: ``(T, n, way)``."""
+    logits, _ = logits_of(network, parameters, queries)
+    return logits
+
+
+def support_logits(
+    network: Network, parameters: Parameters, queries: Tensor, statistics: Statistics
+) -> Tensor:
+    """Answer queries with the support set's frozen statistics: each answer is its query's alone."""
+    logits, _ = logits_of(network, parameters, queries, statistics)
+    return logits
+
+
+def support_and_query_logits(
+    network: Network, parameters: Parameters, queries: Tensor, support: Tensor
+) -> Tensor:
+    """Answer each query of one task normalized by the support set and itself: ``(1, n, way)``.
+
+    The paper's mode without transduction: one forward of the whole support set and the query for
+    every query ``(1, n, ...)``. The queries take the task axis; the parameters serve them all.
+    """
+    query_count = queries.shape[1]
+    joined = torch.cat(
+        [support.expand(query_count, -1, -1, -1, -1), queries.transpose(0, 1)], dim=1
+    )  # (n, support_count + 1, channels, height, width)
+    logits, _ = logits_of(network, parameters, joined)
+    return logits[:, -1].unsqueeze(0)
+
+
+def query_logits(
+    network: Network,
+    parameters: Parameters,
+    queries: Tensor,
+    support: Tensor,
+    mode: BatchNormMode,
+) -> Tensor:
+    """Answer T tasks' queries ``(T, n, ...)`` in a batch-norm mode: ``(T, n, way)``."""
+    if mode is BatchNormMode.TRANSDUCTIVE:
+        return transductive_logits(network, parameters, queries)
+    if mode is BatchNormMode.SUPPORT:
+        statistics = support_statistics(network, parameters, support)
+        return support_logits(network, parameters, queries, statistics)
+    tasks = range(queries.shape[0])
+    return torch.cat(
+        [
+            support_and_query_logits(
+                network,
+                {name: value[t : t + 1] for name, value in parameters.items()},
+                queries[t : t + 1],
+                support[t : t + 1],
+            )
+            for t in tasks
+        ]
+    )

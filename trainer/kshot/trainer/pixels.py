@@ -1,0 +1,34 @@
+"""A data set's pixels on the device that trains, prepared as they are taken."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kshot.bundle import InputSpec, Rescale
+from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.errors import DataError
+
+
+@dataclass(frozen=True)
+class DevicePixels:
+    """All images as uint8 ``(image_count, channels, height, width)`` and the factor of rescaling."""
+
+    images: Tensor
+    factor: float
+
+    @staticmethod
+    def load(dataset: ImageDataset, spec: InputSpec, device: torch.device) -> "DevicePixels":
+        """Bring a data set to a device.
+
+        Raises ``DataError`` when its images do not have the input's shape.
+        """
+        shape = tuple(dataset.images.shape[1:])
+        if shape != tuple(spec.shape):
+            raise DataError(f"images of {dataset.name} are {shape}, the input is {spec.shape}")
+        factors = [step.factor for step in spec.preprocessing if isinstance(step, Rescale)]
+        return DevicePixels(dataset.images.to(device), factors[0] if factors else 1.0)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Prepare the images of int64 rows ``(...)``: float32 ``(..., channels, height, width)``."""
+        return self.images[rows.to(self.images.device)].to(torch.float32) * self.factor
