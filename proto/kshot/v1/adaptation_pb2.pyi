@@ -484,7 +484,7 @@ class ListAdaptedModelsRequest(google.protobuf.message.Message):
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """Limits the page: 0 or more; 0 means the default of 50, more than 1000 means 1000. Default 50."""
+    """Limits the page: 0 or more; 0 means the default of 50, more than 100 means 100. Default 50."""
     page_token: builtins.str
     """Continues after an earlier page: its `next_page_token`, with the same `model`. Default: the
     first page.
