@@ -32,7 +32,7 @@ class Predictor:
         }
 
     def logits(self, arrays: AdaptedArrays, inputs: Floats, mode: BatchNormMode) -> Floats:
-        """Return `(query_count, way)` for queries `(query_count, channels, height, width)`, prepared.
+        """Return `(query_count, way)` for prepared `(query_count, channels, height, width)`.
 
         In `transductive` mode the queries are normalised together; else each answer stands alone.
         """

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from kshot.bundle import (
+    BatchNorm,
+    BatchNormMode,
+    BatchSizeRule,
+    Bundle,
+    Grayscale,
+    Head,
+    HeadPolicy,
+    InnerLoop,
+    InputSpec,
+    Limits,
+    Manifest,
+    NetworkSpec,
+    Preconditioner,
+    Provenance,
+    Rescale,
+    Resize,
+    Scope,
+    ScopePolicy,
+    Training,
+    Weights,
+    write_bundle,
+)
+from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
+
+MakeArrays = Callable[..., AdaptedArrays]
+MakeModel = Callable[..., AdaptedModel]
+
+# A linear head over 16 pixels, each normalised over the images. Opset 18.
+_HEADER = '<ir_version: 10, opset_import: ["" : 18]> predict ('
+_PARAMETERS = (
+    'float[16] "norm.scale", float[16] "norm.shift", float[way,16] "head.weight", '
+    'float[way] "head.bias"'
+)
+_RESULT = ") => (float[query_count,way] logits) {"
+_QUERIES = "x = Flatten<axis=1>(inputs)"
+_HEAD = """
+    epsilon = Constant<value = float {0.001}>()
+    guarded = Add(variance, epsilon)
+    deviation = Sqrt(guarded)
+    difference = Sub(x, mean)
+    whitened = Div(difference, deviation)
+    scaled = Mul(whitened, "norm.scale")
+    features = Add(scaled, "norm.shift")
+    logits = Gemm<transB=1>(features, "head.weight", "head.bias")
+}"""
+_TEMPLATES = {
+    BatchNormMode.TRANSDUCTIVE: f"""{_HEADER} float[query_count,1,4,4] inputs, {_PARAMETERS}
+    {_RESULT} {_QUERIES}
+    axes = Constant<value = int64[1] {{0}}>()
+    mean = ReduceMean<keepdims=1>(x, axes)
+    offset = Sub(x, mean)
+    square = Mul(offset, offset)
+    variance = ReduceMean<keepdims=1>(square, axes) {_HEAD}""",
+    BatchNormMode.SUPPORT: f"""{_HEADER} float[query_count,1,4,4] inputs, {_PARAMETERS},
+    float[16] "norm.mean", float[16] "norm.variance" {_RESULT} {_QUERIES}
+    mean = Identity("norm.mean")
+    variance = Identity("norm.variance") {_HEAD}""",
+    BatchNormMode.SUPPORT_AND_QUERY: f"""{_HEADER} float[query_count,1,4,4] inputs, {_PARAMETERS},
+    float[support_count,1,4,4] support {_RESULT} {_QUERIES}
+    s = Flatten<axis=1>(support)
+    zero = Constant<value = int64[1] {{0}}>()
+    one = Constant<value = int64[1] {{1}}>()
+    query_count = Shape<start=0, end=1>(x)
+    rest = Shape(s)
+    shape = Concat<axis=0>(query_count, rest)
+    first = Unsqueeze(s, zero)
+    repeated = Expand(first, shape)
+    last = Unsqueeze(x, one)
+    together = Concat<axis=1>(repeated, last)
+    mean3 = ReduceMean<keepdims=1>(together, one)
+    offset = Sub(together, mean3)
+    square = Mul(offset, offset)
+    variance = ReduceMean<keepdims=0>(square, one)
+    mean = Squeeze(mean3, one) {_HEAD}""",
+}
+
+
+def tiny_manifest() -> Manifest:
+    steps = (Grayscale(), Resize(4, 4, "nearest"), Rescale(1 / 255))
+    return Manifest(
+        name="tiny",
+        version=1,
+        network=NetworkSpec("linear", {}),
+        input=InputSpec(shape=(1, 4, 4), preprocessing=steps),
+        inner_loop=InnerLoop(
+            learning_rate=0.001,
+            step_count=10,
+            batch_size_by_way=(BatchSizeRule(5, 5), BatchSizeRule(20, 10)),
+            batch_sizes=(5, 10),
+            way_buckets=(5, 20),
+            preconditioner=Preconditioner.CARRIED,
+            preconditioners=tuple(Preconditioner),
+        ),
+        batch_norm=BatchNorm(BatchNormMode.SUPPORT, tuple(BatchNormMode)),
+        training=Training(way=5, shot=1),
+        head=HeadPolicy(Head.TRAINED, tuple(Head)),
+        scope=ScopePolicy(Scope.ALL, tuple(Scope)),
+        limits=Limits(20, 400, 1000, 100, 0.1),
+        provenance=Provenance("tiny", "a1", "reptile", 0, 1, "b2", "c3", {}),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_templates() -> dict[BatchNormMode, bytes]:
+    """The three ONNX templates of a linear network, batch statistics written out."""
+    return {
+        mode: onnx.parser.parse_model(text).SerializeToString() for mode, text in _TEMPLATES.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tmp_path_factory: pytest.TempPathFactory, tiny_templates: dict[BatchNormMode, bytes]
+) -> Bundle:
+    """A bundle of a linear network on 4 x 4 gray images, 5-way."""
+    parameters = {
+        "norm.scale": np.ones(16, np.float32),
+        "norm.shift": np.zeros(16, np.float32),
+        "head.weight": np.zeros((5, 16), np.float32),
+        "head.bias": np.zeros(5, np.float32),
+    }
+    moment = {name: np.ones_like(array) for name, array in parameters.items()}
+    weights = Weights(parameters, moment, step=1)
+    root = tmp_path_factory.mktemp("bundles")
+    return write_bundle(root, tiny_manifest(), weights, tiny_templates, "# tiny\n")
+
+
+@pytest.fixture(scope="session")
+def make_arrays() -> MakeArrays:
+    """Make random arrays of the linear network; the seed decides all."""
+
+    def make(seed: int = 0, way: int = 5, support_count: int = 5) -> AdaptedArrays:
+        random = np.random.default_rng(seed)
+
+        def normal(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+            return random.normal(size=shape).astype(np.float32)
+
+        support = normal(support_count, 1, 4, 4)
+        flat = support.reshape(support_count, 16)
+        return AdaptedArrays(
+            parameters={
+                "norm.scale": normal(16),
+                "norm.shift": normal(16),
+                "head.weight": normal(way, 16),
+                "head.bias": normal(way),
+            },
+            statistics={"norm.mean": flat.mean(axis=0), "norm.variance": flat.var(axis=0)},
+            support=support,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """Make the record of an adapted model."""
+
+    def make(
+        model_id: str = "a1",
+        create_time: float = 1000.0,
+        expire_time: float = 2000.0,
+        model: str = "tiny",
+        way: int = 5,
+    ) -> AdaptedModel:
+        return AdaptedModel(
+            id=model_id,
+            model=model,
+            bundle_digest="b" * 64,
+            weights_digest="c" * 64,
+            adaptation_digest="d" * 64,
+            class_names=tuple(
+                f"class {index} \N{LATIN SMALL LETTER E WITH ACUTE}" for index in range(way)
+            ),
+            options={"step_count": 10, "learning_rate": 0.001, "head": "trained"},
+            create_time=create_time,
+            expire_time=expire_time,
+            size_bytes=0,
+            step_count=10,
+            support_accuracy=0.8,
+        )
+
+    return make

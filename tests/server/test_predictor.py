@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from kshot.bundle import BatchNormMode, Bundle, BundleError, write_bundle
+from kshot.server import predictor as predictor_module
+from kshot.server.adapted_model import AdaptedArrays
+from kshot.server.predictor import Predictor
+
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+MakeArrays = Callable[..., AdaptedArrays]
+
+
+def reference(arrays: AdaptedArrays, inputs: Floats, mode: BatchNormMode) -> Floats:
+    """Compute the linear network's logits plainly, one query after another."""
+    flat, support = inputs.reshape(-1, 16), arrays.support.reshape(-1, 16)
+    rows = []
+    for query in flat:
+        batch = {
+            BatchNormMode.TRANSDUCTIVE: flat,
+            BatchNormMode.SUPPORT: support,
+            BatchNormMode.SUPPORT_AND_QUERY: np.vstack([support, query]),
+        }[mode]
+        whitened = (query - batch.mean(axis=0)) / np.sqrt(batch.var(axis=0) + 1e-3)
+        features = whitened * arrays.parameters["norm.scale"] + arrays.parameters["norm.shift"]
+        rows.append(features @ arrays.parameters["head.weight"].T + arrays.parameters["head.bias"])
+    return np.array(rows, np.float32)
+
+
+def queries(count: int, seed: int = 9) -> Floats:
+    return np.random.default_rng(seed).normal(size=(count, 1, 4, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_bundle: Bundle) -> Predictor:
+    return Predictor(tiny_bundle)
+
+
+@pytest.mark.parametrize("mode", BatchNormMode)
+@pytest.mark.parametrize("way", [2, 5, 20])
+@pytest.mark.parametrize("query_count", [1, 25])
+@pytest.mark.parametrize("support_count", [2, 100])
+def test_logits_are_those_of_the_network(
+    predictor: Predictor,
+    make_arrays: MakeArrays,
+    mode: BatchNormMode,
+    way: int,
+    query_count: int,
+    support_count: int,
+) -> None:
+    arrays = make_arrays(way, way=way, support_count=support_count)
+    inputs = queries(query_count)
+    logits = predictor.logits(arrays, inputs, mode)
+
+    assert logits.shape == (query_count, way)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, reference(arrays, inputs, mode), atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", [BatchNormMode.SUPPORT, BatchNormMode.SUPPORT_AND_QUERY])
+def test_an_answer_does_not_depend_on_the_other_queries(
+    predictor: Predictor, make_arrays: MakeArrays, mode: BatchNormMode
+) -> None:
+    arrays = make_arrays()
+    inputs = queries(12)
+    together = predictor.logits(arrays, inputs, mode)
+    alone = [predictor.logits(arrays, inputs[index : index + 1], mode)[0] for index in range(12)]
+    turned = predictor.logits(arrays, inputs[::-1].copy(), mode)[::-1]
+
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together, turned, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", BatchNormMode)
+def test_large_requests_run_in_chunks_with_the_same_answers(
+    predictor: Predictor,
+    make_arrays: MakeArrays,
+    mode: BatchNormMode,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Queries of `transductive` mode are never split: they are normalised together."""
+    arrays = make_arrays(support_count=7)
+    inputs = queries(33)
+    run_sizes: list[int] = []
+    run = predictor_module._run
+
+    def counted(session: object, feeds: dict[str, Floats], images_per_query: int) -> Floats:
+        run_sizes.append(len(feeds["inputs"]) * images_per_query)
+        return run(session, feeds, images_per_query)
+
+    monkeypatch.setattr(predictor_module, "MAX_RUN_IMAGES", 32)
+    monkeypatch.setattr(predictor_module, "_run", counted)
+    logits = predictor.logits(arrays, inputs, mode)
+
+    np.testing.assert_allclose(logits, reference(arrays, inputs, mode), atol=1e-4)
+    if mode is BatchNormMode.TRANSDUCTIVE:
+        assert run_sizes == [33]
+    else:
+        assert len(run_sizes) > 1
+        assert max(run_sizes) <= 32
+
+
+def test_a_support_set_beyond_one_run_still_answers(
+    predictor: Predictor, make_arrays: MakeArrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor_module, "MAX_RUN_IMAGES", 4)
+    arrays = make_arrays(support_count=9)
+    logits = predictor.logits(arrays, queries(3), BatchNormMode.SUPPORT_AND_QUERY)
+
+    assert logits.shape == (3, 5)
+
+
+def rewritten(bundle: Bundle, root: Path, mode: BatchNormMode, template: bytes) -> Bundle:
+    templates = {each: bundle.template_path(each).read_bytes() for each in BatchNormMode}
+    templates[mode] = template
+    manifest = replace(bundle.manifest, files={})
+    return write_bundle(root, manifest, bundle.read_weights(), templates, "")
+
+
+def test_a_template_that_is_no_model_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = rewritten(tiny_bundle, tmp_path, BatchNormMode.SUPPORT, b"not ONNX")
+
+    with pytest.raises(BundleError, match=r"predict_support\.onnx: is not a model that"):
+        Predictor(bundle)
+
+
+def test_a_template_of_another_network_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    template = onnx.load(tiny_bundle.template_path(BatchNormMode.SUPPORT)).SerializeToString()
+    bundle = rewritten(tiny_bundle, tmp_path, BatchNormMode.TRANSDUCTIVE, template)
+
+    with pytest.raises(BundleError, match=r"predict_transductive\.onnx: .*unknown inputs.*norm"):
+        Predictor(bundle)
+
+
+def test_a_template_that_lacks_a_parameter_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    template = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 18]> '
+        "predict (float[query_count,1,4,4] inputs) => (float[query_count,16] logits) "
+        "{ logits = Flatten<axis=1>(inputs) }"
+    )
+    bundle = rewritten(tiny_bundle, tmp_path, BatchNormMode.SUPPORT, template.SerializeToString())
+
+    with pytest.raises(BundleError, match=r"lacks the inputs .*head\.weight"):
+        Predictor(bundle)
+
+
+def test_only_the_allowed_modes_are_loaded(tiny_bundle: Bundle, make_arrays: MakeArrays) -> None:
+    batch_norm = replace(tiny_bundle.manifest.batch_norm, allowed=(BatchNormMode.SUPPORT,))
+    bundle = replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, batch_norm=batch_norm))
+    predictor = Predictor(bundle)
+
+    assert predictor.logits(make_arrays(), queries(2), BatchNormMode.SUPPORT).shape == (2, 5)
+    with pytest.raises(KeyError):
+        predictor.logits(make_arrays(), queries(2), BatchNormMode.TRANSDUCTIVE)
