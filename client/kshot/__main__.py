@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import click
 
-from kshot.client.command_table import LazyGroup, missing_extras
-from kshot.client.version import version
+from kshot.command.table import LazyGroup, missing_extras
+from kshot.command.version import version
 
 # Module: the base classes of errors whose message is for the user. An error of such a class can
 # only reach us from a command that has imported the module, so nothing here is imported for it.

@@ -1,0 +1,69 @@
+"""The client of a kshot server."""
+
+from __future__ import annotations
+
+from kshot.client.adapted_model import AdaptedModel
+from kshot.client.capabilities import Capabilities, ModelCapabilities
+from kshot.client.client import Client
+from kshot.client.errors import (
+    AdaptationDivergedError,
+    AdaptedModelDeletedError,
+    AdaptedModelExpiredError,
+    AdaptedModelNotFoundError,
+    CancelledError,
+    DataLossError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InputError,
+    InvalidArgumentError,
+    KshotError,
+    ModelChangedError,
+    ModelNotFoundError,
+    NonFiniteLogitsError,
+    NotFoundError,
+    ResourceExhaustedError,
+    ServerError,
+    StoreFullError,
+    UnavailableError,
+    UnimplementedError,
+    Violation,
+)
+from kshot.client.inputs import Images, Label
+from kshot.client.options import AdaptOptions
+from kshot.client.results import Description, Prediction, Report, ResolvedOptions, Timing
+
+__all__ = [
+    "AdaptOptions",
+    "AdaptationDivergedError",
+    "AdaptedModel",
+    "AdaptedModelDeletedError",
+    "AdaptedModelExpiredError",
+    "AdaptedModelNotFoundError",
+    "CancelledError",
+    "Capabilities",
+    "Client",
+    "DataLossError",
+    "DeadlineExceededError",
+    "Description",
+    "FailedPreconditionError",
+    "Images",
+    "InputError",
+    "InvalidArgumentError",
+    "KshotError",
+    "Label",
+    "ModelCapabilities",
+    "ModelChangedError",
+    "ModelNotFoundError",
+    "NonFiniteLogitsError",
+    "NotFoundError",
+    "Prediction",
+    "Report",
+    "ResolvedOptions",
+    "ResourceExhaustedError",
+    "ServerError",
+    "StoreFullError",
+    "Timing",
+    "UnavailableError",
+    "UnimplementedError",
+    "Violation",
+]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import click
 import pytest
+
 from kshot import __main__ as program
-from kshot.client import command_table
+from kshot.command import table
 
 ROOT = Path(__file__).parents[2]
 SOURCES = "proto:bundle:learner:trainer:server:client:benchmarks"
@@ -20,7 +21,7 @@ SOURCES = "proto:bundle:learner:trainer:server:client:benchmarks"
 @pytest.fixture
 def point(monkeypatch: pytest.MonkeyPatch) -> None:
     """Install two entry points of third parties, one of which does not exist."""
-    group = command_table.ENTRY_POINT_GROUP
+    group = table.ENTRY_POINT_GROUP
     points = metadata.EntryPoints(
         [
             metadata.EntryPoint("chart", f"{__name__}:chart", group),
@@ -38,7 +39,7 @@ def command_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -
     def failing() -> None:
         raise error
 
-    monkeypatch.setattr(command_table, "_load", lambda _name, _entry: failing)
+    monkeypatch.setattr(table, "_load", lambda _name, _entry: failing)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
@@ -61,7 +62,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["--help"]) == 0
 
     listed = capsys.readouterr().out
-    assert all(f"  {name} " in listed for name in command_table.COMMANDS)
+    assert all(f"  {name} " in listed for name in table.COMMANDS)
 
 
 def test_runs_from_the_sources_without_installing(tmp_path: Path) -> None:

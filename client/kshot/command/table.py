@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"unknown command {name!r}: {hint}", ctx)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- click's signature
         """Write the commands' help from the table, without importing any of them."""
         points = _third_party()
         rows = [(name, entry.help) for name, entry in COMMANDS.items()]

@@ -1,0 +1,93 @@
+"""A handle on an adapted model that a server keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kshot.client.inputs import Images, Label
+from kshot.client.results import Description, Prediction, Report, Timing
+
+if TYPE_CHECKING:
+    from kshot.client.client import Client
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedModel:
+    """An adapted model on a server, until it expires or is deleted.
+
+    `labels` are the classes as the caller gave them to `adapt`, in the order of `class_names`;
+    `report` and `timing` are those of `adapt`. All three are None for a model that was looked up.
+    """
+
+    client: Client
+    description: Description
+    labels: tuple[Label, ...] | None = None
+    report: Report | None = None
+    timing: Timing | None = None
+
+    @property
+    def id(self) -> str:
+        """The id, by which any client of the server finds the model again."""
+        return self.description.id
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the probabilities' columns."""
+        return self.description.class_names
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the adapted parameters."""
+        return self.description.weights_digest
+
+    @property
+    def expire_time(self) -> datetime | None:
+        """When the server drops the model, in UTC."""
+        return self.description.expire_time
+
+    @property
+    def step_count(self) -> int:
+        """The inner steps that were done."""
+        return self.description.step_count
+
+    @property
+    def support_accuracy(self) -> float:
+        """The share of its own support set that the model classifies rightly: 0..1."""
+        return self.description.support_accuracy
+
+    def predict(
+        self,
+        queries: Images,
+        *,
+        batch_norm_mode: str | None = None,
+        return_logits: bool = False,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Classify queries; the labels come back as they were given to `adapt`."""
+        return self.client.predict(
+            self,
+            queries,
+            batch_norm_mode=batch_norm_mode,
+            return_logits=return_logits,
+            timeout=timeout,
+        )
+
+    def export(self, path: str | Path, *, batch_norm_mode: str | None = None) -> Path:
+        """Write the model as a self-contained ONNX file; the file appears whole or not at all."""
+        return self.client.export(self.id, path, batch_norm_mode=batch_norm_mode)
+
+    def delete(self) -> None:
+        """Delete the model on the server."""
+        self.client.delete(self.id)
+
+    def __repr__(self) -> str:
+        return f"AdaptedModel({self.id!r}, class_names={list(self.class_names)})"
+
+
+def own_labels(adapted: AdaptedModel | str) -> Sequence[Label] | None:
+    """Return the caller's own labels where the handle knows them."""
+    return None if isinstance(adapted, str) else adapted.labels

@@ -1,0 +1,97 @@
+"""What a server can do, as it says itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kshot.client.encoding import decode_options, seconds
+from kshot.client.options import decode_choice
+from kshot.client.results import ResolvedOptions
+from kshot.v1 import adaptation_pb2 as wire
+
+
+@dataclass(frozen=True)
+class ModelCapabilities:
+    """What can be asked of one served model; `input_shape` is (channels, height, width)."""
+
+    model: str
+    version: int
+    bundle_digest: str
+    input_shape: tuple[int, ...]
+    default_options: ResolvedOptions
+    batch_norm_modes: tuple[str, ...]
+    preconditioners: tuple[str, ...]
+    heads: tuple[str, ...]
+    scopes: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    max_way: int
+    max_support_count: int
+    max_query_count: int
+    max_step_count: int
+    max_learning_rate: float
+    training_way: int
+    training_shot: int
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a server can do: its models by name, its limits, its engine's device or nothing."""
+
+    server_version: str
+    models: Mapping[str, ModelCapabilities]
+    max_message_bytes: int
+    max_image_pixels: int
+    max_adapted_model_count: int
+    max_adapted_model_bytes: int
+    default_ttl: float
+    max_ttl: float
+    max_adapt_queue_count: int
+    device: str
+    device_name: str
+    compute_path: str
+
+
+def decode_capabilities(response: wire.GetCapabilitiesResponse) -> Capabilities:
+    """Read what a server can do."""
+    limits, engine = response.limits, response.engine
+    return Capabilities(
+        server_version=response.server_version,
+        models={model.model: _model_capabilities(model) for model in response.models},
+        max_message_bytes=limits.max_message_bytes,
+        max_image_pixels=limits.max_image_pixels,
+        max_adapted_model_count=limits.max_adapted_model_count,
+        max_adapted_model_bytes=limits.max_adapted_model_bytes,
+        default_ttl=seconds(limits.default_ttl),
+        max_ttl=seconds(limits.max_ttl),
+        max_adapt_queue_count=limits.max_adapt_queue_count,
+        device=engine.device,
+        device_name=engine.device_name,
+        compute_path=engine.compute_path,
+    )
+
+
+def _model_capabilities(model: wire.ModelCapabilities) -> ModelCapabilities:
+    return ModelCapabilities(
+        model=model.model,
+        version=model.version,
+        bundle_digest=model.bundle_digest,
+        input_shape=tuple(model.input_shape),
+        default_options=decode_options(model.default_options),
+        batch_norm_modes=_choices("batch_norm_mode", model.batch_norm_modes),
+        preconditioners=_choices("preconditioner", model.preconditioners),
+        heads=_choices("head", model.heads),
+        scopes=_choices("scope", model.scopes),
+        batch_sizes=tuple(model.batch_sizes),
+        max_way=model.max_way,
+        max_support_count=model.max_support_count,
+        max_query_count=model.max_query_count,
+        max_step_count=model.max_step_count,
+        max_learning_rate=model.max_learning_rate,
+        training_way=model.training_way,
+        training_shot=model.training_shot,
+    )
+
+
+def _choices(kind: str, numbers: Sequence[int]) -> tuple[str, ...]:
+    return tuple(decode_choice(kind, number) for number in numbers)

@@ -1,0 +1,48 @@
+"""The channel to a server: message sizes, and which calls are tried again."""
+
+from __future__ import annotations
+
+import json
+
+import grpc
+
+from kshot.client.errors import InputError
+
+# `Adapt` and `AdaptAndPredict` are not among them: a second try would adapt a second time.
+_SAFE_TO_REPEAT = ("Predict", "GetAdaptedModel", "ListAdaptedModels", "GetCapabilities")
+_MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+
+SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [
+                {"service": "kshot.v1.AdaptationService", "method": method}
+                for method in _SAFE_TO_REPEAT
+            ],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+}
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """Make a channel to HOST:PORT; it connects with the first call. Raises `InputError`."""
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise InputError(f"server address {address!r} does not fit; want HOST:PORT")
+    return grpc.insecure_channel(
+        address,
+        options=[
+            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+            ("grpc.max_receive_message_length", _MAX_RESPONSE_BYTES),
+            # How large a request may be is for the server to say.
+            ("grpc.max_send_message_length", -1),
+        ],
+    )

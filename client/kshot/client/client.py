@@ -1,0 +1,194 @@
+"""The client: one method for each call of the service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import Message
+
+from kshot.client.adapted_model import AdaptedModel, own_labels
+from kshot.client.capabilities import Capabilities, decode_capabilities
+from kshot.client.channel import open_channel
+from kshot.client.encoding import (
+    decode_adapted_prediction,
+    decode_description,
+    decode_prediction,
+    decode_report,
+    decode_timing,
+    encode_images,
+    encode_support,
+)
+from kshot.client.export import write_export
+from kshot.client.inputs import Images, Label
+from kshot.client.options import AdaptOptions, encode_choice, encode_options
+from kshot.client.results import Prediction
+from kshot.client.status import error_from
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+
+DEFAULT_TIMEOUT_S = 30.0
+_PAGE_SIZE = 200
+_Response = TypeVar("_Response", bound=Message)
+_Labels = Sequence[Label] | npt.NDArray[np.generic]
+
+
+class Client:
+    """A connection to a kshot server at HOST:PORT; a context manager, safe to share by threads.
+
+    Every call has a deadline: `timeout` seconds, unless the call names its own. Calls raise
+    `kshot.client.KshotError`, of which each class says what its caller can do.
+    """
+
+    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._channel = open_channel(address)
+        self._stub = AdaptationServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        self._channel.close()
+
+    def adapt(
+        self,
+        images: Images,
+        labels: _Labels,
+        *,
+        model: str,
+        timeout: float | None = None,
+        **options: Unpack[AdaptOptions],
+    ) -> AdaptedModel:
+        """Adapt `model` to labelled images and return a handle on what the server now keeps.
+
+        Images are uint8 (n, height, width[, channels]), prepared float32 (n, channels, height,
+        width), paths, or bytes of encoded images; labels are n strings or n ints.
+        """
+        support, classes = encode_support(images, labels)
+        request = wire.AdaptRequest(
+            model=model, support_set=support, options=encode_options(options)
+        )
+        response, round_trip_ms = self._call(self._stub.Adapt, request, timeout)
+        return AdaptedModel(
+            self,
+            decode_description(response.adapted_model),
+            classes.labels,
+            decode_report(response.report),
+            decode_timing(response.timing, round_trip_ms),
+        )
+
+    def predict(
+        self,
+        adapted_model: AdaptedModel | str,
+        queries: Images,
+        *,
+        batch_norm_mode: str | None = None,
+        return_logits: bool = False,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Classify queries with an adapted model, given as a handle or by its id."""
+        labels = own_labels(adapted_model)
+        request = wire.PredictRequest(
+            adapted_model=adapted_model if isinstance(adapted_model, str) else adapted_model.id,
+            queries=encode_images(queries),
+            return_logits=return_logits,
+        )
+        if batch_norm_mode is not None:
+            request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
+        response, round_trip_ms = self._call(self._stub.Predict, request, timeout)
+        return decode_prediction(response, labels, round_trip_ms)
+
+    def adapt_and_predict(
+        self,
+        images: Images,
+        labels: _Labels,
+        queries: Images,
+        *,
+        model: str,
+        return_logits: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[AdaptOptions],
+    ) -> Prediction:
+        """Adapt, classify queries and keep nothing: one call, as `adapt` and `predict` do it."""
+        support, classes = encode_support(images, labels)
+        request = wire.AdaptAndPredictRequest(
+            model=model,
+            support_set=support,
+            options=encode_options(options),
+            queries=encode_images(queries),
+            return_logits=return_logits,
+        )
+        response, round_trip_ms = self._call(self._stub.AdaptAndPredict, request, timeout)
+        return decode_adapted_prediction(response, classes.labels, round_trip_ms)
+
+    def get(self, adapted_model: str) -> AdaptedModel:
+        """Return a handle on the adapted model with this id."""
+        request = wire.GetAdaptedModelRequest(adapted_model=adapted_model)
+        response, _ = self._call(self._stub.GetAdaptedModel, request)
+        return AdaptedModel(self, decode_description(response.adapted_model))
+
+    def list(self, *, model: str = "") -> Iterator[AdaptedModel]:
+        """Yield the adapted models that the server keeps, page by page; only those of `model`."""
+        request = wire.ListAdaptedModelsRequest(page_size=_PAGE_SIZE, model=model)
+        while True:
+            response, _ = self._call(self._stub.ListAdaptedModels, request)
+            for adapted in response.adapted_models:
+                yield AdaptedModel(self, decode_description(adapted))
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    def delete(self, adapted_model: str) -> None:
+        """Delete the adapted model with this id."""
+        request = wire.DeleteAdaptedModelRequest(adapted_model=adapted_model)
+        self._call(self._stub.DeleteAdaptedModel, request)
+
+    def export(
+        self, adapted_model: str, path: str | Path, *, batch_norm_mode: str | None = None
+    ) -> Path:
+        """Write an adapted model as a self-contained ONNX file, whole or not at all."""
+        request = wire.ExportAdaptedModelRequest(adapted_model=adapted_model)
+        if batch_norm_mode is not None:
+            request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
+        try:
+            parts = self._stub.ExportAdaptedModel(request, timeout=self.timeout)
+            return write_export(parts, Path(path))
+        except grpc.RpcError as error:
+            raise error_from(error, self.address, self.timeout) from error
+
+    def capabilities(self) -> Capabilities:
+        """Return the served models, their options and limits, and the server's own limits."""
+        response, _ = self._call(self._stub.GetCapabilities, wire.GetCapabilitiesRequest())
+        return decode_capabilities(response)
+
+    def _call(
+        self,
+        method: Callable[..., _Response],
+        request: Message,
+        timeout: float | None = None,
+    ) -> tuple[_Response, float]:
+        """Make one unary call; return its response and how long it took, in milliseconds."""
+        timeout = self.timeout if timeout is None else timeout
+        started = time.perf_counter()
+        try:
+            response = method(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise error_from(error, self.address, timeout) from error
+        return response, 1e3 * (time.perf_counter() - started)

@@ -1,0 +1,159 @@
+"""Between the wire's messages and the values of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kshot.client.inputs import Classes, Images, Label, read_images, read_labels
+from kshot.client.options import decode_choice
+from kshot.client.results import (
+    Description,
+    Prediction,
+    Report,
+    ResolvedOptions,
+    Timing,
+)
+from kshot.v1 import adaptation_pb2 as wire
+
+_DATATYPES: dict[str, np.dtype[np.uint8 | np.float32]] = {
+    "UINT8": np.dtype(np.uint8),
+    "FP32": np.dtype("<f4"),
+}
+
+
+def encode_images(images: Images) -> wire.Images:
+    """Write images as one tensor or as encoded files; raises `InputError`."""
+    content = read_images(images)
+    if isinstance(content, tuple):
+        return wire.Images(encoded=wire.EncodedImages(items=content))
+    datatype = "UINT8" if content.dtype == np.uint8 else "FP32"
+    data = content.astype(_DATATYPES[datatype], copy=False).tobytes()
+    return wire.Images(tensor=wire.Tensor(datatype=datatype, shape=content.shape, data=data))
+
+
+def encode_support(
+    images: Images, labels: Sequence[Label] | npt.NDArray[np.generic]
+) -> tuple[wire.SupportSet, Classes]:
+    """Write labelled examples with their classes sorted; raises `InputError`."""
+    encoded = encode_images(images)
+    form = encoded.WhichOneof("content")
+    count = encoded.tensor.shape[0] if form == "tensor" else len(encoded.encoded.items)
+    classes = read_labels(labels, count)
+    support = wire.SupportSet(
+        images=encoded, class_indices=classes.indices, class_names=classes.names
+    )
+    return support, classes
+
+
+def decode_tensor(tensor: wire.Tensor) -> npt.NDArray[np.float32]:
+    """Read an FP32 tensor."""
+    return np.frombuffer(tensor.data, "<f4").astype(np.float32).reshape(tuple(tensor.shape))
+
+
+def decode_prediction(
+    response: wire.PredictResponse, labels: Sequence[Label] | None, round_trip_ms: float
+) -> Prediction:
+    """Read the answer of a kept model; `labels` are the caller's own, where they are known."""
+    names = tuple(response.class_names)
+    probabilities = decode_tensor(response.probabilities)
+    return Prediction(
+        labels=np.asarray(names if labels is None else labels)[probabilities.argmax(axis=1)],
+        probabilities=probabilities,
+        logits=decode_tensor(response.logits) if response.HasField("logits") else None,
+        class_names=names,
+        adapted_model=response.adapted_model,
+        weights_digest=response.weights_digest,
+        batch_norm_mode=decode_choice("batch_norm_mode", response.batch_norm_mode),
+        timing=decode_timing(response.timing, round_trip_ms),
+    )
+
+
+def decode_adapted_prediction(
+    response: wire.AdaptAndPredictResponse, labels: Sequence[Label], round_trip_ms: float
+) -> Prediction:
+    """Read the answer of a model that was adapted for these queries only."""
+    description = decode_description(response.adapted_model)
+    probabilities = decode_tensor(response.probabilities)
+    return Prediction(
+        labels=np.asarray(labels)[probabilities.argmax(axis=1)],
+        probabilities=probabilities,
+        logits=decode_tensor(response.logits) if response.HasField("logits") else None,
+        class_names=description.class_names,
+        adapted_model=description.id,
+        weights_digest=description.weights_digest,
+        batch_norm_mode=decode_choice("batch_norm_mode", response.batch_norm_mode),
+        timing=decode_timing(response.timing, round_trip_ms),
+        description=description,
+        report=decode_report(response.report),
+    )
+
+
+def decode_timing(timing: wire.Timing, round_trip_ms: float) -> Timing:
+    """Read the server's split and add the client's own measurement."""
+    return Timing(
+        queue_ms=1e3 * seconds(timing.queue),
+        decode_ms=1e3 * seconds(timing.decode),
+        compute_ms=1e3 * seconds(timing.compute),
+        store_ms=1e3 * seconds(timing.store),
+        round_trip_ms=round_trip_ms,
+    )
+
+
+def decode_description(model: wire.AdaptedModel) -> Description:
+    """Read what is known of an adapted model."""
+    return Description(
+        id=model.id,
+        model=model.model,
+        bundle_digest=model.bundle_digest,
+        weights_digest=model.weights_digest,
+        adaptation_digest=model.adaptation_digest,
+        class_names=tuple(model.class_names),
+        options=decode_options(model.options),
+        create_time=_time(model.create_time) if model.HasField("create_time") else None,
+        expire_time=_time(model.expire_time) if model.HasField("expire_time") else None,
+        size_bytes=model.size_bytes,
+        step_count=model.step_count,
+        support_accuracy=model.support_accuracy,
+    )
+
+
+def decode_report(report: wire.AdaptReport) -> Report:
+    """Read how an inner loop went."""
+    return Report(
+        stop_reason=decode_choice("stop_reason", report.stop_reason),
+        support_loss=tuple(report.support_loss),
+        compute_path=report.compute_path,
+        slot_bucket=report.slot_bucket,
+    )
+
+
+def decode_options(options: wire.AdaptOptions) -> ResolvedOptions:
+    """Read options as the server resolved them."""
+    return ResolvedOptions(
+        step_count=options.step_count,
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        preconditioner=decode_choice("preconditioner", options.preconditioner),
+        head=decode_choice("head", options.head),
+        scope=decode_choice("scope", options.scope),
+        batch_norm_mode=decode_choice("batch_norm_mode", options.batch_norm_mode),
+        seed=options.seed,
+        ttl=seconds(options.ttl),
+        allow_partial=options.allow_partial,
+        deterministic=options.deterministic,
+    )
+
+
+def seconds(duration: Duration) -> float:
+    """Read a duration."""
+    return duration.seconds + duration.nanos / 1e9
+
+
+def _time(timestamp: Timestamp) -> datetime:
+    return timestamp.ToDatetime(UTC)

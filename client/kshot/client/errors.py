@@ -1,0 +1,186 @@
+"""The client's errors: one class for each thing that a caller can do something about.
+
+KshotError
+├── InputError                  refused before anything was sent (also a ValueError)
+├── InvalidArgumentError        the server refused values; `violations` lists every one
+│   └── AdaptationDivergedError the inner loop's loss became infinite or not a number
+├── NotFoundError
+│   ├── ModelNotFoundError      no bundle is served under this name
+│   └── AdaptedModelNotFoundError
+│       ├── AdaptedModelExpiredError
+│       └── AdaptedModelDeletedError
+├── FailedPreconditionError     the state of the server does not admit the call
+│   ├── ModelChangedError       the bundle that the adapted model was made from is gone
+│   └── NonFiniteLogitsError    the adapted model has no finite answer to these queries
+├── ResourceExhaustedError      a message or a request is over a limit
+│   └── StoreFullError          delete adapted models, or wait until some expire
+├── UnavailableError            not now: try again, after `retry_after` seconds where given
+├── DeadlineExceededError       the time given to the call was over
+├── CancelledError
+├── DataLossError               a stored adapted model is damaged; adapt again
+├── UnimplementedError          the server does not know the call
+└── ServerError                 the server failed; `reason` and its log say more
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import grpc
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One refused field of a request, by its dotted name, and what was wrong, got and wanted."""
+
+    field: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}" if self.field else self.description
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a server said beside its message; all empty for an error that the client found."""
+
+    code: grpc.StatusCode | None = None
+    reason: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    violations: tuple[Violation, ...] = ()
+    retry_after: float | None = None
+
+
+class KshotError(Exception):
+    """Base of all errors of this package.
+
+    `code` is the gRPC status (None when nothing was sent), `reason` the server's UPPER_SNAKE name
+    of the cause, `metadata` its details, `violations` all refused fields, `retry_after` seconds.
+    """
+
+    def __init__(self, message: str, problem: Problem | None = None) -> None:
+        super().__init__(message)
+        problem = problem or Problem()
+        self.code = problem.code
+        self.reason = problem.reason
+        self.metadata = problem.metadata
+        self.violations = problem.violations
+        self.retry_after = problem.retry_after
+
+
+class InputError(KshotError, ValueError):
+    """What was given cannot be sent: no file, no image, labels that do not fit the images."""
+
+
+class InvalidArgumentError(KshotError):
+    """The server refused one or more values; `violations` lists all of them."""
+
+
+class AdaptationDivergedError(InvalidArgumentError):
+    """The inner loop's loss became infinite or not a number: take a smaller learning rate."""
+
+
+class NotFoundError(KshotError):
+    """What the call names does not exist."""
+
+
+class ModelNotFoundError(NotFoundError):
+    """No bundle is served under this name."""
+
+
+class AdaptedModelNotFoundError(NotFoundError):
+    """No adapted model has this id."""
+
+
+class AdaptedModelExpiredError(AdaptedModelNotFoundError):
+    """The adapted model's time is over: adapt again."""
+
+
+class AdaptedModelDeletedError(AdaptedModelNotFoundError):
+    """The adapted model was deleted."""
+
+
+class FailedPreconditionError(KshotError):
+    """The server's state does not admit the call."""
+
+
+class ModelChangedError(FailedPreconditionError):
+    """The bundle that the adapted model was made from is no longer served: adapt again."""
+
+
+class NonFiniteLogitsError(FailedPreconditionError):
+    """The adapted model's logits for these queries are infinite or not numbers."""
+
+
+class ResourceExhaustedError(KshotError):
+    """A message or a request is larger than a limit."""
+
+
+class StoreFullError(ResourceExhaustedError):
+    """The server keeps as much as it may: delete adapted models, or wait until some expire."""
+
+
+class UnavailableError(KshotError):
+    """The server cannot be reached or cannot take the call now; nothing was kept of it."""
+
+
+class DeadlineExceededError(KshotError):
+    """The time given to the call was over."""
+
+
+class CancelledError(KshotError):
+    """The call was cancelled."""
+
+
+class DataLossError(KshotError):
+    """A stored adapted model is damaged: adapt again."""
+
+
+class UnimplementedError(KshotError):
+    """The server does not know the call."""
+
+
+class ServerError(KshotError):
+    """The server failed in a way that it did not foresee."""
+
+
+BY_CODE: Mapping[grpc.StatusCode, type[KshotError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidArgumentError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.CANCELLED: CancelledError,
+    grpc.StatusCode.DATA_LOSS: DataLossError,
+    grpc.StatusCode.UNIMPLEMENTED: UnimplementedError,
+    grpc.StatusCode.INTERNAL: ServerError,
+    grpc.StatusCode.UNKNOWN: ServerError,
+}
+
+BY_REASON: Mapping[str, type[KshotError]] = {
+    "INVALID_REQUEST": InvalidArgumentError,
+    "ADAPTATION_DIVERGED": AdaptationDivergedError,
+    "MODEL_NOT_FOUND": ModelNotFoundError,
+    "ADAPTED_MODEL_NOT_FOUND": AdaptedModelNotFoundError,
+    "ADAPTED_MODEL_EXPIRED": AdaptedModelExpiredError,
+    "ADAPTED_MODEL_DELETED": AdaptedModelDeletedError,
+    "MODEL_CHANGED": ModelChangedError,
+    "NON_FINITE_LOGITS": NonFiniteLogitsError,
+    "STORE_FULL": StoreFullError,
+    "QUEUE_FULL": UnavailableError,
+    "ENGINE_UNAVAILABLE": UnavailableError,
+    "SHUTTING_DOWN": UnavailableError,
+    "DEADLINE_EXCEEDED": DeadlineExceededError,
+    "CANCELLED": CancelledError,
+    "ADAPTED_MODEL_DAMAGED": DataLossError,
+    "METHOD_NOT_FOUND": UnimplementedError,
+    "INTERNAL": ServerError,
+}
+
+
+def error_class(code: grpc.StatusCode, reason: str) -> type[KshotError]:
+    """Return the class for a reason, else for a status, else the base."""
+    return BY_REASON.get(reason) or BY_CODE.get(code, KshotError)

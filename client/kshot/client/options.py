@@ -1,0 +1,95 @@
+"""The options of an adaptation, as callers write them and as the wire has them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Protocol, TypedDict
+
+from kshot.client.errors import InputError
+from kshot.v1 import adaptation_pb2 as wire
+
+
+class AdaptOptions(TypedDict, total=False):
+    """Options of `adapt`; what is absent or None takes the model's default.
+
+    `preconditioner`, `head`, `scope` and `batch_norm_mode` are names such as `carried`; `ttl` is
+    seconds or a timedelta. The server says what it allows: see `Client.capabilities`.
+    """
+
+    step_count: int | None
+    learning_rate: float | None
+    batch_size: int | None
+    preconditioner: str | None
+    head: str | None
+    scope: str | None
+    batch_norm_mode: str | None
+    seed: int | None
+    ttl: float | timedelta | None
+    allow_partial: bool | None
+    deterministic: bool | None
+
+
+class _Enum(Protocol):
+    """What an enumeration of the wire offers beside its values."""
+
+    def keys(self) -> list[str]: ...
+
+    def Name(self, number: Any) -> str: ...  # noqa: ANN401, N802 -- protobuf's own signature
+
+    def Value(self, name: str) -> Any: ...  # noqa: ANN401, N802 -- protobuf's own signature
+
+
+_ENUMS: dict[str, _Enum] = {
+    "preconditioner": wire.Preconditioner,
+    "head": wire.Head,
+    "scope": wire.Scope,
+    "batch_norm_mode": wire.BatchNormMode,
+    "stop_reason": wire.StopReason,
+}
+
+
+def encode_options(options: AdaptOptions) -> wire.AdaptOptions:
+    """Write the options that are set; raise `InputError` for one that cannot be written."""
+    message = wire.AdaptOptions()
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name not in AdaptOptions.__annotations__:
+            raise InputError(
+                f"unknown option {name!r}; want {', '.join(AdaptOptions.__annotations__)}"
+            )
+        if name == "ttl":
+            _set_ttl(message, value)
+            continue
+        try:
+            setattr(message, name, encode_choice(name, value) if name in _ENUMS else value)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"option {name}={value!r}: {error}") from error
+    return message
+
+
+def encode_choice(kind: str, value: object) -> Any:  # noqa: ANN401 -- the value of any enumeration
+    """Return the number of a choice such as `support`; `kind` is the option's name."""
+    prefix = f"{kind.upper()}_"
+    known = {name.removeprefix(prefix).lower() for name in _ENUMS[kind].keys()} - {"unspecified"}  # noqa: SIM118 -- not a dict
+    if value not in known:
+        raise InputError(f"{kind} is {value!r}; want one of {', '.join(sorted(known))}")
+    return _ENUMS[kind].Value(f"{prefix}{str(value).upper()}")
+
+
+def decode_choice(kind: str, number: int) -> str:
+    """Return the name of a choice; a number that this client does not know becomes its digits."""
+    try:
+        return _ENUMS[kind].Name(number).removeprefix(f"{kind.upper()}_").lower()
+    except ValueError:
+        return str(number)
+
+
+def _set_ttl(message: wire.AdaptOptions, value: object) -> None:
+    if isinstance(value, int | float):
+        value = timedelta(seconds=value)
+    if not isinstance(value, timedelta):
+        raise InputError(f"option ttl={value!r}; want seconds or a timedelta")
+    message.ttl.FromTimedelta(value)

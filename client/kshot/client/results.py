@@ -1,0 +1,98 @@
+"""What calls return: frozen values, with arrays where there are many numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where a call's time went, in milliseconds: the server's parts, and all as the client saw."""
+
+    queue_ms: float
+    decode_ms: float
+    compute_ms: float
+    store_ms: float
+    round_trip_ms: float
+
+    def document(self) -> dict[str, float]:
+        """Return the parts by name, ready for JSON."""
+        parts = {
+            "queue": self.queue_ms,
+            "decode": self.decode_ms,
+            "compute": self.compute_ms,
+            "store": self.store_ms,
+            "round_trip": self.round_trip_ms,
+        }
+        return {name: round(value, 3) for name, value in parts.items()}
+
+
+@dataclass(frozen=True)
+class ResolvedOptions:
+    """The options that an adaptation ran with; `ttl` in seconds."""
+
+    step_count: int
+    learning_rate: float
+    batch_size: int
+    preconditioner: str
+    head: str
+    scope: str
+    batch_norm_mode: str
+    seed: int
+    ttl: float
+    allow_partial: bool
+    deterministic: bool
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the server knows of an adapted model; `id` and the times are unset when none is kept."""
+
+    id: str
+    model: str
+    bundle_digest: str
+    weights_digest: str
+    adaptation_digest: str
+    class_names: tuple[str, ...]
+    options: ResolvedOptions
+    create_time: datetime | None
+    expire_time: datetime | None
+    size_bytes: int
+    step_count: int
+    support_accuracy: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """How an inner loop went: why it stopped, its loss before each step, in nats, and where."""
+
+    stop_reason: str
+    support_loss: tuple[float, ...]
+    compute_path: str
+    slot_bucket: int
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer to m queries.
+
+    `labels` (m,) are the most probable classes: the caller's own labels where the caller adapted,
+    else class names. `probabilities` and `logits` (the latter only when asked for) are float32
+    (m, way) with columns in the order of `class_names`. `description` and `report` tell of the
+    adaptation where the call made one for these queries only (then `adapted_model` is empty).
+    """
+
+    labels: npt.NDArray[np.generic]
+    probabilities: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32] | None
+    class_names: tuple[str, ...]
+    adapted_model: str
+    weights_digest: str
+    batch_norm_mode: str
+    timing: Timing
+    description: Description | None = None
+    report: Report | None = None

@@ -1,0 +1,1 @@
+"""The `kshot` command's own parts: nothing heavy is imported here."""

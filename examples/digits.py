@@ -1,0 +1,179 @@
+"""Adapt to real handwritten digits through a running server: `make demo`.
+
+A server starts on the built-in bundle `omniglot`, which has seen handwritten letters of many
+alphabets and no digit of this data set. Each task takes five digits with five examples each,
+adapts to them in one call, and classifies all remaining images of those digits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import binomtest, t
+from sklearn.datasets import load_digits
+
+from kshot.client import Client
+
+WAY, SHOT, TASK_COUNT = 5, 5, 6
+IMAGES_PER_REQUEST = 100
+START_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """One task's outcome: its digits, correct and all answers, latencies in milliseconds."""
+
+    digits: tuple[int, ...]
+    correct_count: int
+    query_count: int
+    adapt_ms: float
+    predict_ms: tuple[float, ...]
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return scikit-learn's digits as the bundle wants handwriting, and their labels.
+
+    They come as (1797, 8, 8) with values 0..16, ink bright on dark. Omniglot is ink 0 on paper 255,
+    a stroke of about two pixels in 28 x 28 with a margin: so invert, enlarge, and add a margin.
+    Returns uint8 (1797, 28, 28); the server does the rest, as it does for every client.
+    """
+    digits = load_digits()
+    paper_and_ink = np.rint(255 - digits.images * (255 / 16)).astype(np.uint8)
+    images = np.full((len(paper_and_ink), 28, 28), 255, np.uint8)
+    for image, small in zip(images, paper_and_ink, strict=True):
+        image[2:26, 2:26] = Image.fromarray(small).resize((24, 24), Image.Resampling.BICUBIC)
+    return images, digits.target
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[str]:
+    """Start `kshot serve` on a free port, yield its address, stop it and see that it ends well."""
+    with tempfile.TemporaryDirectory(prefix="kshot-digits-") as folder:
+        log = Path(folder) / "server.log"
+        command = [sys.executable, "-m", "kshot", "serve", "--listen", "127.0.0.1:0"]
+        command += ["--store", str(Path(folder) / "store")]
+        with log.open("w") as errors:
+            server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            yield wait_until_ready(server, log)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            try:
+                code = server.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                code = server.wait()
+        if code != 0:
+            raise SystemExit(
+                f"the server stopped with exit code {code}:\n{log.read_text()[-2000:]}"
+            )
+
+
+def wait_until_ready(server: subprocess.Popen[str], log: Path) -> str:
+    """Read the server's lines until the one that says that it is ready; return its address."""
+    assert server.stdout is not None  # noqa: S101 -- Popen was told to make a pipe
+    timer = threading.Timer(START_TIMEOUT_S, server.kill)
+    timer.start()
+    try:
+        for line in server.stdout:
+            event = json.loads(line)
+            if event["event"] == "ready":
+                return str(event["grpc"])
+    finally:
+        timer.cancel()
+    raise SystemExit(f"the server did not become ready:\n{log.read_text()[-2000:]}")
+
+
+def run_task(client: Client, images: np.ndarray, labels: np.ndarray, seed: int) -> TaskReport:
+    """Adapt to five random digits, five examples each, and classify all other images of them."""
+    generator = np.random.default_rng(seed)
+    digits = np.sort(generator.choice(10, WAY, replace=False))
+    of_digit = [generator.permutation(np.flatnonzero(labels == digit)) for digit in digits]
+    support = np.concatenate([indices[:SHOT] for indices in of_digit])
+    query = np.concatenate([indices[SHOT:] for indices in of_digit])
+
+    started = time.perf_counter()
+    adapted = client.adapt(images[support], labels[support].tolist(), model="omniglot", seed=seed)
+    adapt_ms = 1e3 * (time.perf_counter() - started)
+
+    correct_count, predict_ms = 0, []
+    for first in range(0, len(query), IMAGES_PER_REQUEST):
+        asked = query[first : first + IMAGES_PER_REQUEST]
+        started = time.perf_counter()
+        result = adapted.predict(images[asked])
+        predict_ms.append(1e3 * (time.perf_counter() - started))
+        correct_count += int(np.sum(result.labels == labels[asked]))
+    adapted.delete()
+    names = tuple(int(digit) for digit in digits)
+    return TaskReport(names, correct_count, len(query), adapt_ms, tuple(predict_ms))
+
+
+def print_table(reports: list[TaskReport], total_s: float) -> None:
+    """Print a row for each task and one for all of them."""
+    table = Table(title=f"{WAY}-way {SHOT}-shot: scikit-learn's handwritten digits")
+    for heading in ("digits", "images", "accuracy, 95 % interval", "adapt, ms", "predict, ms"):
+        table.add_column(heading, justify="left" if heading == "digits" else "right")
+    for report in reports:
+        interval = binomtest(report.correct_count, report.query_count).proportion_ci(
+            method="wilson"
+        )
+        table.add_row(
+            " ".join(map(str, report.digits)),
+            str(report.query_count),
+            f"{100 * report.correct_count / report.query_count:.1f} % "
+            f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]",
+            f"{report.adapt_ms:.0f}",
+            f"{np.median(report.predict_ms):.1f}",
+        )
+    accuracies = [report.correct_count / report.query_count for report in reports]
+    mean = float(np.mean(accuracies))
+    low, high = t.interval(
+        0.95, len(reports) - 1, mean, np.std(accuracies, ddof=1) / np.sqrt(len(reports))
+    )
+    table.add_section()
+    table.add_row(
+        f"{len(reports)} tasks",
+        str(sum(report.query_count for report in reports)),
+        f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * min(high, 1.0):.1f}]",
+        f"{np.median([report.adapt_ms for report in reports]):.0f}",
+        f"{np.median([ms for report in reports for ms in report.predict_ms]):.1f}",
+    )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"Accuracy over images not among the {WAY * SHOT} examples. Intervals: Wilson's for "
+        "a task, Student's t over the tasks' accuracies for all.\n"
+        f"Latencies: medians of whole calls, as the client sees them; predict: "
+        f"{IMAGES_PER_REQUEST} images a request.\n"
+        f"All in {total_s:.1f} s, the server's start included.",
+        highlight=False,
+    )
+
+
+def main() -> int:
+    """Run the tasks and print what came out."""
+    started = time.perf_counter()
+    images, labels = read_digits()
+    with running_server() as address, Client(address) as client:
+        reports = [run_task(client, images, labels, seed) for seed in range(TASK_COUNT)]
+    print_table(reports, time.perf_counter() - started)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
