@@ -111,4 +111,6 @@ def _read(recipe: Recipe, folder: Path, split: str) -> ImageDataset:
 
 def _show(progress: Progress, report: TrainingReport) -> None:
     note = f"{report.meta_iterations_per_second:.1f}/s, loss {report.loss:.3f}"
+    if report.meta_iteration == report.meta_iterations:
+        note += ", now measuring the bundle (minutes)"
     progress.update(report.meta_iteration, report.meta_iterations, note)
