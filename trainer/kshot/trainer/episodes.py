@@ -127,7 +127,7 @@ def sample_episode(
     query_count_per_class: int,
     generator: torch.Generator,
 ) -> Episode:
-    """Draw one task as `sample_episodes` does."""
+    """Draw one task as ``sample_episodes`` does."""
     return sample_episodes(dataset, 1, way, shot, query_count_per_class, generator)[0]
 
 

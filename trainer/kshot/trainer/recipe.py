@@ -49,7 +49,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Task:
-    """The tasks of training; `shot` is the number of support examples per class there."""
+    """The tasks of training; ``shot`` is the number of support examples per class there."""
 
     way: Way
     shot: Count
@@ -72,7 +72,7 @@ class Inner:
 class Outer:
     """The outer loop; the step size goes linearly from the first value to the final one.
 
-    `second_moment`: "serial" adapts the tasks of a meta-batch one after another and carries Adam's
+    ``second_moment``: "serial" adapts the tasks of a meta-batch one after another and carries Adam's
     second moment through them; "stacked" adapts them together and carries the mean of theirs.
     """
 
@@ -89,7 +89,7 @@ class Outer:
 class Evaluation:
     """The tasks of the curve on the test split, and how often it gets a point.
 
-    `query_count` is per class; `interval` and `checkpoint_interval` are in meta-iterations.
+    ``query_count`` is per class; ``interval`` and ``checkpoint_interval`` are in meta-iterations.
     """
 
     way: Way
@@ -122,7 +122,7 @@ class Serving:
 class Recipe:
     """One training, from the data to the bundle.
 
-    `description`, `reproduces` and `cost` are prose for people and not part of the digest.
+    ``description``, ``reproduces`` and ``cost`` are prose for people and not part of the digest.
     """
 
     name: Name

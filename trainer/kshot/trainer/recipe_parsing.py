@@ -12,7 +12,7 @@ __all__ = ["parse_recipe"]
 
 
 def parse_recipe(document: object, source: str) -> Recipe:
-    """Read a recipe from plain values; `source` names it in messages.
+    """Read a recipe from plain values; ``source`` names it in messages.
 
     Raises RecipeError for a key that is unknown, missing, mistyped, out of range, or at odds with
     another one: what passes makes a bundle whose manifest is accepted.
