@@ -72,8 +72,8 @@ class Inner:
 class Outer:
     """The outer loop; the step size goes linearly from the first value to the final one.
 
-    ``second_moment``: "serial" adapts the tasks of a meta-batch one after another and carries Adam's
-    second moment through them; "stacked" adapts them together and carries the mean of theirs.
+    ``second_moment``: "serial" adapts the tasks of a meta-batch one after another and carries
+    Adam's second moment through them; "stacked" adapts them together and carries its mean.
     """
 
     algorithm: Literal["reptile"]
