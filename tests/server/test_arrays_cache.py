@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from kshot.server.adapted_model import AdaptedArrays
+from kshot.server.arrays_cache import ArraysCache
+
+MakeArrays = Callable[..., AdaptedArrays]
+
+
+def refuse() -> AdaptedArrays:
+    raise AssertionError("loaded although it was kept")
+
+
+def test_keeps_what_was_used_last_within_its_bytes(make_arrays: MakeArrays) -> None:
+    size_bytes = make_arrays().size_bytes
+    cache = ArraysCache(2 * size_bytes)
+    kept = {name: cache.get_or_load(name, lambda: make_arrays()) for name in ("a", "b")}
+    cache.get_or_load("a", refuse)
+    cache.get_or_load("c", make_arrays)
+
+    assert cache.used_bytes == 2 * size_bytes
+    assert cache.get_or_load("a", refuse) is kept["a"]
+    assert cache.get_or_load("b", make_arrays) is not kept["b"]
+
+
+def test_what_is_larger_than_the_cache_is_returned_but_not_kept(make_arrays: MakeArrays) -> None:
+    cache = ArraysCache(make_arrays().size_bytes - 1)
+    first = cache.get_or_load("a", make_arrays)
+
+    assert cache.used_bytes == 0
+    assert cache.get_or_load("a", make_arrays) is not first
+
+
+def test_discarding_gives_the_bytes_back(make_arrays: MakeArrays) -> None:
+    cache = ArraysCache(10**6)
+    cache.get_or_load("a", make_arrays)
+    cache.discard("a")
+    cache.discard("never there")
+
+    assert cache.used_bytes == 0
+
+
+def test_threads_that_ask_at_once_share_one_load(make_arrays: MakeArrays) -> None:
+    cache = ArraysCache(10**6)
+    started, go_on = threading.Event(), threading.Event()
+    loads: list[int] = []
+
+    def load() -> AdaptedArrays:
+        loads.append(1)
+        started.set()
+        assert go_on.wait(10)
+        return make_arrays()
+
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(cache.get_or_load, "a", load)
+        assert started.wait(10)
+        others = [pool.submit(cache.get_or_load, "a", load) for _ in range(7)]
+        go_on.set()
+        results = {id(future.result(10)) for future in (first, *others)}
+
+    assert len(results) == 1
+    assert len(loads) == 1
+
+
+def test_a_failed_load_fails_all_who_wait_and_is_tried_again(make_arrays: MakeArrays) -> None:
+    cache = ArraysCache(10**6)
+
+    def fail() -> AdaptedArrays:
+        raise OSError("gone")
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="gone"):
+            cache.get_or_load("a", fail)
+    arrays = cache.get_or_load("a", make_arrays)
+
+    assert cache.get_or_load("a", refuse) is arrays
+
+
+def test_what_is_discarded_while_it_loads_is_not_kept(make_arrays: MakeArrays) -> None:
+    """A model that is deleted during a load must not come back from memory."""
+    cache = ArraysCache(10**6)
+
+    def load() -> AdaptedArrays:
+        cache.discard("a")
+        return make_arrays()
+
+    cache.get_or_load("a", load)
+
+    assert cache.used_bytes == 0
+
+
+def test_many_threads_never_get_another_ids_arrays(make_arrays: MakeArrays) -> None:
+    models = {f"m{seed}": make_arrays(seed) for seed in range(6)}
+    cache = ArraysCache(3 * models["m0"].size_bytes)
+
+    def work(turn: int) -> bool:
+        name = f"m{turn * 7 % 6}"
+        if turn % 5 == 0:
+            cache.discard(name)
+        return cache.get_or_load(name, lambda: models[name]) is models[name]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(work, range(2000)))
+
+    assert all(answers)
+    assert cache.used_bytes <= 3 * models["m0"].size_bytes
