@@ -44,7 +44,7 @@ class ParameterLayout:
         return {
             name: part.reshape(task_count, *shape)
             for (name, shape), part in zip(
-                self.shapes.items(), vectors.split(self.sizes, dim=1), strict=True
+                self.shapes.items(), torch.split(vectors, list(self.sizes), dim=1), strict=True
             )
         }
 

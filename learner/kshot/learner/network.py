@@ -82,9 +82,7 @@ def logits_of(
 NETWORKS: Mapping[str, Callable[..., Network]] = {"conv4": Conv4}
 
 
-def build_network(
-    spec: NetworkSpec, input_shape: tuple[int, int, int], epsilon: float
-) -> Network:
+def build_network(spec: NetworkSpec, input_shape: tuple[int, int, int], epsilon: float) -> Network:
     """Build the network that a manifest or a recipe names; epsilon is batch norm's.
 
     Raises ``ValueError`` when the name is unknown or the arguments do not fit it.

@@ -1,4 +1,4 @@
-"""How a gradient becomes a step: Adam without momentum, in the forms that serving offers, or SGD."""
+"""How a gradient becomes a step: Adam without momentum in its served forms, or plain SGD."""
 
 import math
 from dataclasses import dataclass

@@ -1,0 +1,1 @@
+"""The engine: the process that runs inner loops for the front."""

@@ -1,0 +1,39 @@
+"""When an inner loop must stop: its caller left, or its time is nearly over."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from kshot.learner import StopReason
+
+ANSWER_SECONDS = 0.05  # what the statistics, the answer and its way back may take
+
+
+@dataclass
+class Budget:
+    """Watches one call; the inner loop asks before each step.
+
+    ``seconds_left`` is what the call had when it came, None without a deadline. A partial answer
+    keeps a margin before the deadline: two steps as long as the longest so far, and the answer.
+    """
+
+    seconds_left: float | None
+    allow_partial: bool
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    _started: float = field(default_factory=time.monotonic)
+    _asked: float | None = None
+    _longest_step: float = 0.0
+
+    def should_stop(self, _steps_done: int) -> StopReason | None:
+        """Return why to stop before the next step, or None to go on."""
+        now = time.monotonic()
+        if self._asked is not None:
+            self._longest_step = max(self._longest_step, now - self._asked)
+        self._asked = now
+        if self.cancelled.is_set():
+            return StopReason.CANCELLED
+        if self.seconds_left is None:
+            return None
+        margin = 2 * self._longest_step + ANSWER_SECONDS if self.allow_partial else 0.0
+        over = now - self._started + margin >= self.seconds_left
+        return StopReason.TIME_BUDGET if over else None

@@ -1,0 +1,109 @@
+"""The engine's service: one inner loop at a time, in the order the calls came."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
+
+import grpc
+import torch
+
+from kshot.engine.adaptation import Adaptation, AdaptationTask, adapt
+from kshot.engine.budget import Budget
+from kshot.engine.device import DeviceDescription
+from kshot.engine.models import LoadedModel
+from kshot.engine.wire import decode_task, encode_adaptation
+from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
+from kshot.learner import StopReason
+
+EXIT_DEVICE_FAILED = 70
+_log = logging.getLogger(__name__)
+
+AdaptContext = grpc.aio.ServicerContext[engine_pb2.AdaptRequest, engine_pb2.AdaptResponse]
+DescribeContext = grpc.aio.ServicerContext[
+    engine_pb2.DescribeEngineRequest, engine_pb2.DescribeEngineResponse
+]
+
+
+class EngineService(engine_pb2_grpc.EngineServiceServicer):
+    """Answers the front; owns the one thread in which torch computes."""
+
+    def __init__(self, models: Mapping[str, LoadedModel], device: DeviceDescription) -> None:
+        self._models = models
+        self._device = device
+        self._computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inner-loop")
+
+    def close(self) -> None:
+        """Wait for the running inner loop and drop those that wait."""
+        self._computing.shutdown(wait=True, cancel_futures=True)
+
+    async def DescribeEngine(  # noqa: N802 -- the name on the wire
+        self, _request: engine_pb2.DescribeEngineRequest, _context: DescribeContext
+    ) -> engine_pb2.DescribeEngineResponse:
+        """Describe the device and the models."""
+        return engine_pb2.DescribeEngineResponse(
+            device=self._device.kind,
+            device_name=self._device.name,
+            torch_version=torch.__version__,
+            compute_path=self._device.compute_path,
+            models=[
+                engine_pb2.EngineModel(model=model.name, bundle_digest=model.bundle.digest)
+                for model in self._models.values()
+            ],
+        )
+
+    async def Adapt(  # noqa: N802 -- the name on the wire
+        self, request: engine_pb2.AdaptRequest, context: AdaptContext
+    ) -> engine_pb2.AdaptResponse:
+        """Adapt one task."""
+        model = self._models.get(request.model)
+        if model is None or model.bundle.digest != request.bundle_digest:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"model {request.model} with bundle {request.bundle_digest} is not loaded",
+            )
+        try:
+            task = decode_task(request)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        remaining = context.time_remaining()
+        budget = Budget(remaining, request.allow_partial)
+        adaptation = await self._compute(model, task, budget, context)
+        if adaptation.stop_reason is StopReason.CANCELLED:
+            await context.abort(grpc.StatusCode.CANCELLED, "the caller left")
+        partial = adaptation.stop_reason is StopReason.TIME_BUDGET
+        if partial and not (request.allow_partial and adaptation.step_count):
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"the deadline came after {adaptation.step_count} of {task.step_count} steps",
+            )
+        return encode_adaptation(adaptation, self._device.compute_path)
+
+    async def _compute(
+        self, model: LoadedModel, task: AdaptationTask, budget: Budget, context: AdaptContext
+    ) -> Adaptation:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(
+                self._computing, adapt, model, task, budget.should_stop
+            )
+        except asyncio.CancelledError:
+            budget.cancelled.set()
+            raise
+        except ValueError as error:
+            return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "the device has too little memory for this task"
+            )
+        except torch.AcceleratorError:
+            _exit_after_device_failure()
+
+
+def _exit_after_device_failure() -> NoReturn:
+    """Leave at once: after such an error no call on the device works in this process."""
+    _log.exception("device_failed")
+    os._exit(EXIT_DEVICE_FAILED)

@@ -1,0 +1,63 @@
+"""Internal wire messages to the engine's own objects, and back."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.engine.adaptation import Adaptation, AdaptationTask
+from kshot.internal.v1 import engine_pb2
+from kshot.learner import StopReason
+
+_STOP_REASONS = {
+    StopReason.COMPLETED: engine_pb2.STOP_REASON_COMPLETED,
+    StopReason.TIME_BUDGET: engine_pb2.STOP_REASON_TIME_BUDGET,
+    StopReason.DIVERGED: engine_pb2.STOP_REASON_DIVERGED,
+}
+
+
+def decode_task(request: engine_pb2.AdaptRequest) -> AdaptationTask:
+    """Read a request; raises ``ValueError`` where it does not fit together."""
+    shape = tuple(request.support.shape)
+    support = np.frombuffer(request.support.data, dtype="<f4").reshape(shape)
+    return AdaptationTask(
+        support=support.astype(np.float32),  # a copy that torch may write to
+        classes=np.array(request.class_indices, dtype=np.int64),
+        way=request.way,
+        step_count=request.step_count,
+        learning_rate=request.learning_rate,
+        batch_size=request.batch_size,
+        preconditioner=Preconditioner(request.preconditioner),
+        head=Head(request.head),
+        scope=Scope(request.scope),
+        batch_norm_mode=BatchNormMode(request.batch_norm_mode),
+        seed=request.seed,
+    )
+
+
+def encode_adaptation(adaptation: Adaptation, compute_path: str) -> engine_pb2.AdaptResponse:
+    """Write an adaptation; one slot runs at a time."""
+    response = engine_pb2.AdaptResponse(
+        parameters=_named_tensors(adaptation.parameters),
+        statistics=_named_tensors(adaptation.statistics),
+        step_count=adaptation.step_count,
+        stop_reason=_STOP_REASONS[adaptation.stop_reason],
+        support_loss=adaptation.support_losses,
+        support_accuracy=adaptation.support_accuracy,
+        compute_path=compute_path,
+        slot_bucket=1,
+    )
+    response.compute_time.FromNanoseconds(round(adaptation.compute_seconds * 1e9))
+    return response
+
+
+def _named_tensors(
+    arrays: Mapping[str, npt.NDArray[np.float32]],
+) -> Iterable[engine_pb2.NamedTensor]:
+    return (
+        engine_pb2.NamedTensor(
+            name=name, shape=array.shape, data=array.astype("<f4", copy=False).tobytes()
+        )
+        for name, array in sorted(arrays.items())
+    )
