@@ -170,6 +170,7 @@ BY_REASON: Mapping[str, type[KshotError]] = {
     "MODEL_CHANGED": ModelChangedError,
     "NON_FINITE_LOGITS": NonFiniteLogitsError,
     "STORE_FULL": StoreFullError,
+    "UNAVAILABLE": UnavailableError,
     "QUEUE_FULL": UnavailableError,
     "ENGINE_UNAVAILABLE": UnavailableError,
     "SHUTTING_DOWN": UnavailableError,

@@ -75,7 +75,7 @@ def read_labels(labels: Sequence[Label] | npt.NDArray[np.generic], image_count: 
 def _checked(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     if array.dtype == np.uint8 and array.ndim in {3, 4}:
         return array
-    if array.dtype == np.float32 and array.ndim == 4:
+    if array.dtype.newbyteorder("=") == np.float32 and array.ndim == 4:
         return array
     raise InputError(
         f"images are {array.dtype} of shape {array.shape}; want uint8 (n, height, width[, "

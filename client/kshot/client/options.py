@@ -70,13 +70,18 @@ def encode_options(options: AdaptOptions) -> wire.AdaptOptions:
     return message
 
 
+def choices(kind: str) -> list[str]:
+    """Return the names that an option such as `batch_norm_mode` can have, in the wire's order."""
+    prefix = f"{kind.upper()}_"
+    names = (name.removeprefix(prefix).lower() for name in list(_ENUMS[kind].keys()))
+    return [name for name in names if name != "unspecified"]
+
+
 def encode_choice(kind: str, value: object) -> Any:  # noqa: ANN401 -- the value of any enumeration
     """Return the number of a choice such as `support`; `kind` is the option's name."""
-    prefix = f"{kind.upper()}_"
-    known = {name.removeprefix(prefix).lower() for name in _ENUMS[kind].keys()} - {"unspecified"}  # noqa: SIM118 -- not a dict
-    if value not in known:
-        raise InputError(f"{kind} is {value!r}; want one of {', '.join(sorted(known))}")
-    return _ENUMS[kind].Value(f"{prefix}{str(value).upper()}")
+    if value not in choices(kind):
+        raise InputError(f"{kind} is {value!r}; want one of {', '.join(choices(kind))}")
+    return _ENUMS[kind].Value(f"{kind.upper()}_{str(value).upper()}")
 
 
 def decode_choice(kind: str, number: int) -> str:

@@ -17,7 +17,7 @@ def error_from(error: grpc.RpcError, address: str, timeout: float | None) -> Ksh
     problem = _problem(error)
     code, text = error.code(), error.details() or error.code().name
     if problem.reason:
-        message = "; ".join(map(str, problem.violations)) or text
+        message = text
     elif code is grpc.StatusCode.UNAVAILABLE:
         message = f"cannot reach a kshot server at {address}: {text}"
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout is not None:

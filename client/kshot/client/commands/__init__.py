@@ -1,0 +1,1 @@
+"""The commands that talk to a server; each module holds one click object `command`."""

@@ -1,0 +1,85 @@
+"""`kshot adapt`: a folder of class folders becomes an adapted model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Unpack
+
+import click
+
+from kshot.client.adapted_model import AdaptedModel
+from kshot.client.client import Client
+from kshot.client.commands.folder import read_class_folders, read_files
+from kshot.client.commands.options import (
+    json_option,
+    print_document,
+    print_table,
+    server_option,
+    time_text,
+    timeout_option,
+)
+from kshot.client.options import AdaptOptions, choices
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@server_option
+@click.option("--model", required=True, help="The served model to adapt, such as omniglot.")
+@click.option("--step-count", type=int, help="Inner steps.")
+@click.option("--learning-rate", type=float, help="The inner loop's learning rate.")
+@click.option("--batch-size", type=int, help="Examples in each inner step.")
+@click.option("--preconditioner", type=click.Choice(choices("preconditioner")))
+@click.option("--head", type=click.Choice(choices("head")))
+@click.option("--scope", type=click.Choice(choices("scope")))
+@click.option("--batch-norm-mode", type=click.Choice(choices("batch_norm_mode")))
+@click.option("--seed", type=int, help="Seeds the order in which examples are drawn.")
+@click.option("--ttl", type=float, help="Seconds that the server keeps the adapted model.")
+@click.option("--allow-partial", is_flag=True, default=None, help="Take fewer steps in time.")
+@click.option("--deterministic", is_flag=True, default=None, help="Run alone: the same bytes.")
+@timeout_option
+@json_option
+def command(
+    folder: Path,
+    server: str,
+    model: str,
+    timeout: float,
+    as_json: bool,
+    **options: Unpack[AdaptOptions],
+) -> None:
+    """Adapt a model to the images in FOLDER, which holds one folder of images for each class.
+
+    Options that are left out take the model's own defaults.
+    """
+    support = read_class_folders(folder)
+    images = read_files(support.files)
+    with Client(server, timeout=timeout) as client:
+        adapted = client.adapt(images, support.labels, model=model, **options)
+    if as_json:
+        print_document(document(adapted))
+    else:
+        print_table(("adapted model", adapted.id), rows(adapted))
+
+
+def document(adapted: AdaptedModel) -> dict[str, object]:
+    """Return what the command prints for machines."""
+    return {
+        "adapted_model": adapted.id,
+        "weights_digest": adapted.weights_digest,
+        "class_names": list(adapted.class_names),
+        "step_count": adapted.step_count,
+        "support_accuracy": adapted.support_accuracy,
+        "expire_time": time_text(adapted.expire_time),
+        "timing_ms": adapted.timing.document() if adapted.timing else {},
+    }
+
+
+def rows(adapted: AdaptedModel) -> list[tuple[str, str]]:
+    """Return what the command prints for people."""
+    timing = adapted.timing.document() if adapted.timing else {}
+    return [
+        ("classes", ", ".join(adapted.class_names)),
+        ("steps", str(adapted.step_count)),
+        ("accuracy on its support set", f"{100 * adapted.support_accuracy:.1f} %"),
+        ("kept until", str(time_text(adapted.expire_time))),
+        ("time, ms", ", ".join(f"{name} {value:.1f}" for name, value in timing.items())),
+    ]

@@ -1,0 +1,52 @@
+"""What the commands of this folder share: where the server is, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+server_option = click.option(
+    "--server",
+    default="localhost:50051",
+    envvar="KSHOT_SERVER",
+    metavar="HOST:PORT",
+    show_default=True,
+    show_envvar=True,
+    help="The server's address.",
+)
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds that each call may take.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def print_document(document: object) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(json.dumps(document, ensure_ascii=False))
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on stdout; where that is no terminal, as wide as its content."""
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = max(80, console.measure(table).maximum)
+    console.print(table)
+
+
+def time_text(time: datetime | None) -> str | None:
+    """Write a time as RFC 3339 in UTC."""
+    return None if time is None else time.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,84 @@
+"""`kshot predict`: the classes of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from kshot.client.client import Client
+from kshot.client.commands.folder import read_files
+from kshot.client.commands.options import (
+    json_option,
+    print_document,
+    print_table,
+    server_option,
+    timeout_option,
+)
+from kshot.client.options import choices
+from kshot.client.results import Prediction
+
+
+@click.command()
+@click.argument("adapted_model", metavar="ID")
+@click.argument("images", type=click.Path(path_type=Path), metavar="IMAGE...", nargs=-1)
+@server_option
+@click.option("--batch-norm-mode", type=click.Choice(choices("batch_norm_mode")))
+@click.option(
+    "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Best classes to show."
+)
+@timeout_option
+@json_option
+def command(
+    adapted_model: str,
+    images: tuple[Path, ...],
+    server: str,
+    batch_norm_mode: str | None,
+    top: int,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Classify images with the adapted model ID, all in one request."""
+    if not images:
+        raise click.UsageError("no image given; want at least one")
+    contents = read_files(images)
+    with Client(server, timeout=timeout) as client:
+        prediction = client.predict(adapted_model, contents, batch_norm_mode=batch_norm_mode)
+    names = prediction.class_names
+    ranked = [rank(names, row.tolist(), top) for row in prediction.probabilities]
+    if as_json:
+        print_document(document(images, ranked, prediction))
+        return
+    rows = [
+        (
+            str(image),
+            best[0][0],
+            f"{best[0][1]:.3f}",
+            ", ".join(f"{name} {probability:.3f}" for name, probability in best),
+        )
+        for image, best in zip(images, ranked, strict=True)
+    ]
+    print_table(("file", "label", "probability", f"best {top}"), rows)
+
+
+def rank(names: Sequence[str], probabilities: Sequence[float], top: int) -> list[tuple[str, float]]:
+    """Return the `top` best classes and their probabilities, best first."""
+    pairs = zip(names, probabilities, strict=True)
+    return sorted(pairs, key=lambda pair: -pair[1])[:top]
+
+
+def document(
+    images: Sequence[Path], ranked: Sequence[list[tuple[str, float]]], prediction: Prediction
+) -> dict[str, object]:
+    """Return what the command prints for machines."""
+    described = [
+        {
+            "file": str(image),
+            "label": best[0][0],
+            "probability": best[0][1],
+            "top": [{"label": name, "probability": probability} for name, probability in best],
+        }
+        for image, best in zip(images, ranked, strict=True)
+    ]
+    return {"predictions": described, "timing_ms": prediction.timing.document()}

@@ -1,0 +1,220 @@
+"""A real gRPC server on loopback whose servicer is small and knows what it was asked."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from kshot.client import Client
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1.adaptation_pb2_grpc import (
+    AdaptationServiceServicer,
+    add_AdaptationServiceServicer_to_server,
+)
+
+EXPORTED = b"an ONNX file, as far as the client can tell" * 1000
+
+
+@dataclass
+class Refusal:
+    """How to refuse the next calls: a status with details, so often; -1 is always."""
+
+    code: int
+    message: str
+    details: list[Message]
+    times: int = -1
+
+
+@dataclass
+class FakeServicer(AdaptationServiceServicer):
+    """Answers like a kshot server, but learns nothing: query i is of class i modulo way."""
+
+    kept: dict[str, wire.AdaptedModel] = field(default_factory=dict)
+    requests: list[Message] = field(default_factory=list)
+    remaining: list[float] = field(default_factory=list)
+    refusal: Refusal | None = None
+    damage_export: bool = False
+    slow: bool = False
+
+    def refuse(self, code: int, message: str, *details: Message, times: int = -1) -> None:
+        """Refuse the next calls with a status and its details; by default all of them."""
+        self.refusal = Refusal(code, message, list(details), times)
+
+    def _begin(self, request: Message, context: grpc.ServicerContext) -> None:
+        self.requests.append(request)
+        self.remaining.append(context.time_remaining())
+        if self.slow:
+            over = threading.Event()
+            context.add_callback(over.set)
+            over.wait()
+        refusal = self.refusal
+        if refusal and refusal.times != 0:
+            refusal.times -= 1
+            refuse(context, refusal)
+
+    def Adapt(  # noqa: N802 -- the service's own name
+        self, request: wire.AdaptRequest, context: grpc.ServicerContext
+    ) -> wire.AdaptResponse:
+        self._begin(request, context)
+        adapted = _adapted(f"am-{len(self.kept)}", request.model, request.support_set)
+        adapted.options.MergeFrom(request.options)
+        self.kept[adapted.id] = adapted
+        response = wire.AdaptResponse(adapted_model=adapted)
+        response.report.stop_reason = wire.STOP_REASON_COMPLETED
+        response.report.support_loss.extend([1.5, 0.5])
+        response.timing.compute.FromMilliseconds(12)
+        return response
+
+    def Predict(  # noqa: N802 -- the service's own name
+        self, request: wire.PredictRequest, context: grpc.ServicerContext
+    ) -> wire.PredictResponse:
+        self._begin(request, context)
+        adapted = self._find(request.adapted_model, context)
+        response = wire.PredictResponse(
+            adapted_model=adapted.id,
+            weights_digest=adapted.weights_digest,
+            class_names=adapted.class_names,
+            batch_norm_mode=request.batch_norm_mode or wire.BATCH_NORM_MODE_SUPPORT,
+        )
+        response.probabilities.CopyFrom(_answer(request.queries, len(adapted.class_names)))
+        if request.return_logits:
+            response.logits.CopyFrom(response.probabilities)
+        response.timing.decode.FromMicroseconds(1500)
+        return response
+
+    def AdaptAndPredict(  # noqa: N802 -- the service's own name
+        self, request: wire.AdaptAndPredictRequest, context: grpc.ServicerContext
+    ) -> wire.AdaptAndPredictResponse:
+        self._begin(request, context)
+        adapted = _adapted("", request.model, request.support_set)
+        adapted.ClearField("expire_time")
+        response = wire.AdaptAndPredictResponse(adapted_model=adapted)
+        response.probabilities.CopyFrom(_answer(request.queries, len(adapted.class_names)))
+        response.report.stop_reason = wire.STOP_REASON_TIME_BUDGET
+        return response
+
+    def GetAdaptedModel(  # noqa: N802 -- the service's own name
+        self, request: wire.GetAdaptedModelRequest, context: grpc.ServicerContext
+    ) -> wire.GetAdaptedModelResponse:
+        self._begin(request, context)
+        adapted = self._find(request.adapted_model, context)
+        return wire.GetAdaptedModelResponse(adapted_model=adapted)
+
+    def ListAdaptedModels(  # noqa: N802 -- the service's own name
+        self, request: wire.ListAdaptedModelsRequest, context: grpc.ServicerContext
+    ) -> wire.ListAdaptedModelsResponse:
+        """Give two on a page, whatever was asked for."""
+        self._begin(request, context)
+        first = int(request.page_token or 0)
+        page = list(self.kept.values())[first : first + 2]
+        following = str(first + 2) if first + 2 < len(self.kept) else ""
+        return wire.ListAdaptedModelsResponse(adapted_models=page, next_page_token=following)
+
+    def DeleteAdaptedModel(  # noqa: N802 -- the service's own name
+        self, request: wire.DeleteAdaptedModelRequest, context: grpc.ServicerContext
+    ) -> wire.DeleteAdaptedModelResponse:
+        self._begin(request, context)
+        del self.kept[self._find(request.adapted_model, context).id]
+        return wire.DeleteAdaptedModelResponse(adapted_model=request.adapted_model)
+
+    def ExportAdaptedModel(  # noqa: N802 -- the service's own name
+        self, request: wire.ExportAdaptedModelRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.ExportAdaptedModelResponse]:
+        self._begin(request, context)
+        header = wire.ExportHeader(
+            adapted_model=self._find(request.adapted_model, context),
+            size_bytes=len(EXPORTED),
+            sha256=hashlib.sha256(EXPORTED).hexdigest(),
+        )
+        yield wire.ExportAdaptedModelResponse(header=header)
+        sent = EXPORTED[:-1] if self.damage_export else EXPORTED
+        for first in range(0, len(sent), 10_000):
+            yield wire.ExportAdaptedModelResponse(chunk=sent[first : first + 10_000])
+
+    def GetCapabilities(  # noqa: N802 -- the service's own name
+        self, request: wire.GetCapabilitiesRequest, context: grpc.ServicerContext
+    ) -> wire.GetCapabilitiesResponse:
+        self._begin(request, context)
+        response = wire.GetCapabilitiesResponse(server_version="1.2.3")
+        response.models.add(
+            model="omniglot", input_shape=[1, 28, 28], heads=[wire.HEAD_TRAINED], max_way=64
+        )
+        response.limits.default_ttl.FromSeconds(3600)
+        return response
+
+    def _find(self, name: str, context: grpc.ServicerContext) -> wire.AdaptedModel:
+        if name not in self.kept:
+            info = ErrorInfo(reason="ADAPTED_MODEL_NOT_FOUND", domain="kshot")
+            refuse(context, Refusal(Code.NOT_FOUND, f"there is no {name!r}", [info]))
+        return self.kept[name]
+
+
+def refuse(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
+    """End a call with a status and its details."""
+    status = Status(code=refusal.code, message=refusal.message)
+    for detail in refusal.details:
+        packed = Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    context.abort_with_status(rpc_status.to_status(status))
+
+
+def _adapted(name: str, model: str, support: wire.SupportSet) -> wire.AdaptedModel:
+    adapted = wire.AdaptedModel(
+        id=name,
+        model=model,
+        weights_digest="ab" * 32,
+        class_names=support.class_names,
+        step_count=10,
+        support_accuracy=0.75,
+        size_bytes=4096,
+    )
+    adapted.expire_time.FromJsonString("2026-12-01T10:00:00Z")
+    return adapted
+
+
+def _answer(queries: wire.Images, way: int) -> wire.Tensor:
+    """Give query i 3/4 for class i modulo way, and the rest to the others."""
+    tensor = queries.tensor
+    count = tensor.shape[0] if tensor.shape else len(queries.encoded.items)
+    probabilities = np.full((count, way), 0.25 / (way - 1), "<f4")
+    probabilities[np.arange(count), np.arange(count) % way] = 0.75
+    return wire.Tensor(datatype="FP32", shape=probabilities.shape, data=probabilities.tobytes())
+
+
+@pytest.fixture
+def servicer() -> FakeServicer:
+    """The servicer behind `address`."""
+    return FakeServicer()
+
+
+@pytest.fixture
+def address(servicer: FakeServicer) -> Iterator[str]:
+    """The address of a running server."""
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    add_AdaptationServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[Client]:
+    """A client of the running server."""
+    with Client(address, timeout=10) as opened:
+        yield opened

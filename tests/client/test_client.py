@@ -1,0 +1,243 @@
+"""The client against a real server on loopback."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from google.rpc.code_pb2 import Code
+
+from kshot.client import AdaptedModel, Client, InputError, UnavailableError
+from kshot.client.errors import DataLossError
+from kshot.v1 import adaptation_pb2 as wire
+
+if TYPE_CHECKING:
+    from conftest import FakeServicer
+
+IMAGES = np.arange(4 * 6 * 5, dtype=np.uint8).reshape(4, 6, 5)
+
+
+def adapted(client: Client, labels: list[str] | list[int] | None = None) -> AdaptedModel:
+    """Adapt to four images of two classes."""
+    return client.adapt(IMAGES, labels or ["cat", "dog", "dog", "cat"], model="omniglot")
+
+
+def test_adapt_sends_labels_as_sorted_classes(client: Client, servicer: FakeServicer) -> None:
+    adapted(client, ["dog", "cat", "cat", "dog"])
+
+    (request,) = servicer.requests
+    assert isinstance(request, wire.AdaptRequest)
+    assert request.model == "omniglot"
+    assert list(request.support_set.class_names) == ["cat", "dog"]
+    assert list(request.support_set.class_indices) == [1, 0, 0, 1]
+    assert request.support_set.images.tensor.datatype == "UINT8"
+    assert list(request.support_set.images.tensor.shape) == [4, 6, 5]
+    assert request.support_set.images.tensor.data == IMAGES.tobytes()
+    assert request.options == wire.AdaptOptions()
+
+
+def test_adapt_sends_the_options_that_are_set(client: Client, servicer: FakeServicer) -> None:
+    """An option of 0 or False is set; None is not."""
+    client.adapt(
+        IMAGES,
+        [0, 1, 0, 1],
+        model="omniglot",
+        step_count=None,
+        learning_rate=0.5,
+        batch_norm_mode="support_and_query",
+        head="zero",
+        seed=0,
+        ttl=timedelta(minutes=1),
+        allow_partial=False,
+    )
+
+    (request,) = servicer.requests
+    assert isinstance(request, wire.AdaptRequest)
+    assert {field.name for field, _ in request.options.ListFields()} == {
+        "learning_rate",
+        "batch_norm_mode",
+        "head",
+        "seed",
+        "ttl",
+        "allow_partial",
+    }
+    assert request.options.batch_norm_mode == wire.BATCH_NORM_MODE_SUPPORT_AND_QUERY
+    assert request.options.ttl.seconds == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"head": "neck"}, "head is 'neck'; want one of trained, prototype, zero"),
+        ({"step_count": "many"}, "step_count='many'"),
+        ({"step_count": 1 << 40}, "step_count="),
+        ({"ttl": "an hour"}, "ttl='an hour'"),
+        ({"steps": 3}, "unknown option 'steps'"),
+    ],
+)
+def test_an_option_that_cannot_be_sent_is_named(
+    client: Client, servicer: FakeServicer, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        client.adapt(IMAGES, [0, 1, 0, 1], model="omniglot", **options)  # type: ignore[arg-type] # that is the point
+
+    assert servicer.requests == []
+
+
+def test_the_handle_tells_what_the_server_answered(client: Client) -> None:
+    handle = adapted(client)
+
+    assert handle.id == "am-0"
+    assert handle.class_names == ("cat", "dog")
+    assert handle.weights_digest == "ab" * 32
+    assert handle.expire_time == datetime(2026, 12, 1, 10, tzinfo=UTC)
+    assert (handle.step_count, handle.support_accuracy) == (10, 0.75)
+    assert handle.report is not None
+    assert handle.report.stop_reason == "completed"
+    assert handle.report.support_loss == (1.5, 0.5)
+    assert handle.timing is not None
+    assert handle.timing.compute_ms == 12
+    assert handle.timing.round_trip_ms > 0
+
+
+def test_predictions_come_in_the_order_of_the_queries(client: Client) -> None:
+    result = adapted(client).predict(IMAGES[:3])
+
+    assert result.labels.tolist() == ["cat", "dog", "cat"]
+    assert result.probabilities.dtype == np.float32
+    assert result.probabilities.tolist() == [[0.75, 0.25], [0.25, 0.75], [0.75, 0.25]]
+    assert result.class_names == ("cat", "dog")
+    assert result.batch_norm_mode == "support"
+    assert result.logits is None
+    assert result.timing.decode_ms == 1.5
+
+
+def test_integer_labels_come_back_as_integers_in_numeric_order(client: Client) -> None:
+    """As names, 10 would come before 9."""
+    handle = adapted(client, [10, 9, 9, 10])
+
+    assert handle.class_names == ("9", "10")
+    assert handle.predict(IMAGES[:2]).labels.tolist() == [9, 10]
+
+
+def test_a_model_that_was_looked_up_answers_with_class_names(client: Client) -> None:
+    handle = client.get(adapted(client, [3, 4, 3, 4]).id)
+
+    assert handle.predict(IMAGES[:2], batch_norm_mode="transductive").labels.tolist() == ["3", "4"]
+    assert client.predict(handle.id, IMAGES[:1], return_logits=True).logits is not None
+
+
+def test_adapt_and_predict_keeps_nothing(client: Client) -> None:
+    result = client.adapt_and_predict(IMAGES, [7, 8, 7, 8], IMAGES[:2], model="omniglot")
+
+    assert result.labels.tolist() == [7, 8]
+    assert result.adapted_model == ""
+    assert result.description is not None
+    assert result.description.expire_time is None
+    assert result.report is not None
+    assert result.report.stop_reason == "time_budget"
+    assert list(client.list()) == []
+
+
+def test_list_goes_through_all_pages(client: Client, servicer: FakeServicer) -> None:
+    handles = [adapted(client) for _ in range(5)]
+    servicer.requests.clear()
+
+    assert [model.id for model in client.list()] == [handle.id for handle in handles]
+    assert len(servicer.requests) == 3
+
+
+def test_delete_removes_the_model(client: Client) -> None:
+    first, second = adapted(client), adapted(client)
+
+    first.delete()
+
+    assert [model.id for model in client.list()] == [second.id]
+
+
+def test_export_writes_the_whole_file(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "mine.onnx"
+    path.write_text("an earlier export")
+
+    adapted(client).export(path, batch_norm_mode="support")
+
+    assert path.read_bytes().startswith(b"an ONNX file")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_damaged_export_leaves_what_was_there(
+    client: Client, servicer: FakeServicer, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.onnx"
+    path.write_text("an earlier export")
+    servicer.damage_export = True
+
+    with pytest.raises(DataLossError, match="arrived damaged"):
+        adapted(client).export(path)
+
+    assert path.read_text() == "an earlier export"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_export_to_no_folder_is_refused(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file or directory"):
+        adapted(client).export(tmp_path / "nowhere" / "mine.onnx")
+
+
+def test_capabilities_are_read(client: Client) -> None:
+    capabilities = client.capabilities()
+
+    assert capabilities.server_version == "1.2.3"
+    assert capabilities.models["omniglot"].input_shape == (1, 28, 28)
+    assert capabilities.models["omniglot"].heads == ("trained",)
+    assert capabilities.default_ttl == 3600
+
+
+def test_every_call_has_a_deadline(client: Client, servicer: FakeServicer, tmp_path: Path) -> None:
+    handle = adapted(client)
+    handle.predict(IMAGES)
+    client.adapt_and_predict(IMAGES, [0, 1, 0, 1], IMAGES, model="omniglot")
+    client.get(handle.id)
+    list(client.list())
+    handle.export(tmp_path / "mine.onnx")
+    client.capabilities()
+    handle.delete()
+
+    assert len(servicer.remaining) == 8
+    assert all(0 < seconds < 11 for seconds in servicer.remaining)
+
+
+def test_the_deadline_is_thirty_seconds_unless_said(address: str, servicer: FakeServicer) -> None:
+    with Client(address) as client:
+        client.capabilities()
+        client.adapt(IMAGES, [0, 1, 0, 1], model="omniglot", timeout=5)
+
+    assert 20 < servicer.remaining[0] < 31
+    assert 0 < servicer.remaining[1] < 6
+
+
+@pytest.mark.usefixtures("unavailable")
+def test_what_is_safe_is_tried_again_when_unavailable(
+    client: Client, servicer: FakeServicer
+) -> None:
+    assert client.capabilities().server_version == "1.2.3"
+    assert len(servicer.requests) == 2
+
+
+@pytest.mark.usefixtures("unavailable")
+def test_adapt_is_not_tried_again(client: Client, servicer: FakeServicer) -> None:
+    """Without a request id a second try could adapt a second time."""
+    with pytest.raises(UnavailableError):
+        adapted(client)
+
+    assert len(servicer.requests) == 1
+
+
+@pytest.fixture
+def unavailable(servicer: FakeServicer) -> None:
+    """Make the servicer refuse the next call, once."""
+    servicer.refuse(Code.UNAVAILABLE, "not now", times=1)

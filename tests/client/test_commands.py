@@ -1,0 +1,211 @@
+"""The commands, through `kshot`'s own entry, against a real server on loopback."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from kshot.__main__ import main
+
+if TYPE_CHECKING:
+    from conftest import FakeServicer
+
+
+def png(shade: int) -> bytes:
+    """Return a small image file."""
+    file = io.BytesIO()
+    Image.new("L", (4, 4), shade).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of two class folders with two images each, and files that are to be ignored."""
+    for name in ("dog", "cat"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(2):
+            (tmp_path / "images" / name / f"{index}.png").write_bytes(png(index))
+    (tmp_path / "images" / ".thumbnails").mkdir()
+    (tmp_path / "images" / "README.txt").write_text("not a class")
+    (tmp_path / "images" / "cat" / ".hidden").write_text("not an image")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def server(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the commands find the running server by their environment."""
+    monkeypatch.setenv("KSHOT_SERVER", address)
+    return address
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Any:  # noqa: ANN401 -- any JSON
+    """Run a command and return the one JSON document that it printed."""
+    code = main([*map(str, arguments), "--json"])
+
+    said = capsys.readouterr()
+    assert (code, said.err) == (0, "")
+    return json.loads(said.out)
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+    """Run a command that fails; return its exit code and the one line that it said."""
+    code = main([*map(str, arguments)])
+
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("kshot: ")
+    assert said.err.count("\n") == 1
+    return code, said.err
+
+
+@pytest.mark.usefixtures("server")
+def test_adapt_prints_the_document_that_scripts_rely_on(
+    capsys: pytest.CaptureFixture[str], folder: Path, servicer: FakeServicer
+) -> None:
+    printed = document(capsys, "adapt", folder, "--model", "omniglot", "--seed", "3")
+
+    timing = printed.pop("timing_ms")
+    assert set(timing) == {"queue", "decode", "compute", "store", "round_trip"}
+    assert printed == {
+        "adapted_model": "am-0",
+        "weights_digest": "ab" * 32,
+        "class_names": ["cat", "dog"],
+        "step_count": 10,
+        "support_accuracy": 0.75,
+        "expire_time": "2026-12-01T10:00:00Z",
+    }
+    request: Any = servicer.requests[0]
+    assert list(request.support_set.class_indices) == [0, 0, 1, 1]
+    assert list(request.support_set.images.encoded.items) == [png(0), png(1), png(0), png(1)]
+    assert request.options.seed == 3
+    assert not request.options.HasField("allow_partial")
+
+
+@pytest.mark.usefixtures("server")
+def test_predict_prints_the_document_that_scripts_rely_on(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    adapted = document(capsys, "adapt", folder, "--model", "omniglot")["adapted_model"]
+    images = [folder / "cat" / "0.png", folder / "dog" / "0.png"]
+
+    printed = document(capsys, "predict", adapted, *images, "--top", "2")
+
+    assert set(printed) == {"predictions", "timing_ms"}
+    assert printed["predictions"][1] == {
+        "file": str(images[1]),
+        "label": "dog",
+        "probability": 0.75,
+        "top": [{"label": "dog", "probability": 0.75}, {"label": "cat", "probability": 0.25}],
+    }
+
+
+@pytest.mark.usefixtures("server")
+def test_models_lists_shows_exports_and_deletes(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
+    names = [
+        document(capsys, "adapt", folder, "--model", "omniglot")["adapted_model"] for _ in range(3)
+    ]
+
+    listed = document(capsys, "models", "list")["adapted_models"]
+    shown = document(capsys, "models", "get", names[0])
+    exported = document(capsys, "models", "export", names[0], tmp_path / "mine.onnx")
+    deleted = document(capsys, "models", "delete", *names[:2])
+
+    assert [model["adapted_model"] for model in listed] == names
+    assert shown == listed[0]
+    assert exported["size_bytes"] == (tmp_path / "mine.onnx").stat().st_size
+    assert deleted == {"deleted": names[:2]}
+    assert len(document(capsys, "models", "list")["adapted_models"]) == 1
+
+
+@pytest.mark.usefixtures("server")
+def test_without_json_people_read_a_table(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    commands = [
+        ["adapt", folder, "--model", "omniglot"],
+        ["predict", "am-0", folder / "cat" / "0.png"],
+        ["models", "list"],
+        ["models", "get", "am-0"],
+    ]
+
+    for arguments in commands:
+        assert main([*map(str, arguments)]) == 0
+        assert "cat" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("missing", "no such folder"),
+        ("file", "not a folder"),
+        ("empty", "no class folders; want at least two folders"),
+        ("one", "one class folder, 'cat'"),
+        ("hollow", "no image in this class folder"),
+        ("text", "not an image; want PNG, JPEG or WebP"),
+        ("nested", "not a file; a class folder holds images only"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    servicer: FakeServicer,
+    wrong: str,
+    words: str,
+) -> None:
+    for name in ("empty", "one/cat", "hollow/cat", "hollow/dog", "text/cat", "text/dog"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("one/cat", "hollow/dog", "text/cat"):
+        (tmp_path / name / "a.png").write_bytes(png(1))
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "text/dog/a.png").write_text("no image")
+    for name in ("nested/cat/deep", "nested/dog/deep"):
+        (tmp_path / name).mkdir(parents=True)
+
+    code, line = failure(capsys, "adapt", tmp_path / wrong, "--model", "omniglot")
+
+    assert code == 1
+    assert words in line
+    assert str(tmp_path / wrong) in line
+    assert servicer.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["models", "list", "--server", "127.0.0.1:1"], 1, "127.0.0.1:1"),
+        (["models", "list", "--server", "nowhere"], 1, "want HOST:PORT"),
+        (["models", "list", "--timeout", "0"], 2, "--timeout"),
+        (["models", "get", "am-9"], 1, "there is no 'am-9'"),
+        (["models", "delete", "am-9"], 1, "there is no 'am-9'"),
+        (["models", "export", "am-9", "x.onnx"], 1, "there is no 'am-9'"),
+        (["models", "lost"], 2, "lost"),
+        (["predict", "am-9", "nowhere.png"], 1, "nowhere.png: No such file or directory"),
+        (["predict", "am-9"], 2, "no image given"),
+        (["predict"], 2, "ID"),
+        (["adapt", "."], 2, "--model"),
+        (["adapt", ".", "--model", "omniglot", "--head", "neck"], 2, "neck"),
+        (["adapt", ".", "--model", "omniglot", "--step-count", "many"], 2, "many"),
+    ],
+)
+@pytest.mark.usefixtures("server")
+def test_wrong_use_and_failure_are_one_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    exit_code, line = failure(capsys, *arguments)
+
+    assert exit_code == code
+    assert words in line
+    assert list(tmp_path.iterdir()) == []
