@@ -1,0 +1,31 @@
+import torch
+from torch.nn import functional
+
+from kshot.learner.batch_norm import normalize
+
+
+def test_statistics_are_each_tasks_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 4, 2, 5, 5, generator=generator, dtype=torch.float64)
+    scale, shift = torch.randn(2, 3, 2, generator=generator, dtype=torch.float64)
+
+    outputs, _ = normalize(inputs, scale, shift, None, 1e-3)
+
+    for task in range(3):
+        reference = functional.batch_norm(
+            inputs[task], None, None, scale[task], shift[task], training=True, eps=1e-3
+        )
+        torch.testing.assert_close(outputs[task], reference, rtol=0, atol=1e-12)
+
+
+def test_given_statistics_are_used_and_returned() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2, 4, 3, 2, 2, generator=generator, dtype=torch.float64)
+    ones, zeros = torch.ones(2, 3).double(), torch.zeros(2, 3).double()
+    _, statistics = normalize(inputs, ones, zeros, None, 1e-3)
+
+    outputs, used = normalize(inputs[:, :1], ones, zeros, statistics, 1e-3)
+
+    whole, _ = normalize(inputs, ones, zeros, None, 1e-3)
+    torch.testing.assert_close(outputs, whole[:, :1], rtol=0, atol=1e-12)
+    assert used is statistics

@@ -1,0 +1,251 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from kshot.bundle import Head, Preconditioner, Scope
+from kshot.learner import (
+    Conv4,
+    Initialization,
+    LoopState,
+    StepRule,
+    StopReason,
+    build_inner_step,
+    compile_step,
+    compiler_name,
+    cycling_indices,
+    layout_of,
+    loss_gradients,
+    run_inner_loop,
+    stack_states,
+    start_state,
+)
+
+RATES = {
+    Preconditioner.CARRIED: 1e-3,
+    Preconditioner.FROZEN: 1e-3,
+    Preconditioner.FRESH: 1e-4,
+    Preconditioner.SGD: 0.05,
+}
+Tasks = tuple[LoopState, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _tasks(
+    initialization: Initialization,
+    preconditioner: Preconditioner,
+    ways: list[int],
+    dtype: torch.dtype = torch.float64,
+    bucket: int = 5,
+) -> Tasks:
+    """Stack tasks of several ways with 10 examples each and 20 steps of 4."""
+    generator = torch.Generator().manual_seed(5)
+    states = [
+        start_state(
+            initialization, way, head=Head.TRAINED, preconditioner=preconditioner, bucket=bucket
+        )
+        for way in ways
+    ]
+    state = stack_states(states)
+    state = LoopState(
+        state.layout,
+        state.parameters.to(dtype),
+        state.second_moment.to(dtype),
+        state.step,
+        state.way_mask,
+    )
+    support = torch.rand(len(ways), 10, 1, 12, 12, generator=generator, dtype=torch.float64)
+    classes = torch.stack([torch.arange(10) % way for way in ways])
+    indices = torch.stack([cycling_indices(10, 4, 20, seed) for seed in range(len(ways))])
+    return state, support.to(dtype), classes, indices
+
+
+def _part(tasks: Tasks, task: int) -> Tasks:
+    state, support, classes, indices = tasks
+    one = slice(task, task + 1)
+    mask = None if state.way_mask is None else state.way_mask[one]
+    alone = LoopState(
+        state.layout, state.parameters[one], state.second_moment[one], state.step, mask
+    )
+    return alone, support[one], classes[one], indices[one]
+
+
+@pytest.mark.parametrize("preconditioner", list(Preconditioner))
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
+def test_tasks_together_equal_tasks_alone(
+    initialization: Initialization,
+    preconditioner: Preconditioner,
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
+    """After 20 steps; in float32 a preconditioned step magnifies the rounding of sums."""
+    rule = StepRule(preconditioner, RATES[preconditioner])
+    tasks = _tasks(initialization, preconditioner, [5, 2, 3, 5], dtype)
+    step = build_inner_step(initialization.network, tasks[0].layout, rule)
+
+    together = run_inner_loop(step, *tasks, rule)
+
+    for task in range(4):
+        alone = run_inner_loop(step, *_part(tasks, task), rule)
+        torch.testing.assert_close(
+            together.state.parameters[task], alone.state.parameters[0], rtol=0, atol=tolerance
+        )
+        torch.testing.assert_close(
+            together.losses[:, task], alone.losses[:, 0], rtol=0, atol=tolerance
+        )
+
+
+def test_a_poisoned_neighbour_changes_nothing(initialization: Initialization) -> None:
+    rule = StepRule(Preconditioner.CARRIED, 1e-2)
+    tasks = _tasks(initialization, Preconditioner.CARRIED, [5, 5, 5])
+    step = build_inner_step(initialization.network, tasks[0].layout, rule)
+    tasks[1][1] = torch.nan
+
+    together = run_inner_loop(step, *tasks, rule, watch_divergence=False)
+
+    for task in (0, 2):
+        alone = run_inner_loop(step, *_part(tasks, task), rule)
+        torch.testing.assert_close(
+            together.state.parameters[task], alone.state.parameters[0], rtol=0, atol=1e-10
+        )
+    assert not together.state.parameters[1].isfinite().all()
+
+
+def test_padded_ways_change_nothing(initialization: Initialization) -> None:
+    rule = StepRule(Preconditioner.CARRIED, 1e-2)
+    results = {}
+    for bucket in (3, 8):
+        tasks = _tasks(initialization, Preconditioner.CARRIED, [3], bucket=bucket)
+        step = build_inner_step(initialization.network, tasks[0].layout, rule)
+        state = run_inner_loop(step, *tasks, rule).state
+        results[bucket] = state.layout.split(state.parameters)
+
+    for name, value in results[3].items():
+        padded = results[8][name]
+        if name.startswith("head."):
+            assert not padded[:, 3:].any()
+            padded = padded[:, :3]
+        torch.testing.assert_close(padded, value, rtol=0, atol=1e-10)
+
+
+def test_gradients_are_finite_differences(
+    network: Conv4, initialization: Initialization, support: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    images, classes = support
+    layout = layout_of(network, 5)
+    point = layout.join(initialization.parameters).unsqueeze(0)
+
+    def loss(vector: torch.Tensor) -> float:
+        return loss_gradients(network, layout, vector, images[None], classes[None], None)[1].item()
+
+    gradient, _ = loss_gradients(network, layout, point, images[None], classes[None], None)
+
+    generator = torch.Generator().manual_seed(3)
+    for position in torch.randperm(layout.size, generator=generator)[:40].tolist():
+        nudge = torch.zeros_like(point)
+        nudge[0, position] = 1e-6
+        difference = (loss(point + nudge) - loss(point - nudge)) / 2e-6
+        assert gradient[0, position].item() == pytest.approx(difference, rel=1e-4, abs=1e-7)
+
+
+def test_scope_head_leaves_the_body(initialization: Initialization) -> None:
+    rule = StepRule(Preconditioner.CARRIED, 1e-2)
+    tasks = _tasks(initialization, Preconditioner.CARRIED, [5])
+    step = build_inner_step(initialization.network, tasks[0].layout, rule, Scope.HEAD)
+
+    adapted = run_inner_loop(step, *tasks, rule).state
+
+    body = tasks[0].layout.body_size
+    assert adapted.parameters[:, :body].equal(tasks[0].parameters[:, :body])
+    assert adapted.second_moment[:, :body].equal(tasks[0].second_moment[:, :body])
+    assert not adapted.parameters[:, body:].isclose(tasks[0].parameters[:, body:]).any()
+
+
+def test_permuting_labels_permutes_answers_of_a_zero_head(
+    initialization: Initialization,
+) -> None:
+    rule = StepRule(Preconditioner.SGD, 0.05)
+    permutation = torch.tensor([3, 0, 4, 1, 2])
+    heads = []
+    for relabel in (torch.arange(5), permutation):
+        _, support, classes, indices = _tasks(initialization, Preconditioner.SGD, [5])
+        state = start_state(initialization, 5, head=Head.ZERO, preconditioner=Preconditioner.SGD)
+        step = build_inner_step(initialization.network, state.layout, rule)
+        adapted = run_inner_loop(step, state, support, relabel[classes], indices, rule).state
+        heads.append(adapted.layout.split(adapted.parameters)["head.weight"][0])
+
+    torch.testing.assert_close(heads[1][permutation], heads[0], rtol=0, atol=1e-10)
+
+
+def test_the_loss_falls(initialization: Initialization) -> None:
+    rule = StepRule(Preconditioner.CARRIED, 1e-2)
+    tasks = _tasks(initialization, Preconditioner.CARRIED, [5])
+    step = build_inner_step(initialization.network, tasks[0].layout, rule)
+
+    result = run_inner_loop(step, *tasks, rule)
+
+    assert result.stop_reason is StopReason.COMPLETED
+    assert result.step_count == 20
+    assert result.state.step == tasks[0].step + 20
+    assert result.losses[-5:].mean() < 0.8 * result.losses[:5].mean()
+
+
+def test_a_loss_that_is_not_finite_stops_at_once(initialization: Initialization) -> None:
+    rule = StepRule(Preconditioner.CARRIED, 1e-2)
+    state, support, classes, indices = _tasks(
+        initialization, Preconditioner.CARRIED, [5], torch.float32
+    )
+    step = build_inner_step(initialization.network, state.layout, rule)
+
+    result = run_inner_loop(step, state, support * 3e38, classes, indices, rule)
+
+    assert result.stop_reason is StopReason.DIVERGED
+    assert result.step_count == 1
+
+
+def test_parameters_that_end_infinite_are_divergence(
+    initialization: Initialization, start: Callable[[Preconditioner], LoopState]
+) -> None:
+    """The loss of a step is taken before its update, so the last update is checked by itself."""
+    rule = StepRule(Preconditioner.SGD, float("inf"))
+    _, support, classes, indices = _tasks(initialization, Preconditioner.SGD, [5])
+    state = start(Preconditioner.SGD)
+    step = build_inner_step(initialization.network, state.layout, rule)
+
+    result = run_inner_loop(step, state, support, classes, indices[:, :1], rule)
+
+    assert result.losses.isfinite().all()
+    assert result.stop_reason is StopReason.DIVERGED
+
+
+@pytest.mark.parametrize("reason", [StopReason.CANCELLED, StopReason.TIME_BUDGET])
+def test_the_loop_stops_at_a_step_boundary(
+    initialization: Initialization, reason: StopReason
+) -> None:
+    rule = StepRule(Preconditioner.CARRIED, 1e-2)
+    tasks = _tasks(initialization, Preconditioner.CARRIED, [5])
+    step = build_inner_step(initialization.network, tasks[0].layout, rule)
+
+    stopped = run_inner_loop(step, *tasks, rule, lambda done: reason if done == 7 else None)
+
+    assert (stopped.stop_reason, stopped.step_count) == (reason, 7)
+    state, support, classes, indices = tasks
+    short = run_inner_loop(step, state, support, classes, indices[:, :7], rule)
+    assert stopped.state.parameters.equal(short.state.parameters)
+
+
+@pytest.mark.filterwarnings(
+    # torch's own compiler still calls what torch deprecates
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+)
+@pytest.mark.skipif(compiler_name(torch.device("cpu")) is None, reason="no C++ compiler found")
+def test_the_compiled_step_equals_the_plain_one(initialization: Initialization) -> None:
+    rule = StepRule(Preconditioner.CARRIED, 1e-2)
+    tasks = _tasks(initialization, Preconditioner.CARRIED, [5, 5])
+    plain = build_inner_step(initialization.network, tasks[0].layout, rule)
+
+    compiled = run_inner_loop(compile_step(plain), *tasks, rule)
+
+    reference = run_inner_loop(plain, *tasks, rule)
+    torch.testing.assert_close(
+        compiled.state.parameters, reference.state.parameters, rtol=0, atol=1e-9
+    )
