@@ -1,0 +1,104 @@
+"""What README and the examples print runs as it is printed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kshot.__main__ import main
+from kshot.bundle import BundleError, builtin_bundle
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SHELL_LINES = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ModuleType:
+    """The example that `make demo` runs, as a module."""
+    spec = importlib.util.spec_from_file_location("digits", ROOT / "examples" / "digits.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["digits"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def address(digits: ModuleType) -> Iterator[str]:
+    """The address of a server on the built-in bundle."""
+    try:
+        builtin_bundle()
+    except BundleError as error:
+        pytest.skip(str(error))
+    with digits.running_server() as running:
+        yield running
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL_LINES if line.startswith("kshot ")])
+def test_every_command_and_option_in_readme_exists(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(line)[1:]
+    subcommand = words[: 2 if words[0] == "models" else 1]
+
+    assert main([*subcommand, "--help"]) == 0
+
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in words if word.startswith("--"))
+
+
+def run_block(block: str, address: str) -> str:
+    """Run a block of README in an interpreter of its own; return what it printed."""
+    assert "localhost:50051" in block
+    code = block.replace("localhost:50051", address)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return done.stdout
+
+
+def test_the_first_lines_adapt_and_predict(address: str) -> None:
+    printed = run_block(PYTHON_BLOCKS[0], address)
+
+    found = re.fullmatch(r"am-[a-z2-7]{26} (\d+)% right\n", printed)
+    assert found is not None
+    assert int(found[1]) > 80
+
+
+def test_the_lines_about_errors_print_every_violation(address: str) -> None:
+    printed = run_block(PYTHON_BLOCKS[1], address).splitlines()
+
+    assert len(printed) >= 2
+    assert any("step_count" in line for line in printed)
+
+
+def test_every_block_of_code_is_tried() -> None:
+    assert len(PYTHON_BLOCKS) == 2
+
+
+def test_the_demonstration_prints_a_row_for_each_task(
+    digits: ModuleType, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = digits.read_digits()
+    with digits.Client(address) as client:
+        reports = [digits.run_task(client, images, labels, seed) for seed in range(2)]
+
+    digits.print_table(reports, 1.0)
+
+    assert all(report.correct_count / report.query_count > 0.8 for report in reports)
+    assert "2 tasks" in capsys.readouterr().out
