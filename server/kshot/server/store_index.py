@@ -28,6 +28,7 @@ CREATE TABLE adapted_models (
 );
 CREATE INDEX adapted_models_by_age ON adapted_models (create_time, id);
 CREATE INDEX adapted_models_by_expiry ON adapted_models (expire_time);
+CREATE INDEX adapted_models_by_size ON adapted_models (size_bytes);
 CREATE TABLE tombstones (
     id TEXT PRIMARY KEY,
     expire_time REAL NOT NULL,
