@@ -200,6 +200,13 @@ def test_an_unfit_manifest_or_missing_template_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_every_bundle_that_ships_is_whole() -> None:
+    for folder in (Path(bundle_files_module.__file__).parent / "builtin").glob("[a-z0-9]*"):
+        path = builtin_bundle(folder.name)
+
+        assert load_bundle(path) == load_bundle(folder)
+
+
 @pytest.mark.parametrize("name", ["no-such", "../bundle", ""])
 def test_an_unknown_builtin_bundle_is_refused(name: str) -> None:
     with pytest.raises(BundleError, match="no built-in bundle"):

@@ -94,6 +94,13 @@ def test_a_transparent_color_shows_white(mode: str, clear: int, solid: int) -> N
     assert np.asarray(image)[0].tolist() == [255, 80 if mode == "L" else 255]
 
 
+def test_four_printing_colors_become_rgb() -> None:
+    image = decode_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+
+    assert image.mode == "RGB"
+    np.testing.assert_allclose(np.asarray(image)[4, 4], [255, 0, 0], atol=3)
+
+
 def test_16_bit_gray_is_scaled_not_clipped() -> None:
     values = np.array([[0, 256, 257, 32768, 65535]], np.uint16)
     image = decode_image(encoded(Image.fromarray(values)))

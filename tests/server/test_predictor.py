@@ -12,11 +12,13 @@ import pytest
 
 from kshot.bundle import BatchNormMode, Bundle, BundleError, write_bundle
 from kshot.server import predictor as predictor_module
-from kshot.server.adapted_model import AdaptedArrays
+from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
 from kshot.server.predictor import Predictor
+from kshot.server.store import LocalStore
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 MakeArrays = Callable[..., AdaptedArrays]
+MakeModel = Callable[..., AdaptedModel]
 
 
 def reference(arrays: AdaptedArrays, inputs: Floats, mode: BatchNormMode) -> Floats:
@@ -133,6 +135,25 @@ def test_a_support_set_beyond_one_run_still_answers(
     logits = predictor.logits(arrays, queries(3), BatchNormMode.SUPPORT_AND_QUERY)
 
     assert logits.shape == (3, 5)
+
+
+@pytest.mark.parametrize("mode", BatchNormMode)
+def test_arrays_from_the_store_answer_as_those_that_were_put(
+    predictor: Predictor,
+    make_arrays: MakeArrays,
+    make_model: MakeModel,
+    tmp_path: Path,
+    mode: BatchNormMode,
+) -> None:
+    """They are read-only views of a file's content, wherever in it they begin."""
+    arrays = make_arrays(2, way=3)
+    with LocalStore.open(tmp_path, max_count=1, max_bytes=10**6, clock=lambda: 0.0) as store:
+        store.put(make_model(way=3), arrays)
+        read = store.read("a1")
+
+    np.testing.assert_array_equal(
+        predictor.logits(read, queries(4), mode), predictor.logits(arrays, queries(4), mode)
+    )
 
 
 def rewritten(bundle: Bundle, root: Path, mode: BatchNormMode, template: bytes) -> Bundle:
