@@ -50,6 +50,14 @@ def test_bytes_are_stable_and_end_with_a_newline(manifest: Manifest) -> None:
     assert manifest_bytes(manifest).endswith(b"}\n")
 
 
+@pytest.mark.parametrize("value", [float("nan"), b"64"])
+def test_values_that_json_lacks_are_not_written(manifest: Manifest, value: float) -> None:
+    other = replace(manifest, network=replace(manifest.network, arguments={"filters": value}))
+
+    with pytest.raises(BundleError, match=r"manifest\.json: cannot be written: "):
+        manifest_bytes(other)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "wanted"),
     [

@@ -53,10 +53,15 @@ def manifest_document(manifest: Manifest) -> dict[str, object]:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """Return the bytes of `manifest.json`; equal manifests give equal bytes."""
-    text = json.dumps(
-        manifest_document(manifest), indent=2, ensure_ascii=False, allow_nan=False, default=repr
-    )
+    """Return the bytes of `manifest.json`; equal manifests give equal bytes.
+
+    Raises `BundleError` for values that JSON does not have.
+    """
+    document = manifest_document(manifest)
+    try:
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{MANIFEST_FILE}: cannot be written: {error}") from error
     return text.encode() + b"\n"
 
 
