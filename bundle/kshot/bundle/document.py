@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 _SCALARS = {int: "an integer", float: "a finite number", str: "a string", bool: "true or false"}
 _SHOWN_CHARACTERS = 60
+_MAX_FIELD_CHARACTERS = 200
 
 T = TypeVar("T")
 
@@ -26,7 +27,8 @@ class DocumentError(ValueError):
     """A document does not fit; the sentence names the field, what it has and what it must have."""
 
     def __init__(self, field: str, got: str, wanted: str) -> None:
-        super().__init__(f"{field or 'the document'}: got {got}, wanted {wanted}")
+        field = field[:_MAX_FIELD_CHARACTERS] or "the document"
+        super().__init__(f"{field}: got {got}, wanted {wanted}")
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,12 @@ def plain(value: object) -> object:
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
+    values: dict[str, object] = {}
+    for key, value in pairs:
+        if key in values:
             raise DocumentError(key, "this key twice", "it once")
-    return dict(pairs)
+        values[key] = value
+    return values
 
 
 def _refuse_constant(name: str) -> object:
@@ -145,11 +148,9 @@ def _items(kinds: tuple[Any, ...], value: object, field: str) -> tuple[object, .
 
 def _scalar(kind: type, value: object, field: str) -> object:
     if kind is float and type(value) in (int, float):
-        number = (
-            float(typing.cast(float, value)) if abs(typing.cast(float, value)) < 1e300 else math.inf
-        )
-        if math.isfinite(number):
-            return number
+        number = typing.cast(float, value)
+        if abs(number) <= sys.float_info.max:
+            return float(number)
     elif type(value) is kind:
         return value
     raise DocumentError(field, _show(value), _SCALARS[kind])
