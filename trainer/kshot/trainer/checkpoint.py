@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,8 +13,6 @@ from safetensors.torch import save
 from kshot.learner import ParameterLayout
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.outer_loop import OuterState
-
-SCHEMA_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint beside ``path`` and rename it over the last one.
 
-    Raises ``TrainingError`` when the disk does not take it; the last checkpoint is then untouched.
+    Raises ``TrainingError`` when the disk does not take it; the last one is then untouched.
     """
     tensors = {"step": torch.tensor(state.step, dtype=torch.int64)}
     for prefix, vector in (
@@ -39,12 +37,7 @@ def write_checkpoint(
     ):
         for name, value in layout.split(vector.unsqueeze(0)).items():
             tensors[f"{prefix}.{name}"] = value[0].cpu().contiguous()
-    metadata = {
-        "schema_version": SCHEMA_VERSION,
-        "meta_iteration": str(state.meta_iteration),
-        "recipe_digest": identity.recipe_digest,
-        "data_digest": identity.data_digest,
-    }
+    metadata = {"meta_iteration": str(state.meta_iteration), **asdict(identity)}
     temporary = path.with_suffix(".partial")
     try:
         with temporary.open("wb") as file:
@@ -61,7 +54,7 @@ def write_checkpoint(
         temporary.unlink(missing_ok=True)
         raise TrainingError(
             f"checkpoint {path} could not be written: {error.strerror}; the last one is untouched"
-        ) from None
+        ) from error
 
 
 def read_checkpoint(
@@ -84,19 +77,19 @@ def read_checkpoint(
         return OuterState(
             vectors[0], vectors[1], int(tensors["step"]), int(metadata["meta_iteration"])
         )
-    except FileNotFoundError:
-        raise TrainingError(f"there is no checkpoint {path} to resume from") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise TrainingError(f"checkpoint {path} is damaged: {error}") from None
+    except FileNotFoundError as error:
+        raise TrainingError(f"there is no checkpoint {path} to resume from") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise TrainingError(f"checkpoint {path} cannot be read: {reason}") from error
+    except KeyError as error:
+        raise TrainingError(f"checkpoint {path} is damaged: it has no {error.args[0]}") from error
+    except (SafetensorError, ValueError) as error:
+        raise TrainingError(f"checkpoint {path} is damaged: {error}") from error
 
 
 def _check_identity(path: Path, metadata: Mapping[str, str], identity: TrainingIdentity) -> None:
-    wanted = {
-        "schema_version": SCHEMA_VERSION,
-        "recipe_digest": identity.recipe_digest,
-        "data_digest": identity.data_digest,
-    }
-    for key, value in wanted.items():
+    for key, value in asdict(identity).items():
         if metadata.get(key) != value:
             found = json.dumps(metadata.get(key))
             raise TrainingError(

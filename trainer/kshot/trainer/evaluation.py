@@ -149,7 +149,11 @@ def build_solver(
     """
     inner = manifest.inner_loop
     step_count = inner.step_count if settings.step_count is None else settings.step_count
-    batch_size = settings.batch_size or manifest.default_batch_size(settings.way)
+    batch_size = (
+        manifest.default_batch_size(settings.way)
+        if settings.batch_size is None
+        else settings.batch_size
+    )
     learning_rate = (
         inner.learning_rate if settings.learning_rate is None else settings.learning_rate
     )
@@ -288,6 +292,7 @@ def evaluate_bundle(
     solver = build_solver(initialization, manifest, pixels, settings)
     mode = settings.batch_norm_mode
     tasks_at_once = TASKS_AT_ONCE[device.type]
-    return evaluate(
+    results = evaluate(
         solver, dataset, settings, [mode], tasks_at_once=tasks_at_once, report=report
-    )[mode]
+    )
+    return results[mode]

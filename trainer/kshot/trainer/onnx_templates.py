@@ -101,13 +101,19 @@ def build_template(network: Network, mode: BatchNormMode) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's remarks on its own parts and on packages that it does not need."""
+    """Hold back the exporter's remarks on itself: a user of ours can do nothing about them.
+
+    They are its use of deprecated functions, the packages that it would support were they there,
+    and that axes of one size get one name, as we ask.
+    """
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
+            warnings.filterwarnings("ignore", r"# The axis name: \w+ will not be used", UserWarning)
             yield
     finally:
         registration.setLevel(level)

@@ -94,7 +94,7 @@ class OuterLoop:
     def _adapt_together(
         self, state: OuterState, episodes: EpisodeBatch, seed: int
     ) -> tuple[Tensor, Tensor, int, Tensor]:
-        """Adapt to all tasks side by side from the same v, and average theirs."""
+        """Adapt to all tasks side by side from the same v; the next v is the mean of theirs."""
         task_count = len(episodes)
         adapted, loss = self._run(
             LoopState(

@@ -2,20 +2,25 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from kshot.bundle import InputSpec, Rescale
+from kshot.bundle import InputSpec, rescale
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.errors import DataError
 
 
 @dataclass(frozen=True)
 class DevicePixels:
-    """All images as uint8 ``(image_count, channels, height, width)`` and the factor of rescaling."""
+    """All images, and what each of the 256 values of a pixel becomes for the network.
+
+    ``images`` is uint8 ``(image_count, channels, height, width)``, ``prepared`` float32 ``(256,)``:
+    a table, so that training sees the very numbers that serving prepares.
+    """
 
     images: Tensor
-    factor: float
+    prepared: Tensor
 
     @staticmethod
     def load(dataset: ImageDataset, spec: InputSpec, device: torch.device) -> "DevicePixels":
@@ -25,10 +30,12 @@ class DevicePixels:
         """
         shape = tuple(dataset.images.shape[1:])
         if shape != tuple(spec.shape):
-            raise DataError(f"images of {dataset.name} are {shape}, the input is {spec.shape}")
-        factors = [step.factor for step in spec.preprocessing if isinstance(step, Rescale)]
-        return DevicePixels(dataset.images.to(device), factors[0] if factors else 1.0)
+            raise DataError(
+                f"images of {dataset.name} have shape {shape}, the input wants {tuple(spec.shape)}"
+            )
+        prepared = torch.from_numpy(rescale(np.arange(256, dtype=np.uint8), spec))
+        return DevicePixels(dataset.images.to(device), prepared.to(device))
 
     def take(self, rows: Tensor) -> Tensor:
-        """Prepare the images of int64 rows ``(...)``: float32 ``(..., channels, height, width)``."""
-        return self.images[rows.to(self.images.device)].to(torch.float32) * self.factor
+        """Prepare images by int64 rows ``(...)``: float32 ``(..., channels, height, width)``."""
+        return self.prepared[self.images[rows.to(self.images.device)].to(torch.int64)]

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from kshot.bundle import Preconditioner
+from kshot.bundle import Manifest, Preconditioner
 from kshot.learner import (
     Initialization,
     Network,
@@ -29,9 +28,16 @@ from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episodes import check_episodes
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.outer_loop import OuterLoop, OuterState
-from kshot.trainer.packaging import draft_manifest, pack_bundle
+from kshot.trainer.packaging import (
+    bundle_folder,
+    check_table,
+    draft_manifest,
+    find_bundle,
+    pack_bundle,
+)
 from kshot.trainer.pixels import DevicePixels
 from kshot.trainer.recipe import Recipe, recipe_digest
+from kshot.trainer.scalars import ScalarFile
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 REPORT_EVERY_SECONDS = 1.0
@@ -58,48 +64,59 @@ def train(
     device: torch.device,
     compiled: bool,
     report: Callable[[TrainingReport], None],
+    report_table: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Path:
     """Train, write checkpoints and TensorBoard scalars to ``out``, and end with a bundle there.
 
     With ``resume`` the training goes on from its checkpoint; on a CPU the result then equals an
-    uninterrupted training's bit for bit. Returns the bundle's folder. Raises ``TrainingError`` when
-    the recipe does not fit its network, the training diverges, or a checkpoint is missing, damaged
-    or another training's; ``DataError`` when a data set does not fit.
+    uninterrupted training's bit for bit. One whose bundle is there already is left as it is, and
+    nothing is reported. A ``KeyboardInterrupt`` leaves a checkpoint of what was last recorded, at
+    most a second old. ``report_table`` hears how many tasks of the bundle's table are measured.
+    Returns the bundle's folder. Raises ``TrainingError`` when the recipe does not fit its network,
+    the training diverges, the disk does not take a file, or a checkpoint is missing, damaged or
+    another training's; ``DataError`` when a data set does not fit; ``BundleError`` when a bundle
+    there is damaged.
     """
-    checkpoint = out / CHECKPOINT_FILE
-    if checkpoint.exists() and not resume:
-        raise TrainingError(f"{out} holds a training already: resume it, or name another folder")
-    check_episodes(dataset_train, recipe.task.way, recipe.task.shot, 0)
-    check_episodes(
-        dataset_test,
-        recipe.evaluation.way,
-        recipe.evaluation.shot,
-        recipe.evaluation.query_count,
-    )
+    manifest = draft_manifest(recipe, dataset_train)
+    _check_datasets(recipe, manifest, dataset_train, dataset_test)
     network = _network(recipe)
     layout = layout_of(network, recipe.task.way)
     identity = TrainingIdentity(recipe_digest(recipe), dataset_train.digest)
+    checkpoint = out / CHECKPOINT_FILE
     if resume:
         state = read_checkpoint(checkpoint, layout, identity, device)
+        finished = find_bundle(out, manifest)
+        if finished is not None:
+            return finished
     else:
+        if checkpoint.exists() or bundle_folder(out, manifest).exists():
+            raise TrainingError(
+                f"{out} holds a training already: resume it, or name another folder"
+            )
         state = first_state(network, layout, recipe, device)
-    out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(checkpoint, state, layout, identity)
     loop = _outer_loop(recipe, dataset_train, network, layout, device, compiled=compiled)
-    manifest = draft_manifest(recipe, dataset_train)
     curves = Curves(recipe, manifest, network, {"train": dataset_train, "test": dataset_test})
-    with SummaryWriter(str(out), purge_step=state.meta_iteration or None) as writer:
-        for state, loss, rate in _meta_iterations(loop, state):
-            done = state.meta_iteration
-            last = done == recipe.outer.meta_iterations
-            if last or done % recipe.evaluation.checkpoint_interval == 0:
-                write_checkpoint(checkpoint, state, layout, identity)
-            scalars: dict[str, float] = {}
-            if last or done % recipe.evaluation.interval == 0:
-                scalars = curves.measure(initialization_of(network, recipe, layout, state))
-            _record(writer, done, {"inner_loss": loss, **scalars})
-            report(TrainingReport(done, recipe.outer.meta_iterations, rate, loss, scalars))
+    try:
+        with ScalarFile(out, state.meta_iteration) as scalar_file:
+            for advanced, loss, rate in _meta_iterations(loop, state):
+                done = advanced.meta_iteration
+                last = done == recipe.outer.meta_iterations
+                scalars: dict[str, float] = {}
+                if last or done % recipe.evaluation.interval == 0:
+                    scalars = curves.measure(initialization_of(network, recipe, layout, advanced))
+                scalar_file.write(done, {"inner_loss": loss, **scalars})
+                state = advanced
+                # After its scalars: what a checkpoint counts as done is never recorded again.
+                if last or done % recipe.evaluation.checkpoint_interval == 0:
+                    write_checkpoint(checkpoint, state, layout, identity)
+                report(TrainingReport(done, recipe.outer.meta_iterations, rate, loss, scalars))
+    except KeyboardInterrupt:
+        write_checkpoint(checkpoint, state, layout, identity)
+        raise
     initialization = initialization_of(network, recipe, layout, state)
-    return pack_bundle(out, manifest, initialization, dataset_test)
+    return pack_bundle(out, manifest, initialization, dataset_test, report_table)
 
 
 def first_state(
@@ -120,6 +137,17 @@ def initialization_of(
         for vector in (state.parameters, state.second_moment)
     )
     return Initialization(network, recipe.task.way, parameters, second_moment, state.step)
+
+
+def _check_datasets(
+    recipe: Recipe, manifest: Manifest, dataset_train: ImageDataset, dataset_test: ImageDataset
+) -> None:
+    """Raise ``DataError`` now rather than hours later."""
+    check_episodes(dataset_train, recipe.task.way, recipe.task.shot, 0)
+    for dataset in (dataset_train, dataset_test):
+        evaluation = recipe.evaluation
+        check_episodes(dataset, evaluation.way, evaluation.shot, evaluation.query_count)
+    check_table(manifest, dataset_test)
 
 
 def _network(recipe: Recipe) -> Network:
@@ -155,7 +183,7 @@ def _meta_iterations(
     """Advance to the end; yield state, mean loss and meta-iterations per second where due.
 
     Due is about once a second, and at every checkpoint and evaluation. Raises ``TrainingError``
-    when the loss is not finite.
+    when the loss or a parameter is not finite.
     """
     evaluation, total = loop.recipe.evaluation, loop.recipe.outer.meta_iterations
     losses: list[Tensor] = []
@@ -170,14 +198,10 @@ def _meta_iterations(
         )
         if due or now - reported >= REPORT_EVERY_SECONDS:
             mean_loss = float(torch.stack(losses).mean())
-            if not math.isfinite(mean_loss):
+            if not math.isfinite(mean_loss) or not torch.isfinite(state.parameters).all():
                 raise TrainingError(
-                    f"training diverged: the inner loss is {mean_loss} at meta-iteration {done}"
+                    f"training diverged: at meta-iteration {done} the inner loss is {mean_loss}, "
+                    "wanted it and all parameters finite"
                 )
             yield state, mean_loss, len(losses) / max(now - reported, 1e-9)
             losses, reported = [], time.monotonic()
-
-
-def _record(writer: SummaryWriter, meta_iteration: int, scalars: Mapping[str, float]) -> None:
-    for name, value in scalars.items():
-        writer.add_scalar(name, value, meta_iteration)

@@ -1,7 +1,11 @@
 """`kshot train`: from a recipe to a bundle."""
 
+import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
 
 import click
 
@@ -18,7 +22,7 @@ from kshot.trainer.errors import RecipeError
 from kshot.trainer.progress import Progress
 from kshot.trainer.recipe import Recipe
 from kshot.trainer.recipe_files import load_recipe
-from kshot.trainer.training import TrainingReport, train
+from kshot.trainer.training import CHECKPOINT_FILE, TrainingReport, train
 
 __all__ = ["command"]
 
@@ -72,7 +76,7 @@ def command(
     _check_out(out, resume)
     training_classes = _read(recipe, folder, "train")
     test_classes = _read(recipe, folder, "test")
-    with Progress("training", "meta-iterations") as progress:
+    with _Follower(out) as follower:
         bundle_folder = train(
             recipe,
             training_classes,
@@ -81,9 +85,82 @@ def command(
             resume=resume,
             device=chosen,
             compiled=compiled,
-            report=lambda report: _show(progress, report),
+            report=follower.show_training,
+            report_table=follower.show_table,
         )
+    if follower.idle:
+        click.echo(f"the training in {out} was finished before: this is its bundle", err=True)
     click.echo(bundle_folder)
+
+
+class _Follower:
+    """Shows a training's progress, then its table's; makes of a signal one line and its exit code.
+
+    SIGTERM interrupts as Ctrl-C does.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.idle = True
+        self._out = out
+        self._training = Progress("training", "meta-iterations")
+        self._table = Progress("measuring the bundle", "tasks")
+        self._shown: Progress | None = None
+        self._bars = ExitStack()
+        self._refusal = _Interrupted
+
+    def __enter__(self) -> Self:
+        self._handler = signal.signal(signal.SIGTERM, self._terminate)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.close()
+        signal.signal(signal.SIGTERM, self._handler)
+        if isinstance(error, KeyboardInterrupt):
+            raise self._refusal(self._out) from error
+
+    def show_training(self, report: TrainingReport) -> None:
+        """Show how far the meta-iterations are."""
+        note = f"{report.meta_iterations_per_second:.1f}/s, loss {report.loss:.3f}"
+        self._show(self._training, report.meta_iteration, report.meta_iterations, note)
+
+    def show_table(self, done: int, total: int) -> None:
+        """Show how far the bundle's table is."""
+        self._show(self._table, done, total)
+
+    def _show(self, progress: Progress, done: int, total: int, note: str = "") -> None:
+        self.idle = False
+        if self._shown is not progress:
+            self._bars.close()  # a terminal holds one bar
+            self._shown = self._bars.enter_context(progress)
+        progress.update(done, total, note)
+
+    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
+        self._refusal = _Terminated
+        raise KeyboardInterrupt
+
+
+class _Interrupted(click.ClickException):
+    """SIGINT ended the training; the exit code is a shell's for that signal."""
+
+    number = signal.SIGINT
+    exit_code = 128 + number
+
+    def __init__(self, out: Path) -> None:
+        kept = (out / CHECKPOINT_FILE).exists()
+        hint = f"; kshot train … --out {out} --resume goes on from here" if kept else ""
+        super().__init__(f"stopped by {self.number.name}{hint}")
+
+
+class _Terminated(_Interrupted):
+    """SIGTERM ended it."""
+
+    number = signal.SIGTERM
+    exit_code = 128 + number
 
 
 def _check_out(out: Path, resume: bool) -> None:
@@ -107,10 +184,3 @@ def _read(recipe: Recipe, folder: Path, split: str) -> ImageDataset:
             rotations=recipe.data.rotations,
             progress=progress.update,
         )
-
-
-def _show(progress: Progress, report: TrainingReport) -> None:
-    note = f"{report.meta_iterations_per_second:.1f}/s, loss {report.loss:.3f}"
-    if report.meta_iteration == report.meta_iterations:
-        note += ", now measuring the bundle (minutes)"
-    progress.update(report.meta_iteration, report.meta_iterations, note)

@@ -1,0 +1,66 @@
+"""Scalars of a training for TensorBoard."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from kshot.trainer.errors import TrainingError
+
+FILE_VERSION = "brain.Event:2"
+
+
+class ScalarFile:
+    """Appends to an event file of its own, and to the disk at once.
+
+    A writer that queues would lose, with a killed training, points of meta-iterations that its
+    checkpoint counts as done. Raises ``TrainingError`` when the disk does not take them.
+    """
+
+    def __init__(self, folder: Path, meta_iteration: int) -> None:
+        """Open a file for what follows ``meta_iteration``; later points of earlier files are void.
+
+        TensorBoard reads the files of a folder in the order of their names.
+        """
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        self._path = folder / f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}"
+        try:
+            self._file = self._path.open("xb", buffering=0)
+        except OSError as error:
+            raise self._refusal(error) from error
+        self._records = RecordWriter(self._file)
+        self._append(Event(wall_time=time.time(), file_version=FILE_VERSION))
+        start = SessionLog(status=SessionLog.START)
+        self._append(Event(wall_time=time.time(), step=meta_iteration + 1, session_log=start))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def write(self, meta_iteration: int, scalars: Mapping[str, float]) -> None:
+        """Append one point of each scalar."""
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._append(
+            Event(wall_time=time.time(), step=meta_iteration, summary=Summary(value=values))
+        )
+
+    def _append(self, event: Event) -> None:
+        try:
+            self._records.write(event.SerializeToString())
+        except OSError as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: OSError) -> TrainingError:
+        return TrainingError(f"scalars {self._path} could not be written: {error.strerror}")
