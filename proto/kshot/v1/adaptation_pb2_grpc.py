@@ -42,6 +42,7 @@ class AdaptationServiceStub(object):
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -121,6 +122,7 @@ class AdaptationServiceServicer(object):
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -138,7 +140,7 @@ class AdaptationServiceServicer(object):
     def Adapt(self, request, context):
         """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
         Fails with INVALID_ARGUMENT (all violations at once, or the inner loop diverged), NOT_FOUND
-        (unknown model), RESOURCE_EXHAUSTED (store full), UNAVAILABLE (queue full, engine away,
+        (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
         shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -269,6 +271,7 @@ class AdaptationService(object):
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |

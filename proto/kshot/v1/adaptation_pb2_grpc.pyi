@@ -34,6 +34,7 @@ class AdaptationServiceStub:
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -55,7 +56,7 @@ class AdaptationServiceStub:
     ]
     """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
     Fails with INVALID_ARGUMENT (all violations at once, or the inner loop diverged), NOT_FOUND
-    (unknown model), RESOURCE_EXHAUSTED (store full), UNAVAILABLE (queue full, engine away,
+    (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
     shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
     """
 
@@ -131,6 +132,7 @@ class AdaptationServiceAsyncStub:
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -151,7 +153,7 @@ class AdaptationServiceAsyncStub:
     ]
     """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
     Fails with INVALID_ARGUMENT (all violations at once, or the inner loop diverged), NOT_FOUND
-    (unknown model), RESOURCE_EXHAUSTED (store full), UNAVAILABLE (queue full, engine away,
+    (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
     shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
     """
 
@@ -227,6 +229,7 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -249,7 +252,7 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[kshot.v1.adaptation_pb2.AdaptResponse, collections.abc.Awaitable[kshot.v1.adaptation_pb2.AdaptResponse]]:
         """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
         Fails with INVALID_ARGUMENT (all violations at once, or the inner loop diverged), NOT_FOUND
-        (unknown model), RESOURCE_EXHAUSTED (store full), UNAVAILABLE (queue full, engine away,
+        (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
         shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
         """
 

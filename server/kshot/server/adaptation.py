@@ -1,0 +1,145 @@
+"""From a request to adapt to an adapted model: checks, options, the engine, digests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.call import current_call
+from kshot.server.catalog import ServedModel
+from kshot.server.digest import adaptation_digest, weights_digest
+from kshot.server.engine_client import EngineResult, EngineTask
+from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
+from kshot.server.images import ImageRules, image_count, prepare_images
+from kshot.server.task import AdaptTask, ResolvedOptions
+from kshot.server.validation import TtlLimits, check_labels, resolve_options
+from kshot.server.violations import Violations
+
+Floats = npt.NDArray[np.float32]
+RunEngine = Callable[[EngineTask, float | None], Awaitable[EngineResult]]
+
+# What is kept of the caller's time for storing and sending the answer, at most.
+_ANSWER_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class CheckedTask:
+    """A request to adapt that fits: a prepared support set and resolved options."""
+
+    engine_task: EngineTask
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What became of a request to adapt; `model` is not kept yet and has no id."""
+
+    model: AdaptedModel
+    arrays: AdaptedArrays
+    partial: bool
+    support_loss: tuple[float, ...]
+    compute_path: str
+    slot_bucket: int
+
+
+@dataclass(frozen=True)
+class TaskLimits:
+    """The server's limits of a request to adapt."""
+
+    ttl: TtlLimits
+    max_pixels: int
+
+
+def check_task(
+    task: AdaptTask, model: ServedModel, limits: TaskLimits, violations: Violations
+) -> CheckedTask:
+    """Check and prepare a request; blocks. What it returns is good if nothing was noted."""
+    support_set, manifest = task.support_set, model.bundle.manifest
+    count = image_count(support_set.images)
+    check_labels(support_set, count, manifest, violations)
+    way = len(support_set.class_names)
+    options = resolve_options(task.options, way, manifest, limits.ttl, violations)
+    rules = ImageRules(
+        "support_set.images",
+        manifest.limits.max_support_count,
+        limits.max_pixels,
+        manifest.input,
+    )
+    support = prepare_images(support_set.images, rules, violations)
+    engine_task = EngineTask(
+        model=manifest.name,
+        bundle_digest=model.bundle.digest,
+        support=support,
+        class_indices=support_set.class_indices,
+        way=way,
+        options=options,
+    )
+    return CheckedTask(engine_task, support_set.class_names)
+
+
+async def adapt(
+    task: CheckedTask, run_engine: RunEngine, remaining_seconds: float | None
+) -> Adaptation:
+    """Run the inner loop; raise `AdaptationDiverged`, `DeadlineExceeded` or `Unavailable`."""
+    call = current_call()
+    started = time.perf_counter()
+    result = await run_engine(task.engine_task, _engine_seconds(remaining_seconds))
+    # The engine counts its computing alone; the rest was waiting for it.
+    call.add("compute", result.seconds)
+    call.add("queue", time.perf_counter() - started - result.seconds)
+    options = task.engine_task.options
+    if result.stop_reason == "DIVERGED" or not _finite(result):
+        raise AdaptationDiverged(result.step_count, options.learning_rate)
+    return _adaptation(task, result, options)
+
+
+def _engine_seconds(remaining: float | None) -> float | None:
+    """Return the engine's part of the caller's time."""
+    if remaining is None:
+        return None
+    if remaining <= 0:
+        raise DeadlineExceeded
+    return remaining - min(_ANSWER_SECONDS, remaining / 10)
+
+
+def _finite(result: EngineResult) -> bool:
+    arrays = (*result.parameters.values(), *result.statistics.values())
+    return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+def _adaptation(task: CheckedTask, result: EngineResult, options: ResolvedOptions) -> Adaptation:
+    engine_task = task.engine_task
+    now = time.time()
+    model = AdaptedModel(
+        id="",
+        model=engine_task.model,
+        bundle_digest=engine_task.bundle_digest,
+        weights_digest=weights_digest(result.parameters),
+        adaptation_digest=adaptation_digest(
+            engine_task.bundle_digest,
+            engine_task.support,
+            engine_task.class_indices,
+            task.class_names,
+            options.digested(result.step_count),
+        ),
+        class_names=task.class_names,
+        options=options.document(),
+        create_time=now,
+        expire_time=now + options.ttl,
+        size_bytes=0,
+        step_count=result.step_count,
+        support_accuracy=result.support_accuracy,
+    )
+    return Adaptation(
+        model=model,
+        arrays=AdaptedArrays(result.parameters, result.statistics, engine_task.support),
+        partial=result.stop_reason == "TIME_BUDGET",
+        support_loss=result.support_loss,
+        compute_path=result.compute_path,
+        slot_bucket=result.slot_bucket,
+    )

@@ -1,0 +1,44 @@
+"""Bounded queues: who may wait, and whether anybody is still there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kshot.server.errors import QueueFull, ShuttingDown
+
+
+class Admission:
+    """Counts the calls of one kind that run or wait, up to a limit; for one event loop."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+        self._open = True
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Hold a place inside; raise `QueueFull` or `ShuttingDown` when there is none."""
+        if not self._open:
+            raise ShuttingDown
+        if self._count >= self._limit:
+            raise QueueFull
+        self._count += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if self._count == 0:
+                self._idle.set()
+
+    def close(self) -> None:
+        """Admit nobody from now on."""
+        self._open = False
+
+    async def wait_idle(self) -> None:
+        """Wait until nobody is inside."""
+        await self._idle.wait()

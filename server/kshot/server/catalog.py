@@ -1,0 +1,60 @@
+"""The served models: bundles, and the predictors of their adapted models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kshot.bundle import Bundle, load_bundle
+from kshot.server.adapted_model import AdaptedModel
+from kshot.server.errors import InvalidRequest, ModelChanged, ModelNotFound, StartError
+from kshot.server.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A bundle that is served under its name."""
+
+    bundle: Bundle
+    predictor: Predictor
+
+
+class Catalog:
+    """The served models by name."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self._models = {model.bundle.manifest.name: model for model in models}
+
+    @classmethod
+    def load(cls, paths: Sequence[Path]) -> Catalog:
+        """Open bundles; raise `BundleError`, or `StartError` when two have the same name."""
+        bundles = [load_bundle(path) for path in paths]
+        names = [bundle.manifest.name for bundle in bundles]
+        for name in names:
+            if names.count(name) > 1:
+                raise StartError(f"got {names.count(name)} bundles named {name!r}, wanted one")
+        return cls([ServedModel(bundle, Predictor(bundle)) for bundle in bundles])
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return the digest of each model's bundle."""
+        return {name: model.bundle.digest for name, model in self._models.items()}
+
+    def find(self, name: str) -> ServedModel:
+        """Return a model; raise `ModelNotFound`, or `InvalidRequest` for no name at all."""
+        if not name:
+            raise InvalidRequest.about("model", "got no name, wanted that of a served model")
+        if name not in self._models:
+            raise ModelNotFound(name, sorted(self._models))
+        return self._models[name]
+
+    def behind(self, adapted: AdaptedModel) -> ServedModel:
+        """Return the model that was adapted; raise `ModelChanged` when it is not served."""
+        model = self._models.get(adapted.model)
+        if model is None or model.bundle.digest != adapted.bundle_digest:
+            raise ModelChanged(adapted.id, adapted.model)
+        return model

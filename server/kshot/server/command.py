@@ -1,0 +1,96 @@
+"""`kshot serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kshot.bundle import builtin_bundle
+from kshot.server.config import ServerConfig, default_store
+from kshot.server.errors import StartError
+from kshot.server.json_log import start_logging
+from kshot.server.server import serve
+from kshot.server.store import StoreUnusable
+
+
+@click.command(name="serve", context_settings={"show_default": True})
+@click.option(
+    "--bundle",
+    "bundles",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    envvar="KSHOT_BUNDLE",
+    show_default="the built-in omniglot",
+    help="Folder NAME/VERSION, or NAME for its highest version, of a bundle to serve; repeatable.",
+)
+@click.option(
+    "--listen",
+    default="127.0.0.1:50051",
+    metavar="HOST:PORT",
+    envvar="KSHOT_LISTEN",
+    help="Address for gRPC; port 0 picks a free one.",
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=default_store,
+    show_default="$XDG_STATE_HOME/kshot",
+    envvar="KSHOT_STORE",
+    help="Folder that keeps adapted models.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    envvar="KSHOT_DEVICE",
+    help="Where to adapt; auto takes a GPU when there is one.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    envvar="KSHOT_INSECURE",
+    help="Allow an address that other machines reach, without encryption or keys.",
+)
+def command(bundles: tuple[Path, ...], **settings: Any) -> None:  # noqa: ANN401 -- one per option
+    """Serve bundles over gRPC: adapt and predict.
+
+    Prints one JSON line {"event": "ready", "grpc": "HOST:PORT", …} once it can adapt, logs JSON
+    lines to stderr, and finishes what runs on SIGTERM or SIGINT.
+    """
+    try:
+        config = ServerConfig(bundles=bundles or (builtin_bundle(),), **settings)
+        start_logging()
+        asyncio.run(serve(config, _announce))
+    except (StartError, StoreUnusable) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _announce(ready: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
+
+
+def _add_setting_options() -> None:
+    """Make a flag of each setting that says in its metadata what it is."""
+    for setting in dataclasses.fields(ServerConfig):
+        if "help" not in setting.metadata:
+            continue
+        flag = "--" + setting.name.replace("_", "-")
+        option = click.option(
+            flag,
+            setting.name,
+            default=setting.default,
+            type=type(setting.default),
+            envvar=f"KSHOT_{setting.name.upper()}",
+            help=setting.metadata["help"],
+        )
+        option(command)
+
+
+_add_setting_options()

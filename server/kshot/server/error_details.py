@@ -1,0 +1,62 @@
+"""The `google.rpc` messages that errors carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2 as details_pb2
+
+
+def bad_request(violations: Iterable[tuple[str, str]]) -> Message:
+    """Return a BadRequest of pairs of field and description."""
+    fields = [
+        details_pb2.BadRequest.FieldViolation(field=field, description=description)
+        for field, description in violations
+    ]
+    message: Message = details_pb2.BadRequest(field_violations=fields)
+    return message
+
+
+def resource(kind: str, name: str, description: str) -> Message:
+    """Return a ResourceInfo of a message of the wire."""
+    message: Message = details_pb2.ResourceInfo(
+        resource_type=f"kshot.v1.{kind}", resource_name=name, description=description
+    )
+    return message
+
+
+def precondition(kind: str, subject: str, description: str) -> Message:
+    """Return a PreconditionFailure of one violation."""
+    violation = details_pb2.PreconditionFailure.Violation(
+        type=kind, subject=subject, description=description
+    )
+    message: Message = details_pb2.PreconditionFailure(violations=[violation])
+    return message
+
+
+def quota_failure(subject: str, description: str) -> Message:
+    """Return a QuotaFailure of one violation."""
+    violation = details_pb2.QuotaFailure.Violation(subject=subject, description=description)
+    message: Message = details_pb2.QuotaFailure(violations=[violation])
+    return message
+
+
+def retry_info(seconds: float) -> Message:
+    """Return a RetryInfo."""
+    message = details_pb2.RetryInfo()
+    message.retry_delay.FromMilliseconds(int(seconds * 1000))
+    retry: Message = message
+    return retry
+
+
+def request_info(request_id: str) -> Message:
+    """Return a RequestInfo."""
+    message: Message = details_pb2.RequestInfo(request_id=request_id)
+    return message
+
+
+def error_info(reason: str, metadata: dict[str, str]) -> Message:
+    """Return the ErrorInfo that every error has."""
+    message: Message = details_pb2.ErrorInfo(reason=reason, domain="kshot", metadata=metadata)
+    return message

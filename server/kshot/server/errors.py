@@ -1,0 +1,300 @@
+"""The errors of the front: what stops its start, and what a caller is answered.
+
+KshotServerError
+├── StartError                  the server cannot start as it was asked to
+└── RequestError                answered to one caller: a status code, a reason, details
+    ├── InvalidRequest          fields of the request do not fit; all of them are listed
+    ├── AdaptationDiverged      the inner loop left the finite numbers
+    ├── ModelNotFound           no bundle is served under this name
+    ├── AdaptedModelNotFound    no such id, or not any more known
+    │   ├── AdaptedModelExpired
+    │   └── AdaptedModelDeleted
+    ├── ModelChanged            the bundle that was adapted is not the one that is served
+    ├── NonFiniteLogits         the queries leave the finite numbers
+    ├── StoreIsFull             a cap of the store is reached
+    ├── DeviceMemoryFull        the device has too little memory for this task
+    ├── Unavailable             try again after `retry_seconds`
+    │   ├── QueueFull
+    │   ├── EngineUnavailable
+    │   └── ShuttingDown
+    ├── DeadlineExceeded        the caller's time is over
+    ├── CallCancelled           the caller has gone
+    ├── AdaptedModelDamaged     the store's file is not what was written
+    ├── MethodNotFound          no such RPC
+    └── InternalError           anything unforeseen; the log says what, the caller gets an id
+"""
+# ruff: noqa: N818 -- each name says what is so, as in the tree above
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import grpc
+from google.protobuf.message import Message
+
+from kshot.server.error_details import (
+    bad_request,
+    precondition,
+    quota_failure,
+    request_info,
+    resource,
+    retry_info,
+)
+
+
+class KshotServerError(Exception):
+    """Base of all errors of the front."""
+
+
+class StartError(KshotServerError):
+    """The server cannot start; the sentence is for the person who started it."""
+
+
+class RequestError(KshotServerError):
+    """Base of what a caller is answered.
+
+    `metadata` holds the values in the message, for programs; `details` the `google.rpc` messages
+    beside the ErrorInfo.
+    """
+
+    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, *details: Message, **metadata: str) -> None:
+        super().__init__(message)
+        self.details = details
+        self.metadata = metadata
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field of a request that does not fit: its path, and what was wrong, got and wanted."""
+
+    field: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}"
+
+
+class InvalidRequest(RequestError):
+    """Fields of the request do not fit: a BadRequest lists all of them."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        self.violations = tuple(violations)
+        count = len(self.violations)
+        start = "" if count == 1 else f"{count} fields do not fit: "
+        message = start + "; ".join(map(str, self.violations))
+        super().__init__(
+            message, bad_request([(item.field, item.description) for item in self.violations])
+        )
+
+    @classmethod
+    def about(cls, field: str, description: str) -> InvalidRequest:
+        """Make the error of a single violation."""
+        return cls([Violation(field, description)])
+
+
+class AdaptationDiverged(RequestError):
+    """The loss or the parameters are not finite: a smaller learning rate may help."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "ADAPTATION_DIVERGED"
+
+    def __init__(self, step_count: int, learning_rate: float) -> None:
+        message = (
+            f"the adaptation diverged after {step_count} steps at learning rate {learning_rate:g}: "
+            "wanted a finite loss; try a smaller learning rate"
+        )
+        super().__init__(
+            message,
+            bad_request([("options.learning_rate", message)]),
+            step_count=str(step_count),
+            learning_rate=f"{learning_rate:g}",
+        )
+
+
+class ModelNotFound(RequestError):
+    """No bundle is served under this name."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, model: str, served: Sequence[str]) -> None:
+        model = model[:64]
+        message = f"no model {model!r} is served, wanted one of: {', '.join(served)}"
+        super().__init__(message, resource("Model", model, message), model=model)
+
+
+class AdaptedModelNotFound(RequestError):
+    """No adapted model has this id."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "ADAPTED_MODEL_NOT_FOUND"
+    sentence: ClassVar[str] = "there is no adapted model {}"
+
+    def __init__(self, adapted_model: str, **metadata: str) -> None:
+        message = self.sentence.format(adapted_model)
+        info = resource("AdaptedModel", adapted_model, message)
+        super().__init__(message, info, adapted_model=adapted_model, **metadata)
+
+
+class AdaptedModelExpired(AdaptedModelNotFound):
+    """The adapted model was kept until its expiry, in Unix seconds."""
+
+    reason = "ADAPTED_MODEL_EXPIRED"
+    sentence = "the adapted model {} has expired; adapt again"
+
+    def __init__(self, adapted_model: str, expire_time: float) -> None:
+        expired = datetime.fromtimestamp(expire_time, UTC).isoformat()
+        super().__init__(adapted_model, expire_time=expired)
+
+
+class AdaptedModelDeleted(AdaptedModelNotFound):
+    """The adapted model was deleted."""
+
+    reason = "ADAPTED_MODEL_DELETED"
+    sentence = "the adapted model {} was deleted; adapt again"
+
+
+class ModelChanged(RequestError):
+    """The bundle that was adapted is not the one that is served."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "MODEL_CHANGED"
+
+    def __init__(self, adapted_model: str, model: str) -> None:
+        message = (
+            f"the adapted model {adapted_model} was made from a bundle of model {model!r} that is "
+            "not served any more; adapt again"
+        )
+        failure = precondition(self.reason, model, message)
+        super().__init__(message, failure, adapted_model=adapted_model, model=model)
+
+
+class NonFiniteLogits(RequestError):
+    """The network's answer to some queries, the first of them given, is not finite."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "NON_FINITE_LOGITS"
+
+    def __init__(self, query: int) -> None:
+        message = f"the logits of query {query} are not finite: its values are too large"
+        failure = precondition(self.reason, "queries", message)
+        super().__init__(message, failure, query=str(query))
+
+
+class StoreIsFull(RequestError):
+    """The store keeps as many models or bytes as it may."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "STORE_FULL"
+
+    def __init__(self, unit: str, limit: int) -> None:
+        message = (
+            f"the store is full: its limit is {limit} {unit}; delete adapted models or let them "
+            "expire"
+        )
+        failure = quota_failure(f"adapted models, {unit}", message)
+        super().__init__(message, failure, unit=unit, limit=str(limit))
+
+
+class DeviceMemoryFull(RequestError):
+    """The device has too little memory for this task, even alone."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "GPU_MEMORY"
+
+    def __init__(self) -> None:
+        message = "the device has too little memory for this task; try fewer examples or classes"
+        super().__init__(message, quota_failure("device memory", message))
+
+
+class Unavailable(RequestError):
+    """Not now; the same call may work after `retry_seconds`."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "UNAVAILABLE"
+    sentence: ClassVar[str] = "the server cannot answer now; try again"
+    retry_seconds: ClassVar[float] = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(self.sentence, retry_info(self.retry_seconds))
+
+
+class QueueFull(Unavailable):
+    """As many calls wait as may."""
+
+    reason = "QUEUE_FULL"
+    sentence = "too many calls are waiting; try again"
+    retry_seconds = 0.5
+
+
+class EngineUnavailable(Unavailable):
+    """The engine is starting, or died with this call."""
+
+    reason = "ENGINE_UNAVAILABLE"
+    sentence = "the engine that adapts is not available now; try again"
+
+
+class ShuttingDown(Unavailable):
+    """The server finishes what it has and takes nothing new."""
+
+    reason = "SHUTTING_DOWN"
+    sentence = "the server is shutting down; try again elsewhere or later"
+
+
+class DeadlineExceeded(RequestError):
+    """The caller's deadline came before the answer."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+    def __init__(self) -> None:
+        super().__init__("the deadline came before the answer")
+
+
+class CallCancelled(RequestError):
+    """The caller has gone; nobody reads this answer but the log."""
+
+    code = grpc.StatusCode.CANCELLED
+    reason = "CANCELLED"
+
+    def __init__(self) -> None:
+        super().__init__("the call was cancelled")
+
+
+class AdaptedModelDamaged(RequestError):
+    """The store's file is missing or is not what was written."""
+
+    code = grpc.StatusCode.DATA_LOSS
+    reason = "ADAPTED_MODEL_DAMAGED"
+
+    def __init__(self, adapted_model: str) -> None:
+        message = f"the adapted model {adapted_model} is damaged in the store; adapt again"
+        info = resource("AdaptedModel", adapted_model, message)
+        super().__init__(message, info, adapted_model=adapted_model)
+
+
+class MethodNotFound(RequestError):
+    """The service has no such RPC."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+    reason = "METHOD_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("there is no such method")
+
+
+class InternalError(RequestError):
+    """Anything unforeseen; the log line of the request id has the traceback."""
+
+    def __init__(self, request_id: str) -> None:
+        message = f"the server failed; its log names request {request_id}"
+        super().__init__(message, request_info(request_id), request_id=request_id)

@@ -1,0 +1,143 @@
+"""What the front does for each call, free of protobuf and gRPC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from kshot.bundle import BatchNormMode
+from kshot.server.adaptation import Adaptation, CheckedTask, TaskLimits, adapt, check_task
+from kshot.server.adapted_model import AdaptedModel
+from kshot.server.admission import Admission
+from kshot.server.call import current_call
+from kshot.server.catalog import Catalog, ServedModel
+from kshot.server.config import ServerConfig
+from kshot.server.export import export_model
+from kshot.server.library import Library
+from kshot.server.prediction import Answers, Floats, answer, check_mode, prepare_queries
+from kshot.server.supervisor import EngineSupervisor
+from kshot.server.task import AdaptTask, PredictTask
+from kshot.server.validation import TtlLimits, check_choice
+from kshot.server.violations import Violations
+from kshot.server.workers import Workers
+
+
+@dataclass(frozen=True)
+class Front:
+    """All that calls share; its methods raise `RequestError`s.
+
+    The violations that they take are those found so far: they add theirs, then raise them all.
+    """
+
+    config: ServerConfig
+    catalog: Catalog
+    engine: EngineSupervisor
+    library: Library
+    workers: Workers
+    adapting: Admission
+    predicting: Admission
+
+    async def adapt(
+        self, task: AdaptTask, violations: Violations, remaining_seconds: float | None
+    ) -> Adaptation:
+        """Adapt and keep."""
+        with self.adapting.admit():
+            model = self._find(task.model)
+            ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
+            limits = TaskLimits(ttl, self.config.max_image_pixels)
+
+            def check() -> CheckedTask:
+                with current_call().measure("decode"):
+                    checked = check_task(task, model, limits, violations)
+                    violations.check()
+                    return checked
+
+            checked = await self.workers.compute(check)
+            adaptation = await adapt(checked, self.engine.adapt, remaining_seconds)
+            kept = await self.library.keep(adaptation.model, adaptation.arrays)
+            current_call().adapted_model = kept.id
+            return replace(adaptation, model=kept)
+
+    async def adapt_and_predict(
+        self,
+        task: AdaptTask,
+        query: PredictTask,
+        violations: Violations,
+        remaining_seconds: float | None,
+    ) -> tuple[Adaptation, Answers]:
+        """Adapt, classify queries, keep nothing."""
+        with self.adapting.admit():
+            model = self._find(task.model)
+            if task.options.ttl is not None:
+                violations.add("options.ttl", "got a time to live, wanted none: nothing is kept")
+                task = replace(task, options=replace(task.options, ttl=None))
+            limits = TaskLimits(TtlLimits(0, 0), self.config.max_image_pixels)
+
+            def check() -> tuple[CheckedTask, Floats]:
+                with current_call().measure("decode"):
+                    checked = check_task(task, model, limits, violations)
+                    queries = prepare_queries(
+                        query.queries, model, self.config.max_image_pixels, violations
+                    )
+                    violations.check()
+                    return checked, queries
+
+            checked, queries = await self.workers.compute(check)
+            adaptation = await adapt(checked, self.engine.adapt, remaining_seconds)
+            mode = checked.engine_task.options.batch_norm_mode
+            answers = await self.workers.compute(
+                lambda: answer(model, adaptation.arrays, queries, mode)
+            )
+            return adaptation, answers
+
+    async def predict(
+        self, adapted_model: str, query: PredictTask, violations: Violations
+    ) -> tuple[AdaptedModel, Answers]:
+        """Classify queries with an adapted model."""
+        with self.predicting.admit():
+            adapted, arrays = await self.library.read(adapted_model)
+            model = self._behind(adapted)
+            mode = query.mode or _own_mode(adapted)
+
+            def work() -> Answers:
+                with current_call().measure("decode"):
+                    check_mode(query, model, violations)
+                    queries = prepare_queries(
+                        query.queries, model, self.config.max_image_pixels, violations
+                    )
+                    violations.check()
+                return answer(model, arrays, queries, mode)
+
+            return adapted, await self.workers.compute(work)
+
+    async def export(
+        self, adapted_model: str, mode: BatchNormMode | None, violations: Violations
+    ) -> tuple[AdaptedModel, BatchNormMode, bytes]:
+        """Make a self-contained ONNX file of an adapted model."""
+        with self.predicting.admit():
+            adapted, arrays = await self.library.read(adapted_model)
+            model = self._behind(adapted)
+            if mode is not None:
+                allowed = model.bundle.manifest.batch_norm.allowed
+                check_choice("batch_norm_mode", mode, allowed, violations)
+            violations.check()
+            chosen = mode or _own_mode(adapted)
+
+            def work() -> bytes:
+                with current_call().measure("compute"):
+                    return export_model(model.bundle, arrays, adapted, chosen)
+
+            return adapted, chosen, await self.workers.compute(work)
+
+    def _find(self, name: str) -> ServedModel:
+        model = self.catalog.find(name)
+        current_call().model = name
+        return model
+
+    def _behind(self, adapted: AdaptedModel) -> ServedModel:
+        current_call().adapted_model = adapted.id
+        current_call().model = adapted.model
+        return self.catalog.behind(adapted)
+
+
+def _own_mode(adapted: AdaptedModel) -> BatchNormMode:
+    return BatchNormMode(str(adapted.options["batch_norm_mode"]))

@@ -1,0 +1,106 @@
+"""From images as they were sent to a network's input, with all that is wrong about them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kshot.bundle import ImageError, ImageLimits, InputSpec, prepare
+from kshot.server.task import EncodedImages, Images, TensorImages
+from kshot.server.violations import Violations, shorten
+
+Floats = npt.NDArray[np.float32]
+
+_DTYPES: dict[str, np.dtype[np.generic]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
+_MAX_AXES = 4
+
+
+@dataclass(frozen=True)
+class ImageRules:
+    """What a set of images must fit: the field it came in, its greatest number, pixels, input."""
+
+    field: str
+    max_count: int
+    max_pixels: int
+    spec: InputSpec
+
+
+def image_count(images: Images | None) -> int | None:
+    """Return how many images were sent, None where that cannot be said."""
+    if isinstance(images, EncodedImages):
+        return len(images.items)
+    return images.shape[0] if images and images.shape and images.shape[0] >= 0 else None
+
+
+def prepare_images(images: Images | None, rules: ImageRules, violations: Violations) -> Floats:
+    """Return float32 `(n, channels, height, width)`, empty where violations were noted.
+
+    Caps come before anything is allocated or decoded.
+    """
+    nothing = np.zeros((0, *rules.spec.shape), np.float32)
+    if images is None:
+        violations.add(rules.field, "got none, wanted `tensor` or `encoded`")
+        return nothing
+    count = image_count(images)
+    if count is not None and not 1 <= count <= rules.max_count:
+        violations.add(rules.field, f"got {count} images, wanted 1 to {rules.max_count}")
+        return nothing
+    if isinstance(images, TensorImages):
+        return _prepare_tensor(images, rules, violations, nothing)
+    try:
+        return prepare(images.items, rules.spec, ImageLimits(max_pixels=rules.max_pixels))
+    except ImageError as error:
+        _note(error, f"{rules.field}.encoded", ".items[{}]", violations)
+        return nothing
+
+
+def _prepare_tensor(
+    images: TensorImages, rules: ImageRules, violations: Violations, nothing: Floats
+) -> Floats:
+    field = f"{rules.field}.tensor"
+    dtype = _DTYPES.get(images.datatype)
+    if dtype is None:
+        got = shorten(images.datatype, 20)
+        violations.add(f"{field}.datatype", f"got {got!r}, wanted UINT8 or FP32")
+        return nothing
+    shape = images.shape
+    if not 3 <= len(shape) <= _MAX_AXES or min(shape) < 1:
+        wanted = "(n, height, width[, channels])" if dtype == np.uint8 else _wanted(rules.spec)
+        got = ", ".join(map(str, shape[: _MAX_AXES + 1]))
+        violations.add(f"{field}.shape", f"got ({got}), wanted {wanted}")
+        return nothing
+    size = math.prod(shape) * dtype.itemsize
+    if len(images.data) != size:
+        violations.add(
+            f"{field}.data", f"got {len(images.data)} bytes, wanted {size} for shape {shape}"
+        )
+        return nothing
+    if dtype == np.uint8 and shape[1] * shape[2] > rules.max_pixels:
+        violations.add(
+            f"{field}.shape",
+            f"got {shape[1]} x {shape[2]} pixels, wanted at most {rules.max_pixels}",
+        )
+        return nothing
+    array = np.frombuffer(images.data, dtype).reshape(shape)
+    if dtype != np.uint8:
+        array = array.astype(np.float32, copy=False)
+    try:
+        return prepare(array, rules.spec)
+    except ImageError as error:
+        _note(error, field, "", violations)
+        return nothing
+
+
+def _wanted(spec: InputSpec) -> str:
+    return f"(n, {', '.join(map(str, spec.shape))})"
+
+
+def _note(error: ImageError, field: str, item: str, violations: Violations) -> None:
+    for problem in error.problems:
+        if problem.index is None or not item:
+            violations.add(field, str(problem))
+        else:
+            violations.add(field + item.format(problem.index), problem.reason)

@@ -1,0 +1,122 @@
+"""The adapted models as the event loop sees them: the store and its cache, off the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.arrays_cache import ArraysCache
+from kshot.server.errors import (
+    AdaptedModelDamaged,
+    AdaptedModelDeleted,
+    AdaptedModelExpired,
+    AdaptedModelNotFound,
+    InvalidRequest,
+    StoreIsFull,
+)
+from kshot.server.store import (
+    BadPageToken,
+    DamagedModel,
+    DeletedId,
+    ExpiredId,
+    LocalStore,
+    StoreFull,
+    UnknownId,
+)
+from kshot.server.validation import check_id
+from kshot.server.workers import Workers
+
+Result = TypeVar("Result")
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 100
+
+
+class Library:
+    """Keeps, finds and forgets adapted models; raises `RequestError`s."""
+
+    def __init__(self, store: LocalStore, cache: ArraysCache, workers: Workers) -> None:
+        self._store = store
+        self._cache = cache
+        self._workers = workers
+
+    async def keep(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
+        """Keep an adapted model under a new id; when the caller has gone by then, drop it."""
+        model = replace(model, id=new_id())
+        put = asyncio.ensure_future(self._workers.store(lambda: self._store.put(model, arrays)))
+        try:
+            kept = await asyncio.shield(put)
+        except asyncio.CancelledError:
+            put.add_done_callback(lambda done: self._drop(model.id, done))
+            raise
+        except StoreFull as error:
+            raise StoreIsFull(error.unit, error.limit) from error
+        self._cache.get_or_load(kept.id, lambda: arrays)
+        return kept
+
+    async def get(self, model_id: str) -> AdaptedModel:
+        """Return the record of an adapted model."""
+        return await self._about(model_id, lambda: self._store.get(model_id))
+
+    async def read(self, model_id: str) -> tuple[AdaptedModel, AdaptedArrays]:
+        """Return an adapted model with its arrays, from memory where they are."""
+
+        def both() -> tuple[AdaptedModel, AdaptedArrays]:
+            model = self._store.get(model_id)
+            return model, self._cache.get_or_load(model_id, lambda: self._store.read(model_id))
+
+        return await self._about(model_id, both)
+
+    async def page(
+        self, page_size: int, page_token: str, model: str
+    ) -> tuple[Sequence[AdaptedModel], str]:
+        """Return a page of records, and the token of the next or "" at the end."""
+        if page_size < 0:
+            raise InvalidRequest.about("page_size", f"got {page_size}, wanted 0 or more")
+        size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        try:
+            return await self._workers.store(
+                lambda: self._store.list(size, page_token, model or None)
+            )
+        except BadPageToken as error:
+            raise InvalidRequest.about(
+                "page_token", "got none that an earlier page of this list has given"
+            ) from error
+
+    async def delete(self, model_id: str) -> None:
+        """Forget an adapted model."""
+
+        def forget() -> None:
+            self._store.delete(model_id)
+            self._cache.discard(model_id)
+
+        await self._about(model_id, forget)
+
+    async def _about(self, model_id: str, function: Callable[[], Result]) -> Result:
+        check_id(model_id)
+        try:
+            return await self._workers.store(function)
+        except ExpiredId as error:
+            self._cache.discard(model_id)
+            raise AdaptedModelExpired(model_id, error.expire_time) from error
+        except DeletedId as error:
+            raise AdaptedModelDeleted(model_id) from error
+        except UnknownId as error:
+            raise AdaptedModelNotFound(model_id) from error
+        except DamagedModel as error:
+            raise AdaptedModelDamaged(model_id) from error
+
+    def _drop(self, model_id: str, put: asyncio.Future[AdaptedModel]) -> None:
+        """Delete what was kept for a caller who never heard of it."""
+        if not put.cancelled() and put.exception() is None:
+            self._workers.store_later(lambda: self._store.delete(model_id))
+
+
+def new_id() -> str:
+    """Return an id that nobody can guess: `am-` and 26 of a-z, 2-7."""
+    return "am-" + base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()

@@ -1,0 +1,195 @@
+"""The life of a server: open, start the engine, answer, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from kshot.server.admission import Admission
+from kshot.server.arrays_cache import ArraysCache
+from kshot.server.catalog import Catalog
+from kshot.server.config import ServerConfig
+from kshot.server.errors import StartError
+from kshot.server.front import Front
+from kshot.server.interceptor import CallInterceptor
+from kshot.server.json_log import LOGGER, log_event
+from kshot.server.library import Library
+from kshot.server.service import AdaptationServicer
+from kshot.server.store import LocalStore
+from kshot.server.supervisor import EngineSupervisor
+from kshot.server.workers import Workers
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1 import adaptation_pb2_grpc as wire_grpc
+
+SERVICE = wire.DESCRIPTOR.services_by_name["AdaptationService"].full_name
+_SWEEP_SECONDS = 60.0
+# What is not an adaptation or a prediction is short; this is the backstop for all of them.
+_SPARE_CALLS = 256
+
+Announce = Callable[[dict[str, object]], None]
+
+
+async def serve(config: ServerConfig, announce: Announce) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what runs; a second signal cuts that short.
+
+    `announce` is given the ready event. Raises `StartError`, `BundleError` or `StoreUnusable`.
+    """
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    async with running(config, stop, hurry) as ready:
+        if ready is None:
+            return
+        announce(ready)
+        await stop.wait()
+        log_event("stopping")
+    log_event("stopped")
+
+
+@asynccontextmanager
+async def running(
+    config: ServerConfig, stop: asyncio.Event, hurry: asyncio.Event
+) -> AsyncIterator[dict[str, object] | None]:
+    """Run a server around a block, and drain it at the end; gives the ready event.
+
+    Gives None when `stop` came before the engine was ready.
+    """
+    async with AsyncExitStack() as stack:
+        catalog = Catalog.load(config.bundles)
+        store = stack.enter_context(
+            LocalStore.open(
+                config.store,
+                max_count=config.max_adapted_models,
+                max_bytes=config.max_adapted_bytes,
+            )
+        )
+        workers = Workers()
+        stack.callback(workers.close)
+        engine = EngineSupervisor(config, catalog.digests)
+        stack.push_async_callback(engine.stop)
+        front = Front(
+            config=config,
+            catalog=catalog,
+            engine=engine,
+            library=Library(store, ArraysCache(config.cache_bytes), workers),
+            workers=workers,
+            adapting=Admission(config.max_adapt_queue),
+            predicting=Admission(config.max_predict_queue),
+        )
+        server, address = _make_server(front)
+        healthy = _add_services(server, front)
+        await healthy.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await healthy.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await server.start()
+        stack.push_async_callback(server.stop, 0)
+        if not await _start_engine(engine, stop):
+            yield None
+            return
+        facts = engine.facts
+        await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+        await healthy.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        sweeper = asyncio.create_task(_sweep(store, hurry))
+        try:
+            yield {
+                "event": "ready",
+                "grpc": address,
+                "models": sorted(catalog.digests),
+                "device": facts.device if facts else config.device,
+            }
+        finally:
+            await healthy.enter_graceful_shutdown()
+            front.adapting.close()
+            await _drain(front, hurry)
+            await server.stop(0 if hurry.is_set() else config.drain_grace)
+            sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeper
+
+
+def _make_server(front: Front) -> tuple[grpc.aio.Server, str]:
+    """Make a server that listens; return it with its address."""
+    config = front.config
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor(SERVICE)],
+        maximum_concurrent_rpcs=config.max_adapt_queue + config.max_predict_queue + _SPARE_CALLS,
+        options=[
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+            # A client that is gone without a word is noticed; one may ask every 10 seconds.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ],
+    )
+    try:
+        port = server.add_insecure_port(config.listen)
+    except RuntimeError as error:
+        raise StartError(
+            f"listen: cannot listen on {config.listen}: is the port taken, or the address not ours?"
+        ) from error
+    return server, f"{config.host}:{port}"
+
+
+def _add_services(server: grpc.aio.Server, front: Front) -> health.aio.HealthServicer:
+    wire_grpc.add_AdaptationServiceServicer_to_server(AdaptationServicer(front), server)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    return healthy
+
+
+async def _start_engine(engine: EngineSupervisor, stop: asyncio.Event) -> bool:
+    """Wait for the first engine; return whether it came before `stop`."""
+    starting = asyncio.ensure_future(engine.start())
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            return True
+        return False
+    finally:
+        for waiting in (starting, stopping):
+            waiting.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await waiting
+
+
+async def _drain(front: Front, hurry: asyncio.Event) -> None:
+    """Wait for the calls inside, as long as the grace lasts and nobody hurries."""
+    idle = asyncio.gather(front.adapting.wait_idle(), front.predicting.wait_idle())
+    hurrying = asyncio.ensure_future(hurry.wait())
+    await asyncio.wait(
+        (idle, hurrying),
+        timeout=front.config.drain_grace,
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    for waiting in (idle, hurrying):
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+
+
+async def _sweep(store: LocalStore, stop: asyncio.Event) -> None:
+    """Remove what has expired, from time to time."""
+    while not stop.is_set():
+        try:
+            if count := await asyncio.to_thread(store.sweep):
+                log_event("expired", count=count)
+        except Exception:
+            LOGGER.exception("failure")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _SWEEP_SECONDS)

@@ -1,0 +1,45 @@
+"""How an error travels: `google.rpc.Status` in the trailers."""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import status_pb2
+
+from kshot.server.error_details import error_info
+from kshot.server.errors import RequestError, Unavailable
+
+DETAILS_TRAILER = "grpc-status-details-bin"
+PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
+REQUEST_ID_TRAILER = "x-kshot-request-id"
+
+Trailers = tuple[tuple[str, str | bytes], ...]
+
+
+def message_of(error: RequestError) -> str:
+    """Return the sentence that goes into the status; the details hold the rest."""
+    text = str(error)
+    return text if len(text) <= 600 else f"{text[:599]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def trailers_of(error: RequestError, request_id: str) -> Trailers:
+    """Return the trailers of an answer that is this error."""
+    number, _name = error.code.value
+    status = status_pb2.Status(code=number, message=message_of(error))
+    for detail in (error_info(error.reason, error.metadata), *error.details):
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    trailers: Trailers = (
+        (DETAILS_TRAILER, status.SerializeToString()),
+        (REQUEST_ID_TRAILER, request_id),
+    )
+    if isinstance(error, Unavailable):
+        trailers += ((PUSHBACK_TRAILER, str(int(error.retry_seconds * 1000))),)
+    return trailers
+
+
+def is_over(context: grpc.aio.ServicerContext[object, object]) -> bool:
+    """Tell whether the call's deadline has come."""
+    remaining = context.time_remaining()
+    return remaining is not None and remaining <= 0

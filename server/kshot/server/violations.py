@@ -1,0 +1,44 @@
+"""All that is wrong with one request, gathered before it is refused."""
+
+from __future__ import annotations
+
+from kshot.server.errors import InvalidRequest, Violation
+
+# An error travels in HTTP/2 trailers, of which clients accept 8 KiB in all, base64 included; the
+# message repeats what the details say.
+_MAX_BYTES = 1600
+_MAX_DESCRIPTION = 240
+
+
+class Violations:
+    """The violations of one request, in the order they were found."""
+
+    def __init__(self) -> None:
+        self._found: list[Violation] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, field: str, description: str) -> None:
+        """Note that `field` does not fit: what was wrong, got and wanted."""
+        self._found.append(Violation(field, shorten(description, _MAX_DESCRIPTION)))
+
+    def check(self) -> None:
+        """Raise `InvalidRequest` if anything was found; what does not fit into it is counted."""
+        if not self._found:
+            return
+        shown: list[Violation] = []
+        used = 0
+        for violation in self._found:
+            used += len(str(violation).encode())
+            if shown and used > _MAX_BYTES:
+                rest = len(self._found) - len(shown)
+                shown.append(Violation(violation.field, f"and {rest} more violations, from here"))
+                break
+            shown.append(violation)
+        raise InvalidRequest(shown)
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return text of at most `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"
