@@ -85,10 +85,9 @@ class EngineClient:
         )
 
     async def adapt(self, task: EngineTask, timeout: float | None) -> EngineResult:
-        """Run an inner loop; raise `EngineUnavailable`, `DeadlineExceeded` or
-        `DeviceMemoryFull`.
+        """Run an inner loop; cancelling this stops it.
 
-        Cancelling this stops the loop.
+        Raises `EngineUnavailable`, `DeadlineExceeded` or `DeviceMemoryFull`.
         """
         try:
             response = await self._stub.Adapt(_request(task), timeout=timeout)

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kshot.bundle import Bundle
+from kshot.server.config import ServerConfig
+from kshot.server.server import running
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+
+FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
+PIPES = "KSHOT_FAKE_ENGINE_PIPES"
+
+
+@dataclass
+class RunningServer:
+    """A server in a thread of its own, and a channel to it."""
+
+    address: str
+    ready: dict[str, Any]
+    channel: grpc.Channel
+    stub: AdaptationServiceStub
+    stop: Callable[[], None]
+    hurry: Callable[[], None]
+    join: Callable[[], None]
+
+
+StartServer = Callable[..., AbstractContextManager[RunningServer]]
+
+
+@contextmanager
+def run_server(config: ServerConfig) -> Iterator[RunningServer]:
+    started: Future[Any] = Future()
+
+    async def main() -> None:
+        stop, hurry = asyncio.Event(), asyncio.Event()
+        async with running(config, stop, hurry) as ready:
+            started.set_result((asyncio.get_running_loop(), stop, hurry, ready))
+            await stop.wait()
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        loop, stop, hurry, ready = started.result()
+    except BaseException:
+        thread.join()
+        raise
+
+    def set_event(event: asyncio.Event) -> None:
+        if thread.is_alive():
+            loop.call_soon_threadsafe(event.set)
+
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+    channel = grpc.insecure_channel(ready["grpc"], options)
+    try:
+        yield RunningServer(
+            ready["grpc"],
+            ready,
+            channel,
+            AdaptationServiceStub(channel),
+            stop=lambda: set_event(stop),
+            hurry=lambda: set_event(hurry),
+            join=thread.join,
+        )
+    finally:
+        set_event(stop)
+        set_event(hurry)
+        thread.join()
+        channel.close()
+
+
+@pytest.fixture(scope="session")
+def make_config(
+    tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., ServerConfig]:
+    """Make settings of a server with the fake engine, a new store and a free port."""
+
+    def make(**settings: Any) -> ServerConfig:
+        defaults: dict[str, Any] = {
+            "bundles": (tiny_bundle.path,),
+            "store": tmp_path_factory.mktemp("store") / "kshot",
+            "listen": "127.0.0.1:0",
+            "engine_command": (sys.executable, str(FAKE_ENGINE)),
+            "engine_start": 60.0,
+        }
+        return ServerConfig(**(defaults | settings))
+
+    return make
+
+
+@pytest.fixture
+def start_server(make_config: Callable[..., ServerConfig]) -> StartServer:
+    """Start a server with some settings changed."""
+    return lambda **settings: run_server(make_config(**settings))
+
+
+@pytest.fixture(scope="package")
+def server(make_config: Callable[..., ServerConfig], pipes: Pipes) -> Iterator[RunningServer]:
+    """A server that tests of this folder share."""
+    with run_server(make_config()) as shared:
+        yield shared
+
+
+class Pipes:
+    """How a test and the fake engine wait for each other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        for name in ("arrived", "go"):
+            os.mkfifo(folder / name)
+
+    def wait_arrival(self) -> None:
+        (self._folder / "arrived").read_text()
+
+    def go(self) -> None:
+        (self._folder / "go").write_text("go\n")
+
+
+@pytest.fixture(scope="session")
+def pipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipes]:
+    folder = tmp_path_factory.mktemp("pipes")
+    os.environ[PIPES] = str(folder)
+    yield Pipes(folder)
+    del os.environ[PIPES]
+
+
+def tensor(array: np.ndarray[Any, Any]) -> wire.Tensor:
+    datatype = {"uint8": "UINT8", "float32": "FP32"}.get(array.dtype.name, array.dtype.name)
+    return wire.Tensor(datatype=datatype, shape=array.shape, data=array.tobytes())
+
+
+def random_images(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).normal(size=(count, 1, 4, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def support_set() -> Callable[..., wire.SupportSet]:
+    """Make a support set of prepared random images, `shot` per class."""
+
+    def make(way: int = 3, shot: int = 2, seed: int = 0) -> wire.SupportSet:
+        return wire.SupportSet(
+            images=wire.Images(tensor=tensor(random_images(way * shot, seed))),
+            class_indices=[index for index in range(way) for _ in range(shot)],
+            class_names=[f"class {index}" for index in range(way)],
+        )
+
+    return make
+
+
+@pytest.fixture
+def adapt_request(support_set: Callable[..., wire.SupportSet]) -> Callable[..., wire.AdaptRequest]:
+    """Make a request that the server can answer; options by keyword."""
+
+    def make(way: int = 3, shot: int = 2, **options: Any) -> wire.AdaptRequest:
+        return wire.AdaptRequest(
+            model="tiny",
+            support_set=support_set(way, shot),
+            options=wire.AdaptOptions(**options),
+        )
+
+    return make
+
+
+@pytest.fixture
+def queries() -> Callable[..., wire.Images]:
+    """Make prepared random queries."""
+    return lambda count=4, seed=1: wire.Images(tensor=tensor(random_images(count, seed)))

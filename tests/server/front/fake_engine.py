@@ -1,0 +1,159 @@
+"""An engine without torch, for tests of the front: class means, and misbehaviour by seed."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from kshot.bundle import load_bundle
+from kshot.internal.v1 import engine_pb2 as wire
+from kshot.internal.v1 import engine_pb2_grpc as wire_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+DIE = 900
+HANG = 901
+DIVERGE = 902
+NOT_FINITE = 903
+PARTIAL = 904
+REFUSE = 905
+WAIT = 906
+NO_MEMORY = 907
+
+EXIT_CODE = 9
+SECRET = "/secret/place"
+
+# Pipes in this folder: the engine tells in `arrived` that a task is here, and reads `go`.
+PIPES = "KSHOT_FAKE_ENGINE_PIPES"
+START = "KSHOT_FAKE_ENGINE_START"
+
+
+def tell_arrival() -> None:
+    with (Path(os.environ[PIPES]) / "arrived").open("w") as pipe:
+        pipe.write("here\n")
+
+
+def wait_to_go() -> None:
+    (Path(os.environ[PIPES]) / "go").read_text()
+
+
+class FakeEngine(wire_grpc.EngineServiceServicer):
+    def __init__(self, digests: Mapping[str, str]) -> None:
+        self._digests = digests
+
+    async def DescribeEngine(  # noqa: N802 -- named as in the .proto
+        self, _request: wire.DescribeEngineRequest, _context: Context
+    ) -> wire.DescribeEngineResponse:
+        return wire.DescribeEngineResponse(
+            device="cpu",
+            device_name="fake",
+            torch_version="none",
+            compute_path="fake",
+            models=[
+                wire.EngineModel(model=name, bundle_digest=digest)
+                for name, digest in self._digests.items()
+            ],
+        )
+
+    async def Adapt(  # noqa: N802 -- named as in the .proto
+        self, request: wire.AdaptRequest, context: Context
+    ) -> wire.AdaptResponse:
+        if request.seed in (DIE, HANG, WAIT):
+            await asyncio.to_thread(tell_arrival)
+        if request.seed == DIE:
+            os._exit(EXIT_CODE)
+        if request.seed == HANG:
+            await asyncio.Event().wait()
+        if request.seed == WAIT:
+            await asyncio.to_thread(wait_to_go)
+        if request.seed == REFUSE:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, SECRET)
+        if request.seed == NO_MEMORY:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, SECRET)
+        partial = request.seed == PARTIAL
+        if partial and not request.allow_partial:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no time")
+        if partial and context.time_remaining() is None:
+            await context.abort(grpc.StatusCode.INTERNAL, "wanted a deadline")
+        if request.seed == DIVERGE:
+            return wire.AdaptResponse(step_count=3, stop_reason=wire.STOP_REASON_DIVERGED)
+        return class_means(request, 1 if partial else request.step_count)
+
+
+def class_means(request: wire.AdaptRequest, step_count: int) -> wire.AdaptResponse:
+    support = np.frombuffer(request.support.data, "<f4").reshape(len(request.class_indices), -1)
+    labels = np.asarray(request.class_indices)
+    whitened = (support - support.mean(axis=0)) / np.sqrt(support.var(axis=0) + 1e-3)
+    weight = np.stack([whitened[labels == index].mean(axis=0) for index in range(request.way)])
+    bias = -0.5 * (weight**2).sum(axis=1)
+    if request.seed == NOT_FINITE:
+        bias = bias * np.nan
+    right = (whitened @ weight.T + bias).argmax(axis=1) == labels
+    size = support.shape[1]
+    parameters = {
+        "head.bias": bias,
+        "head.weight": weight,
+        "norm.scale": np.ones(size),
+        "norm.shift": np.zeros(size),
+    }
+    statistics = {"norm.mean": support.mean(axis=0), "norm.variance": support.var(axis=0)}
+    response = wire.AdaptResponse(
+        parameters=[tensor(name, array) for name, array in parameters.items()],
+        statistics=[tensor(name, array) for name, array in statistics.items()],
+        step_count=step_count,
+        stop_reason=wire.STOP_REASON_COMPLETED
+        if step_count == request.step_count
+        else wire.STOP_REASON_TIME_BUDGET,
+        support_loss=[1.0 / (step + 1) for step in range(step_count)],
+        support_accuracy=float(right.mean()),
+        compute_path="fake",
+        slot_bucket=1,
+    )
+    response.compute_time.FromMilliseconds(1)
+    return response
+
+
+def tensor(name: str, array: np.ndarray[Any, Any]) -> wire.NamedTensor:
+    return wire.NamedTensor(name=name, shape=array.shape, data=array.astype("<f4").tobytes())
+
+
+def watch_parent(leave: Callable[[int], None]) -> None:
+    sys.stdin.buffer.read()
+    leave(0)
+
+
+async def serve(socket: str, digests: Mapping[str, str]) -> None:
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+    wire_grpc.add_EngineServiceServicer_to_server(FakeEngine(digests), server)
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--bundle", action="append", type=Path)
+    arguments = parser.parse_args()
+    threading.Thread(target=watch_parent, args=(os._exit,), daemon=True).start()
+    if os.environ.get(START) == "fail":
+        sys.exit(EXIT_CODE)
+    bundles = [load_bundle(path) for path in arguments.bundle]
+    digests = {bundle.manifest.name: bundle.digest for bundle in bundles}
+    if os.environ.get(START) == "other":
+        digests = dict.fromkeys(digests, "0" * 64)
+    asyncio.run(serve(arguments.socket, digests))
+
+
+if __name__ == "__main__":
+    main()
