@@ -2,25 +2,20 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from kshot.bundle import InputSpec, rescale
+from kshot.bundle import InputSpec, Rescale
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.errors import DataError
 
 
 @dataclass(frozen=True)
 class DevicePixels:
-    """All images, and what each of the 256 values of a pixel becomes for the network.
-
-    ``images`` is uint8 ``(image_count, channels, height, width)``, ``prepared`` float32 ``(256,)``:
-    a table, so that training sees the very numbers that serving prepares.
-    """
+    """All images, uint8 ``(image_count, channels, height, width)``, and the factor of rescaling."""
 
     images: Tensor
-    prepared: Tensor
+    factor: float
 
     @staticmethod
     def load(dataset: ImageDataset, spec: InputSpec, device: torch.device) -> "DevicePixels":
@@ -33,9 +28,11 @@ class DevicePixels:
             raise DataError(
                 f"images of {dataset.name} have shape {shape}, the input wants {tuple(spec.shape)}"
             )
-        prepared = torch.from_numpy(rescale(np.arange(256, dtype=np.uint8), spec))
-        return DevicePixels(dataset.images.to(device), prepared.to(device))
+        factor = next(step.factor for step in spec.preprocessing if isinstance(step, Rescale))
+        return DevicePixels(dataset.images.to(device), factor)
 
     def take(self, rows: Tensor) -> Tensor:
         """Prepare images by int64 rows ``(...)``: float32 ``(..., channels, height, width)``."""
-        return self.prepared[self.images[rows.to(self.images.device)].to(torch.int64)]
+        images = self.images[rows.to(self.images.device)]
+        # Multiplied in float64 and rounded once: the very numbers that serving prepares.
+        return images.to(torch.float64).mul_(self.factor).to(torch.float32)
