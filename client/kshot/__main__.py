@@ -64,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         name = next((word for word in arguments if not word.startswith("-")), "")
         return _say(missing_extras(name, error.name or str(error)), _FAILED)
+    except UnicodeEncodeError as error:
+        if error.encoding != "utf-8":  # the terminal's limits, not the user's words
+            raise
+        return _say(f"{error.object!r} is not valid text", _WRONG_USE)
     except OSError as error:
         if error.filename is None:
             raise

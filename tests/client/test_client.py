@@ -76,6 +76,7 @@ def test_adapt_sends_the_options_that_are_set(client: Client, servicer: FakeServ
         ({"step_count": "many"}, "step_count='many'"),
         ({"step_count": 1 << 40}, "step_count="),
         ({"ttl": "an hour"}, "ttl='an hour'"),
+        ({"ttl": float("inf")}, "ttl=inf"),
         ({"steps": 3}, "unknown option 'steps'"),
     ],
 )

@@ -75,6 +75,7 @@ def test_what_cannot_be_sent_is_refused(images: Any, words: str) -> None:  # noq
         (["a"], "1 labels for 2 images; want one for each"),
         (["a", 1], "strings and ints mixed"),
         (["a", 1.5], "label 1 is 1.5; want a string or an int"),
+        (["a", "\udcff"], "label 1 is '\\udcff', which is not valid Unicode"),
         ([True, False], "label 0 is True"),
         (np.array([0.5, 1.5]), "label 0 is 0.5"),
     ],
@@ -84,7 +85,11 @@ def test_labels_that_do_not_fit_are_refused(labels: Any, words: str) -> None:  #
         read_labels(labels, 2)
 
 
-@given(st.lists(st.integers(), min_size=1) | st.lists(st.text(), min_size=1))
+# What UTF-8 can carry: no halves of surrogate pairs.
+TEXT = st.text(st.characters(codec="utf-8"))
+
+
+@given(st.lists(st.integers(), min_size=1) | st.lists(TEXT, min_size=1))
 def test_classes_are_sorted_and_give_every_label_back(labels: list[Any]) -> None:
     classes = read_labels(labels, len(labels))
 

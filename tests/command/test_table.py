@@ -119,6 +119,7 @@ def test_no_command_shows_the_help_on_stderr(capsys: pytest.CaptureFixture[str])
         (click.UsageError("used wrongly"), 2, "kshot: used wrongly\n"),
         (FileNotFoundError(2, "No such file", "a.png"), 1, "kshot: a.png: No such file\n"),
         (ModuleNotFoundError("No module", name="torch"), 1, "not on the Python path\n"),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "no"), 2, "'\\udcff' is not valid text\n"),
         (KeyboardInterrupt(), 130, "kshot: interrupted\n"),
     ],
 )

@@ -13,6 +13,7 @@ KshotError
 │   ├── ModelChangedError       the bundle that the adapted model was made from is gone
 │   └── NonFiniteLogitsError    the adapted model has no finite answer to these queries
 ├── ResourceExhaustedError      a message or a request is over a limit
+│   ├── DeviceMemoryError       the task is too large for the server's device
 │   └── StoreFullError          delete adapted models, or wait until some expire
 ├── UnavailableError            not now: try again, after `retry_after` seconds where given
 ├── DeadlineExceededError       the time given to the call was over
@@ -117,6 +118,10 @@ class ResourceExhaustedError(KshotError):
     """A message or a request is larger than a limit."""
 
 
+class DeviceMemoryError(ResourceExhaustedError):
+    """The server's device has too little memory for this task: fewer examples or classes."""
+
+
 class StoreFullError(ResourceExhaustedError):
     """The server keeps as much as it may: delete adapted models, or wait until some expire."""
 
@@ -169,6 +174,7 @@ BY_REASON: Mapping[str, type[KshotError]] = {
     "ADAPTED_MODEL_DELETED": AdaptedModelDeletedError,
     "MODEL_CHANGED": ModelChangedError,
     "NON_FINITE_LOGITS": NonFiniteLogitsError,
+    "GPU_MEMORY": DeviceMemoryError,
     "STORE_FULL": StoreFullError,
     "UNAVAILABLE": UnavailableError,
     "QUEUE_FULL": UnavailableError,

@@ -64,6 +64,8 @@ def read_labels(labels: Sequence[Label] | npt.NDArray[np.generic], image_count: 
     for index, label in enumerate(given):
         if isinstance(label, bool) or not isinstance(label, str | int | np.integer):
             raise InputError(f"label {index} is {label!r}; want a string or an int")
+        if isinstance(label, str) and not _is_unicode(label):
+            raise InputError(f"label {index} is {label!r}, which is not valid Unicode")
         plain.append(label if isinstance(label, str) else int(label))
     if len({type(label) for label in plain}) > 1:
         raise InputError("labels are strings and ints mixed; want one of the two")
@@ -94,3 +96,12 @@ def _encoded(index: int, item: object) -> bytes:
         return Path(item).read_bytes()
     except OSError as error:
         raise InputError(f"image {index}: {item}: {error.strerror}") from error
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell text from what Python makes of a file name that is not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

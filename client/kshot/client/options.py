@@ -93,8 +93,10 @@ def decode_choice(kind: str, number: int) -> str:
 
 
 def _set_ttl(message: wire.AdaptOptions, value: object) -> None:
-    if isinstance(value, int | float):
-        value = timedelta(seconds=value)
-    if not isinstance(value, timedelta):
-        raise InputError(f"option ttl={value!r}; want seconds or a timedelta")
-    message.ttl.FromTimedelta(value)
+    try:
+        given = timedelta(seconds=value) if isinstance(value, int | float) else value
+        if not isinstance(given, timedelta):
+            raise TypeError
+        message.ttl.FromTimedelta(given)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"option ttl={value!r}; want seconds or a timedelta") from error

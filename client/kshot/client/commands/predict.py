@@ -52,7 +52,7 @@ def command(
         return
     rows = [
         (
-            str(image),
+            click.format_filename(image),
             best[0][0],
             f"{best[0][1]:.3f}",
             ", ".join(f"{name} {probability:.3f}" for name, probability in best),
