@@ -1,7 +1,6 @@
 """Checkpoints of a meta-training: one small file, replaced atomically."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from kshot.bundle import sync_folder, write_synced
 from kshot.learner import ParameterLayout
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.outer_loop import OuterState
@@ -28,7 +28,8 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint beside ``path`` and rename it over the last one.
 
-    Raises ``TrainingError`` when the disk does not take it; the last one is then untouched.
+    Equal states give equal bytes. Raises ``TrainingError`` when the disk does not take it; one
+    written before is then untouched.
     """
     tensors = {"step": torch.tensor(state.step, dtype=torch.int64)}
     for prefix, vector in (
@@ -40,20 +41,14 @@ def write_checkpoint(
     metadata = {"meta_iteration": str(state.meta_iteration), **asdict(identity)}
     temporary = path.with_suffix(".partial")
     try:
-        with temporary.open("wb") as file:
-            file.write(save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, _with_ordered_metadata(save(tensors, metadata)))
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise TrainingError(
-            f"checkpoint {path} could not be written: {error.strerror}; the last one is untouched"
+            f"checkpoint {path} could not be written: {error.strerror}; "
+            "one written before is untouched"
         ) from error
 
 
@@ -86,6 +81,18 @@ def read_checkpoint(
         raise TrainingError(f"checkpoint {path} is damaged: it has no {error.args[0]}") from error
     except (SafetensorError, ValueError) as error:
         raise TrainingError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def _with_ordered_metadata(content: bytes) -> bytes:
+    """Put a safetensors file's metadata in order: the library shuffles them.
+
+    So equal states have equal bytes.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":")).encode().ljust(size)
+    return content[:8] + ordered + content[8 + size :]
 
 
 def _check_identity(path: Path, metadata: Mapping[str, str], identity: TrainingIdentity) -> None:

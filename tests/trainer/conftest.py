@@ -1,0 +1,71 @@
+"""Small data whose classes are easily told apart, and a recipe that is done in a moment."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from kshot.bundle import BatchNormMode
+from kshot.learner import Network
+from kshot.trainer import packaging
+from kshot.trainer.dataset import ImageDataset, make_dataset
+from kshot.trainer.recipe import Recipe
+from kshot.trainer.recipe_files import load_recipe
+
+SMALL = (
+    "network.arguments.filters=4",
+    "task.way=3",
+    "task.shot=2",
+    "inner.batch_size=3",
+    "inner.step_count=2",
+    "outer.meta_iterations=6",
+    "outer.meta_batch_size=2",
+    "evaluation.way=3",
+    "evaluation.task_count=2",
+    "evaluation.step_count=2",
+    "evaluation.interval=3",
+    "evaluation.checkpoint_interval=1",
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small_recipe() -> Callable[..., Recipe]:
+    """Return a function from further settings, as `outer.seed=1`, to a recipe."""
+    return lambda *settings: load_recipe("omniglot-5way", (*SMALL, *settings))
+
+
+@pytest.fixture
+def patterns() -> Callable[..., ImageDataset]:
+    """Return a function that makes classes of coarse patterns with a little noise.
+
+    Its images are grey, so that nothing holds for black and white alone.
+    """
+
+    def make(class_count: int = 8, image_count: int = 7, seed: int = 0) -> ImageDataset:
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(class_count, 1, 7, 7, generator=generator).round() * 200
+        clean = coarse.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+        noise = torch.rand(class_count, image_count, 28, 28, generator=generator) * 55
+        images = (clean + noise).to(torch.uint8).reshape(-1, 1, 28, 28)
+        offsets = torch.arange(class_count + 1) * image_count
+        names = tuple(f"pattern{number}" for number in range(class_count))
+        return make_dataset(f"patterns {seed}", images, offsets, names)
+
+    return make
+
+
+@pytest.fixture
+def small_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a bundle's table have few tasks, and its templates be the names of their modes."""
+
+    def name_mode(_network: Network, mode: BatchNormMode) -> bytes:
+        return mode.value.encode()
+
+    monkeypatch.setattr(packaging, "TABLE_TASK_COUNT", 2)
+    monkeypatch.setattr(packaging, "TABLE_STEP_COUNT", 3)
+    monkeypatch.setattr(packaging, "build_template", name_mode)
