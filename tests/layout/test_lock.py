@@ -1,0 +1,48 @@
+"""The lock pins what the project asks for, in a form that any machine can install."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = [
+    line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[:1] not in "#"
+]
+PINNED = {
+    canonicalize_name(requirement.name): requirement for requirement in map(Requirement, LOCK)
+}
+
+
+def test_every_line_pins_one_public_version_without_a_hash() -> None:
+    """A local suffix such as +cpu would shut out the machines that need another build."""
+    for requirement in PINNED.values():
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "=="
+        assert Version(specifier.version).local is None
+        assert requirement.marker is None
+        assert requirement.url is None
+    assert "--hash" not in "".join(LOCK)
+
+
+def test_the_pins_meet_the_floors() -> None:
+    """All extras but `gpu`, which takes the place of `cpu` at the same version."""
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"]]
+    wanted += [line for name, lines in extras.items() if name != "gpu" for line in lines]
+
+    for requirement in map(Requirement, wanted):
+        (pin,) = PINNED[canonicalize_name(requirement.name)].specifier
+        assert pin.version in requirement.specifier, requirement
+
+
+def test_one_runtime_only() -> None:
+    runtimes = [name for name in PINNED if name.startswith("onnxruntime")]
+
+    assert runtimes == ["onnxruntime"]
+    assert "kshot" not in PINNED
