@@ -41,6 +41,7 @@ def write_checkpoint(
     metadata = {"meta_iteration": str(state.meta_iteration), **asdict(identity)}
     temporary = path.with_suffix(".partial")
     try:
+        temporary.unlink(missing_ok=True)  # a killed training may have left one
         write_synced(temporary, _with_ordered_metadata(save(tensors, metadata)))
         temporary.replace(path)
         sync_folder(path.parent)
