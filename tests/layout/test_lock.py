@@ -12,7 +12,9 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = [
-    line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[:1] not in "#"
+    line
+    for line in (ROOT / "requirements.lock").read_text().splitlines()
+    if line and not line.startswith("#")
 ]
 PINNED = {
     canonicalize_name(requirement.name): requirement for requirement in map(Requirement, LOCK)
