@@ -25,7 +25,7 @@ setup: $(STAMP)  ## make .venv with everything in requirements.lock
 
 $(STAMP):
 	@test -n "$(PYTHON)" || { echo "kshot needs Python 3.11 or newer: none found on the path" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/stamp-*
 	$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_RUNTIME) 2>/dev/null
 	sed 's/^onnxruntime==/$(RUNTIME)==/' requirements.lock > $(VENV)/requirements.txt
