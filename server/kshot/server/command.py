@@ -13,7 +13,7 @@ import click
 
 from kshot.bundle import builtin_bundle
 from kshot.server.config import ServerConfig, default_store
-from kshot.server.errors import StartError
+from kshot.server.errors import ConfigError, StartError
 from kshot.server.json_log import start_logging
 from kshot.server.server import serve
 from kshot.server.store import StoreUnusable
@@ -67,6 +67,8 @@ def command(bundles: tuple[Path, ...], **settings: Any) -> None:  # noqa: ANN401
         config = ServerConfig(bundles=bundles or (builtin_bundle(),), **settings)
         start_logging()
         asyncio.run(serve(config, _announce))
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
     except (StartError, StoreUnusable) as error:
         raise click.ClickException(str(error)) from error
 

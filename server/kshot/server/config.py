@@ -8,14 +8,14 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kshot.server.errors import StartError
+from kshot.server.errors import ConfigError
 
 DAY_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """The settings of one server; raises `StartError` naming the one that does not fit.
+    """The settings of one server; raises `ConfigError` naming the one that does not fit.
 
     Each field says in its metadata what it is; `kshot serve` makes its flags from them.
     """
@@ -69,9 +69,9 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         if not self.bundles:
-            raise StartError("bundles: got none, wanted at least one")
+            raise ConfigError("bundles: got none, wanted at least one")
         if self.device not in ("auto", "cpu", "cuda"):
-            raise StartError(f"device: got {self.device!r}, wanted auto, cpu or cuda")
+            raise ConfigError(f"device: got {self.device!r}, wanted auto, cpu or cuda")
         for name in (
             "max_message_bytes",
             "max_image_pixels",
@@ -85,26 +85,26 @@ class ServerConfig:
             "engine_start",
         ):
             if not getattr(self, name) > 0:
-                raise StartError(f"{name}: got {getattr(self, name)}, wanted above 0")
+                raise ConfigError(f"{name}: got {getattr(self, name)}, wanted above 0")
         if self.cache_bytes < 0:
-            raise StartError(f"cache_bytes: got {self.cache_bytes}, wanted 0 or more")
+            raise ConfigError(f"cache_bytes: got {self.cache_bytes}, wanted 0 or more")
         if self.default_ttl > self.max_ttl:
-            raise StartError(
+            raise ConfigError(
                 f"default_ttl: got {self.default_ttl:g}, wanted at most max_ttl, {self.max_ttl:g}"
             )
         host = self.host
         if not self.insecure and not _loopback(host):
-            raise StartError(
+            raise ConfigError(
                 f"listen: {host} may be reached from other machines, without encryption or keys; "
                 "wanted a loopback address, or --insecure to allow it"
             )
 
     @property
     def host(self) -> str:
-        """Return the host part of `listen`; raise `StartError` unless it is HOST:PORT."""
+        """Return the host part of `listen`; raise `ConfigError` unless it is HOST:PORT."""
         host, colon, port = self.listen.rpartition(":")
         if not (colon and host and port.isascii() and port.isdigit() and int(port) < 2**16):
-            raise StartError(f"listen: got {self.listen!r}, wanted HOST:PORT, port 0 to 65535")
+            raise ConfigError(f"listen: got {self.listen!r}, wanted HOST:PORT, port 0 to 65535")
         return host
 
 

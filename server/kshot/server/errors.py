@@ -2,6 +2,7 @@
 
 KshotServerError
 ├── StartError                  the server cannot start as it was asked to
+│   └── ConfigError             a setting does not fit
 └── RequestError                answered to one caller: a status code, a reason, details
     ├── InvalidRequest          fields of the request do not fit; all of them are listed
     ├── AdaptationDiverged      the inner loop left the finite numbers
@@ -51,6 +52,10 @@ class KshotServerError(Exception):
 
 class StartError(KshotServerError):
     """The server cannot start; the sentence is for the person who started it."""
+
+
+class ConfigError(StartError):
+    """A setting does not fit; the sentence names its key and its value."""
 
 
 class RequestError(KshotServerError):

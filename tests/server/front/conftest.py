@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -96,7 +96,7 @@ def make_config(
 ) -> Callable[..., ServerConfig]:
     """Make settings of a server with the fake engine, a new store and a free port."""
 
-    def make(**settings: Any) -> ServerConfig:
+    def make(**settings: object) -> ServerConfig:
         defaults: dict[str, Any] = {
             "bundles": (tiny_bundle.path,),
             "store": tmp_path_factory.mktemp("store") / "kshot",
@@ -110,39 +110,51 @@ def make_config(
 
 
 @pytest.fixture
-def start_server(make_config: Callable[..., ServerConfig]) -> StartServer:
+def start_server(
+    make_config: Callable[..., ServerConfig],
+    pipes: Path,  # noqa: ARG001 -- the fake engine needs it
+) -> StartServer:
     """Start a server with some settings changed."""
     return lambda **settings: run_server(make_config(**settings))
 
 
-@pytest.fixture(scope="package")
-def server(make_config: Callable[..., ServerConfig], pipes: Pipes) -> Iterator[RunningServer]:
+@pytest.fixture(scope="session")
+def server(
+    make_config: Callable[..., ServerConfig],
+    pipes: Path,  # noqa: ARG001 -- the fake engine needs it
+) -> Iterator[RunningServer]:
     """A server that tests of this folder share."""
     with run_server(make_config()) as shared:
         yield shared
 
 
-class Pipes:
-    """How a test and the fake engine wait for each other."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        for name in ("arrived", "go"):
-            os.mkfifo(folder / name)
-
-    def wait_arrival(self) -> None:
-        (self._folder / "arrived").read_text()
-
-    def go(self) -> None:
-        (self._folder / "go").write_text("go\n")
+@pytest.fixture(scope="session")
+def stub(server: RunningServer) -> AdaptationServiceStub:
+    """Calls to the shared server."""
+    return server.stub
 
 
 @pytest.fixture(scope="session")
-def pipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipes]:
+def pipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where tests and fake engines wait for each other."""
     folder = tmp_path_factory.mktemp("pipes")
+    for name in ("arrived", "go"):
+        os.mkfifo(folder / name)
     os.environ[PIPES] = str(folder)
-    yield Pipes(folder)
+    yield folder
     del os.environ[PIPES]
+
+
+@pytest.fixture
+def wait_arrival(pipes: Path) -> Callable[[], str]:
+    """Wait until a task that holds on has come to the fake engine."""
+    return (pipes / "arrived").read_text
+
+
+@pytest.fixture
+def let_go(pipes: Path) -> Callable[[], int]:
+    """Let a waiting task of the fake engine go on."""
+    return lambda: (pipes / "go").write_text("go\n")
 
 
 def tensor(array: np.ndarray[Any, Any]) -> wire.Tensor:
@@ -172,11 +184,11 @@ def support_set() -> Callable[..., wire.SupportSet]:
 def adapt_request(support_set: Callable[..., wire.SupportSet]) -> Callable[..., wire.AdaptRequest]:
     """Make a request that the server can answer; options by keyword."""
 
-    def make(way: int = 3, shot: int = 2, **options: Any) -> wire.AdaptRequest:
+    def make(way: int = 3, shot: int = 2, **options: object) -> wire.AdaptRequest:
         return wire.AdaptRequest(
             model="tiny",
             support_set=support_set(way, shot),
-            options=wire.AdaptOptions(**options),
+            options=wire.AdaptOptions(**cast(Any, options)),
         )
 
     return make

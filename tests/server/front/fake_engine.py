@@ -127,7 +127,7 @@ def tensor(name: str, array: np.ndarray[Any, Any]) -> wire.NamedTensor:
 
 
 def watch_parent(leave: Callable[[int], None]) -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)
     leave(0)
 
 

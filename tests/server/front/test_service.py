@@ -1,17 +1,17 @@
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 
 from kshot.server.service import CHUNK_BYTES
 from kshot.v1 import adaptation_pb2 as wire
-
-if TYPE_CHECKING:
-    from conftest import RunningServer
+from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
 Make = Callable[..., Any]
 
@@ -21,8 +21,8 @@ def numbers(tensor: wire.Tensor) -> np.ndarray[Any, Any]:
     return np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
 
 
-def test_adapt_echoes_what_it_made(server: RunningServer, adapt_request: Make) -> None:
-    response = server.stub.Adapt(adapt_request(way=3, shot=2, step_count=7, seed=5), timeout=30)
+def test_adapt_echoes_what_it_made(stub: AdaptationServiceStub, adapt_request: Make) -> None:
+    response = stub.Adapt(adapt_request(way=3, shot=2, step_count=7, seed=5), timeout=30)
 
     model = response.adapted_model
     assert model.model == "tiny"
@@ -50,10 +50,12 @@ def test_adapt_echoes_what_it_made(server: RunningServer, adapt_request: Make) -
     assert response.timing.store.ToNanoseconds() > 0
 
 
-def test_equal_requests_have_equal_digests(server: RunningServer, adapt_request: Make) -> None:
-    first = server.stub.Adapt(adapt_request(), timeout=30).adapted_model
-    second = server.stub.Adapt(adapt_request(), timeout=30).adapted_model
-    other = server.stub.Adapt(adapt_request(seed=1), timeout=30).adapted_model
+def test_equal_requests_have_equal_digests(
+    stub: AdaptationServiceStub, adapt_request: Make
+) -> None:
+    first = stub.Adapt(adapt_request(), timeout=30).adapted_model
+    second = stub.Adapt(adapt_request(), timeout=30).adapted_model
+    other = stub.Adapt(adapt_request(seed=1), timeout=30).adapted_model
 
     assert first.id != second.id
     assert first.adaptation_digest == second.adaptation_digest != other.adaptation_digest
@@ -61,9 +63,9 @@ def test_equal_requests_have_equal_digests(server: RunningServer, adapt_request:
 
 
 def test_predict_answers_with_names_and_probabilities(
-    server: RunningServer, adapt_request: Make, support_set: Make
+    stub: AdaptationServiceStub, adapt_request: Make, support_set: Make
 ) -> None:
-    model = server.stub.Adapt(adapt_request(way=4, shot=1), timeout=30).adapted_model
+    model = stub.Adapt(adapt_request(way=4, shot=1), timeout=30).adapted_model
     request = wire.PredictRequest(
         adapted_model=model.id,
         queries=support_set(4, 1).images,
@@ -71,7 +73,7 @@ def test_predict_answers_with_names_and_probabilities(
         return_logits=True,
     )
 
-    response = server.stub.Predict(request, timeout=30)
+    response = stub.Predict(request, timeout=30)
 
     probabilities, logits = numbers(response.probabilities), numbers(response.logits)
     exact = np.exp(logits.astype(np.float64))
@@ -89,14 +91,14 @@ def test_predict_answers_with_names_and_probabilities(
 
 
 def test_predict_gives_no_more_than_was_asked_for(
-    server: RunningServer, adapt_request: Make, queries: Make
+    stub: AdaptationServiceStub, adapt_request: Make, queries: Make
 ) -> None:
-    model = server.stub.Adapt(adapt_request(way=3), timeout=30).adapted_model
+    model = stub.Adapt(adapt_request(way=3), timeout=30).adapted_model
 
-    plain = server.stub.Predict(
+    plain = stub.Predict(
         wire.PredictRequest(adapted_model=model.id, queries=queries(2)), timeout=30
     )
-    wide = server.stub.Predict(
+    wide = stub.Predict(
         wire.PredictRequest(adapted_model=model.id, queries=queries(2), top_k=9), timeout=30
     )
 
@@ -109,38 +111,39 @@ def test_predict_gives_no_more_than_was_asked_for(
     "mode", [wire.BATCH_NORM_MODE_TRANSDUCTIVE, wire.BATCH_NORM_MODE_SUPPORT_AND_QUERY]
 )
 def test_predict_uses_the_mode_of_the_model_unless_told(
-    server: RunningServer, adapt_request: Make, queries: Make, mode: wire.BatchNormMode.ValueType
+    stub: AdaptationServiceStub,
+    adapt_request: Make,
+    queries: Make,
+    mode: wire.BatchNormMode.ValueType,
 ) -> None:
-    own = server.stub.Adapt(adapt_request(batch_norm_mode=mode), timeout=30).adapted_model
-    other = server.stub.Adapt(adapt_request(), timeout=30).adapted_model
+    own = stub.Adapt(adapt_request(batch_norm_mode=mode), timeout=30).adapted_model
+    other = stub.Adapt(adapt_request(), timeout=30).adapted_model
 
-    by_default = server.stub.Predict(
+    by_default = stub.Predict(
         wire.PredictRequest(adapted_model=own.id, queries=queries()), timeout=30
     )
-    by_request = server.stub.Predict(
+    by_request = stub.Predict(
         wire.PredictRequest(adapted_model=other.id, queries=queries(), batch_norm_mode=mode),
         timeout=30,
     )
-    usual = server.stub.Predict(
-        wire.PredictRequest(adapted_model=other.id, queries=queries()), timeout=30
-    )
+    usual = stub.Predict(wire.PredictRequest(adapted_model=other.id, queries=queries()), timeout=30)
 
     assert by_default.batch_norm_mode == by_request.batch_norm_mode == mode
     assert by_default.probabilities == by_request.probabilities != usual.probabilities
 
 
 def test_adapt_and_predict_equals_both_and_keeps_nothing(
-    server: RunningServer, adapt_request: Make, queries: Make
+    stub: AdaptationServiceStub, adapt_request: Make, queries: Make
 ) -> None:
     task = adapt_request(seed=11)
-    kept = server.stub.Adapt(task, timeout=30).adapted_model
-    apart = server.stub.Predict(
+    kept = stub.Adapt(task, timeout=30).adapted_model
+    apart = stub.Predict(
         wire.PredictRequest(adapted_model=kept.id, queries=queries(), return_logits=True),
         timeout=30,
     )
-    before = server.stub.ListAdaptedModels(wire.ListAdaptedModelsRequest(page_size=100), timeout=30)
+    before = stub.ListAdaptedModels(wire.ListAdaptedModelsRequest(page_size=100), timeout=30)
 
-    together = server.stub.AdaptAndPredict(
+    together = stub.AdaptAndPredict(
         wire.AdaptAndPredictRequest(
             model="tiny",
             support_set=task.support_set,
@@ -151,7 +154,7 @@ def test_adapt_and_predict_equals_both_and_keeps_nothing(
         timeout=30,
     )
 
-    after = server.stub.ListAdaptedModels(wire.ListAdaptedModelsRequest(page_size=100), timeout=30)
+    after = stub.ListAdaptedModels(wire.ListAdaptedModelsRequest(page_size=100), timeout=30)
     assert together.logits == apart.logits
     assert together.probabilities == apart.probabilities
     assert together.predictions == apart.predictions
@@ -164,13 +167,13 @@ def test_adapt_and_predict_equals_both_and_keeps_nothing(
     assert after == before
 
 
-def test_get_list_and_delete(server: RunningServer, adapt_request: Make) -> None:
-    made = [server.stub.Adapt(adapt_request(), timeout=30).adapted_model for _ in range(3)]
+def test_get_list_and_delete(stub: AdaptationServiceStub, adapt_request: Make) -> None:
+    made = [stub.Adapt(adapt_request(), timeout=30).adapted_model for _ in range(3)]
 
-    listed = []
+    listed: list[wire.AdaptedModel] = []
     token = ""
     while True:
-        page = server.stub.ListAdaptedModels(
+        page = stub.ListAdaptedModels(
             wire.ListAdaptedModelsRequest(page_size=2, page_token=token, model="tiny"), timeout=30
         )
         assert len(page.adapted_models) <= 2
@@ -178,13 +181,11 @@ def test_get_list_and_delete(server: RunningServer, adapt_request: Make) -> None
         token = page.next_page_token
         if not token:
             break
-    got = server.stub.GetAdaptedModel(
-        wire.GetAdaptedModelRequest(adapted_model=made[0].id), timeout=30
-    )
-    deleted = server.stub.DeleteAdaptedModel(
+    got = stub.GetAdaptedModel(wire.GetAdaptedModelRequest(adapted_model=made[0].id), timeout=30)
+    deleted = stub.DeleteAdaptedModel(
         wire.DeleteAdaptedModelRequest(adapted_model=made[0].id), timeout=30
     )
-    rest = server.stub.ListAdaptedModels(wire.ListAdaptedModelsRequest(page_size=100), timeout=30)
+    rest = stub.ListAdaptedModels(wire.ListAdaptedModelsRequest(page_size=100), timeout=30)
 
     assert got.adapted_model == made[0]
     assert [model for model in listed if model in made] == made
@@ -193,17 +194,17 @@ def test_get_list_and_delete(server: RunningServer, adapt_request: Make) -> None
 
 
 def test_export_runs_without_the_server(
-    server: RunningServer, adapt_request: Make, queries: Make
+    stub: AdaptationServiceStub, adapt_request: Make, queries: Make
 ) -> None:
-    model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model
+    model = stub.Adapt(adapt_request(), timeout=30).adapted_model
     request = wire.ExportAdaptedModelRequest(adapted_model=model.id)
 
-    header, *chunks = server.stub.ExportAdaptedModel(request, timeout=30)
+    header, *chunks = stub.ExportAdaptedModel(request, timeout=30)
 
     content = b"".join(message.chunk for message in chunks)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"inputs": numbers(queries().tensor)})
-    answered = server.stub.Predict(
+    answered = stub.Predict(
         wire.PredictRequest(adapted_model=model.id, queries=queries(), return_logits=True),
         timeout=30,
     )
@@ -214,8 +215,8 @@ def test_export_runs_without_the_server(
     assert all(0 < len(message.chunk) <= CHUNK_BYTES for message in chunks)
 
 
-def test_capabilities_state_what_requests_may_ask(server: RunningServer) -> None:
-    answer = server.stub.GetCapabilities(wire.GetCapabilitiesRequest(), timeout=30)
+def test_capabilities_state_what_requests_may_ask(stub: AdaptationServiceStub) -> None:
+    answer = stub.GetCapabilities(wire.GetCapabilitiesRequest(), timeout=30)
 
     (model,) = answer.models
     assert model.model == "tiny"
@@ -230,11 +231,7 @@ def test_capabilities_state_what_requests_may_ask(server: RunningServer) -> None
     assert answer.engine.compute_path == "fake"
 
 
-def test_support_set_of_files_and_of_pixels_adapts_the_same(server: RunningServer) -> None:
-    import io
-
-    from PIL import Image
-
+def test_support_set_of_files_and_of_pixels_adapts_the_same(stub: AdaptationServiceStub) -> None:
     random = np.random.default_rng(3)
     pixels = random.integers(0, 256, (3, 9, 7), dtype=np.uint8)
     files = []
@@ -246,7 +243,7 @@ def test_support_set_of_files_and_of_pixels_adapts_the_same(server: RunningServe
     tensor = wire.Tensor(datatype="UINT8", shape=pixels.shape, data=pixels.tobytes())
 
     answers = [
-        server.stub.Adapt(
+        stub.Adapt(
             wire.AdaptRequest(model="tiny", support_set=wire.SupportSet(images=images, **labels)),
             timeout=30,
         ).adapted_model

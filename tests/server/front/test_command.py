@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from kshot.bundle import Bundle
+from kshot.server.server import SERVICE
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+
+# The command as it is, but for the engine that it starts.
+_SERVE = """
+import sys
+from kshot.server import command
+real = command.ServerConfig
+command.ServerConfig = lambda **given: real(engine_command=(sys.executable, {engine!r}), **given)
+command.command.main({arguments!r}, prog_name="kshot serve")
+"""
+FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    script = _SERVE.format(engine=str(FAKE_ENGINE), arguments=list(arguments))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONWARNINGS": "error"},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def serve(bundle: Bundle, store: Path, *arguments: str) -> Any:  # noqa: ANN401 -- a context of a process
+    return serving(
+        "--bundle", str(bundle.path), "--store", str(store), "--listen", "127.0.0.1:0", *arguments
+    )
+
+
+def ready_line(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        pytest.fail(process.communicate()[1])
+    ready: dict[str, Any] = json.loads(line)
+    return ready
+
+
+def kshot(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kshot", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def support_set() -> wire.SupportSet:
+    tensor = wire.Tensor(datatype="UINT8", shape=[2, 4, 4], data=bytes(range(0, 256, 8)))
+    return wire.SupportSet(
+        images=wire.Images(tensor=tensor), class_indices=[0, 1], class_names=["a", "b"]
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_says_ready_answers_and_stops(
+    tiny_bundle: Bundle, tmp_path: Path, number: signal.Signals
+) -> None:
+    with serve(tiny_bundle, tmp_path / "s") as process:
+        ready = ready_line(process)
+        with grpc.insecure_channel(ready["grpc"]) as channel:
+            for name in ("", SERVICE):
+                health = health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(service=name), timeout=30
+                )
+                assert health.status == health_pb2.HealthCheckResponse.SERVING
+            AdaptationServiceStub(channel).Adapt(
+                wire.AdaptRequest(model="tiny", support_set=support_set()), timeout=30
+            )
+            process.send_signal(number)
+            output, log = process.communicate(timeout=60)
+
+    assert ready["event"] == "ready"
+    assert ready["models"] == ["tiny"]
+    assert process.returncode == 0
+    assert output == ""
+    events = [json.loads(line)["event"] for line in log.splitlines()]
+    assert events == ["engine_ready", "request", "stopping", "stopped"]
+
+
+def test_reflection_lists_the_service(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with serve(tiny_bundle, tmp_path / "s") as process:
+        ready = ready_line(process)
+        with grpc.insecure_channel(ready["grpc"]) as channel:
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            request = reflection_pb2.ServerReflectionRequest(list_services="")
+            (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=30)
+
+    names = {item.name for item in answer.list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= names
+
+
+def test_what_was_acknowledged_survives_sigkill(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with (
+        serve(tiny_bundle, tmp_path / "s") as process,
+        grpc.insecure_channel(ready_line(process)["grpc"]) as channel,
+    ):
+        made = (
+            AdaptationServiceStub(channel)
+            .Adapt(wire.AdaptRequest(model="tiny", support_set=support_set()), timeout=30)
+            .adapted_model
+        )
+        process.kill()
+        process.wait()
+
+    with (
+        serve(tiny_bundle, tmp_path / "s") as process,
+        grpc.insecure_channel(ready_line(process)["grpc"]) as channel,
+    ):
+        stub = AdaptationServiceStub(channel)
+        got = stub.GetAdaptedModel(wire.GetAdaptedModelRequest(adapted_model=made.id), timeout=30)
+        answer = stub.Predict(
+            wire.PredictRequest(adapted_model=made.id, queries=support_set().images),
+            timeout=30,
+        )
+
+    assert got.adapted_model == made
+    assert [item.class_name for item in answer.predictions] == ["a", "b"]
+
+
+def test_a_second_server_on_the_store_or_the_port_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    with serve(tiny_bundle, tmp_path / "s") as process:
+        address = ready_line(process)["grpc"]
+        bundle = ("--bundle", str(tiny_bundle.path))
+
+        store = kshot(*bundle, "--store", str(tmp_path / "s"), "--listen", "127.0.0.1:0")
+        port = kshot(*bundle, "--store", str(tmp_path / "t"), "--listen", address)
+
+    for done in (store, port):
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+    assert store.stderr.startswith("kshot: ")
+    assert f"cannot listen on {address}" in port.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        pytest.param(["--listen", "0.0.0.0:0"], 2, "--insecure", id="an open address"),
+        pytest.param(["--listen", "127.0.0.1"], 2, "HOST:PORT", id="no port"),
+        pytest.param(["--listen", "127.0.0.1:99999"], 2, "HOST:PORT", id="no such port"),
+        pytest.param(["--device", "tpu"], 2, "tpu", id="an unknown device"),
+        pytest.param(["--max-adapt-queue", "0"], 2, "max_adapt_queue", id="no queue"),
+        pytest.param(["--max-adapt-queue", "x"], 2, "--max-adapt-queue", id="no number"),
+        pytest.param(["--bundle", "/does/not/exist"], 1, "/does/not/exist", id="no bundle"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    tiny_bundle: Bundle, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    bundle = [] if "--bundle" in arguments else ["--bundle", str(tiny_bundle.path)]
+
+    done = kshot("--store", str(tmp_path / "s"), *bundle, *arguments)
+
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("kshot: ")
+
+
+def test_two_bundles_of_one_name_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    path = str(tiny_bundle.path)
+
+    done = kshot("--store", str(tmp_path / "s"), "--bundle", path, "--bundle", path)
+
+    assert done.returncode == 1
+    assert "2 bundles named 'tiny'" in done.stderr
+
+
+def test_a_bundle_with_a_changed_byte_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    copy = tmp_path / "tiny" / "1"
+    shutil.copytree(tiny_bundle.path, copy)
+    card = copy / "README.md"
+    card.write_bytes(b"X" + card.read_bytes()[1:])
+
+    done = kshot("--store", str(tmp_path / "s"), "--bundle", str(copy))
+
+    assert done.returncode == 1
+    assert "README.md" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_front_never_imports_torch() -> None:
+    script = "import sys, kshot.server.command; print('torch' in sys.modules)"
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "False\n"
