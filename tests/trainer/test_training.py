@@ -1,0 +1,383 @@
+import json
+import random
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kshot.bundle import BundleError, load_bundle
+from kshot.learner import build_network, layout_of
+from kshot.trainer.curves import Curves
+from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.errors import DataError, TrainingError
+from kshot.trainer.packaging import draft_manifest
+from kshot.trainer.recipe import Recipe
+from kshot.trainer.training import (
+    CHECKPOINT_FILE,
+    TrainingReport,
+    first_state,
+    initialization_of,
+    train,
+)
+
+CPU = torch.device("cpu")
+Patterns = Callable[..., ImageDataset]
+Recipes = Callable[..., Recipe]
+Run = Callable[..., Path]
+
+
+def ignore(_report: TrainingReport) -> None:
+    pass
+
+
+@pytest.fixture
+@pytest.mark.usefixtures("small_bundle")
+def run(patterns: Patterns) -> Run:
+    """Return a function that trains on small data."""
+
+    def call(
+        recipe: Recipe,
+        out: Path,
+        *,
+        resume: bool = False,
+        report: Callable[[TrainingReport], None] = ignore,
+        report_table: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> Path:
+        return train(
+            recipe,
+            patterns(seed=0),
+            patterns(seed=1),
+            out,
+            resume=resume,
+            device=CPU,
+            compiled=False,
+            report=report,
+            report_table=report_table,
+        )
+
+    return call
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Return what a training ends with: its checkpoint and the files of its bundle."""
+    paths = [out / CHECKPOINT_FILE, *(out / "omniglot").glob("1/*")]
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+def curve(out: Path, name: str) -> list[int]:
+    accumulator = EventAccumulator(str(out))
+    accumulator.Reload()
+    return [event.step for event in accumulator.Scalars(name)]
+
+
+def test_a_training_reports_its_way_to_a_bundle(
+    small_recipe: Recipes, run: Run, tmp_path: Path
+) -> None:
+    reports: list[TrainingReport] = []
+    table: list[tuple[int, int]] = []
+
+    folder = run(
+        small_recipe(),
+        tmp_path / "out",
+        report=reports.append,
+        report_table=lambda done, total: table.append((done, total)),
+    )
+
+    assert folder == tmp_path / "out" / "omniglot" / "1"
+    assert [report.meta_iteration for report in reports] == [1, 2, 3, 4, 5, 6]
+    assert {report.meta_iterations for report in reports} == {6}
+    assert all(0 < report.loss < 3 for report in reports)
+    assert all(report.meta_iterations_per_second > 0 for report in reports)
+    measured = [report.meta_iteration for report in reports if report.scalars]
+    assert measured == [3, 6]
+    assert set(reports[2].scalars) == {
+        f"accuracy/{part}/{mode}"
+        for part in ("train", "test")
+        for mode in ("support", "transductive")
+    }
+    assert table == [(done, 8) for done in range(1, 9)]
+    assert curve(tmp_path / "out", "inner_loss") == [1, 2, 3, 4, 5, 6]
+    assert curve(tmp_path / "out", "accuracy/test/support") == [3, 6]
+
+
+@pytest.mark.usefixtures("small_bundle")
+def test_training_helps_with_classes_it_never_saw(
+    small_recipe: Recipes, patterns: Patterns, tmp_path: Path
+) -> None:
+    recipe = small_recipe(
+        *("network.arguments.filters=8", "task.way=5", "task.shot=3", "inner.batch_size=5"),
+        *("inner.step_count=5", "outer.meta_iterations=80", "outer.second_moment=stacked"),
+        *("evaluation.way=5", "evaluation.task_count=50", "evaluation.step_count=5"),
+        *("evaluation.interval=80", "evaluation.checkpoint_interval=80"),
+        "inner.learning_rate=0.003",
+    )
+    known, unseen = patterns(40, 7, seed=2), patterns(30, 7, seed=3)
+    network = build_network(recipe.network, recipe.input.shape, recipe.batch_norm.epsilon)
+    layout = layout_of(network, recipe.task.way)
+    curves = Curves(recipe, draft_manifest(recipe, known), network, {"test": unseen})
+    start = initialization_of(network, recipe, layout, first_state(network, layout, recipe, CPU))
+    before = curves.measure(start)
+    reports: list[TrainingReport] = []
+
+    train(
+        *(recipe, known, unseen, tmp_path),
+        resume=False,
+        device=CPU,
+        compiled=False,
+        report=reports.append,
+    )
+
+    after = reports[-1].scalars
+    for name in ("accuracy/test/support", "accuracy/test/transductive"):
+        assert after[name] > 0.93  # chance is 0.2
+        assert after[name] > before[name] + 0.08
+
+
+CHILD = """
+import json, os, signal, sys, traceback
+from pathlib import Path
+import numpy, torch
+from kshot.trainer import packaging
+from kshot.trainer.dataset import make_dataset
+from kshot.trainer.recipe_files import load_recipe
+from kshot.trainer.training import CHECKPOINT_FILE, train
+
+torch.set_num_threads(1)
+packaging.TABLE_TASK_COUNT, packaging.TABLE_STEP_COUNT = 2, 3
+packaging.build_template = lambda _network, mode: mode.value.encode()
+root, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+names = tuple(f"pattern{number}" for number in range(8))
+known, unseen = (
+    make_dataset(f"patterns {seed}", torch.from_numpy(numpy.load(root / f"{seed}.npy")),
+                 torch.arange(9) * 7, names)
+    for seed in (0, 1)
+)
+
+def work(out, kill_at):
+    calls = 0
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+        if calls == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    sys.setprofile(count)
+    train(load_recipe("omniglot-5way", settings), known, unseen, out,
+          resume=(out / CHECKPOINT_FILE).exists(), device=torch.device("cpu"), compiled=False,
+          report=lambda report: None)
+    sys.setprofile(None)
+    (root / "calls").write_text(str(calls))
+
+def fork(out, kill_at):
+    child = os.fork()
+    if child == 0:
+        try:
+            work(out, kill_at)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+codes = [fork(root / "whole", 0)]
+calls = int((root / "calls").read_text())
+for number, points in enumerate(json.loads(sys.argv[3])):
+    for point in points:
+        codes.append(fork(root / f"killed{number}", max(1, int(point * calls))))
+    codes.append(fork(root / f"killed{number}", 0))
+print(json.dumps(codes))
+"""
+
+
+def test_a_training_killed_anywhere_and_resumed_ends_as_if_it_had_not_been(
+    patterns: Patterns, tmp_path: Path
+) -> None:
+    """The point is a share of all function calls, Python's and C's: also between two of a write.
+
+    Each is killed at two points, the second time while it is resumed.
+    """
+    for seed in (0, 1):
+        np.save(tmp_path / f"{seed}.npy", patterns(seed=seed).images.numpy())
+    generator = random.Random(0)
+    points = [(generator.uniform(0, 0.9), generator.uniform(0, 0.4)) for _ in range(5)]
+    points += [(generator.uniform(0.9, 1), 0.01)]
+    settings = [
+        *("network.arguments.filters=4", "task.way=3", "task.shot=2", "inner.batch_size=3"),
+        *("inner.step_count=2", "outer.meta_iterations=8", "outer.meta_batch_size=2"),
+        *("evaluation.way=3", "evaluation.task_count=1", "evaluation.step_count=1"),
+        *("evaluation.interval=5", "evaluation.checkpoint_interval=2"),
+    ]
+
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, tmp_path, json.dumps(settings), json.dumps(points)],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+
+    codes = json.loads(child.stdout)
+    assert child.stderr == ""
+    assert codes.count(-9) >= len(points)
+    assert set(codes) <= {0, -9}
+    whole = contents(tmp_path / "whole")
+    assert len(whole) == 7
+    for number in range(len(points)):
+        assert contents(tmp_path / f"killed{number}") == whole
+
+
+def test_an_interrupted_training_keeps_a_checkpoint_of_what_it_recorded(
+    small_recipe: Recipes, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe("evaluation.checkpoint_interval=100", "evaluation.interval=4")
+    run(recipe, tmp_path / "whole")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Curves, "measure", interrupt)
+        run(recipe, tmp_path / "stopped")
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "stopped", resume=True, report=interrupt)
+    reports: list[TrainingReport] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            recipe,
+            tmp_path / "stopped",
+            resume=True,
+            report=reports.append,
+            report_table=interrupt,
+        )
+    run(recipe, tmp_path / "stopped", resume=True, report=interrupt)
+
+    assert [report.meta_iteration for report in reports] == [6]
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+    assert curve(tmp_path / "stopped", "accuracy/test/support") == [4, 6]
+
+
+def test_a_disk_that_fills_up_costs_nothing_but_the_time_since_the_last_checkpoint(
+    small_recipe: Recipes, run: Run, tmp_path: Path
+) -> None:
+    recipe = small_recipe()
+    run(recipe, tmp_path / "whole")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(report: TrainingReport) -> None:
+        if report.meta_iteration == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+
+    try:
+        with pytest.raises(TrainingError, match="could not be written: "):
+            run(recipe, tmp_path / "full", report=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    reports: list[TrainingReport] = []
+    run(recipe, tmp_path / "full", resume=True, report=reports.append)
+
+    assert reports[0].meta_iteration == 5
+    assert contents(tmp_path / "full") == contents(tmp_path / "whole")
+
+
+def test_a_finished_training_is_left_as_it_is(
+    small_recipe: Recipes, run: Run, tmp_path: Path
+) -> None:
+    folder = run(small_recipe(), tmp_path)
+    before = contents(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    assert run(small_recipe(), tmp_path, resume=True, report=refuse, report_table=refuse) == folder
+    assert contents(tmp_path) == before
+    with pytest.raises(TrainingError, match="holds a training already: resume it, or"):
+        run(small_recipe(), tmp_path)
+    (tmp_path / CHECKPOINT_FILE).unlink()
+    with pytest.raises(TrainingError, match="holds a training already: resume it, or"):
+        run(small_recipe(), tmp_path)
+    (tmp_path / CHECKPOINT_FILE).write_bytes(before[CHECKPOINT_FILE])
+    (folder / "README.md").write_text("damaged")
+    with pytest.raises(BundleError, match=r"README\.md: got 7 bytes"):
+        run(small_recipe(), tmp_path, resume=True)
+
+
+def test_another_training_is_not_resumed(
+    small_recipe: Recipes, run: Run, patterns: Patterns, tmp_path: Path
+) -> None:
+    run(small_recipe(), tmp_path / "out")
+    before = contents(tmp_path / "out")
+
+    with pytest.raises(TrainingError, match="cannot be resumed: its recipe_digest is"):
+        run(small_recipe("outer.seed=1"), tmp_path / "out", resume=True)
+    with pytest.raises(TrainingError, match="cannot be resumed: its data_digest is"):
+        train(
+            *(small_recipe(), patterns(seed=2), patterns(seed=1), tmp_path / "out"),
+            resume=True,
+            device=CPU,
+            compiled=False,
+            report=ignore,
+        )
+    with pytest.raises(TrainingError, match="there is no checkpoint"):
+        run(small_recipe(), tmp_path / "none", resume=True)
+    assert contents(tmp_path / "out") == before
+    assert not (tmp_path / "none").exists()
+
+    run(small_recipe("outer.seed=1"), tmp_path / "other")
+    shutil.copytree(
+        tmp_path / "other" / "omniglot", tmp_path / "out" / "omniglot", dirs_exist_ok=True
+    )
+    with pytest.raises(TrainingError, match="is another training's bundle: name another folder"):
+        run(small_recipe(), tmp_path / "out", resume=True)
+
+
+def test_what_cannot_end_well_does_not_start(
+    small_recipe: Recipes, run: Run, patterns: Patterns, tmp_path: Path
+) -> None:
+    """The table of the bundle wants 5 support images and a query of each test class."""
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match="5 support and 1 query images were asked of each class"):
+        train(
+            *(small_recipe(), patterns(), patterns(image_count=5), out),
+            resume=False,
+            device=CPU,
+            compiled=False,
+            report=ignore,
+        )
+    with pytest.raises(DataError, match="7 support and 1 query images"):
+        run(small_recipe("evaluation.shot=7"), out)
+    with pytest.raises(DataError, match="8 support and 0 query images"):
+        run(small_recipe("task.shot=8"), out)
+    with pytest.raises(TrainingError, match=r"^recipe omniglot-5way: conv4 filters is 0, wanted"):
+        run(small_recipe("network.arguments.filters=0"), out)
+    assert not out.exists()
+
+
+def test_a_training_that_diverges_says_so_and_keeps_its_last_checkpoint(
+    small_recipe: Recipes, run: Run, tmp_path: Path
+) -> None:
+    reports: list[TrainingReport] = []
+    recipe = small_recipe("outer.meta_step_size=1e38", "outer.meta_step_size_final=1e38")
+    recipe = replace(recipe, inner=replace(recipe.inner, learning_rate=1e3))
+
+    with pytest.raises(TrainingError, match=r"^training diverged: at meta-iteration \d+ the inner"):
+        run(recipe, tmp_path, report=reports.append)
+
+    assert (tmp_path / CHECKPOINT_FILE).exists()
+    assert not (tmp_path / "omniglot").exists()
+
+
+def test_the_bundle_holds_what_was_learned(small_recipe: Recipes, run: Run, tmp_path: Path) -> None:
+    recipe = small_recipe()
+    bundle = load_bundle(run(recipe, tmp_path))
+
+    weights = bundle.read_weights()
+    assert weights.step == 6 * 2 * 2
+    assert weights.parameters["head.bias"].shape == (3,)
+    assert all((moment >= 0).all() for moment in weights.second_moment.values())
+    assert bundle.manifest.provenance.meta_iterations == 6
