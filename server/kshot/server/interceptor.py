@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, cast
@@ -11,6 +12,7 @@ from typing import Any, NoReturn, cast
 import grpc
 from google.protobuf.message import DecodeError
 
+from kshot.server.admission import Admission
 from kshot.server.call import Call, begin_call
 from kshot.server.errors import (
     CallCancelled,
@@ -32,10 +34,14 @@ Stream = Callable[[Any, Context], AsyncIterator[Any]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods of one service; other services pass as they are."""
+    """Wraps the methods of one service; other services pass as they are.
+
+    `calls` counts those that run.
+    """
 
     def __init__(self, service: str) -> None:
         self._prefix = f"/{service}/"
+        self.calls = Admission(sys.maxsize)
 
     async def intercept_service(
         self,
@@ -57,38 +63,38 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         serialize = handler.response_serializer
         # Without a deserializer, gRPC hands over the bytes.
         if handler.response_streaming:
-            stream = _around_stream(name, parse, cast(Stream, handler.unary_stream))
+            stream = self._around_stream(name, parse, cast(Stream, handler.unary_stream))
             return grpc.unary_stream_rpc_method_handler(
                 cast(Any, stream), response_serializer=serialize
             )
-        unary = _around_unary(name, parse, cast(Unary, handler.unary_unary))
+        unary = self._around_unary(name, parse, cast(Unary, handler.unary_unary))
         return grpc.unary_unary_rpc_method_handler(cast(Any, unary), response_serializer=serialize)
 
+    def _around_unary(self, name: str, parse: Callable[[bytes], Any], handle: Unary) -> Unary:
+        async def answer(content: bytes, context: Context) -> Any:  # noqa: ANN401 -- any message
+            call = _begin(name, context)
+            with self.calls.admit():
+                try:
+                    response = await handle(await _parse(parse, content, call), context)
+                except BaseException as error:
+                    await _end(call, context, error)
+                _log(call, "OK")
+                return response
 
-def _around_unary(name: str, parse: Callable[[bytes], Any], handle: Unary) -> Unary:
-    async def answer(content: bytes, context: Context) -> Any:  # noqa: ANN401 -- any message
-        call = _begin(name, context)
-        try:
-            response = await handle(await _parse(parse, content, call), context)
-        except BaseException as error:
-            await _end(call, context, error)
-        _log(call, "OK")
-        return response
+        return answer
 
-    return answer
+    def _around_stream(self, name: str, parse: Callable[[bytes], Any], handle: Stream) -> Stream:
+        async def answer(content: bytes, context: Context) -> AsyncIterator[Any]:
+            call = _begin(name, context)
+            with self.calls.admit():
+                try:
+                    async for response in handle(await _parse(parse, content, call), context):
+                        yield response
+                except BaseException as error:
+                    await _end(call, context, error)
+                _log(call, "OK")
 
-
-def _around_stream(name: str, parse: Callable[[bytes], Any], handle: Stream) -> Stream:
-    async def answer(content: bytes, context: Context) -> AsyncIterator[Any]:
-        call = _begin(name, context)
-        try:
-            async for response in handle(await _parse(parse, content, call), context):
-                yield response
-        except BaseException as error:
-            await _end(call, context, error)
-        _log(call, "OK")
-
-    return answer
+        return answer
 
 
 async def _refuse(_requests: object, context: Context) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -31,6 +32,8 @@ SERVICE = wire.DESCRIPTOR.services_by_name["AdaptationService"].full_name
 _SWEEP_SECONDS = 60.0
 # What is not an adaptation or a prediction is short; this is the backstop for all of them.
 _SPARE_CALLS = 256
+# What answers may take to leave, once their calls have ended here.
+_LAST_BYTES_SECONDS = 0.2
 
 Announce = Callable[[dict[str, object]], None]
 
@@ -87,7 +90,8 @@ async def running(
             adapting=Admission(config.max_adapt_queue),
             predicting=Admission(config.max_predict_queue),
         )
-        server, address = _make_server(front)
+        interceptor = CallInterceptor(SERVICE)
+        server, address = _make_server(config, interceptor)
         healthy = _add_services(server, front)
         await healthy.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         await healthy.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -110,18 +114,21 @@ async def running(
         finally:
             await healthy.enter_graceful_shutdown()
             front.adapting.close()
-            await _drain(front, hurry)
-            await server.stop(0 if hurry.is_set() else config.drain_grace)
+            await _drain(front.adapting.wait_idle(), config.drain_grace, hurry)
+            # This refuses all new calls; those that only watch would stay for the whole grace.
+            stopping = asyncio.ensure_future(server.stop(config.drain_grace))
+            await _drain(interceptor.calls.wait_idle(), config.drain_grace, hurry)
+            await server.stop(_LAST_BYTES_SECONDS)
+            await stopping
             sweeper.cancel()
             with suppress(asyncio.CancelledError):
                 await sweeper
 
 
-def _make_server(front: Front) -> tuple[grpc.aio.Server, str]:
+def _make_server(config: ServerConfig, interceptor: CallInterceptor) -> tuple[grpc.aio.Server, str]:
     """Make a server that listens; return it with its address."""
-    config = front.config
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(SERVICE)],
+        interceptors=[interceptor],
         maximum_concurrent_rpcs=config.max_adapt_queue + config.max_predict_queue + _SPARE_CALLS,
         options=[
             ("grpc.max_receive_message_length", config.max_message_bytes),
@@ -168,19 +175,14 @@ async def _start_engine(engine: EngineSupervisor, stop: asyncio.Event) -> bool:
                 await waiting
 
 
-async def _drain(front: Front, hurry: asyncio.Event) -> None:
-    """Wait for the calls inside, as long as the grace lasts and nobody hurries."""
-    idle = asyncio.gather(front.adapting.wait_idle(), front.predicting.wait_idle())
-    hurrying = asyncio.ensure_future(hurry.wait())
-    await asyncio.wait(
-        (idle, hurrying),
-        timeout=front.config.drain_grace,
-        return_when=asyncio.FIRST_COMPLETED,
-    )
-    for waiting in (idle, hurrying):
-        waiting.cancel()
+async def _drain(idle: Coroutine[Any, Any, None], grace: float, hurry: asyncio.Event) -> None:
+    """Wait for `idle`, as long as the grace lasts and nobody hurries."""
+    waiting = (asyncio.ensure_future(idle), asyncio.ensure_future(hurry.wait()))
+    await asyncio.wait(waiting, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
         with suppress(asyncio.CancelledError):
-            await waiting
+            await task
 
 
 async def _sweep(store: LocalStore, stop: asyncio.Event) -> None:

@@ -67,7 +67,7 @@ class EngineSupervisor:
             raise
         self._facts = facts
         log_event(
-            "engine_ready",
+            "engine_connected",
             pid=pid,
             device=facts.device,
             device_name=facts.device_name,

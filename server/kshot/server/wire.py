@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TypeVar
 
@@ -22,6 +23,11 @@ from kshot.server.violations import Violations
 from kshot.v1 import adaptation_pb2 as wire
 
 Choice = TypeVar("Choice", bound=StrEnum)
+Item = TypeVar("Item")
+
+# More than any model admits: reading them all would hold up the event loop for nothing.
+_MAX_ITEMS = 100_000
+_MAX_AXES = 16
 
 
 def adapt_task(
@@ -32,7 +38,9 @@ def adapt_task(
     return AdaptTask(
         model=request.model,
         support_set=SupportSet(
-            _images(support.images), tuple(support.class_indices), tuple(support.class_names)
+            images=_images(support.images),
+            class_indices=_few(support.class_indices, "support_set.class_indices", violations),
+            class_names=_few(support.class_names, "support_set.class_names", violations),
         ),
         options=_options(request.options, violations),
     )
@@ -61,8 +69,14 @@ def _images(images: wire.Images) -> Images | None:
     kind = images.WhichOneof("content")
     if kind == "tensor":
         tensor = images.tensor
-        return TensorImages(tensor.datatype, tuple(tensor.shape), tensor.data)
-    return EncodedImages(tuple(images.encoded.items)) if kind == "encoded" else None
+        return TensorImages(tensor.datatype, tuple(tensor.shape[:_MAX_AXES]), tensor.data)
+    return EncodedImages(tuple(images.encoded.items[:_MAX_ITEMS])) if kind == "encoded" else None
+
+
+def _few(items: Sequence[Item], field: str, violations: Violations) -> tuple[Item, ...]:
+    if len(items) > _MAX_ITEMS:
+        violations.add(field, f"got {len(items)} items, wanted at most {_MAX_ITEMS}")
+    return tuple(items[:_MAX_ITEMS])
 
 
 def _options(options: wire.AdaptOptions, violations: Violations) -> Options:

@@ -104,7 +104,7 @@ def test_serve_says_ready_answers_and_stops(
     assert process.returncode == 0
     assert output == ""
     events = [json.loads(line)["event"] for line in log.splitlines()]
-    assert events == ["engine_ready", "request", "stopping", "stopped"]
+    assert events == ["engine_connected", "request", "stopping", "stopped"]
 
 
 def test_reflection_lists_the_service(tiny_bundle: Bundle, tmp_path: Path) -> None:

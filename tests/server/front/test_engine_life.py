@@ -215,7 +215,6 @@ def test_stopping_finishes_what_runs_and_takes_nothing_new(
 
         server.stop()
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        watch.cancel()
         refused = failure(lambda: server.stub.Adapt(adapt_request(), timeout=30))
         let_go()
 
