@@ -1,5 +1,6 @@
 """Small data whose classes are easily told apart, and a recipe that is done in a moment."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ from kshot.bundle import BatchNormMode
 from kshot.learner import Network
 from kshot.trainer import packaging
 from kshot.trainer.dataset import ImageDataset, make_dataset
+from kshot.trainer.onnx_templates import build_template
 from kshot.trainer.recipe import Recipe
 from kshot.trainer.recipe_files import load_recipe
 
@@ -27,10 +29,18 @@ SMALL = (
     "evaluation.checkpoint_interval=1",
 )
 
+build_template_once = functools.cache(build_template)
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def templates_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template takes seconds and is the same for the same network."""
+    monkeypatch.setattr(packaging, "build_template", build_template_once)
 
 
 @pytest.fixture

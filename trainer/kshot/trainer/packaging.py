@@ -192,9 +192,10 @@ def _counting_on(
 
 
 def _library_versions() -> dict[str, str]:
-    """Name what the result depends on; a part that is not installed as a package is left out."""
-    versions = {"python": platform.python_version()}
+    """Name what the result depends on, in order; what is not installed as a package is left out."""
+    versions = {}
     for package in ("kshot", "numpy", "onnx", "onnxscript", "torch"):
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
-    return versions
+    versions["python"] = platform.python_version()
+    return dict(sorted(versions.items()))

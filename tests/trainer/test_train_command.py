@@ -1,0 +1,99 @@
+"""How `kshot train` ends when it is stopped, or resumed when it was done."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kshot.__main__ import main
+from kshot.trainer.commands import train as train_command
+from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.outer_loop import OuterLoop, OuterState
+from kshot.trainer.training import CHECKPOINT_FILE
+
+SETTINGS = (
+    *("network.arguments.filters=4", "task.way=3", "task.shot=2", "inner.batch_size=3"),
+    *("inner.step_count=2", "outer.meta_iterations=6", "outer.meta_batch_size=2"),
+    *("evaluation.way=3", "evaluation.task_count=2", "evaluation.step_count=2"),
+)
+Train = Callable[..., int]
+
+
+@pytest.fixture
+def train(
+    patterns: Callable[..., ImageDataset],
+    small_bundle: None,  # noqa: ARG001 -- asked for its effect
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Train:
+    def read_dataset(_name: str, _folder: Path, split: str, **_: object) -> ImageDataset:
+        return patterns(seed=("train", "test").index(split))
+
+    monkeypatch.setattr(train_command, "read_dataset", read_dataset)
+
+    def call(out: Path, *more: str) -> int:
+        settings = [word for setting in SETTINGS for word in ("--set", setting)]
+        arguments = ["--out", str(out), "--data", str(tmp_path), "--no-compile", "--device", "cpu"]
+        return main(["train", "omniglot-5way", *arguments, *settings, *more])
+
+    return call
+
+
+def signal_before(meta_iteration: int, number: signal.Signals) -> Callable[..., object]:
+    """Return an `advance` that lets this process get a signal before a meta-iteration."""
+    advance = OuterLoop.advance
+
+    def advance_or_stop(loop: OuterLoop, state: OuterState) -> object:
+        if state.meta_iteration == meta_iteration:
+            signal.raise_signal(number)
+        return advance(loop, state)
+
+    return advance_or_stop
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_training_stopped_by_a_signal_goes_on_to_the_same_bundle(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    code: int,
+) -> None:
+    out = tmp_path / "out"
+    handler = signal.getsignal(signal.SIGTERM)
+    assert train(tmp_path / "whole") == 0
+    capsys.readouterr()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OuterLoop, "advance", signal_before(4, number))
+        assert train(out) == code
+    stopped = capsys.readouterr()
+    assert stopped.out == ""
+    wanted = (
+        f"kshot: stopped by {number.name}; kshot train … --out {out} --resume goes on from here"
+    )
+    assert stopped.err.splitlines() == [wanted]
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+    assert train(out, "--resume") == 0
+    resumed = capsys.readouterr()
+    assert resumed.out == f"{out / 'omniglot' / '1'}\n"
+    assert "training: 6/6 meta-iterations" in resumed.err
+    assert "measuring the bundle: 8/8 tasks" in resumed.err
+    for name in (CHECKPOINT_FILE, "omniglot/1/manifest.json", "omniglot/1/weights.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_resuming_a_finished_training_names_its_bundle_at_once(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert train(out) == 0
+    first = capsys.readouterr()
+
+    assert train(out, "--resume") == 0
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert again.err == f"the training in {out} was finished before: this is its bundle\n"
