@@ -13,13 +13,21 @@ DETAILS_TRAILER = "grpc-status-details-bin"
 PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 REQUEST_ID_TRAILER = "x-kshot-request-id"
 
+_MAX_MESSAGE_BYTES = 600
+
 Trailers = tuple[tuple[str, str | bytes], ...]
 
 
 def message_of(error: RequestError) -> str:
-    """Return the sentence that goes into the status; the details hold the rest."""
+    """Return the sentence that goes into the status; the details hold the rest.
+
+    It travels with three characters for each byte beyond ASCII, so bytes are what is bounded.
+    """
     text = str(error)
-    return text if len(text) <= 600 else f"{text[:599]}\N{HORIZONTAL ELLIPSIS}"
+    whole = text.encode()
+    if len(whole) <= _MAX_MESSAGE_BYTES:
+        return text
+    return whole[:_MAX_MESSAGE_BYTES].decode(errors="ignore") + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def trailers_of(error: RequestError, request_id: str) -> Trailers:

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kshot.server.command import command
+from kshot.server.config import ServerConfig, default_store
+from kshot.server.errors import ConfigError
+
+
+def config(**settings: Any) -> ServerConfig:  # noqa: ANN401 -- any setting
+    defaults: dict[str, Any] = {"bundles": (Path("b"),), "store": Path("s")}
+    return ServerConfig(**(defaults | settings))
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.9.1:5", "localhost:50051", "[::1]:65535"])
+def test_addresses_of_this_machine_are_safe(listen: str) -> None:
+    assert config(listen=listen).listen == listen
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "192.168.1.1:1", "example.org:1"])
+def test_other_addresses_need_a_word(listen: str) -> None:
+    assert config(listen=listen, insecure=True).listen == listen
+    with pytest.raises(ConfigError, match="--insecure"):
+        config(listen=listen)
+
+
+@pytest.mark.parametrize("listen", ["", "localhost", ":1", "localhost:", "h:65536", "h:-1", "h:²"])
+def test_what_is_no_address_is_refused(listen: str) -> None:
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        config(listen=listen, insecure=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("bundles", ()),
+        ("device", "tpu"),
+        ("max_message_bytes", 0),
+        ("max_adapted_models", -1),
+        ("default_ttl", float("nan")),
+        ("default_ttl", 10**9),
+        ("drain_grace", 0),
+        ("cache_bytes", -1),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(setting: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{setting}: got "):
+        config(**{setting: value})
+
+
+def test_the_store_lies_with_other_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    found: list[Path] = []
+    for state in (str(tmp_path), "", "relative"):
+        monkeypatch.setenv("XDG_STATE_HOME", state)
+        found.append(default_store())
+
+    usual = Path("/home/somebody/.local/state/kshot")
+    assert found == [tmp_path / "kshot", usual, usual]
+
+
+def test_every_other_field_is_a_flag(make_config: Callable[..., ServerConfig]) -> None:
+    names = {parameter.name for parameter in command.params}
+
+    assert names == {*vars(make_config())} - {"engine_command"}

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2 as details_pb2
+from google.rpc import status_pb2
+
+from kshot.client.errors import BY_REASON, KshotError, error_class
+from kshot.server import errors
+from kshot.server.errors import RequestError
+from kshot.server.status import DETAILS_TRAILER, message_of, trailers_of
+from kshot.server.violations import Violations
+
+PROTO = Path(__file__).parents[3] / "proto" / "kshot" / "v1" / "adaptation.proto"
+EXAMPLES: list[RequestError] = [
+    errors.InvalidRequest.about("f", "got 1, wanted 2"),
+    errors.AdaptationDiverged(3, 0.5),
+    errors.ModelNotFound("x", ["y"]),
+    errors.AdaptedModelNotFound("am-x"),
+    errors.AdaptedModelExpired("am-x", 0.0),
+    errors.AdaptedModelDeleted("am-x"),
+    errors.ModelChanged("am-x", "y"),
+    errors.NonFiniteLogits(2),
+    errors.StoreIsFull("models", 7),
+    errors.DeviceMemoryFull(),
+    errors.QueueFull(),
+    errors.EngineUnavailable(),
+    errors.ShuttingDown(),
+    errors.DeadlineExceeded(),
+    errors.CallCancelled(),
+    errors.AdaptedModelDamaged("am-x"),
+    errors.MethodNotFound(),
+    errors.InternalError("abc"),
+]
+
+
+def leaves(kind: type[RequestError]) -> Iterator[type[RequestError]]:
+    for child in kind.__subclasses__():
+        if child is not errors.Unavailable:
+            yield child
+        yield from leaves(child)
+
+
+def details_of(error: RequestError) -> list[str]:
+    content = dict(trailers_of(error, "r"))[DETAILS_TRAILER]
+    assert isinstance(content, bytes)
+    return [detail.TypeName() for detail in status_pb2.Status.FromString(content).details]
+
+
+def test_every_error_has_an_example_here() -> None:
+    assert {type(error) for error in EXAMPLES} == set(leaves(RequestError))
+
+
+def test_the_wire_documents_every_code_reason_and_detail() -> None:
+    rows = re.findall(r"^// \| ([A-Z_]+) +\| ([A-Z_]+) +\| (\w*)", PROTO.read_text(), re.MULTILINE)
+
+    assert set(rows) == {
+        (error.code.name, error.reason, "".join(details_of(error)[1:]).removeprefix("google.rpc."))
+        for error in EXAMPLES
+    }
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_errors_travel_with_one_error_info(error: RequestError) -> None:
+    trailers = dict(trailers_of(error, "r"))
+    content = trailers[DETAILS_TRAILER]
+    assert isinstance(content, bytes)
+    status = status_pb2.Status.FromString(content)
+    info = details_pb2.ErrorInfo()
+
+    assert details_of(error).count("google.rpc.ErrorInfo") == 1
+    assert status.details[0].Unpack(info)
+    assert (info.domain, info.reason) == ("kshot", error.reason)
+    assert status.message == str(error)
+    assert ("grpc-retry-pushback-ms" in trailers) == (error.code is grpc.StatusCode.UNAVAILABLE)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_the_client_has_a_class_for_every_error(error: RequestError) -> None:
+    assert error_class(error.code, error.reason) is not KshotError
+    assert error.reason in BY_REASON or error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_violations_are_bounded_however_many_they_are() -> None:
+    violations = Violations()
+    for index in range(10_000):
+        violations.add(f"field[{index}]", "\N{SNOWMAN}" * 1000)
+
+    with pytest.raises(errors.InvalidRequest) as caught:
+        violations.check()
+
+    size = sum(len(value) for _, value in trailers_of(caught.value, "r"))
+    assert size + 3 * len(message_of(caught.value).encode()) < 7000
+    assert "more violations" in caught.value.violations[-1].description
+
+
+def test_no_violations_are_no_error() -> None:
+    Violations().check()

@@ -1,0 +1,94 @@
+"""Many clients at once, each with its own adapted model: nobody gets another's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2 as details_pb2
+from grpc_status import rpc_status
+
+from kshot.bundle import Bundle, Manifest, write_bundle
+from kshot.v1 import adaptation_pb2 as wire
+
+Make = Callable[..., Any]
+StartServer = Callable[..., AbstractContextManager[Any]]
+
+CLIENTS = 12
+ROUNDS = 6
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 3000, 2**28], ids=["none", "two models", "all"])
+def test_concurrent_clients_get_their_own_answers(
+    start_server: StartServer, support_set: Make, queries: Make, cache_bytes: int
+) -> None:
+    def request(client: int) -> wire.AdaptRequest:
+        way = 2 + client % 4
+        support = support_set(way, 2, seed=client)
+        del support.class_names[:]
+        support.class_names.extend(f"{client}/{index}" for index in range(way))
+        return wire.AdaptRequest(model="tiny", support_set=support)
+
+    def predict(server: Any, model: str, client: int) -> wire.PredictResponse:  # noqa: ANN401 -- a running server
+        call = wire.PredictRequest(adapted_model=model, queries=queries(3, seed=client))
+        response: wire.PredictResponse = server.stub.Predict(call, timeout=60)
+        return response
+
+    with start_server(cache_bytes=cache_bytes) as server, ThreadPoolExecutor(CLIENTS) as pool:
+        alone = []
+        for client in range(CLIENTS):
+            adapted = server.stub.Adapt(request(client), timeout=60).adapted_model
+            alone.append((adapted.weights_digest, predict(server, adapted.id, client)))
+
+        def run(client: int) -> None:
+            digest, reference = alone[client]
+            for _ in range(ROUNDS):
+                adapted = server.stub.Adapt(request(client), timeout=60).adapted_model
+                answer = predict(server, adapted.id, client)
+                assert adapted.weights_digest == answer.weights_digest == digest
+                assert answer.adapted_model == adapted.id
+                assert answer.probabilities == reference.probabilities
+                assert answer.predictions == reference.predictions
+                server.stub.DeleteAdaptedModel(
+                    wire.DeleteAdaptedModelRequest(adapted_model=adapted.id), timeout=60
+                )
+                with pytest.raises(grpc.RpcError):
+                    predict(server, adapted.id, client)
+
+        list(pool.map(run, range(CLIENTS)))
+
+
+def test_an_adapted_model_of_another_bundle_is_refused(
+    start_server: StartServer,
+    adapt_request: Make,
+    queries: Make,
+    tiny_bundle: Bundle,
+    tiny_templates: Any,  # noqa: ANN401 -- templates by mode
+    tmp_path: Path,
+) -> None:
+    manifest: Manifest = replace(tiny_bundle.manifest, version=2, files={})
+    newer = write_bundle(
+        tmp_path / "b", manifest, tiny_bundle.read_weights(), tiny_templates, "# newer\n"
+    )
+    with start_server(store=tmp_path / "s") as server:
+        model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+    request = wire.PredictRequest(adapted_model=model, queries=queries())
+
+    with (
+        start_server(store=tmp_path / "s", bundles=(newer.path,)) as server,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
+        server.stub.Predict(request, timeout=30)
+
+    error: Any = caught.value
+    status = rpc_status.from_call(error)
+    assert status is not None
+    info = details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert (error.code(), info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_CHANGED")
