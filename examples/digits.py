@@ -69,21 +69,26 @@ def running_server() -> Iterator[str]:
         log = Path(folder) / "server.log"
         command = [sys.executable, "-m", "kshot", "serve", "--listen", "127.0.0.1:0"]
         command += ["--store", str(Path(folder) / "store")]
-        with log.open("w") as errors:
-            server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-        try:
-            yield wait_until_ready(server, log)
-        finally:
-            server.send_signal(signal.SIGTERM)
+        with (
+            log.open("w") as errors,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server,
+        ):
             try:
-                code = server.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                code = server.wait()
+                yield wait_until_ready(server, log)
+            finally:
+                code = stop(server)
         if code != 0:
-            raise SystemExit(
-                f"the server stopped with exit code {code}:\n{log.read_text()[-2000:]}"
-            )
+            raise SystemExit(f"the server ended with exit code {code}:\n{log.read_text()[-2000:]}")
+
+
+def stop(server: subprocess.Popen[str]) -> int:
+    """Ask a server to stop, and make it where it does not; return its exit code."""
+    server.send_signal(signal.SIGTERM)
+    try:
+        return server.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        return server.wait()
 
 
 def wait_until_ready(server: subprocess.Popen[str], log: Path) -> str:
