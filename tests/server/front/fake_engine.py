@@ -148,6 +148,9 @@ def main() -> None:
     threading.Thread(target=watch_parent, args=(os._exit,), daemon=True).start()
     if os.environ.get(START) == "fail":
         sys.exit(EXIT_CODE)
+    if os.environ.get(START) == "never":
+        tell_arrival()
+        threading.Event().wait()
     bundles = [load_bundle(path) for path in arguments.bundle]
     digests = {bundle.manifest.name: bundle.digest for bundle in bundles}
     if os.environ.get(START) == "other":

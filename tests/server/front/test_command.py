@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,22 @@ def test_serve_says_ready_answers_and_stops(
     assert output == ""
     events = [json.loads(line)["event"] for line in log.splitlines()]
     assert events == ["engine_connected", "request", "stopping", "stopped"]
+
+
+def test_a_stop_before_the_engine_is_ready_is_a_stop(
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    wait_arrival: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KSHOT_FAKE_ENGINE_START", "never")
+    with serve(tiny_bundle, tmp_path / "s") as process:
+        wait_arrival()
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    assert output == ""
 
 
 def test_reflection_lists_the_service(tiny_bundle: Bundle, tmp_path: Path) -> None:
