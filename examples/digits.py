@@ -57,8 +57,8 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
     dark_on_bright = np.rint(255 - digits.images * (255 / 16)).astype(np.uint8)
     images = np.full((len(dark_on_bright), 28, 28), PAPER, np.uint8)
     for image, small in zip(images, dark_on_bright, strict=True):
-        enlarged = Image.fromarray(small).resize((24, 24), Image.Resampling.BICUBIC)
-        image[2:26, 2:26] = np.where(np.asarray(enlarged) < INK_BELOW, INK, PAPER)
+        enlarged = Image.fromarray(small).resize((20, 20), Image.Resampling.BICUBIC)
+        image[4:24, 4:24] = np.where(np.asarray(enlarged) < INK_BELOW, INK, PAPER)
     return images, digits.target
 
 
