@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ from kshot.internal.v1 import engine_pb2_grpc
 DRAIN_SECONDS = 5.0
 MAX_MESSAGE_BYTES = 1 << 30  # the front caps requests; weights of large networks come back
 COMPUTE_THREADS = 1
+STANDARD_INPUT = 0
 
 
 class _JsonFormatter(logging.Formatter):
@@ -42,7 +44,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 def main() -> int:
-    """Serve until SIGTERM or until the front is gone; return the exit code."""
+    """Serve until SIGTERM or until the front is gone; return 1 where it cannot start."""
     arguments = _parse_arguments()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
@@ -57,7 +59,8 @@ def main() -> int:
     for model in models.values():
         warm_up(model)
     asyncio.run(_serve(arguments.socket, models, device))
-    return 0
+    logging.shutdown()
+    os._exit(0)  # a step that hangs in its thread would hold up an ordinary exit
 
 
 def warm_up(model: LoadedModel) -> None:
@@ -116,7 +119,8 @@ def _watch_parent(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> N
     """Stop when standard input ends: the front holds its other end and takes it to its grave."""
 
     def wait_for_end() -> None:
-        while sys.stdin.buffer.read(4096):
+        # not through sys.stdin: its lock, held by a daemon thread, aborts the interpreter's exit
+        while os.read(STANDARD_INPUT, 4096):
             pass
         loop.call_soon_threadsafe(stopping.set)
 

@@ -77,10 +77,14 @@ def adapt(
 ) -> Adaptation:
     """Run the inner loop, then take the support set's statistics and accuracy.
 
-    Raises ``ValueError`` when the support set does not have the model's input shape.
+    Raises ``ValueError`` when the support set does not have the model's input shape, or the steps
+    are more than the model's limit.
     """
     started = time.perf_counter()
     network = model.initialization.network
+    most = model.bundle.manifest.limits.max_step_count
+    if task.step_count > most:
+        raise ValueError(f"step_count is {task.step_count}, model {model.name} allows {most}")
     if task.support.shape[1:] != tuple(network.input_shape):
         raise ValueError(
             f"support shape is {task.support.shape[1:]}, model {model.name} wants "

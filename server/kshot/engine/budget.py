@@ -2,11 +2,13 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kshot.learner import StopReason
 
-ANSWER_SECONDS = 0.05  # what the statistics, the answer and its way back may take
+ANSWER_SECONDS = 0.1  # what the answer's way back may take
+ANSWER_STEPS = 4  # what the statistics and the accuracy may take, in steps
 
 
 @dataclass
@@ -14,19 +16,23 @@ class Budget:
     """Watches one call; the inner loop asks before each step.
 
     ``seconds_left`` is what the call had when it came, None without a deadline. A partial answer
-    keeps a margin before the deadline: two steps as long as the longest so far, and the answer.
+    keeps a margin before the deadline: some steps as long as the longest so far, and a constant.
     """
 
     seconds_left: float | None
     allow_partial: bool
     cancelled: threading.Event = field(default_factory=threading.Event)
-    _started: float = field(default_factory=time.monotonic)
-    _asked: float | None = None
-    _longest_step: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    _asked: float | None = field(default=None, init=False)
+    _longest_step: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self._started = self.clock()
 
     def should_stop(self, _steps_done: int) -> StopReason | None:
         """Return why to stop before the next step, or None to go on."""
-        now = time.monotonic()
+        now = self.clock()
         if self._asked is not None:
             self._longest_step = max(self._longest_step, now - self._asked)
         self._asked = now
@@ -34,6 +40,6 @@ class Budget:
             return StopReason.CANCELLED
         if self.seconds_left is None:
             return None
-        margin = 2 * self._longest_step + ANSWER_SECONDS if self.allow_partial else 0.0
+        margin = ANSWER_STEPS * self._longest_step + ANSWER_SECONDS if self.allow_partial else 0.0
         over = now - self._started + margin >= self.seconds_left
         return StopReason.TIME_BUDGET if over else None

@@ -36,8 +36,8 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self._computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inner-loop")
 
     def close(self) -> None:
-        """Wait for the running inner loop and drop those that wait."""
-        self._computing.shutdown(wait=True, cancel_futures=True)
+        """Drop the inner loops that wait; the running one has been told to stop with its call."""
+        self._computing.shutdown(wait=False, cancel_futures=True)
 
     async def DescribeEngine(  # noqa: N802 -- the name on the wire
         self, _request: engine_pb2.DescribeEngineRequest, _context: DescribeContext

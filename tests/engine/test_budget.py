@@ -1,0 +1,40 @@
+from kshot.engine.budget import ANSWER_SECONDS, ANSWER_STEPS, Budget
+from kshot.learner import StopReason
+
+
+def test_without_a_deadline_it_never_stops() -> None:
+    now = [100.0]
+    budget = Budget(None, allow_partial=False, clock=lambda: now[0])
+    now[0] += 1e9
+
+    assert budget.should_stop(0) is None
+
+
+def test_a_full_answer_stops_at_the_deadline() -> None:
+    now = [100.0]
+    budget = Budget(2.0, allow_partial=False, clock=lambda: now[0])
+
+    now[0] += 1.99
+    assert budget.should_stop(0) is None
+    now[0] += 0.02
+    assert budget.should_stop(1) is StopReason.TIME_BUDGET
+
+
+def test_a_partial_answer_keeps_some_steps_in_reserve() -> None:
+    now = [100.0]
+    budget = Budget(5.0, allow_partial=True, clock=lambda: now[0])
+    assert budget.should_stop(0) is None
+    now[0] += 0.5
+    assert budget.should_stop(1) is None
+
+    now[0] = 100 + 5.0 - ANSWER_STEPS * 0.5 - ANSWER_SECONDS + 0.001
+
+    assert budget.should_stop(2) is StopReason.TIME_BUDGET
+
+
+def test_cancelling_comes_first() -> None:
+    now = [100.0]
+    budget = Budget(0.0, allow_partial=False, clock=lambda: now[0])
+    budget.cancelled.set()
+
+    assert budget.should_stop(0) is StopReason.CANCELLED

@@ -1,0 +1,58 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kshot.bundle import Bundle
+
+
+def _run(bundle: Path, socket: Path, device: str = "cpu") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kshot.engine", "--socket", str(socket)]
+    return subprocess.run(
+        [*command, "--bundle", str(bundle), "--device", device],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def _reason(completed: subprocess.CompletedProcess[str]) -> str:
+    assert completed.returncode == 1
+    (line,) = completed.stderr.splitlines()
+    entry = json.loads(line)
+    assert entry["event"] == "not_started"
+    return str(entry["reason"])
+
+
+def test_it_leaves_when_the_front_is_gone(bundle: Bundle, tmp_path: Path) -> None:
+    """Its standard input ends at once here, as it does when the front dies."""
+    assert _run(bundle.path, tmp_path / "engine.sock").returncode == 0
+
+
+def test_it_leaves_on_sigterm(engine_process: "subprocess.Popen[str]") -> None:
+    engine_process.send_signal(signal.SIGTERM)
+
+    assert engine_process.wait(timeout=30) == 0
+
+
+def test_a_changed_byte_is_refused_at_start(bundle: Bundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle.path, tmp_path / "small" / "1")
+    content = bytearray((folder / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "weights.safetensors").write_bytes(content)
+
+    assert "weights.safetensors" in _reason(_run(folder, tmp_path / "engine.sock"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_at_start(bundle: Bundle, tmp_path: Path) -> None:
+    reason = _reason(_run(bundle.path, tmp_path / "engine.sock", "cuda"))
+
+    assert reason == "device cuda was asked for, but torch sees no GPU: use cpu or auto"

@@ -1,0 +1,174 @@
+from collections.abc import Iterable
+
+import grpc
+import numpy as np
+import pytest
+import torch
+
+from kshot.bundle import Bundle
+from kshot.engine.adaptation import adapt
+from kshot.engine.models import load_models
+from kshot.engine.wire import decode_task
+from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
+
+ENDLESS = 20_000  # takes much longer than any deadline here
+Stub = engine_pb2_grpc.EngineServiceStub
+
+
+def _arrays(tensors: Iterable[engine_pb2.NamedTensor]) -> dict[str, np.ndarray]:
+    return {t.name: np.frombuffer(t.data, "<f4").reshape(tuple(t.shape)) for t in tensors}
+
+
+def test_it_describes_itself(engine: Stub, bundle: Bundle) -> None:
+    answer = engine.DescribeEngine(engine_pb2.DescribeEngineRequest(), timeout=10)
+
+    assert answer.device == "cpu"
+    assert answer.torch_version == torch.__version__
+    assert [(m.model, m.bundle_digest) for m in answer.models] == [("small", bundle.digest)]
+    assert answer.compute_path.startswith("eager/float32/cpu/")
+
+
+@pytest.mark.parametrize("preconditioner", ["carried", "frozen", "fresh", "sgd"])
+@pytest.mark.parametrize("head", ["trained", "prototype", "zero"])
+@pytest.mark.parametrize("scope", ["all", "head"])
+def test_an_adaptation_is_the_learners(
+    engine: Stub,
+    bundle: Bundle,
+    request_message: engine_pb2.AdaptRequest,
+    preconditioner: str,
+    head: str,
+    scope: str,
+) -> None:
+    request_message.preconditioner = preconditioner
+    request_message.head = head
+    request_message.scope = scope
+    torch.set_num_threads(1)
+
+    answer = engine.Adapt(request_message, timeout=60)
+
+    model = load_models([bundle.path], torch.device("cpu"))["small"]
+    reference = adapt(model, decode_task(request_message), lambda _steps_done: None)
+    assert answer.stop_reason == engine_pb2.STOP_REASON_COMPLETED
+    assert answer.step_count == len(answer.support_loss) == 10
+    assert answer.slot_bucket == 1
+    assert answer.support_loss == pytest.approx(reference.support_losses)
+    assert answer.support_accuracy == pytest.approx(reference.support_accuracy)
+    for got, wanted in (
+        (_arrays(answer.parameters), reference.parameters),
+        (_arrays(answer.statistics), reference.statistics),
+    ):
+        assert list(got) == sorted(wanted)
+        for name, array in got.items():
+            np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+
+
+def test_equal_requests_get_equal_bytes(
+    engine: Stub, request_message: engine_pb2.AdaptRequest
+) -> None:
+    first = engine.Adapt(request_message, timeout=60)
+    second = engine.Adapt(request_message, timeout=60)
+    request_message.seed = 1
+    third = engine.Adapt(request_message, timeout=60)
+
+    assert first.parameters == second.parameters
+    assert first.parameters != third.parameters
+
+
+def test_the_deadline_ends_the_loop(engine: Stub, request_message: engine_pb2.AdaptRequest) -> None:
+    request_message.step_count = ENDLESS
+
+    with pytest.raises(grpc.RpcError) as caught:
+        engine.Adapt(request_message, timeout=0.5)
+
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    request_message.step_count = 1
+    assert engine.Adapt(request_message, timeout=10).step_count == 1
+
+
+def test_a_partial_answer_comes_before_the_deadline(
+    engine: Stub, request_message: engine_pb2.AdaptRequest
+) -> None:
+    request_message.step_count = ENDLESS
+    request_message.allow_partial = True
+
+    answer = engine.Adapt(request_message, timeout=5.0)
+
+    assert answer.stop_reason == engine_pb2.STOP_REASON_TIME_BUDGET
+    assert 1 <= answer.step_count < ENDLESS
+    assert answer.parameters
+
+
+def test_cancelling_frees_the_engine(
+    engine: Stub, request_message: engine_pb2.AdaptRequest
+) -> None:
+    request_message.step_count = ENDLESS
+    endless = [engine.Adapt.future(request_message, timeout=300) for _ in range(3)]
+
+    for call in endless:
+        call.cancel()
+
+    request_message.step_count = 1
+    assert engine.Adapt(request_message, timeout=30).step_count == 1
+
+
+def test_divergence_is_an_answer_without_arrays(
+    engine: Stub, request_message: engine_pb2.AdaptRequest
+) -> None:
+    shape = tuple(request_message.support.shape)
+    request_message.support.data = np.full(shape, 3e38, np.float32).tobytes()
+
+    answer = engine.Adapt(request_message, timeout=60)
+
+    assert answer.stop_reason == engine_pb2.STOP_REASON_DIVERGED
+    assert not answer.parameters
+    assert answer.step_count == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [
+        ("model", "other", grpc.StatusCode.FAILED_PRECONDITION),
+        ("bundle_digest", "0" * 64, grpc.StatusCode.FAILED_PRECONDITION),
+        ("way", 4, grpc.StatusCode.INVALID_ARGUMENT),
+        ("way", 0, grpc.StatusCode.INVALID_ARGUMENT),
+        ("step_count", 0, grpc.StatusCode.INVALID_ARGUMENT),
+        ("step_count", ENDLESS + 1, grpc.StatusCode.INVALID_ARGUMENT),
+        ("batch_size", 0, grpc.StatusCode.INVALID_ARGUMENT),
+        ("learning_rate", float("nan"), grpc.StatusCode.INVALID_ARGUMENT),
+        ("preconditioner", "newton", grpc.StatusCode.INVALID_ARGUMENT),
+        ("head", "", grpc.StatusCode.INVALID_ARGUMENT),
+        ("support", engine_pb2.Tensor(shape=[6, 1, 5, 5], data=bytes(600)), None),
+        ("support", engine_pb2.Tensor(shape=[6, 1, 12, 12], data=b"short"), None),
+        ("support", engine_pb2.Tensor(), None),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    engine: Stub,
+    request_message: engine_pb2.AdaptRequest,
+    field: str,
+    value: object,
+    code: grpc.StatusCode | None,
+) -> None:
+    request_message.ClearField(field)
+    if isinstance(value, engine_pb2.Tensor):
+        request_message.support.CopyFrom(value)
+    else:
+        setattr(request_message, field, value)
+
+    with pytest.raises(grpc.RpcError) as caught:
+        engine.Adapt(request_message, timeout=60)
+
+    assert caught.value.code() is (code or grpc.StatusCode.INVALID_ARGUMENT)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_adapts_as_a_cpu(
+    gpu_engine: Stub, bundle: Bundle, request_message: engine_pb2.AdaptRequest
+) -> None:
+    answer = gpu_engine.Adapt(request_message, timeout=60)
+
+    model = load_models([bundle.path], torch.device("cpu"))["small"]
+    reference = adapt(model, decode_task(request_message), lambda _steps_done: None)
+    for name, array in _arrays(answer.parameters).items():
+        np.testing.assert_allclose(array, reference.parameters[name], rtol=0, atol=5e-3)
