@@ -39,8 +39,10 @@ def ignore(_report: TrainingReport) -> None:
 
 
 @pytest.fixture
-@pytest.mark.usefixtures("small_bundle")
-def run(patterns: Patterns) -> Run:
+def run(
+    patterns: Patterns,
+    small_bundle: None,  # noqa: ARG001 -- asked for its effect
+) -> Run:
     """Return a function that trains on small data."""
 
     def call(
