@@ -1,0 +1,78 @@
+"""The shipped bundle's accuracy, by the trainer's own evaluation and through a running server."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kshot.bundle import BatchNormMode, Bundle
+from kshot.client import Client
+from kshot.learner import derive_seed
+from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.datasets import read_dataset
+from kshot.trainer.episodes import sample_episodes
+from kshot.trainer.evaluation import EvaluationSettings, evaluate_bundle
+from kshot.trainer.statistics import accuracy_interval
+
+TASK_COUNT = 200
+GATES = {
+    BatchNormMode.SUPPORT: 0.885,
+    BatchNormMode.SUPPORT_AND_QUERY: 0.885,
+    BatchNormMode.TRANSDUCTIVE: 0.925,
+}
+
+
+@pytest.fixture(scope="module")
+def test_classes(bundle: Bundle) -> ImageDataset:
+    folder = os.environ.get("KSHOT_DATA")
+    if not folder:
+        pytest.skip("KSHOT_DATA names no folder with Omniglot")
+    return read_dataset(
+        "omniglot", Path(folder), "test", split_name="reptile", input_spec=bundle.manifest.input
+    )
+
+
+@pytest.mark.parametrize("mode", list(BatchNormMode))
+def test_the_manifests_table_reaches_the_gates(bundle: Bundle, mode: BatchNormMode) -> None:
+    rows = [r for r in bundle.manifest.evaluation if (r.shot, r.batch_norm_mode) == (1, mode)]
+
+    assert {row.step_count for row in rows} == {10, 50}
+    for row in rows:
+        assert (row.way, row.query_count) == (5, 1)
+        assert row.task_count >= 1000
+        assert row.accuracy >= GATES[mode]
+
+
+@pytest.mark.parametrize("mode", list(BatchNormMode))
+def test_the_server_is_as_accurate_as_the_evaluation(
+    client: Client, bundle: Bundle, test_classes: ImageDataset, mode: BatchNormMode
+) -> None:
+    """On the same tasks; the mini-batches differ, so the accuracies agree within the interval."""
+    settings = EvaluationSettings(5, 1, 1, TASK_COUNT, mode)
+    evaluated = evaluate_bundle(bundle, test_classes, settings, device=torch.device("cpu"))
+    episodes = sample_episodes(
+        test_classes, TASK_COUNT, 5, 1, 1, torch.Generator().manual_seed(derive_seed(0))
+    )
+    correct = []
+    for task in range(TASK_COUNT):
+        episode = episodes[task]
+        support, queries = (
+            test_classes.images[rows, 0].numpy() for rows in (episode.support, episode.queries)
+        )
+        labels = [str(label) for label in episode.support_classes.tolist()]
+        answer = client.adapt_and_predict(
+            support, labels, queries, model="omniglot", batch_norm_mode=mode, seed=task
+        )
+        wanted = [str(label) for label in episode.query_classes.tolist()]
+        correct.append(sum(np.array(answer.labels) == np.array(wanted)))
+
+    served = accuracy_interval(np.array(correct), 5)
+    assert abs(served.mean - evaluated.accuracy) <= max(served.half_width, evaluated.ci95)
+    row = next(
+        r
+        for r in bundle.manifest.evaluation
+        if (r.shot, r.step_count, r.batch_norm_mode) == (1, 10, mode)
+    )
+    assert abs(served.mean - row.accuracy) <= served.half_width + row.ci95
