@@ -1,15 +1,20 @@
 """The model card of a bundle, in Markdown."""
 
 from kshot.bundle import EvaluationRow, Manifest
+from kshot.trainer.datasets import find_split
 
 
 def model_card(manifest: Manifest) -> str:
-    """Describe a bundle: what it learned from, how well it adapts, where its limits are."""
+    """Describe a bundle: what it learned from, how well it adapts, where its limits are.
+
+    Raises ``DataError`` when its split is of no known data set.
+    """
     return "\n".join([*_origin(manifest), "", *_table(manifest), "", *_limits(manifest), ""])
 
 
 def _origin(manifest: Manifest) -> list[str]:
     provenance, training = manifest.provenance, manifest.training
+    dataset, split = find_split(provenance.split_digest)
     channels, height, width = manifest.input.shape
     arguments = ", ".join(f"{key} {value}" for key, value in manifest.network.arguments.items())
     return [
@@ -22,8 +27,8 @@ def _origin(manifest: Manifest) -> list[str]:
         f"- Training: {provenance.algorithm}, recipe `{provenance.recipe}`, "
         f"{provenance.meta_iterations:,} meta-iterations of {training.way}-way tasks with "
         f"{training.shot} examples per class, seed {provenance.seed}.",
-        f"- Data: classes of the training split (digest of the split `{provenance.split_digest}`, "
-        f"of the images `{provenance.data_digest}`).",
+        f"- Data: training classes of `{dataset}`, split `{split}` (digest of the split "
+        f"`{provenance.split_digest}`, of the images `{provenance.data_digest}`).",
         "- Made with: "
         + ", ".join(f"{name} {version}" for name, version in provenance.library_versions.items())
         + ".",
@@ -34,11 +39,13 @@ def _table(manifest: Manifest) -> list[str]:
     if not manifest.evaluation:
         return ["## Accuracy", "", "Not measured."]
     first = manifest.evaluation[0]
+    methods = " or a ".join(dict.fromkeys(row.ci_method for row in manifest.evaluation))
     return [
         "## Accuracy",
         "",
         f"On {first.task_count:,} tasks sampled from test classes that training never saw, "
-        f"{first.query_count} query per class; ± is the half width of a {first.ci_method}.",
+        f"{first.query_count} query per class; ± is the half width of a {methods}. "
+        "`kshot evaluate` with the values of a row repeats it.",
         "",
         "| way | shot | inner steps | preconditioner | batch-norm mode | accuracy |",
         "| --- | --- | --- | --- | --- | --- |",
