@@ -112,8 +112,8 @@ async def running(
                 "device": facts.device if facts else config.device,
             }
         finally:
-            await healthy.enter_graceful_shutdown()
             front.adapting.close()
+            await healthy.enter_graceful_shutdown()
             await _drain(front.adapting.wait_idle(), config.drain_grace, hurry)
             # This refuses all new calls; those that only watch would stay for the whole grace.
             stopping = asyncio.ensure_future(server.stop(config.drain_grace))
