@@ -2,6 +2,7 @@
 
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -33,8 +34,18 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> DeviceDescription:
         device, name = torch.device("cuda"), torch.cuda.get_device_name()
         variant = name.replace(" ", "-")
     else:
-        device, name = torch.device("cpu"), platform.processor() or platform.machine()
+        device, name = torch.device("cpu"), _processor_name()
         variant = torch.backends.cpu.get_cpu_capability()
     return DeviceDescription(
         device, name, f"eager/float32/{device.type}/{variant}/torch-{torch.__version__}"
     )
+
+
+def _processor_name() -> str:
+    """Name the processor as Linux does, or by its architecture where Linux does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
