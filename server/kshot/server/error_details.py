@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details_pb2
 
 
-def bad_request(violations: Iterable[tuple[str, str]]) -> Message:
-    """Return a BadRequest of pairs of field and description."""
+@dataclass(frozen=True)
+class Violation:
+    """One field of a request that does not fit: its path, and what was wrong, got and wanted."""
+
+    field: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}"
+
+
+def bad_request(violations: Iterable[Violation]) -> Message:
+    """Return a BadRequest."""
     fields = [
-        details_pb2.BadRequest.FieldViolation(field=field, description=description)
-        for field, description in violations
+        details_pb2.BadRequest.FieldViolation(field=item.field, description=item.description)
+        for item in violations
     ]
     message: Message = details_pb2.BadRequest(field_violations=fields)
     return message

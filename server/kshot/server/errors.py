@@ -29,7 +29,6 @@ KshotServerError
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -37,6 +36,7 @@ import grpc
 from google.protobuf.message import Message
 
 from kshot.server.error_details import (
+    Violation,
     bad_request,
     precondition,
     quota_failure,
@@ -74,17 +74,6 @@ class RequestError(KshotServerError):
         self.metadata = metadata
 
 
-@dataclass(frozen=True)
-class Violation:
-    """One field of a request that does not fit: its path, and what was wrong, got and wanted."""
-
-    field: str
-    description: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.description}"
-
-
 class InvalidRequest(RequestError):
     """Fields of the request do not fit: a BadRequest lists all of them."""
 
@@ -96,9 +85,7 @@ class InvalidRequest(RequestError):
         count = len(self.violations)
         start = "" if count == 1 else f"{count} fields do not fit: "
         message = start + "; ".join(map(str, self.violations))
-        super().__init__(
-            message, bad_request([(item.field, item.description) for item in self.violations])
-        )
+        super().__init__(message, bad_request(self.violations))
 
     @classmethod
     def about(cls, field: str, description: str) -> InvalidRequest:
@@ -119,7 +106,7 @@ class AdaptationDiverged(RequestError):
         )
         super().__init__(
             message,
-            bad_request([("options.learning_rate", message)]),
+            bad_request([Violation("options.learning_rate", message)]),
             step_count=str(step_count),
             learning_rate=f"{learning_rate:g}",
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kshot.server.errors import InvalidRequest, Violation
+from kshot.server.error_details import Violation
+from kshot.server.errors import InvalidRequest
 
 # An error travels in HTTP/2 trailers, of which clients accept 8 KiB in all, base64 included; the
 # message repeats what the details say.

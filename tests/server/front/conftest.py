@@ -14,6 +14,8 @@ from typing import Any, cast
 import grpc
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2 as details_pb2
+from grpc_status import rpc_status
 
 from kshot.bundle import Bundle
 from kshot.server.config import ServerConfig
@@ -198,3 +200,46 @@ def adapt_request(support_set: Callable[..., wire.SupportSet]) -> Callable[..., 
 def queries() -> Callable[..., wire.Images]:
     """Make prepared random queries."""
     return lambda count=4, seed=1: wire.Images(tensor=tensor(random_images(count, seed)))
+
+
+@dataclass
+class Refusal:
+    """What a call that must fail was answered; details by the names of their messages."""
+
+    code: str
+    reason: str
+    details: dict[str, Any]
+    trailers: dict[str, Any]
+    text: str
+
+    @property
+    def violations(self) -> dict[str, str]:
+        """The descriptions by field, of a request that does not fit."""
+        assert (self.code, self.reason) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+        return {
+            item.field: item.description for item in self.details["BadRequest"].field_violations
+        }
+
+
+@pytest.fixture(scope="session")
+def refusal() -> Callable[[Callable[[], object]], Refusal]:
+    """Make a call that must fail, and return its answer."""
+
+    def refused(call: Callable[[], object]) -> Refusal:
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        error: Any = caught.value
+        status = rpc_status.from_call(error)
+        assert status is not None, error
+        details = {}
+        for packed in status.details:
+            name = packed.TypeName().removeprefix("google.rpc.")
+            assert name not in details
+            details[name] = getattr(details_pb2, name)()
+            assert packed.Unpack(details[name])
+        assert details["ErrorInfo"].domain == "kshot"
+        trailers = dict(error.trailing_metadata())
+        reason = details["ErrorInfo"].reason
+        return Refusal(error.code().name, reason, details, trailers, str(error))
+
+    return refused

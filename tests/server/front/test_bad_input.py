@@ -2,50 +2,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2 as details_pb2
-from grpc_status import rpc_status
 from PIL import Image
 
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
 Make = Callable[..., Any]
+Refuse = Callable[[Callable[[], object]], Any]
 
 DIVERGE = 902
 NOT_FINITE = 903
-
-
-def refusal(call: Callable[[], object]) -> tuple[str, str, dict[str, Any]]:
-    """Return code, reason and the details by name of a call that must fail."""
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    error: Any = caught.value
-    status = rpc_status.from_call(error)
-    assert status is not None, error
-    details = {}
-    for packed in status.details:
-        name = packed.TypeName().removeprefix("google.rpc.")
-        message = getattr(details_pb2, name)()
-        assert packed.Unpack(message)
-        assert name not in details
-        details[name] = message
-    info = details["ErrorInfo"]
-    assert info.domain == "kshot"
-    assert "Traceback" not in status.message
-    return error.code().name, info.reason, details
-
-
-def violated(call: Callable[[], object]) -> dict[str, str]:
-    """Return the violations of a call that must be refused."""
-    code, reason, details = refusal(call)
-    assert (code, reason) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
-    return {item.field: item.description for item in details["BadRequest"].field_violations}
 
 
 def adapt(stub: AdaptationServiceStub, request: wire.AdaptRequest) -> Callable[[], object]:
@@ -75,21 +45,23 @@ def png(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_an_empty_request_is_refused(stub: AdaptationServiceStub) -> None:
-    assert list(violated(adapt(stub, wire.AdaptRequest()))) == ["model"]
+def test_an_empty_request_is_refused(stub: AdaptationServiceStub, refusal: Refuse) -> None:
+    assert list(refusal(adapt(stub, wire.AdaptRequest())).violations) == ["model"]
 
 
-def test_an_unknown_model_is_not_found(stub: AdaptationServiceStub, adapt_request: Make) -> None:
+def test_an_unknown_model_is_not_found(
+    stub: AdaptationServiceStub, adapt_request: Make, refusal: Refuse
+) -> None:
     request = adapt_request()
     request.model = "other"
 
-    code, reason, details = refusal(adapt(stub, request))
+    refused = refusal(adapt(stub, request))
 
-    assert (code, reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
-    assert details["ResourceInfo"].resource_name == "other"
+    assert (refused.code, refused.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
+    assert refused.details["ResourceInfo"].resource_name == "other"
 
 
-def test_all_violations_are_listed(stub: AdaptationServiceStub) -> None:
+def test_all_violations_are_listed(stub: AdaptationServiceStub, refusal: Refuse) -> None:
     request = wire.AdaptRequest(
         model="tiny",
         support_set=wire.SupportSet(
@@ -107,7 +79,7 @@ def test_all_violations_are_listed(stub: AdaptationServiceStub) -> None:
     )
     request.options.ttl.FromSeconds(10**9)
 
-    found = violated(adapt(stub, request))
+    found = refusal(adapt(stub, request)).violations
 
     assert set(found) == {
         "options.preconditioner",
@@ -184,10 +156,14 @@ SUPPORT_SETS = {
 
 
 @pytest.mark.parametrize("name", SUPPORT_SETS)
-def test_support_sets_that_do_not_fit(stub: AdaptationServiceStub, name: str) -> None:
+def test_support_sets_that_do_not_fit(
+    stub: AdaptationServiceStub, name: str, refusal: Refuse
+) -> None:
     support_set, fields = SUPPORT_SETS[name]
 
-    found = violated(adapt(stub, wire.AdaptRequest(model="tiny", support_set=support_set)))
+    found = refusal(
+        adapt(stub, wire.AdaptRequest(model="tiny", support_set=support_set))
+    ).violations
 
     assert list(found) == fields
 
@@ -217,16 +193,20 @@ TENSORS = {
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_tensors_that_do_not_fit(stub: AdaptationServiceStub, name: str) -> None:
+def test_tensors_that_do_not_fit(stub: AdaptationServiceStub, name: str, refusal: Refuse) -> None:
     images, field = TENSORS[name]
     support_set = wire.SupportSet(images=images, class_indices=[0, 1], class_names=["a", "b"])
 
-    found = violated(adapt(stub, wire.AdaptRequest(model="tiny", support_set=support_set)))
+    found = refusal(
+        adapt(stub, wire.AdaptRequest(model="tiny", support_set=support_set))
+    ).violations
 
     assert {name.removeprefix("support_set.images.") for name in found} == {field}
 
 
-def test_a_long_list_of_violations_fits_into_the_trailers(stub: AdaptationServiceStub) -> None:
+def test_a_long_list_of_violations_fits_into_the_trailers(
+    stub: AdaptationServiceStub, refusal: Refuse
+) -> None:
     request = wire.AdaptRequest(
         model="tiny",
         support_set=wire.SupportSet(
@@ -236,129 +216,16 @@ def test_a_long_list_of_violations_fits_into_the_trailers(stub: AdaptationServic
         ),
     )
 
-    found = violated(adapt(stub, request))
+    found = refusal(adapt(stub, request)).violations
 
     assert any("more violations" in description for description in found.values())
 
 
 @pytest.mark.parametrize("seed", [DIVERGE, NOT_FINITE])
 def test_a_loop_that_diverges_is_refused(
-    stub: AdaptationServiceStub, adapt_request: Make, seed: int
+    stub: AdaptationServiceStub, adapt_request: Make, seed: int, refusal: Refuse
 ) -> None:
-    code, reason, details = refusal(adapt(stub, adapt_request(seed=seed)))
+    refused = refusal(adapt(stub, adapt_request(seed=seed)))
 
-    assert (code, reason) == ("INVALID_ARGUMENT", "ADAPTATION_DIVERGED")
-    assert details["BadRequest"].field_violations[0].field == "options.learning_rate"
-
-
-def test_queries_that_do_not_fit(stub: AdaptationServiceStub, adapt_request: Make) -> None:
-    model = stub.Adapt(adapt_request(), timeout=30).adapted_model.id
-
-    def predict(**fields: Any) -> dict[str, str]:  # noqa: ANN401 -- any field of the message
-        request = wire.PredictRequest(adapted_model=model, **fields)
-        return violated(lambda: stub.Predict(request, timeout=30))
-
-    assert set(predict()) == {"queries"}
-    assert set(predict(queries=encoded())) == {"queries"}
-    assert set(predict(queries=encoded(*[b""] * 1001))) == {"queries"}
-    assert set(predict(queries=encoded(b"x"), top_k=-1, batch_norm_mode=7)) == {
-        "queries.encoded.items[0]",
-        "top_k",
-        "batch_norm_mode",
-    }
-    assert (
-        "image 1"
-        in predict(
-            queries=pixels(np.array([0, np.nan], np.float32).repeat(16).reshape(2, 1, 4, 4))
-        )["queries.tensor"]
-    )
-
-
-def test_logits_that_are_not_finite_are_no_answer(
-    stub: AdaptationServiceStub, adapt_request: Make
-) -> None:
-    model = stub.Adapt(adapt_request(), timeout=30).adapted_model.id
-    huge = np.full((2, 1, 4, 4), 3e38, np.float32)
-    huge[0] = 0
-    request = wire.PredictRequest(adapted_model=model, queries=pixels(huge))
-
-    code, reason, details = refusal(lambda: stub.Predict(request, timeout=30))
-
-    assert (code, reason) == ("FAILED_PRECONDITION", "NON_FINITE_LOGITS")
-    assert details["ErrorInfo"].metadata["query"] == "1"
-    assert "PreconditionFailure" in details
-
-
-def test_adapt_and_predict_lists_what_is_wrong_with_both(
-    stub: AdaptationServiceStub, support_set: Make
-) -> None:
-    request = wire.AdaptAndPredictRequest(
-        model="tiny", support_set=support_set(), queries=encoded(b"x"), top_k=-1
-    )
-    request.options.ttl.FromSeconds(5)
-    request.options.step_count = 101
-
-    found = violated(lambda: stub.AdaptAndPredict(request, timeout=30))
-
-    assert set(found) == {"top_k", "options.ttl", "options.step_count", "queries.encoded.items[0]"}
-
-
-@pytest.mark.parametrize(
-    "adapted_model", ["", "x", "../../etc/passwd", "am-" + "A" * 26, "am-" + "a" * 65536, "a/b"]
-)
-def test_malformed_ids_are_refused(stub: AdaptationServiceStub, adapted_model: str) -> None:
-    calls = (
-        lambda: stub.GetAdaptedModel(
-            wire.GetAdaptedModelRequest(adapted_model=adapted_model), timeout=30
-        ),
-        lambda: stub.DeleteAdaptedModel(
-            wire.DeleteAdaptedModelRequest(adapted_model=adapted_model), timeout=30
-        ),
-        lambda: stub.Predict(wire.PredictRequest(adapted_model=adapted_model), timeout=30),
-        lambda: list(
-            stub.ExportAdaptedModel(
-                wire.ExportAdaptedModelRequest(adapted_model=adapted_model), timeout=30
-            )
-        ),
-    )
-
-    for call in calls:
-        assert set(violated(call)) == {"adapted_model"}
-
-
-def test_unknown_and_deleted_ids_are_not_found(
-    stub: AdaptationServiceStub, adapt_request: Make, queries: Make
-) -> None:
-    model = stub.Adapt(adapt_request(), timeout=30).adapted_model.id
-    stub.DeleteAdaptedModel(wire.DeleteAdaptedModelRequest(adapted_model=model), timeout=30)
-
-    for adapted_model, wanted in (
-        ("am-" + "a" * 26, "ADAPTED_MODEL_NOT_FOUND"),
-        (model, "ADAPTED_MODEL_DELETED"),
-    ):
-        request = wire.PredictRequest(adapted_model=adapted_model, queries=queries())
-        code, reason, details = refusal(partial(stub.Predict, request, timeout=30))
-        assert (code, reason) == ("NOT_FOUND", wanted)
-        assert details["ResourceInfo"].resource_name == adapted_model
-
-
-def test_pages_that_do_not_exist_are_refused(stub: AdaptationServiceStub) -> None:
-    def page(**fields: Any) -> dict[str, str]:  # noqa: ANN401 -- any field of the message
-        request = wire.ListAdaptedModelsRequest(**fields)
-        return violated(lambda: stub.ListAdaptedModels(request, timeout=30))
-
-    assert set(page(page_size=-1)) == {"page_size"}
-    assert set(page(page_token="../x")) == {"page_token"}  # noqa: S106 -- a token of pages
-
-
-def test_a_message_above_the_cap_is_refused(
-    stub: AdaptationServiceStub, adapt_request: Make
-) -> None:
-    request = adapt_request()
-    request.support_set.images.CopyFrom(encoded(bytes(17 * 2**20)))
-
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.Adapt(request, timeout=30)
-
-    error: Any = caught.value
-    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (refused.code, refused.reason) == ("INVALID_ARGUMENT", "ADAPTATION_DIVERGED")
+    assert refused.details["BadRequest"].field_violations[0].field == "options.learning_rate"

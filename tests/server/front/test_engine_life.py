@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -273,76 +272,3 @@ def test_the_grace_ends(
 
         failure(hanging.result)
         server.join()
-
-
-def test_adapted_models_are_there_after_a_restart(
-    start_server: StartServer,
-    adapt_request: Make,
-    queries: Make,
-    tmp_path: Any,  # noqa: ANN401
-) -> None:
-    with start_server(store=tmp_path / "s") as server:
-        model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model
-        request = wire.PredictRequest(adapted_model=model.id, queries=queries())
-        before = server.stub.Predict(request, timeout=30)
-    with start_server(store=tmp_path / "s") as server:
-        after = server.stub.Predict(request, timeout=30)
-        got = server.stub.GetAdaptedModel(
-            wire.GetAdaptedModelRequest(adapted_model=model.id), timeout=30
-        )
-
-    assert after.probabilities == before.probabilities
-    assert got.adapted_model == model
-
-
-def test_a_full_store_says_so(start_server: StartServer, adapt_request: Make) -> None:
-    with start_server(max_adapted_models=1) as server:
-        model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
-        full = failure(lambda: server.stub.Adapt(adapt_request(), timeout=30))
-        server.stub.DeleteAdaptedModel(
-            wire.DeleteAdaptedModelRequest(adapted_model=model), timeout=30
-        )
-        again = server.stub.Adapt(adapt_request(), timeout=30)
-
-    assert (full.code(), reason(full)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
-    assert again.adapted_model.id
-
-
-def test_an_expired_model_says_so(
-    start_server: StartServer, adapt_request: Make, queries: Make
-) -> None:
-    request = adapt_request()
-    request.options.ttl.FromNanoseconds(1000)
-    with start_server() as server:
-        model = server.stub.Adapt(request, timeout=30).adapted_model.id
-        error = failure(
-            lambda: server.stub.Predict(
-                wire.PredictRequest(adapted_model=model, queries=queries()), timeout=30
-            )
-        )
-
-    assert (error.code(), reason(error)) == (grpc.StatusCode.NOT_FOUND, "ADAPTED_MODEL_EXPIRED")
-
-
-def test_a_damaged_file_says_so(
-    start_server: StartServer,
-    adapt_request: Make,
-    queries: Make,
-    tmp_path: Any,  # noqa: ANN401
-) -> None:
-    with start_server(store=tmp_path / "s", cache_bytes=0) as server:
-        model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
-        other = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
-        (file,) = (tmp_path / "s").rglob(f"{model}*")
-        os.truncate(file, 10)
-        damaged = wire.PredictRequest(adapted_model=model, queries=queries())
-        sound = wire.PredictRequest(adapted_model=other, queries=queries())
-
-        error = failure(lambda: server.stub.Predict(damaged, timeout=30))
-
-        assert (error.code(), reason(error)) == (
-            grpc.StatusCode.DATA_LOSS,
-            "ADAPTED_MODEL_DAMAGED",
-        )
-        assert str(tmp_path) not in str(error)
-        assert server.stub.Predict(sound, timeout=30).predictions

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+
+Make = Callable[..., Any]
+Refuse = Callable[[Callable[[], object]], Any]
+
+
+@pytest.fixture(autouse=True)
+def next_request_works(stub: AdaptationServiceStub, adapt_request: Make) -> Iterator[None]:
+    """After whatever a test sends, a good request is answered."""
+    yield
+    assert stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+
+
+def encoded(*items: bytes) -> wire.Images:
+    return wire.Images(encoded=wire.EncodedImages(items=items))
+
+
+def pixels(array: np.ndarray[Any, Any]) -> wire.Images:
+    return wire.Images(tensor=wire.Tensor(datatype="FP32", shape=array.shape, data=array.tobytes()))
+
+
+def test_queries_that_do_not_fit(
+    stub: AdaptationServiceStub, adapt_request: Make, refusal: Refuse
+) -> None:
+    model = stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+
+    def predict(**fields: Any) -> Any:  # noqa: ANN401 -- any field of the message
+        request = wire.PredictRequest(adapted_model=model, **fields)
+        return refusal(lambda: stub.Predict(request, timeout=30)).violations
+
+    assert set(predict()) == {"queries"}
+    assert set(predict(queries=encoded())) == {"queries"}
+    assert set(predict(queries=encoded(*[b""] * 1001))) == {"queries"}
+    assert set(predict(queries=encoded(b"x"), top_k=-1, batch_norm_mode=7)) == {
+        "queries.encoded.items[0]",
+        "top_k",
+        "batch_norm_mode",
+    }
+    assert (
+        "image 1"
+        in predict(
+            queries=pixels(np.array([0, np.nan], np.float32).repeat(16).reshape(2, 1, 4, 4))
+        )["queries.tensor"]
+    )
+
+
+def test_logits_that_are_not_finite_are_no_answer(
+    stub: AdaptationServiceStub, adapt_request: Make, refusal: Refuse
+) -> None:
+    model = stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+    huge = np.full((2, 1, 4, 4), 3e38, np.float32)
+    huge[0] = 0
+    request = wire.PredictRequest(adapted_model=model, queries=pixels(huge))
+
+    refused = refusal(lambda: stub.Predict(request, timeout=30))
+
+    assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "NON_FINITE_LOGITS")
+    assert refused.details["ErrorInfo"].metadata["query"] == "1"
+    assert "PreconditionFailure" in refused.details
+
+
+def test_adapt_and_predict_lists_what_is_wrong_with_both(
+    stub: AdaptationServiceStub, support_set: Make, refusal: Refuse
+) -> None:
+    request = wire.AdaptAndPredictRequest(
+        model="tiny", support_set=support_set(), queries=encoded(b"x"), top_k=-1
+    )
+    request.options.ttl.FromSeconds(5)
+    request.options.step_count = 101
+
+    found = refusal(lambda: stub.AdaptAndPredict(request, timeout=30)).violations
+
+    assert set(found) == {"top_k", "options.ttl", "options.step_count", "queries.encoded.items[0]"}
+
+
+@pytest.mark.parametrize(
+    "adapted_model", ["", "x", "../../etc/passwd", "am-" + "A" * 26, "am-" + "a" * 65536, "a/b"]
+)
+def test_malformed_ids_are_refused(
+    stub: AdaptationServiceStub, adapted_model: str, refusal: Refuse
+) -> None:
+    calls = (
+        lambda: stub.GetAdaptedModel(
+            wire.GetAdaptedModelRequest(adapted_model=adapted_model), timeout=30
+        ),
+        lambda: stub.DeleteAdaptedModel(
+            wire.DeleteAdaptedModelRequest(adapted_model=adapted_model), timeout=30
+        ),
+        lambda: stub.Predict(wire.PredictRequest(adapted_model=adapted_model), timeout=30),
+        lambda: list(
+            stub.ExportAdaptedModel(
+                wire.ExportAdaptedModelRequest(adapted_model=adapted_model), timeout=30
+            )
+        ),
+    )
+
+    for call in calls:
+        assert set(refusal(call).violations) == {"adapted_model"}
+
+
+def test_unknown_and_deleted_ids_are_not_found(
+    stub: AdaptationServiceStub, adapt_request: Make, queries: Make, refusal: Refuse
+) -> None:
+    model = stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+    stub.DeleteAdaptedModel(wire.DeleteAdaptedModelRequest(adapted_model=model), timeout=30)
+
+    for adapted_model, wanted in (
+        ("am-" + "a" * 26, "ADAPTED_MODEL_NOT_FOUND"),
+        (model, "ADAPTED_MODEL_DELETED"),
+    ):
+        request = wire.PredictRequest(adapted_model=adapted_model, queries=queries())
+        refused = refusal(partial(stub.Predict, request, timeout=30))
+        assert (refused.code, refused.reason) == ("NOT_FOUND", wanted)
+        assert refused.details["ResourceInfo"].resource_name == adapted_model
+
+
+def test_pages_that_do_not_exist_are_refused(stub: AdaptationServiceStub, refusal: Refuse) -> None:
+    def page(**fields: Any) -> Any:  # noqa: ANN401 -- any field of the message
+        request = wire.ListAdaptedModelsRequest(**fields)
+        return refusal(lambda: stub.ListAdaptedModels(request, timeout=30)).violations
+
+    assert set(page(page_size=-1)) == {"page_size"}
+    assert set(page(page_token="../x")) == {"page_token"}  # noqa: S106 -- a token of pages
+
+
+def test_a_message_above_the_cap_is_refused(
+    stub: AdaptationServiceStub, adapt_request: Make
+) -> None:
+    request = adapt_request()
+    request.support_set.images.CopyFrom(encoded(bytes(17 * 2**20)))
+
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Adapt(request, timeout=30)
+
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
