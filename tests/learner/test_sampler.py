@@ -42,4 +42,4 @@ def test_nothing_cannot_be_drawn(example_count: int, batch_size: int) -> None:
 def test_derived_seeds_are_pinned() -> None:
     """Trainings and evaluations are reproducible across machines only while these stay."""
     assert derive_seed(0) == 7896617691693857887
-    assert derive_seed(0, 1) != derive_seed(1, 0) != derive_seed(0)
+    assert derive_seed(0, 1) != derive_seed(1, 0) != derive_seed(0) == derive_seed(0, 0)

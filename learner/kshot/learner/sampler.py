@@ -6,7 +6,10 @@ from torch import Tensor
 
 
 def derive_seed(*parts: int) -> int:
-    """Mix whole numbers in 0..2^64-1 into one seed of 63 bits, the same on every machine."""
+    """Mix whole numbers in 0..2^64-1 into one seed of 63 bits, the same on every machine.
+
+    Zeros at the end do not count: ``derive_seed(s, 0)`` is ``derive_seed(s)``.
+    """
     words = numpy.random.SeedSequence(parts).generate_state(1, numpy.uint64)
     return int(words[0] >> numpy.uint64(1))
 
