@@ -4,6 +4,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -12,25 +13,14 @@ import pytest
 import torch
 
 from kshot.bundle import (
-    BatchNorm,
     BatchNormMode,
-    BatchSizeRule,
     Bundle,
     Grayscale,
-    Head,
-    HeadPolicy,
-    InnerLoop,
     InputSpec,
-    Limits,
     Manifest,
     NetworkSpec,
-    Preconditioner,
-    Provenance,
     Rescale,
     Resize,
-    Scope,
-    ScopePolicy,
-    Training,
     Weights,
     write_bundle,
 )
@@ -41,30 +31,15 @@ SIDE = 12
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> Bundle:
     """A small untrained bundle; the engine reads no template, so theirs are only names."""
-    manifest = Manifest(
+    steps = (Grayscale(), Resize(SIDE, SIDE, "nearest"), Rescale(1 / 255))
+    small = replace(
+        manifest,
         name="small",
-        version=1,
         network=NetworkSpec("conv4", {"filters": 8}),
-        input=InputSpec(
-            (1, SIDE, SIDE), (Grayscale(), Resize(SIDE, SIDE, "nearest"), Rescale(1 / 255))
-        ),
-        inner_loop=InnerLoop(
-            learning_rate=0.001,
-            step_count=10,
-            batch_size_by_way=(BatchSizeRule(20, 5),),
-            batch_sizes=(5, 10),
-            way_buckets=(5, 20),
-            preconditioner=Preconditioner.CARRIED,
-            preconditioners=tuple(Preconditioner),
-        ),
-        batch_norm=BatchNorm(BatchNormMode.SUPPORT, tuple(BatchNormMode)),
-        training=Training(5, 10),
-        head=HeadPolicy(Head.TRAINED, tuple(Head)),
-        scope=ScopePolicy(Scope.ALL, tuple(Scope)),
-        limits=Limits(20, 100, 100, 20_000, 1.0),
-        provenance=Provenance("test", "0" * 64, "none", 0, 0, "0" * 64, "0" * 64, {}),
+        input=InputSpec((1, SIDE, SIDE), steps),
+        limits=replace(manifest.limits, max_step_count=20_000),
     )
     drawn = initial_parameters(
         Conv4((1, SIDE, SIDE), filters=8), 5, torch.Generator().manual_seed(1)
@@ -73,7 +48,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     second_moment = {name: np.full_like(value, 1e-4) for name, value in parameters.items()}
     return write_bundle(
         tmp_path_factory.mktemp("bundles"),
-        manifest,
+        small,
         Weights(parameters, second_moment, 1000),
         dict.fromkeys(BatchNormMode, b"not read by the engine"),
         "# small\n",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -8,25 +9,14 @@ import onnx.parser
 import pytest
 
 from kshot.bundle import (
-    BatchNorm,
     BatchNormMode,
-    BatchSizeRule,
     Bundle,
     Grayscale,
-    Head,
-    HeadPolicy,
-    InnerLoop,
     InputSpec,
-    Limits,
     Manifest,
     NetworkSpec,
-    Preconditioner,
-    Provenance,
     Rescale,
     Resize,
-    Scope,
-    ScopePolicy,
-    Training,
     Weights,
     write_bundle,
 )
@@ -85,31 +75,6 @@ _TEMPLATES = {
 }
 
 
-def tiny_manifest() -> Manifest:
-    steps = (Grayscale(), Resize(4, 4, "nearest"), Rescale(1 / 255))
-    return Manifest(
-        name="tiny",
-        version=1,
-        network=NetworkSpec("linear", {}),
-        input=InputSpec(shape=(1, 4, 4), preprocessing=steps),
-        inner_loop=InnerLoop(
-            learning_rate=0.001,
-            step_count=10,
-            batch_size_by_way=(BatchSizeRule(5, 5), BatchSizeRule(20, 10)),
-            batch_sizes=(5, 10),
-            way_buckets=(5, 20),
-            preconditioner=Preconditioner.CARRIED,
-            preconditioners=tuple(Preconditioner),
-        ),
-        batch_norm=BatchNorm(BatchNormMode.SUPPORT, tuple(BatchNormMode)),
-        training=Training(way=5, shot=1),
-        head=HeadPolicy(Head.TRAINED, tuple(Head)),
-        scope=ScopePolicy(Scope.ALL, tuple(Scope)),
-        limits=Limits(20, 400, 1000, 100, 0.1),
-        provenance=Provenance("tiny", "a1", "reptile", 0, 1, "b2", "c3", {}),
-    )
-
-
 @pytest.fixture(scope="session")
 def tiny_templates() -> dict[BatchNormMode, bytes]:
     """The three ONNX templates of a linear network, batch statistics written out."""
@@ -120,7 +85,9 @@ def tiny_templates() -> dict[BatchNormMode, bytes]:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(
-    tmp_path_factory: pytest.TempPathFactory, tiny_templates: dict[BatchNormMode, bytes]
+    tmp_path_factory: pytest.TempPathFactory,
+    manifest: Manifest,
+    tiny_templates: dict[BatchNormMode, bytes],
 ) -> Bundle:
     """A bundle of a linear network on 4 x 4 gray images, 5-way."""
     parameters = {
@@ -132,7 +99,9 @@ def tiny_bundle(
     moment = {name: np.ones_like(array) for name, array in parameters.items()}
     weights = Weights(parameters, moment, step=1)
     root = tmp_path_factory.mktemp("bundles")
-    return write_bundle(root, tiny_manifest(), weights, tiny_templates, "# tiny\n")
+    steps = (Grayscale(), Resize(4, 4, "nearest"), Rescale(1 / 255))
+    linear = replace(manifest, network=NetworkSpec("linear", {}), input=InputSpec((1, 4, 4), steps))
+    return write_bundle(root, linear, weights, tiny_templates, "# tiny\n")
 
 
 @pytest.fixture(scope="session")
