@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -20,6 +20,8 @@ _USER_ERRORS = {
     "kshot.server.errors": ("KshotServerError",),
     "kshot.trainer.errors": ("TrainerError",),
 }
+# Of these, what the caller can only mend by asking for something else.
+_MISUSES = {"kshot.client.errors": ("InputError", "InvalidArgumentError")}
 _FAILED = 1
 _WRONG_USE = 2
 _INTERRUPTED = 128 + signal.SIGINT
@@ -73,14 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _say(f"{error.filename}: {error.strerror}", _FAILED)
     except Exception as error:
-        if not isinstance(error, _user_errors()):
+        if not isinstance(error, _loaded(_USER_ERRORS)):
             raise
-        return _say(str(error), _FAILED)
+        return _say(str(error), _WRONG_USE if isinstance(error, _loaded(_MISUSES)) else _FAILED)
     return code if isinstance(code, int) else 0
 
 
-def _user_errors() -> tuple[type[Exception], ...]:
-    loaded = ((sys.modules.get(name), classes) for name, classes in _USER_ERRORS.items())
+def _loaded(table: Mapping[str, tuple[str, ...]]) -> tuple[type[Exception], ...]:
+    """Return those classes of a table whose modules are imported: no other can have been raised."""
+    loaded = ((sys.modules.get(name), classes) for name, classes in table.items())
     return tuple(
         getattr(module, name)
         for module, classes in loaded

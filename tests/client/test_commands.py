@@ -142,7 +142,7 @@ def test_without_json_people_read_a_table(capsys: pytest.CaptureFixture[str], fo
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ("missing", "no such folder"),
+        ("missing", "no such folder; want one with a folder for each class"),
         ("file", "not a folder"),
         ("empty", "no class folders; want at least two folders"),
         ("one", "one class folder, 'cat'"),
@@ -169,7 +169,7 @@ def test_a_folder_that_does_not_fit_is_one_line(
 
     code, line = failure(capsys, "adapt", tmp_path / wrong, "--model", "omniglot")
 
-    assert code == 1
+    assert code == 2
     assert words in line
     assert str(tmp_path / wrong) in line
     assert servicer.requests == []
@@ -179,13 +179,13 @@ def test_a_folder_that_does_not_fit_is_one_line(
     ("arguments", "code", "words"),
     [
         (["models", "list", "--server", "127.0.0.1:1"], 1, "127.0.0.1:1"),
-        (["models", "list", "--server", "nowhere"], 1, "want HOST:PORT"),
+        (["models", "list", "--server", "nowhere"], 2, "want HOST:PORT"),
         (["models", "list", "--timeout", "0"], 2, "--timeout"),
         (["models", "get", "am-9"], 1, "there is no 'am-9'"),
         (["models", "delete", "am-9"], 1, "there is no 'am-9'"),
         (["models", "export", "am-9", "x.onnx"], 1, "there is no 'am-9'"),
         (["models", "lost"], 2, "lost"),
-        (["predict", "am-9", "nowhere.png"], 1, "nowhere.png: No such file or directory"),
+        (["predict", "am-9", "nowhere.png"], 2, "nowhere.png: No such file or directory"),
         (["predict", "am-9"], 2, "no image given"),
         (["predict"], 2, "ID"),
         (["adapt", "."], 2, "--model"),

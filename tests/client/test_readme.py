@@ -14,7 +14,6 @@ from types import ModuleType
 import pytest
 
 from kshot.__main__ import main
-from kshot.bundle import BundleError, builtin_bundle
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -41,10 +40,6 @@ def digits() -> ModuleType:
 @pytest.fixture(scope="module")
 def address(digits: ModuleType) -> Iterator[str]:
     """The address of a server on the built-in bundle."""
-    try:
-        builtin_bundle()
-    except BundleError as error:
-        pytest.skip(str(error))
     with digits.running_server() as running:
         yield running
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 
 import grpc
 
 from kshot.client.errors import InputError
 
 # `Adapt` and `AdaptAndPredict` are not among them: a second try would adapt a second time.
-_SAFE_TO_REPEAT = ("Predict", "GetAdaptedModel", "ListAdaptedModels", "GetCapabilities")
+_SAFE_TO_REPEAT = (
+    "Predict",
+    "GetAdaptedModel",
+    "ListAdaptedModels",
+    "ExportAdaptedModel",
+    "GetCapabilities",
+)
 _MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 
 SERVICE_CONFIG = {
@@ -46,3 +53,13 @@ def open_channel(address: str) -> grpc.Channel:
             ("grpc.max_send_message_length", -1),
         ],
     )
+
+
+def check_timeout(timeout: float) -> float:
+    """Return a number of seconds that a call can wait; raise `InputError` for others."""
+    try:
+        if 0 < timeout < math.inf:
+            return timeout
+    except TypeError:
+        pass
+    raise InputError(f"timeout is {timeout!r}, want a number of seconds above 0")

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from kshot.client.adapted_model import AdaptedModel, own_labels
 from kshot.client.capabilities import Capabilities, decode_capabilities
-from kshot.client.channel import open_channel
+from kshot.client.channel import check_timeout, open_channel
 from kshot.client.encoding import (
     decode_adapted_prediction,
     decode_description,
@@ -24,7 +24,9 @@ from kshot.client.encoding import (
     decode_timing,
     encode_images,
     encode_support,
+    message,
 )
+from kshot.client.errors import InputError
 from kshot.client.export import write_export
 from kshot.client.inputs import Images, Label
 from kshot.client.options import AdaptOptions, encode_choice, encode_options
@@ -34,7 +36,7 @@ from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
 DEFAULT_TIMEOUT_S = 30.0
-_PAGE_SIZE = 200
+_PAGE_SIZE = 100  # what the server gives at most
 _Response = TypeVar("_Response", bound=Message)
 _Labels = Sequence[Label] | npt.NDArray[np.generic]
 
@@ -48,7 +50,7 @@ class Client:
 
     def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         self.address = address
-        self.timeout = timeout
+        self.timeout = check_timeout(timeout)
         self._channel = open_channel(address)
         self._stub = AdaptationServiceStub(self._channel)
 
@@ -82,8 +84,8 @@ class Client:
         width), paths, or bytes of encoded images; labels are n strings or n ints.
         """
         support, classes = encode_support(images, labels)
-        request = wire.AdaptRequest(
-            model=model, support_set=support, options=encode_options(options)
+        request = message(
+            wire.AdaptRequest, model=model, support_set=support, options=encode_options(options)
         )
         response, round_trip_ms = self._call(self._stub.Adapt, request, timeout)
         return AdaptedModel(
@@ -105,7 +107,8 @@ class Client:
     ) -> Prediction:
         """Classify queries with an adapted model, given as a handle or by its id."""
         labels = own_labels(adapted_model)
-        request = wire.PredictRequest(
+        request = message(
+            wire.PredictRequest,
             adapted_model=adapted_model if isinstance(adapted_model, str) else adapted_model.id,
             queries=encode_images(queries),
             return_logits=return_logits,
@@ -128,7 +131,8 @@ class Client:
     ) -> Prediction:
         """Adapt, classify queries and keep nothing: one call, as `adapt` and `predict` do it."""
         support, classes = encode_support(images, labels)
-        request = wire.AdaptAndPredictRequest(
+        request = message(
+            wire.AdaptAndPredictRequest,
             model=model,
             support_set=support,
             options=encode_options(options),
@@ -140,13 +144,13 @@ class Client:
 
     def get(self, adapted_model: str) -> AdaptedModel:
         """Return a handle on the adapted model with this id."""
-        request = wire.GetAdaptedModelRequest(adapted_model=adapted_model)
+        request = message(wire.GetAdaptedModelRequest, adapted_model=adapted_model)
         response, _ = self._call(self._stub.GetAdaptedModel, request)
         return AdaptedModel(self, decode_description(response.adapted_model))
 
     def list(self, *, model: str = "") -> Iterator[AdaptedModel]:
         """Yield the adapted models that the server keeps, page by page; only those of `model`."""
-        request = wire.ListAdaptedModelsRequest(page_size=_PAGE_SIZE, model=model)
+        request = message(wire.ListAdaptedModelsRequest, page_size=_PAGE_SIZE, model=model)
         while True:
             response, _ = self._call(self._stub.ListAdaptedModels, request)
             for adapted in response.adapted_models:
@@ -157,14 +161,14 @@ class Client:
 
     def delete(self, adapted_model: str) -> None:
         """Delete the adapted model with this id."""
-        request = wire.DeleteAdaptedModelRequest(adapted_model=adapted_model)
+        request = message(wire.DeleteAdaptedModelRequest, adapted_model=adapted_model)
         self._call(self._stub.DeleteAdaptedModel, request)
 
     def export(
         self, adapted_model: str, path: str | Path, *, batch_norm_mode: str | None = None
     ) -> Path:
         """Write an adapted model as a self-contained ONNX file, whole or not at all."""
-        request = wire.ExportAdaptedModelRequest(adapted_model=adapted_model)
+        request = message(wire.ExportAdaptedModelRequest, adapted_model=adapted_model)
         if batch_norm_mode is not None:
             request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
         try:
@@ -172,6 +176,8 @@ class Client:
             return write_export(parts, Path(path))
         except grpc.RpcError as error:
             raise error_from(error, self.address, self.timeout) from error
+        except ValueError as error:  # gRPC's word for a closed channel
+            raise InputError(f"the call to {self.address} cannot be made: {error}") from error
 
     def capabilities(self) -> Capabilities:
         """Return the served models, their options and limits, and the server's own limits."""
@@ -185,10 +191,12 @@ class Client:
         timeout: float | None = None,
     ) -> tuple[_Response, float]:
         """Make one unary call; return its response and how long it took, in milliseconds."""
-        timeout = self.timeout if timeout is None else timeout
+        timeout = self.timeout if timeout is None else check_timeout(timeout)
         started = time.perf_counter()
         try:
             response = method(request, timeout=timeout)
         except grpc.RpcError as error:
             raise error_from(error, self.address, timeout) from error
+        except ValueError as error:  # gRPC's word for a closed channel
+            raise InputError(f"the call to {self.address} cannot be made: {error}") from error
         return response, 1e3 * (time.perf_counter() - started)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from kshot.client.errors import InputError
 from kshot.client.inputs import Classes, Images, Label, read_images, read_labels
 from kshot.client.options import decode_choice
 from kshot.client.results import (
@@ -21,10 +24,19 @@ from kshot.client.results import (
 )
 from kshot.v1 import adaptation_pb2 as wire
 
+_Message = TypeVar("_Message", bound=Message)
 _DATATYPES: dict[str, np.dtype[np.uint8 | np.float32]] = {
     "UINT8": np.dtype(np.uint8),
     "FP32": np.dtype("<f4"),
 }
+
+
+def message(kind: Callable[..., _Message], **fields: object) -> _Message:
+    """Build a request; raises `InputError` for what its fields cannot hold."""
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the call cannot be sent: {error}") from error
 
 
 def encode_images(images: Images) -> wire.Images:

@@ -127,7 +127,10 @@ class StoreFullError(ResourceExhaustedError):
 
 
 class UnavailableError(KshotError):
-    """The server cannot be reached or cannot take the call now; nothing was kept of it."""
+    """The server cannot be reached or cannot take the call now.
+
+    Where the connection was lost on the way, an adaptation may have been kept all the same.
+    """
 
 
 class DeadlineExceededError(KshotError):

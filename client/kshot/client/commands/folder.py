@@ -23,7 +23,8 @@ def read_class_folders(folder: Path) -> LabelledFiles:
     or with something that is not a file.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+        what = "not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {what}; want one with a folder for each class")
     classes = [path for path in _visible(folder) if path.is_dir()]
     if len(classes) < 2:
         found = f"one class folder, {classes[0].name!r}" if classes else "no class folders"
