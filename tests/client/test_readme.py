@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from kshot.__main__ import main
+from kshot.bundle import builtin_bundle, load_bundle
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -97,3 +98,11 @@ def test_the_demonstration_prints_a_row_for_each_task(
 
     assert all(report.correct_count / report.query_count > 0.8 for report in reports)
     assert "2 tasks" in capsys.readouterr().out
+
+
+def test_the_accuracies_in_readme_are_the_bundles() -> None:
+    rows = load_bundle(builtin_bundle()).manifest.evaluation
+
+    assert len(rows) == 12
+    for row in rows:
+        assert f"{100 * row.accuracy:.2f} ± {100 * row.ci95:.2f} %" in README
