@@ -6,7 +6,8 @@ import base64
 import json
 import math
 
-from kshot.server.store_errors import BadPageToken
+from kshot.server.store_errors import BadPageToken, MalformedId
+from kshot.server.store_files import checked_id
 
 Position = tuple[float, str]
 
@@ -30,6 +31,9 @@ def parse_page_token(token: str, model: str | None) -> Position:
     # The comparison refuses whatever decodes but is not written as `page_token` writes it.
     if not (isinstance(create_time, float) and isinstance(model_id, str) and listed == model):
         raise BadPageToken
-    if page_token((create_time, model_id), model) != token:
+    if not math.isfinite(create_time) or page_token((create_time, model_id), model) != token:
         raise BadPageToken
-    return create_time, model_id
+    try:
+        return create_time, checked_id(model_id)
+    except MalformedId as error:
+        raise BadPageToken from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
+from kshot.server.page_token import page_token
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
@@ -131,7 +133,8 @@ def test_pages_that_do_not_exist_are_refused(stub: AdaptationServiceStub, refusa
         return refusal(lambda: stub.ListAdaptedModels(request, timeout=30)).violations
 
     assert set(page(page_size=-1)) == {"page_size"}
-    assert set(page(page_token="../x")) == {"page_token"}  # noqa: S106 -- a token of pages
+    for token in ("../x", page_token((1.0, "\ud800"), None), page_token((math.inf, "a"), None)):
+        assert set(page(page_token=token)) == {"page_token"}
 
 
 def test_a_message_above_the_cap_is_refused(
