@@ -84,6 +84,14 @@ class EngineClient:
             digests={item.model: item.bundle_digest for item in facts.models},
         )
 
+    async def answers(self, seconds: float) -> bool:
+        """Tell whether the engine answers within a time, whatever else it does."""
+        try:
+            await self._stub.DescribeEngine(wire.DescribeEngineRequest(), timeout=seconds)
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
     async def adapt(self, task: EngineTask, timeout: float | None) -> EngineResult:
         """Run an inner loop; cancelling this stops it.
 

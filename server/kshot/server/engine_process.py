@@ -84,6 +84,10 @@ class EngineProcess:
         """Wait for the end of the process and return its exit code."""
         return await self._process.wait()
 
+    def kill(self) -> None:
+        """End the process by force, without waiting for it."""
+        self._signal(force=True)
+
     async def stop(self) -> None:
         """End the process, by force if it takes long, and remove its socket."""
         await self.client.close()

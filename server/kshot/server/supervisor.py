@@ -1,4 +1,4 @@
-"""Keeps an engine running: starts it, watches it, starts another when it ends."""
+"""Keeps an engine running: starts it, watches it, starts another when it ends or hangs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ _FIRST_BACKOFF_SECONDS = 0.1
 _LAST_BACKOFF_SECONDS = 10.0
 # An engine that ran for so long was healthy: the next one starts without waiting.
 _HEALTHY_SECONDS = 30.0
+# An engine that computes still answers probes: one that misses so many in a row hangs. Each probe
+# comes so long after the last and waits as long for its answer: 15 to 30 seconds in all.
+PROBE_SECONDS = 5.0
+MISSED_PROBES = 3
 
 
 class EngineSupervisor:
@@ -81,7 +85,7 @@ class EngineSupervisor:
         while True:
             started = time.monotonic()
             if self._engine is not None:
-                code = await self._engine.ended()
+                code = await self._end_of(self._engine)
                 await self._discard()
                 log_event("engine_ended", logging.ERROR, exit_code=code)
             if time.monotonic() - started > _HEALTHY_SECONDS:
@@ -94,6 +98,24 @@ class EngineSupervisor:
                 log_event("engine_failed", logging.ERROR, problem=str(error))
             except Exception:
                 LOGGER.exception("failure")
+
+    async def _end_of(self, engine: EngineProcess) -> int:
+        """Wait for the end of an engine, probe it meanwhile, end it by force when it hangs."""
+        ended = asyncio.ensure_future(engine.ended())
+        missed = 0
+        try:
+            while missed < MISSED_PROBES:
+                await asyncio.wait((ended,), timeout=PROBE_SECONDS)
+                if ended.done():
+                    return ended.result()
+                missed = 0 if await engine.client.answers(PROBE_SECONDS) else missed + 1
+            log_event("engine_hangs", logging.ERROR, pid=engine.pid, missed_probes=missed)
+            engine.kill()
+            # Its calls end here, even if the system is long in ending the process.
+            await self._discard()
+            return await ended
+        finally:
+            ended.cancel()
 
     async def _discard(self) -> None:
         self._facts = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ PARTIAL = 904
 REFUSE = 905
 WAIT = 906
 NO_MEMORY = 907
+FREEZE = 908
 
 EXIT_CODE = 9
 SECRET = "/secret/place"
@@ -71,6 +73,8 @@ class FakeEngine(wire_grpc.EngineServiceServicer):
             await asyncio.to_thread(tell_arrival)
         if request.seed == DIE:
             os._exit(EXIT_CODE)
+        if request.seed == FREEZE:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if request.seed == HANG:
             await asyncio.Event().wait()
         if request.seed == WAIT:
