@@ -82,13 +82,11 @@ def check_task(
     return CheckedTask(engine_task, support_set.class_names)
 
 
-async def adapt(
-    task: CheckedTask, run_engine: RunEngine, remaining_seconds: float | None
-) -> Adaptation:
+async def adapt(task: CheckedTask, run_engine: RunEngine) -> Adaptation:
     """Run the inner loop; raise `AdaptationDiverged`, `DeadlineExceeded` or `Unavailable`."""
     call = current_call()
     started = time.perf_counter()
-    result = await run_engine(task.engine_task, _engine_seconds(remaining_seconds))
+    result = await run_engine(task.engine_task, _engine_seconds(call.remaining()))
     # The engine counts its computing alone; the rest was waiting for it.
     call.add("compute", result.seconds)
     call.add("queue", time.perf_counter() - started - result.seconds)

@@ -1,4 +1,4 @@
-"""What is known of the call that runs: for its log line and its timing split."""
+"""What is known of the call that runs: its deadline, whether it is over, its timing split."""
 
 from __future__ import annotations
 
@@ -9,19 +9,47 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from kshot.server.errors import CallCancelled, DeadlineExceeded
+
+# A call that ends within so much of its deadline was ended by it: timers are not exact.
+_SLACK_SECONDS = 0.05
+
 PHASES = ("queue", "decode", "compute", "store")
 
 
 @dataclass
 class Call:
-    """One call from its arrival to its log line; times in seconds."""
+    """One call from its arrival to its log line; times in seconds.
+
+    `deadline` is on the clock of `time.monotonic`, None where the caller set none. `ended` tells
+    the threads that work for the call to stop.
+    """
 
     method: str
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     model: str = ""
     adapted_model: str = ""
+    deadline: float | None = None
+    ended: bool = False
     started: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+    def remaining(self) -> float | None:
+        """Return the seconds until the deadline, below 0 after it, None without one."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def timed_out(self) -> bool:
+        """Tell whether the deadline has come, or is so near that it ended the call."""
+        remaining = self.remaining()
+        return remaining is not None and remaining <= _SLACK_SECONDS
+
+    def check(self) -> None:
+        """Raise `DeadlineExceeded` or `CallCancelled` where nobody waits for the answer."""
+        remaining = self.remaining()
+        if remaining is not None and remaining <= 0:
+            raise DeadlineExceeded
+        if self.ended:
+            raise CallCancelled
 
     def add(self, phase: str, seconds: float) -> None:
         """Count time to a phase."""
@@ -45,8 +73,10 @@ def current_call() -> Call:
     return _CALL.get()
 
 
-def begin_call(method: str) -> Call:
-    """Make the call that this task serves from now on."""
+def begin_call(method: str, remaining: float | None = None) -> Call:
+    """Make the call that this task serves from now on; `remaining` seconds to its deadline."""
     call = Call(method)
+    if remaining is not None:
+        call.deadline = time.monotonic() + remaining
     _CALL.set(call)
     return call

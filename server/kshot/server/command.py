@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,7 @@ def command(bundles: tuple[Path, ...], **settings: Any) -> None:  # noqa: ANN401
         config = ServerConfig(bundles=bundles or (builtin_bundle(),), **settings)
         start_logging()
         asyncio.run(serve(config, _announce))
+        _leave()
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     except (StartError, StoreUnusable) as error:
@@ -76,6 +79,13 @@ def command(bundles: tuple[Path, ...], **settings: Any) -> None:  # noqa: ANN401
 def _announce(ready: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
+
+
+def _leave() -> None:
+    """End the process, whatever its threads do: the grace for their work is over."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _add_setting_options() -> None:

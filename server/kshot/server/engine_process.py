@@ -89,18 +89,20 @@ class EngineProcess:
         self._signal(force=True)
 
     async def stop(self) -> None:
-        """End the process, by force if it takes long, and remove its socket."""
-        await self.client.close()
-        if self._process.returncode is None:
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-            self._signal(force=False)
-            try:
-                await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
-            except TimeoutError:
+        """End the process and remove its socket; by force if it takes long or this is cancelled."""
+        try:
+            await self.client.close()
+            if self._process.returncode is None:
+                if self._process.stdin is not None:
+                    self._process.stdin.close()
+                self._signal(force=False)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
+        finally:
+            if self._process.returncode is None:
                 self._signal(force=True)
                 await self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _signal(self, *, force: bool) -> None:
         with suppress(ProcessLookupError):

@@ -36,9 +36,7 @@ class Front:
     adapting: Admission
     predicting: Admission
 
-    async def adapt(
-        self, task: AdaptTask, violations: Violations, remaining_seconds: float | None
-    ) -> Adaptation:
+    async def adapt(self, task: AdaptTask, violations: Violations) -> Adaptation:
         """Adapt and keep."""
         with self.adapting.admit():
             model = self._find(task.model)
@@ -52,7 +50,7 @@ class Front:
                     return checked
 
             checked = await self.workers.compute(check)
-            adaptation = await adapt(checked, self.engine.adapt, remaining_seconds)
+            adaptation = await adapt(checked, self.engine.adapt)
             kept = await self.library.keep(adaptation.model, adaptation.arrays)
             current_call().adapted_model = kept.id
             return replace(adaptation, model=kept)
@@ -62,7 +60,6 @@ class Front:
         task: AdaptTask,
         query: PredictTask,
         violations: Violations,
-        remaining_seconds: float | None,
     ) -> tuple[Adaptation, Answers]:
         """Adapt, classify queries, keep nothing."""
         with self.adapting.admit():
@@ -82,7 +79,7 @@ class Front:
                     return checked, queries
 
             checked, queries = await self.workers.compute(check)
-            adaptation = await adapt(checked, self.engine.adapt, remaining_seconds)
+            adaptation = await adapt(checked, self.engine.adapt)
             mode = checked.engine_task.options.batch_norm_mode
             answers = await self.workers.compute(
                 lambda: answer(model, adaptation.arrays, queries, mode)

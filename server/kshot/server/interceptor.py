@@ -23,7 +23,7 @@ from kshot.server.errors import (
     RequestError,
 )
 from kshot.server.json_log import LOGGER, log_call
-from kshot.server.status import REQUEST_ID_TRAILER, is_over, message_of, trailers_of
+from kshot.server.status import REQUEST_ID_TRAILER, message_of, trailers_of
 
 # Parsing this much takes under a millisecond; more of it is done beside the event loop.
 _PARSE_ON_LOOP_BYTES = 256 * 1024
@@ -78,6 +78,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     response = await handle(await _parse(parse, content, call), context)
                 except BaseException as error:
                     await _end(call, context, error)
+                finally:
+                    call.ended = True
                 _log(call, "OK")
                 return response
 
@@ -92,6 +94,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                         yield response
                 except BaseException as error:
                     await _end(call, context, error)
+                finally:
+                    call.ended = True
                 _log(call, "OK")
 
         return answer
@@ -102,7 +106,7 @@ async def _refuse(_requests: object, context: Context) -> None:
 
 
 def _begin(name: str, context: Context) -> Call:
-    call = begin_call(name)
+    call = begin_call(name, context.time_remaining())
     context.set_trailing_metadata(((REQUEST_ID_TRAILER, call.request_id),))
     return call
 
@@ -122,7 +126,7 @@ async def _parse(parse: Callable[[bytes], Any], content: bytes, call: Call) -> A
 async def _end(call: Call, context: Context, error: BaseException) -> NoReturn:
     """Log a call that failed and answer it; what is no `RequestError` is told to the log alone."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        gone = DeadlineExceeded() if is_over(context) else CallCancelled()
+        gone = DeadlineExceeded() if call.timed_out() else CallCancelled()
         _log(call, gone.code.name, gone.reason)
         raise error
     if not isinstance(error, RequestError):

@@ -49,8 +49,9 @@ def answer(
     model: ServedModel, arrays: AdaptedArrays, queries: Floats, mode: BatchNormMode
 ) -> Answers:
     """Classify prepared queries; blocks; raises `NonFiniteLogits`."""
-    with current_call().measure("compute"):
-        logits = model.predictor.logits(arrays, queries, mode)
+    call = current_call()
+    with call.measure("compute"):
+        logits = model.predictor.logits(arrays, queries, mode, call.check)
         finite = np.isfinite(logits).all(axis=1)  # (query_count,)
         if not finite.all():
             raise NonFiniteLogits(int(np.flatnonzero(~finite)[0]))

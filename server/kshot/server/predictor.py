@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -30,10 +31,17 @@ class Predictor:
             mode: _session(bundle, mode, threads) for mode in bundle.manifest.batch_norm.allowed
         }
 
-    def logits(self, arrays: AdaptedArrays, inputs: Floats, mode: BatchNormMode) -> Floats:
+    def logits(
+        self,
+        arrays: AdaptedArrays,
+        inputs: Floats,
+        mode: BatchNormMode,
+        check: Callable[[], None] = lambda: None,
+    ) -> Floats:
         """Return `(query_count, way)` for prepared `(query_count, channels, height, width)`.
 
         In `transductive` mode the queries are normalised together; else each answer stands alone.
+        `check` is called before each run of the network; what it raises ends the work.
         """
         feeds: dict[str, Floats] = dict(arrays.parameters)
         if mode is BatchNormMode.SUPPORT:
@@ -45,10 +53,11 @@ class Predictor:
         if mode is BatchNormMode.TRANSDUCTIVE:
             chunk = len(inputs)
         session = self._sessions[mode]
-        parts = [
-            _run(session, feeds | {"inputs": inputs[start : start + chunk]}, images_per_query)
-            for start in range(0, len(inputs), chunk)
-        ]
+        parts = []
+        for start in range(0, len(inputs), chunk):
+            check()
+            part = feeds | {"inputs": inputs[start : start + chunk]}
+            parts.append(_run(session, part, images_per_query))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

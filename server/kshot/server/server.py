@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -18,6 +17,7 @@ from kshot.server.catalog import Catalog
 from kshot.server.config import ServerConfig
 from kshot.server.errors import StartError
 from kshot.server.front import Front
+from kshot.server.grace import Grace
 from kshot.server.interceptor import CallInterceptor
 from kshot.server.json_log import LOGGER, log_event
 from kshot.server.library import Library
@@ -34,12 +34,16 @@ _SWEEP_SECONDS = 60.0
 _SPARE_CALLS = 256
 # What answers may take to leave, once their calls have ended here.
 _LAST_BYTES_SECONDS = 0.2
+# What threads may take to see that their calls have ended, when no grace is left.
+_LAST_WORK_SECONDS = 0.5
 
 Announce = Callable[[dict[str, object]], None]
 
 
 async def serve(config: ServerConfig, announce: Announce) -> None:
     """Serve until SIGTERM or SIGINT, then finish what runs; a second signal cuts that short.
+
+    Threads that the grace was too short for still run when this returns.
 
     `announce` is given the ready event. Raises `StartError`, `BundleError` or `StoreUnusable`.
     """
@@ -78,9 +82,10 @@ async def running(
             )
         )
         workers = Workers()
-        stack.callback(workers.close)
+        grace = Grace(config.drain_grace, hurry)
+        stack.push_async_callback(lambda: grace.wait(workers.close(), _LAST_WORK_SECONDS))
         engine = EngineSupervisor(config, catalog.digests)
-        stack.push_async_callback(engine.stop)
+        stack.push_async_callback(lambda: grace.wait(engine.stop()))
         front = Front(
             config=config,
             catalog=catalog,
@@ -114,10 +119,10 @@ async def running(
         finally:
             front.adapting.close()
             await healthy.enter_graceful_shutdown()
-            await _drain(front.adapting.wait_idle(), config.drain_grace, hurry)
+            await grace.wait(front.adapting.wait_idle())
             # This refuses all new calls; those that only watch would stay for the whole grace.
-            stopping = asyncio.ensure_future(server.stop(config.drain_grace))
-            await _drain(interceptor.calls.wait_idle(), config.drain_grace, hurry)
+            stopping = asyncio.ensure_future(server.stop(grace.remaining()))
+            await grace.wait(interceptor.calls.wait_idle())
             await server.stop(_LAST_BYTES_SECONDS)
             await stopping
             sweeper.cancel()
@@ -173,16 +178,6 @@ async def _start_engine(engine: EngineSupervisor, stop: asyncio.Event) -> bool:
             waiting.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await waiting
-
-
-async def _drain(idle: Coroutine[Any, Any, None], grace: float, hurry: asyncio.Event) -> None:
-    """Wait for `idle`, as long as the grace lasts and nobody hurries."""
-    waiting = (asyncio.ensure_future(idle), asyncio.ensure_future(hurry.wait()))
-    await asyncio.wait(waiting, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def _sweep(store: LocalStore, stop: asyncio.Event) -> None:

@@ -37,12 +37,14 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         self._front = front
 
     async def Adapt(  # noqa: N802 -- named as in the .proto
-        self, request: wire.AdaptRequest, context: Context
+        self,
+        request: wire.AdaptRequest,
+        context: Context,  # noqa: ARG002 -- gRPC's signature
     ) -> wire.AdaptResponse:
         """Adapt and keep."""
         violations = Violations()
         task = adapt_task(request, violations)
-        adaptation = await self._front.adapt(task, violations, context.time_remaining())
+        adaptation = await self._front.adapt(task, violations)
         return wire.AdaptResponse(
             adapted_model=adapted_model_message(adaptation.model),
             report=report_message(adaptation),
@@ -70,15 +72,15 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         )
 
     async def AdaptAndPredict(  # noqa: N802 -- named as in the .proto
-        self, request: wire.AdaptAndPredictRequest, context: Context
+        self,
+        request: wire.AdaptAndPredictRequest,
+        context: Context,  # noqa: ARG002 -- gRPC's signature
     ) -> wire.AdaptAndPredictResponse:
         """Adapt, classify, keep nothing."""
         violations = Violations()
         task = adapt_task(request, violations)
         query = predict_task(request, violations)
-        adaptation, answers = await self._front.adapt_and_predict(
-            task, query, violations, context.time_remaining()
-        )
+        adaptation, answers = await self._front.adapt_and_predict(task, query, violations)
         return wire.AdaptAndPredictResponse(
             predictions=prediction_messages(answers, task.support_set.class_names, query.top_k),
             probabilities=tensor_message(answers.probabilities),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grpc
 from google.protobuf import any_pb2
 from google.rpc import status_pb2
 
@@ -45,9 +44,3 @@ def trailers_of(error: RequestError, request_id: str) -> Trailers:
     if isinstance(error, Unavailable):
         trailers += ((PUSHBACK_TRAILER, str(int(error.retry_seconds * 1000))),)
     return trailers
-
-
-def is_over(context: grpc.aio.ServicerContext[object, object]) -> bool:
-    """Tell whether the call's deadline has come."""
-    remaining = context.time_remaining()
-    return remaining is not None and remaining <= 0

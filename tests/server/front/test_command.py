@@ -29,12 +29,22 @@ real = command.ServerConfig
 command.ServerConfig = lambda **given: real(engine_command=(sys.executable, {engine!r}), **given)
 command.command.main({arguments!r}, prog_name="kshot serve")
 """
+# A network that never answers.
+_HANG = """
+import os, threading
+from pathlib import Path
+from kshot.server import predictor
+def hang(*_arguments):
+    Path(os.environ["KSHOT_FAKE_ENGINE_PIPES"], "arrived").write_text("here")
+    threading.Event().wait()
+predictor._run = hang
+"""
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    script = _SERVE.format(engine=str(FAKE_ENGINE), arguments=list(arguments))
+def serving(*arguments: str, before: str = "") -> Iterator[subprocess.Popen[str]]:
+    script = before + _SERVE.format(engine=str(FAKE_ENGINE), arguments=list(arguments))
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
@@ -49,10 +59,9 @@ def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def serve(bundle: Bundle, store: Path, *arguments: str) -> Any:  # noqa: ANN401 -- a context of a process
-    return serving(
-        "--bundle", str(bundle.path), "--store", str(store), "--listen", "127.0.0.1:0", *arguments
-    )
+def serve(bundle: Bundle, store: Path, *arguments: str, before: str = "") -> Any:  # noqa: ANN401 -- a context of a process
+    where = ("--bundle", str(bundle.path), "--store", str(store), "--listen", "127.0.0.1:0")
+    return serving(*where, *arguments, before=before)
 
 
 def ready_line(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -121,6 +130,36 @@ def test_a_stop_before_the_engine_is_ready_is_a_stop(
 
     assert process.returncode == 0
     assert output == ""
+
+
+@pytest.mark.parametrize(("grace", "signals"), [("0.2", 1), ("1000", 2)])
+def test_a_thread_that_never_ends_does_not_hold_up_a_stop(
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    wait_arrival: Callable[[], str],
+    grace: str,
+    signals: int,
+) -> None:
+    with (
+        serve(tiny_bundle, tmp_path / "s", "--drain-grace", grace, before=_HANG) as process,
+        grpc.insecure_channel(ready_line(process)["grpc"]) as channel,
+    ):
+        stub = AdaptationServiceStub(channel)
+        made = stub.Adapt(wire.AdaptRequest(model="tiny", support_set=support_set()), timeout=30)
+        hanging = stub.Predict.future(
+            wire.PredictRequest(adapted_model=made.adapted_model.id, queries=support_set().images)
+        )
+        wait_arrival()
+        process.terminate()
+        while json.loads(process.stderr.readline())["event"] != "stopping":
+            pass
+        if signals == 2:
+            process.terminate()
+        log = process.communicate(timeout=30)[1]
+        assert hanging.exception(timeout=30) is not None
+
+    assert process.returncode == 0
+    assert json.loads(log.splitlines()[-1])["event"] == "stopped"
 
 
 def test_reflection_lists_the_service(tiny_bundle: Bundle, tmp_path: Path) -> None:

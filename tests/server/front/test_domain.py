@@ -147,7 +147,7 @@ def test_what_was_kept_for_a_caller_who_left_is_dropped(
                 await keeping
             slow.go.set()
             await asyncio.to_thread(slow.deleted.wait)
-            workers.close()
+            await workers.close()
 
         asyncio.run(main())
 

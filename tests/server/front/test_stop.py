@@ -1,0 +1,112 @@
+"""How work ends that nobody waits for, and how a stop ends what does not end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import grpc
+import pytest
+
+from kshot.server import predictor
+from kshot.server.call import begin_call, current_call
+from kshot.server.errors import CallCancelled
+from kshot.server.grace import Grace
+from kshot.server.workers import Workers
+from kshot.v1 import adaptation_pb2 as wire
+
+Make = Callable[..., Any]
+StartServer = Callable[..., AbstractContextManager[Any]]
+
+
+def test_work_of_a_call_that_has_ended_does_not_begin() -> None:
+    async def main() -> None:
+        workers = Workers()
+        begin_call("Predict").ended = True
+        with pytest.raises(CallCancelled):
+            await workers.compute(lambda: pytest.fail("it ran"))
+        await workers.close()
+
+    asyncio.run(main())
+
+
+def test_a_close_waits_for_what_runs() -> None:
+    go, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        go.wait()
+        done.set()
+
+    async def main() -> None:
+        workers = Workers()
+        begin_call("Predict")
+        working = asyncio.ensure_future(workers.compute(work))
+        closing = asyncio.ensure_future(workers.close())
+        workers.store_later(go.set)
+        await closing
+        assert done.is_set()
+        await working
+
+    asyncio.run(main())
+
+
+def test_one_grace_serves_all_waits() -> None:
+    async def main() -> None:
+        grace = Grace(0.05, asyncio.Event())
+        await grace.wait(asyncio.sleep(1000))
+        assert grace.remaining() == 0
+
+    asyncio.run(main())
+
+
+def test_no_grace_is_left_to_those_who_hurry() -> None:
+    async def main() -> None:
+        hurry = asyncio.Event()
+        grace = Grace(1000, hurry)
+        waiting = asyncio.ensure_future(grace.wait(asyncio.sleep(1000)))
+        await grace.wait(asyncio.sleep(0))
+        assert grace.remaining() > 900
+        hurry.set()
+        await waiting
+        assert grace.remaining() == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("leave", ["cancel", "deadline"])
+def test_a_caller_that_leaves_stops_its_prediction(
+    start_server: StartServer,
+    adapt_request: Make,
+    queries: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    leave: str,
+) -> None:
+    started = threading.Event()
+    runs = []
+
+    def run(*_arguments: object) -> None:
+        runs.append(1)
+        started.set()
+        while not current_call().ended:  # pytest's time limit ends this
+            pass
+
+    with start_server() as server:
+        model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+        request = wire.PredictRequest(adapted_model=model, queries=queries(4))
+        with monkeypatch.context() as patch:
+            patch.setattr(predictor, "MAX_RUN_IMAGES", 1)
+            patch.setattr(predictor, "_run", run)
+            timeout = 1 if leave == "deadline" else 30
+            call = server.stub.Predict.future(request, timeout=timeout)
+            started.wait()
+            if leave == "cancel":
+                call.cancel()
+            with pytest.raises((grpc.RpcError, grpc.FutureCancelledError)):
+                call.result()
+            server.stop()
+            server.join()
+
+    assert runs == [1]
