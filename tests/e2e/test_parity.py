@@ -13,7 +13,6 @@ from kshot.learner import (
     Initialization,
     StepRule,
     build_inner_step,
-    build_network,
     cycling_indices,
     query_logits,
     run_inner_loop,
@@ -52,10 +51,8 @@ def _reference(
 ) -> np.ndarray:
     """Adapt and answer with the learner alone: logits ``(queries, way)``."""
     manifest = bundle.manifest
-    network = build_network(manifest.network, manifest.input.shape, manifest.batch_norm.epsilon)
-    initialization = Initialization.from_weights(
-        network, bundle.read_weights(), torch.device("cpu")
-    )
+    initialization = Initialization.from_bundle(bundle, torch.device("cpu"))
+    network = initialization.network
     names = sorted(set(labels))
     support = torch.from_numpy(prepare(images, manifest.input))
     classes = torch.tensor([names.index(label) for label in labels])

@@ -130,6 +130,5 @@ def request_message(bundle: Bundle) -> engine_pb2.AdaptRequest:
         preconditioner="carried",
         head="trained",
         scope="all",
-        batch_norm_mode="support",
         seed=2**64 - 1,
     )

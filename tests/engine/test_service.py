@@ -161,6 +161,32 @@ def test_what_does_not_fit_is_refused(
     assert caught.value.code() is (code or grpc.StatusCode.INVALID_ARGUMENT)
 
 
+def test_an_infinite_statistic_is_divergence(
+    engine: Stub, request_message: engine_pb2.AdaptRequest
+) -> None:
+    """Batch norm makes such inputs finite again, but queries could not be normalized by them."""
+    shape = tuple(request_message.support.shape)
+    images = 1e20 * np.random.default_rng(0).random(shape, dtype=np.float32)
+    request_message.support.data = images.tobytes()
+
+    answer = engine.Adapt(request_message, timeout=60)
+
+    assert answer.stop_reason == engine_pb2.STOP_REASON_DIVERGED
+    assert not answer.statistics
+
+
+def test_the_support_accuracy_is_that_of_the_adapted_model(
+    engine: Stub, request_message: engine_pb2.AdaptRequest
+) -> None:
+    request_message.learning_rate = 0.01
+    request_message.step_count = 100
+
+    answer = engine.Adapt(request_message, timeout=60)
+
+    assert answer.support_accuracy == 1.0
+    assert answer.support_loss[-1] < 0.5 * answer.support_loss[0]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 def test_a_gpu_adapts_as_a_cpu(
@@ -168,6 +194,7 @@ def test_a_gpu_adapts_as_a_cpu(
 ) -> None:
     answer = gpu_engine.Adapt(request_message, timeout=60)
 
+    assert gpu_engine.Adapt(request_message, timeout=60).parameters == answer.parameters
     model = load_models([bundle.path], torch.device("cpu"))["small"]
     reference = adapt(model, decode_task(request_message), lambda _steps_done: None)
     for name, array in _arrays(answer.parameters).items():

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kshot.bundle import BatchNormMode
-from kshot.learner import Conv4, initial_parameters, query_logits
+from kshot.learner import Conv4, inference, initial_parameters, query_logits
 
 NETWORK = Conv4((1, 12, 12), filters=6)
 INDEPENDENT = [BatchNormMode.SUPPORT, BatchNormMode.SUPPORT_AND_QUERY]
@@ -60,6 +60,17 @@ def test_support_and_query_is_one_forward_of_both() -> None:
         batch = torch.cat([support, queries[:, query : query + 1]], dim=1)
         reference = query_logits(NETWORK, _parameters(), batch, support, BatchNormMode.TRANSDUCTIVE)
         torch.testing.assert_close(answers[:, query], reference[:, -1], rtol=0, atol=1e-10)
+
+
+def test_many_queries_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, support = _images(1, 7), _images(1, 8)
+    mode = BatchNormMode.SUPPORT_AND_QUERY
+    whole = query_logits(NETWORK, _parameters(), queries, support, mode)
+    monkeypatch.setattr(inference, "IMAGES_AT_ONCE", 20)  # two queries
+
+    parts = query_logits(NETWORK, _parameters(), queries, support, mode)
+
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-10)
 
 
 def test_support_mode_on_the_support_set_is_the_transductive_answer() -> None:

@@ -30,6 +30,7 @@ from kshot.learner.network import (
     layout_of,
     logits_of,
 )
+from kshot.learner.numerics import compute_reproducibly
 from kshot.learner.preconditioner import StepRule
 from kshot.learner.sampler import cycling_indices, derive_seed
 
@@ -50,6 +51,7 @@ __all__ = [
     "build_network",
     "compile_step",
     "compiler_name",
+    "compute_reproducibly",
     "cycling_indices",
     "derive_seed",
     "initial_parameters",

@@ -6,6 +6,8 @@ from torch import Tensor
 from kshot.bundle import BatchNormMode
 from kshot.learner.network import Network, Parameters, Statistics, logits_of
 
+IMAGES_AT_ONCE = 1024
+
 
 def support_statistics(network: Network, parameters: Parameters, support: Tensor) -> Statistics:
     """Freeze each layer's mean and variance from the support sets ``(T, n, ...)``."""
@@ -50,21 +52,23 @@ def query_logits(
     support: Tensor,
     mode: BatchNormMode,
 ) -> Tensor:
-    """Answer T tasks' queries ``(T, n, ...)`` in a batch-norm mode: ``(T, n, way)``."""
+    """Answer T tasks' queries ``(T, n, ...)`` in a batch-norm mode: ``(T, n, way)``.
+
+    In ``support_and_query`` so many queries go together that memory stays bounded.
+    """
     if mode is BatchNormMode.TRANSDUCTIVE:
         return transductive_logits(network, parameters, queries)
     if mode is BatchNormMode.SUPPORT:
         statistics = support_statistics(network, parameters, support)
         return support_logits(network, parameters, queries, statistics)
-    tasks = range(queries.shape[0])
-    return torch.cat(
-        [
-            support_and_query_logits(
-                network,
-                {name: value[t : t + 1] for name, value in parameters.items()},
-                queries[t : t + 1],
-                support[t : t + 1],
-            )
-            for t in tasks
+    at_once = max(1, IMAGES_AT_ONCE // (support.shape[1] + 1))
+    answers = []
+    for task in range(queries.shape[0]):
+        one = slice(task, task + 1)
+        own = {name: value[one] for name, value in parameters.items()}
+        parts = [
+            support_and_query_logits(network, own, part, support[one])
+            for part in torch.split(queries[one], at_once, dim=1)
         ]
-    )
+        answers.append(torch.cat(parts, dim=1))
+    return torch.cat(answers)

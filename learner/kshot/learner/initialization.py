@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kshot.bundle import Head, Preconditioner, Weights
+from kshot.bundle import Bundle, Head, Preconditioner, Weights
 from kshot.learner.layout import ParameterLayout
-from kshot.learner.network import Network, layout_of
+from kshot.learner.network import Network, build_network, layout_of
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,22 @@ class Initialization:
     parameters: Mapping[str, Tensor]
     second_moment: Mapping[str, Tensor]
     step: int
+
+    @staticmethod
+    def from_bundle(bundle: Bundle, device: torch.device) -> "Initialization":
+        """Build a bundle's network and take its weights to a device.
+
+        Raises ``ValueError`` when they do not fit each other or the manifest.
+        """
+        manifest = bundle.manifest
+        network = build_network(manifest.network, manifest.input.shape, manifest.batch_norm.epsilon)
+        initialization = Initialization.from_weights(network, bundle.read_weights(), device)
+        if initialization.way != manifest.training.way:
+            raise ValueError(
+                f"the head has {initialization.way} rows, the manifest says training.way "
+                f"{manifest.training.way}"
+            )
+        return initialization
 
     @staticmethod
     def from_weights(network: Network, weights: Weights, device: torch.device) -> "Initialization":

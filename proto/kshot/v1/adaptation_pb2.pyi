@@ -1106,8 +1106,8 @@ class AdaptedModel(google.protobuf.message.Message):
     step_count: builtins.int
     """Counts the inner steps that were done: `options.step_count`, or fewer when stopped early."""
     support_accuracy: builtins.float
-    """Gives the share of its own support set that it classifies rightly, in its own batch-norm mode:
-    0 to 1.
+    """Gives the share of its own support set that it classifies rightly, whatever its batch-norm mode
+    with the support set's statistics: 0 to 1.
     """
     @property
     def class_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:

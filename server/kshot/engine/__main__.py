@@ -21,6 +21,7 @@ from kshot.engine.device import DeviceDescription, choose_device
 from kshot.engine.models import LoadedModel, load_models
 from kshot.engine.service import EngineService
 from kshot.internal.v1 import engine_pb2_grpc
+from kshot.learner import compute_reproducibly
 
 DRAIN_SECONDS = 5.0
 MAX_MESSAGE_BYTES = 1 << 30  # the front caps requests; weights of large networks come back
@@ -51,14 +52,15 @@ def main() -> int:
     handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     torch.set_num_threads(COMPUTE_THREADS)
+    compute_reproducibly()
     try:
         device = choose_device(arguments.device)
         models = load_models(arguments.bundle, device.device)
+        for model in models.values():
+            warm_up(model)
     except (BundleError, ValueError) as error:
         logging.getLogger(__name__).error("not_started", extra={"fields": {"reason": str(error)}})
         return 1
-    for model in models.values():
-        warm_up(model)
     asyncio.run(_serve(arguments.socket, models, device))
     logging.shutdown()
     os._exit(0)  # a step that hangs in its thread would hold up an ordinary exit
@@ -72,13 +74,12 @@ def warm_up(model: LoadedModel) -> None:
         support=np.zeros((way, *manifest.input.shape), dtype=np.float32),
         classes=np.arange(way),
         way=way,
-        step_count=2,
+        step_count=min(2, manifest.limits.max_step_count),
         learning_rate=manifest.inner_loop.learning_rate,
         batch_size=manifest.default_batch_size(way),
         preconditioner=manifest.inner_loop.preconditioner,
         head=manifest.head.default,
         scope=manifest.scope.default,
-        batch_norm_mode=manifest.batch_norm.default,
         seed=0,
     )
     adapt(model, task, lambda _steps_done: None)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.bundle import Head, Preconditioner, Scope
 from kshot.engine.models import LoadedModel
 from kshot.learner import (
     InnerLoopResult,
@@ -16,10 +16,9 @@ from kshot.learner import (
     StopReason,
     build_inner_step,
     cycling_indices,
-    query_logits,
+    logits_of,
     run_inner_loop,
     start_state,
-    support_statistics,
 )
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
@@ -38,7 +37,6 @@ class AdaptationTask:
     preconditioner: Preconditioner
     head: Head
     scope: Scope
-    batch_norm_mode: BatchNormMode
     seed: int
 
     def __post_init__(self) -> None:
@@ -98,12 +96,12 @@ def adapt(
         elapsed = time.perf_counter() - started
         return Adaptation({}, {}, result.step_count, result.stop_reason, losses, 0.0, elapsed)
     parameters = result.state.layout.split(result.state.parameters)
-    with torch.no_grad():
-        statistics = support_statistics(network, parameters, support[None])
-        logits = query_logits(
-            network, parameters, support[None], support[None], task.batch_norm_mode
-        )[0]
-    accuracy = float((logits.argmax(dim=1) == classes).float().mean())
+    with torch.no_grad():  # on its own support set, transductive and frozen statistics are the same
+        logits, statistics = logits_of(network, parameters, support[None])
+    if not all(torch.isfinite(value).all().item() for value in statistics.values()):
+        elapsed = time.perf_counter() - started
+        return Adaptation({}, {}, result.step_count, StopReason.DIVERGED, losses, 0.0, elapsed)
+    accuracy = int((logits[0].argmax(dim=1) == classes).sum()) / len(classes)
     return Adaptation(
         {name: value[0].cpu().numpy() for name, value in parameters.items()},
         {name: value[0].cpu().numpy() for name, value in statistics.items()},

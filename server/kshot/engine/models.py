@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from kshot.bundle import Bundle, BundleError, load_bundle
-from kshot.learner import Initialization, build_network
+from kshot.learner import Initialization
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,7 @@ def load_models(paths: Sequence[Path], device: torch.device) -> dict[str, Loaded
         if manifest.name in models:
             raise BundleError(f"{path}: model {manifest.name} is loaded already from another path")
         try:
-            network = build_network(
-                manifest.network, manifest.input.shape, manifest.batch_norm.epsilon
-            )
-            initialization = Initialization.from_weights(network, bundle.read_weights(), device)
+            initialization = Initialization.from_bundle(bundle, device)
         except ValueError as error:
             raise BundleError(f"{path}: {error}") from None
         models[manifest.name] = LoadedModel(bundle, initialization)

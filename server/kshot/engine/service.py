@@ -95,12 +95,13 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         except ValueError as error:
             return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            return await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, "the device has too little memory for this task"
-            )
+            pass  # its traceback holds the tensors: let go of it before the memory is given back
         except torch.AcceleratorError:
             _exit_after_device_failure()
+        torch.cuda.empty_cache()
+        return await context.abort(
+            grpc.StatusCode.RESOURCE_EXHAUSTED, "the device has too little memory for this task"
+        )
 
 
 def _exit_after_device_failure() -> NoReturn:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.bundle import Head, Preconditioner, Scope
 from kshot.engine.adaptation import Adaptation, AdaptationTask
 from kshot.internal.v1 import engine_pb2
 from kshot.learner import StopReason
@@ -31,7 +31,6 @@ def decode_task(request: engine_pb2.AdaptRequest) -> AdaptationTask:
         preconditioner=Preconditioner(request.preconditioner),
         head=Head(request.head),
         scope=Scope(request.scope),
-        batch_norm_mode=BatchNormMode(request.batch_norm_mode),
         seed=request.seed,
     )
 

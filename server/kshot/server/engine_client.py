@@ -135,7 +135,6 @@ def _request(task: EngineTask) -> wire.AdaptRequest:
         preconditioner=options.preconditioner.value,
         head=options.head.value,
         scope=options.scope.value,
-        batch_norm_mode=options.batch_norm_mode.value,
         seed=options.seed,
         allow_partial=options.allow_partial,
     )

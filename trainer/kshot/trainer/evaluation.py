@@ -14,7 +14,6 @@ from kshot.learner import (
     Parameters,
     StepRule,
     build_inner_step,
-    build_network,
     compile_step,
     cycling_indices,
     derive_seed,
@@ -284,8 +283,7 @@ def evaluate_bundle(
     """
     manifest = bundle.manifest
     try:
-        network = build_network(manifest.network, manifest.input.shape, manifest.batch_norm.epsilon)
-        initialization = Initialization.from_weights(network, bundle.read_weights(), device)
+        initialization = Initialization.from_bundle(bundle, device)
     except ValueError as error:
         raise TrainingError(f"bundle {bundle.path} cannot be used: {error}") from None
     pixels = DevicePixels.load(dataset, manifest.input, device)

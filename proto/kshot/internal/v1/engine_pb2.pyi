@@ -135,7 +135,6 @@ class AdaptRequest(google.protobuf.message.Message):
     PRECONDITIONER_FIELD_NUMBER: builtins.int
     HEAD_FIELD_NUMBER: builtins.int
     SCOPE_FIELD_NUMBER: builtins.int
-    BATCH_NORM_MODE_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     ALLOW_PARTIAL_FIELD_NUMBER: builtins.int
     model: builtins.str
@@ -156,8 +155,6 @@ class AdaptRequest(google.protobuf.message.Message):
     """Chooses the rows of the head to start from: `trained`, `prototype` or `zero`."""
     scope: builtins.str
     """Chooses the parameters that adapt: `all` or `head`."""
-    batch_norm_mode: builtins.str
-    """Chooses the mode of the support accuracy: `transductive`, `support_and_query` or `support`."""
     seed: builtins.int
     """Seeds the sampling of examples."""
     allow_partial: builtins.bool
@@ -184,12 +181,11 @@ class AdaptRequest(google.protobuf.message.Message):
         preconditioner: builtins.str = ...,
         head: builtins.str = ...,
         scope: builtins.str = ...,
-        batch_norm_mode: builtins.str = ...,
         seed: builtins.int = ...,
         allow_partial: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["support", b"support"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["allow_partial", b"allow_partial", "batch_norm_mode", b"batch_norm_mode", "batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "class_indices", b"class_indices", "head", b"head", "learning_rate", b"learning_rate", "model", b"model", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "support", b"support", "way", b"way"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allow_partial", b"allow_partial", "batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "class_indices", b"class_indices", "head", b"head", "learning_rate", b"learning_rate", "model", b"model", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "support", b"support", "way", b"way"]) -> None: ...
 
 global___AdaptRequest = AdaptRequest
 
@@ -213,7 +209,7 @@ class AdaptResponse(google.protobuf.message.Message):
     stop_reason: global___StopReason.ValueType
     """Tells why the loop stopped. When it diverged, there are no parameters."""
     support_accuracy: builtins.float
-    """Gives the adapted model's accuracy on its own support set, in its batch-norm mode: 0 to 1."""
+    """Gives the adapted model's accuracy on its own support set, with those statistics: 0 to 1."""
     compute_path: builtins.str
     """Names the implementation of the inner step that ran."""
     slot_bucket: builtins.int

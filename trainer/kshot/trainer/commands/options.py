@@ -5,6 +5,8 @@ from pathlib import Path
 import click
 import torch
 
+from kshot.learner import compute_reproducibly
+
 __all__ = ["choose_data_folder", "choose_device", "data_option", "device_option"]
 
 data_option = click.option(
@@ -41,7 +43,7 @@ def choose_data_folder(data_folder: Path | None) -> Path:
 
 
 def choose_device(name: str) -> torch.device:
-    """Choose the device, and one CPU thread: on networks this small a second one slows it down.
+    """Choose the device, reproducible, with one CPU thread: a second one slows small networks down.
 
     Raises UsageError when a GPU is asked for and torch sees none.
     """
@@ -50,4 +52,5 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(1)
+    compute_reproducibly()
     return torch.device(name)
