@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -21,6 +23,7 @@ from kshot.bundle import (
     write_bundle,
 )
 from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModel]
@@ -159,3 +162,56 @@ def make_model() -> MakeModel:
         )
 
     return make
+
+
+@pytest.fixture
+def clock() -> SimpleNamespace:
+    """The time of the stores, `now`, which a test sets."""
+    return SimpleNamespace(now=1000.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the stores of a test lie."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def open_store(folder: Path, clock: SimpleNamespace) -> Callable[..., LocalStore]:
+    """Open the folder as a store."""
+
+    def open_it(max_count: int = 100, max_bytes: int = 10**7) -> LocalStore:
+        return LocalStore.open(
+            folder, max_count=max_count, max_bytes=max_bytes, clock=lambda: clock.now
+        )
+
+    return open_it
+
+
+@pytest.fixture
+def store(open_store: Callable[..., LocalStore]) -> Iterator[LocalStore]:
+    """A store that is empty at first."""
+    with open_store() as opened:
+        yield opened
+
+
+@pytest.fixture
+def file_of(folder: Path) -> Callable[[str], Path]:
+    """Return the path of an adapted model's file."""
+    return lambda model_id: folder / "models" / f"{model_id}.safetensors"
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[[AdaptedArrays, AdaptedArrays], None]:
+    """Compare arrays bit for bit."""
+
+    def compare(got: AdaptedArrays, wanted: AdaptedArrays) -> None:
+        np.testing.assert_array_equal(got.support, wanted.support)
+        for part in ("parameters", "statistics"):
+            mine, theirs = getattr(got, part), getattr(wanted, part)
+            assert mine.keys() == theirs.keys()
+            for name in mine:
+                assert mine[name].dtype == np.float32
+                np.testing.assert_array_equal(mine[name], theirs[name])
+
+    return compare
