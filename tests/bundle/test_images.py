@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kshot.bundle import ImageError, ImageLimits, decode_image
+from kshot.bundle import ImageError, ImageLimits, count_pixels, decode_image
 
 LEFT_TO_RIGHT = np.array([[10, 200, 30], [40, 50, 60]], np.uint8)
 
@@ -178,6 +178,18 @@ def test_the_limits_are_those_given() -> None:
         decode_image(data, ImageLimits(max_pixels=199))
     with pytest.raises(ImageError, match=f"has {len(data)} bytes, wanted at most 8"):
         decode_image(data, ImageLimits(max_bytes=8))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_pixels_are_counted_from_the_header(kind: str) -> None:
+    data = encoded(Image.new("L", (20, 10)), kind)
+
+    assert count_pixels(data) == 200
+    with pytest.raises(ImageError, match="claims 20 x 10 pixels"):
+        count_pixels(data, ImageLimits(max_pixels=199))
+    with pytest.raises(ImageError, match="is not a PNG, JPEG or WebP image"):
+        count_pixels(b"GIF89a")
+    assert count_pixels(png_claiming(100, 100)) == 10_000
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])

@@ -6,7 +6,7 @@ from kshot.bundle.choices import BatchNormMode, Head, Preconditioner, Scope
 from kshot.bundle.durable import sync_folder, write_synced
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
 from kshot.bundle.files import Bundle, builtin_bundle, load_bundle, write_bundle
-from kshot.bundle.images import ImageLimits, decode_image
+from kshot.bundle.images import ImageLimits, count_pixels, decode_image
 from kshot.bundle.manifest import (
     SCHEMA_VERSION,
     BatchNorm,
@@ -63,6 +63,7 @@ __all__ = [
     "Training",
     "Weights",
     "builtin_bundle",
+    "count_pixels",
     "decode_image",
     "load_bundle",
     "manifest_document",

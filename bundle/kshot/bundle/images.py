@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,14 +39,26 @@ def decode_image(data: bytes, limits: ImageLimits | None = None) -> Image.Image:
 
     1-bit images become 0 and 255; 16-bit gray is scaled to 8 bits. Raises `ImageError`.
     """
-    limits = limits or ImageLimits()
+    with _opened(data, limits or ImageLimits()) as image:
+        image.load()
+        return _upright(_opaque(image), _orientation(image))
+
+
+def count_pixels(data: bytes, limits: ImageLimits | None = None) -> int:
+    """Return the pixels that an image's header claims, decoding nothing. Raises `ImageError`."""
+    with _opened(data, limits or ImageLimits()) as image:
+        return image.width * image.height
+
+
+@contextmanager
+def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
+    """Open an image within the limits; what its decoder raises becomes an `ImageError`."""
     if len(data) > limits.max_bytes:
         raise ImageError.about(f"has {len(data)} bytes, wanted at most {limits.max_bytes}")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.width, image.height, limits)
-            image.load()
-            return _upright(_opaque(image), _orientation(image))
+            yield image
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

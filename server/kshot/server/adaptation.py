@@ -15,7 +15,7 @@ from kshot.server.catalog import ServedModel
 from kshot.server.digest import adaptation_digest, weights_digest
 from kshot.server.engine_client import EngineResult, EngineTask
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
-from kshot.server.images import ImageRules, image_count, prepare_images
+from kshot.server.images import ImageRules, PixelBudget, image_count, prepare_images
 from kshot.server.task import AdaptTask, ResolvedOptions
 from kshot.server.validation import TtlLimits, check_labels, resolve_options
 from kshot.server.violations import Violations
@@ -49,10 +49,10 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class TaskLimits:
-    """The server's limits of a request to adapt."""
+    """The server's limits of one request to adapt."""
 
     ttl: TtlLimits
-    max_pixels: int
+    pixels: PixelBudget
 
 
 def check_task(
@@ -67,7 +67,7 @@ def check_task(
     rules = ImageRules(
         "support_set.images",
         manifest.limits.max_support_count,
-        limits.max_pixels,
+        limits.pixels,
         manifest.input,
     )
     support = prepare_images(support_set.images, rules, violations)

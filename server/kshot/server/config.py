@@ -34,7 +34,18 @@ class ServerConfig:
         default=16 * 2**20, metadata={"help": "Largest request, in bytes."}
     )
     max_image_pixels: int = field(
-        default=4096 * 4096, metadata={"help": "Most pixels of one image before resizing."}
+        default=2**22, metadata={"help": "Most pixels of one image before resizing."}
+    )
+    max_request_pixels: int = field(
+        default=2**26,
+        metadata={"help": "Most pixels of all images of a request before resizing."},
+    )
+    max_predict_images: int = field(
+        default=2**17,
+        metadata={
+            "help": "Most images that a request to predict may run through the network; mode "
+            "support_and_query runs the support set with each query."
+        },
     )
     max_adapted_models: int = field(
         default=10_000, metadata={"help": "Most adapted models that are kept."}

@@ -12,8 +12,16 @@ from kshot.server.call import current_call
 from kshot.server.catalog import Catalog, ServedModel
 from kshot.server.config import ServerConfig
 from kshot.server.export import export_model
+from kshot.server.images import PixelBudget
 from kshot.server.library import Library
-from kshot.server.prediction import Answers, Floats, answer, check_mode, prepare_queries
+from kshot.server.prediction import (
+    Answers,
+    Floats,
+    answer,
+    check_mode,
+    check_size,
+    prepare_queries,
+)
 from kshot.server.supervisor import EngineSupervisor
 from kshot.server.task import AdaptTask, PredictTask
 from kshot.server.validation import TtlLimits, check_choice
@@ -41,7 +49,7 @@ class Front:
         with self.adapting.admit():
             model = self._find(task.model)
             ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
-            limits = TaskLimits(ttl, self.config.max_image_pixels)
+            limits = TaskLimits(ttl, self._budget())
 
             def check() -> CheckedTask:
                 with current_call().measure("decode"):
@@ -49,7 +57,7 @@ class Front:
                     violations.check()
                     return checked
 
-            checked = await self.workers.compute(check)
+            checked = await self.workers.prepare(check)
             adaptation = await adapt(checked, self.engine.adapt)
             kept = await self.library.keep(adaptation.model, adaptation.arrays)
             current_call().adapted_model = kept.id
@@ -67,18 +75,19 @@ class Front:
             if task.options.ttl is not None:
                 violations.add("options.ttl", "got a time to live, wanted none: nothing is kept")
                 task = replace(task, options=replace(task.options, ttl=None))
-            limits = TaskLimits(TtlLimits(0, 0), self.config.max_image_pixels)
+            limits = TaskLimits(TtlLimits(0, 0), self._budget())
 
             def check() -> tuple[CheckedTask, Floats]:
                 with current_call().measure("decode"):
                     checked = check_task(task, model, limits, violations)
-                    queries = prepare_queries(
-                        query.queries, model, self.config.max_image_pixels, violations
-                    )
+                    options = checked.engine_task.options
+                    support_count = len(checked.engine_task.support)
+                    self._check_size(query, support_count, options.batch_norm_mode, violations)
+                    queries = prepare_queries(query.queries, model, limits.pixels, violations)
                     violations.check()
                     return checked, queries
 
-            checked, queries = await self.workers.compute(check)
+            checked, queries = await self.workers.prepare(check)
             adaptation = await adapt(checked, self.engine.adapt)
             mode = checked.engine_task.options.batch_norm_mode
             answers = await self.workers.compute(
@@ -98,9 +107,8 @@ class Front:
             def work() -> Answers:
                 with current_call().measure("decode"):
                     check_mode(query, model, violations)
-                    queries = prepare_queries(
-                        query.queries, model, self.config.max_image_pixels, violations
-                    )
+                    self._check_size(query, len(arrays.support), mode, violations)
+                    queries = prepare_queries(query.queries, model, self._budget(), violations)
                     violations.check()
                 return answer(model, arrays, queries, mode)
 
@@ -129,6 +137,15 @@ class Front:
         model = self.catalog.find(name)
         current_call().model = name
         return model
+
+    def _budget(self) -> PixelBudget:
+        return PixelBudget(self.config.max_image_pixels, self.config.max_request_pixels)
+
+    def _check_size(
+        self, query: PredictTask, support_count: int, mode: BatchNormMode, violations: Violations
+    ) -> None:
+        most = self.config.max_predict_images
+        check_size(query.queries, support_count, mode, most, violations)
 
     def _behind(self, adapted: AdaptedModel) -> ServedModel:
         current_call().adapted_model = adapted.id

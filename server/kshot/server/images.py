@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from kshot.bundle import ImageError, ImageLimits, InputSpec, prepare
+from kshot.bundle import (
+    ImageError,
+    ImageLimits,
+    ImageProblem,
+    InputSpec,
+    count_pixels,
+    pixels,
+    prepare,
+    rescale,
+)
+from kshot.server.call import current_call
 from kshot.server.task import EncodedImages, Images, TensorImages
 from kshot.server.violations import Violations, shorten
 
@@ -18,13 +30,33 @@ _DTYPES: dict[str, np.dtype[np.generic]] = {"UINT8": np.dtype(np.uint8), "FP32":
 _MAX_AXES = 4
 
 
+@dataclass
+class PixelBudget:
+    """The pixels that one request may have before resizing: in each image, and in all of them."""
+
+    max_image: int
+    max_request: int
+    spent: int = 0
+
+    def spend(self, count: int, field: str, violations: Violations) -> bool:
+        """Count pixels; note a violation and return False when they are too many."""
+        self.spent += count
+        if self.spent > self.max_request:
+            violations.add(
+                field,
+                f"got {self.spent} pixels in the images up to these, "
+                f"wanted at most {self.max_request} in a request",
+            )
+        return self.spent <= self.max_request
+
+
 @dataclass(frozen=True)
 class ImageRules:
     """What a set of images must fit: the field it came in, its greatest number, pixels, input."""
 
     field: str
     max_count: int
-    max_pixels: int
+    budget: PixelBudget
     spec: InputSpec
 
 
@@ -38,7 +70,7 @@ def image_count(images: Images | None) -> int | None:
 def prepare_images(images: Images | None, rules: ImageRules, violations: Violations) -> Floats:
     """Return float32 `(n, channels, height, width)`, empty where violations were noted.
 
-    Caps come before anything is allocated or decoded.
+    Caps come before anything is allocated or decoded. Decoding ends when the call does.
     """
     nothing = np.zeros((0, *rules.spec.shape), np.float32)
     if images is None:
@@ -50,11 +82,42 @@ def prepare_images(images: Images | None, rules: ImageRules, violations: Violati
         return nothing
     if isinstance(images, TensorImages):
         return _prepare_tensor(images, rules, violations, nothing)
+    field = f"{rules.field}.encoded"
     try:
-        return prepare(images.items, rules.spec, ImageLimits(max_pixels=rules.max_pixels))
+        if not rules.budget.spend(_claimed(images.items, rules), field, violations):
+            return nothing
+        return _decode(images.items, rules)
     except ImageError as error:
-        _note(error, f"{rules.field}.encoded", ".items[{}]", violations)
+        _note(error, field, ".items[{}]", violations)
         return nothing
+
+
+def _limits(rules: ImageRules) -> ImageLimits:
+    return ImageLimits(max_pixels=rules.budget.max_image)
+
+
+def _claimed(items: Sequence[bytes], rules: ImageRules) -> int:
+    """Return the pixels that the headers claim; those that cannot be read are for decoding."""
+    total = 0
+    for item in items:
+        current_call().check()
+        with suppress(ImageError):
+            total += count_pixels(item, _limits(rules))
+    return total
+
+
+def _decode(items: Sequence[bytes], rules: ImageRules) -> Floats:
+    """Decode one image after another; raise `ImageError` with all that are wrong."""
+    decoded, problems = [], []
+    for index, item in enumerate(items):
+        current_call().check()
+        try:
+            decoded.append(pixels([item], rules.spec, _limits(rules)))
+        except ImageError as error:
+            problems += [ImageProblem(index, problem.reason) for problem in error.problems]
+    if problems:
+        raise ImageError(problems)
+    return rescale(np.concatenate(decoded), rules.spec)
 
 
 def _prepare_tensor(
@@ -78,12 +141,14 @@ def _prepare_tensor(
             f"{field}.data", f"got {len(images.data)} bytes, wanted {size} for shape {shape}"
         )
         return nothing
-    if dtype == np.uint8 and shape[1] * shape[2] > rules.max_pixels:
-        violations.add(
-            f"{field}.shape",
-            f"got {shape[1]} x {shape[2]} pixels, wanted at most {rules.max_pixels}",
-        )
-        return nothing
+    if dtype == np.uint8:
+        each, greatest = shape[1] * shape[2], rules.budget.max_image
+        if each > greatest:
+            got = f"{shape[1]} x {shape[2]} pixels"
+            violations.add(f"{field}.shape", f"got {got}, wanted at most {greatest}")
+            return nothing
+        if not rules.budget.spend(shape[0] * each, f"{field}.shape", violations):
+            return nothing
     array = np.frombuffer(images.data, dtype).reshape(shape)
     if dtype != np.uint8:
         array = array.astype(np.float32, copy=False)

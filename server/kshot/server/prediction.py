@@ -12,7 +12,7 @@ from kshot.server.adapted_model import AdaptedArrays
 from kshot.server.call import current_call
 from kshot.server.catalog import ServedModel
 from kshot.server.errors import NonFiniteLogits
-from kshot.server.images import ImageRules, prepare_images
+from kshot.server.images import ImageRules, PixelBudget, image_count, prepare_images
 from kshot.server.task import Images, PredictTask
 from kshot.server.validation import check_choice
 from kshot.server.violations import Violations
@@ -30,11 +30,11 @@ class Answers:
 
 
 def prepare_queries(
-    queries: Images | None, model: ServedModel, max_pixels: int, violations: Violations
+    queries: Images | None, model: ServedModel, budget: PixelBudget, violations: Violations
 ) -> Floats:
     """Return queries as the model's input; blocks."""
     manifest = model.bundle.manifest
-    rules = ImageRules("queries", manifest.limits.max_query_count, max_pixels, manifest.input)
+    rules = ImageRules("queries", manifest.limits.max_query_count, budget, manifest.input)
     return prepare_images(queries, rules, violations)
 
 
@@ -43,6 +43,24 @@ def check_mode(task: PredictTask, model: ServedModel, violations: Violations) ->
     if task.mode is not None:
         allowed = model.bundle.manifest.batch_norm.allowed
         check_choice("batch_norm_mode", task.mode, allowed, violations)
+
+
+def check_size(
+    queries: Images | None,
+    support_count: int,
+    mode: BatchNormMode,
+    max_images: int,
+    violations: Violations,
+) -> None:
+    """Note queries that are too much work, each with the support set beside it or alone."""
+    count = image_count(queries) or 0
+    each = support_count + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
+    if count * each > max_images:
+        violations.add(
+            "queries",
+            f"got {count} images, {count * each} to run with their support sets in mode {mode}; "
+            f"wanted at most {max_images // each}, to run at most {max_images}",
+        )
 
 
 def answer(

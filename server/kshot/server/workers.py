@@ -1,4 +1,4 @@
-"""Threads for what blocks: images and predictions on one pool, the disk on another."""
+"""Threads for what blocks: predictions, the images of adaptations, the disk."""
 
 from __future__ import annotations
 
@@ -19,18 +19,28 @@ _STORE_THREADS = 4
 
 
 class Workers:
-    """Two bounded pools of threads, beside the event loop."""
+    """Three bounded pools of threads, beside the event loop."""
 
     def __init__(self) -> None:
-        self._compute = ThreadPoolExecutor(os.cpu_count() or 1, "kshot-compute")
+        cores = os.cpu_count() or 1
+        self._compute = ThreadPoolExecutor(cores, "kshot-compute")
+        # Of its own, so that predictions never wait for the images of adaptations.
+        self._prepare = ThreadPoolExecutor(max(1, cores // 2), "kshot-prepare")
         self._store = ThreadPoolExecutor(_STORE_THREADS, "kshot-store")
         self._jobs: set[Future[Any]] = set()
 
     async def compute(self, function: Callable[[], Result]) -> Result:
-        """Run on the pool for computing, in this call's context; the wait counts as `queue`.
+        """Run on the pool for predictions, in this call's context; the wait counts as `queue`.
 
         What is long asks `Call.check` from time to time: a thread cannot be stopped from outside.
         """
+        return await self._run(self._compute, function)
+
+    async def prepare(self, function: Callable[[], Result]) -> Result:
+        """Do as `compute` on the pool for the images of adaptations."""
+        return await self._run(self._prepare, function)
+
+    async def _run(self, pool: ThreadPoolExecutor, function: Callable[[], Result]) -> Result:
         asked = time.perf_counter()
         context = contextvars.copy_context()
 
@@ -39,7 +49,7 @@ class Workers:
             current_call().check()
             return function()
 
-        return await asyncio.wrap_future(self._submit(self._compute, lambda: context.run(work)))
+        return await asyncio.wrap_future(self._submit(pool, lambda: context.run(work)))
 
     async def store(self, function: Callable[[], Result]) -> Result:
         """Run on the pool for the disk; wait and work count as `store`."""
@@ -52,7 +62,8 @@ class Workers:
 
     async def close(self) -> None:
         """Drop the computing that waits, wait for what runs, and take nothing more."""
-        self._compute.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._compute, self._prepare):
+            pool.shutdown(wait=False, cancel_futures=True)
         while running := tuple(self._jobs):
             await asyncio.gather(*map(asyncio.wrap_future, running), return_exceptions=True)
         self._store.shutdown(wait=False)

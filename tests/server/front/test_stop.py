@@ -12,45 +12,12 @@ import grpc
 import pytest
 
 from kshot.server import predictor
-from kshot.server.call import begin_call, current_call
-from kshot.server.errors import CallCancelled
+from kshot.server.call import current_call
 from kshot.server.grace import Grace
-from kshot.server.workers import Workers
 from kshot.v1 import adaptation_pb2 as wire
 
 Make = Callable[..., Any]
 StartServer = Callable[..., AbstractContextManager[Any]]
-
-
-def test_work_of_a_call_that_has_ended_does_not_begin() -> None:
-    async def main() -> None:
-        workers = Workers()
-        begin_call("Predict").ended = True
-        with pytest.raises(CallCancelled):
-            await workers.compute(lambda: pytest.fail("it ran"))
-        await workers.close()
-
-    asyncio.run(main())
-
-
-def test_a_close_waits_for_what_runs() -> None:
-    go, done = threading.Event(), threading.Event()
-
-    def work() -> None:
-        go.wait()
-        done.set()
-
-    async def main() -> None:
-        workers = Workers()
-        begin_call("Predict")
-        working = asyncio.ensure_future(workers.compute(work))
-        closing = asyncio.ensure_future(workers.close())
-        workers.store_later(go.set)
-        await closing
-        assert done.is_set()
-        await working
-
-    asyncio.run(main())
 
 
 def test_one_grace_serves_all_waits() -> None:

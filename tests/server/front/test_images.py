@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kshot.bundle import Bundle
+from kshot.server import images as images_module
+from kshot.server.call import begin_call
+from kshot.server.errors import CallCancelled, InvalidRequest
+from kshot.server.images import ImageRules, PixelBudget, prepare_images
+from kshot.server.task import EncodedImages, TensorImages
+from kshot.server.violations import Violations
+from kshot.v1 import adaptation_pb2 as wire
+
+Make = Callable[..., Any]
+StartServer = Callable[..., AbstractContextManager[Any]]
+
+
+def webp(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (width, height)).save(stream, "WEBP", lossless=True)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def rules(tiny_bundle: Bundle) -> Callable[..., ImageRules]:
+    """Make rules for images of one field."""
+
+    def make(budget: PixelBudget, field: str = "queries") -> ImageRules:
+        return ImageRules(field, 1000, budget, tiny_bundle.manifest.input)
+
+    return make
+
+
+def found(violations: Violations) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        violations.check()
+    return {item.field: item.description for item in caught.value.violations}
+
+
+def test_pixels_add_up_before_anything_is_decoded(
+    rules: Callable[..., ImageRules], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_call("Predict")
+    bombs = EncodedImages((webp(1000, 1000),) * 100)
+    monkeypatch.setattr(images_module, "pixels", lambda *_: pytest.fail("it was decoded"))
+    violations = Violations()
+
+    prepared = prepare_images(bombs, rules(PixelBudget(10**6, 10**8 - 1)), violations)
+
+    assert len(prepared) == 0
+    (description,) = found(violations).values()
+    assert "got 100000000 pixels" in description
+    assert "wanted at most 99999999" in description
+
+
+def test_all_images_of_a_request_share_its_pixels(rules: Callable[..., ImageRules]) -> None:
+    begin_call("AdaptAndPredict")
+    budget = PixelBudget(100, 250)
+    tensor = TensorImages("UINT8", (2, 10, 10), bytes(200))
+    violations = Violations()
+
+    assert len(prepare_images(tensor, rules(budget, "support_set.images"), violations)) == 2
+    assert len(prepare_images(tensor, rules(budget), violations)) == 0
+
+    assert set(found(violations)) == {"queries.tensor.shape"}
+
+
+def test_one_image_has_a_cap_of_its_own(rules: Callable[..., ImageRules]) -> None:
+    begin_call("Predict")
+    sent = EncodedImages((webp(10, 10), webp(10, 11), b"no image"))
+    violations = Violations()
+
+    prepare_images(sent, rules(PixelBudget(100, 1000)), violations)
+
+    assert list(found(violations)) == ["queries.encoded.items[1]", "queries.encoded.items[2]"]
+
+
+def test_images_one_by_one_are_those_together(
+    rules: Callable[..., ImageRules], tiny_bundle: Bundle
+) -> None:
+    begin_call("Predict")
+    sent = [webp(size, 2 * size) for size in range(1, 9)]
+
+    prepared = prepare_images(
+        EncodedImages(tuple(sent)), rules(PixelBudget(10**6, 10**6)), Violations()
+    )
+
+    np.testing.assert_array_equal(prepared, images_module.prepare(sent, tiny_bundle.manifest.input))
+
+
+def test_decoding_ends_with_its_call(
+    rules: Callable[..., ImageRules], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = begin_call("Predict")
+    decoded: list[object] = []
+
+    def decode(*arguments: object) -> object:
+        decoded.append(arguments)
+        call.ended = True
+        return np.zeros((1, 1, 4, 4), np.uint8)
+
+    monkeypatch.setattr(images_module, "pixels", decode)
+
+    with pytest.raises(CallCancelled):
+        prepare_images(EncodedImages((webp(4, 4),) * 3), rules(PixelBudget(100, 100)), Violations())
+    assert len(decoded) == 1
+
+
+def test_too_much_for_the_network_is_refused(
+    start_server: StartServer, adapt_request: Make, support_set: Make, queries: Make, refusal: Make
+) -> None:
+    """In `support_and_query` mode the support set runs with each query."""
+    with start_server(max_predict_images=30) as server:
+        model = server.stub.Adapt(adapt_request(way=3, shot=2), timeout=30).adapted_model.id
+
+        def predict(count: int, mode: wire.BatchNormMode.ValueType) -> Any:  # noqa: ANN401 -- any answer
+            request = wire.PredictRequest(
+                adapted_model=model, queries=queries(count), batch_norm_mode=mode
+            )
+            return server.stub.Predict(request, timeout=30)
+
+        both, support = wire.BATCH_NORM_MODE_SUPPORT_AND_QUERY, wire.BATCH_NORM_MODE_SUPPORT
+        once = wire.AdaptAndPredictRequest(
+            model="tiny", support_set=support_set(way=3, shot=2), queries=queries(5)
+        )
+        once.options.batch_norm_mode = both
+
+        assert len(predict(30, support).predictions) == 30
+        assert len(predict(4, both).predictions) == 4
+        assert set(refusal(lambda: predict(31, support)).violations) == {"queries"}
+        description = refusal(lambda: predict(5, both)).violations["queries"]
+        assert "got 5 images, 35 to run" in description
+        assert "wanted at most 4" in description
+        again = refusal(lambda: server.stub.AdaptAndPredict(once, timeout=30)).violations
+        assert set(again) == {"queries"}
