@@ -69,6 +69,8 @@ class LocalStore:
         self._caps = caps
         self._clock = clock
         self._lock = threading.RLock()
+        # Held while a sweep removes files, which takes long: never asked for under the other lock.
+        self._removing = threading.Lock()
         self._reserved: dict[str, int] = {}  # id -> bytes, of models on their way to the disk
         self._buried: set[str] = set()  # ids without a row whose file is still to be removed
 
@@ -97,7 +99,7 @@ class LocalStore:
 
     def close(self) -> None:
         """Close the index and let another process open the folder; twice does nothing more."""
-        with self._lock:
+        with self._removing, self._lock:
             self._folder.close()
 
     def put(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
@@ -117,7 +119,7 @@ class LocalStore:
                     del self._reserved[model.id]
         except BaseException:
             with suppress(OSError):
-                self._files.remove(model.id)
+                self._files.remove([model.id])
             with self._lock:
                 self._reserved.pop(model.id, None)
             raise
@@ -163,20 +165,27 @@ class LocalStore:
     def delete(self, model_id: str) -> None:
         """Forget an adapted model and remove its file; raise as `get` does, but for damage."""
         checked_id(model_id)
-        with self._lock, _system_errors():
-            with suppress(DamagedModel):
-                self._live_row(model_id)
-            self._bury(model_id, deleted=True)
-            self._remove_buried()
+        with _system_errors():
+            with self._lock:
+                with suppress(DamagedModel):
+                    self._live_row(model_id)
+                # The row goes first: a crash leaves a file without a row; the next open removes it.
+                self._index.bury(model_id, self._clock())
+                self._buried.add(model_id)
+            self._remove([model_id])
 
     def sweep(self) -> int:
-        """Remove what has expired and tombstones of seven days; return how many expired."""
-        with self._lock, _system_errors():
-            expired = self._index.expired(self._clock())
-            for model_id in expired:
-                self._bury(model_id, deleted=False)
-            self._index.purge(self._clock() - TOMBSTONE_SECONDS)
-            self._remove_buried()
+        """Remove what has expired and tombstones of seven days; return how many expired.
+
+        Other threads go on meanwhile: only the index is kept from them, not the files.
+        """
+        with self._removing, _system_errors():
+            with self._lock:
+                expired = self._index.bury_expired(self._clock())
+                self._index.purge(self._clock() - TOMBSTONE_SECONDS)
+                self._buried.update(expired)
+                buried = sorted(self._buried)
+            self._remove(buried)
         return len(expired)
 
     def _live_row(self, model_id: str) -> Row:
@@ -198,27 +207,26 @@ class LocalStore:
             raise DamagedModel(model_id)
         return row
 
-    def _bury(self, model_id: str, *, deleted: bool) -> None:
-        # The row goes first: a crash leaves a file without a row, which the next open removes.
-        self._index.bury(model_id, self._clock(), deleted=deleted)
-        self._buried.add(model_id)
-
-    def _remove_buried(self) -> None:
-        for model_id in sorted(self._buried):
-            self._files.remove(model_id)
-            self._buried.discard(model_id)
+    def _remove(self, buried: Sequence[str]) -> None:
+        self._files.remove(buried)
+        with self._lock:
+            self._buried.difference_update(buried)
 
     def _reserve(self, model_id: str, size_bytes: int) -> None:
+        if self._try_to_reserve(model_id, size_bytes):
+            self.sweep()
+            if full := self._try_to_reserve(model_id, size_bytes):
+                raise full
+
+    def _try_to_reserve(self, model_id: str, size_bytes: int) -> StoreFull | None:
         with self._lock, _system_errors():
             taken = self._index.row(model_id) or self._index.tombstone(model_id)
             if taken or model_id in self._reserved:
                 raise TakenId(model_id)
             full = self._full(size_bytes)
-            if full and self.sweep():
-                full = self._full(size_bytes)
-            if full:
-                raise full
-            self._reserved[model_id] = size_bytes
+            if full is None:
+                self._reserved[model_id] = size_bytes
+            return full
 
     def _full(self, size_bytes: int) -> StoreFull | None:
         count, used_bytes = self._index.use()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -83,15 +83,15 @@ class StoreFiles:
         """Return a file's content; `FileNotFoundError` when there is none."""
         return self._path(model_id).read_bytes()
 
-    def remove(self, model_id: str) -> None:
-        """Remove a file wherever it is, and be sure that it is gone."""
-        path = self._path(model_id)
-        path.unlink(missing_ok=True)
-        sync_folder(self._models)
-        quarantined = self._quarantine / path.name
-        if quarantined.exists():
-            quarantined.unlink()
-            sync_folder(self._quarantine)
+    def remove(self, model_ids: Collection[str]) -> None:
+        """Remove files wherever they are, and be sure that they are gone."""
+        if not model_ids:
+            return
+        names = [self._path(model_id).name for model_id in model_ids]
+        for folder in (self._models, self._quarantine):
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+            sync_folder(folder)
 
     def quarantine(self, model_id: str) -> None:
         """Move a damaged file aside, for operators; nothing happens when there is none."""

@@ -98,15 +98,13 @@ class StoreIndex:
         ).fetchone()
         return None if found is None else Tombstone(found[0], bool(found[1]))
 
-    def bury(self, model_id: str, end_time: float, *, deleted: bool) -> None:
-        """Put a tombstone in the place of a row."""
-        with self._transaction():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO tombstones (id, expire_time, end_time, deleted) "
-                "SELECT id, expire_time, ?, ? FROM adapted_models WHERE id = ?",
-                (end_time, deleted, model_id),
-            )
-            self._connection.execute("DELETE FROM adapted_models WHERE id = ?", (model_id,))
+    def bury(self, model_id: str, end_time: float) -> None:
+        """Put a tombstone that says deleted in the place of a row."""
+        self._bury("id = ?", model_id, end_time, deleted=True)
+
+    def bury_expired(self, now: float) -> list[str]:
+        """Put tombstones in the place of all rows that have expired, and return their ids."""
+        return self._bury("expire_time <= ?", now, now, deleted=False)
 
     def purge(self, end_time: float) -> None:
         """Forget what was gone at `end_time` or before."""
@@ -131,13 +129,6 @@ class StoreIndex:
             (*after, now, model, model, count),
         )
         return [_model(record) for (record,) in found]
-
-    def expired(self, now: float) -> list[str]:
-        """Return the ids of the rows that have expired."""
-        found = self._connection.execute(
-            "SELECT id FROM adapted_models WHERE expire_time <= ?", (now,)
-        )
-        return [model_id for (model_id,) in found]
 
     def ids(self) -> dict[str, bool]:
         """Return every id and whether its file is known to be lost."""
@@ -171,6 +162,20 @@ class StoreIndex:
                 for statement in _SCHEMA.split(";"):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _bury(
+        self, condition: str, value: str | float, end_time: float, *, deleted: bool
+    ) -> list[str]:
+        rows = f"FROM adapted_models WHERE {condition}"
+        with self._transaction():
+            found = self._connection.execute(f"SELECT id {rows}", (value,)).fetchall()
+            self._connection.execute(
+                "INSERT OR REPLACE INTO tombstones (id, expire_time, end_time, deleted) "
+                f"SELECT id, expire_time, ?, ? {rows}",
+                (end_time, deleted, value),
+            )
+            self._connection.execute(f"DELETE {rows}", (value,))
+        return [model_id for (model_id,) in found]
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
