@@ -808,6 +808,8 @@ class ServerLimits(google.protobuf.message.Message):
     DEFAULT_TTL_FIELD_NUMBER: builtins.int
     MAX_TTL_FIELD_NUMBER: builtins.int
     MAX_ADAPT_QUEUE_COUNT_FIELD_NUMBER: builtins.int
+    MAX_REQUEST_PIXELS_FIELD_NUMBER: builtins.int
+    MAX_PREDICT_IMAGE_COUNT_FIELD_NUMBER: builtins.int
     max_message_bytes: builtins.int
     """Limits a request's size as gRPC counts it, in bytes."""
     max_image_pixels: builtins.int
@@ -818,6 +820,14 @@ class ServerLimits(google.protobuf.message.Message):
     """Limits the bytes of the adapted models that are kept."""
     max_adapt_queue_count: builtins.int
     """Limits the number of calls that adapt or wait to."""
+    max_request_pixels: builtins.int
+    """Limits the pixels of all images of one request together, before any resizing; FP32 tensors
+    are not counted.
+    """
+    max_predict_image_count: builtins.int
+    """Limits the images that one request may run through the network to predict: its queries, and in
+    the mode SUPPORT_AND_QUERY the support set again with each of them.
+    """
     @property
     def default_ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Gives the time to live that `Adapt` uses when none is asked for."""
@@ -836,9 +846,11 @@ class ServerLimits(google.protobuf.message.Message):
         default_ttl: google.protobuf.duration_pb2.Duration | None = ...,
         max_ttl: google.protobuf.duration_pb2.Duration | None = ...,
         max_adapt_queue_count: builtins.int = ...,
+        max_request_pixels: builtins.int = ...,
+        max_predict_image_count: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["default_ttl", b"default_ttl", "max_ttl", b"max_ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["default_ttl", b"default_ttl", "max_adapt_queue_count", b"max_adapt_queue_count", "max_adapted_model_bytes", b"max_adapted_model_bytes", "max_adapted_model_count", b"max_adapted_model_count", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_ttl", b"max_ttl"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["default_ttl", b"default_ttl", "max_adapt_queue_count", b"max_adapt_queue_count", "max_adapted_model_bytes", b"max_adapted_model_bytes", "max_adapted_model_count", b"max_adapted_model_count", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_predict_image_count", b"max_predict_image_count", "max_request_pixels", b"max_request_pixels", "max_ttl", b"max_ttl"]) -> None: ...
 
 global___ServerLimits = ServerLimits
 

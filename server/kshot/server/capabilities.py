@@ -32,6 +32,8 @@ def capabilities_message(
             default_ttl=duration_message(config.default_ttl),
             max_ttl=duration_message(config.max_ttl),
             max_adapt_queue_count=config.max_adapt_queue,
+            max_request_pixels=config.max_request_pixels,
+            max_predict_image_count=config.max_predict_images,
         ),
         engine=None if facts is None else _engine(facts),
     )
