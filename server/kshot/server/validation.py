@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from kshot.bundle import Manifest
 from kshot.server.errors import InvalidRequest
@@ -18,6 +19,7 @@ from kshot.server.violations import Violations, shorten
 
 MAX_SEED = 2**63 - 1
 MAX_CLASS_NAME_BYTES = 256
+_MAX_INDICES_NOTED = 8
 _ID = re.compile("am-[a-z2-7]{26}")
 
 Choice = TypeVar("Choice", bound=str)
@@ -45,31 +47,20 @@ def check_labels(
 ) -> None:
     """Check the class names and indices; `example_count` is None when the images do not fit."""
     names, limit = support_set.class_names, manifest.limits.max_way
-    if not 2 <= len(names) <= limit:
-        violations.add("support_set.class_names", f"got {len(names)} classes, wanted 2 to {limit}")
-    else:
+    way_fits = 2 <= len(names) <= limit
+    if way_fits:
         _check_names(names, violations)
-    field = "support_set.class_indices"
-    if example_count is not None and len(support_set.class_indices) != example_count:
-        violations.add(
-            field,
-            f"got {len(support_set.class_indices)} labels for {example_count} examples, "
-            "wanted one each",
-        )
+    else:
+        violations.add("support_set.class_names", f"got {len(names)} classes, wanted 2 to {limit}")
     indices = np.asarray(support_set.class_indices, dtype=np.int64)
-    outside = np.flatnonzero((indices < 0) | (indices >= len(names)))
-    for position in outside[:8]:
+    if example_count is not None and len(indices) != example_count:
         violations.add(
-            f"{field}[{position}]", f"got {indices[position]}, wanted 0 to {len(names) - 1}"
+            "support_set.class_indices",
+            f"got {len(indices)} labels for {example_count} examples, wanted one each",
         )
-    if len(outside) > 8:
-        violations.add(field, f"got {len(outside)} indices outside 0 to {len(names) - 1}")
-    if len(names) <= limit:
-        for index in sorted(set(range(len(names))) - set(indices.tolist())):
-            violations.add(
-                f"support_set.class_names[{index}]",
-                f"class {shorten(names[index], 40)!r} has no example, wanted at least 1",
-            )
+    # What an index may be is not known before the number of classes fits.
+    if way_fits:
+        _check_indices(indices, names, violations)
 
 
 def resolve_options(
@@ -139,6 +130,22 @@ def _check_names(names: Sequence[str], violations: Violations) -> None:
             violations.add(field, f"got {size} bytes, wanted at most {MAX_CLASS_NAME_BYTES}")
         elif counts[name] > 1 and names.index(name) != index:
             violations.add(field, f"got {shorten(name, 40)!r} twice, wanted distinct names")
+
+
+def _check_indices(
+    indices: npt.NDArray[np.int64], names: Sequence[str], violations: Violations
+) -> None:
+    field, last = "support_set.class_indices", len(names) - 1
+    outside = np.flatnonzero((indices < 0) | (indices > last))
+    for position in outside[:_MAX_INDICES_NOTED]:
+        violations.add(f"{field}[{position}]", f"got {indices[position]}, wanted 0 to {last}")
+    if len(outside) > _MAX_INDICES_NOTED:
+        violations.add(field, f"got {len(outside)} indices outside 0 to {last}")
+    for index in sorted(set(range(len(names))) - set(indices.tolist())):
+        violations.add(
+            f"support_set.class_names[{index}]",
+            f"class {shorten(names[index], 40)!r} has no example, wanted at least 1",
+        )
 
 
 def _check_whole(name: str, value: int, span: tuple[int, int], violations: Violations) -> None:

@@ -112,6 +112,10 @@ SUPPORT_SETS = {
         wire.SupportSet(images=encoded(png(4, 4)), class_indices=[0], class_names=["a"]),
         ["support_set.class_names"],
     ),
+    "no classes": (
+        wire.SupportSet(images=encoded(*[png(4, 4)] * 3), class_indices=[0, 1, 2]),
+        ["support_set.class_names"],
+    ),
     "a class without an example": (
         wire.SupportSet(
             images=encoded(png(4, 4), png(4, 4)),
