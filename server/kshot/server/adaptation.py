@@ -15,10 +15,11 @@ from kshot.server.catalog import ServedModel
 from kshot.server.digest import adaptation_digest, weights_digest
 from kshot.server.engine_client import EngineResult, EngineTask
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
-from kshot.server.images import ImageRules, PixelBudget, image_count, prepare_images
-from kshot.server.task import AdaptTask, ResolvedOptions
+from kshot.server.images import ImageRules, PixelBudget, check_sent, image_count, prepare_images
+from kshot.server.task import AdaptTask
 from kshot.server.validation import TtlLimits, check_labels, resolve_options
 from kshot.server.violations import Violations
+from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
 RunEngine = Callable[[EngineTask, float | None], Awaitable[EngineResult]]
@@ -61,7 +62,7 @@ def check_task(
     """Check and prepare a request; blocks. What it returns is good if nothing was noted."""
     support_set, manifest = task.support_set, model.bundle.manifest
     count = image_count(support_set.images)
-    check_labels(support_set, count, manifest, violations)
+    check_labels(support_set, count, manifest.limits.max_way, violations)
     way = len(support_set.class_names)
     options = resolve_options(task.options, way, manifest, limits.ttl, violations)
     rules = ImageRules(
@@ -82,7 +83,14 @@ def check_task(
     return CheckedTask(engine_task, support_set.class_names)
 
 
-async def adapt(task: CheckedTask, run_engine: RunEngine) -> Adaptation:
+def check_task_alone(task: AdaptTask, violations: Violations) -> None:
+    """Note what fits no model, of a request that names none that is served; blocks."""
+    images = task.support_set.images
+    check_labels(task.support_set, image_count(images), None, violations)
+    check_sent(images, "support_set.images", violations)
+
+
+async def adapt(task: CheckedTask, run_engine: RunEngine, workers: Workers) -> Adaptation:
     """Run the inner loop; raise `AdaptationDiverged`, `DeadlineExceeded` or `Unavailable`."""
     call = current_call()
     started = time.perf_counter()
@@ -90,10 +98,7 @@ async def adapt(task: CheckedTask, run_engine: RunEngine) -> Adaptation:
     # The engine counts its computing alone; the rest was waiting for it.
     call.add("compute", result.seconds)
     call.add("queue", time.perf_counter() - started - result.seconds)
-    options = task.engine_task.options
-    if result.stop_reason == "DIVERGED" or not _finite(result):
-        raise AdaptationDiverged(result.step_count, options.learning_rate)
-    return _adaptation(task, result, options)
+    return await workers.brief(lambda: _adaptation(task, result))
 
 
 def _engine_seconds(remaining: float | None) -> float | None:
@@ -110,8 +115,10 @@ def _finite(result: EngineResult) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
-def _adaptation(task: CheckedTask, result: EngineResult, options: ResolvedOptions) -> Adaptation:
-    engine_task = task.engine_task
+def _adaptation(task: CheckedTask, result: EngineResult) -> Adaptation:
+    engine_task, options = task.engine_task, task.engine_task.options
+    if result.stop_reason == "DIVERGED" or not _finite(result):
+        raise AdaptationDiverged(result.step_count, options.learning_rate)
     now = time.time()
     model = AdaptedModel(
         id="",

@@ -98,7 +98,9 @@ class EngineClient:
         Raises `EngineUnavailable`, `DeadlineExceeded` or `DeviceMemoryFull`.
         """
         try:
-            response = await self._stub.Adapt(_request(task), timeout=timeout)
+            # Copies all of the support set, beside the event loop.
+            request = await asyncio.to_thread(_request, task)
+            response = await self._stub.Adapt(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise DeadlineExceeded from error

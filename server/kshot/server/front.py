@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from kshot.bundle import BatchNormMode
-from kshot.server.adaptation import Adaptation, CheckedTask, TaskLimits, adapt, check_task
+from kshot.server.adaptation import (
+    Adaptation,
+    CheckedTask,
+    TaskLimits,
+    adapt,
+    check_task,
+    check_task_alone,
+)
 from kshot.server.adapted_model import AdaptedModel
 from kshot.server.admission import Admission
 from kshot.server.call import current_call
 from kshot.server.catalog import Catalog, ServedModel
 from kshot.server.config import ServerConfig
 from kshot.server.export import export_model
-from kshot.server.images import PixelBudget
+from kshot.server.images import PixelBudget, check_sent
 from kshot.server.library import Library
 from kshot.server.prediction import (
     Answers,
@@ -24,7 +31,7 @@ from kshot.server.prediction import (
 )
 from kshot.server.supervisor import EngineSupervisor
 from kshot.server.task import AdaptTask, PredictTask
-from kshot.server.validation import TtlLimits, check_choice
+from kshot.server.validation import TtlLimits, check_choice, check_id
 from kshot.server.violations import Violations
 from kshot.server.workers import Workers
 
@@ -47,18 +54,18 @@ class Front:
     async def adapt(self, task: AdaptTask, violations: Violations) -> Adaptation:
         """Adapt and keep."""
         with self.adapting.admit():
-            model = self._find(task.model)
             ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
             limits = TaskLimits(ttl, self._budget())
 
             def check() -> CheckedTask:
                 with current_call().measure("decode"):
+                    model = self._find(task, violations)
                     checked = check_task(task, model, limits, violations)
                     violations.check()
                     return checked
 
             checked = await self.workers.prepare(check)
-            adaptation = await adapt(checked, self.engine.adapt)
+            adaptation = await adapt(checked, self.engine.adapt, self.workers)
             kept = await self.library.keep(adaptation.model, adaptation.arrays)
             current_call().adapted_model = kept.id
             return replace(adaptation, model=kept)
@@ -71,24 +78,24 @@ class Front:
     ) -> tuple[Adaptation, Answers]:
         """Adapt, classify queries, keep nothing."""
         with self.adapting.admit():
-            model = self._find(task.model)
             if task.options.ttl is not None:
                 violations.add("options.ttl", "got a time to live, wanted none: nothing is kept")
                 task = replace(task, options=replace(task.options, ttl=None))
             limits = TaskLimits(TtlLimits(0, 0), self._budget())
 
-            def check() -> tuple[CheckedTask, Floats]:
+            def check() -> tuple[ServedModel, CheckedTask, Floats]:
                 with current_call().measure("decode"):
+                    model = self._find(task, violations, query)
                     checked = check_task(task, model, limits, violations)
                     options = checked.engine_task.options
                     support_count = len(checked.engine_task.support)
                     self._check_size(query, support_count, options.batch_norm_mode, violations)
                     queries = prepare_queries(query.queries, model, limits.pixels, violations)
                     violations.check()
-                    return checked, queries
+                    return model, checked, queries
 
-            checked, queries = await self.workers.prepare(check)
-            adaptation = await adapt(checked, self.engine.adapt)
+            model, checked, queries = await self.workers.prepare(check)
+            adaptation = await adapt(checked, self.engine.adapt, self.workers)
             mode = checked.engine_task.options.batch_norm_mode
             answers = await self.workers.compute(
                 lambda: answer(model, adaptation.arrays, queries, mode)
@@ -100,6 +107,9 @@ class Front:
     ) -> tuple[AdaptedModel, Answers]:
         """Classify queries with an adapted model."""
         with self.predicting.admit():
+            if not check_id(adapted_model, violations):
+                check_sent(query.queries, "queries", violations)
+                violations.check()
             adapted, arrays = await self.library.read(adapted_model)
             model = self._behind(adapted)
             mode = query.mode or _own_mode(adapted)
@@ -119,6 +129,8 @@ class Front:
     ) -> tuple[AdaptedModel, BatchNormMode, bytes]:
         """Make a self-contained ONNX file of an adapted model."""
         with self.predicting.admit():
+            if not check_id(adapted_model, violations):
+                violations.check()
             adapted, arrays = await self.library.read(adapted_model)
             model = self._behind(adapted)
             if mode is not None:
@@ -133,9 +145,19 @@ class Front:
 
             return adapted, chosen, await self.workers.compute(work)
 
-    def _find(self, name: str) -> ServedModel:
-        model = self.catalog.find(name)
-        current_call().model = name
+    def _find(
+        self, task: AdaptTask, violations: Violations, query: PredictTask | None = None
+    ) -> ServedModel:
+        """Return the model of a request; where there is none, check what needs none first."""
+        if not task.model:
+            violations.add("model", "got no name, wanted that of a served model")
+        if task.model not in self.catalog:
+            check_task_alone(task, violations)
+            if query is not None:
+                check_sent(query.queries, "queries", violations)
+            violations.check()
+        model = self.catalog.find(task.model)
+        current_call().model = task.model
         return model
 
     def _budget(self) -> PixelBudget:

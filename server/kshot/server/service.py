@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -28,6 +28,8 @@ from kshot.v1 import adaptation_pb2_grpc as wire_grpc
 Context = grpc.aio.ServicerContext[Any, Any]
 
 CHUNK_BYTES = 1_000_000
+# To name so many classes takes under a millisecond.
+_CLASSES_ON_LOOP = 200
 
 
 class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
@@ -61,7 +63,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         task = predict_task(request, violations)
         adapted, answers = await self._front.predict(request.adapted_model, task, violations)
         return wire.PredictResponse(
-            predictions=prediction_messages(answers, adapted.class_names, task.top_k),
+            predictions=await self._predictions(answers, adapted.class_names, task.top_k),
             probabilities=tensor_message(answers.probabilities),
             logits=_logits(answers, task.return_logits),
             adapted_model=adapted.id,
@@ -81,8 +83,10 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         task = adapt_task(request, violations)
         query = predict_task(request, violations)
         adaptation, answers = await self._front.adapt_and_predict(task, query, violations)
+        class_names = task.support_set.class_names
+        predictions = await self._predictions(answers, class_names, query.top_k)
         return wire.AdaptAndPredictResponse(
-            predictions=prediction_messages(answers, task.support_set.class_names, query.top_k),
+            predictions=predictions,
             probabilities=tensor_message(answers.probabilities),
             logits=_logits(answers, query.return_logits),
             adapted_model=adapted_model_message(adaptation.model),
@@ -152,6 +156,18 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         """Describe the server."""
         front = self._front
         return capabilities_message(front.catalog, front.config, front.engine.facts)
+
+    async def _predictions(
+        self, answers: Answers, class_names: Sequence[str], top_k: int
+    ) -> list[wire.Prediction]:
+        """Make the messages of answers; many of them beside the event loop."""
+
+        def make() -> list[wire.Prediction]:
+            return prediction_messages(answers, class_names, top_k)
+
+        if len(answers.logits) * max(1, min(top_k, len(class_names))) <= _CLASSES_ON_LOOP:
+            return make()
+        return await self._front.workers.compute(make)
 
 
 def _logits(answers: Answers, wanted: bool) -> wire.Tensor | None:

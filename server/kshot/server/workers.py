@@ -56,6 +56,10 @@ class Workers:
         with current_call().measure("store"):
             return await asyncio.wrap_future(self._submit(self._store, function))
 
+    async def brief(self, function: Callable[[], Result]) -> Result:
+        """Run what is short, uncounted, on the pool for the disk: nothing there is long."""
+        return await asyncio.wrap_future(self._submit(self._store, function))
+
     def store_later(self, function: Callable[[], None]) -> None:
         """Run on the pool for the disk, for nobody who waits; failures go to the log."""
         self._submit(self._store, function).add_done_callback(_log_failure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from google.rpc import error_details_pb2 as details_pb2
 from grpc_status import rpc_status
 
 from kshot.bundle import Bundle, Manifest, write_bundle
+from kshot.server import adaptation, engine_client, service
 from kshot.v1 import adaptation_pb2 as wire
 
 Make = Callable[..., Any]
@@ -92,3 +94,40 @@ def test_an_adapted_model_of_another_bundle_is_refused(
     info = details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     assert (error.code(), info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_CHANGED")
+
+
+def test_what_is_long_runs_beside_the_event_loop(
+    server: Any,  # noqa: ANN401 -- a running server
+    adapt_request: Make,
+    queries: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: dict[str, str] = {}
+
+    def watch(module: Any, name: str) -> None:  # noqa: ANN401 -- a module
+        function = getattr(module, name)
+
+        def watched(*arguments: object) -> object:
+            threads[name] = threading.current_thread().name.rpartition("_")[0]
+            return function(*arguments)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(adaptation, "prepare_images")
+    watch(adaptation, "weights_digest")
+    watch(adaptation, "adaptation_digest")
+    watch(adaptation, "_finite")
+    watch(engine_client, "_request")
+    watch(service, "prediction_messages")
+    model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+    request = wire.PredictRequest(adapted_model=model, queries=queries(100), top_k=1000)
+    server.stub.Predict(request, timeout=30)
+
+    assert threads == {
+        "prepare_images": "kshot-prepare",
+        "weights_digest": "kshot-store",
+        "adaptation_digest": "kshot-store",
+        "_finite": "kshot-store",
+        "_request": "asyncio",
+        "prediction_messages": "kshot-compute",
+    }
