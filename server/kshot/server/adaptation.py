@@ -83,10 +83,10 @@ def check_task(
     return CheckedTask(engine_task, support_set.class_names)
 
 
-def check_task_alone(task: AdaptTask, violations: Violations) -> None:
+def check_task_alone(task: AdaptTask, max_way: int, violations: Violations) -> None:
     """Note what fits no model, of a request that names none that is served; blocks."""
     images = task.support_set.images
-    check_labels(task.support_set, image_count(images), None, violations)
+    check_labels(task.support_set, image_count(images), max_way, violations)
     check_sent(images, "support_set.images", violations)
 
 

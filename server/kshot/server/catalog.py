@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kshot.bundle import Bundle, load_bundle
 from kshot.server.adapted_model import AdaptedModel
-from kshot.server.errors import InvalidRequest, ModelChanged, ModelNotFound, StartError
+from kshot.server.errors import ModelChanged, ModelNotFound, StartError
 from kshot.server.predictor import Predictor
 
 
@@ -39,15 +39,21 @@ class Catalog:
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._models
+
     @property
     def digests(self) -> dict[str, str]:
         """Return the digest of each model's bundle."""
         return {name: model.bundle.digest for name, model in self._models.items()}
 
+    @property
+    def max_way(self) -> int:
+        """Return the most classes that any model takes."""
+        return max(model.bundle.manifest.limits.max_way for model in self)
+
     def find(self, name: str) -> ServedModel:
-        """Return a model; raise `ModelNotFound`, or `InvalidRequest` for no name at all."""
-        if not name:
-            raise InvalidRequest.about("model", "got no name, wanted that of a served model")
+        """Return a model; raise `ModelNotFound`."""
         if name not in self._models:
             raise ModelNotFound(name, sorted(self._models))
         return self._models[name]

@@ -152,7 +152,7 @@ class Front:
         if not task.model:
             violations.add("model", "got no name, wanted that of a served model")
         if task.model not in self.catalog:
-            check_task_alone(task, violations)
+            check_task_alone(task, self.catalog.max_way, violations)
             if query is not None:
                 check_sent(query.queries, "queries", violations)
             violations.check()

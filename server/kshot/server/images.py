@@ -67,6 +67,14 @@ def image_count(images: Images | None) -> int | None:
     return images.shape[0] if images and images.shape and images.shape[0] >= 0 else None
 
 
+def check_sent(images: Images | None, field: str, violations: Violations) -> None:
+    """Note images that were not sent: all that can be said of them without a model."""
+    if images is None:
+        violations.add(field, "got none, wanted `tensor` or `encoded`")
+    elif image_count(images) == 0:
+        violations.add(field, "got 0 images, wanted 1 or more")
+
+
 def prepare_images(images: Images | None, rules: ImageRules, violations: Violations) -> Floats:
     """Return float32 `(n, channels, height, width)`, empty where violations were noted.
 
@@ -74,7 +82,7 @@ def prepare_images(images: Images | None, rules: ImageRules, violations: Violati
     """
     nothing = np.zeros((0, *rules.spec.shape), np.float32)
     if images is None:
-        violations.add(rules.field, "got none, wanted `tensor` or `encoded`")
+        check_sent(images, rules.field, violations)
         return nothing
     count = image_count(images)
     if count is not None and not 1 <= count <= rules.max_count:

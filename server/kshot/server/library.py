@@ -29,6 +29,7 @@ from kshot.server.store import (
     UnknownId,
 )
 from kshot.server.validation import check_id
+from kshot.server.violations import Violations
 from kshot.server.workers import Workers
 
 Result = TypeVar("Result")
@@ -98,7 +99,9 @@ class Library:
         await self._about(model_id, forget)
 
     async def _about(self, model_id: str, function: Callable[[], Result]) -> Result:
-        check_id(model_id)
+        violations = Violations()
+        check_id(model_id, violations)
+        violations.check()
         try:
             return await self._workers.store(function)
         except ExpiredId as error:

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import Manifest
-from kshot.server.errors import InvalidRequest
 from kshot.server.task import Options, ResolvedOptions, SupportSet
 from kshot.server.violations import Violations, shorten
 
@@ -33,25 +32,26 @@ class TtlLimits:
     greatest: float
 
 
-def check_id(adapted_model: str) -> None:
-    """Raise `InvalidRequest` for an id that no adapted model can have."""
-    if not _ID.fullmatch(adapted_model):
-        raise InvalidRequest.about(
-            "adapted_model",
-            f"got {shorten(adapted_model, 40)!r}, wanted an id: am- and 26 of a-z, 2-7",
-        )
+def check_id(adapted_model: str, violations: Violations) -> bool:
+    """Note an id that no adapted model can have; return whether it fits."""
+    fits = _ID.fullmatch(adapted_model) is not None
+    if not fits:
+        got = shorten(adapted_model, 40)
+        violations.add("adapted_model", f"got {got!r}, wanted an id: am- and 26 of a-z, 2-7")
+    return fits
 
 
 def check_labels(
-    support_set: SupportSet, example_count: int | None, manifest: Manifest, violations: Violations
+    support_set: SupportSet, example_count: int | None, max_way: int, violations: Violations
 ) -> None:
     """Check the class names and indices; `example_count` is None when the images do not fit."""
-    names, limit = support_set.class_names, manifest.limits.max_way
-    way_fits = 2 <= len(names) <= limit
+    names = support_set.class_names
+    way_fits = 2 <= len(names) <= max_way
     if way_fits:
         _check_names(names, violations)
     else:
-        violations.add("support_set.class_names", f"got {len(names)} classes, wanted 2 to {limit}")
+        field = "support_set.class_names"
+        violations.add(field, f"got {len(names)} classes, wanted 2 to {max_way}")
     indices = np.asarray(support_set.class_indices, dtype=np.int64)
     if example_count is not None and len(indices) != example_count:
         violations.add(

@@ -45,8 +45,42 @@ def png(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_an_empty_request_is_refused(stub: AdaptationServiceStub, refusal: Refuse) -> None:
-    assert list(refusal(adapt(stub, wire.AdaptRequest())).violations) == ["model"]
+def test_all_that_an_empty_request_lacks_is_listed(
+    stub: AdaptationServiceStub, refusal: Refuse
+) -> None:
+    fields = ["model", "support_set.class_names", "support_set.images"]
+    both = wire.AdaptAndPredictRequest()
+
+    assert list(refusal(adapt(stub, wire.AdaptRequest())).violations) == fields
+    assert list(refusal(lambda: stub.AdaptAndPredict(both, timeout=30)).violations) == [
+        *fields,
+        "queries",
+    ]
+
+
+@pytest.mark.parametrize(("model", "fields"), [("", ["model"]), ("other", [])])
+def test_what_needs_no_model_is_checked_without_one(
+    stub: AdaptationServiceStub, refusal: Refuse, model: str, fields: list[str]
+) -> None:
+    support_set = wire.SupportSet(
+        images=encoded(png(4, 4), png(4, 4), png(4, 4)),
+        class_indices=[0, 9],
+        class_names=["a", "b", "a"],
+    )
+    options = wire.AdaptOptions(preconditioner=99)  # type: ignore[arg-type]  # not a value
+
+    found = refusal(
+        adapt(stub, wire.AdaptRequest(model=model, support_set=support_set, options=options))
+    ).violations
+
+    assert set(found) == {
+        *fields,
+        "options.preconditioner",
+        "support_set.class_names[1]",
+        "support_set.class_names[2]",
+        "support_set.class_indices",
+        "support_set.class_indices[1]",
+    }
 
 
 def test_an_unknown_model_is_not_found(

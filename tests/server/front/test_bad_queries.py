@@ -99,7 +99,9 @@ def test_malformed_ids_are_refused(
         lambda: stub.DeleteAdaptedModel(
             wire.DeleteAdaptedModelRequest(adapted_model=adapted_model), timeout=30
         ),
-        lambda: stub.Predict(wire.PredictRequest(adapted_model=adapted_model), timeout=30),
+        lambda: stub.Predict(
+            wire.PredictRequest(adapted_model=adapted_model, queries=encoded(b"x")), timeout=30
+        ),
         lambda: list(
             stub.ExportAdaptedModel(
                 wire.ExportAdaptedModelRequest(adapted_model=adapted_model), timeout=30
@@ -109,6 +111,24 @@ def test_malformed_ids_are_refused(
 
     for call in calls:
         assert set(refusal(call).violations) == {"adapted_model"}
+
+
+def test_all_that_is_wrong_beside_a_malformed_id_is_listed(
+    stub: AdaptationServiceStub, refusal: Refuse
+) -> None:
+    predict = wire.PredictRequest(adapted_model="x", top_k=-1)
+    empty = wire.PredictRequest(adapted_model="x", queries=encoded())
+    export = wire.ExportAdaptedModelRequest(
+        adapted_model="x",
+        batch_norm_mode=7,  # type: ignore[arg-type]  # not a value of the enum
+    )
+
+    found = refusal(lambda: stub.Predict(predict, timeout=30)).violations
+    assert set(found) == {"adapted_model", "top_k", "queries"}
+    found = refusal(lambda: stub.Predict(empty, timeout=30)).violations
+    assert set(found) == {"adapted_model", "queries"}
+    found = refusal(lambda: list(stub.ExportAdaptedModel(export, timeout=30))).violations
+    assert set(found) == {"adapted_model", "batch_norm_mode"}
 
 
 def test_unknown_and_deleted_ids_are_not_found(

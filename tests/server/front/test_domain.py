@@ -27,6 +27,7 @@ from kshot.server.prediction import softmax
 from kshot.server.store import LocalStore
 from kshot.server.task import ResolvedOptions
 from kshot.server.validation import check_id
+from kshot.server.violations import Violations
 from kshot.server.wire_answers import head_value, mode_value, preconditioner_value, scope_value
 from kshot.server.workers import Workers
 
@@ -83,13 +84,16 @@ def test_new_ids_fit_and_differ() -> None:
 
     assert len(ids) == 100
     for model_id in ids:
-        check_id(model_id)
+        assert check_id(model_id, Violations())
 
 
 @pytest.mark.parametrize("text", ["am-" + "a" * 26 + "\n", "am-" + "a" * 27, "AM-" + "a" * 26])
 def test_what_is_no_id_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest):
-        check_id(text)
+    violations = Violations()
+
+    assert not check_id(text, violations)
+    with pytest.raises(InvalidRequest, match="adapted_model: got"):
+        violations.check()
 
 
 def test_admission_counts_and_closes() -> None:
