@@ -20,7 +20,7 @@ from kshot.server.catalog import Catalog, ServedModel
 from kshot.server.config import ServerConfig
 from kshot.server.export import export_model
 from kshot.server.images import PixelBudget, check_sent
-from kshot.server.library import Library
+from kshot.server.kept_models import KeptModels
 from kshot.server.prediction import (
     Answers,
     Floats,
@@ -46,7 +46,7 @@ class Front:
     config: ServerConfig
     catalog: Catalog
     engine: EngineSupervisor
-    library: Library
+    kept_models: KeptModels
     workers: Workers
     adapting: Admission
     predicting: Admission
@@ -66,7 +66,7 @@ class Front:
 
             checked = await self.workers.prepare(check)
             adaptation = await adapt(checked, self.engine.adapt, self.workers)
-            kept = await self.library.keep(adaptation.model, adaptation.arrays)
+            kept = await self.kept_models.keep(adaptation.model, adaptation.arrays)
             current_call().adapted_model = kept.id
             return replace(adaptation, model=kept)
 
@@ -110,7 +110,7 @@ class Front:
             if not check_id(adapted_model, violations):
                 check_sent(query.queries, "queries", violations)
                 violations.check()
-            adapted, arrays = await self.library.read(adapted_model)
+            adapted, arrays = await self.kept_models.read(adapted_model)
             model = self._behind(adapted)
             mode = query.mode or _own_mode(adapted)
 
@@ -131,7 +131,7 @@ class Front:
         with self.predicting.admit():
             if not check_id(adapted_model, violations):
                 violations.check()
-            adapted, arrays = await self.library.read(adapted_model)
+            adapted, arrays = await self.kept_models.read(adapted_model)
             model = self._behind(adapted)
             if mode is not None:
                 allowed = model.bundle.manifest.batch_norm.allowed

@@ -20,7 +20,7 @@ from kshot.server.front import Front
 from kshot.server.grace import Grace
 from kshot.server.interceptor import CallInterceptor
 from kshot.server.json_log import LOGGER, log_event
-from kshot.server.library import Library
+from kshot.server.kept_models import KeptModels
 from kshot.server.service import AdaptationServicer
 from kshot.server.store import LocalStore
 from kshot.server.supervisor import EngineSupervisor
@@ -90,7 +90,7 @@ async def running(
             config=config,
             catalog=catalog,
             engine=engine,
-            library=Library(store, ArraysCache(config.cache_bytes), workers),
+            kept_models=KeptModels(store, ArraysCache(config.cache_bytes), workers),
             workers=workers,
             adapting=Admission(config.max_adapt_queue),
             predicting=Admission(config.max_predict_queue),

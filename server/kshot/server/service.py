@@ -101,7 +101,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         context: Context,  # noqa: ARG002 -- gRPC's signature
     ) -> wire.GetAdaptedModelResponse:
         """Describe one adapted model."""
-        adapted = await self._front.library.get(request.adapted_model)
+        adapted = await self._front.kept_models.get(request.adapted_model)
         current_call().adapted_model = adapted.id
         return wire.GetAdaptedModelResponse(adapted_model=adapted_model_message(adapted))
 
@@ -111,7 +111,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         context: Context,  # noqa: ARG002 -- gRPC's signature
     ) -> wire.ListAdaptedModelsResponse:
         """Describe a page of adapted models."""
-        page, token = await self._front.library.page(
+        page, token = await self._front.kept_models.page(
             request.page_size, request.page_token, request.model
         )
         return wire.ListAdaptedModelsResponse(
@@ -124,7 +124,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         context: Context,  # noqa: ARG002 -- gRPC's signature
     ) -> wire.DeleteAdaptedModelResponse:
         """Forget one adapted model."""
-        await self._front.library.delete(request.adapted_model)
+        await self._front.kept_models.delete(request.adapted_model)
         current_call().adapted_model = request.adapted_model
         return wire.DeleteAdaptedModelResponse(adapted_model=request.adapted_model)
 

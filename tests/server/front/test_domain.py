@@ -22,7 +22,7 @@ from kshot.server.admission import Admission
 from kshot.server.arrays_cache import ArraysCache
 from kshot.server.call import begin_call
 from kshot.server.errors import InvalidRequest, QueueFull, ShuttingDown
-from kshot.server.library import Library, new_id
+from kshot.server.kept_models import KeptModels, new_id
 from kshot.server.prediction import softmax
 from kshot.server.store import LocalStore
 from kshot.server.task import ResolvedOptions
@@ -142,9 +142,9 @@ def test_what_was_kept_for_a_caller_who_left_is_dropped(
             begin_call("Adapt")
             workers = Workers()
             slow_store: Any = slow
-            library = Library(slow_store, ArraysCache(0), workers)
+            kept = KeptModels(slow_store, ArraysCache(0), workers)
             model = make_model(create_time=time.time(), expire_time=time.time() + 1000)
-            keeping = asyncio.create_task(library.keep(model, make_arrays()))
+            keeping = asyncio.create_task(kept.keep(model, make_arrays()))
             await asyncio.to_thread(slow.putting.wait)
             keeping.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""The adapted models as the event loop sees them: the store and its cache, off the loop."""
+"""The adapted models that are kept, as the event loop sees them: store and cache, off the loop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 100
 
 
-class Library:
+class KeptModels:
     """Keeps, finds and forgets adapted models; raises `RequestError`s."""
 
     def __init__(self, store: LocalStore, cache: ArraysCache, workers: Workers) -> None:
