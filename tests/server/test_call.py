@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kshot.server import call as call_module
-from kshot.server.call import Call, begin_call
+from kshot.server.call import begin_call
 from kshot.server.errors import CallCancelled, DeadlineExceeded
 
 
@@ -42,11 +42,13 @@ def test_work_for_nobody_is_told_to_stop(clock: list[float]) -> None:
         call.check()
 
 
-@pytest.mark.parametrize(("passed", "timed_out"), [(0.9, False), (0.96, True), (5, True)])
+@pytest.mark.parametrize(
+    ("passed", "timed_out"), [(98.9, False), (98.97, True), (99.99, True), (500, True)]
+)
 def test_an_end_about_the_deadline_is_the_deadlines(
     clock: list[float], passed: float, timed_out: bool
 ) -> None:
-    call = Call("Predict", deadline=101)
+    call = begin_call("Predict", 100)
     clock[0] += passed
 
     assert call.timed_out() is timed_out

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 
 from kshot.server.errors import CallCancelled, DeadlineExceeded
 
-# A call that ends within so much of its deadline was ended by it: timers are not exact.
+# A call that ends so near its deadline was ended by it: timers are not exact, and a timeout travels
+# with two or three digits, rounded up.
 _SLACK_SECONDS = 0.05
+_SLACK_SHARE = 0.01
 
 PHASES = ("queue", "decode", "compute", "store")
 
@@ -30,6 +32,7 @@ class Call:
     model: str = ""
     adapted_model: str = ""
     deadline: float | None = None
+    slack: float = _SLACK_SECONDS
     ended: bool = False
     started: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
@@ -41,7 +44,7 @@ class Call:
     def timed_out(self) -> bool:
         """Tell whether the deadline has come, or is so near that it ended the call."""
         remaining = self.remaining()
-        return remaining is not None and remaining <= _SLACK_SECONDS
+        return remaining is not None and remaining <= self.slack
 
     def check(self) -> None:
         """Raise `DeadlineExceeded` or `CallCancelled` where nobody waits for the answer."""
@@ -78,5 +81,6 @@ def begin_call(method: str, remaining: float | None = None) -> Call:
     call = Call(method)
     if remaining is not None:
         call.deadline = time.monotonic() + remaining
+        call.slack += _SLACK_SHARE * max(0.0, remaining)
     _CALL.set(call)
     return call

@@ -89,6 +89,29 @@ def test_a_refused_request_is_logged_with_its_reason(
     assert "a secret" not in json.dumps(line)
 
 
+@pytest.mark.parametrize(
+    ("timeout", "code"), [(0.5, "DEADLINE_EXCEEDED"), (None, "CANCELLED"), (1000, "CANCELLED")]
+)
+def test_a_call_that_its_caller_left_is_logged_with_why(
+    start_server: Make,
+    adapt_request: Make,
+    wait_arrival: Callable[[], str],
+    lines: Callable[[], list[dict[str, Any]]],
+    timeout: float | None,
+    code: str,
+) -> None:
+    with start_server() as server:
+        hanging = server.stub.Adapt.future(adapt_request(seed=901), timeout=timeout)
+        wait_arrival()
+        if code == "CANCELLED":
+            hanging.cancel()
+        with pytest.raises((grpc.RpcError, grpc.FutureCancelledError)):
+            hanging.result()
+
+    (line,) = [line for line in lines() if line["event"] == "request"]
+    assert (line["code"], line["reason"]) == (code, code)
+
+
 def test_an_unforeseen_error_is_logged_whole_and_answered_with_an_id(
     server: Any,  # noqa: ANN401 -- a running server
     adapt_request: Make,
