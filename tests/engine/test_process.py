@@ -3,6 +3,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def _reason(completed: subprocess.CompletedProcess[str]) -> str:
 def test_it_leaves_when_the_front_is_gone(bundle: Bundle, tmp_path: Path) -> None:
     """Its standard input ends at once here, as it does when the front dies."""
     assert _run(bundle.path, tmp_path / "engine.sock").returncode == 0
+
+
+@pytest.mark.parametrize(("folder", "stays"), [("kshot-x1", False), ("other", True)])
+def test_the_front_s_temporary_folder_goes_with_it(
+    bundle: Bundle, folder: str, stays: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        socket = Path(root) / folder / "engine.sock"
+        socket.parent.mkdir()
+
+        assert _run(bundle.path, socket).returncode == 0
+
+        assert not socket.exists()
+        assert socket.parent.exists() is stays
 
 
 def test_it_leaves_on_sigterm(engine_process: "subprocess.Popen[str]") -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +28,7 @@ DRAIN_SECONDS = 5.0
 MAX_MESSAGE_BYTES = 1 << 30  # the front caps requests; weights of large networks come back
 COMPUTE_THREADS = 1
 STANDARD_INPUT = 0
+SOCKET_FOLDER_PREFIX = "kshot-"  # of the temporary folder that the front makes
 
 
 class _JsonFormatter(logging.Formatter):
@@ -115,6 +117,18 @@ async def _serve(socket: Path, models: dict[str, LoadedModel], device: DeviceDes
     await stopping.wait()
     await server.stop(DRAIN_SECONDS)
     service.close()
+    remove_socket(socket)
+
+
+def remove_socket(socket: Path) -> None:
+    """Remove the socket, and its folder if that is the front's temporary one and now empty.
+
+    The front does so itself, unless it was killed.
+    """
+    with suppress(OSError):
+        socket.unlink(missing_ok=True)
+        if socket.parent.name.startswith(SOCKET_FOLDER_PREFIX):
+            socket.parent.rmdir()
 
 
 def _watch_parent(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
