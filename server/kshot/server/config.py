@@ -12,6 +12,25 @@ from kshot.server.errors import ConfigError
 
 DAY_SECONDS = 24 * 3600.0
 
+_MOST_COUNTED = 2**53
+# What numbers may be, from and to.
+_SPANS: dict[str, tuple[float, float]] = {
+    "max_message_bytes": (1024, 2**31 - 1),  # gRPC's own bound
+    "max_image_pixels": (1, 2**26),  # decoders refuse more by themselves
+    "max_request_pixels": (1, _MOST_COUNTED),
+    "max_predict_images": (1, _MOST_COUNTED),
+    "max_adapted_models": (1, _MOST_COUNTED),
+    "max_adapted_bytes": (1, _MOST_COUNTED),
+    # A time of expiry has to be before the year 10,000.
+    "default_ttl": (0.001, 36_500 * DAY_SECONDS),
+    "max_ttl": (0.001, 36_500 * DAY_SECONDS),
+    "max_adapt_queue": (1, 1_000_000),
+    "max_predict_queue": (1, 1_000_000),
+    "cache_bytes": (0, _MOST_COUNTED),
+    "drain_grace": (0.001, DAY_SECONDS),
+    "engine_start": (0.001, DAY_SECONDS),
+}
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -83,22 +102,10 @@ class ServerConfig:
             raise ConfigError("bundles: got none, wanted at least one")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device: got {self.device!r}, wanted auto, cpu or cuda")
-        for name in (
-            "max_message_bytes",
-            "max_image_pixels",
-            "max_adapted_models",
-            "max_adapted_bytes",
-            "default_ttl",
-            "max_ttl",
-            "max_adapt_queue",
-            "max_predict_queue",
-            "drain_grace",
-            "engine_start",
-        ):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}: got {getattr(self, name)}, wanted above 0")
-        if self.cache_bytes < 0:
-            raise ConfigError(f"cache_bytes: got {self.cache_bytes}, wanted 0 or more")
+        for name, (least, greatest) in _SPANS.items():
+            value = getattr(self, name)
+            if not least <= value <= greatest:
+                raise ConfigError(f"{name}: got {value:.16g}, wanted {least:.16g} to {greatest:.16g}")
         if self.default_ttl > self.max_ttl:
             raise ConfigError(
                 f"default_ttl: got {self.default_ttl:g}, wanted at most max_ttl, {self.max_ttl:g}"

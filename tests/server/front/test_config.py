@@ -40,15 +40,27 @@ def test_what_is_no_address_is_refused(listen: str) -> None:
         ("bundles", ()),
         ("device", "tpu"),
         ("max_message_bytes", 0),
+        ("max_message_bytes", 3_000_000_000),
+        ("max_image_pixels", 2**30),
+        ("max_request_pixels", 0),
+        ("max_predict_images", 0),
+        ("max_adapted_bytes", 2**64),
+        ("max_adapt_queue", 2**31),
+        ("max_predict_queue", 10**30),
         ("max_adapted_models", -1),
         ("default_ttl", float("nan")),
         ("default_ttl", 10**9),
+        ("default_ttl", float("inf")),
+        ("max_ttl", float("inf")),
+        ("max_ttl", 1e12),
         ("drain_grace", 0),
+        ("drain_grace", float("inf")),
+        ("engine_start", float("nan")),
         ("cache_bytes", -1),
     ],
 )
 def test_a_setting_that_does_not_fit_is_named(setting: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=f"^{setting}: got "):
+    with pytest.raises(ConfigError, match=rf"^{setting}: got .*wanted [^\n]+$"):
         config(**{setting: value})
 
 
