@@ -105,7 +105,9 @@ class ServerConfig:
         for name, (least, greatest) in _SPANS.items():
             value = getattr(self, name)
             if not least <= value <= greatest:
-                raise ConfigError(f"{name}: got {value:.16g}, wanted {least:.16g} to {greatest:.16g}")
+                raise ConfigError(
+                    f"{name}: got {value:.16g}, wanted {least:.16g} to {greatest:.16g}"
+                )
         if self.default_ttl > self.max_ttl:
             raise ConfigError(
                 f"default_ttl: got {self.default_ttl:g}, wanted at most max_ttl, {self.max_ttl:g}"
