@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -19,12 +21,14 @@ from kshot.server.errors import (
     InvalidRequest,
     StoreIsFull,
 )
+from kshot.server.json_log import LOGGER
 from kshot.server.store import (
     BadPageToken,
     DamagedModel,
     DeletedId,
     ExpiredId,
     LocalStore,
+    StoreError,
     StoreFull,
     UnknownId,
 )
@@ -49,11 +53,20 @@ class KeptModels:
     async def keep(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
         """Keep an adapted model under a new id; when the caller has gone by then, drop it."""
         model = replace(model, id=new_id())
-        put = asyncio.ensure_future(self._workers.store(lambda: self._store.put(model, arrays)))
+        handover = Handover()
+
+        def put() -> AdaptedModel:
+            kept = self._store.put(model, arrays)
+            if not handover.give():
+                self._drop(model.id)
+            return kept
+
         try:
-            kept = await asyncio.shield(put)
+            kept = await self._workers.store(put)
         except asyncio.CancelledError:
-            put.add_done_callback(lambda done: self._drop(model.id, done))
+            if handover.leave():
+                with suppress(RuntimeError):  # the server is gone: it stays until it expires
+                    self._workers.store_later(lambda: self._drop(model.id))
             raise
         except StoreFull as error:
             raise StoreIsFull(error.unit, error.limit) from error
@@ -114,10 +127,33 @@ class KeptModels:
         except DamagedModel as error:
             raise AdaptedModelDamaged(model_id) from error
 
-    def _drop(self, model_id: str, put: asyncio.Future[AdaptedModel]) -> None:
-        """Delete what was kept for a caller who never heard of it."""
-        if not put.cancelled() and put.exception() is None:
-            self._workers.store_later(lambda: self._store.delete(model_id))
+    def _drop(self, model_id: str) -> None:
+        """Delete what was kept for a caller who never heard of it; blocks."""
+        try:
+            with suppress(ExpiredId):
+                self._store.delete(model_id)
+        except StoreError:
+            LOGGER.exception("failure")
+
+
+class Handover:
+    """Settles which came first: that a model is kept, in a thread, or that its caller leaves."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._given = self._left = False
+
+    def give(self) -> bool:
+        """Note that it is kept; return whether the caller was still there."""
+        with self._lock:
+            self._given = True
+            return not self._left
+
+    def leave(self) -> bool:
+        """Note that the caller has left; return whether it was kept before."""
+        with self._lock:
+            self._left = True
+            return self._given
 
 
 def new_id() -> str:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,19 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
-from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
 from kshot.server.admission import Admission
-from kshot.server.arrays_cache import ArraysCache
-from kshot.server.call import begin_call
 from kshot.server.errors import InvalidRequest, QueueFull, ShuttingDown
-from kshot.server.kept_models import KeptModels, new_id
+from kshot.server.kept_models import new_id
 from kshot.server.prediction import softmax
-from kshot.server.store import LocalStore
 from kshot.server.task import ResolvedOptions
 from kshot.server.validation import check_id
 from kshot.server.violations import Violations
 from kshot.server.wire_answers import head_value, mode_value, preconditioner_value, scope_value
-from kshot.server.workers import Workers
 
 OPTIONS = ResolvedOptions(
     step_count=3,
@@ -110,49 +101,3 @@ def test_admission_counts_and_closes() -> None:
         await admission.wait_idle()
 
     asyncio.run(main())
-
-
-class SlowStore:
-    """A store whose `put` waits, and which tells of `delete`."""
-
-    def __init__(self, store: LocalStore) -> None:
-        self._store = store
-        self.putting = threading.Event()
-        self.go = threading.Event()
-        self.deleted = threading.Event()
-
-    def put(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
-        self.putting.set()
-        self.go.wait()
-        return self._store.put(model, arrays)
-
-    def delete(self, model_id: str) -> None:
-        self._store.delete(model_id)
-        self.deleted.set()
-
-
-def test_what_was_kept_for_a_caller_who_left_is_dropped(
-    tmp_path: Path, make_model: Callable[..., Any], make_arrays: Callable[..., Any]
-) -> None:
-    """Nobody knows the id of what an abandoned Adapt has stored: it must not fill the store."""
-    with LocalStore.open(tmp_path / "s", max_count=5, max_bytes=10**7) as store:
-        slow = SlowStore(store)
-
-        async def main() -> None:
-            begin_call("Adapt")
-            workers = Workers()
-            slow_store: Any = slow
-            kept = KeptModels(slow_store, ArraysCache(0), workers)
-            model = make_model(create_time=time.time(), expire_time=time.time() + 1000)
-            keeping = asyncio.create_task(kept.keep(model, make_arrays()))
-            await asyncio.to_thread(slow.putting.wait)
-            keeping.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await keeping
-            slow.go.set()
-            await asyncio.to_thread(slow.deleted.wait)
-            await workers.close()
-
-        asyncio.run(main())
-
-        assert store.list(10) == ([], "")

@@ -1,0 +1,139 @@
+"""What is kept for callers who leave before they hear of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.arrays_cache import ArraysCache
+from kshot.server.call import begin_call
+from kshot.server.kept_models import Handover, KeptModels
+from kshot.server.store import LocalStore
+from kshot.server.workers import Workers
+
+Make = Callable[..., Any]
+
+
+class SlowStore:
+    """A store whose `put` waits, before it keeps and after."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+        self.putting = threading.Event()
+        self.go = threading.Event()
+        self.threads: dict[str, int] = {}
+
+    def put(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
+        self.threads["put"] = threading.get_ident()
+        self.putting.set()
+        self.go.wait()
+        return self._store.put(model, arrays)
+
+    def delete(self, model_id: str) -> None:
+        self.threads["delete"] = threading.get_ident()
+        self._store.delete(model_id)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LocalStore]:
+    with LocalStore.open(tmp_path / "s", max_count=5, max_bytes=10**7) as opened:
+        yield opened
+
+
+@pytest.fixture
+def keep(make_model: Make, make_arrays: Make) -> Make:
+    """Start to keep a model in a store."""
+
+    def start(store: Any, workers: Workers) -> asyncio.Task[AdaptedModel]:  # noqa: ANN401 -- a store or what is like one
+        begin_call("Adapt")
+        model = make_model(create_time=time.time(), expire_time=time.time() + 1000)
+        kept = KeptModels(store, ArraysCache(0), workers)
+        return asyncio.create_task(kept.keep(model, make_arrays()))
+
+    return start
+
+
+@asynccontextmanager
+async def open_workers() -> AsyncIterator[Workers]:
+    workers = Workers()
+    try:
+        yield workers
+    finally:
+        await workers.close()
+
+
+def test_what_was_kept_for_a_caller_who_left_is_dropped(store: LocalStore, keep: Make) -> None:
+    """Nobody knows the id of what an abandoned Adapt has stored: it must not fill the store."""
+    slow = SlowStore(store)
+
+    async def main() -> None:
+        async with open_workers() as workers:
+            keeping = keep(slow, workers)
+            await asyncio.to_thread(slow.putting.wait)
+            keeping.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await keeping
+            slow.go.set()
+
+    asyncio.run(main())
+
+    assert slow.threads["put"] == slow.threads["delete"]
+    assert store.list(10) == ([], "")
+
+
+def test_a_caller_who_leaves_just_after_it_was_kept_leaves_nothing(
+    store: LocalStore, keep: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = threading.Event()
+    give = Handover.give
+
+    def tell(handover: Handover) -> bool:
+        there = give(handover)
+        given.set()
+        return there
+
+    monkeypatch.setattr(Handover, "give", tell)
+
+    async def main() -> None:
+        async with open_workers() as workers:
+            keeping = keep(store, workers)
+            await asyncio.sleep(0)  # lets it begin
+            # Holds up the loop, which is not to hear of the end before the caller leaves.
+            assert given.wait(60)
+            keeping.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await keeping
+
+    asyncio.run(main())
+
+    assert store.list(10) == ([], "")
+
+
+def test_a_stop_that_cancels_does_not_fail_for_the_pool_that_is_closed(
+    store: LocalStore, keep: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = SlowStore(store)
+
+    async def main() -> None:
+        workers = Workers()
+        keeping = keep(slow, workers)
+        await asyncio.to_thread(slow.putting.wait)
+        workers._store.shutdown(wait=False)
+        keeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await keeping
+        slow.go.set()
+        await workers.close()
+
+    asyncio.run(main())
+
+    assert caplog.records == []
+    assert store.list(10) == ([], "")
