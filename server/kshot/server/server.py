@@ -108,7 +108,7 @@ async def running(
         facts = engine.facts
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
         await healthy.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        sweeper = asyncio.create_task(_sweep(store, hurry))
+        sweeper = asyncio.create_task(_sweep(store, workers, hurry))
         try:
             yield {
                 "event": "ready",
@@ -180,11 +180,11 @@ async def _start_engine(engine: EngineSupervisor, stop: asyncio.Event) -> bool:
                 await waiting
 
 
-async def _sweep(store: LocalStore, stop: asyncio.Event) -> None:
+async def _sweep(store: LocalStore, workers: Workers, stop: asyncio.Event) -> None:
     """Remove what has expired, from time to time."""
     while not stop.is_set():
         try:
-            if count := await asyncio.to_thread(store.sweep):
+            if count := await workers.brief(store.sweep):
                 log_event("expired", count=count)
         except Exception:
             LOGGER.exception("failure")

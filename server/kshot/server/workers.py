@@ -80,5 +80,5 @@ class Workers:
 
 
 def _log_failure(done: Future[None]) -> None:
-    if error := done.exception():
+    if not done.cancelled() and (error := done.exception()):
         LOGGER.error("failure", exc_info=error)
