@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
-from kshot.server.store import DamagedModel, DeletedId, LocalStore, StoreFailed, UnknownId
+from kshot.server.store import DamagedModel, DeletedId, DiskFull, LocalStore, UnknownId
 from kshot.server.store_index import StoreIndex
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -227,7 +227,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_earlier_models_fine(
         with monkeypatch.context() as patched:
             patched.setattr(place, full)
             with pytest.raises(
-                StoreFailed, match=r"^the store's files failed: No space left on device"
+                DiskFull, match=r"^the store's files failed: No space left on device"
             ):
                 store.put(make_model("victim"), make_arrays())
 
@@ -237,6 +237,22 @@ def test_a_full_disk_leaves_nothing_half_written_and_earlier_models_fine(
             store.get("victim")
         store.put(make_model("victim"), make_arrays())
         assert store.read("victim").support.shape == (5, 1, 4, 4)
+
+
+def test_an_index_that_cannot_grow_is_a_full_disk_too(
+    tmp_path: Path, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    with open_store(tmp_path) as store:
+        connection = store._index._connection
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(DiskFull, match="index failed: database or disk is full"):
+            for index in range(1000):
+                store.put(make_model(f"m{index}"), make_arrays())
+
+        kept = {model.id for model in store.list(1000)[0]}
+        assert kept
+        assert {path.stem for path in (tmp_path / "models").iterdir()} == kept
 
 
 def test_a_write_that_the_system_cuts_short_is_taken_back(tmp_path: Path) -> None:

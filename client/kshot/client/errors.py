@@ -182,6 +182,7 @@ BY_REASON: Mapping[str, type[KshotError]] = {
     "UNAVAILABLE": UnavailableError,
     "QUEUE_FULL": UnavailableError,
     "ENGINE_UNAVAILABLE": UnavailableError,
+    "STORE_UNAVAILABLE": UnavailableError,
     "SHUTTING_DOWN": UnavailableError,
     "DEADLINE_EXCEEDED": DeadlineExceededError,
     "CANCELLED": CancelledError,

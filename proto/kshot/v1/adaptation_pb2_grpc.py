@@ -33,7 +33,7 @@ class AdaptationServiceStub(object):
 
     | code                | reason                    | further detail         |
     | ------------------- | ------------------------- | ---------------------- |
-    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest, all fields |
+    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest             |
     | INVALID_ARGUMENT    | ADAPTATION_DIVERGED       | BadRequest             |
     | NOT_FOUND           | MODEL_NOT_FOUND           | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
@@ -45,12 +45,19 @@ class AdaptationServiceStub(object):
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
+    | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
     | DEADLINE_EXCEEDED   | DEADLINE_EXCEEDED         |                        |
     | CANCELLED           | CANCELLED                 |                        |
     | DATA_LOSS           | ADAPTED_MODEL_DAMAGED     | ResourceInfo           |
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
+
+    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
+    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
+    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
+    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
+    store, says that the disk refused: what was kept before stays as it was.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
@@ -113,7 +120,7 @@ class AdaptationServiceServicer(object):
 
     | code                | reason                    | further detail         |
     | ------------------- | ------------------------- | ---------------------- |
-    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest, all fields |
+    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest             |
     | INVALID_ARGUMENT    | ADAPTATION_DIVERGED       | BadRequest             |
     | NOT_FOUND           | MODEL_NOT_FOUND           | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
@@ -125,12 +132,19 @@ class AdaptationServiceServicer(object):
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
+    | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
     | DEADLINE_EXCEEDED   | DEADLINE_EXCEEDED         |                        |
     | CANCELLED           | CANCELLED                 |                        |
     | DATA_LOSS           | ADAPTED_MODEL_DAMAGED     | ResourceInfo           |
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
+
+    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
+    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
+    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
+    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
+    store, says that the disk refused: what was kept before stays as it was.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
@@ -139,9 +153,9 @@ class AdaptationServiceServicer(object):
 
     def Adapt(self, request, context):
         """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
-        Fails with INVALID_ARGUMENT (all violations at once, or the inner loop diverged), NOT_FOUND
+        Fails with INVALID_ARGUMENT (violations together, or the inner loop diverged), NOT_FOUND
         (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
-        shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
+        store failing, shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -262,7 +276,7 @@ class AdaptationService(object):
 
     | code                | reason                    | further detail         |
     | ------------------- | ------------------------- | ---------------------- |
-    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest, all fields |
+    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest             |
     | INVALID_ARGUMENT    | ADAPTATION_DIVERGED       | BadRequest             |
     | NOT_FOUND           | MODEL_NOT_FOUND           | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
@@ -274,12 +288,19 @@ class AdaptationService(object):
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
+    | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
     | DEADLINE_EXCEEDED   | DEADLINE_EXCEEDED         |                        |
     | CANCELLED           | CANCELLED                 |                        |
     | DATA_LOSS           | ADAPTED_MODEL_DAMAGED     | ResourceInfo           |
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
+
+    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
+    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
+    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
+    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
+    store, says that the disk refused: what was kept before stays as it was.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer

@@ -25,7 +25,7 @@ class AdaptationServiceStub:
 
     | code                | reason                    | further detail         |
     | ------------------- | ------------------------- | ---------------------- |
-    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest, all fields |
+    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest             |
     | INVALID_ARGUMENT    | ADAPTATION_DIVERGED       | BadRequest             |
     | NOT_FOUND           | MODEL_NOT_FOUND           | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
@@ -37,12 +37,19 @@ class AdaptationServiceStub:
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
+    | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
     | DEADLINE_EXCEEDED   | DEADLINE_EXCEEDED         |                        |
     | CANCELLED           | CANCELLED                 |                        |
     | DATA_LOSS           | ADAPTED_MODEL_DAMAGED     | ResourceInfo           |
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
+
+    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
+    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
+    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
+    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
+    store, says that the disk refused: what was kept before stays as it was.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
@@ -55,9 +62,9 @@ class AdaptationServiceStub:
         kshot.v1.adaptation_pb2.AdaptResponse,
     ]
     """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
-    Fails with INVALID_ARGUMENT (all violations at once, or the inner loop diverged), NOT_FOUND
+    Fails with INVALID_ARGUMENT (violations together, or the inner loop diverged), NOT_FOUND
     (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
-    shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
+    store failing, shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
     """
 
     Predict: grpc.UnaryUnaryMultiCallable[
@@ -123,7 +130,7 @@ class AdaptationServiceAsyncStub:
 
     | code                | reason                    | further detail         |
     | ------------------- | ------------------------- | ---------------------- |
-    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest, all fields |
+    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest             |
     | INVALID_ARGUMENT    | ADAPTATION_DIVERGED       | BadRequest             |
     | NOT_FOUND           | MODEL_NOT_FOUND           | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
@@ -135,12 +142,19 @@ class AdaptationServiceAsyncStub:
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
+    | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
     | DEADLINE_EXCEEDED   | DEADLINE_EXCEEDED         |                        |
     | CANCELLED           | CANCELLED                 |                        |
     | DATA_LOSS           | ADAPTED_MODEL_DAMAGED     | ResourceInfo           |
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
+
+    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
+    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
+    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
+    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
+    store, says that the disk refused: what was kept before stays as it was.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
@@ -152,9 +166,9 @@ class AdaptationServiceAsyncStub:
         kshot.v1.adaptation_pb2.AdaptResponse,
     ]
     """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
-    Fails with INVALID_ARGUMENT (all violations at once, or the inner loop diverged), NOT_FOUND
+    Fails with INVALID_ARGUMENT (violations together, or the inner loop diverged), NOT_FOUND
     (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
-    shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
+    store failing, shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
     """
 
     Predict: grpc.aio.UnaryUnaryMultiCallable[
@@ -220,7 +234,7 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
 
     | code                | reason                    | further detail         |
     | ------------------- | ------------------------- | ---------------------- |
-    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest, all fields |
+    | INVALID_ARGUMENT    | INVALID_REQUEST           | BadRequest             |
     | INVALID_ARGUMENT    | ADAPTATION_DIVERGED       | BadRequest             |
     | NOT_FOUND           | MODEL_NOT_FOUND           | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
@@ -232,12 +246,19 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
+    | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
     | DEADLINE_EXCEEDED   | DEADLINE_EXCEEDED         |                        |
     | CANCELLED           | CANCELLED                 |                        |
     | DATA_LOSS           | ADAPTED_MODEL_DAMAGED     | ResourceInfo           |
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
+
+    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
+    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
+    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
+    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
+    store, says that the disk refused: what was kept before stays as it was.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
@@ -251,9 +272,9 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[kshot.v1.adaptation_pb2.AdaptResponse, collections.abc.Awaitable[kshot.v1.adaptation_pb2.AdaptResponse]]:
         """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
-        Fails with INVALID_ARGUMENT (all violations at once, or the inner loop diverged), NOT_FOUND
+        Fails with INVALID_ARGUMENT (violations together, or the inner loop diverged), NOT_FOUND
         (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
-        shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
+        store failing, shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
         """
 
     @abc.abstractmethod

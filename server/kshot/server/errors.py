@@ -12,11 +12,12 @@ KshotServerError
     │   └── AdaptedModelDeleted
     ├── ModelChanged            the bundle that was adapted is not the one that is served
     ├── NonFiniteLogits         the queries leave the finite numbers
-    ├── StoreIsFull             a cap of the store is reached
+    ├── StoreIsFull             a cap of the store is reached, or its disk is full
     ├── DeviceMemoryFull        the device has too little memory for this task
     ├── Unavailable             try again after `retry_seconds`
     │   ├── QueueFull
     │   ├── EngineUnavailable
+    │   ├── StoreUnavailable
     │   └── ShuttingDown
     ├── DeadlineExceeded        the caller's time is over
     ├── CallCancelled           the caller has gone
@@ -183,18 +184,16 @@ class NonFiniteLogits(RequestError):
 
 
 class StoreIsFull(RequestError):
-    """The store keeps as many models or bytes as it may."""
+    """The store keeps as many `models` or `bytes` as it may, or its `disk` has no room."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "STORE_FULL"
 
-    def __init__(self, unit: str, limit: int) -> None:
-        message = (
-            f"the store is full: its limit is {limit} {unit}; delete adapted models or let them "
-            "expire"
-        )
-        failure = quota_failure(f"adapted models, {unit}", message)
-        super().__init__(message, failure, unit=unit, limit=str(limit))
+    def __init__(self, unit: str, limit: int | None = None) -> None:
+        why = "its disk has no room" if limit is None else f"its limit is {limit} {unit}"
+        message = f"the store is full: {why}; delete adapted models or let them expire"
+        metadata = {"unit": unit} if limit is None else {"unit": unit, "limit": str(limit)}
+        super().__init__(message, quota_failure(f"adapted models, {unit}", message), **metadata)
 
 
 class DeviceMemoryFull(RequestError):
@@ -233,6 +232,13 @@ class EngineUnavailable(Unavailable):
 
     reason = "ENGINE_UNAVAILABLE"
     sentence = "the engine that adapts is not available now; try again"
+
+
+class StoreUnavailable(Unavailable):
+    """The system refused to read or write the store; the log says why."""
+
+    reason = "STORE_UNAVAILABLE"
+    sentence = "the store of adapted models cannot be read or written now; try again"
 
 
 class ShuttingDown(Unavailable):

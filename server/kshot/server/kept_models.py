@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -20,15 +21,18 @@ from kshot.server.errors import (
     AdaptedModelNotFound,
     InvalidRequest,
     StoreIsFull,
+    StoreUnavailable,
 )
-from kshot.server.json_log import LOGGER
+from kshot.server.json_log import LOGGER, log_event
 from kshot.server.store import (
     BadPageToken,
     DamagedModel,
     DeletedId,
+    DiskFull,
     ExpiredId,
     LocalStore,
     StoreError,
+    StoreFailed,
     StoreFull,
     UnknownId,
 )
@@ -62,7 +66,7 @@ class KeptModels:
             return kept
 
         try:
-            kept = await self._workers.store(put)
+            kept = await self._in_store(put)
         except asyncio.CancelledError:
             if handover.leave():
                 with suppress(RuntimeError):  # the server is gone: it stays until it expires
@@ -94,9 +98,7 @@ class KeptModels:
             raise InvalidRequest.about("page_size", f"got {page_size}, wanted 0 or more")
         size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         try:
-            return await self._workers.store(
-                lambda: self._store.list(size, page_token, model or None)
-            )
+            return await self._in_store(lambda: self._store.list(size, page_token, model or None))
         except BadPageToken as error:
             raise InvalidRequest.about(
                 "page_token", "got none that an earlier page of this list has given"
@@ -116,7 +118,7 @@ class KeptModels:
         check_id(model_id, violations)
         violations.check()
         try:
-            return await self._workers.store(function)
+            return await self._in_store(function)
         except ExpiredId as error:
             self._cache.discard(model_id)
             raise AdaptedModelExpired(model_id, error.expire_time) from error
@@ -126,6 +128,16 @@ class KeptModels:
             raise AdaptedModelNotFound(model_id) from error
         except DamagedModel as error:
             raise AdaptedModelDamaged(model_id) from error
+
+    async def _in_store(self, function: Callable[[], Result]) -> Result:
+        """Run in a thread of the store; what the system refuses there goes to the log."""
+        try:
+            return await self._workers.store(function)
+        except StoreFailed as error:
+            log_event("store_failed", logging.ERROR, problem=str(error))
+            if isinstance(error, DiskFull):
+                raise StoreIsFull("disk") from error
+            raise StoreUnavailable from error
 
     def _drop(self, model_id: str) -> None:
         """Delete what was kept for a caller who never heard of it; blocks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import sqlite3
 import threading
@@ -18,6 +19,7 @@ from kshot.server.store_errors import (
     BadPageToken,
     DamagedModel,
     DeletedId,
+    DiskFull,
     ExpiredId,
     MalformedId,
     StoreError,
@@ -37,6 +39,7 @@ __all__ = [
     "BadPageToken",
     "DamagedModel",
     "DeletedId",
+    "DiskFull",
     "ExpiredId",
     "LocalStore",
     "MalformedId",
@@ -246,10 +249,13 @@ def _next_token(page: Sequence[AdaptedModel], model: str | None) -> str:
 
 @contextmanager
 def _system_errors() -> Iterator[None]:
-    """Turn what the system refuses into `StoreFailed`, without names of files."""
+    """Turn what the system refuses into `StoreFailed` or `DiskFull`, without names of files."""
     try:
         yield
     except sqlite3.Error as error:
-        raise StoreFailed(f"the store's index failed: {error}") from error
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        kind = DiskFull if full else StoreFailed
+        raise kind(f"the store's index failed: {error}") from error
     except OSError as error:
-        raise StoreFailed(f"the store's files failed: {error.strerror}") from error
+        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreFailed
+        raise kind(f"the store's files failed: {error.strerror}") from error

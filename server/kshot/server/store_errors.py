@@ -2,7 +2,8 @@
 
 StoreError
 ├── StoreUnusable      the folder cannot be a store: in use, read-only, newer, damaged (operators)
-├── StoreFailed        the system refused to read or write, say a full disk
+├── StoreFailed        the system refused to read or write
+│   └── DiskFull       for want of room on the disk, or of the user's share of it
 ├── StoreFull          a cap on number or bytes is reached
 ├── UnknownId          no such adapted model, or not any more known
 │   └── MalformedId    the id is none that a store would give
@@ -27,6 +28,10 @@ class StoreUnusable(StoreError):
 
 class StoreFailed(StoreError):
     """The system refused to read or write; what was kept before stays as it was."""
+
+
+class DiskFull(StoreFailed):
+    """The disk has no room for what was to be written."""
 
 
 class StoreFull(StoreError):

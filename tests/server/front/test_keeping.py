@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -48,6 +51,83 @@ def test_a_full_store_says_so(
 
     assert (full.code, full.reason) == ("RESOURCE_EXHAUSTED", "STORE_FULL")
     assert again.adapted_model.id
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_says_so(
+    start_server: StartServer,
+    adapt_request: Make,
+    refusal: Refuse,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+) -> None:
+    def fail(_path: Path, _content: bytes) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with start_server() as server:
+        with monkeypatch.context() as patched:
+            patched.setattr("kshot.server.store_files.write_synced", fail)
+            full = refusal(lambda: server.stub.Adapt(adapt_request(), timeout=30))
+        again = server.stub.Adapt(adapt_request(), timeout=30)
+
+    assert (full.code, full.reason) == ("RESOURCE_EXHAUSTED", "STORE_FULL")
+    assert "its disk has no room" in full.details["QuotaFailure"].violations[0].description
+    assert "store_failed" in caplog.messages
+    assert again.adapted_model.id
+
+
+def test_a_disk_that_fails_says_so(
+    start_server: StartServer,
+    adapt_request: Make,
+    refusal: Refuse,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EIO, "secret", "/secret/place")
+
+    with start_server(cache_bytes=0) as server:
+        model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+        calls = {
+            "write_synced": lambda: server.stub.Adapt(adapt_request(), timeout=30),
+            "StoreFiles.read": lambda: server.stub.Predict(
+                wire.PredictRequest(adapted_model=model), timeout=30
+            ),
+            "StoreIndex.row": lambda: server.stub.GetAdaptedModel(
+                wire.GetAdaptedModelRequest(adapted_model=model), timeout=30
+            ),
+            "StoreIndex.page": lambda: server.stub.ListAdaptedModels(
+                wire.ListAdaptedModelsRequest(), timeout=30
+            ),
+            "StoreFiles.remove": lambda: server.stub.DeleteAdaptedModel(
+                wire.DeleteAdaptedModelRequest(adapted_model=model), timeout=30
+            ),
+        }
+        for place, call in calls.items():
+            module = "store_index" if "Index" in place else "store_files"
+            with monkeypatch.context() as patched:
+                patched.setattr(f"kshot.server.{module}.{place}", fail)
+                failed = refusal(call)
+
+            assert (failed.code, failed.reason) == ("UNAVAILABLE", "STORE_UNAVAILABLE"), place
+            assert failed.details["RetryInfo"].retry_delay.ToMilliseconds() > 0
+            assert "secret" not in failed.text
+
+
+def test_an_id_that_is_taken_says_nothing_of_it(
+    start_server: StartServer,
+    adapt_request: Make,
+    refusal: Refuse,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """New ids are random: this does not happen, and nobody is to learn of another's model."""
+    monkeypatch.setattr("kshot.server.kept_models.new_id", lambda: "am-" + "a" * 26)
+    with start_server() as server:
+        server.stub.Adapt(adapt_request(), timeout=30)
+        taken = refusal(lambda: server.stub.Adapt(adapt_request(), timeout=30))
+
+    assert (taken.code, taken.reason) == ("INTERNAL", "INTERNAL")
+    assert "aaa" not in taken.text
 
 
 def test_an_expired_model_says_so(
