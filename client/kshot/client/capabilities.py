@@ -42,6 +42,8 @@ class Capabilities:
     models: Mapping[str, ModelCapabilities]
     max_message_bytes: int
     max_image_pixels: int
+    max_request_pixels: int
+    max_predict_image_count: int
     max_adapted_model_count: int
     max_adapted_model_bytes: int
     default_ttl: float
@@ -60,6 +62,8 @@ def decode_capabilities(response: wire.GetCapabilitiesResponse) -> Capabilities:
         models={model.model: _model_capabilities(model) for model in response.models},
         max_message_bytes=limits.max_message_bytes,
         max_image_pixels=limits.max_image_pixels,
+        max_request_pixels=limits.max_request_pixels,
+        max_predict_image_count=limits.max_predict_image_count,
         max_adapted_model_count=limits.max_adapted_model_count,
         max_adapted_model_bytes=limits.max_adapted_model_bytes,
         default_ttl=seconds(limits.default_ttl),

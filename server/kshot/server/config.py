@@ -53,7 +53,7 @@ class ServerConfig:
         default=16 * 2**20, metadata={"help": "Largest request, in bytes."}
     )
     max_image_pixels: int = field(
-        default=2**22, metadata={"help": "Most pixels of one image before resizing."}
+        default=2**24, metadata={"help": "Most pixels of one image before resizing."}
     )
     max_request_pixels: int = field(
         default=2**26,
