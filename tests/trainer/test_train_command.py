@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from kshot.__main__ import main
+from kshot.learner import InnerStep
+from kshot.trainer import training
 from kshot.trainer.commands import train as train_command
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.outer_loop import OuterLoop, OuterState
@@ -32,9 +35,11 @@ def train(
 
     monkeypatch.setattr(train_command, "read_dataset", read_dataset)
 
-    def call(out: Path, *more: str) -> int:
+    def call(out: Path, *more: str, compiled: bool | None = False) -> int:
         settings = [word for setting in SETTINGS for word in ("--set", setting)]
-        arguments = ["--out", str(out), "--data", str(tmp_path), "--no-compile", "--device", "cpu"]
+        arguments = ["--out", str(out), "--data", str(tmp_path), "--device", "cpu"]
+        if compiled is not None:
+            arguments.append("--compile" if compiled else "--no-compile")
         return main(["train", "omniglot-5way", *arguments, *settings, *more])
 
     return call
@@ -97,3 +102,78 @@ def test_resuming_a_finished_training_names_its_bundle_at_once(
     again = capsys.readouterr()
     assert again.out == first.out
     assert again.err == f"the training in {out} was finished before: this is its bundle\n"
+
+
+def compiler_found(_device: torch.device) -> str:
+    return "c++"
+
+
+def compile_and_fail(_step: InnerStep) -> InnerStep:
+    def step(*_: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        raise RuntimeError("no working compiler\n\nand much more")
+
+    return step
+
+
+def test_where_nothing_can_be_compiled_the_training_says_so_and_goes_on(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(training, "compiler_name", compiler_found)
+    monkeypatch.setattr(training, "compile_step", compile_and_fail)
+    assert train(tmp_path / "plain") == 0
+    capsys.readouterr()
+
+    assert train(tmp_path / "out", compiled=None) == 0
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "compiling the inner step",
+        "the inner step cannot be compiled, so the training is slower: no working compiler",
+    ]
+    weights = "omniglot/1/weights.safetensors"
+    plain, fallen_back = ((tmp_path / name / weights).read_bytes() for name in ("plain", "out"))
+    assert fallen_back == plain
+
+    assert train(tmp_path / "forced", compiled=True) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "compiling the inner step",
+        "kshot: the inner step cannot be compiled: no working compiler",
+    ]
+    assert not (tmp_path / "forced").exists()
+
+
+def test_what_is_compiled_has_run_before_anything_is_written(
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen: list[bool] = []
+
+    def compile_step(step: InnerStep) -> InnerStep:
+        def watched(
+            parameters: torch.Tensor,
+            second_moment: torch.Tensor,
+            inputs: torch.Tensor,
+            targets: torch.Tensor,
+            way_mask: torch.Tensor | None,
+            step_size: torch.Tensor,
+        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            seen.append((tmp_path / "out").exists())
+            return step(parameters, second_moment, inputs, targets, way_mask, step_size)
+
+        return watched
+
+    monkeypatch.setattr(training, "compiler_name", compiler_found)
+    monkeypatch.setattr(training, "compile_step", compile_step)
+    assert train(tmp_path / "plain") == 0
+    capsys.readouterr()
+
+    assert train(tmp_path / "out", compiled=None) == 0
+
+    assert capsys.readouterr().err.startswith("compiling the inner step\n")
+    steps = 2 * 2  # of a meta-iteration
+    assert seen == [False] * steps + [True] * 6 * steps
+    for name in (CHECKPOINT_FILE, "omniglot/1/weights.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()

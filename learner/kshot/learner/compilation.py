@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 
 import torch
 
@@ -9,9 +10,12 @@ from kshot.learner.inner_loop import InnerStep
 
 
 def compiler_name(device: torch.device) -> str | None:
-    """Name the compiler that torch.compile would use for a device, or None where none is found."""
+    """Name the compiler that torch.compile would use for a device, or None where none is found.
+
+    That one is found does not mean that it works.
+    """
     if device.type == "cuda":
-        return "triton"
+        return "triton" if find_spec("triton") else None
     candidates = [os.environ.get("CXX"), "g++", "clang++"]
     return next((name for name in candidates if name and shutil.which(name)), None)
 

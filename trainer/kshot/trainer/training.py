@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from kshot.learner import (
     build_inner_step,
     build_network,
     compile_step,
+    compiler_name,
     derive_seed,
     initial_parameters,
     layout_of,
@@ -62,9 +63,10 @@ def train(
     *,
     resume: bool,
     device: torch.device,
-    compiled: bool,
+    compiled: bool | None,
     report: Callable[[TrainingReport], None],
     report_table: Callable[[int, int], None] = lambda _done, _total: None,
+    say: Callable[[str], None] = lambda _sentence: None,
 ) -> Path:
     """Train, write checkpoints and TensorBoard scalars to ``out``, and end with a bundle there.
 
@@ -72,10 +74,12 @@ def train(
     uninterrupted training's bit for bit. One whose bundle is there already is left as it is, and
     nothing is reported. A ``KeyboardInterrupt`` leaves a checkpoint of what was last recorded, at
     most a second old. ``report_table`` hears how many tasks of the bundle's table are measured.
-    Returns the bundle's folder. Raises ``TrainingError`` when the recipe does not fit its network,
-    the training diverges, the disk does not take a file, or a checkpoint is missing, damaged or
-    another training's; ``DataError`` when a data set does not fit; ``BundleError`` when a bundle
-    there is damaged.
+    ``compiled`` compiles the inner step; with None it is compiled where that works. It is tried
+    before anything is written, and ``say`` hears of it. Returns the bundle's folder. Raises
+    ``TrainingError`` when the recipe does not fit its network, the inner step was to be compiled
+    and cannot be, the training diverges, the disk does not take a file, or a checkpoint is missing,
+    damaged or another training's; ``DataError`` when a data set does not fit; ``BundleError`` when
+    a bundle there is damaged.
     """
     manifest = draft_manifest(recipe, dataset_train)
     _check_datasets(recipe, manifest, dataset_train, dataset_test)
@@ -94,9 +98,12 @@ def train(
                 f"{out} holds a training already: resume it, or name another folder"
             )
         state = first_state(network, layout, recipe, device)
+    loop = _outer_loop(recipe, dataset_train, network, layout, device)
+    if compiled or (compiled is None and compiler_name(device) is not None):
+        loop = _compiled(loop, state, say, required=compiled is True)
+    if not resume:
         out.mkdir(parents=True, exist_ok=True)
         write_checkpoint(checkpoint, state, layout, identity)
-    loop = _outer_loop(recipe, dataset_train, network, layout, device, compiled=compiled)
     curves = Curves(recipe, manifest, network, {"train": dataset_train, "test": dataset_test})
     try:
         with ScalarFile(out, state.meta_iteration) as scalar_file:
@@ -163,8 +170,6 @@ def _outer_loop(
     network: Network,
     layout: ParameterLayout,
     device: torch.device,
-    *,
-    compiled: bool,
 ) -> OuterLoop:
     inner = recipe.inner
     rule = StepRule(
@@ -172,9 +177,27 @@ def _outer_loop(
     )
     step = build_inner_step(network, layout, rule)
     pixels = DevicePixels.load(dataset, recipe.input, device)
-    return OuterLoop(
-        recipe, dataset, pixels, layout, rule, compile_step(step) if compiled else step
-    )
+    return OuterLoop(recipe, dataset, pixels, layout, rule, step)
+
+
+def _compiled(
+    loop: OuterLoop, state: OuterState, say: Callable[[str], None], *, required: bool
+) -> OuterLoop:
+    """Compile a loop's inner step and try it; return the loop as it was where that fails.
+
+    Raises ``TrainingError`` instead when compilation is required.
+    """
+    say("compiling the inner step")
+    compiled = replace(loop, inner_step=compile_step(loop.inner_step))
+    try:
+        compiled.advance(state)  # changes nothing: what is drawn follows from the state
+    except Exception as error:  # of whatever kind compilers raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if required:
+            raise TrainingError(f"the inner step cannot be compiled: {reason}") from error
+        say(f"the inner step cannot be compiled, so the training is slower: {reason}")
+        return loop
+    return compiled
 
 
 def _meta_iterations(

@@ -9,7 +9,6 @@ from typing import Self
 
 import click
 
-from kshot.learner import compiler_name
 from kshot.trainer.commands.options import (
     choose_data_folder,
     choose_device,
@@ -50,7 +49,7 @@ __all__ = ["command"]
     "--compile/--no-compile",
     "compiled",
     default=None,
-    help="Compile the inner step.  [default: where a compiler is found]",
+    help="Compile the inner step.  [default: where that works]",
 )
 def command(
     recipe_name: str,
@@ -71,8 +70,6 @@ def command(
         raise click.UsageError(str(error)) from error
     folder = choose_data_folder(data_folder)
     chosen = choose_device(device)
-    if compiled is None:
-        compiled = compiler_name(chosen) is not None
     _check_out(out, resume)
     training_classes = _read(recipe, folder, "train")
     test_classes = _read(recipe, folder, "test")
@@ -87,6 +84,7 @@ def command(
             compiled=compiled,
             report=follower.show_training,
             report_table=follower.show_table,
+            say=follower.say,
         )
     if follower.idle:
         click.echo(f"the training in {out} was finished before: this is its bundle", err=True)
@@ -131,6 +129,10 @@ class _Follower:
     def show_table(self, done: int, total: int) -> None:
         """Show how far the bundle's table is."""
         self._show(self._table, done, total)
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence."""
+        click.echo(sentence, err=True)
 
     def _show(self, progress: Progress, done: int, total: int, note: str = "") -> None:
         self.idle = False
