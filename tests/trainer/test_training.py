@@ -20,6 +20,8 @@ from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.errors import DataError, TrainingError
 from kshot.trainer.packaging import draft_manifest
 from kshot.trainer.recipe import Recipe
+from kshot.trainer.recipe_parsing import parse_recipe
+from kshot.trainer.recipe_record import RECIPE_FILE
 from kshot.trainer.training import (
     CHECKPOINT_FILE,
     TrainingReport,
@@ -315,7 +317,23 @@ def test_another_training_is_not_resumed(
     run(small_recipe(), tmp_path / "out")
     before = contents(tmp_path / "out")
 
-    with pytest.raises(TrainingError, match="cannot be resumed: its recipe_digest is"):
+    record = tmp_path / "out" / RECIPE_FILE
+    assert parse_recipe(json.loads(record.read_bytes()), "recorded") == small_recipe()
+    with pytest.raises(
+        TrainingError,
+        match=r'"; network\.arguments\.filters is 4, here 5, outer\.seed is 0, here 1$',
+    ):
+        run(
+            small_recipe("outer.seed=1", "network.arguments.filters=5", "cost=none"),
+            tmp_path / "out",
+            resume=True,
+        )
+    for damaged in (b"{", b"3", b""):
+        record.write_bytes(damaged)
+        with pytest.raises(TrainingError, match="cannot be resumed: its recipe_digest is"):
+            run(small_recipe("outer.seed=1"), tmp_path / "out", resume=True)
+    record.unlink()  # as in a folder to which only the checkpoint was copied
+    with pytest.raises(TrainingError, match=r'cannot be resumed: its recipe_digest is \S+, .*"$'):
         run(small_recipe("outer.seed=1"), tmp_path / "out", resume=True)
     with pytest.raises(TrainingError, match="cannot be resumed: its data_digest is"):
         train(

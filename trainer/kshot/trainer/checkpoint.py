@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from kshot.bundle import sync_folder, write_synced
 from kshot.learner import ParameterLayout
-from kshot.trainer.errors import TrainingError
+from kshot.trainer.errors import OtherTrainingError, TrainingError
 from kshot.trainer.outer_loop import OuterState
 
 
@@ -58,8 +58,8 @@ def read_checkpoint(
 ) -> OuterState:
     """Read a checkpoint of this very training.
 
-    Raises ``TrainingError`` when there is none, it is damaged, or it belongs to another recipe or
-    other data.
+    Raises ``TrainingError`` when there is none or it is damaged, ``OtherTrainingError`` when it
+    belongs to another recipe or other data.
     """
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
@@ -100,7 +100,7 @@ def _check_identity(path: Path, metadata: Mapping[str, str], identity: TrainingI
     for key, value in asdict(identity).items():
         if metadata.get(key) != value:
             found = json.dumps(metadata.get(key))
-            raise TrainingError(
+            raise OtherTrainingError(
                 f"checkpoint {path} cannot be resumed: its {key} is {found}, this training's "
                 f"is {json.dumps(value)}"
             )

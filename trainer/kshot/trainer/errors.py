@@ -4,6 +4,7 @@ TrainerError
 ├── DataError      a data set is missing, incomplete, damaged, or too small for what was asked
 ├── RecipeError    a recipe is unknown, or one of its keys is
 └── TrainingError  a training cannot start, go on, or diverged
+    └── OtherTrainingError  a checkpoint is another training's
 """
 
 
@@ -21,3 +22,7 @@ class RecipeError(TrainerError):
 
 class TrainingError(TrainerError):
     """A training cannot start, cannot be resumed, or diverged."""
+
+
+class OtherTrainingError(TrainingError):
+    """A checkpoint belongs to another recipe or to other data."""

@@ -27,7 +27,7 @@ from kshot.trainer.checkpoint import TrainingIdentity, read_checkpoint, write_ch
 from kshot.trainer.curves import Curves
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episodes import check_episodes
-from kshot.trainer.errors import TrainingError
+from kshot.trainer.errors import OtherTrainingError, TrainingError
 from kshot.trainer.outer_loop import OuterLoop, OuterState
 from kshot.trainer.packaging import (
     bundle_folder,
@@ -38,6 +38,7 @@ from kshot.trainer.packaging import (
 )
 from kshot.trainer.pixels import DevicePixels
 from kshot.trainer.recipe import Recipe, recipe_digest
+from kshot.trainer.recipe_record import recipe_differences, write_recipe
 from kshot.trainer.scalars import ScalarFile
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -68,7 +69,7 @@ def train(
     report_table: Callable[[int, int], None] = lambda _done, _total: None,
     say: Callable[[str], None] = lambda _sentence: None,
 ) -> Path:
-    """Train, write checkpoints and TensorBoard scalars to ``out``, and end with a bundle there.
+    """Train, write checkpoints, recipe and TensorBoard scalars to ``out``, and end with a bundle.
 
     With ``resume`` the training goes on from its checkpoint; on a CPU the result then equals an
     uninterrupted training's bit for bit. One whose bundle is there already is left as it is, and
@@ -88,7 +89,13 @@ def train(
     identity = TrainingIdentity(recipe_digest(recipe), dataset_train.digest)
     checkpoint = out / CHECKPOINT_FILE
     if resume:
-        state = read_checkpoint(checkpoint, layout, identity, device)
+        try:
+            state = read_checkpoint(checkpoint, layout, identity, device)
+        except OtherTrainingError as error:
+            differences = recipe_differences(out, recipe)
+            raise OtherTrainingError(
+                f"{error}; {differences}" if differences else f"{error}"
+            ) from None
         finished = find_bundle(out, manifest)
         if finished is not None:
             return finished
@@ -104,6 +111,7 @@ def train(
     if not resume:
         out.mkdir(parents=True, exist_ok=True)
         write_checkpoint(checkpoint, state, layout, identity)
+    write_recipe(out, recipe)
     curves = Curves(recipe, manifest, network, {"train": dataset_train, "test": dataset_test})
     try:
         with ScalarFile(out, state.meta_iteration) as scalar_file:

@@ -1,5 +1,6 @@
 """`kshot train`: from a recipe to a bundle."""
 
+import shlex
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -33,7 +34,7 @@ __all__ = ["command"]
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Folder for checkpoint, TensorBoard scalars and the bundle.",
+    help="Folder for checkpoint, recipe, TensorBoard scalars and the bundle.",
 )
 @data_option
 @click.option(
@@ -73,7 +74,12 @@ def command(
     _check_out(out, resume)
     training_classes = _read(recipe, folder, "train")
     test_classes = _read(recipe, folder, "test")
-    with _Follower(out) as follower:
+    again = ["kshot", "train", recipe_name, "--out", str(out), "--data", str(folder)]
+    again += [word for override in overrides for word in ("--set", override)]
+    again += ["--device", device]
+    if compiled is not None:
+        again.append("--compile" if compiled else "--no-compile")
+    with _Follower(out / CHECKPOINT_FILE, shlex.join([*again, "--resume"])) as follower:
         bundle_folder = train(
             recipe,
             training_classes,
@@ -94,12 +100,13 @@ def command(
 class _Follower:
     """Shows a training's progress, then its table's; makes of a signal one line and its exit code.
 
-    SIGTERM interrupts as Ctrl-C does.
+    SIGTERM interrupts as Ctrl-C does. ``again`` is the command that goes on from the checkpoint.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, checkpoint: Path, again: str) -> None:
         self.idle = True
-        self._out = out
+        self._checkpoint = checkpoint
+        self._again = again
         self._training = Progress("training", "meta-iterations")
         self._table = Progress("measuring the bundle", "tasks")
         self._shown: Progress | None = None
@@ -119,7 +126,8 @@ class _Follower:
         self._bars.close()
         signal.signal(signal.SIGTERM, self._handler)
         if isinstance(error, KeyboardInterrupt):
-            raise self._refusal(self._out) from error
+            hint = f"; to go on from here: {self._again}" if self._checkpoint.exists() else ""
+            raise self._refusal(hint) from error
 
     def show_training(self, report: TrainingReport) -> None:
         """Show how far the meta-iterations are."""
@@ -152,9 +160,7 @@ class _Interrupted(click.ClickException):
     number = signal.SIGINT
     exit_code = 128 + number
 
-    def __init__(self, out: Path) -> None:
-        kept = (out / CHECKPOINT_FILE).exists()
-        hint = f"; kshot train … --out {out} --resume goes on from here" if kept else ""
+    def __init__(self, hint: str) -> None:
         super().__init__(f"stopped by {self.number.name}{hint}")
 
 
