@@ -9,7 +9,7 @@
 #   gpu-tests.txt           what pytest said
 #   checkpoint.safetensors  the training so far; a later run that finds it in RESUME goes on from it
 #   bundle.tar.gz           the bundle, once the training is finished
-#   evaluation.json         a line for each batch-norm mode, once there is a bundle
+#   evaluation-MODE.json    the evaluation in each batch-norm mode, once there is a bundle
 #   training.log            the progress
 #
 # RESUME           folder with the checkpoint.safetensors of an earlier run
@@ -66,17 +66,17 @@ length=()
 trained=0
 timeout --signal=INT "${TRAIN_SECONDS:-420}" \
   "$python" -m kshot train "$recipe" --out "$run" --device "$device" "${length[@]}" "${resume[@]}" \
-  >"$scratch/bundle-path" 2> >(tee "$OUT/training.log" >&2) || trained=$?
+  >"$scratch/bundle-path" 2>"$OUT/training.log" || trained=$?
+tail -n 20 "$OUT/training.log" >&2
 cp "$run/checkpoint.safetensors" "$OUT/" 2>/dev/null || echo "no checkpoint yet" >&2
 
 case $trained in
   0)
     bundle=$(cat "$scratch/bundle-path")
     tar -C "$run" -czf "$OUT/bundle.tar.gz" "${bundle#"$run"/}"
-    : >"$OUT/evaluation.json"
     for mode in support support_and_query transductive; do
       "$python" -m kshot evaluate "$bundle" --way 5 --shot 1 --queries 1 --tasks "${TASKS:-1000}" \
-        --batch-norm-mode "$mode" --device "$device" --json | tee -a "$OUT/evaluation.json"
+        --batch-norm-mode "$mode" --device "$device" --json | tee "$OUT/evaluation-$mode.json"
     done
     ;;
   124 | 130) echo "the training is not finished: run again with RESUME=$OUT" >&2 ;;

@@ -60,7 +60,9 @@ def test_one_kernel_serves_all_tasks() -> None:
     [
         (NetworkSpec("conv5", {}), "network 'conv5' is unknown; known: conv4"),
         (NetworkSpec("conv4", {"depth": 3}), "does not take these arguments"),
-        (NetworkSpec("conv4", {"filters": 0}), "filters is 0, wanted at least 1"),
+        (NetworkSpec("conv4", {"filters": 0}), "filters is 0, wanted an integer of at least 1"),
+        (NetworkSpec("conv4", {"filters": 64.5}), "filters is 64.5, wanted an integer"),
+        (NetworkSpec("conv4", {"filters": True}), "filters is True, wanted an integer"),
     ],
 )
 def test_a_network_that_does_not_exist_is_refused(spec: NetworkSpec, complaint: str) -> None:

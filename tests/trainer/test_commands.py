@@ -123,6 +123,33 @@ def test_a_training_ends_in_a_bundle_that_can_be_evaluated(
     assert "6 support and 1 query images were asked of each class" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("setting", "option", "refused", "allowed"),
+    [
+        ("batch_norm.allowed", "--batch-norm-mode", "transductive", "support"),
+        ("serving.preconditioners", "--preconditioner", "sgd", "carried"),
+        ("serving.head.allowed", "--head", "zero", "trained"),
+        ("serving.scope.allowed", "--scope", "head", "all"),
+    ],
+)
+def test_a_choice_that_the_bundle_does_not_allow_is_not_evaluated(
+    tmp_path: Path,
+    data_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    setting: str,
+    option: str,
+    refused: str,
+    allowed: str,
+) -> None:
+    assert train(tmp_path / "run", data_folder, "--set", f"{setting}=['{allowed}']") == 0
+    bundle = capsys.readouterr().out.strip()
+
+    assert main(["evaluate", bundle, "--data", str(data_folder), option, refused]) == 2
+
+    wanted = f"kshot: {option} is {refused}, wanted one that {bundle} allows: {allowed}\n"
+    assert capsys.readouterr().err == wanted
+
+
 def test_a_training_is_resumed_only_when_asked(
     tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

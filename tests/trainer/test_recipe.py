@@ -54,6 +54,10 @@ def test_a_setting_replaces_one_value() -> None:
         ("inner.step_count=three", 'inner.step_count: got "three", wanted an integer'),
         ("inner.step_count=2.5", "inner.step_count: got 2.5, wanted an integer"),
         ("inner.step_count=true", "inner.step_count: got true, wanted an integer"),
+        pytest.param(
+            f"inner.step_count={'1' * 5000}", "inner.step_count: got", id="a long integer"
+        ),
+        pytest.param(f"inner.step_count={'[' * 5000}", "inner.step_count: got", id="a deep list"),
         ("inner.step_count=0", "inner.step_count: got 0, wanted an integer of at least 1"),
         ("inner.learning_rate=nan", "inner.learning_rate: got NaN, wanted a finite number"),
         ("inner.learning_rate=-1", "inner.learning_rate: got -1, wanted a number above 0"),
@@ -67,6 +71,7 @@ def test_a_setting_replaces_one_value() -> None:
         ("serving.way_buckets=[5, 10]", "got 10 as the last, wanted serving.limits.max_way, 50"),
         ("serving.way_buckets=[10, 5, 50]", "got 10, 5, 50, wanted growing numbers"),
         ("serving.batch_sizes=[5]", "batch_size_by_way[1].batch_size: got 10, wanted one of"),
+        ("task.way=60", "task.way: got 60, wanted at most serving.limits.max_way, 50"),
         ("serving.step_count=201", "wanted at most serving.limits.max_step_count, 200"),
         ("serving.preconditioners=['sgd']", "serving.preconditioner: got carried, wanted one of"),
         ("input.shape=[1, 32, 32]", "input.shape: got 1, 32, 32, wanted 1, 28, 28, as its steps"),
@@ -110,6 +115,8 @@ def test_a_recipe_is_read_from_a_path(tmp_path: Path) -> None:
         ("seed = 0", "seed = 0\nsede = 1", "outer.sede: got an unknown key"),
         ("seed = 0\n", "", "outer.seed: got no such key, wanted it to be there"),
         ("seed = 0", "seed =", "is not TOML"),
+        pytest.param("seed = 0", f"seed = {'1' * 5000}", "is not TOML", id="a long integer"),
+        pytest.param("seed = 0", f"seed = {'[' * 5000}", "is not TOML", id="a deep list"),
         ("[outer]", "[outer_loop]", "outer_loop: got an unknown key"),
     ],
 )

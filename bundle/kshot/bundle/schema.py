@@ -33,6 +33,8 @@ def parse_manifest(document: object) -> Manifest:
         _check_input(manifest.input)
         _check_inner_loop(manifest.inner_loop, manifest.limits)
         _check_policies(manifest)
+        way, most = manifest.training.way, manifest.limits.max_way
+        _expect(way <= most, "training.way", way, f"at most limits.max_way, {most}")
     except DocumentError as error:
         raise BundleError(f"{MANIFEST_FILE}: {error}") from error
     return manifest

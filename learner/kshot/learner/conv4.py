@@ -30,8 +30,8 @@ class Conv4:
     epsilon: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.filters < 1:
-            raise ValueError(f"conv4 filters is {self.filters}, wanted at least 1")
+        if type(self.filters) is not int or self.filters < 1:
+            raise ValueError(f"conv4 filters is {self.filters}, wanted an integer of at least 1")
         if min(self.input_shape) < 1:
             raise ValueError(f"conv4 input shape is {self.input_shape}, wanted positive sides")
 

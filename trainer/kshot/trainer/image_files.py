@@ -13,6 +13,9 @@ __all__ = ["ImageFiles", "find_image_files"]
 
 Progress = Callable[[int, int], None]
 
+# What zipfile raises for a damaged directory: also unknown versions and names that are no text.
+_DAMAGED = (zipfile.BadZipFile, OSError, NotImplementedError, ValueError)
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -52,7 +55,7 @@ class ImageFiles:
             for name in names:
                 try:
                     yield archive.read(name)
-                except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+                except (*_DAMAGED, zlib.error, EOFError, RuntimeError) as error:
                     raise DataError(
                         f"{self.source} is damaged at {name}: {error}; get the archive again"
                     ) from error
@@ -94,7 +97,7 @@ def _wanted(name: str, folder_name: str) -> bool:
 def _open_archive(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except _DAMAGED as error:
         raise DataError(
             f"{path} is truncated or no ZIP archive ({error}); get the archive again"
         ) from error

@@ -32,7 +32,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         text = _read_file(name_or_path)
     try:
         document = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"recipe {name_or_path} is not TOML: {error}") from error
     for override in overrides:
         _override(document, override)
@@ -72,7 +72,7 @@ def _override(document: dict[str, object], override: str) -> None:
 def _value(text: str, present: object) -> object:
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # not TOML, too long an integer, too deep a list
         return text
     if set(parsed) != {"value"} or (isinstance(present, str) and text[:1] not in ("'", '"')):
         return text

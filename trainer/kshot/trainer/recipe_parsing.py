@@ -83,6 +83,7 @@ def _check_batch_sizes(serving: Serving) -> None:
 def _check_limits(recipe: Recipe) -> None:
     limits = recipe.serving.limits
     for field, value, name, most in (
+        ("task.way", recipe.task.way, "max_way", limits.max_way),
         ("serving.step_count", recipe.serving.step_count, "max_step_count", limits.max_step_count),
         (
             "inner.learning_rate",

@@ -77,9 +77,22 @@ def command(
 ) -> None:
     """Measure the accuracy of BUNDLE, a folder or a built-in name, on sampled tasks.
 
-    Classes are those of the bundle's own split; equal seeds draw equal tasks.
+    Classes are those of the bundle's own split; equal seeds draw equal tasks. Numbers may go beyond
+    the limits that the bundle sets for serving; a batch-norm mode, preconditioner, head or scope
+    must be one that it allows.
     """
     bundle = load_bundle(_bundle_folder(bundle_name))
+    manifest = bundle.manifest
+    for option, chosen, allowed in (
+        ("--batch-norm-mode", batch_norm_mode, manifest.batch_norm.allowed),
+        ("--preconditioner", preconditioner, manifest.inner_loop.preconditioners),
+        ("--head", head, manifest.head.allowed),
+        ("--scope", scope, manifest.scope.allowed),
+    ):
+        if chosen is not None and chosen not in allowed:
+            raise click.UsageError(
+                f"{option} is {chosen}, wanted one that {bundle_name} allows: {', '.join(allowed)}"
+            )
     dataset = _read(bundle, choose_data_folder(data_folder), split)
     settings = EvaluationSettings(
         way=way or bundle.manifest.training.way,
