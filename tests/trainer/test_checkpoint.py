@@ -143,6 +143,16 @@ def forget_the_iteration(path: Path) -> None:
     save_file(tensors, path, {key: METADATA[key] for key in ("recipe_digest", "data_digest")})
 
 
+def forget_the_digest(path: Path) -> None:
+    save_file(load_file(path), path, METADATA)
+
+
+def change_a_number(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -152,6 +162,8 @@ def forget_the_iteration(path: Path) -> None:
         (drop_a_tensor, "is damaged: it has no second_moment.head.bias"),
         (widen_a_tensor, r"is damaged: parameter head.bias has shape \(3,\), the network wants"),
         (forget_the_iteration, "is damaged: it has no meta_iteration"),
+        (forget_the_digest, "is damaged: it has no tensors_sha256"),
+        (change_a_number, "is damaged: its numbers are not those that were written"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused(

@@ -1,5 +1,6 @@
 """Checkpoints of a meta-training: one small file, replaced atomically."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -8,11 +9,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from kshot.bundle import sync_folder, write_synced
 from kshot.learner import ParameterLayout
 from kshot.trainer.errors import OtherTrainingError, TrainingError
 from kshot.trainer.outer_loop import OuterState
+
+DIGEST = "tensors_sha256"
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,11 @@ def write_checkpoint(
     ):
         for name, value in layout.split(vector.unsqueeze(0)).items():
             tensors[f"{prefix}.{name}"] = value[0].cpu().contiguous()
-    metadata = {"meta_iteration": str(state.meta_iteration), **asdict(identity)}
+    metadata = {
+        "meta_iteration": str(state.meta_iteration),
+        DIGEST: _digest(tensors),
+        **asdict(identity),
+    }
     temporary = path.with_suffix(".partial")
     try:
         temporary.unlink(missing_ok=True)  # a killed training may have left one
@@ -70,9 +78,10 @@ def read_checkpoint(
             layout.join({name: tensors[f"{prefix}.{name}"] for name in layout.shapes})
             for prefix in ("parameters", "second_moment")
         ]
-        return OuterState(
-            vectors[0], vectors[1], int(tensors["step"]), int(metadata["meta_iteration"])
-        )
+        meta_iteration = int(metadata["meta_iteration"])
+        if metadata[DIGEST] != _digest(tensors):
+            raise ValueError("its numbers are not those that were written")
+        return OuterState(vectors[0], vectors[1], int(tensors["step"]), meta_iteration)
     except FileNotFoundError as error:
         raise TrainingError(f"there is no checkpoint {path} to resume from") from error
     except OSError as error:
@@ -82,6 +91,14 @@ def read_checkpoint(
         raise TrainingError(f"checkpoint {path} is damaged: it has no {error.args[0]}") from error
     except (SafetensorError, ValueError) as error:
         raise TrainingError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over the names and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + b"\0" + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _with_ordered_metadata(content: bytes) -> bytes:
