@@ -29,6 +29,7 @@ _SPANS: dict[str, tuple[float, float]] = {
     "cache_bytes": (0, _MOST_COUNTED),
     "drain_grace": (0.001, DAY_SECONDS),
     "engine_start": (0.001, DAY_SECONDS),
+    "engine_probe": (0.001, DAY_SECONDS),
 }
 
 
@@ -93,6 +94,13 @@ class ServerConfig:
     )
     engine_start: float = field(
         default=300.0, metadata={"help": "Seconds that the engine may take to become ready."}
+    )
+    engine_probe: float = field(
+        default=5.0,
+        metadata={
+            "help": "Seconds between probes of the engine, and for its answer to each; one that "
+            "misses three in a row is replaced."
+        },
     )
     engine_command: tuple[str, ...] = (sys.executable, "-P", "-m", "kshot.engine")
     """What starts an engine; its flags are appended."""

@@ -18,10 +18,8 @@ _FIRST_BACKOFF_SECONDS = 0.1
 _LAST_BACKOFF_SECONDS = 10.0
 # An engine that ran for so long was healthy: the next one starts without waiting.
 _HEALTHY_SECONDS = 30.0
-# An engine that computes still answers probes: one that misses so many in a row hangs. Each probe
-# comes so long after the last and waits as long for its answer: 15 to 30 seconds in all.
-PROBE_SECONDS = 5.0
-MISSED_PROBES = 3
+# An engine that computes still answers probes: one that misses so many in a row hangs.
+_MISSED_PROBES = 3
 
 
 class EngineSupervisor:
@@ -103,12 +101,13 @@ class EngineSupervisor:
         """Wait for the end of an engine, probe it meanwhile, end it by force when it hangs."""
         ended = asyncio.ensure_future(engine.ended())
         missed = 0
+        seconds = self._config.engine_probe
         try:
-            while missed < MISSED_PROBES:
-                await asyncio.wait((ended,), timeout=PROBE_SECONDS)
+            while missed < _MISSED_PROBES:
+                await asyncio.wait((ended,), timeout=seconds)
                 if ended.done():
                     return ended.result()
-                missed = 0 if await engine.client.answers(PROBE_SECONDS) else missed + 1
+                missed = 0 if await engine.client.answers(seconds) else missed + 1
             log_event("engine_hangs", logging.ERROR, pid=engine.pid, missed_probes=missed)
             engine.kill()
             # Its calls end here, even if the system is long in ending the process.
