@@ -27,6 +27,17 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"v1"},
     "command": set(),
     "__main__": {"command"},
+    "bench": {
+        "v1",
+        "internal",
+        "bundle",
+        "learner",
+        "trainer",
+        "server",
+        "engine",
+        "client",
+        "command",
+    },
 }
 # Component: the libraries that it may import, of all that are not Python's own.
 LIBRARIES: dict[str, set[str]] = {

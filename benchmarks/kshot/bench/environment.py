@@ -1,0 +1,81 @@
+"""The machine and the versions that a measurement was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from kshot.command.version import version
+
+__all__ = ["environment"]
+
+_LIBRARIES = {
+    "torch": ("torch",),
+    "numpy": ("numpy",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "grpcio": ("grpcio",),
+    "jax": ("jax",),
+}
+
+
+def environment() -> dict[str, object]:
+    """Describe machine, versions and commit; what is not there is None.
+
+    ``threads`` is torch's count now; ``commit`` ends in ``-dirty`` where files were changed since.
+    """
+    return {
+        "cpu": _processor_name(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: _installed(names) for name, names in _LIBRARIES.items()},
+        "kshot": version(),
+        "commit": _commit(Path(__file__)),
+    }
+
+
+def _processor_name() -> str:
+    """Name the processor as Linux does, or by its architecture where Linux does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _installed(distributions: tuple[str, ...]) -> str | None:
+    for name in distributions:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _commit(file: Path) -> str | None:
+    """Name the commit of the checkout that tracks a file, or None where none does.
+
+    An installation inside someone else's checkout is not tracked by it.
+    """
+    git = shutil.which("git")
+    if git is None:
+        return None
+    tracked = _git(git, file.parent, "ls-files", "--error-unmatch", file.name)
+    if tracked is None:
+        return None
+    return _git(git, file.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(git: str, folder: Path, *arguments: str) -> str | None:
+    done = subprocess.run(  # noqa: S603 -- git with arguments of ours
+        [git, "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
