@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -103,17 +104,17 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
 
 
 def arrival_times(kind: str, rate: float, seconds: float, seed: int) -> tuple[float, ...]:
-    """Decide beforehand when calls arrive, in seconds from 0 to `seconds`.
+    """Decide beforehand when calls arrive: seconds from 0, the first, to `seconds`.
 
     `constant` spaces them evenly, `poisson` draws the gaps from an exponential distribution.
     """
     if kind == "constant":
-        return tuple(number / rate for number in range(int(np.ceil(rate * seconds))))
+        return tuple(number / rate for number in range(max(1, math.ceil(rate * seconds))))
     generator = np.random.default_rng(seed)
-    # So many gaps that they span more than `seconds` in all but one of a billion draws.
     expected = rate * seconds
-    gaps = generator.exponential(1 / rate, int(expected + 6 * np.sqrt(expected) + 20))
-    times = np.cumsum(gaps)
+    # Six standard deviations and more: so many gaps span `seconds`.
+    gaps = generator.exponential(1 / rate, int(expected + 6 * math.sqrt(expected) + 20))
+    times = np.concatenate([[0.0], np.cumsum(gaps)])
     return tuple(times[times < seconds].tolist())
 
 
@@ -167,6 +168,14 @@ async def continuous_load(send: Send, callers: int, clock: Clock) -> AsyncIterat
             yield samples
         finally:
             stopped = True
+
+
+def join_loads(loads: Sequence[Load]) -> Load:
+    """Put loads that followed one another together as one."""
+    seconds = sum(load.seconds for load in loads)
+    cpu_seconds = sum(load.generator_cpu * load.seconds for load in loads)
+    samples = tuple(sample for load in loads for sample in load.samples)
+    return Load(samples, seconds, cpu_seconds / seconds if seconds > 0 else 0.0)
 
 
 async def _call_until(

@@ -1,0 +1,144 @@
+"""What adapted models cost: memory of the server's processes, bytes on disk, growth over rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from kshot.bench.load import OK, Answer
+from kshot.bench.report import say
+from kshot.bench.serve_session import Session
+from kshot.bench.server_process import ServerProcess
+
+# Allocators and caches take their share before anything is counted.
+_WARM_UP_ROUNDS = 20
+# So often memory is looked at over the rounds.
+_LOOKS = 10
+_BLOCK_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident bytes of the server's two processes."""
+
+    front_bytes: int
+    engine_bytes: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """Memory after so many rounds."""
+
+    rounds: int
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class MemoryResult:
+    """Memory before, with `models` kept and each predicted with once, and after their deletion.
+
+    Per model: growth of both processes, and blocks of the store's folder. Then `rounds` of adapt,
+    predict and delete, with looks in between; `growth` is from the first look to the last.
+    """
+
+    models: int
+    before: Memory
+    kept: Memory
+    deleted: Memory
+    memory_bytes_per_model: float
+    store_bytes_per_model: float
+    rounds: int
+    looks: tuple[Look, ...]
+    growth: Memory
+
+
+def resident_bytes(pid: int) -> int:
+    """Read a process's resident memory; raises ``ClickException`` where the system has no /proc."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError as error:
+        raise click.ClickException(
+            f"memory is read from /proc/{pid}/status, which cannot be read: {error.strerror}"
+        ) from error
+    kilobytes = next(line.split()[1] for line in lines if line.startswith("VmRSS:"))
+    return 1024 * int(kilobytes)
+
+
+def disk_bytes(folder: Path) -> int:
+    """Count the bytes that a folder's files take on disk."""
+    return sum(_BLOCK_BYTES * path.stat().st_blocks for path in folder.rglob("*"))
+
+
+async def measure_memory(
+    session: Session, server: ServerProcess, models: int, rounds: int
+) -> MemoryResult:
+    """Keep models, delete them, then go round; raises ``ClickException`` for a call refused."""
+    say(f"warming up, {_WARM_UP_ROUNDS} rounds of adapt, predict and delete")
+    for _ in range(_WARM_UP_ROUNDS):
+        await _go_round(session)
+    before, disk_before = _memory(server), disk_bytes(server.store)
+    say(f"keeping {models} adapted models, each predicts once")
+    await _keep(session, models)
+    kept, disk_kept = _memory(server), disk_bytes(server.store)
+    await session.forget_kept()
+    deleted = _memory(server)
+    looks = await _look_over_rounds(session, lambda: _memory(server), rounds)
+    server.check()
+    return MemoryResult(
+        models=models,
+        before=before,
+        kept=kept,
+        deleted=deleted,
+        memory_bytes_per_model=sum(_values(_difference(before, kept))) / models,
+        store_bytes_per_model=(disk_kept - disk_before) / models,
+        rounds=rounds,
+        looks=tuple(looks),
+        growth=_difference(looks[0].memory, looks[-1].memory),
+    )
+
+
+async def _keep(session: Session, models: int) -> None:
+    for _ in range(models):
+        predict = session.predict([await session.keep()])
+        _check("Predict", await predict())
+
+
+async def _look_over_rounds(
+    session: Session, look: Callable[[], Memory], rounds: int
+) -> list[Look]:
+    marks = sorted({rounds * number // _LOOKS for number in range(_LOOKS + 1)})
+    looks, done = [], 0
+    for mark in marks:
+        for _ in range(mark - done):
+            await _go_round(session)
+        done = mark
+        looks.append(Look(done, look()))
+        say(f"round {done} of {rounds}: front {looks[-1].memory.front_bytes / 2**20:.1f} MiB")
+    return looks
+
+
+async def _go_round(session: Session) -> None:
+    predict = session.predict([await session.keep()])
+    _check("Predict", await predict())
+    await session.forget_kept()
+
+
+def _check(method: str, answer: Answer) -> None:
+    if answer.code != OK:
+        raise click.ClickException(f"{method} answered {answer.code}")
+
+
+def _memory(server: ServerProcess) -> Memory:
+    server.check()
+    return Memory(resident_bytes(server.front_pid), resident_bytes(server.engine_pid))
+
+
+def _difference(before: Memory, after: Memory) -> Memory:
+    return Memory(after.front_bytes - before.front_bytes, after.engine_bytes - before.engine_bytes)
+
+
+def _values(memory: Memory) -> Sequence[int]:
+    return memory.front_bytes, memory.engine_bytes
