@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
+import torch
 
 from kshot.bundle import Bundle, BundleError, builtin_bundle, load_bundle
+from kshot.trainer.commands.options import choose_device as choose_reproducible_device
 
 __all__ = [
     "bundle_option",
+    "choose_device",
+    "choose_jax",
     "device_option",
+    "jax_option",
     "json_option",
     "open_bundle",
     "plot_option",
@@ -47,6 +53,11 @@ threads_option = click.option(
     show_default=True,
     help="Threads of the CPU that each contender may use.",
 )
+jax_option = click.option(
+    "--jax/--no-jax",
+    default=None,
+    help="Let JAX join in.  [default: where it is installed, on a CPU]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 plot_option = click.option(
     "--plot",
@@ -68,3 +79,31 @@ def open_bundle(name: str) -> Bundle:
         return load_bundle(builtin_bundle(name))
     except BundleError as error:
         raise click.UsageError(f"there is no folder {name}, and {error}") from error
+
+
+def choose_device(name: str, threads: int) -> torch.device:
+    """Choose the device, reproducible, with so many CPU threads.
+
+    Raises ``UsageError`` when a GPU is asked for and torch sees none.
+    """
+    device = choose_reproducible_device(name)
+    torch.set_num_threads(threads)
+    return device
+
+
+def choose_jax(wanted: bool | None, device: torch.device, threads: int) -> bool:
+    """Tell whether JAX joins in, by default where it can, and give it so many threads.
+
+    Raises ``UsageError`` when it is asked for and cannot join in.
+    """
+    available = find_spec("jax") is not None
+    if wanted and not available:
+        raise click.UsageError("--jax needs 'jax', which is not installed: pip install jax")
+    if wanted and device.type != "cpu":
+        raise click.UsageError(f"--jax is measured on a CPU only, the device is {device.type}")
+    joins = available and device.type == "cpu" if wanted is None else wanted
+    if joins:
+        from kshot.bench.jax_loop import limit_threads
+
+        limit_threads(threads)
+    return joins

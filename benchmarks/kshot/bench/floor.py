@@ -1,0 +1,93 @@
+"""The floor under an adaptation's time: its arithmetic at the machine's rate of products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from kshot.learner import Conv4
+
+__all__ = [
+    "MATRIX_SIDE",
+    "Layer",
+    "conv4_layers",
+    "gflop_per_second",
+    "matrix_products",
+    "step_flop",
+]
+
+MATRIX_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with weights: outputs of one example, and weights that each of them multiplies."""
+
+    output_count: int
+    weights_per_output: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the forward pass of one example."""
+        return self.output_count * self.weights_per_output
+
+
+def conv4_layers(network: Conv4, way: int) -> tuple[Layer, ...]:
+    """List the convolutions and the head of a network for tasks of ``way`` classes.
+
+    What batch norm, ReLU, loss and optimizer compute is left out: it is a few per cent.
+    """
+    _, height, width = network.input_shape
+    layers = []
+    for name, shape in network.body_shapes.items():
+        if name.endswith("convolution.weight"):
+            height, width = math.ceil(height / 2), math.ceil(width / 2)
+            layers.append(Layer(shape[0] * height * width, math.prod(shape[1:])))
+    return (*layers, Layer(way, network.feature_count))
+
+
+def step_flop(layers: Sequence[Layer], batch_size: int) -> int:
+    """Count an inner step's floating-point operations: two for each multiply-add.
+
+    Forward, weight gradients and input gradients cost a layer the same each; nothing needs the
+    gradient of the first layer's input.
+    """
+    forward = sum(layer.multiply_adds for layer in layers)
+    return 2 * batch_size * (3 * forward - layers[0].multiply_adds)
+
+
+def matrix_products(device: torch.device) -> dict[str, Callable[[], object]]:
+    """Make the work that tells the machine's rate: float32 products of two square matrices.
+
+    On a CPU torch has two libraries for them, of which either may be the faster by a factor:
+    ``mm`` is its own choice, ``onednn`` the one that computes its convolutions.
+    """
+    generator = torch.Generator().manual_seed(0)
+    left, right = (
+        torch.rand(MATRIX_SIDE, MATRIX_SIDE, generator=generator).to(device) for _ in range(2)
+    )
+    product = torch.empty_like(left)
+
+    def multiply() -> None:
+        torch.mm(left, right, out=product)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return {"mm": multiply}
+    blocked_left, blocked_right = left.to_mkldnn(), right.to_mkldnn()
+
+    def multiply_blocked() -> None:
+        with torch.no_grad():
+            functional.linear(blocked_left, blocked_right)
+
+    return {"mm": multiply, "onednn": multiply_blocked}
+
+
+def gflop_per_second(products_ms: Sequence[float]) -> float:
+    """Return the rate of the fastest of some matrix products, in 10^9 operations a second."""
+    return 2 * MATRIX_SIDE**3 / min(products_ms) / 1e6

@@ -1,0 +1,156 @@
+"""The tasks that the benchmarks adapt to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kshot.bench.report import say
+from kshot.bundle import Bundle, Manifest, Preconditioner, pixels
+from kshot.learner import (
+    Conv4,
+    Initialization,
+    LoopState,
+    StepRule,
+    cycling_indices,
+    start_state,
+)
+from kshot.trainer.dataset import ImageDataset, make_dataset
+from kshot.trainer.datasets import find_split, read_dataset
+from kshot.trainer.episodes import sample_episode
+from kshot.trainer.pixels import DevicePixels
+
+__all__ = ["AdaptTask", "Size", "generated_dataset", "generated_task", "handwriting"]
+
+_INK, _PAPER, _INK_BELOW = 0, 255, 160
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the cost of an adaptation goes by."""
+
+    way: int
+    shot: int
+    step_count: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class AdaptTask:
+    """One adaptation, all options resolved: the same for every contender.
+
+    ``support`` is float32 ``(n, channels, height, width)``, ``classes`` int64 ``(n,)``,
+    ``batches`` int64 ``(steps, batch_size)``: the rows that each step sees.
+    """
+
+    network: Conv4
+    initialization: Initialization
+    manifest: Manifest
+    size: Size
+    support: Tensor
+    classes: Tensor
+    batches: Tensor
+    preconditioner: Preconditioner
+
+    @property
+    def device(self) -> torch.device:
+        """The device that computes."""
+        return self.support.device
+
+    @property
+    def rule(self) -> StepRule:
+        """The bundle's inner step."""
+        inner = self.manifest.inner_loop
+        return StepRule(
+            self.preconditioner, inner.learning_rate, inner.second_moment_decay, inner.epsilon
+        )
+
+    def start(self) -> LoopState:
+        """Make the state from which an adaptation starts."""
+        return start_state(
+            self.initialization,
+            self.size.way,
+            head=self.manifest.head.default,
+            preconditioner=self.preconditioner,
+            support=self.support,
+            classes=self.classes,
+        )
+
+
+def generated_task(
+    bundle: Bundle, size: Size, device: torch.device, preconditioner: Preconditioner | None = None
+) -> AdaptTask:
+    """Make a task of generated images: what an adaptation costs does not go by what they show.
+
+    Raises ``ValueError`` when the bundle's weights do not fit its network, or that is no conv4.
+    """
+    manifest = bundle.manifest
+    initialization = Initialization.from_bundle(bundle, device)
+    if not isinstance(initialization.network, Conv4):
+        raise ValueError(f"its network is {manifest.network.name}, wanted conv4, the yardstick's")
+    dataset = generated_dataset(manifest.input.shape, size.way, size.shot)
+    generator = torch.Generator().manual_seed(0)
+    episode = sample_episode(dataset, size.way, size.shot, 0, generator)
+    support = DevicePixels.load(dataset, manifest.input, device).take(episode.support)
+    batches = cycling_indices(len(episode.support), size.batch_size, size.step_count, seed=0)
+    return AdaptTask(
+        initialization.network,
+        initialization,
+        manifest,
+        size,
+        support,
+        episode.support_classes.to(device),
+        batches.to(device),
+        preconditioner or manifest.inner_loop.preconditioner,
+    )
+
+
+def generated_dataset(
+    shape: tuple[int, int, int], class_count: int, image_count: int, seed: int = 0
+) -> ImageDataset:
+    """Make classes of black noise on white, each image a fifth of its pixels off its class."""
+    generator = torch.Generator().manual_seed(seed)
+    strokes = torch.rand(class_count, 1, *shape, generator=generator) < 0.2
+    changed = torch.rand(class_count, image_count, *shape, generator=generator) < 0.2
+    images = torch.where(strokes ^ changed, _INK, _PAPER).to(torch.uint8)
+    offsets = torch.arange(class_count + 1) * image_count
+    names = tuple(f"class{number}" for number in range(class_count))
+    return make_dataset("generated images", images.flatten(0, 1), offsets, names)
+
+
+def handwriting(bundle: Bundle, data_folder: Path | None) -> ImageDataset:
+    """Read what accuracy is measured on: the bundle's test classes, or scikit-learn's digits.
+
+    The test classes need the data set's folder. Raises ``DataError`` when that does not hold it.
+    """
+    manifest = bundle.manifest
+    if data_folder is None:
+        say("no data folder is named: accuracy is measured on scikit-learn's digits")
+        return _digits(bundle)
+    name, split_name = find_split(manifest.provenance.split_digest)
+    return read_dataset(name, data_folder, "test", split_name=split_name, input_spec=manifest.input)
+
+
+def _digits(bundle: Bundle) -> ImageDataset:
+    """Bring scikit-learn's 8x8 digits to handwriting's form, black ink on white paper.
+
+    They are inverted, enlarged, made ink or paper pixel by pixel, and given a margin.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.argsort(digits.target, kind="stable")
+    images = np.full((len(order), 28, 28), _PAPER, np.uint8)
+    for image, small in zip(images, digits.images[order], strict=True):
+        dark_on_bright = np.rint(255 - small * (255 / 16)).astype(np.uint8)
+        enlarged = Image.fromarray(dark_on_bright).resize((20, 20), Image.Resampling.BICUBIC)
+        image[4:24, 4:24] = np.where(np.asarray(enlarged) < _INK_BELOW, _INK, _PAPER)
+    prepared = torch.from_numpy(pixels(images, bundle.manifest.input))
+    counts = torch.from_numpy(np.bincount(digits.target))
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    return make_dataset("scikit-learn's digits", prepared, offsets, tuple("0123456789"))
