@@ -1,7 +1,7 @@
 import torch
 from torch.nn import functional
 
-from kshot.learner.batch_norm import normalize
+from kshot.learner.batch_norm import freeze, normalize
 
 
 def test_statistics_are_each_tasks_own() -> None:
@@ -29,3 +29,22 @@ def test_given_statistics_are_used_and_returned() -> None:
     whole, _ = normalize(inputs, ones, zeros, None, 1e-3)
     torch.testing.assert_close(outputs, whole[:, :1], rtol=0, atol=1e-12)
     assert used is statistics
+
+
+def test_frozen_batch_norm_is_one_factor_and_one_offset() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2, 4, 3, 2, 2, generator=generator, dtype=torch.float64)
+    scale, shift, mean, variance = torch.rand(4, 2, 3, generator=generator, dtype=torch.float64)
+
+    outputs, _ = normalize(inputs, scale, shift, (mean, variance), 1e-3)
+
+    factor, offset = freeze(scale, shift, (mean, variance), 1e-3)
+    for task in range(2):
+        reference = functional.batch_norm(
+            inputs[task], mean[task], variance[task], scale[task], shift[task], eps=1e-3
+        )
+        torch.testing.assert_close(outputs[task], reference, rtol=0, atol=1e-12)
+        plain = (
+            inputs[task] * factor[task][:, None, None] + offset[task][:, None, None]
+        )  # (n, channels, height, width)
+        torch.testing.assert_close(plain, reference, rtol=0, atol=1e-12)

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from kshot.bundle import NetworkSpec
-from kshot.learner import Conv4, build_network, layout_of
+from kshot.learner import Conv4, build_network, initial_parameters, layout_of
 from kshot.learner.conv4 import convolve
 
 
@@ -42,6 +42,25 @@ def test_own_kernels_equal_one_convolution_a_task() -> None:
         ]
     )
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+
+
+def test_frozen_statistics_in_the_convolution_equal_batch_norm_after_it() -> None:
+    """One task folds its statistics; two, here twice the same, normalize layer by layer."""
+    network = Conv4((3, 21, 30), filters=4)
+    generator = torch.Generator().manual_seed(0)
+    parameters = {
+        name: value.double()[None] + 0.1 * torch.randn(value.shape, generator=generator)
+        for name, value in initial_parameters(network, 2, generator).items()
+    }
+    inputs = torch.rand(1, 5, 3, 21, 30, generator=generator, dtype=torch.float64)
+    _, statistics = network.features(parameters, inputs, None)
+
+    folded, used = network.features(parameters, inputs[:, :2], statistics)
+
+    twice = {name: torch.cat([value, value]) for name, value in statistics.items()}
+    layered, _ = network.features(parameters, inputs[:, :2], twice)
+    assert used is statistics
+    torch.testing.assert_close(folded, layered[:1], rtol=0, atol=1e-9)
 
 
 def test_one_kernel_serves_all_tasks() -> None:

@@ -1,9 +1,11 @@
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnxruntime
 import pytest
 import torch
@@ -14,6 +16,9 @@ from kshot.trainer.onnx_templates import build_template
 
 MODES = tuple(BatchNormMode)
 NETWORK = Conv4((1, 28, 28), filters=64)
+# As ONNX Runtime calls them in an optimized graph, and what only changes the order in memory.
+CONVOLUTIONS = ("Conv", "FusedConv")
+REORDERINGS = ("ReorderInput", "ReorderOutput")
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +91,56 @@ def test_a_template_answers_as_the_learner(
     assert answer.shape == (query_count, way)
     assert answer.dtype == np.float32
     np.testing.assert_allclose(answer, wanted.numpy(), atol=1e-4, rtol=0)
+
+
+def with_constants(template: bytes, constants: Mapping[str, np.ndarray]) -> bytes:
+    """Move a template's inputs, all but the queries, to its constants."""
+    model = onnx.load_from_string(template)
+    queries = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(queries)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in constants.items()
+    )
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("way", [2, 5, 20])
+def test_frozen_statistics_fold_into_constant_convolutions(
+    templates: Mapping[BatchNormMode, bytes], way: int, tmp_path: Path
+) -> None:
+    """ONNX Runtime makes convolution, batch norm and ReLU one step, and answers as the learner."""
+    mode = BatchNormMode.SUPPORT
+    generator = torch.Generator().manual_seed(way)
+    queries = torch.rand(25, 1, 28, 28, generator=generator)
+    support = torch.rand(5, 1, 28, 28, generator=generator)
+    parameters = random_parameters(way, seed=way)
+    constants = feeds(mode, parameters, queries, support)
+    del constants["inputs"]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3  # it warns that the file is for this kind of processor only
+
+    session = onnxruntime.InferenceSession(
+        with_constants(templates[mode], constants), options, providers=["CPUExecutionProvider"]
+    )
+
+    stacked = {name: value[None] for name, value in parameters.items()}
+    wanted = query_logits(NETWORK, stacked, queries[None], support[None], mode)[0].numpy()
+    for count in (1, 25):
+        (answer,) = session.run(["logits"], {"inputs": queries[:count].numpy()})
+        np.testing.assert_allclose(answer, wanted[:count], atol=1e-4, rtol=0)
+    nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
+    first, last = (
+        index(i for i, node in enumerate(nodes) if node.op_type in CONVOLUTIONS)
+        for index in (min, max)
+    )
+    assert {node.op_type for node in nodes[first : last + 1]} <= {*CONVOLUTIONS, *REORDERINGS}
+    convolutions = [node for node in nodes if node.op_type in CONVOLUTIONS]
+    assert len(convolutions) == 4
+    for node in convolutions:
+        assert {each.name: each.s for each in node.attribute}["activation"] == b"Relu"
 
 
 def shapes(values: object) -> dict[str, list[int | str]]:

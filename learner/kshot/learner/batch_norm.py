@@ -17,17 +17,27 @@ def normalize(
     channels)``. Without given statistics, mean and biased variance are those of each task's own
     batch (Ioffe and Szegedy 2015, algorithm 1). Returns the outputs and the statistics used.
     """
-    if statistics is None:
-        mean = inputs.mean(dim=(1, 3, 4), keepdim=True)
-        difference = inputs - mean
-        variance = (difference * difference).mean(dim=(1, 3, 4), keepdim=True)
-        used = (mean.flatten(1), variance.flatten(1))
-    else:
-        mean, variance = (_as_channels(statistic) for statistic in statistics)
-        difference = inputs - mean
-        used = statistics
+    if statistics is not None:
+        factor, offset = freeze(scale, shift, statistics, epsilon)
+        return inputs * _as_channels(factor) + _as_channels(offset), statistics
+    mean = inputs.mean(dim=(1, 3, 4), keepdim=True)
+    difference = inputs - mean
+    variance = (difference * difference).mean(dim=(1, 3, 4), keepdim=True)
     outputs = difference * torch.rsqrt(variance + epsilon) * _as_channels(scale)
-    return outputs + _as_channels(shift), used
+    return outputs + _as_channels(shift), (mean.flatten(1), variance.flatten(1))
+
+
+def freeze(
+    scale: Tensor, shift: Tensor, statistics: tuple[Tensor, Tensor], epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Compute factor and offset of batch norm with given statistics: ``factor * x + offset``.
+
+    All are ``(..., channels)``. ``factor = scale / sqrt(variance + epsilon)`` and ``offset = shift
+    - factor * mean``; a convolution before it takes them as ``factor * kernel`` and as its bias.
+    """
+    mean, variance = statistics
+    factor = scale * torch.rsqrt(variance + epsilon)
+    return factor, shift - mean * factor
 
 
 def _as_channels(vector: Tensor) -> Tensor:

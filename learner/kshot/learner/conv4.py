@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.learner.batch_norm import normalize
+from kshot.learner.batch_norm import freeze, normalize
 from kshot.learner.glorot import glorot_uniform
 
 BLOCK_COUNT = 4
@@ -88,6 +88,9 @@ class Conv4:
         statistics: Mapping[str, Tensor] | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Map ``(T, n, channels, height, width)`` to ``(T, n, feature_count)``."""
+        if statistics is not None and _task_counts(parameters, statistics) == {1}:
+            features = self._frozen_features(parameters, inputs.flatten(0, 1), statistics)
+            return features.unflatten(0, inputs.shape[:2]), statistics
         used: dict[str, Tensor] = {}
         hidden = inputs
         for block in range(1, BLOCK_COUNT + 1):
@@ -106,6 +109,31 @@ class Conv4:
             hidden = functional.relu(hidden)
         return hidden.flatten(start_dim=2), used
 
+    def _frozen_features(
+        self, parameters: Mapping[str, Tensor], images: Tensor, statistics: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Map ``(n, channels, height, width)`` to ``(n, feature_count)``: parameters with T = 1.
+
+        Given statistics make batch norm a part of the convolution. There is no task axis between
+        layers, so that what runs an exported network may fuse them.
+        """
+        hidden = images
+        for block in range(1, BLOCK_COUNT + 1):
+            prefix = f"block{block}.batch_norm"
+            factor, offset = freeze(
+                parameters[f"{prefix}.scale"].squeeze(0),
+                parameters[f"{prefix}.shift"].squeeze(0),
+                (
+                    statistics[f"{prefix}.mean"].squeeze(0),
+                    statistics[f"{prefix}.variance"].squeeze(0),
+                ),
+                self.epsilon,
+            )
+            kernel = parameters[f"block{block}.convolution.weight"].squeeze(0)
+            kernel = kernel * factor[:, None, None, None]
+            hidden = functional.relu(convolve_images(hidden, kernel, offset))
+        return hidden.flatten(start_dim=1)
+
 
 def convolve(inputs: Tensor, weight: Tensor) -> Tensor:
     """Convolve each task's images with its own kernel, or all with one kernel where T is 1.
@@ -116,19 +144,29 @@ def convolve(inputs: Tensor, weight: Tensor) -> Tensor:
     """
     task_count, image_count, channels, height, width = inputs.shape
     kernel_count, filters = weight.shape[:2]
-    padding = (*_same_padding(width), *_same_padding(height))
     if kernel_count == 1:
-        images = functional.pad(inputs.reshape(-1, channels, height, width), padding)
-        outputs = functional.conv2d(images, weight[0], stride=STRIDE)
+        outputs = convolve_images(inputs.reshape(-1, channels, height, width), weight.squeeze(0))
         return outputs.reshape(task_count, image_count, *outputs.shape[1:])
     # (n, T * channels, height, width)
     images = inputs.transpose(0, 1).reshape(image_count, task_count * channels, height, width)
     kernels = weight.reshape(task_count * filters, *weight.shape[2:])
-    outputs = functional.conv2d(
-        functional.pad(images, padding), kernels, stride=STRIDE, groups=task_count
-    )
+    outputs = convolve_images(images, kernels, groups=task_count)
     # (T, n, filters, height', width')
     return outputs.reshape(image_count, task_count, filters, *outputs.shape[2:]).transpose(0, 1)
+
+
+def convolve_images(
+    images: Tensor, kernel: Tensor, bias: Tensor | None = None, groups: int = 1
+) -> Tensor:
+    """Convolve ``(n, channels, height, width)`` with stride 2 and TensorFlow's SAME padding."""
+    height, width = images.shape[2:]
+    padded = functional.pad(images, (*_same_padding(width), *_same_padding(height)))
+    return functional.conv2d(padded, kernel, bias, stride=STRIDE, groups=groups)
+
+
+def _task_counts(*groups: Mapping[str, Tensor]) -> set[int]:
+    """Return the task counts T of tensors ``(T, ...)``."""
+    return {len(tensor) for group in groups for tensor in group.values()}
 
 
 def _same_padding(side: int) -> tuple[int, int]:

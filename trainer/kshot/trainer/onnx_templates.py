@@ -17,6 +17,7 @@ from kshot.learner import (
     support_logits,
     transductive_logits,
 )
+from kshot.trainer.onnx_graph import drop_axis_pairs
 
 OPSET = 20
 TRACE_WAY = 5
@@ -95,6 +96,7 @@ def build_template(network: Network, mode: BatchNormMode) -> bytes:
     model = onnx.ModelProto()
     model.CopyFrom(program.model_proto)
     _forget_trace(model)
+    drop_axis_pairs(model.graph)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
 

@@ -1,0 +1,56 @@
+"""Steps back in an exported ONNX graph: axes that are put in and taken out again."""
+
+from collections.abc import Mapping, MutableSequence, Sequence
+from typing import TypeVar
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+
+Message = TypeVar("Message", onnx.NodeProto, onnx.TensorProto, onnx.ValueInfoProto)
+
+
+def drop_axis_pairs(graph: onnx.GraphProto) -> None:
+    """Take out each ``Squeeze`` that undoes an ``Unsqueeze``, and what then serves nothing.
+
+    ONNX Runtime copies a tensor at each of them. Axes have to be constants of the graph.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    sources: dict[str, str] = {}
+    for node in graph.node:
+        maker = makers.get(node.input[0]) if node.op_type == "Squeeze" else None
+        if maker is not None and maker.op_type == "Unsqueeze":
+            axes = _axes(node, constants)
+            if axes is not None and axes == _axes(maker, constants):
+                source = maker.input[0]
+                sources[node.output[0]] = sources.get(source, source)
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = sources.get(name, name)
+    _drop_unused(graph)
+
+
+def _axes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> list[int] | None:
+    tensor = constants.get(node.input[1]) if len(node.input) > 1 else None
+    return None if tensor is None else np.ravel(onnx.numpy_helper.to_array(tensor)).tolist()
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Take out nodes, constants and notes on values that no output needs."""
+    needed = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    values = [value for value in graph.value_info if value.name in needed]
+    _replace(graph.node, kept[::-1])
+    _replace(graph.initializer, tensors)
+    _replace(graph.value_info, values)
+
+
+def _replace(field: MutableSequence[Message], items: Sequence[Message]) -> None:
+    del field[:]
+    field.extend(items)
