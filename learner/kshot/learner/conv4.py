@@ -90,7 +90,7 @@ class Conv4:
         """Map ``(T, n, channels, height, width)`` to ``(T, n, feature_count)``."""
         if statistics is not None and _task_counts(parameters, statistics) == {1}:
             features = self._frozen_features(parameters, inputs.flatten(0, 1), statistics)
-            return features.unflatten(0, inputs.shape[:2]), statistics
+            return features.reshape(*inputs.shape[:2], -1), statistics
         used: dict[str, Tensor] = {}
         hidden = inputs
         for block in range(1, BLOCK_COUNT + 1):
