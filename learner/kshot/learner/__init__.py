@@ -1,7 +1,14 @@
 """The learner: networks as pure functions of flat parameters, and the inner loop over them."""
 
-from kshot.learner.compilation import compile_step, compiler_name
+from kshot.learner.compilation import (
+    CompilationError,
+    StepCache,
+    compile_step,
+    compiler_name,
+    default_cache_folder,
+)
 from kshot.learner.conv4 import Conv4
+from kshot.learner.graphs import graphed
 from kshot.learner.inference import (
     query_logits,
     support_and_query_logits,
@@ -10,15 +17,8 @@ from kshot.learner.inference import (
     transductive_logits,
 )
 from kshot.learner.initialization import Initialization, LoopState, stack_states, start_state
-from kshot.learner.inner_loop import (
-    InnerLoopResult,
-    InnerStep,
-    StopReason,
-    build_inner_step,
-    loss_gradients,
-    run_inner_loop,
-    task_losses,
-)
+from kshot.learner.inner_loop import InnerLoopResult, StopReason, run_inner_loop
+from kshot.learner.inner_step import InnerStep, build_inner_step, loss_gradients, task_losses
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.network import (
     NETWORKS,
@@ -33,9 +33,11 @@ from kshot.learner.network import (
 from kshot.learner.numerics import compute_reproducibly
 from kshot.learner.preconditioner import StepRule
 from kshot.learner.sampler import cycling_indices, derive_seed
+from kshot.learner.step_spec import StepSpec, Tunable
 
 __all__ = [
     "NETWORKS",
+    "CompilationError",
     "Conv4",
     "Initialization",
     "InnerLoopResult",
@@ -45,15 +47,20 @@ __all__ = [
     "ParameterLayout",
     "Parameters",
     "Statistics",
+    "StepCache",
     "StepRule",
+    "StepSpec",
     "StopReason",
+    "Tunable",
     "build_inner_step",
     "build_network",
     "compile_step",
     "compiler_name",
     "compute_reproducibly",
     "cycling_indices",
+    "default_cache_folder",
     "derive_seed",
+    "graphed",
     "initial_parameters",
     "layout_of",
     "logits_of",

@@ -1,25 +1,181 @@
-"""Compilation of the inner step, behind one seam."""
+"""Compilation of inner steps ahead of time, into files that load in milliseconds."""
 
+import hashlib
 import os
+import platform
 import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
 
 import torch
+from torch import Tensor
 
-from kshot.learner.inner_loop import InnerStep
+from kshot.learner.graphs import graphed
+from kshot.learner.inner_step import InnerStep
+from kshot.learner.step_spec import StepSpec
+
+CACHE_VARIABLE = "KSHOT_CACHE"
+_PRIVATE = 0o700
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class CompilationError(Exception):
+    """An inner step could not be compiled, or its compiled form not be loaded: says why."""
 
 
 def compiler_name(device: torch.device) -> str | None:
-    """Name the compiler that torch.compile would use for a device, or None where none is found.
+    """Name the compiler that inner steps need on a device, or None where none is found.
 
     That one is found does not mean that it works.
     """
-    if device.type == "cuda":
-        return "triton" if find_spec("triton") else None
+    if device.type == "cuda" and find_spec("triton") is None:
+        return None
     candidates = [os.environ.get("CXX"), "g++", "clang++"]
     return next((name for name in candidates if name and shutil.which(name)), None)
 
 
-def compile_step(step: InnerStep) -> InnerStep:
-    """Compile an inner step; the first call with each set of shapes takes seconds."""
-    return torch.compile(step, fullgraph=True, dynamic=False)
+def default_cache_folder() -> Path:
+    """Return where compiled steps are kept: KSHOT_CACHE, else kshot in the user's cache folder."""
+    if own := os.environ.get(CACHE_VARIABLE):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kshot"
+
+
+@dataclass(frozen=True)
+class StepCache:
+    """A private folder of compiled inner steps, one file for each spec, device and version.
+
+    The files are code that runs in whoever loads them: the folder is refused where others may
+    write to it.
+    """
+
+    folder: Path
+
+    @staticmethod
+    def open(folder: Path) -> "StepCache":
+        """Make the folder where it is missing; raise ``CompilationError`` when it is not ours."""
+        try:
+            folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+            status = folder.stat()
+        except OSError as error:
+            raise CompilationError(f"{folder}: {error.strerror}") from None
+        if status.st_uid != os.getuid() or status.st_mode & _OTHERS_MAY_WRITE:
+            raise CompilationError(
+                f"{folder} keeps code that is run: it belongs to user {status.st_uid} with mode "
+                f"{stat.S_IMODE(status.st_mode):o}, wanted user {os.getuid()} and mode 700"
+            )
+        return StepCache(folder)
+
+    def path(self, spec: StepSpec, device: torch.device) -> Path:
+        """Return where a step is, or will be, in its compiled form."""
+        versions = (
+            torch.__version__,
+            platform.python_version(),
+            _device_name(device),
+            str(torch.get_num_threads()),
+            _source_digest(),
+        )
+        key = hashlib.sha256("\n".join((spec.text, *versions)).encode()).hexdigest()
+        return self.folder / f"step-{key[:32]}.pt2"
+
+    def load(self, spec: StepSpec, device: torch.device) -> InnerStep | None:
+        """Load a compiled step, None where there is none; raise ``CompilationError`` if damaged."""
+        path = self.path(spec, device)
+        if not path.exists():
+            return None
+        try:
+            # Single-threaded: one thread steps, and a CUDA graph can be taken of it.
+            program = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+        except Exception as error:  # of whatever kind loaders raise
+            raise CompilationError(f"{path}: {_first_line(error)}") from error
+        return cast(InnerStep, program)
+
+    def compile(self, spec: StepSpec, device: torch.device) -> InnerStep:
+        """Compile a step, unless it is there, and load it; takes ten seconds and more.
+
+        Processes that want the same step at once wait for one of them. Raises
+        ``CompilationError``.
+        """
+        if (loaded := self.load(spec, device)) is not None:
+            return loaded
+        if compiler_name(device) is None:
+            raise CompilationError("no compiler was found: install g++ or clang++")
+        path = self.path(spec, device)
+        with self._locked(path):
+            if not path.exists():
+                self._write(spec, device, path)
+            loaded = self.load(spec, device)
+        if loaded is None:
+            raise CompilationError(f"{path} is gone: is another process emptying the folder?")
+        return loaded
+
+    def _write(self, spec: StepSpec, device: torch.device, path: Path) -> None:
+        try:
+            with TemporaryDirectory(dir=self.folder) as scratch:
+                package = Path(scratch) / "step.pt2"
+                _compile(spec, device, package)
+                package.replace(path)
+        except Exception as error:  # of whatever kind compilers raise
+            raise CompilationError(
+                f"the inner step cannot be compiled: {_first_line(error)}"
+            ) from error
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        with path.with_suffix(".lock").open("w") as lock:
+            flock(lock, LOCK_EX)
+            yield
+
+
+def compile_step(spec: StepSpec, device: torch.device) -> InnerStep:
+    """Compile a step with the user's cache; on a GPU it launches as one graph.
+
+    Raises ``CompilationError``.
+    """
+    return graphed(StepCache.open(default_cache_folder()).compile(spec, device), device)
+
+
+class _Program(torch.nn.Module):
+    """An inner step as what the exporter takes."""
+
+    def __init__(self, graph: torch.nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        return cast(Tensor, self.graph(*arguments))
+
+
+def _compile(spec: StepSpec, device: torch.device, package: Path) -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    arguments = spec.example_arguments(device)
+    # The gradient becomes a part of the graph: the exporter does not know autograd.
+    graph = make_fx(spec.build(tuned_for=device))(*arguments)
+    exported = torch.export.export(_Program(graph), arguments)
+    torch._inductor.aoti_compile_and_package(exported, package_path=str(package))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} CUDA {torch.version.cuda}"
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _source_digest() -> str:
+    """Digest this package: a step compiled from other code is another step."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from kshot.learner.batch_norm import freeze, normalize
+from kshot.learner.columns import convolve_columns
 from kshot.learner.glorot import glorot_uniform
 
 BLOCK_COUNT = 4
@@ -28,10 +30,16 @@ class Conv4:
     input_shape: tuple[int, int, int]
     filters: int = 64
     epsilon: float = 1e-3
+    column_blocks: tuple[int, ...] = ()
+    """Blocks whose convolution runs as a matrix product of columns: the same function."""
 
     def __post_init__(self) -> None:
         if type(self.filters) is not int or self.filters < 1:
             raise ValueError(f"conv4 filters is {self.filters}, wanted an integer of at least 1")
+        if not set(self.column_blocks) <= set(range(1, BLOCK_COUNT + 1)):
+            raise ValueError(
+                f"conv4 column_blocks is {self.column_blocks!r}, wanted blocks of 1..{BLOCK_COUNT}"
+            )
         if min(self.input_shape) < 1:
             raise ValueError(f"conv4 input shape is {self.input_shape}, wanted positive sides")
 
@@ -94,7 +102,7 @@ class Conv4:
         used: dict[str, Tensor] = {}
         hidden = inputs
         for block in range(1, BLOCK_COUNT + 1):
-            hidden = convolve(hidden, parameters[f"block{block}.convolution.weight"])
+            hidden = self._convolve(block, hidden, parameters[f"block{block}.convolution.weight"])
             prefix = f"block{block}.batch_norm"
             given = None
             if statistics is not None:
@@ -108,6 +116,22 @@ class Conv4:
             )
             hidden = functional.relu(hidden)
         return hidden.flatten(start_dim=2), used
+
+    def tuned(self, device: str) -> Self:
+        """Return the same function in the form that takes its inner steps fastest on a device.
+
+        A first block has few channels and a last one few places: on a CPU their matrix products
+        beat the library's convolutions, and the others' do not (benchmarks/convolution_forms.py).
+        """
+        blocks = (1, BLOCK_COUNT) if device == "cpu" else tuple(range(1, BLOCK_COUNT + 1))
+        return replace(self, column_blocks=blocks)
+
+    def _convolve(self, block: int, inputs: Tensor, weight: Tensor) -> Tensor:
+        if block in self.column_blocks:
+            height, width = inputs.shape[3:]
+            padding = (*_same_padding(width), *_same_padding(height))
+            return convolve_columns(inputs, weight, STRIDE, padding)
+        return convolve(inputs, weight)
 
     def _frozen_features(
         self, parameters: Mapping[str, Tensor], images: Tensor, statistics: Mapping[str, Tensor]

@@ -58,7 +58,7 @@ class Initialization:
 
 @dataclass(frozen=True)
 class LoopState:
-    """T tasks inside their inner loops: parameters and v ``(T, P)``, Adam's step, padded ways.
+    """T tasks inside their inner loops: parameters and v ``(T, P)``, Adam's step, real ways.
 
     ``way_mask`` is bool ``(T, bucket)``, true where a class is real; None where all are.
     """
@@ -68,6 +68,14 @@ class LoopState:
     second_moment: Tensor
     step: int
     way_mask: Tensor | None = None
+
+    @property
+    def real_ways(self) -> Tensor:
+        """Return the way mask, true everywhere where there is none."""
+        if self.way_mask is not None:
+            return self.way_mask
+        shape = self.parameters.shape[0], self.layout.shapes["head.bias"][0]
+        return torch.ones(shape, dtype=torch.bool, device=self.parameters.device)
 
 
 def start_state(
@@ -119,9 +127,7 @@ def start_state(
         step = initialization.step
     else:
         second_moment, step = torch.zeros_like(vector), 0
-    mask = None
-    if bucket > way:
-        mask = (torch.arange(bucket, device=vector.device) < way).unsqueeze(0)
+    mask = (torch.arange(bucket, device=vector.device) < way).unsqueeze(0)
     return LoopState(layout, vector, second_moment, step, mask)
 
 
@@ -133,17 +139,12 @@ def stack_states(states: list[LoopState]) -> LoopState:
     first = states[0]
     if any(s.layout != first.layout or s.step != first.step for s in states):
         raise ValueError("tasks of different way buckets or Adam steps cannot be stacked")
-    mask = None
-    if any(s.way_mask is not None for s in states):
-        bucket = first.layout.shapes["head.bias"][0]
-        full = torch.ones(1, bucket, dtype=torch.bool, device=first.parameters.device)
-        mask = torch.cat([full if s.way_mask is None else s.way_mask for s in states])
     return LoopState(
         first.layout,
         torch.cat([s.parameters for s in states]),
         torch.cat([s.second_moment for s in states]),
         first.step,
-        mask,
+        torch.cat([s.real_ways for s in states]),
     )
 
 

@@ -32,6 +32,10 @@ class StepRule:
             return self.learning_rate
         return self.learning_rate * math.sqrt(1 - self.second_moment_decay**step)
 
+    def step_sizes(self, start: int, count: int) -> list[float]:
+        """Return the sizes of ``count`` updates after Adam's step ``start``."""
+        return [self.step_size(self.steps_taken(start, done)) for done in range(1, count + 1)]
+
     def steps_taken(self, start: int, count: int) -> int:
         """Return Adam's step t after ``count`` updates from ``start``."""
         return start + count if self.updates_second_moment else start
@@ -41,18 +45,29 @@ class StepRule:
         """Tell whether v follows the gradients."""
         return self.preconditioner in (Preconditioner.CARRIED, Preconditioner.FRESH)
 
-    def update(
-        self, parameters: Tensor, second_moment: Tensor, gradient: Tensor, step_size: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Take one step; all tensors ``(T, P)``, step size ``()``.
+    def scale_of(self, second_moment: Tensor) -> Tensor:
+        """Return what scales gradients, a new tensor: v where it follows them, else a fixed rate.
 
-        ``v <- beta2 v + (1 - beta2) g^2`` where v is updated, then
-        ``p <- p - alpha_t g / (sqrt(v) + epsilon)``; SGD: ``p <- p - alpha g``.
+        The rate of each parameter is ``1 / (sqrt(v) + epsilon)`` when v is frozen, 1 with SGD: such
+        a step keeps no state of an optimizer.
         """
+        if self.updates_second_moment:
+            return second_moment.clone()
         if self.preconditioner is Preconditioner.SGD:
-            return parameters - step_size * gradient, second_moment
+            return torch.ones_like(second_moment)
+        return (second_moment.sqrt() + self.epsilon).reciprocal()
+
+    def update(
+        self, parameters: Tensor, scale: Tensor, gradient: Tensor, step_sizes: Tensor
+    ) -> None:
+        """Take one step in place; all tensors ``(T, P)``, step sizes ``(T, 1)``.
+
+        Where v follows the gradients, ``v <- beta2 v + (1 - beta2) g^2``, then
+        ``p <- p - alpha_t g / (sqrt(v) + epsilon)``; else ``p <- p - alpha_t g rate``.
+        """
         if self.updates_second_moment:
             decay = self.second_moment_decay
-            second_moment = decay * second_moment + (1 - decay) * gradient * gradient
-        update = gradient / (torch.sqrt(second_moment) + self.epsilon)
-        return parameters - step_size * update, second_moment
+            scale.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
+            parameters.sub_(step_sizes * gradient / (torch.sqrt(scale) + self.epsilon))
+        else:
+            parameters.sub_(step_sizes * gradient * scale)

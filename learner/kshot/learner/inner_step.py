@@ -1,0 +1,86 @@
+"""One inner step of T tasks: a gradient by autograd and an update in place."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kshot.bundle import Scope
+from kshot.learner.layout import ParameterLayout
+from kshot.learner.network import Network, logits_of
+from kshot.learner.preconditioner import StepRule
+
+InnerStep = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(parameters, scale, inputs, targets, way mask, step sizes) -> losses ``(T,)``.
+
+Parameters and scale ``(T, P)`` are updated in place; inputs ``(T, batch, channels, height,
+width)``, targets int64 ``(T, batch)``, way mask bool ``(T, way)``, step sizes ``(T,)``; all
+contiguous.
+``StepRule.scale_of`` says what the scale is.
+"""
+
+
+def task_losses(logits: Tensor, targets: Tensor, way_mask: Tensor) -> Tensor:
+    """Average the cross-entropy of ``(T, n, way)`` logits over each task's examples: ``(T,)``.
+
+    Classes whose mask ``(T, way)`` is false take no part.
+    """
+    masked = logits.masked_fill(~way_mask.unsqueeze(1), -torch.inf)
+    per_example = functional.cross_entropy(
+        masked.flatten(0, 1), targets.flatten(), reduction="none"
+    )
+    return per_example.reshape(targets.shape).mean(dim=1)
+
+
+def loss_gradients(
+    network: Network,
+    layout: ParameterLayout,
+    parameters: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
+    way_mask: Tensor,
+    scope: Scope = Scope.ALL,
+) -> tuple[Tensor, Tensor]:
+    """Differentiate each task's loss with respect to its own parameters: ``(T, P)`` and ``(T,)``.
+
+    With scope ``head`` only with respect to the head's, ``(T, P - body)``: nothing goes back
+    through the body. The losses are summed over tasks first: no task's loss depends on another's
+    parameters, so one backward pass gives every task its own gradient.
+    """
+    start = first_adapted(layout, scope)
+    leaf = parameters[:, start:].detach().clone().requires_grad_()
+    with torch.enable_grad():
+        vectors = torch.cat([parameters[:, :start].detach(), leaf], dim=1) if start else leaf
+        logits, _ = logits_of(network, layout.split(vectors), inputs)
+        losses = task_losses(logits, targets, way_mask)
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    return gradient, losses.detach()
+
+
+def first_adapted(layout: ParameterLayout, scope: Scope) -> int:
+    """Return where in a parameter vector that begins which adapts."""
+    return layout.body_size if scope is Scope.HEAD else 0
+
+
+def build_inner_step(
+    network: Network, layout: ParameterLayout, rule: StepRule, scope: Scope = Scope.ALL
+) -> InnerStep:
+    """Build the function of one inner step; scope ``head`` leaves the body as it is."""
+    start = first_adapted(layout, scope)
+
+    def step(
+        parameters: Tensor,
+        scale: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        way_mask: Tensor,
+        step_sizes: Tensor,
+    ) -> Tensor:
+        gradient, losses = loss_gradients(
+            network, layout, parameters, inputs, targets, way_mask, scope
+        )
+        rule.update(parameters[:, start:], scale[:, start:], gradient, step_sizes.unsqueeze(1))
+        return losses
+
+    return step
