@@ -1,0 +1,117 @@
+import json
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import torch
+
+from kshot.__main__ import main
+from kshot.bench.predict import Answer, compare, eager, make_model, noise
+from kshot.bundle import BatchNormMode, Bundle, builtin_bundle, load_bundle
+from kshot.server.predictor import Predictor
+
+CPU = torch.device("cpu")
+MODES = list(BatchNormMode)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle(builtin_bundle())
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(["bench", "predict", "--json", *arguments]) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def test_every_mode_and_number_of_images_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    document = run(capsys, "--rounds", "2", "--images", "3,1", "--way", "2")
+
+    assert document["device"] == "cpu"
+    assert document["rounds"] == 2
+    assert document["options"]["bundle"] == "omniglot/1"
+    assert document["options"]["way"] == 2
+    assert "onnxruntime" in document["environment"]
+    found = [(item["batch_norm_mode"], item["images"]) for item in document["answers"]]
+    assert found == [(mode.value, images) for mode in MODES for images in (1, 3)]
+    for item in document["answers"]:
+        assert item["ms"].keys() == {"inputs", "eager"}
+        assert item["ratio_vs_eager"].keys() == {"inputs"}
+        for times in item["ms"].values():
+            assert 0 < times["p50"] <= times["p95"] <= times["p99"]
+        assert item["ratio_vs_eager"]["inputs"] > 0
+
+
+def test_one_mode_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    document = run(capsys, "--rounds", "1", "--images", "1", "--batch-norm-mode", "transductive")
+
+    assert [item["batch_norm_mode"] for item in document["answers"]] == ["transductive"]
+
+
+def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "predict", "--rounds", "1", "--images", "1"]) == 0
+
+    captured = capsys.readouterr()
+    assert "Answers on cpu, 5-way 1-shot" in captured.out
+    assert "support_and_query, 1 images: weights as inputs" in captured.out
+    assert "transductive, 1 images, 1 rounds" in captured.err
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_yardstick_answers_as_the_server_does(bundle: Bundle, mode: BatchNormMode) -> None:
+    """In `support` a query alone answers as among others, in `transductive` it does not."""
+    model = make_model(bundle, way=5, shot=2, device=CPU)
+    queries = noise(bundle, 4)
+
+    answer = eager(model, mode)
+    together = answer(queries)
+    alone = np.concatenate([answer(query[None]) for query in queries])
+
+    wanted = Predictor(bundle).logits(model.arrays, queries, mode)
+    assert together.shape == (4, 5)
+    np.testing.assert_allclose(together, wanted, rtol=1e-4, atol=1e-4)
+    assert np.allclose(alone, together, atol=1e-3) is (mode is not BatchNormMode.TRANSDUCTIVE)
+
+
+def test_contenders_that_do_not_answer_alike_are_not_compared(bundle: Bundle) -> None:
+    def answer(offset: float) -> Answer:
+        return lambda queries: np.full((len(queries), 2), offset, np.float32)
+
+    contenders = {"inputs": answer(1.01), "eager": answer(1.0)}
+
+    with pytest.raises(
+        click.ClickException, match=r"inputs and eager differ by up to 0.01 in mode"
+    ):
+        compare(contenders, BatchNormMode.SUPPORT, noise(bundle, 1), rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--images", "0"], 2, "got 0, wanted whole numbers"),
+        (["--images", "10000"], 2, "--images is 10000, wanted at most"),
+        (["--rounds", "0"], 2, "--rounds"),
+        (["--threads", "0"], 2, "--threads"),
+        (["--way", "10000"], 2, "--way is 10000, wanted at most"),
+        (["--shot", "10000"], 2, "--way times --shot is 50000, wanted at most"),
+        (["--batch-norm-mode", "running"], 2, "'running' is not one of"),
+        (["--bundle", "nowhere"], 2, "there is no folder nowhere"),
+        (["--bundle", "no/where"], 1, "no/where: is no folder"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "predict", *arguments]) == code
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert said in captured.err
