@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from kshot.learner import ParameterLayout
@@ -123,7 +124,7 @@ def scribble(path: Path) -> None:
     path.write_bytes(bytes(range(256)))
 
 
-METADATA = {"meta_iteration": "7", "recipe_digest": "recipe", "data_digest": "data"}
+METADATA = {"recipe_digest": "recipe", "data_digest": "data"}
 
 
 def drop_a_tensor(path: Path) -> None:
@@ -140,7 +141,17 @@ def widen_a_tensor(path: Path) -> None:
 
 def forget_the_iteration(path: Path) -> None:
     tensors = load_file(path)
-    save_file(tensors, path, {key: METADATA[key] for key in ("recipe_digest", "data_digest")})
+    del tensors["meta_iteration"]
+    save_file(tensors, path, METADATA)
+
+
+def change_the_iteration(path: Path) -> None:
+    """Every other byte stays, those of the metadata among them."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["meta_iteration"] += 1
+    save_file(tensors, path, metadata)
 
 
 def forget_the_digest(path: Path) -> None:
@@ -164,6 +175,7 @@ def change_a_number(path: Path) -> None:
         (forget_the_iteration, "is damaged: it has no meta_iteration"),
         (forget_the_digest, "is damaged: it has no tensors_sha256"),
         (change_a_number, "is damaged: its numbers are not those that were written"),
+        (change_the_iteration, "is damaged: its numbers are not those that were written"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused(

@@ -16,6 +16,7 @@ from kshot.learner import ParameterLayout
 from kshot.trainer.errors import OtherTrainingError, TrainingError
 from kshot.trainer.outer_loop import OuterState
 
+COUNTERS = ("step", "meta_iteration")
 DIGEST = "tensors_sha256"
 
 
@@ -35,18 +36,14 @@ def write_checkpoint(
     Equal states give equal bytes. Raises ``TrainingError`` when the disk does not take it; one
     written before is then untouched.
     """
-    tensors = {"step": torch.tensor(state.step, dtype=torch.int64)}
+    tensors = {name: torch.tensor(getattr(state, name), dtype=torch.int64) for name in COUNTERS}
     for prefix, vector in (
         ("parameters", state.parameters),
         ("second_moment", state.second_moment),
     ):
         for name, value in layout.split(vector.unsqueeze(0)).items():
             tensors[f"{prefix}.{name}"] = value[0].cpu().contiguous()
-    metadata = {
-        "meta_iteration": str(state.meta_iteration),
-        DIGEST: _digest(tensors),
-        **asdict(identity),
-    }
+    metadata = {DIGEST: _digest(tensors), **asdict(identity)}
     temporary = path.with_suffix(".partial")
     try:
         temporary.unlink(missing_ok=True)  # a killed training may have left one
@@ -78,10 +75,10 @@ def read_checkpoint(
             layout.join({name: tensors[f"{prefix}.{name}"] for name in layout.shapes})
             for prefix in ("parameters", "second_moment")
         ]
-        meta_iteration = int(metadata["meta_iteration"])
+        counters = [tensors[name] for name in COUNTERS]
         if metadata[DIGEST] != _digest(tensors):
             raise ValueError("its numbers are not those that were written")
-        return OuterState(vectors[0], vectors[1], int(tensors["step"]), meta_iteration)
+        return OuterState(*vectors, *map(int, counters))
     except FileNotFoundError as error:
         raise TrainingError(f"there is no checkpoint {path} to resume from") from error
     except OSError as error:

@@ -3,6 +3,8 @@
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from kshot.trainer.dataset import ImageDataset
@@ -151,18 +153,15 @@ def _draw_distinct(
 ) -> torch.Tensor:
     """Draw ``count`` different numbers below each population, in random order: ``(rows, count)``.
 
-    The i-th number is the r-th of those not drawn yet, r uniform: with the drawn ones sorted as
-    s_0 < s_1 < …, it is r + #{j : s_j - j <= r}, because s_j - j numbers below s_j are free.
+    The i-th number is the r_i-th of those not drawn before it, r_i uniform. From the last pair
+    backwards, a rank among the numbers without x becomes one among all by adding 1 where it is at
+    least the rank of x.
     """
     rows = populations.shape[0]
     # 2**62 is so far above any population that the remainder's bias is below 2**-40.
     random = torch.randint(0, 2**62, (rows, count), generator=generator)
-    drawn = torch.empty((rows, count), dtype=torch.int64)
-    ranks = torch.arange(count)
-    ordered = drawn[:, :0]
-    for position in range(count):
-        rank = random[:, position] % (populations - position)
-        free_below = ordered - ranks[:position]  # (rows, position)
-        drawn[:, position] = rank + (free_below <= rank[:, None]).sum(dim=1)
-        ordered = drawn[:, : position + 1].sort(dim=1).values
-    return drawn
+    drawn: npt.NDArray[np.int64] = (random % (populations[:, None] - torch.arange(count))).numpy()
+    for position in reversed(range(count - 1)):
+        later = drawn[:, position + 1 :]
+        later += later >= drawn[:, position : position + 1]
+    return torch.from_numpy(drawn)

@@ -5,18 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kshot.learner import (
-    InnerStep,
-    LoopState,
-    ParameterLayout,
-    StepRule,
-    cycling_indices,
-    derive_seed,
-    run_inner_loop,
-)
+from kshot.learner import InnerStep, LoopState, ParameterLayout, StepRule, run_inner_loop
 from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.episodes import EpisodeBatch, sample_episodes
-from kshot.trainer.pixels import DevicePixels
+from kshot.trainer.meta_batch import MetaBatch, draw_meta_batch
+from kshot.trainer.pixels import DevicePixels, to_device
 from kshot.trainer.recipe import Recipe
 
 
@@ -45,24 +37,26 @@ class OuterLoop:
     rule: StepRule
     inner_step: InnerStep
 
-    def advance(self, state: OuterState) -> tuple[OuterState, Tensor]:
+    def draw(self, meta_iteration: int) -> MetaBatch:
+        """Draw the tasks of a meta-iteration; a function of its number, and of nothing before."""
+        return draw_meta_batch(self.recipe, self.dataset, meta_iteration)
+
+    def advance(
+        self, state: OuterState, tasks: MetaBatch | None = None
+    ) -> tuple[OuterState, Tensor]:
         """Do one meta-iteration; return the new state and the mean loss of its inner steps.
 
-        Everything random follows from the recipe's seed and the meta-iteration's number, so that a
-        resumed training draws what an uninterrupted one would have drawn.
+        ``tasks`` are those of ``draw``, drawn here where they were not drawn ahead. On a GPU
+        nothing here waits for the device.
         """
         outer = self.recipe.outer
-        seed = derive_seed(outer.seed, state.meta_iteration)
-        episodes = sample_episodes(
-            self.dataset,
-            outer.meta_batch_size,
-            self.recipe.task.way,
-            self.recipe.task.shot,
-            0,
-            torch.Generator().manual_seed(seed),
-        )
+        if tasks is None:
+            tasks = self.draw(state.meta_iteration)
+        device = state.parameters.device
+        support = self.pixels.take(tasks.rows)
+        classes, indices = to_device(tasks.classes, device), to_device(tasks.indices, device)
         adapt = self._adapt_serially if outer.second_moment == "serial" else self._adapt_together
-        displacement, second_moment, step, loss = adapt(state, episodes, seed)
+        displacement, second_moment, step, loss = adapt(state, support, classes, indices)
         size = meta_step_size(
             outer.meta_step_size,
             outer.meta_step_size_final,
@@ -73,62 +67,41 @@ class OuterLoop:
         return OuterState(moved, second_moment, step, state.meta_iteration + 1), loss
 
     def _adapt_serially(
-        self, state: OuterState, episodes: EpisodeBatch, seed: int
+        self, state: OuterState, support: Tensor, classes: Tensor, indices: Tensor
     ) -> tuple[Tensor, Tensor, int, Tensor]:
         """Adapt to one task after another, v carried from each to the next, as the paper's code."""
         second_moment, step = state.second_moment, state.step
         displacement = torch.zeros_like(state.parameters)
         losses = []
-        for task in range(len(episodes)):
-            adapted, loss = self._run(
-                LoopState(self.layout, state.parameters[None], second_moment[None], step),
-                episodes.support[task : task + 1],
-                episodes.support_classes[task : task + 1],
-                [derive_seed(seed, task)],
-            )
+        task_count = len(indices)
+        for task in range(task_count):
+            one = slice(task, task + 1)
+            start = LoopState(self.layout, state.parameters[None], second_moment[None], step)
+            adapted, loss = self._run(start, support[one], classes[one], indices[one])
             displacement += adapted.parameters[0] - state.parameters
             second_moment, step = adapted.second_moment[0], adapted.step
             losses.append(loss)
-        return displacement / len(episodes), second_moment, step, torch.stack(losses).mean()
+        return displacement / task_count, second_moment, step, torch.stack(losses).mean()
 
     def _adapt_together(
-        self, state: OuterState, episodes: EpisodeBatch, seed: int
+        self, state: OuterState, support: Tensor, classes: Tensor, indices: Tensor
     ) -> tuple[Tensor, Tensor, int, Tensor]:
         """Adapt to all tasks side by side from the same v; the next v is the mean of theirs."""
-        task_count = len(episodes)
-        adapted, loss = self._run(
-            LoopState(
-                self.layout,
-                state.parameters.expand(task_count, -1),
-                state.second_moment.expand(task_count, -1),
-                state.step,
-            ),
-            episodes.support,
-            episodes.support_classes,
-            [derive_seed(seed, task) for task in range(task_count)],
+        task_count = len(indices)
+        # Copied, not expanded: the first inner step then has the strides of those that follow.
+        parameters, second_moment = (
+            vector.repeat(task_count, 1) for vector in (state.parameters, state.second_moment)
         )
+        start = LoopState(self.layout, parameters, second_moment, state.step)
+        adapted, loss = self._run(start, support, classes, indices)
         displacement = adapted.parameters.mean(dim=0) - state.parameters
         return displacement, adapted.second_moment.mean(dim=0), adapted.step, loss
 
     def _run(
-        self, state: LoopState, rows: Tensor, classes: Tensor, seeds: list[int]
+        self, state: LoopState, support: Tensor, classes: Tensor, indices: Tensor
     ) -> tuple[LoopState, Tensor]:
-        inner = self.recipe.inner
-        support = self.pixels.take(rows)
-        indices = torch.stack(
-            [
-                cycling_indices(rows.shape[1], inner.batch_size, inner.step_count, seed)
-                for seed in seeds
-            ]
-        )
         result = run_inner_loop(
-            self.inner_step,
-            state,
-            support,
-            classes.to(support.device),
-            indices.to(support.device),
-            self.rule,
-            watch_divergence=False,
+            self.inner_step, state, support, classes, indices, self.rule, watch_divergence=False
         )
         return result.state, result.losses.mean()
 

@@ -32,7 +32,17 @@ class DevicePixels:
         return DevicePixels(dataset.images.to(device), factor)
 
     def take(self, rows: Tensor) -> Tensor:
-        """Prepare images by int64 rows ``(...)``: float32 ``(..., channels, height, width)``."""
-        images = self.images[rows.to(self.images.device)]
+        """Prepare images by int64 rows ``(...)``: float32 ``(..., channels, height, width)``.
+
+        The rows are on the CPU.
+        """
+        images = self.images[to_device(rows, self.images.device)]
         # Multiplied in float64 and rounded once: the very numbers that serving prepares.
         return images.to(torch.float64).mul_(self.factor).to(torch.float32)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Bring a tensor from the CPU to a device; the host does not wait for a GPU to have it."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

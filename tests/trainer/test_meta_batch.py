@@ -1,0 +1,103 @@
+import hashlib
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from kshot.learner import cycling_indices, derive_seed
+from kshot.trainer.dataset import ImageDataset, make_dataset
+from kshot.trainer.episodes import sample_episodes
+from kshot.trainer.meta_batch import draw_meta_batch
+from kshot.trainer.recipe import Recipe
+from kshot.trainer.recipe_files import load_recipe
+
+
+@pytest.fixture(scope="module")
+def blanks() -> ImageDataset:
+    """As many classes and images as Omniglot's training characters with rotations."""
+    images = torch.zeros(4800 * 20, 1, 1, 1, dtype=torch.uint8)
+    return make_dataset("blanks", images, torch.arange(4801) * 20, tuple(map(str, range(4800))))
+
+
+def digest(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().astype("<i8").tobytes()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("meta_iteration", "rows", "indices", "first_images", "first_batch"),
+    [
+        (
+            0,
+            "c7a573e463c3062f",
+            "1f2ccbbe04a1adc4",
+            [9218, 9206, 9201, 9211, 9219],
+            [15, 26, 34, 44, 36],
+        ),
+        (
+            1,
+            "b4173fcb414d3362",
+            "3269ee35956d1a41",
+            [35103, 35113, 35114, 35115, 35110],
+            [8, 18, 35, 0, 47],
+        ),
+        (
+            29_999,
+            "405bd0ba35030d15",
+            "8b702b3eab7d6ebf",
+            [63907, 63917, 63900, 63910, 63911],
+            [20, 24, 33, 38, 25],
+        ),
+    ],
+)
+def test_the_built_in_bundle_was_trained_on_these_draws(
+    blanks: ImageDataset,
+    meta_iteration: int,
+    rows: str,
+    indices: str,
+    first_images: list[int],
+    first_batch: list[int],
+) -> None:
+    """Whoever changes the draws makes the bundle irreproducible: seed 0 of `omniglot-5way`."""
+    drawn = draw_meta_batch(load_recipe("omniglot-5way"), blanks, meta_iteration)
+
+    assert drawn.rows[0, :5].tolist() == first_images
+    assert drawn.indices[1, 0, :5].tolist() == first_batch
+    assert (digest(drawn.rows), digest(drawn.indices)) == (rows, indices)
+
+
+def test_a_meta_batch_is_its_tasks_and_the_batches_of_each(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    recipe, dataset = small_recipe("outer.meta_batch_size=3", "outer.seed=9"), patterns()
+
+    drawn = draw_meta_batch(recipe, dataset, 4)
+
+    seed = derive_seed(9, 4)
+    tasks = sample_episodes(dataset, 3, 3, 2, 0, torch.Generator().manual_seed(seed))
+    assert len(drawn) == 3
+    assert torch.equal(drawn.rows, tasks.support)
+    assert torch.equal(drawn.classes, tasks.support_classes)
+    for number in range(3):
+        assert torch.equal(
+            drawn.indices[number], cycling_indices(6, 3, 2, derive_seed(seed, number))
+        )
+
+
+def test_a_draw_is_a_function_of_seed_and_number_alone(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    dataset = patterns()
+    torch.manual_seed(1)
+    first = draw_meta_batch(small_recipe(), dataset, 3)
+    torch.manual_seed(2)
+    again = draw_meta_batch(small_recipe(), dataset, 3)
+    others = [
+        draw_meta_batch(small_recipe(), dataset, 4),
+        draw_meta_batch(small_recipe("outer.seed=1"), dataset, 3),
+    ]
+
+    assert torch.equal(first.rows, again.rows)
+    assert torch.equal(first.indices, again.indices)
+    for other in others:
+        assert not torch.equal(first.rows, other.rows)
+        assert not torch.equal(first.indices, other.indices)
