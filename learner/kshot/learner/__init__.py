@@ -33,6 +33,7 @@ from kshot.learner.network import (
 from kshot.learner.numerics import compute_reproducibly
 from kshot.learner.preconditioner import StepRule
 from kshot.learner.sampler import cycling_indices, derive_seed
+from kshot.learner.slots import SlotResult, Slots, SlotTask
 from kshot.learner.step_spec import StepSpec, Tunable
 
 __all__ = [
@@ -46,6 +47,9 @@ __all__ = [
     "Network",
     "ParameterLayout",
     "Parameters",
+    "SlotResult",
+    "SlotTask",
+    "Slots",
     "Statistics",
     "StepCache",
     "StepRule",

@@ -13,22 +13,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-import numpy as np
 import torch
 
 from kshot.bundle import BundleError
-from kshot.engine.adaptation import AdaptationTask, adapt
-from kshot.engine.device import DeviceDescription, choose_device
-from kshot.engine.models import LoadedModel, load_models
+from kshot.engine.budget import Budget
+from kshot.engine.device import COMPUTE_THREADS, DeviceDescription, choose_device
+from kshot.engine.models import load_models
+from kshot.engine.programs import Programs
+from kshot.engine.scheduler import Scheduler
 from kshot.engine.service import EngineService
+from kshot.engine.warm_up import blank_task, plan_slots
 from kshot.internal.v1 import engine_pb2_grpc
-from kshot.learner import compute_reproducibly
+from kshot.learner import (
+    CompilationError,
+    StepCache,
+    compiler_name,
+    compute_reproducibly,
+    default_cache_folder,
+)
 
 DRAIN_SECONDS = 5.0
 MAX_MESSAGE_BYTES = 1 << 30  # the front caps requests; weights of large networks come back
-COMPUTE_THREADS = 1
 STANDARD_INPUT = 0
 SOCKET_FOLDER_PREFIX = "kshot-"  # of the temporary folder that the front makes
+
+_log = logging.getLogger(__name__)
 
 
 class _JsonFormatter(logging.Formatter):
@@ -58,33 +67,36 @@ def main() -> int:
     try:
         device = choose_device(arguments.device)
         models = load_models(arguments.bundle, device.device)
-        for model in models.values():
-            warm_up(model)
     except (BundleError, ValueError) as error:
-        logging.getLogger(__name__).error("not_started", extra={"fields": {"reason": str(error)}})
+        _log.error("not_started", extra={"fields": {"reason": str(error)}})
         return 1
-    asyncio.run(_serve(arguments.socket, models, device))
+    programs = Programs(_cache(device.device) if arguments.compile else None, device.device)
+    plans = {name: plan_slots(model, programs, device) for name, model in models.items()}
+    scheduler = Scheduler(programs, device, plans)
+    paths = [
+        scheduler.submit(model, blank_task(model), Budget(None, allow_partial=False)).result()
+        for model in models.values()
+    ]
+    service = EngineService(models, device, scheduler, paths[0].compute_path)
+    asyncio.run(_serve(arguments.socket, service, device, sorted(models)))
+    scheduler.close()
+    programs.close()
     logging.shutdown()
     os._exit(0)  # a step that hangs in its thread would hold up an ordinary exit
 
 
-def warm_up(model: LoadedModel) -> None:
-    """Adapt to blank images once: the first use of each operation is slow."""
-    manifest = model.bundle.manifest
-    way = manifest.training.way
-    task = AdaptationTask(
-        support=np.zeros((way, *manifest.input.shape), dtype=np.float32),
-        classes=np.arange(way),
-        way=way,
-        step_count=min(2, manifest.limits.max_step_count),
-        learning_rate=manifest.inner_loop.learning_rate,
-        batch_size=manifest.default_batch_size(way),
-        preconditioner=manifest.inner_loop.preconditioner,
-        head=manifest.head.default,
-        scope=manifest.scope.default,
-        seed=0,
-    )
-    adapt(model, task, lambda _steps_done: None)
+def _cache(device: torch.device) -> StepCache | None:
+    """Open the folder of compiled steps; say once where nothing can be compiled."""
+    reason = None
+    if compiler_name(device) is None:
+        reason = "no compiler was found: install g++ or clang++"
+    else:
+        try:
+            return StepCache.open(default_cache_folder())
+        except CompilationError as error:
+            reason = str(error)
+    _log.warning("not_compiled", extra={"fields": {"reason": reason, "effect": "slower steps"}})
+    return None
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -92,11 +104,13 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--socket", type=Path, required=True, help="unix socket to listen on")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--bundle", type=Path, action="append", required=True)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args()
 
 
-async def _serve(socket: Path, models: dict[str, LoadedModel], device: DeviceDescription) -> None:
-    service = EngineService(models, device)
+async def _serve(
+    socket: Path, service: EngineService, device: DeviceDescription, models: list[str]
+) -> None:
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -111,12 +125,9 @@ async def _serve(socket: Path, models: dict[str, LoadedModel], device: DeviceDes
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     _watch_parent(loop, stopping)
-    logging.getLogger(__name__).info(
-        "engine_ready", extra={"fields": {"device": device.kind, "models": sorted(models)}}
-    )
+    _log.info("engine_ready", extra={"fields": {"device": device.kind, "models": models}})
     await stopping.wait()
     await server.stop(DRAIN_SECONDS)
-    service.close()
     remove_socket(socket)
 
 

@@ -1,144 +1,90 @@
-"""One adaptation: a model, a support set and resolved options in, adapted arrays out."""
+"""From a task to a slot's, and from what left a slot to an adaptation."""
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from kshot.bundle import Head, Preconditioner, Scope
+from kshot.bundle import Preconditioner
 from kshot.engine.models import LoadedModel
+from kshot.engine.task import Adaptation, AdaptationTask
 from kshot.learner import (
-    InnerLoopResult,
+    SlotResult,
+    SlotTask,
     StepRule,
+    StepSpec,
     StopReason,
-    build_inner_step,
     cycling_indices,
+    layout_of,
     logits_of,
-    run_inner_loop,
-    start_state,
 )
 
-Arrays = Mapping[str, npt.NDArray[np.float32]]
+
+def step_rule(model: LoadedModel, preconditioner: Preconditioner, learning_rate: float) -> StepRule:
+    """Return the constants of a task's inner steps."""
+    inner = model.bundle.manifest.inner_loop
+    return StepRule(preconditioner, learning_rate, inner.second_moment_decay, inner.epsilon)
 
 
-@dataclass(frozen=True)
-class AdaptationTask:
-    """A prepared support set ``(n, channels, height, width)``, its classes ``(n,)``, options."""
-
-    support: npt.NDArray[np.float32]
-    classes: npt.NDArray[np.int64]
-    way: int
-    step_count: int
-    learning_rate: float
-    batch_size: int
-    preconditioner: Preconditioner
-    head: Head
-    scope: Scope
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Raise ``ValueError`` for what the front should not have let through."""
-        if self.support.ndim != 4 or self.classes.shape != self.support.shape[:1]:
-            raise ValueError(
-                f"{self.classes.shape[0]} classes for a support set of {self.support.shape}, "
-                "wanted (n, channels, height, width) and n classes"
-            )
-        if self.way < 2 or set(self.classes.tolist()) != set(range(self.way)):
-            raise ValueError(f"classes must be 0..{self.way - 1}, each with an example")
-        for name, value in (
-            ("step_count", self.step_count),
-            ("batch_size", self.batch_size),
-            ("learning_rate", self.learning_rate),
-        ):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value}, wanted a number above 0")
+def step_spec(model: LoadedModel, task: AdaptationTask) -> StepSpec:
+    """Describe the inner step that a task needs."""
+    rule = step_rule(model, task.preconditioner, task.learning_rate)
+    bucket = model.way_bucket(task.way)
+    return StepSpec.of(model.bundle.manifest, bucket, task.batch_size, rule, task.scope)
 
 
-@dataclass(frozen=True)
-class Adaptation:
-    """What an adaptation made; without arrays when it diverged or did no step."""
-
-    parameters: Arrays
-    statistics: Arrays
-    step_count: int
-    stop_reason: StopReason
-    support_losses: tuple[float, ...]
-    support_accuracy: float
-    compute_seconds: float
-
-
-def adapt(
-    model: LoadedModel, task: AdaptationTask, should_stop: Callable[[int], StopReason | None]
-) -> Adaptation:
-    """Run the inner loop, then take the support set's statistics and accuracy.
-
-    Raises ``ValueError`` when the support set does not have the model's input shape, or the steps
-    are more than the model's limit.
-    """
-    started = time.perf_counter()
-    network = model.initialization.network
-    most = model.bundle.manifest.limits.max_step_count
-    if task.step_count > most:
-        raise ValueError(f"step_count is {task.step_count}, model {model.name} allows {most}")
-    if task.support.shape[1:] != tuple(network.input_shape):
-        raise ValueError(
-            f"support shape is {task.support.shape[1:]}, model {model.name} wants "
-            f"{tuple(network.input_shape)}"
-        )
+def slot_task(model: LoadedModel, task: AdaptationTask) -> SlotTask:
+    """Take a task to the model's device."""
     support = torch.from_numpy(task.support).to(model.device)
     classes = torch.from_numpy(task.classes).to(model.device)
-    result = _run(model, task, support, classes, should_stop)
-    losses = tuple(float(loss) for loss in result.losses[:, 0].cpu())
-    if result.stop_reason is StopReason.DIVERGED or result.step_count == 0:
-        elapsed = time.perf_counter() - started
-        return Adaptation({}, {}, result.step_count, result.stop_reason, losses, 0.0, elapsed)
-    parameters = result.state.layout.split(result.state.parameters)
+    indices = cycling_indices(support.shape[0], task.batch_size, task.step_count, task.seed)
+    return SlotTask(
+        model.start(task.way, task.head, task.preconditioner, support, classes),
+        support,
+        classes,
+        indices.to(model.device),
+        step_rule(model, task.preconditioner, task.learning_rate),
+    )
+
+
+def finish(
+    model: LoadedModel,
+    way: int,
+    started: SlotTask,
+    result: SlotResult,
+    stop_reason: StopReason,
+    *,
+    seconds: float,
+    compute_path: str,
+) -> Adaptation:
+    """Take the support set's statistics and accuracy with what a task left its slot with."""
+    losses = tuple(result.losses.tolist())
+
+    def without_arrays(reason: StopReason) -> Adaptation:
+        return Adaptation(
+            {}, {}, len(losses), reason, losses, 0.0, seconds, compute_path, result.width
+        )
+
+    finite = torch.isfinite(result.losses).all() and torch.isfinite(result.parameters).all()
+    if not finite.item():
+        return without_arrays(StopReason.DIVERGED)
+    if stop_reason is StopReason.CANCELLED or not losses:
+        return without_arrays(stop_reason)
+    network = model.initialization.network
+    padded = started.state.layout.split(result.parameters[None])
+    shapes = layout_of(network, way).shapes
+    # without the head's padding
+    parameters = {name: padded[name][:, : shape[0]] for name, shape in shapes.items()}
     with torch.no_grad():  # on its own support set, transductive and frozen statistics are the same
-        logits, statistics = logits_of(network, parameters, support[None])
+        logits, statistics = logits_of(network, parameters, started.support[None])
     if not all(torch.isfinite(value).all().item() for value in statistics.values()):
-        elapsed = time.perf_counter() - started
-        return Adaptation({}, {}, result.step_count, StopReason.DIVERGED, losses, 0.0, elapsed)
-    accuracy = int((logits[0].argmax(dim=1) == classes).sum()) / len(classes)
+        return without_arrays(StopReason.DIVERGED)
+    accuracy = int((logits[0].argmax(dim=1) == started.classes).sum()) / len(started.classes)
     return Adaptation(
         {name: value[0].cpu().numpy() for name, value in parameters.items()},
         {name: value[0].cpu().numpy() for name, value in statistics.items()},
-        result.step_count,
-        result.stop_reason,
+        len(losses),
+        stop_reason,
         losses,
         accuracy,
-        time.perf_counter() - started,
-    )
-
-
-def _run(
-    model: LoadedModel,
-    task: AdaptationTask,
-    support: torch.Tensor,
-    classes: torch.Tensor,
-    should_stop: Callable[[int], StopReason | None],
-) -> InnerLoopResult:
-    inner = model.bundle.manifest.inner_loop
-    rule = StepRule(
-        task.preconditioner, task.learning_rate, inner.second_moment_decay, inner.epsilon
-    )
-    state = start_state(
-        model.initialization,
-        task.way,
-        head=task.head,
-        preconditioner=task.preconditioner,
-        support=support,
-        classes=classes,
-    )
-    indices = cycling_indices(support.shape[0], task.batch_size, task.step_count, task.seed)
-    return run_inner_loop(
-        build_inner_step(model.initialization.network, state.layout, rule, task.scope),
-        state,
-        support[None],
-        classes[None],
-        indices[None].to(support.device),
-        rule,
-        should_stop,
+        seconds,
+        compute_path,
+        result.width,
     )

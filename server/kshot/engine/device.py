@@ -7,19 +7,29 @@ from typing import Literal
 
 import torch
 
+COMPUTE_THREADS = 1
+# How many tasks a launch may step. On a CPU one core is busy with one task; a small network leaves
+# a GPU idle unless many step together.
+LAUNCH_WIDTHS = {"cpu": (1, 2), "cuda": (1, 4, 16, 64)}
+
 
 @dataclass(frozen=True)
 class DeviceDescription:
-    """A device; equal compute paths give equal bytes for equal adaptations."""
+    """A device; ``variant`` tells computing on it from computing elsewhere."""
 
     device: torch.device
     name: str
-    compute_path: str
+    variant: str
 
     @property
     def kind(self) -> str:
         """``cpu`` or ``cuda``."""
         return self.device.type
+
+    def compute_path(self, *, compiled: bool) -> str:
+        """Name how steps are computed: equal paths give equal bytes for equal adaptations."""
+        how = "compiled" if compiled else "eager"
+        return f"{how}/float32/{self.kind}/{self.variant}/torch-{torch.__version__}"
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> DeviceDescription:
@@ -36,9 +46,7 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> DeviceDescription:
     else:
         device, name = torch.device("cpu"), _processor_name()
         variant = torch.backends.cpu.get_cpu_capability()
-    return DeviceDescription(
-        device, name, f"eager/float32/{device.type}/{variant}/torch-{torch.__version__}"
-    )
+    return DeviceDescription(device, name, variant)
 
 
 def _processor_name() -> str:

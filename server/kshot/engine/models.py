@@ -1,21 +1,22 @@
 """The models that the engine can adapt."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from kshot.bundle import Bundle, BundleError, load_bundle
-from kshot.learner import Initialization
+from kshot.bundle import Bundle, BundleError, Head, Preconditioner, load_bundle
+from kshot.learner import Initialization, LoopState, start_state
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A bundle with its initialization on the engine's device."""
+    """A bundle with its initialization on the engine's device; for one thread at a time."""
 
     bundle: Bundle
     initialization: Initialization
+    _starts: dict[tuple[int, Head, Preconditioner], LoopState] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -26,6 +27,39 @@ class LoadedModel:
     def device(self) -> torch.device:
         """The device that holds its parameters."""
         return self.initialization.parameters["head.bias"].device
+
+    def way_bucket(self, way: int) -> int:
+        """Return the rows of the head of a task: the least bucket that holds its way."""
+        buckets = self.bundle.manifest.inner_loop.way_buckets
+        return min((bucket for bucket in buckets if bucket >= way), default=way)
+
+    def start(
+        self,
+        way: int,
+        head: Head,
+        preconditioner: Preconditioner,
+        support: torch.Tensor,
+        classes: torch.Tensor,
+    ) -> LoopState:
+        """Start a task, its head padded to its bucket; not to be written to.
+
+        What does not depend on the support set is made once.
+        """
+        key = way, head, preconditioner
+        if (kept := self._starts.get(key)) is not None:
+            return kept
+        state = start_state(
+            self.initialization,
+            way,
+            head=head,
+            preconditioner=preconditioner,
+            support=support,
+            classes=classes,
+            bucket=self.way_bucket(way),
+        )
+        if head is not Head.PROTOTYPE:
+            self._starts[key] = state
+        return state
 
 
 def load_models(paths: Sequence[Path], device: torch.device) -> dict[str, LoadedModel]:

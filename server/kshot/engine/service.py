@@ -1,24 +1,26 @@
-"""The engine's service: one inner loop at a time, in the order the calls came."""
+"""The engine's service: calls become jobs of the scheduler."""
 
 import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
 import grpc
 import torch
 
-from kshot.engine.adaptation import Adaptation, AdaptationTask, adapt
 from kshot.engine.budget import Budget
 from kshot.engine.device import DeviceDescription
 from kshot.engine.models import LoadedModel
+from kshot.engine.scheduler import Scheduler
+from kshot.engine.task import Adaptation, AdaptationTask
 from kshot.engine.wire import decode_task, encode_adaptation
 from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
 from kshot.learner import StopReason
 
 EXIT_DEVICE_FAILED = 70
+# No step takes so long: a round that does hangs, and the front is told so by silence.
+STALL_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 AdaptContext = grpc.aio.ServicerContext[engine_pb2.AdaptRequest, engine_pb2.AdaptResponse]
@@ -28,26 +30,33 @@ DescribeContext = grpc.aio.ServicerContext[
 
 
 class EngineService(engine_pb2_grpc.EngineServiceServicer):
-    """Answers the front; owns the one thread in which torch computes."""
+    """Answers the front."""
 
-    def __init__(self, models: Mapping[str, LoadedModel], device: DeviceDescription) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, LoadedModel],
+        device: DeviceDescription,
+        scheduler: Scheduler,
+        compute_path: str,
+    ) -> None:
         self._models = models
         self._device = device
-        self._computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inner-loop")
-
-    def close(self) -> None:
-        """Drop the inner loops that wait; the running one has been told to stop with its call."""
-        self._computing.shutdown(wait=False, cancel_futures=True)
+        self._scheduler = scheduler
+        self._compute_path = compute_path
 
     async def DescribeEngine(  # noqa: N802 -- the name on the wire
-        self, _request: engine_pb2.DescribeEngineRequest, _context: DescribeContext
+        self, _request: engine_pb2.DescribeEngineRequest, context: DescribeContext
     ) -> engine_pb2.DescribeEngineResponse:
-        """Describe the device and the models."""
+        """Describe the device and the models, unless the computing hangs."""
+        if (stalled := self._scheduler.stalled_seconds()) > STALL_SECONDS:
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, f"a step has not ended for {stalled:.0f} seconds"
+            )
         return engine_pb2.DescribeEngineResponse(
             device=self._device.kind,
             device_name=self._device.name,
             torch_version=torch.__version__,
-            compute_path=self._device.compute_path,
+            compute_path=self._compute_path,
             models=[
                 engine_pb2.EngineModel(model=model.name, bundle_digest=model.bundle.digest)
                 for model in self._models.values()
@@ -79,16 +88,13 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 f"the deadline came after {adaptation.step_count} of {task.step_count} steps",
             )
-        return encode_adaptation(adaptation, self._device.compute_path)
+        return encode_adaptation(adaptation)
 
     async def _compute(
         self, model: LoadedModel, task: AdaptationTask, budget: Budget, context: AdaptContext
     ) -> Adaptation:
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(
-                self._computing, adapt, model, task, budget.should_stop
-            )
+            return await asyncio.wrap_future(self._scheduler.submit(model, task, budget))
         except asyncio.CancelledError:
             budget.cancelled.set()
             raise

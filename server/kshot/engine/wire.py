@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import Head, Preconditioner, Scope
-from kshot.engine.adaptation import Adaptation, AdaptationTask
+from kshot.engine.task import Adaptation, AdaptationTask
 from kshot.internal.v1 import engine_pb2
 from kshot.learner import StopReason
 
@@ -32,11 +32,12 @@ def decode_task(request: engine_pb2.AdaptRequest) -> AdaptationTask:
         head=Head(request.head),
         scope=Scope(request.scope),
         seed=request.seed,
+        deterministic=request.deterministic,
     )
 
 
-def encode_adaptation(adaptation: Adaptation, compute_path: str) -> engine_pb2.AdaptResponse:
-    """Write an adaptation; one slot runs at a time."""
+def encode_adaptation(adaptation: Adaptation) -> engine_pb2.AdaptResponse:
+    """Write an adaptation."""
     response = engine_pb2.AdaptResponse(
         parameters=_named_tensors(adaptation.parameters),
         statistics=_named_tensors(adaptation.statistics),
@@ -44,8 +45,8 @@ def encode_adaptation(adaptation: Adaptation, compute_path: str) -> engine_pb2.A
         stop_reason=_STOP_REASONS[adaptation.stop_reason],
         support_loss=adaptation.support_losses,
         support_accuracy=adaptation.support_accuracy,
-        compute_path=compute_path,
-        slot_bucket=1,
+        compute_path=adaptation.compute_path,
+        slot_bucket=adaptation.slot_bucket,
     )
     response.compute_time.FromNanoseconds(round(adaptation.compute_seconds * 1e9))
     return response

@@ -139,6 +139,7 @@ def _request(task: EngineTask) -> wire.AdaptRequest:
         scope=options.scope.value,
         seed=options.seed,
         allow_partial=options.allow_partial,
+        deterministic=options.deterministic,
     )
 
 

@@ -137,6 +137,7 @@ class AdaptRequest(google.protobuf.message.Message):
     SCOPE_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     ALLOW_PARTIAL_FIELD_NUMBER: builtins.int
+    DETERMINISTIC_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the model to adapt."""
     bundle_digest: builtins.str
@@ -159,6 +160,8 @@ class AdaptRequest(google.protobuf.message.Message):
     """Seeds the sampling of examples."""
     allow_partial: builtins.bool
     """Allows an answer with fewer steps, at least one, a margin before the deadline."""
+    deterministic: builtins.bool
+    """Forbids launches shared with other tasks, whose number might change sums."""
     @property
     def support(self) -> global___Tensor:
         """Holds the prepared support set: (support_count, channels, height, width)."""
@@ -183,9 +186,10 @@ class AdaptRequest(google.protobuf.message.Message):
         scope: builtins.str = ...,
         seed: builtins.int = ...,
         allow_partial: builtins.bool = ...,
+        deterministic: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["support", b"support"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["allow_partial", b"allow_partial", "batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "class_indices", b"class_indices", "head", b"head", "learning_rate", b"learning_rate", "model", b"model", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "support", b"support", "way", b"way"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allow_partial", b"allow_partial", "batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "class_indices", b"class_indices", "deterministic", b"deterministic", "head", b"head", "learning_rate", b"learning_rate", "model", b"model", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "support", b"support", "way", b"way"]) -> None: ...
 
 global___AdaptRequest = AdaptRequest
 
@@ -213,7 +217,7 @@ class AdaptResponse(google.protobuf.message.Message):
     compute_path: builtins.str
     """Names the implementation of the inner step that ran."""
     slot_bucket: builtins.int
-    """Counts the slots of the batch it ran in: 1 or more."""
+    """Counts the slots of the widest launch that it took part in: 1 or more."""
     @property
     def parameters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NamedTensor]:
         """Holds the adapted parameters, in the order of their names."""

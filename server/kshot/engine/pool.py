@@ -1,0 +1,89 @@
+"""The slots of one kind of step, and the jobs in them."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from kshot.engine.adaptation import finish
+from kshot.engine.budget import Budget
+from kshot.engine.models import LoadedModel
+from kshot.engine.task import Adaptation, AdaptationTask
+from kshot.learner import Slots, SlotTask, StopReason
+
+
+@dataclass
+class Job:
+    """A task on its way through the engine, and the one who waits for it."""
+
+    model: LoadedModel
+    task: AdaptationTask
+    budget: Budget
+    answer: "Future[Adaptation]" = field(default_factory=Future)
+
+
+@dataclass
+class _Running:
+    job: Job
+    started: SlotTask
+    clock: float
+
+
+class Pool:
+    """Slots with the jobs inside; a job leaves when it is done, and whatever else ends it."""
+
+    def __init__(self, slots: Slots, compute_path: str) -> None:
+        self.compute_path = compute_path
+        self._slots = slots
+        self._running: dict[int, _Running] = {}
+
+    def __len__(self) -> int:
+        """Count the jobs inside."""
+        return len(self._running)
+
+    @property
+    def full(self) -> bool:
+        """Tell whether no job can join."""
+        return self._slots.full
+
+    def jobs(self) -> Iterator[Job]:
+        """Go through the jobs inside."""
+        return (running.job for running in self._running.values())
+
+    def join(self, job: Job, started: SlotTask, clock: float) -> None:
+        """Give a job a slot; the clock is ``time.perf_counter`` when its computing began."""
+        self._running[self._slots.join(started)] = _Running(job, started, clock)
+
+    def advance(self) -> None:
+        """Let those leave who must; take a step of the others, and let those leave who are done."""
+        for handle, running in list(self._running.items()):
+            reason = running.job.budget.should_stop(self._slots.steps_done(handle))
+            if reason is not None:
+                self._leave(handle, reason)
+        if not self._running:
+            return
+        losses = self._slots.advance()
+        done = set(self._slots.finished())
+        for handle in list(self._running):
+            loss = losses.get(handle, 0.0)
+            if handle in done or loss - loss != 0.0:  # infinite, or not a number
+                self._leave(handle, StopReason.COMPLETED)
+
+    def _leave(self, handle: int, reason: StopReason) -> None:
+        running = self._running.pop(handle)
+        result = self._slots.leave(handle)
+        job = running.job
+        try:
+            adaptation = finish(
+                job.model,
+                job.task.way,
+                running.started,
+                result,
+                reason,
+                seconds=time.perf_counter() - running.clock,
+                compute_path=self.compute_path,
+            )
+        except Exception as error:
+            job.answer.set_exception(error)
+        else:
+            job.answer.set_result(adaptation)

@@ -1,0 +1,175 @@
+"""Continuous batching of adaptations: who steps when, in one thread."""
+
+import itertools
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from kshot.engine.adaptation import slot_task, step_spec
+from kshot.engine.budget import Budget
+from kshot.engine.device import DeviceDescription
+from kshot.engine.models import LoadedModel
+from kshot.engine.pool import Job, Pool
+from kshot.engine.programs import Programs
+from kshot.engine.task import Adaptation, AdaptationTask
+from kshot.learner import InnerStep, Slots, SlotTask, StepSpec, graphed
+
+IDLE_POOLS = 4  # kept with their buffers and graphs when nobody is inside
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """How many tasks may step at once, and how many rows a launch may have."""
+
+    slot_count: int
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _PoolKey:
+    model: LoadedModel
+    spec: StepSpec
+    widths: tuple[int, ...]
+    compiled: bool
+
+
+class Scheduler:
+    """Runs jobs in the order they came, as many at once as there are slots.
+
+    A job joins at the next inner step and leaves when it is done, told to stop, diverged or out of
+    time; each round takes one step of every job inside.
+    """
+
+    def __init__(
+        self, programs: Programs, device: DeviceDescription, plans: Mapping[str, SlotPlan]
+    ) -> None:
+        """Start the thread that computes; the plans are by model."""
+        self._programs = programs
+        self._device = device
+        self._plans = dict(plans)
+        self._slot_count = max(plan.slot_count for plan in plans.values())
+        self._waiting: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._pools: OrderedDict[_PoolKey, Pool] = OrderedDict()
+        self._round_began: float | None = None
+        self._thread = threading.Thread(target=self._run, name="inner-loop", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, model: LoadedModel, task: AdaptationTask, budget: Budget
+    ) -> "Future[Adaptation]":
+        """Let a task wait for a slot; the answer raises what the computing raises.
+
+        Raises ``ValueError`` where the task does not fit the model.
+        """
+        task.check(model)
+        job = Job(model, task, budget)
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify()
+        return job.answer
+
+    def stalled_seconds(self) -> float:
+        """Return for how long the present round has been going on, 0 between rounds."""
+        began = self._round_began
+        return 0.0 if began is None else time.monotonic() - began
+
+    def close(self) -> None:
+        """Drop the jobs that wait, and let the thread end after its round."""
+        with self._changed:
+            self._closing = True
+            dropped, self._waiting = list(self._waiting), deque()
+            self._changed.notify()
+        for job in dropped:
+            job.answer.cancel()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._closing or self._active()):
+                    self._changed.wait()
+                if self._closing:
+                    return
+            self._round_began = time.monotonic()
+            self._admit()
+            for key, pool in list(self._pools.items()):
+                if pool:
+                    self._advance(key, pool)
+            self._round_began = None
+
+    def _active(self) -> int:
+        return sum(map(len, self._pools.values()))
+
+    def _admit(self) -> None:
+        """Give slots to those who wait, first come first served."""
+        while self._active() < self._slot_count:
+            with self._changed:
+                if not self._waiting:
+                    return
+                job = self._waiting[0]
+            clock = time.perf_counter()
+            if not job.answer.running() and not job.answer.set_running_or_notify_cancel():
+                self._drop_first()
+                continue
+            try:
+                key, steps = self._kind(job)
+                if key in self._pools and self._pools[key].full:
+                    return
+                started = slot_task(job.model, job.task)
+                self._pool(key, steps, started).join(job, started, clock)
+            except Exception as error:
+                job.answer.set_exception(error)
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        with self._changed:
+            if self._waiting:
+                self._waiting.popleft()
+
+    def _advance(self, key: _PoolKey, pool: Pool) -> None:
+        try:
+            pool.advance()
+        except Exception as error:  # the buffers are in no known state
+            _log.exception("step_failed")
+            del self._pools[key]
+            for job in pool.jobs():
+                job.answer.set_exception(error)
+
+    def _kind(self, job: Job) -> tuple[_PoolKey, Mapping[int, InnerStep]]:
+        """Return what pool a job belongs to, and its steps: compiled ones where there are."""
+        spec, plan = step_spec(job.model, job.task), self._plans[job.model.name]
+        widths = (1,) if job.task.deterministic else plan.widths
+        steps = {width: self._programs.get(spec.of_tasks(width)) for width in widths}
+        compiled = {width: step for width, step in steps.items() if step is not None}
+        if 1 in compiled:
+            return _PoolKey(job.model, spec, tuple(compiled), compiled=True), compiled
+        plain = spec.build()
+        return _PoolKey(job.model, spec, widths, compiled=False), dict.fromkeys(widths, plain)
+
+    def _pool(self, key: _PoolKey, steps: Mapping[int, InnerStep], like: SlotTask) -> Pool:
+        """Return the pool of a kind, a new one for tasks like the one given where there is none."""
+        if key not in self._pools:
+            self._forget_idle()
+            slots = Slots(
+                lambda width: graphed(steps[width], self._device.device),
+                key.widths,
+                self._plans[key.model.name].slot_count,
+                key.model.bundle.manifest.limits.max_step_count,
+                like,
+            )
+            compute_path = self._device.compute_path(compiled=key.compiled)
+            self._pools[key] = Pool(slots, compute_path)
+        self._pools.move_to_end(key)
+        return self._pools[key]
+
+    def _forget_idle(self) -> None:
+        idle = [key for key, pool in self._pools.items() if not pool]
+        for key in itertools.islice(idle, max(0, len(idle) + 1 - IDLE_POOLS)):
+            del self._pools[key]

@@ -1,0 +1,108 @@
+"""What an engine does before it is ready: compile, measure how many slots pay, compute once."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from kshot.engine.adaptation import slot_task, step_spec
+from kshot.engine.device import LAUNCH_WIDTHS, DeviceDescription
+from kshot.engine.models import LoadedModel
+from kshot.engine.programs import Programs
+from kshot.engine.scheduler import SlotPlan
+from kshot.engine.task import AdaptationTask
+from kshot.learner import InnerStep, Slots, SlotTask, graphed
+
+# On one core a second slot gains nothing but this: a short adaptation does not wait for a long one.
+LEAST_SLOTS = 2
+MEASURED_STEPS = 20
+# More slots cost each task time: they must bring more than this.
+NEAR_BEST = 0.9
+
+_log = logging.getLogger(__name__)
+
+
+def blank_task(model: LoadedModel) -> AdaptationTask:
+    """Make a task with the model's defaults, of blank images."""
+    manifest = model.bundle.manifest
+    way = manifest.training.way
+    return AdaptationTask(
+        support=np.zeros((way, *manifest.input.shape), dtype=np.float32),
+        classes=np.arange(way),
+        way=way,
+        step_count=min(2, manifest.limits.max_step_count),
+        learning_rate=manifest.inner_loop.learning_rate,
+        batch_size=manifest.default_batch_size(way),
+        preconditioner=manifest.inner_loop.preconditioner,
+        head=manifest.head.default,
+        scope=manifest.scope.default,
+        seed=0,
+    )
+
+
+def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription) -> SlotPlan:
+    """Compile the default step of a model, and measure how many tasks should step together.
+
+    On a CPU only the step of one task is waited for; that of more counts when it was compiled
+    before. Without a compiler uncompiled steps are measured.
+    """
+    task = blank_task(model)
+    spec = step_spec(model, task)
+    widths = LAUNCH_WIDTHS[device.kind]
+    programs.wait([spec.of_tasks(width) for width in (widths if device.kind == "cuda" else (1,))])
+    compiled = {width: programs.get(spec.of_tasks(width)) for width in widths}
+    steps = {width: step for width, step in compiled.items() if step is not None}
+    if 1 not in steps:
+        steps = dict.fromkeys(widths, spec.build())
+    like = slot_task(model, task)
+    # of any number of steps: they are only measured
+    like = replace(like, indices=like.indices[:1].repeat(MEASURED_STEPS + 1, 1))
+    rates = measure_rates(like, steps, device.device)
+    plan = choose_plan(rates)
+    _log.info(
+        "slots_measured",
+        extra={
+            "fields": {
+                "model": model.name,
+                "slots": plan.slot_count,
+                "steps_per_second": {width: round(rate, 1) for width, rate in rates.items()},
+            }
+        },
+    )
+    return plan
+
+
+def choose_plan(rates: Mapping[int, float]) -> SlotPlan:
+    """Choose the least launch whose steps per second are near the best, and slots to fill it."""
+    best = max(rates.values())
+    widest = min(width for width, rate in rates.items() if rate >= NEAR_BEST * best)
+    widths = tuple(sorted(width for width in rates if width <= widest))
+    return SlotPlan(max(LEAST_SLOTS, widest), widths)
+
+
+def measure_rates(
+    like: SlotTask, steps: Mapping[int, InnerStep], device: torch.device
+) -> dict[int, float]:
+    """Return how many tasks take a step in a second, by the number that step together.
+
+    The task given has ``MEASURED_STEPS`` and one.
+    """
+    rates = {}
+    for width, step in steps.items():
+        ready = graphed(step, device)
+        slots = Slots({width: ready}.__getitem__, (width,), width, MEASURED_STEPS + 1, like)
+        for _ in range(width):
+            slots.join(like)
+        slots.advance()
+        seconds = []
+        for _ in range(MEASURED_STEPS):
+            began = time.perf_counter()
+            slots.advance()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - began)
+        rates[width] = width / sorted(seconds)[MEASURED_STEPS // 2]
+    return rates
