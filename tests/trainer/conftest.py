@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from kshot.bundle import BatchNormMode
-from kshot.learner import Network
+from kshot.bundle import BatchNormMode, Manifest
+from kshot.learner import Initialization, Network, build_network, initial_parameters
 from kshot.trainer import packaging
 from kshot.trainer.dataset import ImageDataset, make_dataset
 from kshot.trainer.onnx_templates import build_template
@@ -27,6 +27,8 @@ SMALL = (
     "evaluation.step_count=2",
     "evaluation.interval=3",
     "evaluation.checkpoint_interval=1",
+    "evaluation.table.task_count=2",
+    "evaluation.table.step_count=3",
 )
 
 build_template_once = functools.cache(build_template)
@@ -71,11 +73,23 @@ def patterns() -> Callable[..., ImageDataset]:
 
 @pytest.fixture
 def small_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a bundle's table have few tasks, and its templates be the names of their modes."""
+    """Let a bundle's templates be the names of their modes."""
 
     def name_mode(_network: Network, mode: BatchNormMode) -> bytes:
         return mode.value.encode()
 
-    monkeypatch.setattr(packaging, "TABLE_TASK_COUNT", 2)
-    monkeypatch.setattr(packaging, "TABLE_STEP_COUNT", 3)
     monkeypatch.setattr(packaging, "build_template", name_mode)
+
+
+@pytest.fixture
+def make_initialization() -> Callable[[Manifest], Initialization]:
+    """Return a function that draws an initialization of a manifest's network."""
+
+    def make(manifest: Manifest) -> Initialization:
+        network = build_network(manifest.network, manifest.input.shape, manifest.batch_norm.epsilon)
+        generator = torch.Generator().manual_seed(0)
+        parameters = initial_parameters(network, manifest.training.way, generator)
+        moment = {name: value.square() for name, value in parameters.items()}
+        return Initialization(network, manifest.training.way, parameters, moment, 42)
+
+    return make

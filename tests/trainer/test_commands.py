@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from kshot.__main__ import main
-from kshot.trainer import datasets, omniglot, packaging
+from kshot.trainer import datasets, omniglot
 from kshot.trainer.omniglot import reptile_split
 from kshot.trainer.recipe_files import list_recipes
 
@@ -30,6 +30,7 @@ QUICK = (
     "inner.step_count=2",
     "outer.meta_iterations=4",
     "outer.meta_batch_size=2",
+    "evaluation.table.task_count=2",
     "evaluation.way=3",
     "evaluation.task_count=2",
     "evaluation.step_count=2",
@@ -71,7 +72,6 @@ def small_omniglot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(omniglot, "SPLIT_DIGESTS", digests)
     source = datasets.Source(omniglot.read_omniglot, digests)
     monkeypatch.setattr(datasets, "DATASETS", {"omniglot": source})
-    monkeypatch.setattr(packaging, "TABLE_TASK_COUNT", 2)
     torch.set_num_threads(1)
 
 

@@ -24,6 +24,8 @@ def test_the_five_way_recipe_has_the_numbers_of_the_paper() -> None:
     assert (PAPER.outer.meta_step_size, PAPER.outer.meta_step_size_final) == (1.0, 0.0)
     assert (PAPER.outer.meta_batch_size, PAPER.outer.meta_iterations) == (5, 100_000)
     assert (PAPER.evaluation.batch_size, PAPER.evaluation.step_count) == (5, 50)
+    table = PAPER.evaluation.table
+    assert (table.shots, table.query_count, table.step_count) == ((1, 5), 1, 50)
 
 
 def test_a_setting_replaces_one_value() -> None:
@@ -70,6 +72,8 @@ def test_a_setting_replaces_one_value() -> None:
         ("=3", "setting is '=3', wanted key=value"),
         ("serving.way_buckets=[5, 10]", "got 10 as the last, wanted serving.limits.max_way, 50"),
         ("serving.way_buckets=[10, 5, 50]", "got 10, 5, 50, wanted growing numbers"),
+        ("evaluation.table.shots=[5, 5]", "evaluation.table.shots: got 5, 5, wanted growing"),
+        ("evaluation.table.shots=[]", "evaluation.table.shots: got [], wanted at least one number"),
         ("serving.batch_sizes=[5]", "batch_size_by_way[1].batch_size: got 10, wanted one of"),
         ("task.way=60", "task.way: got 60, wanted at most serving.limits.max_way, 50"),
         ("serving.step_count=201", "wanted at most serving.limits.max_step_count, 200"),

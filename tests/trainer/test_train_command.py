@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from kshot.__main__ import main
-from kshot.learner import InnerStep
+from kshot.learner import CompilationError, InnerStep, StepSpec
 from kshot.trainer import training
 from kshot.trainer.commands import train as train_command
 from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.meta_batch import MetaBatch
 from kshot.trainer.outer_loop import OuterLoop, OuterState
 from kshot.trainer.training import CHECKPOINT_FILE
 
@@ -20,6 +21,7 @@ SETTINGS = (
     *("network.arguments.filters=4", "task.way=3", "task.shot=2", "inner.batch_size=3"),
     *("inner.step_count=2", "outer.meta_iterations=6", "outer.meta_batch_size=2"),
     *("evaluation.way=3", "evaluation.task_count=2", "evaluation.step_count=2"),
+    *("evaluation.table.task_count=2", "evaluation.table.step_count=3"),
 )
 Train = Callable[..., int]
 
@@ -50,10 +52,10 @@ def signal_before(meta_iteration: int, number: signal.Signals) -> Callable[..., 
     """Return an `advance` that lets this process get a signal before a meta-iteration."""
     advance = OuterLoop.advance
 
-    def advance_or_stop(loop: OuterLoop, state: OuterState) -> object:
+    def advance_or_stop(loop: OuterLoop, state: OuterState, tasks: MetaBatch) -> object:
         if state.meta_iteration == meta_iteration:
             signal.raise_signal(number)
-        return advance(loop, state)
+        return advance(loop, state, tasks)
 
     return advance_or_stop
 
@@ -108,11 +110,8 @@ def compiler_found(_device: torch.device) -> str:
     return "c++"
 
 
-def compile_and_fail(_step: InnerStep) -> InnerStep:
-    def step(*_: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        raise RuntimeError("no working compiler\n\nand much more")
-
-    return step
+def compile_and_fail(_spec: StepSpec, _device: torch.device) -> InnerStep:
+    raise CompilationError("the inner step cannot be compiled: no working compiler")
 
 
 def test_where_nothing_can_be_compiled_the_training_says_so_and_goes_on(
@@ -129,7 +128,7 @@ def test_where_nothing_can_be_compiled_the_training_says_so_and_goes_on(
     assert train(tmp_path / "out", compiled=None) == 0
     assert capsys.readouterr().err.splitlines()[:2] == [
         "compiling the inner step",
-        "the inner step cannot be compiled, so the training is slower: no working compiler",
+        "the inner step cannot be compiled: no working compiler; the training is slower without",
     ]
     weights = "omniglot/1/weights.safetensors"
     plain, fallen_back = ((tmp_path / name / weights).read_bytes() for name in ("plain", "out"))
@@ -151,17 +150,12 @@ def test_what_is_compiled_has_run_before_anything_is_written(
 ) -> None:
     seen: list[bool] = []
 
-    def compile_step(step: InnerStep) -> InnerStep:
-        def watched(
-            parameters: torch.Tensor,
-            second_moment: torch.Tensor,
-            inputs: torch.Tensor,
-            targets: torch.Tensor,
-            way_mask: torch.Tensor | None,
-            step_size: torch.Tensor,
-        ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def compile_step(spec: StepSpec, _device: torch.device) -> InnerStep:
+        step = spec.build()
+
+        def watched(*arguments: torch.Tensor) -> torch.Tensor:
             seen.append((tmp_path / "out").exists())
-            return step(parameters, second_moment, inputs, targets, way_mask, step_size)
+            return step(*arguments)
 
         return watched
 

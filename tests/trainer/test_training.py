@@ -155,7 +155,6 @@ from kshot.trainer.recipe_files import load_recipe
 from kshot.trainer.training import CHECKPOINT_FILE, train
 
 torch.set_num_threads(1)
-packaging.TABLE_TASK_COUNT, packaging.TABLE_STEP_COUNT = 2, 3
 packaging.build_template = lambda _network, mode: mode.value.encode()
 root, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 names = tuple(f"pattern{number}" for number in range(8))
@@ -217,6 +216,7 @@ def test_a_training_killed_anywhere_and_resumed_ends_as_if_it_had_not_been(
         *("inner.step_count=2", "outer.meta_iterations=8", "outer.meta_batch_size=2"),
         *("evaluation.way=3", "evaluation.task_count=1", "evaluation.step_count=1"),
         *("evaluation.interval=5", "evaluation.checkpoint_interval=2"),
+        *("evaluation.table.task_count=2", "evaluation.table.step_count=3"),
     ]
 
     child = subprocess.run(

@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from kshot.bundle import BatchNormMode, Manifest
 from kshot.learner import Initialization, Network
 from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.evaluation import (
-    TASKS_AT_ONCE,
-    EvaluationSettings,
-    build_solver,
-    evaluate,
-)
+from kshot.trainer.evaluation import TASKS_AT_ONCE, evaluate
 from kshot.trainer.pixels import DevicePixels
 from kshot.trainer.recipe import Recipe
+from kshot.trainer.task_solver import EvaluationSettings, build_solver
 
 MODES = (BatchNormMode.SUPPORT, BatchNormMode.TRANSDUCTIVE)
 

@@ -1,16 +1,13 @@
-"""From a finished training to its bundle: manifest, table of accuracies, templates, card."""
+"""From a finished training to its bundle: manifest, weights, templates, card."""
 
 import platform
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from itertools import product
 from pathlib import Path
 
 from kshot.bundle import (
     BatchNormMode,
-    EvaluationRow,
     InnerLoop,
     Manifest,
     Provenance,
@@ -23,24 +20,11 @@ from kshot.learner import Initialization
 from kshot.trainer.card import model_card
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.datasets import split_digest
-from kshot.trainer.episodes import check_episodes
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.evaluation import (
-    TASKS_AT_ONCE,
-    EvaluationSettings,
-    build_solver,
-    evaluate,
-)
 from kshot.trainer.onnx_templates import build_template
-from kshot.trainer.pixels import DevicePixels
 from kshot.trainer.recipe import Recipe, recipe_digest
 
 BUNDLE_VERSION = 1
-TABLE_TASK_COUNT = 1000
-TABLE_SHOTS = (1, 5)
-TABLE_QUERY_COUNT = 1  # per class
-TABLE_STEP_COUNT = 50  # as the paper evaluates
-TABLE_SEED = 0
 
 
 def draft_manifest(recipe: Recipe, dataset: ImageDataset) -> Manifest:
@@ -105,27 +89,11 @@ def find_bundle(out: Path, manifest: Manifest) -> Path | None:
     return folder
 
 
-def check_table(manifest: Manifest, dataset: ImageDataset) -> None:
-    """Raise ``DataError`` unless the data set has classes and images enough for the table."""
-    for shot in TABLE_SHOTS:
-        check_episodes(dataset, manifest.training.way, shot, TABLE_QUERY_COUNT)
+def pack_bundle(out: Path, manifest: Manifest, initialization: Initialization) -> Path:
+    """Write ``out/NAME/VERSION`` and return that folder.
 
-
-def pack_bundle(
-    out: Path,
-    manifest: Manifest,
-    initialization: Initialization,
-    dataset: ImageDataset,
-    report: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Path:
-    """Measure the table on test tasks and write ``out/NAME/VERSION``; return that folder.
-
-    ``report`` hears how many tasks of how many are measured. Raises ``BundleError`` when that
-    folder exists already.
+    Raises ``BundleError`` when it exists already.
     """
-    manifest = replace(
-        manifest, evaluation=_measure_table(manifest, initialization, dataset, report)
-    )
     templates = {mode: build_template(initialization.network, mode) for mode in BatchNormMode}
     weights = Weights(
         {name: value.cpu().numpy() for name, value in initialization.parameters.items()},
@@ -133,62 +101,6 @@ def pack_bundle(
         initialization.step,
     )
     return write_bundle(out, manifest, weights, templates, model_card(manifest)).path
-
-
-def _measure_table(
-    manifest: Manifest,
-    initialization: Initialization,
-    dataset: ImageDataset,
-    report: Callable[[int, int], None],
-) -> tuple[EvaluationRow, ...]:
-    """Evaluate tasks of the trained way, one query per class, in every allowed mode."""
-    device = next(iter(initialization.parameters.values())).device
-    pixels = DevicePixels.load(dataset, manifest.input, device)
-    modes = manifest.batch_norm.allowed
-    step_counts = sorted({manifest.inner_loop.step_count, TABLE_STEP_COUNT})
-    total = TABLE_TASK_COUNT * len(TABLE_SHOTS) * len(step_counts)
-    rows: list[EvaluationRow] = []
-    for index, (shot, step_count) in enumerate(product(TABLE_SHOTS, step_counts)):
-        settings = EvaluationSettings(
-            way=manifest.training.way,
-            shot=shot,
-            query_count=TABLE_QUERY_COUNT,
-            task_count=TABLE_TASK_COUNT,
-            batch_norm_mode=modes[0],
-            step_count=step_count,
-            seed=TABLE_SEED,
-        )
-        results = evaluate(
-            build_solver(initialization, manifest, pixels, settings),
-            dataset,
-            settings,
-            modes,
-            tasks_at_once=TASKS_AT_ONCE[device.type],
-            report=_counting_on(report, index * TABLE_TASK_COUNT, total),
-        )
-        rows += [
-            EvaluationRow(
-                way=settings.way,
-                shot=shot,
-                query_count=settings.query_count,
-                task_count=result.task_count,
-                step_count=step_count,
-                batch_norm_mode=mode,
-                preconditioner=manifest.inner_loop.preconditioner,
-                accuracy=result.accuracy,
-                ci95=result.ci95,
-                ci_method=result.ci_method,
-            )
-            for mode, result in results.items()
-        ]
-    return tuple(rows)
-
-
-def _counting_on(
-    report: Callable[[int, int], None], before: int, total: int
-) -> Callable[[int, int], None]:
-    """Report a part's progress as the whole's."""
-    return lambda done, _total: report(before + done, total)
 
 
 def _library_versions() -> dict[str, str]:

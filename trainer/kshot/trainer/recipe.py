@@ -31,6 +31,7 @@ __all__ = [
     "Outer",
     "Recipe",
     "Serving",
+    "Table",
     "Task",
     "recipe_digest",
 ]
@@ -86,8 +87,22 @@ class Outer:
 
 
 @dataclass(frozen=True)
+class Table:
+    """The bundle's table: tasks of the trained way from the test split, adapted by its defaults.
+
+    ``query_count`` is per class; ``step_count`` is measured beside the served one.
+    """
+
+    shots: Annotated[tuple[Count, ...], Rule("at least one number", bool)]
+    query_count: Count
+    step_count: Count
+    task_count: Count
+    seed: Natural
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """The tasks of the curve on the test split, and how often it gets a point.
+    """The tasks of the curves, how often they get a point, and the bundle's table.
 
     ``query_count`` is per class; ``interval`` and ``checkpoint_interval`` are in meta-iterations.
     """
@@ -100,6 +115,7 @@ class Evaluation:
     task_count: Count
     interval: Count
     checkpoint_interval: Count
+    table: Table
 
 
 @dataclass(frozen=True)

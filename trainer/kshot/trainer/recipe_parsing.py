@@ -21,6 +21,7 @@ def parse_recipe(document: object, source: str) -> Recipe:
         recipe = parse(Recipe, document)
         _check_input(recipe.input)
         _check_choices(recipe)
+        _check_growth(recipe)
         _check_batch_sizes(recipe.serving)
         _check_limits(recipe)
     except DocumentError as error:
@@ -53,15 +54,19 @@ def _check_choices(recipe: Recipe) -> None:
             raise DocumentError(field, default, f"one of those allowed: {_list(allowed)}")
 
 
-def _check_batch_sizes(serving: Serving) -> None:
-    ways = [rule.max_way for rule in serving.batch_size_by_way]
+def _check_growth(recipe: Recipe) -> None:
+    serving = recipe.serving
     for field, values in (
-        ("serving.batch_size_by_way", ways),
+        ("evaluation.table.shots", recipe.evaluation.table.shots),
+        ("serving.batch_size_by_way", [rule.max_way for rule in serving.batch_size_by_way]),
         ("serving.batch_sizes", serving.batch_sizes),
         ("serving.way_buckets", serving.way_buckets),
     ):
         if any(left >= right for left, right in pairwise(values)):
             raise DocumentError(field, _list(values), "growing numbers")
+
+
+def _check_batch_sizes(serving: Serving) -> None:
     for index, rule in enumerate(serving.batch_size_by_way):
         if rule.batch_size not in serving.batch_sizes:
             raise DocumentError(
@@ -71,7 +76,7 @@ def _check_batch_sizes(serving: Serving) -> None:
             )
     most = serving.limits.max_way
     for field, last in (
-        ("serving.batch_size_by_way", ways[-1]),
+        ("serving.batch_size_by_way", serving.batch_size_by_way[-1].max_way),
         ("serving.way_buckets", serving.way_buckets[-1]),
     ):
         if last < most:

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kshot.bundle import Manifest, Preconditioner
+from kshot.bundle import Manifest, Preconditioner, Scope
 from kshot.learner import (
+    CompilationError,
     Initialization,
     Network,
     ParameterLayout,
     StepRule,
-    build_inner_step,
+    StepSpec,
     build_network,
     compile_step,
     compiler_name,
@@ -28,18 +29,15 @@ from kshot.trainer.curves import Curves
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episodes import check_episodes
 from kshot.trainer.errors import OtherTrainingError, TrainingError
+from kshot.trainer.meta_batch import MetaBatch
 from kshot.trainer.outer_loop import OuterLoop, OuterState
-from kshot.trainer.packaging import (
-    bundle_folder,
-    check_table,
-    draft_manifest,
-    find_bundle,
-    pack_bundle,
-)
+from kshot.trainer.packaging import bundle_folder, draft_manifest, find_bundle, pack_bundle
 from kshot.trainer.pixels import DevicePixels
+from kshot.trainer.prefetch import prefetch
 from kshot.trainer.recipe import Recipe, recipe_digest
 from kshot.trainer.recipe_record import recipe_differences, write_recipe
 from kshot.trainer.scalars import ScalarFile
+from kshot.trainer.table import check_table, measure_table
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 REPORT_EVERY_SECONDS = 1.0
@@ -105,17 +103,20 @@ def train(
                 f"{out} holds a training already: resume it, or name another folder"
             )
         state = first_state(network, layout, recipe, device)
-    loop = _outer_loop(recipe, dataset_train, network, layout, device)
+    loop = _outer_loop(recipe, dataset_train, layout, device)
     if compiled or (compiled is None and compiler_name(device) is not None):
-        loop = _compiled(loop, state, say, required=compiled is True)
+        loop = _compiled(loop, state, device, say, required=compiled is True)
     if not resume:
         out.mkdir(parents=True, exist_ok=True)
         write_checkpoint(checkpoint, state, layout, identity)
     write_recipe(out, recipe)
     curves = Curves(recipe, manifest, network, {"train": dataset_train, "test": dataset_test})
     try:
-        with ScalarFile(out, state.meta_iteration) as scalar_file:
-            for advanced, loss, rate in _meta_iterations(loop, state):
+        with (
+            ScalarFile(out, state.meta_iteration) as scalar_file,
+            prefetch(loop.draw, state.meta_iteration, recipe.outer.meta_iterations) as batches,
+        ):
+            for advanced, loss, rate in _meta_iterations(loop, state, batches):
                 done = advanced.meta_iteration
                 last = done == recipe.outer.meta_iterations
                 scalars: dict[str, float] = {}
@@ -131,7 +132,9 @@ def train(
         write_checkpoint(checkpoint, state, layout, identity)
         raise
     initialization = initialization_of(network, recipe, layout, state)
-    return pack_bundle(out, manifest, initialization, dataset_test, report_table)
+    table = recipe.evaluation.table
+    rows = measure_table(table, manifest, initialization, dataset_test, report_table)
+    return pack_bundle(out, replace(manifest, evaluation=rows), initialization)
 
 
 def first_state(
@@ -162,7 +165,7 @@ def _check_datasets(
     for dataset in (dataset_train, dataset_test):
         evaluation = recipe.evaluation
         check_episodes(dataset, evaluation.way, evaluation.shot, evaluation.query_count)
-    check_table(manifest, dataset_test)
+    check_table(recipe.evaluation.table, manifest, dataset_test)
 
 
 def _network(recipe: Recipe) -> Network:
@@ -175,7 +178,6 @@ def _network(recipe: Recipe) -> Network:
 def _outer_loop(
     recipe: Recipe,
     dataset: ImageDataset,
-    network: Network,
     layout: ParameterLayout,
     device: torch.device,
 ) -> OuterLoop:
@@ -183,44 +185,66 @@ def _outer_loop(
     rule = StepRule(
         Preconditioner.CARRIED, inner.learning_rate, inner.second_moment_decay, inner.epsilon
     )
-    step = build_inner_step(network, layout, rule)
+    step = step_spec(recipe).build()
     pixels = DevicePixels.load(dataset, recipe.input, device)
     return OuterLoop(recipe, dataset, pixels, layout, rule, step)
 
 
 def _compiled(
-    loop: OuterLoop, state: OuterState, say: Callable[[str], None], *, required: bool
+    loop: OuterLoop,
+    state: OuterState,
+    device: torch.device,
+    say: Callable[[str], None],
+    *,
+    required: bool,
 ) -> OuterLoop:
     """Compile a loop's inner step and try it; return the loop as it was where that fails.
 
     Raises ``TrainingError`` instead when compilation is required.
     """
     say("compiling the inner step")
-    compiled = replace(loop, inner_step=compile_step(loop.inner_step))
     try:
+        compiled = replace(loop, inner_step=compile_step(step_spec(loop.recipe), device))
         compiled.advance(state)  # changes nothing: what is drawn follows from the state
-    except Exception as error:  # of whatever kind compilers raise
+    except (CompilationError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         if required:
-            raise TrainingError(f"the inner step cannot be compiled: {reason}") from error
-        say(f"the inner step cannot be compiled, so the training is slower: {reason}")
+            raise TrainingError(reason) from error
+        say(f"{reason}; the training is slower without")
         return loop
     return compiled
 
 
-def _meta_iterations(
-    loop: OuterLoop, state: OuterState
-) -> Iterator[tuple[OuterState, float, float]]:
-    """Advance to the end; yield state, mean loss and meta-iterations per second where due.
+def step_spec(recipe: Recipe) -> StepSpec:
+    """Describe the inner step of a recipe: of one task, or of a meta-batch that is stacked."""
+    stacked = recipe.outer.second_moment == "stacked"
+    return StepSpec(
+        network=recipe.network,
+        input_shape=recipe.input.shape,
+        batch_norm_epsilon=recipe.batch_norm.epsilon,
+        way=recipe.task.way,
+        batch_size=recipe.inner.batch_size,
+        updates_second_moment=True,
+        second_moment_decay=recipe.inner.second_moment_decay,
+        epsilon=recipe.inner.epsilon,
+        scope=Scope.ALL,
+        task_count=recipe.outer.meta_batch_size if stacked else 1,
+    )
 
-    Due is about once a second, and at every checkpoint and evaluation. Raises ``TrainingError``
-    when the loss or a parameter is not finite.
+
+def _meta_iterations(
+    loop: OuterLoop, state: OuterState, batches: Iterator[MetaBatch]
+) -> Iterator[tuple[OuterState, float, float]]:
+    """Advance through all batches; yield state, mean loss and meta-iterations per second where due.
+
+    Due is about once a second, at every checkpoint and evaluation, and at the end. Raises
+    ``TrainingError`` when the loss, a parameter or its second moment is not finite.
     """
     evaluation, total = loop.recipe.evaluation, loop.recipe.outer.meta_iterations
     losses: list[Tensor] = []
     reported = time.monotonic()
-    while state.meta_iteration < total:
-        state, loss = loop.advance(state)
+    for tasks in batches:
+        state, loss = loop.advance(state, tasks)
         losses.append(loss)
         done, now = state.meta_iteration, time.monotonic()
         due = done == total or any(
@@ -229,10 +253,11 @@ def _meta_iterations(
         )
         if due or now - reported >= REPORT_EVERY_SECONDS:
             mean_loss = float(torch.stack(losses).mean())
-            if not math.isfinite(mean_loss) or not torch.isfinite(state.parameters).all():
+            learned = torch.cat([state.parameters, state.second_moment])
+            if not math.isfinite(mean_loss) or not torch.isfinite(learned).all():
                 raise TrainingError(
                     f"training diverged: at meta-iteration {done} the inner loss is {mean_loss}, "
-                    "wanted it and all parameters finite"
+                    "wanted it, all parameters and their second moments finite"
                 )
             yield state, mean_loss, len(losses) / max(now - reported, 1e-9)
             losses, reported = [], time.monotonic()
