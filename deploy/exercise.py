@@ -1,0 +1,146 @@
+"""What deploy/try-server.sh asks of a server, by the Python of the container under trial.
+
+exercise.py draw FOLDER                      draw FOLDER/support/CLASS/*.png and FOLDER/queries
+exercise.py use ADDRESS FOLDER               adapt, predict, print the id; fail if mostly wrong
+exercise.py again ADDRESS FOLDER ID          predict with an adapted model that was kept
+exercise.py drain ADDRESS FOLDER             adapt many times at once; print `sent`, then wait
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+from PIL import Image, ImageDraw
+
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1 import adaptation_pb2_grpc as wire_grpc
+
+MODEL = "omniglot"
+SHOT, QUERIES = 3, 4
+SIDE, INK, PAPER, STROKE = 28, 0, 255, 2
+LEAST_RIGHT = 0.8
+CALLS, STEPS = 8, 200
+TIMEOUT_SECONDS = 120.0
+# Each class is some lines; coordinates in pixels.
+SHAPES = {
+    "arrow": [[(5, 14), (22, 14)], [(15, 7), (22, 14), (15, 21)]],
+    "cross": [[(7, 7), (20, 20)], [(20, 7), (7, 20)]],
+    "ladder": [[(8, 5), (8, 22)], [(19, 5), (19, 22)], [(8, 10), (19, 10)], [(8, 17), (19, 17)]],
+    "triangle": [[(14, 6), (22, 21), (6, 21), (14, 6)]],
+    "zigzag": [[(6, 8), (20, 8), (7, 20), (21, 20)]],
+}
+
+
+def draw(folder: Path) -> None:
+    """Draw the support set and the queries, each image moved and bent a little."""
+    generator = random.Random(0)  # noqa: S311 -- pictures need no secrets
+    for name, lines in SHAPES.items():
+        support = folder / "support" / name
+        support.mkdir(parents=True)
+        (folder / "queries").mkdir(exist_ok=True)
+        for number in range(SHOT + QUERIES):
+            image = Image.new("L", (SIDE, SIDE), PAPER)
+            pen = ImageDraw.Draw(image)
+            left, top = generator.randint(-2, 2), generator.randint(-2, 2)
+            for line in lines:
+                points = [
+                    (x + left + generator.randint(-1, 1), y + top + generator.randint(-1, 1))
+                    for x, y in line
+                ]
+                pen.line(points, fill=INK, width=STROKE)
+            if number < SHOT:
+                image.save(support / f"{number}.png")
+            else:
+                image.save(folder / "queries" / f"{name}-{number}.png")
+
+
+def use(address: str, folder: Path) -> None:
+    """Adapt and predict with kshot's own commands."""
+    adapted = _kshot("adapt", str(folder / "support"), "--model", MODEL, "--server", address)
+    timing = adapted["timing_ms"]
+    print(f"adapted in {adapted['step_count']} steps, {timing['round_trip']:.0f} ms", flush=True)
+    again(address, folder, adapted["adapted_model"])
+    print(adapted["adapted_model"], flush=True)
+
+
+def again(address: str, folder: Path, adapted_model: str) -> None:
+    """Predict; leave with 1 where too few answers are right."""
+    queries = sorted(map(str, (folder / "queries").iterdir()))
+    answer = _kshot("predict", adapted_model, *queries, "--server", address)
+    right = sum(
+        Path(one["file"]).name.startswith(one["label"] + "-") for one in answer["predictions"]
+    )
+    print(f"predicted {right} of {len(queries)} right", flush=True)
+    if right < LEAST_RIGHT * len(queries):
+        raise SystemExit(f"wanted at least {LEAST_RIGHT:.0%} right")
+
+
+def drain(address: str, folder: Path) -> None:
+    """Adapt many times at once; print `sent` when the server has all calls, then their end."""
+    files = sorted((folder / "support").glob("*/*.png"))
+    names = sorted(SHAPES)
+    request = wire.AdaptRequest(
+        model=MODEL,
+        support_set=wire.SupportSet(
+            images=wire.Images(encoded=wire.EncodedImages(items=[f.read_bytes() for f in files])),
+            class_indices=[names.index(file.parent.name) for file in files],
+            class_names=names,
+        ),
+        options=wire.AdaptOptions(step_count=STEPS),
+    )
+    with grpc.insecure_channel(address) as channel:
+        stub = wire_grpc.AdaptationServiceStub(channel)
+        capabilities = wire.GetCapabilitiesRequest()
+        stub.GetCapabilities(capabilities, timeout=TIMEOUT_SECONDS)
+        calls = [stub.Adapt.future(request, timeout=TIMEOUT_SECONDS) for _ in range(CALLS)]
+        stub.GetCapabilities(capabilities, timeout=TIMEOUT_SECONDS)  # by now, some have come
+        print(f"sent {sum(not call.done() for call in calls)}", flush=True)
+        ends = [_end(call) for call in calls]
+    done = ends.count("done")
+    if not done:
+        raise SystemExit("all calls came too late, wanted one that was running")
+    print(f"{done} of them took all their steps, {CALLS - done} came too late", flush=True)
+
+
+def _end(call: grpc.Future) -> str:
+    """Wait for a call; leave with 1 where it was begun and not finished."""
+    if call.exception() is None:
+        steps = len(call.result().report.support_loss)
+        if steps != STEPS:
+            raise SystemExit(f"a call took {steps} steps, wanted {STEPS}")
+        return "done"
+    if call.code() != grpc.StatusCode.UNAVAILABLE or "shutting down" not in call.details():
+        raise SystemExit(f"a call ended with {call.code().name}: {call.details()}")
+    return "refused"
+
+
+def _kshot(*arguments: str) -> dict:
+    command = [sys.executable, "-m", "kshot", *arguments, "--json"]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603 -- kshot's own
+    if ran.returncode != 0:
+        raise SystemExit(f"kshot {arguments[0]} ended with exit code {ran.returncode}")
+    return json.loads(ran.stdout)
+
+
+def main() -> None:
+    """Run what the first argument names."""
+    match sys.argv[1:]:
+        case ["draw", folder]:
+            draw(Path(folder))
+        case ["use", address, folder]:
+            use(address, Path(folder))
+        case ["again", address, folder, adapted_model]:
+            again(address, Path(folder), adapted_model)
+        case ["drain", address, folder]:
+            drain(address, Path(folder))
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

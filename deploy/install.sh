@@ -1,0 +1,96 @@
+#!/bin/sh
+# The steps that make kshot's container; deploy/Containerfile says in which stage each runs.
+#
+#   install.sh system                   what is needed at run time beside Python packages, and a user
+#   install.sh packages FOLDER cpu|gpu  the libraries of a server, at the versions of the lock file
+#   install.sh kshot FOLDER             kshot itself
+#
+# FOLDER holds the source. Packages go into the environment /opt/kshot, which holds no pip.
+set -eu
+
+environment=/opt/kshot
+tools=/opt/build-tools
+user_id=10001
+
+install_system() {
+    # torch.compile calls a C++ compiler when the engine starts, and what it compiles includes Python.h.
+    debian_install python3 libpython3-dev g++
+    rm -rf /var/lib/apt/lists/*
+    groupadd --gid "$user_id" kshot
+    useradd --uid "$user_id" --gid "$user_id" --home-dir /var/lib/kshot --no-create-home \
+        --shell /usr/sbin/nologin kshot
+    install -d -m 0700 -o kshot -g kshot /var/lib/kshot
+}
+
+install_packages() {
+    source=$1
+    extra=$2
+    case $extra in
+        cpu) runtime=onnxruntime ;;
+        gpu) runtime=onnxruntime-gpu ;;
+        *)
+            echo "install.sh: RUNTIME: got '$extra', wanted cpu or gpu" >&2
+            exit 2
+            ;;
+    esac
+    debian_install python3-venv
+    python3 -m venv "$tools"
+    python3 -m venv --without-pip "$environment"
+    sed "s/^onnxruntime==/$runtime==/" "$source/requirements.lock" >"$tools/constraints.txt"
+    python3 - "$source/pyproject.toml" server engine "$extra" >"$tools/requirements.txt" <<'PYTHON'
+import sys
+import tomllib
+
+path, *extras = sys.argv[1:]
+with open(path, "rb") as file:
+    project = tomllib.load(file)["project"]
+print(*project["dependencies"], sep="\n")
+for extra in extras:
+    print(*project["optional-dependencies"][extra], sep="\n")
+PYTHON
+    pip_install --constraint "$tools/constraints.txt" --requirement "$tools/requirements.txt"
+    refuse_unlocked
+}
+
+install_kshot() {
+    pip_install --no-deps "$1"
+    pip_for_environment check
+    "$environment/bin/kshot" --version
+}
+
+debian_install() {
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
+
+pip_for_environment() {
+    "$tools/bin/pip" --disable-pip-version-check --python "$environment/bin/python" "$@"
+}
+
+pip_install() {
+    pip_for_environment install --quiet --root-user-action=ignore "$@"
+}
+
+# CUDA's libraries are not in the lock: torch pins them itself, where it comes with them.
+refuse_unlocked() {
+    pip_for_environment freeze --all | sed 's/+.*//' | sort >"$tools/installed.txt"
+    if grep -q '^nvidia-' "$tools/installed.txt" && [ "$extra" = cpu ]; then
+        echo "install.sh: this index's torch brings CUDA, which a CPU image does not need" >&2
+    fi
+    grep -viE '^(nvidia-|cuda-|triton==)' "$tools/installed.txt" >"$tools/ours.txt"
+    if unlocked=$(grep -vixFf "$tools/constraints.txt" "$tools/ours.txt"); then
+        echo "install.sh: installed, but not in requirements.lock:" "$unlocked" >&2
+        exit 1
+    fi
+}
+
+step=${1:-}
+case $step:$# in
+    system:1) install_system ;;
+    packages:3) install_packages "$2" "$3" ;;
+    kshot:2) install_kshot "$2" ;;
+    *)
+        echo "usage: install.sh system | packages FOLDER cpu|gpu | kshot FOLDER" >&2
+        exit 2
+        ;;
+esac

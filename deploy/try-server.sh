@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# Runs the server in a root file system and uses it; deploy/try-rootfs.sh calls this, in namespaces of
+# its own where they are permitted (KSHOT_CONTAINED=yes): no network but loopback, no mount that stays.
+#
+#   try-server.sh IMAGE WORK     IMAGE/final is the root; WORK is a folder for what is left behind
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+image=$1
+work=$2
+root=$image/final
+python=/opt/kshot/bin/python
+client_folder=/tmp/exercise
+start_seconds=600
+server=
+
+fail() {
+    echo "try-server.sh: $*" >&2
+    [[ ! -s $work/server.log ]] || tail -n 5 "$work/server.log" >&2
+    exit 1
+}
+
+stop_server() {
+    if [[ -n $server ]]; then
+        kill -KILL "$server" 2>/dev/null || true
+    fi
+}
+trap stop_server EXIT
+trap 'exit 143' INT TERM
+
+# An instruction's JSON list, one word a line; and the user, the environment: all as the Containerfile says.
+words_of() {
+    chroot "$root" /usr/bin/python3 -c 'import json, sys; print(*json.loads(sys.argv[1]), sep="\n")' \
+        "$(sed -n "s/^$1 [^[]*\[/[/p" deploy/Containerfile)"
+}
+mapfile -t command < <(words_of ENTRYPOINT; words_of CMD)
+mapfile -t probe < <(words_of HEALTHCHECK)
+mapfile -t environment < <(sed -n 's/^ENV //p' deploy/Containerfile)
+user=$(sed -n 's/^USER //p' deploy/Containerfile)
+volume=$(sed -n 's/^VOLUME //p' deploy/Containerfile)
+
+# As `--read-only --tmpfs /tmp -v …:$volume` would.
+mount_as_container() {
+    local device
+    ip link set lo up
+    mount --bind "$root" "$root"
+    mount -t proc proc "$root/proc"
+    mount --rbind -o ro /sys "$root/sys"
+    mount -t tmpfs -o mode=0755,size=64k tmpfs "$root/dev"
+    for device in null zero full random urandom; do
+        touch "$root/dev/$device"
+        mount --bind "/dev/$device" "$root/dev/$device"
+    done
+    mkdir "$root/dev/shm"
+    mount -t tmpfs -o nosuid,nodev,noexec,size=64m tmpfs "$root/dev/shm"
+    mount -t tmpfs -o nosuid,nodev,noexec,size=64m tmpfs "$root/tmp"
+    install -d -m 0700 -o "${user%:*}" -g "${user#*:}" "$work/volume"
+    mount --bind "$work/volume" "$root$volume"
+    mount -o remount,ro,bind "$root"
+    ! touch "$root/opt/kshot/written" 2>/dev/null || fail "the root could be written to"
+}
+
+# As `--user`, `--cap-drop=ALL` and `--security-opt=no-new-privileges` would; `alone` holds what makes
+# a process the first of its own namespace, as in a container.
+alone=()
+inside() {
+    exec "${alone[@]}" chroot "$root" /usr/bin/setpriv --reuid="${user%:*}" --regid="${user#*:}" \
+        --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all \
+        /usr/bin/env -i "${environment[@]}" "KSHOT_LISTEN=$listen" KSHOT_INSECURE=1 "$@"
+}
+
+exercise() {
+    (inside "$python" - "$@" <deploy/exercise.py)
+}
+
+expect_health() { # CODE WHEN
+    local code=0
+    (inside "${probe[@]}") 2>>"$work/probe.log" || code=$?
+    [[ $code == "$1" ]] || fail "the health probe said $code $2, wanted $1"
+    echo "health probe $2: $code"
+}
+
+# Sets `server`, the process that gets signals; `waited`, the one to wait for; `address`; `seconds`.
+start_server() {
+    local began=$EPOCHREALTIME ready
+    listen=$1
+    rm -f "$work/ready"
+    mkfifo "$work/ready"
+    : >"$work/server.log"
+    (
+        [[ $KSHOT_CONTAINED == no ]] ||
+            alone=(unshare --pid --fork --kill-child "--mount-proc=$root/proc")
+        inside "${command[@]}"
+    ) >"$work/ready" 2>>"$work/server.log" &
+    waited=$!
+    server=$waited
+    exec 3<"$work/ready"
+    expect_health 1 "before it is ready"
+    IFS= read -r -t "$start_seconds" ready <&3 || fail "the server did not become ready"
+    seconds=$(awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
+    [[ $ready == *'"event": "ready"'* ]] || fail "the server said: $ready"
+    address=$(sed 's/.*"grpc": "\([^"]*\)".*/\1/; s/^0\.0\.0\.0:/127.0.0.1:/' <<<"$ready")
+    listen=$address
+    [[ $KSHOT_CONTAINED == no ]] || server=$(pgrep -P "$waited")
+    expect_health 0 "when it is ready"
+}
+
+end_server() {
+    local code=0
+    wait "$waited" || code=$?
+    server=
+    exec 3<&-
+    [[ $code == 0 ]] || fail "the server ended with exit code $code, wanted 0"
+    echo "exit code after SIGTERM: $code"
+    expect_health 1 "after its end"
+}
+
+size() { # of what there is among the arguments, in MiB
+    local there=() path
+    for path in "$@"; do
+        [[ ! -e $path ]] || there+=("$path")
+    done
+    [[ ${#there[@]} == 0 ]] || du -cm --one-file-system "${there[@]}" | tail -n 1 | cut -f1
+}
+
+print_sizes() {
+    local packages=("$root"/opt/kshot/lib/python3*/site-packages)
+    local base system torch runtime all
+    base=$(cat "$image/base-mib")
+    system=$(size "$image/system")
+    torch=$(size "${packages[0]}"/{torch,torchgen,functorch,nvidia,triton}*)
+    runtime=$(size "${packages[0]}"/onnxruntime*)
+    all=$(size "$root")
+    printf '%6d MiB  %s\n' "$base" "Debian's base" $((system - base)) "Python and the C++ compiler" \
+        "$torch" "torch" "$runtime" "ONNX Runtime" $((all - system - torch - runtime)) "the rest of kshot's environment" \
+        "$all" "the whole root"
+}
+
+print_sizes
+if [[ $KSHOT_CONTAINED == yes ]]; then
+    mount_as_container
+    echo "root is read-only; the volume is $volume"
+    first=0.0.0.0:50051
+else
+    client_folder=$volume/exercise
+    first=127.0.0.1:0
+fi
+
+start_server "$first"
+cold=$seconds
+echo "cold start, empty cache: $cold s"
+exercise draw "$client_folder"
+exercise use "$address" "$client_folder" | tee "$work/used"
+adapted=$(tail -n 1 "$work/used")
+
+exec 4< <(exercise drain "$address" "$client_folder" || echo "failed")
+IFS=' ' read -r -t 120 word count <&4 || fail "the calls could not be sent"
+[[ $word == sent && $count -ge 1 ]] || fail "no call was running at the stop: $word $count"
+kill -TERM "$server"
+echo "SIGTERM with $count calls to adapt under way"
+IFS= read -r -t 120 ending <&4 || fail "the calls did not end"
+[[ $ending == *"took all their steps"* ]] || fail "the calls ended so: $ending"
+echo "$ending"
+end_server
+
+start_server "$first"
+echo "start with a warm cache: $seconds s"
+exercise again "$address" "$client_folder" "$adapted"
+kill -TERM "$server"
+end_server
+echo "what the volume holds: $(size "$root$volume/store") MiB of store, $(size "$root$volume/cache") MiB of cache"
