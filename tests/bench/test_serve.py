@@ -3,6 +3,11 @@
 import asyncio
 import json
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +193,32 @@ def test_every_call_of_a_session_is_answered_once(
             assert list(client.list()) == []
 
     asyncio.run(drive())
+
+
+def test_an_interrupted_bench_deletes_what_it_made(server: ServerProcess) -> None:
+    """On a server that goes on without it."""
+    command = [sys.executable, "-m", "kshot", "bench", "serve", "--server", server.address]
+    with (
+        subprocess.Popen(
+            [*command, "--seconds", "600", "--concurrency", "2", "--step-count", "1"],
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as bench,
+        Client(server.address, timeout=60) as client,
+    ):
+        assert bench.stderr is not None
+        assert any("closed loop" in line for line in bench.stderr)
+        assert list(client.list())
+
+        bench.send_signal(signal.SIGINT)
+        assert bench.wait(timeout=120) == 130
+
+        # Those that were under way are dropped when the server sees that their caller has gone.
+        until = time.monotonic() + 60
+        while list(client.list()):
+            assert time.monotonic() < until
+            threading.Event().wait(0.05)
+        assert "were not deleted" not in bench.stderr.read()
 
 
 def test_predicting_with_what_is_not_there_is_an_error_of_every_call(

@@ -17,8 +17,8 @@ Response = type[wire.AdaptResponse] | type[wire.PredictResponse]
 class Split:
     """Where the time of a call went, in ms: the server's four phases, and the rest.
 
-    The rest is what the round trip took beyond them: transport, the generator's own part, and what
-    the server does in no phase, such as making digests and the answer.
+    The rest is what the round trip took beyond them: transport, the generator's own part, waiting
+    until the front begins with the call, and what it does in no phase, such as making digests.
     """
 
     queue: float

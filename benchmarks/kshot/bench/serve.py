@@ -176,7 +176,7 @@ def command(
     else:
         print_result(title, result)
     if plot is not None:
-        write_plot(plot, lambda figure: draw_result(figure, result))
+        write_plot(plot, lambda figure: draw_result(figure, title, result))
 
 
 async def _measure_loads(

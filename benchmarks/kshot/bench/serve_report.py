@@ -62,8 +62,11 @@ def print_memory(title: str, result: MemoryResult) -> None:
     print_report(title, ("moment", "front MiB", "engine MiB"), rows, notes)
 
 
-def draw_result(figure: Figure, result: ServeResult) -> None:
+def draw_result(figure: Figure, title: str, result: ServeResult) -> None:
     """Draw latency over concurrency, one panel a method."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure.suptitle(title)
     panels = figure.subplots(1, 2)
     for axes, (name, loads) in zip(
         panels, (("Adapt", result.adapt), ("Predict", result.predict)), strict=True
@@ -80,6 +83,9 @@ def draw_result(figure: Figure, result: ServeResult) -> None:
         axes.set_yscale("log")
         axes.set_xticks([level.concurrency for level in loads.closed])
         axes.set_xticklabels([str(level.concurrency) for level in loads.closed])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("callers")
         axes.set_ylabel("latency, ms")
         axes.grid(visible=True, which="both", alpha=0.3)
@@ -110,8 +116,8 @@ def _row(name: str, load: LoadSummary) -> tuple[str, ...]:
 def _notes(result: ServeResult) -> Iterator[str]:
     yield (
         "Latency counts from when a call was due; of an open loop that includes the waiting that "
-        "a stall causes. The parts are medians of the server's own times; rest is transport, and "
-        "what the server does between them."
+        "a stall causes. The parts are medians of the server's own times; rest is transport, "
+        "waiting to be read, and what the server does between the parts."
     )
     if result.adapt_overhead is not None:
         over = result.adapt_overhead
