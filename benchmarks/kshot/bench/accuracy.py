@@ -9,7 +9,7 @@ from kshot.bench.contenders import kshot_loop
 from kshot.bench.report import say
 from kshot.bench.tasks import AdaptTask
 from kshot.bench.timing import interleave, median
-from kshot.learner import cycling_indices
+from kshot.learner import InnerStep, cycling_indices
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.evaluation import TASKS_AT_ONCE, EvaluationSettings, build_solver, evaluate
 from kshot.trainer.pixels import DevicePixels
@@ -35,9 +35,11 @@ class AccuracyPoint:
 
 
 def measure_accuracy(
-    task: AdaptTask, dataset: ImageDataset, rounds: int, task_count: int = TASK_COUNT
+    task: AdaptTask, step: InnerStep, dataset: ImageDataset, rounds: int
 ) -> list[AccuracyPoint]:
     """Measure kshot's accuracy on the same tasks of a data set at each number of steps.
+
+    The milliseconds are those of the task and the inner step given.
 
     Raises ``DataError`` when the data set is too small for such tasks or of another shape.
     """
@@ -47,12 +49,12 @@ def measure_accuracy(
         way=size.way,
         shot=size.shot,
         query_count=max(1, min(MOST_QUERIES, smallest - size.shot)),
-        task_count=task_count,
+        task_count=TASK_COUNT,
         batch_norm_mode=task.manifest.batch_norm.default,
         batch_size=size.batch_size,
     )
     pixels = DevicePixels.load(dataset, task.manifest.input, task.device)
-    milliseconds = _time(task, rounds)
+    milliseconds = _time(task, step, rounds)
     points = []
     for step_count in STEP_COUNTS:
         say(f"measuring accuracy after {step_count} steps on {dataset.name}")
@@ -89,7 +91,7 @@ def draw_accuracy(figure: Figure, points: list[AccuracyPoint], title: str) -> No
     figure.suptitle(title)
 
 
-def _time(task: AdaptTask, rounds: int) -> dict[int, float]:
+def _time(task: AdaptTask, step: InnerStep, rounds: int) -> dict[int, float]:
     """Return the median milliseconds of an adaptation by its number of steps, interleaved."""
     loops = {}
     for step_count in STEP_COUNTS:
@@ -97,6 +99,6 @@ def _time(task: AdaptTask, rounds: int) -> dict[int, float]:
             task.device
         )
         size = replace(task.size, step_count=step_count)
-        loops[str(step_count)] = kshot_loop(replace(task, size=size, batches=batches))
+        loops[str(step_count)] = kshot_loop(replace(task, size=size, batches=batches), step)
     samples = interleave(loops, rounds)
     return {int(name): median(values) for name, values in samples.items()}

@@ -10,13 +10,14 @@ import click
 import torch
 
 from kshot.bench.accuracy import draw_accuracy, measure_accuracy
-from kshot.bench.contenders import jax_loop, kshot_loop, plain
+from kshot.bench.contenders import inner_step, jax_loop, kshot_loop, kshot_spec, plain
 from kshot.bench.environment import environment
 from kshot.bench.floor import conv4_layers, gflop_per_second, matrix_products, step_flop
 from kshot.bench.options import (
     bundle_option,
     choose_device,
     choose_jax,
+    compile_option,
     device_option,
     jax_option,
     json_option,
@@ -27,9 +28,11 @@ from kshot.bench.options import (
 )
 from kshot.bench.plot import check_plot, write_plot
 from kshot.bench.report import print_document, print_report, say
-from kshot.bench.tasks import AdaptTask, Size, generated_task, handwriting
+from kshot.bench.tasks import AdaptTask, Size, generated_task, handwriting, open_initialization
 from kshot.bench.timing import interleave, percentiles, ratio
-from kshot.bundle import Bundle, Manifest
+from kshot.bundle import Manifest
+from kshot.learner import InnerStep
+from kshot.trainer.commands.options import choose_data_folder
 
 __all__ = ["Measurement", "command", "measure"]
 
@@ -86,6 +89,7 @@ class Measurement:
 @rounds_option
 @device_option
 @threads_option
+@compile_option
 @jax_option
 @json_option
 @plot_option
@@ -106,6 +110,7 @@ def command(
     rounds: int,
     device: str,
     threads: int,
+    compiled: bool | None,
     jax: bool | None,
     as_json: bool,
     plot: Path | None,
@@ -126,9 +131,11 @@ def command(
     chosen = choose_device(device, threads)
     with_jax = choose_jax(jax, chosen, threads)
     # Before the measurement: what is wrong with the data should not cost its time.
-    dataset = handwriting(bundle, data_folder) if plot else None
-    task = _task(bundle, size, chosen)
-    measurement = measure(task, rounds, with_jax=with_jax)
+    folder = choose_data_folder(data_folder) if data_folder else None
+    dataset = handwriting(bundle, folder) if plot else None
+    task = generated_task(manifest, open_initialization(bundle, chosen), size)
+    step, is_compiled = inner_step(kshot_spec(task), chosen, compiled)
+    measurement = measure(task, step, rounds, with_jax=with_jax)
     document = {
         "device": chosen.type,
         **measurement.document(),
@@ -137,12 +144,13 @@ def command(
             "bundle": f"{manifest.name}/{manifest.version}",
             **asdict(size),
             "preconditioner": task.preconditioner,
+            "compiled": is_compiled,
             "threads": threads,
         },
         "environment": environment(),
     }
     if plot and dataset is not None:
-        points = measure_accuracy(task, dataset, rounds)
+        points = measure_accuracy(task, step, dataset, rounds)
         title = f"{manifest.name}, {way}-way {shot}-shot, {dataset.name}"
         write_plot(plot, lambda figure: draw_accuracy(figure, points, title))
         document["accuracy"] = [asdict(point) for point in points]
@@ -152,17 +160,17 @@ def command(
         _print(measurement, size, chosen)
 
 
-def measure(task: AdaptTask, rounds: int, *, with_jax: bool) -> Measurement:
-    """Time all contenders and the matrix products in turns."""
+def measure(task: AdaptTask, step: InnerStep, rounds: int, *, with_jax: bool) -> Measurement:
+    """Time all contenders, kshot with the inner step given, and the matrix products in turns."""
     contenders: dict[str, Callable[[], object]] = {
-        "kshot": kshot_loop(task),
+        "kshot": kshot_loop(task, step),
         "eager": plain(task),
         "eager_fused": plain(task, fused=True),
     }
     if with_jax:
         contenders["jax"] = jax_loop(task)
     products = matrix_products(task.device)
-    say(f"compiling and warming up, then {rounds} rounds")
+    say(f"warming up, then {rounds} rounds")
     samples = interleave({**contenders, **products}, rounds)
     layers = conv4_layers(task.network, task.size.way)
     return Measurement(
@@ -191,13 +199,6 @@ def _check_size(manifest: Manifest, size: Size) -> None:
             f"--batch-size is {size.batch_size}, wanted one that bundle {manifest.name} allows: "
             f"{wanted}"
         )
-
-
-def _task(bundle: Bundle, size: Size, device: torch.device) -> AdaptTask:
-    try:
-        return generated_task(bundle, size, device)
-    except ValueError as error:
-        raise click.ClickException(f"bundle {bundle.path} cannot be measured: {error}") from None
 
 
 def _together(samples: dict[str, list[float]]) -> list[float]:

@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import click
 import torch
 from torch import Tensor, nn
 
 from kshot.bench import plain_loop
-from kshot.bench.tasks import AdaptTask
+from kshot.bench.report import say
+from kshot.bench.tasks import AdaptTask, way_bucket
 from kshot.learner import (
+    CompilationError,
     Conv4,
+    InnerStep,
     ParameterLayout,
-    build_inner_step,
+    Slots,
+    SlotTask,
+    StepSpec,
     compile_step,
-    compiler_name,
-    run_inner_loop,
+    graphed,
+    layout_of,
 )
 
 __all__ = [
     "Adapt",
     "Adapted",
+    "inner_step",
     "jax_loop",
     "kshot_loop",
+    "kshot_spec",
     "load_plain",
     "named_parameters",
     "plain",
@@ -47,21 +55,53 @@ class Adapted:
 Adapt = Callable[[], Adapted]
 
 
-def kshot_loop(task: AdaptTask) -> Adapt:
-    """Adapt as kshot does: the compiled inner loop, uncompiled where there is no compiler."""
-    rule = task.rule
-    step = build_inner_step(task.network, task.start().layout, rule)
-    if compiler_name(task.device) is not None:
-        step = compile_step(step)
+def inner_step(
+    spec: StepSpec, device: torch.device, compiled: bool | None
+) -> tuple[InnerStep, bool]:
+    """Build kshot's inner step and tell whether it is compiled: with None, where that works.
+
+    Raises ``ClickException`` when it was to be compiled and cannot be.
+    """
+    if compiled is False:
+        return graphed(spec.build(), device), False
+    say("compiling kshot's inner step")
+    try:
+        return compile_step(spec, device), True
+    except CompilationError as error:
+        if compiled:
+            raise click.ClickException(str(error)) from error
+        say(f"{error}; kshot is measured uncompiled")
+        return graphed(spec.build(), device), False
+
+
+def kshot_spec(task: AdaptTask) -> StepSpec:
+    """Describe the inner step that serves a task, its way padded to the bundle's bucket."""
+    bucket = way_bucket(task.manifest, task.size.way)
+    scope = task.manifest.scope.default
+    return StepSpec.of(task.manifest, bucket, task.size.batch_size, task.rule, scope)
+
+
+def kshot_loop(task: AdaptTask, step: InnerStep) -> Adapt:
+    """Adapt as the engine does: the task takes a slot, steps, and leaves; step by `kshot_spec`."""
+
+    def join() -> SlotTask:
+        state = task.start(way_bucket(task.manifest, task.size.way))
+        return SlotTask(state, task.support, task.classes, task.batches, task.rule)
+
+    most = task.manifest.limits.max_step_count
+    slots = Slots(lambda _width: step, (1,), 1, most, join())
 
     def adapt() -> Adapted:
-        start = task.start()
-        result = run_inner_loop(
-            step, start, task.support[None], task.classes[None], task.batches[None], rule
-        )
+        started = join()
+        handle = slots.join(started)
+        for _ in range(task.size.step_count):
+            slots.advance()
+        result = slots.leave(handle)
+        padded = named_parameters(started.state.layout, result.parameters[None])
+        shapes = layout_of(task.network, task.size.way).shapes
         return Adapted(
-            lambda: named_parameters(result.state.layout, result.state.parameters),
-            lambda: float(result.losses[-1, 0]),
+            lambda: {name: padded[name][: shape[0]] for name, shape in shapes.items()},
+            lambda: float(result.losses[-1]),
         )
 
     return _finished(adapt, task.device)
@@ -88,21 +128,15 @@ def jax_loop(task: AdaptTask) -> Adapt:
         loops.from_names(named_parameters(start.layout, vector))
         for vector in (start.parameters, start.second_moment)
     )
+    state = loops.State(parameters, second_moment, loops.whole(start.step))
     support = task.support.permute(0, 2, 3, 1).contiguous().numpy()
+    classes, batches = task.classes.numpy(), task.batches.numpy()
     loop = loops.Loop(task.rule.learning_rate, task.network.epsilon)
 
     def adapt() -> Adapted:
-        adapted, _, losses = loops.adapt(
-            loop,
-            parameters,
-            second_moment,
-            start.step,
-            support,
-            task.classes.numpy(),
-            task.batches.numpy(),
-        )
+        adapted, losses = loops.adapt(state, support, classes, batches, loop=loop)
         losses.block_until_ready()
-        return Adapted(lambda: loops.to_names(adapted), lambda: float(losses[-1]))
+        return Adapted(lambda: loops.to_names(adapted.parameters), lambda: float(losses[-1]))
 
     return adapt
 

@@ -10,20 +10,26 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import torch
 from jax import Array, lax
 
 __all__ = [
     "Loop",
+    "State",
     "adapt",
     "from_names",
     "limit_threads",
+    "on_device",
     "reptile_iteration",
     "to_names",
+    "wait",
+    "whole",
 ]
 
 Tree = dict[str, Array]
@@ -40,12 +46,35 @@ class Loop:
     batch_norm_epsilon: float = 1e-3
 
 
+class State(NamedTuple):
+    """Parameters, Adam's second moment v of each, and Adam's step t."""
+
+    parameters: Tree
+    second_moment: Tree
+    step: Array
+
+
 def limit_threads(count: int) -> None:
     """Give JAX so many threads; it takes effect before JAX's first computation only."""
     os.environ["NPROC"] = str(count)  # sizes XLA's pools
     flag = f"--xla_cpu_multi_thread_eigen={str(count > 1).lower()}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def whole(number: int) -> Array:
+    """Make a number into what the loop counts with, so that no other number compiles it again."""
+    return jnp.asarray(number, jnp.int32)
+
+
+def on_device(images: npt.NDArray[np.uint8]) -> Array:
+    """Hand JAX its images once."""
+    return jnp.asarray(images)
+
+
+def wait(state: State) -> None:
+    """Wait until a state is computed."""
+    jax.block_until_ready(state)  # type: ignore[no-untyped-call]  # jax leaves it untyped
 
 
 def from_names(parameters: Mapping[str, torch.Tensor]) -> Tree:
@@ -74,72 +103,80 @@ def to_names(tree: Tree) -> dict[str, torch.Tensor]:
 
 
 def _adapt(
-    loop: Loop,
-    parameters: Tree,
-    second_moment: Tree,
-    step: Array,
-    support: Array,
-    classes: Array,
-    batches: Array,
-) -> tuple[Tree, Tree, Array]:
-    """Adapt to one task: support ``(n, height, width, channels)``, batches ``(steps, batch)``.
-
-    ``step`` is Adam's t before. Returns parameters, v and the losses before each update.
-    """
+    loop: Loop, state: State, support: Array, classes: Array, batches: Array
+) -> tuple[State, Array]:
     # The first layer's columns do not change in the loop: each batch takes its rows of them.
     columns = _columns(support)
 
-    def inner_step(
-        carry: tuple[Tree, Tree, Array], rows: Array
-    ) -> tuple[tuple[Tree, Tree, Array], Array]:
-        values, moments, taken = carry
+    def inner_step(before: State, rows: Array) -> tuple[State, Array]:
         loss, gradients = jax.value_and_grad(_loss)(
-            values, columns[rows], classes[rows], loop.batch_norm_epsilon
+            before.parameters, columns[rows], classes[rows], loop.batch_norm_epsilon
         )
-        taken = taken + 1
-        size = loop.learning_rate * jnp.sqrt(1 - DECAY ** taken.astype(jnp.float32))
-        moments = jax.tree.map(lambda v, g: DECAY * v + (1 - DECAY) * g * g, moments, gradients)
+        step = before.step + 1
+        size = loop.learning_rate * jnp.sqrt(1 - DECAY ** step.astype(jnp.float32))
+        moments = jax.tree.map(
+            lambda v, g: DECAY * v + (1 - DECAY) * g * g, before.second_moment, gradients
+        )
         values = jax.tree.map(
-            lambda p, v, g: p - size * g / (jnp.sqrt(v) + EPSILON), values, moments, gradients
+            lambda p, v, g: p - size * g / (jnp.sqrt(v) + EPSILON),
+            before.parameters,
+            moments,
+            gradients,
         )
-        return (values, moments, taken), loss
+        return State(values, moments, step), loss
 
-    (parameters, second_moment, _), losses = lax.scan(
-        inner_step, (parameters, second_moment, step), batches
-    )
-    return parameters, second_moment, losses
+    return lax.scan(inner_step, state, batches)
 
 
-adapt = jax.jit(_adapt, static_argnums=0)
+@partial(jax.jit, static_argnames="loop")
+def adapt(
+    state: State, support: Array, classes: Array, batches: Array, *, loop: Loop
+) -> tuple[State, Array]:
+    """Adapt to one task: support ``(n, height, width, channels)``, batches ``(steps, batch)``.
+
+    Returns the state afterwards and the loss of each step before its update.
+    """
+    return _adapt(loop, state, support, classes, batches)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnames=("loop", "serial"))
 def reptile_iteration(
-    loop: Loop,
-    parameters: Tree,
-    second_moment: Tree,
-    step: Array,
+    state: State,
     images: Array,
     rows: Array,
     classes: Array,
     batches: Array,
     meta_step_size: Array,
-) -> tuple[Tree, Tree, Array]:
-    """Do one meta-iteration on T tasks side by side; their mean v is carried.
+    *,
+    loop: Loop,
+    serial: bool,
+) -> tuple[State, Array]:
+    """Do one meta-iteration on T tasks and return the mean loss of their inner steps too.
 
-    Images are uint8 ``(image_count, height, width, channels)``, rows ``(T, n)``, classes ``(n,)``,
-    batches ``(T, steps, batch)``.
+    ``serial`` scans over the tasks and carries v from each to the next, as the paper's code does;
+    else they go side by side under vmap, and their mean v is carried. Images are uint8
+    ``(image_count, height, width, channels)``, rows ``(T, n)``, classes ``(n,)``, batches
+    ``(T, steps, batch)``.
     """
+    support = images[rows].astype(jnp.float32) / 255
 
-    def adapt_one(task_rows: Array, task_batches: Array) -> tuple[Tree, Tree, Array]:
-        support = images[task_rows].astype(jnp.float32) / 255
-        return _adapt(loop, parameters, second_moment, step, support, classes, task_batches)
+    def adapt_one(before: State, task: tuple[Array, Array]) -> tuple[State, tuple[Tree, Array]]:
+        adapted, losses = _adapt(loop, before, task[0], classes, task[1])
+        after = State(state.parameters, adapted.second_moment, adapted.step)
+        return after, (adapted.parameters, losses.mean())
 
-    adapted, moments, losses = jax.vmap(adapt_one)(rows, batches)
+    if serial:
+        after, (adapted, losses) = lax.scan(adapt_one, state, (support, batches))
+        moments = after.second_moment
+    else:
+        each, (adapted, losses) = jax.vmap(adapt_one, in_axes=(None, 0))(state, (support, batches))
+        moments = jax.tree.map(lambda v: v.mean(axis=0), each.second_moment)
     moved = jax.tree.map(
-        lambda p, a: p + meta_step_size * (a.mean(axis=0) - p), parameters, adapted
+        lambda p, a: p + meta_step_size * (a.mean(axis=0) - p), state.parameters, adapted
     )
-    return moved, jax.tree.map(lambda v: v.mean(axis=0), moments), losses.mean()
+    task_count, step_count, _ = batches.shape
+    taken = state.step + step_count * (task_count if serial else 1)
+    return State(moved, moments, taken), losses.mean()
 
 
 def _loss(parameters: Tree, columns: Array, classes: Array, epsilon: float) -> Array:

@@ -15,6 +15,7 @@ __all__ = [
     "bundle_option",
     "choose_device",
     "choose_jax",
+    "compile_option",
     "device_option",
     "jax_option",
     "json_option",
@@ -52,6 +53,12 @@ threads_option = click.option(
     default=1,
     show_default=True,
     help="Threads of the CPU that each contender may use.",
+)
+compile_option = click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=None,
+    help="Compile kshot's inner step.  [default: where that works]",
 )
 jax_option = click.option(
     "--jax/--no-jax",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["check_plot", "write_plot"]
+__all__ = ["check_plot", "draw_bars", "write_plot"]
 
 
 def check_plot(path: Path | None) -> None:
@@ -60,3 +60,13 @@ def write_plot(path: Path, draw: Callable[[Figure], None]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def draw_bars(figure: Figure, values: Mapping[str, float], title: str) -> None:
+    """Draw one bar for each name, with its value."""
+    axes = figure.subplots()
+    bars = axes.barh(list(values), list(values.values()))
+    axes.bar_label(bars, fmt="%.3g", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_title(title)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 from PIL import Image
@@ -25,7 +26,15 @@ from kshot.trainer.datasets import find_split, read_dataset
 from kshot.trainer.episodes import sample_episode
 from kshot.trainer.pixels import DevicePixels
 
-__all__ = ["AdaptTask", "Size", "generated_dataset", "generated_task", "handwriting"]
+__all__ = [
+    "AdaptTask",
+    "Size",
+    "generated_dataset",
+    "generated_task",
+    "handwriting",
+    "open_initialization",
+    "way_bucket",
+]
 
 _INK, _PAPER, _INK_BELOW = 0, 255, 160
 
@@ -48,7 +57,6 @@ class AdaptTask:
     ``batches`` int64 ``(steps, batch_size)``: the rows that each step sees.
     """
 
-    network: Conv4
     initialization: Initialization
     manifest: Manifest
     size: Size
@@ -56,6 +64,14 @@ class AdaptTask:
     classes: Tensor
     batches: Tensor
     preconditioner: Preconditioner
+
+    @property
+    def network(self) -> Conv4:
+        """The bundle's network; `open_initialization` admits no other kind."""
+        network = self.initialization.network
+        if not isinstance(network, Conv4):
+            raise TypeError(f"network is {network!r}, wanted conv4")
+        return network
 
     @property
     def device(self) -> torch.device:
@@ -70,8 +86,8 @@ class AdaptTask:
             self.preconditioner, inner.learning_rate, inner.second_moment_decay, inner.epsilon
         )
 
-    def start(self) -> LoopState:
-        """Make the state from which an adaptation starts."""
+    def start(self, bucket: int | None = None) -> LoopState:
+        """Make the state from which an adaptation starts, its head padded to a bucket of ways."""
         return start_state(
             self.initialization,
             self.size.way,
@@ -79,27 +95,49 @@ class AdaptTask:
             preconditioner=self.preconditioner,
             support=self.support,
             classes=self.classes,
+            bucket=bucket,
         )
 
 
+def way_bucket(manifest: Manifest, way: int) -> int:
+    """Return the number of ways to which a bundle's heads are padded for a task of some ways."""
+    return min((bucket for bucket in manifest.inner_loop.way_buckets if bucket >= way), default=way)
+
+
+def open_initialization(bundle: Bundle, device: torch.device) -> Initialization:
+    """Take a bundle's weights to a device.
+
+    Raises ``ClickException`` when they do not fit its network, or that is no conv4.
+    """
+    try:
+        initialization = Initialization.from_bundle(bundle, device)
+    except ValueError as error:
+        raise click.ClickException(f"bundle {bundle.path} cannot be used: {error}") from None
+    if not isinstance(initialization.network, Conv4):
+        raise click.ClickException(
+            f"network of bundle {bundle.path} is {bundle.manifest.network.name}, wanted conv4: "
+            "the plain loop is written for no other"
+        )
+    return initialization
+
+
 def generated_task(
-    bundle: Bundle, size: Size, device: torch.device, preconditioner: Preconditioner | None = None
+    manifest: Manifest,
+    initialization: Initialization,
+    size: Size,
+    preconditioner: Preconditioner | None = None,
 ) -> AdaptTask:
     """Make a task of generated images: what an adaptation costs does not go by what they show.
 
-    Raises ``ValueError`` when the bundle's weights do not fit its network, or that is no conv4.
+    Without a preconditioner it is the manifest's default.
     """
-    manifest = bundle.manifest
-    initialization = Initialization.from_bundle(bundle, device)
-    if not isinstance(initialization.network, Conv4):
-        raise ValueError(f"its network is {manifest.network.name}, wanted conv4, the yardstick's")
+    device = initialization.parameters["head.bias"].device
     dataset = generated_dataset(manifest.input.shape, size.way, size.shot)
     generator = torch.Generator().manual_seed(0)
     episode = sample_episode(dataset, size.way, size.shot, 0, generator)
     support = DevicePixels.load(dataset, manifest.input, device).take(episode.support)
     batches = cycling_indices(len(episode.support), size.batch_size, size.step_count, seed=0)
     return AdaptTask(
-        initialization.network,
         initialization,
         manifest,
         size,

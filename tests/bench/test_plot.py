@@ -1,0 +1,73 @@
+"""Plots are files of their own, and what forbids one is known beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from kshot.bench import plot
+from kshot.bench.plot import check_plot, draw_bars, write_plot
+
+
+def test_a_plot_is_a_png_that_replaces_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "bars.png"
+    path.write_bytes(b"an older file")
+
+    write_plot(path, lambda figure: draw_bars(figure, {"one": 1.0, "two": 2.5}, "numbers"))
+
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert len(image.convert("L").getcolors() or []) > 2
+    assert [file.name for file in tmp_path.iterdir()] == ["bars.png"]
+
+
+def test_a_drawing_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "bars.png"
+    path.write_bytes(b"an older file")
+
+    def fail_when_rendered(figure: Figure) -> None:
+        figure.text(0.5, 0.5, "$\\frac{$")  # no formula
+
+    with pytest.raises(ValueError, match="frac"):
+        write_plot(path, fail_when_rendered)
+
+    assert path.read_bytes() == b"an older file"
+    assert [file.name for file in tmp_path.iterdir()] == ["bars.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("plot.pdf", "wanted a file that ends in .png"),
+        ("nowhere/plot.png", "cannot be written: No such file or directory"),
+        ("folder.png", "a folder, wanted a file"),
+        ("file/plot.png", "cannot be written: Not a directory"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+
+    with pytest.raises(click.UsageError, match=words):
+        check_plot(tmp_path / name)
+
+
+def test_a_good_place_or_none_passes(tmp_path: Path) -> None:
+    check_plot(None)
+    check_plot(tmp_path / "plot.png")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_matplotlib_the_line_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(plot, "find_spec", lambda _name: None)
+
+    with pytest.raises(click.ClickException, match=r"pip install 'kshot\[bench\]'"):
+        check_plot(tmp_path / "plot.png")
