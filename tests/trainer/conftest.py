@@ -1,7 +1,8 @@
 """Small data whose classes are easily told apart, and a recipe that is done in a moment."""
 
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -43,6 +44,14 @@ def one_thread() -> None:
 def templates_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A template takes seconds and is the same for the same network."""
     monkeypatch.setattr(packaging, "build_template", build_template_once)
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    """Refuse a test after which a thread runs that did not run before."""
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.fixture

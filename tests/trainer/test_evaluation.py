@@ -5,21 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope, Weights, write_bundle
+from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Weights, write_bundle
 from kshot.learner import Initialization, build_network, initial_parameters
 from kshot.trainer.dataset import ImageDataset, make_dataset
 from kshot.trainer.errors import DataError, TrainingError
-from kshot.trainer.evaluation import (
-    EvaluationResult,
-    EvaluationSettings,
-    TaskSolver,
-    build_solver,
-    evaluate,
-    evaluate_bundle,
-)
+from kshot.trainer.evaluation import EvaluationResult, evaluate, evaluate_bundle
 from kshot.trainer.packaging import draft_manifest
 from kshot.trainer.pixels import DevicePixels
 from kshot.trainer.recipe import Recipe
+from kshot.trainer.task_solver import EvaluationSettings, TaskSolver, build_solver
 
 CPU = torch.device("cpu")
 MODES = tuple(BatchNormMode)
@@ -159,56 +153,6 @@ def test_no_steps_of_a_head_that_knows_nothing_is_chance(
     for result in evaluate(solver, dataset, settings, MODES).values():
         assert result.accuracy == pytest.approx(0.25, abs=0.1)
         assert result.nll == pytest.approx(1.386, abs=0.01)
-
-
-def test_settings_left_out_are_the_bundles(
-    initialization: Initialization, manifest: Manifest, patterns: Patterns
-) -> None:
-    pixels = DevicePixels.load(patterns(), manifest.input, CPU)
-    settings = EvaluationSettings(6, 1, 1, 1, BatchNormMode.SUPPORT)
-    solver = build_solver(initialization, manifest, pixels, settings)
-    named = build_solver(
-        initialization,
-        manifest,
-        pixels,
-        replace(
-            settings,
-            step_count=4,
-            batch_size=3,
-            learning_rate=0.5,
-            preconditioner=Preconditioner.FRESH,
-            head=Head.PROTOTYPE,
-            scope=Scope.HEAD,
-        ),
-    )
-
-    inner = manifest.inner_loop
-    assert (solver.step_count, solver.batch_size) == (inner.step_count, 10)
-    assert solver.rule.learning_rate == inner.learning_rate
-    assert solver.rule.preconditioner is inner.preconditioner
-    assert solver.head is manifest.head.default
-    assert (named.step_count, named.batch_size, named.rule.learning_rate) == (4, 3, 0.5)
-    assert named.rule.preconditioner is Preconditioner.FRESH
-    assert named.head is Head.PROTOTYPE
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (replace(SETTINGS, step_count=0), "step count is 0, wanted more than 0"),
-        (replace(SETTINGS, batch_size=0), "batch size is 0, wanted more than 0"),
-        (replace(SETTINGS, learning_rate=0.0), "learning rate is 0.0, wanted more than 0"),
-        (replace(SETTINGS, learning_rate=float("nan")), "learning rate is nan, wanted more than 0"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(
-    solve: Callable[..., TaskSolver],
-    patterns: Patterns,
-    wrong: EvaluationSettings,
-    message: str,
-) -> None:
-    with pytest.raises(TrainingError, match=message):
-        solve(patterns(), wrong)
 
 
 def test_a_bundle_is_evaluated_as_its_initialization(

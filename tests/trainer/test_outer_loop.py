@@ -254,3 +254,36 @@ def test_every_meta_iteration_draws_its_own_tasks_whatever_came_before(
 
     assert torch.equal(first.parameters, again.parameters)
     assert not torch.equal(first.parameters, next_one.parameters)
+
+
+@pytest.mark.parametrize("second_moment", ["serial", "stacked"])
+def test_a_state_stays_what_it_was_while_the_training_goes_on(
+    small_recipe: Callable[..., Recipe],
+    patterns: Callable[..., ImageDataset],
+    second_moment: str,
+) -> None:
+    """A checkpoint is written of a state that is several meta-iterations old."""
+    loop = make_loop(small_recipe(f"outer.second_moment={second_moment}"), patterns())
+    states = [some_state(loop)]
+    copies = []
+    for _ in range(3):
+        copies.append((states[-1].parameters.clone(), states[-1].second_moment.clone()))
+        states.append(loop.advance(states[-1])[0])
+
+    for state, (parameters, moment) in zip(states, copies, strict=False):
+        assert torch.equal(state.parameters, parameters)
+        assert torch.equal(state.second_moment, moment)
+
+
+def test_tasks_drawn_ahead_are_those_that_would_be_drawn_in_place(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    loop = make_loop(small_recipe(), patterns())
+    state = ahead = some_state(loop, 2)
+    batches = [loop.draw(number) for number in (2, 3, 4)]
+    for tasks in batches:
+        state, _ = loop.advance(state)
+        ahead, _ = loop.advance(ahead, tasks)
+
+    assert torch.equal(state.parameters, ahead.parameters)
+    assert torch.equal(state.second_moment, ahead.second_moment)

@@ -1,18 +1,12 @@
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
 
 import pytest
 
 from kshot.trainer.prefetch import AHEAD, prefetch
 
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def test_things_come_in_order_from_one_other_thread() -> None:

@@ -18,6 +18,8 @@ from kshot.learner import build_network, layout_of
 from kshot.trainer.curves import Curves
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.errors import DataError, TrainingError
+from kshot.trainer.meta_batch import MetaBatch
+from kshot.trainer.outer_loop import OuterLoop, OuterState
 from kshot.trainer.packaging import draft_manifest
 from kshot.trainer.recipe import Recipe
 from kshot.trainer.recipe_parsing import parse_recipe
@@ -44,6 +46,7 @@ def ignore(_report: TrainingReport) -> None:
 def run(
     patterns: Patterns,
     small_bundle: None,  # noqa: ARG001 -- asked for its effect
+    no_thread_is_left: None,  # noqa: ARG001 -- asked for its effect
 ) -> Run:
     """Return a function that trains on small data."""
 
@@ -390,6 +393,52 @@ def test_a_training_that_diverges_says_so_and_keeps_its_last_checkpoint(
 
     assert (tmp_path / CHECKPOINT_FILE).exists()
     assert not (tmp_path / "omniglot").exists()
+
+
+def test_a_second_moment_that_overflows_is_divergence(
+    small_recipe: Recipes, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parameter stands still from then on, and neither it nor the loss shows that."""
+    advance = OuterLoop.advance
+
+    def overflow(
+        loop: OuterLoop, state: OuterState, tasks: MetaBatch | None = None
+    ) -> tuple[OuterState, torch.Tensor]:
+        advanced, loss = advance(loop, state, tasks)
+        if advanced.meta_iteration == 3:
+            advanced.second_moment[7] = torch.inf
+        return advanced, loss
+
+    monkeypatch.setattr(OuterLoop, "advance", overflow)
+    reports: list[TrainingReport] = []
+    with pytest.raises(TrainingError, match=r"^training diverged: at meta-iteration 3 the inner"):
+        run(small_recipe(), tmp_path, report=reports.append)
+    monkeypatch.setattr(OuterLoop, "advance", advance)
+    run(small_recipe(), tmp_path, resume=True, report=reports.append)
+
+    assert [report.meta_iteration for report in reports] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_draw_that_fails_ends_the_training_where_it_was_wanted(
+    small_recipe: Recipes, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe()
+    run(recipe, tmp_path / "whole")
+    draw = OuterLoop.draw
+
+    def fail(loop: OuterLoop, meta_iteration: int) -> MetaBatch:
+        if meta_iteration == 3:
+            raise MemoryError("no room for the fourth")
+        return draw(loop, meta_iteration)
+
+    reports: list[TrainingReport] = []
+    with monkeypatch.context() as patched, pytest.raises(MemoryError, match="for the fourth"):
+        patched.setattr(OuterLoop, "draw", fail)
+        run(recipe, tmp_path / "out", report=reports.append)
+    run(recipe, tmp_path / "out", resume=True, report=reports.append)
+
+    assert [report.meta_iteration for report in reports] == [1, 2, 3, 4, 5, 6]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_the_bundle_holds_what_was_learned(small_recipe: Recipes, run: Run, tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def read_checkpoint(
         counters = [tensors[name] for name in COUNTERS]
         if metadata[DIGEST] != _digest(tensors):
             raise ValueError("its numbers are not those that were written")
-        return OuterState(*vectors, *map(int, counters))
+        step, meta_iteration = map(int, counters)
+        return OuterState(vectors[0], vectors[1], step, meta_iteration)
     except FileNotFoundError as error:
         raise TrainingError(f"there is no checkpoint {path} to resume from") from error
     except OSError as error:

@@ -246,18 +246,19 @@ def _meta_iterations(
     for tasks in batches:
         state, loss = loop.advance(state, tasks)
         losses.append(loss)
-        done, now = state.meta_iteration, time.monotonic()
+        done = state.meta_iteration
         due = done == total or any(
             done % interval == 0
             for interval in (evaluation.checkpoint_interval, evaluation.interval)
         )
-        if due or now - reported >= REPORT_EVERY_SECONDS:
-            mean_loss = float(torch.stack(losses).mean())
+        if due or time.monotonic() - reported >= REPORT_EVERY_SECONDS:
+            mean_loss = float(torch.stack(losses).mean())  # waits for a GPU to come so far
+            seconds = time.monotonic() - reported
             learned = torch.cat([state.parameters, state.second_moment])
             if not math.isfinite(mean_loss) or not torch.isfinite(learned).all():
                 raise TrainingError(
                     f"training diverged: at meta-iteration {done} the inner loss is {mean_loss}, "
                     "wanted it, all parameters and their second moments finite"
                 )
-            yield state, mean_loss, len(losses) / max(now - reported, 1e-9)
+            yield state, mean_loss, len(losses) / max(seconds, 1e-9)
             losses, reported = [], time.monotonic()

@@ -1,0 +1,85 @@
+"""The outer loop on a GPU: what only such a machine can show."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from kshot.bundle import Preconditioner
+from kshot.learner import StepRule, compile_step
+from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.outer_loop import OuterLoop, OuterState
+from kshot.trainer.pixels import DevicePixels
+from kshot.trainer.recipe import Recipe
+from kshot.trainer.training import step_spec
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+    pytest.mark.parametrize("second_moment", ["serial", "stacked"]),
+    pytest.mark.parametrize("compiled", [False, True]),
+]
+Loops = Callable[[str], tuple[OuterLoop, OuterState]]
+
+
+@pytest.fixture
+def make_loop(
+    small_recipe: Callable[..., Recipe],
+    patterns: Callable[..., ImageDataset],
+    second_moment: str,
+    compiled: bool,
+) -> Loops:
+    """Return a function from a device to a loop and a state in the midst of a training."""
+    recipe = small_recipe(f"outer.second_moment={second_moment}", "outer.meta_batch_size=3")
+
+    def make(name: str) -> tuple[OuterLoop, OuterState]:
+        device, spec, inner = torch.device(name), step_spec(recipe), recipe.inner
+        step = compile_step(spec, device) if compiled else spec.build()
+        rule = StepRule(
+            Preconditioner.CARRIED, inner.learning_rate, inner.second_moment_decay, inner.epsilon
+        )
+        dataset, layout = patterns(), spec.layout()
+        pixels = DevicePixels.load(dataset, recipe.input, device)
+        generator = torch.Generator().manual_seed(3)
+        parameters = torch.randn(layout.size, generator=generator) * 0.1
+        moment = 1e-4 + 1e-2 * torch.rand(layout.size, generator=generator)
+        state = OuterState(parameters.to(device), moment.to(device), 40, 0)
+        return OuterLoop(recipe, dataset, pixels, layout, rule, step), state
+
+    return make
+
+
+@pytest.fixture
+def waits_are_errors() -> Iterator[Callable[[], None]]:
+    """Return a function after which an operation that waits for the GPU raises."""
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_gpu_trains_as_a_cpu_and_leaves_old_states_alone(make_loop: Loops) -> None:
+    """Float32, three meta-iterations."""
+    ends = {}
+    for name in ("cpu", "cuda"):
+        loop, state = make_loop(name)
+        for number in range(3):
+            before, copy = state, state.second_moment.clone()
+            state, loss = loop.advance(state, loop.draw(number))
+            assert torch.equal(before.second_moment, copy)
+        ends[name] = state.parameters.cpu(), state.second_moment.cpu(), loss.cpu()
+
+    torch.testing.assert_close(ends["cuda"], ends["cpu"], atol=1e-4, rtol=1e-3)
+
+
+def test_a_meta_iteration_does_not_wait_for_the_gpu(
+    make_loop: Loops, waits_are_errors: Callable[[], None]
+) -> None:
+    loop, state = make_loop("cuda")
+    state, _ = loop.advance(state)  # takes the graph
+    torch.cuda.synchronize()
+
+    waits_are_errors()
+    state, loss = loop.advance(state)
+    torch.cuda.set_sync_debug_mode("default")
+
+    assert torch.isfinite(loss)
+    assert state.meta_iteration == 2
