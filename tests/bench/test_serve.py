@@ -180,7 +180,7 @@ def test_every_call_of_a_session_is_answered_once(
 
     async def drive() -> None:
         with Client(server.address, timeout=60) as client:
-            async with open_session(server.address, workload, model) as session:
+            async with open_session(server.address, workload, model, own=False) as session:
                 kept = await session.keep()
                 load = await closed_loop(session.adapt, 2, 0.2, SystemClock())
                 assert {sample.answer.code for sample in load.samples} == {OK}
@@ -225,7 +225,7 @@ def test_predicting_with_what_is_not_there_is_an_error_of_every_call(
     server: ServerProcess, model: ModelCapabilities
 ) -> None:
     async def drive() -> set[str]:
-        async with open_session(server.address, Workload(), model) as session:
+        async with open_session(server.address, Workload(), model, own=False) as session:
             send = session.predict(["am-" + "a" * 26])
             load = await closed_loop(send, 2, 0.01, SystemClock())
             return {sample.answer.code for sample in load.samples}
@@ -237,7 +237,7 @@ def test_what_is_not_deleted_is_told(
     server: ServerProcess, model: ModelCapabilities, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def drive() -> None:
-        async with open_session(server.address, Workload(), model) as session:
+        async with open_session(server.address, Workload(), model, own=False) as session:
             await session.delete(["am-" + "a" * 26] * 2)
 
     asyncio.run(drive())

@@ -96,6 +96,15 @@ def test_signals_interrupt(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
+def test_signals_interrupt_what_ignores_ctrl_c() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupted_by_signals():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_bench_that_is_stopped_stops_its_server() -> None:
     """SIGTERM in the middle of a load: the server is told to leave and is waited for."""
     command = [sys.executable, "-m", "kshot", "bench", "serve", "--device", "cpu"]

@@ -182,14 +182,15 @@ def command(
 async def _measure_loads(
     target: Target, workload: Workload, model: ModelCapabilities, plan: ServePlan
 ) -> ServeResult:
-    async with open_session(target.address, workload, model) as session:
+    own = target.process is not None
+    async with open_session(target.address, workload, model, own=own) as session:
         return await measure(Bench(session, plan, SystemClock(), target.check))
 
 
 async def _measure_memory(
     process: ServerProcess, workload: Workload, model: ModelCapabilities, models: int, rounds: int
 ) -> MemoryResult:
-    async with open_session(process.address, workload, model) as session:
+    async with open_session(process.address, workload, model, own=True) as session:
         return await measure_memory(session, process, models, rounds)
 
 

@@ -105,22 +105,26 @@ class Session:
             say(f"{count} adapted models were not deleted ({code}); they expire within an hour")
 
     async def close(self) -> None:
-        """Delete all that was made and end the connections."""
-        await self.forget()
-        await self.forget_kept()
+        """End the connections."""
         await self._adapting.close()
         await self._predicting.close()
 
 
 @asynccontextmanager
 async def open_session(
-    address: str, workload: Workload, model: ModelCapabilities
+    address: str, workload: Workload, model: ModelCapabilities, *, own: bool
 ) -> AsyncIterator[Session]:
-    """Open a session around a block; at its end nothing is left on the server."""
+    """Open a session around a block; at its end nothing is left on a server that goes on.
+
+    What is left on the bench's own goes with it.
+    """
     session = Session(address, workload, model)
     try:
         yield session
     finally:
+        if not own:
+            await session.forget()
+            await session.forget_kept()
         await session.close()
 
 
