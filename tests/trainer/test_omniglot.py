@@ -142,6 +142,7 @@ def test_images_are_decoded_once_and_again_when_the_cache_is_damaged(tmp_path: P
     assert read() == first
     assert len(decoded) == 2
 
+    assert cache_folder().stat().st_mode & 0o077 == 0  # whatever the umask
     (cached,) = cache_folder().iterdir()
     content = bytearray(cached.read_bytes())
     content[-1] ^= 255

@@ -1,7 +1,8 @@
 """Decoded images kept between runs, so that a data set is decoded once.
 
-One safetensors file per key under ``$XDG_CACHE_HOME/kshot`` (or ``~/.cache/kshot``). A file that is
-damaged, or cannot be read or written, costs a decoding and is never an error.
+One safetensors file per key under ``$XDG_CACHE_HOME/kshot`` (or ``~/.cache/kshot``), which is made
+private: compiled inner steps are kept there too. A file that is damaged, or cannot be read or
+written, costs a decoding and is never an error.
 """
 
 import hashlib
@@ -45,7 +46,7 @@ def _read(path: Path) -> torch.Tensor | None:
 
 def _write(path: Path, images: torch.Tensor) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
         try:

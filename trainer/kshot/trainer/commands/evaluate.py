@@ -24,8 +24,9 @@ from kshot.trainer.commands.options import (
 )
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.datasets import find_split, read_dataset
-from kshot.trainer.evaluation import EvaluationResult, EvaluationSettings, evaluate_bundle
+from kshot.trainer.evaluation import EvaluationResult, evaluate_bundle
 from kshot.trainer.progress import Progress
+from kshot.trainer.task_solver import EvaluationSettings
 
 __all__ = ["command"]
 
@@ -93,6 +94,7 @@ def command(
             raise click.UsageError(
                 f"{option} is {chosen}, wanted one that {bundle_name} allows: {', '.join(allowed)}"
             )
+    chosen_device = choose_device(device)
     dataset = _read(bundle, choose_data_folder(data_folder), split)
     settings = EvaluationSettings(
         way=way or bundle.manifest.training.way,
@@ -110,7 +112,7 @@ def command(
     )
     with Progress("evaluating", "tasks") as progress:
         result = evaluate_bundle(
-            bundle, dataset, settings, device=choose_device(device), report=progress.update
+            bundle, dataset, settings, device=chosen_device, report=progress.update
         )
     if as_json:
         click.echo(json.dumps(result_document(result)))
