@@ -1,9 +1,9 @@
 """What deploy/try-server.sh asks of a server, by the Python of the container under trial.
 
-exercise.py draw FOLDER                      draw FOLDER/support/CLASS/*.png and FOLDER/queries
-exercise.py use ADDRESS FOLDER               adapt, predict, print the id; fail if mostly wrong
-exercise.py again ADDRESS FOLDER ID          predict with an adapted model that was kept
-exercise.py drain ADDRESS FOLDER             adapt many times at once; print `sent`, then wait
+exercise.py draw FOLDER: draw FOLDER/support/CLASS/*.png and FOLDER/queries/*.png
+exercise.py use ADDRESS FOLDER: adapt, predict, print the id; fail where most answers are wrong
+exercise.py again ADDRESS FOLDER ID: predict with an adapted model that was kept
+exercise.py drain ADDRESS FOLDER: adapt many times at once; print `sent` and wait for the ends
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 from PIL import Image, ImageDraw
@@ -107,7 +108,7 @@ def drain(address: str, folder: Path) -> None:
     print(f"{done} of them took all their steps, {CALLS - done} came too late", flush=True)
 
 
-def _end(call: grpc.Future) -> str:
+def _end(call: Any) -> str:  # noqa: ANN401 -- a call and a future, which grpc has no type for
     """Wait for a call; leave with 1 where it was begun and not finished."""
     if call.exception() is None:
         steps = len(call.result().report.support_loss)
@@ -119,12 +120,13 @@ def _end(call: grpc.Future) -> str:
     return "refused"
 
 
-def _kshot(*arguments: str) -> dict:
+def _kshot(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "kshot", *arguments, "--json"]
     ran = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603 -- kshot's own
     if ran.returncode != 0:
         raise SystemExit(f"kshot {arguments[0]} ended with exit code {ran.returncode}")
-    return json.loads(ran.stdout)
+    document: dict[str, Any] = json.loads(ran.stdout)
+    return document
 
 
 def main() -> None:

@@ -13,8 +13,9 @@ tools=/opt/build-tools
 user_id=10001
 
 install_system() {
-    # torch.compile calls a C++ compiler when the engine starts, and what it compiles includes Python.h.
-    debian_install python3 libpython3-dev g++
+    # The engine compiles its steps at the first start: torch calls a C++ compiler and openssl for it,
+    # and what is compiled may include Python.h.
+    debian_install python3 libpython3-dev g++ openssl
     rm -rf /var/lib/apt/lists/*
     groupadd --gid "$user_id" kshot
     useradd --uid "$user_id" --gid "$user_id" --home-dir /var/lib/kshot --no-create-home \

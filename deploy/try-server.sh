@@ -39,7 +39,7 @@ mapfile -t environment < <(sed -n 's/^ENV //p' deploy/Containerfile)
 user=$(sed -n 's/^USER //p' deploy/Containerfile)
 volume=$(sed -n 's/^VOLUME //p' deploy/Containerfile)
 
-# As `--read-only --tmpfs /tmp -v …:$volume` would.
+# As `--read-only --tmpfs /tmp:exec,size=512m -v …:$volume` would.
 mount_as_container() {
     local device
     ip link set lo up
@@ -53,7 +53,7 @@ mount_as_container() {
     done
     mkdir "$root/dev/shm"
     mount -t tmpfs -o nosuid,nodev,noexec,size=64m tmpfs "$root/dev/shm"
-    mount -t tmpfs -o nosuid,nodev,noexec,size=64m tmpfs "$root/tmp"
+    mount -t tmpfs -o nosuid,nodev,exec,size=512m tmpfs "$root/tmp"
     install -d -m 0700 -o "${user%:*}" -g "${user#*:}" "$work/volume"
     mount --bind "$work/volume" "$root$volume"
     mount -o remount,ro,bind "$root"
@@ -86,7 +86,7 @@ start_server() {
     listen=$1
     rm -f "$work/ready"
     mkfifo "$work/ready"
-    : >"$work/server.log"
+    echo "a start at $(date -Is)" >>"$work/server.log"
     (
         [[ $KSHOT_CONTAINED == no ]] ||
             alone=(unshare --pid --fork --kill-child "--mount-proc=$root/proc")
@@ -103,6 +103,9 @@ start_server() {
     listen=$address
     [[ $KSHOT_CONTAINED == no ]] || server=$(pgrep -P "$waited")
     expect_health 0 "when it is ready"
+    if grep -E '"(not_compiled|compile_failed|compiled_step_damaged)"' "$work/server.log" >&2; then
+        fail "the engine's steps are not compiled"
+    fi
 }
 
 end_server() {
@@ -168,4 +171,7 @@ echo "start with a warm cache: $seconds s"
 exercise again "$address" "$client_folder" "$adapted"
 kill -TERM "$server"
 end_server
+if [[ $KSHOT_CONTAINED == yes ]]; then
+    echo "/tmp holds $(size "$root/tmp") MiB"
+fi
 echo "what the volume holds: $(size "$root$volume/store") MiB of store, $(size "$root$volume/cache") MiB of cache"
