@@ -7,7 +7,7 @@ import torch
 from kshot.bundle import prepare
 from kshot.trainer.dataset import ImageDataset, make_dataset
 from kshot.trainer.errors import DataError
-from kshot.trainer.pixels import DevicePixels
+from kshot.trainer.pixels import DevicePixels, to_device
 from kshot.trainer.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -41,3 +41,26 @@ def test_images_of_another_shape_are_refused(
 
     with pytest.raises(DataError, match=r"images of narrow have shape \(1, 28, 27\), the input"):
         DevicePixels.load(narrow, small_recipe().input, CPU)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+            ],
+        ),
+    ],
+)
+def test_tensors_of_any_strides_come_to_a_device(name: str) -> None:
+    """Labels are the same for every task, and expanded over them."""
+    table = torch.arange(12).reshape(3, 4)
+    for tensor in (table, table.T, table[0].expand(5, -1), table[:, :0]):
+        moved = to_device(tensor, torch.device(name))
+
+        assert moved.device.type == name
+        assert torch.equal(moved.cpu(), tensor)

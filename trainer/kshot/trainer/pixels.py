@@ -44,5 +44,6 @@ class DevicePixels:
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Bring a tensor from the CPU to a device; the host does not wait for a GPU to have it."""
     if device.type == "cuda":
-        tensor = tensor.pin_memory()
+        # Expanded tensors cannot be pinned: pinning keeps strides, and writes every element.
+        tensor = tensor.contiguous().pin_memory()
     return tensor.to(device, non_blocking=True)
