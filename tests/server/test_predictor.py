@@ -1,18 +1,30 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
 
-from kshot.bundle import BatchNormMode, Bundle, BundleError, write_bundle
+from kshot.bundle import (
+    BatchNormMode,
+    Bundle,
+    BundleError,
+    builtin_bundle,
+    load_bundle,
+    write_bundle,
+)
 from kshot.server import predictor as predictor_module
 from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.arrays_cache import ArraysCache, HeldModel
+from kshot.server.hot_set import HotSet
+from kshot.server.prediction import softmax
 from kshot.server.predictor import Predictor
 from kshot.server.store import LocalStore
 
@@ -170,6 +182,131 @@ def test_arrays_from_the_store_answer_as_those_that_were_put(
     np.testing.assert_array_equal(
         predictor.logits(read, queries(4), mode), predictor.logits(arrays, queries(4), mode)
     )
+
+
+@pytest.fixture
+def hot_set() -> Iterator[HotSet]:
+    """A set that makes sessions at the second request."""
+    hot_set = HotSet(8, after_images=1)
+    yield hot_set
+    hot_set.close()
+
+
+def settle(hot_set: HotSet) -> None:
+    """Wait until all sessions that are due are made."""
+    hot_set._builder.submit(lambda: None).result(60)
+
+
+def trained_arrays(seed: int, way: int) -> tuple[Bundle, AdaptedArrays]:
+    """Return the built-in bundle, and an adapted model of it with statistics of random images."""
+    bundle = load_bundle(builtin_bundle())
+    random = np.random.default_rng(seed)
+    parameters = {
+        name: (array[np.arange(way) % len(array)] if name.startswith("head.") else array)
+        + random.normal(scale=0.02, size=array[:1].shape).astype(np.float32)
+        for name, array in bundle.read_weights().parameters.items()
+    }
+    template = onnx.load(bundle.template_path(BatchNormMode.SUPPORT))
+    statistics = {
+        value.name: random.uniform(0.5, 2, value.type.tensor_type.shape.dim[0].dim_value).astype(
+            np.float32
+        )
+        for value in template.graph.input
+        if value.name.endswith((".mean", ".variance"))
+    }
+    support = random.random((way, 1, 28, 28), dtype=np.float32)
+    return bundle, AdaptedArrays(parameters, statistics, support)
+
+
+@pytest.mark.parametrize("mode", BatchNormMode)
+@pytest.mark.parametrize("way", [2, 5, 20])
+def test_a_session_of_its_own_answers_as_the_template(
+    hot_set: HotSet, mode: BatchNormMode, way: int
+) -> None:
+    bundle, arrays = trained_arrays(way, way)
+    cold, hot = Predictor(bundle), Predictor(bundle, hot_set=hot_set)
+    for _ in range(2):
+        hot.logits(arrays, np.zeros((2, 1, 28, 28), np.float32), mode)
+    settle(hot_set)
+    assert len(hot_set) == 1
+
+    for count in (1, 2, 25):
+        inputs = np.random.default_rng(count).random((count, 1, 28, 28), dtype=np.float32)
+        got, wanted = hot.logits(arrays, inputs, mode), cold.logits(arrays, inputs, mode)
+        np.testing.assert_allclose(softmax(got), softmax(wanted), atol=1e-5, rtol=0)
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
+        np.testing.assert_array_equal(got.argmax(axis=1), wanted.argmax(axis=1))
+
+
+@pytest.mark.parametrize("mode", BatchNormMode)
+def test_arrays_from_the_store_make_sessions_too(
+    hot_set: HotSet,
+    tiny_bundle: Bundle,
+    make_arrays: MakeArrays,
+    make_model: MakeModel,
+    tmp_path: Path,
+    mode: BatchNormMode,
+) -> None:
+    """They are read-only views of a file's content, wherever in it they begin."""
+    hot, arrays = Predictor(tiny_bundle, hot_set=hot_set), make_arrays(2, way=3)
+    with LocalStore.open(tmp_path, max_count=1, max_bytes=10**6, clock=lambda: 0.0) as store:
+        store.put(make_model(way=3), arrays)
+        read = store.read("a1")
+    for _ in range(2):
+        hot.logits(read, queries(1), mode)
+    settle(hot_set)
+
+    assert len(hot_set) == 1
+    np.testing.assert_allclose(
+        hot.logits(read, queries(4), mode), reference(arrays, queries(4), mode), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("mode", BatchNormMode)
+def test_threads_get_their_own_answers_while_sessions_come_and_go(
+    tiny_bundle: Bundle, make_arrays: MakeArrays, mode: BatchNormMode
+) -> None:
+    """Twelve models share room for three: nobody may be answered with another's weights."""
+    few = HotSet(3, after_images=4)
+    hot = Predictor(tiny_bundle, hot_set=few)
+    models = [make_arrays(seed, way=2 + seed % 4) for seed in range(12)]
+    inputs = queries(5)
+
+    with ThreadPoolExecutor(6) as pool:
+        turns = [turn // 5 % 12 for turn in range(900)]
+        answers = list(pool.map(lambda turn: hot.logits(models[turn], inputs, mode), turns))
+    settle(few)
+    few.close()
+
+    assert len(few) == 3
+    wanted = [reference(arrays, inputs, mode) for arrays in models]
+    for turn, answer in zip(turns, answers, strict=True):
+        np.testing.assert_allclose(answer, wanted[turn], atol=1e-4)
+
+
+def test_a_discarded_model_leaves_no_session(
+    hot_set: HotSet,
+    tiny_bundle: Bundle,
+    make_arrays: MakeArrays,
+    make_model: MakeModel,
+) -> None:
+    hot, cache = Predictor(tiny_bundle, hot_set=hot_set), ArraysCache(10**6)
+    for mode in BatchNormMode:
+        for _ in range(3):
+            held = cache.get_or_load("a1", lambda: HeldModel(make_model(), make_arrays()))
+            hot.logits(held.arrays, queries(2), mode)
+    settle(hot_set)
+    assert len(hot_set) == len(BatchNormMode)
+    gone = weakref.ref(hot_set.find(held.arrays, BatchNormMode.SUPPORT, 1, no_session))
+    del held
+    cache.discard("a1")
+
+    assert (cache.used_bytes, len(hot_set), hot_set.candidate_count) == (0, 0, 0)
+    assert gone() is None
+
+
+def no_session(_: AdaptedArrays) -> Any:  # noqa: ANN401 -- never returns
+    raise AssertionError("made although it was there")
 
 
 def rewritten(bundle: Bundle, root: Path, mode: BatchNormMode, template: bytes) -> Bundle:

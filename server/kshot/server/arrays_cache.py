@@ -6,12 +6,21 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 
-from kshot.server.adapted_model import AdaptedArrays
+from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
+
+
+@dataclass(frozen=True)
+class HeldModel:
+    """An adapted model in memory: its record and its arrays."""
+
+    model: AdaptedModel
+    arrays: AdaptedArrays
 
 
 class ArraysCache:
-    """A map from id to arrays of at most `max_bytes` in all; any thread may use it.
+    """A map from id to record and arrays, of at most `max_bytes` in all; any thread may use it.
 
     Threads that ask for the same id at once wait for one load. Arrays in use stay alive when they
     leave the cache: it only lets go of its own reference.
@@ -20,8 +29,8 @@ class ArraysCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._used_bytes = 0
-        self._kept: OrderedDict[str, AdaptedArrays] = OrderedDict()
-        self._loading: dict[str, Future[AdaptedArrays]] = {}
+        self._kept: OrderedDict[str, HeldModel] = OrderedDict()
+        self._loading: dict[str, Future[HeldModel]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -29,8 +38,15 @@ class ArraysCache:
         """Return the bytes of the arrays that are kept."""
         return self._used_bytes
 
-    def get_or_load(self, model_id: str, load: Callable[[], AdaptedArrays]) -> AdaptedArrays:
-        """Return the arrays of an id, from `load` when they are not kept; raise what it raises."""
+    def find(self, model_id: str) -> HeldModel | None:
+        """Return what is kept of an id; does not wait for anything."""
+        with self._lock:
+            if model_id in self._kept:
+                self._kept.move_to_end(model_id)
+            return self._kept.get(model_id)
+
+    def get_or_load(self, model_id: str, load: Callable[[], HeldModel]) -> HeldModel:
+        """Return what is kept of an id, or what `load` gives; raise what it raises."""
         with self._lock:
             if model_id in self._kept:
                 self._kept.move_to_end(model_id)
@@ -41,36 +57,39 @@ class ArraysCache:
         if waiting is not None:
             return waiting.result()
         try:
-            arrays = load()
+            held = load()
         except BaseException as error:
             self._finish(model_id, future)
             future.set_exception(error)
             raise
-        self._finish(model_id, future, arrays)
-        future.set_result(arrays)
-        return arrays
+        self._finish(model_id, future, held)
+        future.set_result(held)
+        return held
 
     def discard(self, model_id: str) -> None:
         """Let go of an id; what is being loaded for it now is not kept either."""
         with self._lock:
             self._loading.pop(model_id, None)
-            self._drop(model_id)
+            dropped = self._drop(model_id)
+        del dropped  # what hangs on it may take a while to free
 
     def _finish(
-        self, model_id: str, future: Future[AdaptedArrays], arrays: AdaptedArrays | None = None
+        self, model_id: str, future: Future[HeldModel], held: HeldModel | None = None
     ) -> None:
+        dropped = []
         with self._lock:
             if self._loading.get(model_id) is not future:
                 return  # discarded meanwhile
             del self._loading[model_id]
-            if arrays is None or arrays.size_bytes > self._max_bytes:
+            if held is None or held.arrays.size_bytes > self._max_bytes:
                 return
-            self._kept[model_id] = arrays
-            self._used_bytes += arrays.size_bytes
+            self._kept[model_id] = held
+            self._used_bytes += held.arrays.size_bytes
             while self._used_bytes > self._max_bytes:
-                self._drop(next(iter(self._kept)))
+                dropped.append(self._drop(next(iter(self._kept))))
 
-    def _drop(self, model_id: str) -> None:
-        arrays = self._kept.pop(model_id, None)
-        if arrays is not None:
-            self._used_bytes -= arrays.size_bytes
+    def _drop(self, model_id: str) -> HeldModel | None:
+        held = self._kept.pop(model_id, None)
+        if held is not None:
+            self._used_bytes -= held.arrays.size_bytes
+        return held

@@ -9,7 +9,9 @@ from pathlib import Path
 from kshot.bundle import Bundle, load_bundle
 from kshot.server.adapted_model import AdaptedModel
 from kshot.server.errors import ModelChanged, ModelNotFound, StartError
+from kshot.server.hot_set import HotSet
 from kshot.server.predictor import Predictor
+from kshot.server.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,20 @@ class Catalog:
         self._models = {model.bundle.manifest.name: model for model in models}
 
     @classmethod
-    def load(cls, paths: Sequence[Path]) -> Catalog:
-        """Open bundles; raise `BundleError`, or `StartError` when two have the same name."""
+    def load(
+        cls, paths: Sequence[Path], runtime: Runtime | None = None, hot_set: HotSet | None = None
+    ) -> Catalog:
+        """Open bundles; raise `BundleError`, or `StartError` when two have the same name.
+
+        Their predictors compute with `runtime` and share the sessions of `hot_set`.
+        """
         bundles = [load_bundle(path) for path in paths]
         names = [bundle.manifest.name for bundle in bundles]
         for name in names:
             if names.count(name) > 1:
                 raise StartError(f"got {names.count(name)} bundles named {name!r}, wanted one")
-        return cls([ServedModel(bundle, Predictor(bundle)) for bundle in bundles])
+        runtime = runtime or Runtime()
+        return cls([ServedModel(bundle, Predictor(bundle, runtime, hot_set)) for bundle in bundles])
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())

@@ -19,7 +19,7 @@ from kshot.server.call import current_call
 from kshot.server.catalog import Catalog, ServedModel
 from kshot.server.config import ServerConfig
 from kshot.server.export import export_model
-from kshot.server.images import PixelBudget, check_sent
+from kshot.server.images import PixelBudget, check_sent, image_count
 from kshot.server.kept_models import KeptModels
 from kshot.server.prediction import (
     Answers,
@@ -28,7 +28,10 @@ from kshot.server.prediction import (
     check_mode,
     check_size,
     prepare_queries,
+    read_logits,
+    run_images,
 )
+from kshot.server.prediction_batches import PredictionBatches, Request, may_join
 from kshot.server.supervisor import EngineSupervisor
 from kshot.server.task import AdaptTask, PredictTask
 from kshot.server.validation import TtlLimits, check_choice, check_id
@@ -48,6 +51,7 @@ class Front:
     engine: EngineSupervisor
     kept_models: KeptModels
     workers: Workers
+    batches: PredictionBatches
     adapting: Admission
     predicting: Admission
 
@@ -114,15 +118,27 @@ class Front:
             model = self._behind(adapted)
             mode = query.mode or _own_mode(adapted)
 
-            def work() -> Answers:
+            support_count = len(arrays.support)
+
+            def prepare() -> Floats:
                 with current_call().measure("decode"):
                     check_mode(query, model, violations)
-                    self._check_size(query, len(arrays.support), mode, violations)
+                    self._check_size(query, support_count, mode, violations)
                     queries = prepare_queries(query.queries, model, self._budget(), violations)
                     violations.check()
-                return answer(model, arrays, queries, mode)
+                    return queries
 
-            return adapted, await self.workers.compute(work)
+            count = run_images(image_count(query.queries) or 0, support_count, mode)
+            if may_join(query.queries, count, mode):
+                request = Request(prepare, lambda logits: read_logits(logits, mode), count)
+                answers = await self.batches.answer(
+                    (adapted.id, mode),
+                    request,
+                    lambda queries: model.predictor.logits(arrays, queries, mode),
+                )
+            else:
+                answers = await self.workers.compute(lambda: answer(model, arrays, prepare(), mode))
+            return adapted, answers
 
     async def export(
         self, adapted_model: str, mode: BatchNormMode | None, violations: Violations

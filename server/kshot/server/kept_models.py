@@ -7,13 +7,14 @@ import base64
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
-from kshot.server.arrays_cache import ArraysCache
+from kshot.server.arrays_cache import ArraysCache, HeldModel
 from kshot.server.errors import (
     AdaptedModelDamaged,
     AdaptedModelDeleted,
@@ -63,10 +64,16 @@ class KeptModels:
             kept = self._store.put(model, arrays)
             if not handover.give():
                 self._drop(model.id)
+                return kept
+            # The load asks the store again: it fails, or is dropped, where somebody deletes.
+            with suppress(StoreError):
+                self._cache.get_or_load(
+                    kept.id, lambda: HeldModel(self._store.get(kept.id), arrays)
+                )
             return kept
 
         try:
-            kept = await self._in_store(put)
+            return await self._in_store(put)
         except asyncio.CancelledError:
             if handover.leave():
                 with suppress(RuntimeError):  # the server is gone: it stays until it expires
@@ -74,8 +81,6 @@ class KeptModels:
             raise
         except StoreFull as error:
             raise StoreIsFull(error.unit, error.limit) from error
-        self._cache.get_or_load(kept.id, lambda: arrays)
-        return kept
 
     async def get(self, model_id: str) -> AdaptedModel:
         """Return the record of an adapted model."""
@@ -83,12 +88,11 @@ class KeptModels:
 
     async def read(self, model_id: str) -> tuple[AdaptedModel, AdaptedArrays]:
         """Return an adapted model with its arrays, from memory where they are."""
-
-        def both() -> tuple[AdaptedModel, AdaptedArrays]:
-            model = self._store.get(model_id)
-            return model, self._cache.get_or_load(model_id, lambda: self._store.read(model_id))
-
-        return await self._about(model_id, both)
+        held = self._cache.find(model_id)
+        if held is None or held.model.expire_time <= time.time():
+            # The store tells what became of it.
+            held = await self._about(model_id, lambda: self._load(model_id))
+        return held.model, held.arrays
 
     async def page(
         self, page_size: int, page_token: str, model: str
@@ -112,6 +116,13 @@ class KeptModels:
             self._cache.discard(model_id)
 
         await self._about(model_id, forget)
+
+    def _load(self, model_id: str) -> HeldModel:
+        """Return an adapted model as the store has it, its arrays from memory; blocks."""
+        model = self._store.get(model_id)
+        return self._cache.get_or_load(
+            model_id, lambda: HeldModel(model, self._store.read(model_id))
+        )
 
     async def _about(self, model_id: str, function: Callable[[], Result]) -> Result:
         violations = Violations()
@@ -144,6 +155,7 @@ class KeptModels:
         try:
             with suppress(ExpiredId):
                 self._store.delete(model_id)
+            self._cache.discard(model_id)
         except StoreError:
             LOGGER.exception("failure")
 

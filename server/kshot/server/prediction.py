@@ -45,6 +45,12 @@ def check_mode(task: PredictTask, model: ServedModel, violations: Violations) ->
         check_choice("batch_norm_mode", task.mode, allowed, violations)
 
 
+def run_images(query_count: int, support_count: int, mode: BatchNormMode) -> int:
+    """Return how many images run through the network: support sets beside queries included."""
+    each = support_count + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
+    return query_count * each
+
+
 def check_size(
     queries: Images | None,
     support_count: int,
@@ -54,7 +60,7 @@ def check_size(
 ) -> None:
     """Note queries that are too much work, each with the support set beside it or alone."""
     count = image_count(queries) or 0
-    each = support_count + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
+    each = run_images(1, support_count, mode)
     if count * each > max_images:
         violations.add(
             "queries",
@@ -70,10 +76,15 @@ def answer(
     call = current_call()
     with call.measure("compute"):
         logits = model.predictor.logits(arrays, queries, mode, call.check)
-        finite = np.isfinite(logits).all(axis=1)  # (query_count,)
-        if not finite.all():
-            raise NonFiniteLogits(int(np.flatnonzero(~finite)[0]))
-        return Answers(logits, softmax(logits), mode)
+        return read_logits(logits, mode)
+
+
+def read_logits(logits: Floats, mode: BatchNormMode) -> Answers:
+    """Turn logits `(query_count, way)` into answers; raise `NonFiniteLogits`."""
+    finite = np.isfinite(logits).all(axis=1)  # (query_count,)
+    if not finite.all():
+        raise NonFiniteLogits(int(np.flatnonzero(~finite)[0]))
+    return Answers(logits, softmax(logits), mode)
 
 
 def softmax(logits: Floats) -> Floats:

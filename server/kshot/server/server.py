@@ -18,9 +18,12 @@ from kshot.server.config import ServerConfig
 from kshot.server.errors import StartError
 from kshot.server.front import Front
 from kshot.server.grace import Grace
+from kshot.server.hot_set import HotSet
 from kshot.server.interceptor import CallInterceptor
 from kshot.server.json_log import LOGGER, log_event
 from kshot.server.kept_models import KeptModels
+from kshot.server.prediction_batches import PredictionBatches
+from kshot.server.runtime import Runtime
 from kshot.server.service import AdaptationServicer
 from kshot.server.store import LocalStore
 from kshot.server.supervisor import EngineSupervisor
@@ -73,7 +76,9 @@ async def running(
     Gives None when `stop` came before the engine was ready.
     """
     async with AsyncExitStack() as stack:
-        catalog = Catalog.load(config.bundles)
+        hot_set = HotSet(config.max_hot_sessions)
+        stack.callback(hot_set.close)
+        catalog = Catalog.load(config.bundles, Runtime(config.device), hot_set)
         store = stack.enter_context(
             LocalStore.open(
                 config.store,
@@ -92,6 +97,7 @@ async def running(
             engine=engine,
             kept_models=KeptModels(store, ArraysCache(config.cache_bytes), workers),
             workers=workers,
+            batches=PredictionBatches(workers),
             adapting=Admission(config.max_adapt_queue),
             predicting=Admission(config.max_predict_queue),
         )

@@ -36,6 +36,10 @@ class Workers:
         """
         return await self._run(self._compute, function)
 
+    def submit_compute(self, function: Callable[[], Result]) -> Future[Result]:
+        """Run on the pool for predictions, uncounted, for several calls or none."""
+        return self._submit(self._compute, function)
+
     async def prepare(self, function: Callable[[], Result]) -> Result:
         """Do as `compute` on the pool for the images of adaptations."""
         return await self._run(self._prepare, function)

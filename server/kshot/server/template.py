@@ -1,0 +1,50 @@
+"""A bundle's ONNX templates: what they take, and their form with constants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+import onnxruntime
+
+from kshot.bundle import BatchNormMode, Bundle, BundleError
+
+QUERIES = "inputs"
+SUPPORT = "support"
+LOGITS = "logits"
+
+
+def check_template(
+    session: onnxruntime.InferenceSession, bundle: Bundle, mode: BatchNormMode
+) -> None:
+    """Raise `BundleError` unless a template takes what it will be given and gives logits."""
+    path = bundle.template_path(mode)
+    names = {value.name for value in session.get_inputs()}
+    wanted = {QUERIES, *bundle.read_weights().parameters}
+    if mode is BatchNormMode.SUPPORT_AND_QUERY:
+        wanted.add(SUPPORT)
+    missing = sorted(wanted - names)
+    # The names of the statistics are the network's own affair.
+    extra = [] if mode is BatchNormMode.SUPPORT else sorted(names - wanted)
+    if missing or extra:
+        raise BundleError(
+            f"{path}: lacks the inputs {missing}, has the unknown inputs {extra}, "
+            "wanted those of weights.safetensors"
+        )
+    if [value.name for value in session.get_outputs()] != [LOGITS]:
+        raise BundleError(f"{path}: wanted one output, logits")
+
+
+def expect_constants(template: bytes, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """Turn a template's inputs, all but the queries, into constants that lie outside of it."""
+    model = onnx.load_from_string(template)
+    graph = model.graph
+    for name, shape in shapes.items():
+        tensor = graph.initializer.add(name=name, dims=shape, data_type=onnx.TensorProto.FLOAT)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=name)
+    queries = [value for value in graph.input if value.name == QUERIES]
+    del graph.input[:]
+    graph.input.extend(queries)
+    del graph.value_info[:]  # inner shapes follow from the constants'
+    return model.SerializeToString()
