@@ -1,5 +1,8 @@
 """What tests of several components start from."""
 
+import os
+from collections.abc import Iterator
+
 import pytest
 
 from kshot.bundle import (
@@ -22,6 +25,17 @@ from kshot.bundle import (
     ScopePolicy,
     Training,
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def step_cache(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Keep compiled steps from one run of the tests to the next; their engines share them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "KSHOT_CACHE" not in os.environ:
+            folder = pytestconfig.rootpath / ".pytest_cache" / "kshot"
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            patch.setenv("KSHOT_CACHE", str(folder))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,11 @@ MOMENT = torch.tensor([[0.04, 0.25, 1e-4, 1.0]], dtype=torch.float64)
 
 
 def _step(rule: StepRule, moment: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    size = torch.tensor(rule.step_size(rule.steps_taken(step, 1)), dtype=torch.float64)
-    return rule.update(START, moment, GRADIENT, size)
+    """Return parameters and scale after one update."""
+    (size,) = rule.step_sizes(step, 1)
+    moved, scale = START.clone(), rule.scale_of(moment)
+    rule.update(moved, scale, GRADIENT, torch.tensor([[size]], dtype=torch.float64))
+    return moved, scale
 
 
 def test_first_fresh_step_is_the_rate_times_the_sign() -> None:
@@ -44,25 +47,59 @@ def test_correction_is_one_after_training() -> None:
 def test_frozen_keeps_the_second_moment_and_the_step() -> None:
     rule = StepRule(Preconditioner.FROZEN, 0.01)
 
-    moved, moment = _step(rule, MOMENT, 500_000)
+    moved, scale = _step(rule, MOMENT, 500_000)
 
     assert rule.steps_taken(500_000, 3) == 500_000
-    assert moment is MOMENT
+    assert scale.equal(rule.scale_of(MOMENT))
     expected = START - 0.01 * GRADIENT / (MOMENT.sqrt() + 1e-8)
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-15)
 
 
 def test_sgd_follows_the_gradient() -> None:
-    moved, moment = _step(StepRule(Preconditioner.SGD, 0.5), MOMENT, 9)
+    moved, scale = _step(StepRule(Preconditioner.SGD, 0.5), MOMENT, 9)
 
-    assert moment is MOMENT
+    assert scale.equal(torch.ones_like(MOMENT))
     torch.testing.assert_close(moved, START - 0.5 * GRADIENT, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("preconditioner", list(Preconditioner))
 def test_a_zero_gradient_moves_nothing(preconditioner: Preconditioner) -> None:
     rule = StepRule(preconditioner, 0.1)
+    moved = START.clone()
 
-    moved, _ = rule.update(START, MOMENT, torch.zeros_like(START), torch.tensor(0.1).double())
+    rule.update(
+        moved, rule.scale_of(MOMENT), torch.zeros_like(START), torch.full((1, 1), 0.1).double()
+    )
 
     assert moved.equal(START)
+
+
+@pytest.mark.parametrize("preconditioner", list(Preconditioner))
+def test_the_scale_is_a_tensor_of_its_own(preconditioner: Preconditioner) -> None:
+    """It is updated in place, and the second moment it comes from may be every task's."""
+    moment = MOMENT.clone()
+
+    scale = StepRule(preconditioner, 0.1).scale_of(moment)
+
+    scale.zero_()
+    assert moment.equal(MOMENT)
+
+
+def test_each_task_has_its_own_step_size() -> None:
+    rule = StepRule(Preconditioner.SGD, 1.0)
+    moved = START.repeat(2, 1)
+
+    rule.update(
+        moved, torch.ones_like(moved), GRADIENT.repeat(2, 1), torch.tensor([[0.5], [0.0]]).double()
+    )
+
+    assert moved[0].equal(START[0] - 0.5 * GRADIENT[0])
+    assert moved[1].equal(START[0])
+
+
+def test_step_sizes_follow_adams_step() -> None:
+    fresh, frozen = StepRule(Preconditioner.FRESH, 0.1), StepRule(Preconditioner.FROZEN, 0.1)
+
+    assert fresh.step_sizes(0, 3) == [0.1 * math.sqrt(1 - 0.999**step) for step in (1, 2, 3)]
+    assert frozen.step_sizes(7, 2) == [0.1 * math.sqrt(1 - 0.999**7)] * 2
+    assert fresh.step_sizes(5, 0) == []

@@ -5,14 +5,15 @@ import os
 import platform
 import shutil
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import cast
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
@@ -79,6 +80,7 @@ class StepCache:
             torch.__version__,
             platform.python_version(),
             _device_name(device),
+            _processor(),
             str(torch.get_num_threads()),
             _source_digest(),
         )
@@ -91,6 +93,7 @@ class StepCache:
         if not path.exists():
             return None
         try:
+            _check_archive(path)
             # Single-threaded: one thread steps, and a CUDA graph can be taken of it.
             program = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
         except Exception as error:  # of whatever kind loaders raise
@@ -100,36 +103,53 @@ class StepCache:
     def compile(self, spec: StepSpec, device: torch.device) -> InnerStep:
         """Compile a step, unless it is there, and load it; takes ten seconds and more.
 
-        Processes that want the same step at once wait for one of them. Raises
-        ``CompilationError``.
+        Processes that want the same step at once wait for one of them; a damaged file is made
+        again. Raises ``CompilationError``.
         """
-        if (loaded := self.load(spec, device)) is not None:
+        if (loaded := self._load_undamaged(spec, device)) is not None:
             return loaded
         if compiler_name(device) is None:
             raise CompilationError("no compiler was found: install g++ or clang++")
         path = self.path(spec, device)
         with self._locked(path):
-            if not path.exists():
+            loaded = self._load_undamaged(spec, device)
+            if loaded is None:
                 self._write(spec, device, path)
-            loaded = self.load(spec, device)
+                loaded = self.load(spec, device)
         if loaded is None:
             raise CompilationError(f"{path} is gone: is another process emptying the folder?")
         return loaded
 
-    def _write(self, spec: StepSpec, device: torch.device, path: Path) -> None:
+    def _load_undamaged(self, spec: StepSpec, device: torch.device) -> InnerStep | None:
         try:
-            with TemporaryDirectory(dir=self.folder) as scratch:
-                package = Path(scratch) / "step.pt2"
+            return self.load(spec, device)
+        except CompilationError:
+            return None
+
+    def _write(self, spec: StepSpec, device: torch.device, path: Path) -> None:
+        scratch = path.with_suffix(".scratch")
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+            scratch.mkdir(mode=_PRIVATE)
+            package = scratch / "step.pt2"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
                 _compile(spec, device, package)
-                package.replace(path)
+            package.replace(path)
         except Exception as error:  # of whatever kind compilers raise
             raise CompilationError(
                 f"the inner step cannot be compiled: {_first_line(error)}"
             ) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
-        with path.with_suffix(".lock").open("w") as lock:
+        try:
+            lock = path.with_suffix(".lock").open("w")
+        except OSError as error:
+            raise CompilationError(f"{error.filename}: {error.strerror}") from None
+        with lock:
             flock(lock, LOCK_EX)
             yield
 
@@ -154,19 +174,38 @@ class _Program(torch.nn.Module):
 
 
 def _compile(spec: StepSpec, device: torch.device, package: Path) -> None:
+    from torch._inductor.utils import fresh_cache
     from torch.fx.experimental.proxy_tensor import make_fx
 
     arguments = spec.example_arguments(device)
     # The gradient becomes a part of the graph: the exporter does not know autograd.
     graph = make_fx(spec.build(tuned_for=device))(*arguments)
     exported = torch.export.export(_Program(graph), arguments)
-    torch._inductor.aoti_compile_and_package(exported, package_path=str(package))
+    # What the compiler writes on its way is code as well: into our folder, not a shared one.
+    with fresh_cache(dir=str(package.parent)):
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(package))
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ``BadZipFile`` where bytes have changed: torch's loader would run them."""
+    with ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise BadZipFile(f"{damaged} is damaged")
 
 
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} CUDA {torch.version.cuda}"
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _processor() -> str:
+    """Name the processor and its instructions: the compiler builds for exactly these."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    )
 
 
 def _source_digest() -> str:

@@ -60,7 +60,9 @@ def run_inner_loop(
     """
     task_count, step_count, _ = indices.shape
     rows = torch.arange(task_count, device=support.device).unsqueeze(1)
-    parameters, scale = state.parameters.clone(), rule.scale_of(state.second_moment)
+    # Contiguous, here and below: a compiled step does not look at strides.
+    parameters = state.parameters.clone(memory_format=torch.contiguous_format)
+    scale = rule.scale_of(state.second_moment).contiguous()
     way_mask = state.real_ways.contiguous()
     step_sizes = torch.tensor(
         rule.step_sizes(state.step, step_count), dtype=parameters.dtype, device=parameters.device
@@ -74,7 +76,7 @@ def run_inner_loop(
             stop_reason = wanted
             break
         drawn = indices[:, done]
-        batch = support[rows, drawn], classes[rows, drawn]
+        batch = support[rows, drawn].contiguous(), classes[rows, drawn].contiguous()
         loss = step(parameters, scale, *batch, way_mask, step_sizes[done])
         losses.append(loss)
         if watch_divergence and not torch.isfinite(loss).all().item():

@@ -13,7 +13,7 @@ class _Sent:
 
     handles: tuple[int, ...]
     losses: Tensor
-    arrived: torch.cuda.Event | None
+    arrived: torch.cuda.Event
 
 
 class LossReader:
@@ -32,7 +32,7 @@ class LossReader:
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for it
         arrived.record()
         before, self._sent = self._sent, _Sent(tuple(handles), host, arrived)
-        if before is None or before.arrived is None:
+        if before is None:
             return {}
         before.arrived.synchronize()
         return dict(zip(before.handles, before.losses.tolist(), strict=True))

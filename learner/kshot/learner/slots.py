@@ -195,7 +195,7 @@ class Slots:
         return result
 
     def _row(self, handle: int) -> int:
-        return next(row for row, item in enumerate(self._occupants) if item.handle == handle)
+        return [item.handle for item in self._occupants].index(handle)
 
     def _move(self, source: int, target: int) -> None:
         each = self._examples_each
