@@ -2,9 +2,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -24,10 +24,32 @@ from kshot.bundle import (
     Weights,
     write_bundle,
 )
+from kshot.engine.models import LoadedModel, load_models
+from kshot.engine.task import AdaptationTask
 from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
-from kshot.learner import Conv4, initial_parameters
+from kshot.learner import (
+    Conv4,
+    StepRule,
+    build_inner_step,
+    cycling_indices,
+    initial_parameters,
+    logits_of,
+    run_inner_loop,
+    start_state,
+)
 
 SIDE = 12
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the plain inner loop makes of a task."""
+
+    parameters: Arrays
+    statistics: Arrays
+    support_losses: tuple[float, ...]
+    support_accuracy: float
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +78,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> Bund
 
 
 @contextmanager
-def running_engine(bundle: Bundle, socket: Path, device: str) -> Iterator["subprocess.Popen[str]"]:
+def running_engine(
+    bundle: Bundle, socket: Path, device: str, *more: str
+) -> Iterator["subprocess.Popen[str]"]:
     """Run a ready engine, ended as the front ends it: its standard input closes."""
     command = [sys.executable, "-m", "kshot.engine", "--socket", str(socket)]
     with subprocess.Popen(
-        [*command, "--bundle", str(bundle.path), "--device", device],
+        [*command, "--bundle", str(bundle.path), "--device", device, *more],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -88,17 +112,30 @@ def socket() -> Iterator[Path]:
 @pytest.fixture
 def engine_process(bundle: Bundle, socket: Path) -> Iterator["subprocess.Popen[str]"]:
     """An engine for one test."""
-    with running_engine(bundle, socket, "cpu") as process:
+    with running_engine(bundle, socket, "cpu", "--no-compile") as process:
         yield process
 
 
 @pytest.fixture(scope="module")
 def engine(bundle: Bundle) -> Iterator[engine_pb2_grpc.EngineServiceStub]:
-    """A stub of an engine on the CPU that a module's tests share."""
+    """A stub of an engine that computes uncompiled on the CPU; a module's tests share it."""
+    with _engine_stub(bundle, "--no-compile") as stub:
+        yield stub
+
+
+@pytest.fixture(scope="module")
+def compiled_engine(bundle: Bundle) -> Iterator[engine_pb2_grpc.EngineServiceStub]:
+    """A stub of an engine on the CPU that compiles; a module's tests share it."""
+    with _engine_stub(bundle) as stub:
+        yield stub
+
+
+@contextmanager
+def _engine_stub(bundle: Bundle, *more: str) -> Iterator[engine_pb2_grpc.EngineServiceStub]:
     with tempfile.TemporaryDirectory(prefix="kshot-") as folder:
         socket = Path(folder) / "engine.sock"
         with (
-            running_engine(bundle, socket, "cpu"),
+            running_engine(bundle, socket, "cpu", *more),
             grpc.insecure_channel(f"unix:{socket}") as channel,
         ):
             yield engine_pb2_grpc.EngineServiceStub(channel)
@@ -112,6 +149,50 @@ def gpu_engine(bundle: Bundle, socket: Path) -> Iterator[engine_pb2_grpc.EngineS
         grpc.insecure_channel(f"unix:{socket}") as channel,
     ):
         yield engine_pb2_grpc.EngineServiceStub(channel)
+
+
+@pytest.fixture
+def model(bundle: Bundle) -> LoadedModel:
+    """The small model on the CPU, in this process, with one thread."""
+    torch.set_num_threads(1)
+    return load_models([bundle.path], torch.device("cpu"))["small"]
+
+
+@pytest.fixture
+def reference() -> Callable[[LoadedModel, AdaptationTask], Reference]:
+    """Adapt without slots, compiler or padding: what every engine has to answer."""
+
+    def adapt(model: LoadedModel, task: AdaptationTask) -> Reference:
+        support, classes = torch.from_numpy(task.support), torch.from_numpy(task.classes)
+        state = start_state(
+            model.initialization,
+            task.way,
+            head=task.head,
+            preconditioner=task.preconditioner,
+            support=support,
+            classes=classes,
+        )
+        rule = StepRule(task.preconditioner, task.learning_rate)
+        network = model.initialization.network
+        result = run_inner_loop(
+            build_inner_step(network, state.layout, rule, task.scope),
+            state,
+            support[None],
+            classes[None],
+            cycling_indices(len(classes), task.batch_size, task.step_count, task.seed)[None],
+            rule,
+        )
+        parameters = state.layout.split(result.state.parameters)
+        with torch.no_grad():
+            logits, statistics = logits_of(network, parameters, support[None])
+        return Reference(
+            {name: value[0].numpy() for name, value in parameters.items()},
+            {name: value[0].numpy() for name, value in statistics.items()},
+            tuple(result.losses[:, 0].tolist()),
+            (logits[0].argmax(dim=1) == classes).float().mean().item(),
+        )
+
+    return adapt
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from kshot.bundle import Bundle
 def _run(bundle: Path, socket: Path, device: str = "cpu") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "kshot.engine", "--socket", str(socket)]
     return subprocess.run(
-        [*command, "--bundle", str(bundle), "--device", device],
+        [*command, "--bundle", str(bundle), "--device", device, "--no-compile"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -1,4 +1,5 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import grpc
 import numpy as np
@@ -6,13 +7,16 @@ import pytest
 import torch
 
 from kshot.bundle import Bundle
-from kshot.engine.adaptation import adapt
-from kshot.engine.models import load_models
+from kshot.engine.adaptation import step_spec
+from kshot.engine.models import LoadedModel
+from kshot.engine.task import AdaptationTask
 from kshot.engine.wire import decode_task
 from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
+from kshot.learner import StepCache, default_cache_folder
 
 ENDLESS = 20_000  # takes much longer than any deadline here
 Stub = engine_pb2_grpc.EngineServiceStub
+Adapt = Callable[[LoadedModel, AdaptationTask], Any]
 
 
 def _arrays(tensors: Iterable[engine_pb2.NamedTensor]) -> dict[str, np.ndarray]:
@@ -33,33 +37,107 @@ def test_it_describes_itself(engine: Stub, bundle: Bundle) -> None:
 @pytest.mark.parametrize("scope", ["all", "head"])
 def test_an_adaptation_is_the_learners(
     engine: Stub,
-    bundle: Bundle,
+    model: LoadedModel,
+    reference: Adapt,
     request_message: engine_pb2.AdaptRequest,
     preconditioner: str,
     head: str,
     scope: str,
 ) -> None:
+    """The head is padded from 3 rows to the bucket's 5, which may move the last digits."""
     request_message.preconditioner = preconditioner
     request_message.head = head
     request_message.scope = scope
-    torch.set_num_threads(1)
 
     answer = engine.Adapt(request_message, timeout=60)
 
-    model = load_models([bundle.path], torch.device("cpu"))["small"]
-    reference = adapt(model, decode_task(request_message), lambda _steps_done: None)
+    wanted = reference(model, decode_task(request_message))
     assert answer.stop_reason == engine_pb2.STOP_REASON_COMPLETED
     assert answer.step_count == len(answer.support_loss) == 10
-    assert answer.slot_bucket == 1
-    assert answer.support_loss == pytest.approx(reference.support_losses)
-    assert answer.support_accuracy == pytest.approx(reference.support_accuracy)
-    for got, wanted in (
-        (_arrays(answer.parameters), reference.parameters),
-        (_arrays(answer.statistics), reference.statistics),
+    assert answer.slot_bucket in (1, 2)
+    assert answer.support_loss == pytest.approx(wanted.support_losses, rel=1e-4)
+    assert answer.support_accuracy == pytest.approx(wanted.support_accuracy)
+    for got, expected in (
+        (_arrays(answer.parameters), wanted.parameters),
+        (_arrays(answer.statistics), wanted.statistics),
     ):
-        assert list(got) == sorted(wanted)
+        assert list(got) == sorted(expected)
         for name, array in got.items():
-            np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+            np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_what_is_compiled_is_the_learners_too(
+    compiled_engine: Stub,
+    model: LoadedModel,
+    reference: Adapt,
+    request_message: engine_pb2.AdaptRequest,
+) -> None:
+    request_message.step_count = 50
+
+    answer = compiled_engine.Adapt(request_message, timeout=60)
+
+    described = compiled_engine.DescribeEngine(engine_pb2.DescribeEngineRequest(), timeout=10)
+    assert answer.compute_path == described.compute_path
+    assert answer.compute_path.startswith("compiled/float32/cpu/")
+    wanted = reference(model, decode_task(request_message))
+    for name, array in _arrays(answer.parameters).items():
+        np.testing.assert_allclose(array, wanted.parameters[name], rtol=0, atol=1e-3)
+
+
+def test_another_kind_of_step_is_compiled_while_the_plain_one_serves(
+    compiled_engine: Stub, model: LoadedModel, request_message: engine_pb2.AdaptRequest
+) -> None:
+    request_message.batch_size = 7
+    spec = step_spec(model, decode_task(request_message))
+
+    answers = [compiled_engine.Adapt(request_message, timeout=60)]
+    # Compiles here where the engine's helper has not begun, and else waits for it.
+    StepCache.open(default_cache_folder()).compile(spec, model.device)
+    while not answers[-1].compute_path.startswith("compiled/"):  # pytest's time limit ends this
+        answers.append(compiled_engine.Adapt(request_message, timeout=60))
+
+    first, last = _arrays(answers[0].parameters), _arrays(answers[-1].parameters)
+    for name, array in first.items():
+        np.testing.assert_allclose(array, last[name], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_adaptations_beside_each_other_are_as_if_alone(
+    engine: Stub, request_message: engine_pb2.AdaptRequest, deterministic: bool
+) -> None:
+    requests = []
+    for seed in range(6):
+        request = engine_pb2.AdaptRequest()
+        request.CopyFrom(request_message)
+        request.seed, request.step_count = seed, 5 + 3 * seed
+        request.preconditioner = ["carried", "fresh", "sgd"][seed % 3]
+        request.deterministic = deterministic
+        requests.append(request)
+    alone = [engine.Adapt(request, timeout=60) for request in requests]
+
+    together = [engine.Adapt.future(request, timeout=60) for request in requests]
+
+    for one, call in zip(alone, together, strict=True):
+        for name, array in _arrays(call.result().parameters).items():
+            expected = _arrays(one.parameters)[name]
+            if deterministic:
+                np.testing.assert_array_equal(array, expected)
+                assert call.result().slot_bucket == 1
+            np.testing.assert_allclose(array, expected, rtol=0, atol=1e-4)
+
+
+def test_a_short_adaptation_does_not_wait_for_a_long_one(
+    engine: Stub, request_message: engine_pb2.AdaptRequest
+) -> None:
+    request_message.step_count = ENDLESS
+    long = engine.Adapt.future(request_message, timeout=300)
+
+    request_message.step_count = 3
+    for _ in range(3):
+        assert engine.Adapt(request_message, timeout=60).step_count == 3
+
+    assert not long.done()
+    long.cancel()
 
 
 def test_equal_requests_get_equal_bytes(
@@ -190,12 +268,14 @@ def test_the_support_accuracy_is_that_of_the_adapted_model(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 def test_a_gpu_adapts_as_a_cpu(
-    gpu_engine: Stub, bundle: Bundle, request_message: engine_pb2.AdaptRequest
+    gpu_engine: Stub,
+    model: LoadedModel,
+    reference: Adapt,
+    request_message: engine_pb2.AdaptRequest,
 ) -> None:
     answer = gpu_engine.Adapt(request_message, timeout=60)
 
     assert gpu_engine.Adapt(request_message, timeout=60).parameters == answer.parameters
-    model = load_models([bundle.path], torch.device("cpu"))["small"]
-    reference = adapt(model, decode_task(request_message), lambda _steps_done: None)
+    wanted = reference(model, decode_task(request_message))
     for name, array in _arrays(answer.parameters).items():
-        np.testing.assert_allclose(array, reference.parameters[name], rtol=0, atol=5e-3)
+        np.testing.assert_allclose(array, wanted.parameters[name], rtol=0, atol=5e-3)

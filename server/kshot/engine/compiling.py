@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import threading
-import warnings
 from pathlib import Path
 
 import torch
@@ -24,9 +23,7 @@ def main() -> int:
     compute_reproducibly()
     spec = StepSpec.from_document(json.loads(document))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of itself
-            StepCache.open(Path(folder)).compile(spec, torch.device(device))
+        StepCache.open(Path(folder)).compile(spec, torch.device(device))
     except CompilationError as error:
         print(error)
         return 1

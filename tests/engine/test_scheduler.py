@@ -1,0 +1,264 @@
+"""The scheduler in this process, uncompiled: jobs in, answers out."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from kshot.bundle import Head, Preconditioner, Scope
+from kshot.engine.budget import Budget
+from kshot.engine.device import choose_device
+from kshot.engine.models import LoadedModel
+from kshot.engine.programs import Programs
+from kshot.engine.scheduler import Scheduler, SlotPlan
+from kshot.engine.task import AdaptationTask
+from kshot.learner import Slots, StopReason
+
+ENDLESS = 20_000
+MakeScheduler = Callable[..., Scheduler]
+Adapt = Callable[[LoadedModel, AdaptationTask], Any]
+
+
+@pytest.fixture
+def make_scheduler(model: LoadedModel) -> Iterator[MakeScheduler]:
+    """Make schedulers of some slots and widths."""
+    made: list[Scheduler] = []
+
+    def make(slot_count: int = 2, widths: tuple[int, ...] = (1,)) -> Scheduler:
+        device = choose_device("cpu")
+        plans = {model.name: SlotPlan(slot_count, widths)}
+        made.append(Scheduler(Programs(None, device.device), device, plans))
+        return made[-1]
+
+    yield make
+    for scheduler in made:
+        scheduler.close()
+
+
+def _task(seed: int = 0, way: int = 3, shot: int = 2, **changed: object) -> AdaptationTask:
+    support = np.random.default_rng(seed).random((way * shot, 1, 12, 12), dtype=np.float32)
+    task = AdaptationTask(
+        support=support,
+        classes=np.repeat(np.arange(way), shot),
+        way=way,
+        step_count=10,
+        learning_rate=0.001,
+        batch_size=5,
+        preconditioner=Preconditioner.CARRIED,
+        head=Head.TRAINED,
+        scope=Scope.ALL,
+        seed=seed,
+    )
+    return replace(task, **cast(dict[str, Any], changed))
+
+
+def _budget() -> Budget:
+    return Budget(None, allow_partial=False)
+
+
+@pytest.mark.parametrize(
+    ("slot_count", "widths"), [(1, (1,)), (2, (1,)), (2, (1, 2)), (4, (1, 4)), (8, (4,))]
+)
+def test_any_company_and_any_number_of_slots_give_what_the_plain_loop_gives(
+    make_scheduler: MakeScheduler,
+    model: LoadedModel,
+    reference: Adapt,
+    slot_count: int,
+    widths: tuple[int, ...],
+) -> None:
+    scheduler = make_scheduler(slot_count, widths)
+    tasks = [
+        _task(seed, way, shot, step_count=steps, preconditioner=preconditioner, head=head)
+        for seed, (way, shot, steps, preconditioner, head) in enumerate(
+            [
+                (5, 1, 12, Preconditioner.CARRIED, Head.TRAINED),
+                (2, 4, 7, Preconditioner.FRESH, Head.ZERO),
+                (3, 20, 9, Preconditioner.CARRIED, Head.PROTOTYPE),
+                (7, 2, 5, Preconditioner.SGD, Head.TRAINED),
+                (4, 1, 11, Preconditioner.FROZEN, Head.TRAINED),
+                (5, 2, 3, Preconditioner.CARRIED, Head.TRAINED),
+            ]
+        )
+    ]
+
+    answers = [scheduler.submit(model, task, _budget()) for task in tasks]
+
+    for task, answer in zip(tasks, answers, strict=True):
+        got, wanted = answer.result(60), reference(model, task)
+        assert (got.stop_reason, got.step_count) == (StopReason.COMPLETED, task.step_count)
+        assert got.slot_bucket in widths
+        assert got.support_losses == pytest.approx(wanted.support_losses, rel=1e-3, abs=1e-5)
+        for name, array in wanted.parameters.items():
+            np.testing.assert_allclose(got.parameters[name], array, rtol=0, atol=2e-4)
+
+
+def test_a_short_job_passes_a_long_one_and_waits_for_no_more(
+    make_scheduler: MakeScheduler, model: LoadedModel
+) -> None:
+    scheduler = make_scheduler(2)
+    budget = _budget()
+    long = scheduler.submit(model, _task(step_count=ENDLESS), budget)
+
+    for seed in range(3):
+        assert scheduler.submit(model, _task(seed, step_count=2), _budget()).result(60)
+
+    assert not long.done()
+    budget.cancelled.set()
+    assert long.result(60).stop_reason is StopReason.CANCELLED
+    assert not long.result().parameters
+
+
+def test_who_came_first_is_served_first(make_scheduler: MakeScheduler, model: LoadedModel) -> None:
+    """With one slot, of jobs of several kinds."""
+    scheduler = make_scheduler(1)
+    budget = _budget()
+    scheduler.submit(model, _task(step_count=ENDLESS), budget)
+    order: list[int] = []
+    jobs = [
+        scheduler.submit(model, _task(seed, way=2 + 2 * (seed % 3), step_count=1), _budget())
+        for seed in range(6)
+    ]
+    for seed, job in enumerate(jobs):
+        job.add_done_callback(lambda _done, seed=seed: order.append(seed))
+
+    budget.cancelled.set()
+
+    for job in jobs:
+        job.result(60)
+    assert order == list(range(6))
+
+
+def test_a_job_that_nobody_waits_for_does_not_run(
+    make_scheduler: MakeScheduler, model: LoadedModel
+) -> None:
+    scheduler = make_scheduler(1)
+    budget = _budget()
+    scheduler.submit(model, _task(step_count=ENDLESS), budget)
+    unwanted = scheduler.submit(model, _task(step_count=ENDLESS), _budget())
+
+    assert unwanted.cancel()
+    budget.cancelled.set()
+
+    assert scheduler.submit(model, _task(), _budget()).result(60).step_count == 10
+
+
+def test_a_poisoned_neighbour_diverges_alone(
+    make_scheduler: MakeScheduler, model: LoadedModel
+) -> None:
+    alone = make_scheduler(4, (4,)).submit(model, _task(step_count=200), _budget()).result(60)
+    scheduler = make_scheduler(4, (4,))
+    steady = scheduler.submit(model, _task(step_count=200), _budget())
+
+    poison = np.full((6, 1, 12, 12), np.nan, np.float32)
+    poisoned = [
+        scheduler.submit(model, _task(seed, support=poison), _budget()) for seed in range(3)
+    ]
+
+    for job in poisoned:
+        assert job.result(60).stop_reason is StopReason.DIVERGED
+        assert job.result().step_count == 1
+        assert not job.result().parameters
+    for name, array in alone.parameters.items():
+        np.testing.assert_array_equal(steady.result(60).parameters[name], array)
+
+
+def test_a_deterministic_job_shares_no_launch(
+    make_scheduler: MakeScheduler, model: LoadedModel
+) -> None:
+    scheduler = make_scheduler(2, (2,))
+
+    shared = scheduler.submit(model, _task(), _budget())
+    alone = scheduler.submit(model, _task(deterministic=True), _budget())
+
+    assert (shared.result(60).slot_bucket, alone.result(60).slot_bucket) == (2, 1)
+
+
+def test_a_partial_answer_has_the_steps_done(
+    make_scheduler: MakeScheduler, model: LoadedModel
+) -> None:
+    now = iter(range(1000))
+    budget = Budget(100, allow_partial=True, clock=lambda: float(next(now)))
+
+    answer = make_scheduler().submit(model, _task(step_count=ENDLESS), budget).result(60)
+
+    assert answer.stop_reason is StopReason.TIME_BUDGET
+    assert 0 < answer.step_count == len(answer.support_losses) < 100
+    assert answer.parameters
+
+
+def test_a_step_that_fails_fails_its_jobs_and_no_others(
+    make_scheduler: MakeScheduler, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = make_scheduler(2)
+    advance = Slots.advance
+    broken = threading.Event()
+    broken.set()
+
+    def fail(slots: Slots) -> dict[int, float]:
+        if broken.is_set():
+            raise torch.OutOfMemoryError("no memory")
+        return advance(slots)
+
+    monkeypatch.setattr(Slots, "advance", fail)
+    jobs = [scheduler.submit(model, _task(seed), _budget()) for seed in range(2)]
+    for job in jobs:
+        with pytest.raises(torch.OutOfMemoryError):
+            job.result(60)
+    broken.clear()
+
+    assert scheduler.submit(model, _task(), _budget()).result(60).step_count == 10
+
+
+def test_a_step_that_hangs_shows(
+    make_scheduler: MakeScheduler, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = make_scheduler(1)
+    inside, go_on = threading.Event(), threading.Event()
+    advance = Slots.advance
+
+    def hang(slots: Slots) -> dict[int, float]:
+        inside.set()
+        assert go_on.wait(60)
+        return advance(slots)
+
+    assert scheduler.stalled_seconds() == 0
+    monkeypatch.setattr(Slots, "advance", hang)
+    job = scheduler.submit(model, _task(), _budget())
+    assert inside.wait(60)
+
+    assert scheduler.stalled_seconds() > 0
+    go_on.set()
+    job.result(60)
+
+
+def test_what_waits_at_the_end_is_dropped(
+    make_scheduler: MakeScheduler, model: LoadedModel
+) -> None:
+    scheduler = make_scheduler(1)
+    budget = _budget()
+    running = scheduler.submit(model, _task(step_count=ENDLESS), budget)
+    while not running.running():  # pytest's time limit ends this
+        pass
+    waiting = scheduler.submit(model, _task(), _budget())
+
+    scheduler.close()
+    budget.cancelled.set()
+
+    with pytest.raises(CancelledError):
+        waiting.result(60)
+
+
+def test_a_task_that_does_not_fit_is_refused(
+    make_scheduler: MakeScheduler, model: LoadedModel
+) -> None:
+    scheduler = make_scheduler()
+
+    with pytest.raises(ValueError, match=r"support shape is \(1, 5, 5\), model small wants"):
+        scheduler.submit(model, _task(support=np.zeros((6, 1, 5, 5), np.float32)), _budget())
+    with pytest.raises(ValueError, match="step_count is 20001, model small allows 20000"):
+        scheduler.submit(model, _task(step_count=ENDLESS + 1), _budget())
