@@ -13,12 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from kshot.__main__ import main
 from kshot.bench.load import OK, SystemClock, closed_loop
-from kshot.bench.serve_memory import disk_bytes, resident_bytes
+from kshot.bench.serve_memory import disk_bytes
 from kshot.bench.serve_session import open_session, try_out
+from kshot.bench.serve_usage import Cpu, cpu_ms, cpu_per_call, resident_bytes
 from kshot.bench.serve_workload import Workload, adapt_request, noise, queries
 from kshot.bench.server_process import ServerProcess, running_server
 from kshot.bundle import builtin_bundle
@@ -99,6 +101,7 @@ def test_every_load_is_measured_and_nothing_is_left(
         for level in loads["closed"]:
             check_load(level["load"])
             assert level["load"]["errors"] == {}
+            assert level["cpu_per_call"] is None
         fastest = max(level["load"]["calls_per_second"] for level in loads["closed"])
         assert loads["open"]["rate"] == pytest.approx(fastest / 2)
         assert loads["open"]["arrivals"] == "constant"
@@ -336,8 +339,30 @@ def test_what_the_model_does_not_allow_is_one_line(
     assert said in captured.err
 
 
-def test_memory_is_read_of_processes_that_are_there(tmp_path: Path) -> None:
+def test_usage_is_read_of_processes_that_are_there(tmp_path: Path) -> None:
     assert resident_bytes(os.getpid()) > 2**20
+    assert cpu_ms(os.getpid()) > 0
+    with pytest.raises(click.ClickException, match="/proc/0/status cannot be read"):
+        resident_bytes(0)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_bytes(b"x" * 10_000)
     assert disk_bytes(tmp_path) >= 10_000
+
+
+def test_what_was_computed_is_shared_among_calls() -> None:
+    assert cpu_per_call(Cpu(10, 100), Cpu(14, 180), 8) == Cpu(0.5, 10)
+    assert cpu_per_call(Cpu(10, 100), Cpu(14, 180), 0) is None
+
+
+def test_an_own_server_tells_what_it_computed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Long enough for the system's ticks of 10 ms."""
+    arguments = ["--device", "cpu", "--concurrency", "2", "--seconds", "1", "--json"]
+
+    assert main(["bench", "serve", *arguments]) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["server"]["own"] is True
+    for method in ("adapt", "predict"):
+        (level,) = document[method]["closed"]
+        assert level["cpu_per_call"]["front_ms"] > 0
+    assert document["adapt"]["closed"][0]["cpu_per_call"]["engine_ms"] > 0

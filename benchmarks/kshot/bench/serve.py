@@ -14,12 +14,13 @@ from kshot.bench.options import bundle_option, device_option, json_option, open_
 from kshot.bench.plot import check_plot, write_plot
 from kshot.bench.report import print_document
 from kshot.bench.serve_loads import Bench, ServePlan, measure
-from kshot.bench.serve_memory import MemoryResult, measure_memory, resident_bytes
+from kshot.bench.serve_memory import MemoryResult, measure_memory
 from kshot.bench.serve_options import read_counts, read_positive, refuse
 from kshot.bench.serve_report import draw_result, print_memory, print_result
 from kshot.bench.serve_results import ServeResult
 from kshot.bench.serve_session import open_session, try_out
 from kshot.bench.serve_target import Target, own_target, running_target
+from kshot.bench.serve_usage import resident_bytes
 from kshot.bench.serve_workload import Workload, check_workload, choose_model
 from kshot.bench.server_process import ServerProcess, interrupted_by_signals
 from kshot.bundle import BatchNormMode
@@ -184,7 +185,7 @@ async def _measure_loads(
 ) -> ServeResult:
     own = target.process is not None
     async with open_session(target.address, workload, model, own=own) as session:
-        return await measure(Bench(session, plan, SystemClock(), target.check))
+        return await measure(Bench(session, plan, SystemClock(), target.check, target.cpu))
 
 
 async def _measure_memory(

@@ -31,6 +31,7 @@ from kshot.bench.serve_results import (
     compare,
 )
 from kshot.bench.serve_session import Session
+from kshot.bench.serve_usage import Cpu, cpu_per_call
 from kshot.bench.timing import percentiles
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -58,12 +59,33 @@ class ServePlan:
 
 @dataclass(frozen=True)
 class Bench:
-    """What loads are driven with; `check` raises when the server is gone."""
+    """What loads are driven with.
+
+    `check` raises when the server is gone; `cpu` tells what it has computed, None if unknown.
+    """
 
     session: Session
     plan: ServePlan
     clock: Clock
-    check: Callable[[], None] = lambda: None
+    check: Callable[[], None]
+    cpu: Callable[[], Cpu | None]
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A closed loop, and what the server computed before and after it."""
+
+    load: Load
+    before: Cpu | None
+    after: Cpu | None
+
+    def result(self, callers: int, response: Response) -> ClosedLoop:
+        """Weigh the load."""
+        summary = summarize(self.load, response)
+        used = None
+        if self.before is not None and self.after is not None:
+            used = cpu_per_call(self.before, self.after, summary.answered)
+        return ClosedLoop(callers, summary, used)
 
 
 @dataclass(frozen=True)
@@ -86,14 +108,16 @@ async def measure(bench: Bench) -> ServeResult:
     predict = Method("Predict", bench.session.predict(kept), wire.PredictResponse)
     for method in (adapt, predict):
         await _warm_up(bench, method)
-    adapt_loads = await _closed_loops(bench, adapt)
-    adapt_result = await _result(bench, adapt, adapt_loads)
-    predict_loads = await _closed_loops(bench, predict)
+    adapt_loops = await _closed_loops(bench, adapt)
+    adapt_result = await _result(bench, adapt, adapt_loops)
+    predict_loops = await _closed_loops(bench, predict)
     return ServeResult(
         adapt=adapt_result,
-        predict=await _result(bench, predict, predict_loads),
-        adapt_overhead=overhead(adapt_loads[1].samples) if 1 in adapt_loads else None,
-        compute_paths=compute_paths(join_loads(list(adapt_loads.values())).samples),
+        predict=await _result(bench, predict, predict_loops),
+        adapt_overhead=overhead(adapt_loops[1].load.samples) if 1 in adapt_loops else None,
+        compute_paths=compute_paths(
+            join_loads([loop.load for loop in adapt_loops.values()]).samples
+        ),
         predict_beside_adapt=await _beside_adapt(bench, predict),
     )
 
@@ -105,21 +129,21 @@ async def _warm_up(bench: Bench, method: Method) -> None:
     await _end(bench, method, await closed_loop(method.send, callers, seconds, bench.clock))
 
 
-async def _closed_loops(bench: Bench, method: Method) -> dict[int, Load]:
+async def _closed_loops(bench: Bench, method: Method) -> dict[int, Closed]:
     """Drive the closed loops; by number of callers."""
-    loads = {}
+    loops = {}
     for callers in bench.plan.concurrency:
         say(f"{method.name}, closed loop, concurrency {callers}")
+        before = bench.cpu()
         load = await closed_loop(method.send, callers, bench.plan.seconds, bench.clock)
-        loads[callers] = await _end(bench, method, load)
-    return loads
+        loops[callers] = Closed(load, before, bench.cpu())
+        await _end(bench, method, load)
+    return loops
 
 
-async def _result(bench: Bench, method: Method, loads: Mapping[int, Load]) -> MethodLoads:
+async def _result(bench: Bench, method: Method, loops: Mapping[int, Closed]) -> MethodLoads:
     """Weigh the closed loops, then drive the open one."""
-    closed = tuple(
-        ClosedLoop(callers, summarize(load, method.response)) for callers, load in loads.items()
-    )
+    closed = tuple(loop.result(callers, method.response) for callers, loop in loops.items())
     fastest = max(level.load.calls_per_second for level in closed)
     plan, rate = bench.plan, bench.plan.rate or fastest / 2
     say(f"{method.name}, open loop, {rate:.4g} calls per second")

@@ -11,6 +11,7 @@ import click
 from kshot.bench.load import OK, Answer
 from kshot.bench.report import say
 from kshot.bench.serve_session import Session
+from kshot.bench.serve_usage import Memory, memory_of
 from kshot.bench.server_process import ServerProcess
 
 # Allocators and caches take their share before anything is counted.
@@ -18,14 +19,6 @@ _WARM_UP_ROUNDS = 20
 # So often memory is looked at over the rounds.
 _LOOKS = 10
 _BLOCK_BYTES = 512
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Resident bytes of the server's two processes."""
-
-    front_bytes: int
-    engine_bytes: int
 
 
 @dataclass(frozen=True)
@@ -53,18 +46,6 @@ class MemoryResult:
     rounds: int
     looks: tuple[Look, ...]
     growth: Memory
-
-
-def resident_bytes(pid: int) -> int:
-    """Read a process's resident memory; raises ``ClickException`` where the system has no /proc."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError as error:
-        raise click.ClickException(
-            f"memory is read from /proc/{pid}/status, which cannot be read: {error.strerror}"
-        ) from error
-    kilobytes = next(line.split()[1] for line in lines if line.startswith("VmRSS:"))
-    return 1024 * int(kilobytes)
 
 
 def disk_bytes(folder: Path) -> int:
@@ -133,7 +114,7 @@ def _check(method: str, answer: Answer) -> None:
 
 def _memory(server: ServerProcess) -> Memory:
     server.check()
-    return Memory(resident_bytes(server.front_pid), resident_bytes(server.engine_pid))
+    return memory_of(server)
 
 
 def _difference(before: Memory, after: Memory) -> Memory:

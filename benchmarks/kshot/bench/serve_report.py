@@ -133,6 +133,14 @@ def _notes(result: ServeResult) -> Iterator[str]:
                 f"p50 x {beside.p50_ratio:.2f}, p99 x {beside.p99_ratio:.2f} "
                 f"({beside.p99_difference_ms:+.2f} ms)."
             )
+    for name, loads in (("Adapt", result.adapt), ("Predict", result.predict)):
+        used = ", ".join(
+            f"{level.cpu_per_call.front_ms:.2f} + {level.cpu_per_call.engine_ms:.2f}"
+            for level in loads.closed
+            if level.cpu_per_call is not None
+        )
+        if used:
+            yield f"{name}, processor time of front + engine for a call, ms: {used}."
     paths = ", ".join(f"{path}: {count}" for path, count in result.compute_paths.items())
     yield f"Adaptations by what ran them: {paths}."
     for name, loads in (("Adapt", result.adapt), ("Predict", result.predict)):

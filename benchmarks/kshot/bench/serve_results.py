@@ -7,16 +7,22 @@ from dataclasses import dataclass
 
 from kshot.bench.load import OK, Load, Sample
 from kshot.bench.load_summary import LoadSummary, Overhead, summarize
+from kshot.bench.serve_usage import Cpu
 from kshot.bench.timing import Percentiles
 from kshot.v1 import adaptation_pb2 as wire
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Callers who each send the next call when the last is answered."""
+    """Callers who each send the next call when the last is answered.
+
+    `cpu_per_call` is the processor time of the server's processes for each answer; None where the
+    server is not the bench's own. Unlike latency it hardly depends on what else the machine does.
+    """
 
     concurrency: int
     load: LoadSummary
+    cpu_per_call: Cpu | None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from kshot.bench.report import say
+from kshot.bench.serve_usage import Cpu, cpu_of, proc_there
 from kshot.bench.server_process import ServerProcess, running_server
 from kshot.bundle import Bundle
 from kshot.client import Capabilities, Client
@@ -27,6 +28,10 @@ class Target:
         """Raise ``ClickException`` when it is our own and has ended."""
         if self.process is not None:
             self.process.check()
+
+    def cpu(self) -> Cpu | None:
+        """Return what it has computed so far, where it is our own and the system tells."""
+        return cpu_of(self.process) if self.process is not None and proc_there() else None
 
     def document(self) -> dict[str, object]:
         """Lay out for JSON what it says of itself."""
