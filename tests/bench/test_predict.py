@@ -7,9 +7,21 @@ import pytest
 import torch
 
 from kshot.__main__ import main
-from kshot.bench.predict import Answer, compare, eager, make_model, noise
+from kshot.bench import predict_contenders
+from kshot.bench.predict import compare
+from kshot.bench.predict_contenders import (
+    Answer,
+    constants,
+    eager,
+    inputs,
+    make_model,
+    make_session,
+    noise,
+)
 from kshot.bundle import BatchNormMode, Bundle, builtin_bundle, load_bundle
+from kshot.server import predictor
 from kshot.server.predictor import Predictor
+from kshot.server.runtime import Runtime
 
 CPU = torch.device("cpu")
 MODES = list(BatchNormMode)
@@ -26,7 +38,7 @@ def one_thread() -> None:
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    assert main(["bench", "predict", "--json", *arguments]) == 0
+    assert main(["bench", "predict", "--device", "cpu", "--json", *arguments]) == 0
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     return document
 
@@ -42,11 +54,14 @@ def test_every_mode_and_number_of_images_is_measured(capsys: pytest.CaptureFixtu
     found = [(item["batch_norm_mode"], item["images"]) for item in document["answers"]]
     assert found == [(mode.value, images) for mode in MODES for images in (1, 3)]
     for item in document["answers"]:
-        assert item["ms"].keys() == {"inputs", "eager"}
-        assert item["ratio_vs_eager"].keys() == {"inputs"}
+        assert item["ms"].keys() == {"constants", "inputs", "eager"}
+        assert item["ratio_vs_eager"].keys() == {"constants", "inputs"}
         for times in item["ms"].values():
             assert 0 < times["p50"] <= times["p95"] <= times["p99"]
-        assert item["ratio_vs_eager"]["inputs"] > 0
+        assert min(item["ratio_vs_eager"].values()) > 0
+        assert item["ratio_constants_vs_inputs"] > 0
+    assert document["make_session_ms"].keys() == {mode.value for mode in MODES}
+    assert all(times["p50"] > 0 for times in document["make_session_ms"].values())
 
 
 def test_one_mode_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,28 +71,62 @@ def test_one_mode_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "predict", "--rounds", "1", "--images", "1"]) == 0
+    assert main(["bench", "predict", "--device", "cpu", "--rounds", "1", "--images", "1"]) == 0
 
     captured = capsys.readouterr()
     assert "Answers on cpu, 5-way 1-shot" in captured.out
-    assert "support_and_query, 1 images: weights as inputs" in captured.out
+    for name in ("weights as constants", "weights as inputs", "PyTorch"):
+        assert f"support_and_query, 1 images: {name}" in captured.out
+    assert "To make a session with constants, transductive" in captured.out
     assert "transductive, 1 images, 1 rounds" in captured.err
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_yardstick_answers_as_the_server_does(bundle: Bundle, mode: BatchNormMode) -> None:
-    """In `support` a query alone answers as among others, in `transductive` it does not."""
+def test_all_contenders_answer_the_same(bundle: Bundle, mode: BatchNormMode) -> None:
+    """In `transductive` a query among others has another answer than alone, elsewhere the same."""
     model = make_model(bundle, way=5, shot=2, device=CPU)
     queries = noise(bundle, 4)
+    answers = {
+        "inputs": inputs(Predictor(bundle), model, mode),
+        "constants": constants(model, Runtime(), mode),
+        "eager": eager(model, mode),
+    }
 
-    answer = eager(model, mode)
-    together = answer(queries)
-    alone = np.concatenate([answer(query[None]) for query in queries])
+    together = {name: answer(queries) for name, answer in answers.items()}
+    alone = np.concatenate([answers["eager"](query[None]) for query in queries])
 
-    wanted = Predictor(bundle).logits(model.arrays, queries, mode)
-    assert together.shape == (4, 5)
-    np.testing.assert_allclose(together, wanted, rtol=1e-4, atol=1e-4)
-    assert np.allclose(alone, together, atol=1e-3) is (mode is not BatchNormMode.TRANSDUCTIVE)
+    for logits in together.values():
+        assert logits.shape == (4, 5)
+        np.testing.assert_allclose(logits, together["inputs"], rtol=1e-4, atol=1e-4)
+    same = np.allclose(alone, together["eager"], atol=1e-3)
+    assert same is (mode is not BatchNormMode.TRANSDUCTIVE)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_session_that_is_timed_answers_as_the_servers(
+    bundle: Bundle, mode: BatchNormMode
+) -> None:
+    model = make_model(bundle, way=2, shot=1, device=CPU)
+    queries = noise(bundle, 3)
+
+    session = make_session(model, Runtime(), mode)()
+
+    (logits,) = session.run(["logits"], {"inputs": queries})
+    np.testing.assert_array_equal(logits, constants(model, Runtime(), mode)(queries))
+
+
+def test_a_server_that_makes_no_session_is_told(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("no session")
+
+    model = make_model(bundle, way=2, shot=1, device=CPU)
+    monkeypatch.setattr(predict_contenders, "SESSION_SECONDS", 0.1)
+    monkeypatch.setattr(predictor, "expect_constants", refuse)
+
+    with pytest.raises(click.ClickException, match="made no session with constants"):
+        constants(model, Runtime(), BatchNormMode.SUPPORT)
 
 
 def test_contenders_that_do_not_answer_alike_are_not_compared(bundle: Bundle) -> None:
@@ -115,3 +164,15 @@ def test_wrong_use_is_one_line(
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 1
     assert said in captured.err
+
+
+def test_a_gpu_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    assert main(["bench", "predict", "--device", "cuda"]) == 2
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "kshot: device is cuda, but torch sees no GPU: wanted cpu or auto\n"

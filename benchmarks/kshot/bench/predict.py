@@ -2,61 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import click
 import numpy as np
-import numpy.typing as npt
-import onnxruntime
 import torch
-from torch import nn
 
-from kshot.bench.contenders import load_plain
 from kshot.bench.environment import environment
-from kshot.bench.options import bundle_option, json_option, open_bundle, threads_option
-from kshot.bench.plain_loop import PlainConv4
+from kshot.bench.options import (
+    bundle_option,
+    choose_device,
+    device_option,
+    json_option,
+    open_bundle,
+    threads_option,
+)
+from kshot.bench.predict_contenders import (
+    Answer,
+    Floats,
+    constants,
+    eager,
+    inputs,
+    make_model,
+    make_session,
+    noise,
+)
 from kshot.bench.report import print_document, print_report, say
 from kshot.bench.serve_options import read_counts
-from kshot.bench.tasks import open_initialization
 from kshot.bench.timing import Percentiles, interleave, percentiles, ratio
-from kshot.bundle import BatchNormMode, Bundle, Head, Preconditioner
-from kshot.learner import Conv4, start_state, support_statistics
-from kshot.server.adapted_model import AdaptedArrays
+from kshot.bundle import BatchNormMode, Bundle
 from kshot.server.predictor import Predictor
+from kshot.server.runtime import Runtime
 
-__all__ = ["command"]
-
-Floats = npt.NDArray[np.float32]
-Answer = Callable[[Floats], Floats]
+__all__ = ["command", "compare"]
 
 # Who answers the same gives logits that differ by less than this, relative and absolute.
 _TOLERANCE = 1e-3
-_TITLES = {"inputs": "weights as inputs", "eager": "PyTorch"}
-
-
-@dataclass(frozen=True)
-class Model:
-    """An adapted model as the server keeps it and as a plain module, and its support set."""
-
-    arrays: AdaptedArrays
-    module: PlainConv4
-    support: torch.Tensor
+_SESSION_ROUNDS = 50
+_TITLES = {
+    "constants": "weights as constants",
+    "inputs": "weights as inputs",
+    "eager": "PyTorch",
+}
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One mode and number of images: milliseconds by contender, and who is how much faster.
 
-    `ratio_vs_eager` is PyTorch's time over the contender's, the median of the rounds' ratios.
+    Ratios are medians of the rounds' ratios: PyTorch's time over a contender's, and that with
+    weights as inputs over that with constants.
     """
 
     batch_norm_mode: str
     images: int
     ms: Mapping[str, Percentiles]
     ratio_vs_eager: Mapping[str, float]
+    ratio_constants_vs_inputs: float | None
 
 
 @click.command("predict")
@@ -82,6 +86,7 @@ class Comparison:
     show_default=True,
     help="Samples of each contender; medians of fewer than 20 say little.",
 )
+@device_option
 @threads_option
 @json_option
 def command(
@@ -91,6 +96,7 @@ def command(
     images: tuple[int, ...],
     batch_norm_mode: str | None,
     rounds: int,
+    device: str,
     threads: int,
     as_json: bool,
 ) -> None:
@@ -103,21 +109,30 @@ def command(
     bundle = open_bundle(bundle_name)
     modes = _modes(bundle, batch_norm_mode)
     _check_size(bundle, way, shot, max(images))
-    torch.set_num_threads(threads)
-    device = _device()
-    model, predictor = make_model(bundle, way, shot, device), Predictor(bundle, threads)
-    comparisons = []
+    runtime = Runtime(choose_device(device, threads).type, threads)
+    predictor = Predictor(bundle, runtime)
+    if device == "cuda" and not runtime.on_gpu:
+        raise click.UsageError(
+            "--device is cuda, which ONNX Runtime cannot use, wanted cpu or auto"
+        )
+    torch_device = torch.device("cuda" if runtime.on_gpu else "cpu")
+    model = make_model(bundle, way, shot, torch_device)
+    comparisons, sessions = [], {}
     for mode in modes:
-        contenders = {
-            "inputs": weights_as_inputs(predictor, model, mode),
-            "eager": eager(model, mode),
-        }
+        contenders = {"inputs": inputs(predictor, model, mode), "eager": eager(model, mode)}
+        if not runtime.on_gpu:
+            contenders = {"constants": constants(model, runtime, mode), **contenders}
+            making = interleave(
+                {"make": make_session(model, runtime, mode)}, min(rounds, _SESSION_ROUNDS)
+            )
+            sessions[mode.value] = percentiles(making["make"])
         for count in images:
             say(f"{mode}, {count} images, {rounds} rounds")
             comparisons.append(compare(contenders, mode, noise(bundle, count), rounds))
     document = {
-        "device": device.type,
+        "device": torch_device.type,
         "answers": [asdict(comparison) for comparison in comparisons],
+        "make_session_ms": {mode: asdict(times) for mode, times in sessions.items()},
         "rounds": rounds,
         "options": {
             "bundle": f"{bundle.manifest.name}/{bundle.manifest.version}",
@@ -130,75 +145,7 @@ def command(
     if as_json:
         print_document(document)
     else:
-        _print(f"Answers on {device.type}, {way}-way {shot}-shot", comparisons)
-
-
-def make_model(bundle: Bundle, way: int, shot: int, device: torch.device) -> Model:
-    """Make an adapted model of a bundle, for a support set of noise.
-
-    Raises ``ClickException`` when the bundle's network is not the plain module's.
-    """
-    initialization = open_initialization(bundle, device)
-    network = initialization.network
-    if not isinstance(network, Conv4):  # what was opened is one
-        raise TypeError(f"network is {network!r}, wanted conv4")
-    start = start_state(initialization, way, head=Head.TRAINED, preconditioner=Preconditioner.SGD)
-    stacked = start.layout.split(start.parameters)
-    support = torch.from_numpy(noise(bundle, way * shot)).to(device)
-    with torch.no_grad():
-        statistics = support_statistics(network, stacked, support[None])
-    parameters = {name: value[0] for name, value in stacked.items()}
-    arrays = AdaptedArrays(
-        {name: value.cpu().numpy() for name, value in parameters.items()},
-        {name: value[0].cpu().numpy() for name, value in statistics.items()},
-        support.cpu().numpy(),
-    )
-    return Model(arrays, load_plain(network, parameters), support)
-
-
-def eager(model: Model, mode: BatchNormMode) -> Answer:
-    """Make what answers as one would in plain PyTorch: queries to logits, by the plain module."""
-    support, module = model.support, model.module
-    if mode is BatchNormMode.SUPPORT:
-        module = with_statistics(module, model.arrays.statistics, support.device)
-
-    @torch.inference_mode()
-    def answer(queries: Floats) -> Floats:
-        inputs = torch.from_numpy(queries).to(support.device)
-        if mode is BatchNormMode.SUPPORT_AND_QUERY:
-            each = [module(torch.cat([support, query[None]]))[-1] for query in inputs]
-            logits = torch.stack(each)
-        else:
-            logits = module(inputs)
-        result: Floats = logits.cpu().numpy()
-        return result
-
-    return answer
-
-
-def weights_as_inputs(predictor: Predictor, model: Model, mode: BatchNormMode) -> Answer:
-    """Make what answers as the server does for any adapted model."""
-    return lambda queries: predictor.logits(model.arrays, queries, mode)
-
-
-def noise(bundle: Bundle, count: int) -> Floats:
-    """Draw prepared images ``(count, channels, height, width)``."""
-    return np.random.default_rng(0).random((count, *bundle.manifest.input.shape), np.float32)
-
-
-def with_statistics(
-    module: PlainConv4, statistics: Mapping[str, Floats], device: torch.device
-) -> PlainConv4:
-    """Copy the plain module with a support set's statistics frozen into it."""
-    frozen = deepcopy(module)
-    norms = [layer for layer in frozen.modules() if isinstance(layer, nn.BatchNorm2d)]
-    for number, norm in enumerate(norms, start=1):
-        norm.track_running_stats = True
-        norm.running_mean, norm.running_var = (
-            torch.from_numpy(statistics[f"block{number}.batch_norm.{moment}"]).to(device)
-            for moment in ("mean", "variance")
-        )
-    return frozen.eval()
+        _print(f"Answers on {torch_device}, {way}-way {shot}-shot", comparisons, sessions)
 
 
 def compare(
@@ -224,6 +171,9 @@ def compare(
             for name, values in samples.items()
             if name != "eager"
         },
+        ratio_constants_vs_inputs=ratio(samples["inputs"], samples["constants"])
+        if "constants" in samples
+        else None,
     )
 
 
@@ -237,12 +187,6 @@ def _modes(bundle: Bundle, wanted: str | None) -> tuple[BatchNormMode, ...]:
             f"{', '.join(allowed)}"
         )
     return (BatchNormMode(wanted),)
-
-
-def _device() -> torch.device:
-    """Choose the device where the server's predictor runs, too."""
-    cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    return torch.device("cuda" if cuda and torch.cuda.is_available() else "cpu")
 
 
 def _check_size(bundle: Bundle, way: int, shot: int, images: int) -> None:
@@ -260,7 +204,9 @@ def _check_size(bundle: Bundle, way: int, shot: int, images: int) -> None:
             )
 
 
-def _print(title: str, comparisons: Sequence[Comparison]) -> None:
+def _print(
+    title: str, comparisons: Sequence[Comparison], sessions: Mapping[str, Percentiles]
+) -> None:
     rows = [
         (
             f"{comparison.batch_norm_mode}, {comparison.images} images: {_TITLES[name]}",
@@ -270,4 +216,8 @@ def _print(title: str, comparisons: Sequence[Comparison]) -> None:
         for comparison in comparisons
         for name, times in comparison.ms.items()
     ]
-    print_report(title, ("", "p50, ms", "p95", "p99", "times faster than PyTorch"), rows)
+    notes = [
+        f"To make a session with constants, {mode}: {times.p50:.2f} ms, p99 {times.p99:.2f} ms."
+        for mode, times in sessions.items()
+    ]
+    print_report(title, ("", "p50, ms", "p95", "p99", "times faster than PyTorch"), rows, notes)
