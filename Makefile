@@ -43,7 +43,7 @@ check: setup  ## lint, format, types, wire
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(wildcard examples/*.py)
+	$(BIN)/mypy $(wildcard examples/*.py benchmarks/*.py)
 	$(BIN)/buf lint
 
 proto: setup  ## write the generated modules again from the .proto files

@@ -94,11 +94,9 @@ class StepCache:
             return None
         try:
             _check_archive(path)
-            # Single-threaded: one thread steps, and a CUDA graph can be taken of it.
-            program = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+            return load_package(path)
         except Exception as error:  # of whatever kind loaders raise
             raise CompilationError(f"{path}: {_first_line(error)}") from error
-        return cast(InnerStep, program)
 
     def compile(self, spec: StepSpec, device: torch.device) -> InnerStep:
         """Compile a step, unless it is there, and load it; takes ten seconds and more.
@@ -134,7 +132,7 @@ class StepCache:
             package = scratch / "step.pt2"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
-                _compile(spec, device, package)
+                write_package(spec.build(tuned_for=device), spec.example_arguments(device), package)
             package.replace(path)
         except Exception as error:  # of whatever kind compilers raise
             raise CompilationError(
@@ -173,17 +171,27 @@ class _Program(torch.nn.Module):
         return cast(Tensor, self.graph(*arguments))
 
 
-def _compile(spec: StepSpec, device: torch.device, package: Path) -> None:
+def write_package(step: InnerStep, arguments: tuple[Tensor, ...], package: Path) -> None:
+    """Compile a step for arguments of these shapes into a file of torch's, by name ``*.pt2``.
+
+    What the compiler writes on its way goes to the file's folder, and away. Raises whatever the
+    compiler raises.
+    """
     from torch._inductor.utils import fresh_cache
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    arguments = spec.example_arguments(device)
     # The gradient becomes a part of the graph: the exporter does not know autograd.
-    graph = make_fx(spec.build(tuned_for=device))(*arguments)
+    graph = make_fx(step)(*arguments)
     exported = torch.export.export(_Program(graph), arguments)
-    # What the compiler writes on its way is code as well: into our folder, not a shared one.
     with fresh_cache(dir=str(package.parent)):
         torch._inductor.aoti_compile_and_package(exported, package_path=str(package))
+
+
+def load_package(package: Path) -> InnerStep:
+    """Load what `write_package` wrote; raises whatever the loader raises."""
+    # Single-threaded: one thread steps, and a CUDA graph can be taken of it.
+    program = torch._inductor.aoti_load_package(str(package), run_single_threaded=True)
+    return cast(InnerStep, program)
 
 
 def _check_archive(path: Path) -> None:
