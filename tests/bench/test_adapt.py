@@ -130,6 +130,19 @@ def test_wrong_use_is_one_line_and_exit_2(
     assert said.err.count("\n") == 1
 
 
+def test_a_way_beyond_the_plots_data_is_refused_before_the_measurement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Digits have ten classes; the bundle allows fifty ways."""
+    assert main([*QUICK, "--way", "20", "--plot", str(tmp_path / "plot.png")]) == 1
+
+    error = capsys.readouterr().err
+    assert "scikit-learn's digits" in error
+    assert "20" in error
+    assert "rounds" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_bundle_is_one_line_and_exit_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

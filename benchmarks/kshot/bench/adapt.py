@@ -33,6 +33,7 @@ from kshot.bench.timing import interleave, percentiles, ratio
 from kshot.bundle import Manifest
 from kshot.learner import InnerStep
 from kshot.trainer.commands.options import choose_data_folder
+from kshot.trainer.episodes import check_episodes
 
 __all__ = ["Measurement", "command", "measure"]
 
@@ -133,6 +134,8 @@ def command(
     # Before the measurement: what is wrong with the data should not cost its time.
     folder = choose_data_folder(data_folder) if data_folder else None
     dataset = handwriting(bundle, folder) if plot else None
+    if dataset is not None:
+        check_episodes(dataset, way, shot, 1)
     task = generated_task(manifest, open_initialization(bundle, chosen), size)
     step, is_compiled = inner_step(kshot_spec(task), chosen, compiled)
     measurement = measure(task, step, rounds, with_jax=with_jax)
