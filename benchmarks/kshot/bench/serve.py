@@ -100,8 +100,8 @@ _NOT_WITH_MEMORY = {
 @click.option(
     "--memory",
     is_flag=True,
-    help="Measure memory and disk instead: of --models that are kept, then over --rounds of adapt, "
-    "predict and delete.",
+    help="Measure memory and disk instead: over --rounds of adapt, predict and delete, then of "
+    "--models that are kept.",
 )
 @click.option("--models", type=_COUNT, default=1000, show_default=True)
 @click.option("--rounds", type=_COUNT, default=2000, show_default=True)

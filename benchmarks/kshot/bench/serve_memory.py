@@ -31,21 +31,21 @@ class Look:
 
 @dataclass(frozen=True)
 class MemoryResult:
-    """Memory before, with `models` kept and each predicted with once, and after their deletion.
+    """Memory over rounds of adapt, predict and delete, then with `models` kept, then without.
 
-    Per model: growth of both processes, and blocks of the store's folder. Then `rounds` of adapt,
-    predict and delete, with looks in between; `growth` is from the first look to the last.
+    `growth` is from the first look, after rounds that nobody counts, to the last. Each kept model
+    has predicted once; per model count the growth of both processes and the blocks of the store.
     """
 
+    rounds: int
+    looks: tuple[Look, ...]
+    growth: Memory
     models: int
     before: Memory
     kept: Memory
     deleted: Memory
     memory_bytes_per_model: float
     store_bytes_per_model: float
-    rounds: int
-    looks: tuple[Look, ...]
-    growth: Memory
 
 
 def disk_bytes(folder: Path) -> int:
@@ -56,28 +56,26 @@ def disk_bytes(folder: Path) -> int:
 async def measure_memory(
     session: Session, server: ServerProcess, models: int, rounds: int
 ) -> MemoryResult:
-    """Keep models, delete them, then go round; raises ``ClickException`` for a call refused."""
+    """Go round, then keep models; raises ``ClickException`` for a call that is refused."""
     say(f"warming up, {_WARM_UP_ROUNDS} rounds of adapt, predict and delete")
     for _ in range(_WARM_UP_ROUNDS):
         await _go_round(session)
+    looks = await _look_over_rounds(session, lambda: _memory(server), rounds)
     before, disk_before = _memory(server), disk_bytes(server.store)
     say(f"keeping {models} adapted models, each predicts once")
     await _keep(session, models)
     kept, disk_kept = _memory(server), disk_bytes(server.store)
     await session.forget_kept()
-    deleted = _memory(server)
-    looks = await _look_over_rounds(session, lambda: _memory(server), rounds)
-    server.check()
     return MemoryResult(
-        models=models,
-        before=before,
-        kept=kept,
-        deleted=deleted,
-        memory_bytes_per_model=sum(_values(_difference(before, kept))) / models,
-        store_bytes_per_model=(disk_kept - disk_before) / models,
         rounds=rounds,
         looks=tuple(looks),
         growth=_difference(looks[0].memory, looks[-1].memory),
+        models=models,
+        before=before,
+        kept=kept,
+        deleted=_memory(server),
+        memory_bytes_per_model=sum(_values(_difference(before, kept))) / models,
+        store_bytes_per_model=(disk_kept - disk_before) / models,
     )
 
 

@@ -46,10 +46,9 @@ def print_result(title: str, result: ServeResult) -> None:
 def print_memory(title: str, result: MemoryResult) -> None:
     """Print what adapted models cost."""
     moments = [
-        ("before", result.before),
+        *((f"round {look.rounds}", look.memory) for look in result.looks),
         (f"{result.models} models kept", result.kept),
         ("deleted", result.deleted),
-        *((f"round {look.rounds}", look.memory) for look in result.looks),
     ]
     rows = [
         (moment, f"{memory.front_bytes / _MIB:.1f}", f"{memory.engine_bytes / _MIB:.1f}")
