@@ -1,4 +1,4 @@
-"""What is kept for callers who leave before they hear of it."""
+"""What is kept, in the store and in memory: for callers who leave, and against those who delete."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
 from kshot.server.arrays_cache import ArraysCache
 from kshot.server.call import begin_call
+from kshot.server.errors import AdaptedModelDeleted, AdaptedModelExpired
 from kshot.server.kept_models import Handover, KeptModels
 from kshot.server.store import LocalStore
 from kshot.server.workers import Workers
@@ -137,3 +138,78 @@ def test_a_stop_that_cancels_does_not_fail_for_the_pool_that_is_closed(
 
     assert caplog.records == []
     assert store.list(10) == ([], "")
+
+
+def test_what_is_in_memory_is_read_without_the_store(
+    store: LocalStore, make_model: Make, make_arrays: Make
+) -> None:
+    """Predictions do not wait for what others write."""
+    cache = ArraysCache(10**6)
+
+    async def main() -> None:
+        async with open_workers() as workers:
+            begin_call("Adapt")
+            model = make_model(create_time=time.time(), expire_time=time.time() + 1000)
+            kept_models = KeptModels(store, cache, workers)
+            kept = await kept_models.keep(model, make_arrays())
+            store.close()
+            assert (await kept_models.read(kept.id))[0] == kept
+
+    asyncio.run(main())
+
+
+def test_what_has_expired_is_gone_from_memory_too(
+    tmp_path: Path, make_model: Make, make_arrays: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    cache = ArraysCache(10**6)
+
+    async def main(store: LocalStore) -> None:
+        async with open_workers() as workers:
+            begin_call("Adapt")
+            model = make_model(create_time=now, expire_time=now + 1000)
+            kept_models = KeptModels(store, cache, workers)
+            kept = await kept_models.keep(model, make_arrays())
+            assert cache.used_bytes > 0
+            monkeypatch.setattr(time, "time", lambda: now + 1001)
+            with pytest.raises(AdaptedModelExpired):
+                await kept_models.read(kept.id)
+
+    with LocalStore.open(
+        tmp_path / "s", max_count=5, max_bytes=10**7, clock=lambda: time.time()
+    ) as store:
+        asyncio.run(main(store))
+
+    assert cache.used_bytes == 0
+
+
+def test_what_is_deleted_while_it_is_kept_is_not_held_in_memory(
+    store: LocalStore, make_model: Make, make_arrays: Make
+) -> None:
+    """A list may name it before the caller who adapted it hears of it."""
+    cache = ArraysCache(10**6)
+
+    class Hasty:
+        """A store where somebody deletes what has just been put."""
+
+        def put(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
+            kept = store.put(model, arrays)
+            store.delete(kept.id)
+            cache.discard(kept.id)
+            return kept
+
+        get = staticmethod(store.get)
+
+    async def main() -> None:
+        async with open_workers() as workers:
+            begin_call("Adapt")
+            model = make_model(create_time=time.time(), expire_time=time.time() + 1000)
+            hasty: Any = Hasty()
+            kept_models = KeptModels(hasty, cache, workers)
+            kept = await kept_models.keep(model, make_arrays())
+            with pytest.raises(AdaptedModelDeleted):
+                await kept_models.read(kept.id)
+
+    asyncio.run(main())
+
+    assert cache.used_bytes == 0
