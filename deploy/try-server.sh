@@ -10,7 +10,6 @@ image=$1
 work=$2
 root=$image/final
 python=/opt/kshot/bin/python
-client_folder=/tmp/exercise
 start_seconds=600
 server=
 
@@ -38,6 +37,7 @@ mapfile -t probe < <(words_of HEALTHCHECK)
 mapfile -t environment < <(sed -n 's/^ENV //p' deploy/Containerfile)
 user=$(sed -n 's/^USER //p' deploy/Containerfile)
 volume=$(sed -n 's/^VOLUME //p' deploy/Containerfile)
+client_folder=$volume/exercise
 
 # As `--read-only --tmpfs /tmp:exec,size=512m -v …:$volume` would.
 mount_as_container() {
@@ -80,7 +80,15 @@ expect_health() { # CODE WHEN
     echo "health probe $2: $code"
 }
 
-# Sets `server`, the process that gets signals; `waited`, the one to wait for; `address`; `seconds`.
+# Seconds of a processor that all processes here but this one have taken, their ended children too.
+processor_seconds() {
+    [[ $KSHOT_CONTAINED == yes ]] || { echo "unknown"; return; }
+    { cat /proc/[0-9]*/stat 2>/dev/null || true; } | grep -v "^$$ " | sed 's/.*) //' |
+        awk -v tick="$(getconf CLK_TCK)" '{ sum += $12 + $13 + $14 + $15 } END { printf "%.0f", sum / tick }'
+}
+
+# Sets `server`, the process that gets signals; `waited`, the one to wait for; `address`; `seconds`,
+# by the clock, and `busy`, of a processor.
 start_server() {
     local began=$EPOCHREALTIME ready
     listen=$1
@@ -98,6 +106,7 @@ start_server() {
     expect_health 1 "before it is ready"
     IFS= read -r -t "$start_seconds" ready <&3 || fail "the server did not become ready"
     seconds=$(awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
+    busy=$(processor_seconds)
     [[ $ready == *'"event": "ready"'* ]] || fail "the server said: $ready"
     address=$(sed 's/.*"grpc": "\([^"]*\)".*/\1/; s/^0\.0\.0\.0:/127.0.0.1:/' <<<"$ready")
     listen=$address
@@ -145,13 +154,11 @@ if [[ $KSHOT_CONTAINED == yes ]]; then
     echo "root is read-only; the volume is $volume"
     first=0.0.0.0:50051
 else
-    client_folder=$volume/exercise
     first=127.0.0.1:0
 fi
 
 start_server "$first"
-cold=$seconds
-echo "cold start, empty cache: $cold s"
+echo "cold start, empty cache: $seconds s, $busy s of a processor"
 exercise draw "$client_folder"
 exercise use "$address" "$client_folder" | tee "$work/used"
 adapted=$(tail -n 1 "$work/used")
@@ -166,12 +173,13 @@ IFS= read -r -t 120 ending <&4 || fail "the calls did not end"
 echo "$ending"
 end_server
 
+if [[ $KSHOT_CONTAINED == yes ]]; then
+    echo "/tmp held $(size "$root/tmp") MiB"
+    find "$root/tmp" -mindepth 1 -delete # a container that starts again finds it empty
+fi
 start_server "$first"
-echo "start with a warm cache: $seconds s"
+echo "start with a warm cache: $seconds s, $busy s of a processor"
 exercise again "$address" "$client_folder" "$adapted"
 kill -TERM "$server"
 end_server
-if [[ $KSHOT_CONTAINED == yes ]]; then
-    echo "/tmp holds $(size "$root/tmp") MiB"
-fi
 echo "what the volume holds: $(size "$root$volume/store") MiB of store, $(size "$root$volume/cache") MiB of cache"
