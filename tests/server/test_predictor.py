@@ -122,22 +122,6 @@ def test_large_requests_run_in_chunks_with_the_same_answers(
         assert max(run_sizes) <= 32
 
 
-def test_what_the_check_raises_ends_the_work(
-    predictor: Predictor, make_arrays: MakeArrays, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(predictor_module, "MAX_RUN_IMAGES", 8)
-    checks = 0
-
-    def check() -> None:
-        nonlocal checks
-        checks += 1
-        if checks == 3:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        predictor.logits(make_arrays(), queries(80), BatchNormMode.SUPPORT, check)
-
-
 @pytest.mark.parametrize("mode", BatchNormMode)
 def test_threads_with_models_of_their_own_get_their_own_answers(
     predictor: Predictor, make_arrays: MakeArrays, mode: BatchNormMode

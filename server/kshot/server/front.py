@@ -24,6 +24,7 @@ from kshot.server.kept_models import KeptModels
 from kshot.server.prediction import (
     Answers,
     Floats,
+    Question,
     answer,
     check_mode,
     check_size,
@@ -101,9 +102,8 @@ class Front:
             model, checked, queries = await self.workers.prepare(check)
             adaptation = await adapt(checked, self.engine.adapt, self.workers)
             mode = checked.engine_task.options.batch_norm_mode
-            answers = await self.workers.compute(
-                lambda: answer(model, adaptation.arrays, queries, mode)
-            )
+            question = Question(model, adaptation.arrays, mode)
+            answers = await answer(question, lambda: queries, self.workers)
             return adaptation, answers
 
     async def predict(
@@ -137,7 +137,8 @@ class Front:
                     lambda queries: model.predictor.logits(arrays, queries, mode),
                 )
             else:
-                answers = await self.workers.compute(lambda: answer(model, arrays, prepare(), mode))
+                question = Question(model, arrays, mode)
+                answers = await answer(question, prepare, self.workers)
             return adapted, answers
 
     async def export(

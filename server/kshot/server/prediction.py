@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ from kshot.server.images import ImageRules, PixelBudget, image_count, prepare_im
 from kshot.server.task import Images, PredictTask
 from kshot.server.validation import check_choice
 from kshot.server.violations import Violations
+from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,6 +29,15 @@ class Answers:
 
     logits: Floats
     probabilities: Floats
+    mode: BatchNormMode
+
+
+@dataclass(frozen=True)
+class Question:
+    """What answers queries: an adapted model's arrays in a mode."""
+
+    model: ServedModel
+    arrays: AdaptedArrays
     mode: BatchNormMode
 
 
@@ -69,21 +81,44 @@ def check_size(
         )
 
 
-def answer(
-    model: ServedModel, arrays: AdaptedArrays, queries: Floats, mode: BatchNormMode
-) -> Answers:
-    """Classify prepared queries; blocks; raises `NonFiniteLogits`."""
-    call = current_call()
-    with call.measure("compute"):
-        logits = model.predictor.logits(arrays, queries, mode, call.check)
-        return read_logits(logits, mode)
+async def answer(question: Question, prepare: Callable[[], Floats], workers: Workers) -> Answers:
+    """Classify the queries that `prepare` gives; raise what it raises, or `NonFiniteLogits`.
+
+    Each run of the network is a job of its own: other calls come in between.
+    """
+
+    def begin() -> tuple[Floats, list[slice], Answers]:
+        queries = prepare()
+        parts = question.model.predictor.parts(question.arrays, len(queries), question.mode)
+        return queries, parts[1:], _answer_part(question, queries, parts[0])
+
+    queries, parts, first = await workers.compute(begin)
+    rest = [await workers.compute(partial(_answer_part, question, queries, part)) for part in parts]
+    return _join([first, *rest]) if rest else first
 
 
-def read_logits(logits: Floats, mode: BatchNormMode) -> Answers:
-    """Turn logits `(query_count, way)` into answers; raise `NonFiniteLogits`."""
+def _answer_part(question: Question, queries: Floats, part: slice) -> Answers:
+    with current_call().measure("compute"):
+        logits = question.model.predictor.logits(question.arrays, queries[part], question.mode)
+        return read_logits(logits, question.mode, part.start)
+
+
+def _join(answers: Sequence[Answers]) -> Answers:
+    return Answers(
+        np.concatenate([each.logits for each in answers]),
+        np.concatenate([each.probabilities for each in answers]),
+        answers[0].mode,
+    )
+
+
+def read_logits(logits: Floats, mode: BatchNormMode, first: int = 0) -> Answers:
+    """Turn logits `(query_count, way)` into answers; raise `NonFiniteLogits`.
+
+    `first` is the index of their first query in the request.
+    """
     finite = np.isfinite(logits).all(axis=1)  # (query_count,)
     if not finite.all():
-        raise NonFiniteLogits(int(np.flatnonzero(~finite)[0]))
+        raise NonFiniteLogits(first + int(np.flatnonzero(~finite)[0]))
     return Answers(logits, softmax(logits), mode)
 
 

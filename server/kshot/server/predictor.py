@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -40,29 +39,28 @@ class Predictor:
         self._sessions = {mode: self._open(bundle, mode) for mode in modes}
         self._hot_set = None if self._runtime.on_gpu else hot_set
 
-    def logits(
-        self,
-        arrays: AdaptedArrays,
-        inputs: Floats,
-        mode: BatchNormMode,
-        check: Callable[[], None] = lambda: None,
-    ) -> Floats:
+    def parts(self, arrays: AdaptedArrays, query_count: int, mode: BatchNormMode) -> list[slice]:
+        """Say which queries go through the network at once.
+
+        In `transductive` mode all do: they are normalised together.
+        """
+        if mode is BatchNormMode.TRANSDUCTIVE:
+            return [slice(0, query_count)]
+        step = max(1, MAX_RUN_IMAGES // _images_per_query(arrays, mode))
+        return [slice(start, start + step) for start in range(0, query_count, step)]
+
+    def logits(self, arrays: AdaptedArrays, inputs: Floats, mode: BatchNormMode) -> Floats:
         """Return `(query_count, way)` for prepared `(query_count, channels, height, width)`.
 
         In `transductive` mode the queries are normalised together; else each answer stands alone.
-        `check` is called before each run of the network; what it raises ends the work.
         """
-        images_per_query = len(arrays.support) + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
-        chunk = max(1, MAX_RUN_IMAGES // images_per_query)
-        if mode is BatchNormMode.TRANSDUCTIVE:
-            chunk = len(inputs)
+        images_per_query = _images_per_query(arrays, mode)
         session, feeds = self._choose(arrays, mode, len(inputs) * images_per_query)
-        parts = []
-        for start in range(0, len(inputs), chunk):
-            check()
-            part = feeds | {QUERIES: inputs[start : start + chunk]}
-            parts.append(_run(session, part, images_per_query))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        logits = [
+            _run(session, feeds | {QUERIES: inputs[part]}, images_per_query)
+            for part in self.parts(arrays, len(inputs), mode)
+        ]
+        return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
     def _choose(
         self, arrays: AdaptedArrays, mode: BatchNormMode, image_count: int
@@ -91,6 +89,11 @@ class Predictor:
             raise BundleError(f"{path}: is not a model that ONNX Runtime can run") from error
         check_template(session, bundle, mode)
         return session
+
+
+def _images_per_query(arrays: AdaptedArrays, mode: BatchNormMode) -> int:
+    """Return what runs for each query: itself, and in `support_and_query` the support set."""
+    return len(arrays.support) + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
 
 
 def _feeds(arrays: AdaptedArrays, mode: BatchNormMode) -> dict[str, Floats]:
