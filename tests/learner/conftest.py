@@ -85,9 +85,10 @@ def arguments_of() -> ArgumentsOf:
         ways = [spec.way - 1 + task % 2 for task in tasks]
         vectors = [layout.join(initial_parameters(network, spec.way, generator)) for _ in tasks]
         batch = spec.task_count, spec.batch_size
+        scale = 1e-4 if spec.updates_second_moment else 10.0  # v of each parameter, or its rate
         return [
             torch.stack(vectors).to(dtype),
-            1e-4 * (0.1 + torch.rand(len(tasks), layout.size, generator=generator).to(dtype)),
+            scale * (0.1 + torch.rand(len(tasks), layout.size, generator=generator).to(dtype)),
             torch.rand(*batch, *spec.input_shape, generator=generator, dtype=dtype),
             torch.stack([torch.arange(spec.batch_size) % way for way in ways]),
             torch.stack([torch.arange(spec.way) < way for way in ways]),
