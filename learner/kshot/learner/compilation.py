@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
@@ -189,9 +190,16 @@ def write_package(step: InnerStep, arguments: tuple[Tensor, ...], package: Path)
 
 def load_package(package: Path) -> InnerStep:
     """Load what `write_package` wrote; raises whatever the loader raises."""
-    # Single-threaded: one thread steps, and a CUDA graph can be taken of it.
-    program = torch._inductor.aoti_load_package(str(package), run_single_threaded=True)
-    return cast(InnerStep, program)
+    from torch._C._aoti import AOTIModelPackageLoader
+    from torch.export.pt2_archive._package import AOTICompiledModel
+
+    # Not by `aoti_load_package`: that compiles probes of the processor first, for ten seconds and
+    # into a folder of torch's that all users share. Single-threaded: one thread steps, and a CUDA
+    # graph can be taken of it. One runner, on the current device.
+    return cast(
+        InnerStep,
+        AOTICompiledModel(AOTIModelPackageLoader(str(package), "model", True, 1, -1)),
+    )
 
 
 def _check_archive(path: Path) -> None:
@@ -216,8 +224,12 @@ def _processor() -> str:
     )
 
 
+@cache
 def _source_digest() -> str:
-    """Digest this package: a step compiled from other code is another step."""
+    """Digest this package: a step compiled from other code is another step.
+
+    Once: the code that runs is the one that was there at first, should the files change.
+    """
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
