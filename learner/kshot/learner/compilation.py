@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kshot.learner.graphs import graphed
 from kshot.learner.inner_step import InnerStep
+from kshot.learner.products import products_compiled
 from kshot.learner.step_spec import StepSpec
 
 CACHE_VARIABLE = "KSHOT_CACHE"
@@ -184,7 +185,7 @@ def write_package(step: InnerStep, arguments: tuple[Tensor, ...], package: Path)
     # The gradient becomes a part of the graph: the exporter does not know autograd.
     graph = make_fx(step)(*arguments)
     exported = torch.export.export(_Program(graph), arguments)
-    with fresh_cache(dir=str(package.parent)):
+    with fresh_cache(dir=str(package.parent)), products_compiled():
         torch._inductor.aoti_compile_and_package(exported, package_path=str(package))
 
 
