@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -71,3 +72,27 @@ def test_a_gpu_that_is_not_there_is_refused_at_start(bundle: Bundle, tmp_path: P
     reason = _reason(_run(bundle.path, tmp_path / "engine.sock", "cuda"))
 
     assert reason == "device cuda was asked for, but torch sees no GPU: use cpu or auto"
+
+
+def test_a_user_without_a_home_gets_slower_steps_and_a_reason(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """Only an environment that names no folder asks for the home."""
+    named = {"KSHOT_CACHE", "XDG_CACHE_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in named}
+    command = [sys.executable, "-m", "kshot.engine", "--socket", str(tmp_path / "engine.sock")]
+
+    completed = subprocess.run(
+        [*command, "--bundle", str(bundle.path), "--device", "cpu"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**environment, "HOME": "~"},
+    )
+
+    assert completed.returncode == 0
+    events = {entry["event"]: entry for entry in map(json.loads, completed.stderr.splitlines())}
+    assert "KSHOT_CACHE" in events["not_compiled"]["reason"]
+    assert "engine_ready" in events

@@ -95,6 +95,8 @@ def _cache(device: torch.device) -> StepCache | None:
             return StepCache.open(default_cache_folder())
         except CompilationError as error:
             reason = str(error)
+        except RuntimeError:  # a user without a home
+            reason = "this user has no home: name a folder for compiled steps by KSHOT_CACHE"
     _log.warning("not_compiled", extra={"fields": {"reason": reason, "effect": "slower steps"}})
     return None
 

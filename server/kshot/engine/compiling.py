@@ -11,12 +11,17 @@ import torch
 from kshot.engine.device import COMPUTE_THREADS
 from kshot.learner import CompilationError, StepCache, StepSpec, compute_reproducibly
 
-STANDARD_INPUT = 0
+STANDARD_INPUT, STANDARD_OUTPUT, STANDARD_ERROR = 0, 1, 2
 
 
 def main() -> int:
-    """Compile; return 1 and say why in one line where that fails."""
+    """Compile; return 1 and say why in one line where that fails.
+
+    Nothing else reaches standard output, whatever the compiler's own processes print.
+    """
     folder, device, document, niceness = sys.argv[1:]
+    answer = os.dup(STANDARD_OUTPUT)
+    os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.nice(int(niceness))
     torch.set_num_threads(COMPUTE_THREADS)
@@ -25,9 +30,20 @@ def main() -> int:
     try:
         StepCache.open(Path(folder)).compile(spec, torch.device(device))
     except CompilationError as error:
-        print(error)
+        os.write(answer, f"{failure_reason(error)}\n".encode())
         return 1
     return 0
+
+
+def failure_reason(error: CompilationError) -> str:
+    """Say in one line why compiling failed; a command that was not found is what to install."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # A path that is not there has slashes: that is another failure.
+        if isinstance(cause, FileNotFoundError) and "/" not in str(cause.filename or "/"):
+            return f"compiling needs the command {cause.filename}, which was not found: install it"
+        cause = cause.__cause__ or cause.__context__
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _leave_with_parent() -> None:

@@ -109,5 +109,6 @@ class Programs:
                 process.kill()
                 said = f"took longer than {COMPILE_SECONDS:g} s"
         if not self.load(spec):
-            fields = {"reason": said.strip() or "the compiler ended without a word"}
+            lines = said.strip().splitlines()
+            fields = {"reason": lines[0] if lines else "the compiler ended without a word"}
             _log.warning("compile_failed", extra={"fields": fields | {"step": spec.document()}})
