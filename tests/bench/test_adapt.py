@@ -41,6 +41,7 @@ def test_json_says_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert said["ratio_to_floor"] == pytest.approx(said["kshot_ms"]["p50"] / said["floor_ms"])
     best = max(said["product_gflop_per_second"].values())
     assert said["floor_ms"] == pytest.approx(said["flop"] / best / 1e6)
+    assert said["stacked"] is None
     assert said["rounds"] == 2
     assert said["options"] == {
         "bundle": "omniglot/1",
@@ -66,6 +67,16 @@ def test_the_table_goes_to_stdout_and_the_talk_to_stderr(
     assert "plain PyTorch loop" in said.out
     assert "JAX" not in said.out
     assert "2 rounds" in said.err
+
+
+def test_many_tasks_step_together_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*UNCOMPILED, "--no-jax", "--tasks", "2", "--json"]) == 0
+
+    stacked = json.loads(capsys.readouterr().out)["stacked"]
+    assert stacked["tasks"] == 2
+    assert stacked["adaptations_per_second"] == pytest.approx(2e3 / stacked["ms"]["p50"])
+    assert main([*UNCOMPILED, "--no-jax", "--tasks", "2"]) == 0
+    assert "2 tasks, each" in capsys.readouterr().out
 
 
 def test_the_compiled_loop_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,6 +113,7 @@ def test_the_plot_shows_accuracy_on_digits_where_no_data_are_named(
     [
         (["--rounds", "0"], "0 is not in the range x>=1"),
         (["--threads", "0"], "0 is not in the range x>=1"),
+        (["--tasks", "1"], "1 is not in the range x>=2"),
         (["--step-count", "201"], "--step-count is 201, wanted at most 200, the limit of bundle"),
         (["--way", "51"], "--way is 51, wanted at most 50, the limit of bundle omniglot"),
         (["--way", "1"], "1 is not in the range x>=2"),

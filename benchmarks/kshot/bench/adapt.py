@@ -28,6 +28,7 @@ from kshot.bench.options import (
 )
 from kshot.bench.plot import check_plot, write_plot
 from kshot.bench.report import print_document, print_report, say
+from kshot.bench.stacked import Stacked, stacked_loop
 from kshot.bench.tasks import AdaptTask, Size, generated_task, handwriting, open_initialization
 from kshot.bench.timing import interleave, percentiles, ratio
 from kshot.bundle import Manifest
@@ -38,6 +39,7 @@ from kshot.trainer.episodes import check_episodes
 __all__ = ["Measurement", "command", "measure"]
 
 _RATIO_METHOD = "median of the rounds' ratios"
+_STACK = "stacked"
 _TITLES = {
     "kshot": "kshot",
     "eager": "plain PyTorch loop",
@@ -48,11 +50,15 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """Milliseconds of each contender's rounds by name, and the operations of one adaptation."""
+    """Milliseconds of each contender's rounds by name, and the operations of one adaptation.
+
+    ``stacked`` is what many tasks together took, where that was asked for.
+    """
 
     samples: dict[str, list[float]]
     products: dict[str, list[float]]
     flop: int
+    stacked: Stacked | None = None
 
     def floor_ms(self) -> float:
         """Return the time of the operations at the rate of the fastest matrix product."""
@@ -76,7 +82,16 @@ class Measurement:
             },
             "floor_ms": floor,
             "ratio_to_floor": percentiles(kshot).p50 / floor,
+            "stacked": self.stacked.document(kshot) if self.stacked else None,
         }
+
+
+@dataclass(frozen=True)
+class Wide:
+    """The inner step of so many tasks at once."""
+
+    tasks: int
+    step: InnerStep
 
 
 @click.command("adapt")
@@ -86,6 +101,11 @@ class Measurement:
 @click.option("--step-count", type=click.IntRange(min=1), default=50, show_default=True)
 @click.option(
     "--batch-size", type=click.IntRange(min=1), help="[default: the bundle's for this way]"
+)
+@click.option(
+    "--tasks",
+    type=click.IntRange(min=2),
+    help="Let kshot also adapt so many tasks that step together.",
 )
 @rounds_option
 @device_option
@@ -108,6 +128,7 @@ def command(
     shot: int,
     step_count: int,
     batch_size: int | None,
+    tasks: int | None,
     rounds: int,
     device: str,
     threads: int,
@@ -137,8 +158,11 @@ def command(
     if dataset is not None:
         check_episodes(dataset, way, shot, 1)
     task = generated_task(manifest, open_initialization(bundle, chosen), size)
-    step, is_compiled = inner_step(kshot_spec(task), chosen, compiled)
-    measurement = measure(task, step, rounds, with_jax=with_jax)
+    spec = kshot_spec(task)
+    step, is_compiled = inner_step(spec, chosen, compiled)
+    # Either all of kshot is compiled or nothing.
+    wide = Wide(tasks, inner_step(spec.of_tasks(tasks), chosen, is_compiled)[0]) if tasks else None
+    measurement = measure(task, step, rounds, with_jax=with_jax, wide=wide)
     document = {
         "device": chosen.type,
         **measurement.document(),
@@ -163,8 +187,10 @@ def command(
         _print(measurement, size, chosen)
 
 
-def measure(task: AdaptTask, step: InnerStep, rounds: int, *, with_jax: bool) -> Measurement:
-    """Time all contenders, kshot with the inner step given, and the matrix products in turns."""
+def measure(
+    task: AdaptTask, step: InnerStep, rounds: int, *, with_jax: bool, wide: Wide | None = None
+) -> Measurement:
+    """Time all contenders, kshot with the inner steps given, and the matrix products in turns."""
     contenders: dict[str, Callable[[], object]] = {
         "kshot": kshot_loop(task, step),
         "eager": plain(task),
@@ -174,12 +200,14 @@ def measure(task: AdaptTask, step: InnerStep, rounds: int, *, with_jax: bool) ->
         contenders["jax"] = jax_loop(task)
     products = matrix_products(task.device)
     say(f"warming up, then {rounds} rounds")
-    samples = interleave({**contenders, **products}, rounds)
+    stack = {_STACK: stacked_loop(task, wide.step, wide.tasks)} if wide else {}
+    samples = interleave({**contenders, **stack, **products}, rounds)
     layers = conv4_layers(task.network, task.size.way)
     return Measurement(
         {name: samples[name] for name in contenders},
         {name: samples[name] for name in products},
         task.size.step_count * step_flop(layers, task.size.batch_size),
+        Stacked(wide.tasks, samples[_STACK]) if wide else None,
     )
 
 
@@ -218,6 +246,11 @@ def _print(measurement: Measurement, size: Size, device: torch.device) -> None:
         cells = [f"{value:.1f}" for value in (times.p50, times.p95, times.p99)]
         rows.append((_TITLES[name], *cells, slower, to_floor))
     rows.append(("the floor", f"{floor:.1f}", "", "", "", "1.00"))
+    if (stacked := measurement.stacked) is not None:
+        each = stacked.ms_per_task
+        ahead = f"{1 / stacked.ratio_vs_alone(kshot):.2f}"
+        title = f"… {stacked.tasks} tasks, each"
+        rows.insert(1, (title, f"{each:.2f}", "", "", ahead, f"{each / floor:.2f}"))
     rates = ", ".join(
         f"{name} {gflop_per_second(samples):.0f}" for name, samples in measurement.products.items()
     )

@@ -37,6 +37,7 @@ __all__ = [
     "plain",
     "plain_model",
     "plain_parameters",
+    "slot_task",
 ]
 
 
@@ -81,18 +82,19 @@ def kshot_spec(task: AdaptTask) -> StepSpec:
     return StepSpec.of(task.manifest, bucket, task.size.batch_size, task.rule, scope)
 
 
+def slot_task(task: AdaptTask) -> SlotTask:
+    """Start a task as it joins kshot's slots."""
+    state = task.start(way_bucket(task.manifest, task.size.way))
+    return SlotTask(state, task.support, task.classes, task.batches, task.rule)
+
+
 def kshot_loop(task: AdaptTask, step: InnerStep) -> Adapt:
     """Adapt as the engine does: the task takes a slot, steps, and leaves; step by `kshot_spec`."""
-
-    def join() -> SlotTask:
-        state = task.start(way_bucket(task.manifest, task.size.way))
-        return SlotTask(state, task.support, task.classes, task.batches, task.rule)
-
     most = task.manifest.limits.max_step_count
-    slots = Slots(lambda _width: step, (1,), 1, most, join())
+    slots = Slots(lambda _width: step, (1,), 1, most, slot_task(task))
 
     def adapt() -> Adapted:
-        started = join()
+        started = slot_task(task)
         handle = slots.join(started)
         for _ in range(task.size.step_count):
             slots.advance()
