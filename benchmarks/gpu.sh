@@ -1,40 +1,69 @@
 #!/usr/bin/env bash
-# Runs on a machine with a GPU, without network and without installing kshot: the tests marked gpu, a
-# training from its recipe with resume, and the evaluation of its bundle.
+# Runs on a machine with a GPU, without network and without installing kshot, in stages: the tests
+# marked gpu, the benches with profiles, a training from its recipe with resume, an evaluation.
 #
 #   KSHOT_DATA=DIR OUT=DIR benchmarks/gpu.sh
 #
-# What is left in OUT, every piece below 16 MiB:
+# A stage that fails does not stop the next; the exit code is 1 when any failed. What is left in OUT,
+# every piece below 16 MiB:
 #   environment.json        the GPU, the versions, the commit
 #   gpu-tests.txt           what pytest said
+#   BENCH.json, BENCH.log   each bench's result, and what it said on the way
 #   checkpoint.safetensors  the training so far; a later run that finds it in RESUME goes on from it
 #   bundle.tar.gz           the bundle, once the training is finished
-#   evaluation-MODE.json    the evaluation in each batch-norm mode, once there is a bundle
+#   evaluation-MODE.json    the evaluation in each batch-norm mode
 #   training.log            the progress
 #
+# STAGES           which of tests, bench, train and evaluate to run      [tests bench train evaluate]
+# BENCHES          which benches to run, by their names in bench()       [all]
+# ROUNDS           samples of each contender                             [each bench's own number]
+# STACKED          tasks that step together                              [64]
+# FORMS            convolutions' forms to time                           [dddd cddc cccc]
+# PROFILE_STEPS    steps under the profiler                              [200]
+# SERVE_SECONDS    length of each load                                   [5]
+# CONCURRENCY      callers of the loads                                  [1,8,64]
+# BENCH_SECONDS    time after which a bench is ended and has failed      [300]
 # RESUME           folder with the checkpoint.safetensors of an earlier run
 # RECIPE           recipe to train                                       [omniglot-5way]
 # META_ITERATIONS  length of the training                                [the recipe's]
 # TRAIN_SECONDS    time after which the training stops at a checkpoint   [420]
+# BUNDLE           bundle to evaluate where none is trained              [omniglot, the built-in one]
 # TASKS            tasks of the evaluation                               [1000]
 # DEVICE           cuda, or cpu to try this script                       [cuda]
 # PYTHON           interpreter                                           [python3]
+# KSHOT_CACHE      folder of compiled steps, which a later run loads
+#                  instead of compiling; git ignores the default         [build/kshot-cache]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-: "${KSHOT_DATA:?names the folder with the data sets}" "${OUT:?names the folder for the results}"
+: "${OUT:?names the folder for the results}"
+stages=${STAGES:-tests bench train evaluate}
 recipe=${RECIPE:-omniglot-5way}
 device=${DEVICE:-cuda}
 python=${PYTHON:-python3}
+for stage in $stages; do
+  case $stage in
+    tests | bench) ;;
+    train | evaluate) : "${KSHOT_DATA:?names the folder with the data sets}" ;;
+    *)
+      echo "STAGES: got $stage, wanted any of tests, bench, train, evaluate" >&2
+      exit 2
+      ;;
+  esac
+done
 export PYTHONPATH=proto:bundle:learner:trainer:server:client:benchmarks${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1
 # With several GPUs the others' users should not notice.
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
+export KSHOT_CACHE=${KSHOT_CACHE:-$PWD/build/kshot-cache}
 mkdir -p "$OUT"
+(umask 077 && mkdir -p "$KSHOT_CACHE")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 run=$scratch/run
 mkdir "$run"
+failed=0
+bundle=
 
 commit=$(git rev-parse HEAD 2>/dev/null || echo unknown) "$python" - >"$OUT/environment.json" <<'PYTHON'
 import json, os, platform
@@ -52,34 +81,101 @@ print(json.dumps({
 PYTHON
 cat "$OUT/environment.json"
 
-failed=0
-"$python" -m pytest tests -m gpu -q -p no:cacheprovider 2>&1 | tee "$OUT/gpu-tests.txt" || failed=1
+run_tests() {
+  "$python" -m pytest tests -m gpu -q -p no:cacheprovider 2>&1 | tee "$OUT/gpu-tests.txt" || failed=1
+}
 
-resume=()
-if [ -n "${RESUME:-}" ] && [ -e "$RESUME/checkpoint.safetensors" ]; then
-  cp "$RESUME/checkpoint.safetensors" "$run/"
-  resume=(--resume)
-fi
-length=()
-[ -z "${META_ITERATIONS:-}" ] || length=(--set "outer.meta_iterations=$META_ITERATIONS")
-# The signal makes the training write a checkpoint and leave with 130.
-trained=0
-timeout --signal=INT "${TRAIN_SECONDS:-420}" \
-  "$python" -m kshot train "$recipe" --out "$run" --device "$device" "${length[@]}" "${resume[@]}" \
-  >"$scratch/bundle-path" 2>"$OUT/training.log" || trained=$?
-tail -n 20 "$OUT/training.log" >&2
-cp "$run/checkpoint.safetensors" "$OUT/" 2>/dev/null || echo "no checkpoint yet" >&2
+# bench NAME: run one, its result to NAME.json
+bench() {
+  local rounds=() command=()
+  [ -z "${ROUNDS:-}" ] || rounds=(--rounds "$ROUNDS")
+  local kshot=("$python" -m kshot bench)
+  local adapt=("${kshot[@]}" adapt --tasks "${STACKED:-64}" --device "$device" --json "${rounds[@]}")
+  local forms=("$python" benchmarks/convolution_forms.py --device "$device" "${rounds[@]}")
+  local profile=("$python" benchmarks/profile_step.py --device "$device")
+  profile+=(--steps "${PROFILE_STEPS:-200}")
+  local which
+  read -ra which <<<"${FORMS:-dddd cddc cccc}"
+  case $1 in
+    adapt-5way-1shot) command=("${adapt[@]}" --way 5 --shot 1 --batch-size 5) ;;
+    adapt-5way-5shot) command=("${adapt[@]}" --way 5 --shot 5 --batch-size 25) ;;
+    adapt-20way-1shot) command=("${adapt[@]}" --way 20 --shot 1 --batch-size 20) ;;
+    train) command=("${kshot[@]}" train --device "$device" --json "${rounds[@]}") ;;
+    predict) command=("${kshot[@]}" predict --device "$device" --json "${rounds[@]}") ;;
+    serve)
+      command=("${kshot[@]}" serve --device "$device" --json
+        --seconds "${SERVE_SECONDS:-5}" --concurrency "${CONCURRENCY:-1,8,64}")
+      ;;
+    forms-1) command=("${forms[@]}" --tasks 1 "${which[@]}") ;;
+    forms-stacked) command=("${forms[@]}" --tasks "${STACKED:-64}" "${which[@]}") ;;
+    profile-1) command=("${profile[@]}" --tasks 1) ;;
+    profile-stacked) command=("${profile[@]}" --tasks "${STACKED:-64}") ;;
+    *)
+      echo "BENCHES: there is no bench $1" >&2
+      return 1
+      ;;
+  esac
+  echo "bench $1" >&2
+  # INT, so that a server of its own is stopped; KILL where that does not help.
+  if ! timeout --signal=INT --kill-after=30 "${BENCH_SECONDS:-300}" "${command[@]}" \
+    >"$scratch/result.json" 2>"$OUT/$1.log"; then
+    tail -n 3 "$OUT/$1.log" >&2
+    echo "bench $1 failed" >&2
+    return 1
+  fi
+  cp "$scratch/result.json" "$OUT/$1.json"
+}
 
-case $trained in
-  0)
-    bundle=$(cat "$scratch/bundle-path")
-    tar -C "$run" -czf "$OUT/bundle.tar.gz" "${bundle#"$run"/}"
-    for mode in support support_and_query transductive; do
-      "$python" -m kshot evaluate "$bundle" --way 5 --shot 1 --queries 1 --tasks "${TASKS:-1000}" \
-        --batch-norm-mode "$mode" --device "$device" --json | tee "$OUT/evaluation-$mode.json"
-    done
-    ;;
-  124 | 130) echo "the training is not finished: run again with RESUME=$OUT" >&2 ;;
-  *) failed=1 ;;
-esac
+run_bench() {
+  local name all="adapt-5way-1shot adapt-5way-5shot adapt-20way-1shot train predict serve"
+  all+=" forms-1 forms-stacked profile-1 profile-stacked"
+  for name in ${BENCHES:-$all}; do
+    bench "$name" || failed=1
+  done
+}
+
+run_train() {
+  local resume=() length=() trained=0
+  if [ -n "${RESUME:-}" ] && [ -e "$RESUME/checkpoint.safetensors" ]; then
+    cp "$RESUME/checkpoint.safetensors" "$run/"
+    resume=(--resume)
+  fi
+  [ -z "${META_ITERATIONS:-}" ] || length=(--set "outer.meta_iterations=$META_ITERATIONS")
+  # The signal makes the training write a checkpoint and leave with 130.
+  timeout --signal=INT "${TRAIN_SECONDS:-420}" \
+    "$python" -m kshot train "$recipe" --out "$run" --device "$device" "${length[@]}" "${resume[@]}" \
+    >"$scratch/bundle-path" 2>"$OUT/training.log" || trained=$?
+  tail -n 20 "$OUT/training.log" >&2
+  cp "$run/checkpoint.safetensors" "$OUT/" 2>/dev/null || echo "no checkpoint yet" >&2
+  case $trained in
+    0)
+      bundle=$(cat "$scratch/bundle-path")
+      tar -C "$run" -czf "$OUT/bundle.tar.gz" "${bundle#"$run"/}" || failed=1
+      ;;
+    124 | 130) echo "the training is not finished: run again with RESUME=$OUT" >&2 ;;
+    *) failed=1 ;;
+  esac
+}
+
+run_evaluate() {
+  if [ -z "$bundle" ] && [[ " $stages " == *" train "* ]]; then
+    echo "there is no trained bundle to evaluate" >&2
+    return
+  fi
+  local mode
+  for mode in support support_and_query transductive; do
+    "$python" -m kshot evaluate "${bundle:-${BUNDLE:-omniglot}}" --way 5 --shot 1 --queries 1 \
+      --tasks "${TASKS:-1000}" --batch-norm-mode "$mode" --device "$device" --json |
+      tee "$OUT/evaluation-$mode.json" || failed=1
+  done
+}
+
+for stage in $stages; do
+  case $stage in
+    tests) run_tests ;;
+    bench) run_bench ;;
+    train) run_train ;;
+    evaluate) run_evaluate ;;
+  esac
+done
 exit "$failed"
