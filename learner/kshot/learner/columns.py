@@ -1,6 +1,7 @@
 """A convolution as one matrix product: its patches become columns."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,26 @@ Padding = tuple[int, int, int, int]
 """Left, right, top, bottom."""
 
 
+@dataclass(frozen=True)
+class _Window:
+    """How a kernel goes over an image: sides of both, steps and padding."""
+
+    height: int
+    width: int
+    kernel: int
+    stride: int
+    padding: Padding
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Rows and columns of the outputs."""
+        left, right, top, bottom = self.padding
+        return (
+            (self.height + top + bottom - self.kernel) // self.stride + 1,
+            (self.width + left + right - self.kernel) // self.stride + 1,
+        )
+
+
 def convolve_columns(inputs: Tensor, weight: Tensor, stride: int, padding: Padding) -> Tensor:
     """Convolve each task's images with its own kernel, or all with one kernel.
 
@@ -20,15 +41,13 @@ def convolve_columns(inputs: Tensor, weight: Tensor, stride: int, padding: Paddi
     gathered, and their gradients gathered back, a row of channels at a time.
     """
     task_count, image_count, _, height, width = inputs.shape
-    filters, kernel = weight.shape[1], weight.shape[-1]
+    filters = weight.shape[1]
+    window = _Window(height, width, weight.shape[-1], stride, padding)
     rows = inputs.permute(0, 1, 3, 4, 2).flatten(2, 3)  # (T, n, height * width, channels)
     if weight.shape[0] == 1 < task_count:
         weight = weight.expand(task_count, -1, -1, -1, -1)
-    outputs = _Convolution.apply(rows, weight, (height, width), stride, padding)
-    left, right, top, bottom = padding
-    height = (height + top + bottom - kernel) // stride + 1
-    width = (width + left + right - kernel) // stride + 1
-    shaped: Tensor = outputs.reshape(task_count, image_count, height, width, filters)
+    outputs: Tensor = _Convolution.apply(rows, weight, window)  # type: ignore[no-untyped-call]  # torch has no types for it
+    shaped = outputs.reshape(task_count, image_count, *window.places, filters)
     return shaped.permute(0, 1, 4, 2, 3)
 
 
@@ -40,19 +59,16 @@ class _Convolution(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401 -- torch has no type for it
         rows: Tensor,
         weight: Tensor,
-        sides: tuple[int, int],
-        stride: int,
-        padding: Padding,
+        window: _Window,
     ) -> Tensor:
         """Map ``(T, n, height * width, channels)`` to ``(T, n, height' * width', filters)``."""
         task_count, image_count, _, channels = rows.shape
         filters, kernel = weight.shape[1], weight.shape[-1]
-        ctx.geometry = sides, stride, padding, kernel
-        patches = _take(rows, _patch_rows(*ctx.geometry, rows.device))  # (T, n, places, k * k, c)
+        patches = _take(rows, _patch_rows(window, rows.device))  # (T, n, places, k * k, c)
         columns = patches.reshape(task_count, -1, kernel * kernel * channels)
         kernels = weight.permute(0, 1, 3, 4, 2).reshape(task_count, filters, -1)
         ctx.save_for_backward(columns, kernels)
-        ctx.shapes = rows.shape, weight.shape
+        ctx.window, ctx.shapes = window, (rows.shape, weight.shape)
         products = times_transposed(columns, kernels)
         return products.reshape(task_count, image_count, -1, filters)
 
@@ -68,8 +84,8 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_columns = times_transposed(gradient, kernels.transpose(1, 2))
             of_patches = of_columns.reshape(task_count, image_count, -1, channels)
-            of_rows = _take(of_patches, _rows_patches(*ctx.geometry, columns.device)).sum(dim=3)
-        return of_rows, of_weight.permute(0, 1, 4, 2, 3), None, None, None
+            of_rows = _take(of_patches, _rows_patches(ctx.window, columns.device)).sum(dim=3)
+        return of_rows, of_weight.permute(0, 1, 4, 2, 3), None
 
 
 def _take(rows: Tensor, places: Tensor) -> Tensor:
@@ -79,42 +95,35 @@ def _take(rows: Tensor, places: Tensor) -> Tensor:
     return torch.where((places < count)[:, :, None], taken, 0.0)
 
 
-def _patch_rows(
-    sides: tuple[int, int], stride: int, padding: Padding, kernel: int, device: torch.device
-) -> Tensor:
-    """Say which row each element of a patch is: ``(height' * width', k * k)``, padding beyond all.
+def _patch_rows(window: _Window, device: torch.device) -> Tensor:
+    """Say which row each element of a patch is: ``(places, k * k)``, padding beyond all.
 
     Computed, not tabulated: a compiler makes the arithmetic a part of the gathering.
     """
-    height, width = sides
-    left, right, top, bottom = padding
-    offsets = torch.arange(kernel, device=device)
-    upper = torch.arange((height + top + bottom - kernel) // stride + 1, device=device)
-    first = torch.arange((width + left + right - kernel) // stride + 1, device=device)
-    y = (stride * upper[:, None] + offsets - top)[:, None, :, None]
-    x = (stride * first[:, None] + offsets - left)[None, :, None, :]
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    places = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    return torch.where(inside, places, height * width).flatten(0, 1).flatten(1, 2)
+    (down, across), (left, _, top, _) = window.places, window.padding
+    offsets = torch.arange(window.kernel, device=device)
+    i, j = (window.stride * torch.arange(count, device=device) for count in (down, across))
+    y = (i[:, None] + offsets - top)[:, None, :, None]
+    x = (j[:, None] + offsets - left)[None, :, None, :]
+    inside = (y >= 0) & (y < window.height) & (x >= 0) & (x < window.width)
+    rows = y.clamp(0, window.height - 1) * window.width + x.clamp(0, window.width - 1)
+    return torch.where(inside, rows, window.height * window.width).flatten(0, 1).flatten(1, 2)
 
 
-def _rows_patches(
-    sides: tuple[int, int], stride: int, padding: Padding, kernel: int, device: torch.device
-) -> Tensor:
-    """Say where in all patches each row is: ``(height * width, at most so many times)``."""
-    height, width = sides
-    left, right, top, bottom = padding
-    upper = (height + top + bottom - kernel) // stride + 1
-    first = (width + left + right - kernel) // stride + 1
-    earlier = torch.arange(math.ceil(kernel / stride), device=device)
-    y = (torch.arange(height, device=device) + top)[:, None]
-    x = (torch.arange(width, device=device) + left)[:, None]
-    i, j = y // stride - earlier, x // stride - earlier  # the patches that may hold a row
-    a, b = y - stride * i, x - stride * j  # and its place in them
-    down = ((a < kernel) & (i >= 0) & (i < upper))[:, None, :, None]
-    across = ((b < kernel) & (j >= 0) & (j < first))[None, :, None, :]
-    patch = i[:, None, :, None] * first + j[None, :, None, :]
-    place = a[:, None, :, None] * kernel + b[None, :, None, :]
-    beyond = upper * first * kernel * kernel
-    rows = torch.where(down & across, patch * kernel * kernel + place, beyond)
+def _rows_patches(window: _Window, device: torch.device) -> Tensor:
+    """Say where among the elements of all patches each row is: ``(height * width, at most)``."""
+    (down, across), (left, _, top, _) = window.places, window.padding
+    earlier = torch.arange(math.ceil(window.kernel / window.stride), device=device)
+    y = (torch.arange(window.height, device=device) + top)[:, None]
+    x = (torch.arange(window.width, device=device) + left)[:, None]
+    i, j = y // window.stride - earlier, x // window.stride - earlier  # patches that may hold it
+    a, b = y - window.stride * i, x - window.stride * j  # and its place in them
+    vertically = ((a < window.kernel) & (i >= 0) & (i < down))[:, None, :, None]
+    horizontally = ((b < window.kernel) & (j >= 0) & (j < across))[None, :, None, :]
+    patch = i[:, None, :, None] * across + j[None, :, None, :]
+    place = a[:, None, :, None] * window.kernel + b[None, :, None, :]
+    elements = window.kernel * window.kernel
+    rows = torch.where(
+        vertically & horizontally, patch * elements + place, down * across * elements
+    )
     return rows.flatten(0, 1).flatten(1, 2)

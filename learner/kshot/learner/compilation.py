@@ -185,7 +185,9 @@ def write_package(step: InnerStep, arguments: tuple[Tensor, ...], package: Path)
     # The gradient becomes a part of the graph: the exporter does not know autograd.
     graph = make_fx(step)(*arguments)
     exported = torch.export.export(_Program(graph), arguments)
-    with fresh_cache(dir=str(package.parent)), products_compiled():
+    # Headers that are compiled first pay from the fifth step on, and take 280 MB of disk.
+    options = torch._inductor.config.patch({"aot_inductor.precompile_headers": False})
+    with fresh_cache(dir=str(package.parent)), products_compiled(), options:
         torch._inductor.aoti_compile_and_package(exported, package_path=str(package))
 
 

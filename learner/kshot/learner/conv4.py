@@ -117,14 +117,13 @@ class Conv4:
             hidden = functional.relu(hidden)
         return hidden.flatten(start_dim=2), used
 
-    def tuned(self, device: str) -> Self:
-        """Return the same function in the form that takes its inner steps fastest on a device.
+    def tuned(self, _device: str) -> Self:
+        """Return the same function in the form that takes its inner steps fastest.
 
-        A first block has few channels and a last one few places: on a CPU their matrix products
-        beat the library's convolutions, and the others' do not (benchmarks/convolution_forms.py).
+        On a CPU every block's product of columns is faster than the library's convolution, as
+        benchmarks/convolution_forms.py measures.
         """
-        blocks = (1, BLOCK_COUNT) if device == "cpu" else tuple(range(1, BLOCK_COUNT + 1))
-        return replace(self, column_blocks=blocks)
+        return replace(self, column_blocks=tuple(range(1, BLOCK_COUNT + 1)))
 
     def _convolve(self, block: int, inputs: Tensor, weight: Tensor) -> Tensor:
         if block in self.column_blocks:

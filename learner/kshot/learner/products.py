@@ -23,7 +23,7 @@ def times_transposed(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _onednn_there() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _onednn_product(left: Tensor, right: Tensor) -> Tensor:
