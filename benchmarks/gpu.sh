@@ -116,11 +116,13 @@ bench() {
       ;;
   esac
   echo "bench $1" >&2
+  local ended=0
   # INT, so that a server of its own is stopped; KILL where that does not help.
-  if ! timeout --signal=INT --kill-after=30 "${BENCH_SECONDS:-300}" "${command[@]}" \
-    >"$scratch/result.json" 2>"$OUT/$1.log"; then
+  timeout --signal=INT --kill-after=30 "${BENCH_SECONDS:-300}" "${command[@]}" \
+    >"$scratch/result.json" 2>"$OUT/$1.log" || ended=$?
+  if ((ended)); then
     tail -n 3 "$OUT/$1.log" >&2
-    echo "bench $1 failed" >&2
+    echo "bench $1 failed with exit code $ended (124: it took ${BENCH_SECONDS:-300} s)" >&2
     return 1
   fi
   cp "$scratch/result.json" "$OUT/$1.json"
