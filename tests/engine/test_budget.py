@@ -38,3 +38,16 @@ def test_cancelling_comes_first() -> None:
     budget.cancelled.set()
 
     assert budget.should_stop(0) is StopReason.CANCELLED
+
+
+def test_one_slow_step_does_not_end_a_partial_answer_early() -> None:
+    """A first step may be slow by itself; the next ones show what steps take."""
+    now = [0.0]
+    budget = Budget(3.0, allow_partial=True, clock=lambda: now[0])
+    assert budget.should_stop(0) is None
+    now[0] += 0.6
+    assert budget.should_stop(1) is None
+
+    for step in range(36):
+        now[0] += 0.05
+        assert budget.should_stop(2 + step) is None

@@ -7,7 +7,7 @@ from kshot.engine.adaptation import step_spec
 from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
 from kshot.engine.warm_up import blank_task
-from kshot.learner import StepCache
+from kshot.learner import StepCache, default_cache_folder
 
 
 def test_a_failure_is_logged_with_the_helper_s_reason(
@@ -16,7 +16,10 @@ def test_a_failure_is_logged_with_the_helper_s_reason(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """No compiler is on the path here; those who wait go on without a compiled step."""
+    """The compiler that is found does not work; those who wait go on without a compiled step."""
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     programs = Programs(StepCache.open(tmp_path / "cache"), model.device)
@@ -28,7 +31,40 @@ def test_a_failure_is_logged_with_the_helper_s_reason(
     assert programs.get(spec) is None
     (record,) = caplog.records
     assert record.getMessage() == "compile_failed"
-    assert record.fields["reason"] == "no compiler was found: install g++ or clang++"  # type: ignore[attr-defined]  # what the engine adds
+    assert record.fields["reason"].startswith("the inner step cannot be compiled: ")  # type: ignore[attr-defined]  # what the engine adds
+    programs.close()
+
+
+def test_without_a_compiler_nothing_is_tried(
+    model: LoadedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The engine says once that there is none; what was compiled before would be loaded."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    programs = Programs(StepCache.open(tmp_path / "cache"), model.device)
+    spec = step_spec(model, blank_task(model)).of_tasks(1)
+
+    with caplog.at_level(logging.WARNING):
+        programs.wait([spec])
+
+    assert programs.get(spec) is None
+    assert not caplog.records
+
+
+def test_a_step_that_failed_when_it_ran_is_given_out_no_more(
+    model: LoadedModel,
+) -> None:
+    programs = Programs(StepCache.open(default_cache_folder()), model.device)
+    spec = step_spec(model, blank_task(model)).of_tasks(1)
+    programs.wait([spec])
+    assert programs.get(spec) is not None
+
+    programs.forget(spec)
+
+    assert programs.get(spec) is None
     programs.close()
 
 
@@ -39,4 +75,3 @@ def test_without_a_cache_nothing_is_compiled(model: LoadedModel) -> None:
     programs.wait([spec])
 
     assert programs.get(spec) is None
-    assert not programs.load(spec)

@@ -1173,7 +1173,9 @@ class AdaptReport(google.protobuf.message.Message):
     compute_path: builtins.str
     """Names the implementation of the inner step that ran."""
     slot_bucket: builtins.int
-    """Counts the slots of the batch it ran in: 1 or more."""
+    """Counts the slots of the widest launch it took part in: 1 or more. Equal requests give equal
+    bytes where all their launches were as wide, as with `deterministic`.
+    """
     @property
     def support_loss(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
         """Holds the mean cross-entropy of each step's examples before that step, in nats; one per step

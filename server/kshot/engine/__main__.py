@@ -5,6 +5,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -88,17 +89,19 @@ def main() -> int:
 def _cache(device: torch.device) -> StepCache | None:
     """Open the folder of compiled steps; say once where nothing can be compiled."""
     reason = None
-    if compiler_name(device) is None:
+    cache = None
+    try:
+        cache = StepCache.open(default_cache_folder())
+    except CompilationError as error:
+        reason = str(error)
+    except RuntimeError:  # a user without a home
+        reason = "this user has no home: name a folder for compiled steps by KSHOT_CACHE"
+    if cache is not None and compiler_name(device) is None:
+        # What was compiled before is loaded all the same.
         reason = "no compiler was found: install g++ or clang++"
-    else:
-        try:
-            return StepCache.open(default_cache_folder())
-        except CompilationError as error:
-            reason = str(error)
-        except RuntimeError:  # a user without a home
-            reason = "this user has no home: name a folder for compiled steps by KSHOT_CACHE"
-    _log.warning("not_compiled", extra={"fields": {"reason": reason, "effect": "slower steps"}})
-    return None
+    if reason is not None:
+        _log.warning("not_compiled", extra={"fields": {"reason": reason, "effect": "slower steps"}})
+    return cache
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -141,7 +144,7 @@ def remove_socket(socket: Path) -> None:
     with suppress(OSError):
         socket.unlink(missing_ok=True)
         if socket.parent.name.startswith(SOCKET_FOLDER_PREFIX):
-            socket.parent.rmdir()
+            shutil.rmtree(socket.parent, ignore_errors=True)  # with what was unpacked there
 
 
 def _watch_parent(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from kshot.learner import StopReason
 
 ANSWER_SECONDS = 0.1  # what the answer's way back may take
 ANSWER_STEPS = 4  # what the statistics and the accuracy may take, in steps
+LAST_STEPS = 8
 
 
 @dataclass
@@ -16,7 +18,8 @@ class Budget:
     """Watches one call; the inner loop asks before each step.
 
     ``seconds_left`` is what the call had when it came, None without a deadline. A partial answer
-    keeps a margin before the deadline: some steps as long as the longest so far, and a constant.
+    keeps a margin before the deadline: some steps as long as the longest of the last ones, at most
+    half of the time (a first step may be slow by itself), and a constant.
     """
 
     seconds_left: float | None
@@ -24,7 +27,7 @@ class Budget:
     cancelled: threading.Event = field(default_factory=threading.Event)
     clock: Callable[[], float] = time.monotonic
     _asked: float | None = field(default=None, init=False)
-    _longest_step: float = field(default=0.0, init=False)
+    _last: deque[float] = field(default_factory=lambda: deque(maxlen=LAST_STEPS), init=False)
 
     def __post_init__(self) -> None:
         """Start the clock."""
@@ -34,12 +37,15 @@ class Budget:
         """Return why to stop before the next step, or None to go on."""
         now = self.clock()
         if self._asked is not None:
-            self._longest_step = max(self._longest_step, now - self._asked)
+            self._last.append(now - self._asked)
         self._asked = now
         if self.cancelled.is_set():
             return StopReason.CANCELLED
         if self.seconds_left is None:
             return None
-        margin = ANSWER_STEPS * self._longest_step + ANSWER_SECONDS if self.allow_partial else 0.0
+        margin = 0.0
+        if self.allow_partial:
+            steps = min(ANSWER_STEPS * max(self._last, default=0.0), self.seconds_left / 2)
+            margin = steps + ANSWER_SECONDS
         over = now - self._started + margin >= self.seconds_left
         return StopReason.TIME_BUDGET if over else None

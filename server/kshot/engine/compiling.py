@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -9,7 +10,13 @@ from pathlib import Path
 import torch
 
 from kshot.engine.device import COMPUTE_THREADS
-from kshot.learner import CompilationError, StepCache, StepSpec, compute_reproducibly
+from kshot.learner import (
+    CompilationError,
+    StepCache,
+    StepSpec,
+    compiler_name,
+    compute_reproducibly,
+)
 
 STANDARD_INPUT, STANDARD_OUTPUT, STANDARD_ERROR = 0, 1, 2
 
@@ -24,6 +31,8 @@ def main() -> int:
     os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.nice(int(niceness))
+    if (compiler := compiler_name(torch.device(device))) is not None:
+        os.environ["CXX"] = compiler  # torch would take g++ alone
     torch.set_num_threads(COMPUTE_THREADS)
     compute_reproducibly()
     spec = StepSpec.from_document(json.loads(document))
@@ -47,8 +56,11 @@ def failure_reason(error: CompilationError) -> str:
 
 
 def _leave_with_parent() -> None:
+    """End with the engine, and with us the compiler: we lead a process group of our own."""
     while os.read(STANDARD_INPUT, 4096):
         pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
 
 

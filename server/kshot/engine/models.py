@@ -9,6 +9,8 @@ import torch
 from kshot.bundle import Bundle, BundleError, Head, Preconditioner, load_bundle
 from kshot.learner import Initialization, LoopState, start_state
 
+MOST_STARTS = 16  # about a megabyte each
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
@@ -58,6 +60,8 @@ class LoadedModel:
             bucket=self.way_bucket(way),
         )
         if head is not Head.PROTOTYPE:
+            if len(self._starts) >= MOST_STARTS:
+                self._starts.pop(next(iter(self._starts)))  # the oldest
             self._starts[key] = state
         return state
 

@@ -70,8 +70,9 @@ class Pool:
                 self._leave(handle, StopReason.COMPLETED)
 
     def _leave(self, handle: int, reason: StopReason) -> None:
-        running = self._running.pop(handle)
-        result = self._slots.leave(handle)
+        running = self._running[handle]
+        result = self._slots.leave(handle)  # where this fails, the job still counts as inside
+        del self._running[handle]
         job = running.job
         try:
             adaptation = finish(

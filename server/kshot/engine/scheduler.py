@@ -6,8 +6,10 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+
+import torch
 
 from kshot.engine.adaptation import slot_task, step_spec
 from kshot.engine.budget import Budget
@@ -18,6 +20,7 @@ from kshot.engine.programs import Programs
 from kshot.engine.task import Adaptation, AdaptationTask
 from kshot.learner import InnerStep, Slots, SlotTask, StepSpec, graphed
 
+CLOSE_SECONDS = 5.0
 IDLE_POOLS = 4  # kept with their buffers and graphs when nobody is inside
 
 _log = logging.getLogger(__name__)
@@ -72,6 +75,9 @@ class Scheduler:
         task.check(model)
         job = Job(model, task, budget)
         with self._changed:
+            if self._closing:
+                job.answer.cancel()
+                return job.answer
             self._waiting.append(job)
             self._changed.notify()
         return job.answer
@@ -82,13 +88,14 @@ class Scheduler:
         return 0.0 if began is None else time.monotonic() - began
 
     def close(self) -> None:
-        """Drop the jobs that wait, and let the thread end after its round."""
+        """Drop the jobs that wait, and let the thread end after its round; no job runs on."""
         with self._changed:
             self._closing = True
             dropped, self._waiting = list(self._waiting), deque()
             self._changed.notify()
         for job in dropped:
             job.answer.cancel()
+        self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
         while True:
@@ -96,13 +103,17 @@ class Scheduler:
                 while not (self._waiting or self._closing or self._active()):
                     self._changed.wait()
                 if self._closing:
-                    return
+                    break
             self._round_began = time.monotonic()
             self._admit()
             for key, pool in list(self._pools.items()):
                 if pool:
                     self._advance(key, pool)
             self._round_began = None
+        for pool in self._pools.values():
+            for job in pool.jobs():
+                job.answer.set_exception(CancelledError())
+        self._pools.clear()
 
     def _active(self) -> int:
         return sum(map(len, self._pools.values()))
@@ -115,23 +126,26 @@ class Scheduler:
                     return
                 job = self._waiting[0]
             clock = time.perf_counter()
-            if not job.answer.running() and not job.answer.set_running_or_notify_cancel():
-                self._drop_first()
-                continue
             try:
                 key, steps = self._kind(job)
                 if key in self._pools and self._pools[key].full:
                     return
+                if not self._take(job):
+                    continue
                 started = slot_task(job.model, job.task)
                 self._pool(key, steps, started).join(job, started, clock)
             except Exception as error:
-                job.answer.set_exception(error)
-            self._drop_first()
+                _give_back_memory(error)
+                if job.answer.running() or self._take(job):
+                    job.answer.set_exception(error)
 
-    def _drop_first(self) -> None:
+    def _take(self, job: Job) -> bool:
+        """Take the first job from the queue; tell whether somebody still waits for its answer."""
         with self._changed:
-            if self._waiting:
-                self._waiting.popleft()
+            if not self._waiting or self._waiting[0] is not job:
+                return False  # dropped meanwhile
+            self._waiting.popleft()
+        return job.answer.set_running_or_notify_cancel()
 
     def _advance(self, key: _PoolKey, pool: Pool) -> None:
         try:
@@ -139,6 +153,10 @@ class Scheduler:
         except Exception as error:  # the buffers are in no known state
             _log.exception("step_failed")
             del self._pools[key]
+            if key.compiled:  # the plain step takes over
+                for width in key.widths:
+                    self._programs.forget(key.spec.of_tasks(width))
+            _give_back_memory(error)
             for job in pool.jobs():
                 job.answer.set_exception(error)
 
@@ -173,3 +191,10 @@ class Scheduler:
         idle = [key for key, pool in self._pools.items() if not pool]
         for key in itertools.islice(idle, max(0, len(idle) + 1 - IDLE_POOLS)):
             del self._pools[key]
+
+
+def _give_back_memory(error: Exception) -> None:
+    """Let others have the memory that was not enough: in this thread, which takes the graphs."""
+    if isinstance(error, torch.OutOfMemoryError):
+        error.__traceback__ = None  # it holds the tensors
+        torch.cuda.empty_cache()

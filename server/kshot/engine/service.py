@@ -19,7 +19,7 @@ from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
 from kshot.learner import StopReason
 
 EXIT_DEVICE_FAILED = 70
-# No step takes so long: a round that does hangs, and the front is told so by silence.
+# No round of steps takes so long: one that does hangs, and the front is told so by a refusal.
 STALL_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
@@ -101,10 +101,9 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         except ValueError as error:
             return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except torch.OutOfMemoryError:
-            pass  # its traceback holds the tensors: let go of it before the memory is given back
+            pass
         except torch.AcceleratorError:
             _exit_after_device_failure()
-        torch.cuda.empty_cache()
         return await context.abort(
             grpc.StatusCode.RESOURCE_EXHAUSTED, "the device has too little memory for this task"
         )

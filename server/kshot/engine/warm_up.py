@@ -60,7 +60,15 @@ def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription
     like = slot_task(model, task)
     # of any number of steps: they are only measured
     like = replace(like, indices=like.indices[:1].repeat(MEASURED_STEPS + 1, 1))
-    rates = measure_rates(like, steps, device.device)
+    try:
+        rates = measure_rates(like, steps, device.device)
+    except RuntimeError as error:
+        if steps[1] is not compiled[1]:
+            raise
+        _log.warning("compiled_step_fails", extra={"fields": {"reason": str(error)}})
+        for width in steps:
+            programs.forget(spec.of_tasks(width))
+        rates = measure_rates(like, dict.fromkeys(widths, spec.build()), device.device)
     plan = choose_plan(rates)
     _log.info(
         "slots_measured",

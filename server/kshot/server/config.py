@@ -82,7 +82,7 @@ class ServerConfig:
         default=30 * DAY_SECONDS, metadata={"help": "Most seconds a caller may ask for."}
     )
     max_adapt_queue: int = field(
-        default=64, metadata={"help": "Most calls that adapt or wait to; more are UNAVAILABLE."}
+        default=256, metadata={"help": "Most calls that adapt or wait to; more are UNAVAILABLE."}
     )
     max_predict_queue: int = field(
         default=256, metadata={"help": "Most calls that predict or wait to; more are UNAVAILABLE."}

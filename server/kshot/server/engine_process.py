@@ -46,7 +46,12 @@ class EngineProcess:
                 stdout=_STDERR,  # our own stdout is for results
                 # Ctrl-C in a terminal is for us: we stop the engine when its work is done.
                 start_new_session=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ
+                | {
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                    # What it unpacks and compiles goes with the folder, however it ends.
+                    "TMPDIR": str(folder),
+                },
             )
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
