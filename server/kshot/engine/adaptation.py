@@ -1,5 +1,7 @@
 """From a task to a slot's, and from what left a slot to an adaptation."""
 
+import time
+
 import torch
 
 from kshot.bundle import Preconditioner
@@ -51,13 +53,17 @@ def finish(
     result: SlotResult,
     stop_reason: StopReason,
     *,
-    seconds: float,
+    began: float,
     compute_path: str,
 ) -> Adaptation:
-    """Take the support set's statistics and accuracy with what a task left its slot with."""
+    """Take the support set's statistics and accuracy with what a task left its slot with.
+
+    ``began`` is ``time.perf_counter``'s when the computing began, which ends here.
+    """
     losses = tuple(result.losses.tolist())
 
     def without_arrays(reason: StopReason) -> Adaptation:
+        seconds = time.perf_counter() - began
         return Adaptation(
             {}, {}, len(losses), reason, losses, 0.0, seconds, compute_path, result.width
         )
@@ -77,14 +83,18 @@ def finish(
     if not all(torch.isfinite(value).all().item() for value in statistics.values()):
         return without_arrays(StopReason.DIVERGED)
     accuracy = int((logits[0].argmax(dim=1) == started.classes).sum()) / len(started.classes)
+    adapted, frozen = (
+        {name: value[0].cpu().numpy() for name, value in named.items()}
+        for named in (parameters, statistics)
+    )
     return Adaptation(
-        {name: value[0].cpu().numpy() for name, value in parameters.items()},
-        {name: value[0].cpu().numpy() for name, value in statistics.items()},
+        adapted,
+        frozen,
         len(losses),
         stop_reason,
         losses,
         accuracy,
-        seconds,
+        time.perf_counter() - began,
         compute_path,
         result.width,
     )

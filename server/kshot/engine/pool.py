@@ -1,6 +1,5 @@
 """The slots of one kind of step, and the jobs in them."""
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -51,7 +50,7 @@ class Pool:
         return (running.job for running in self._running.values())
 
     def join(self, job: Job, started: SlotTask, clock: float) -> None:
-        """Give a job a slot; the clock is ``time.perf_counter`` when its computing began."""
+        """Give a job a slot; the clock is ``time.perf_counter``'s when its computing began."""
         self._running[self._slots.join(started)] = _Running(job, started, clock)
 
     def advance(self) -> None:
@@ -81,7 +80,7 @@ class Pool:
                 running.started,
                 result,
                 reason,
-                seconds=time.perf_counter() - running.clock,
+                began=running.clock,
                 compute_path=self.compute_path,
             )
         except Exception as error:
