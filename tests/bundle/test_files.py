@@ -211,3 +211,18 @@ def test_every_bundle_that_ships_is_whole() -> None:
 def test_an_unknown_builtin_bundle_is_refused(name: str) -> None:
     with pytest.raises(BundleError, match="no built-in bundle"):
         builtin_bundle(name)
+
+
+def test_a_bundle_that_memory_does_not_hold_is_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (bundle.path / "weights.safetensors").stat().st_size
+    monkeypatch.setattr(bundle_files_module, "available_bytes", lambda: 2 * size - 1)
+
+    with pytest.raises(
+        BundleError, match=f"weights.safetensors: is {size} bytes and takes 2 times"
+    ):
+        load_bundle(bundle.path)
+
+    monkeypatch.setattr(bundle_files_module, "available_bytes", lambda: 2 * size)
+    assert load_bundle(bundle.path) == bundle

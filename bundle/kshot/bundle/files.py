@@ -22,10 +22,12 @@ from kshot.bundle.manifest import (
     bundle_files,
     template_file,
 )
+from kshot.bundle.memory import available_bytes
 from kshot.bundle.schema import MANIFEST_FILE, manifest_bytes, read_manifest
 from kshot.bundle.weights import Weights, parse_weights, weights_bytes
 
 _MAX_MANIFEST_BYTES = 2**20
+_COPIES = 2
 _VERSION_PATTERN = r"[1-9][0-9]{0,8}"
 _BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
@@ -147,6 +149,7 @@ def _read(folder: Path, name: str, entry: FileEntry) -> bytes:
     """Read a file and hold it to the size and digest in the manifest."""
     try:
         size = (folder / name).stat().st_size
+        _check_memory(name, size)
         content = (folder / name).read_bytes() if size == entry.size_bytes else b""
     except OSError as error:
         raise BundleError(f"{name}: cannot be read: {error.strerror}") from error
@@ -158,6 +161,16 @@ def _read(folder: Path, name: str, entry: FileEntry) -> bytes:
         wanted = f"{entry.sha256} (files.{name}.sha256 of {MANIFEST_FILE})"
         raise BundleError(f"{name}: got SHA-256 {digest}, wanted {wanted}")
     return content
+
+
+def _check_memory(name: str, size: int) -> None:
+    """Refuse a file that memory does not hold as it is and once more as arrays."""
+    available = available_bytes()
+    if available is not None and _COPIES * size > available:
+        raise BundleError(
+            f"{name}: is {size} bytes and takes {_COPIES} times as many to read, wanted no more "
+            f"than the {available} bytes of memory that are available"
+        )
 
 
 def _entry(content: bytes) -> FileEntry:
