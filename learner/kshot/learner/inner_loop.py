@@ -64,9 +64,9 @@ def run_inner_loop(
     parameters = state.parameters.clone(memory_format=torch.contiguous_format)
     scale = rule.scale_of(state.second_moment).contiguous()
     way_mask = state.real_ways.contiguous()
-    step_sizes = torch.tensor(
-        rule.step_sizes(state.step, step_count), dtype=parameters.dtype, device=parameters.device
-    )
+    step_sizes = torch.tensor(rule.step_sizes(state.step, step_count), dtype=parameters.dtype)
+    if parameters.device.type == "cuda":  # from pinned memory: the host does not wait
+        step_sizes = step_sizes.pin_memory().to(parameters.device, non_blocking=True)
     step_sizes = step_sizes.unsqueeze(1).repeat(1, task_count)  # (steps, T)
     losses: list[Tensor] = []
     stop_reason = StopReason.COMPLETED

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -67,7 +68,7 @@ class StepSpec:
         """Return the description, ready for JSON."""
         return asdict(self) | {"network": asdict(self.network), "scope": self.scope.value}
 
-    @property
+    @cached_property
     def text(self) -> str:
         """Return the description as one line; equal specs have equal lines."""
         return json.dumps(self.document(), sort_keys=True)

@@ -153,7 +153,8 @@ class Scheduler:
         except Exception as error:  # the buffers are in no known state
             _log.exception("step_failed")
             del self._pools[key]
-            if key.compiled:  # the plain step takes over
+            # The plain step takes over, unless it was memory that failed.
+            if key.compiled and not isinstance(error, torch.OutOfMemoryError):
                 for width in key.widths:
                     self._programs.forget(key.spec.of_tasks(width))
             _give_back_memory(error)
