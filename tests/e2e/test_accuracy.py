@@ -14,6 +14,7 @@ from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.datasets import read_dataset
 from kshot.trainer.episodes import sample_episodes
 from kshot.trainer.evaluation import EvaluationSettings, evaluate_bundle
+from kshot.trainer.recipe import Data
 from kshot.trainer.statistics import accuracy_interval
 
 TASK_COUNT = 200
@@ -29,9 +30,8 @@ def test_classes(bundle: Bundle) -> ImageDataset:
     folder = os.environ.get("KSHOT_DATA")
     if not folder:
         pytest.skip("KSHOT_DATA names no folder with Omniglot")
-    return read_dataset(
-        "omniglot", Path(folder), "test", split_name="reptile", input_spec=bundle.manifest.input
-    )
+    data = Data("omniglot", "reptile", rotations=False)
+    return read_dataset(data, Path(folder), "test", input_spec=bundle.manifest.input)
 
 
 @pytest.mark.parametrize("mode", list(BatchNormMode))

@@ -3,6 +3,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from kshot.bundle import InputSpec, Manifest
 from kshot.trainer import omniglot
 from kshot.trainer.cache import cache_folder
-from kshot.trainer.datasets import find_split, read_dataset, split_digest
+from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.datasets import data_of, find_split, read_dataset
 from kshot.trainer.errors import DataError
-from kshot.trainer.omniglot import read_omniglot, reptile_split
+from kshot.trainer.image_files import Progress
+from kshot.trainer.omniglot import reptile_split
+from kshot.trainer.recipe import Data
 
 REAL = Path(os.environ.get("KSHOT_DATA", "/nonexistent"))
 needs_data = pytest.mark.skipif(
@@ -28,6 +33,19 @@ CHARACTERS = {
 }
 DRAWING_COUNT = 2
 TRAIN_COUNT = 4
+
+
+def read(
+    folder: Path,
+    part: str,
+    *,
+    split: str = "reptile",
+    rotations: bool = False,
+    input_spec: InputSpec = omniglot.OMNIGLOT_INPUT,
+    progress: Progress | None = None,
+) -> ImageDataset:
+    data = Data("omniglot", split, rotations)
+    return read_dataset(data, folder, part, input_spec=input_spec, progress=progress)
 
 
 def drawing(seed: int) -> bytes:
@@ -88,9 +106,9 @@ def small_omniglot(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_characters_are_rotated_and_test_characters_are_not(tmp_path: Path) -> None:
     folder = write_archives(tmp_path / "data", drawings())
 
-    train = read_omniglot(folder, "train")
-    unrotated = read_omniglot(folder, "train", rotations=False)
-    test = read_omniglot(folder, "test")
+    train = read(folder, "train", rotations=True)
+    unrotated = read(folder, "train")
+    test = read(folder, "test", rotations=True)
 
     assert (train.class_count, unrotated.class_count, test.class_count) == (16, 4, 2)
     assert train.images.shape == (32, 1, 28, 28)
@@ -102,7 +120,7 @@ def test_training_characters_are_rotated_and_test_characters_are_not(tmp_path: P
 @pytest.mark.usefixtures("small_omniglot")
 def test_paper_is_255_and_every_pixel_is_the_nearest_one(tmp_path: Path) -> None:
     made = drawings()
-    test = read_omniglot(write_archives(tmp_path / "data", made), "test")
+    test = read(write_archives(tmp_path / "data", made), "test")
 
     for index, character in enumerate(test.class_names):
         folder = character.split("/")[0]
@@ -119,9 +137,9 @@ def test_archives_upstreams_names_and_folders_give_the_same_data(tmp_path: Path)
     made = drawings()
 
     digests = {
-        read_omniglot(write_archives(tmp_path / "ours", made, "omniglot_"), "test").digest,
-        read_omniglot(write_archives(tmp_path / "upstream", made), "test").digest,
-        read_omniglot(write_folders(tmp_path / "extracted", made), "test").digest,
+        read(write_archives(tmp_path / "ours", made, "omniglot_"), "test").digest,
+        read(write_archives(tmp_path / "upstream", made), "test").digest,
+        read(write_folders(tmp_path / "extracted", made), "test").digest,
     }
 
     assert len(digests) == 1
@@ -132,14 +150,14 @@ def test_images_are_decoded_once_and_again_when_the_cache_is_damaged(tmp_path: P
     folder = write_archives(tmp_path / "data", drawings())
     decoded: list[tuple[int, int]] = []
 
-    def read() -> str:
-        return read_omniglot(
+    def digest() -> str:
+        return read(
             folder, "train", progress=lambda done, total: decoded.append((done, total))
         ).digest
 
-    first = read()
+    first = digest()
     assert decoded == [(6, 12), (12, 12)]
-    assert read() == first
+    assert digest() == first
     assert len(decoded) == 2
 
     assert cache_folder().stat().st_mode & 0o077 == 0  # whatever the umask
@@ -147,13 +165,13 @@ def test_images_are_decoded_once_and_again_when_the_cache_is_damaged(tmp_path: P
     content = bytearray(cached.read_bytes())
     content[-1] ^= 255
     cached.write_bytes(content)
-    assert read() == first
+    assert digest() == first
     assert len(decoded) == 4
 
     cached.write_bytes(content[:100])
-    assert read() == first
+    assert digest() == first
     assert len(decoded) == 6
-    assert read() == first
+    assert digest() == first
     assert len(decoded) == 6
 
 
@@ -164,8 +182,8 @@ def test_other_preprocessing_has_a_cache_of_its_own(tmp_path: Path) -> None:
         (1, 14, 14), (omniglot.Grayscale(), omniglot.Resize(14, 14, "box"), omniglot.Rescale(1.0))
     )
 
-    assert read_omniglot(folder, "test").images.shape[2:] == (28, 28)
-    assert read_omniglot(folder, "test", input_spec=spec).images.shape[2:] == (14, 14)
+    assert read(folder, "test").images.shape[2:] == (28, 28)
+    assert read(folder, "test", input_spec=spec).images.shape[2:] == (14, 14)
     assert len(list(cache_folder().iterdir())) == 2
 
 
@@ -177,7 +195,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
 
     folder = write_archives(tmp_path / "data", drawings())
-    assert read_omniglot(folder, "test").class_count == 2
+    assert read(folder, "test").class_count == 2
 
 
 def truncate(folder: Path) -> None:
@@ -251,7 +269,7 @@ def test_damaged_and_incomplete_data_are_refused(
     damage(folder)
 
     with pytest.raises(DataError, match=message):
-        read_omniglot(folder, "test")
+        read(folder, "test")
 
 
 @pytest.mark.usefixtures("small_omniglot")
@@ -263,7 +281,7 @@ def test_an_unreadable_file_in_a_folder_is_refused(tmp_path: Path) -> None:
     path.mkdir()
 
     with pytest.raises(DataError, match=r"cannot read .*\.png: Is a directory"):
-        read_omniglot(folder, "test")
+        read(folder, "test")
 
 
 @pytest.mark.usefixtures("small_omniglot")
@@ -276,38 +294,42 @@ def test_files_that_are_no_drawings_are_passed_over(tmp_path: Path) -> None:
     }
     made["images_background"] |= clutter
 
-    assert read_omniglot(write_archives(tmp_path / "data", made), "test").class_count == 2
+    assert read(write_archives(tmp_path / "data", made), "test").class_count == 2
 
 
 def test_a_missing_folder_is_refused_with_what_is_wanted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"does not exist; .*KSHOT_DATA.*brendenlake/omniglot"):
-        read_omniglot(tmp_path / "none", "test")
+        read(tmp_path / "none", "test")
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="split is 'vinyals', wanted one of: reptile"):
-        read_omniglot(tmp_path, "test", split_name="vinyals")
+        read(tmp_path, "test", split="vinyals")
     with pytest.raises(DataError, match="'val', wanted train or test"):
-        read_omniglot(tmp_path, "val")
+        read(tmp_path, "val")
     with pytest.raises(DataError, match="data set is 'cifar', wanted one of: omniglot"):
-        split_digest("cifar", "reptile")
-    with pytest.raises(DataError, match="split of omniglot is 'vinyals', wanted one of: reptile"):
-        split_digest("omniglot", "vinyals")
+        data = Data("cifar", "reptile", rotations=False)
+        read_dataset(data, tmp_path, "test", input_spec=omniglot.OMNIGLOT_INPUT)
     with pytest.raises(DataError, match="which is none of"):
         find_split("0" * 64)
 
 
-def test_a_split_is_found_by_its_digest() -> None:
-    assert find_split(split_digest("omniglot", "reptile")) == ("omniglot", "reptile")
+def test_a_bundles_data_are_found_by_their_names_or_by_the_splits_digest(
+    manifest: Manifest,
+) -> None:
+    digest = "b468b8c85e5e8607e4cc7c577e5320581f5eaf615dc61702563d5ae748d841c0"
+    old = replace(manifest.provenance, split_digest=digest)
+    new = replace(old, dataset="folder", split="parts", folder="birds")
+
+    assert data_of(old) == Data("omniglot", "reptile", rotations=False)
+    assert data_of(new) == Data("folder", "parts", rotations=False, folder="birds")
 
 
 @needs_data
 def test_the_split_of_the_paper_is_reproduced_from_the_real_archives() -> None:
     """The lists were made by other code; the split's digest in ours is that of their bytes."""
-    train = read_omniglot(REAL, "train", rotations=False)
-    test = read_dataset(
-        "omniglot", REAL, "test", split_name="reptile", input_spec=omniglot.OMNIGLOT_INPUT
-    )
+    train = read(REAL, "train")
+    test = read(REAL, "test")
     lists = REAL / "splits" / "omniglot"
 
     assert train.images.shape == (24_000, 1, 28, 28)

@@ -15,6 +15,7 @@ from kshot.trainer.commands import train as train_command
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.meta_batch import MetaBatch
 from kshot.trainer.outer_loop import OuterLoop, OuterState
+from kshot.trainer.recipe import Data
 from kshot.trainer.training import CHECKPOINT_FILE
 
 SETTINGS = (
@@ -33,8 +34,8 @@ def train(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Train:
-    def read_dataset(_name: str, _folder: Path, split: str, **_: object) -> ImageDataset:
-        return patterns(seed=("train", "test").index(split))
+    def read_dataset(_data: Data, _folder: Path, part: str, **_: object) -> ImageDataset:
+        return patterns(seed=("train", "test").index(part))
 
     monkeypatch.setattr(train_command, "read_dataset", read_dataset)
 

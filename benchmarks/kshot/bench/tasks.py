@@ -22,7 +22,7 @@ from kshot.learner import (
     start_state,
 )
 from kshot.trainer.dataset import ImageDataset, make_dataset
-from kshot.trainer.datasets import find_split, read_dataset
+from kshot.trainer.datasets import data_of, read_dataset
 from kshot.trainer.episodes import sample_episode
 from kshot.trainer.pixels import DevicePixels
 
@@ -170,8 +170,8 @@ def handwriting(bundle: Bundle, data_folder: Path | None) -> ImageDataset:
     if data_folder is None:
         say("no data folder is named: accuracy is measured on scikit-learn's digits")
         return _digits(bundle)
-    name, split_name = find_split(manifest.provenance.split_digest)
-    return read_dataset(name, data_folder, "test", split_name=split_name, input_spec=manifest.input)
+    data = data_of(manifest.provenance)
+    return read_dataset(data, data_folder, "test", input_spec=manifest.input)
 
 
 def _digits(bundle: Bundle) -> ImageDataset:

@@ -1,6 +1,7 @@
 """A whole data set in memory: unsigned bytes, sorted by class, addressed by index."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -8,7 +9,7 @@ import torch
 
 from kshot.trainer.errors import DataError
 
-__all__ = ["DataError", "ImageDataset", "make_dataset", "with_rotations"]
+__all__ = ["DataError", "ImageDataset", "make_dataset", "names_digest", "with_rotations"]
 
 ROTATIONS_DEGREES = (0, 90, 180, 270)
 
@@ -19,7 +20,8 @@ class ImageDataset:
 
     ``images`` is uint8 ``(image_count, channels, height, width)`` on the CPU; class ``c`` owns the
     rows ``class_offsets[c]`` to ``class_offsets[c + 1]`` (int64, ``(class_count + 1,)``).
-    ``digest`` is the SHA-256 over shape, pixels, offsets and class names.
+    ``digest`` is the SHA-256 over shape, pixels, offsets and class names; ``split_digest`` names
+    the split that the classes are a part of, by `names_digest` over the classes of all parts.
     """
 
     name: str
@@ -27,6 +29,7 @@ class ImageDataset:
     class_offsets: torch.Tensor
     class_names: tuple[str, ...]
     digest: str
+    split_digest: str
 
     @property
     def class_count(self) -> int:
@@ -40,10 +43,15 @@ class ImageDataset:
 
 
 def make_dataset(
-    name: str, images: torch.Tensor, class_offsets: torch.Tensor, class_names: tuple[str, ...]
+    name: str,
+    images: torch.Tensor,
+    class_offsets: torch.Tensor,
+    class_names: tuple[str, ...],
+    split_digest: str | None = None,
 ) -> ImageDataset:
     """Check the parts of a data set and name them by their digest.
 
+    Without a ``split_digest`` the classes are taken for all there are.
     Raises DataError when shapes, dtypes or offsets do not fit together, or a class has no image.
     """
     if images.dtype != torch.uint8 or images.dim() != 4:
@@ -67,8 +75,18 @@ def make_dataset(
         )
     images = images.contiguous()
     return ImageDataset(
-        name, images, class_offsets, class_names, _digest(images, class_offsets, class_names)
+        name,
+        images,
+        class_offsets,
+        class_names,
+        _digest(images, class_offsets, class_names),
+        split_digest or names_digest(class_names),
     )
+
+
+def names_digest(names: Iterable[str]) -> str:
+    """Return the SHA-256 over names, one a line, in the order given."""
+    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 
 def with_rotations(dataset: ImageDataset) -> ImageDataset:
@@ -92,7 +110,9 @@ def with_rotations(dataset: ImageDataset) -> ImageDataset:
     class_names = tuple(
         f"{name}@{degrees}" for name in dataset.class_names for degrees in ROTATIONS_DEGREES
     )
-    return make_dataset(dataset.name, torch.cat(pieces), class_offsets, class_names)
+    return make_dataset(
+        dataset.name, torch.cat(pieces), class_offsets, class_names, dataset.split_digest
+    )
 
 
 def _digest(images: torch.Tensor, class_offsets: torch.Tensor, class_names: tuple[str, ...]) -> str:

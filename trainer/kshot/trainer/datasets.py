@@ -1,91 +1,85 @@
 """The data sets that recipes and bundles can name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from kshot.bundle import InputSpec
-from kshot.trainer.dataset import ImageDataset
+from kshot.bundle import InputSpec, Provenance
+from kshot.trainer import omniglot
+from kshot.trainer.dataset import ImageDataset, with_rotations
 from kshot.trainer.errors import DataError
 from kshot.trainer.image_files import Progress
-from kshot.trainer.omniglot import SPLIT_DIGESTS, read_omniglot
+from kshot.trainer.omniglot import read_omniglot
+from kshot.trainer.recipe import Data
 
-__all__ = ["DATASETS", "find_split", "read_dataset", "split_digest"]
+__all__ = ["DATASETS", "data_of", "find_split", "read_dataset", "split_digest"]
 
 
 class Reader(Protocol):
-    """Read one part of a data set, prepared for a network's input."""
+    """Read one part of a data set, prepared for a network's input; no class is rotated."""
 
     def __call__(
         self,
+        data: Data,
         data_folder: Path,
-        split: str,
+        part: str,
         *,
-        split_name: str,
         input_spec: InputSpec,
-        rotations: bool,
         progress: Progress | None,
     ) -> ImageDataset: ...
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set's reader, and the SHA-256 of each of its splits by name."""
-
-    read: Reader
-    split_digests: Mapping[str, str]
-
-
-DATASETS: Mapping[str, Source] = {"omniglot": Source(read_omniglot, SPLIT_DIGESTS)}
+DATASETS: Mapping[str, Reader] = {"omniglot": read_omniglot}
 
 
 def read_dataset(
-    name: str,
+    data: Data,
     data_folder: Path,
-    split: str,
+    part: str,
     *,
-    split_name: str,
     input_spec: InputSpec,
-    rotations: bool = False,
     progress: Progress | None = None,
 ) -> ImageDataset:
-    """Read a part (as ``train`` or ``test``) of a named data set; raises DataError."""
-    read = _source(name).read
-    return read(
-        data_folder,
-        split,
-        split_name=split_name,
-        input_spec=input_spec,
-        rotations=rotations,
-        progress=progress,
-    )
+    """Read a part (``train``, ``val`` or ``test``) of a data set; raises DataError.
+
+    With ``data.rotations`` each training class makes four classes, and no other does. ``progress``
+    is called with the images decoded so far and their total, and not at all when they come from
+    the cache.
+    """
+    if data.dataset not in DATASETS:
+        raise DataError(f"data set is {data.dataset!r}, wanted one of: {', '.join(DATASETS)}")
+    read = DATASETS[data.dataset]
+    dataset = read(data, data_folder, part, input_spec=input_spec, progress=progress)
+    return with_rotations(dataset) if data.rotations and part == "train" else dataset
 
 
-def split_digest(name: str, split_name: str) -> str:
-    """Return the SHA-256 that names a split's classes; raises DataError for an unknown one."""
-    digests = _source(name).split_digests
-    if split_name not in digests:
-        raise DataError(f"split of {name} is {split_name!r}, wanted one of: {', '.join(digests)}")
-    return digests[split_name]
+def data_of(provenance: Provenance) -> Data:
+    """Return the data that a bundle was trained on, without rotations.
+
+    Bundles of early builds name them by the split's digest alone; raises DataError when it is no
+    known one.
+    """
+    if provenance.dataset is None or provenance.split is None:
+        return Data(*find_split(provenance.split_digest), rotations=False)
+    return Data(provenance.dataset, provenance.split, rotations=False, folder=provenance.folder)
 
 
 def find_split(digest: str) -> tuple[str, str]:
-    """Return the data set and split that a digest names, as a bundle's provenance carries it.
+    """Return the data set and split that a digest names, where a bundle carries nothing else.
 
     Raises DataError when it is no known one.
     """
-    for name, source in DATASETS.items():
-        for split_name, known in source.split_digests.items():
-            if known == digest:
-                return name, split_name
+    for split_name, known in omniglot.SPLIT_DIGESTS.items():
+        if known == digest:
+            return "omniglot", split_name
     raise DataError(
         f"the bundle was trained on a split with digest {digest}, which is none of: "
         f"{', '.join(DATASETS)}"
     )
 
 
-def _source(name: str) -> Source:
-    if name not in DATASETS:
-        raise DataError(f"data set is {name!r}, wanted one of: {', '.join(DATASETS)}")
-    return DATASETS[name]
+def split_digest(name: str, split_name: str) -> str:
+    """Return the SHA-256 that names a split's classes; raises DataError for an unknown one."""
+    if name != "omniglot" or split_name not in omniglot.SPLIT_DIGESTS:
+        raise DataError(f"split of {name} is {split_name!r}, which is unknown")
+    return omniglot.SPLIT_DIGESTS[split_name]

@@ -1,6 +1,5 @@
 """Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each; paper 255, ink 0."""
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -14,9 +13,10 @@ from kshot.bundle.errors import ImageError
 from kshot.bundle.manifest import Grayscale, InputSpec, Rescale, Resize
 from kshot.bundle.preprocessing import pixels
 from kshot.trainer.cache import cached_images
-from kshot.trainer.dataset import ImageDataset, make_dataset, with_rotations
+from kshot.trainer.dataset import ImageDataset, make_dataset, names_digest
 from kshot.trainer.errors import DataError
 from kshot.trainer.image_files import ImageFiles, Progress, find_image_files
+from kshot.trainer.recipe import Data
 
 __all__ = ["OMNIGLOT_INPUT", "SPLIT_DIGESTS", "read_omniglot", "reptile_split"]
 
@@ -37,32 +37,31 @@ DECODED_AT_ONCE = 1000
 
 
 def read_omniglot(
+    data: Data,
     data_folder: Path,
-    split: str,
+    part: str,
     *,
-    split_name: str = "reptile",
     input_spec: InputSpec = OMNIGLOT_INPUT,
-    rotations: bool = True,
     progress: Progress | None = None,
 ) -> ImageDataset:
-    """Read the ``train`` or ``test`` characters of a split as uint8 ``(images, 1, 28, 28)``.
+    """Read the ``train`` or ``test`` characters of a split, 1,200 and 423, none rotated.
 
-    With ``rotations`` every training character makes four classes (4,800 instead of 1,200); test
-    characters are never rotated (423). ``data_folder`` holds ``omniglot_images_background.zip`` and
+    ``data_folder`` holds ``omniglot_images_background.zip`` and
     ``omniglot_images_evaluation.zip`` (or ``images_….zip``, their names upstream), or the extracted
-    folders. ``progress`` is called with the images decoded so far and their total, and not at all
-    when they come from the cache. Raises DataError for an unknown split and for files that are
+    folders. Raises DataError for an unknown split and for files that are
     missing, damaged or incomplete.
     """
-    if split_name not in SPLIT_DIGESTS:
-        raise DataError(f"split is {split_name!r}, wanted one of: {', '.join(SPLIT_DIGESTS)}")
-    if split not in ("train", "test"):
-        raise DataError(f"part of the split is {split!r}, wanted train or test")
+    if data.split not in SPLIT_DIGESTS:
+        raise DataError(f"split is {data.split!r}, wanted one of: {', '.join(SPLIT_DIGESTS)}")
+    if part not in ("train", "test"):
+        raise DataError(f"part of the split is {part!r}, wanted train or test")
     sources = [_find(data_folder, folder) for folder in FOLDERS]
     drawings = _drawings_by_character(sources)
     characters = sorted(drawings, key=_alphabet_and_character)
-    chosen = dict(zip(("train", "test"), reptile_split(characters), strict=True))[split]
-    if _split_digest(characters) != SPLIT_DIGESTS[split_name]:
+    train, test = reptile_split(characters)
+    chosen = train if part == "train" else test
+    split_digest = names_digest(train + test)
+    if split_digest != SPLIT_DIGESTS[data.split]:
         raise DataError(f"the characters in {data_folder} do not have the names of Omniglot's")
     key = "|".join(
         (f"omniglot {READER_VERSION}", *(files.digest() for files in sources), repr(input_spec))
@@ -70,13 +69,13 @@ def read_omniglot(
     images = cached_images(key, lambda: _decode(sources, input_spec, progress))
     row_of = {name: row for row, name in enumerate(_names(sources))}
     rows = [row_of[name] for character in chosen for name in drawings[character]]
-    dataset = make_dataset(
-        f"omniglot {split_name} {split}",
+    return make_dataset(
+        f"omniglot {data.split} {part}",
         images[torch.tensor(rows)],
         torch.arange(len(chosen) + 1) * DRAWING_COUNT,
         tuple(chosen),
+        split_digest,
     )
-    return with_rotations(dataset) if rotations and split == "train" else dataset
 
 
 def reptile_split(characters: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -155,8 +154,3 @@ def _names(sources: Sequence[ImageFiles]) -> list[str]:
 
 def _alphabet_and_character(character: str) -> tuple[str, ...]:
     return tuple(character.split("/")[1:])
-
-
-def _split_digest(characters: Sequence[str]) -> str:
-    train, test = reptile_split(characters)
-    return hashlib.sha256("".join(f"{name}\n" for name in train + test).encode()).hexdigest()

@@ -23,7 +23,7 @@ from kshot.trainer.commands.options import (
     device_option,
 )
 from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.datasets import find_split, read_dataset
+from kshot.trainer.datasets import data_of, read_dataset
 from kshot.trainer.evaluation import EvaluationResult, evaluate_bundle
 from kshot.trainer.progress import Progress
 from kshot.trainer.task_solver import EvaluationSettings
@@ -154,13 +154,8 @@ def _bundle_folder(name: str) -> Path:
 
 
 def _read(bundle: Bundle, data_folder: Path, split: str) -> ImageDataset:
-    dataset_name, split_name = find_split(bundle.manifest.provenance.split_digest)
-    with Progress(f"reading {dataset_name}", "images") as progress:
+    data = data_of(bundle.manifest.provenance)
+    with Progress(f"reading {data.dataset}", "images") as progress:
         return read_dataset(
-            dataset_name,
-            data_folder,
-            split,
-            split_name=split_name,
-            input_spec=bundle.manifest.input,
-            progress=progress.update,
+            data, data_folder, split, input_spec=bundle.manifest.input, progress=progress.update
         )

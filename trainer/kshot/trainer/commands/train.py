@@ -181,14 +181,8 @@ def _check_out(out: Path, resume: bool) -> None:
         )
 
 
-def _read(recipe: Recipe, folder: Path, split: str) -> ImageDataset:
+def _read(recipe: Recipe, folder: Path, part: str) -> ImageDataset:
     with Progress(f"reading {recipe.data.dataset}", "images") as progress:
         return read_dataset(
-            recipe.data.dataset,
-            folder,
-            split,
-            split_name=recipe.data.split,
-            input_spec=recipe.input,
-            rotations=recipe.data.rotations,
-            progress=progress.update,
+            recipe.data, folder, part, input_spec=recipe.input, progress=progress.update
         )
