@@ -14,6 +14,7 @@ __all__ = [
     "Episode",
     "EpisodeBatch",
     "check_episodes",
+    "draw_distinct",
     "episode_digest",
     "sample_episode",
     "sample_episodes",
@@ -107,10 +108,10 @@ def sample_episodes(
     if count < 1:
         raise DataError(f"the number of tasks is {count}, wanted at least 1")
     populations = torch.full((count,), dataset.class_count, dtype=torch.int64)
-    classes = _draw_distinct(populations, way, generator)  # (count, way)
+    classes = draw_distinct(populations, way, generator)  # (count, way)
     starts = dataset.class_offsets[classes]
     sizes = dataset.class_offsets[classes + 1] - starts
-    drawn = _draw_distinct(sizes.flatten(), shot + query_count_per_class, generator)
+    drawn = draw_distinct(sizes.flatten(), shot + query_count_per_class, generator)
     rows = starts[:, :, None] + drawn.reshape(count, way, -1)  # (count, way, shot + queries)
     labels = torch.arange(way)
     return EpisodeBatch(
@@ -148,7 +149,7 @@ def episode_digest(episodes: Episode | EpisodeBatch) -> str:
     return digest.hexdigest()
 
 
-def _draw_distinct(
+def draw_distinct(
     populations: torch.Tensor, count: int, generator: torch.Generator
 ) -> torch.Tensor:
     """Draw ``count`` different numbers below each population, in random order: ``(rows, count)``.

@@ -7,7 +7,14 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Interval", "accuracy_interval", "expected_calibration_error", "student_t_quantile"]
+__all__ = [
+    "Interval",
+    "accuracy_interval",
+    "calibration_error",
+    "expected_calibration_error",
+    "student_t_quantile",
+    "t_half_width",
+]
 
 T_METHOD = "95% t-interval over tasks"
 WILSON_METHOD = "95% Wilson interval over queries, wider side"
@@ -16,7 +23,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean accuracy in 0..1, the half width of its 95 % interval, and the interval's name."""
+    """A mean, as of accuracies in 0..1, the half width of its 95 % interval, and its name."""
 
     mean: float
     half_width: float
@@ -41,27 +48,41 @@ def accuracy_interval(per_task_correct: npt.NDArray[np.integer], queries_per_tas
         return Interval(
             mean, _wilson_wider_side(mean, task_count * queries_per_task), WILSON_METHOD
         )
-    error = float(accuracies.std(ddof=1)) / math.sqrt(task_count)
-    return Interval(mean, student_t_quantile(task_count - 1) * error, T_METHOD)
+    return Interval(mean, t_half_width(accuracies), T_METHOD)
+
+
+def t_half_width(values: npt.NDArray[np.floating]) -> float:
+    """Return the half width of the 95 % interval of a mean of independent ``values`` ``(n,)``.
+
+    ``t(n - 1) s / sqrt(n)``, with s the standard deviation by n - 1; n is at least 2.
+    """
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    return student_t_quantile(len(values) - 1) * error
 
 
 def expected_calibration_error(
     probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]
 ) -> float:
-    """Return ECE with 15 equal-width bins of the largest probability (Guo et al. 2017).
-
-    Sum over bins of |B| / n · |accuracy(B) - confidence(B)|, for ``probabilities`` ``(n, classes)``
-    and ``labels`` ``(n,)``; bins are closed above.
-    """
+    """Return the ECE of ``probabilities`` ``(n, classes)`` and ``labels`` ``(n,)``."""
     if len(labels) < 1 or len(labels) != len(probabilities):
         raise ValueError(
             f"{len(probabilities)} answers and {len(labels)} labels, wanted the same, at least one"
         )
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    correct = (probabilities.argmax(axis=1) == labels).astype(np.float64)
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+
+
+def calibration_error(
+    confidence: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_]
+) -> float:
+    """Return ECE with 15 equal-width bins of the largest probability (Guo et al. 2017).
+
+    Sum over bins of |B| / n · |accuracy(B) - confidence(B)|, for ``confidence`` ``(n,)`` in 0..1
+    and whether each answer is ``correct`` ``(n,)``; bins are closed above.
+    """
+    sure = confidence.astype(np.float64)
+    bins = np.clip(np.ceil(sure * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=correct - sure, minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(sure))
 
 
 def student_t_quantile(degrees: int, probability: float = 0.975) -> float:

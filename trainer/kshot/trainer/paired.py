@@ -1,0 +1,33 @@
+"""What one variant is better than another on the same tasks."""
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+from kshot.trainer.statistics import Interval, t_half_width
+
+__all__ = ["PAIRED_METHOD", "SAME_METHOD", "paired_difference"]
+
+PAIRED_METHOD = "95% t-interval over paired tasks"
+SAME_METHOD = "95% Wilson bound on the share of tasks that differ otherwise"
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """Estimate how much larger ``first`` is than ``second`` on new tasks; same tasks, same order.
+
+    The mean of d_t = first_t - second_t with Student's interval of the d_t: what makes a task hard
+    is hard for both and cancels. Where all d_t are equal, or there is one, their spread says
+    nothing; the share of tasks with another difference is then below Wilson's bound
+    ``z^2 / (n + z^2)``, and a difference of accuracies is at most 1.
+    """
+    if len(first) != len(second) or not first:
+        raise ValueError(
+            f"{len(first)} and {len(second)} accuracies, wanted the same number, at least 1"
+        )
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    mean, count = float(differences.mean()), len(differences)
+    if count == 1 or np.ptp(differences) == 0:
+        z = NormalDist().inv_cdf(0.975)
+        return Interval(mean, z * z / (count + z * z), SAME_METHOD)
+    return Interval(mean, t_half_width(differences), PAIRED_METHOD)
