@@ -15,9 +15,9 @@ from kshot.bench.contenders import load_plain, named_parameters, plain_parameter
 from kshot.bench.reptile import Workload, jax_reptile, kshot_reptile, plain_reptile, workload
 from kshot.learner import layout_of
 from kshot.trainer.meta_batch import draw_meta_batch
-from kshot.trainer.outer_loop import OuterState
-from kshot.trainer.recipe_files import load_recipe
-from kshot.trainer.training import step_spec
+from kshot.trainer.outer_state import OuterState
+from kshot.trainer.recipe_files import load_image_recipe
+from kshot.trainer.step_compilation import step_spec
 
 SMALL = (
     "network.arguments.filters=4",
@@ -34,7 +34,7 @@ MOMENT, STEP = 1e-3, 100_000
 @pytest.fixture
 def work() -> Workload:
     """A training that is under way, so that all divide by about the same v."""
-    small = workload(load_recipe("omniglot-5way", SMALL), 8, torch.device("cpu"))
+    small = workload(load_image_recipe("omniglot-5way", SMALL), 8, torch.device("cpu"))
     parameters = small.start.parameters
     start = OuterState(parameters, torch.full_like(parameters, MOMENT), STEP, 0)
     return Workload(small.recipe, small.dataset, small.network, start, small.device)
@@ -86,7 +86,7 @@ def test_jax_trains_as_the_recipe_with_the_same_order_of_tasks(
     draws = iter(zip(drawn.rows.numpy(), drawn.indices.numpy(), strict=True))
     monkeypatch.setattr(reptile, "_draw", lambda *_: next(draws))
     order = "serial" if serial else "stacked"
-    recipe = load_recipe("omniglot-5way", (*SMALL, f"outer.second_moment={order}"))
+    recipe = load_image_recipe("omniglot-5way", (*SMALL, f"outer.meta_batch={order}"))
     same = Workload(recipe, work.dataset, work.network, work.start, work.device)
 
     ours = kshot_reptile(same, step_spec(recipe).build())

@@ -11,7 +11,7 @@ from PIL import Image
 
 from kshot.__main__ import main
 from kshot.bench import train
-from kshot.trainer.recipe_files import load_recipe
+from kshot.trainer.recipe_files import load_image_recipe
 
 QUICK = [
     "bench",
@@ -30,7 +30,7 @@ QUICK = [
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train a tiny network on few images."""
     settings = ("network.arguments.filters=4", "task.shot=2", "inner.step_count=2")
-    monkeypatch.setattr(train, "load_recipe", lambda name: load_recipe(name, settings))
+    monkeypatch.setattr(train, "load_image_recipe", lambda name: load_image_recipe(name, settings))
     monkeypatch.setattr(train, "_CLASS_COUNT", 12)
 
 

@@ -27,6 +27,14 @@ class Tree:
     shape: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Branch:
+    """May hold a size."""
+
+    name: str
+    size: Annotated[int, Rule("an even integer", lambda value: value % 2 == 0)] | None = None
+
+
 def document() -> dict[str, object]:
     leaf = {"kind": "leaf", "size": 2, "rate": 1, "names": {"b": "x", "a": 1}}
     return {"leaves": [leaf], "shape": [3, 4]}
@@ -102,3 +110,13 @@ def test_refuses_a_missing_key() -> None:
 def test_refuses_text_that_is_not_plain_json(text: bytes) -> None:
     with pytest.raises(DocumentError):
         read_json(text)
+
+
+def test_an_optional_key_may_be_left_out_and_is_read_strictly_when_it_is_there() -> None:
+    assert parse(Branch, {"name": "a"}) == Branch("a")
+    assert parse(Branch, {"name": "a", "size": 4}) == Branch("a", 4)
+    assert plain(Branch("a")) == {"name": "a"}
+    assert plain(Branch("a", 4)) == {"name": "a", "size": 4}
+    for size, got in ((3, "3"), (None, "null"), ("4", '"4"')):
+        with pytest.raises(DocumentError, match=f"size: got {got}, wanted an"):
+            parse(Branch, {"name": "a", "size": size})

@@ -77,7 +77,7 @@ def test_values_that_json_lacks_are_not_written(manifest: Manifest, value: float
         ("input.preprocessing.0.step", "invert", "grayscale, rgb, resize, rescale"),
         ("input.preprocessing.2.factor", 0, "above 0"),
         ("input.preprocessing", [], "grayscale or rgb, then resize, then rescale"),
-        ("inner_loop.optimizer", "sgd", "adam"),
+        ("inner_loop.optimizer", "momentum", "one of adam, sgd"),
         ("inner_loop.learning_rate", 0, "above 0"),
         ("inner_loop.learning_rate", 0.2, "limits.max_learning_rate"),
         ("inner_loop.step_count", 101, "limits.max_step_count"),

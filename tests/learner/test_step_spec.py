@@ -9,6 +9,7 @@ from kshot.bundle import Manifest, NetworkSpec, Preconditioner, Scope
 from kshot.learner import (
     NETWORKS,
     Conv4,
+    Objective,
     StepRule,
     StepSpec,
     Tunable,
@@ -28,6 +29,8 @@ CHANGES = [
     {"epsilon": 1e-7},
     {"scope": Scope.HEAD},
     {"task_count": 3},
+    {"weight_decay_rate": 0.99},
+    {"objective": Objective.SQUARED_ERROR},
 ]
 
 
@@ -51,13 +54,14 @@ def test_every_field_makes_another_step(spec: StepSpec) -> None:
 
 
 def test_a_spec_says_what_bundle_and_rule_say(manifest: Manifest) -> None:
-    rule = StepRule(Preconditioner.FRESH, 0.1, 0.99, 1e-6)
+    rule = StepRule(Preconditioner.FRESH, 0.1, 0.99, 1e-6, 0.9)
 
     spec = StepSpec.of(manifest, 7, 10, rule, Scope.HEAD)
 
     assert (spec.network, spec.input_shape) == (manifest.network, manifest.input.shape)
     assert spec.batch_norm_epsilon == manifest.batch_norm.epsilon
     assert (spec.way, spec.batch_size, spec.scope) == (7, 10, Scope.HEAD)
+    assert (spec.weight_decay_rate, spec.objective) == (0.9, Objective.CROSS_ENTROPY)
     assert (spec.second_moment_decay, spec.epsilon) == (0.99, 1e-6)
     assert (spec.updates_second_moment, spec.task_count) == (True, 1)
     frozen = StepSpec.of(manifest, 7, 10, StepRule(Preconditioner.FROZEN, 0.1), Scope.ALL)

@@ -13,7 +13,7 @@ from kshot.trainer import packaging
 from kshot.trainer.dataset import ImageDataset, make_dataset
 from kshot.trainer.onnx_templates import build_template
 from kshot.trainer.recipe import Recipe
-from kshot.trainer.recipe_files import load_recipe
+from kshot.trainer.recipe_files import load_image_recipe
 
 SMALL = (
     "network.arguments.filters=4",
@@ -57,7 +57,7 @@ def no_thread_is_left() -> Iterator[None]:
 @pytest.fixture
 def small_recipe() -> Callable[..., Recipe]:
     """Return a function from further settings, as `outer.seed=1`, to a recipe."""
-    return lambda *settings: load_recipe("omniglot-5way", (*SMALL, *settings))
+    return lambda *settings: load_image_recipe("omniglot-5way", (*SMALL, *settings))
 
 
 @pytest.fixture

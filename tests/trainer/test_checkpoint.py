@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from kshot.learner import ParameterLayout
 from kshot.trainer.checkpoint import TrainingIdentity, read_checkpoint, write_checkpoint
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.outer_loop import OuterState
+from kshot.trainer.outer_state import OuterMoments, OuterState
 
-CPU = torch.device("cpu")
 LAYOUT = ParameterLayout({"body": (3, 2), "head.weight": (2, 3), "head.bias": (2,)})
 IDENTITY = TrainingIdentity("recipe", "data")
+ZEROS = torch.zeros(LAYOUT.size)
+FIRST = OuterState(ZEROS, ZEROS, 0, 0)
 
 
 def make_state(seed: int = 0) -> OuterState:
@@ -37,7 +38,7 @@ def files_of_at_most(size_bytes: int) -> Iterator[None]:
 
 
 def read(path: Path) -> OuterState:
-    return read_checkpoint(path, LAYOUT, IDENTITY, CPU)
+    return read_checkpoint(path, LAYOUT, IDENTITY, FIRST)
 
 
 def assert_equal(left: OuterState, right: OuterState) -> None:
@@ -56,6 +57,26 @@ def test_a_checkpoint_gives_back_every_bit_and_replaces_the_last(tmp_path: Path)
         assert path.read_bytes() == first
         assert_equal(read(path), make_state(seed))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_moments_of_the_outer_gradient_come_back_too_and_zeros_take_no_room(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    first = replace(FIRST, moments=OuterMoments(ZEROS, ZEROS))
+    state = replace(make_state(3), second_moment=ZEROS, step=0)
+    moved = replace(state, moments=OuterMoments(state.parameters * 2, state.parameters.square()))
+    for written in (replace(state, moments=OuterMoments(ZEROS, ZEROS)), moved):
+        write_checkpoint(path, written, LAYOUT, IDENTITY)
+        found = read_checkpoint(path, LAYOUT, IDENTITY, first)
+
+        assert_equal(found, written)
+        assert found.moments is not None
+        assert written.moments is not None
+        assert torch.equal(found.moments.first, written.moments.first)
+        assert torch.equal(found.moments.second, written.moments.second)
+        with safe_open(path, framework="pt") as file:
+            assert not any(name.startswith("second_moment.") for name in file.keys())  # noqa: SIM118 -- not a dict
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
@@ -106,7 +127,7 @@ def test_another_training_is_refused(
     before = path.read_bytes()
 
     with pytest.raises(TrainingError) as caught:
-        read_checkpoint(path, LAYOUT, identity, CPU)
+        read_checkpoint(path, LAYOUT, identity, FIRST)
 
     assert str(caught.value) == f"checkpoint {path} {message}"
     assert path.read_bytes() == before

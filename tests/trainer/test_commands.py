@@ -1,6 +1,5 @@
 """The commands, run in this process by the program's own entry point, on a small Omniglot."""
 
-import hashlib
 import io
 import json
 import zipfile
@@ -14,6 +13,7 @@ from PIL import Image
 
 from kshot.__main__ import main
 from kshot.trainer import omniglot
+from kshot.trainer.dataset import names_digest
 from kshot.trainer.omniglot import reptile_split
 from kshot.trainer.recipe_files import list_recipes
 
@@ -66,8 +66,8 @@ def small_omniglot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(omniglot, "DRAWING_COUNT", DRAWING_COUNT)
     monkeypatch.setattr(omniglot, "TRAIN_CHARACTER_COUNT", 6)
     listed = [f"{folder}/{name}" for folder, names in CHARACTERS.items() for name in names]
-    train, test = reptile_split(listed)
-    digest = hashlib.sha256("".join(f"{name}\n" for name in train + test).encode()).hexdigest()
+    split = reptile_split(listed)
+    digest = names_digest(split["train"] + split["test"])
     monkeypatch.setattr(omniglot, "SPLIT_DIGESTS", {"reptile": digest})
     torch.set_num_threads(1)
 
@@ -179,7 +179,7 @@ def file_in_the_way(folder: Path) -> list[str]:
         pytest.param(
             lambda _: ["train", "omniglot-5way", "--out", "x", "--set", "inner.steps=3"],
             2,
-            "inner has no key 'steps'",
+            "inner.steps: got an unknown key",
             id="unknown key",
         ),
         pytest.param(

@@ -1,50 +1,50 @@
 """The outer loop on a GPU: what only such a machine can show."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
-from kshot.bundle import Preconditioner
-from kshot.learner import StepRule, compile_step
+from kshot.learner import compile_step
 from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.outer_loop import OuterLoop, OuterState
-from kshot.trainer.pixels import DevicePixels
+from kshot.trainer.image_training import image_loop
+from kshot.trainer.meta_batch import MetaBatch
+from kshot.trainer.outer_loop import OuterLoop
+from kshot.trainer.outer_state import OuterState
 from kshot.trainer.recipe import Recipe
-from kshot.trainer.training import step_spec
+from kshot.trainer.step_compilation import step_spec
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
-    pytest.mark.parametrize("second_moment", ["serial", "stacked"]),
+    pytest.mark.parametrize("meta_batch", ["serial", "stacked"]),
     pytest.mark.parametrize("compiled", [False, True]),
 ]
-Loops = Callable[[str], tuple[OuterLoop, OuterState]]
+Loops = Callable[[str], tuple[OuterLoop[MetaBatch], OuterState]]
 
 
 @pytest.fixture
 def make_loop(
     small_recipe: Callable[..., Recipe],
     patterns: Callable[..., ImageDataset],
-    second_moment: str,
+    meta_batch: str,
     compiled: bool,
 ) -> Loops:
     """Return a function from a device to a loop and a state in the midst of a training."""
-    recipe = small_recipe(f"outer.second_moment={second_moment}", "outer.meta_batch_size=3")
+    recipe = small_recipe(f"outer.meta_batch={meta_batch}", "outer.meta_batch_size=3")
 
-    def make(name: str) -> tuple[OuterLoop, OuterState]:
-        device, spec, inner = torch.device(name), step_spec(recipe), recipe.inner
-        step = compile_step(spec, device) if compiled else spec.build()
-        rule = StepRule(
-            Preconditioner.CARRIED, inner.learning_rate, inner.second_moment_decay, inner.epsilon
-        )
-        dataset, layout = patterns(), spec.layout()
-        pixels = DevicePixels.load(dataset, recipe.input, device)
+    def make(name: str) -> tuple[OuterLoop[MetaBatch], OuterState]:
+        device = torch.device(name)
+        loop = image_loop(recipe, patterns(), device)
+        if compiled:
+            step = compile_step(step_spec(recipe), device)
+            loop = replace(loop, inner_step=step, tail_step=step)
         generator = torch.Generator().manual_seed(3)
-        parameters = torch.randn(layout.size, generator=generator) * 0.1
-        moment = 1e-4 + 1e-2 * torch.rand(layout.size, generator=generator)
+        parameters = torch.randn(loop.layout.size, generator=generator) * 0.1
+        moment = 1e-4 + 1e-2 * torch.rand(loop.layout.size, generator=generator)
         state = OuterState(parameters.to(device), moment.to(device), 40, 0)
-        return OuterLoop(recipe, dataset, pixels, layout, rule, step), state
+        return loop, state
 
     return make
 

@@ -1,62 +1,52 @@
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.bundle import Preconditioner
-from kshot.learner import (
-    StepRule,
-    build_inner_step,
-    build_network,
-    cycling_indices,
-    derive_seed,
-    layout_of,
-)
+from kshot.learner import cycling_indices, derive_seed
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episodes import EpisodeBatch, sample_episodes
-from kshot.trainer.outer_loop import OuterLoop, OuterState, meta_step_size
-from kshot.trainer.pixels import DevicePixels
+from kshot.trainer.image_training import image_loop
+from kshot.trainer.meta_batch import ImageTasks, MetaBatch
+from kshot.trainer.outer_loop import OuterLoop
+from kshot.trainer.outer_state import OuterState
 from kshot.trainer.recipe import Recipe
+from kshot.trainer.seeds import TASKS
 from kshot.trainer.training import first_state
 
 CPU = torch.device("cpu")
+Loop = OuterLoop[MetaBatch]
 
 
-def make_loop(
-    recipe: Recipe, dataset: ImageDataset, preconditioner: Preconditioner = Preconditioner.CARRIED
-) -> OuterLoop:
-    network = build_network(recipe.network, recipe.input.shape, recipe.batch_norm.epsilon)
-    layout = layout_of(network, recipe.task.way)
-    inner = recipe.inner
-    rule = StepRule(preconditioner, inner.learning_rate, inner.second_moment_decay, inner.epsilon)
-    step = build_inner_step(network, layout, rule)
-    pixels = DevicePixels.load(dataset, recipe.input, CPU)
-    return OuterLoop(recipe, dataset, pixels, layout, rule, step)
+def make_loop(recipe: Recipe, dataset: ImageDataset) -> Loop:
+    return image_loop(recipe, dataset, CPU)
 
 
-def some_state(loop: OuterLoop, meta_iteration: int = 0) -> OuterState:
+def images_of(loop: Loop) -> ImageTasks:
+    assert isinstance(loop.tasks, ImageTasks)
+    return loop.tasks
+
+
+def some_state(loop: Loop, meta_iteration: int = 0) -> OuterState:
     """Return a state in the midst of a training.
 
     Its v is far from zero, where Adam would turn the rounding of a gradient into a full step.
     """
-    recipe = loop.recipe
-    network = build_network(recipe.network, recipe.input.shape, recipe.batch_norm.epsilon)
-    start = first_state(network, loop.layout, recipe, CPU)
+    start = first_state(loop, CPU)
     generator = torch.Generator().manual_seed(3)
     moment = 1e-4 + 1e-2 * torch.rand(start.parameters.shape, generator=generator)
     return OuterState(start.parameters, moment, 40, meta_iteration)
 
 
-def drawn(loop: OuterLoop, meta_iteration: int) -> tuple[EpisodeBatch, list[Tensor]]:
+def drawn(loop: Loop, meta_iteration: int) -> tuple[EpisodeBatch, list[Tensor]]:
     """Return the tasks of a meta-iteration, and of each its mini-batches ``(steps, batch)``."""
-    recipe = loop.recipe
-    seed = derive_seed(recipe.outer.seed, meta_iteration)
+    recipe = images_of(loop).recipe
+    seed = derive_seed(recipe.outer.seed, TASKS, meta_iteration)
     tasks = sample_episodes(
-        loop.dataset,
+        images_of(loop).dataset,
         recipe.outer.meta_batch_size,
         recipe.task.way,
         recipe.task.shot,
@@ -72,7 +62,7 @@ def drawn(loop: OuterLoop, meta_iteration: int) -> tuple[EpisodeBatch, list[Tens
     return tasks, batches
 
 
-def reference_loss(loop: OuterLoop, vector: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+def reference_loss(loop: Loop, vector: Tensor, images: Tensor, targets: Tensor) -> Tensor:
     """Compute one task's loss by conv4 as the paper's code has it, written out for 28 x 28."""
     named = {name: value[0] for name, value in loop.layout.split(vector[None]).items()}
     hidden = images
@@ -86,7 +76,7 @@ def reference_loss(loop: OuterLoop, vector: Tensor, images: Tensor, targets: Ten
             named[f"block{block}.batch_norm.scale"],
             named[f"block{block}.batch_norm.shift"],
             training=True,
-            eps=loop.recipe.batch_norm.epsilon,
+            eps=images_of(loop).recipe.batch_norm.epsilon,
         )
         hidden = functional.relu(hidden)
     logits = functional.linear(hidden.flatten(1), named["head.weight"], named["head.bias"])
@@ -94,11 +84,11 @@ def reference_loss(loop: OuterLoop, vector: Tensor, images: Tensor, targets: Ten
 
 
 def reference_adapt(
-    loop: OuterLoop, start: OuterState, rows: Tensor, classes: Tensor, batches: Tensor
+    loop: Loop, start: OuterState, rows: Tensor, classes: Tensor, batches: Tensor
 ) -> tuple[Tensor, Tensor, int, list[float]]:
     """Adapt to one task by Adam without momentum, written out; v and t go on from the state."""
-    inner = loop.recipe.inner
-    images = loop.pixels.take(rows)
+    inner = loop.inner
+    images = images_of(loop).pixels.take(rows)
     vector, moment, step = start.parameters, start.second_moment, start.step
     losses = []
     for batch in batches:
@@ -114,24 +104,12 @@ def reference_adapt(
     return vector, moment, step, losses
 
 
-def test_the_meta_step_size_falls_linearly_from_one_to_one_nth() -> None:
-    count = 100_000
-    sizes = [meta_step_size(1.0, 0.0, index, count) for index in range(count)]
-
-    assert sizes[0] == 1.0
-    assert all(size == 1 - index / count for index, size in enumerate(sizes))
-    assert sizes[-1] == pytest.approx(1 / count, rel=1e-10)
-    assert meta_step_size(1.0, 0.0, count, count) == 0.0
-    assert meta_step_size(0.25, 0.25, 7, 9) == 0.25
-    assert meta_step_size(0.5, 0.1, 1, 4) == pytest.approx(float(Fraction(4, 10)), rel=1e-15)
-
-
-@pytest.mark.parametrize("second_moment", ["serial", "stacked"])
+@pytest.mark.parametrize("meta_batch", ["serial", "stacked"])
 @pytest.mark.parametrize("meta_iteration", [0, 2])
 def test_a_meta_iteration_is_the_one_written_out(
     small_recipe: Callable[..., Recipe],
     patterns: Callable[..., ImageDataset],
-    second_moment: str,
+    meta_batch: str,
     meta_iteration: int,
 ) -> None:
     """Serial carries v and t from task to task; stacked starts all at the same and averages v.
@@ -139,7 +117,7 @@ def test_a_meta_iteration_is_the_one_written_out(
     Float32: 2e-6 for parameters of at most 1 that moved by 4e-3.
     """
     recipe = small_recipe(
-        f"outer.second_moment={second_moment}", "outer.meta_batch_size=3", "inner.step_count=4"
+        f"outer.meta_batch={meta_batch}", "outer.meta_batch_size=3", "inner.step_count=4"
     )
     loop = make_loop(recipe, patterns())
     state = some_state(loop, meta_iteration)
@@ -153,21 +131,21 @@ def test_a_meta_iteration_is_the_one_written_out(
         vector, moment, step, task_losses = reference_adapt(
             loop, carried, tasks.support[task], tasks.support_classes[task], batches[task]
         )
-        if second_moment == "serial":
+        if meta_batch == "serial":
             carried = replace(carried, second_moment=moment, step=step)
         adapted.append(vector)
         moments.append(moment)
         losses += task_losses
     size = 1 - meta_iteration / recipe.outer.meta_iterations
     mean = torch.stack(adapted).mean(dim=0)
-    wanted_moment = moments[-1] if second_moment == "serial" else torch.stack(moments).mean(dim=0)
+    wanted_moment = moments[-1] if meta_batch == "serial" else torch.stack(moments).mean(dim=0)
     moved = advanced.parameters - state.parameters
     assert moved.abs().max() > 1e-3
     torch.testing.assert_close(
         advanced.parameters, (1 - size) * state.parameters + size * mean, atol=2e-6, rtol=0
     )
     torch.testing.assert_close(advanced.second_moment, wanted_moment, atol=1e-8, rtol=1e-4)
-    assert advanced.step == state.step + (12 if second_moment == "serial" else 4)
+    assert advanced.step == state.step + (12 if meta_batch == "serial" else 4)
     assert advanced.meta_iteration == meta_iteration + 1
     assert float(loss) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
@@ -176,8 +154,8 @@ def test_the_order_of_tasks_matters_to_the_serial_second_moment(
     small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
 ) -> None:
     dataset = patterns()
-    serial = make_loop(small_recipe("outer.second_moment=serial"), dataset)
-    stacked = make_loop(small_recipe("outer.second_moment=stacked"), dataset)
+    serial = make_loop(small_recipe("outer.meta_batch=serial"), dataset)
+    stacked = make_loop(small_recipe("outer.meta_batch=stacked"), dataset)
     state = some_state(serial)
 
     one, _ = serial.advance(state)
@@ -192,8 +170,8 @@ def test_a_meta_batch_of_one_task_is_the_same_serial_and_stacked(
 ) -> None:
     dataset = patterns()
     states = []
-    for second_moment in ("serial", "stacked"):
-        recipe = small_recipe(f"outer.second_moment={second_moment}", "outer.meta_batch_size=1")
+    for meta_batch in ("serial", "stacked"):
+        recipe = small_recipe(f"outer.meta_batch={meta_batch}", "outer.meta_batch_size=1")
         loop = make_loop(recipe, dataset)
         state = some_state(loop)
         for _ in range(3):
@@ -211,10 +189,11 @@ def test_one_step_of_plain_gradient_descent_is_a_step_of_joint_training(
 ) -> None:
     """With k = 1, Reptile's gradient is that of the tasks' mean loss (paper, section 5.1)."""
     recipe = small_recipe(
-        *("outer.meta_batch_size=4", "outer.second_moment=stacked"),
-        *("inner.step_count=1", "inner.learning_rate=0.1"),
+        *("outer.meta_batch_size=4", "outer.meta_batch=stacked"),
+        *("inner.step_count=1", "inner.learning_rate=0.1", "inner.preconditioner=sgd"),
+        *("serving.preconditioners=['sgd']", "serving.preconditioner=sgd"),
     )
-    loop = make_loop(recipe, patterns(), Preconditioner.SGD)
+    loop = make_loop(recipe, patterns())
     state = some_state(loop)
 
     advanced, loss = loop.advance(state)
@@ -225,7 +204,7 @@ def test_one_step_of_plain_gradient_descent_is_a_step_of_joint_training(
         reference_loss(
             loop,
             leaf,
-            loop.pixels.take(tasks.support[task])[batches[task][0]],
+            images_of(loop).pixels.take(tasks.support[task])[batches[task][0]],
             tasks.support_classes[task][batches[task][0]],
         )
         for task in range(4)
@@ -256,14 +235,14 @@ def test_every_meta_iteration_draws_its_own_tasks_whatever_came_before(
     assert not torch.equal(first.parameters, next_one.parameters)
 
 
-@pytest.mark.parametrize("second_moment", ["serial", "stacked"])
+@pytest.mark.parametrize("meta_batch", ["serial", "stacked"])
 def test_a_state_stays_what_it_was_while_the_training_goes_on(
     small_recipe: Callable[..., Recipe],
     patterns: Callable[..., ImageDataset],
-    second_moment: str,
+    meta_batch: str,
 ) -> None:
     """A checkpoint is written of a state that is several meta-iterations old."""
-    loop = make_loop(small_recipe(f"outer.second_moment={second_moment}"), patterns())
+    loop = make_loop(small_recipe(f"outer.meta_batch={meta_batch}"), patterns())
     states = [some_state(loop)]
     copies = []
     for _ in range(3):

@@ -5,9 +5,10 @@ import pytest
 
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.recipe import recipe_digest
-from kshot.trainer.recipe_files import list_recipes, load_recipe
+from kshot.trainer.recipe_files import list_recipes, load_image_recipe, load_recipe
+from kshot.trainer.sine_recipe import SineRecipe
 
-PAPER = load_recipe("omniglot-5way")
+PAPER = load_image_recipe("omniglot-5way")
 
 
 def test_every_shipped_recipe_loads_under_its_own_name() -> None:
@@ -29,11 +30,11 @@ def test_the_five_way_recipe_has_the_numbers_of_the_paper() -> None:
 
 
 def test_a_setting_replaces_one_value() -> None:
-    recipe = load_recipe(
+    recipe = load_image_recipe(
         "omniglot-5way",
         [
             "inner.step_count=3",
-            "outer.second_moment=stacked",
+            "outer.meta_batch=stacked",
             "name='quick'",
             "serving.batch_sizes=[5, 10]",
             "network.arguments.filters=32",
@@ -42,7 +43,7 @@ def test_a_setting_replaces_one_value() -> None:
     )
 
     assert recipe.inner.step_count == 3
-    assert recipe.outer.second_moment == "stacked"
+    assert recipe.outer.meta_batch == "stacked"
     assert recipe.name == "quick"
     assert recipe.serving.batch_sizes == (5, 10)
     assert recipe.network.arguments == {"filters": 32}
@@ -64,10 +65,22 @@ def test_a_setting_replaces_one_value() -> None:
         ("inner.learning_rate=nan", "inner.learning_rate: got NaN, wanted a finite number"),
         ("inner.learning_rate=-1", "inner.learning_rate: got -1, wanted a number above 0"),
         ("inner.learning_rate=2", "inner.learning_rate: got 2.0, wanted at most serving.limits"),
-        ("inner.steps=3", "inner has no key 'steps', wanted one of: optimizer, learning_rate"),
+        ("inner.steps=3", "inner.steps: got an unknown key, wanted one of preconditioner"),
         ("inner.step_count.x=3", "inner.step_count has no key 'x'"),
         ("outer=3", "outer: got 3, wanted an object"),
-        ("outer.algorithm=maml", 'outer.algorithm: got "maml", wanted one of reptile'),
+        ("steps=3", "the recipe has no key 'steps', wanted one of: name, description"),
+        ("outer.algorithm=mall", 'outer.algorithm: got "mall", wanted one of reptile'),
+        ("outer.algorithm=maml", "inner.preconditioner: got carried, wanted sgd with algorithm"),
+        ("outer.algorithm=joint", "inner.step_count: got 5, wanted 1 with algorithm joint"),
+        ("outer.algorithm=weighted", "outer.gradient_weights: got none, wanted 5, one for each"),
+        ("outer.gradient_weights=[1.0]", "got 1.0, wanted none with algorithm reptile"),
+        ("inner.preconditioner=sgd", "serving.preconditioners: got carried, frozen, wanted none"),
+        ("inner.preconditioner=frozen", 'inner.preconditioner: got "frozen", wanted one of'),
+        ("inner.weight_decay_rate=1.5", "got 1.5, wanted a number above 0, at most 1"),
+        ("task.tail_shot=10", "task.tail_shot: got 10, wanted less than shot, 10"),
+        ("task.labels=fixed", "outer.algorithm: got reptile, wanted joint with fixed labels"),
+        ("data.folder=mine", "data.folder: got mine, wanted none: only data set folder has one"),
+        ("data.dataset=folder", "data.folder: got none, wanted a folder"),
         ("inner.step_count", "setting is 'inner.step_count', wanted key=value"),
         ("=3", "setting is '=3', wanted key=value"),
         ("serving.way_buckets=[5, 10]", "got 10 as the last, wanted serving.limits.max_way, 50"),
@@ -87,6 +100,44 @@ def test_a_wrong_setting_is_refused_with_its_key(setting: str, message: str) -> 
         load_recipe("omniglot-5way", [setting])
 
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ("outer.algorithm=weighted", "outer.gradient_weights=[1, 2]"),
+            "outer.gradient_weights: got 2 numbers, wanted 5, one for each inner step",
+        ),
+        (
+            ("inner.sampling=replacement", "inner.batch_size=60"),
+            "inner.batch_size: got 60, wanted at most the 50 examples to draw from",
+        ),
+        (
+            ("outer.algorithm=fomaml", "task.tail_shot=2", "inner.step_count=1"),
+            "inner.step_count: got 1, wanted at least 2 with a separate tail",
+        ),
+        (
+            ("outer.algorithm=joint", "inner.step_count=1", "task.labels=fixed"),
+            "task.labels: got fixed, wanted shuffled, or shot 1 and sampling cycling",
+        ),
+    ],
+)
+def test_settings_at_odds_are_refused(settings: tuple[str, ...], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("omniglot-5way", settings)
+
+    assert message in str(caught.value)
+
+
+def test_a_recipe_on_sine_waves_is_none_on_images() -> None:
+    assert isinstance(load_recipe("sine"), SineRecipe)
+    with pytest.raises(RecipeError, match="recipe sine is on sine waves, wanted one on images"):
+        load_image_recipe("sine")
+    with pytest.raises(RecipeError, match=r"task\.phase: got \[1, 1\], wanted two numbers, the"):
+        load_recipe("sine", ["task.phase=[1, 1]"])
+    with pytest.raises(RecipeError, match=r"evaluation\.way: got an unknown key"):
+        load_recipe("sine", ["evaluation.way=5"])
 
 
 def test_a_value_cannot_smuggle_in_another_key() -> None:

@@ -10,11 +10,12 @@ import torch
 
 from kshot.__main__ import main
 from kshot.learner import CompilationError, InnerStep, StepSpec
-from kshot.trainer import training
+from kshot.trainer import step_compilation
 from kshot.trainer.commands import train as train_command
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.meta_batch import MetaBatch
-from kshot.trainer.outer_loop import OuterLoop, OuterState
+from kshot.trainer.outer_loop import OuterLoop
+from kshot.trainer.outer_state import OuterState
 from kshot.trainer.recipe import Data
 from kshot.trainer.training import CHECKPOINT_FILE
 
@@ -53,7 +54,7 @@ def signal_before(meta_iteration: int, number: signal.Signals) -> Callable[..., 
     """Return an `advance` that lets this process get a signal before a meta-iteration."""
     advance = OuterLoop.advance
 
-    def advance_or_stop(loop: OuterLoop, state: OuterState, tasks: MetaBatch) -> object:
+    def advance_or_stop(loop: OuterLoop[MetaBatch], state: OuterState, tasks: MetaBatch) -> object:
         if state.meta_iteration == meta_iteration:
             signal.raise_signal(number)
         return advance(loop, state, tasks)
@@ -104,7 +105,7 @@ def test_resuming_a_finished_training_names_its_bundle_at_once(
     assert train(out, "--resume") == 0
     again = capsys.readouterr()
     assert again.out == first.out
-    assert again.err == f"the training in {out} was finished before: this is its bundle\n"
+    assert again.err == f"the training in {out} was finished before: this is its result\n"
 
 
 def compiler_found(_device: torch.device) -> str:
@@ -121,8 +122,8 @@ def test_where_nothing_can_be_compiled_the_training_says_so_and_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(training, "compiler_name", compiler_found)
-    monkeypatch.setattr(training, "compile_step", compile_and_fail)
+    monkeypatch.setattr(step_compilation, "compiler_name", compiler_found)
+    monkeypatch.setattr(step_compilation, "compile_step", compile_and_fail)
     assert train(tmp_path / "plain") == 0
     capsys.readouterr()
 
@@ -160,8 +161,8 @@ def test_what_is_compiled_has_run_before_anything_is_written(
 
         return watched
 
-    monkeypatch.setattr(training, "compiler_name", compiler_found)
-    monkeypatch.setattr(training, "compile_step", compile_step)
+    monkeypatch.setattr(step_compilation, "compiler_name", compiler_found)
+    monkeypatch.setattr(step_compilation, "compile_step", compile_step)
     assert train(tmp_path / "plain") == 0
     capsys.readouterr()
 

@@ -14,23 +14,18 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kshot.bundle import BundleError, load_bundle
-from kshot.learner import build_network, layout_of
 from kshot.trainer.curves import Curves
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.errors import DataError, TrainingError
+from kshot.trainer.image_training import image_training, train
 from kshot.trainer.meta_batch import MetaBatch
-from kshot.trainer.outer_loop import OuterLoop, OuterState
+from kshot.trainer.outer_loop import OuterLoop
+from kshot.trainer.outer_state import OuterState
 from kshot.trainer.packaging import draft_manifest
 from kshot.trainer.recipe import Recipe
 from kshot.trainer.recipe_parsing import parse_recipe
 from kshot.trainer.recipe_record import RECIPE_FILE
-from kshot.trainer.training import (
-    CHECKPOINT_FILE,
-    TrainingReport,
-    first_state,
-    initialization_of,
-    train,
-)
+from kshot.trainer.training import CHECKPOINT_FILE, TrainingReport
 
 CPU = torch.device("cpu")
 Patterns = Callable[..., ImageDataset]
@@ -112,7 +107,7 @@ def test_a_training_reports_its_way_to_a_bundle(
     }
     assert table == [(done, 8) for done in range(1, 9)]
     assert curve(tmp_path / "out", "inner_loss") == [1, 2, 3, 4, 5, 6]
-    assert curve(tmp_path / "out", "accuracy/test/support") == [3, 6]
+    assert curve(tmp_path / "out", "accuracy/test/support") == [0, 3, 6]
 
 
 @pytest.mark.usefixtures("small_bundle")
@@ -121,17 +116,14 @@ def test_training_helps_with_classes_it_never_saw(
 ) -> None:
     recipe = small_recipe(
         *("network.arguments.filters=8", "task.way=5", "task.shot=3", "inner.batch_size=5"),
-        *("inner.step_count=5", "outer.meta_iterations=80", "outer.second_moment=stacked"),
+        *("inner.step_count=5", "outer.meta_iterations=80", "outer.meta_batch=stacked"),
         *("evaluation.way=5", "evaluation.task_count=50", "evaluation.step_count=5"),
         *("evaluation.interval=80", "evaluation.checkpoint_interval=80"),
         "inner.learning_rate=0.003",
     )
     known, unseen = patterns(40, 7, seed=2), patterns(30, 7, seed=3)
-    network = build_network(recipe.network, recipe.input.shape, recipe.batch_norm.epsilon)
-    layout = layout_of(network, recipe.task.way)
-    curves = Curves(recipe, draft_manifest(recipe, known), network, {"test": unseen})
-    start = initialization_of(network, recipe, layout, first_state(network, layout, recipe, CPU))
-    before = curves.measure(start)
+    training = image_training(recipe, draft_manifest(recipe, known), known, unseen, CPU)
+    before = training.measure(training.initialization(training.first))
     reports: list[TrainingReport] = []
 
     train(
@@ -154,8 +146,9 @@ from pathlib import Path
 import numpy, torch
 from kshot.trainer import packaging
 from kshot.trainer.dataset import make_dataset
-from kshot.trainer.recipe_files import load_recipe
-from kshot.trainer.training import CHECKPOINT_FILE, train
+from kshot.trainer.image_training import train
+from kshot.trainer.recipe_files import load_image_recipe
+from kshot.trainer.training import CHECKPOINT_FILE
 
 torch.set_num_threads(1)
 packaging.build_template = lambda _network, mode: mode.value.encode()
@@ -175,7 +168,7 @@ def work(out, kill_at):
         if calls == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
     sys.setprofile(count)
-    train(load_recipe("omniglot-5way", settings), known, unseen, out,
+    train(load_image_recipe("omniglot-5way", settings), known, unseen, out,
           resume=(out / CHECKPOINT_FILE).exists(), device=torch.device("cpu"), compiled=False,
           report=lambda report: None)
     sys.setprofile(None)
@@ -266,7 +259,7 @@ def test_an_interrupted_training_keeps_a_checkpoint_of_what_it_recorded(
 
     assert [report.meta_iteration for report in reports] == [6]
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
-    assert curve(tmp_path / "stopped", "accuracy/test/support") == [4, 6]
+    assert curve(tmp_path / "stopped", "accuracy/test/support") == [0, 4, 6]
 
 
 def test_a_disk_that_fills_up_costs_nothing_but_the_time_since_the_last_checkpoint(
@@ -402,7 +395,7 @@ def test_a_second_moment_that_overflows_is_divergence(
     advance = OuterLoop.advance
 
     def overflow(
-        loop: OuterLoop, state: OuterState, tasks: MetaBatch | None = None
+        loop: OuterLoop[MetaBatch], state: OuterState, tasks: MetaBatch | None = None
     ) -> tuple[OuterState, torch.Tensor]:
         advanced, loss = advance(loop, state, tasks)
         if advanced.meta_iteration == 3:
@@ -426,7 +419,7 @@ def test_a_draw_that_fails_ends_the_training_where_it_was_wanted(
     run(recipe, tmp_path / "whole")
     draw = OuterLoop.draw
 
-    def fail(loop: OuterLoop, meta_iteration: int) -> MetaBatch:
+    def fail(loop: OuterLoop[MetaBatch], meta_iteration: int) -> MetaBatch:
         if meta_iteration == 3:
             raise MemoryError("no room for the fourth")
         return draw(loop, meta_iteration)

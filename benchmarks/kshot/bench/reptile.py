@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +13,10 @@ import torch
 from kshot.bench import plain_loop
 from kshot.bench.contenders import load_plain, named_parameters, plain_parameters
 from kshot.bench.tasks import generated_dataset
-from kshot.bundle import Preconditioner
-from kshot.learner import (
-    Conv4,
-    InnerStep,
-    StepRule,
-    build_network,
-    layout_of,
-)
+from kshot.learner import Conv4, InnerStep, build_network, layout_of
 from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.outer_loop import OuterLoop, OuterState, meta_step_size
-from kshot.trainer.pixels import DevicePixels
+from kshot.trainer.image_training import image_loop
+from kshot.trainer.outer_state import OuterState, meta_step_size
 from kshot.trainer.prefetch import prefetch
 from kshot.trainer.recipe import Inner, Recipe, Task
 from kshot.trainer.training import first_state
@@ -55,13 +48,7 @@ class Workload:
 
     def meta_step_size(self, meta_iteration: int) -> float:
         """Return the recipe's step size of one meta-iteration."""
-        outer = self.recipe.outer
-        return meta_step_size(
-            outer.meta_step_size,
-            outer.meta_step_size_final,
-            meta_iteration,
-            outer.meta_iterations,
-        )
+        return meta_step_size(self.recipe.outer, meta_iteration)
 
 
 def workload(recipe: Recipe, class_count: int, device: torch.device) -> Workload:
@@ -70,7 +57,7 @@ def workload(recipe: Recipe, class_count: int, device: torch.device) -> Workload
     if not isinstance(network, Conv4):
         raise ValueError(f"network is {recipe.network.name}, wanted conv4, the yardstick's")
     dataset = generated_dataset(recipe.input.shape, class_count, IMAGES_PER_CLASS)
-    start = first_state(network, layout_of(network, recipe.task.way), recipe, device)
+    start = first_state(image_loop(recipe, dataset, device), device)
     return Workload(recipe, dataset, network, start, device)
 
 
@@ -79,13 +66,7 @@ def kshot_reptile(work: Workload, step: InnerStep) -> Trainee:
 
     The step is by the trainer's `step_spec`.
     """
-    recipe, inner = work.recipe, work.recipe.inner
-    rule = StepRule(
-        Preconditioner.CARRIED, inner.learning_rate, inner.second_moment_decay, inner.epsilon
-    )
-    layout = layout_of(work.network, recipe.task.way)
-    pixels = DevicePixels.load(work.dataset, recipe.input, work.device)
-    loop = OuterLoop(recipe, work.dataset, pixels, layout, rule, step)
+    loop = replace(image_loop(work.recipe, work.dataset, work.device), inner_step=step)
     state = work.start
 
     def advance(count: int) -> None:
@@ -97,7 +78,7 @@ def kshot_reptile(work: Workload, step: InnerStep) -> Trainee:
         if work.device.type == "cuda":
             torch.cuda.synchronize(work.device)
 
-    return Trainee(advance, lambda: named_parameters(layout, state.parameters[None]))
+    return Trainee(advance, lambda: named_parameters(loop.layout, state.parameters[None]))
 
 
 def plain_reptile(work: Workload, seed: int = 0) -> Trainee:

@@ -32,8 +32,8 @@ from kshot.bench.reptile import (
 )
 from kshot.bench.timing import interleave, median, ratio
 from kshot.learner import InnerStep
-from kshot.trainer.recipe_files import load_recipe
-from kshot.trainer.training import step_spec
+from kshot.trainer.recipe_files import load_image_recipe
+from kshot.trainer.step_compilation import step_spec
 
 __all__ = ["command", "document", "measure"]
 
@@ -82,7 +82,7 @@ def command(
     chosen = choose_device(device, threads)
     with_jax = choose_jax(jax, chosen, threads)
     say("generating images")
-    work = workload(load_recipe(_RECIPE), _CLASS_COUNT, chosen)
+    work = workload(load_image_recipe(_RECIPE), _CLASS_COUNT, chosen)
     step, is_compiled = inner_step(step_spec(work.recipe), chosen, compiled)
     samples = measure(work, step, rounds, meta_iterations, with_jax=with_jax)
     result = {

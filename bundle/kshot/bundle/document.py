@@ -1,7 +1,8 @@
 """Strict reading of a JSON document into dataclasses, directed by their type hints.
 
-Every key must be there and no other; a mistake is reported as a dotted field, the value got and
-the value wanted. A type may be narrowed with `Annotated[type, Rule(...)]`.
+Every key must be there and no other, but for fields of a type `... | None`, which may be left out;
+a mistake is reported as a dotted field, the value got and the value wanted. A type may be narrowed
+with `Annotated[type, Rule(...)]`.
 """
 
 from __future__ import annotations
@@ -55,11 +56,13 @@ def parse(kind: type[T], value: object) -> T:
 
 
 def plain(value: object) -> object:
-    """Turn dataclasses back into JSON-ready values: keys in field order, mappings sorted."""
+    """Turn dataclasses back into JSON-ready values: keys in field order, mappings sorted.
+
+    What is None is left out, as `parse` takes it.
+    """
     if dataclasses.is_dataclass(value):
-        return {
-            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
+        items = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {name: plain(item) for name, item in items if item is not None}
     if isinstance(value, Mapping):
         return {key: plain(value[key]) for key in sorted(value)}
     if isinstance(value, list | tuple):
@@ -91,7 +94,10 @@ def _parse(kind: Any, value: object, field: str) -> object:  # noqa: ANN401 -- a
     if origin is typing.Literal:
         return _member(arguments, value, field)
     if origin in (typing.Union, types.UnionType):
-        return _alternative(arguments, value, field)
+        present = tuple(argument for argument in arguments if argument is not types.NoneType)
+        if len(present) == 1:
+            return _parse(present[0], value, field)
+        return _alternative(present, value, field)
     if origin is tuple:
         return _items(arguments, value, field)
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -112,11 +118,14 @@ def _record(kind: type, value: object, field: str) -> object:
     for key in values:
         if key not in hints:
             raise DocumentError(_join(field, key), "an unknown key", f"one of {_list(hints)}")
-    for key in hints:
-        if key not in values:
+    for key, hint in hints.items():
+        if key not in values and types.NoneType not in typing.get_args(hint):
             raise DocumentError(_join(field, key), "no such key", "it to be there")
     return kind(
-        **{key: _parse(hint, values[key], _join(field, key)) for key, hint in hints.items()}
+        **{
+            key: _parse(hint, values[key], _join(field, key)) if key in values else None
+            for key, hint in hints.items()
+        }
     )
 
 

@@ -100,10 +100,12 @@ class InnerLoop:
     way_buckets: Annotated[tuple[Way, ...], Rule("at least one bucket", bool)]
     preconditioner: Preconditioner
     preconditioners: tuple[Preconditioner, ...]
-    optimizer: Literal["adam"] = "adam"
+    optimizer: Literal["adam", "sgd"] = "adam"
     sampling: Literal["cycling"] = "cycling"
     second_moment_decay: Decay = 0.999
     epsilon: Positive = 1e-8
+    weight_decay_rate: Positive | None = None
+    """Multiplies all parameters before each inner step; without it they are left as they are."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the initialization comes from."""
+    """Where the initialization comes from; ``folder`` is that of a data set of class folders."""
 
     recipe: Text
     recipe_digest: Text
@@ -162,6 +164,9 @@ class Provenance:
     data_digest: Text
     split_digest: Text
     library_versions: Mapping[str, str]
+    dataset: Text | None = None
+    split: Text | None = None
+    folder: Text | None = None
 
 
 @dataclass(frozen=True)

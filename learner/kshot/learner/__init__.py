@@ -18,7 +18,7 @@ from kshot.learner.inference import (
 )
 from kshot.learner.initialization import Initialization, LoopState, stack_states, start_state
 from kshot.learner.inner_loop import InnerLoopResult, StopReason, run_inner_loop
-from kshot.learner.inner_step import InnerStep, build_inner_step, loss_gradients, task_losses
+from kshot.learner.inner_step import InnerStep, build_inner_step, loss_gradients
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.network import (
     NETWORKS,
@@ -31,8 +31,10 @@ from kshot.learner.network import (
     logits_of,
 )
 from kshot.learner.numerics import compute_reproducibly
+from kshot.learner.objective import Objective, task_losses
 from kshot.learner.preconditioner import StepRule
-from kshot.learner.sampler import cycling_indices, derive_seed
+from kshot.learner.sampler import cycling_indices, derive_seed, replacement_indices
+from kshot.learner.second_order import maml_gradient
 from kshot.learner.slots import SlotResult, Slots, SlotTask
 from kshot.learner.step_spec import StepSpec, Tunable
 
@@ -45,6 +47,7 @@ __all__ = [
     "InnerStep",
     "LoopState",
     "Network",
+    "Objective",
     "ParameterLayout",
     "Parameters",
     "SlotResult",
@@ -69,7 +72,9 @@ __all__ = [
     "layout_of",
     "logits_of",
     "loss_gradients",
+    "maml_gradient",
     "query_logits",
+    "replacement_indices",
     "run_inner_loop",
     "stack_states",
     "start_state",

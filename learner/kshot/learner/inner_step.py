@@ -4,33 +4,21 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from kshot.bundle import Scope
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.network import Network, logits_of
+from kshot.learner.objective import Objective, task_losses
 from kshot.learner.preconditioner import StepRule
 
 InnerStep = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(parameters, scale, inputs, targets, way mask, step sizes) -> losses ``(T,)``.
 
 Parameters and scale ``(T, P)`` are updated in place; inputs ``(T, batch, channels, height,
-width)``, targets int64 ``(T, batch)``, way mask bool ``(T, way)``, step sizes ``(T,)``; all
-contiguous.
+width)``, targets ``(T, batch)``, int64 for cross-entropy and float32 for squared error, way mask
+bool ``(T, way)``, step sizes ``(T,)``; all contiguous.
 ``StepRule.scale_of`` says what the scale is.
 """
-
-
-def task_losses(logits: Tensor, targets: Tensor, way_mask: Tensor) -> Tensor:
-    """Average the cross-entropy of ``(T, n, way)`` logits over each task's examples: ``(T,)``.
-
-    Classes whose mask ``(T, way)`` is false take no part.
-    """
-    masked = logits.masked_fill(~way_mask.unsqueeze(1), -torch.inf)
-    per_example = functional.cross_entropy(
-        masked.flatten(0, 1), targets.flatten(), reduction="none"
-    )
-    return per_example.reshape(targets.shape).mean(dim=1)
 
 
 def loss_gradients(
@@ -41,6 +29,7 @@ def loss_gradients(
     targets: Tensor,
     way_mask: Tensor,
     scope: Scope = Scope.ALL,
+    objective: Objective = Objective.CROSS_ENTROPY,
 ) -> tuple[Tensor, Tensor]:
     """Differentiate each task's loss with respect to its own parameters: ``(T, P)`` and ``(T,)``.
 
@@ -52,8 +41,8 @@ def loss_gradients(
     leaf = parameters[:, start:].detach().clone().requires_grad_()
     with torch.enable_grad():
         vectors = torch.cat([parameters[:, :start].detach(), leaf], dim=1) if start else leaf
-        logits, _ = logits_of(network, layout.split(vectors), inputs)
-        losses = task_losses(logits, targets, way_mask)
+        outputs, _ = logits_of(network, layout.split(vectors), inputs)
+        losses = task_losses(outputs, targets, way_mask, objective)
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
     return gradient, losses.detach()
 
@@ -64,9 +53,16 @@ def first_adapted(layout: ParameterLayout, scope: Scope) -> int:
 
 
 def build_inner_step(
-    network: Network, layout: ParameterLayout, rule: StepRule, scope: Scope = Scope.ALL
+    network: Network,
+    layout: ParameterLayout,
+    rule: StepRule,
+    scope: Scope = Scope.ALL,
+    objective: Objective = Objective.CROSS_ENTROPY,
 ) -> InnerStep:
-    """Build the function of one inner step; scope ``head`` leaves the body as it is."""
+    """Build the function of one inner step; scope ``head`` leaves the body as it is.
+
+    Weights decay before the gradient is taken, as the paper's code has it.
+    """
     start = first_adapted(layout, scope)
 
     def step(
@@ -77,8 +73,10 @@ def build_inner_step(
         way_mask: Tensor,
         step_sizes: Tensor,
     ) -> Tensor:
+        if rule.weight_decay_rate != 1:
+            parameters[:, start:].mul_(rule.weight_decay_rate)
         gradient, losses = loss_gradients(
-            network, layout, parameters, inputs, targets, way_mask, scope
+            network, layout, parameters, inputs, targets, way_mask, scope, objective
         )
         rule.update(parameters[:, start:], scale[:, start:], gradient, step_sizes.unsqueeze(1))
         return losses

@@ -14,12 +14,14 @@ class StepRule:
     """The constants of an inner step.
 
     ``carried`` and ``fresh`` differ only in the v and the step that they start from.
+    ``weight_decay_rate`` multiplies the parameters before each step; 1 leaves them as they are.
     """
 
     preconditioner: Preconditioner
     learning_rate: float
     second_moment_decay: float = 0.999
     epsilon: float = 1e-8
+    weight_decay_rate: float = 1.0
 
     def step_size(self, step: int) -> float:
         """Return the learning rate with Adam's bias correction before the step-th update.

@@ -31,3 +31,19 @@ def cycling_indices(example_count: int, batch_size: int, step_count: int, seed: 
     passes = [torch.randperm(example_count, generator=generator) for _ in range(pass_count)]
     dealt = torch.cat(passes) if passes else torch.empty(0, dtype=torch.int64)
     return dealt[:wanted].reshape(step_count, batch_size)
+
+
+def replacement_indices(example_count: int, batch_size: int, step_count: int, seed: int) -> Tensor:
+    """Tabulate batches drawn anew at every inner step: int64 ``(step_count, batch_size)``.
+
+    The paper's code with ``--replacement``: no example twice in a batch, any again in the next.
+    Raises ``ValueError`` when the batch is empty or larger than the examples.
+    """
+    if not 1 <= batch_size <= example_count:
+        raise ValueError(
+            f"cannot draw batches of {batch_size} different examples from {example_count}: "
+            "wanted 1 or more, and no more than there are"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randperm(example_count, generator=generator) for _ in range(step_count)]
+    return torch.stack(drawn)[:, :batch_size]

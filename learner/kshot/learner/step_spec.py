@@ -13,6 +13,7 @@ from kshot.bundle import Manifest, NetworkSpec, Preconditioner, Scope
 from kshot.learner.inner_step import InnerStep, build_inner_step
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.network import Network, build_network, layout_of
+from kshot.learner.objective import Objective
 from kshot.learner.preconditioner import StepRule
 
 
@@ -38,6 +39,8 @@ class StepSpec:
     epsilon: float
     scope: Scope
     task_count: int = 1
+    weight_decay_rate: float = 1.0
+    objective: Objective = Objective.CROSS_ENTROPY
 
     @staticmethod
     def of(
@@ -54,6 +57,7 @@ class StepSpec:
             second_moment_decay=rule.second_moment_decay,
             epsilon=rule.epsilon,
             scope=scope,
+            weight_decay_rate=rule.weight_decay_rate,
         )
 
     @staticmethod
@@ -61,12 +65,16 @@ class StepSpec:
         """Read what ``document`` wrote."""
         network = NetworkSpec(**document["network"])
         shape = tuple(document["input_shape"])
-        scope = Scope(document["scope"])
-        return StepSpec(**{**document, "network": network, "input_shape": shape, "scope": scope})
+        choices = {
+            "scope": Scope(document["scope"]),
+            "objective": Objective(document["objective"]),
+        }
+        return StepSpec(**{**document, "network": network, "input_shape": shape, **choices})
 
     def document(self) -> dict[str, Any]:
         """Return the description, ready for JSON."""
-        return asdict(self) | {"network": asdict(self.network), "scope": self.scope.value}
+        choices = {"scope": self.scope.value, "objective": self.objective.value}
+        return asdict(self) | {"network": asdict(self.network), **choices}
 
     @cached_property
     def text(self) -> str:
@@ -94,18 +102,22 @@ class StepSpec:
             1.0,  # step sizes are an argument
             self.second_moment_decay,
             self.epsilon,
+            self.weight_decay_rate,
         )
-        return build_inner_step(network, layout_of(network, self.way), rule, self.scope)
+        layout = layout_of(network, self.way)
+        return build_inner_step(network, layout, rule, self.scope, self.objective)
 
     def example_arguments(self, device: torch.device) -> tuple[Tensor, ...]:
         """Make arguments of the right shapes and types for an ``InnerStep``."""
         size = self.layout().size
         tasks = self.task_count
+        classes = self.objective is Objective.CROSS_ENTROPY
+        kind = torch.int64 if classes else torch.float32
         return (
             torch.zeros(tasks, size, device=device),
             torch.ones(tasks, size, device=device),
             torch.zeros(tasks, self.batch_size, *self.input_shape, device=device),
-            torch.zeros(tasks, self.batch_size, dtype=torch.int64, device=device),
+            torch.zeros(tasks, self.batch_size, dtype=kind, device=device),
             torch.ones(tasks, self.way, dtype=torch.bool, device=device),
             torch.ones(tasks, device=device),
         )

@@ -1,7 +1,7 @@
 """The model card of a bundle, in Markdown."""
 
 from kshot.bundle import EvaluationRow, Manifest
-from kshot.trainer.datasets import find_split
+from kshot.trainer.datasets import data_of
 
 
 def model_card(manifest: Manifest) -> str:
@@ -14,7 +14,7 @@ def model_card(manifest: Manifest) -> str:
 
 def _origin(manifest: Manifest) -> list[str]:
     provenance, training = manifest.provenance, manifest.training
-    dataset, split = find_split(provenance.split_digest)
+    data = data_of(provenance)
     channels, height, width = manifest.input.shape
     arguments = ", ".join(f"{key} {value}" for key, value in manifest.network.arguments.items())
     return [
@@ -27,7 +27,7 @@ def _origin(manifest: Manifest) -> list[str]:
         f"- Training: {provenance.algorithm}, recipe `{provenance.recipe}`, "
         f"{provenance.meta_iterations:,} meta-iterations of {training.way}-way tasks with "
         f"{training.shot} examples per class, seed {provenance.seed}.",
-        f"- Data: training classes of `{dataset}`, split `{split}` (digest of the split "
+        f"- Data: training classes of `{data.dataset}`, split `{data.split}` (digest of the split "
         f"`{provenance.split_digest}`, of the images `{provenance.data_digest}`).",
         "- Made with: "
         + ", ".join(f"{name} {version}" for name, version in provenance.library_versions.items())

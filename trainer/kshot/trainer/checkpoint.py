@@ -14,9 +14,11 @@ from torch import Tensor
 from kshot.bundle import sync_folder, write_synced
 from kshot.learner import ParameterLayout
 from kshot.trainer.errors import OtherTrainingError, TrainingError
-from kshot.trainer.outer_loop import OuterState
+from kshot.trainer.outer_state import OuterMoments, OuterState
 
 COUNTERS = ("step", "meta_iteration")
+PARAMETERS, SECOND_MOMENT = "parameters", "second_moment"
+OUTER_MOMENTS = ("outer_first_moment", "outer_second_moment")
 DIGEST = "tensors_sha256"
 
 
@@ -37,10 +39,12 @@ def write_checkpoint(
     written before is then untouched.
     """
     tensors = {name: torch.tensor(getattr(state, name), dtype=torch.int64) for name in COUNTERS}
-    for prefix, vector in (
-        ("parameters", state.parameters),
-        ("second_moment", state.second_moment),
-    ):
+    vectors = {PARAMETERS: state.parameters, SECOND_MOMENT: state.second_moment}
+    if state.moments is not None:
+        vectors |= zip(OUTER_MOMENTS, (state.moments.first, state.moments.second), strict=True)
+    for prefix, vector in vectors.items():
+        if prefix != PARAMETERS and not vector.any():
+            continue  # what is zero, as v of a training by SGD, is left out
         for name, value in layout.split(vector.unsqueeze(0)).items():
             tensors[f"{prefix}.{name}"] = value[0].cpu().contiguous()
     metadata = {DIGEST: _digest(tensors), **asdict(identity)}
@@ -59,27 +63,34 @@ def write_checkpoint(
 
 
 def read_checkpoint(
-    path: Path, layout: ParameterLayout, identity: TrainingIdentity, device: torch.device
+    path: Path, layout: ParameterLayout, identity: TrainingIdentity, first: OuterState
 ) -> OuterState:
-    """Read a checkpoint of this very training.
+    """Read a checkpoint of this very training, to where its first state is.
 
     Raises ``TrainingError`` when there is none or it is damaged, ``OtherTrainingError`` when it
     belongs to another recipe or other data.
     """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt", device=str(first.parameters.device)) as file:
             metadata: Mapping[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
         _check_identity(path, metadata, identity)
-        vectors = [
-            layout.join({name: tensors[f"{prefix}.{name}"] for name in layout.shapes})
-            for prefix in ("parameters", "second_moment")
-        ]
-        counters = [tensors[name] for name in COUNTERS]
+
+        def vector(prefix: str) -> Tensor:
+            return layout.join({name: tensors[f"{prefix}.{name}"] for name in layout.shapes})
+
+        def vector_or_zeros(prefix: str) -> Tensor:
+            there = any(name.startswith(f"{prefix}.") for name in tensors)
+            return vector(prefix) if there else torch.zeros_like(first.parameters)
+
+        parameters, second_moment = vector(PARAMETERS), vector_or_zeros(SECOND_MOMENT)
+        moments = None
+        if first.moments is not None:
+            moments = OuterMoments(*map(vector_or_zeros, OUTER_MOMENTS))
+        step, meta_iteration = (int(tensors[name]) for name in COUNTERS)
         if metadata[DIGEST] != _digest(tensors):
             raise ValueError("its numbers are not those that were written")
-        step, meta_iteration = map(int, counters)
-        return OuterState(vectors[0], vectors[1], step, meta_iteration)
+        return OuterState(parameters, second_moment, step, meta_iteration, moments)
     except FileNotFoundError as error:
         raise TrainingError(f"there is no checkpoint {path} to resume from") from error
     except OSError as error:

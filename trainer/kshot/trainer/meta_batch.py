@@ -1,30 +1,58 @@
-"""The tasks of one meta-iteration, as index tables."""
+"""The tasks of one meta-iteration over a data set, as index tables."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kshot.learner import cycling_indices, derive_seed
+from kshot.learner import cycling_indices, derive_seed, replacement_indices
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episodes import sample_episodes
+from kshot.trainer.pixels import DevicePixels, to_device
 from kshot.trainer.recipe import Recipe
+from kshot.trainer.seeds import TASKS
+from kshot.trainer.training_tasks import SupportBatch
 
 
 @dataclass(frozen=True)
 class MetaBatch:
     """Point at the examples of T tasks; all int64, on the CPU.
 
-    ``rows`` ``(T, n)`` are rows of the data set's images, ``classes`` ``(T, n)`` their labels, and
-    ``indices`` ``(T, steps, batch)`` the examples, of n, that each inner step sees.
+    ``rows`` ``(T, n)`` are rows of the data set's images, ``classes`` ``(T, n)`` their labels,
+    ``indices`` ``(T, steps, batch)`` the examples, of n, that each inner step sees, and ``tail``
+    ``(T, tail batch)`` those of one more step where the tail is separate.
     """
 
     rows: Tensor
     classes: Tensor
     indices: Tensor
+    tail: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.rows.shape[0])
+
+
+@dataclass(frozen=True)
+class ImageTasks:
+    """The tasks of a recipe over a data set whose pixels are on the training's device."""
+
+    recipe: Recipe
+    dataset: ImageDataset
+    pixels: DevicePixels
+
+    def draw(self, meta_iteration: int) -> MetaBatch:
+        """Draw the tasks of a meta-iteration; a function of its number, and of nothing before."""
+        return draw_meta_batch(self.recipe, self.dataset, meta_iteration)
+
+    def load(self, drawn: MetaBatch, tasks: slice) -> SupportBatch:
+        """Take some of the drawn tasks to the device."""
+        device = self.pixels.images.device
+        return SupportBatch(
+            self.pixels.take(drawn.rows[tasks]),
+            to_device(drawn.classes[tasks], device),
+            to_device(drawn.indices[tasks], device),
+            None if drawn.tail is None else to_device(drawn.tail[tasks], device),
+        )
 
 
 def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) -> MetaBatch:
@@ -33,14 +61,34 @@ def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) 
     Everything random follows from the recipe's seed and the meta-iteration's number, so that a
     resumed training draws what an uninterrupted one would have drawn.
     """
-    task, inner, outer = recipe.task, recipe.inner, recipe.outer
-    seed = derive_seed(outer.seed, meta_iteration)
+    seed = derive_seed(recipe.outer.seed, TASKS, meta_iteration)
     generator = torch.Generator().manual_seed(seed)
+    if recipe.task.labels == "fixed":
+        return _draw_from_all(recipe, dataset, generator)
+    task, inner, outer = recipe.task, recipe.inner, recipe.outer
     episodes = sample_episodes(dataset, outer.meta_batch_size, task.way, task.shot, 0, generator)
+    examples = torch.arange(task.way * task.shot).reshape(task.way, task.shot)
+    early = examples[:, : task.shot - task.tail_shot].flatten()
+    tail = examples[:, task.shot - task.tail_shot :].flatten()
+    deal = cycling_indices if inner.sampling == "cycling" else replacement_indices
+    step_count = inner.step_count - (1 if task.tail_shot else 0)
     indices = [
-        cycling_indices(
-            task.way * task.shot, inner.batch_size, inner.step_count, derive_seed(seed, number)
-        )
+        early[deal(len(early), inner.batch_size, step_count, derive_seed(seed, number))]
         for number in range(outer.meta_batch_size)
     ]
-    return MetaBatch(episodes.support, episodes.support_classes, torch.stack(indices))
+    return MetaBatch(
+        episodes.support,
+        episodes.support_classes,
+        torch.stack(indices),
+        tail.expand(outer.meta_batch_size, -1) if task.tail_shot else None,
+    )
+
+
+def _draw_from_all(recipe: Recipe, dataset: ImageDataset, generator: torch.Generator) -> MetaBatch:
+    """Draw images from all classes alike, each class with a label of its own: plain training."""
+    inner, task_count = recipe.inner, recipe.outer.meta_batch_size
+    shape = task_count, inner.step_count, inner.batch_size
+    rows = torch.randint(dataset.image_count, shape, generator=generator).flatten(1)
+    classes = torch.bucketize(rows, dataset.class_offsets[1:], right=True)
+    indices = torch.arange(rows.shape[1]).reshape(shape[1:]).expand(shape)
+    return MetaBatch(rows, classes, indices)

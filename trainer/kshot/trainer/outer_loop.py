@@ -1,112 +1,158 @@
-"""The outer loop: how adapted parameters move the initialization (Reptile)."""
+"""The outer loop: how adaptations to tasks move the initialization, whatever the algorithm."""
 
 from dataclasses import dataclass
+from typing import Generic
 
 import torch
 from torch import Tensor
 
-from kshot.learner import InnerStep, LoopState, ParameterLayout, StepRule, run_inner_loop
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.meta_batch import MetaBatch, draw_meta_batch
-from kshot.trainer.pixels import DevicePixels, to_device
-from kshot.trainer.recipe import Recipe
+from kshot.learner import (
+    InnerStep,
+    LoopState,
+    Network,
+    Objective,
+    ParameterLayout,
+    StepRule,
+    maml_gradient,
+    run_inner_loop,
+)
+from kshot.trainer.algorithms import Algorithm
+from kshot.trainer.outer_state import Adaptations, OuterState, updated
+from kshot.trainer.recipe import Inner, Outer
+from kshot.trainer.training_tasks import Drawn, SupportBatch, TrainingTasks
+from kshot.trainer.workers import ALONE, Workers
 
 
 @dataclass(frozen=True)
-class OuterState:
-    """What training has learned so far.
+class OuterLoop(Generic[Drawn]):
+    """One meta-training: its settings, its tasks, and what steps through them.
 
-    ``parameters`` and ``second_moment`` are ``(P,)``; ``step`` is Adam's t, ``meta_iteration`` the
-    number of meta-iterations done.
+    ``tail_step`` takes the last inner step where that has a batch of its own size.
     """
 
-    parameters: Tensor
-    second_moment: Tensor
-    step: int
-    meta_iteration: int
-
-
-@dataclass(frozen=True)
-class OuterLoop:
-    """One meta-training: a recipe over a data set whose pixels live on the training's device."""
-
-    recipe: Recipe
-    dataset: ImageDataset
-    pixels: DevicePixels
+    inner: Inner
+    outer: Outer
+    algorithm: Algorithm
+    tasks: TrainingTasks[Drawn]
+    network: Network
     layout: ParameterLayout
+    objective: Objective
     rule: StepRule
     inner_step: InnerStep
+    tail_step: InnerStep
+    workers: Workers = ALONE
 
-    def draw(self, meta_iteration: int) -> MetaBatch:
+    def draw(self, meta_iteration: int) -> Drawn:
         """Draw the tasks of a meta-iteration; a function of its number, and of nothing before."""
-        return draw_meta_batch(self.recipe, self.dataset, meta_iteration)
+        return self.tasks.draw(meta_iteration)
 
-    def advance(
-        self, state: OuterState, tasks: MetaBatch | None = None
-    ) -> tuple[OuterState, Tensor]:
+    def advance(self, state: OuterState, drawn: Drawn | None = None) -> tuple[OuterState, Tensor]:
         """Do one meta-iteration; return the new state and the mean loss of its inner steps.
 
-        ``tasks`` are those of ``draw``, drawn here where they were not drawn ahead. On a GPU
+        ``drawn`` are the tasks of ``draw``, drawn here where they were not drawn ahead. On a GPU
         nothing here waits for the device.
         """
-        outer = self.recipe.outer
-        if tasks is None:
-            tasks = self.draw(state.meta_iteration)
-        device = state.parameters.device
-        support = self.pixels.take(tasks.rows)
-        classes, indices = to_device(tasks.classes, device), to_device(tasks.indices, device)
-        adapt = self._adapt_serially if outer.second_moment == "serial" else self._adapt_together
-        displacement, second_moment, step, loss = adapt(state, support, classes, indices)
-        size = meta_step_size(
-            outer.meta_step_size,
-            outer.meta_step_size_final,
-            state.meta_iteration,
-            outer.meta_iterations,
-        )
-        moved = state.parameters + size * displacement
-        return OuterState(moved, second_moment, step, state.meta_iteration + 1), loss
+        if drawn is None:
+            drawn = self.draw(state.meta_iteration)
+        batch = self.tasks.load(drawn, self.workers.own(self.outer.meta_batch_size))
+        adapt = self._adapt_serially if self.outer.meta_batch == "serial" else self._adapt_together
+        adaptations = adapt(state, batch)
+        return updated(state, adaptations, self.outer, self.rule.learning_rate), adaptations.loss
 
-    def _adapt_serially(
-        self, state: OuterState, support: Tensor, classes: Tensor, indices: Tensor
-    ) -> tuple[Tensor, Tensor, int, Tensor]:
+    def _adapt_serially(self, state: OuterState, batch: SupportBatch) -> Adaptations:
         """Adapt to one task after another, v carried from each to the next, as the paper's code."""
         second_moment, step = state.second_moment, state.step
         displacement = torch.zeros_like(state.parameters)
         losses = []
-        task_count = len(indices)
-        for task in range(task_count):
-            one = slice(task, task + 1)
-            start = LoopState(self.layout, state.parameters[None], second_moment[None], step)
-            adapted, loss = self._run(start, support[one], classes[one], indices[one])
-            displacement += adapted.parameters[0] - state.parameters
-            second_moment, step = adapted.second_moment[0], adapted.step
+        for task in range(len(batch)):
+            start = self._start(state.parameters[None], second_moment[None], step)
+            moved, end, loss = self._displace(start, batch.part(slice(task, task + 1)))
+            displacement += moved[0]
+            if self.inner.preconditioner == "carried":
+                second_moment, step = end.second_moment[0], end.step
             losses.append(loss)
-        return displacement / task_count, second_moment, step, torch.stack(losses).mean()
+        return Adaptations(
+            displacement / len(batch), second_moment, step, torch.stack(losses).mean()
+        )
 
-    def _adapt_together(
-        self, state: OuterState, support: Tensor, classes: Tensor, indices: Tensor
-    ) -> tuple[Tensor, Tensor, int, Tensor]:
+    def _adapt_together(self, state: OuterState, batch: SupportBatch) -> Adaptations:
         """Adapt to all tasks side by side from the same v; the next v is the mean of theirs."""
-        task_count = len(indices)
+        task_count = len(batch)
         # Copied, not expanded: the first inner step then has the strides of those that follow.
         parameters, second_moment = (
             vector.repeat(task_count, 1) for vector in (state.parameters, state.second_moment)
         )
-        start = LoopState(self.layout, parameters, second_moment, state.step)
-        adapted, loss = self._run(start, support, classes, indices)
-        displacement = adapted.parameters.mean(dim=0) - state.parameters
-        return displacement, adapted.second_moment.mean(dim=0), adapted.step, loss
-
-    def _run(
-        self, state: LoopState, support: Tensor, classes: Tensor, indices: Tensor
-    ) -> tuple[LoopState, Tensor]:
-        result = run_inner_loop(
-            self.inner_step, state, support, classes, indices, self.rule, watch_divergence=False
+        start = self._start(parameters, second_moment, state.step)
+        moved, end, loss = self._displace(start, batch)
+        # One vector, so that processes exchange one message.
+        sums = torch.cat([moved.sum(dim=0), end.second_moment.sum(dim=0), loss[None] * task_count])
+        displacement, second_moment, mean_loss = torch.split(
+            self.workers.total(sums) / self.outer.meta_batch_size,
+            [self.layout.size, self.layout.size, 1],
         )
-        return result.state, result.losses.mean()
+        if self.inner.preconditioner != "carried":
+            return Adaptations(displacement, state.second_moment, state.step, mean_loss[0])
+        return Adaptations(displacement, second_moment, end.step, mean_loss[0])
 
+    def _start(self, parameters: Tensor, second_moment: Tensor, step: int) -> LoopState:
+        return LoopState(self.layout, parameters, second_moment, step)
 
-def meta_step_size(start: float, final: float, meta_iteration: int, meta_iterations: int) -> float:
-    """Anneal linearly: ``start (1 - i / N) + final i / N`` before the i-th outer update."""
-    progress = meta_iteration / meta_iterations
-    return start * (1 - progress) + final * progress
+    def _displace(self, start: LoopState, batch: SupportBatch) -> tuple[Tensor, LoopState, Tensor]:
+        """Adapt to T tasks: their displacements ``(T, P)``, the end, and the steps' mean loss.
+
+        ``d = w_1 (phi_2 - phi_1) + ... + w_k (phi_{k+1} - phi_k)``, of inner SGD ``-a`` times the
+        algorithm's gradient.
+        """
+        if self.algorithm.second_order:
+            return self._displace_through_steps(start, batch)
+        displacement = torch.zeros_like(start.parameters)
+        losses = []
+        state = start
+        for weight, steps in self._runs(batch):
+            part = batch.steps(steps)
+            step = self.tail_step if steps.start == batch.indices.shape[1] else self.inner_step
+            result = run_inner_loop(
+                step,
+                state,
+                part.inputs,
+                part.targets,
+                part.indices,
+                self.rule,
+                watch_divergence=False,
+            )
+            if weight:
+                displacement += weight * (result.state.parameters - state.parameters)
+            state = result.state
+            losses.append(result.losses)
+        return displacement, state, torch.cat(losses).mean()
+
+    def _runs(self, batch: SupportBatch) -> list[tuple[float, slice]]:
+        """Return the algorithm's runs, a separate tail in one of its own."""
+        tail = batch.indices.shape[1]
+        runs: list[tuple[float, slice]] = []
+        for weight, steps in self.algorithm.runs():
+            if steps.start < tail < steps.stop:
+                runs += [(weight, slice(steps.start, tail)), (weight, slice(tail, steps.stop))]
+            else:
+                runs.append((weight, steps))
+        return runs
+
+    def _displace_through_steps(
+        self, start: LoopState, batch: SupportBatch
+    ) -> tuple[Tensor, LoopState, Tensor]:
+        """Turn MAML's gradient of T tasks into displacements, the mean of them in each row."""
+        rows = torch.arange(len(batch), device=batch.inputs.device).unsqueeze(1)
+        indices = list(batch.indices.unbind(1))
+        indices += [] if batch.tail is None else [batch.tail]
+        batches = [(batch.inputs[rows, drawn], batch.targets[rows, drawn]) for drawn in indices]
+        gradient, losses = maml_gradient(
+            self.network,
+            self.layout,
+            start.parameters[0],
+            batches[:-1],
+            batches[-1],
+            self.rule,
+            self.objective,
+        )
+        displacement = (-self.rule.learning_rate * gradient).expand(len(batch), -1)
+        return displacement, start, losses.mean()

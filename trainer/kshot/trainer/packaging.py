@@ -19,7 +19,6 @@ from kshot.bundle import (
 from kshot.learner import Initialization
 from kshot.trainer.card import model_card
 from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.datasets import split_digest
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.onnx_templates import build_template
 from kshot.trainer.recipe import Recipe, recipe_digest
@@ -30,26 +29,27 @@ BUNDLE_VERSION = 1
 def draft_manifest(recipe: Recipe, dataset: ImageDataset) -> Manifest:
     """Write down what is known before training: everything but accuracies and files."""
     serving, inner, outer = recipe.serving, recipe.inner, recipe.outer
+    shuffled = recipe.task.labels == "shuffled"
     return Manifest(
         name=serving.name,
         version=BUNDLE_VERSION,
         network=recipe.network,
         input=recipe.input,
         inner_loop=InnerLoop(
-            optimizer=inner.optimizer,
+            optimizer="sgd" if inner.preconditioner == "sgd" else "adam",
             learning_rate=inner.learning_rate,
             step_count=serving.step_count,
-            sampling=inner.sampling,
             preconditioner=serving.preconditioner,
             preconditioners=serving.preconditioners,
             second_moment_decay=inner.second_moment_decay,
             epsilon=inner.epsilon,
+            weight_decay_rate=None if inner.weight_decay_rate == 1 else inner.weight_decay_rate,
             batch_size_by_way=serving.batch_size_by_way,
             batch_sizes=serving.batch_sizes,
             way_buckets=serving.way_buckets,
         ),
         batch_norm=recipe.batch_norm,
-        training=Training(recipe.task.way, recipe.task.shot),
+        training=Training(recipe.task.way if shuffled else recipe.evaluation.way, recipe.task.shot),
         head=serving.head,
         scope=serving.scope,
         limits=serving.limits,
@@ -60,8 +60,11 @@ def draft_manifest(recipe: Recipe, dataset: ImageDataset) -> Manifest:
             seed=outer.seed,
             meta_iterations=outer.meta_iterations,
             data_digest=dataset.digest,
-            split_digest=split_digest(recipe.data.dataset, recipe.data.split),
+            split_digest=dataset.split_digest,
             library_versions=_library_versions(),
+            dataset=recipe.data.dataset,
+            split=recipe.data.split,
+            folder=recipe.data.folder,
         ),
     )
 

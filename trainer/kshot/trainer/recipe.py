@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from kshot.bundle.choices import Preconditioner
@@ -41,48 +41,70 @@ NotNegative = Annotated[float, Rule("a number of at least 0", lambda value: valu
 
 @dataclass(frozen=True)
 class Data:
-    """The data set, its split, and whether training classes are rotated into four."""
+    """The data set, its split, and whether training classes are rotated into four.
+
+    ``folder``, below the data folder, is that of the data set ``folder`` and of no other.
+    """
 
     dataset: Text
     split: Text
     rotations: bool
+    folder: Text | None = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """The tasks of training; ``shot`` is the number of support examples per class there."""
+    """The tasks of training; ``shot`` is the number of support examples per class there.
+
+    ``tail_shot`` of them are kept for the last inner step alone (a separate tail); with 0 it draws
+    its batch like the others (a shared one). ``labels``: "shuffled" draws ``way`` classes for each
+    task and numbers them as drawn; "fixed" takes all classes, ``way`` of them, each with a number
+    of its own, and draws images from the whole data set.
+    """
 
     way: Way
     shot: Count
+    tail_shot: Natural
+    labels: Literal["shuffled", "fixed"]
 
 
 @dataclass(frozen=True)
 class Inner:
-    """The inner loop of training."""
+    """The inner loop of training.
 
-    optimizer: Literal["adam"]
+    ``preconditioner``: "carried" keeps Adam's second moment from task to task, "fresh" starts it at
+    zero in each, "sgd" has none. ``weight_decay_rate`` multiplies all parameters before each step.
+    """
+
+    preconditioner: Literal["carried", "fresh", "sgd"]
     learning_rate: Positive
     second_moment_decay: Decay
     epsilon: Positive
+    weight_decay_rate: Annotated[float, Rule("a number above 0, at most 1", lambda r: 0 < r <= 1)]
     batch_size: Count
     step_count: Count
-    sampling: Literal["cycling"]
+    sampling: Literal["cycling", "replacement"]
 
 
 @dataclass(frozen=True)
 class Outer:
     """The outer loop; the step size goes linearly from the first value to the final one.
 
-    ``second_moment``: "serial" adapts the tasks of a meta-batch one after another and carries
-    Adam's second moment through them; "stacked" adapts them together and carries its mean.
+    ``algorithm`` says how a task's inner gradients count; "weighted" counts the i-th
+    ``gradient_weights[i]`` times. ``optimizer``: "sgd" moves by the step size times the tasks' mean
+    displacement, "adam" takes the displacement over the inner learning rate as a gradient.
+    ``meta_batch``: "serial" adapts to its tasks one after another and carries Adam's second moment
+    through them; "stacked" adapts to them together and carries its mean.
     """
 
-    algorithm: Literal["reptile"]
+    algorithm: Literal["reptile", "fomaml", "maml", "joint", "weighted"]
+    gradient_weights: tuple[float, ...] | None = field(default=None, kw_only=True)
+    optimizer: Literal["sgd", "adam"]
     meta_step_size: NotNegative
     meta_step_size_final: NotNegative
     meta_batch_size: Count
     meta_iterations: Count
-    second_moment: Literal["serial", "stacked"]
+    meta_batch: Literal["serial", "stacked"]
     seed: Natural
 
 
@@ -156,7 +178,7 @@ class Recipe:
     serving: Serving
 
 
-def recipe_digest(recipe: Recipe) -> str:
+def recipe_digest(recipe: object) -> str:
     """Return the SHA-256 of the canonical JSON of all that decides a result (not the prose)."""
     document = plain(recipe)
     assert isinstance(document, dict)  # noqa: S101 -- a dataclass becomes a dict

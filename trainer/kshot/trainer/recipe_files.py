@@ -7,9 +7,9 @@ from pathlib import Path
 
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.recipe import Recipe
-from kshot.trainer.recipe_parsing import parse_recipe
+from kshot.trainer.recipe_parsing import AnyRecipe, parse_recipe
 
-__all__ = ["list_recipes", "load_recipe"]
+__all__ = ["list_recipes", "load_image_recipe", "load_recipe"]
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -19,11 +19,11 @@ def list_recipes() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Read a shipped recipe by name, or any by the path of its TOML file.
 
     Each override is ``dotted.key=value``, its value written as in TOML (quotes around text may be
-    left out), its key one that the recipe has. Raises RecipeError.
+    left out), its key one that a recipe may have. Raises RecipeError.
     """
     if name_or_path in list_recipes():
         resource = files("kshot.trainer") / "recipes" / f"{name_or_path}.toml"
@@ -37,6 +37,14 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(document, override)
     return parse_recipe(document, name_or_path)
+
+
+def load_image_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe over a data set of images, as ``load_recipe`` does; raises RecipeError."""
+    recipe = load_recipe(name_or_path, overrides)
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"recipe {name_or_path} is on sine waves, wanted one on images")
+    return recipe
 
 
 def _read_file(path: str) -> bytes:
@@ -57,16 +65,19 @@ def _override(document: dict[str, object], override: str) -> None:
     table: object = document
     *parents, last = key.split(".")
     for depth, name in enumerate([*parents, last]):
-        if not isinstance(table, dict) or name not in table:
+        known = isinstance(table, dict) and (name in table or depth == len(parents) > 0)
+        if not known:
             place = ".".join(key.split(".")[:depth]) or "the recipe"
-            known = (
+            wanted = (
                 f"wanted one of: {', '.join(table)}" if isinstance(table, dict) else "it is a value"
             )
-            raise RecipeError(f"setting {key}: {place} has no key {name!r}, {known}")
+            raise RecipeError(f"setting {key}: {place} has no key {name!r}, {wanted}")
+        assert isinstance(table, dict)  # noqa: S101 -- known
         if depth < len(parents):
             table = table[name]
     assert isinstance(table, dict)  # noqa: S101 -- the loop above walked through it
-    table[last] = _value(value.strip(), table[last])
+    # A last key that is not there may be an optional one; an unknown one is refused by the parser.
+    table[last] = _value(value.strip(), table.get(last))
 
 
 def _value(text: str, present: object) -> object:

@@ -7,12 +7,12 @@ from pathlib import Path
 from kshot.bundle import sync_folder, write_synced
 from kshot.bundle.document import plain
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.recipe import Recipe
+from kshot.trainer.recipe_parsing import AnyRecipe
 
 RECIPE_FILE = "recipe.json"
 
 
-def write_recipe(folder: Path, recipe: Recipe) -> None:
+def write_recipe(folder: Path, recipe: AnyRecipe) -> None:
     """Write a recipe, every setting resolved, over one written before.
 
     Raises ``TrainingError`` when the disk does not take it.
@@ -30,7 +30,7 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
         raise TrainingError(f"{path} could not be written: {error.strerror}") from error
 
 
-def recipe_differences(folder: Path, recipe: Recipe) -> str:
+def recipe_differences(folder: Path, recipe: AnyRecipe) -> str:
     """Name the keys in which the folder's recipe is another one, as ``outer.seed is 0, here 1``.
 
     Nothing is named where the folder has no recipe that can be read.

@@ -1,43 +1,45 @@
-"""A meta-training from its recipe to its bundle."""
+"""A meta-training from its first state to its last: checkpoints, curves and reports on the way."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic
 
 import torch
 from torch import Tensor
 
-from kshot.bundle import Manifest, Preconditioner, Scope
 from kshot.learner import (
-    CompilationError,
     Initialization,
     Network,
     ParameterLayout,
-    StepRule,
-    StepSpec,
-    build_network,
-    compile_step,
-    compiler_name,
     derive_seed,
     initial_parameters,
-    layout_of,
 )
 from kshot.trainer.checkpoint import TrainingIdentity, read_checkpoint, write_checkpoint
-from kshot.trainer.curves import Curves
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.episodes import check_episodes
+from kshot.trainer.curve_file import CurveFile
 from kshot.trainer.errors import OtherTrainingError, TrainingError
-from kshot.trainer.meta_batch import MetaBatch
-from kshot.trainer.outer_loop import OuterLoop, OuterState
-from kshot.trainer.packaging import bundle_folder, draft_manifest, find_bundle, pack_bundle
-from kshot.trainer.pixels import DevicePixels
+from kshot.trainer.outer_loop import OuterLoop
+from kshot.trainer.outer_state import OuterMoments, OuterState
 from kshot.trainer.prefetch import prefetch
-from kshot.trainer.recipe import Recipe, recipe_digest
+from kshot.trainer.recipe import Recipe
 from kshot.trainer.recipe_record import recipe_differences, write_recipe
 from kshot.trainer.scalars import ScalarFile
-from kshot.trainer.table import check_table, measure_table
+from kshot.trainer.seeds import INITIAL_PARAMETERS
+from kshot.trainer.sine_recipe import SineRecipe
+from kshot.trainer.step_compilation import compiled_loop
+from kshot.trainer.training_tasks import Drawn
+
+__all__ = [
+    "CHECKPOINT_FILE",
+    "Training",
+    "TrainingReport",
+    "first_state",
+    "initialization_of",
+    "resumed_state",
+    "run_training",
+]
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 REPORT_EVERY_SECONDS = 1.0
@@ -54,203 +56,173 @@ class TrainingReport:
     scalars: Mapping[str, float] = field(default_factory=dict)
 
 
-def train(
-    recipe: Recipe,
-    dataset_train: ImageDataset,
-    dataset_test: ImageDataset,
+@dataclass(frozen=True)
+class Training(Generic[Drawn]):
+    """One training, ready to run; ``measure`` gives the scalars of its learning curves."""
+
+    recipe: Recipe | SineRecipe
+    identity: TrainingIdentity
+    loop: OuterLoop[Drawn]
+    first: OuterState
+    measure: Callable[[Initialization], Mapping[str, float]]
+    way: int
+
+    def initialization(self, state: OuterState) -> Initialization:
+        """Name what a training has learned so far, with a head of the evaluated way."""
+        return initialization_of(self.loop.network, self.way, self.loop.layout, state)
+
+
+def run_training(
+    training: Training[Drawn],
     out: Path,
     *,
     resume: bool,
-    device: torch.device,
     compiled: bool | None,
     report: Callable[[TrainingReport], None],
-    report_table: Callable[[int, int], None] = lambda _done, _total: None,
-    say: Callable[[str], None] = lambda _sentence: None,
-) -> Path:
-    """Train, write checkpoints, recipe and TensorBoard scalars to ``out``, and end with a bundle.
+    say: Callable[[str], None],
+) -> OuterState:
+    """Train to the end; write checkpoints, recipe, TensorBoard scalars and curves to ``out``.
 
     With ``resume`` the training goes on from its checkpoint; on a CPU the result then equals an
-    uninterrupted training's bit for bit. One whose bundle is there already is left as it is, and
-    nothing is reported. A ``KeyboardInterrupt`` leaves a checkpoint of what was last recorded, at
-    most a second old. ``report_table`` hears how many tasks of the bundle's table are measured.
-    ``compiled`` compiles the inner step; with None it is compiled where that works. It is tried
-    before anything is written, and ``say`` hears of it. Returns the bundle's folder. Raises
-    ``TrainingError`` when the recipe does not fit its network, the inner step was to be compiled
-    and cannot be, the training diverges, the disk does not take a file, or a checkpoint is missing,
-    damaged or another training's; ``DataError`` when a data set does not fit; ``BundleError`` when
-    a bundle there is damaged.
+    uninterrupted training's bit for bit. A ``KeyboardInterrupt`` leaves a checkpoint of what was
+    last recorded, at most a second old. The inner steps are compiled, or found not to be, before
+    anything is written. Of several processes the first one writes. Raises ``TrainingError``.
     """
-    manifest = draft_manifest(recipe, dataset_train)
-    _check_datasets(recipe, manifest, dataset_train, dataset_test)
-    network = _network(recipe)
-    layout = layout_of(network, recipe.task.way)
-    identity = TrainingIdentity(recipe_digest(recipe), dataset_train.digest)
+    recipe, loop = training.recipe, training.loop
+    state = resumed_state(training, out) if resume else training.first
+    _check_workers(loop)
+    loop = compiled_loop(loop, recipe, state, compiled=compiled, say=say)
     checkpoint = out / CHECKPOINT_FILE
-    if resume:
-        try:
-            state = read_checkpoint(checkpoint, layout, identity, device)
-        except OtherTrainingError as error:
-            differences = recipe_differences(out, recipe)
-            raise OtherTrainingError(
-                f"{error}; {differences}" if differences else f"{error}"
-            ) from None
-        finished = find_bundle(out, manifest)
-        if finished is not None:
-            return finished
-    else:
-        if checkpoint.exists() or bundle_folder(out, manifest).exists():
-            raise TrainingError(
-                f"{out} holds a training already: resume it, or name another folder"
-            )
-        state = first_state(network, layout, recipe, device)
-    loop = _outer_loop(recipe, dataset_train, layout, device)
-    if compiled or (compiled is None and compiler_name(device) is not None):
-        loop = _compiled(loop, state, device, say, required=compiled is True)
+
+    def save(state: OuterState) -> None:
+        write_checkpoint(checkpoint, state, loop.layout, training.identity)
+
+    if not loop.workers.first:
+        _follow(training, loop, state)
+        return state
     if not resume:
-        out.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(checkpoint, state, layout, identity)
+        _make_folder(out)
+        save(state)
     write_recipe(out, recipe)
-    curves = Curves(recipe, manifest, network, {"train": dataset_train, "test": dataset_test})
+    evaluation, total = recipe.evaluation, recipe.outer.meta_iterations
     try:
         with (
             ScalarFile(out, state.meta_iteration) as scalar_file,
-            prefetch(loop.draw, state.meta_iteration, recipe.outer.meta_iterations) as batches,
+            prefetch(loop.draw, state.meta_iteration, total) as drawn,
         ):
-            for advanced, loss, rate in _meta_iterations(loop, state, batches):
+            curve_file = CurveFile.open(out, state.meta_iteration)
+            if state.meta_iteration == 0:
+                scalars = training.measure(training.initialization(state))
+                scalar_file.write(0, scalars)
+                curve_file.add(0, scalars)
+            for advanced, loss, rate in _meta_iterations(training, loop, state, drawn):
                 done = advanced.meta_iteration
-                last = done == recipe.outer.meta_iterations
-                scalars: dict[str, float] = {}
-                if last or done % recipe.evaluation.interval == 0:
-                    scalars = curves.measure(initialization_of(network, recipe, layout, advanced))
+                scalars = {}
+                if done == total or done % evaluation.interval == 0:
+                    scalars = training.measure(training.initialization(advanced))
+                    curve_file.add(done, scalars)
                 scalar_file.write(done, {"inner_loss": loss, **scalars})
                 state = advanced
                 # After its scalars: what a checkpoint counts as done is never recorded again.
-                if last or done % recipe.evaluation.checkpoint_interval == 0:
-                    write_checkpoint(checkpoint, state, layout, identity)
-                report(TrainingReport(done, recipe.outer.meta_iterations, rate, loss, scalars))
+                if done == total or done % evaluation.checkpoint_interval == 0:
+                    save(state)
+                report(TrainingReport(done, total, rate, loss, scalars))
     except KeyboardInterrupt:
-        write_checkpoint(checkpoint, state, layout, identity)
+        save(state)
         raise
-    initialization = initialization_of(network, recipe, layout, state)
-    table = recipe.evaluation.table
-    rows = measure_table(table, manifest, initialization, dataset_test, report_table)
-    return pack_bundle(out, replace(manifest, evaluation=rows), initialization)
+    return state
 
 
-def first_state(
-    network: Network, layout: ParameterLayout, recipe: Recipe, device: torch.device
-) -> OuterState:
-    """Draw the parameters that training starts from, by the recipe's seed; v and t are zero."""
-    generator = torch.Generator().manual_seed(derive_seed(recipe.outer.seed))
-    parameters = layout.join(initial_parameters(network, recipe.task.way, generator)).to(device)
-    return OuterState(parameters, torch.zeros_like(parameters), 0, 0)
+def first_state(loop: OuterLoop[Drawn], device: torch.device) -> OuterState:
+    """Draw the parameters that training starts from, by the recipe's seed; moments are zero."""
+    seed = derive_seed(loop.outer.seed, INITIAL_PARAMETERS)
+    generator = torch.Generator().manual_seed(seed)
+    way = loop.layout.shapes["head.bias"][0]
+    parameters = loop.layout.join(initial_parameters(loop.network, way, generator)).to(device)
+    zeros = torch.zeros_like(parameters)
+    moments = OuterMoments(zeros, zeros) if loop.outer.optimizer == "adam" else None
+    return OuterState(parameters, zeros, 0, 0, moments)
+
+
+def resumed_state(training: Training[Drawn], out: Path) -> OuterState:
+    """Read a training's checkpoint; raises ``TrainingError`` naming what differs, or is damaged."""
+    path, layout = out / CHECKPOINT_FILE, training.loop.layout
+    try:
+        return read_checkpoint(path, layout, training.identity, training.first)
+    except OtherTrainingError as error:
+        differences = recipe_differences(out, training.recipe)
+        message = f"{error}; {differences}" if differences else str(error)
+        raise OtherTrainingError(message) from None
 
 
 def initialization_of(
-    network: Network, recipe: Recipe, layout: ParameterLayout, state: OuterState
+    network: Network, way: int, layout: ParameterLayout, state: OuterState
 ) -> Initialization:
-    """Name what a training has learned so far."""
-    parameters, second_moment = (
-        {name: value[0] for name, value in layout.split(vector.unsqueeze(0)).items()}
-        for vector in (state.parameters, state.second_moment)
-    )
-    return Initialization(network, recipe.task.way, parameters, second_moment, state.step)
+    """Name what a training has learned so far.
 
-
-def _check_datasets(
-    recipe: Recipe, manifest: Manifest, dataset_train: ImageDataset, dataset_test: ImageDataset
-) -> None:
-    """Raise ``DataError`` now rather than hours later."""
-    check_episodes(dataset_train, recipe.task.way, recipe.task.shot, 0)
-    for dataset in (dataset_train, dataset_test):
-        evaluation = recipe.evaluation
-        check_episodes(dataset, evaluation.way, evaluation.shot, evaluation.query_count)
-    check_table(recipe.evaluation.table, manifest, dataset_test)
-
-
-def _network(recipe: Recipe) -> Network:
-    try:
-        return build_network(recipe.network, recipe.input.shape, recipe.batch_norm.epsilon)
-    except ValueError as error:
-        raise TrainingError(f"recipe {recipe.name}: {error}") from None
-
-
-def _outer_loop(
-    recipe: Recipe,
-    dataset: ImageDataset,
-    layout: ParameterLayout,
-    device: torch.device,
-) -> OuterLoop:
-    inner = recipe.inner
-    rule = StepRule(
-        Preconditioner.CARRIED, inner.learning_rate, inner.second_moment_decay, inner.epsilon
-    )
-    step = step_spec(recipe).build()
-    pixels = DevicePixels.load(dataset, recipe.input, device)
-    return OuterLoop(recipe, dataset, pixels, layout, rule, step)
-
-
-def _compiled(
-    loop: OuterLoop,
-    state: OuterState,
-    device: torch.device,
-    say: Callable[[str], None],
-    *,
-    required: bool,
-) -> OuterLoop:
-    """Compile a loop's inner step and try it; return the loop as it was where that fails.
-
-    Raises ``TrainingError`` instead when compilation is required.
+    A head of more rows than ``way``, of a training with fixed labels, becomes ``way`` mean rows:
+    its classes are none of a task's.
     """
-    say("compiling the inner step")
-    try:
-        compiled = replace(loop, inner_step=compile_step(step_spec(loop.recipe), device))
-        compiled.advance(state)  # changes nothing: what is drawn follows from the state
-    except (CompilationError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        if required:
-            raise TrainingError(reason) from error
-        say(f"{reason}; the training is slower without")
-        return loop
-    return compiled
+    trained = layout.shapes["head.bias"][0]
 
+    def named(vector: Tensor) -> dict[str, Tensor]:
+        parts = {name: value[0] for name, value in layout.split(vector.unsqueeze(0)).items()}
+        if trained > way:
+            for name in ("head.weight", "head.bias"):
+                mean_row = parts[name].mean(dim=0, keepdim=True)
+                parts[name] = mean_row.expand(way, *mean_row.shape[1:]).contiguous()
+        return parts
 
-def step_spec(recipe: Recipe) -> StepSpec:
-    """Describe the inner step of a recipe: of one task, or of a meta-batch that is stacked."""
-    stacked = recipe.outer.second_moment == "stacked"
-    return StepSpec(
-        network=recipe.network,
-        input_shape=recipe.input.shape,
-        batch_norm_epsilon=recipe.batch_norm.epsilon,
-        way=recipe.task.way,
-        batch_size=recipe.inner.batch_size,
-        updates_second_moment=True,
-        second_moment_decay=recipe.inner.second_moment_decay,
-        epsilon=recipe.inner.epsilon,
-        scope=Scope.ALL,
-        task_count=recipe.outer.meta_batch_size if stacked else 1,
+    return Initialization(
+        network, way, named(state.parameters), named(state.second_moment), state.step
     )
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"folder {out} cannot be made: {error.strerror}") from error
+
+
+def _check_workers(loop: OuterLoop[Drawn]) -> None:
+    count, outer = loop.workers.count, loop.outer
+    if count > 1 and outer.meta_batch != "stacked":
+        raise TrainingError(
+            f"outer.meta_batch is {outer.meta_batch}, wanted stacked for {count} processes: "
+            "serial tasks wait for one another"
+        )
+    if count > outer.meta_batch_size:
+        raise TrainingError(
+            f"{count} processes share {outer.meta_batch_size} tasks of a meta-batch, wanted at "
+            "most one process for each"
+        )
+
+
+def _follow(training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState) -> None:
+    """Take this process's part of every meta-iteration; another one writes."""
+    with prefetch(loop.draw, state.meta_iteration, loop.outer.meta_iterations) as drawn:
+        for _ in _meta_iterations(training, loop, state, drawn):
+            pass
 
 
 def _meta_iterations(
-    loop: OuterLoop, state: OuterState, batches: Iterator[MetaBatch]
+    training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState, batches: Iterator[Drawn]
 ) -> Iterator[tuple[OuterState, float, float]]:
     """Advance through all batches; yield state, mean loss and meta-iterations per second where due.
 
     Due is about once a second, at every checkpoint and evaluation, and at the end. Raises
     ``TrainingError`` when the loss, a parameter or its second moment is not finite.
     """
-    evaluation, total = loop.recipe.evaluation, loop.recipe.outer.meta_iterations
+    evaluation, total = training.recipe.evaluation, loop.outer.meta_iterations
+    intervals = evaluation.checkpoint_interval, evaluation.interval
     losses: list[Tensor] = []
     reported = time.monotonic()
     for tasks in batches:
         state, loss = loop.advance(state, tasks)
         losses.append(loss)
         done = state.meta_iteration
-        due = done == total or any(
-            done % interval == 0
-            for interval in (evaluation.checkpoint_interval, evaluation.interval)
-        )
+        due = done == total or any(done % interval == 0 for interval in intervals)
         if due or time.monotonic() - reported >= REPORT_EVERY_SECONDS:
             mean_loss = float(torch.stack(losses).mean())  # waits for a GPU to come so far
             seconds = time.monotonic() - reported

@@ -1,15 +1,14 @@
 """`kshot train`: from a recipe to a bundle."""
 
 import shlex
-import signal
 from collections.abc import Sequence
-from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Self
 
 import click
+import torch
 
+from kshot.trainer.commands.follower import Follower
 from kshot.trainer.commands.options import (
     choose_data_folder,
     choose_device,
@@ -19,10 +18,14 @@ from kshot.trainer.commands.options import (
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.datasets import read_dataset
 from kshot.trainer.errors import RecipeError
+from kshot.trainer.image_training import train
 from kshot.trainer.progress import Progress
 from kshot.trainer.recipe import Recipe
 from kshot.trainer.recipe_files import load_recipe
-from kshot.trainer.training import CHECKPOINT_FILE, TrainingReport, train
+from kshot.trainer.sine_recipe import SineRecipe
+from kshot.trainer.sine_training import RESULT_FILE, train_sine
+from kshot.trainer.training import CHECKPOINT_FILE
+from kshot.trainer.workers import Workers, joined_workers
 
 __all__ = ["command"]
 
@@ -63,112 +66,79 @@ def command(
 ) -> None:
     """Meta-train by RECIPE, a name from `kshot recipes` or a TOML file, and write a bundle.
 
-    Prints the bundle's folder.
+    Prints the bundle's folder; a recipe on sine waves ends with its errors, in a JSON file whose
+    path is printed. Under `torchrun --nproc-per-node N --no-python kshot train ...` N processes
+    share the tasks of each meta-batch.
     """
     try:
         recipe = load_recipe(recipe_name, overrides)
     except RecipeError as error:
         raise click.UsageError(str(error)) from error
-    folder = choose_data_folder(data_folder)
-    chosen = choose_device(device)
-    _check_out(out, resume)
-    training_classes = _read(recipe, folder, "train")
-    test_classes = _read(recipe, folder, "test")
-    again = ["kshot", "train", recipe_name, "--out", str(out), "--data", str(folder)]
+    again = ["kshot", "train", recipe_name, "--out", str(out)]
+    again += [] if data_folder is None else ["--data", str(data_folder)]
     again += [word for override in overrides for word in ("--set", override)]
     again += ["--device", device]
     if compiled is not None:
         again.append("--compile" if compiled else "--no-compile")
-    with _Follower(out / CHECKPOINT_FILE, shlex.join([*again, "--resume"])) as follower:
-        bundle_folder = train(
-            recipe,
-            training_classes,
-            test_classes,
-            out,
-            resume=resume,
-            device=chosen,
-            compiled=compiled,
-            report=follower.show_training,
-            report_table=follower.show_table,
-            say=follower.say,
-        )
+    folder = None if isinstance(recipe, SineRecipe) else choose_data_folder(data_folder)
+    chosen = choose_device(device)
+    with joined_workers(chosen) as workers:
+        if workers.first:
+            _check_out(out, resume)
+        run = _Run(out, resume, chosen, compiled, workers)
+        checkpoint, resuming = out / CHECKPOINT_FILE, shlex.join([*again, "--resume"])
+        with Follower(checkpoint, resuming, silent=not workers.first) as follower:
+            if isinstance(recipe, SineRecipe):
+                result = _train_sine(recipe, run, follower)
+            else:
+                assert folder is not None  # noqa: S101 -- chosen above
+                result = _train_images(recipe, folder, run, follower)
+    if not workers.first:
+        return
     if follower.idle:
-        click.echo(f"the training in {out} was finished before: this is its bundle", err=True)
-    click.echo(bundle_folder)
+        click.echo(f"the training in {out} was finished before: this is its result", err=True)
+    click.echo(result)
 
 
-class _Follower:
-    """Shows a training's progress, then its table's; makes of a signal one line and its exit code.
+@dataclass(frozen=True)
+class _Run:
+    """How a recipe is run, whatever it is on."""
 
-    SIGTERM interrupts as Ctrl-C does. ``again`` is the command that goes on from the checkpoint.
-    """
-
-    def __init__(self, checkpoint: Path, again: str) -> None:
-        self.idle = True
-        self._checkpoint = checkpoint
-        self._again = again
-        self._training = Progress("training", "meta-iterations")
-        self._table = Progress("measuring the bundle", "tasks")
-        self._shown: Progress | None = None
-        self._bars = ExitStack()
-        self._refusal = _Interrupted
-
-    def __enter__(self) -> Self:
-        self._handler = signal.signal(signal.SIGTERM, self._terminate)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.close()
-        signal.signal(signal.SIGTERM, self._handler)
-        if isinstance(error, KeyboardInterrupt):
-            hint = f"; to go on from here: {self._again}" if self._checkpoint.exists() else ""
-            raise self._refusal(hint) from error
-
-    def show_training(self, report: TrainingReport) -> None:
-        """Show how far the meta-iterations are."""
-        note = f"{report.meta_iterations_per_second:.1f}/s, loss {report.loss:.3f}"
-        self._show(self._training, report.meta_iteration, report.meta_iterations, note)
-
-    def show_table(self, done: int, total: int) -> None:
-        """Show how far the bundle's table is."""
-        self._show(self._table, done, total)
-
-    def say(self, sentence: str) -> None:
-        """Show a sentence."""
-        click.echo(sentence, err=True)
-
-    def _show(self, progress: Progress, done: int, total: int, note: str = "") -> None:
-        self.idle = False
-        if self._shown is not progress:
-            self._bars.close()  # a terminal holds one bar
-            self._shown = self._bars.enter_context(progress)
-        progress.update(done, total, note)
-
-    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
-        self._refusal = _Terminated
-        raise KeyboardInterrupt
+    out: Path
+    resume: bool
+    device: torch.device
+    compiled: bool | None
+    workers: Workers
 
 
-class _Interrupted(click.ClickException):
-    """SIGINT ended the training; the exit code is a shell's for that signal."""
+def _train_sine(recipe: SineRecipe, run: _Run, follower: Follower) -> Path:
+    train_sine(
+        recipe,
+        run.out,
+        resume=run.resume,
+        device=run.device,
+        compiled=run.compiled,
+        report=follower.show_training,
+        say=follower.say,
+        workers=run.workers,
+    )
+    return run.out / RESULT_FILE
 
-    number = signal.SIGINT
-    exit_code = 128 + number
 
-    def __init__(self, hint: str) -> None:
-        super().__init__(f"stopped by {self.number.name}{hint}")
-
-
-class _Terminated(_Interrupted):
-    """SIGTERM ended it."""
-
-    number = signal.SIGTERM
-    exit_code = 128 + number
+def _train_images(recipe: Recipe, folder: Path, run: _Run, follower: Follower) -> Path:
+    return train(
+        recipe,
+        _read(recipe, folder, "train", run.workers),
+        _read(recipe, folder, "test", run.workers),
+        run.out,
+        resume=run.resume,
+        device=run.device,
+        compiled=run.compiled,
+        report=follower.show_training,
+        report_table=follower.show_table,
+        say=follower.say,
+        workers=run.workers,
+    )
 
 
 def _check_out(out: Path, resume: bool) -> None:
@@ -181,8 +151,12 @@ def _check_out(out: Path, resume: bool) -> None:
         )
 
 
-def _read(recipe: Recipe, folder: Path, part: str) -> ImageDataset:
+def _read(recipe: Recipe, folder: Path, part: str, workers: Workers) -> ImageDataset:
     with Progress(f"reading {recipe.data.dataset}", "images") as progress:
         return read_dataset(
-            recipe.data, folder, part, input_spec=recipe.input, progress=progress.update
+            recipe.data,
+            folder,
+            part,
+            input_spec=recipe.input,
+            progress=progress.update if workers.first else None,
         )

@@ -1,0 +1,5 @@
+"""What a seed is mixed with, so that no two kinds of draws share a stream."""
+
+INITIAL_PARAMETERS = 1
+TASKS = 2
+SINE_EVALUATION = 3

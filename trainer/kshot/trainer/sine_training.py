@@ -1,0 +1,124 @@
+"""A meta-training on sine waves, from its recipe to its evaluation."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kshot.bundle import write_synced
+from kshot.learner import Initialization, Network, build_network, layout_of
+from kshot.trainer.algorithms import algorithm_of
+from kshot.trainer.checkpoint import TrainingIdentity
+from kshot.trainer.errors import TrainingError
+from kshot.trainer.image_training import step_rule
+from kshot.trainer.outer_loop import OuterLoop
+from kshot.trainer.recipe import recipe_digest
+from kshot.trainer.sine_evaluation import SineErrors, sine_errors
+from kshot.trainer.sine_recipe import SINE, SineRecipe
+from kshot.trainer.sine_tasks import DrawnWaves, SineTasks
+from kshot.trainer.step_compilation import BATCH_NORM_EPSILON, step_spec
+from kshot.trainer.training import (
+    CHECKPOINT_FILE,
+    Training,
+    TrainingReport,
+    first_state,
+    run_training,
+)
+from kshot.trainer.workers import ALONE, Workers
+
+__all__ = ["RESULT_FILE", "SineCurves", "sine_training", "train_sine"]
+
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class SineCurves:
+    """What is measured along a training."""
+
+    recipe: SineRecipe
+
+    def measure(self, initialization: Initialization) -> Mapping[str, float]:
+        """Return mean squared errors on test waves, keyed ``squared_error/<steps>_steps``."""
+        measured = sine_errors(initialization, self.recipe)
+        rows = zip(measured.step_counts, measured.errors, strict=True)
+        return {f"squared_error/{count}_steps": float(errors.mean()) for count, errors in rows}
+
+
+def train_sine(
+    recipe: SineRecipe,
+    out: Path,
+    *,
+    resume: bool,
+    device: torch.device,
+    compiled: bool | None,
+    report: Callable[[TrainingReport], None],
+    say: Callable[[str], None] = lambda _sentence: None,
+    workers: Workers = ALONE,
+) -> SineErrors:
+    """Train, and measure the errors on test waves, which ``out`` then holds as JSON.
+
+    Raises ``TrainingError`` where ``kshot.trainer.image_training.train`` does.
+    """
+    if not resume and workers.first and (out / CHECKPOINT_FILE).exists():
+        raise TrainingError(f"{out} holds a training already: resume it, or name another folder")
+    training = sine_training(recipe, device, workers)
+    state = run_training(training, out, resume=resume, compiled=compiled, report=report, say=say)
+    measured = sine_errors(training.initialization(state), recipe)
+    if workers.first:
+        _write(out / RESULT_FILE, measured)
+    return measured
+
+
+def sine_training(
+    recipe: SineRecipe, device: torch.device, workers: Workers = ALONE
+) -> Training[DrawnWaves]:
+    """Put a training together; raises ``TrainingError`` when the network does not fit."""
+    network = _network(recipe)
+    step = step_spec(recipe)
+    loop = OuterLoop(
+        recipe.inner,
+        recipe.outer,
+        algorithm_of(recipe.outer, recipe.inner.step_count),
+        SineTasks(recipe, device),
+        network,
+        layout_of(network, 1),
+        step.objective,
+        step_rule(recipe.inner),
+        step.build(),
+        step.build(),
+        workers,
+    )
+    return Training(
+        recipe,
+        TrainingIdentity(recipe_digest(recipe), SINE),  # waves are made: the recipe says all
+        loop,
+        first_state(loop, device),
+        SineCurves(recipe).measure,
+        1,
+    )
+
+
+def _network(recipe: SineRecipe) -> Network:
+    try:
+        network = build_network(recipe.network, (1, 1, 1), BATCH_NORM_EPSILON)
+    except ValueError as error:
+        raise TrainingError(f"recipe {recipe.name}: {error}") from None
+    if network.statistics_shapes:
+        raise TrainingError(
+            f"recipe {recipe.name}: network {recipe.network.name} normalizes over a batch, "
+            "wanted one without batch norm for regression"
+        )
+    return network
+
+
+def _write(path: Path, measured: SineErrors) -> None:
+    text = json.dumps(measured.document(), indent=2) + "\n"
+    temporary = path.with_suffix(".partial")
+    try:
+        temporary.unlink(missing_ok=True)
+        write_synced(temporary, text.encode())
+        temporary.replace(path)
+    except OSError as error:
+        raise TrainingError(f"{path} could not be written: {error.strerror}") from error

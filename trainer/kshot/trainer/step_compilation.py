@@ -1,0 +1,100 @@
+"""The inner steps of a training, described, and compiled where that works."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from kshot.bundle import Scope
+from kshot.learner import (
+    CompilationError,
+    Objective,
+    StepSpec,
+    compile_step,
+    compiler_name,
+)
+from kshot.trainer.errors import TrainingError
+from kshot.trainer.outer_loop import OuterLoop
+from kshot.trainer.outer_state import OuterState
+from kshot.trainer.recipe import Recipe
+from kshot.trainer.sine_recipe import SineRecipe
+
+__all__ = ["BATCH_NORM_EPSILON", "compiled_loop", "step_spec", "tail_spec"]
+
+BATCH_NORM_EPSILON = 1e-3  # of networks for sine waves, which have no batch norm
+Drawn = TypeVar("Drawn")
+
+
+def step_spec(recipe: Recipe | SineRecipe) -> StepSpec:
+    """Describe the inner step of a recipe: of one task, or of a meta-batch that is stacked."""
+    inner, outer = recipe.inner, recipe.outer
+    images = isinstance(recipe, Recipe)
+    return StepSpec(
+        network=recipe.network,
+        input_shape=recipe.input.shape if isinstance(recipe, Recipe) else (1, 1, 1),
+        batch_norm_epsilon=(
+            recipe.batch_norm.epsilon if isinstance(recipe, Recipe) else BATCH_NORM_EPSILON
+        ),
+        way=recipe.task.way if isinstance(recipe, Recipe) else 1,
+        batch_size=inner.batch_size,
+        updates_second_moment=inner.preconditioner != "sgd",
+        second_moment_decay=inner.second_moment_decay,
+        epsilon=inner.epsilon,
+        scope=Scope.ALL,
+        task_count=outer.meta_batch_size if outer.meta_batch == "stacked" else 1,
+        weight_decay_rate=inner.weight_decay_rate,
+        objective=Objective.CROSS_ENTROPY if images else Objective.SQUARED_ERROR,
+    )
+
+
+def tail_spec(recipe: Recipe | SineRecipe) -> StepSpec:
+    """Describe the last inner step of a recipe: another one where it has a separate tail."""
+    spec = step_spec(recipe)
+    if isinstance(recipe, Recipe) and recipe.task.tail_shot:
+        return replace(spec, batch_size=recipe.task.way * recipe.task.tail_shot)
+    return spec
+
+
+def compiled_loop(
+    loop: OuterLoop[Drawn],
+    recipe: Recipe | SineRecipe,
+    state: OuterState,
+    *,
+    compiled: bool | None,
+    say: Callable[[str], None],
+) -> OuterLoop[Drawn]:
+    """Compile a loop's inner steps and try them; with None for ``compiled``, where that works.
+
+    MAML goes back through its steps, which compiled ones do not allow. Raises ``TrainingError``
+    when ``compiled`` asks for what cannot be.
+    """
+    device = state.parameters.device
+    if loop.algorithm.second_order:
+        if compiled:
+            raise TrainingError("algorithm maml cannot be compiled, wanted --no-compile")
+        return loop
+    if compiled is False or (compiled is None and compiler_name(device) is None):
+        return loop
+    say("compiling the inner step")
+    main, tail = (_shared(spec, loop) for spec in (step_spec(recipe), tail_spec(recipe)))
+    try:
+        step = compile_step(main, device)
+        tail_step = step if tail == main else compile_step(tail, device)
+        faster = replace(loop, inner_step=step, tail_step=tail_step)
+        faster.advance(state)  # changes nothing: what is drawn follows from the state
+    except (CompilationError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if compiled:
+            raise TrainingError(reason) from error
+        say(f"{reason}; the training is slower without")
+        return loop
+    return faster
+
+
+def _shared(spec: StepSpec, loop: OuterLoop[Drawn]) -> StepSpec:
+    """Describe the step of those tasks of a stacked meta-batch that this process takes."""
+    if loop.outer.meta_batch == "serial":
+        return spec
+    own = loop.workers.own(loop.outer.meta_batch_size)
+    return spec.of_tasks(own.stop - own.start)

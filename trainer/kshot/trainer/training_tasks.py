@@ -1,0 +1,59 @@
+"""The tasks that a meta-iteration adapts to: drawn on the CPU ahead, then taken to the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+Drawn = TypeVar("Drawn")
+
+
+@dataclass(frozen=True)
+class SupportBatch:
+    """Hold T tasks where they are trained on.
+
+    ``inputs`` float32 ``(T, n, channels, height, width)``; ``targets`` ``(T, n)``, int64 classes or
+    float32 values; ``indices`` int64 ``(T, steps, batch)``: the examples, of n, that each inner
+    step sees. With a separate tail, ``tail`` ``(T, tail batch)`` are those of one more, last step.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    indices: Tensor
+    tail: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.inputs.shape[0])
+
+    def part(self, tasks: slice) -> SupportBatch:
+        """Return some of the tasks."""
+        return SupportBatch(
+            self.inputs[tasks],
+            self.targets[tasks],
+            self.indices[tasks],
+            None if self.tail is None else self.tail[tasks],
+        )
+
+    def steps(self, steps: slice) -> SupportBatch:
+        """Return the tasks with some of their inner steps, of which the last may be the tail.
+
+        No steps are on both sides of a separate tail: it has a batch of its own size.
+        """
+        if self.tail is not None and steps.start == self.indices.shape[1]:
+            return replace(self, indices=self.tail.unsqueeze(1), tail=None)
+        return replace(self, indices=self.indices[:, steps], tail=None)
+
+
+class TrainingTasks(Protocol[Drawn]):
+    """A source of tasks, whatever they are made of."""
+
+    def draw(self, meta_iteration: int) -> Drawn:
+        """Draw the tasks of a meta-iteration; a function of its number, and of nothing before.
+
+        Called by another thread, it stays on the CPU.
+        """
+
+    def load(self, drawn: Drawn, tasks: slice) -> SupportBatch:
+        """Take some of the drawn tasks to the device."""
