@@ -2,10 +2,9 @@
 
 from enum import StrEnum
 
+import torch
 from torch import Tensor
 from torch.nn import functional
-
-import torch
 
 
 class Objective(StrEnum):

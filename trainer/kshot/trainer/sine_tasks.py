@@ -73,7 +73,7 @@ def draw_waves(task: SineTask, count: int, generator: torch.Generator) -> SineWa
 
 
 def grid(task: SineTask) -> Tensor:
-    """Return the evenly spaced points of a task, float32 ``(grid_count,)``, both ends among them."""
+    """Return the evenly spaced points of a task, both ends among them: ``(grid_count,)``."""
     return torch.linspace(*task.interval, task.grid_count)
 
 

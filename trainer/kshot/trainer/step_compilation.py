@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-import torch
-
 from kshot.bundle import Scope
 from kshot.learner import (
     CompilationError,
