@@ -1,9 +1,7 @@
-import hashlib
 import io
 import os
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from kshot.bundle import InputSpec, Manifest
+from kshot.bundle import InputSpec
 from kshot.trainer import omniglot
 from kshot.trainer.cache import cache_folder
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.datasets import data_of, find_split, read_dataset
+from kshot.trainer.dataset import ImageDataset, names_digest
+from kshot.trainer.datasets import read_dataset
+from kshot.trainer.decoding import Progress
 from kshot.trainer.errors import DataError
-from kshot.trainer.image_files import Progress
 from kshot.trainer.omniglot import reptile_split
 from kshot.trainer.recipe import Data
 
@@ -97,9 +95,14 @@ def small_omniglot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(omniglot, "DRAWING_COUNT", DRAWING_COUNT)
     monkeypatch.setattr(omniglot, "TRAIN_CHARACTER_COUNT", TRAIN_COUNT)
     listed = [f"{folder}/{name}" for folder, names in CHARACTERS.items() for name in names]
-    train, test = reptile_split(listed)
-    digest = hashlib.sha256("".join(f"{name}\n" for name in train + test).encode()).hexdigest()
-    monkeypatch.setattr(omniglot, "SPLIT_DIGESTS", {"reptile": digest})
+    monkeypatch.setattr(omniglot, "VINYALS_VAL_ALPHABETS", ("Delta",))
+    reptile = reptile_split(listed)
+    vinyals = omniglot.vinyals_split(listed)
+    digests = {
+        "reptile": names_digest(reptile["train"] + reptile["test"]),
+        "vinyals": names_digest(vinyals["train"] + vinyals["val"] + vinyals["test"]),
+    }
+    monkeypatch.setattr(omniglot, "SPLIT_DIGESTS", digests)
 
 
 @pytest.mark.usefixtures("small_omniglot")
@@ -156,9 +159,9 @@ def test_images_are_decoded_once_and_again_when_the_cache_is_damaged(tmp_path: P
         ).digest
 
     first = digest()
-    assert decoded == [(6, 12), (12, 12)]
+    assert decoded == [(8, 8)]
     assert digest() == first
-    assert len(decoded) == 2
+    assert len(decoded) == 1
 
     assert cache_folder().stat().st_mode & 0o077 == 0  # whatever the umask
     (cached,) = cache_folder().iterdir()
@@ -166,13 +169,13 @@ def test_images_are_decoded_once_and_again_when_the_cache_is_damaged(tmp_path: P
     content[-1] ^= 255
     cached.write_bytes(content)
     assert digest() == first
-    assert len(decoded) == 4
+    assert len(decoded) == 2
 
     cached.write_bytes(content[:100])
     assert digest() == first
-    assert len(decoded) == 6
+    assert len(decoded) == 3
     assert digest() == first
-    assert len(decoded) == 6
+    assert len(decoded) == 3
 
 
 @pytest.mark.usefixtures("small_omniglot")
@@ -238,7 +241,8 @@ def rename_an_alphabet(folder: Path) -> None:
 
 def spoil_a_picture(folder: Path) -> None:
     made = drawings()
-    made["images_evaluation"][next(iter(made["images_evaluation"]))] = b"no picture"
+    for name in made["images_evaluation"]:
+        made["images_evaluation"][name] = b"no picture"
     write_archives(folder, made)
 
 
@@ -257,7 +261,7 @@ def remove_one(folder: Path) -> None:
         (rename_an_alphabet, "do not have the names of Omniglot's"),
         (
             spoil_a_picture,
-            r"images_evaluation/Alpha/character01/0007_01.png in .* cannot be decoded: ",
+            r"images_evaluation/.*/character0\d/\d+_01.png in .* is not a PNG",
         ),
         (remove_one, "neither omniglot_images_evaluation.zip nor .* wanted a folder, named by"),
     ],
@@ -269,7 +273,7 @@ def test_damaged_and_incomplete_data_are_refused(
     damage(folder)
 
     with pytest.raises(DataError, match=message):
-        read(folder, "test")
+        _ = [read(folder, part) for part in ("train", "test")]
 
 
 @pytest.mark.usefixtures("small_omniglot")
@@ -281,7 +285,7 @@ def test_an_unreadable_file_in_a_folder_is_refused(tmp_path: Path) -> None:
     path.mkdir()
 
     with pytest.raises(DataError, match=r"cannot read .*\.png: Is a directory"):
-        read(folder, "test")
+        _ = [read(folder, part) for part in ("train", "test")]
 
 
 @pytest.mark.usefixtures("small_omniglot")
@@ -302,27 +306,38 @@ def test_a_missing_folder_is_refused_with_what_is_wanted(tmp_path: Path) -> None
         read(tmp_path / "none", "test")
 
 
+@pytest.mark.usefixtures("small_omniglot")
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="split is 'vinyals', wanted one of: reptile"):
-        read(tmp_path, "test", split="vinyals")
-    with pytest.raises(DataError, match="'val', wanted train or test"):
-        read(tmp_path, "val")
-    with pytest.raises(DataError, match="data set is 'cifar', wanted one of: omniglot"):
-        data = Data("cifar", "reptile", rotations=False)
-        read_dataset(data, tmp_path, "test", input_spec=omniglot.OMNIGLOT_INPUT)
-    with pytest.raises(DataError, match="which is none of"):
-        find_split("0" * 64)
+    folder = write_archives(tmp_path / "data", drawings())
+
+    with pytest.raises(DataError, match="split of omniglot is 'lake', wanted one of: reptile, vin"):
+        read(folder, "test", split="lake")
+    for part in ("val", "dev"):
+        message = f"part of omniglot reptile is '{part}', which has no classes, wanted .* train, te"
+        with pytest.raises(DataError, match=message):
+            read(folder, part)
 
 
-def test_a_bundles_data_are_found_by_their_names_or_by_the_splits_digest(
-    manifest: Manifest,
-) -> None:
-    digest = "b468b8c85e5e8607e4cc7c577e5320581f5eaf615dc61702563d5ae748d841c0"
-    old = replace(manifest.provenance, split_digest=digest)
-    new = replace(old, dataset="folder", split="parts", folder="birds")
+@pytest.mark.usefixtures("small_omniglot")
+def test_vinyals_split_turns_the_characters_of_validation_and_test(tmp_path: Path) -> None:
+    folder = write_archives(tmp_path / "data", drawings())
 
-    assert data_of(old) == Data("omniglot", "reptile", rotations=False)
-    assert data_of(new) == Data("folder", "parts", rotations=False, folder="birds")
+    train, rotated, val, test = (
+        read(folder, part, split="vinyals", rotations=rotations)
+        for part, rotations in (("train", False), ("train", True), ("val", False), ("test", False))
+    )
+
+    assert train.class_names == (
+        "images_evaluation/Alpha/character01",
+        "images_background/Beta/character01",
+        "images_background/Beta/character02",
+    )
+    assert rotated.class_count == 12
+    assert val.class_names == tuple(
+        f"images_background/Delta/character01@{degrees}" for degrees in (0, 90, 180, 270)
+    )
+    assert test.class_count == 8
+    assert len({dataset.split_digest for dataset in (train, rotated, val, test)}) == 1
 
 
 @needs_data
@@ -341,3 +356,19 @@ def test_the_split_of_the_paper_is_reproduced_from_the_real_archives() -> None:
         for dataset, name in ((train, "train"), (test, "test")):
             listed = (lists / f"reptile_seed0_{name}.txt").read_text().split("\n")[:-1]
             assert list(dataset.class_names) == listed
+
+
+@needs_data
+def test_vinyals_split_is_reproduced_from_the_real_archives() -> None:
+    """Its digest is that of lists that others made; here they are compared name by name."""
+    lists = REAL / "splits" / "omniglot"
+
+    for part, count in (("train", 1028), ("val", 172), ("test", 423)):
+        dataset = read(REAL, part, split="vinyals")
+        names = list(dict.fromkeys(name.split("@")[0] for name in dataset.class_names))
+        assert len(names) == count
+        assert dataset.class_count == (count if part == "train" else 4 * count)
+        assert dataset.image_count == 20 * dataset.class_count
+        assert dataset.split_digest == omniglot.SPLIT_DIGESTS["vinyals"]
+        if lists.is_dir():
+            assert names == (lists / f"vinyals_{part}.txt").read_text().split("\n")[:-1]

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from kshot.bench.report import say
-from kshot.bundle import Bundle, Manifest, Preconditioner, pixels
+from kshot.bundle import Bundle, Manifest, Preconditioner
 from kshot.learner import (
     Conv4,
     Initialization,
@@ -25,6 +23,7 @@ from kshot.trainer.dataset import ImageDataset, make_dataset
 from kshot.trainer.datasets import data_of, read_dataset
 from kshot.trainer.episodes import sample_episode
 from kshot.trainer.pixels import DevicePixels
+from kshot.trainer.recipe import Data
 
 __all__ = [
     "AdaptTask",
@@ -36,7 +35,7 @@ __all__ = [
     "way_bucket",
 ]
 
-_INK, _PAPER, _INK_BELOW = 0, 255, 160
+_INK, _PAPER = 0, 255
 
 
 @dataclass(frozen=True)
@@ -169,26 +168,7 @@ def handwriting(bundle: Bundle, data_folder: Path | None) -> ImageDataset:
     manifest = bundle.manifest
     if data_folder is None:
         say("no data folder is named: accuracy is measured on scikit-learn's digits")
-        return _digits(bundle)
+        digits = Data("digits", "all", rotations=False)
+        return read_dataset(digits, Path(), "test", input_spec=manifest.input)
     data = data_of(manifest.provenance)
     return read_dataset(data, data_folder, "test", input_spec=manifest.input)
-
-
-def _digits(bundle: Bundle) -> ImageDataset:
-    """Bring scikit-learn's 8x8 digits to handwriting's form, black ink on white paper.
-
-    They are inverted, enlarged, made ink or paper pixel by pixel, and given a margin.
-    """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.argsort(digits.target, kind="stable")
-    images = np.full((len(order), 28, 28), _PAPER, np.uint8)
-    for image, small in zip(images, digits.images[order], strict=True):
-        dark_on_bright = np.rint(255 - small * (255 / 16)).astype(np.uint8)
-        enlarged = Image.fromarray(dark_on_bright).resize((20, 20), Image.Resampling.BICUBIC)
-        image[4:24, 4:24] = np.where(np.asarray(enlarged) < _INK_BELOW, _INK, _PAPER)
-    prepared = torch.from_numpy(pixels(images, bundle.manifest.input))
-    counts = torch.from_numpy(np.bincount(digits.target))
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    return make_dataset("scikit-learn's digits", prepared, offsets, tuple("0123456789"))

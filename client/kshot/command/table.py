@@ -57,6 +57,11 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "List the recipes that `train` knows.",
             "train",
         ),
+        "download": Entry(
+            "kshot.trainer.commands.download",
+            "Download a data set and check that it is whole.",
+            "train",
+        ),
         "bench": Entry(
             "kshot.bench.command",
             "Measure speed side by side with a plain PyTorch loop.",

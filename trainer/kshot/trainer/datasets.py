@@ -6,17 +6,21 @@ from typing import Protocol
 
 from kshot.bundle import InputSpec, Provenance
 from kshot.trainer import omniglot
+from kshot.trainer.cifar_fs import read_cifar_fs, read_fc100
+from kshot.trainer.class_folders import read_class_folders
 from kshot.trainer.dataset import ImageDataset, with_rotations
+from kshot.trainer.decoding import Progress
+from kshot.trainer.digits import read_digits
 from kshot.trainer.errors import DataError
-from kshot.trainer.image_files import Progress
+from kshot.trainer.mini_imagenet import read_mini_imagenet
 from kshot.trainer.omniglot import read_omniglot
 from kshot.trainer.recipe import Data
 
-__all__ = ["DATASETS", "data_of", "find_split", "read_dataset", "split_digest"]
+__all__ = ["DATASETS", "data_of", "read_dataset"]
 
 
 class Reader(Protocol):
-    """Read one part of a data set, prepared for a network's input; no class is rotated."""
+    """Read one part of a data set, in the form of a network's input; rotates no training class."""
 
     def __call__(
         self,
@@ -29,7 +33,14 @@ class Reader(Protocol):
     ) -> ImageDataset: ...
 
 
-DATASETS: Mapping[str, Reader] = {"omniglot": read_omniglot}
+DATASETS: Mapping[str, Reader] = {
+    "omniglot": read_omniglot,
+    "mini-imagenet": read_mini_imagenet,
+    "cifar-fs": read_cifar_fs,
+    "fc100": read_fc100,
+    "digits": read_digits,
+    "folder": read_class_folders,
+}
 
 
 def read_dataset(
@@ -48,6 +59,11 @@ def read_dataset(
     """
     if data.dataset not in DATASETS:
         raise DataError(f"data set is {data.dataset!r}, wanted one of: {', '.join(DATASETS)}")
+    if data.folder is not None and data.dataset != "folder":
+        raise DataError(
+            f"data.folder is {data.folder!r} beside the data set {data.dataset}, wanted it beside "
+            "the data set folder alone"
+        )
     read = DATASETS[data.dataset]
     dataset = read(data, data_folder, part, input_spec=input_spec, progress=progress)
     return with_rotations(dataset) if data.rotations and part == "train" else dataset
@@ -56,30 +72,15 @@ def read_dataset(
 def data_of(provenance: Provenance) -> Data:
     """Return the data that a bundle was trained on, without rotations.
 
-    Bundles of early builds name them by the split's digest alone; raises DataError when it is no
-    known one.
+    Bundles of early builds name them by the split's digest alone; raises DataError when that is of
+    no split of Omniglot.
     """
-    if provenance.dataset is None or provenance.split is None:
-        return Data(*find_split(provenance.split_digest), rotations=False)
-    return Data(provenance.dataset, provenance.split, rotations=False, folder=provenance.folder)
-
-
-def find_split(digest: str) -> tuple[str, str]:
-    """Return the data set and split that a digest names, where a bundle carries nothing else.
-
-    Raises DataError when it is no known one.
-    """
-    for split_name, known in omniglot.SPLIT_DIGESTS.items():
-        if known == digest:
-            return "omniglot", split_name
+    if provenance.dataset is not None and provenance.split is not None:
+        return Data(provenance.dataset, provenance.split, rotations=False, folder=provenance.folder)
+    for split, digest in omniglot.SPLIT_DIGESTS.items():
+        if digest == provenance.split_digest:
+            return Data("omniglot", split, rotations=False)
     raise DataError(
-        f"the bundle was trained on a split with digest {digest}, which is none of: "
-        f"{', '.join(DATASETS)}"
+        f"the bundle was trained on a split with digest {provenance.split_digest}, which is none "
+        f"of Omniglot's: {', '.join(omniglot.SPLIT_DIGESTS)}"
     )
-
-
-def split_digest(name: str, split_name: str) -> str:
-    """Return the SHA-256 that names a split's classes; raises DataError for an unknown one."""
-    if name != "omniglot" or split_name not in omniglot.SPLIT_DIGESTS:
-        raise DataError(f"split of {name} is {split_name!r}, which is unknown")
-    return omniglot.SPLIT_DIGESTS[split_name]

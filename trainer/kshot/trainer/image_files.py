@@ -3,18 +3,27 @@
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kshot.trainer.decoding import ReadFile
 from kshot.trainer.errors import DataError
 
-__all__ = ["ImageFiles", "find_image_files"]
-
-Progress = Callable[[int, int], None]
+__all__ = [
+    "ImageFiles",
+    "file_digest",
+    "find_image_files",
+    "list_archive",
+    "list_class_folders",
+]
 
 # What zipfile raises for a damaged directory: also unknown versions and names that are no text.
 _DAMAGED = (zipfile.BadZipFile, OSError, NotImplementedError, ValueError)
+# What `kshot.bundle` decodes, and pictures that would otherwise go missing without a word.
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".pgm", ".ppm", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -27,38 +36,59 @@ class ImageFiles:
     source: Path
     names: tuple[str, ...]
 
-    def digest(self) -> str:
-        """Name the bytes of the source by their SHA-256; a folder's digest is over its files."""
-        digest = hashlib.sha256()
+    def fingerprint(self) -> str:
+        """Tell changed files from known ones: by an archive's SHA-256, by a folder's listing.
+
+        The listing has each file's name, size in bytes and time of change; to read tens of
+        thousands of small files at every start would take longer than all else.
+        """
         if self.source.is_file():
-            with self.source.open("rb") as archive:
-                while block := archive.read(1 << 20):
-                    digest.update(block)
-            return digest.hexdigest()
-        for name, data in zip(self.names, self.read(self.names), strict=True):
-            digest.update(f"{name}\0{len(data)}\0".encode())
-            digest.update(data)
+            return file_digest(self.source)
+        digest = hashlib.sha256()
+        for name in self.names:
+            try:
+                status = (self.source / name).stat()
+            except OSError as error:
+                raise DataError(f"cannot read {self.source / name}: {error.strerror}") from error
+            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
-    def read(self, names: Sequence[str]) -> Iterator[bytes]:
-        """Yield the bytes of each named file; raises DataError for one that cannot be read."""
+    def content_digest(self) -> str:
+        """Return the SHA-256 over names and bytes, whatever holds them and in what order."""
+        digest = hashlib.sha256()
+        with self.opened() as read:
+            for name in self.names:
+                content = read(name)
+                digest.update(f"{name}\0{len(content)}\0".encode())
+                digest.update(content)
+        return digest.hexdigest()
+
+    @contextmanager
+    def opened(self) -> Iterator[ReadFile]:
+        """Give a function that returns the bytes of a named file, from any thread.
+
+        It raises DataError for one that cannot be read.
+        """
         if self.source.is_dir():
-            for name in names:
-                try:
-                    yield (self.source / name).read_bytes()
-                except OSError as error:
-                    raise DataError(
-                        f"cannot read {self.source / name}: {error.strerror}"
-                    ) from error
+            yield self._read_file
             return
         with _open_archive(self.source) as archive:
-            for name in names:
+
+            def read(name: str) -> bytes:
                 try:
-                    yield archive.read(name)
-                except (*_DAMAGED, zlib.error, EOFError, RuntimeError) as error:
+                    return archive.read(name)
+                except (*_DAMAGED, zlib.error, EOFError, RuntimeError, KeyError) as error:
                     raise DataError(
                         f"{self.source} is damaged at {name}: {error}; get the archive again"
                     ) from error
+
+            yield read
+
+    def _read_file(self, name: str) -> bytes:
+        try:
+            return (self.source / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {self.source / name}: {error.strerror}") from error
 
 
 def find_image_files(
@@ -70,9 +100,7 @@ def find_image_files(
     """
     for archive_name in archive_names:
         if (data_folder / archive_name).is_file():
-            with _open_archive(data_folder / archive_name) as archive:
-                listed = [name for name in archive.namelist() if _wanted(name, folder_name)]
-            return ImageFiles(data_folder / archive_name, tuple(sorted(listed)))
+            return list_archive(data_folder / archive_name, folder_name)
     if (data_folder / folder_name).is_dir():
         found = (data_folder / folder_name).glob("*/*/*.png")
         listed = [path.relative_to(data_folder).as_posix() for path in found]
@@ -82,6 +110,54 @@ def find_image_files(
     raise DataError(
         f"{data_folder} holds neither {' nor '.join(archive_names)} nor a folder {folder_name}"
     )
+
+
+def list_archive(path: Path, folder_name: str) -> ImageFiles:
+    """List ``folder_name/<group>/<class>/*.png`` in a ZIP archive; raises DataError."""
+    with _open_archive(path) as archive:
+        listed = [name for name in archive.namelist() if _wanted(name, folder_name)]
+    return ImageFiles(path, tuple(sorted(listed)))
+
+
+def list_class_folders(root: Path, folder_name: str = "") -> dict[str, list[str]]:
+    """Return the image files of each folder in ``root/folder_name``, relative to ``root``, sorted.
+
+    Hidden files, and those that are no images by their names, are passed over. Raises DataError for
+    a folder that cannot be read or has no image, and for a picture of a format that is not read.
+    """
+    classes: dict[str, list[str]] = {}
+    for folder in _sorted(root / folder_name):
+        if folder.name.startswith(".") or not folder.is_dir():
+            continue
+        listed = []
+        for path in _sorted(folder):
+            suffix = path.suffix.lower()
+            if path.name.startswith("."):
+                continue
+            if suffix in _OTHER_SUFFIXES:
+                raise DataError(f"{path} is a {suffix} file, wanted PNG, JPEG or WebP images")
+            if suffix in _SUFFIXES:
+                listed.append(path.relative_to(root).as_posix())
+        if not listed:
+            raise DataError(f"class folder {folder} has no images, wanted at least 1")
+        classes[folder.name] = listed
+    return classes
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file; raises DataError when it cannot be read."""
+    try:
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _sorted(folder: Path) -> Iterable[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot read folder {folder}: {error.strerror}") from error
 
 
 def _wanted(name: str, folder_name: str) -> bool:

@@ -30,9 +30,9 @@ def choose_data_folder(data_folder: Path | None) -> Path:
     """Return the folder that was named; raises UsageError when none was, or there is none."""
     if data_folder is None:
         raise click.UsageError(
-            "no data folder is named, wanted --data DIR or KSHOT_DATA: a folder with Omniglot's "
-            "images_background.zip and images_evaluation.zip, from "
-            "github.com/brendenlake/omniglot, folder python"
+            "no data folder is named, wanted --data DIR or KSHOT_DATA: a folder with the data "
+            "sets' archives or folders (`kshot download omniglot --data DIR` makes one with "
+            "Omniglot)"
         )
     if not data_folder.is_dir():
         raise click.UsageError(
