@@ -80,10 +80,7 @@ class AdaptTask:
     @property
     def rule(self) -> StepRule:
         """The bundle's inner step."""
-        inner = self.manifest.inner_loop
-        return StepRule(
-            self.preconditioner, inner.learning_rate, inner.second_moment_decay, inner.epsilon
-        )
+        return StepRule.of(self.manifest.inner_loop, self.preconditioner)
 
     def start(self, bucket: int | None = None) -> LoopState:
         """Make the state from which an adaptation starts, its head padded to a bucket of ways."""

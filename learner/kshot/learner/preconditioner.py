@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kshot.bundle import Preconditioner
+from kshot.bundle import InnerLoop, Preconditioner
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,19 @@ class StepRule:
     second_moment_decay: float = 0.999
     epsilon: float = 1e-8
     weight_decay_rate: float = 1.0
+
+    @staticmethod
+    def of(
+        inner: InnerLoop, preconditioner: Preconditioner, learning_rate: float | None = None
+    ) -> "StepRule":
+        """Take the constants of a bundle, and its learning rate where none is given."""
+        return StepRule(
+            preconditioner,
+            inner.learning_rate if learning_rate is None else learning_rate,
+            inner.second_moment_decay,
+            inner.epsilon,
+            1.0 if inner.weight_decay_rate is None else inner.weight_decay_rate,
+        )
 
     def step_size(self, step: int) -> float:
         """Return the learning rate with Adam's bias correction before the step-th update.

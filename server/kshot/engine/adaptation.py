@@ -21,14 +21,7 @@ from kshot.learner import (
 
 def step_rule(model: LoadedModel, preconditioner: Preconditioner, learning_rate: float) -> StepRule:
     """Return the constants of a task's inner steps."""
-    inner = model.bundle.manifest.inner_loop
-    return StepRule(
-        preconditioner,
-        learning_rate,
-        inner.second_moment_decay,
-        inner.epsilon,
-        inner.weight_decay_rate or 1.0,
-    )
+    return StepRule.of(model.bundle.manifest.inner_loop, preconditioner, learning_rate)
 
 
 def step_spec(model: LoadedModel, task: AdaptationTask) -> StepSpec:
