@@ -4,7 +4,7 @@ from torch.nn import functional
 
 from kshot.bundle import NetworkSpec
 from kshot.learner import Conv4, build_network, initial_parameters, layout_of
-from kshot.learner.conv4 import convolve
+from kshot.learner.convolution import convolve
 
 
 def test_omniglot_form_has_the_papers_parameters_less_the_biases_before_batch_norm() -> None:
@@ -21,7 +21,7 @@ def test_padding_is_tensorflows_same(side: int) -> None:
     image[..., 0, 0] = 1
     kernel = torch.arange(9.0).reshape(1, 1, 1, 3, 3)
 
-    outputs = convolve(image, kernel)
+    outputs = convolve(image, kernel, stride=2)
 
     first_tap = kernel[0, 0, 0, 0, 0] if side % 2 == 0 else kernel[0, 0, 0, 1, 1]
     assert outputs.shape == (1, 1, 1, (side + 1) // 2, (side + 1) // 2)
@@ -33,7 +33,7 @@ def test_own_kernels_equal_one_convolution_a_task() -> None:
     inputs = torch.randn(3, 4, 2, 9, 8, generator=generator, dtype=torch.float64)
     weight = torch.randn(3, 5, 2, 3, 3, generator=generator, dtype=torch.float64)
 
-    together = convolve(inputs, weight)
+    together = convolve(inputs, weight, stride=2)
 
     alone = torch.stack(
         [
@@ -68,9 +68,9 @@ def test_one_kernel_serves_all_tasks() -> None:
     inputs = torch.randn(3, 4, 2, 8, 8, generator=generator, dtype=torch.float64)
     weight = torch.randn(1, 5, 2, 3, 3, generator=generator, dtype=torch.float64)
 
-    shared = convolve(inputs, weight)
+    shared = convolve(inputs, weight, stride=2)
 
-    own = convolve(inputs, weight.expand(3, -1, -1, -1, -1))
+    own = convolve(inputs, weight.expand(3, -1, -1, -1, -1), stride=2)
     torch.testing.assert_close(shared, own, rtol=0, atol=1e-12)
 
 

@@ -20,6 +20,7 @@ from kshot.learner.initialization import Initialization, LoopState, stack_states
 from kshot.learner.inner_loop import InnerLoopResult, StopReason, run_inner_loop
 from kshot.learner.inner_step import InnerStep, build_inner_step, loss_gradients
 from kshot.learner.layout import ParameterLayout
+from kshot.learner.mlp import Mlp
 from kshot.learner.network import (
     NETWORKS,
     Network,
@@ -33,6 +34,7 @@ from kshot.learner.network import (
 from kshot.learner.numerics import compute_reproducibly
 from kshot.learner.objective import Objective, task_losses
 from kshot.learner.preconditioner import StepRule
+from kshot.learner.resnet12 import Resnet12
 from kshot.learner.sampler import cycling_indices, derive_seed, replacement_indices
 from kshot.learner.second_order import maml_gradient
 from kshot.learner.slots import SlotResult, Slots, SlotTask
@@ -46,10 +48,12 @@ __all__ = [
     "InnerLoopResult",
     "InnerStep",
     "LoopState",
+    "Mlp",
     "Network",
     "Objective",
     "ParameterLayout",
     "Parameters",
+    "Resnet12",
     "SlotResult",
     "SlotTask",
     "Slots",

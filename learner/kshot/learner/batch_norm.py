@@ -13,18 +13,21 @@ def normalize(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Compute ``scale * (x - mean) / sqrt(variance + epsilon) + shift`` per task and channel.
 
-    Inputs ``(T, n, channels, height, width)``; scale, shift, mean and variance ``(T or 1,
-    channels)``. Without given statistics, mean and biased variance are those of each task's own
-    batch (Ioffe and Szegedy 2015, algorithm 1). Returns the outputs and the statistics used.
+    Inputs ``(T, n, channels, ...)``, of images or of vectors; scale, shift, mean and variance
+    ``(T or 1, channels)``. Without given statistics, mean and biased variance are those of each
+    task's own batch (Ioffe and Szegedy 2015, algorithm 1). Returns the outputs and the statistics
+    used.
     """
+    rank = inputs.dim()
     if statistics is not None:
         factor, offset = freeze(scale, shift, statistics, epsilon)
-        return inputs * _as_channels(factor) + _as_channels(offset), statistics
-    mean = inputs.mean(dim=(1, 3, 4), keepdim=True)
+        return inputs * _as_channels(factor, rank) + _as_channels(offset, rank), statistics
+    averaged = (1, *range(3, rank))
+    mean = inputs.mean(dim=averaged, keepdim=True)
     difference = inputs - mean
-    variance = (difference * difference).mean(dim=(1, 3, 4), keepdim=True)
-    outputs = difference * torch.rsqrt(variance + epsilon) * _as_channels(scale)
-    return outputs + _as_channels(shift), (mean.flatten(1), variance.flatten(1))
+    variance = (difference * difference).mean(dim=averaged, keepdim=True)
+    outputs = difference * torch.rsqrt(variance + epsilon) * _as_channels(scale, rank)
+    return outputs + _as_channels(shift, rank), (mean.flatten(1), variance.flatten(1))
 
 
 def freeze(
@@ -33,13 +36,13 @@ def freeze(
     """Compute factor and offset of batch norm with given statistics: ``factor * x + offset``.
 
     All are ``(..., channels)``. ``factor = scale / sqrt(variance + epsilon)`` and ``offset = shift
-    - factor * mean``; a convolution before it takes them as ``factor * kernel`` and as its bias.
+    - factor * mean``; a layer before it takes them as ``factor * weight`` and as its bias.
     """
     mean, variance = statistics
     factor = scale * torch.rsqrt(variance + epsilon)
     return factor, shift - mean * factor
 
 
-def _as_channels(vector: Tensor) -> Tensor:
-    # (T, 1, channels, 1, 1)
-    return vector[:, None, :, None, None]
+def _as_channels(vector: Tensor, rank: int) -> Tensor:
+    # (T, 1, channels, 1, ...)
+    return vector[(slice(None), None, slice(None), *(None,) * (rank - 3))]

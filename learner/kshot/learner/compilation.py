@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kshot.learner.graphs import graphed
 from kshot.learner.inner_step import InnerStep
+from kshot.learner.network_plugins import plugin_digest
 from kshot.learner.products import products_compiled
 from kshot.learner.step_spec import StepSpec
 
@@ -85,6 +86,7 @@ class StepCache:
             _processor(),
             str(torch.get_num_threads()),
             _source_digest(),
+            plugin_digest(spec.network.name),
         )
         key = hashlib.sha256("\n".join((spec.text, *versions)).encode()).hexdigest()
         return self.folder / f"step-{key[:32]}.pt2"

@@ -35,8 +35,11 @@ def support_and_query_logits(
     """Answer each query of one task normalized by the support set and itself: ``(1, n, way)``.
 
     The paper's mode without transduction: one forward of the whole support set and the query for
-    every query ``(1, n, ...)``. The queries take the task axis; the parameters serve them all.
+    every query ``(1, n, ...)``. The queries take the task axis; the parameters serve them all. A
+    network without statistics answers each query by itself anyway: no support set goes through it.
     """
+    if not network.statistics_shapes:
+        return transductive_logits(network, parameters, queries)
     query_count = queries.shape[1]
     joined = torch.cat(
         [support.expand(query_count, -1, -1, -1, -1), queries.transpose(0, 1)], dim=1

@@ -1,4 +1,4 @@
-"""What a network is to the learner, and the registry of the built-in ones."""
+"""What a network is to the learner, and where networks are found by name."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -10,6 +10,9 @@ from kshot.bundle import NetworkSpec
 from kshot.learner.conv4 import Conv4
 from kshot.learner.glorot import glorot_uniform
 from kshot.learner.layout import ParameterLayout
+from kshot.learner.mlp import Mlp
+from kshot.learner.network_plugins import load_plugin, plugin_names
+from kshot.learner.resnet12 import Resnet12
 
 Parameters = Mapping[str, Tensor]  # {name: (T, *shape)}, T = 1 where all tasks share them
 Statistics = Mapping[str, Tensor]  # {name: (T, channels)}, mean and biased variance of each layer
@@ -50,6 +53,9 @@ class Network(Protocol):
         """
 
 
+_MEMBERS = [name for name in vars(Network) if not name.startswith("_")]
+
+
 def layout_of(network: Network, way: int) -> ParameterLayout:
     """Lay out the network's parameters with a head of ``way`` rows."""
     return ParameterLayout(
@@ -79,17 +85,36 @@ def logits_of(
     return features @ weight.transpose(1, 2) + bias.unsqueeze(1), used
 
 
-NETWORKS: Mapping[str, Callable[..., Network]] = {"conv4": Conv4}
+NETWORKS: Mapping[str, Callable[..., Network]] = {
+    "conv4": Conv4,
+    "mlp": Mlp,
+    "resnet12": Resnet12,
+}
 
 
 def build_network(spec: NetworkSpec, input_shape: tuple[int, int, int], epsilon: float) -> Network:
     """Build the network that a manifest or a recipe names; epsilon is batch norm's.
 
-    Raises ``ValueError`` when the name is unknown or the arguments do not fit it.
+    A built-in one, or else one that an installed distribution enters in the group
+    ``kshot.networks``: a function of ``input_shape``, ``epsilon`` and the arguments, by keyword.
+    Raises ``ValueError`` when the name is unknown, the arguments do not fit it, or a third party's
+    function fails.
     """
-    if spec.name not in NETWORKS:
-        raise ValueError(f"network {spec.name!r} is unknown; known: {', '.join(sorted(NETWORKS))}")
+    factory = NETWORKS.get(spec.name) or load_plugin(spec.name)
+    if factory is None:
+        known = ", ".join(sorted({*NETWORKS, *plugin_names()}))
+        raise ValueError(f"network {spec.name!r} is unknown; known: {known}")
     try:
-        return NETWORKS[spec.name](input_shape=input_shape, epsilon=epsilon, **spec.arguments)
+        network: Network = factory(input_shape=input_shape, epsilon=epsilon, **spec.arguments)
+    except ValueError:
+        raise
     except TypeError as error:
-        raise ValueError(f"network {spec.name!r} does not take these arguments: {error}") from None
+        raise ValueError(f"network {spec.name!r} does not take these arguments: {error}") from error
+    except Exception as error:  # of whatever kind a third party's function raises
+        raise ValueError(
+            f"network {spec.name!r} cannot be built: {type(error).__name__}: {error}"
+        ) from error
+    missing = [name for name in _MEMBERS if not hasattr(network, name)]
+    if missing:
+        raise ValueError(f"network {spec.name!r} is {network!r}, which lacks {', '.join(missing)}")
+    return network
