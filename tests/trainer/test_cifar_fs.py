@@ -3,6 +3,7 @@ import os
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import InputSpec, Rescale, Resize, Rgb
-from kshot.trainer import cifar_fs
+from kshot.trainer import cifar_fs, cifar_splits
 from kshot.trainer.cache import cache_folder
+from kshot.trainer.cifar_splits import CIFAR_SPLITS, CifarSplit
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.datasets import read_dataset
 from kshot.trainer.decoding import ClassFiles, Progress, ReadFile, decode_classes
@@ -36,10 +38,10 @@ SPLITS = {"cifar-fs": "bertinetto", "fc100": "oreshkin"}
 Files = dict[str, bytes]
 
 
-def picture(seed: int) -> bytes:
+def picture(seed: int, kind: str = "WEBP") -> bytes:
     stream = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(stream, format="WEBP", lossless=True)
+    Image.fromarray(pixels).save(stream, format=kind, lossless=True)
     return stream.getvalue()
 
 
@@ -89,11 +91,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the reader expect the few classes of this module."""
     splits = {}
     for column, (dataset, name) in enumerate(SPLITS.items()):
-        parts: dict[str, list[str]] = {}
+        parts: dict[str, tuple[str, ...]] = {}
         for class_name, row in CLASSES.items():
-            parts.setdefault((row[0], row[1])[column], []).append(class_name)
-        splits[dataset] = (name, split_digest(parts))
-    monkeypatch.setattr(cifar_fs, "SPLITS", splits)
+            part = (row[0], row[1])[column]
+            parts[part] = (*parts.get(part, ()), class_name)
+        splits[dataset] = CifarSplit(name, parts["val"], parts["test"], split_digest(parts))
+    for module in (cifar_fs, cifar_splits):
+        monkeypatch.setattr(module, "CIFAR_SPLITS", splits)
+    monkeypatch.setattr(cifar_fs, "UPSTREAM_IMAGE_COUNT", 3)
 
 
 @pytest.mark.usefixtures("small")
@@ -125,6 +130,40 @@ def test_archives_and_the_folder_extracted_from_them_give_the_same_data(tmp_path
             one = read(packed, dataset, part)
             other = read(tmp_path / "extracted", dataset, part)
             assert (one.digest, one.split_digest) == (other.digest, other.split_digest)
+
+
+def write_upstream(folder: Path) -> Path:
+    for number, name in enumerate(CLASSES):
+        (folder / "cifar100" / "data" / name).mkdir(parents=True)
+        for index in range(3):
+            path = folder / "cifar100" / "data" / name / f"{index}.png"
+            path.write_bytes(picture(10 * number + index, "PNG"))
+    return folder
+
+
+@pytest.mark.usefixtures("small")
+def test_the_folder_of_the_authors_gives_whole_classes(tmp_path: Path) -> None:
+    """The classes that have all their images in the archives are the same there."""
+    packed = write(tmp_path / "packed", archives())
+    folder = write_upstream(tmp_path / "upstream")
+
+    for dataset in SPLITS:
+        one, other = read(folder, dataset, "val"), read(packed, dataset, "val")
+        assert (one.digest, one.split_digest) == (other.digest, other.split_digest)
+        assert read(folder, dataset, "train").class_offsets.tolist() == [0, 3, 6]
+    (folder / "cifar100" / "data" / "worm" / "0.png").unlink()
+    with pytest.raises(DataError, match=r"class 'worm' of cifar-fs in .* has 2 images, wanted 3"):
+        read(folder, "cifar-fs", "test")
+    (folder / "cifar100" / "data" / "worm").rename(folder / "cifar100" / "data" / "wasp")
+    with pytest.raises(DataError, match="data does not have the classes of fc100's split oreshkin"):
+        read(folder, "fc100", "test")
+
+
+def test_the_published_splits_have_their_numbers_of_classes() -> None:
+    for dataset, counts in (("cifar-fs", (16, 20)), ("fc100", (20, 20))):
+        split = CIFAR_SPLITS[dataset]
+        assert (len(set(split.val)), len(set(split.test))) == counts
+        assert not set(split.val) & set(split.test)
 
 
 @pytest.mark.usefixtures("small")
@@ -165,7 +204,7 @@ def edit(old: str, new: str) -> Callable[[Files], None]:
     ("damage", "message"),
     [
         (spoil, r"test/worm/worm_1.webp in .* is not a PNG, JPEG or WebP image"),
-        (leave_out_an_image, r"class 'worm' of cifar-fs in .* has 2 images, wanted 3 as in classe"),
+        (leave_out_an_image, r"class 'worm' of cifar-fs in .* has 2 images, wanted 3"),
         (leave_out_the_table, r"cifar_fs_valtest.tar.xz has no cifar_fs/classes.csv; wanted"),
         (edit("class,superclass", "superclass,class"), r"has the columns 'superclass,class,cifar"),
         (edit("crab", "worm"), r"line 5, names class 'worm' twice, wanted it once"),
@@ -229,6 +268,7 @@ def test_the_real_archives_have_the_classes_and_counts_of_both_splits(
         return decode_classes(replace(files, classes=ten), file, spec, progress)
 
     monkeypatch.setattr(cifar_fs, "decode_classes", decode_ten)
+    monkeypatch.setattr(cifar_fs, "_members", cache(cifar_fs._members))  # unpacking takes seconds
     train, val, test = (
         read(REAL, dataset, part)
         for dataset, part in (("cifar-fs", "train"), ("cifar-fs", "val"), ("fc100", "test"))

@@ -2,24 +2,27 @@
 
 import lzma
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from kshot.bundle import InputSpec
 from kshot.trainer.cache import cached_dataset
+from kshot.trainer.cifar_splits import CIFAR_SPLITS, check_cifar_split
 from kshot.trainer.class_folders import list_parts, read_class_files
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.decoding import DECODER_VERSION, ClassFiles, Progress, decode_classes
 from kshot.trainer.errors import DataError
-from kshot.trainer.image_files import file_digest
+from kshot.trainer.image_files import file_digest, list_class_folders
 from kshot.trainer.recipe import Data
 from kshot.trainer.splits import PARTS, check_split_name, classes_of, parse_table, split_digest
 
 __all__ = ["read_cifar_fs", "read_fc100"]
 
 FOLDER = "cifar_fs"
+UPSTREAM_FOLDER = Path("cifar100", "data")
+UPSTREAM_IMAGE_COUNT = 600
 # What holds the classes that CIFAR-FS has for training, validation and test.
 ARCHIVES = {
     "train": "cifar_fs_train.tar.xz",
@@ -27,20 +30,15 @@ ARCHIVES = {
     "test": "cifar_fs_valtest.tar.xz",
 }
 COLUMNS = ("class", "superclass", "cifar_fs_split", "fc100_split", "images")
-# By data set: its split's name, and the SHA-256 of that (`kshot.trainer.splits.split_digest`).
-SPLITS = {
-    "cifar-fs": ("bertinetto", "e4e845fa943de1e0eb914cf8dc0d34baeb3710df7d03e5c8f0d40490238abb86"),
-    "fc100": ("oreshkin", "d857734eb3a351c886781a8480849cb53c6a659d8f4b9e9a601892ced3a15d7e"),
-}
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A class as ``classes.csv`` has it; ``stored`` is the folder of parts that it lies in."""
+    """A class: its part of the split, and the folder and number of its images."""
 
     name: str
-    stored: str
     part: str
+    folder: str
     image_count: int
 
 
@@ -54,9 +52,11 @@ def read_cifar_fs(
 ) -> ImageDataset:
     """Read a part of CIFAR-FS, 64, 16 and 20 classes (Bertinetto et al., ICLR 2019).
 
-    ``data_folder`` holds ``cifar_fs_train.tar.xz`` and ``cifar_fs_valtest.tar.xz`` or the folder
-    ``cifar_fs`` extracted from them; their ``classes.csv`` says how many images each class has.
-    Raises DataError for an unknown split or part, and for what is missing, damaged or incomplete.
+    ``data_folder`` holds the folder ``cifar100`` as the authors' archive has it, with
+    ``data/<class>/<image>`` and 600 images a class; or the archives ``cifar_fs_train.tar.xz`` and
+    ``cifar_fs_valtest.tar.xz``, or the folder ``cifar_fs`` extracted from them, whose
+    ``classes.csv`` says how many images each class has. Raises DataError for an unknown split or
+    part, and for what is missing, damaged or incomplete.
     """
     return _read(data, data_folder, part, input_spec, progress)
 
@@ -71,8 +71,8 @@ def read_fc100(
 ) -> ImageDataset:
     """Read a part of FC100, 60, 20 and 20 classes of 12, 4 and 4 superclasses.
 
-    The split is that of Oreshkin et al., "TADAM" (2018); the files are those of CIFAR-FS, both
-    archives for every part. Raises DataError as `read_cifar_fs` does.
+    The split is that of Oreshkin et al., "TADAM" (NeurIPS 2018); the files are those of CIFAR-FS,
+    both archives for every part. Raises DataError as `read_cifar_fs` does.
     """
     return _read(data, data_folder, part, input_spec, progress)
 
@@ -80,16 +80,14 @@ def read_fc100(
 def _read(
     data: Data, data_folder: Path, part: str, input_spec: InputSpec, progress: Progress | None
 ) -> ImageDataset:
-    split_name, _ = SPLITS[data.dataset]
-    check_split_name(data.split, (split_name,), data.dataset)
+    check_split_name(data.split, (CIFAR_SPLITS[data.dataset].name,), data.dataset)
     if part not in PARTS:
         raise DataError(f"part of {data.dataset} is {part!r}, wanted one of: {', '.join(PARTS)}")
-    if (data_folder / FOLDER).is_dir():
-        folder = data_folder / FOLDER
-        rows = _rows(_text(folder / "classes.csv"), data.dataset, str(folder / "classes.csv"))
-        parts = list_parts(folder).values()
-        listed = [name for classes in parts for names in classes.values() for name in names]
-        return read_class_files(_choose(data, part, folder, rows, listed), input_spec, progress)
+    for folder, listed in ((FOLDER, _extracted), (UPSTREAM_FOLDER, _upstream)):
+        if (data_folder / folder).is_dir():
+            rows, names = listed(data_folder / folder, data.dataset)
+            files = _choose(data, part, data_folder / folder, rows, names)
+            return read_class_files(files, input_spec, progress)
     archives = _archives(data, data_folder, part)
 
     def decode() -> ImageDataset:
@@ -122,10 +120,24 @@ def _archives(data: Data, data_folder: Path, part: str) -> list[Path]:
 
 
 _WANTED = (
-    "wanted the archives cifar_fs_train.tar.xz and cifar_fs_valtest.tar.xz or the folder cifar_fs: "
-    "CIFAR-100 (www.cs.toronto.edu/~kriz/cifar.html) as <part>/<class>/<image> beside classes.csv, "
-    "see docs/data.md"
+    "wanted the folder cifar100 with data/<class>/<image>, from the archive of CIFAR-FS's authors "
+    "(github.com/bertinetto/r2d2), or the archives that docs/data.md describes"
 )
+
+
+def _extracted(folder: Path, dataset: str) -> tuple[list[_Row], list[str]]:
+    """List the folder that the archives have."""
+    rows = _rows(_text(folder / "classes.csv"), dataset, str(folder / "classes.csv"))
+    parts = list_parts(folder).values()
+    return rows, [name for classes in parts for names in classes.values() for name in names]
+
+
+def _upstream(folder: Path, dataset: str) -> tuple[list[_Row], list[str]]:
+    """List the folder of class folders that CIFAR-FS's authors give."""
+    classes = list_class_folders(folder)
+    split = CIFAR_SPLITS[dataset]
+    rows = [_Row(name, split.part_of(name), name, UPSTREAM_IMAGE_COUNT) for name in classes]
+    return rows, [name for names in classes.values() for name in names]
 
 
 def _members(path: Path) -> dict[str, bytes]:
@@ -155,11 +167,7 @@ def _rows(text: str, dataset: str, source: str) -> list[_Row]:
         if not (image_count.isascii() and image_count.isdigit()):
             raise DataError(f"{source}, line {line}, has {image_count!r} images, wanted a number")
         part = stored if dataset == "cifar-fs" else fc100_part
-        rows[name] = _Row(name, stored, part, int(image_count))
-    split = {part: sorted(row.name for row in rows.values() if row.part == part) for part in PARTS}
-    split_name, digest = SPLITS[dataset]
-    if split_digest(split) != digest:
-        raise DataError(f"{source} does not have the classes of {dataset}'s split {split_name}")
+        rows[name] = _Row(name, part, f"{stored}/{name}", int(image_count))
     return list(rows.values())
 
 
@@ -170,16 +178,15 @@ def _choose(
     files: dict[str, list[str]] = {}
     for name in sorted(names):
         files.setdefault(name.rpartition("/")[0], []).append(name)
-    split = {name: sorted(row.name for row in rows if row.part == name) for name in PARTS}
-    known: Mapping[str, _Row] = {row.name: row for row in rows}
+    known = {row.name: row for row in rows}
+    split = check_cifar_split(data.dataset, {row.name: row.part for row in rows}, source)
     chosen: dict[str, list[str]] = {}
     for name in classes_of(split, part, data.dataset):
-        row = known[name]
-        chosen[name] = files.get(f"{row.stored}/{name}", [])
-        if len(chosen[name]) != row.image_count:
+        chosen[name] = files.get(known[name].folder, [])
+        if len(chosen[name]) != known[name].image_count:
             raise DataError(
                 f"class {name!r} of {data.dataset} in {source} has {len(chosen[name])} images, "
-                f"wanted {row.image_count} as in classes.csv"
+                f"wanted {known[name].image_count}"
             )
     title = f"{data.dataset} {data.split} {part}"
     return ClassFiles(title, source, chosen, split_digest(split))
