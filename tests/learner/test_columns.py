@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
 
 from kshot.learner import Conv4, initial_parameters
 from kshot.learner.columns import convolve_columns
+from kshot.learner.conv4 import Downsampling
 
 PADDINGS = {"even": (0, 1), "odd": (1, 1)}
 
@@ -45,24 +48,44 @@ def test_columns_equal_the_direct_convolution_and_its_gradients(
         torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
 
 
+def test_second_derivatives_are_refused_not_wrong() -> None:
+    inputs = torch.rand(1, 2, 1, 4, 4)
+    weight = torch.rand(1, 3, 1, 3, 3, requires_grad=True)
+    outputs = convolve_columns(inputs, weight, 1, (1, 1, 1, 1))
+    (gradient,) = torch.autograd.grad(outputs.square().sum(), weight, create_graph=True)
+
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad(gradient.sum(), weight)
+
+
+@pytest.mark.parametrize("downsampling", ["stride", "max_pool"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 21, 30), (1, 5, 4)])
-def test_a_tuned_network_is_the_same_function(device: str, shape: tuple[int, int, int]) -> None:
-    """Computed here, in the form that is meant for the device."""
-    network = Conv4(shape, filters=4)
+def test_every_form_of_a_network_is_the_same_function(
+    device: str, shape: tuple[int, int, int], downsampling: Downsampling
+) -> None:
+    """Computed here, in the form that is meant for the device and in columns."""
+    network = Conv4(shape, filters=4, downsampling=downsampling)
     generator = torch.Generator().manual_seed(0)
     drawn = [initial_parameters(network, 2, generator) for _ in range(2)]
     parameters = {name: torch.stack([d[name].double() for d in drawn]) for name in drawn[0]}
     inputs = torch.rand(2, 5, *shape, generator=generator, dtype=torch.float64)
 
-    tuned = network.tuned(device)
-    features, statistics = tuned.features(parameters, inputs, None)
+    for form in (network.tuned(device), replace(network, column_blocks=(1, 2, 3, 4))):
+        features, statistics = form.features(parameters, inputs, None)
 
-    expected, expected_statistics = network.features(parameters, inputs, None)
-    assert tuned.column_blocks
-    torch.testing.assert_close(features, expected, rtol=0, atol=1e-12)
-    for name, value in expected_statistics.items():
-        torch.testing.assert_close(statistics[name], value, rtol=0, atol=1e-12)
+        expected, expected_statistics = network.features(parameters, inputs, None)
+        torch.testing.assert_close(features, expected, rtol=0, atol=1e-12)
+        for name, value in expected_statistics.items():
+            torch.testing.assert_close(statistics[name], value, rtol=0, atol=1e-12)
+
+
+def test_the_tuned_form_is_columns_where_convolutions_stride() -> None:
+    strided, pooled = (
+        Conv4((1, 8, 8), downsampling=form).tuned("cpu") for form in ("stride", "max_pool")
+    )
+
+    assert (strided.column_blocks, pooled.column_blocks) == ((1, 2, 3, 4), ())
 
 
 @pytest.mark.parametrize("blocks", [(0,), (5,), (1, 9)])

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kshot.learner.products import times_transposed
 
@@ -52,7 +53,10 @@ def convolve_columns(inputs: Tensor, weight: Tensor, stride: int, padding: Paddi
 
 
 class _Convolution(torch.autograd.Function):
-    """The product of columns and kernels; its gradients are two more such products."""
+    """The product of columns and kernels; its gradients are two more such products.
+
+    They have no gradients of their own, and say so when they are asked for them.
+    """
 
     @staticmethod
     def forward(
@@ -73,6 +77,7 @@ class _Convolution(torch.autograd.Function):
         return products.reshape(task_count, image_count, -1, filters)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch has no types for it
     def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401 -- torch has no types for them
         """Gather the gradient of each input from the patches that it was part of."""
         columns, kernels = ctx.saved_tensors
