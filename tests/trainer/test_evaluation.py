@@ -8,11 +8,20 @@ import torch
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Weights, write_bundle
 from kshot.learner import Initialization, build_network, initial_parameters
 from kshot.trainer.dataset import ImageDataset, make_dataset
+from kshot.trainer.episode_file import draw_episodes
 from kshot.trainer.errors import DataError, TrainingError
-from kshot.trainer.evaluation import EvaluationResult, evaluate, evaluate_bundle
+from kshot.trainer.evaluation import (
+    EvaluationResult,
+    evaluate,
+    evaluate_along,
+    evaluate_bundle,
+)
+from kshot.trainer.evaluation_tasks import prepare_tasks
 from kshot.trainer.packaging import draft_manifest
+from kshot.trainer.paired import paired_difference
 from kshot.trainer.pixels import DevicePixels
 from kshot.trainer.recipe import Recipe
+from kshot.trainer.support_flaws import SupportFlaws
 from kshot.trainer.task_solver import EvaluationSettings, TaskSolver, build_solver
 
 CPU = torch.device("cpu")
@@ -191,3 +200,97 @@ def test_a_bundle_is_evaluated_as_its_initialization(
     unfit = write_bundle(tmp_path / "odd", manifest, odd, dict.fromkeys(MODES, b"template"), "card")
     with pytest.raises(TrainingError, match=r"cannot be used: parameter head\.bias is missing"):
         evaluate_bundle(unfit, dataset, SETTINGS, device=CPU)
+
+
+def test_the_episodes_that_are_given_are_solved(
+    solve: Callable[..., TaskSolver], patterns: Patterns
+) -> None:
+    dataset = patterns()
+    drawn = draw_episodes(dataset, SETTINGS.task_shape)
+    other = draw_episodes(dataset, replace(SETTINGS.task_shape, seed=8))
+    own = evaluate(solve(dataset), dataset, SETTINGS, MODES)
+    given, others = (
+        evaluate(solve(dataset), dataset, SETTINGS, MODES, episodes=episodes)
+        for episodes in (drawn, other)
+    )
+
+    assert timeless(given) == timeless(own)
+    assert {result.episodes_digest for result in own.values()} == {drawn.digest}
+    assert {result.episodes_digest for result in others.values()} == {other.digest}
+    assert timeless(others) != timeless(own)
+
+
+def test_a_result_keeps_the_right_answers_of_each_task(
+    solve: Callable[..., TaskSolver], patterns: Patterns
+) -> None:
+    dataset = patterns()
+    for result in evaluate(solve(dataset), dataset, SETTINGS, MODES).values():
+        assert len(result.correct_counts) == 23
+        assert result.query_count == 8
+        assert result.accuracy == pytest.approx(sum(result.task_accuracies) / 23)
+
+
+def test_numbers_of_steps_along_one_adaptation_are_those_of_each_alone(
+    solve: Callable[..., TaskSolver], patterns: Patterns
+) -> None:
+    dataset = patterns()
+    tasks = prepare_tasks(dataset, SETTINGS)
+    along = evaluate_along(solve(dataset), tasks, [0, 1, 3], MODES, tasks_at_once=5)
+
+    for step_count, results in along.items():
+        settings = replace(SETTINGS, step_count=step_count)
+        alone = evaluate(solve(dataset, settings), dataset, settings, MODES, tasks_at_once=5)
+        assert timeless(results) == timeless(alone)
+    times = [along[count][BatchNormMode.SUPPORT].ms_per_task for count in (0, 3)]
+    assert times[0] < times[1]
+
+
+def test_queries_of_unknown_classes_leave_the_accuracy_as_it_is(
+    solve: Callable[..., TaskSolver], patterns: Patterns
+) -> None:
+    """The patterns are easy: an untrained network adapted to them tells strangers somewhat."""
+    dataset = patterns()
+    settings = replace(SETTINGS, unknown=True, learning_rate=0.01)
+    plain = replace(settings, unknown=False)
+    results = evaluate(solve(dataset, settings), dataset, settings, MODES)
+    without = evaluate(solve(dataset, plain), dataset, plain, MODES)
+
+    for mode, result in results.items():
+        found = result.unknown
+        assert found is not None
+        assert (found.known_count, found.unknown_count) == (23 * 8, 23 * 8)
+        assert found.auroc - found.ci95 > 0.5
+        assert found.fpr_at_95_tpr < 0.95
+        assert result.correct_counts == without[mode].correct_counts
+        assert without[mode].unknown is None
+
+
+def test_wrong_labels_cost_accuracy_on_the_same_tasks(
+    solve: Callable[..., TaskSolver], patterns: Patterns
+) -> None:
+    dataset = patterns()
+    mode = SETTINGS.batch_norm_mode
+    clean = replace(SETTINGS, head=Head.PROTOTYPE, step_count=0)
+    wrong = replace(clean, flaws=SupportFlaws(wrong_labels=1.0))
+    results = [
+        evaluate(solve(dataset, settings), dataset, settings, [mode])[mode]
+        for settings in (clean, wrong)
+    ]
+
+    assert results[0].episodes_digest == results[1].episodes_digest
+    difference = paired_difference(results[0].task_accuracies, results[1].task_accuracies)
+    assert difference.mean - difference.half_width > 0.3
+
+
+def test_adaptations_that_diverge_count_as_wrong(
+    solve: Callable[..., TaskSolver], patterns: Patterns
+) -> None:
+    dataset = patterns()
+    settings = replace(SETTINGS, learning_rate=1e30, unknown=True)
+    mode = settings.batch_norm_mode
+
+    result = evaluate(solve(dataset, settings), dataset, settings, [mode])[mode]
+
+    assert result.diverged_count == 23
+    assert result.accuracy == 0
+    assert result.nll == pytest.approx(1.3863, abs=1e-3)  # ln 4

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
-from kshot.learner import Initialization
+from kshot.learner import Initialization, cycling_indices
+from kshot.trainer.baselines import Baseline
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episodes import sample_episodes
 from kshot.trainer.errors import TrainingError
@@ -78,10 +79,74 @@ def test_the_scope_says_what_moves(
     assert not torch.equal(adapted["head.weight"][0], adapted["head.weight"][1])
 
 
+@pytest.mark.parametrize(("example_count", "batch_size"), [(5, 5), (25, 15), (3, 10), (7, 2)])
+def test_the_batches_of_fewer_steps_are_the_first_of_those_of_more(
+    example_count: int, batch_size: int
+) -> None:
+    most = cycling_indices(example_count, batch_size, 50, seed=3)
+
+    for step_count in (0, 1, 2, 5, 10, 20, 49):
+        fewer = cycling_indices(example_count, batch_size, step_count, seed=3)
+        assert torch.equal(fewer, most[:step_count])
+
+
+@pytest.mark.parametrize("preconditioner", list(Preconditioner))
+@pytest.mark.parametrize("head", [Head.TRAINED, Head.PROTOTYPE])
+def test_a_trajectory_passes_where_adapting_by_each_number_of_steps_ends(
+    solve: Solve, patterns: Patterns, preconditioner: Preconditioner, head: Head
+) -> None:
+    """Bit for bit, so that a sweep need not adapt again for every number of steps."""
+    settings = replace(SETTINGS, preconditioner=preconditioner, head=head, learning_rate=0.01)
+    step_counts = [0, 1, 3, 7]
+    episodes = sample_episodes(patterns(), 2, 6, 1, 1, torch.Generator().manual_seed(0))
+
+    trajectory = solve(settings).trajectory(episodes, 4, step_counts)
+
+    before = None
+    for step_count, passed in zip(step_counts, list(trajectory), strict=True):
+        adapted = solve(replace(settings, step_count=step_count)).adapt(episodes, 4)
+        assert all(torch.equal(passed[name], adapted[name]) for name in adapted)
+        assert before is None or not torch.equal(passed["head.bias"], before)
+        before = passed["head.bias"]
+
+
+def test_no_step_leaves_the_start_as_it_is(solve: Solve, patterns: Patterns) -> None:
+    solver = solve(replace(SETTINGS, step_count=0, way=3))
+    episodes = sample_episodes(patterns(), 2, 3, 1, 1, torch.Generator().manual_seed(0))
+
+    adapted = solver.adapt(episodes, 0)
+
+    for name, start in solver.initialization.parameters.items():
+        assert all(torch.equal(value, start) for value in adapted[name])
+
+
+def test_baselines_decide_what_they_are(manifest: Manifest, solve: Solve) -> None:
+    anil = solve(replace(SETTINGS, baseline=Baseline.ANIL))
+    prototype = solve(replace(SETTINGS, baseline=Baseline.PROTOTYPE))
+
+    assert anil.scope is Scope.HEAD
+    assert (anil.step_count, anil.head) == (manifest.inner_loop.step_count, manifest.head.default)
+    assert (prototype.step_count, prototype.head) == (0, Head.PROTOTYPE)
+
+
+def test_weights_decay_as_the_bundle_says(
+    manifest: Manifest,
+    make_initialization: Callable[[Manifest], Initialization],
+    patterns: Patterns,
+) -> None:
+    decaying = replace(manifest, inner_loop=replace(manifest.inner_loop, weight_decay_rate=0.5))
+    pixels = DevicePixels.load(patterns(), manifest.input, torch.device("cpu"))
+    initialization = make_initialization(manifest)
+
+    for wanted, of_bundle in ((1.0, manifest), (0.5, decaying)):
+        solver = build_solver(initialization, of_bundle, pixels, SETTINGS)
+        assert solver.rule.weight_decay_rate == wanted
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (replace(SETTINGS, step_count=0), "step count is 0, wanted more than 0"),
+        (replace(SETTINGS, step_count=-1), "step count is -1, wanted 0 or more"),
         (replace(SETTINGS, batch_size=0), "batch size is 0, wanted more than 0"),
         (replace(SETTINGS, learning_rate=0.0), "learning rate is 0.0, wanted more than 0"),
         (replace(SETTINGS, learning_rate=float("nan")), "learning rate is nan, wanted more than 0"),

@@ -1,20 +1,21 @@
 """Accuracy of an initialization: adapt to sampled tasks, answer their queries, count."""
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from kshot.bundle import BatchNormMode, Bundle
-from kshot.learner import Initialization, derive_seed
+from kshot.learner import Initialization
+from kshot.trainer.answers import Answers, EvaluationResult, Stopwatch
+from kshot.trainer.baselines import Solver
+from kshot.trainer.compiled_solver import compiled_solver
 from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.episodes import sample_episodes
+from kshot.trainer.episode_file import EpisodeSet
 from kshot.trainer.errors import TrainingError
+from kshot.trainer.evaluation_settings import EvaluationSettings
+from kshot.trainer.evaluation_tasks import EvaluationTasks, prepare_tasks
 from kshot.trainer.pixels import DevicePixels
-from kshot.trainer.statistics import accuracy_interval, expected_calibration_error
-from kshot.trainer.task_solver import EvaluationSettings, TaskSolver, build_solver
+from kshot.trainer.task_solver import TaskSolver, build_solver, build_variant
 
 __all__ = [
     "TASKS_AT_ONCE",
@@ -23,109 +24,77 @@ __all__ = [
     "TaskSolver",
     "build_solver",
     "evaluate",
+    "evaluate_along",
     "evaluate_bundle",
+    "initialization_of",
 ]
 
 # On one core stacked tasks gain nothing; a GPU wants many.
 TASKS_AT_ONCE = {"cpu": 1, "cuda": 64}
-LEAST_LIKELIHOOD = 1e-12
 
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """Accuracy and calibration in 0..1 (``nll`` in nats), and milliseconds of a task.
-
-    ``ci95`` is the half width of the 95 % interval that ``ci_method`` names.
-    """
-
-    accuracy: float
-    ci95: float
-    ci_method: str
-    ece: float
-    nll: float
-    task_count: int
-    step_count: int
-    ms_per_task: float
+Report = Callable[[int, int], None]
 
 
 def evaluate(
-    solver: TaskSolver,
+    solver: Solver,
     dataset: ImageDataset,
     settings: EvaluationSettings,
     modes: Sequence[BatchNormMode],
     *,
+    episodes: EpisodeSet | None = None,
     tasks_at_once: int = 1,
-    report: Callable[[int, int], None] = lambda _done, _total: None,
+    report: Report = lambda _done, _total: None,
 ) -> dict[BatchNormMode, EvaluationResult]:
-    """Evaluate in several modes on the same adaptations of tasks drawn from the settings' seed.
+    """Evaluate in several modes on the same adaptations, of the episodes or of the seed's tasks.
 
     The same seed draws the same tasks whatever the other settings. Raises ``DataError`` when the
     data set is too small for such tasks.
     """
-    task_count = settings.task_count
-    episodes = sample_episodes(
-        dataset,
-        task_count,
-        settings.way,
-        settings.shot,
-        settings.query_count,
-        torch.Generator().manual_seed(derive_seed(settings.seed)),
-    )
-    answers: dict[BatchNormMode, list[Tensor]] = {mode: [] for mode in modes}
-    adapting = _Stopwatch()
-    answering = {mode: _Stopwatch() for mode in modes}
+    tasks = prepare_tasks(dataset, settings, episodes)
+    step_counts = [solver.step_count]
+    (results,) = evaluate_along(
+        solver, tasks, step_counts, modes, tasks_at_once=tasks_at_once, report=report
+    ).values()
+    return results
+
+
+def evaluate_along(
+    solver: Solver,
+    tasks: EvaluationTasks,
+    step_counts: Sequence[int],
+    modes: Sequence[BatchNormMode],
+    *,
+    tasks_at_once: int = 1,
+    report: Report = lambda _done, _total: None,
+) -> dict[int, dict[BatchNormMode, EvaluationResult]]:
+    """Evaluate one adaptation of each task after each number of steps, growing, in several modes.
+
+    The milliseconds of a result are those that its own number of steps takes, and its answers.
+    """
+    task_count = len(tasks.episodes)
+    answers = {steps: {mode: Answers() for mode in modes} for steps in step_counts}
+    adapting = {steps: Stopwatch() for steps in step_counts}
     for first in range(0, task_count, tasks_at_once):
-        some = episodes.part(first, first + tasks_at_once)
-        with adapting:
-            parameters = solver.adapt(some, first)
-        for mode in modes:
-            with answering[mode]:
-                answers[mode].append(solver.answer(parameters, some, mode))
-        report(first + len(some), task_count)
-    return {
-        mode: _score(
-            torch.cat(answers[mode]),
-            episodes.query_classes,
-            solver.step_count,
-            (adapting.seconds + answering[mode].seconds) * 1e3 / task_count,
-        )
-        for mode in modes
-    }
-
-
-def _score(
-    probabilities: Tensor, classes: Tensor, step_count: int, ms_per_task: float
-) -> EvaluationResult:
-    """Score probabilities ``(tasks, queries, way)`` against classes ``(tasks, queries)``."""
-    correct = (probabilities.argmax(dim=-1) == classes).sum(dim=1)
-    interval = accuracy_interval(correct.numpy(), classes.shape[1])
-    likelihoods = probabilities.gather(2, classes.unsqueeze(2)).clamp_min(LEAST_LIKELIHOOD)
-    return EvaluationResult(
-        accuracy=interval.mean,
-        ci95=interval.half_width,
-        ci_method=interval.method,
-        ece=expected_calibration_error(
-            probabilities.flatten(0, 1).numpy(), classes.flatten().numpy()
-        ),
-        nll=float(-likelihoods.log().mean()),
-        task_count=classes.shape[0],
-        step_count=step_count,
-        ms_per_task=ms_per_task,
-    )
-
-
-class _Stopwatch:
-    """Adds up the wall-clock seconds of the blocks that it guards."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._started = 0.0
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._started
+        some = tasks.part(first, first + tasks_at_once)
+        trajectory = solver.trajectory(some.episodes, first, step_counts)
+        for steps in step_counts:
+            with adapting[steps]:
+                parameters = next(trajectory)
+            for mode, kept in answers[steps].items():
+                with kept.answering:
+                    probabilities = solver.answer(parameters, some.episodes, mode)
+                kept.add(probabilities, some.episodes.query_classes)
+                if some.mixed is not None:
+                    kept.add_mixed(solver.answer(parameters, some.mixed, mode))
+        report(first + len(some.episodes), task_count)
+    results: dict[int, dict[BatchNormMode, EvaluationResult]] = {}
+    seconds = 0.0
+    for steps in step_counts:
+        seconds += adapting[steps].seconds
+        results[steps] = {
+            mode: kept.score(steps, tasks.digest, seconds) for mode, kept in answers[steps].items()
+        }
+    return results
 
 
 def evaluate_bundle(
@@ -134,23 +103,47 @@ def evaluate_bundle(
     settings: EvaluationSettings,
     *,
     device: torch.device,
-    report: Callable[[int, int], None] = lambda _done, _total: None,
+    episodes: EpisodeSet | None = None,
+    compiled: bool | None = False,
+    say: Callable[[str], None] = lambda _sentence: None,
+    report: Report = lambda _done, _total: None,
 ) -> EvaluationResult:
     """Evaluate a bundle's initialization.
 
-    Raises ``TrainingError`` when its weights do not fit its network, ``DataError`` when the data
-    set does not fit its input.
+    With ``compiled`` by the compiled inner step; with None where that works and is worth it, and
+    ``say`` hears of it. Raises ``TrainingError`` when the weights do not fit the network or the
+    step was to be compiled and cannot be, ``DataError`` when the data set does not fit the input.
     """
     manifest = bundle.manifest
-    try:
-        initialization = Initialization.from_bundle(bundle, device)
-    except ValueError as error:
-        raise TrainingError(f"bundle {bundle.path} cannot be used: {error}") from None
+    initialization = initialization_of(bundle, device)
     pixels = DevicePixels.load(dataset, manifest.input, device)
-    solver = build_solver(initialization, manifest, pixels, settings)
-    mode = settings.batch_norm_mode
+    solver = build_variant(initialization, manifest, pixels, settings)
     tasks_at_once = TASKS_AT_ONCE[device.type]
+    if isinstance(solver, TaskSolver):
+        solver = compiled_solver(
+            solver,
+            manifest,
+            step_count=settings.task_count * solver.step_count,
+            tasks_at_once=tasks_at_once,
+            compiled=compiled,
+            say=say,
+        )
+    mode = settings.batch_norm_mode
     results = evaluate(
-        solver, dataset, settings, [mode], tasks_at_once=tasks_at_once, report=report
+        solver,
+        dataset,
+        settings,
+        [mode],
+        episodes=episodes,
+        tasks_at_once=tasks_at_once,
+        report=report,
     )
     return results[mode]
+
+
+def initialization_of(bundle: Bundle, device: torch.device) -> Initialization:
+    """Take a bundle's weights to a device; raises ``TrainingError`` where they do not fit."""
+    try:
+        return Initialization.from_bundle(bundle, device)
+    except ValueError as error:
+        raise TrainingError(f"bundle {bundle.path} cannot be used: {error}") from None

@@ -1,161 +1,106 @@
 """`kshot evaluate`: a bundle's accuracy on tasks that it was not trained on."""
 
 import json
-from enum import StrEnum
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import click
 
-from kshot.bundle import (
-    BatchNormMode,
-    Bundle,
-    BundleError,
-    Head,
-    Preconditioner,
-    Scope,
-    builtin_bundle,
-    load_bundle,
+from kshot.trainer.answers import EvaluationResult
+from kshot.trainer.baselines import Baseline
+from kshot.trainer.commands.evaluation_options import VARIABLE, evaluate_options
+from kshot.trainer.commands.evaluation_report import (
+    difference_document,
+    difference_text,
+    result_document,
+    result_text,
 )
-from kshot.trainer.commands.options import (
-    choose_data_folder,
-    choose_device,
-    data_option,
-    device_option,
-)
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.datasets import data_of, read_dataset
-from kshot.trainer.evaluation import EvaluationResult, evaluate_bundle
+from kshot.trainer.commands.evaluation_request import DECIDED, EvaluateOptions, check_options
+from kshot.trainer.commands.evaluation_session import Session, open_bundle, open_session
+from kshot.trainer.commands.evaluation_sweep import prepare_sweep, sweep
+from kshot.trainer.commands.options import choose_device
+from kshot.trainer.evaluation import evaluate_bundle
+from kshot.trainer.paired import paired_difference
 from kshot.trainer.progress import Progress
-from kshot.trainer.task_solver import EvaluationSettings
 
 __all__ = ["command"]
 
-_Count = click.IntRange(min=1)
-_DEFAULT = "[default: the bundle's]"
-
-
-def _choice(kind: type[StrEnum]) -> click.Choice[str]:
-    # By value: given the members, newer releases of click would ask for their names.
-    return click.Choice([member.value for member in kind])
-
 
 @click.command("evaluate")
-@click.argument("bundle_name", metavar="BUNDLE")
-@data_option
-@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
-@click.option("--way", type=click.IntRange(min=2), help=_DEFAULT)
-@click.option("--shot", type=_Count, default=1, show_default=True)
-@click.option("--queries", type=_Count, default=1, show_default=True, help="Per class.")
-@click.option("--tasks", type=_Count, default=1000, show_default=True)
-@click.option("--batch-norm-mode", type=_choice(BatchNormMode), help=_DEFAULT)
-@click.option("--step-count", type=_Count, help=_DEFAULT)
-@click.option("--batch-size", type=_Count, help=_DEFAULT)
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help=_DEFAULT)
-@click.option("--preconditioner", type=_choice(Preconditioner), help=_DEFAULT)
-@click.option("--head", type=_choice(Head), help=_DEFAULT)
-@click.option("--scope", type=_choice(Scope), help=_DEFAULT)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@device_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(
-    bundle_name: str,
-    data_folder: Path | None,
-    split: str,
-    way: int | None,
-    shot: int,
-    queries: int,
-    tasks: int,
-    batch_norm_mode: str | None,
-    step_count: int | None,
-    batch_size: int | None,
-    learning_rate: float | None,
-    preconditioner: str | None,
-    head: str | None,
-    scope: str | None,
-    seed: int,
-    device: str,
-    as_json: bool,
-) -> None:
+@evaluate_options
+def command(**given: Any) -> None:  # noqa: ANN401 -- the options' own types
     """Measure the accuracy of BUNDLE, a folder or a built-in name, on sampled tasks.
 
     Classes are those of the bundle's own split; equal seeds draw equal tasks. Numbers may go beyond
     the limits that the bundle sets for serving; a batch-norm mode, preconditioner, head or scope
-    must be one that it allows.
+    must be one that it allows, but for baselines. docs/evaluation.md defines every number.
     """
-    bundle = load_bundle(_bundle_folder(bundle_name))
-    manifest = bundle.manifest
-    for option, chosen, allowed in (
-        ("--batch-norm-mode", batch_norm_mode, manifest.batch_norm.allowed),
-        ("--preconditioner", preconditioner, manifest.inner_loop.preconditioners),
-        ("--head", head, manifest.head.allowed),
-        ("--scope", scope, manifest.scope.allowed),
-    ):
-        if chosen is not None and chosen not in allowed:
+    options = EvaluateOptions(**given)
+    check_options(options)
+    bundle = open_bundle(options)
+    folder = options.sweep_folder
+    axes = None if folder is None else prepare_sweep(options, bundle.manifest, folder)
+    other = _other(options)
+    other_bundle = None if other is None else open_bundle(other)
+    session = open_session(options, bundle, choose_device(options.device))
+    if axes is not None and folder is not None:
+        document, table = sweep(session, axes, folder)
+        click.echo(document if options.as_json else table, nl=False)
+        return
+    result = _measure(session, "evaluating")
+    answer = result_document(result, session.settings, per_task=options.per_task)
+    text = result_text(result, session.settings)
+    if other is not None and other_bundle is not None:
+        second = session.of(other, other_bundle)
+        name = " ".join([other.bundle_name, *options.versus])
+        other_result = _measure(second, f"evaluating {name}")
+        difference = paired_difference(result.task_accuracies, other_result.task_accuracies)
+        answer["compared"] = {
+            "bundle": other.bundle_name,
+            **result_document(other_result, second.settings, per_task=options.per_task),
+        }
+        answer["difference"] = difference_document(difference, result.task_count)
+        text += f"\n{name}: {result_text(other_result, second.settings)}"
+        text += f"\n{difference_text(difference, result.task_count, name)}"
+    click.echo(json.dumps(answer) if options.as_json else text)
+
+
+def _measure(session: Session, doing: str) -> EvaluationResult:
+    with Progress(doing, "tasks") as progress:
+        return evaluate_bundle(
+            session.bundle,
+            session.dataset,
+            session.settings,
+            device=session.device,
+            episodes=session.episodes,
+            compiled=session.options.compiled,
+            say=session.say,
+            report=progress.update,
+        )
+
+
+def _other(options: EvaluateOptions) -> EvaluateOptions | None:
+    """Return the options of the second variant, None where there is none.
+
+    What a second variant's baseline decides, the first variant's options do not say about it.
+    Raises ``UsageError`` for an option that cannot differ, or a value that it does not take.
+    """
+    if options.compared is None and not options.versus:
+        return None
+    changes: dict[str, Any] = {}
+    for setting in options.versus:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in VARIABLE:
             raise click.UsageError(
-                f"{option} is {chosen}, wanted one that {bundle_name} allows: {', '.join(allowed)}"
+                f"--versus is {setting!r}, wanted OPTION=VALUE with one of: {', '.join(VARIABLE)}"
             )
-    chosen_device = choose_device(device)
-    dataset = _read(bundle, choose_data_folder(data_folder), split)
-    settings = EvaluationSettings(
-        way=way or bundle.manifest.training.way,
-        shot=shot,
-        query_count=queries,
-        task_count=tasks,
-        batch_norm_mode=BatchNormMode(batch_norm_mode or bundle.manifest.batch_norm.default),
-        step_count=step_count,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        preconditioner=Preconditioner(preconditioner) if preconditioner else None,
-        head=Head(head) if head else None,
-        scope=Scope(scope) if scope else None,
-        seed=seed,
-    )
-    with Progress("evaluating", "tasks") as progress:
-        result = evaluate_bundle(
-            bundle, dataset, settings, device=chosen_device, report=progress.update
-        )
-    if as_json:
-        click.echo(json.dumps(result_document(result)))
-    else:
-        click.echo(result_text(result, settings))
-
-
-def result_document(result: EvaluationResult) -> dict[str, float | int | str]:
-    """Lay out a result as the command's JSON: accuracies in 0..1, `ci95` a half width."""
-    return {
-        "accuracy": result.accuracy,
-        "ci95": result.ci95,
-        "ci_method": result.ci_method,
-        "ece": result.ece,
-        "tasks": result.task_count,
-        "step_count": result.step_count,
-        "ms_per_task": result.ms_per_task,
-    }
-
-
-def result_text(result: EvaluationResult, settings: EvaluationSettings) -> str:
-    """Lay out a result for people."""
-    return (
-        f"{settings.way}-way {settings.shot}-shot, {result.step_count} steps, "
-        f"{settings.batch_norm_mode}: accuracy {result.accuracy:.2%} ± {result.ci95:.2%} "
-        f"({result.ci_method}, {result.task_count} tasks), ECE {result.ece:.3f}, "
-        f"NLL {result.nll:.3f}, {result.ms_per_task:.0f} ms per task"
-    )
-
-
-def _bundle_folder(name: str) -> Path:
-    folder = Path(name)
-    if folder.exists() or len(folder.parts) > 1:
-        return folder
-    try:
-        return builtin_bundle(name)
-    except BundleError as error:
-        raise click.UsageError(f"there is no folder {name}, and {error}") from error
-
-
-def _read(bundle: Bundle, data_folder: Path, split: str) -> ImageDataset:
-    data = data_of(bundle.manifest.provenance)
-    with Progress(f"reading {data.dataset}", "images") as progress:
-        return read_dataset(
-            data, data_folder, split, input_spec=bundle.manifest.input, progress=progress.update
-        )
+        try:
+            changes[name.replace("-", "_")] = VARIABLE[name].convert(value, None, None)
+        except click.BadParameter as error:
+            raise click.UsageError(f"--versus is {setting!r}: {error.message}") from None
+    if "baseline" in changes:
+        changes = dict.fromkeys(DECIDED[Baseline(changes["baseline"])]) | changes
+    name = options.compared or options.bundle_name
+    other = replace(options, **changes, bundle_name=name, compared=None, versus=())
+    check_options(other)
+    return other

@@ -1,0 +1,95 @@
+"""What `kshot evaluate` prints."""
+
+from dataclasses import asdict
+
+from kshot.trainer.answers import EvaluationResult
+from kshot.trainer.evaluation_settings import EvaluationSettings
+from kshot.trainer.statistics import Interval
+
+__all__ = ["difference_document", "difference_text", "result_document", "result_text"]
+
+
+def result_document(
+    result: EvaluationResult, settings: EvaluationSettings, *, per_task: bool = False
+) -> dict[str, object]:
+    """Lay out a result as the command's JSON: accuracies in 0..1, `ci95` a half width.
+
+    ``per_task`` adds the right answers of each task.
+    """
+    document: dict[str, object] = {
+        "accuracy": result.accuracy,
+        "ci95": result.ci95,
+        "ci_method": result.ci_method,
+        "ece": result.ece,
+        "tasks": result.task_count,
+        "step_count": result.step_count,
+        "ms_per_task": result.ms_per_task,
+        "nll": result.nll,
+        "way": settings.way,
+        "shot": settings.shot,
+        "queries": settings.query_count,
+        "queries_per_task": result.query_count,
+        "seed": settings.seed,
+        "batch_norm_mode": settings.batch_norm_mode,
+        "baseline": settings.baseline,
+        "wrong_labels": settings.flaws.wrong_labels,
+        "imbalance": settings.flaws.imbalance,
+        "diverged": result.diverged_count,
+        "episodes_digest": result.episodes_digest,
+    }
+    if result.unknown is not None:
+        document["unknown"] = asdict(result.unknown)
+    if per_task:
+        document["correct_counts"] = result.correct_counts
+    return document
+
+
+def difference_document(difference: Interval, task_count: int) -> dict[str, object]:
+    """Lay out how much more accurate the first variant is on the same tasks."""
+    return {
+        "mean": difference.mean,
+        "ci95": difference.half_width,
+        "ci_method": difference.method,
+        "tasks": task_count,
+    }
+
+
+def result_text(result: EvaluationResult, settings: EvaluationSettings) -> str:
+    """Lay out a result for people."""
+    said = [
+        f"{settings.way}-way {settings.shot}-shot, {_adaptation(result, settings)}, "
+        f"{settings.batch_norm_mode}: accuracy {result.accuracy:.2%} ± {result.ci95:.2%} "
+        f"({result.ci_method}, {result.task_count} tasks), ECE {result.ece:.3f}, "
+        f"NLL {result.nll:.3f}, {result.ms_per_task:.0f} ms per task"
+    ]
+    flaws = settings.flaws
+    if flaws.wrong_labels or flaws.imbalance:
+        parts = [f"{flaws.wrong_labels:.0%} of the support labels wrong"]
+        parts = parts if flaws.wrong_labels else []
+        parts += ["uneven shots"] if flaws.imbalance else []
+        said.append(f"support flawed: {', '.join(parts)}")
+    if result.unknown is not None:
+        found = result.unknown
+        said.append(
+            f"unknown classes by {found.score}: AUROC {found.auroc:.4f} ± {found.ci95:.4f} "
+            f"({found.ci_method}), {found.fpr_at_95_tpr:.2%} taken for known where 95 % of the "
+            f"known are ({found.known_count} known, {found.unknown_count} unknown queries)"
+        )
+    if result.diverged_count:
+        said.append(
+            f"{result.diverged_count} of {result.task_count} tasks diverged and count as wrong"
+        )
+    return "\n".join(said)
+
+
+def difference_text(difference: Interval, task_count: int, other: str) -> str:
+    """Lay out a paired difference for people; ``other`` names what it is a difference to."""
+    return (
+        f"{100 * difference.mean:+.2f} points ± {100 * difference.half_width:.2f} to {other} "
+        f"on the same tasks ({difference.method}, {task_count} tasks)"
+    )
+
+
+def _adaptation(result: EvaluationResult, settings: EvaluationSettings) -> str:
+    steps = f"{result.step_count} step{'' if result.step_count == 1 else 's'}"
+    return steps if settings.baseline is None else f"baseline {settings.baseline}, {steps}"

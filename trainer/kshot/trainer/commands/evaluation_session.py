@@ -1,0 +1,115 @@
+"""What an evaluation on the command line works with: bundle, data, tasks, device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import torch
+
+from kshot.bundle import Bundle, BundleError, builtin_bundle, load_bundle
+from kshot.trainer.commands.evaluation_request import EvaluateOptions, check_allowed, task_shape
+from kshot.trainer.commands.options import choose_data_folder
+from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.datasets import data_of, read_dataset
+from kshot.trainer.episode_file import EpisodeSet, draw_episodes, read_episodes, write_episodes
+from kshot.trainer.evaluation_settings import EvaluationSettings
+from kshot.trainer.progress import Progress
+from kshot.trainer.recipe import Data
+
+__all__ = ["Session", "open_bundle", "open_session"]
+
+WITHOUT_FOLDER = ("digits",)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A bundle, the part of a data set in the form of its input, and the tasks of it."""
+
+    options: EvaluateOptions
+    bundle: Bundle
+    data: Data
+    dataset: ImageDataset
+    episodes: EpisodeSet
+    settings: EvaluationSettings
+    device: torch.device
+    say: Callable[[str], None]
+
+    def of(self, options: EvaluateOptions, bundle: Bundle) -> "Session":
+        """Return a session on the same tasks with other options and another bundle.
+
+        Images are read again where its input has another form. Raises ``DataError``.
+        """
+        same_input = bundle.manifest.input == self.bundle.manifest.input
+        dataset = self.dataset if same_input else _read(options, self.data, bundle)
+        settings = options.settings(bundle.manifest, self.episodes.shape)
+        return replace(self, options=options, bundle=bundle, dataset=dataset, settings=settings)
+
+
+def open_bundle(options: EvaluateOptions) -> Bundle:
+    """Open a folder or a built-in bundle that allows what the options choose.
+
+    Raises ``BundleError``; ``UsageError`` for an unknown name and for what is not allowed.
+    """
+    name = options.bundle_name
+    folder = Path(name)
+    if not folder.exists() and len(folder.parts) == 1:
+        try:
+            folder = builtin_bundle(name)
+        except BundleError as error:
+            raise click.UsageError(f"there is no folder {name}, and {error}") from error
+    bundle = load_bundle(folder)
+    check_allowed(options, bundle.manifest, name)
+    return bundle
+
+
+def open_session(options: EvaluateOptions, bundle: Bundle, device: torch.device) -> Session:
+    """Read the data, and the tasks or draw them; write them where a file is named and missing.
+
+    Raises ``DataError``, and ``UsageError`` where the file holds other tasks than are asked for.
+    """
+    data = _data(options, bundle)
+    dataset = _read(options, data, bundle)
+    path = options.episode_path
+    held = read_episodes(path, dataset) if path is not None and path.exists() else None
+    shape = task_shape(options, bundle.manifest, held.shape if held else None)
+    episodes = held or draw_episodes(dataset, shape)
+    if path is not None and held is None:
+        write_episodes(path, episodes)
+    settings = options.settings(bundle.manifest, shape)
+    return Session(options, bundle, data, dataset, episodes, settings, device, _once())
+
+
+def _data(options: EvaluateOptions, bundle: Bundle) -> Data:
+    """Return the data that the options name, else those that the bundle was trained on."""
+    if options.dataset is None or options.dataset_split is None:
+        return data_of(bundle.manifest.provenance)
+    return Data(
+        options.dataset, options.dataset_split, rotations=False, folder=options.dataset_folder
+    )
+
+
+def _read(options: EvaluateOptions, data: Data, bundle: Bundle) -> ImageDataset:
+    folder = options.data_folder
+    if data.dataset not in WITHOUT_FOLDER or folder is not None:
+        folder = choose_data_folder(folder)
+    with Progress(f"reading {data.dataset}", "images") as progress:
+        return read_dataset(
+            data,
+            folder or Path(),
+            options.part,
+            input_spec=bundle.manifest.input,
+            progress=progress.update,
+        )
+
+
+def _once() -> Callable[[str], None]:
+    """Return what says each sentence once, on stderr."""
+    said: set[str] = set()
+
+    def say(sentence: str) -> None:
+        if sentence not in said:
+            said.add(sentence)
+            click.echo(sentence, err=True)
+
+    return say

@@ -1,0 +1,170 @@
+"""Accuracy and time over numbers of steps, preconditioners, heads, scopes and batch-norm modes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+
+from kshot.bundle import BatchNormMode, Bundle, Head, Manifest, Preconditioner, Scope
+from kshot.trainer.answers import EvaluationResult
+from kshot.trainer.baselines import Baseline
+from kshot.trainer.compiled_solver import compiled_solver
+from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.episode_file import EpisodeSet
+from kshot.trainer.evaluation import TASKS_AT_ONCE, evaluate_along, initialization_of
+from kshot.trainer.evaluation_settings import EvaluationSettings
+from kshot.trainer.evaluation_tasks import prepare_tasks
+from kshot.trainer.paired import paired_difference
+from kshot.trainer.pixels import DevicePixels
+from kshot.trainer.statistics import Interval
+from kshot.trainer.task_solver import TaskSolver, build_variant
+
+__all__ = ["STEP_COUNTS", "Axes", "SweepRow", "Variant", "run_sweep"]
+
+STEP_COUNTS = (0, 1, 2, 5, 10, 20, 50)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What a sweep goes over; the numbers of steps grow."""
+
+    step_counts: tuple[int, ...]
+    preconditioners: tuple[Preconditioner, ...]
+    heads: tuple[Head, ...]
+    scopes: tuple[Scope, ...]
+    modes: tuple[BatchNormMode, ...]
+
+    @staticmethod
+    def of(manifest: Manifest) -> "Axes":
+        """Return all that a bundle allows, with its default scope."""
+        return Axes(
+            step_counts=STEP_COUNTS,
+            preconditioners=manifest.inner_loop.preconditioners,
+            heads=manifest.head.allowed,
+            scopes=(manifest.scope.default,),
+            modes=manifest.batch_norm.allowed,
+        )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to adapt; a baseline has what it does not leave open."""
+
+    preconditioner: Preconditioner | None = None
+    head: Head | None = None
+    scope: Scope | None = None
+    baseline: Baseline | None = None
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """A variant's result in one batch-norm mode; its steps are ``result.step_count``.
+
+    ``difference`` is the accuracy less that of the bundle's defaults on the same tasks, None where
+    these are not among the rows.
+    """
+
+    variant: Variant
+    mode: BatchNormMode
+    result: EvaluationResult
+    difference: Interval | None = None
+
+
+def run_sweep(
+    bundle: Bundle,
+    dataset: ImageDataset,
+    settings: EvaluationSettings,
+    axes: Axes,
+    *,
+    device: torch.device,
+    episodes: EpisodeSet | None = None,
+    compiled: bool | None = False,
+    say: Callable[[str], None] = lambda _sentence: None,
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[SweepRow, ...]:
+    """Evaluate every variant on the same tasks, adapting once for all numbers of steps and modes.
+
+    NIL comes first. The settings say what the axes do not. ``compiled``, ``say`` and ``report`` as
+    in ``evaluate_bundle``. Raises ``TrainingError`` when the weights do not fit the network or the
+    step was to be compiled and cannot be, ``DataError`` when the data set does not fit.
+    """
+    manifest = bundle.manifest
+    initialization = initialization_of(bundle, device)
+    pixels = DevicePixels.load(dataset, manifest.input, device)
+    tasks = prepare_tasks(dataset, settings, episodes)
+    tasks_at_once = TASKS_AT_ONCE[device.type]
+    variants = [Variant(baseline=Baseline.NIL), *_variants(axes)]
+    rows: list[SweepRow] = []
+    for number, variant in enumerate(variants):
+        wanted = replace(
+            settings,
+            step_count=axes.step_counts[-1],
+            preconditioner=variant.preconditioner,
+            head=variant.head,
+            scope=variant.scope,
+            baseline=variant.baseline,
+        )
+        solver = build_variant(initialization, manifest, pixels, wanted)
+        step_counts: Sequence[int] = [0]
+        if isinstance(solver, TaskSolver):
+            step_counts = axes.step_counts
+            solver = compiled_solver(
+                solver,
+                manifest,
+                # The heads share a compiled step.
+                step_count=len(tasks.episodes) * solver.step_count * len(axes.heads),
+                tasks_at_once=tasks_at_once,
+                compiled=compiled,
+                say=say,
+            )
+        results = evaluate_along(
+            solver,
+            tasks,
+            step_counts,
+            axes.modes,
+            tasks_at_once=tasks_at_once,
+            report=_counting_on(report, number, len(variants)),
+        )
+        rows += [
+            SweepRow(variant, mode, result)
+            for of_modes in results.values()
+            for mode, result in of_modes.items()
+        ]
+    return _compared(rows, _defaults(manifest, settings.batch_norm_mode))
+
+
+def _variants(axes: Axes) -> Iterator[Variant]:
+    for scope, head, preconditioner in product(axes.scopes, axes.heads, axes.preconditioners):
+        yield Variant(preconditioner, head, scope)
+
+
+def _defaults(manifest: Manifest, mode: BatchNormMode) -> tuple[Variant, BatchNormMode, int]:
+    """Return what a bundle does when it is asked for nothing, but for the mode."""
+    inner = manifest.inner_loop
+    variant = Variant(inner.preconditioner, manifest.head.default, manifest.scope.default)
+    return variant, mode, inner.step_count
+
+
+def _compared(
+    rows: Sequence[SweepRow], defaults: tuple[Variant, BatchNormMode, int]
+) -> tuple[SweepRow, ...]:
+    reference = next(
+        (row for row in rows if (row.variant, row.mode, row.result.step_count) == defaults), None
+    )
+    if reference is None:
+        return tuple(rows)
+    accuracies = reference.result.task_accuracies
+    return tuple(
+        row
+        if row is reference
+        else replace(row, difference=paired_difference(row.result.task_accuracies, accuracies))
+        for row in rows
+    )
+
+
+def _counting_on(
+    report: Callable[[int, int], None], before: int, parts: int
+) -> Callable[[int, int], None]:
+    """Report one of several equal parts' progress as the whole's."""
+    return lambda done, total: report(before * total + done, parts * total)
