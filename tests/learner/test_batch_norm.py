@@ -48,3 +48,19 @@ def test_frozen_batch_norm_is_one_factor_and_one_offset() -> None:
             inputs[task] * factor[task][:, None, None] + offset[task][:, None, None]
         )  # (n, channels, height, width)
         torch.testing.assert_close(plain, reference, rtol=0, atol=1e-12)
+
+
+def test_a_bias_before_it_has_no_effect_and_no_gradient() -> None:
+    """That is why the convolutions have none; float64, 1e-12."""
+    generator = torch.Generator().manual_seed(4)
+    inputs = torch.randn(2, 5, 3, 4, 4, generator=generator, dtype=torch.float64)
+    scale, shift, bias = torch.randn(3, 2, 3, generator=generator, dtype=torch.float64)
+    mixing = torch.randn(2, 5, 3, 4, 4, generator=generator, dtype=torch.float64)
+    bias.requires_grad_()
+
+    biased, _ = normalize(inputs + bias[:, None, :, None, None], scale, shift, None, 1e-3)
+    (gradient,) = torch.autograd.grad((biased * mixing).sum(), bias)
+
+    plain, _ = normalize(inputs, scale, shift, None, 1e-3)
+    torch.testing.assert_close(biased, plain, atol=1e-12, rtol=0)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
