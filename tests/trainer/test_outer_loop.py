@@ -266,3 +266,202 @@ def test_tasks_drawn_ahead_are_those_that_would_be_drawn_in_place(
 
     assert torch.equal(state.parameters, ahead.parameters)
     assert torch.equal(state.second_moment, ahead.second_moment)
+
+
+def reference_path(
+    loop: Loop, start: OuterState, images: Tensor, targets: Tensor, batches: list[Tensor]
+) -> Tensor:
+    """Take one task's steps, written out: parameters before, between and after, ``(k + 1, P)``.
+
+    The weights decay first; "fresh" is Adam from v and t of zero.
+    """
+    inner = loop.inner
+    vector, moment = start.parameters, torch.zeros_like(start.parameters)
+    path = [vector]
+    for step, batch in enumerate(batches, start=1):
+        leaf = (vector * inner.weight_decay_rate).requires_grad_()
+        loss = reference_loss(loop, leaf, images[batch], targets[batch])
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        decay = inner.second_moment_decay
+        moment = decay * moment + (1 - decay) * gradient**2
+        if inner.preconditioner == "fresh":
+            gradient = (1 - decay**step) ** 0.5 * gradient / (moment.sqrt() + inner.epsilon)
+        vector = leaf.detach() - inner.learning_rate * gradient
+        path.append(vector)
+    return torch.stack(path)
+
+
+WITHOUT_CARRIED = ("serving.preconditioners=['fresh']", "serving.preconditioner=fresh")
+SGD = ("inner.preconditioner=sgd", "inner.learning_rate=0.1", *WITHOUT_CARRIED)
+# An epsilon of Adam far above the rounding of gradients, which would else become whole steps.
+FRESH = ("inner.preconditioner=fresh", "inner.epsilon=1e-3", *WITHOUT_CARRIED)
+WEIGHTED = ("outer.algorithm=weighted", "outer.gradient_weights=[0.5, 0.0, 1.0]")
+TAIL = ("task.tail_shot=1", "inner.batch_size=2")
+
+
+@pytest.mark.parametrize("meta_batch", ["serial", "stacked"])
+@pytest.mark.parametrize(
+    ("settings", "weights"),
+    [
+        pytest.param((*SGD, "outer.algorithm=fomaml"), (0, 0, 1), id="fomaml"),
+        pytest.param((*SGD, *TAIL, "outer.algorithm=fomaml"), (0, 0, 1), id="separate tail"),
+        pytest.param((*SGD, *TAIL), (1, 1, 1), id="reptile with a tail"),
+        pytest.param((*SGD, *WEIGHTED), (0.5, 0, 1), id="weighted"),
+        pytest.param((*SGD, *TAIL, *WEIGHTED), (0.5, 0, 1), id="weighted with a tail"),
+        pytest.param((*SGD, "inner.sampling=replacement"), (1, 1, 1), id="replacement"),
+        pytest.param((*SGD, "inner.weight_decay_rate=0.9"), (1, 1, 1), id="weight decay"),
+        pytest.param(FRESH, (1, 1, 1), id="fresh"),
+        pytest.param((*FRESH, "outer.algorithm=fomaml"), (0, 0, 1), id="fresh fomaml"),
+    ],
+)
+def test_a_recipes_algorithm_is_the_one_written_out(
+    small_recipe: Callable[..., Recipe],
+    patterns: Callable[..., ImageDataset],
+    settings: tuple[str, ...],
+    weights: tuple[float, ...],
+    meta_batch: str,
+) -> None:
+    """``d = sum_i w_i (phi_{i+1} - phi_i)``, mean over tasks; 2e-6 in float32."""
+    recipe = small_recipe(
+        *settings,
+        *(f"outer.meta_batch={meta_batch}", "inner.step_count=3", "outer.meta_step_size=0.5"),
+    )
+    loop = make_loop(recipe, patterns())
+    state = first_state(loop, CPU)
+
+    advanced, _ = loop.advance(state)
+
+    tasks = loop.draw(0)
+    moved = []
+    for task in range(len(tasks)):
+        batches = list(tasks.indices[task])
+        batches += [] if tasks.tail is None else [tasks.tail[task]]
+        images = images_of(loop).pixels.take(tasks.rows[task])
+        path = reference_path(loop, state, images, tasks.classes[task], batches)
+        moved.append((torch.tensor(weights)[:, None] * path.diff(dim=0)).sum(dim=0))
+    displacement = torch.stack(moved).mean(dim=0)
+    assert displacement.abs().max() > 1e-4
+    torch.testing.assert_close(
+        advanced.parameters - state.parameters, 0.5 * displacement, atol=2e-6, rtol=1e-3
+    )
+    assert torch.equal(advanced.second_moment, torch.zeros_like(state.parameters))
+    assert advanced.step == 0
+
+
+@pytest.mark.parametrize("tail", [(), TAIL], ids=["shared tail", "separate tail"])
+def test_maml_is_the_gradient_of_the_last_loss_written_out(
+    small_recipe: Callable[..., Recipe],
+    patterns: Callable[..., ImageDataset],
+    tail: tuple[str, ...],
+) -> None:
+    """Serial and stacked; its displacement is -a times the gradient: 2e-6 in float32."""
+    dataset = patterns()
+    maml = (*SGD, *tail, "outer.algorithm=maml", "inner.step_count=3")
+    loops = [
+        make_loop(small_recipe(*maml, f"outer.meta_batch={meta_batch}"), dataset)
+        for meta_batch in ("serial", "stacked")
+    ]
+    state = first_state(loops[0], CPU)
+    tasks = loops[0].draw(0)
+    leaf = state.parameters.clone().requires_grad_()
+    last_losses = []
+    for task in range(len(tasks)):
+        images = images_of(loops[0]).pixels.take(tasks.rows[task])
+        batches = list(tasks.indices[task])
+        batches += [] if tasks.tail is None else [tasks.tail[task]]
+        vector: Tensor = leaf
+        for number, batch in enumerate(batches):
+            loss = reference_loss(loops[0], vector, images[batch], tasks.classes[task][batch])
+            if number < 2:
+                (gradient,) = torch.autograd.grad(loss, vector, create_graph=True)
+                vector = vector - 0.1 * gradient
+        last_losses.append(loss)
+    (wanted,) = torch.autograd.grad(torch.stack(last_losses).mean(), leaf)
+
+    for loop in loops:
+        advanced, loss = loop.advance(state)
+        moved = advanced.parameters - state.parameters
+        assert moved.abs().max() > 1e-3
+        torch.testing.assert_close(moved, -0.1 * wanted, atol=2e-6, rtol=1e-3)
+        assert float(loss) == pytest.approx(torch.stack(last_losses).mean().item(), rel=1e-5)
+
+
+def test_an_outer_adam_steps_by_its_rate_whatever_the_inner_one(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    """Its first step is the rate times the sign of the mean displacement; v goes on as it did."""
+    dataset = patterns()
+    adam, plain = (
+        make_loop(small_recipe(f"outer.optimizer={name}", "outer.meta_step_size=0.01"), dataset)
+        for name in ("adam", "sgd")
+    )
+    state = first_state(adam, CPU)
+    assert state.moments is not None
+
+    advanced, _ = adam.advance(state)
+    again, _ = adam.advance(advanced)
+    reference, _ = plain.advance(replace(state, moments=None))
+
+    moved = advanced.parameters - state.parameters
+    displacement = (reference.parameters - state.parameters) / 0.01
+    clear = displacement.abs() > 1e-5  # of the rounding of parameters
+    assert clear.double().mean() > 0.9
+    torch.testing.assert_close(moved[clear], 0.01 * displacement[clear].sign(), atol=1e-5, rtol=0)
+    assert torch.equal(advanced.second_moment, reference.second_moment)
+    assert again.moments is not None
+    assert not torch.equal(again.moments.first, state.moments.first)
+
+
+def test_a_separate_tail_is_of_examples_that_no_other_step_sees(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    """All ``way * tail_shot`` of them, as many of each class; the others cycle through the rest."""
+    settings = ("task.shot=5", "task.tail_shot=2", "inner.step_count=4", "inner.batch_size=3")
+    loop = make_loop(small_recipe(*settings), patterns())
+
+    for meta_iteration in range(3):
+        tasks = loop.draw(meta_iteration)
+        assert tasks.tail is not None
+        assert tasks.indices.shape == (2, 3, 3)  # the tail is the fourth step
+        for task in range(len(tasks)):
+            tail, early = tasks.tail[task], tasks.indices[task].flatten()
+            assert len(set(tail.tolist())) == len(tail) == 6
+            assert tasks.classes[task][tail].bincount().tolist() == [2, 2, 2]
+            assert sorted([*early.tolist(), *tail.tolist()]) == list(range(15))
+
+
+def test_a_shared_tail_cycles_like_the_steps_before_it(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    """Six examples in batches of three: every two steps see each once, so a third repeats."""
+    loop = make_loop(small_recipe("inner.step_count=4"), patterns())
+
+    tasks = loop.draw(0)
+
+    assert tasks.tail is None
+    for task in range(len(tasks)):
+        for two in tasks.indices[task].reshape(2, 6):
+            assert sorted(two.tolist()) == list(range(6))
+
+
+def test_fixed_labels_are_the_classes_of_the_whole_data_set(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    """Plain pre-training: images of all classes, each class with its own row of the head."""
+    dataset = patterns(class_count=6, image_count=4)
+    recipe = small_recipe(
+        *("task.labels=fixed", "task.way=6", "task.shot=1", "outer.algorithm=joint"),
+        *("inner.step_count=1", "inner.batch_size=40", "outer.meta_batch_size=1"),
+    )
+    loop = make_loop(recipe, dataset)
+    state = some_state(loop)
+
+    tasks = loop.draw(0)
+    advanced, loss = loop.advance(state)
+
+    assert torch.equal(tasks.classes, tasks.rows // 4)
+    assert tasks.classes.unique().tolist() == list(range(6))
+    images = images_of(loop).pixels.take(tasks.rows[0])
+    wanted = reference_loss(loop, state.parameters, images, tasks.classes[0])
+    assert float(loss) == pytest.approx(wanted.item(), rel=1e-5)
+    assert not torch.equal(advanced.parameters, state.parameters)
