@@ -9,7 +9,7 @@ import torch
 
 from kshot.bundle import BatchNormMode, Manifest
 from kshot.learner import Initialization, Network, build_network, initial_parameters
-from kshot.trainer import packaging
+from kshot.trainer import curve_file, packaging
 from kshot.trainer.dataset import ImageDataset, make_dataset
 from kshot.trainer.onnx_templates import build_template
 from kshot.trainer.recipe import Recipe
@@ -82,12 +82,17 @@ def patterns() -> Callable[..., ImageDataset]:
 
 @pytest.fixture
 def small_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a bundle's templates be the names of their modes."""
+    """Let a bundle's templates be the names of their modes, and draw no learning curves."""
 
     def name_mode(_network: Network, mode: BatchNormMode) -> bytes:
         return mode.value.encode()
 
+    def draw_nothing(*_: object) -> None:
+        pass
+
     monkeypatch.setattr(packaging, "build_template", name_mode)
+    monkeypatch.setattr(curve_file, "figure_of", draw_nothing)
+    monkeypatch.setattr(curve_file, "write_png", draw_nothing)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kshot.bundle import BundleError, load_bundle
+from kshot.trainer.curve_file import CURVES_FILE
 from kshot.trainer.curves import Curves
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.errors import DataError, TrainingError
@@ -25,6 +27,7 @@ from kshot.trainer.packaging import draft_manifest
 from kshot.trainer.recipe import Recipe
 from kshot.trainer.recipe_parsing import parse_recipe
 from kshot.trainer.recipe_record import RECIPE_FILE
+from kshot.trainer.sine_training import RESULT_FILE
 from kshot.trainer.training import CHECKPOINT_FILE, TrainingReport
 
 CPU = torch.device("cpu")
@@ -69,8 +72,9 @@ def run(
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Return what a training ends with: its checkpoint and the files of its bundle."""
-    paths = [out / CHECKPOINT_FILE, *(out / "omniglot").glob("1/*")]
+    """Return what a training ends with: checkpoint, curves, and the files of its bundle."""
+    paths = [out / CHECKPOINT_FILE, out / CURVES_FILE, *(out / "omniglot").glob("1/*")]
+    paths += out.glob(RESULT_FILE)
     return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
@@ -107,6 +111,7 @@ def test_a_training_reports_its_way_to_a_bundle(
     }
     assert table == [(done, 8) for done in range(1, 9)]
     assert curve(tmp_path / "out", "inner_loss") == [1, 2, 3, 4, 5, 6]
+    assert curve(tmp_path / "out", "meta_step_size") == [1, 2, 3, 4, 5, 6]
     assert curve(tmp_path / "out", "accuracy/test/support") == [0, 3, 6]
 
 
@@ -144,55 +149,105 @@ CHILD = """
 import json, os, signal, sys, traceback
 from pathlib import Path
 import numpy, torch
-from kshot.trainer import packaging
+from kshot.trainer import curve_file, packaging
 from kshot.trainer.dataset import make_dataset
 from kshot.trainer.image_training import train
-from kshot.trainer.recipe_files import load_image_recipe
+from kshot.trainer.recipe_files import load_recipe
+from kshot.trainer.sine_recipe import SineRecipe
+from kshot.trainer.sine_training import train_sine
 from kshot.trainer.training import CHECKPOINT_FILE
 
 torch.set_num_threads(1)
 packaging.build_template = lambda _network, mode: mode.value.encode()
-root, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+curve_file.figure_of = lambda _draw: None
+curve_file.write_png = lambda _path, _figure: None
+root = Path(sys.argv[1])
 names = tuple(f"pattern{number}" for number in range(8))
-known, unseen = (
+datasets = [
     make_dataset(f"patterns {seed}", torch.from_numpy(numpy.load(root / f"{seed}.npy")),
                  torch.arange(9) * 7, names)
     for seed in (0, 1)
-)
+]
 
-def work(out, kill_at):
+def work(recipe, out, kill_at, watched=True):
     calls = 0
     def count(frame, event, argument):
         nonlocal calls
         calls += event in ("call", "c_call")
         if calls == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-    sys.setprofile(count)
-    train(load_image_recipe("omniglot-5way", settings), known, unseen, out,
-          resume=(out / CHECKPOINT_FILE).exists(), device=torch.device("cpu"), compiled=False,
-          report=lambda report: None)
+    how = dict(resume=(out / CHECKPOINT_FILE).exists(), device=torch.device("cpu"), compiled=False,
+               report=lambda report: None)
+    sys.setprofile(count if watched else None)
+    if isinstance(recipe, SineRecipe):
+        train_sine(recipe, out, **how)
+    else:
+        train(recipe, *datasets, out, **how)
     sys.setprofile(None)
     (root / "calls").write_text(str(calls))
 
-def fork(out, kill_at):
+def fork(recipe, out, kill_at):
     child = os.fork()
     if child == 0:
         try:
-            work(out, kill_at)
+            work(recipe, out, kill_at)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-codes = [fork(root / "whole", 0)]
-calls = int((root / "calls").read_text())
-for number, points in enumerate(json.loads(sys.argv[3])):
-    for point in points:
-        codes.append(fork(root / f"killed{number}", max(1, int(point * calls))))
-    codes.append(fork(root / f"killed{number}", 0))
+codes = []
+for name, (recipe_name, settings, kills) in json.loads(sys.argv[2]).items():
+    recipe = load_recipe(recipe_name, settings)
+    work(recipe, root / name / "whole", 0, watched=False)  # imports what is imported late
+    codes.append(fork(recipe, root / name / "again", 0))
+    calls = int((root / "calls").read_text())
+    for number, points in enumerate(kills):
+        out = root / name / f"killed{number}"
+        codes += [fork(recipe, out, max(1, int(point * calls))) for point in points]
+        codes.append(fork(recipe, out, 0))
 print(json.dumps(codes))
 """
+
+BRIEF = (
+    *("network.arguments.filters=4", "task.way=3", "task.shot=2", "inner.batch_size=3"),
+    *("inner.step_count=2", "outer.meta_iterations=8", "outer.meta_batch_size=2"),
+    *("evaluation.way=3", "evaluation.task_count=1", "evaluation.step_count=1"),
+    *("evaluation.interval=5", "evaluation.checkpoint_interval=2"),
+    *("evaluation.table.task_count=2", "evaluation.table.step_count=3"),
+)
+PLAIN_STEPS = (
+    *("inner.preconditioner=sgd", "serving.preconditioner=fresh"),
+    'serving.preconditioners=["fresh", "sgd"]',
+)
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "serial": ("omniglot-5way", BRIEF),
+    "stacked": ("omniglot-5way", (*BRIEF, "outer.meta_batch=stacked")),
+    "fomaml": (
+        "omniglot-5way",
+        (*BRIEF, "outer.algorithm=fomaml", "task.tail_shot=1", "outer.optimizer=adam"),
+    ),
+    "maml": (
+        "omniglot-5way",
+        (*BRIEF, *PLAIN_STEPS, "outer.algorithm=maml", "outer.optimizer=adam"),
+    ),
+    "joint": (
+        "omniglot-5way",
+        (
+            *(*BRIEF, "outer.algorithm=joint", "inner.step_count=1", "task.labels=fixed"),
+            *("task.way=8", "task.shot=1"),
+        ),
+    ),
+    "sine": (
+        "sine",
+        (
+            *("network.arguments.hidden_units=8", "outer.meta_iterations=8"),
+            *("evaluation.task_count=3", "evaluation.step_counts=[0, 2]"),
+            *("evaluation.interval=5", "evaluation.checkpoint_interval=2"),
+        ),
+    ),
+}
 
 
 def test_a_training_killed_anywhere_and_resumed_ends_as_if_it_had_not_been(
@@ -205,18 +260,19 @@ def test_a_training_killed_anywhere_and_resumed_ends_as_if_it_had_not_been(
     for seed in (0, 1):
         np.save(tmp_path / f"{seed}.npy", patterns(seed=seed).images.numpy())
     generator = random.Random(0)
-    points = [(generator.uniform(0, 0.9), generator.uniform(0, 0.4)) for _ in range(4)]
-    points += [(generator.uniform(0.9, 1), 0.01)]
-    settings = [
-        *("network.arguments.filters=4", "task.way=3", "task.shot=2", "inner.batch_size=3"),
-        *("inner.step_count=2", "outer.meta_iterations=8", "outer.meta_batch_size=2"),
-        *("evaluation.way=3", "evaluation.task_count=1", "evaluation.step_count=1"),
-        *("evaluation.interval=5", "evaluation.checkpoint_interval=2"),
-        *("evaluation.table.task_count=2", "evaluation.table.step_count=3"),
-    ]
+    kinds = {}
+    kill_count = 0
+    for name, (recipe_name, settings) in KINDS.items():
+        kills = [
+            (generator.uniform(0, 0.9), generator.uniform(0, 0.4))
+            for _ in range(4 if name == "serial" else 2)
+        ]
+        kills += [(generator.uniform(0.9, 1), 0.01)]
+        kinds[name] = (recipe_name, settings, kills)
+        kill_count += len(kills)
 
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, tmp_path, json.dumps(settings), json.dumps(points)],
+        [sys.executable, "-c", CHILD, tmp_path, json.dumps(kinds)],
         capture_output=True,
         check=True,
         text=True,
@@ -224,12 +280,30 @@ def test_a_training_killed_anywhere_and_resumed_ends_as_if_it_had_not_been(
 
     codes = json.loads(child.stdout)
     assert child.stderr == ""
-    assert codes.count(-9) >= len(points)
+    assert codes.count(-9) >= kill_count
     assert set(codes) <= {0, -9}
-    whole = contents(tmp_path / "whole")
-    assert len(whole) == 7
-    for number in range(len(points)):
-        assert contents(tmp_path / f"killed{number}") == whole
+    for name, (_, _, kills) in kinds.items():
+        whole = contents(tmp_path / name / "whole")
+        assert len(whole) == (3 if name == "sine" else 8)
+        for other in ("again", *(f"killed{number}" for number in range(len(kills)))):
+            assert contents(tmp_path / name / other) == whole, (name, other)
+
+
+def test_equal_seeds_give_equal_bytes_whenever_and_other_seeds_give_others(
+    small_recipe: Recipes, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(small_recipe(), tmp_path / "one")
+    with monkeypatch.context() as patched:
+        now, now_ns = time.time, time.time_ns
+        patched.setattr(time, "time", lambda: now() + 1e8)
+        patched.setattr(time, "time_ns", lambda: now_ns() + 10**17)
+        run(small_recipe(), tmp_path / "two")
+    run(small_recipe("outer.seed=1"), tmp_path / "other")
+
+    one, two, other = (contents(tmp_path / name) for name in ("one", "two", "other"))
+    assert one == two
+    for name in (CHECKPOINT_FILE, CURVES_FILE, "omniglot/1/weights.safetensors"):
+        assert one[name] != other[name]
 
 
 def test_an_interrupted_training_keeps_a_checkpoint_of_what_it_recorded(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,11 +39,8 @@ def write_checkpoint(
     Equal states give equal bytes. Raises ``TrainingError`` when the disk does not take it; one
     written before is then untouched.
     """
-    tensors = {name: torch.tensor(getattr(state, name), dtype=torch.int64) for name in COUNTERS}
-    vectors = {PARAMETERS: state.parameters, SECOND_MOMENT: state.second_moment}
-    if state.moments is not None:
-        vectors |= zip(OUTER_MOMENTS, (state.moments.first, state.moments.second), strict=True)
-    for prefix, vector in vectors.items():
+    tensors = _counters(state)
+    for prefix, vector in _vectors(state).items():
         if prefix != PARAMETERS and not vector.any():
             continue  # what is zero, as v of a training by SGD, is left out
         for name, value in layout.split(vector.unsqueeze(0)).items():
@@ -55,7 +53,8 @@ def write_checkpoint(
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise TrainingError(
             f"checkpoint {path} could not be written: {error.strerror}; "
             "one written before is untouched"
@@ -100,6 +99,22 @@ def read_checkpoint(
         raise TrainingError(f"checkpoint {path} is damaged: it has no {error.args[0]}") from error
     except (SafetensorError, ValueError) as error:
         raise TrainingError(f"checkpoint {path} is damaged: {error}") from error
+
+
+def state_digest(state: OuterState) -> str:
+    """Return the SHA-256 over all that a checkpoint keeps of a state."""
+    return _digest(_counters(state) | _vectors(state))
+
+
+def _counters(state: OuterState) -> dict[str, Tensor]:
+    return {name: torch.tensor(getattr(state, name), dtype=torch.int64) for name in COUNTERS}
+
+
+def _vectors(state: OuterState) -> dict[str, Tensor]:
+    vectors = {PARAMETERS: state.parameters, SECOND_MOMENT: state.second_moment}
+    if state.moments is not None:
+        vectors |= zip(OUTER_MOMENTS, (state.moments.first, state.moments.second), strict=True)
+    return vectors
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -4,7 +4,8 @@ TrainerError
 ├── DataError      a data set is missing, incomplete, damaged, or too small for what was asked
 ├── RecipeError    a recipe is unknown, or one of its keys is
 └── TrainingError  a training cannot start, go on, or diverged
-    └── OtherTrainingError  a checkpoint is another training's
+    ├── OtherTrainingError  a checkpoint is another training's
+    └── LostWorkerError     another process of the same training has ended
 """
 
 
@@ -26,3 +27,7 @@ class TrainingError(TrainerError):
 
 class OtherTrainingError(TrainingError):
     """A checkpoint belongs to another recipe or to other data."""
+
+
+class LostWorkerError(TrainingError):
+    """Another process that takes a part of the same training has ended."""

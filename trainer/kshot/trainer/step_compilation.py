@@ -72,21 +72,35 @@ def compiled_loop(
         if compiled:
             raise TrainingError("algorithm maml cannot be compiled, wanted --no-compile")
         return loop
-    if compiled is False or (compiled is None and compiler_name(device) is None):
+    if compiled is False:
         return loop
-    say("compiling the inner step")
-    main, tail = (_shared(spec, loop) for spec in (step_spec(recipe), tail_spec(recipe)))
-    try:
-        step = compile_step(main, device)
-        tail_step = step if tail == main else compile_step(tail, device)
-        faster = replace(loop, inner_step=step, tail_step=tail_step)
-        faster.advance(state)  # changes nothing: what is drawn follows from the state
-    except (CompilationError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        if compiled:
-            raise TrainingError(reason) from error
+    faster, reason = loop, ""
+    if compiled or compiler_name(device) is not None:
+        say("compiling the inner step")
+        try:
+            faster = _compiled(loop, recipe, state)
+        except (CompilationError, RuntimeError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            if compiled:
+                raise TrainingError(reason) from error
+    if not loop.workers.agree(str(faster is loop)):
+        faster, reason = loop, reason or "not every process can compile the inner step"
+    if reason:
         say(f"{reason}; the training is slower without")
-        return loop
+    return faster
+
+
+def _compiled(
+    loop: OuterLoop[Drawn], recipe: Recipe | SineRecipe, state: OuterState
+) -> OuterLoop[Drawn]:
+    """Compile a loop's inner steps and let them run once."""
+    device = state.parameters.device
+    main, tail = (_shared(spec, loop) for spec in (step_spec(recipe), tail_spec(recipe)))
+    step = compile_step(main, device)
+    tail_step = step if tail == main else compile_step(tail, device)
+    faster = replace(loop, inner_step=step, tail_step=tail_step)
+    # Changes nothing, for what is drawn follows from the state; and waits for no other process.
+    replace(faster, workers=loop.workers.set_apart()).advance(state)
     return faster
 
 

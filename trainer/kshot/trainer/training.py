@@ -17,11 +17,16 @@ from kshot.learner import (
     derive_seed,
     initial_parameters,
 )
-from kshot.trainer.checkpoint import TrainingIdentity, read_checkpoint, write_checkpoint
+from kshot.trainer.checkpoint import (
+    TrainingIdentity,
+    read_checkpoint,
+    state_digest,
+    write_checkpoint,
+)
 from kshot.trainer.curve_file import CurveFile
-from kshot.trainer.errors import OtherTrainingError, TrainingError
+from kshot.trainer.errors import LostWorkerError, OtherTrainingError, TrainingError
 from kshot.trainer.outer_loop import OuterLoop
-from kshot.trainer.outer_state import OuterMoments, OuterState
+from kshot.trainer.outer_state import OuterMoments, OuterState, meta_step_size
 from kshot.trainer.prefetch import prefetch
 from kshot.trainer.recipe import Recipe
 from kshot.trainer.recipe_record import recipe_differences, write_recipe
@@ -84,13 +89,14 @@ def run_training(
     """Train to the end; write checkpoints, recipe, TensorBoard scalars and curves to ``out``.
 
     With ``resume`` the training goes on from its checkpoint; on a CPU the result then equals an
-    uninterrupted training's bit for bit. A ``KeyboardInterrupt`` leaves a checkpoint of what was
-    last recorded, at most a second old. The inner steps are compiled, or found not to be, before
-    anything is written. Of several processes the first one writes. Raises ``TrainingError``.
+    uninterrupted training's bit for bit. A ``KeyboardInterrupt``, or the end of another process,
+    leaves a checkpoint of what was last recorded, at most a second old. The inner steps are
+    compiled, or found not to be, before anything is written. Of several processes the first one
+    writes. Raises ``TrainingError``.
     """
     recipe, loop = training.recipe, training.loop
     state = resumed_state(training, out) if resume else training.first
-    _check_workers(loop)
+    _check_workers(training, state, compiled)
     loop = compiled_loop(loop, recipe, state, compiled=compiled, say=say)
     checkpoint = out / CHECKPOINT_FILE
 
@@ -98,19 +104,19 @@ def run_training(
         write_checkpoint(checkpoint, state, loop.layout, training.identity)
 
     if not loop.workers.first:
-        _follow(training, loop, state)
-        return state
+        return _follow(training, loop, state)
     if not resume:
         _make_folder(out)
         save(state)
     write_recipe(out, recipe)
     evaluation, total = recipe.evaluation, recipe.outer.meta_iterations
+    recorded = state.meta_iteration or -1  # the first state's point comes after its checkpoint
     try:
         with (
-            ScalarFile(out, state.meta_iteration) as scalar_file,
+            ScalarFile(out, recorded) as scalar_file,
             prefetch(loop.draw, state.meta_iteration, total) as drawn,
         ):
-            curve_file = CurveFile.open(out, state.meta_iteration)
+            curve_file = CurveFile.open(out, recipe.name, recorded, say)
             if state.meta_iteration == 0:
                 scalars = training.measure(training.initialization(state))
                 scalar_file.write(0, scalars)
@@ -121,13 +127,15 @@ def run_training(
                 if done == total or done % evaluation.interval == 0:
                     scalars = training.measure(training.initialization(advanced))
                     curve_file.add(done, scalars)
-                scalar_file.write(done, {"inner_loss": loss, **scalars})
+                step_size = meta_step_size(recipe.outer, done - 1)
+                progress = {"inner_loss": loss, "meta_step_size": step_size}
+                scalar_file.write(done, {**progress, **scalars})
                 state = advanced
                 # After its scalars: what a checkpoint counts as done is never recorded again.
                 if done == total or done % evaluation.checkpoint_interval == 0:
                     save(state)
                 report(TrainingReport(done, total, rate, loss, scalars))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, LostWorkerError):
         save(state)
         raise
     return state
@@ -185,8 +193,9 @@ def _make_folder(out: Path) -> None:
         raise TrainingError(f"folder {out} cannot be made: {error.strerror}") from error
 
 
-def _check_workers(loop: OuterLoop[Drawn]) -> None:
-    count, outer = loop.workers.count, loop.outer
+def _check_workers(training: Training[Drawn], state: OuterState, compiled: bool | None) -> None:
+    workers, outer = training.loop.workers, training.loop.outer
+    count = workers.count
     if count > 1 and outer.meta_batch != "stacked":
         raise TrainingError(
             f"outer.meta_batch is {outer.meta_batch}, wanted stacked for {count} processes: "
@@ -197,13 +206,19 @@ def _check_workers(loop: OuterLoop[Drawn]) -> None:
             f"{count} processes share {outer.meta_batch_size} tasks of a meta-batch, wanted at "
             "most one process for each"
         )
+    if count > 1 and not workers.agree(f"{training.identity} {state_digest(state)} {compiled}"):
+        raise TrainingError(
+            f"the {count} processes of this training differ, wanted the same recipe, data, "
+            "checkpoint and way of compiling for each"
+        )
 
 
-def _follow(training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState) -> None:
+def _follow(training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState) -> OuterState:
     """Take this process's part of every meta-iteration; another one writes."""
     with prefetch(loop.draw, state.meta_iteration, loop.outer.meta_iterations) as drawn:
-        for _ in _meta_iterations(training, loop, state, drawn):
-            pass
+        for advanced, _, _ in _meta_iterations(training, loop, state, drawn):
+            state = advanced
+    return state
 
 
 def _meta_iterations(

@@ -18,7 +18,7 @@ class Follower:
     """Shows a training's progress, then its table's; makes of a signal one line and its exit code.
 
     SIGTERM interrupts as Ctrl-C does. ``again`` is the command that goes on from the checkpoint.
-    A ``silent`` one shows nothing.
+    A ``silent`` one shows nothing, and ends with the exit code alone.
     """
 
     def __init__(self, checkpoint: Path, again: str, *, silent: bool = False) -> None:
@@ -44,6 +44,8 @@ class Follower:
     ) -> None:
         self._bars.close()
         signal.signal(signal.SIGTERM, self._handler)
+        if isinstance(error, KeyboardInterrupt) and self._silent:
+            raise click.exceptions.Exit(self._refusal.exit_code) from error
         if isinstance(error, KeyboardInterrupt):
             hint = f"; to go on from here: {self._again}" if self._checkpoint.exists() else ""
             raise self._refusal(hint) from error

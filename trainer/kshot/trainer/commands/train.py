@@ -86,7 +86,8 @@ def command(
         if workers.first:
             _check_out(out, resume)
         run = _Run(out, resume, chosen, compiled, workers)
-        checkpoint, resuming = out / CHECKPOINT_FILE, shlex.join([*again, "--resume"])
+        resuming = shlex.join([*_launcher(workers), *again, "--resume"])
+        checkpoint = out / CHECKPOINT_FILE
         with Follower(checkpoint, resuming, silent=not workers.first) as follower:
             if isinstance(recipe, SineRecipe):
                 result = _train_sine(recipe, run, follower)
@@ -139,6 +140,13 @@ def _train_images(recipe: Recipe, folder: Path, run: _Run, follower: Follower) -
         say=follower.say,
         workers=run.workers,
     )
+
+
+def _launcher(workers: Workers) -> list[str]:
+    """Return the words before `kshot` that started this training."""
+    if workers.count == 1:
+        return []
+    return ["torchrun", "--nproc-per-node", str(workers.count), "--no-python"]
 
 
 def _check_out(out: Path, resume: bool) -> None:
