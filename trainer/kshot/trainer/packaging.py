@@ -61,7 +61,7 @@ def draft_manifest(recipe: Recipe, dataset: ImageDataset) -> Manifest:
             meta_iterations=outer.meta_iterations,
             data_digest=dataset.digest,
             split_digest=dataset.split_digest,
-            library_versions=_library_versions(),
+            library_versions=library_versions(),
             dataset=recipe.data.dataset,
             split=recipe.data.split,
             folder=recipe.data.folder,
@@ -106,7 +106,7 @@ def pack_bundle(out: Path, manifest: Manifest, initialization: Initialization) -
     return write_bundle(out, manifest, weights, templates, model_card(manifest)).path
 
 
-def _library_versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Name what the result depends on, in order; what is not installed as a package is left out."""
     versions = {}
     for package in ("kshot", "numpy", "onnx", "onnxscript", "torch"):

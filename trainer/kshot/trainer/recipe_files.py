@@ -1,4 +1,4 @@
-"""Recipes by name or path, with single values set on the command line."""
+"""Recipes by name or path, those of experiments' arms too, with single values set."""
 
 import tomllib
 from collections.abc import Sequence
@@ -6,36 +6,29 @@ from importlib.resources import files
 from pathlib import Path
 
 from kshot.trainer.errors import RecipeError
+from kshot.trainer.experiment_files import arm_documents
 from kshot.trainer.recipe import Recipe
+from kshot.trainer.recipe_overrides import override
 from kshot.trainer.recipe_parsing import AnyRecipe, parse_recipe
 
 __all__ = ["list_recipes", "load_image_recipe", "load_recipe"]
 
 
 def list_recipes() -> tuple[str, ...]:
-    """List the names of the recipes that the package ships."""
-    folder = files("kshot.trainer") / "recipes"
-    names = (entry.name for entry in folder.iterdir())
-    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
+    """List the names of the recipes that the package ships, experiments' arms among them."""
+    return tuple(sorted((*_recipe_names(), *arm_documents())))
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Read a shipped recipe by name, or any by the path of its TOML file.
 
-    Each override is ``dotted.key=value``, its value written as in TOML (quotes around text may be
-    left out), its key one that a recipe may have. Raises RecipeError.
+    The recipe of an experiment's arm is named ``<experiment>-<arm>``. Each override is
+    ``dotted.key=value``, its value written as in TOML (quotes around text may be left out), its key
+    one that a recipe may have. Raises RecipeError.
     """
-    if name_or_path in list_recipes():
-        resource = files("kshot.trainer") / "recipes" / f"{name_or_path}.toml"
-        text = resource.read_bytes()
-    else:
-        text = _read_file(name_or_path)
-    try:
-        document = tomllib.loads(text.decode())
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"recipe {name_or_path} is not TOML: {error}") from error
-    for override in overrides:
-        _override(document, override)
+    document = _document(name_or_path)
+    for setting in overrides:
+        override(document, setting)
     return parse_recipe(document, name_or_path)
 
 
@@ -47,6 +40,26 @@ def load_image_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recip
     return recipe
 
 
+def _recipe_names() -> tuple[str, ...]:
+    folder = files("kshot.trainer") / "recipes"
+    names = (entry.name for entry in folder.iterdir())
+    return tuple(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def _document(name_or_path: str) -> dict[str, object]:
+    if name_or_path in _recipe_names():
+        resource = files("kshot.trainer") / "recipes" / f"{name_or_path}.toml"
+        text = resource.read_bytes()
+    elif (arm := arm_documents().get(name_or_path)) is not None:
+        return arm
+    else:
+        text = _read_file(name_or_path)
+    try:
+        return tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"recipe {name_or_path} is not TOML: {error}") from error
+
+
 def _read_file(path: str) -> bytes:
     if not path.endswith(".toml"):
         known = ", ".join(list_recipes())
@@ -55,36 +68,3 @@ def _read_file(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
-
-
-def _override(document: dict[str, object], override: str) -> None:
-    key, equals, value = override.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        raise RecipeError(f"setting is {override!r}, wanted key=value, as in inner.step_count=3")
-    table: object = document
-    *parents, last = key.split(".")
-    for depth, name in enumerate([*parents, last]):
-        known = isinstance(table, dict) and (name in table or depth == len(parents) > 0)
-        if not known:
-            place = ".".join(key.split(".")[:depth]) or "the recipe"
-            wanted = (
-                f"wanted one of: {', '.join(table)}" if isinstance(table, dict) else "it is a value"
-            )
-            raise RecipeError(f"setting {key}: {place} has no key {name!r}, {wanted}")
-        assert isinstance(table, dict)  # noqa: S101 -- known
-        if depth < len(parents):
-            table = table[name]
-    assert isinstance(table, dict)  # noqa: S101 -- the loop above walked through it
-    # A last key that is not there may be an optional one; an unknown one is refused by the parser.
-    table[last] = _value(value.strip(), table.get(last))
-
-
-def _value(text: str, present: object) -> object:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):  # not TOML, too long an integer, too deep a list
-        return text
-    if set(parsed) != {"value"} or (isinstance(present, str) and text[:1] not in ("'", '"')):
-        return text
-    return parsed["value"]

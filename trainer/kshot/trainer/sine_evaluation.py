@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from kshot.learner import (
     Initialization,
@@ -22,7 +23,7 @@ from kshot.trainer.sine_recipe import SineRecipe
 from kshot.trainer.sine_tasks import draw_waves, grid
 from kshot.trainer.statistics import T_METHOD, t_half_width
 
-__all__ = ["SineErrors", "sine_errors"]
+__all__ = ["SineErrors", "SineFits", "sine_errors", "sine_fits"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,35 @@ class SineErrors:
         }
 
 
+@dataclass(frozen=True)
+class SineFits:
+    """Test waves and what an initialization makes of them after each number of inner steps.
+
+    All float32, over the same grid ``x`` ``(grid,)``: ``support`` ``(tasks, shot)`` are the x of
+    each support set, ``wanted`` ``(tasks, grid)`` the waves, ``outputs``
+    ``(len(step_counts), tasks, grid)`` the fits.
+    """
+
+    step_counts: tuple[int, ...]
+    x: Tensor
+    support: Tensor
+    wanted: Tensor
+    outputs: Tensor
+
+    def errors(self) -> SineErrors:
+        """Return mean squared errors over the grid."""
+        errors = (self.outputs - self.wanted).square().mean(dim=2).double().numpy()
+        zero = self.wanted.square().mean(dim=1).double().numpy()
+        return SineErrors(self.step_counts, errors, zero)
+
+
 def sine_errors(initialization: Initialization, recipe: SineRecipe) -> SineErrors:
-    """Adapt to test tasks, all side by side, and measure after each of the recipe's step counts.
+    """Adapt to test tasks as ``sine_fits`` does, and measure."""
+    return sine_fits(initialization, recipe).errors()
+
+
+def sine_fits(initialization: Initialization, recipe: SineRecipe) -> SineFits:
+    """Adapt to test tasks, all side by side, and answer after each of the recipe's step counts.
 
     Every step sees the whole support set, ``shot`` points of the grid drawn with replacement, and
     is of the training's rule. The tasks follow from the evaluation's seed alone.
@@ -63,7 +91,6 @@ def sine_errors(initialization: Initialization, recipe: SineRecipe) -> SineError
     inputs = support[:, :, None, None, None].to(device)
     targets = waves.at(support).to(device)
     queries = x.expand(evaluation.task_count, -1)[:, :, None, None, None].to(device)
-    wanted = waves.at(x).to(device)
     layout = layout_of(initialization.network, initialization.way)
     rule = step_rule(recipe.inner)
     step = build_inner_step(initialization.network, layout, rule, objective=Objective.SQUARED_ERROR)
@@ -73,7 +100,7 @@ def sine_errors(initialization: Initialization, recipe: SineRecipe) -> SineError
     ]
     state = LoopState(layout, vectors[0], vectors[1], initialization.step)
     whole = torch.arange(task.shot, device=device).expand(evaluation.task_count, 1, -1)
-    errors = []
+    fits = []
     done = 0
     for count in evaluation.step_counts:
         indices = whole.expand(-1, count - done, -1)
@@ -83,9 +110,8 @@ def sine_errors(initialization: Initialization, recipe: SineRecipe) -> SineError
         done = count
         with torch.no_grad():
             outputs, _ = logits_of(initialization.network, layout.split(state.parameters), queries)
-        errors.append((outputs[..., 0] - wanted).square().mean(dim=1).double().cpu().numpy())
-    zero = wanted.square().mean(dim=1).double().cpu().numpy()
-    return SineErrors(evaluation.step_counts, np.stack(errors), zero)
+        fits.append(outputs[..., 0].cpu())
+    return SineFits(evaluation.step_counts, x, support, waves.at(x), torch.stack(fits))
 
 
 def _summary(errors: npt.NDArray[np.float64]) -> dict[str, object]:

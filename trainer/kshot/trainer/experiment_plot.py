@@ -1,0 +1,80 @@
+"""An experiment as a picture: its panels side by side, the legend below them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from kshot.trainer.experiment import START, Experiment
+from kshot.trainer.experiment_panels import DRAWERS, Look, PanelData
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from kshot.trainer.experiment_run import Outcome
+
+__all__ = ["draw_experiment", "figure_size"]
+
+# Told apart by colour-blind eyes too (Okabe and Ito 2008), then once more by dashes.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LEGEND_COLUMNS = 5
+
+
+def figure_size(experiment: Experiment) -> tuple[float, float]:
+    """Return width and height in inches, the legend's included."""
+    rows = -(-len(_looks(experiment)) // LEGEND_COLUMNS)
+    return max(9.0, 4.6 * len(experiment.panels)), 4.8 + 0.25 * rows
+
+
+def draw_experiment(
+    experiment: Experiment, outcomes: Sequence[Outcome], subtitle: str
+) -> Callable[[Figure], None]:
+    """Return what draws the panels of an experiment, of those arms that were run."""
+    lines: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        lines.setdefault(outcome.arm.line, []).append(outcome)
+    (start,) = lines.pop(START)
+    looks = _looks(experiment)
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, len(experiment.panels), squeeze=False)[0]
+        for axes, panel in zip(panels, experiment.panels, strict=True):
+            shown = {name: lines[name] for name in panel.arms if name in lines}
+            axes.set_title(panel.title, fontsize="medium")
+            axes.set_xlabel(panel.x_label)
+            axes.set_xscale(panel.x_scale)
+            axes.grid(alpha=0.3)
+            if shown:
+                DRAWERS[panel.kind](axes, PanelData(shown, start, looks))
+        handles = {
+            label: handle
+            for axes in panels
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=LEGEND_COLUMNS,
+            fontsize="small",
+        )
+        figure.suptitle(f"{experiment.title}\n{subtitle}", fontsize="large")
+
+    return draw
+
+
+def _looks(experiment: Experiment) -> Mapping[str, Look]:
+    """Give lines of one title one look, whichever panel they are in."""
+    titles = list(dict.fromkeys(table.title for table in experiment.arms))
+    looks = {
+        title: Look(
+            title,
+            COLOURS[number % len(COLOURS)],
+            DASHES[number // len(COLOURS) % len(DASHES)],
+            MARKERS[number % len(MARKERS)],
+        )
+        for number, title in enumerate(titles)
+    }
+    return {table.name: looks[table.title] for table in experiment.arms}

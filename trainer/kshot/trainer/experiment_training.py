@@ -1,0 +1,201 @@
+"""The training of one arm of an experiment, and its scores."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kshot.bundle import InputSpec, Manifest
+from kshot.learner import Initialization
+from kshot.trainer.compiled_solver import compiled_solver
+from kshot.trainer.curves import MODES
+from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.datasets import read_dataset
+from kshot.trainer.errors import TrainingError
+from kshot.trainer.evaluation import TASKS_AT_ONCE, EvaluationResult, build_solver, evaluate
+from kshot.trainer.evaluation_settings import EvaluationSettings
+from kshot.trainer.experiment import ZERO, FinalTasks
+from kshot.trainer.experiment_scores import ArmScores, Picture, read_scores, write_scores
+from kshot.trainer.image_training import image_training
+from kshot.trainer.packaging import draft_manifest
+from kshot.trainer.pixels import DevicePixels
+from kshot.trainer.recipe import Data, Recipe
+from kshot.trainer.recipe_parsing import AnyRecipe
+from kshot.trainer.sine_evaluation import sine_fits
+from kshot.trainer.sine_recipe import SineRecipe
+from kshot.trainer.sine_training import sine_training
+from kshot.trainer.training import CHECKPOINT_FILE, Training, TrainingReport, run_training
+
+__all__ = ["ArmJob", "train_arm"]
+
+LEAST_AMPLITUDE = 3.0  # of the wave in a picture: a flat one shows nothing
+
+
+@dataclass(frozen=True)
+class ArmJob:
+    """One training to be done in a folder; with ``trained`` false its start is scored instead."""
+
+    recipe: AnyRecipe
+    final: FinalTasks | None
+    folder: Path
+    data_folder: Path | None
+    device: str
+    compiled: bool | None
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A training, what tells it from others, and how its result is scored."""
+
+    training: Training[Any]
+    identity: str
+    score: Callable[[Initialization], ArmScores]
+
+
+def train_arm(
+    job: ArmJob,
+    report: Callable[[TrainingReport], None] = lambda _report: None,
+    say: Callable[[str], None] = lambda _sentence: None,
+) -> ArmScores:
+    """Train an arm, or go on with it, and score it; what was finished before is read.
+
+    Raises ``TrainingError`` and ``DataError`` as ``kshot.trainer.image_training.train`` does.
+    """
+    comparison = _sine(job) if isinstance(job.recipe, SineRecipe) else _images(job)
+    finished = read_scores(job.folder, comparison.identity)
+    if finished is not None:
+        return finished
+    training = comparison.training
+    state = training.first
+    if job.trained:
+        state = run_training(
+            training,
+            job.folder,
+            resume=(job.folder / CHECKPOINT_FILE).exists(),
+            compiled=job.compiled,
+            report=report,
+            say=say,
+        )
+    scores = comparison.score(training.initialization(state))
+    write_scores(job.folder, scores)
+    return scores
+
+
+@dataclass(frozen=True)
+class _ImageScores:
+    """Evaluates on test classes by the recipe's inner loop of evaluation, in two modes."""
+
+    recipe: Recipe
+    manifest: Manifest
+    dataset: ImageDataset
+    compiled: bool | None
+
+    def measure(self, initialization: Initialization) -> Mapping[str, float]:
+        """Return a point of the curves: accuracies on the recipe's tasks of evaluation."""
+        evaluation = self.recipe.evaluation
+        tasks = FinalTasks(evaluation.task_count, evaluation.query_count, self.recipe.outer.seed)
+        results = self.results(initialization, tasks)
+        return {f"accuracy/test/{mode}": result.accuracy for mode, result in results.items()}
+
+    def results(
+        self, initialization: Initialization, tasks: FinalTasks
+    ) -> dict[str, EvaluationResult]:
+        """Return what an initialization reaches on tasks, by batch-norm mode."""
+        evaluation, inner = self.recipe.evaluation, self.recipe.inner
+        settings = EvaluationSettings(
+            way=evaluation.way,
+            shot=evaluation.shot,
+            query_count=tasks.query_count,
+            task_count=tasks.task_count,
+            batch_norm_mode=MODES[0],
+            step_count=evaluation.step_count,
+            batch_size=evaluation.batch_size,
+            learning_rate=inner.learning_rate,
+            seed=tasks.seed,
+        )
+        device = next(iter(initialization.parameters.values())).device
+        pixels = DevicePixels.load(self.dataset, self.manifest.input, device)
+        tasks_at_once = TASKS_AT_ONCE[device.type]
+        solver = compiled_solver(
+            build_solver(initialization, self.manifest, pixels, settings),
+            self.manifest,
+            step_count=tasks.task_count * evaluation.step_count,
+            tasks_at_once=tasks_at_once,
+            compiled=self.compiled,
+        )
+        results = evaluate(solver, self.dataset, settings, MODES, tasks_at_once=tasks_at_once)
+        return {mode.value: result for mode, result in results.items()}
+
+
+def _images(job: ArmJob) -> _Comparison:
+    recipe, final = job.recipe, job.final
+    assert isinstance(recipe, Recipe)  # noqa: S101 -- the caller told them apart
+    if final is None or job.data_folder is None:
+        missing = "[final] tasks" if final is None else "data folder"
+        raise TrainingError(f"recipe {recipe.name} is on images, wanted a {missing} beside it")
+    train, test = (
+        _dataset(recipe.data, recipe.input, job.data_folder, part) for part in ("train", "test")
+    )
+    manifest = draft_manifest(recipe, train)
+    evaluation = _ImageScores(recipe, manifest, test, job.compiled)
+    training = image_training(recipe, manifest, train, test, torch.device(job.device))
+    identity = _identity(training, test.digest, final, job.trained)
+
+    def score(initialization: Initialization) -> ArmScores:
+        results = evaluation.results(initialization, final)
+        return ArmScores(
+            identity,
+            final.query_count * recipe.evaluation.way,
+            {mode: result.task_accuracies for mode, result in results.items()},
+        )
+
+    return _Comparison(replace(training, measure=evaluation.measure), identity, score)
+
+
+def _sine(job: ArmJob) -> _Comparison:
+    recipe = job.recipe
+    assert isinstance(recipe, SineRecipe)  # noqa: S101 -- the caller told them apart
+    training = sine_training(recipe, torch.device(job.device))
+    identity = _identity(training, recipe.evaluation, job.trained)
+
+    def score(initialization: Initialization) -> ArmScores:
+        fits = sine_fits(initialization, recipe)
+        measured = fits.errors()
+        shown = int(torch.nonzero(fits.wanted.abs().amax(dim=1) >= LEAST_AMPLITUDE)[0])
+        support = fits.support[shown].sort().values
+        places = torch.searchsorted(fits.x, support - 1e-6)
+        names = [f"{count}_steps" for count in fits.step_counts]
+        errors = [*measured.errors, measured.zero]
+        return ArmScores(
+            identity,
+            0,
+            {name: row.tolist() for name, row in zip([*names, ZERO], errors, strict=True)},
+            Picture(
+                fits.x.tolist(),
+                fits.wanted[shown].tolist(),
+                support.tolist(),
+                fits.wanted[shown][places].tolist(),
+                {name: fit[shown].tolist() for name, fit in zip(names, fits.outputs, strict=True)},
+            ),
+        )
+
+    return _Comparison(training, identity, score)
+
+
+@cache
+def _dataset(data: Data, spec: InputSpec, data_folder: Path, part: str) -> ImageDataset:
+    """Read a part once for all arms of a process; raises ``DataError``."""
+    return read_dataset(data, data_folder, part, input_spec=spec)
+
+
+def _identity(training: Training[Any], *others: object) -> str:
+    """Return the SHA-256 of what decides an arm's scores."""
+    text = repr((training.identity, others))
+    return hashlib.sha256(text.encode()).hexdigest()
