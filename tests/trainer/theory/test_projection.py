@@ -1,4 +1,4 @@
-"""Reptile as a search for the point nearest to all tasks' solutions (the paper, section 5.2).
+"""Reptile as a search for the point nearest to all tasks' solutions, the paper's second view of it.
 
 Each task's solutions are an affine subspace W, and the inner loop projects onto it exactly: the
 rows ``(x, 1)`` of its support set are orthogonal and equally long, so that one step of the fitting
