@@ -17,7 +17,7 @@ from kshot.trainer.evaluation_settings import EvaluationSettings
 from kshot.trainer.progress import Progress
 from kshot.trainer.recipe import Data
 
-__all__ = ["Session", "open_bundle", "open_session"]
+__all__ = ["Session", "open_bundle", "open_session", "say_once"]
 
 WITHOUT_FOLDER = ("digits",)
 
@@ -77,7 +77,7 @@ def open_session(options: EvaluateOptions, bundle: Bundle, device: torch.device)
     if path is not None and held is None:
         write_episodes(path, episodes)
     settings = options.settings(bundle.manifest, shape)
-    return Session(options, bundle, data, dataset, episodes, settings, device, _once())
+    return Session(options, bundle, data, dataset, episodes, settings, device, say_once())
 
 
 def _data(options: EvaluateOptions, bundle: Bundle) -> Data:
@@ -103,7 +103,7 @@ def _read(options: EvaluateOptions, data: Data, bundle: Bundle) -> ImageDataset:
         )
 
 
-def _once() -> Callable[[str], None]:
+def say_once() -> Callable[[str], None]:
     """Return what says each sentence once, on stderr."""
     said: set[str] = set()
 
