@@ -159,7 +159,7 @@ def _members(path: Path) -> dict[str, bytes]:
 
 
 def _rows(text: str, dataset: str, source: str) -> list[_Row]:
-    """Read ``classes.csv`` and check that it has the published split."""
+    """Read ``classes.csv``; raises DataError unless it has each class once, with a number."""
     rows: dict[str, _Row] = {}
     for line, (name, _, stored, fc100_part, image_count) in parse_table(text, COLUMNS, source):
         if name in rows:
