@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.learner import cycling_indices, derive_seed
+from kshot.learner import InnerStep, cycling_indices, derive_seed, replacement_indices
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episodes import EpisodeBatch, sample_episodes
 from kshot.trainer.image_training import image_loop
@@ -428,6 +428,48 @@ def test_a_separate_tail_is_of_examples_that_no_other_step_sees(
             assert len(set(tail.tolist())) == len(tail) == 6
             assert tasks.classes[task][tail].bincount().tolist() == [2, 2, 2]
             assert sorted([*early.tolist(), *tail.tolist()]) == list(range(15))
+
+
+@pytest.mark.parametrize("meta_batch", ["serial", "stacked"])
+def test_a_separate_tail_goes_through_the_step_of_its_size(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset], meta_batch: str
+) -> None:
+    """Compiled, a step takes batches of one size only; here four of the tail, three before it."""
+    settings = ("task.way=4", "task.tail_shot=1", "inner.step_count=3")
+    loop = make_loop(small_recipe(*settings, f"outer.meta_batch={meta_batch}"), patterns())
+    sizes: dict[str, list[int]] = {"inner": [], "tail": []}
+
+    def recorded(name: str, step: InnerStep) -> InnerStep:
+        def record(*arguments: Tensor) -> Tensor:
+            sizes[name].append(arguments[2].shape[1])
+            return step(*arguments)
+
+        return record
+
+    watched = replace(
+        loop,
+        inner_step=recorded("inner", loop.inner_step),
+        tail_step=recorded("tail", loop.tail_step),
+    )
+    watched.advance(some_state(loop))
+
+    launches = 2 if meta_batch == "serial" else 1
+    assert sizes == {"inner": [3] * 2 * launches, "tail": [4] * launches}
+
+
+def test_replacement_draws_every_batch_from_all_early_examples(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    settings = ("task.shot=3", "task.tail_shot=1", "inner.batch_size=4", "inner.step_count=5")
+    loop = make_loop(small_recipe("inner.sampling=replacement", *settings), patterns())
+
+    tasks = loop.draw(2)
+
+    early = torch.tensor([0, 1, 3, 4, 6, 7])  # of three examples a class the last is the tail's
+    seed = derive_seed(images_of(loop).recipe.outer.seed, TASKS, 2)
+    for task in range(len(tasks)):
+        wanted = early[replacement_indices(6, 4, 4, derive_seed(seed, task))]
+        assert torch.equal(tasks.indices[task], wanted)
 
 
 def test_a_shared_tail_cycles_like_the_steps_before_it(
