@@ -24,7 +24,7 @@ def maml_gradient(
     """Differentiate the loss on the last batch through the SGD steps before it.
 
     ``g_MAML = U_1'(phi_1) ... U_{k-1}'(phi_{k-1}) L_k'(phi_k)`` with
-    ``U_i(phi) = phi - a L_i'(phi)`` (Nichol et al. 2018, section 5.1), the mean over T tasks that
+    ``U_i(phi) = phi - a L_i'(phi)`` (Nichol et al. 2018, the analysis), the mean over T tasks that
     all start from ``parameters`` ``(P,)``. Returns the gradient ``(P,)`` and each task's loss on
     its last batch ``(T,)``.
     """

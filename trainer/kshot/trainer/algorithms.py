@@ -14,7 +14,7 @@ class Algorithm:
     """An outer update ``w_1 g_1 + ... + w_k g_k`` of a task's inner gradients.
 
     ``g_i`` is the gradient at the parameters before the i-th inner step, ``phi_i``, on its batch
-    (Nichol et al. 2018, section 5). With ``second_order`` the last one goes back through the steps
+    (Nichol et al. 2018, the analysis). With ``second_order`` the last one goes back through the steps
     before it, and all other weights are zero.
     """
 
@@ -47,10 +47,10 @@ def _last(step_count: int) -> Weights:
 
 
 ALGORITHMS: Mapping[str, Callable[[int], Algorithm]] = {
-    # g_1 + ... + g_k (algorithm 2 of the paper; with k = 1 it is joint training)
+    # g_1 + ... + g_k: Reptile; with k = 1 it is joint training
     "reptile": lambda step_count: Algorithm(_sum(step_count)),
     "joint": lambda step_count: Algorithm(_sum(step_count)),
-    # g_k (section 3: the last gradient, as it is)
+    # g_k: the last gradient, as it is
     "fomaml": lambda step_count: Algorithm(_last(step_count)),
     # U_1' ... U_{k-1}' g_k
     "maml": lambda step_count: Algorithm(_last(step_count), second_order=True),

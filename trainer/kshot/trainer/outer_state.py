@@ -53,7 +53,7 @@ def updated(
 ) -> OuterState:
     """Take one outer step from the tasks' mean displacement d.
 
-    "sgd": ``phi <- phi + eps d``, for Reptile the step of the paper's algorithm 2, with eps
+    "sgd": ``phi <- phi + eps d``, for Reptile the step of the batched form of its paper, with eps
     annealed linearly. "adam": Adam (Kingma and Ba 2015, algorithm 1) with rate eps on the gradient
     ``g = -d / a``, a the inner learning rate: of inner SGD that is the weighted sum of the inner
     gradients, as MAML's code has it.

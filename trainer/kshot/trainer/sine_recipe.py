@@ -1,4 +1,4 @@
-"""A training on sine waves as data (Nichol et al. 2018, section 2)."""
+"""A training on sine waves as data (Nichol et al. 2018, the case study)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

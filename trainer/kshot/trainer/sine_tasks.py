@@ -1,4 +1,4 @@
-"""Sine waves as tasks of regression (Nichol et al. 2018, section 2)."""
+"""Sine waves as tasks of regression (Nichol et al. 2018, the case study)."""
 
 from __future__ import annotations
 
