@@ -14,8 +14,8 @@ class Algorithm:
     """An outer update ``w_1 g_1 + ... + w_k g_k`` of a task's inner gradients.
 
     ``g_i`` is the gradient at the parameters before the i-th inner step, ``phi_i``, on its batch
-    (Nichol et al. 2018, the analysis). With ``second_order`` the last one goes back through the steps
-    before it, and all other weights are zero.
+    (Nichol et al. 2018, the analysis). With ``second_order`` the last one goes back through the
+    steps before it, and all other weights are zero.
     """
 
     weights: Weights
