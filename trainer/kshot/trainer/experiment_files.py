@@ -32,14 +32,17 @@ class ExperimentFile:
 
     def document(self, arm: Arm) -> dict[str, object]:
         """Lay out an arm's recipe; raises RecipeError for a setting that the recipe has not."""
-        experiment = self.experiment
+        name = f"{self.experiment.name}-{arm.name}"
         document: dict[str, object] = {
-            "name": f"{experiment.name}-{arm.name}",
-            "description": f"{experiment.title}: {arm.title}",
+            "name": name,
+            "description": f"{self.experiment.title}: {arm.title}",
             **deepcopy(dict(self.recipe)),
         }
         for setting in arm.overrides:
-            override(document, setting)
+            try:
+                override(document, setting)
+            except RecipeError as error:
+                raise RecipeError(f"recipe {name}: {error}") from error
         return document
 
     def arm_recipe(self, arm: Arm) -> AnyRecipe:

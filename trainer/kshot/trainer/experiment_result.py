@@ -61,7 +61,7 @@ def result_document(
             "step_scale": settings.step_scale,
             "seeds": [run.seed for run in outcomes[0].runs],
             "overrides": list(settings.overrides),
-            "lines": list(settings.lines),
+            "arms": list(settings.arms),
             "device": settings.device,
         },
         "queries_per_task": outcomes[0].runs[0].scores.query_count,

@@ -36,7 +36,7 @@ class RunSettings:
 
     ``scale`` multiplies the meta-iterations of all arms and their intervals, ``step_scale`` their
     outer step sizes; ``overrides`` are set in all arms, over their own settings, before that.
-    ``lines`` are the lines of the plots that are run, all of them where it is empty. Seed i of
+    ``arms`` are those that are run, a line's name for all of its sweep; empty for all. Seed i of
     ``seed_count`` is the recipe's plus i, the same for all arms. ``task_count`` is that of the
     comparison, None for the experiment's.
     """
@@ -49,7 +49,7 @@ class RunSettings:
     step_scale: float = 1.0
     seed_count: int = 1
     overrides: Sequence[str] = ()
-    lines: Sequence[str] = ()
+    arms: Sequence[str] = ()
     task_count: int | None = None
     job_count: int = 1
 
@@ -116,11 +116,12 @@ def plan(file: ExperimentFile, settings: RunSettings) -> tuple[_Planned, ...]:
     arms, final = arms_of(file.experiment), file.experiment.final
     if final is not None and settings.task_count is not None:
         final = replace(final, task_count=settings.task_count)
-    lines = {arm.line for arm in arms}
-    for line in settings.lines:
-        if line not in lines:
-            raise RecipeError(f"arm is {line!r}, wanted one of: {', '.join(sorted(lines))}")
-    arms = tuple(arm for arm in arms if not settings.lines or arm.line in settings.lines)
+    known = [name for arm in arms for name in (arm.line, arm.name)]
+    for name in settings.arms:
+        if name not in known:
+            raise RecipeError(f"arm is {name!r}, wanted one of: {', '.join(dict.fromkeys(known))}")
+    chosen = set(settings.arms or known)
+    arms = tuple(arm for arm in arms if chosen & {arm.line, arm.name})
     planned: list[_Planned] = []
     folders: dict[str, Path] = {}
     for seed in range(settings.seed_count):

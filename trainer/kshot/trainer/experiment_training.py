@@ -34,7 +34,7 @@ from kshot.trainer.training import CHECKPOINT_FILE, Training, TrainingReport, ru
 
 __all__ = ["ArmJob", "train_arm"]
 
-LEAST_AMPLITUDE = 3.0  # of the wave in a picture: a flat one shows nothing
+PICTURE_CHOICES = 5
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def _sine(job: ArmJob) -> _Comparison:
     def score(initialization: Initialization) -> ArmScores:
         fits = sine_fits(initialization, recipe)
         measured = fits.errors()
-        shown = int(torch.nonzero(fits.wanted.abs().amax(dim=1) >= LEAST_AMPLITUDE)[0])
+        # The largest of the first few: a flat wave shows nothing.
+        shown = int(fits.wanted[:PICTURE_CHOICES].abs().amax(dim=1).argmax())
         support = fits.support[shown].sort().values
         places = torch.searchsorted(fits.x, support - 1e-6)
         names = [f"{count}_steps" for count in fits.step_counts]

@@ -68,10 +68,10 @@ AGAIN = "the same command with --resume"
 )
 @click.option(
     "--arms",
-    "lines",
+    "arms",
     metavar="NAME,...",
     default="",
-    help="Train these arms alone.  [default: all]",
+    help="Train these arms alone; a line's name stands for its whole sweep.  [default: all]",
 )
 @click.option(
     "--set",
@@ -104,7 +104,7 @@ def command(
     step_scale: float,
     seed_count: int,
     task_count: int | None,
-    lines: str,
+    arms: str,
     overrides: Sequence[str],
     resume: bool,
     job_count: int,
@@ -126,7 +126,7 @@ def command(
         step_scale=step_scale,
         seed_count=seed_count,
         overrides=overrides,
-        lines=[name.strip() for name in lines.split(",") if name.strip()],
+        arms=[name.strip() for name in arms.split(",") if name.strip()],
         task_count=task_count,
         job_count=job_count,
     )
