@@ -94,16 +94,18 @@ class NilSolver:
             given = statistics if mode is BatchNormMode.SUPPORT else None
             asked, _ = network.features(parameters, queries, given)
             return _cosines(asked, known)
-        task_count, query_count = queries.shape[:2]
-        # (T, queries, n + 1, ...) -> (T * queries, n + 1, ...): the query is the last of each
-        repeated = support[:, None].expand(-1, query_count, *support.shape[1:])
-        joined = torch.cat([repeated, queries[:, :, None]], dim=2).flatten(0, 1)
-        parts = torch.split(joined, max(1, IMAGES_AT_ONCE // joined.shape[1]))
+        at_once = max(1, IMAGES_AT_ONCE // (support.shape[1] + 1))
         cosines = []
-        for part in parts:
-            features, _ = network.features(parameters, part, None)
-            cosines.append(_cosines(features[:, -1:], features[:, :-1]))
-        return torch.cat(cosines).reshape(task_count, query_count, -1)
+        for known, asked in zip(support, queries, strict=True):
+            of_task = []
+            for part in torch.split(asked, at_once):
+                # (queries, n + 1, channels, height, width): the query is the last of each
+                repeated = known.expand(len(part), *known.shape)
+                joined = torch.cat([repeated, part.unsqueeze(1)], dim=1)
+                features, _ = network.features(parameters, joined, None)
+                of_task.append(_cosines(features[:, -1:], features[:, :-1]).squeeze(1))
+            cosines.append(torch.cat(of_task))
+        return torch.stack(cosines)
 
 
 def _cosines(one: Tensor, other: Tensor) -> Tensor:
