@@ -1,8 +1,12 @@
 """Small data whose classes are easily told apart, and a recipe that is done in a moment."""
 
 import functools
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -107,3 +111,36 @@ def make_initialization() -> Callable[[Manifest], Initialization]:
         return Initialization(network, manifest.training.way, parameters, moment, 42)
 
     return make
+
+
+@pytest.fixture
+def start_torchrun() -> Callable[..., "subprocess.Popen[str]"]:
+    """Return a function that starts a command in some processes that find each other."""
+
+    def start(count: int, *command: str) -> "subprocess.Popen[str]":
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        # The command `kshot` of this environment, whatever the shell's path is.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        return subprocess.Popen(
+            [*launcher, "--nproc-per-node", str(count), "--no-python", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": path},
+        )
+
+    return start
+
+
+@pytest.fixture
+def torchrun(
+    start_torchrun: Callable[..., "subprocess.Popen[str]"],
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Return a function that runs a command so to its end."""
+
+    def run(count: int, *command: str) -> "subprocess.CompletedProcess[str]":
+        with start_torchrun(count, *command) as process:
+            output, talk = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(command, process.returncode, output, talk)
+
+    return run
