@@ -38,11 +38,12 @@ def test_a_bundle_is_packed(
     tmp_path: Path,
 ) -> None:
     dataset = patterns()
-    manifest = draft_manifest(small_recipe(), dataset)
+    recipe = small_recipe()
+    manifest = draft_manifest(recipe, dataset)
     initialization = make_initialization(manifest)
     assert find_bundle(tmp_path, manifest) is None
 
-    folder = pack_bundle(tmp_path, manifest, initialization)
+    folder = pack_bundle(tmp_path, manifest, initialization, recipe, dataset)
 
     assert folder == tmp_path / "omniglot" / "1"
     assert find_bundle(tmp_path, manifest) == folder
@@ -58,10 +59,10 @@ def test_a_bundle_is_packed(
     assert weights.step == 42
     for mode in BatchNormMode:
         assert bundle.template_path(mode).read_bytes() == mode.value.encode()
-    assert (folder / "README.md").read_text() == model_card(bundle.manifest)
+    assert (folder / "README.md").read_text() == model_card(bundle.manifest, recipe, dataset)
 
     with pytest.raises(BundleError, match="exists already"):
-        pack_bundle(tmp_path, manifest, initialization)
+        pack_bundle(tmp_path, manifest, initialization, recipe, dataset)
     assert load_bundle(folder).digest == bundle.digest
     other = draft_manifest(small_recipe("inner.step_count=3"), dataset)
     with pytest.raises(TrainingError, match="is another training's bundle"):

@@ -43,7 +43,8 @@ def test_a_table_is_what_evaluating_the_bundle_repeats(
     assert [(row.shot, row.step_count) for row in rows[::3]] == [(1, 3), (1, 10), (5, 3), (5, 10)]
     assert {row.batch_norm_mode for row in rows} == set(BatchNormMode)
     assert all((row.way, row.query_count, row.task_count) == (3, 1, 2) for row in rows)
-    folder = pack_bundle(tmp_path, replace(manifest, evaluation=rows), initialization)
+    measured = replace(manifest, evaluation=rows)
+    folder = pack_bundle(tmp_path, measured, initialization, recipe, dataset)
     bundle = load_bundle(folder)
     assert bundle.manifest.evaluation == rows
     last = rows[-1]

@@ -1,20 +1,44 @@
 """The model card of a bundle, in Markdown."""
 
+import shlex
+
 from kshot.bundle import EvaluationRow, Manifest
-from kshot.trainer.datasets import data_of
+from kshot.trainer.dataset import ROTATIONS_DEGREES, ImageDataset
+from kshot.trainer.recipe import Inner, Outer, Recipe
+from kshot.trainer.recipe_settings import recipe_words
+
+__all__ = ["model_card"]
+
+ALGORITHMS = {
+    "reptile": "Reptile",
+    "fomaml": "FOMAML",
+    "maml": "MAML",
+    "joint": "joint training",
+    "weighted": "weighted inner gradients",
+}
+OPTIMIZERS = {
+    "carried": "Adam without momentum, its second moment carried from task to task",
+    "fresh": "Adam without momentum, its second moment zero at the start of each task",
+    "sgd": "plain gradient descent",
+}
 
 
-def model_card(manifest: Manifest) -> str:
-    """Describe a bundle: what it learned from, how well it adapts, where its limits are.
+def model_card(manifest: Manifest, recipe: Recipe, dataset: ImageDataset) -> str:
+    """Describe a bundle: what it learned from, how well it adapts, what repeats it, its limits.
 
-    Raises ``DataError`` when its split is of no known data set.
+    ``dataset`` is what was trained on.
     """
-    return "\n".join([*_origin(manifest), "", *_table(manifest), "", *_limits(manifest), ""])
+    parts = [
+        _origin(manifest, recipe, dataset),
+        _table(manifest),
+        _commands(manifest, recipe),
+        _limits(manifest),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def _origin(manifest: Manifest) -> list[str]:
-    provenance, training = manifest.provenance, manifest.training
-    data = data_of(provenance)
+def _origin(manifest: Manifest, recipe: Recipe, dataset: ImageDataset) -> list[str]:
+    provenance = manifest.provenance
     channels, height, width = manifest.input.shape
     arguments = ", ".join(f"{key} {value}" for key, value in manifest.network.arguments.items())
     return [
@@ -24,15 +48,59 @@ def _origin(manifest: Manifest) -> list[str]:
         f"{channels} channel{'s' if channels > 1 else ''}, made by kshot.",
         "",
         f"- Network: `{manifest.network.name}` ({arguments}).",
-        f"- Training: {provenance.algorithm}, recipe `{provenance.recipe}`, "
-        f"{provenance.meta_iterations:,} meta-iterations of {training.way}-way tasks with "
-        f"{training.shot} examples per class, seed {provenance.seed}.",
-        f"- Data: training classes of `{data.dataset}`, split `{data.split}` (digest of the split "
-        f"`{provenance.split_digest}`, of the images `{provenance.data_digest}`).",
+        f"- Training: {ALGORITHMS[recipe.outer.algorithm]}, recipe `{provenance.recipe}`, "
+        f"{provenance.meta_iterations:,} meta-iterations of {_tasks(recipe)}, seed "
+        f"{provenance.seed}.",
+        f"- Inner loop: {_inner_loop(recipe.inner, recipe.task.tail_shot)}.",
+        f"- Outer loop: {_outer_loop(recipe.outer)}.",
+        f"- Data: {_classes(recipe, dataset)} (digest of the split `{provenance.split_digest}`, of "
+        f"the images `{provenance.data_digest}`).",
         "- Made with: "
         + ", ".join(f"{name} {version}" for name, version in provenance.library_versions.items())
         + ".",
     ]
+
+
+def _tasks(recipe: Recipe) -> str:
+    task, count = recipe.task, recipe.outer.meta_batch_size
+    if task.labels == "fixed":
+        return f"{_counted(count, 'draw')} of images from all {task.way:,} classes"
+    order = f" ({recipe.outer.meta_batch})" if count > 1 else ""
+    examples = _counted(task.shot, "example")
+    return f"{_counted(count, f'{task.way}-way task')}{order} with {examples} per class"
+
+
+def _inner_loop(inner: Inner, tail_shot: int) -> str:
+    said = (
+        f"{_counted(inner.step_count, 'step')} of {OPTIMIZERS[inner.preconditioner]}, learning "
+        f"rate {inner.learning_rate:g}, on batches of {inner.batch_size} ({inner.sampling})"
+    )
+    if tail_shot:
+        said += f", the last on {_counted(tail_shot, 'example')} per class kept for it"
+    if inner.weight_decay_rate != 1:
+        said += f", all parameters times {inner.weight_decay_rate:g} before each"
+    return said
+
+
+def _outer_loop(outer: Outer) -> str:
+    name = "Adam" if outer.optimizer == "adam" else "plain steps"
+    said = f"{name}, step size {outer.meta_step_size:g} to {outer.meta_step_size_final:g}"
+    if outer.gradient_weights is not None:
+        said += f", inner gradients times {', '.join(f'{w:g}' for w in outer.gradient_weights)}"
+    return said
+
+
+def _classes(recipe: Recipe, dataset: ImageDataset) -> str:
+    data, count = recipe.data, dataset.class_count
+    turned = ""
+    if data.rotations:
+        count //= len(ROTATIONS_DEGREES)
+        turned = f", each turned into {len(ROTATIONS_DEGREES)} by right angles"
+    folder = f" in `{data.folder}`" if data.folder else ""
+    return (
+        f"{_counted(count, 'training class', 'training classes')} of `{data.dataset}`{folder}, "
+        f"split `{data.split}`{turned}, {_counted(dataset.image_count, 'image')} in all"
+    )
 
 
 def _table(manifest: Manifest) -> list[str]:
@@ -44,8 +112,7 @@ def _table(manifest: Manifest) -> list[str]:
         "## Accuracy",
         "",
         f"On {first.task_count:,} tasks sampled from test classes that training never saw, "
-        f"{first.query_count} query per class; ± is the half width of a {methods}. "
-        "`kshot evaluate` with the values of a row repeats it.",
+        f"{first.query_count} query per class; ± is the half width of a {methods}.",
         "",
         "| way | shot | inner steps | preconditioner | batch-norm mode | accuracy |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -58,6 +125,44 @@ def _table_row(row: EvaluationRow) -> str:
         f"| {row.way} | {row.shot} | {row.step_count} | {row.preconditioner} "
         f"| {row.batch_norm_mode} | {row.accuracy:.2%} ± {row.ci95:.2%} |"
     )
+
+
+def _commands(manifest: Manifest, recipe: Recipe) -> list[str]:
+    words = recipe_words(recipe)
+    said = ["## Again", "", "    " + _train_command(words or ["RECIPE.toml"])]
+    if manifest.evaluation:
+        said.append("    " + _evaluate_command(manifest, recipe, manifest.evaluation[0]))
+    said += [
+        "",
+        "The first line trains again: with the versions above, on such a CPU, to the same bytes.",
+    ]
+    if words is None:
+        said.append(
+            "RECIPE.toml has the settings that `recipe.json` beside the training's checkpoint "
+            "lists."
+        )
+    if manifest.evaluation:
+        said.append("The second measures the table's first row again; each row has its own values.")
+    return said
+
+
+def _train_command(words: list[str]) -> str:
+    return f"kshot train {shlex.join(words)} --out OUT --data DATA"
+
+
+def _evaluate_command(manifest: Manifest, recipe: Recipe, row: EvaluationRow) -> str:
+    options = {
+        "way": row.way,
+        "shot": row.shot,
+        "queries": row.query_count,
+        "tasks": row.task_count,
+        "seed": recipe.evaluation.table.seed,
+        "step-count": row.step_count,
+        "preconditioner": row.preconditioner,
+        "batch-norm-mode": row.batch_norm_mode,
+    }
+    words = " ".join(f"--{name} {value}" for name, value in options.items())
+    return f"kshot evaluate OUT/{manifest.name}/{manifest.version} --data DATA {words}"
 
 
 def _limits(manifest: Manifest) -> list[str]:
@@ -73,3 +178,7 @@ def _limits(manifest: Manifest) -> list[str]:
         "modes answer each query by itself.",
         "- Probabilities are not calibrated.",
     ]
+
+
+def _counted(count: int, noun: str, plural: str | None = None) -> str:
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -75,7 +75,8 @@ def train(
     initialization = training.initialization(state)
     table = recipe.evaluation.table
     rows = measure_table(table, manifest, initialization, dataset_test, report_table)
-    return pack_bundle(out, replace(manifest, evaluation=rows), initialization)
+    measured = replace(manifest, evaluation=rows)
+    return pack_bundle(out, measured, initialization, recipe, dataset_train)
 
 
 def image_training(

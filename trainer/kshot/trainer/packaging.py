@@ -92,8 +92,14 @@ def find_bundle(out: Path, manifest: Manifest) -> Path | None:
     return folder
 
 
-def pack_bundle(out: Path, manifest: Manifest, initialization: Initialization) -> Path:
-    """Write ``out/NAME/VERSION`` and return that folder.
+def pack_bundle(
+    out: Path,
+    manifest: Manifest,
+    initialization: Initialization,
+    recipe: Recipe,
+    dataset: ImageDataset,
+) -> Path:
+    """Write ``out/NAME/VERSION`` and return that folder; its card tells of recipe and data set.
 
     Raises ``BundleError`` when it exists already.
     """
@@ -103,7 +109,8 @@ def pack_bundle(out: Path, manifest: Manifest, initialization: Initialization) -
         {name: value.cpu().numpy() for name, value in initialization.second_moment.items()},
         initialization.step,
     )
-    return write_bundle(out, manifest, weights, templates, model_card(manifest)).path
+    card = model_card(manifest, recipe, dataset)
+    return write_bundle(out, manifest, weights, templates, card).path
 
 
 def library_versions() -> dict[str, str]:
