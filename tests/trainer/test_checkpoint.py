@@ -214,6 +214,25 @@ def test_a_damaged_checkpoint_is_refused(
     assert path.read_bytes() == before
 
 
+def test_a_checkpoint_that_has_no_place_is_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint.safetensors"
+    (folder / "of somebody").mkdir(parents=True)
+    file = tmp_path / "file"
+    file.touch()
+    blocked = tmp_path / "blocked.safetensors"
+    (tmp_path / "blocked.partial" / "of somebody").mkdir(parents=True)
+    write_checkpoint(tmp_path / "good.safetensors", make_state(1), LAYOUT, IDENTITY)
+    blocked.write_bytes((tmp_path / "good.safetensors").read_bytes())
+
+    for path in (folder, file / "checkpoint", tmp_path / "none" / "checkpoint", blocked):
+        with pytest.raises(TrainingError, match=r"could not be written: .*; one written before is"):
+            write_checkpoint(path, make_state(2), LAYOUT, IDENTITY)
+
+    assert (folder / "of somebody").is_dir()
+    assert not (tmp_path / "checkpoint.partial").exists()
+    assert_equal(read(blocked), make_state(1))
+
+
 def test_a_missing_checkpoint_and_a_folder_in_its_place_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"^there is no checkpoint .* to resume from$"):
         read(tmp_path / "none")

@@ -170,3 +170,4 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_written(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     assert (tmp_path / name).read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CURVES_FILE, PLOT_FILE]

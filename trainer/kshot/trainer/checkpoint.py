@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kshot.bundle import sync_folder, write_synced
 from kshot.learner import ParameterLayout
 from kshot.trainer.errors import OtherTrainingError, TrainingError
 from kshot.trainer.outer_state import OuterMoments, OuterState
+from kshot.trainer.replaced_file import replace_file
 
 COUNTERS = ("step", "meta_iteration")
 PARAMETERS, SECOND_MOMENT = "parameters", "second_moment"
@@ -46,15 +45,9 @@ def write_checkpoint(
         for name, value in layout.split(vector.unsqueeze(0)).items():
             tensors[f"{prefix}.{name}"] = value[0].cpu().contiguous()
     metadata = {DIGEST: _digest(tensors), **asdict(identity)}
-    temporary = path.with_suffix(".partial")
     try:
-        temporary.unlink(missing_ok=True)  # a killed training may have left one
-        write_synced(temporary, _with_ordered_metadata(save(tensors, metadata)))
-        temporary.replace(path)
-        sync_folder(path.parent)
+        replace_file(path, _with_ordered_metadata(save(tensors, metadata)))
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise TrainingError(
             f"checkpoint {path} could not be written: {error.strerror}; "
             "one written before is untouched"

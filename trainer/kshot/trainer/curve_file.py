@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kshot.bundle import write_synced
 from kshot.trainer.curve_plot import ABSCISSA, CurvePoint, draw_curves
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.plotting import check_matplotlib, figure_of, write_png
+from kshot.trainer.replaced_file import replace_file
 
 __all__ = ["CURVES_FILE", "PLOT_FILE", "CurveFile"]
 
@@ -56,12 +56,9 @@ class CurveFile:
 
     def _write(self) -> None:
         path = self.folder / CURVES_FILE
-        temporary = path.with_suffix(".partial")
         text = json.dumps({"points": self.points}, indent=1) + "\n"
         try:
-            temporary.unlink(missing_ok=True)  # a killed training may have left one
-            write_synced(temporary, text.encode())
-            temporary.replace(path)
+            replace_file(path, text.encode())
         except OSError as error:
             raise TrainingError(f"{path} could not be written: {error.strerror}") from error
 

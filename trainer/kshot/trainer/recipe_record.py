@@ -1,13 +1,12 @@
 """The recipe that a training in a folder follows, kept beside its checkpoint for people."""
 
 import json
-from contextlib import suppress
 from pathlib import Path
 
-from kshot.bundle import sync_folder, write_synced
 from kshot.bundle.document import plain
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.recipe_parsing import AnyRecipe
+from kshot.trainer.replaced_file import replace_file
 
 RECIPE_FILE = "recipe.json"
 
@@ -18,15 +17,9 @@ def write_recipe(folder: Path, recipe: AnyRecipe) -> None:
     Raises ``TrainingError`` when the disk does not take it.
     """
     path = folder / RECIPE_FILE
-    temporary = path.with_suffix(".partial")
     try:
-        temporary.unlink(missing_ok=True)  # a killed training may have left one
-        write_synced(temporary, (json.dumps(plain(recipe), indent=2) + "\n").encode())
-        temporary.replace(path)
-        sync_folder(folder)
+        replace_file(path, (json.dumps(plain(recipe), indent=2) + "\n").encode())
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise TrainingError(f"{path} could not be written: {error.strerror}") from error
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from kshot.bundle import write_synced
 from kshot.learner import Initialization, Network, build_network, layout_of
 from kshot.trainer.algorithms import algorithm_of
 from kshot.trainer.checkpoint import TrainingIdentity
@@ -15,6 +14,7 @@ from kshot.trainer.errors import TrainingError
 from kshot.trainer.image_training import step_rule
 from kshot.trainer.outer_loop import OuterLoop
 from kshot.trainer.recipe import recipe_digest
+from kshot.trainer.replaced_file import replace_file
 from kshot.trainer.sine_evaluation import SineErrors, sine_errors
 from kshot.trainer.sine_recipe import SINE, SineRecipe
 from kshot.trainer.sine_tasks import DrawnWaves, SineTasks
@@ -115,10 +115,7 @@ def _network(recipe: SineRecipe) -> Network:
 
 def _write(path: Path, measured: SineErrors) -> None:
     text = json.dumps(measured.document(), indent=2) + "\n"
-    temporary = path.with_suffix(".partial")
     try:
-        temporary.unlink(missing_ok=True)
-        write_synced(temporary, text.encode())
-        temporary.replace(path)
+        replace_file(path, text.encode())
     except OSError as error:
         raise TrainingError(f"{path} could not be written: {error.strerror}") from error
