@@ -23,6 +23,7 @@ from kshot.bundle import (
 from kshot.server import predictor as predictor_module
 from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
 from kshot.server.arrays_cache import ArraysCache, HeldModel
+from kshot.server.export import export_model
 from kshot.server.hot_set import HotSet
 from kshot.server.prediction import softmax
 from kshot.server.predictor import Predictor
@@ -220,6 +221,42 @@ def test_a_session_of_its_own_answers_as_the_template(
         np.testing.assert_allclose(softmax(got), softmax(wanted), atol=1e-5, rtol=0)
         np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
         np.testing.assert_array_equal(got.argmax(axis=1), wanted.argmax(axis=1))
+
+
+def test_a_network_without_statistics_has_no_use_for_its_support_set(
+    hot_set: HotSet,
+    tiny_bundle: Bundle,
+    make_arrays: MakeArrays,
+    make_model: MakeModel,
+    tmp_path: Path,
+) -> None:
+    """Its template takes all that others take: so do sessions of its own, and its export."""
+    mode = BatchNormMode.SUPPORT_AND_QUERY
+    template = onnx.load(tiny_bundle.template_path(mode))
+    plain = onnx.parser.parse_graph(
+        "plain (float[query_count,1,4,4] inputs, float[way,16] weight, float[way] bias)"
+        " => (float[query_count,way] logits)"
+        " { x = Flatten<axis=1>(inputs) logits = Gemm<transB=1>(x, weight, bias) }"
+    )
+    del template.graph.node[:]
+    template.graph.node.extend(plain.node)
+    renamed = {"weight": "head.weight", "bias": "head.bias"}
+    for node in template.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+    bundle = rewritten(tiny_bundle, tmp_path, mode, template.SerializeToString())
+    arrays, inputs = make_arrays(way=3), queries(4)
+    wanted = inputs.reshape(4, 16) @ arrays.parameters["head.weight"].T
+    wanted += arrays.parameters["head.bias"]
+
+    hot = Predictor(bundle, hot_set=hot_set)
+    for _ in range(2):
+        np.testing.assert_allclose(hot.logits(arrays, inputs, mode), wanted, atol=1e-5)
+    settle(hot_set)
+    assert len(hot_set) == 1
+    np.testing.assert_allclose(hot.logits(arrays, inputs, mode), wanted, atol=1e-5)
+    exported = onnx.load_from_string(export_model(bundle, arrays, make_model(way=3), mode))
+    assert {tensor.name for tensor in exported.graph.initializer} == {"head.weight", "head.bias"}
 
 
 @pytest.mark.parametrize("mode", BatchNormMode)

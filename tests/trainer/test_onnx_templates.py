@@ -1,4 +1,8 @@
+import json
+import os
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +15,15 @@ import pytest
 import torch
 
 from kshot.bundle import BatchNormMode
-from kshot.learner import Conv4, initial_parameters, query_logits, support_statistics
+from kshot.learner import (
+    Conv4,
+    Mlp,
+    Network,
+    Resnet12,
+    initial_parameters,
+    query_logits,
+    support_statistics,
+)
 from kshot.trainer.onnx_templates import build_template
 
 MODES = tuple(BatchNormMode)
@@ -41,10 +53,10 @@ def sessions(
     }
 
 
-def random_parameters(way: int, seed: int) -> dict[str, torch.Tensor]:
+def random_parameters(way: int, seed: int, network: Network = NETWORK) -> dict[str, torch.Tensor]:
     """Draw weights as far from their start as trained ones are."""
     generator = torch.Generator().manual_seed(seed)
-    parameters = initial_parameters(NETWORK, way, generator)
+    parameters = initial_parameters(network, way, generator)
     return {
         name: value + 0.1 * torch.randn(value.shape, generator=generator)
         for name, value in parameters.items()
@@ -56,12 +68,13 @@ def feeds(
     parameters: Mapping[str, torch.Tensor],
     queries: torch.Tensor,
     support: torch.Tensor,
+    network: Network = NETWORK,
 ) -> dict[str, np.ndarray]:
     """Name a template's inputs as the server does."""
     given = {"inputs": queries, **parameters}
     if mode is BatchNormMode.SUPPORT:
         stacked = {name: value[None] for name, value in parameters.items()}
-        statistics = support_statistics(NETWORK, stacked, support[None])
+        statistics = support_statistics(network, stacked, support[None])
         given |= {name: value[0] for name, value in statistics.items()}
     elif mode is BatchNormMode.SUPPORT_AND_QUERY:
         given["support"] = support
@@ -194,21 +207,115 @@ def test_equal_networks_have_equal_templates(templates: Mapping[BatchNormMode, b
     assert again == templates[BatchNormMode.SUPPORT]
 
 
-def test_colour_and_odd_sides_are_exported_too() -> None:
-    """One query of 3 x 21 x 30 normalized with given statistics."""
-    network = Conv4((3, 21, 30), filters=4)
-    generator = torch.Generator().manual_seed(0)
-    parameters = initial_parameters(network, 3, generator)
-    stacked = {name: value[None] for name, value in parameters.items()}
-    support, query = torch.rand(2, 4, 3, 21, 30, generator=generator)
-    statistics = support_statistics(network, stacked, support[None])
+OTHERS: Mapping[str, Network] = {
+    "conv4 of odd colour images": Conv4((3, 21, 30), filters=4),
+    "conv4 max_pool": Conv4((3, 21, 13), filters=4, downsampling="max_pool"),
+    "mlp": Mlp((2, 3, 1), hidden_units=6),
+    "mlp tanh without batch norm": Mlp(
+        (2, 3, 1), hidden_units=6, activation="tanh", batch_norm=False
+    ),
+    "resnet12": Resnet12((1, 13, 10), filters=2),
+}
+
+
+@pytest.mark.parametrize("network", OTHERS.values(), ids=OTHERS.keys())
+@pytest.mark.parametrize("mode", MODES)
+def test_every_networks_template_answers_as_the_learner(
+    network: Network, mode: BatchNormMode
+) -> None:
+    """At ONNX Runtime's default level, odd sides that are pooled among them.
+
+    Inputs below zero, and batch norms that turn them round, would lose against padding by zeros.
+    """
     session = onnxruntime.InferenceSession(
-        build_template(network, BatchNormMode.SUPPORT), providers=["CPUExecutionProvider"]
+        build_template(network, mode), providers=["CPUExecutionProvider"]
+    )
+    for way, support_count, query_count in ((2, 2, 1), (5, 9, 1), (5, 9, 6)):
+        parameters = random_parameters(way, seed=way, network=network)
+        parameters = {
+            name: -value if name.endswith("scale") else value for name, value in parameters.items()
+        }
+        generator = torch.Generator().manual_seed(way)
+        queries = -torch.rand(query_count, *network.input_shape, generator=generator)
+        support = -torch.rand(support_count, *network.input_shape, generator=generator)
+
+        given = feeds(mode, parameters, queries, support, network)
+        (answer,) = session.run(["logits"], given)
+
+        assert set(given) == {value.name for value in session.get_inputs()}
+        stacked = {name: value[None] for name, value in parameters.items()}
+        wanted = query_logits(network, stacked, queries[None], support[None], mode)[0]
+        np.testing.assert_allclose(answer, wanted.numpy(), atol=1e-4, rtol=0)
+
+
+OUTSIDE = Path(__file__).with_name("outside_network.py")
+
+
+def test_a_network_of_another_package_trains_and_is_exported(tmp_path: Path) -> None:
+    """A distribution on the path, that kshot has never heard of."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "__init__.py").write_text(OUTSIDE.read_text())
+    facts = tmp_path / "outside-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[kshot.networks]\nlinear = outside:Linear\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", USE_OF_OUTSIDE],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
 
-    given = {"inputs": query[:1], **parameters}
-    given |= {name: value[0] for name, value in statistics.items()}
-    (answer,) = session.run(None, {name: value.numpy() for name, value in given.items()})
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["inputs"] == ["inputs", "filter", "head.weight", "head.bias", "mean"]
+    assert result["losses"][-1] < 0.5 * result["losses"][0]
+    assert result["difference"] < 1e-5
 
-    wanted = query_logits(network, stacked, query[None, :1], support[None], BatchNormMode.SUPPORT)
-    np.testing.assert_allclose(answer, wanted[0].numpy(), atol=1e-4, rtol=0)
+
+USE_OF_OUTSIDE = """
+import json
+import onnxruntime
+import torch
+from kshot.bundle import BatchNormMode, NetworkSpec, Scope
+from kshot.learner import StepSpec, build_network, initial_parameters, layout_of, query_logits
+from kshot.learner import support_statistics
+from kshot.trainer.onnx_templates import build_template
+
+spec = NetworkSpec("linear", {"features_wanted": 4})
+network = build_network(spec, (1, 3, 2), 1e-3)
+assert type(network).__module__ == "outside"
+step = StepSpec(
+    network=spec, input_shape=(1, 3, 2), batch_norm_epsilon=1e-3, way=3, batch_size=6,
+    updates_second_moment=True, second_moment_decay=0.999, epsilon=1e-8, scope=Scope.ALL,
+)
+generator = torch.Generator().manual_seed(0)
+vector = layout_of(network, 3).join(initial_parameters(network, 3, generator))[None]
+images, classes = torch.rand(6, 1, 3, 2, generator=generator), torch.arange(6) % 3
+run, scale = step.build(), torch.full_like(vector, 1e-2)
+mask, size = torch.ones(1, 3, dtype=torch.bool), torch.tensor([2e-2])
+losses = [
+    run(vector, scale, images[None], classes[None], mask, size).item() for _ in range(40)
+]
+parameters = layout_of(network, 3).split(vector)
+mode = BatchNormMode.SUPPORT
+session = onnxruntime.InferenceSession(
+    build_template(network, mode), providers=["CPUExecutionProvider"]
+)
+given = {"inputs": images[:4]}
+given |= {name: value[0] for name, value in parameters.items()}
+given |= {
+    name: value[0] for name, value in support_statistics(network, parameters, images[None]).items()
+}
+(answer,) = session.run(None, {name: value.numpy() for name, value in given.items()})
+wanted = query_logits(network, parameters, images[None, :4], images[None], mode)[0]
+print(json.dumps({
+    "losses": losses,
+    "inputs": [value.name for value in session.get_inputs()],
+    "difference": (torch.from_numpy(answer) - wanted).abs().max().item(),
+}))
+"""

@@ -12,6 +12,7 @@ import onnx.numpy_helper
 
 from kshot.bundle import BatchNormMode, Bundle, manifest_document
 from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.template import used_names
 
 _INPUT = "inputs"
 
@@ -34,8 +35,9 @@ def export_model(
 
 
 def _fill(graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Turn every input but the queries into a constant."""
-    names = [value.name for value in graph.input if value.name != _INPUT]
+    """Turn every input but the queries, and what nothing uses, into a constant."""
+    used = used_names(graph)
+    names = [value.name for value in graph.input if value.name != _INPUT and value.name in used]
     graph.initializer.extend(onnx.numpy_helper.from_array(constants[name], name) for name in names)
     queries = [value for value in graph.input if value.name == _INPUT]
     del graph.input[:]

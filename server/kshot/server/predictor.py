@@ -7,13 +7,21 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 
 from kshot.bundle import BatchNormMode, Bundle, BundleError
 from kshot.server.adapted_model import AdaptedArrays
 from kshot.server.hot_set import HotSet
 from kshot.server.runtime import Runtime
-from kshot.server.template import LOGITS, QUERIES, SUPPORT, check_template, expect_constants
+from kshot.server.template import (
+    LOGITS,
+    QUERIES,
+    SUPPORT,
+    check_template,
+    expect_constants,
+    used_names,
+)
 
 Floats = npt.NDArray[np.float32]
 
@@ -76,9 +84,11 @@ class Predictor:
 
     def _build(self, mode: BatchNormMode, arrays: AdaptedArrays) -> onnxruntime.InferenceSession:
         """Make a session with the arrays as constants."""
-        constants = _feeds(arrays, mode)
+        template = self._templates[mode]
+        used = used_names(onnx.load_from_string(template).graph)
+        constants = {name: array for name, array in _feeds(arrays, mode).items() if name in used}
         shapes = {name: array.shape for name, array in constants.items()}
-        return self._runtime.open(expect_constants(self._templates[mode], shapes), constants)
+        return self._runtime.open(expect_constants(template, shapes), constants)
 
     def _open(self, bundle: Bundle, mode: BatchNormMode) -> onnxruntime.InferenceSession:
         path = bundle.template_path(mode)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx
 import onnxruntime
@@ -33,6 +33,22 @@ def check_template(
         )
     if [value.name for value in session.get_outputs()] != [LOGITS]:
         raise BundleError(f"{path}: wanted one output, logits")
+
+
+def used_names(graph: onnx.GraphProto) -> frozenset[str]:
+    """Return the names that a template computes with: constants are wanted for no others.
+
+    A network without batch statistics takes a support set and has no use for it.
+    """
+    return frozenset(_used_names(graph))
+
+
+def _used_names(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _used_names(inner)
 
 
 def expect_constants(template: bytes, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
