@@ -52,10 +52,9 @@ def test_second_derivatives_are_refused_not_wrong() -> None:
     inputs = torch.rand(1, 2, 1, 4, 4)
     weight = torch.rand(1, 3, 1, 3, 3, requires_grad=True)
     outputs = convolve_columns(inputs, weight, 1, (1, 1, 1, 1))
-    (gradient,) = torch.autograd.grad(outputs.square().sum(), weight, create_graph=True)
 
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(gradient.sum(), weight)
+    with pytest.raises(RuntimeError, match="has no second derivatives"):
+        torch.autograd.grad(outputs.square().sum(), weight, create_graph=True)
 
 
 @pytest.mark.parametrize("downsampling", ["stride", "max_pool"])

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kshot.learner.products import times_transposed
 
@@ -53,10 +52,7 @@ def convolve_columns(inputs: Tensor, weight: Tensor, stride: int, padding: Paddi
 
 
 class _Convolution(torch.autograd.Function):
-    """The product of columns and kernels; its gradients are two more such products.
-
-    They have no gradients of their own, and say so when they are asked for them.
-    """
+    """The product of columns and kernels; its gradients are two more such products."""
 
     @staticmethod
     def forward(
@@ -77,9 +73,14 @@ class _Convolution(torch.autograd.Function):
         return products.reshape(task_count, image_count, -1, filters)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch has no types for it
     def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401 -- torch has no types for them
-        """Gather the gradient of each input from the patches that it was part of."""
+        """Gather the gradient of each input from the patches that it was part of.
+
+        Raises ``RuntimeError`` when the gradients are to be differentiated again: what was saved
+        here does not know what it was made from, so they would be wrong.
+        """
+        if torch.is_grad_enabled():
+            raise RuntimeError("a convolution of columns has no second derivatives")
         columns, kernels = ctx.saved_tensors
         (task_count, image_count, _, channels), (_, filters, _, kernel, _) = ctx.shapes
         gradient = gradients[0].reshape(task_count, -1, filters)
