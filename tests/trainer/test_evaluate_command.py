@@ -53,8 +53,10 @@ def pack(
     tmp_path: Path,
 ) -> Callable[..., str]:
     def make(name: str, *settings: str) -> str:
-        manifest = draft_manifest(small_recipe(*settings), patterns())
-        return str(pack_bundle(tmp_path / name, manifest, make_initialization(manifest)))
+        recipe, dataset = small_recipe(*settings), patterns()
+        manifest = draft_manifest(recipe, dataset)
+        initialization = make_initialization(manifest)
+        return str(pack_bundle(tmp_path / name, manifest, initialization, recipe, dataset))
 
     return make
 
@@ -310,3 +312,27 @@ def test_what_is_said_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_command_uses_one_thread(evaluate: Evaluate) -> None:
     assert evaluate() == 0
     assert torch.get_num_threads() == 1
+
+
+def test_a_disk_that_does_not_take_a_sweep_is_told(
+    bundle: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "sweep"
+    out.mkdir()
+    (out / "sweep.json").write_text("an older one")
+
+    def fill(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    arguments = ["evaluate", bundle, "--data", str(tmp_path), "--tasks", "1", "--device", "cpu"]
+    lists = ["--step-counts", "0", "--preconditioners", "sgd", "--heads", "zero"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", fill)
+        assert main([*arguments, *lists, "--no-compile", "--sweep", str(out)]) == 1
+
+    assert "sweep.json could not be written: No space left on device" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["sweep.json"]
+    assert (out / "sweep.json").read_text() == "an older one"

@@ -36,8 +36,10 @@ def bundle(
     small_bundle: None,  # noqa: ARG001 -- templates are names
     tmp_path: Path,
 ) -> Bundle:
-    manifest = draft_manifest(small_recipe(), patterns())
-    return load_bundle(pack_bundle(tmp_path, manifest, make_initialization(manifest)))
+    recipe, dataset = small_recipe(), patterns()
+    manifest = draft_manifest(recipe, dataset)
+    initialization = make_initialization(manifest)
+    return load_bundle(pack_bundle(tmp_path, manifest, initialization, recipe, dataset))
 
 
 @pytest.fixture

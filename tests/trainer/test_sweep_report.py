@@ -53,9 +53,11 @@ def subject(
     small_bundle: None,  # noqa: ARG001 -- templates are names
     tmp_path: Path,
 ) -> SweepSubject:
-    manifest = draft_manifest(small_recipe(), patterns())
-    bundle: Bundle = load_bundle(pack_bundle(tmp_path, manifest, make_initialization(manifest)))
-    return SweepSubject(bundle, patterns(), SETTINGS, "one CPU thread")
+    recipe, dataset = small_recipe(), patterns()
+    manifest = draft_manifest(recipe, dataset)
+    initialization = make_initialization(manifest)
+    bundle: Bundle = load_bundle(pack_bundle(tmp_path, manifest, initialization, recipe, dataset))
+    return SweepSubject(bundle, dataset, SETTINGS, "one CPU thread")
 
 
 def test_json_names_what_was_swept_and_keeps_every_row(
