@@ -74,3 +74,15 @@ def test_arguments_without_sense_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         build_network(NetworkSpec("mlp", arguments), (1, 1, 1), 1e-3)
+
+
+def test_without_batch_norm_biases_start_spread_out() -> None:
+    """Weights and biases are uniform within one over the root of the layer's inputs."""
+    network = Mlp((1, 1, 1), hidden_units=64, hidden_layers=2, batch_norm=False)
+
+    body = network.initialize_body(torch.Generator().manual_seed(0))
+
+    bounds = {"layer1": 1.0, "layer2": 1 / 8}
+    for name, value in body.items():
+        bound = bounds[name.split(".")[0]]
+        assert 0.9 * bound < float(value.abs().max()) <= bound

@@ -71,10 +71,18 @@ class Mlp:
         }
 
     def initialize_body(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw weights by Glorot's uniform rule; biases are 0, batch norm is the identity."""
+        """Draw weights by Glorot's uniform rule where batch norm, the identity, follows.
+
+        Without it, weights and biases come from U(-a, a), a = 1 / sqrt(fan_in): with biases at zero
+        every unit over a single input is an odd function of it, and waves are not learned.
+        """
         body = {}
         for name, shape in self.body_shapes.items():
-            if name.endswith("weight"):
+            if not self.batch_norm:
+                layer = name.removesuffix(".weight").removesuffix(".bias")
+                bound = 1 / math.sqrt(self.body_shapes[f"{layer}.weight"][1])
+                body[name] = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+            elif name.endswith("weight"):
                 body[name] = glorot_uniform(shape, generator)
             else:
                 body[name] = torch.ones(shape) if name.endswith("scale") else torch.zeros(shape)
