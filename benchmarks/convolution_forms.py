@@ -3,7 +3,8 @@
 python benchmarks/convolution_forms.py --way 5 --batch-size 5 [--tasks 1] [--device cpu] [FORM ...]
 
 A form is a letter for each block, d for the library's convolution and c for a product of columns;
-without forms all 16 are compiled, which takes minutes. Prints JSON: median milliseconds by form.
+without forms all 16 are compiled, which takes minutes. With --network mini-imagenet the network is
+conv4 as the paper has it there. Prints JSON: median milliseconds by form.
 """
 
 import itertools
@@ -19,15 +20,20 @@ import torch
 
 from kshot.bench.environment import environment
 from kshot.bench.timing import interleave, median
-from kshot.bundle import Preconditioner, Scope, builtin_bundle, load_bundle
+from kshot.bundle import NetworkSpec, Preconditioner, Scope, builtin_bundle, load_bundle
 from kshot.learner import Conv4, StepRule, StepSpec, build_inner_step, build_network, graphed
 from kshot.learner.compilation import load_package, write_package
 from kshot.learner.inner_step import InnerStep
 
 BLOCKS = 4
+MINI_IMAGENET = {
+    "network": NetworkSpec("conv4", {"filters": 32, "downsampling": "max_pool"}),
+    "input_shape": (3, 84, 84),
+}
 
 
 @click.command()
+@click.option("--network", type=click.Choice(["omniglot", "mini-imagenet"]), default="omniglot")
 @click.option("--way", default=5)
 @click.option("--batch-size", default=5)
 @click.option("--tasks", default=1)
@@ -35,13 +41,21 @@ BLOCKS = 4
 @click.option("--device", default="cpu")
 @click.argument("forms", nargs=-1)
 def main(
-    way: int, batch_size: int, tasks: int, rounds: int, device: str, forms: tuple[str, ...]
+    network: str,
+    way: int,
+    batch_size: int,
+    tasks: int,
+    rounds: int,
+    device: str,
+    forms: tuple[str, ...],
 ) -> None:
     """Compile the forms and time them in turns."""
     torch.set_num_threads(1)
     manifest = load_bundle(builtin_bundle()).manifest
     rule = StepRule(Preconditioner.CARRIED, manifest.inner_loop.learning_rate)
     spec = StepSpec.of(manifest, way, batch_size, rule, Scope.ALL).of_tasks(tasks)
+    if network == "mini-imagenet":
+        spec = replace(spec, **MINI_IMAGENET)
     arguments = spec.example_arguments(torch.device(device))
     steps = {}
     for form in forms or map("".join, itertools.product("dc", repeat=BLOCKS)):
@@ -59,7 +73,13 @@ def main(
         warm_up=5,
     )
     milliseconds = {form: round(median(values), 4) for form, values in samples.items()}
-    size = {"way": way, "batch_size": batch_size, "tasks": tasks, "rounds": rounds}
+    size = {
+        "network": network,
+        "way": way,
+        "batch_size": batch_size,
+        "tasks": tasks,
+        "rounds": rounds,
+    }
     print(
         json.dumps({**size, "milliseconds": milliseconds, "environment": environment()}, indent=2)
     )

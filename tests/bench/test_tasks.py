@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from kshot.bench.tasks import AdaptTask, generated_dataset, handwriting, open_initialization
+from kshot.bench.tasks import (
+    AdaptTask,
+    generated_dataset,
+    handwriting,
+    has_yardstick,
+    open_initialization,
+)
 from kshot.bundle import Bundle, builtin_bundle, load_bundle
+from kshot.learner import Conv4, Mlp
 from kshot.trainer.errors import DataError
 
 
@@ -65,6 +72,12 @@ def test_digits_come_in_the_form_of_the_bundles_handwriting(
 def test_a_folder_without_the_data_set_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="images_background"):
         handwriting(bundle, tmp_path)
+
+
+def test_the_plain_loop_is_no_yardstick_for_other_networks() -> None:
+    assert has_yardstick(Conv4((1, 28, 28)))
+    assert not has_yardstick(Conv4((1, 28, 28), downsampling="max_pool"))
+    assert not has_yardstick(Mlp((1, 28, 28)))
 
 
 def test_a_bundle_whose_weights_are_of_another_way_is_refused(bundle: Bundle) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from kshot.bench import plain_loop
 from kshot.bench.contenders import load_plain, named_parameters, plain_parameters
-from kshot.bench.tasks import generated_dataset
+from kshot.bench.tasks import generated_dataset, has_yardstick
 from kshot.learner import Conv4, InnerStep, build_network, layout_of
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.image_training import image_loop
@@ -54,8 +54,10 @@ class Workload:
 def workload(recipe: Recipe, class_count: int, device: torch.device) -> Workload:
     """Make the images and the start of a training by a recipe with the network conv4."""
     network = build_network(recipe.network, recipe.input.shape, recipe.batch_norm.epsilon)
-    if not isinstance(network, Conv4):
-        raise ValueError(f"network is {recipe.network.name}, wanted conv4, the yardstick's")
+    if not has_yardstick(network):
+        raise ValueError(
+            f"network is {recipe.network.name}, wanted conv4 without max-pooling, the yardstick's"
+        )
     dataset = generated_dataset(recipe.input.shape, class_count, IMAGES_PER_CLASS)
     start = first_state(image_loop(recipe, dataset, device), device)
     return Workload(recipe, dataset, network, start, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import click
 import torch
@@ -15,6 +16,7 @@ from kshot.learner import (
     Conv4,
     Initialization,
     LoopState,
+    Network,
     StepRule,
     cycling_indices,
     start_state,
@@ -31,6 +33,7 @@ __all__ = [
     "generated_dataset",
     "generated_task",
     "handwriting",
+    "has_yardstick",
     "open_initialization",
     "way_bucket",
 ]
@@ -103,18 +106,24 @@ def way_bucket(manifest: Manifest, way: int) -> int:
 def open_initialization(bundle: Bundle, device: torch.device) -> Initialization:
     """Take a bundle's weights to a device.
 
-    Raises ``ClickException`` when they do not fit its network, or that is no conv4.
+    Raises ``ClickException`` when they do not fit its network, or the plain loop is written for
+    another.
     """
     try:
         initialization = Initialization.from_bundle(bundle, device)
     except ValueError as error:
         raise click.ClickException(f"bundle {bundle.path} cannot be used: {error}") from None
-    if not isinstance(initialization.network, Conv4):
+    if not has_yardstick(initialization.network):
         raise click.ClickException(
-            f"network of bundle {bundle.path} is {bundle.manifest.network.name}, wanted conv4: "
-            "the plain loop is written for no other"
+            f"network of bundle {bundle.path} is {bundle.manifest.network.name}, wanted conv4 "
+            "without max-pooling: the plain loop is written for no other"
         )
     return initialization
+
+
+def has_yardstick(network: Network) -> TypeGuard[Conv4]:
+    """Tell whether a network is the one that the plain loops are written for."""
+    return isinstance(network, Conv4) and network.downsampling == "stride"
 
 
 def generated_task(
