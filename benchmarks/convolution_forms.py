@@ -26,10 +26,7 @@ from kshot.learner.compilation import load_package, write_package
 from kshot.learner.inner_step import InnerStep
 
 BLOCKS = 4
-MINI_IMAGENET = {
-    "network": NetworkSpec("conv4", {"filters": 32, "downsampling": "max_pool"}),
-    "input_shape": (3, 84, 84),
-}
+MINI_IMAGENET = NetworkSpec("conv4", {"filters": 32, "downsampling": "max_pool"})
 
 
 @click.command()
@@ -55,7 +52,7 @@ def main(
     rule = StepRule(Preconditioner.CARRIED, manifest.inner_loop.learning_rate)
     spec = StepSpec.of(manifest, way, batch_size, rule, Scope.ALL).of_tasks(tasks)
     if network == "mini-imagenet":
-        spec = replace(spec, **MINI_IMAGENET)
+        spec = replace(spec, network=MINI_IMAGENET, input_shape=(3, 84, 84))
     arguments = spec.example_arguments(torch.device(device))
     steps = {}
     for form in forms or map("".join, itertools.product("dc", repeat=BLOCKS)):
