@@ -46,7 +46,7 @@ def test_a_setting_replaces_one_value() -> None:
     assert recipe.outer.meta_batch == "stacked"
     assert recipe.name == "quick"
     assert recipe.serving.batch_sizes == (5, 10)
-    assert recipe.network.arguments == {"filters": 32}
+    assert recipe.network.arguments == {"filters": 32, "downsampling": "stride"}
     assert isinstance(recipe.outer.meta_step_size, float)
     assert recipe.inner.learning_rate == PAPER.inner.learning_rate
 

@@ -1,40 +1,114 @@
 """`kshot recipes`: the trainings that the package ships."""
 
 import json
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 
 import click
 
-from kshot.trainer.recipe import Recipe
+from kshot.bundle.document import plain
+from kshot.trainer.experiment import arms_of
+from kshot.trainer.experiment_files import list_experiments, load_experiment
+from kshot.trainer.recipe import recipe_digest
 from kshot.trainer.recipe_files import list_recipes, load_recipe
+from kshot.trainer.recipe_parsing import AnyRecipe
+from kshot.trainer.recipe_text import shipped_text
 
-__all__ = ["command"]
+__all__ = ["command", "listing", "recipe_document"]
+
+WIDTH = 80
+MOST_NAMES = 12
 
 
 @click.command("recipes")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(as_json: bool) -> None:
-    """List the recipes that `kshot train` knows, what each reproduces and what it costs."""
-    recipes = [load_recipe(name) for name in list_recipes()]
+def command(names: tuple[str, ...], as_json: bool) -> None:
+    """List the recipes that `kshot train` knows, what each reproduces and what it costs.
+
+    With NAME print that recipe as TOML: a file of one's own starts from it.
+    """
+    known = list_recipes()
+    for name in names:
+        if name not in known:
+            raise click.UsageError(f"recipe is {name!r}, wanted one of: {', '.join(known)}")
     if as_json:
-        click.echo(json.dumps({"recipes": [recipe_document(recipe) for recipe in recipes]}))
+        documents = [recipe_document(load_recipe(name)) for name in names or known]
+        click.echo(json.dumps({"recipes": documents}))
+    elif names:
+        click.echo("\n".join(shipped_text(name) for name in names), nl=False)
     else:
-        click.echo("\n\n".join(recipe_text(recipe) for recipe in recipes))
+        click.echo(listing())
 
 
-def recipe_document(recipe: Recipe) -> dict[str, str]:
-    """Lay out a recipe's prose for machines."""
-    return {
-        "name": recipe.name,
-        "description": recipe.description,
-        "reproduces": recipe.reproduces,
-        "cost": recipe.cost,
+def recipe_document(recipe: AnyRecipe) -> dict[str, object]:
+    """Lay out a recipe for machines: its digest and every key."""
+    document = plain(recipe)
+    assert isinstance(document, dict)  # noqa: S101 -- a dataclass becomes a dict
+    return {"name": recipe.name, "digest": recipe_digest(recipe), **document}
+
+
+def listing() -> str:
+    """Lay out all recipes for people, by data set, and the arms of each experiment."""
+    experiments = {name: load_experiment(name) for name in list_experiments()}
+    arms = {
+        name: [f"{name}-{arm.name}" for arm in arms_of(file.experiment)]
+        for name, file in experiments.items()
     }
+    of_arms = {arm for names in arms.values() for arm in names}
+    by_dataset: dict[str, list[AnyRecipe]] = {}
+    for name in sorted(list_recipes(), key=_natural):
+        if name not in of_arms:
+            recipe = load_recipe(name)
+            by_dataset.setdefault(recipe.data.dataset, []).append(recipe)
+    groups = [
+        f"{dataset}\n\n" + "\n\n".join(map(_recipe_text, by_dataset[dataset]))
+        for dataset in sorted(by_dataset)
+    ]
+    groups += [
+        f"`kshot experiment {name}`, each arm a recipe too\n\n"
+        + _experiment_text(file.experiment.title, file.recipe, arms[name])
+        for name, file in experiments.items()
+    ]
+    return "\n\n\n".join(groups)
 
 
-def recipe_text(recipe: Recipe) -> str:
-    """Lay out a recipe's prose for people."""
-    return (
-        f"{recipe.name}: {recipe.description}\n"
-        f"  reproduces  {recipe.reproduces}\n"
-        f"  cost        {recipe.cost}"
+def _recipe_text(recipe: AnyRecipe) -> str:
+    return "\n".join(
+        (
+            f"  {recipe.name}",
+            *_wrapped([recipe.description], ""),
+            *_wrapped([recipe.reproduces], "reproduces  "),
+            *_wrapped([recipe.cost], "cost        "),
+        )
     )
+
+
+def _experiment_text(title: str, recipe: Mapping[str, object], names: Sequence[str]) -> str:
+    shown = names
+    if len(names) > MOST_NAMES:
+        shown = [f"{len(names)}, from {names[0]} to {names[-1]}; --json lists them"]
+    return "\n".join(
+        (
+            *_wrapped([title], ""),
+            *_wrapped(shown, "arms        "),
+            *_wrapped([f"{recipe['cost']}, each"], "cost        "),
+        )
+    )
+
+
+def _wrapped(parts: Iterable[str], label: str) -> list[str]:
+    indent = " " * 4
+    return textwrap.wrap(
+        ", ".join(parts),
+        WIDTH,
+        initial_indent=indent + label,
+        subsequent_indent=indent + " " * len(label),
+        break_on_hyphens=False,
+    )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Order names with numbers by these: 5way before 20way."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
