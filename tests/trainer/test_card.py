@@ -60,8 +60,8 @@ def test_a_card_says_what_was_trained_on_what_and_how_well(
     manifest = draft_manifest(small_recipe(), dataset)
     assert lines[0] == "# omniglot, version 1"
     assert (
-        "- Training: Reptile, recipe `omniglot-5way`, 20,000 meta-iterations of 2 3-way tasks "
-        "(serial) with 2 examples per class, seed 3." in lines
+        "- Training: Reptile, recipe `omniglot-5way`, 20,000 meta-iterations of 2 tasks each "
+        "(serial), 3-way with 2 examples per class, seed 3." in lines
     )
     assert (
         "- Inner loop: 2 steps of Adam without momentum, its second moment carried from task to "
@@ -93,7 +93,7 @@ def test_a_card_says_what_was_trained_on_what_and_how_well(
             ),
             (
                 "- Training: weighted inner gradients, ",
-                "meta-iterations of 1 3-way task with 2 examples per class",
+                "meta-iterations of 1 task each, 3-way with 2 examples per class",
                 "- Outer loop: Adam, step size 0.001 to 0, inner gradients times 1, 0.5.",
             ),
         ),
@@ -105,7 +105,7 @@ def test_a_card_says_what_was_trained_on_what_and_how_well(
             ),
             (
                 "- Training: FOMAML, ",
-                "of 2 3-way tasks (stacked) with",
+                "of 2 tasks each (stacked), 3-way with",
                 "2 steps of plain gradient descent, learning rate 0.001, on batches of 3 (cycling),"
                 " the last on 1 example per class kept for it, all parameters times 0.999 before "
                 "each.",

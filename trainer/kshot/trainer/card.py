@@ -67,7 +67,7 @@ def _tasks(recipe: Recipe) -> str:
         return f"{_counted(count, 'draw')} of images from all {task.way:,} classes"
     order = f" ({recipe.outer.meta_batch})" if count > 1 else ""
     examples = _counted(task.shot, "example")
-    return f"{_counted(count, f'{task.way}-way task')}{order} with {examples} per class"
+    return f"{_counted(count, 'task')} each{order}, {task.way}-way with {examples} per class"
 
 
 def _inner_loop(inner: Inner, tail_shot: int) -> str:
@@ -134,7 +134,7 @@ def _commands(manifest: Manifest, recipe: Recipe) -> list[str]:
         said.append("    " + _evaluate_command(manifest, recipe, manifest.evaluation[0]))
     said += [
         "",
-        "The first line trains again: with the versions above, on such a CPU, to the same bytes.",
+        "The first line trains again: on an equal CPU, with the versions above, to the same bytes.",
     ]
     if words is None:
         said.append(
