@@ -7,7 +7,7 @@ import pytest
 
 from kshot.trainer import experiment_training
 from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.errors import RecipeError
+from kshot.trainer.errors import OtherTrainingError, RecipeError
 from kshot.trainer.experiment_files import load_experiment
 from kshot.trainer.experiment_run import Outcome, RunSettings, plan, run_experiment
 from kshot.trainer.training import TrainingReport
@@ -144,6 +144,13 @@ def test_arms_of_a_seed_start_alike_and_are_scored_on_the_same_tasks(tmp_path: P
         for item in outcomes
         for run in item.runs
     )
+
+
+def test_a_training_that_fails_is_named(tmp_path: Path) -> None:
+    run(settings(tmp_path), Follower())
+
+    with pytest.raises(OtherTrainingError, match=r"g1/seed-0: checkpoint .* cannot be resumed"):
+        run(settings(tmp_path, step_scale=2.0), Follower())
 
 
 def test_arms_side_by_side_give_what_they_give_one_after_another(tmp_path: Path) -> None:

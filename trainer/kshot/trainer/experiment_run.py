@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 
 from kshot.learner import compute_reproducibly
 from kshot.trainer.curve_file import CURVES_FILE
-from kshot.trainer.errors import RecipeError
+from kshot.trainer.errors import RecipeError, TrainerError
 from kshot.trainer.experiment import START, Arm, arms_of
 from kshot.trainer.experiment_files import ExperimentFile
 from kshot.trainer.experiment_scores import ArmScores
@@ -174,19 +175,24 @@ def _run_all(
 ) -> Iterator[ArmScores]:
     if settings.job_count == 1:
         for number, job in enumerate(jobs, 1):
-            name = f"{_title(job, settings.out)} ({number} of {len(jobs)})"
-            yield train_arm(job, follow(name), say)
+            title = _title(job, settings.out)
+            with _naming(title):
+                scores = train_arm(job, follow(f"{title} ({number} of {len(jobs)})"), say)
+            yield scores
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads and locks
     with ProcessPoolExecutor(settings.job_count, mp_context=context) as pool:
         running = [(job, pool.submit(_run_alone, job)) for job in jobs]
         for number, (job, future) in enumerate(running, 1):
+            title = _title(job, settings.out)
             try:
-                yield future.result()
+                with _naming(title):
+                    scores = future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-            say(f"{_title(job, settings.out)} is done ({number} of {len(jobs)})")
+            say(f"{title} is done ({number} of {len(jobs)})")
+            yield scores
 
 
 def _run_alone(job: ArmJob) -> ArmScores:
@@ -194,6 +200,15 @@ def _run_alone(job: ArmJob) -> ArmScores:
     torch.set_num_threads(1)
     compute_reproducibly()
     return train_arm(job)
+
+
+@contextmanager
+def _naming(title: str) -> Iterator[None]:
+    """Let an error say which training it is about."""
+    try:
+        yield
+    except TrainerError as error:
+        raise type(error)(f"{title}: {error}") from error
 
 
 def _title(job: ArmJob, out: Path) -> str:
