@@ -21,6 +21,7 @@ __all__ = [
     "TASKS_AT_ONCE",
     "EvaluationResult",
     "EvaluationSettings",
+    "Measurement",
     "TaskSolver",
     "build_solver",
     "evaluate",
@@ -71,30 +72,49 @@ def evaluate_along(
 
     The milliseconds of a result are those that its own number of steps takes, and its answers.
     """
+    measurement = Measurement(solver, step_counts, modes)
     task_count = len(tasks.episodes)
-    answers = {steps: {mode: Answers() for mode in modes} for steps in step_counts}
-    adapting = {steps: Stopwatch() for steps in step_counts}
     for first in range(0, task_count, tasks_at_once):
         some = tasks.part(first, first + tasks_at_once)
-        trajectory = solver.trajectory(some.episodes, first, step_counts)
-        for steps in step_counts:
-            with adapting[steps]:
+        measurement.solve(some, first)
+        report(first + len(some.episodes), task_count)
+    return measurement.results(tasks.digest)
+
+
+class Measurement:
+    """Gathers one solver's answers along its steps, part by part of the tasks."""
+
+    def __init__(
+        self, solver: Solver, step_counts: Sequence[int], modes: Sequence[BatchNormMode]
+    ) -> None:
+        self._solver = solver
+        self._answers = {steps: {mode: Answers() for mode in modes} for steps in step_counts}
+        self._adapting = {steps: Stopwatch() for steps in step_counts}
+
+    def solve(self, some: EvaluationTasks, first_task: int) -> None:
+        """Adapt to some tasks, the first of which has this number, and answer their queries."""
+        solver, step_counts = self._solver, list(self._answers)
+        trajectory = solver.trajectory(some.episodes, first_task, step_counts)
+        for steps, of_modes in self._answers.items():
+            with self._adapting[steps]:
                 parameters = next(trajectory)
-            for mode, kept in answers[steps].items():
+            for mode, kept in of_modes.items():
                 with kept.answering:
                     probabilities = solver.answer(parameters, some.episodes, mode)
                 kept.add(probabilities, some.episodes.query_classes)
                 if some.mixed is not None:
                     kept.add_mixed(solver.answer(parameters, some.mixed, mode))
-        report(first + len(some.episodes), task_count)
-    results: dict[int, dict[BatchNormMode, EvaluationResult]] = {}
-    seconds = 0.0
-    for steps in step_counts:
-        seconds += adapting[steps].seconds
-        results[steps] = {
-            mode: kept.score(steps, tasks.digest, seconds) for mode, kept in answers[steps].items()
-        }
-    return results
+
+    def results(self, episodes_digest: str) -> dict[int, dict[BatchNormMode, EvaluationResult]]:
+        """Score all answers, by the number of steps and the mode."""
+        results: dict[int, dict[BatchNormMode, EvaluationResult]] = {}
+        seconds = 0.0
+        for steps, of_modes in self._answers.items():
+            seconds += self._adapting[steps].seconds
+            results[steps] = {
+                mode: kept.score(steps, episodes_digest, seconds) for mode, kept in of_modes.items()
+            }
+        return results
 
 
 def evaluate_bundle(

@@ -12,9 +12,9 @@ from kshot.trainer.baselines import Baseline
 from kshot.trainer.compiled_solver import compiled_solver
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episode_file import EpisodeSet
-from kshot.trainer.evaluation import TASKS_AT_ONCE, evaluate_along, initialization_of
+from kshot.trainer.evaluation import TASKS_AT_ONCE, Measurement, initialization_of
 from kshot.trainer.evaluation_settings import EvaluationSettings
-from kshot.trainer.evaluation_tasks import prepare_tasks
+from kshot.trainer.evaluation_tasks import EvaluationTasks, prepare_tasks
 from kshot.trainer.paired import paired_difference
 from kshot.trainer.pixels import DevicePixels
 from kshot.trainer.statistics import Interval
@@ -95,8 +95,8 @@ def run_sweep(
     tasks = prepare_tasks(dataset, settings, episodes)
     tasks_at_once = TASKS_AT_ONCE[device.type]
     variants = [Variant(baseline=Baseline.NIL), *_variants(axes)]
-    rows: list[SweepRow] = []
-    for number, variant in enumerate(variants):
+    measurements: list[Measurement] = []
+    for variant in variants:
         wanted = replace(
             settings,
             step_count=axes.step_counts[-1],
@@ -118,20 +118,31 @@ def run_sweep(
                 compiled=compiled,
                 say=say,
             )
-        results = evaluate_along(
-            solver,
-            tasks,
-            step_counts,
-            axes.modes,
-            tasks_at_once=tasks_at_once,
-            report=_counting_on(report, number, len(variants)),
-        )
-        rows += [
-            SweepRow(variant, mode, result)
-            for of_modes in results.values()
-            for mode, result in of_modes.items()
-        ]
+        measurements.append(Measurement(solver, step_counts, axes.modes))
+    _solve_in_turns(measurements, tasks, tasks_at_once, report)
+    rows = [
+        SweepRow(variant, mode, result)
+        for variant, measurement in zip(variants, measurements, strict=True)
+        for of_modes in measurement.results(tasks.digest).values()
+        for mode, result in of_modes.items()
+    ]
     return _compared(rows, _defaults(manifest, settings.batch_norm_mode))
+
+
+def _solve_in_turns(
+    measurements: Sequence[Measurement],
+    tasks: EvaluationTasks,
+    tasks_at_once: int,
+    report: Callable[[int, int], None],
+) -> None:
+    """Let every variant solve some tasks, then the next: a machine's drift meets all alike."""
+    variant_count, task_count = len(measurements), len(tasks.episodes)
+    for first in range(0, task_count, tasks_at_once):
+        some = tasks.part(first, first + tasks_at_once)
+        for number, measurement in enumerate(measurements, start=1):
+            measurement.solve(some, first)
+            done = first * variant_count + number * len(some.episodes)
+            report(done, variant_count * task_count)
 
 
 def _variants(axes: Axes) -> Iterator[Variant]:
@@ -161,10 +172,3 @@ def _compared(
         else replace(row, difference=paired_difference(row.result.task_accuracies, accuracies))
         for row in rows
     )
-
-
-def _counting_on(
-    report: Callable[[int, int], None], before: int, parts: int
-) -> Callable[[int, int], None]:
-    """Report one of several equal parts' progress as the whole's."""
-    return lambda done, total: report(before * total + done, parts * total)
