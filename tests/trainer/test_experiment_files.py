@@ -17,7 +17,7 @@ def figure3() -> str:
 
 
 def test_the_paper_s_figures_and_the_sine_waves_are_shipped() -> None:
-    assert list_experiments() == ("figure3", "figure4", "sine")
+    assert list_experiments() == ("figure3", "figure4", "preconditioners", "sine")
 
 
 @pytest.mark.parametrize(
