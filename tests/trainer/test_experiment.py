@@ -40,9 +40,15 @@ def test_a_sweep_is_an_arm_for_each_value() -> None:
             "many, outer.meta_step_size 0.25",
             "many",
             ("outer.meta_step_size=0.25",),
-            0.25,
+            "outer.meta_step_size",
         ),
-        Arm("many-1", "many, outer.meta_step_size 1", "many", ("outer.meta_step_size=1",), 1.0),
+        Arm(
+            "many-1",
+            "many, outer.meta_step_size 1",
+            "many",
+            ("outer.meta_step_size=1",),
+            "outer.meta_step_size",
+        ),
     )
 
 

@@ -103,13 +103,13 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Arm:
-    """One training of an experiment; ``line`` names its ``ArmTable``, ``value`` is the sweep's."""
+    """One training of an experiment; ``line`` names its ``ArmTable``, ``key`` is its sweep's."""
 
     name: str
     title: str
     line: str
     overrides: tuple[str, ...]
-    value: float | None = None
+    key: str | None = None
 
 
 def arms_of(experiment: Experiment) -> tuple[Arm, ...]:
@@ -124,7 +124,7 @@ def arms_of(experiment: Experiment) -> tuple[Arm, ...]:
             name = f"{table.name}-{value:g}".replace(".", "-")
             title = f"{table.title}, {key} {value:g}"
             overrides = (*table.set, f"{key}={value}")
-            arms.append(Arm(name, title, table.name, overrides, float(value)))
+            arms.append(Arm(name, title, table.name, overrides, key))
     return tuple(arms)
 
 

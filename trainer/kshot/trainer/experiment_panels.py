@@ -161,8 +161,8 @@ def _score_label(data: PanelData) -> str:
 
 
 def _value(outcome: Outcome) -> float:
-    assert outcome.arm.value is not None  # noqa: S101 -- checked with the experiment
-    return outcome.arm.value
+    assert outcome.value is not None  # noqa: S101 -- checked with the experiment
+    return outcome.value
 
 
 def _picture(scores: ArmScores) -> Picture:

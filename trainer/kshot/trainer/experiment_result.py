@@ -115,7 +115,7 @@ def _arm(outcome: Outcome) -> dict[str, object]:
         "title": outcome.arm.title,
         "line": outcome.arm.line,
         "set": list(outcome.arm.overrides),
-        "value": outcome.arm.value,
+        "value": outcome.value,
         "recipe_digest": recipe_digest(outcome.recipe),
         "meta_iterations": outer.meta_iterations if outcome.arm.name != START else 0,
         "meta_step_size": outer.meta_step_size,

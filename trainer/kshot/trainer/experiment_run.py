@@ -72,6 +72,17 @@ class Outcome:
     recipe: AnyRecipe
     runs: Sequence[ArmRun]
 
+    @property
+    def value(self) -> float | None:
+        """Return the value that a sweep's arm was trained with, after all settings and scales."""
+        if self.arm.key is None:
+            return None
+        value: object = self.recipe
+        for name in self.arm.key.split("."):
+            value = value[name] if isinstance(value, Mapping) else getattr(value, name)
+        assert isinstance(value, int | float)  # noqa: S101 -- a sweep's values are numbers
+        return float(value)
+
 
 @dataclass(frozen=True)
 class _Planned:
