@@ -100,6 +100,10 @@ def test_arms_that_are_the_same_training_share_it(tmp_path: Path) -> None:
     assert folders["batch-reptile-25"] == folders["steps-reptile-4"]
     assert folders["outer-reptile-0-25"] == folders["batch-reptile-100"]
     assert len(set(folders.values())) == len(folders) - 2
+    alone = plan(load_experiment("figure4"), settings(tmp_path, arms=("batch-reptile-25",)))
+    assert [item.job for item in alone] == [
+        item.job for item in planned if item.arm.name in ("start", "batch-reptile-25")
+    ]
 
 
 def test_an_unknown_arm_is_answered_with_those_there_are(tmp_path: Path) -> None:

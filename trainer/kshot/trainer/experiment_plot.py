@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from kshot.trainer.experiment import START, Experiment
@@ -20,6 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LEGEND_COLUMNS = 5
+CHARACTERS_PER_INCH = 10
 
 
 def figure_size(experiment: Experiment) -> tuple[float, float]:
@@ -48,6 +50,10 @@ def draw_experiment(
             axes.grid(alpha=0.3)
             if shown:
                 DRAWERS[panel.kind](axes, PanelData(shown, start, looks))
+            else:
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.text(0.5, 0.5, "not run", ha="center", transform=axes.transAxes)
         handles = {
             label: handle
             for axes in panels
@@ -60,7 +66,8 @@ def draw_experiment(
             ncols=LEGEND_COLUMNS,
             fontsize="small",
         )
-        figure.suptitle(f"{experiment.title}\n{subtitle}", fontsize="large")
+        wrapped = fill(subtitle, int(CHARACTERS_PER_INCH * figure.get_figwidth()))
+        figure.suptitle(f"{experiment.title}\n{wrapped}", fontsize="medium")
 
     return draw
 

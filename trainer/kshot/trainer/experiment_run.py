@@ -133,27 +133,26 @@ def plan(file: ExperimentFile, settings: RunSettings) -> tuple[_Planned, ...]:
         if name not in known:
             raise RecipeError(f"arm is {name!r}, wanted one of: {', '.join(dict.fromkeys(known))}")
     chosen = set(settings.arms or known)
-    arms = tuple(arm for arm in arms if chosen & {arm.line, arm.name})
     planned: list[_Planned] = []
-    folders: dict[str, Path] = {}
     for seed in range(settings.seed_count):
-        recipes = {arm: _recipe(file, arm, settings, seed) for arm in arms}
-        first = next(iter(recipes.values()))
+        jobs: dict[str, ArmJob] = {}  # by all of the recipe but its name
+        # Of all arms, so that who shares what does not depend on which are run.
+        recipes = [(arm, _recipe(file, arm, settings, seed)) for arm in arms]
         start = Arm(START, "before training", START, ())
-        for arm, recipe in ({start: first} | recipes).items():
-            folder = settings.out / arm.name / f"seed-{recipe.outer.seed}"
-            if arm is not start:
-                folder = folders.setdefault(recipe_digest(replace(recipe, name="-")), folder)
+        for arm, recipe in [(start, recipes[0][1]), *recipes]:
             job = ArmJob(
                 recipe,
                 final,
-                folder,
+                settings.out / arm.name / f"seed-{recipe.outer.seed}",
                 settings.data_folder,
                 settings.device,
                 settings.compiled,
                 trained=arm is not start,
             )
-            planned.append(_Planned(arm, recipe.outer.seed, job))
+            if job.trained:
+                job = jobs.setdefault(recipe_digest(replace(recipe, name="-")), job)
+            if arm is start or chosen & {arm.line, arm.name}:
+                planned.append(_Planned(arm, recipe.outer.seed, job))
     return tuple(planned)
 
 
