@@ -55,8 +55,11 @@ def main(only: str, scale: float, data_folder: Path | None, out: Path, work: Pat
                 data = data_for(recipe, data_folder, folder, say)
             say(f"training {name} for {run.meta_iterations} meta-iterations")
             with tempfile.TemporaryDirectory() as trained:
-                rows.append(run_short(run, data, Path(trained) / name, train))
-            document = {"environment": environment(), "rows": rows}
+                row = run_short(run, data, Path(trained) / name, train)
+            made_with = environment()
+            # Rows of other days may be of other commits.
+            rows.append({**row, "commit": made_with.pop("commit")})
+            document = {"environment": made_with, "rows": rows}
             out.write_text(json.dumps(document, indent=2) + "\n")
             say(_line(rows[-1]))
     failed = [str(row["recipe"]) for row in rows if not row["improved"]]

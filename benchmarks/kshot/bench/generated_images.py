@@ -1,8 +1,8 @@
 """Images in the place of data sets that cannot be shipped: many classes that learning tells apart.
 
-A class is a texture; an image is a part of it, shifted, faint under a shading that says nothing of
-the class. What helps on some classes, to look through the shading, helps on others: a network that
-has met some adapts better to new ones, and an untrained one is far from perfect.
+A class is a pattern of coarse cells; an image shows it shifted, under a shading and a noise that
+say nothing of the class. What helps on some classes, to look through the shading, helps on others:
+a network that has met some adapts better to new ones, and an untrained one is far from perfect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ n02871525 n03127925 n03146219 n03272010 n03544143 n03775546 n04146614 n04149813 
 n04522168 n07613480
 """
 MINI_IMAGENET = {"train": _TRAIN.split(), "val": _VAL.split(), "test": _TEST.split()}
-CELLS = 7
+CELLS = 5
 SHADING_CELLS = 3
 
 
@@ -50,7 +50,7 @@ class ImageForm:
     side: int
     channels: int
     image_count: int
-    contrast: float = 0.3
+    contrast: float = 0.6
 
 
 def class_images(form: ImageForm, seed: int) -> npt.NDArray[np.uint8]:
@@ -58,13 +58,13 @@ def class_images(form: ImageForm, seed: int) -> npt.NDArray[np.uint8]:
     generator = np.random.default_rng(seed)
     side, count = form.side, form.image_count
     cell = -(-side // CELLS)
-    texture = generator.random((CELLS, CELLS, form.channels)) < 0.5
-    large = np.kron(texture, np.ones((cell, cell, 1), bool))
+    pattern = generator.random((CELLS, CELLS, form.channels)) < 0.5
+    large = np.kron(pattern, np.ones((cell, cell, 1), bool))
     large = np.tile(large, (2, 2, 1)).astype(np.float32)  # shifting runs around the edges
     noise = generator.random((count, side, side, form.channels), np.float32)
     cells = generator.random((count, SHADING_CELLS, SHADING_CELLS, form.channels), np.float32)
     mixed = (1 - form.contrast) * (0.7 * _smooth(cells, side) + 0.3 * noise)
-    for index, (row, column) in enumerate(generator.integers(0, 2 * cell + 1, (count, 2))):
+    for index, (row, column) in enumerate(generator.integers(0, cell + 1, (count, 2))):
         mixed[index] += form.contrast * large[row : row + side, column : column + side]
     return (mixed * 255).astype(np.uint8)
 
