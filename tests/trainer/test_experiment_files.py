@@ -128,7 +128,7 @@ def test_an_experiment_without_a_recipe_is_refused() -> None:
 
 
 def test_an_unknown_experiment_is_answered_with_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="wanted one of: figure3, figure4, sine; or a path"):
+    with pytest.raises(RecipeError, match=r"wanted one of: figure3, figure4, .*; or a path"):
         load_experiment("figure5")
     with pytest.raises(RecipeError, match=r"cannot read experiment .*none\.toml: No such file"):
         load_experiment(str(tmp_path / "none.toml"))
