@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kshot.bundle import BundleError, load_bundle
+from kshot.learner import Initialization
 from kshot.trainer.curve_file import CURVES_FILE
 from kshot.trainer.curves import Curves
 from kshot.trainer.dataset import ImageDataset
@@ -517,3 +519,43 @@ def test_the_bundle_holds_what_was_learned(small_recipe: Recipes, run: Run, tmp_
     assert weights.parameters["head.bias"].shape == (3,)
     assert all((moment >= 0).all() for moment in weights.second_moment.values())
     assert bundle.manifest.provenance.meta_iterations == 6
+
+
+@pytest.mark.parametrize("evaluated_way", [3, 5])
+def test_the_bundle_has_the_trained_head_whatever_way_the_curves_have(
+    small_recipe: Recipes, run: Run, tmp_path: Path, evaluated_way: int
+) -> None:
+    recipe = small_recipe("task.way=4", f"evaluation.way={evaluated_way}")
+    bundle = load_bundle(run(recipe, tmp_path))
+
+    weights = bundle.read_weights().parameters
+    assert Initialization.from_bundle(bundle, CPU).way == bundle.manifest.training.way == 4
+    checkpoint = load_file(tmp_path / CHECKPOINT_FILE)
+    for name in ("head.weight", "head.bias"):
+        assert np.array_equal(weights[name], checkpoint[f"parameters.{name}"])
+
+
+@pytest.mark.parametrize("evaluated_way", [3, 8])
+def test_a_head_of_fixed_labels_becomes_mean_rows_of_the_evaluated_way(
+    small_recipe: Recipes, run: Run, tmp_path: Path, evaluated_way: int
+) -> None:
+    """Also where a task has as many classes as the head was trained with."""
+    recipe = small_recipe(
+        *("outer.algorithm=joint", "inner.step_count=1", "task.labels=fixed"),
+        *("task.way=8", "task.shot=1", f"evaluation.way={evaluated_way}"),
+    )
+    bundle = load_bundle(run(recipe, tmp_path))
+
+    weights = bundle.read_weights()
+    assert Initialization.from_bundle(bundle, CPU).way == evaluated_way
+    checkpoint = load_file(tmp_path / CHECKPOINT_FILE)
+    for kind, given in (
+        ("parameters", weights.parameters),
+        ("second_moment", weights.second_moment),
+    ):
+        for name in ("head.weight", "head.bias"):
+            trained = checkpoint[f"{kind}.{name}"]
+            assert len(trained) == 8
+            assert trained.std(axis=0).max() > 0
+            wanted = np.broadcast_to(trained.mean(axis=0), given[name].shape)
+            np.testing.assert_allclose(given[name], wanted, rtol=1e-5, atol=1e-9)

@@ -97,7 +97,7 @@ def image_training(
         loop,
         first_state(loop, device),
         curves.measure,
-        recipe.evaluation.way,
+        manifest.training.way if recipe.task.labels == "fixed" else None,
     )
 
 

@@ -96,7 +96,6 @@ def sine_training(
         loop,
         first_state(loop, device),
         SineCurves(recipe).measure,
-        1,
     )
 
 

@@ -63,18 +63,22 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class Training(Generic[Drawn]):
-    """One training, ready to run; ``measure`` gives the scalars of its learning curves."""
+    """One training, ready to run; ``measure`` gives the scalars of its learning curves.
+
+    With ``mean_rows`` its classes are none of a task's: the head that it gives has so many rows,
+    each the mean of those trained.
+    """
 
     recipe: Recipe | SineRecipe
     identity: TrainingIdentity
     loop: OuterLoop[Drawn]
     first: OuterState
     measure: Callable[[Initialization], Mapping[str, float]]
-    way: int
+    mean_rows: int | None = None
 
     def initialization(self, state: OuterState) -> Initialization:
-        """Name what a training has learned so far, with a head of the evaluated way."""
-        return initialization_of(self.loop.network, self.way, self.loop.layout, state)
+        """Name what a training has learned so far."""
+        return initialization_of(self.loop.network, self.loop.layout, state, self.mean_rows)
 
 
 def run_training(
@@ -164,26 +168,21 @@ def resumed_state(training: Training[Drawn], out: Path) -> OuterState:
 
 
 def initialization_of(
-    network: Network, way: int, layout: ParameterLayout, state: OuterState
+    network: Network, layout: ParameterLayout, state: OuterState, mean_rows: int | None
 ) -> Initialization:
-    """Name what a training has learned so far.
-
-    A head of more rows than ``way``, of a training with fixed labels, becomes ``way`` mean rows:
-    its classes are none of a task's.
-    """
-    trained = layout.shapes["head.bias"][0]
+    """Name what a training has learned so far; ``mean_rows`` is that of ``Training``."""
 
     def named(vector: Tensor) -> dict[str, Tensor]:
         parts = {name: value[0] for name, value in layout.split(vector.unsqueeze(0)).items()}
-        if trained > way:
+        if mean_rows is not None:
             for name in ("head.weight", "head.bias"):
                 mean_row = parts[name].mean(dim=0, keepdim=True)
-                parts[name] = mean_row.expand(way, *mean_row.shape[1:]).contiguous()
+                parts[name] = mean_row.expand(mean_rows, *mean_row.shape[1:]).contiguous()
         return parts
 
-    return Initialization(
-        network, way, named(state.parameters), named(state.second_moment), state.step
-    )
+    parameters = named(state.parameters)
+    way = parameters["head.bias"].shape[0]
+    return Initialization(network, way, parameters, named(state.second_moment), state.step)
 
 
 def _make_folder(out: Path) -> None:
