@@ -21,7 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LEGEND_COLUMNS = 5
-CHARACTERS_PER_INCH = 10
+CHARACTERS_PER_INCH = 12
 
 
 def figure_size(experiment: Experiment) -> tuple[float, float]:
