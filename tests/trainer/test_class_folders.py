@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,22 @@ def break_a_link(folder: Path) -> None:
     (folder / "cat" / "link.png").symlink_to(folder / "nowhere")
 
 
+def break_a_class(folder: Path) -> None:
+    (folder / "cow").symlink_to(folder / "nowhere")
+
+
+def link_a_class_to_itself(folder: Path) -> None:
+    (folder / "cow").symlink_to(folder / "cow")
+
+
+def name_a_class_in_another_encoding(folder: Path) -> None:
+    (folder / "cat").rename(folder / os.fsdecode(b"\xe9"))
+
+
+def name_an_image_in_another_encoding(folder: Path) -> None:
+    (folder / "cat" / "image.png").rename(folder / "cat" / os.fsdecode(b"\xe9.png"))
+
+
 def remove_a_class(folder: Path) -> None:
     shutil.rmtree(folder / "cat")
 
@@ -185,6 +202,10 @@ def remove_all(folder: Path) -> None:
         (empty_a_class, r"class folder .*cat has no images, wanted at least 1"),
         (add_a_gif, r"more.gif is a .gif file, wanted PNG, JPEG or WebP images"),
         (break_a_link, r"cannot read .*link.png: No such file"),
+        (break_a_class, r"cow is a link that leads nowhere, wanted a class folder"),
+        (link_a_class_to_itself, r"cow is a link that leads nowhere"),
+        (name_a_class_in_another_encoding, r"animals holds b'\\xe9', wanted a name in UTF-8"),
+        (name_an_image_in_another_encoding, r"cat holds b'\\xe9.png', wanted a name in UTF-8"),
         (remove_a_class, r"split.csv, line 4, names class 'cat', of which there is no folder"),
         (add_a_class, r"split.csv does not name class 'cow'"),
         (name_a_class_twice, r"split.csv, line 6, names class 'cat' twice"),
@@ -202,7 +223,7 @@ def test_what_is_damaged_or_incomplete_is_refused_by_name(
 
 
 def test_unknown_splits_and_parts_are_refused(animals: Path) -> None:
-    for split in ("random", "seed:", "seed:-1", "seed:x", "file:", "parts:1"):
+    for split in ("random", "seed:", "seed:-1", "seed:x", f"seed:{10**18}", "file:", "parts:1"):
         with pytest.raises(DataError, match=f"is '{split}', wanted parts, file:NAME.csv or seed:N"):
             read(animals, split, "train")
     with pytest.raises(DataError, match=r"part of folder animals seed:1 is 'dev', .* train, val"):

@@ -227,6 +227,8 @@ def test_the_command_refuses_what_it_does_not_know(
     assert main(["download", "omniglot"]) == 2
     assert "no data folder is named, wanted --data DIR or KSHOT_DATA" in capsys.readouterr().err
     assert main(["download", "imagenet", "--data", str(tmp_path)]) == 2
+    assert main(["download", "omniglot", "--data", str(tmp_path), "--url", "http://["]) == 1
+    assert "address is 'http://[', wanted one with https or http" in capsys.readouterr().err
     upstream.files.clear()
     assert main(["download", "omniglot", "--data", str(tmp_path), "--url", upstream.address]) == 1
     assert "HTTP 404" in capsys.readouterr().err

@@ -68,6 +68,7 @@ def test_a_split_file_gives_each_class_its_part(tmp_path: Path) -> None:
         ("class,part\na,train", "does not name class 'b', wanted a part for every class"),
         ("class,part\na,train,1", "line 2, has 3 fields, wanted 2"),
         (b"class,part\n\xff,train", "is not text in UTF-8"),
+        ("x" * 200_000, "line 1, is damaged: field larger than field limit"),
     ],
 )
 def test_a_wrong_split_file_is_refused(tmp_path: Path, content: str | bytes, message: str) -> None:

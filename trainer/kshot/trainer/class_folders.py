@@ -1,5 +1,6 @@
 """A user's own data: a folder with a folder of images for each class."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +21,8 @@ from kshot.trainer.splits import (
 )
 
 __all__ = ["list_parts", "read_class_files", "read_class_folders"]
+
+SEED = re.compile("[0-9]{1,18}")
 
 
 def read_class_folders(
@@ -49,13 +52,13 @@ def read_class_folders(
     elif kind == "file" and argument:
         classes = _list(folder)
         split = read_split_file(folder / _inside(argument, "split file"), tuple(classes))
-    elif kind == "seed" and argument.isascii() and argument.isdigit():
+    elif kind == "seed" and SEED.fullmatch(argument):
         classes = _list(folder)
         split = seeded_split(tuple(classes), int(argument))
     else:
         raise DataError(
             f"split of folder {data.folder} is {data.split!r}, wanted parts, file:NAME.csv or "
-            "seed:N"
+            "seed:N, N of at most 18 digits"
         )
     chosen = {name: classes[name] for name in classes_of(split, part, title)}
     files = ClassFiles(f"{title} {part}", folder, chosen, split_digest(split))

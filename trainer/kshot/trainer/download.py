@@ -40,8 +40,8 @@ def download_omniglot(
     content, and is removed otherwise. ``report`` is called with the archive's name, the bytes got
     so far and their total. Raises DataError.
     """
-    if urlsplit(base_url).scheme not in ("http", "https"):
-        raise DataError(f"address is {base_url!r}, wanted one with https")
+    if _scheme(base_url) not in ("http", "https"):
+        raise DataError(f"address is {base_url!r}, wanted one with https or http")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,6 +54,13 @@ def download_omniglot(
         _download(f"{base_url.rstrip('/')}/{path.name}", path, report)
         made.append(path)
     return made
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:  # as of half a pair of brackets
+        return ""
 
 
 def _download(url: str, path: Path, report: Report | None) -> None:

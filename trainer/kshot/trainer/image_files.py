@@ -1,6 +1,7 @@
 """Image files of a data set, read from an archive or from its extracted folder alike."""
 
 import hashlib
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -123,12 +124,18 @@ def list_class_folders(root: Path, folder_name: str = "") -> dict[str, list[str]
     """Return the image files of each folder in ``root/folder_name``, relative to ``root``, sorted.
 
     Hidden files, and those that are no images by their names, are passed over. Raises DataError for
-    a folder that cannot be read or has no image, and for a picture of a format that is not read.
+    a folder that cannot be read or has no image, for a picture of a format that is not read, for a
+    link that leads nowhere, which may have been a class, and for a name that is no text.
     """
     classes: dict[str, list[str]] = {}
     for folder in _sorted(root / folder_name):
-        if folder.name.startswith(".") or not folder.is_dir():
+        if folder.name.startswith("."):
             continue
+        if folder.is_symlink() and not folder.exists():
+            raise DataError(f"{folder} is a link that leads nowhere, wanted a class folder")
+        if not folder.is_dir():
+            continue
+        _check_text(folder)
         listed = []
         for path in _sorted(folder):
             suffix = path.suffix.lower()
@@ -137,6 +144,7 @@ def list_class_folders(root: Path, folder_name: str = "") -> dict[str, list[str]
             if suffix in _OTHER_SUFFIXES:
                 raise DataError(f"{path} is a {suffix} file, wanted PNG, JPEG or WebP images")
             if suffix in _SUFFIXES:
+                _check_text(path)
                 listed.append(path.relative_to(root).as_posix())
         if not listed:
             raise DataError(f"class folder {folder} has no images, wanted at least 1")
@@ -158,6 +166,15 @@ def _sorted(folder: Path) -> Iterable[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise DataError(f"cannot read folder {folder}: {error.strerror}") from error
+
+
+def _check_text(path: Path) -> None:
+    """Raise DataError for a name that is no UTF-8: names go into digests and JSON."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(path.name)
+        raise DataError(f"{path.parent} holds {name!r}, wanted a name in UTF-8") from error
 
 
 def _wanted(name: str, folder_name: str) -> bool:

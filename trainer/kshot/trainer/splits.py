@@ -117,13 +117,13 @@ def parse_table(
 ) -> list[tuple[int, tuple[str, ...]]]:
     """Take apart the text of a CSV file as `read_table` does."""
     reader = csv.reader(text.splitlines())
-    header = next(reader, [])
-    if header != list(columns):
-        raise DataError(
-            f"{source} has the columns {','.join(header)!r}, wanted {','.join(columns)!r}"
-        )
     rows = []
     try:
+        header = next(reader, [])
+        if header != list(columns):
+            raise DataError(
+                f"{source} has the columns {','.join(header)!r}, wanted {','.join(columns)!r}"
+            )
         for row in reader:
             if not row:
                 continue
