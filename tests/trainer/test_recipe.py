@@ -110,6 +110,10 @@ def test_a_wrong_setting_is_refused_with_its_key(setting: str, message: str) -> 
             "outer.gradient_weights: got 2 numbers, wanted 5, one for each inner step",
         ),
         (
+            ("outer.algorithm=weighted", "outer.gradient_weights=[0, 0, 0.0, 0, 0]"),
+            "outer.gradient_weights: got 0.0, 0.0, 0.0, 0.0, 0.0, wanted one that is not 0",
+        ),
+        (
             ("inner.sampling=replacement", "inner.batch_size=60"),
             "inner.batch_size: got 60, wanted at most the 50 examples to draw from",
         ),
@@ -138,6 +142,10 @@ def test_a_recipe_on_sine_waves_is_none_on_images() -> None:
         load_recipe("sine", ["task.phase=[1, 1]"])
     with pytest.raises(RecipeError, match=r"evaluation\.way: got an unknown key"):
         load_recipe("sine", ["evaluation.way=5"])
+    with pytest.raises(RecipeError, match="got 51, wanted at most the 50 examples to draw from"):
+        load_recipe("sine", ["inner.sampling=replacement", "inner.batch_size=51"])
+    with pytest.raises(RecipeError, match="got 5, wanted 1 with algorithm joint"):
+        load_recipe("sine", ["outer.algorithm=joint"])
 
 
 def test_a_value_cannot_smuggle_in_another_key() -> None:

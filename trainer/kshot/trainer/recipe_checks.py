@@ -6,8 +6,9 @@ from itertools import pairwise
 from kshot.bundle.document import DocumentError
 from kshot.bundle.manifest import Grayscale, InputSpec, Resize
 from kshot.trainer.recipe import Inner, Outer, Recipe, Serving, Task
+from kshot.trainer.sine_recipe import SineRecipe
 
-__all__ = ["check_loops", "check_recipe"]
+__all__ = ["check_recipe", "check_sine_recipe"]
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -15,15 +16,20 @@ def check_recipe(recipe: Recipe) -> None:
     _check_input(recipe.input)
     _check_data(recipe)
     _check_task(recipe.task, recipe.inner, recipe.outer)
-    check_loops(recipe.inner, recipe.outer)
+    _check_loops(recipe.inner, recipe.outer)
     _check_choices(recipe)
     _check_growth(recipe)
     _check_batch_sizes(recipe.serving)
     _check_limits(recipe)
 
 
-def check_loops(inner: Inner, outer: Outer) -> None:
-    """Check an inner loop and an outer loop against each other, whatever the tasks are."""
+def check_sine_recipe(recipe: SineRecipe) -> None:
+    """Check a recipe over sine waves."""
+    _check_sampling(recipe.inner, recipe.task.grid_count)
+    _check_loops(recipe.inner, recipe.outer)
+
+
+def _check_loops(inner: Inner, outer: Outer) -> None:
     weights, count = outer.gradient_weights, inner.step_count
     if outer.algorithm == "weighted" and (weights is None or len(weights) != count):
         got = "none" if weights is None else f"{len(weights)} numbers"
@@ -32,6 +38,8 @@ def check_loops(inner: Inner, outer: Outer) -> None:
         raise DocumentError(
             "outer.gradient_weights", _list(weights), f"none with algorithm {outer.algorithm}"
         )
+    if weights is not None and not any(weights):
+        raise DocumentError("outer.gradient_weights", _list(weights), "one that is not 0")
     if outer.algorithm == "joint" and count != 1:
         raise DocumentError("inner.step_count", str(count), "1 with algorithm joint")
     if outer.algorithm == "maml" and inner.preconditioner != "sgd":
@@ -50,18 +58,21 @@ def _check_task(task: Task, inner: Inner, outer: Outer) -> None:
         raise DocumentError("task.tail_shot", str(task.tail_shot), f"less than shot, {task.shot}")
     if task.tail_shot and inner.step_count < 2:
         raise DocumentError("inner.step_count", "1", "at least 2 with a separate tail")
-    early = task.way * (task.shot - task.tail_shot)
-    if inner.sampling == "replacement" and inner.batch_size > early:
-        raise DocumentError(
-            "inner.batch_size",
-            str(inner.batch_size),
-            f"at most the {early} examples to draw from, with sampling replacement",
-        )
+    _check_sampling(inner, task.way * (task.shot - task.tail_shot))
     if task.labels == "fixed" and outer.algorithm != "joint":
         raise DocumentError("outer.algorithm", outer.algorithm, "joint with fixed labels")
     if task.labels == "fixed" and (task.shot > 1 or inner.sampling != "cycling"):
         raise DocumentError(
             "task.labels", "fixed", "shuffled, or shot 1 and sampling cycling: images come from all"
+        )
+
+
+def _check_sampling(inner: Inner, example_count: int) -> None:
+    if inner.sampling == "replacement" and inner.batch_size > example_count:
+        raise DocumentError(
+            "inner.batch_size",
+            str(inner.batch_size),
+            f"at most the {example_count} examples to draw from, with sampling replacement",
         )
 
 

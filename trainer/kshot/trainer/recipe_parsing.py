@@ -3,7 +3,7 @@
 from kshot.bundle.document import DocumentError, parse
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.recipe import Recipe
-from kshot.trainer.recipe_checks import check_loops, check_recipe
+from kshot.trainer.recipe_checks import check_recipe, check_sine_recipe
 from kshot.trainer.sine_recipe import SINE, SineRecipe
 
 __all__ = ["AnyRecipe", "parse_recipe"]
@@ -21,7 +21,7 @@ def parse_recipe(document: object, source: str) -> AnyRecipe:
     try:
         if _dataset(document) == SINE:
             sine = parse(SineRecipe, document)
-            check_loops(sine.inner, sine.outer)
+            check_sine_recipe(sine)
             return sine
         recipe = parse(Recipe, document)
         check_recipe(recipe)
