@@ -13,6 +13,7 @@ from kshot.trainer.open_set import (
     false_positive_rate,
     sample_unknown,
 )
+from kshot.trainer.statistics import SAME_METHOD
 
 Patterns = Callable[..., ImageDataset]
 
@@ -93,6 +94,16 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
         covered += abs(found.auroc - truth) <= found.ci95
 
     assert 368 <= covered <= 392  # 92 to 98 %
+
+
+@pytest.mark.parametrize(("task_count", "half_width"), [(1, 1.0), (96, 2 * 3.841459 / 99.841459)])
+def test_tasks_without_a_mistake_still_leave_doubt(task_count: int, half_width: float) -> None:
+    """Twice Wilson's bound z^2 / (n + z^2) on the share of tasks that have one."""
+    found = detect_unknown(np.full((task_count, 5), 0.9), np.full((task_count, 5), 0.3))
+
+    assert found.auroc == 1
+    assert found.ci95 == pytest.approx(half_width, rel=1e-6)
+    assert found.ci_method == SAME_METHOD
 
 
 def test_unknown_queries_are_of_every_other_class_and_of_no_known_one(patterns: Patterns) -> None:

@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from kshot.trainer.paired import PAIRED_METHOD, SAME_METHOD, paired_difference
+from kshot.trainer.paired import PAIRED_METHOD, paired_difference
+from kshot.trainer.statistics import SAME_METHOD
 
 
 def test_the_interval_is_that_of_the_tasks_differences() -> None:
@@ -41,6 +42,14 @@ def test_tasks_that_all_differ_alike_still_leave_doubt(shift: float) -> None:
     assert difference.mean == shift
     assert difference.half_width == pytest.approx(1.959964**2 / (96 + 1.959964**2), rel=1e-6)
     assert difference.method == SAME_METHOD
+
+
+def test_equal_differences_are_equal_whatever_their_rounding() -> None:
+    """3/5 - 2/5 and 2/5 - 1/5 are not the same number: their spread is no sign of certainty."""
+    difference = paired_difference([0.6, 0.4, 0.6], [0.4, 0.2, 0.4])
+
+    assert difference.method == SAME_METHOD
+    assert difference.half_width > 0.5
 
 
 def test_tasks_without_a_partner_are_refused() -> None:

@@ -10,7 +10,12 @@ from torch import Tensor
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episodes import EpisodeBatch, draw_distinct
 from kshot.trainer.errors import DataError
-from kshot.trainer.statistics import t_half_width
+from kshot.trainer.statistics import (
+    SAME_METHOD,
+    all_equal,
+    differing_share_bound,
+    t_half_width,
+)
 
 __all__ = [
     "SCORE",
@@ -76,16 +81,19 @@ def detect_unknown(known: Scores, unknown: Scores) -> UnknownDetection:
     """Score ``(tasks, n)`` known and ``(tasks, m)`` unknown queries, pooled over the tasks.
 
     The interval is that of the mean over tasks of each task's part in the area, for the queries of
-    a task share its support set (Obuchowski 1997, clustered ROC data).
+    a task share its support set (Obuchowski 1997, clustered ROC data). Where all parts are equal,
+    as with no query mistaken, or there is one, it is a bound on the pairs that may be otherwise.
     """
     auroc = area_under_roc(known.ravel(), unknown.ravel())
     above = _shares_below(unknown.ravel(), known)  # of each known query: (tasks, n)
     below = 1 - _shares_below(known.ravel(), unknown)  # of each unknown query: (tasks, m)
     parts = above.mean(axis=1) + below.mean(axis=1) - auroc
+    same = all_equal(parts)
     return UnknownDetection(
         auroc=auroc,
-        ci95=t_half_width(parts) if len(parts) > 1 else 1.0,
-        ci_method=AUROC_METHOD if len(parts) > 1 else "no interval from one task",
+        # A share of tasks is in at most twice that share of the pairs.
+        ci95=min(1.0, 2 * differing_share_bound(len(parts))) if same else t_half_width(parts),
+        ci_method=SAME_METHOD if same else AUROC_METHOD,
         fpr_at_95_tpr=false_positive_rate(known.ravel(), unknown.ravel()),
         known_count=known.size,
         unknown_count=unknown.size,

@@ -1,16 +1,20 @@
 """What one variant is better than another on the same tasks."""
 
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 
-from kshot.trainer.statistics import Interval, t_half_width
+from kshot.trainer.statistics import (
+    SAME_METHOD,
+    Interval,
+    all_equal,
+    differing_share_bound,
+    t_half_width,
+)
 
-__all__ = ["PAIRED_METHOD", "SAME_METHOD", "paired_difference"]
+__all__ = ["PAIRED_METHOD", "paired_difference"]
 
 PAIRED_METHOD = "95% t-interval over paired tasks"
-SAME_METHOD = "95% Wilson bound on the share of tasks that differ otherwise"
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
@@ -27,7 +31,6 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interv
         )
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     mean, count = float(differences.mean()), len(differences)
-    if count == 1 or np.ptp(differences) == 0:
-        z = NormalDist().inv_cdf(0.975)
-        return Interval(mean, z * z / (count + z * z), SAME_METHOD)
+    if all_equal(differences):  # so is one
+        return Interval(mean, differing_share_bound(count), SAME_METHOD)
     return Interval(mean, t_half_width(differences), PAIRED_METHOD)

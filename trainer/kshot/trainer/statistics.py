@@ -8,9 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "SAME_METHOD",
     "Interval",
     "accuracy_interval",
+    "all_equal",
     "calibration_error",
+    "differing_share_bound",
     "expected_calibration_error",
     "student_t_quantile",
     "t_half_width",
@@ -18,6 +21,9 @@ __all__ = [
 
 T_METHOD = "95% t-interval over tasks"
 WILSON_METHOD = "95% Wilson interval over queries, wider side"
+SAME_METHOD = "95% Wilson bound on the share of tasks that differ otherwise"
+# Far above the rounding of sums of accuracies, far below one answer's share of them.
+ROUNDING = 1e-12
 CALIBRATION_BINS = 15
 
 
@@ -58,6 +64,17 @@ def t_half_width(values: npt.NDArray[np.floating]) -> float:
     """
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
     return student_t_quantile(len(values) - 1) * error
+
+
+def all_equal(values: npt.NDArray[np.floating]) -> bool:
+    """Return whether values of tasks are one value but for rounding: their spread says nothing."""
+    return bool(np.ptp(values) < ROUNDING)
+
+
+def differing_share_bound(count: int) -> float:
+    """Bound the share of tasks that differ from ``count`` equal ones: Wilson's z^2 / (n + z^2)."""
+    z = NormalDist().inv_cdf(0.975)
+    return z * z / (count + z * z)
 
 
 def expected_calibration_error(
