@@ -62,8 +62,11 @@ def _document(name_or_path: str) -> dict[str, object]:
 
 def _read_file(path: str) -> bytes:
     if not path.endswith(".toml"):
-        known = ", ".join(list_recipes())
-        raise RecipeError(f"recipe is {path!r}, wanted one of: {known}; or a path to a .toml file")
+        known = ", ".join(sorted(_recipe_names()))
+        raise RecipeError(
+            f"recipe is {path!r}, wanted one of: {known}; an experiment's arm, as figure3-g1; or a "
+            "path to a .toml file"
+        )
     try:
         return Path(path).read_bytes()
     except OSError as error:
