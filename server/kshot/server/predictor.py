@@ -45,6 +45,10 @@ class Predictor:
         modes = bundle.manifest.batch_norm.allowed
         self._templates = {mode: bundle.template_path(mode).read_bytes() for mode in modes}
         self._sessions = {mode: self._open(bundle, mode) for mode in modes}
+        self._used = {
+            mode: used_names(onnx.load_from_string(template).graph)
+            for mode, template in self._templates.items()
+        }
         self._hot_set = None if self._runtime.on_gpu else hot_set
 
     def parts(self, arrays: AdaptedArrays, query_count: int, mode: BatchNormMode) -> list[slice]:
@@ -84,11 +88,10 @@ class Predictor:
 
     def _build(self, mode: BatchNormMode, arrays: AdaptedArrays) -> onnxruntime.InferenceSession:
         """Make a session with the arrays as constants."""
-        template = self._templates[mode]
-        used = used_names(onnx.load_from_string(template).graph)
-        constants = {name: array for name, array in _feeds(arrays, mode).items() if name in used}
+        feeds, used = _feeds(arrays, mode), self._used[mode]
+        constants = {name: array for name, array in feeds.items() if name in used}
         shapes = {name: array.shape for name, array in constants.items()}
-        return self._runtime.open(expect_constants(template, shapes), constants)
+        return self._runtime.open(expect_constants(self._templates[mode], shapes), constants)
 
     def _open(self, bundle: Bundle, mode: BatchNormMode) -> onnxruntime.InferenceSession:
         path = bundle.template_path(mode)
