@@ -228,13 +228,14 @@ def test_digits_are_another_domain_without_a_data_folder(
     bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("sklearn")
-    monkeypatch.delenv("KSHOT_DATA", raising=False)
+    monkeypatch.setenv("KSHOT_DATA", "nowhere")
     arguments = ["evaluate", bundle, "--tasks", "5", "--device", "cpu", "--baseline", "nil"]
     other = ["--dataset", "digits", "--dataset-split", "all", "--shot", "5", "--queries", "5"]
     assert main([*arguments, *other, "--json"]) == 0
     found = document(capsys)
 
     assert float(str(found["accuracy"])) > 0.5  # chance is a third
+    monkeypatch.delenv("KSHOT_DATA")
     assert main(["evaluate", bundle, "--tasks", "5", "--device", "cpu"]) == 2
     assert "no data folder is named" in capsys.readouterr().err
 
@@ -251,6 +252,11 @@ def test_digits_are_another_domain_without_a_data_folder(
         (["--versus", "way=5"], "--versus is 'way=5', wanted OPTION=VALUE with one of: batch-norm"),
         (["--versus", "head=none"], "--versus is 'head=none': 'none' is not one of"),
         (["--wrong-labels", "1.5"], "--wrong-labels"),
+        (["--wrong-labels", "nan"], "--wrong-labels is nan, wanted a finite number"),
+        (["--versus", "learning-rate=inf"], "--learning-rate is inf, wanted a finite number"),
+        (["--batch-size", "1000000000000"], "1000000000000 is not in the range 1<=x<=1000"),
+        (["--step-count", "1000000000000"], "is not in the range 0<=x<=100000"),
+        (["--tasks", "1000000000000"], "is not in the range 1<=x<=1000000"),
         (["--compare", "nothing"], "there is no folder nothing, and no built-in bundle"),
     ],
 )
@@ -269,6 +275,8 @@ def test_options_that_do_not_go_together_are_refused_in_one_line(
     ("options", "message"),
     [
         (["--step-counts", "1,x"], "--step-counts is '1,x', wanted numbers as 0,5,50"),
+        (["--step-counts", "9" * 5000], "wanted numbers as 0,5,50"),
+        (["--step-counts", "0,100001"], "--step-counts has 100001, wanted at most 100000"),
         (["--heads", "zero,none"], "--heads is none, wanted one that"),
         (["--preconditioners", ""], "--preconditioners is , wanted one that"),
     ],
@@ -286,6 +294,59 @@ def test_lists_of_a_sweep_are_checked_before_anything_is_made(
 
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_sweep_that_could_not_be_kept_is_refused_before_anything_is_measured(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", bundle, "--data", str(tmp_path), "--sweep"]
+    (tmp_path / "sweep" / "sweep.md").mkdir(parents=True)
+
+    assert main([*arguments, str(tmp_path / "sweep")]) == 2
+    assert "sweep.md, which is a folder" in capsys.readouterr().err
+    assert main([*arguments, "/proc"]) == 2
+    assert "--sweep is /proc, where nothing can be written" in capsys.readouterr().err
+
+
+def test_classes_that_are_not_split_as_for_the_training_are_refused(
+    evaluate: Evaluate,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    patterns: Callable[..., ImageDataset],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a class more, a seeded split moves others: test classes may have been trained on."""
+
+    def read(*_: object, **__: object) -> ImageDataset:
+        return patterns(class_count=9)
+
+    monkeypatch.setattr(datasets, "DATASETS", {**datasets.DATASETS, "omniglot": read})
+    episodes = tmp_path / "episodes"
+    assert evaluate("--episodes", str(episodes)) == 1
+    assert "are not split as they were for the training of" in capsys.readouterr().err
+    assert not episodes.exists()
+    assert evaluate("--dataset", "omniglot", "--dataset-split", "reptile") == 0
+
+
+def test_a_bundle_of_another_split_is_told_beside_a_comparison(
+    evaluate: Evaluate,
+    pack: Callable[..., str],
+    patterns: Callable[..., ImageDataset],
+    small_recipe: Recipes,
+    make_initialization: Initializations,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe, dataset = small_recipe(), patterns(class_count=9)
+    manifest = draft_manifest(recipe, dataset)
+    other = pack_bundle(
+        tmp_path / "other", manifest, make_initialization(manifest), recipe, dataset
+    )
+
+    assert evaluate("--compare", str(other)) == 0
+    assert f"{other} was trained on another split than " in capsys.readouterr().err
+    assert evaluate("--compare", pack("same")) == 0
+    assert "another split" not in capsys.readouterr().err
 
 
 def test_a_sweep_without_matplotlib_names_the_pip_command(

@@ -1,8 +1,10 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.collections import PolyCollection
 
 from kshot.bundle import BatchNormMode, Bundle, Head, Manifest, Preconditioner, Scope, load_bundle
 from kshot.learner import Initialization
@@ -134,3 +136,19 @@ def test_the_plot_has_steps_above_and_milliseconds_below_for_each_mode(
     assert [text.get_text() for text in legend.get_texts()] == [
         *("carried", "head trained", "scope all", "scope head", "NIL")
     ]
+
+
+def test_milliseconds_and_intervals_can_be_read_off(rows: list[SweepRow]) -> None:
+    """Times between two powers of ten have ticks, and no shade is above 100 %."""
+    spread = []
+    for place, row in enumerate(rows):
+        result = replace(row.result, ms_per_task=30.0 + 40 * place / len(rows), ci95=0.7)
+        spread.append(replace(row, result=result))
+    figure = figure_of(draw_sweep("a sweep", spread))
+    below = figure.axes[2]
+    low, high = below.get_xlim()
+
+    assert 50 in [place for place in below.get_xticks() if low <= place <= high]
+    shades = [shade for shade in below.collections if isinstance(shade, PolyCollection)]
+    heights = [height for shade in shades for height in shade.get_paths()[0].vertices[:, 1]]
+    assert (min(heights), max(heights)) == (0, 100)

@@ -55,6 +55,8 @@ def draw_sweep(title: str, rows: Sequence[SweepRow]) -> Callable[[Figure], None]
     step_counts = sorted({row.result.step_count for row in rows})
 
     def draw(figure: Figure) -> None:
+        from matplotlib.ticker import LogLocator
+
         panels = figure.subplots(2, len(modes), sharey=True, squeeze=False)
         for column, mode in enumerate(modes):
             of_mode = [row for row in rows if row.mode == mode]
@@ -70,6 +72,7 @@ def draw_sweep(title: str, rows: Sequence[SweepRow]) -> Callable[[Figure], None]
             above.set_xticks(step_counts, [str(count) for count in step_counts])
             above.set_xlabel("inner steps")
             below.set_xscale("log")
+            below.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             below.xaxis.set_major_formatter("{x:g}")
             below.set_xlabel("milliseconds per task, adaptation and answers")
             for panel in (above, below):
@@ -93,7 +96,10 @@ def _draw_line(
         panel.errorbar(places, accuracies, errors, fmt="*", color=GREY, markersize=10, zorder=4)
         return
     low, high = (
-        [accuracy + sign * error for accuracy, error in zip(accuracies, errors, strict=True)]
+        [
+            min(max(accuracy + sign * error, 0), 100)
+            for accuracy, error in zip(accuracies, errors, strict=True)
+        ]
         for sign in (-1, 1)
     )
     style = STYLES[variant.preconditioner]

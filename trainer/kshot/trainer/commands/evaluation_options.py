@@ -12,10 +12,12 @@ from kshot.trainer.baselines import Baseline
 from kshot.trainer.commands.evaluation_request import PROTOCOLS
 from kshot.trainer.commands.options import data_option, device_option
 
-__all__ = ["VARIABLE", "evaluate_options"]
+__all__ = ["MAX_STEPS", "VARIABLE", "evaluate_options"]
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
+# Beyond what anybody waits for, and within what memory holds.
+MAX_STEPS, MAX_BATCH, MAX_TASKS = 100_000, 1_000, 1_000_000
 _Count = click.IntRange(min=1)
 _DEFAULT = "[default: the bundle's]"
 
@@ -29,8 +31,8 @@ def choice(kind: type[StrEnum]) -> click.Choice[str]:
 # What may differ between two variants that solve the same tasks, by the option's name.
 VARIABLE: Mapping[str, click.ParamType[Any]] = {
     "batch-norm-mode": choice(BatchNormMode),
-    "step-count": click.IntRange(min=0),
-    "batch-size": _Count,
+    "step-count": click.IntRange(0, MAX_STEPS),
+    "batch-size": click.IntRange(1, MAX_BATCH),
     "learning-rate": click.FloatRange(min=0, min_open=True),
     "preconditioner": choice(Preconditioner),
     "head": choice(Head),
@@ -64,7 +66,7 @@ _OPTIONS = (
     click.option("--way", type=click.IntRange(min=2), help=_DEFAULT),
     click.option("--shot", type=_Count, help="[default: 1]"),
     click.option("--queries", type=_Count, help="Per class.  [default: 1]"),
-    click.option("--tasks", type=_Count, help="[default: 1000]"),
+    click.option("--tasks", type=click.IntRange(1, MAX_TASKS), help="[default: 1000]"),
     click.option("--seed", type=click.IntRange(min=0), help="[default: 0]"),
     click.option(
         "--episodes",
@@ -74,9 +76,9 @@ _OPTIONS = (
         help="Take the tasks from FILE; where it is missing, draw them and write it.",
     ),
     click.option("--batch-norm-mode", type=choice(BatchNormMode), help=_DEFAULT),
-    click.option("--step-count", type=click.IntRange(min=0), help=_DEFAULT),
-    click.option("--batch-size", type=_Count, help=_DEFAULT),
-    click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help=_DEFAULT),
+    click.option("--step-count", type=VARIABLE["step-count"], help=_DEFAULT),
+    click.option("--batch-size", type=VARIABLE["batch-size"], help=_DEFAULT),
+    click.option("--learning-rate", type=VARIABLE["learning-rate"], help=_DEFAULT),
     click.option("--preconditioner", type=choice(Preconditioner), help=_DEFAULT),
     click.option("--head", type=choice(Head), help=_DEFAULT),
     click.option("--scope", type=choice(Scope), help=_DEFAULT),
@@ -88,7 +90,7 @@ _OPTIONS = (
     ),
     click.option(
         "--wrong-labels",
-        type=click.FloatRange(0, 1),
+        type=VARIABLE["wrong-labels"],
         default=0.0,
         metavar="SHARE",
         help="Exchange this share of the support labels for wrong ones.",

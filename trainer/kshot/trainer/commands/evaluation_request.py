@@ -1,5 +1,6 @@
 """What the options of `kshot evaluate` ask for together."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,10 @@ def check_options(options: EvaluateOptions) -> None:
     for name in ("dataset_split", "dataset_folder") if options.dataset is None else ():
         if getattr(options, name) is not None:
             raise click.UsageError(f"--{_dashed(name)} says more about --dataset, wanted it too")
+    for name in ("learning_rate", "wrong_labels"):
+        value = getattr(options, name)
+        if value is not None and not math.isfinite(value):  # click's ranges let nan pass
+            raise click.UsageError(f"--{_dashed(name)} is {value}, wanted a finite number")
     if options.per_task and not options.as_json:
         raise click.UsageError("--per-task adds to --json, wanted it too")
 

@@ -13,6 +13,7 @@ from kshot.trainer.commands.options import choose_data_folder
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.datasets import data_of, read_dataset
 from kshot.trainer.episode_file import EpisodeSet, draw_episodes, read_episodes, write_episodes
+from kshot.trainer.errors import DataError
 from kshot.trainer.evaluation_settings import EvaluationSettings
 from kshot.trainer.progress import Progress
 from kshot.trainer.recipe import Data
@@ -40,6 +41,12 @@ class Session:
 
         Images are read again where its input has another form. Raises ``DataError``.
         """
+        known = bundle.manifest.provenance.split_digest
+        if self.options.dataset is None and known != self.dataset.split_digest:
+            self.say(
+                f"{options.bundle_name} was trained on another split than {self.bundle.path}: it "
+                "may have been trained on classes of these tasks"
+            )
         same_input = bundle.manifest.input == self.bundle.manifest.input
         dataset = self.dataset if same_input else _read(options, self.data, bundle)
         settings = options.settings(bundle.manifest, self.episodes.shape)
@@ -66,10 +73,13 @@ def open_bundle(options: EvaluateOptions) -> Bundle:
 def open_session(options: EvaluateOptions, bundle: Bundle, device: torch.device) -> Session:
     """Read the data, and the tasks or draw them; write them where a file is named and missing.
 
-    Raises ``DataError``, and ``UsageError`` where the file holds other tasks than are asked for.
+    Raises ``DataError``, also where the bundle's own data are not split as they were when it was
+    trained, and ``UsageError`` where the file holds other tasks than are asked for.
     """
     data = _data(options, bundle)
     dataset = _read(options, data, bundle)
+    if options.dataset is None:
+        _check_split(dataset, data, bundle)
     path = options.episode_path
     held = read_episodes(path, dataset) if path is not None and path.exists() else None
     shape = task_shape(options, bundle.manifest, held.shape if held else None)
@@ -89,14 +99,29 @@ def _data(options: EvaluateOptions, bundle: Bundle) -> Data:
     )
 
 
+def _check_split(dataset: ImageDataset, data: Data, bundle: Bundle) -> None:
+    """Raise ``DataError`` where a folder's classes are not divided as for the training.
+
+    Another class or another seed moves others: what is the test part now may have been trained on.
+    """
+    wanted = bundle.manifest.provenance.split_digest
+    if dataset.split_digest != wanted:
+        raise DataError(
+            f"the classes of {dataset.name} are not split as they were for the training of "
+            f"{bundle.path}, which may have been trained on them: the split's digest is "
+            f"{dataset.split_digest}, wanted {wanted}; `--dataset {data.dataset} ...` evaluates "
+            "all the same"
+        )
+
+
 def _read(options: EvaluateOptions, data: Data, bundle: Bundle) -> ImageDataset:
-    folder = options.data_folder
-    if data.dataset not in WITHOUT_FOLDER or folder is not None:
-        folder = choose_data_folder(folder)
+    folder = Path()
+    if data.dataset not in WITHOUT_FOLDER:
+        folder = choose_data_folder(options.data_folder)
     with Progress(f"reading {data.dataset}", "images") as progress:
         return read_dataset(
             data,
-            folder or Path(),
+            folder,
             options.part,
             input_spec=bundle.manifest.input,
             progress=progress.update,

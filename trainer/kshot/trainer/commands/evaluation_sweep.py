@@ -3,12 +3,14 @@
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TypeVar
 
 import click
 import torch
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
+from kshot.trainer.commands.evaluation_options import MAX_STEPS
 from kshot.trainer.commands.evaluation_request import EvaluateOptions, check_choice
 from kshot.trainer.commands.evaluation_session import Session
 from kshot.trainer.errors import TrainingError
@@ -53,10 +55,15 @@ def prepare_sweep(options: EvaluateOptions, manifest: Manifest, folder: Path) ->
         axes = replace(axes, modes=modes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):  # before an hour is spent on what cannot be kept
+            pass
     except OSError as error:
         raise click.UsageError(
-            f"--sweep is {folder}, which cannot be made: {error.strerror}"
+            f"--sweep is {folder}, where nothing can be written: {error.strerror}"
         ) from None
+    for path in (folder / name for name in FILES):
+        if path.is_dir():
+            raise click.UsageError(f"--sweep would write {path}, which is a folder")
     return axes
 
 
@@ -105,9 +112,13 @@ def _write(path: Path, text: str) -> None:
 
 def _step_counts(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() for word in words):
+    digits = len(str(MAX_STEPS))
+    if not all(word.isascii() and word.isdigit() and len(word) <= digits for word in words):
         raise click.UsageError(f"--step-counts is {text!r}, wanted numbers as 0,5,50")
-    return tuple(sorted({int(word) for word in words}))
+    counts = sorted({int(word) for word in words})
+    if counts[-1] > MAX_STEPS:
+        raise click.UsageError(f"--step-counts has {counts[-1]}, wanted at most {MAX_STEPS}")
+    return tuple(counts)
 
 
 def _words(
