@@ -510,6 +510,31 @@ def test_a_draw_that_fails_ends_the_training_where_it_was_wanted(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate"),
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_a_training_beyond_memory_is_refused_with_a_sentence(
+    small_recipe: Recipes,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: RuntimeError,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(OuterLoop, "advance", fail)
+    with pytest.raises(TrainingError, match=r"^the training needs more memory than there is, "):
+        run(small_recipe(), tmp_path)
+
+    assert (tmp_path / CHECKPOINT_FILE).exists()
+
+
 def test_the_bundle_holds_what_was_learned(small_recipe: Recipes, run: Run, tmp_path: Path) -> None:
     recipe = small_recipe()
     bundle = load_bundle(run(recipe, tmp_path))

@@ -47,7 +47,7 @@ class OuterLoop(Generic[Drawn]):
         return self.tasks.draw(meta_iteration)
 
     def advance(self, state: OuterState, drawn: Drawn | None = None) -> tuple[OuterState, Tensor]:
-        """Do one meta-iteration; return the new state and the mean loss of its inner steps.
+        """Do one meta-iteration; return the new state and ``Adaptations.loss``.
 
         ``drawn`` are the tasks of ``draw``, drawn here where they were not drawn ahead. On a GPU
         nothing here waits for the device.
@@ -98,7 +98,7 @@ class OuterLoop(Generic[Drawn]):
         return LoopState(self.layout, parameters, second_moment, step)
 
     def _displace(self, start: LoopState, batch: SupportBatch) -> tuple[Tensor, LoopState, Tensor]:
-        """Adapt to T tasks: their displacements ``(T, P)``, the end, and the steps' mean loss.
+        """Adapt to T tasks: their displacements ``(T, P)``, the end, and ``Adaptations.loss``.
 
         ``d = w_1 (phi_2 - phi_1) + ... + w_k (phi_{k+1} - phi_k)``, of inner SGD ``-a`` times the
         algorithm's gradient.

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic
@@ -81,6 +82,22 @@ class Training(Generic[Drawn]):
         return initialization_of(self.loop.network, self.loop.layout, state, self.mean_rows)
 
 
+@contextmanager
+def _within_memory() -> Iterator[None]:
+    """Turn what PyTorch raises when memory is exhausted into a ``TrainingError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Only a GPU's allocator has an exception of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "CPUAllocator" not in str(error):
+            raise
+        raise TrainingError(
+            "the training needs more memory than there is, wanted a smaller outer.meta_batch_size, "
+            "inner.batch_size or network"
+        ) from error
+
+
+@_within_memory()
 def run_training(
     training: Training[Drawn],
     out: Path,
