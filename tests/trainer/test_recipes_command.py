@@ -6,6 +6,7 @@ import pytest
 from kshot.__main__ import main
 from kshot.bundle.document import plain
 from kshot.trainer.commands.recipes import WIDTH
+from kshot.trainer.experiment_files import arm_documents
 from kshot.trainer.recipe import recipe_digest
 from kshot.trainer.recipe_files import list_recipes, load_recipe
 from kshot.trainer.recipe_text import laid_out, shipped_text
@@ -21,16 +22,8 @@ def test_the_list_names_every_recipe_once_under_its_data_set(capsys: Capture) ->
     headings = [line for line in lines if line and not line.startswith(" ")]
     assert headings[:4] == ["cifar-fs", "mini-imagenet", "omniglot", "sine"]
     named = [line.strip() for line in lines if line.startswith("  ") and line[2] != " "]
-    arms = {"figure3", "figure4"}
-    assert (
-        set(named)
-        == {name for name in list_recipes() if name.split("-")[0] not in arms} - _sine_arms()
-    )
+    assert sorted(named) == sorted(set(list_recipes()) - set(arm_documents()))
     assert named.index("omniglot-5way") < named.index("omniglot-20way")
-
-
-def _sine_arms() -> set[str]:
-    return {name for name in list_recipes() if name.startswith("sine-")}
 
 
 def test_the_list_says_what_is_reproduced_and_what_it_costs(capsys: Capture) -> None:
