@@ -151,4 +151,6 @@ def test_milliseconds_and_intervals_can_be_read_off(rows: list[SweepRow]) -> Non
     assert 50 in [place for place in below.get_xticks() if low <= place <= high]
     shades = [shade for shade in below.collections if isinstance(shade, PolyCollection)]
     heights = [height for shade in shades for height in shade.get_paths()[0].vertices[:, 1]]
-    assert (min(heights), max(heights)) == (0, 100)
+    assert min(heights) >= 0
+    assert max(heights) == 100
+    assert figure.axes[0].get_ylim()[1] < 110

@@ -72,7 +72,10 @@ def draw_sweep(title: str, rows: Sequence[SweepRow]) -> Callable[[Figure], None]
             above.set_xticks(step_counts, [str(count) for count in step_counts])
             above.set_xlabel("inner steps")
             below.set_xscale("log")
-            below.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = below.get_xlim()
+            # As many ticks as there is room for, and some between two powers of ten.
+            ticks = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
+            below.xaxis.set_major_locator(LogLocator(subs=ticks))
             below.xaxis.set_major_formatter("{x:g}")
             below.set_xlabel("milliseconds per task, adaptation and answers")
             for panel in (above, below):
@@ -91,17 +94,16 @@ def _draw_line(
     panel: Panel, variant: Variant, rows: Sequence[SweepRow], places: Sequence[float]
 ) -> None:
     accuracies = [100 * row.result.accuracy for row in rows]
-    errors = [100 * row.result.ci95 for row in rows]
+    widths = [100 * row.result.ci95 for row in rows]
+    # No accuracy is outside 0..100 %, though an interval that is symmetric may reach there.
+    below = [min(width, of) for of, width in zip(accuracies, widths, strict=True)]
+    above = [min(width, 100 - of) for of, width in zip(accuracies, widths, strict=True)]
     if variant.preconditioner is None or variant.head is None or variant.scope is None:
+        errors = (below, above)
         panel.errorbar(places, accuracies, errors, fmt="*", color=GREY, markersize=10, zorder=4)
         return
-    low, high = (
-        [
-            min(max(accuracy + sign * error, 0), 100)
-            for accuracy, error in zip(accuracies, errors, strict=True)
-        ]
-        for sign in (-1, 1)
-    )
+    low = [of - width for of, width in zip(accuracies, below, strict=True)]
+    high = [of + width for of, width in zip(accuracies, above, strict=True)]
     style = STYLES[variant.preconditioner]
     panel.fill_between(places, low, high, color=style.colour, alpha=0.1, linewidth=0)
     panel.plot(
