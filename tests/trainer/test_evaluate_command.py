@@ -10,7 +10,7 @@ import torch
 from kshot.__main__ import main
 from kshot.bundle import InputSpec, Manifest
 from kshot.learner import Initialization
-from kshot.trainer import datasets, plotting
+from kshot.trainer import datasets, plotting, replaced_file
 from kshot.trainer.commands import evaluation_session
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.packaging import draft_manifest, pack_bundle
@@ -391,7 +391,7 @@ def test_a_disk_that_does_not_take_a_sweep_is_told(
     arguments = ["evaluate", bundle, "--data", str(tmp_path), "--tasks", "1", "--device", "cpu"]
     lists = ["--step-counts", "0", "--preconditioners", "sgd", "--heads", "zero"]
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_text", fill)
+        patched.setattr(replaced_file, "write_synced", fill)
         assert main([*arguments, *lists, "--no-compile", "--sweep", str(out)]) == 1
 
     assert "sweep.json could not be written: No space left on device" in capsys.readouterr().err

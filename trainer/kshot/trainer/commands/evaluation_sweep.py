@@ -16,6 +16,7 @@ from kshot.trainer.commands.evaluation_session import Session
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.plotting import check_matplotlib, figure_of, write_png
 from kshot.trainer.progress import Progress
+from kshot.trainer.replaced_file import replace_file
 from kshot.trainer.sweep import Axes, run_sweep
 from kshot.trainer.sweep_plot import draw_sweep, figure_size
 from kshot.trainer.sweep_report import SweepSubject, sweep_json, sweep_markdown
@@ -101,12 +102,9 @@ def sweep(session: Session, axes: Axes, folder: Path) -> tuple[str, str]:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        replace_file(path, text.encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise TrainingError(f"{path} could not be written: {error.strerror}") from error
 
 
