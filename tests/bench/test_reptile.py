@@ -17,7 +17,7 @@ from kshot.learner import layout_of
 from kshot.trainer.meta_batch import draw_meta_batch
 from kshot.trainer.outer_state import OuterState
 from kshot.trainer.recipe_files import load_image_recipe
-from kshot.trainer.step_compilation import step_spec
+from kshot.trainer.recipe_loop import step_spec
 
 SMALL = (
     "network.arguments.filters=4",

@@ -13,7 +13,7 @@ from kshot.trainer.meta_batch import MetaBatch
 from kshot.trainer.outer_loop import OuterLoop
 from kshot.trainer.outer_state import OuterState
 from kshot.trainer.recipe import Recipe
-from kshot.trainer.step_compilation import step_spec
+from kshot.trainer.recipe_loop import step_spec
 
 pytestmark = [
     pytest.mark.gpu,

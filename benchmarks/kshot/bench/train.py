@@ -33,7 +33,7 @@ from kshot.bench.reptile import (
 from kshot.bench.timing import interleave, median, ratio
 from kshot.learner import InnerStep
 from kshot.trainer.recipe_files import load_image_recipe
-from kshot.trainer.step_compilation import step_spec
+from kshot.trainer.recipe_loop import step_spec
 
 __all__ = ["command", "document", "measure"]
 

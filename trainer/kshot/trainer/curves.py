@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kshot.bundle import BatchNormMode, Manifest
-from kshot.learner import Initialization, Network
+from kshot.learner import Initialization
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.evaluation import TASKS_AT_ONCE, evaluate
 from kshot.trainer.pixels import DevicePixels
@@ -16,12 +16,12 @@ MODES = (BatchNormMode.SUPPORT, BatchNormMode.TRANSDUCTIVE)
 
 @dataclass(frozen=True)
 class Curves:
-    """What is measured along a training; the data sets are keyed by the curve's name."""
+    """What is measured along a training; data sets and pixels are keyed by the curve's name."""
 
     recipe: Recipe
     manifest: Manifest
-    network: Network
     datasets: Mapping[str, ImageDataset]
+    pixels: Mapping[str, DevicePixels]
 
     def measure(self, initialization: Initialization) -> dict[str, float]:
         """Return accuracies in 0..1 keyed ``accuracy/<data set>/<batch-norm mode>``.
@@ -42,8 +42,7 @@ class Curves:
         device = next(iter(initialization.parameters.values())).device
         scalars = {}
         for name, dataset in self.datasets.items():
-            pixels = DevicePixels.load(dataset, self.manifest.input, device)
-            solver = build_solver(initialization, self.manifest, pixels, settings)
+            solver = build_solver(initialization, self.manifest, self.pixels[name], settings)
             results = evaluate(
                 solver, dataset, settings, MODES, tasks_at_once=TASKS_AT_ONCE[device.type]
             )

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import torch
 
-from kshot.bundle import Manifest, Preconditioner
-from kshot.learner import Network, StepRule, build_network, layout_of
-from kshot.trainer.algorithms import algorithm_of
+from kshot.bundle import Manifest
+from kshot.learner import Network, build_network
 from kshot.trainer.checkpoint import TrainingIdentity
 from kshot.trainer.curves import Curves
 from kshot.trainer.dataset import ImageDataset
@@ -18,8 +17,8 @@ from kshot.trainer.meta_batch import ImageTasks, MetaBatch
 from kshot.trainer.outer_loop import OuterLoop
 from kshot.trainer.packaging import bundle_folder, draft_manifest, find_bundle, pack_bundle
 from kshot.trainer.pixels import DevicePixels
-from kshot.trainer.recipe import Inner, Recipe, recipe_digest
-from kshot.trainer.step_compilation import step_spec, tail_spec
+from kshot.trainer.recipe import Recipe, recipe_digest
+from kshot.trainer.recipe_loop import recipe_loop
 from kshot.trainer.table import check_table, measure_table
 from kshot.trainer.training import (
     CHECKPOINT_FILE,
@@ -31,7 +30,7 @@ from kshot.trainer.training import (
 )
 from kshot.trainer.workers import ALONE, Workers
 
-__all__ = ["image_loop", "image_training", "step_rule", "train"]
+__all__ = ["image_loop", "image_training", "train"]
 
 
 def train(
@@ -89,8 +88,12 @@ def image_training(
 ) -> Training[MetaBatch]:
     """Put a training together; raises what ``train`` raises, now rather than hours later."""
     _check_datasets(recipe, dataset_train, dataset_test)
-    loop = image_loop(recipe, dataset_train, device, workers)
-    curves = Curves(recipe, manifest, loop.network, {"train": dataset_train, "test": dataset_test})
+    datasets = {"train": dataset_train, "test": dataset_test}
+    pixels = {
+        name: DevicePixels.load(dataset, recipe.input, device) for name, dataset in datasets.items()
+    }
+    loop = image_loop(recipe, dataset_train, device, workers, pixels["train"])
+    curves = Curves(recipe, manifest, datasets, pixels)
     return Training(
         recipe,
         TrainingIdentity(recipe_digest(recipe), dataset_train.digest),
@@ -102,40 +105,21 @@ def image_training(
 
 
 def image_loop(
-    recipe: Recipe, dataset: ImageDataset, device: torch.device, workers: Workers = ALONE
+    recipe: Recipe,
+    dataset: ImageDataset,
+    device: torch.device,
+    workers: Workers = ALONE,
+    pixels: DevicePixels | None = None,
 ) -> OuterLoop[MetaBatch]:
     """Put the outer loop of a recipe together, its steps uncompiled.
 
-    Raises ``TrainingError`` when the recipe does not fit its network, ``DataError`` when the images
-    do not fit its input.
+    ``pixels`` are the data set's where they are on the device already. Raises ``TrainingError``
+    when the recipe does not fit its network, ``DataError`` when the images do not fit its input.
     """
     network = _network(recipe)
-    pixels = DevicePixels.load(dataset, recipe.input, device)
-    step = step_spec(recipe)
-    return OuterLoop(
-        recipe.inner,
-        recipe.outer,
-        algorithm_of(recipe.outer, recipe.inner.step_count),
-        ImageTasks(recipe, dataset, pixels),
-        network,
-        layout_of(network, recipe.task.way),
-        step.objective,
-        step_rule(recipe.inner),
-        step.build(),
-        tail_spec(recipe).build(),
-        workers,
-    )
-
-
-def step_rule(inner: Inner) -> StepRule:
-    """Return the constants of a recipe's inner steps."""
-    return StepRule(
-        Preconditioner(inner.preconditioner),
-        inner.learning_rate,
-        inner.second_moment_decay,
-        inner.epsilon,
-        inner.weight_decay_rate,
-    )
+    if pixels is None:
+        pixels = DevicePixels.load(dataset, recipe.input, device)
+    return recipe_loop(recipe, ImageTasks(recipe, dataset, pixels), network, workers)
 
 
 def _check_datasets(

@@ -17,7 +17,7 @@ from kshot.learner import (
     logits_of,
     run_inner_loop,
 )
-from kshot.trainer.image_training import step_rule
+from kshot.trainer.recipe_loop import step_rule
 from kshot.trainer.seeds import SINE_EVALUATION
 from kshot.trainer.sine_recipe import SineRecipe
 from kshot.trainer.sine_tasks import draw_waves, grid

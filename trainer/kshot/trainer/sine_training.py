@@ -7,18 +7,15 @@ from pathlib import Path
 
 import torch
 
-from kshot.learner import Initialization, Network, build_network, layout_of
-from kshot.trainer.algorithms import algorithm_of
+from kshot.learner import Initialization, Network, build_network
 from kshot.trainer.checkpoint import TrainingIdentity
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.image_training import step_rule
-from kshot.trainer.outer_loop import OuterLoop
 from kshot.trainer.recipe import recipe_digest
+from kshot.trainer.recipe_loop import BATCH_NORM_EPSILON, recipe_loop
 from kshot.trainer.replaced_file import replace_file
 from kshot.trainer.sine_evaluation import SineErrors, sine_errors
 from kshot.trainer.sine_recipe import SINE, SineRecipe
 from kshot.trainer.sine_tasks import DrawnWaves, SineTasks
-from kshot.trainer.step_compilation import BATCH_NORM_EPSILON, step_spec
 from kshot.trainer.training import (
     CHECKPOINT_FILE,
     Training,
@@ -76,20 +73,7 @@ def sine_training(
 ) -> Training[DrawnWaves]:
     """Put a training together; raises ``TrainingError`` when the network does not fit."""
     network = _network(recipe)
-    step = step_spec(recipe)
-    loop = OuterLoop(
-        recipe.inner,
-        recipe.outer,
-        algorithm_of(recipe.outer, recipe.inner.step_count),
-        SineTasks(recipe, device),
-        network,
-        layout_of(network, 1),
-        step.objective,
-        step_rule(recipe.inner),
-        step.build(),
-        step.build(),
-        workers,
-    )
+    loop = recipe_loop(recipe, SineTasks(recipe, device), network, workers)
     return Training(
         recipe,
         TrainingIdentity(recipe_digest(recipe), SINE),  # waves are made: the recipe says all

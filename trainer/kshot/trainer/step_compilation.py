@@ -1,57 +1,20 @@
-"""The inner steps of a training, described, and compiled where that works."""
+"""The inner steps of a training, compiled where that works."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from kshot.bundle import Scope
-from kshot.learner import (
-    CompilationError,
-    Objective,
-    StepSpec,
-    compile_step,
-    compiler_name,
-)
+from kshot.learner import CompilationError, StepSpec, compile_step, compiler_name
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.outer_loop import OuterLoop
 from kshot.trainer.outer_state import OuterState
 from kshot.trainer.recipe import Recipe
+from kshot.trainer.recipe_loop import step_spec, tail_spec
 from kshot.trainer.sine_recipe import SineRecipe
 
-__all__ = ["BATCH_NORM_EPSILON", "compiled_loop", "step_spec", "tail_spec"]
+__all__ = ["compiled_loop"]
 
-BATCH_NORM_EPSILON = 1e-3  # of networks for sine waves, which have no batch norm
 Drawn = TypeVar("Drawn")
-
-
-def step_spec(recipe: Recipe | SineRecipe) -> StepSpec:
-    """Describe the inner step of a recipe: of one task, or of a meta-batch that is stacked."""
-    inner, outer = recipe.inner, recipe.outer
-    images = isinstance(recipe, Recipe)
-    return StepSpec(
-        network=recipe.network,
-        input_shape=recipe.input.shape if isinstance(recipe, Recipe) else (1, 1, 1),
-        batch_norm_epsilon=(
-            recipe.batch_norm.epsilon if isinstance(recipe, Recipe) else BATCH_NORM_EPSILON
-        ),
-        way=recipe.task.way if isinstance(recipe, Recipe) else 1,
-        batch_size=inner.batch_size,
-        updates_second_moment=inner.preconditioner != "sgd",
-        second_moment_decay=inner.second_moment_decay,
-        epsilon=inner.epsilon,
-        scope=Scope.ALL,
-        task_count=outer.meta_batch_size if outer.meta_batch == "stacked" else 1,
-        weight_decay_rate=inner.weight_decay_rate,
-        objective=Objective.CROSS_ENTROPY if images else Objective.SQUARED_ERROR,
-    )
-
-
-def tail_spec(recipe: Recipe | SineRecipe) -> StepSpec:
-    """Describe the last inner step of a recipe: another one where it has a separate tail."""
-    spec = step_spec(recipe)
-    if isinstance(recipe, Recipe) and recipe.task.tail_shot:
-        return replace(spec, batch_size=recipe.task.way * recipe.task.tail_shot)
-    return spec
 
 
 def compiled_loop(
