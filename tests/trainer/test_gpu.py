@@ -6,21 +6,33 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kshot.learner import compile_step
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.image_training import image_loop
 from kshot.trainer.meta_batch import MetaBatch
 from kshot.trainer.outer_loop import OuterLoop
-from kshot.trainer.outer_state import OuterState
+from kshot.trainer.outer_state import OuterMoments, OuterState
 from kshot.trainer.recipe import Recipe
-from kshot.trainer.recipe_loop import step_spec
+from kshot.trainer.step_compilation import compiled_loop
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
     pytest.mark.parametrize("meta_batch", ["serial", "stacked"]),
-    pytest.mark.parametrize("compiled", [False, True]),
+    pytest.mark.parametrize(
+        ("kind", "compiled"),
+        [("reptile", False), ("reptile", True), ("fomaml", False), ("fomaml", True)]
+        + [("maml", False)],  # second derivatives do not go through compiled steps
+    ),
 ]
+OUTER_ADAM = ("outer.optimizer=adam", "outer.meta_step_size=0.01", "task.tail_shot=1")
+KINDS = {
+    "reptile": (),
+    "fomaml": ("outer.algorithm=fomaml", *OUTER_ADAM),
+    "maml": (
+        *("outer.algorithm=maml", "inner.preconditioner=sgd", "inner.learning_rate=0.1"),
+        *("serving.preconditioners=['sgd']", "serving.preconditioner=sgd", *OUTER_ADAM),
+    ),
+}
 Loops = Callable[[str], tuple[OuterLoop[MetaBatch], OuterState]]
 
 
@@ -29,21 +41,24 @@ def make_loop(
     small_recipe: Callable[..., Recipe],
     patterns: Callable[..., ImageDataset],
     meta_batch: str,
+    kind: str,
     compiled: bool,
 ) -> Loops:
     """Return a function from a device to a loop and a state in the midst of a training."""
-    recipe = small_recipe(f"outer.meta_batch={meta_batch}", "outer.meta_batch_size=3")
+    settings = (f"outer.meta_batch={meta_batch}", "outer.meta_batch_size=3", *KINDS[kind])
+    recipe = small_recipe(*settings)
 
     def make(name: str) -> tuple[OuterLoop[MetaBatch], OuterState]:
         device = torch.device(name)
         loop = image_loop(recipe, patterns(), device)
-        if compiled:
-            step = compile_step(step_spec(recipe), device)
-            loop = replace(loop, inner_step=step, tail_step=step)
         generator = torch.Generator().manual_seed(3)
         parameters = torch.randn(loop.layout.size, generator=generator) * 0.1
         moment = 1e-4 + 1e-2 * torch.rand(loop.layout.size, generator=generator)
         state = OuterState(parameters.to(device), moment.to(device), 40, 0)
+        if recipe.outer.optimizer == "adam":
+            zeros = torch.zeros_like(state.parameters)
+            state = replace(state, moments=OuterMoments(zeros, zeros))
+        loop = compiled_loop(loop, recipe, state, compiled=compiled, say=lambda _sentence: None)
         return loop, state
 
     return make
