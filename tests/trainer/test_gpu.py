@@ -20,8 +20,13 @@ pytestmark = [
     pytest.mark.parametrize("meta_batch", ["serial", "stacked"]),
     pytest.mark.parametrize(
         ("kind", "compiled"),
-        [("reptile", False), ("reptile", True), ("fomaml", False), ("fomaml", True)]
-        + [("maml", False)],  # second derivatives do not go through compiled steps
+        [
+            ("reptile", False),
+            ("reptile", True),
+            ("fomaml", False),
+            ("fomaml", True),
+            ("maml", False),  # second derivatives do not go through compiled steps
+        ],
     ),
 ]
 OUTER_ADAM = ("outer.optimizer=adam", "outer.meta_step_size=0.01", "task.tail_shot=1")
