@@ -36,12 +36,12 @@ SHORT_RUNS: Mapping[str, ShortRun] = {
         ShortRun("omniglot-pretraining", 150, step_count=3),
         ShortRun("cifar-fs-5way", 20, query_count=3, step_count=2),
         ShortRun("omniglot-20way", 15, query_count=1, step_count=3),
-        ShortRun("omniglot-20way-fomaml", 30, _FOUR, query_count=1, step_count=1),
+        ShortRun("omniglot-20way-fomaml", 200, _FOUR, query_count=1, step_count=1),
         ShortRun("omniglot-20way-maml", 20, _FOUR, query_count=1, step_count=1),
         _mini_imagenet("mini-imagenet-5way", 8),
-        _mini_imagenet("mini-imagenet-5way-fomaml", 12),
+        _mini_imagenet("mini-imagenet-5way-fomaml", 60),
         _mini_imagenet("mini-imagenet-5way-maml", 10),
-        _mini_imagenet("mini-imagenet-5way-5shot-fomaml", 8),
+        _mini_imagenet("mini-imagenet-5way-5shot-fomaml", 40),
         _mini_imagenet("mini-imagenet-5way-5shot-maml", 8),
     )
 }
