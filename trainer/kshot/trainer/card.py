@@ -40,7 +40,9 @@ def model_card(manifest: Manifest, recipe: Recipe, dataset: ImageDataset) -> str
 def _origin(manifest: Manifest, recipe: Recipe, dataset: ImageDataset) -> list[str]:
     provenance = manifest.provenance
     channels, height, width = manifest.input.shape
-    arguments = ", ".join(f"{key} {value}" for key, value in manifest.network.arguments.items())
+    arguments = ", ".join(
+        f"{key} {value}" for key, value in sorted(manifest.network.arguments.items())
+    )
     return [
         f"# {manifest.name}, version {manifest.version}",
         "",
