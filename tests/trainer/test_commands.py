@@ -225,7 +225,7 @@ def file_in_the_way(folder: Path) -> list[str]:
         pytest.param(
             lambda folder: ["evaluate", str(folder), "--head", "none"], 2, "--head", id="head"
         ),
-        pytest.param(lambda _folder: ["recipes", "a", "b"], 2, "extra argument", id="extra"),
+        pytest.param(lambda _folder: ["recipes", "none"], 2, "wanted one of: cifar", id="recipe"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(

@@ -11,7 +11,7 @@ from kshot.trainer.recipe import Recipe
 from kshot.trainer.recipe_overrides import override
 from kshot.trainer.recipe_parsing import AnyRecipe, parse_recipe
 
-__all__ = ["list_recipes", "load_image_recipe", "load_recipe"]
+__all__ = ["list_recipes", "load_image_recipe", "load_recipe", "unknown_recipe"]
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -40,6 +40,12 @@ def load_image_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recip
     return recipe
 
 
+def unknown_recipe(name: str) -> str:
+    """Say that a name is no shipped recipe's, and which there are; of arms there are too many."""
+    known = ", ".join(sorted(_recipe_names()))
+    return f"recipe is {name!r}, wanted one of: {known}; an experiment's arm, as figure3-g1"
+
+
 def _recipe_names() -> tuple[str, ...]:
     folder = files("kshot.trainer") / "recipes"
     names = (entry.name for entry in folder.iterdir())
@@ -62,11 +68,7 @@ def _document(name_or_path: str) -> dict[str, object]:
 
 def _read_file(path: str) -> bytes:
     if not path.endswith(".toml"):
-        known = ", ".join(sorted(_recipe_names()))
-        raise RecipeError(
-            f"recipe is {path!r}, wanted one of: {known}; an experiment's arm, as figure3-g1; or a "
-            "path to a .toml file"
-        )
+        raise RecipeError(f"{unknown_recipe(path)}; or a path to a .toml file")
     try:
         return Path(path).read_bytes()
     except OSError as error:

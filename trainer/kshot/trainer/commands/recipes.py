@@ -11,7 +11,7 @@ from kshot.bundle.document import plain
 from kshot.trainer.experiment import arms_of
 from kshot.trainer.experiment_files import list_experiments, load_experiment
 from kshot.trainer.recipe import recipe_digest
-from kshot.trainer.recipe_files import list_recipes, load_recipe
+from kshot.trainer.recipe_files import list_recipes, load_recipe, unknown_recipe
 from kshot.trainer.recipe_parsing import AnyRecipe
 from kshot.trainer.recipe_text import shipped_text
 
@@ -32,7 +32,7 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
     known = list_recipes()
     for name in names:
         if name not in known:
-            raise click.UsageError(f"recipe is {name!r}, wanted one of: {', '.join(known)}")
+            raise click.UsageError(unknown_recipe(name))
     if as_json:
         documents = [recipe_document(load_recipe(name)) for name in names or known]
         click.echo(json.dumps({"recipes": documents}))
