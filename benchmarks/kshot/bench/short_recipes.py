@@ -12,7 +12,7 @@ import torch
 from kshot.learner import Initialization
 from kshot.trainer.datasets import read_dataset
 from kshot.trainer.episode_file import draw_episodes
-from kshot.trainer.evaluation import evaluate
+from kshot.trainer.evaluation import TASKS_AT_ONCE, evaluate
 from kshot.trainer.evaluation_settings import EvaluationSettings
 from kshot.trainer.image_training import image_training
 from kshot.trainer.packaging import draft_manifest
@@ -33,7 +33,6 @@ __all__ = ["Compared", "ShortData", "ShortRun", "run_short"]
 CPU = torch.device("cpu")
 # What takes time and decides nothing here: points of the curves and the bundle's own table.
 FEW = ("evaluation.task_count=2", "evaluation.table.task_count=2")
-STACKED_TASKS = 10
 RATE_SECONDS = 2.0
 
 
@@ -160,7 +159,7 @@ def _compare_images(run: ShortRun, recipe: Recipe, folder: Path, out: Path) -> C
         solver = build_solver(initialization, manifest, pixels, settings)
         mode = settings.batch_norm_mode
         return evaluate(
-            solver, test, settings, [mode], episodes=episodes, tasks_at_once=STACKED_TASKS
+            solver, test, settings, [mode], episodes=episodes, tasks_at_once=TASKS_AT_ONCE["cpu"]
         )[mode].task_accuracies
 
     start, end = _states(training, out)
