@@ -105,7 +105,7 @@ class OuterLoop(Generic[Drawn]):
         """
         if self.algorithm.second_order:
             return self._displace_through_steps(start, batch)
-        displacement = torch.zeros_like(start.parameters)
+        displacement: Tensor | None = None
         losses = []
         state = start
         for weight, steps in self._runs(batch):
@@ -121,9 +121,13 @@ class OuterLoop(Generic[Drawn]):
                 watch_divergence=False,
             )
             if weight:
-                displacement += weight * (result.state.parameters - state.parameters)
+                way = result.state.parameters - state.parameters
+                way = way if weight == 1 else way * weight
+                displacement = way if displacement is None else displacement + way
             state = result.state
             losses.append(result.losses)
+        if displacement is None:
+            displacement = torch.zeros_like(start.parameters)
         return displacement, state, torch.cat(losses).mean()
 
     def _runs(self, batch: SupportBatch) -> list[tuple[float, slice]]:
