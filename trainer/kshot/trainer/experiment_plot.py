@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -20,14 +20,17 @@ __all__ = ["draw_experiment", "figure_size"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LEGEND_COLUMNS = 5
+MOST_LEGEND_COLUMNS = 5
 CHARACTERS_PER_INCH = 12
+LEGEND_HANDLE_CHARACTERS = 8  # a line's sample, and the space around it
 
 
 def figure_size(experiment: Experiment) -> tuple[float, float]:
     """Return width and height in inches, the legend's included."""
-    rows = -(-len(_looks(experiment)) // LEGEND_COLUMNS)
-    return max(9.0, 4.6 * len(experiment.panels)), 4.8 + 0.25 * rows
+    width = max(9.0, 4.6 * len(experiment.panels))
+    looks = _looks(experiment)
+    rows = -(-len(looks) // _legend_columns([look.label for look in looks.values()], width))
+    return width, 4.8 + 0.25 * rows
 
 
 def draw_experiment(
@@ -63,13 +66,19 @@ def draw_experiment(
             handles.values(),
             handles.keys(),
             loc="outside lower center",
-            ncols=LEGEND_COLUMNS,
+            ncols=_legend_columns(handles, figure.get_figwidth()),
             fontsize="small",
         )
         wrapped = fill(subtitle, int(CHARACTERS_PER_INCH * figure.get_figwidth()))
         figure.suptitle(f"{experiment.title}\n{wrapped}", fontsize="medium")
 
     return draw
+
+
+def _legend_columns(labels: Iterable[str], width: float) -> int:
+    """Return how many columns of such labels fit in a width in inches."""
+    longest = max(map(len, labels), default=0) + LEGEND_HANDLE_CHARACTERS
+    return min(max(int(CHARACTERS_PER_INCH * width / longest), 1), MOST_LEGEND_COLUMNS)
 
 
 def _looks(experiment: Experiment) -> Mapping[str, Look]:
