@@ -1,6 +1,9 @@
 """The comparison that benchmarks/short_recipes.py makes, shortened to seconds."""
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +20,11 @@ from kshot.learner import Network
 from kshot.trainer import mini_imagenet, packaging
 from kshot.trainer.datasets import read_dataset
 from kshot.trainer.experiment_files import arm_documents
-from kshot.trainer.recipe_files import list_recipes, load_image_recipe
+from kshot.trainer.recipe_files import list_recipes, load_image_recipe, load_recipe
 from kshot.trainer.splits import split_digest
 
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "benchmarks" / "results" / "short-recipes.json"
 SMALL = ("network.arguments.filters=16", "evaluation.checkpoint_interval=1000")
 
 
@@ -74,6 +79,25 @@ def test_a_short_training_improves_over_its_start_by_more_than_the_interval(
 def test_every_shipped_recipe_has_a_short_run_and_no_arm_of_an_experiment() -> None:
     assert set(SHORT_RUNS) == set(list_recipes()) - set(arm_documents())
     assert all(name == run.recipe for name, run in SHORT_RUNS.items())
+
+
+def test_the_committed_result_has_every_recipe_by_a_command_of_today_and_improves() -> None:
+    result = json.loads(RESULT.read_text())
+    rows = result["rows"]
+    page = (ROOT / "docs" / "recipes.md").read_text()
+
+    not_measured = result.get("not_measured", {})
+    assert [row["recipe"] for row in rows] == [
+        name for name in SHORT_RUNS if name not in not_measured
+    ]
+    assert all(f"| `{name}` | | | | not measured" in page for name in not_measured)
+    for row in rows:
+        words = shlex.split(row["command"])
+        assert words[:3] == ["kshot", "train", row["recipe"]]
+        load_recipe(row["recipe"], [after for word, after in pairwise(words) if word == "--set"])
+        assert row["improvement"] > row["improvement_ci95"] > 0
+        assert row["improved"]
+        assert f"| `{row['recipe']}` | {row['meta_iterations']:,} | " in page
 
 
 def test_a_scaled_run_has_at_least_one_meta_iteration() -> None:
