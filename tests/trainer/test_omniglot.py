@@ -313,10 +313,26 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="split of omniglot is 'lake', wanted one of: reptile, vin"):
         read(folder, "test", split="lake")
-    for part in ("val", "dev"):
-        message = f"part of omniglot reptile is '{part}', which has no classes, wanted .* train, te"
-        with pytest.raises(DataError, match=message):
-            read(folder, part)
+    message = "part of omniglot reptile is 'dev', which has no classes, wanted .* train, te"
+    with pytest.raises(DataError, match=message):
+        read(folder, "dev")
+
+
+@pytest.mark.usefixtures("small_omniglot")
+def test_validation_classes_of_reptile_are_training_characters_turned_over(tmp_path: Path) -> None:
+    folder = write_archives(tmp_path / "data", drawings())
+
+    train, val, rotated = (
+        read(folder, part, rotations=rotations)
+        for part, rotations in (("train", False), ("val", True), ("train", True))
+    )
+
+    assert torch.equal(val.images, train.images.flip(3))
+    assert val.class_names == tuple(f"{name}@mirrored" for name in train.class_names)
+    assert torch.equal(val.class_offsets, train.class_offsets)
+    assert val.split_digest == train.split_digest
+    trained = {image.numpy().tobytes() for image in rotated.images}
+    assert trained.isdisjoint(image.numpy().tobytes() for image in val.images)
 
 
 @pytest.mark.usefixtures("small_omniglot")

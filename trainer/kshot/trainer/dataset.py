@@ -9,7 +9,14 @@ import torch
 
 from kshot.trainer.errors import DataError
 
-__all__ = ["DataError", "ImageDataset", "make_dataset", "names_digest", "with_rotations"]
+__all__ = [
+    "DataError",
+    "ImageDataset",
+    "make_dataset",
+    "mirrored",
+    "names_digest",
+    "with_rotations",
+]
 
 ROTATIONS_DEGREES = (0, 90, 180, 270)
 
@@ -112,6 +119,20 @@ def with_rotations(dataset: ImageDataset) -> ImageDataset:
     )
     return make_dataset(
         dataset.name, torch.cat(pieces), class_offsets, class_names, dataset.split_digest
+    )
+
+
+def mirrored(dataset: ImageDataset) -> ImageDataset:
+    """Turn every image over, left to right; names gain ``@mirrored``.
+
+    Of a drawn sign that makes another sign, unless it is its own mirror image.
+    """
+    return make_dataset(
+        dataset.name,
+        dataset.images.flip(3),
+        dataset.class_offsets,
+        tuple(f"{name}@mirrored" for name in dataset.class_names),
+        dataset.split_digest,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kshot.bundle.manifest import Grayscale, InputSpec, Rescale, Resize
 from kshot.trainer.cache import cached_dataset
-from kshot.trainer.dataset import ImageDataset, names_digest, with_rotations
+from kshot.trainer.dataset import ImageDataset, mirrored, names_digest, with_rotations
 from kshot.trainer.decoding import DECODER_VERSION, ClassFiles, Progress, decode_classes
 from kshot.trainer.errors import DataError
 from kshot.trainer.image_files import ImageFiles, find_image_files
@@ -58,7 +58,8 @@ def read_omniglot(
 ) -> ImageDataset:
     """Read a part of one of the two splits.
 
-    ``reptile`` has 1,200 characters for training and 423 for test. ``vinyals`` has 1,028, 172 and
+    ``reptile`` has 1,200 characters for training and 423 for test; its 1,200 validation classes are
+    the training characters' mirror images, which rotation does not make. ``vinyals`` has 1,028, 172 and
     423, and each validation and test character makes four classes by rotation, as in the papers
     that report on it (688 and 1,692 classes). ``data_folder`` holds
     ``omniglot_images_background.zip`` and ``omniglot_images_evaluation.zip`` (or ``images_….zip``,
@@ -74,8 +75,10 @@ def read_omniglot(
     digest = names_digest(name for characters in split.values() for name in characters)
     if digest != SPLIT_DIGESTS[data.split]:
         raise DataError(f"the characters in {data_folder} do not have the names of Omniglot's")
-    chosen = {name: drawings[name] for name in classes_of(split, part, f"omniglot {data.split}")}
-    listed = ClassFiles(f"omniglot {data.split} {part}", data_folder, chosen, digest)
+    turned_over = data.split == "reptile" and part == "val"
+    source = "train" if turned_over else part
+    chosen = {name: drawings[name] for name in classes_of(split, source, f"omniglot {data.split}")}
+    listed = ClassFiles(f"omniglot {data.split} {source}", data_folder, chosen, digest)
 
     def decode() -> ImageDataset:
         with ExitStack() as stack:
@@ -87,6 +90,8 @@ def read_omniglot(
     fingerprints = (files.fingerprint() for files in sources.values())
     key = "|".join((listed.name, str(DECODER_VERSION), *fingerprints, repr(input_spec)))
     dataset = cached_dataset(key, decode)
+    if turned_over:
+        return mirrored(dataset)
     return with_rotations(dataset) if data.split == "vinyals" and part != "train" else dataset
 
 
