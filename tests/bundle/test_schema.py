@@ -10,10 +10,12 @@ import pytest
 from kshot.bundle import (
     BatchNormMode,
     BundleError,
+    Calibration,
     EvaluationRow,
     Manifest,
     Preconditioner,
     Resize,
+    TemperatureRule,
     manifest_document,
     parse_manifest,
 )
@@ -31,6 +33,19 @@ def change(document: dict[str, Any], field: str, value: object) -> dict[str, Any
     return changed
 
 
+@pytest.fixture
+def calibrated(manifest: Manifest) -> Manifest:
+    rules = (
+        TemperatureRule(BatchNormMode.SUPPORT, 1, 1.5),
+        TemperatureRule(BatchNormMode.TRANSDUCTIVE, 5, 0.5),
+        TemperatureRule(BatchNormMode.SUPPORT, 5, 2.0),
+    )
+    fitted = Calibration(
+        rules, "val", "d4", way=5, task_count=1000, query_count=5, step_count=10, seed=0
+    )
+    return replace(manifest, calibration=fitted)
+
+
 def test_what_is_written_is_read_back_equal(manifest: Manifest) -> None:
     row = EvaluationRow(
         5, 1, 1, 1000, 10, BatchNormMode.SUPPORT, Preconditioner.CARRIED, 0.9, 0.01, "t over tasks"
@@ -39,6 +54,14 @@ def test_what_is_written_is_read_back_equal(manifest: Manifest) -> None:
 
     assert parse_manifest(json.loads(json.dumps(manifest_document(manifest)))) == manifest
     assert read_manifest(manifest_bytes(manifest)) == manifest
+
+
+def test_a_calibration_is_written_only_where_there_is_one(
+    manifest: Manifest, calibrated: Manifest
+) -> None:
+    """So the digests of bundles of earlier builds stay."""
+    assert "calibration" not in manifest_document(manifest)
+    assert read_manifest(manifest_bytes(calibrated)) == calibrated
 
 
 def test_bytes_are_stable_and_end_with_a_newline(manifest: Manifest) -> None:
@@ -143,3 +166,83 @@ def test_resize_must_make_the_input_shape(manifest: Manifest) -> None:
 @pytest.mark.parametrize(("way", "batch_size"), [(2, 5), (5, 5), (6, 10), (20, 10)])
 def test_default_batch_size_goes_by_way(manifest: Manifest, way: int, batch_size: int) -> None:
     assert manifest.default_batch_size(way) == batch_size
+
+
+@pytest.mark.parametrize(
+    ("mode", "way", "support_count", "temperature"),
+    [
+        (BatchNormMode.SUPPORT, 5, 5, 1.5),
+        (BatchNormMode.SUPPORT, 2, 2, 1.5),
+        (BatchNormMode.SUPPORT, 5, 6, 2.0),  # 1.2 examples per class
+        (BatchNormMode.SUPPORT, 20, 100, 2.0),
+        (BatchNormMode.SUPPORT, 2, 400, 2.0),
+        (BatchNormMode.TRANSDUCTIVE, 5, 5, 0.5),
+        (BatchNormMode.SUPPORT_AND_QUERY, 5, 5, 1.0),
+    ],
+)
+def test_a_temperature_goes_by_mode_and_mean_shot(
+    manifest: Manifest,
+    calibrated: Manifest,
+    mode: BatchNormMode,
+    way: int,
+    support_count: int,
+    temperature: float,
+) -> None:
+    assert calibrated.temperature(mode, way, support_count) == temperature
+    assert manifest.temperature(mode, way, support_count) == 1
+
+
+def test_the_calibrated_modes_are_those_with_a_temperature(
+    manifest: Manifest, calibrated: Manifest
+) -> None:
+    assert manifest.calibrated_modes == ()
+    assert calibrated.calibrated_modes == (BatchNormMode.TRANSDUCTIVE, BatchNormMode.SUPPORT)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("rules", [], "calibration.rules: got [], wanted at least one rule"),
+        ("rules.0.temperature", 0, "temperature: got 0, wanted a number from 0.001 to 1000"),
+        ("rules.0.temperature", -1.5, "calibration.rules[0].temperature: got -1.5, wanted"),
+        ("rules.0.temperature", 1e-40, "calibration.rules[0].temperature: got 1e-40, wanted"),
+        ("rules.0.temperature", 1e999, "calibration.rules[0].temperature: got Infinity, wanted a"),
+        ("rules.1.max_shot", 0, "calibration.rules[1].max_shot: got 0, wanted a number above 0"),
+        ("rules.1.batch_norm_mode", "batch", "wanted one of transductive, support_and_query, supp"),
+        (
+            "rules.2.max_shot",
+            1,
+            "calibration.rules: got max_shot [1.0, 1.0] in mode support, wanted growing numbers",
+        ),
+        ("rules.0.max_shot", 7, "got max_shot [7.0, 5.0] in mode support, wanted growing numbers"),
+        ("rules.0.surprise", 1, "calibration.rules[0].surprise: got an unknown key"),
+        ("part", "", "calibration.part"),
+        ("way", 1, "calibration.way: got 1, wanted an integer of at least 2"),
+        ("task_count", 0, "calibration.task_count"),
+        ("query_count", 1.5, "calibration.query_count"),
+        ("step_count", -1, "calibration.step_count"),
+        ("seed", -1, "calibration.seed"),
+    ],
+)
+def test_refuses_a_calibration_that_does_not_fit(
+    calibrated: Manifest, field: str, value: object, message: str
+) -> None:
+    document = change(manifest_document(calibrated), f"calibration.{field}", value)
+
+    with pytest.raises(BundleError) as caught:
+        parse_manifest(document)
+
+    assert str(caught.value).startswith("manifest.json: calibration.")
+    assert message in str(caught.value)
+
+
+def test_refuses_a_temperature_for_a_mode_that_is_not_allowed(calibrated: Manifest) -> None:
+    batch_norm = replace(calibrated.batch_norm, allowed=(BatchNormMode.SUPPORT,))
+
+    with pytest.raises(BundleError) as caught:
+        parse_manifest(manifest_document(replace(calibrated, batch_norm=batch_norm)))
+
+    assert str(caught.value) == (
+        "manifest.json: calibration.rules[1].batch_norm_mode: got transductive, wanted one that is "
+        "allowed: support"
+    )

@@ -11,6 +11,7 @@ from kshot.bundle.manifest import (
     SCHEMA_VERSION,
     BatchNorm,
     BatchSizeRule,
+    Calibration,
     EvaluationRow,
     FileEntry,
     Grayscale,
@@ -26,6 +27,7 @@ from kshot.bundle.manifest import (
     Resize,
     Rgb,
     ScopePolicy,
+    TemperatureRule,
     Training,
 )
 from kshot.bundle.preprocessing import pixels, prepare, rescale
@@ -39,6 +41,7 @@ __all__ = [
     "BatchSizeRule",
     "Bundle",
     "BundleError",
+    "Calibration",
     "EvaluationRow",
     "FileEntry",
     "Grayscale",
@@ -60,6 +63,7 @@ __all__ = [
     "Rgb",
     "Scope",
     "ScopePolicy",
+    "TemperatureRule",
     "Training",
     "Weights",
     "builtin_bundle",

@@ -19,6 +19,9 @@ Count = Annotated[int, Rule("an integer of at least 1", lambda value: value >= 1
 Natural = Annotated[int, Rule("an integer of at least 0", lambda value: value >= 0)]
 Way = Annotated[int, Rule("an integer of at least 2", lambda value: value >= 2)]
 Positive = Annotated[float, Rule("a number above 0", lambda value: value > 0)]
+Temperature = Annotated[
+    float, Rule("a number from 0.001 to 1000", lambda value: 0.001 <= value <= 1000)
+]
 Fraction = Annotated[float, Rule("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 Decay = Annotated[float, Rule("a number of at least 0, below 1", lambda value: 0 <= value < 1)]
 Text = Annotated[str, Rule("some text", lambda value: bool(value.strip()))]
@@ -186,6 +189,35 @@ class EvaluationRow:
 
 
 @dataclass(frozen=True)
+class TemperatureRule:
+    """The temperature of a batch-norm mode up to `max_shot` examples per class, in the mean."""
+
+    batch_norm_mode: BatchNormMode
+    max_shot: Positive
+    temperature: Temperature
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What logits are divided by before the softmax, and the tasks that it was fitted on.
+
+    These are `task_count` tasks of `way` classes for each `max_shot`, drawn from `seed` out of
+    `part` of the data that the initialization was trained on, `query_count` queries per class,
+    adapted by `step_count` steps and the bundle's other defaults. `data_digest` is that of the
+    part's images.
+    """
+
+    rules: Annotated[tuple[TemperatureRule, ...], Rule("at least one rule", bool)]
+    part: Text
+    data_digest: Text
+    way: Way
+    task_count: Count
+    query_count: Count
+    step_count: Natural
+    seed: Natural
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """The SHA-256 (hex) and the size of one file of the bundle."""
 
@@ -210,6 +242,7 @@ class Manifest:
     limits: Limits
     provenance: Provenance
     evaluation: tuple[EvaluationRow, ...] = ()
+    calibration: Calibration | None = None
     files: Mapping[str, FileEntry] = field(default_factory=dict)
 
     def default_batch_size(self, way: int) -> int:
@@ -217,6 +250,26 @@ class Manifest:
         rules = self.inner_loop.batch_size_by_way
         fitting = (rule for rule in rules if way <= rule.max_way)
         return next(fitting, rules[-1]).batch_size
+
+    @property
+    def calibrated_modes(self) -> tuple[BatchNormMode, ...]:
+        """Return the allowed batch-norm modes that have temperatures, in the order of `allowed`."""
+        rules = () if self.calibration is None else self.calibration.rules
+        with_rules = {rule.batch_norm_mode for rule in rules}
+        return tuple(mode for mode in self.batch_norm.allowed if mode in with_rules)
+
+    def temperature(self, mode: BatchNormMode, way: int, support_count: int) -> float:
+        """Return what the logits of a task in `mode` are divided by; 1 where nothing was fitted.
+
+        It is that of the mode's first rule whose `max_shot` is not below the examples per class,
+        `support_count / way`, else that of its last.
+        """
+        rules = () if self.calibration is None else self.calibration.rules
+        of_mode = [rule for rule in rules if rule.batch_norm_mode is mode]
+        if not of_mode:
+            return 1.0
+        fitting = (rule for rule in of_mode if support_count <= way * rule.max_shot)
+        return next(fitting, of_mode[-1]).temperature
 
 
 def template_file(mode: BatchNormMode) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import cast
 
+from kshot.bundle.choices import BatchNormMode
 from kshot.bundle.document import DocumentError, parse, plain, read_json
 from kshot.bundle.errors import BundleError
 from kshot.bundle.manifest import (
@@ -33,6 +34,7 @@ def parse_manifest(document: object) -> Manifest:
         _check_input(manifest.input)
         _check_inner_loop(manifest.inner_loop, manifest.limits)
         _check_policies(manifest)
+        _check_calibration(manifest)
         way, most = manifest.training.way, manifest.limits.max_way
         _expect(way <= most, "training.way", way, f"at most limits.max_way, {most}")
     except DocumentError as error:
@@ -101,6 +103,17 @@ def _check_policies(manifest: Manifest) -> None:
     _check_member("batch_norm.default", manifest.batch_norm.default, manifest.batch_norm.allowed)
     _check_member("head.default", manifest.head.default, manifest.head.allowed)
     _check_member("scope.default", manifest.scope.default, manifest.scope.allowed)
+
+
+def _check_calibration(manifest: Manifest) -> None:
+    rules = () if manifest.calibration is None else manifest.calibration.rules
+    for index, rule in enumerate(rules):
+        field = f"calibration.rules[{index}].batch_norm_mode"
+        _check_member(field, rule.batch_norm_mode, manifest.batch_norm.allowed)
+    for mode in BatchNormMode:
+        shots = [rule.max_shot for rule in rules if rule.batch_norm_mode is mode]
+        got = f"max_shot {shots} in mode {mode}"
+        _expect(shots == sorted(set(shots)), "calibration.rules", got, "growing numbers")
 
 
 def _check_growing(field: str, values: Iterable[int]) -> None:
