@@ -151,7 +151,11 @@ class FakeServicer(AdaptationServiceServicer):
         self._begin(request, context)
         response = wire.GetCapabilitiesResponse(server_version="1.2.3")
         response.models.add(
-            model="omniglot", input_shape=[1, 28, 28], heads=[wire.HEAD_TRAINED], max_way=64
+            model="omniglot",
+            input_shape=[1, 28, 28],
+            heads=[wire.HEAD_TRAINED],
+            max_way=64,
+            calibrated_batch_norm_modes=[wire.BATCH_NORM_MODE_SUPPORT],
         )
         response.limits.default_ttl.FromSeconds(3600)
         return response

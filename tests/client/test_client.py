@@ -195,6 +195,7 @@ def test_capabilities_are_read(client: Client) -> None:
     assert capabilities.server_version == "1.2.3"
     assert capabilities.models["omniglot"].input_shape == (1, 28, 28)
     assert capabilities.models["omniglot"].heads == ("trained",)
+    assert capabilities.models["omniglot"].calibrated_batch_norm_modes == ("support",)
     assert capabilities.default_ttl == 3600
 
 

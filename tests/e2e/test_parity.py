@@ -49,7 +49,7 @@ def _reference(
     head: Head,
     preconditioner: Preconditioner,
 ) -> np.ndarray:
-    """Adapt and answer with the learner alone: logits ``(queries, way)``."""
+    """Adapt and answer with the learner alone: logits ``(queries, way)``, as calibrated."""
     manifest = bundle.manifest
     initialization = Initialization.from_bundle(bundle, torch.device("cpu"))
     network = initialization.network
@@ -76,13 +76,14 @@ def _reference(
         rule,
     ).state
     with torch.no_grad():
-        return query_logits(
+        logits = query_logits(
             network,
             adapted.layout.split(adapted.parameters),
             torch.from_numpy(prepare(queries, manifest.input))[None],
             support[None],
             mode,
-        )[0].numpy()
+        )[0]
+    return (logits / manifest.temperature(mode, len(names), len(labels))).numpy()
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

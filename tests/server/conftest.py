@@ -13,12 +13,14 @@ import pytest
 from kshot.bundle import (
     BatchNormMode,
     Bundle,
+    Calibration,
     Grayscale,
     InputSpec,
     Manifest,
     NetworkSpec,
     Rescale,
     Resize,
+    TemperatureRule,
     Weights,
     write_bundle,
 )
@@ -105,6 +107,31 @@ def tiny_bundle(
     steps = (Grayscale(), Resize(4, 4, "nearest"), Rescale(1 / 255))
     linear = replace(manifest, network=NetworkSpec("linear", {}), input=InputSpec((1, 4, 4), steps))
     return write_bundle(root, linear, weights, tiny_templates, "# tiny\n")
+
+
+@pytest.fixture(scope="session")
+def calibrated_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_bundle: Bundle,
+    tiny_templates: dict[BatchNormMode, bytes],
+) -> Bundle:
+    """The tiny bundle with temperatures, in two of its modes, up to one example per class and five.
+
+    They are 1.5 and 3 in `support`, 0.25 and 0.75 in `support_and_query`.
+    """
+    temperatures = {
+        BatchNormMode.SUPPORT: (1.5, 3.0),
+        BatchNormMode.SUPPORT_AND_QUERY: (0.25, 0.75),
+    }
+    rules = tuple(
+        TemperatureRule(mode, max_shot, temperature)
+        for mode, of_mode in temperatures.items()
+        for max_shot, temperature in zip((1, 5), of_mode, strict=True)
+    )
+    fitted = Calibration(rules, "val", "d4", 5, task_count=9, query_count=2, step_count=10, seed=0)
+    manifest = replace(tiny_bundle.manifest, calibration=fitted, files={})
+    root = tmp_path_factory.mktemp("calibrated")
+    return write_bundle(root, manifest, tiny_bundle.read_weights(), tiny_templates, "# tiny\n")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,10 @@ from kshot.v1 import adaptation_pb2 as wire
 
 @dataclass(frozen=True)
 class ModelCapabilities:
-    """What can be asked of one served model; `input_shape` is (channels, height, width)."""
+    """What can be asked of one served model; `input_shape` is (channels, height, width).
+
+    Probabilities are calibrated in the modes of `calibrated_batch_norm_modes`.
+    """
 
     model: str
     version: int
@@ -32,6 +35,7 @@ class ModelCapabilities:
     max_learning_rate: float
     training_way: int
     training_shot: int
+    calibrated_batch_norm_modes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def _model_capabilities(model: wire.ModelCapabilities) -> ModelCapabilities:
         max_learning_rate=model.max_learning_rate,
         training_way=model.training_way,
         training_shot=model.training_shot,
+        calibrated_batch_norm_modes=_choices("batch_norm_mode", model.calibrated_batch_norm_modes),
     )
 
 

@@ -293,12 +293,15 @@ class PredictResponse(google.protobuf.message.Message):
     @property
     def probabilities(self) -> global___Tensor:
         """Holds the probabilities of all classes: FP32 (query_count, way), each row sums to 1, columns in
-        the order of `class_names`.
+        the order of `class_names`. They are the softmax of the logits, and calibrated where
+        `ModelCapabilities.calibrated_batch_norm_modes` has the mode that was used.
         """
 
     @property
     def logits(self) -> global___Tensor:
-        """Holds the logits: FP32 (query_count, way). Unset unless `return_logits` was true."""
+        """Holds the logits: FP32 (query_count, way), without unit, divided by the model's temperature
+        where it has one for the mode. Unset unless `return_logits` was true.
+        """
 
     @property
     def class_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -398,12 +401,14 @@ class AdaptAndPredictResponse(google.protobuf.message.Message):
     @property
     def probabilities(self) -> global___Tensor:
         """Holds the probabilities of all classes: FP32 (query_count, way), columns in the order of
-        `adapted_model.class_names`.
+        `adapted_model.class_names`; calibrated as those of `PredictResponse`.
         """
 
     @property
     def logits(self) -> global___Tensor:
-        """Holds the logits: FP32 (query_count, way). Unset unless `return_logits` was true."""
+        """Holds the logits: FP32 (query_count, way), divided by the temperature as those of
+        `PredictResponse`. Unset unless `return_logits` was true.
+        """
 
     @property
     def adapted_model(self) -> global___AdaptedModel:
@@ -613,7 +618,8 @@ global___ExportAdaptedModelResponse = ExportAdaptedModelResponse
 @typing.final
 class ExportHeader(google.protobuf.message.Message):
     """Describes an exported ONNX file. Its graph takes `inputs` FP32 (query_count, channels, height,
-    width), prepared as the model wants it, and gives `logits` FP32 (query_count, way).
+    width), prepared as the model wants it, and gives `logits` FP32 (query_count, way), those of
+    `PredictResponse`: where the model has a temperature for the mode they are divided by it already.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -717,6 +723,7 @@ class ModelCapabilities(google.protobuf.message.Message):
     MAX_LEARNING_RATE_FIELD_NUMBER: builtins.int
     TRAINING_WAY_FIELD_NUMBER: builtins.int
     TRAINING_SHOT_FIELD_NUMBER: builtins.int
+    CALIBRATED_BATCH_NORM_MODES_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the model in requests."""
     version: builtins.int
@@ -769,6 +776,13 @@ class ModelCapabilities(google.protobuf.message.Message):
     def batch_sizes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Lists the batch sizes that requests may name."""
 
+    @property
+    def calibrated_batch_norm_modes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___BatchNormMode.ValueType]:
+        """Lists the batch-norm modes in which probabilities are calibrated: logits are divided by a
+        temperature for the examples per class, fitted on tasks of the model's own data, which changes
+        no order of classes. Default: none, logits are the network's own.
+        """
+
     def __init__(
         self,
         *,
@@ -789,9 +803,10 @@ class ModelCapabilities(google.protobuf.message.Message):
         max_learning_rate: builtins.float = ...,
         training_way: builtins.int = ...,
         training_shot: builtins.int = ...,
+        calibrated_batch_norm_modes: collections.abc.Iterable[global___BatchNormMode.ValueType] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["default_options", b"default_options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "default_options", b"default_options", "heads", b"heads", "input_shape", b"input_shape", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "calibrated_batch_norm_modes", b"calibrated_batch_norm_modes", "default_options", b"default_options", "heads", b"heads", "input_shape", b"input_shape", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
 
 global___ModelCapabilities = ModelCapabilities
 

@@ -66,6 +66,7 @@ def _model(model: ServedModel, config: ServerConfig) -> wire.ModelCapabilities:
         max_learning_rate=limits.max_learning_rate,
         training_way=manifest.training.way,
         training_shot=manifest.training.shot,
+        calibrated_batch_norm_modes=map(mode_value, manifest.calibrated_modes),
     )
 
 

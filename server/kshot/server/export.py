@@ -12,7 +12,7 @@ import onnx.numpy_helper
 
 from kshot.bundle import BatchNormMode, Bundle, manifest_document
 from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
-from kshot.server.template import used_names
+from kshot.server.template import HEAD, used_names
 
 _INPUT = "inputs"
 
@@ -22,13 +22,19 @@ def export_model(
 ) -> bytes:
     """Return an ONNX file: `inputs` (prepared) to `logits`, weights within, facts as metadata.
 
-    `arrays` are those of `adapted`, which was made from `bundle`.
+    `arrays` are those of `adapted`, which was made from `bundle`. The head's are divided by the
+    bundle's temperature, so the softmax of the logits is calibrated without more.
     """
+    way = len(adapted.class_names)
+    temperature = bundle.manifest.temperature(mode, way, len(arrays.support))
     model = onnx.load(bundle.template_path(mode))
     constants = dict(arrays.parameters) | dict(arrays.statistics) | {"support": arrays.support}
+    if temperature != 1:
+        constants |= {name: constants[name] / np.float32(temperature) for name in HEAD}
     _fill(model.graph, constants)
-    _name_way(model.graph, len(adapted.class_names))
-    onnx.helper.set_model_props(model, _properties(bundle, adapted, mode))
+    _name_way(model.graph, way)
+    properties = _properties(bundle, adapted, mode) | {"kshot.temperature": repr(temperature)}
+    onnx.helper.set_model_props(model, properties)
     model.doc_string = _description(bundle, adapted, mode)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)

@@ -41,6 +41,7 @@ class Predictor:
         Adapted models get sessions of their own in `hot_set` on a CPU: on a GPU, weights are always
         inputs.
         """
+        self._manifest = bundle.manifest
         self._runtime = runtime or Runtime()
         modes = bundle.manifest.batch_norm.allowed
         self._templates = {mode: bundle.template_path(mode).read_bytes() for mode in modes}
@@ -65,14 +66,17 @@ class Predictor:
         """Return `(query_count, way)` for prepared `(query_count, channels, height, width)`.
 
         In `transductive` mode the queries are normalised together; else each answer stands alone.
+        They are divided by the bundle's temperature, so their softmax is calibrated.
         """
         images_per_query = _images_per_query(arrays, mode)
         session, feeds = self._choose(arrays, mode, len(inputs) * images_per_query)
-        logits = [
+        answers = [
             _run(session, feeds | {QUERIES: inputs[part]}, images_per_query)
             for part in self.parts(arrays, len(inputs), mode)
         ]
-        return logits[0] if len(logits) == 1 else np.concatenate(logits)
+        logits = answers[0] if len(answers) == 1 else np.concatenate(answers)
+        temperature = self._manifest.temperature(mode, logits.shape[1], len(arrays.support))
+        return logits if temperature == 1 else logits / np.float32(temperature)
 
     def _choose(
         self, arrays: AdaptedArrays, mode: BatchNormMode, image_count: int

@@ -12,6 +12,8 @@ from kshot.bundle import BatchNormMode, Bundle, BundleError
 QUERIES = "inputs"
 SUPPORT = "support"
 LOGITS = "logits"
+# The learner's linear head, which every network ends with: logits are linear in these.
+HEAD = ("head.weight", "head.bias")
 
 
 def check_template(

@@ -71,8 +71,9 @@ def prediction_messages(
 ) -> list[wire.Prediction]:
     """Tell the best class of each query, and the `top_k` best where they were asked for."""
     messages = []
-    for row in answers.probabilities:
-        order = np.argsort(-row, kind="stable")
+    for row, logits in zip(answers.probabilities, answers.logits, strict=True):
+        # By the logits, which still differ where probabilities are both 0.
+        order = np.argsort(-logits, kind="stable")
         best = int(order[0])
         messages.append(
             wire.Prediction(
