@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from kshot.bundle import BatchNormMode, Manifest
+from kshot.bundle import BatchNormMode, Calibration, Manifest, TemperatureRule
 from kshot.learner import Initialization, Network, build_network, initial_parameters
 from kshot.trainer import curve_file, packaging
 from kshot.trainer.dataset import ImageDataset, make_dataset
@@ -111,6 +112,25 @@ def make_initialization() -> Callable[[Manifest], Initialization]:
         return Initialization(network, manifest.training.way, parameters, moment, 42)
 
     return make
+
+
+@pytest.fixture
+def calibrated() -> Callable[[Manifest], Manifest]:
+    """Return a function that gives a manifest temperatures, in two of its modes.
+
+    They are 1.5 up to one example per class and 3 up to five in `support`, 0.5 and 0.25 in
+    `transductive`.
+    """
+    rules = tuple(
+        TemperatureRule(mode, max_shot, temperature)
+        for mode, of_mode in (
+            (BatchNormMode.SUPPORT, (1.5, 3.0)),
+            (BatchNormMode.TRANSDUCTIVE, (0.5, 0.25)),
+        )
+        for max_shot, temperature in zip((1, 5), of_mode, strict=True)
+    )
+    fitted = Calibration(rules, "val", "d4", 3, task_count=9, query_count=2, step_count=10, seed=0)
+    return lambda manifest: replace(manifest, calibration=fitted)
 
 
 @pytest.fixture

@@ -50,11 +50,13 @@ def pack(
     make_initialization: Initializations,
     patterns: Callable[..., ImageDataset],
     small_bundle: None,  # noqa: ARG001 -- templates are names
+    calibrated: Callable[[Manifest], Manifest],
     tmp_path: Path,
 ) -> Callable[..., str]:
-    def make(name: str, *settings: str) -> str:
+    def make(name: str, *settings: str, calibrate: bool = False) -> str:
         recipe, dataset = small_recipe(*settings), patterns()
         manifest = draft_manifest(recipe, dataset)
+        manifest = calibrated(manifest) if calibrate else manifest
         initialization = make_initialization(manifest)
         return str(pack_bundle(tmp_path / name, manifest, initialization, recipe, dataset))
 
@@ -138,6 +140,16 @@ def test_a_protocol_names_tasks_and_queries(
     assert "1 support and 15 query images were asked of each class" in capsys.readouterr().err
 
 
+def test_a_baseline_without_logits_takes_no_temperature(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", bundle, "--data", str(tmp_path), "--baseline", "nil"]
+    assert main([*arguments, "--no-calibrated"]) == 2
+
+    message = "--baseline nil leaves no choice of --calibrated, leave it out"
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
@@ -181,6 +193,56 @@ def test_two_bundles_are_compared_on_the_same_tasks(
     assert difference["ci95"] > 0
     assert evaluate("--compare", larger) == 0
     assert f"{larger}: 3-way 1-shot, 2 steps" in capsys.readouterr().out
+
+
+def test_probabilities_are_measured_as_service_gives_them_or_as_the_networks_own(
+    pack: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A temperature changes no answer, only how sure it is."""
+    arguments = ["evaluate", pack("calibrated", calibrate=True), "--data", str(tmp_path)]
+    arguments += ["--device", "cpu", "--no-compile", "--tasks", "5", "--step-count", "2"]
+    assert main([*arguments, "--json", "--versus", "calibrated=false"]) == 0
+    found = document(capsys)
+    own = found["compared"]
+    assert isinstance(own, dict)
+
+    assert (found["temperature"], own["temperature"]) == (1.5, 1.0)
+    assert found["accuracy"] == own["accuracy"]
+    assert found["ece"] != own["ece"]
+    assert found["nll"] != own["nll"]
+    assert main([*arguments, "--json", "--no-calibrated"]) == 0
+    alone = document(capsys)
+    assert (alone["ece"], alone["nll"]) == (own["ece"], own["nll"])
+    assert main([*arguments, "--versus", "calibrated=false"]) == 0
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert ", temperature 1.5, " in first
+    assert "temperature" not in second
+    assert main([*arguments[:-2], "--baseline", "nil", "--json"]) == 0
+    assert document(capsys)["temperature"] == 1
+
+
+def test_a_sweep_says_the_temperature_of_each_row(
+    pack: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = pack("calibrated", calibrate=True)
+    arguments = ["evaluate", bundle, "--data", str(tmp_path), "--tasks", "2", "--device", "cpu"]
+    lists = ["--step-counts", "0,2", "--preconditioners", "sgd", "--heads", "zero", "--shot", "2"]
+    arguments += [*lists, "--no-compile", "--json", "--sweep", str(tmp_path / "sweep")]
+    found = {}
+    for own in ([], ["--no-calibrated"]):
+        assert main([*arguments, *own]) == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        found[bool(own)] = [
+            (row["baseline"], row["batch_norm_mode"], row["temperature"]) for row in rows
+        ]
+
+    by_mode = {"support": 3.0, "transductive": 0.25, "support_and_query": 1.0}
+    assert {mode for _, mode, _ in found[False]} == set(by_mode)
+    assert all(
+        temperature == (1 if baseline else by_mode[mode])
+        for baseline, mode, temperature in found[False]
+    )
+    assert {temperature for *_, temperature in found[True]} == {1}
 
 
 def test_baselines_unknown_classes_and_flaws_are_told(
@@ -244,6 +306,7 @@ def test_digits_are_another_domain_without_a_data_folder(
     ("options", "message"),
     [
         (["--baseline", "nil"], "--baseline nil leaves no choice of --step-count, leave it out"),
+        (["--versus", "calibrated=maybe"], "--versus is 'calibrated=maybe': 'maybe' is not a val"),
         (["--sweep", "x"], "--sweep leaves no choice of --step-count"),
         (["--heads", "zero"], "--heads is a list of --sweep, wanted --sweep DIR"),
         (["--dataset", "digits"], "--dataset is digits, wanted its --dataset-split too"),

@@ -84,6 +84,7 @@ def test_json_names_what_was_swept_and_keeps_every_row(
         "ci_method": "an interval",
         "ece": 0.1,
         "nll": 0.7,
+        "temperature": 1.0,
         "ms_per_task": 12.34,
         "diverged": 0,
         "unknown": None,

@@ -144,6 +144,44 @@ def test_weights_decay_as_the_bundle_says(
 
 
 @pytest.mark.parametrize(
+    ("mode", "shot", "temperature"),
+    [
+        (BatchNormMode.SUPPORT, 1, 1.5),
+        (BatchNormMode.SUPPORT, 3, 3.0),
+        (BatchNormMode.TRANSDUCTIVE, 1, 0.5),
+        (BatchNormMode.SUPPORT_AND_QUERY, 3, 1.0),
+    ],
+)
+def test_answers_are_calibrated_as_the_bundle_says_unless_told_otherwise(
+    manifest: Manifest,
+    make_initialization: Callable[[Manifest], Initialization],
+    calibrated: Callable[[Manifest], Manifest],
+    patterns: Patterns,
+    mode: BatchNormMode,
+    shot: int,
+    temperature: float,
+) -> None:
+    pixels = DevicePixels.load(patterns(), manifest.input, torch.device("cpu"))
+    initialization, of_bundle = make_initialization(manifest), calibrated(manifest)
+    settings = replace(SETTINGS, way=4, shot=shot, step_count=2, batch_norm_mode=mode)
+    episodes = sample_episodes(patterns(), 3, 4, shot, 2, torch.Generator().manual_seed(0))
+
+    answers = []
+    for wanted in (settings, replace(settings, calibrated=False)):
+        solver = build_solver(initialization, of_bundle, pixels, wanted)
+        adapted = solver.adapt(episodes, 0)
+        answers.append(solver.answer(adapted, episodes, mode))
+    logits = solver.logits(adapted, episodes, mode)
+
+    assert torch.equal(answers[0], torch.softmax(logits / temperature, dim=-1))
+    assert torch.equal(answers[1], torch.softmax(logits, dim=-1))
+    assert settings.temperature(of_bundle) == temperature
+    assert replace(settings, calibrated=False).temperature(of_bundle) == 1
+    assert replace(settings, baseline=Baseline.NIL).temperature(of_bundle) == 1
+    assert settings.temperature(manifest) == 1
+
+
+@pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (replace(SETTINGS, step_count=-1), "step count is -1, wanted 0 or more"),

@@ -216,6 +216,18 @@ class Calibration:
     step_count: Natural
     seed: Natural
 
+    def temperature(self, mode: BatchNormMode, way: int, support_count: int) -> float:
+        """Return what the logits of a task in `mode` are divided by; 1 where the mode has no rule.
+
+        It is that of the mode's first rule whose `max_shot` is not below the examples per class,
+        `support_count / way`, else that of its last.
+        """
+        rules = [rule for rule in self.rules if rule.batch_norm_mode is mode]
+        if not rules:
+            return 1.0
+        fitting = (rule for rule in rules if support_count <= way * rule.max_shot)
+        return next(fitting, rules[-1]).temperature
+
 
 @dataclass(frozen=True)
 class FileEntry:
@@ -259,17 +271,10 @@ class Manifest:
         return tuple(mode for mode in self.batch_norm.allowed if mode in with_rules)
 
     def temperature(self, mode: BatchNormMode, way: int, support_count: int) -> float:
-        """Return what the logits of a task in `mode` are divided by; 1 where nothing was fitted.
-
-        It is that of the mode's first rule whose `max_shot` is not below the examples per class,
-        `support_count / way`, else that of its last.
-        """
-        rules = () if self.calibration is None else self.calibration.rules
-        of_mode = [rule for rule in rules if rule.batch_norm_mode is mode]
-        if not of_mode:
+        """Return what the logits of a task in `mode` are divided by; 1 without a calibration."""
+        if self.calibration is None:
             return 1.0
-        fitting = (rule for rule in of_mode if support_count <= way * rule.max_shot)
-        return next(fitting, of_mode[-1]).temperature
+        return self.calibration.temperature(mode, way, support_count)
 
 
 def template_file(mode: BatchNormMode) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
 from kshot.trainer.baselines import Baseline
 from kshot.trainer.episode_file import TaskShape
 from kshot.trainer.support_flaws import SupportFlaws
@@ -15,7 +15,8 @@ class EvaluationSettings:
     """What to evaluate: the tasks, the inner loop or a baseline, and the batch-norm mode.
 
     ``query_count`` is per class. What is None is the bundle's default. With ``unknown`` as many
-    queries of classes outside the task are scored too.
+    queries of classes outside the task are scored too. Where it is ``calibrated``, logits are
+    divided by the bundle's temperature, as in service.
     """
 
     way: int
@@ -33,6 +34,7 @@ class EvaluationSettings:
     baseline: Baseline | None = None
     flaws: SupportFlaws = field(default_factory=SupportFlaws)
     unknown: bool = False
+    calibrated: bool = True
 
     @property
     def task_shape(self) -> TaskShape:
@@ -44,3 +46,9 @@ class EvaluationSettings:
             task_count=self.task_count,
             seed=self.seed,
         )
+
+    def temperature(self, manifest: Manifest) -> float:
+        """Return what logits are divided by in these tasks; 1 for the baseline that has none."""
+        if not self.calibrated or self.baseline is Baseline.NIL:
+            return 1.0
+        return manifest.temperature(self.batch_norm_mode, self.way, self.way * self.shot)

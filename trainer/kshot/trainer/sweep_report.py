@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 
 from kshot.bundle import BatchNormMode, Bundle
@@ -32,7 +32,7 @@ class SweepSubject:
 def sweep_json(subject: SweepSubject, rows: Sequence[SweepRow]) -> str:
     """Write a sweep as JSON, a row a line; accuracies in 0..1, `ci95` a half width."""
     described = json.dumps(_header(subject, rows), indent=1)[:-2]
-    lines = ",\n".join(f"  {json.dumps(_row_document(row))}" for row in rows)
+    lines = ",\n".join(f"  {json.dumps(_row_document(subject, row))}" for row in rows)
     return f'{described},\n "rows": [\n{lines}\n ]\n}}\n'
 
 
@@ -119,8 +119,9 @@ def _header(subject: SweepSubject, rows: Sequence[SweepRow]) -> dict[str, object
     }
 
 
-def _row_document(row: SweepRow) -> dict[str, object]:
+def _row_document(subject: SweepSubject, row: SweepRow) -> dict[str, object]:
     result = row.result
+    settings = replace(subject.settings, batch_norm_mode=row.mode, baseline=row.variant.baseline)
     return {
         **asdict(row.variant),
         "batch_norm_mode": row.mode,
@@ -130,6 +131,7 @@ def _row_document(row: SweepRow) -> dict[str, object]:
         "ci_method": result.ci_method,
         "ece": result.ece,
         "nll": result.nll,
+        "temperature": settings.temperature(subject.bundle.manifest),
         "ms_per_task": result.ms_per_task,
         "diverged": result.diverged_count,
         "unknown": asdict(result.unknown) if result.unknown else None,

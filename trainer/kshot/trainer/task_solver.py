@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kshot.bundle import BatchNormMode, Head, Manifest, Scope
+from kshot.bundle import BatchNormMode, Calibration, Head, Manifest, Scope
 from kshot.learner import (
     Initialization,
     InnerStep,
@@ -34,7 +34,10 @@ __all__ = ["EvaluationSettings", "TaskSolver", "build_solver", "build_variant"]
 
 @dataclass(frozen=True)
 class TaskSolver:
-    """Adapts to tasks and answers their queries, all options resolved."""
+    """Adapts to tasks and answers their queries, all options resolved.
+
+    ``calibration`` has the temperatures of the answers; without, they are the network's own.
+    """
 
     initialization: Initialization
     pixels: DevicePixels
@@ -46,6 +49,7 @@ class TaskSolver:
     scope: Scope
     seed: int
     inner_step: InnerStep
+    calibration: Calibration | None = None
 
     def adapt(self, episodes: EpisodeBatch, first_task: int) -> Parameters:
         """Adapt to T stacked tasks: ``{name: (T, *shape)}``.
@@ -88,16 +92,26 @@ class TaskSolver:
             yield state.layout.split(state.parameters)
 
     def answer(self, parameters: Parameters, episodes: EpisodeBatch, mode: BatchNormMode) -> Tensor:
-        """Answer the queries of T adapted tasks: probabilities, float32 ``(T, queries, way)``."""
+        """Answer the queries of T adapted tasks: probabilities, float32 ``(T, queries, way)``.
+
+        They are those of service: the softmax of the logits over the bundle's temperature.
+        """
+        logits = self.logits(parameters, episodes, mode)
+        if self.calibration is not None:
+            support_count = episodes.support.shape[1]
+            logits = logits / self.calibration.temperature(mode, self.way, support_count)
+        return torch.softmax(logits, dim=-1).cpu()
+
+    def logits(self, parameters: Parameters, episodes: EpisodeBatch, mode: BatchNormMode) -> Tensor:
+        """Return the network's own logits for the queries: float32 ``(T, queries, way)``."""
         with torch.no_grad():
-            logits = query_logits(
+            return query_logits(
                 self.initialization.network,
                 parameters,
                 self.pixels.take(episodes.queries),
                 self.pixels.take(episodes.support),
                 mode,
             )
-        return torch.softmax(logits, dim=-1).cpu()
 
     def _start(self, support: Tensor, classes: Tensor) -> LoopState:
         return stack_states(
@@ -177,4 +191,5 @@ def build_solver(
         scope=scope,
         seed=settings.seed,
         inner_step=step,
+        calibration=manifest.calibration if settings.calibrated else None,
     )

@@ -48,8 +48,8 @@ def command(**given: Any) -> None:  # noqa: ANN401 -- the options' own types
         click.echo(document if options.as_json else table, nl=False)
         return
     result = _measure(session, "evaluating")
-    answer = result_document(result, session.settings, per_task=options.per_task)
-    text = result_text(result, session.settings)
+    answer = _document(session, result)
+    text = _text(session, result)
     if other is not None and other_bundle is not None:
         second = session.of(other, other_bundle)
         name = " ".join([other.bundle_name, *options.versus])
@@ -57,10 +57,10 @@ def command(**given: Any) -> None:  # noqa: ANN401 -- the options' own types
         difference = paired_difference(result.task_accuracies, other_result.task_accuracies)
         answer["compared"] = {
             "bundle": other.bundle_name,
-            **result_document(other_result, second.settings, per_task=options.per_task),
+            **_document(second, other_result),
         }
         answer["difference"] = difference_document(difference, result.task_count)
-        text += f"\n{name}: {result_text(other_result, second.settings)}"
+        text += f"\n{name}: {_text(second, other_result)}"
         text += f"\n{difference_text(difference, result.task_count, name)}"
     click.echo(json.dumps(answer) if options.as_json else text)
 
@@ -77,6 +77,17 @@ def _measure(session: Session, doing: str) -> EvaluationResult:
             say=session.say,
             report=progress.update,
         )
+
+
+def _document(session: Session, result: EvaluationResult) -> dict[str, object]:
+    settings = session.settings
+    temperature = settings.temperature(session.bundle.manifest)
+    return result_document(result, settings, temperature, per_task=session.options.per_task)
+
+
+def _text(session: Session, result: EvaluationResult) -> str:
+    settings = session.settings
+    return result_text(result, settings, settings.temperature(session.bundle.manifest))
 
 
 def _other(options: EvaluateOptions) -> EvaluateOptions | None:

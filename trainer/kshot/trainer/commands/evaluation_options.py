@@ -38,6 +38,7 @@ VARIABLE: Mapping[str, click.ParamType[Any]] = {
     "head": choice(Head),
     "scope": choice(Scope),
     "baseline": choice(Baseline),
+    "calibrated": click.BOOL,
     "wrong-labels": click.FloatRange(0, 1),
     "imbalance": click.BOOL,
 }
@@ -87,6 +88,12 @@ _OPTIONS = (
         type=choice(Baseline),
         help="nil: cosine to the support, nothing adapted; anil: the head alone; prototype: class "
         "means, no step.",
+    ),
+    click.option(
+        "--calibrated/--no-calibrated",
+        default=None,
+        help="Divide logits by the bundle's temperatures, as service does.  [default: where it has "
+        "any]",
     ),
     click.option(
         "--wrong-labels",

@@ -10,11 +10,16 @@ __all__ = ["difference_document", "difference_text", "result_document", "result_
 
 
 def result_document(
-    result: EvaluationResult, settings: EvaluationSettings, *, per_task: bool = False
+    result: EvaluationResult,
+    settings: EvaluationSettings,
+    temperature: float,
+    *,
+    per_task: bool = False,
 ) -> dict[str, object]:
     """Lay out a result as the command's JSON: accuracies in 0..1, `ci95` a half width.
 
-    ``per_task`` adds the right answers of each task.
+    ``temperature`` is what logits were divided by; ``per_task`` adds the right answers of each
+    task.
     """
     document: dict[str, object] = {
         "accuracy": result.accuracy,
@@ -31,6 +36,7 @@ def result_document(
         "queries_per_task": result.query_count,
         "seed": settings.seed,
         "batch_norm_mode": settings.batch_norm_mode,
+        "temperature": temperature,
         "baseline": settings.baseline,
         "wrong_labels": settings.flaws.wrong_labels,
         "imbalance": settings.flaws.imbalance,
@@ -54,13 +60,14 @@ def difference_document(difference: Interval, task_count: int) -> dict[str, obje
     }
 
 
-def result_text(result: EvaluationResult, settings: EvaluationSettings) -> str:
-    """Lay out a result for people."""
+def result_text(result: EvaluationResult, settings: EvaluationSettings, temperature: float) -> str:
+    """Lay out a result for people; ``temperature`` is what logits were divided by."""
+    divided = "" if temperature == 1 else f"temperature {temperature:.3g}, "
     said = [
         f"{settings.way}-way {settings.shot}-shot, {_adaptation(result, settings)}, "
         f"{settings.batch_norm_mode}: accuracy {result.accuracy:.2%} ± {result.ci95:.2%} "
         f"({result.ci_method}, {result.task_count} tasks), ECE {result.ece:.3f}, "
-        f"NLL {result.nll:.3f}, {result.ms_per_task:.0f} ms per task"
+        f"NLL {result.nll:.3f}, {divided}{result.ms_per_task:.0f} ms per task"
     ]
     flaws = settings.flaws
     if flaws.wrong_labels or flaws.imbalance:

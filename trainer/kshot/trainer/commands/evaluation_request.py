@@ -28,7 +28,11 @@ DEFAULT_TASKS = (1000, 1)
 
 _INNER = ("step_count", "batch_size", "learning_rate", "preconditioner", "head", "scope")
 # What each baseline says itself.
-DECIDED = {Baseline.NIL: _INNER, Baseline.PROTOTYPE: _INNER, Baseline.ANIL: ("scope",)}
+DECIDED = {
+    Baseline.NIL: (*_INNER, "calibrated"),
+    Baseline.PROTOTYPE: _INNER,
+    Baseline.ANIL: ("scope",),
+}
 _LISTS = ("step_counts", "preconditioners", "heads", "scopes", "batch_norm_modes")
 # What a sweep has lists for, or does not do.
 _NOT_SWEPT = ("step_count", "preconditioner", "head", "scope", "batch_norm_mode", "baseline")
@@ -59,6 +63,7 @@ class EvaluateOptions:
     head: str | None
     scope: str | None
     baseline: str | None
+    calibrated: bool | None
     wrong_labels: float
     imbalance: bool
     unknown: bool
@@ -94,6 +99,7 @@ class EvaluateOptions:
             baseline=Baseline(self.baseline) if self.baseline else None,
             flaws=SupportFlaws(self.wrong_labels, self.imbalance),
             unknown=self.unknown,
+            calibrated=self.calibrated is not False,
         )
 
 
