@@ -3,12 +3,14 @@
 from kshot.learner.compilation import (
     CompilationError,
     StepCache,
+    compile_program,
     compile_step,
     compiler_name,
     default_cache_folder,
 )
 from kshot.learner.conv4 import Conv4
 from kshot.learner.graphs import graphed
+from kshot.learner.head import prototype_head, with_prototype_heads
 from kshot.learner.inference import (
     query_logits,
     support_and_query_logits,
@@ -34,6 +36,8 @@ from kshot.learner.network import (
 from kshot.learner.numerics import compute_reproducibly
 from kshot.learner.objective import Objective, task_losses
 from kshot.learner.preconditioner import StepRule
+from kshot.learner.query_gradient import QueryGradient, build_query_gradient
+from kshot.learner.query_spec import QuerySpec
 from kshot.learner.resnet12 import Resnet12
 from kshot.learner.sampler import cycling_indices, derive_seed, replacement_indices
 from kshot.learner.second_order import maml_gradient
@@ -53,6 +57,8 @@ __all__ = [
     "Objective",
     "ParameterLayout",
     "Parameters",
+    "QueryGradient",
+    "QuerySpec",
     "Resnet12",
     "SlotResult",
     "SlotTask",
@@ -65,6 +71,8 @@ __all__ = [
     "Tunable",
     "build_inner_step",
     "build_network",
+    "build_query_gradient",
+    "compile_program",
     "compile_step",
     "compiler_name",
     "compute_reproducibly",
@@ -77,6 +85,7 @@ __all__ = [
     "logits_of",
     "loss_gradients",
     "maml_gradient",
+    "prototype_head",
     "query_logits",
     "replacement_indices",
     "run_inner_loop",
@@ -87,4 +96,5 @@ __all__ = [
     "support_statistics",
     "task_losses",
     "transductive_logits",
+    "with_prototype_heads",
 ]

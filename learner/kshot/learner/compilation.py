@@ -1,4 +1,4 @@
-"""Compilation of inner steps ahead of time, into files that load in milliseconds."""
+"""Compilation of the learner's programs ahead of time, into files that load in milliseconds."""
 
 import hashlib
 import os
@@ -6,19 +6,20 @@ import platform
 import shutil
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
+from typing import Any, Protocol, TypeVar, cast
 from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
 
+from kshot.bundle import NetworkSpec
 from kshot.learner.graphs import graphed
 from kshot.learner.inner_step import InnerStep
 from kshot.learner.network_plugins import plugin_digest
@@ -30,8 +31,30 @@ _PRIVATE = 0o700
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
+Program = TypeVar("Program", bound=Callable[..., Any])
+Program_co = TypeVar("Program_co", bound=Callable[..., Any], covariant=True)
+
+
 class CompilationError(Exception):
-    """An inner step could not be compiled, or its compiled form not be loaded: says why."""
+    """A program could not be compiled, or its compiled form not be loaded: says why."""
+
+
+class Compilable(Protocol[Program_co]):
+    """What describes a program of the learner: an inner step, or a query gradient."""
+
+    @property
+    def network(self) -> NetworkSpec:
+        """The network that it goes through."""
+
+    @property
+    def text(self) -> str:
+        """The whole description in one line."""
+
+    def build(self, tuned_for: torch.device | None = None) -> Program_co:
+        """Build it, tuned for a device in the form that compiles to the fastest."""
+
+    def example_arguments(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Make arguments of the right shapes and types."""
 
 
 def compiler_name(device: torch.device) -> str | None:
@@ -54,7 +77,7 @@ def default_cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class StepCache:
-    """A private folder of compiled inner steps, one file for each spec, device and version.
+    """A private folder of compiled programs, one file for each spec, device and version.
 
     The files are code that runs in whoever loads them: the folder is refused where others may
     write to it.
@@ -77,8 +100,8 @@ class StepCache:
             )
         return StepCache(folder)
 
-    def path(self, spec: StepSpec, device: torch.device) -> Path:
-        """Return where a step is, or will be, in its compiled form."""
+    def path(self, spec: Compilable[Program], device: torch.device) -> Path:
+        """Return where a program is, or will be, in its compiled form."""
         versions = (
             torch.__version__,
             platform.python_version(),
@@ -91,21 +114,21 @@ class StepCache:
         key = hashlib.sha256("\n".join((spec.text, *versions)).encode()).hexdigest()
         return self.folder / f"step-{key[:32]}.pt2"
 
-    def load(self, spec: StepSpec, device: torch.device) -> InnerStep | None:
-        """Load a compiled step, None where there is none; raise ``CompilationError`` if damaged."""
+    def load(self, spec: Compilable[Program], device: torch.device) -> Program | None:
+        """Load a compiled program, None where it is not; raise ``CompilationError`` if damaged."""
         path = self.path(spec, device)
         if not path.exists():
             return None
         try:
             _check_archive(path)
-            return load_package(path)
+            return cast(Program, load_package(path))
         except Exception as error:  # of whatever kind loaders raise
             raise CompilationError(f"{path}: {_first_line(error)}") from error
 
-    def compile(self, spec: StepSpec, device: torch.device) -> InnerStep:
-        """Compile a step, unless it is there, and load it; takes ten seconds and more.
+    def compile(self, spec: Compilable[Program], device: torch.device) -> Program:
+        """Compile a program, unless it is there, and load it; takes ten seconds and more.
 
-        Processes that want the same step at once wait for one of them; a damaged file is made
+        Processes that want the same one at once wait for one of them; a damaged file is made
         again. Raises ``CompilationError``.
         """
         if (loaded := self._load_undamaged(spec, device)) is not None:
@@ -122,13 +145,13 @@ class StepCache:
             raise CompilationError(f"{path} is gone: is another process emptying the folder?")
         return loaded
 
-    def _load_undamaged(self, spec: StepSpec, device: torch.device) -> InnerStep | None:
+    def _load_undamaged(self, spec: Compilable[Program], device: torch.device) -> Program | None:
         try:
             return self.load(spec, device)
         except CompilationError:
             return None
 
-    def _write(self, spec: StepSpec, device: torch.device, path: Path) -> None:
+    def _write(self, spec: Compilable[Program], device: torch.device, path: Path) -> None:
         scratch = path.with_suffix(".scratch")
         try:
             shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
@@ -156,27 +179,34 @@ class StepCache:
             yield
 
 
+def compile_program(spec: Compilable[Program], device: torch.device) -> Program:
+    """Compile a program with the user's cache; raises ``CompilationError``."""
+    return StepCache.open(default_cache_folder()).compile(spec, device)
+
+
 def compile_step(spec: StepSpec, device: torch.device) -> InnerStep:
     """Compile a step with the user's cache; on a GPU it launches as one graph.
 
     Raises ``CompilationError``.
     """
-    return graphed(StepCache.open(default_cache_folder()).compile(spec, device), device)
+    return graphed(compile_program(spec, device), device)
 
 
 class _Program(torch.nn.Module):
-    """An inner step as what the exporter takes."""
+    """A program as what the exporter takes."""
 
     def __init__(self, graph: torch.nn.Module) -> None:
         super().__init__()
         self.graph = graph
 
-    def forward(self, *arguments: Tensor) -> Tensor:
-        return cast(Tensor, self.graph(*arguments))
+    def forward(self, *arguments: Tensor) -> Any:  # noqa: ANN401 -- what the program returns
+        return self.graph(*arguments)
 
 
-def write_package(step: InnerStep, arguments: tuple[Tensor, ...], package: Path) -> None:
-    """Compile a step for arguments of these shapes into a file of torch's, by name ``*.pt2``.
+def write_package(
+    program: Callable[..., Any], arguments: tuple[Tensor, ...], package: Path
+) -> None:
+    """Compile a program for arguments of these shapes into a file of torch's, by name ``*.pt2``.
 
     What the compiler writes on its way goes to the file's folder, and away. Raises whatever the
     compiler raises.
@@ -185,7 +215,7 @@ def write_package(step: InnerStep, arguments: tuple[Tensor, ...], package: Path)
     from torch.fx.experimental.proxy_tensor import make_fx
 
     # The gradient becomes a part of the graph: the exporter does not know autograd.
-    graph = make_fx(step)(*arguments)
+    graph = make_fx(program)(*arguments)
     exported = torch.export.export(_Program(graph), arguments)
     # Headers that are compiled first pay from the fifth step on, and take 280 MB of disk.
     options = torch._inductor.config.patch({"aot_inductor.precompile_headers": False})
@@ -193,7 +223,7 @@ def write_package(step: InnerStep, arguments: tuple[Tensor, ...], package: Path)
         torch._inductor.aoti_compile_and_package(exported, package_path=str(package))
 
 
-def load_package(package: Path) -> InnerStep:
+def load_package(package: Path) -> Callable[..., Any]:
     """Load what `write_package` wrote; raises whatever the loader raises."""
     from torch._C._aoti import AOTIModelPackageLoader
     from torch.export.pt2_archive._package import AOTICompiledModel
@@ -202,7 +232,7 @@ def load_package(package: Path) -> InnerStep:
     # into a folder of torch's that all users share. Single-threaded: one thread steps, and a CUDA
     # graph can be taken of it. One runner, on the current device.
     return cast(
-        InnerStep,
+        Callable[..., Any],
         AOTICompiledModel(AOTIModelPackageLoader(str(package), "model", True, 1, -1)),
     )
 

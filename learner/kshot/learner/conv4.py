@@ -98,7 +98,8 @@ class Conv4:
         statistics: Mapping[str, Tensor] | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Map ``(T, n, channels, height, width)`` to ``(T, n, feature_count)``."""
-        forward = ForwardPass(parameters, inputs, statistics, self.epsilon)
+        fold = not self.column_blocks
+        forward = ForwardPass(parameters, inputs, statistics, self.epsilon, fold=fold)
         hidden = forward.inputs
         for layer in self._layers:
             # The paper pools before ReLU, which gives the same; runtimes fuse ReLU as it is here.

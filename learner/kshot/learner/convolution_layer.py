@@ -70,9 +70,10 @@ def initialize(layers: Iterable[ConvolutionLayer], generator: torch.Generator) -
 class ForwardPass:
     """One batch ``(T, n, channels, height, width)`` on its way through a network's layers.
 
-    Statistics that are given, for parameters with T = 1, make batch norm a part of the convolution.
-    Then there is no task axis between layers, ``(T * n, channels, height, width)``, so that what
-    runs an exported network may fuse them.
+    Statistics that are given, for parameters with T = 1, make batch norm a part of the convolution,
+    unless ``fold`` is false: products of columns have a task axis. Folded, there is no task axis
+    between layers, ``(T * n, channels, height, width)``, so that what runs an exported network may
+    fuse them.
     """
 
     def __init__(
@@ -81,10 +82,13 @@ class ForwardPass:
         inputs: Tensor,
         statistics: Mapping[str, Tensor] | None,
         epsilon: float,
+        *,
+        fold: bool = True,
     ) -> None:
         self._parameters, self._given, self._epsilon = parameters, statistics, epsilon
         self._batch_shape = inputs.shape[:2]
-        self._folded = statistics is not None and _task_counts(parameters, statistics) == {1}
+        given = fold and statistics is not None
+        self._folded = given and _task_counts(parameters, statistics or {}) == {1}
         self._used: dict[str, Tensor] = {}
         self.inputs = inputs.flatten(0, 1) if self._folded else inputs
         """What the first layer takes."""

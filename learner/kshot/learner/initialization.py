@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kshot.bundle import Bundle, Head, Preconditioner, Weights
+from kshot.learner.head import prototype_head
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.network import Network, build_network, layout_of
 
@@ -91,10 +93,8 @@ def start_state(
     """Start one task of any way: the trained body, and a head of ``way`` rows.
 
     ``trained`` keeps rows 0..way-1 and fills the rest with the mean row; ``zero`` starts at zero;
-    ``prototype`` sets row c from the mean feature m of class c's support examples, ``w = 2 m`` and
-    ``b = -|m|^2``, so that logits are squared distances to class means up to a constant
-    (Triantafillou et al. 2020, Proto-MAML, section 3); it needs the prepared support set
-    ``(n, channels, height, width)`` and its classes ``(n,)``. In all three, v of a row is the
+    ``prototype`` is ``prototype_head``; it needs the prepared support set ``(n, channels, height,
+    width)`` and its classes ``(n,)``. In all three, v of a row is the
     trained row's, or the mean row's beyond it. A ``bucket`` larger than the way pads the head with
     rows that are masked out of the loss.
     """
@@ -109,12 +109,12 @@ def start_state(
     if head is Head.PROTOTYPE:
         if support is None or classes is None:
             raise ValueError("a prototype head needs the support set and its classes")
-        prototypes = _prototypes(initialization, support, classes, way)
-        padding = (0, 0, 0, bucket - way)
-        parameters["head.weight"] = torch.nn.functional.pad(2 * prototypes, padding)
-        parameters["head.bias"] = torch.nn.functional.pad(
-            -prototypes.square().sum(dim=1), padding[2:]
-        )
+        shared = {name: value.unsqueeze(0) for name, value in initialization.parameters.items()}
+        with torch.no_grad():
+            features, _ = initialization.network.features(shared, support.unsqueeze(0), None)
+        weight, bias = prototype_head(features, classes.unsqueeze(0), way)
+        parameters["head.weight"] = functional.pad(weight[0], (0, 0, 0, bucket - way))
+        parameters["head.bias"] = functional.pad(bias[0], (0, bucket - way))
     layout = layout_of(initialization.network, bucket)
     vector = layout.join(parameters).unsqueeze(0)
     if preconditioner in (Preconditioner.CARRIED, Preconditioner.FROZEN):
@@ -157,14 +157,3 @@ def _resized(name: str, value: Tensor, way: int, bucket: int) -> Tensor:
     extra = mean_row.expand(max(way - value.shape[0], 0), *value.shape[1:])
     padding = value.new_zeros(bucket - way, *value.shape[1:])
     return torch.cat([trained, extra, padding])
-
-
-def _prototypes(
-    initialization: Initialization, support: Tensor, classes: Tensor, way: int
-) -> Tensor:
-    """Average the features of each class, ``(way, feature_count)``."""
-    shared = {name: value.unsqueeze(0) for name, value in initialization.parameters.items()}
-    with torch.no_grad():
-        features, _ = initialization.network.features(shared, support.unsqueeze(0), None)
-    membership = torch.nn.functional.one_hot(classes, way).to(features.dtype)  # (n, way)
-    return (membership.T @ features[0]) / membership.sum(dim=0).unsqueeze(1)

@@ -25,6 +25,13 @@ class Tunable(Protocol):
         """Return the same function in the form that takes inner steps fastest on ``cpu|cuda``."""
 
 
+def tuned_network(network: Network, tuned_for: torch.device | None) -> Network:
+    """Return a network in the form that is fastest when compiled for a device, or as it is."""
+    if tuned_for is not None and isinstance(network, Tunable):
+        return network.tuned(tuned_for.type)
+    return network
+
+
 @dataclass(frozen=True)
 class StepSpec:
     """An inner step of ``task_count`` tasks whose heads have ``way`` rows, padding included."""
@@ -94,9 +101,7 @@ class StepSpec:
 
     def build(self, tuned_for: torch.device | None = None) -> InnerStep:
         """Build the step; tuned for a device it is in the form that compiles to the fastest."""
-        network = self._network()
-        if tuned_for is not None and isinstance(network, Tunable):
-            network = network.tuned(tuned_for.type)
+        network = tuned_network(self._network(), tuned_for)
         rule = StepRule(
             Preconditioner.CARRIED if self.updates_second_moment else Preconditioner.FROZEN,
             1.0,  # step sizes are an argument

@@ -20,13 +20,15 @@ class MetaBatch:
 
     ``rows`` ``(T, n)`` are rows of the data set's images, ``classes`` ``(T, n)`` their labels,
     ``indices`` ``(T, steps, batch)`` the examples, of n, that each inner step sees, and ``tail``
-    ``(T, tail batch)`` those of one more step where the tail is separate.
+    ``(T, tail batch)`` those of one more step where the tail is separate; ``early`` ``(T, n - tail
+    batch)`` are then the others.
     """
 
     rows: Tensor
     classes: Tensor
     indices: Tensor
     tail: Tensor | None = None
+    early: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.rows.shape[0])
@@ -52,6 +54,7 @@ class ImageTasks:
             to_device(drawn.classes[tasks], device),
             to_device(drawn.indices[tasks], device),
             None if drawn.tail is None else to_device(drawn.tail[tasks], device),
+            None if drawn.early is None else to_device(drawn.early[tasks], device),
         )
 
 
@@ -81,6 +84,7 @@ def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) 
         episodes.support_classes,
         torch.stack(indices),
         tail.expand(outer.meta_batch_size, -1) if task.tail_shot else None,
+        early.expand(outer.meta_batch_size, -1) if task.tail_shot else None,
     )
 
 

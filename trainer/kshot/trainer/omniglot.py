@@ -59,8 +59,8 @@ def read_omniglot(
     """Read a part of one of the two splits.
 
     ``reptile`` has 1,200 characters for training and 423 for test; its 1,200 validation classes are
-    the training characters' mirror images, which rotation does not make. ``vinyals`` has 1,028, 172 and
-    423, and each validation and test character makes four classes by rotation, as in the papers
+    the training characters' mirror images, which rotation does not make. ``vinyals`` has 1,028, 172
+    and 423, and each validation and test character makes four classes by rotation, as in the papers
     that report on it (688 and 1,692 classes). ``data_folder`` holds
     ``omniglot_images_background.zip`` and ``omniglot_images_evaluation.zip`` (or ``images_….zip``,
     their names upstream), or the extracted folders. Raises DataError for an unknown split or part

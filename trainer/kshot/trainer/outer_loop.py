@@ -1,20 +1,23 @@
 """The outer loop: how adaptations to tasks move the initialization, whatever the algorithm."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 import torch
 from torch import Tensor
 
 from kshot.learner import (
+    InnerLoopResult,
     InnerStep,
     LoopState,
     Network,
     Objective,
     ParameterLayout,
+    QueryGradient,
     StepRule,
     maml_gradient,
     run_inner_loop,
+    with_prototype_heads,
 )
 from kshot.trainer.algorithms import Algorithm
 from kshot.trainer.outer_state import Adaptations, OuterState, updated
@@ -27,7 +30,8 @@ from kshot.trainer.workers import ALONE, Workers
 class OuterLoop(Generic[Drawn]):
     """One meta-training: its settings, its tasks, and what steps through them.
 
-    ``tail_step`` takes the last inner step where that has a batch of its own size.
+    ``tail_step`` takes the last inner step where that has a batch of its own size. Where there is a
+    ``query_gradient`` the tail is answered like queries instead, and that is the outer gradient.
     """
 
     inner: Inner
@@ -40,6 +44,8 @@ class OuterLoop(Generic[Drawn]):
     rule: StepRule
     inner_step: InnerStep
     tail_step: InnerStep
+    query_gradient: QueryGradient | None = None
+    prototype_head: bool = False
     workers: Workers = ALONE
 
     def draw(self, meta_iteration: int) -> Drawn:
@@ -105,21 +111,15 @@ class OuterLoop(Generic[Drawn]):
         """
         if self.algorithm.second_order:
             return self._displace_through_steps(start, batch)
+        if self.query_gradient is not None:
+            return self._displace_by_queries(start, batch, self.query_gradient)
         displacement: Tensor | None = None
         losses = []
         state = start
         for weight, steps in self._runs(batch):
             part = batch.steps(steps)
             step = self.tail_step if steps.start == batch.indices.shape[1] else self.inner_step
-            result = run_inner_loop(
-                step,
-                state,
-                part.inputs,
-                part.targets,
-                part.indices,
-                self.rule,
-                watch_divergence=False,
-            )
+            result = self._adapt(step, state, part)
             if weight:
                 way = result.state.parameters - state.parameters
                 way = way if weight == 1 else way * weight
@@ -129,6 +129,47 @@ class OuterLoop(Generic[Drawn]):
         if displacement is None:
             displacement = torch.zeros_like(start.parameters)
         return displacement, state, torch.cat(losses).mean()
+
+    def _adapt(self, step: InnerStep, state: LoopState, batch: SupportBatch) -> InnerLoopResult:
+        return run_inner_loop(
+            step,
+            state,
+            batch.inputs,
+            batch.targets,
+            batch.indices,
+            self.rule,
+            watch_divergence=False,
+        )
+
+    def _displace_by_queries(
+        self, start: LoopState, batch: SupportBatch, query_gradient: QueryGradient
+    ) -> tuple[Tensor, LoopState, Tensor]:
+        """Adapt by all steps but the tail's, and turn the gradient on the tail into displacements.
+
+        The loss is the tail's.
+        """
+        assert batch.early is not None and batch.tail is not None  # noqa: S101 -- checked
+        support, support_classes = batch.take(batch.early)
+        queries, query_classes = batch.take(batch.tail)
+        initialization, adapted = start.parameters, start
+        displacement = torch.zeros_like(initialization)
+        if batch.indices.shape[1]:
+            if self.prototype_head:
+                vectors = with_prototype_heads(
+                    self.network, self.layout, start.parameters, support, support_classes
+                )
+                start = replace(start, parameters=vectors)
+            adapted = self._adapt(self.inner_step, start, batch.steps(slice(0, None))).state
+            displacement = adapted.parameters - start.parameters
+        gradient, losses = query_gradient(
+            initialization,
+            displacement,
+            support.contiguous(),
+            support_classes.contiguous(),
+            queries.contiguous(),
+            query_classes.contiguous(),
+        )
+        return -self.rule.learning_rate * gradient, adapted, losses.mean()
 
     def _runs(self, batch: SupportBatch) -> list[tuple[float, slice]]:
         """Return the algorithm's runs, a separate tail in one of its own."""

@@ -60,12 +60,25 @@ class Task:
     its batch like the others (a shared one). ``labels``: "shuffled" draws ``way`` classes for each
     task and numbers them as drawn; "fixed" takes all classes, ``way`` of them, each with a number
     of its own, and draws images from the whole data set.
+
+    ``head``: "trained", which is meant where it is left out, starts every task with the head that
+    is trained; "prototype" makes it from the class means of the examples before the tail, and the
+    outer gradient goes through them. ``tail_batch_norm``: "support" normalizes the tail by the
+    statistics of the examples before it, as service answers in that mode; "transductive", which is
+    meant where it is left out, by its own.
     """
 
     way: Way
     shot: Count
     tail_shot: Natural
     labels: Literal["shuffled", "fixed"]
+    head: Literal["trained", "prototype"] | None = field(default=None, kw_only=True)
+    tail_batch_norm: Literal["support", "transductive"] | None = field(default=None, kw_only=True)
+
+    @property
+    def tail_as_served(self) -> bool:
+        """Tell whether the tail is answered like queries, not taken as one more inner step."""
+        return self.head is not None or self.tail_batch_norm is not None
 
 
 @dataclass(frozen=True)

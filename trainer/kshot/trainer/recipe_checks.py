@@ -56,8 +56,18 @@ def _check_data(recipe: Recipe) -> None:
 def _check_task(task: Task, inner: Inner, outer: Outer) -> None:
     if task.tail_shot >= task.shot:
         raise DocumentError("task.tail_shot", str(task.tail_shot), f"less than shot, {task.shot}")
-    if task.tail_shot and inner.step_count < 2:
+    if task.tail_shot and inner.step_count < 2 and task.head != "prototype":
         raise DocumentError("inner.step_count", "1", "at least 2 with a separate tail")
+    if task.tail_as_served:
+        key = "head" if task.head is not None else "tail_batch_norm"
+        if outer.algorithm != "fomaml":
+            raise DocumentError(f"task.{key}", "there", f"none with algorithm {outer.algorithm}")
+        if not task.tail_shot:
+            raise DocumentError("task.tail_shot", "0", f"at least 1 with task.{key}")
+        if inner.step_count == 1 and inner.preconditioner == "carried":
+            raise DocumentError(
+                "inner.preconditioner", "carried", "fresh or sgd: no step before the tail has a v"
+            )
     _check_sampling(inner, task.way * (task.shot - task.tail_shot))
     if task.labels == "fixed" and outer.algorithm != "joint":
         raise DocumentError("outer.algorithm", outer.algorithm, "joint with fixed labels")
@@ -98,6 +108,12 @@ def _check_choices(recipe: Recipe) -> None:
             _list(sorted(untaught)),
             f"none that takes v from training, which inner.preconditioner "
             f"{recipe.inner.preconditioner} does not carry",
+        )
+    if recipe.task.head == "prototype" and serving.head.allowed != ("prototype",):
+        raise DocumentError(
+            "serving.head.allowed",
+            _list(serving.head.allowed),
+            "prototype alone with task.head prototype: no other head is trained",
         )
     for field, default, allowed in (
         ("batch_norm.default", recipe.batch_norm.default, recipe.batch_norm.allowed),

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import TypeVar
 
-from kshot.bundle import Preconditioner, Scope
-from kshot.learner import Network, Objective, StepRule, StepSpec, layout_of
+from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.learner import Network, Objective, QuerySpec, StepRule, StepSpec, layout_of
 from kshot.trainer.algorithms import algorithm_of
 from kshot.trainer.outer_loop import OuterLoop
 from kshot.trainer.recipe import Inner, Recipe
@@ -12,7 +12,14 @@ from kshot.trainer.sine_recipe import SineRecipe
 from kshot.trainer.training_tasks import TrainingTasks
 from kshot.trainer.workers import Workers
 
-__all__ = ["BATCH_NORM_EPSILON", "recipe_loop", "step_rule", "step_spec", "tail_spec"]
+__all__ = [
+    "BATCH_NORM_EPSILON",
+    "query_spec",
+    "recipe_loop",
+    "step_rule",
+    "step_spec",
+    "tail_spec",
+]
 
 BATCH_NORM_EPSILON = 1e-3  # of networks for sine waves, which have no batch norm
 Drawn = TypeVar("Drawn")
@@ -25,7 +32,7 @@ def recipe_loop(
     workers: Workers,
 ) -> OuterLoop[Drawn]:
     """Put the outer loop of a recipe together, its steps uncompiled."""
-    spec, tail = step_spec(recipe), tail_spec(recipe)
+    spec, tail, queries = step_spec(recipe), tail_spec(recipe), query_spec(recipe)
     step = spec.build()
     return OuterLoop(
         inner=recipe.inner,
@@ -38,6 +45,8 @@ def recipe_loop(
         rule=step_rule(recipe.inner),
         inner_step=step,
         tail_step=step if tail == spec else tail.build(),
+        query_gradient=None if queries is None else queries.build(),
+        prototype_head=queries is not None and queries.head is Head.PROTOTYPE,
         workers=workers,
     )
 
@@ -70,6 +79,25 @@ def tail_spec(recipe: Recipe | SineRecipe) -> StepSpec:
     if isinstance(recipe, Recipe) and recipe.task.tail_shot:
         return replace(spec, batch_size=recipe.task.way * recipe.task.tail_shot)
     return spec
+
+
+def query_spec(recipe: Recipe | SineRecipe) -> QuerySpec | None:
+    """Describe the outer gradient of a recipe whose tail is answered like queries, or None."""
+    if not isinstance(recipe, Recipe) or not recipe.task.tail_as_served:
+        return None
+    task, outer = recipe.task, recipe.outer
+    return QuerySpec(
+        network=recipe.network,
+        input_shape=recipe.input.shape,
+        batch_norm_epsilon=recipe.batch_norm.epsilon,
+        way=task.way,
+        support_count=task.way * (task.shot - task.tail_shot),
+        query_count=task.way * task.tail_shot,
+        head=Head(task.head or "trained"),
+        batch_norm_mode=BatchNormMode(task.tail_batch_norm or "transductive"),
+        displaced=recipe.inner.step_count > 1,
+        task_count=outer.meta_batch_size if outer.meta_batch == "stacked" else 1,
+    )
 
 
 def step_rule(inner: Inner) -> StepRule:

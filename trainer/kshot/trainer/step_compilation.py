@@ -4,17 +4,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from kshot.learner import CompilationError, StepSpec, compile_step, compiler_name
+import torch
+
+from kshot.learner import (
+    CompilationError,
+    QuerySpec,
+    StepSpec,
+    compile_program,
+    compile_step,
+    compiler_name,
+)
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.outer_loop import OuterLoop
 from kshot.trainer.outer_state import OuterState
 from kshot.trainer.recipe import Recipe
-from kshot.trainer.recipe_loop import step_spec, tail_spec
+from kshot.trainer.recipe_loop import query_spec, step_spec, tail_spec
 from kshot.trainer.sine_recipe import SineRecipe
 
 __all__ = ["compiled_loop"]
 
 Drawn = TypeVar("Drawn")
+Spec = TypeVar("Spec", StepSpec, QuerySpec)
 
 
 def compiled_loop(
@@ -57,17 +67,27 @@ def _compiled(
     loop: OuterLoop[Drawn], recipe: Recipe | SineRecipe, state: OuterState
 ) -> OuterLoop[Drawn]:
     """Compile a loop's inner steps and let them run once."""
-    device = state.parameters.device
-    main, tail = (_shared(spec, loop) for spec in (step_spec(recipe), tail_spec(recipe)))
-    step = compile_step(main, device)
-    tail_step = step if tail == main else compile_step(tail, device)
-    faster = replace(loop, inner_step=step, tail_step=tail_step)
+    faster = _compiled_steps(loop, recipe, state.parameters.device)
     # Changes nothing, for what is drawn follows from the state; and waits for no other process.
     replace(faster, workers=loop.workers.set_apart()).advance(state)
     return faster
 
 
-def _shared(spec: StepSpec, loop: OuterLoop[Drawn]) -> StepSpec:
+def _compiled_steps(
+    loop: OuterLoop[Drawn], recipe: Recipe | SineRecipe, device: torch.device
+) -> OuterLoop[Drawn]:
+    main, tail = (_shared(spec, loop) for spec in (step_spec(recipe), tail_spec(recipe)))
+    if (queries := query_spec(recipe)) is not None:
+        gradient = compile_program(_shared(queries, loop), device)
+        step = compile_step(main, device) if queries.displaced else loop.inner_step
+        return replace(loop, inner_step=step, query_gradient=gradient)
+    step = compile_step(main, device)
+    return replace(
+        loop, inner_step=step, tail_step=step if tail == main else compile_step(tail, device)
+    )
+
+
+def _shared(spec: Spec, loop: OuterLoop[Drawn]) -> Spec:
     """Describe the step of those tasks of a stacked meta-batch that this process takes."""
     if loop.outer.meta_batch == "serial":
         return spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 Drawn = TypeVar("Drawn")
@@ -16,13 +17,15 @@ class SupportBatch:
 
     ``inputs`` float32 ``(T, n, channels, height, width)``; ``targets`` ``(T, n)``, int64 classes or
     float32 values; ``indices`` int64 ``(T, steps, batch)``: the examples, of n, that each inner
-    step sees. With a separate tail, ``tail`` ``(T, tail batch)`` are those of one more, last step.
+    step sees. With a separate tail, ``tail`` ``(T, tail batch)`` are those of one more, last step,
+    and ``early`` ``(T, n - tail batch)`` all others.
     """
 
     inputs: Tensor
     targets: Tensor
     indices: Tensor
     tail: Tensor | None = None
+    early: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.inputs.shape[0])
@@ -34,7 +37,13 @@ class SupportBatch:
             self.targets[tasks],
             self.indices[tasks],
             None if self.tail is None else self.tail[tasks],
+            None if self.early is None else self.early[tasks],
         )
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return examples of each task by number ``(T, m)``: their inputs and targets."""
+        rows = torch.arange(len(self), device=self.inputs.device).unsqueeze(1)
+        return self.inputs[rows, indices], self.targets[rows, indices]
 
     def steps(self, steps: slice) -> SupportBatch:
         """Return the tasks with some of their inner steps, of which the last may be the tail.
