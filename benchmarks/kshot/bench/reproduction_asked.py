@@ -1,0 +1,71 @@
+"""Which rows are asked for, and which bundle answers each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kshot.bench.evaluated_bundle import find_builtin
+from kshot.bench.refusals import WrongUse
+from kshot.bench.reproduction_rows import BUILTIN, TARGETS, Target
+from kshot.bench.reproduction_run import Asked
+from kshot.bundle import BundleError, builtin_bundle, load_bundle
+
+__all__ = ["ask", "shipped_names"]
+
+
+def ask(only: str, given: Sequence[str], task_count: int) -> list[Asked]:
+    """Return the targets that were named, or all that have a bundle.
+
+    Raises ``WrongUse`` for a row or a recipe that is none, for a row without a bundle, and for a
+    bundle of another recipe than its rows are about; ``BundleError`` for a damaged one.
+    """
+    by_recipe = dict(_named(text) for text in given)
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    known = {target.name: target for target in TARGETS}
+    for name in names:
+        if name not in known:
+            raise WrongUse(f"row is {name!r}, wanted some of: {', '.join(known)}")
+    asked = []
+    for target in [known[name] for name in names] or TARGETS:
+        path = by_recipe.get(target.recipe)
+        if path is None and (target.builtin is None or not _ships(target.builtin)):
+            if names:
+                raise WrongUse(f"{target.name} has no built-in bundle, wanted {_option(target)}")
+            continue
+        bundle = find_builtin(str(target.builtin)) if path is None else load_bundle(path)
+        if not target.takes(bundle.manifest.provenance):
+            found = bundle.manifest.provenance.recipe
+            raise WrongUse(
+                f"bundle {bundle.manifest.name} was trained with the recipe {found}, wanted "
+                f"{target.recipe} for {target.name}"
+            )
+        asked.append(Asked(target, bundle, target.builtin if path is None else None, task_count))
+    return asked
+
+
+def shipped_names() -> list[str]:
+    """Return the names of those bundles that answer rows and ship with the package."""
+    return [name for name in BUILTIN.values() if _ships(name)]
+
+
+def _named(text: str) -> tuple[str, Path]:
+    recipe, equals, path = text.partition("=")
+    recipes = dict.fromkeys(target.recipe for target in TARGETS)
+    if not equals or recipe not in recipes:
+        raise WrongUse(
+            f"--bundle is {text!r}, wanted RECIPE=PATH with one of: {', '.join(recipes)}"
+        )
+    return recipe, Path(path)
+
+
+def _option(target: Target) -> str:
+    return f"--bundle {target.recipe}=PATH"
+
+
+def _ships(name: str) -> bool:
+    try:
+        builtin_bundle(name)
+    except BundleError:
+        return False
+    return True

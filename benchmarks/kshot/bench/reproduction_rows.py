@@ -1,0 +1,164 @@
+"""The rows of the Reptile paper's tables, and CIFAR-FS beside them, as what a bundle can answer.
+
+o15 is Omniglot, 5-way 1-shot; m stands for mini-ImageNet, cifar for CIFAR-FS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Provenance
+
+__all__ = ["BUILTIN", "TARGETS", "Adaptation", "Row", "Target", "adaptation_for"]
+
+# Appendix A of the paper: of every evaluation of Reptile.
+STEP_COUNT = 50
+TRANSDUCTIVE, PLAIN, SUPPORT = (
+    BatchNormMode.TRANSDUCTIVE,
+    BatchNormMode.SUPPORT_AND_QUERY,
+    BatchNormMode.SUPPORT,
+)
+# A row of the results, as JSON has it.
+Row = Mapping[str, object]
+Fractions = Mapping[BatchNormMode, float]
+# A published accuracy and its gate.
+Goal = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The rows that one adaptation of the same tasks answers, one for each batch-norm mode.
+
+    ``recipe`` is the training that they are about; where ``dataset`` is named, any training on that
+    data set answers them. ``builtin`` is the bundle that answers where none is given. ``published``
+    and ``gates`` are accuracies in 0..1; one that reaches its gate counts as reproduced.
+    ``batch_size`` is the paper's for Reptile.
+    """
+
+    row: str
+    algorithm: str
+    recipe: str
+    way: int
+    shot: int
+    batch_size: int
+    builtin: str | None = None
+    dataset: str | None = None
+    modes: tuple[BatchNormMode, ...] = (TRANSDUCTIVE, PLAIN, SUPPORT)
+    published: Fractions = field(default_factory=dict)
+    gates: Fractions = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return how the target is asked for: `o15`, or `o15-fomaml`."""
+        return self.row if self.algorithm == "reptile" else f"{self.row}-{self.algorithm}"
+
+    def takes(self, provenance: Provenance) -> bool:
+        """Return whether a bundle of this origin answers the rows."""
+        if self.dataset is not None and provenance.dataset == self.dataset:
+            return True
+        return provenance.recipe == self.recipe
+
+    def owns(self, row: Row) -> bool:
+        """Return whether a row of the results is one of these."""
+        if self.dataset is not None:
+            return row["row"] == self.row
+        return (row["row"], row["algorithm"]) == (self.row, self.algorithm)
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a row's tasks are adapted to."""
+
+    step_count: int
+    batch_size: int
+    preconditioner: Preconditioner
+    head: Head
+
+
+def adaptation_for(target: Target, manifest: Manifest) -> Adaptation:
+    """Return the paper's adaptation for Reptile, and a bundle's own for other algorithms.
+
+    Reptile's are 50 steps from the trained head, with Adam's second moment as training left it
+    where the bundle offers that. MAML's steps are few, and each sees the whole support set.
+    """
+    inner = manifest.inner_loop
+    if manifest.provenance.algorithm == "reptile":
+        carried = Preconditioner.CARRIED in inner.preconditioners
+        preconditioner = Preconditioner.CARRIED if carried else inner.preconditioner
+        return Adaptation(STEP_COUNT, target.batch_size, preconditioner, Head.TRAINED)
+    batch_size = min(manifest.default_batch_size(target.way), target.way * target.shot)
+    return Adaptation(inner.step_count, batch_size, inner.preconditioner, manifest.head.default)
+
+
+# What ships with the package, by the recipe that it was trained with.
+BUILTIN = {
+    "omniglot-5way": "omniglot",
+    "omniglot-20way": "omniglot-20way",
+    "cifar-fs-5way": "cifar-fs",
+}
+
+
+def _reptile(
+    row: str, recipe: str, size: tuple[int, int, int], plain: Goal, transductive: Goal
+) -> Target:
+    """Make a target of Reptile; ``size`` is way, shot and batch size."""
+    return Target(
+        row,
+        "reptile",
+        recipe,
+        *size,
+        builtin=BUILTIN.get(recipe),
+        published={PLAIN: plain[0], TRANSDUCTIVE: transductive[0]},
+        gates={PLAIN: plain[1], TRANSDUCTIVE: transductive[1]},
+    )
+
+
+def _other(row: str, algorithm: str, training: str, published: float) -> Target:
+    """Make a target of first-order MAML or MAML: the paper has their transductive figures alone."""
+    size = next((of.way, of.shot, of.batch_size) for of in REPTILE if of.row == row)
+    return Target(
+        row,
+        algorithm,
+        f"{training}-{algorithm}",
+        *size,
+        modes=(TRANSDUCTIVE,),
+        published={TRANSDUCTIVE: published},
+    )
+
+
+def _cifar(row: str, shot: int, batch_size: int) -> Target:
+    """Make a target that no paper on Reptile has, with its batch sizes for mini-ImageNet."""
+    recipe = "cifar-fs-5way"
+    return Target(
+        row, "reptile", recipe, 5, shot, batch_size, builtin=BUILTIN[recipe], dataset="cifar-fs"
+    )
+
+
+REPTILE = (
+    _reptile("o15", "omniglot-5way", (5, 1, 5), (0.9539, 0.950), (0.9768, 0.975)),
+    _reptile("o55", "omniglot-5way", (5, 5, 5), (0.9890, 0.986), (0.9948, 0.994)),
+    _reptile("o120", "omniglot-20way", (20, 1, 10), (0.8814, 0.878), (0.8943, 0.889)),
+    _reptile("o520", "omniglot-20way", (20, 5, 10), (0.9665, 0.964), (0.9712, 0.965)),
+    _reptile("m15", "mini-imagenet-5way", (5, 1, 5), (0.4707, 0.460), (0.4997, 0.489)),
+    _reptile("m55", "mini-imagenet-5way", (5, 5, 15), (0.6274, 0.618), (0.6599, 0.654)),
+)
+OTHERS = (
+    _other("o15", "fomaml", "omniglot-5way", 0.983),
+    _other("o55", "fomaml", "omniglot-5way-5shot", 0.992),
+    _other("o120", "fomaml", "omniglot-20way", 0.894),
+    _other("o520", "fomaml", "omniglot-20way", 0.979),
+    _other("m15", "fomaml", "mini-imagenet-5way", 0.4807),
+    _other("m55", "fomaml", "mini-imagenet-5way-5shot", 0.6315),
+    _other("o15", "maml", "omniglot-5way", 0.987),
+    _other("o55", "maml", "omniglot-5way-5shot", 0.999),
+    _other("o120", "maml", "omniglot-20way", 0.958),
+    _other("o520", "maml", "omniglot-20way", 0.989),
+    _other("m15", "maml", "mini-imagenet-5way", 0.4870),
+    _other("m55", "maml", "mini-imagenet-5way-5shot", 0.6311),
+)
+TARGETS = (
+    *(target for first in REPTILE for target in (first, *OTHERS) if target.row == first.row),
+    _cifar("cifar15", 1, 5),
+    _cifar("cifar55", 5, 15),
+)

@@ -1,0 +1,228 @@
+"""docs/reproduction.md, the committed results, the recipes and the built-in bundles together."""
+
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kshot.bench.evaluated_bundle import find_builtin
+from kshot.bench.marked_page import replace_blocks
+from kshot.bench.reproduction_checks import disagreements
+from kshot.bench.reproduction_file import KEYS, read_rows
+from kshot.bench.reproduction_page import page_blocks
+from kshot.bench.reproduction_rows import TARGETS, Target, adaptation_for
+from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, Manifest, Preconditioner, load_bundle
+from kshot.trainer.errors import DataError
+from kshot.trainer.recipe_files import load_image_recipe
+
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "benchmarks" / "results" / "reproduction.json"
+PAGE = ROOT / "docs" / "reproduction.md"
+PackSmall = Callable[..., Path]
+Row = Mapping[str, object]
+
+
+def row_of(bundle: Bundle, **changes: object) -> Row:
+    """A row that fits to a bundle, measured on 10,000 tasks."""
+    provenance = bundle.manifest.provenance
+    return {
+        "row": "o15",
+        "algorithm": "reptile",
+        "batch_norm": "support",
+        "accuracy": 0.95,
+        "ci95": 0.002,
+        "tasks": 10_000,
+        "meta_iterations": provenance.meta_iterations,
+        "paper": 0.9539,
+        "gate": 0.95,
+        "way": 5,
+        "shot": 1,
+        "step_count": 50,
+        "batch_size": 5,
+        "preconditioner": "carried",
+        "bundle": bundle.manifest.name,
+        "built_in": True,
+        "bundle_digest": bundle.digest,
+        "recipe": provenance.recipe,
+        "recipe_digest": provenance.recipe_digest,
+        "training_seed": provenance.seed,
+        **changes,
+    }
+
+
+def test_the_committed_result_has_every_row_once_and_is_what_the_page_says() -> None:
+    rows = read_rows(RESULT)
+    page = PAGE.read_text()
+
+    assert [(row["row"], row["batch_norm"]) for row in rows] == [
+        (target.row, mode.value) for target in TARGETS for mode in target.modes
+    ]
+    assert replace_blocks(page, page_blocks(rows)) == page
+    for row in rows:
+        if "not_measured" not in row:
+            words = shlex.split(str(row["command"]))
+            assert words[:2] == ["kshot", "evaluate"]
+            assert words[2] == (row["bundle"] if row["built_in"] else "BUNDLE")
+
+
+def test_the_committed_result_is_of_the_bundles_that_ship_and_agrees_with_their_cards() -> None:
+    """After a change of a built-in bundle its rows are to be measured again."""
+    assert disagreements(read_rows(RESULT), find_builtin) == []
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_target_asks_for_what_its_recipe_reproduces(target: Target, manifest: Manifest) -> None:
+    recipe = load_image_recipe(target.recipe)
+    table = recipe.evaluation.table
+    inner = replace(
+        manifest.inner_loop,
+        step_count=recipe.serving.step_count,
+        batch_size_by_way=recipe.serving.batch_size_by_way,
+        preconditioner=recipe.serving.preconditioner,
+        preconditioners=recipe.serving.preconditioners,
+    )
+    provenance = replace(manifest.provenance, algorithm=recipe.outer.algorithm)
+    adaptation = adaptation_for(target, replace(manifest, inner_loop=inner, provenance=provenance))
+
+    assert (target.way, target.algorithm) == (recipe.evaluation.way, recipe.outer.algorithm)
+    assert target.shot in table.shots
+    assert adaptation.step_count == table.step_count
+    for published in target.published.values():
+        assert f"{100 * published:.4g}".rstrip("0") in recipe.reproduces.replace("0 %", " %")
+    if target.shot == recipe.evaluation.shot:
+        assert adaptation.batch_size == recipe.evaluation.batch_size
+    if target.algorithm != "reptile":
+        assert adaptation.batch_size == target.way * target.shot
+
+
+def test_the_gates_are_below_the_published_figures_by_at_most_two_points() -> None:
+    gated = [target for target in TARGETS if target.gates]
+
+    assert len(gated) == 6
+    for target in gated:
+        assert set(target.gates) == set(target.published)
+        for mode, gate in target.gates.items():
+            assert target.published[mode] - 0.02 < gate < target.published[mode]
+            assert mode is not BatchNormMode.SUPPORT
+
+
+@pytest.fixture
+def bundle(pack_small: PackSmall) -> Bundle:
+    """A bundle whose card says 93 ± 0.7 % for what `row_of` is about."""
+    told = EvaluationRow(
+        way=5,
+        shot=1,
+        query_count=1,
+        task_count=1000,
+        step_count=50,
+        batch_norm_mode=BatchNormMode.SUPPORT,
+        preconditioner=Preconditioner.CARRIED,
+        accuracy=0.93,
+        ci95=0.007,
+        ci_method="t",
+    )
+    return load_bundle(pack_small(evaluation=(told,)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"bundle_digest": "f00"}, "bundle_digest is f00, wanted "),
+        ({"recipe": "omniglot-20way"}, "recipe is omniglot-20way, wanted omniglot-5way"),
+        ({"recipe_digest": "f00"}, "recipe_digest is f00"),
+        ({"algorithm": "maml"}, "algorithm is maml, wanted reptile"),
+        ({"meta_iterations": 30_000}, "meta_iterations is 30000, wanted 100000"),
+        ({"training_seed": 1}, "training_seed is 1, wanted 0"),
+        ({"accuracy": 0.9395}, "the accuracy is 0.9395, and 0.9300 on the card of omniglot"),
+        ({"accuracy": 0.92}, "which is further apart than both intervals"),
+    ],
+)
+def test_a_row_that_does_not_fit_to_its_bundle_is_told(
+    bundle: Bundle, changes: Mapping[str, object], sentence: str
+) -> None:
+    found = disagreements([row_of(bundle, **{"accuracy": 0.9385, **changes})], lambda _name: bundle)
+
+    assert len(found) == 1
+    assert found[0].startswith("o15 in support mode: ")
+    assert sentence in found[0]
+
+
+def test_rows_that_fit_are_of_other_tasks_or_of_bundles_of_ones_own_are_not_told(
+    bundle: Bundle,
+) -> None:
+    rows = [
+        row_of(bundle, accuracy=0.9385),
+        row_of(bundle, accuracy=0.5, step_count=10),
+        row_of(bundle, accuracy=0.5, batch_norm="transductive"),
+        row_of(bundle, accuracy=0.5, batch_size=25),
+        row_of(bundle, accuracy=0.5, built_in=False, bundle_digest="f00"),
+        {**dict.fromkeys(KEYS), "row": "m15", "not_measured": "no images"},
+    ]
+
+    assert disagreements(rows, lambda _name: bundle) == []
+
+
+def test_a_table_says_what_was_reached_what_was_not_and_what_was_tried(bundle: Bundle) -> None:
+    short = {"meta_iterations": 30_000, "meta_iterations_wanted": 100_000}
+    missing = {**dict.fromkeys(KEYS), "row": "m15", "algorithm": "maml", "paper": 0.487}
+    missing = {**missing, "batch_norm": "transductive", "gate": None, "not_measured": "no images"}
+    rows = [
+        row_of(bundle),
+        row_of(bundle, accuracy=0.9499, **short),
+        row_of(bundle, tasks=20),
+        row_of(bundle, paper=None, gate=None),
+        missing,
+    ]
+    blocks = page_blocks(rows)
+
+    assert blocks["omniglot"].splitlines()[2:] == [
+        "| o15 | Reptile | `support` | 95.39 % | **95.00** ± 0.20 % | 10,000 | 100,000 "
+        "| 95.0 %: reached |",
+        "| o15 | Reptile | `support` | 95.39 % | **94.99** ± 0.20 % | 10,000 | 30,000 of 100,000 "
+        "| 95.0 %: not reached |",
+        "| o15 | Reptile | `support` | 95.39 % | **95.00** ± 0.20 % | 20 | 100,000 "
+        "| 95.0 %: a trial decides nothing |",
+        "| o15 | Reptile | `support` | - | **95.00** ± 0.20 % | 10,000 | 100,000 |  |",
+    ]
+    assert blocks["mini-imagenet"].endswith(
+        "| m15 | MAML | `transductive` | 48.70 % | not measured |  |  |  |"
+    )
+    assert blocks["not-measured"] == "- m15 (MAML): no images."
+    assert page_blocks(rows[:1])["not-measured"] == "Every row was measured."
+
+
+def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    whole = dict.fromkeys(KEYS)
+
+    assert read_rows(path) == []
+    for content in (
+        {},
+        [1],
+        [{"row": "o15"}],
+        [whole],
+        [{**whole, "accuracy": 1, "not_measured": ""}],
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=r"rows\.json are no list of rows, each with row, algo"):
+            read_rows(path)
+    path.write_text("[")
+    with pytest.raises(DataError, match=r"rows\.json cannot be read"):
+        read_rows(path)
+
+
+def test_a_block_is_replaced_between_its_markers_alone() -> None:
+    page = (
+        "a\n<!-- one: by hand -->\n\n<!-- end of one -->\nb\n<!-- two: x -->\n<!-- end of two -->"
+    )
+
+    once = replace_blocks(page, {"one": "| 1 |\\2", "two": "2"})
+    assert once.startswith("a\n<!-- one: by hand -->\n\n| 1 |\\2\n\n<!-- end of one -->\nb\n")
+    assert replace_blocks(once, {"two": "2"}) == once
+    with pytest.raises(DataError, match="has the markers of three 0 times, wanted"):
+        replace_blocks(page, {"three": ""})
+    with pytest.raises(DataError, match="has the markers of one 2 times"):
+        replace_blocks(page + page, {"one": ""})
