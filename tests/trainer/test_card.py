@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from kshot.bundle import BatchNormMode, EvaluationRow
-from kshot.trainer.card import model_card
+from kshot.bundle import BatchNormMode, EvaluationRow, Manifest
+from kshot.trainer.card import calibration_limit, model_card
 from kshot.trainer.dataset import ImageDataset, with_rotations
 from kshot.trainer.packaging import draft_manifest
 from kshot.trainer.recipe import Recipe
@@ -168,3 +168,19 @@ def test_a_card_names_every_method_of_its_intervals(card: Callable[..., str]) ->
 
 def test_a_card_without_a_table_says_so(card: Callable[..., str]) -> None:
     assert "\n## Accuracy\n\nNot measured.\n" in card(())
+
+
+def test_a_card_says_whether_probabilities_are_calibrated(
+    card: Callable[..., str],
+    small_recipe: Recipes,
+    dataset: ImageDataset,
+    calibrated: Callable[[Manifest], Manifest],
+) -> None:
+    recipe = small_recipe()
+    manifest = calibrated(draft_manifest(recipe, dataset))
+
+    assert card(()).endswith("\n- Probabilities are not calibrated.\n")
+    assert calibration_limit(manifest).startswith(
+        "- Probabilities are calibrated in the modes `transductive`, `support`, for images like "
+    )
+    assert model_card(manifest, recipe, dataset).endswith(f"\n{calibration_limit(manifest)}\n")

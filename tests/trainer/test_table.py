@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from kshot.bundle import BatchNormMode, Manifest, load_bundle
+from kshot.bundle import BatchNormMode, Manifest, Preconditioner, load_bundle
 from kshot.learner import Initialization
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.errors import DataError
 from kshot.trainer.evaluation import EvaluationSettings, evaluate_bundle
 from kshot.trainer.packaging import draft_manifest, pack_bundle
 from kshot.trainer.recipe import Recipe
-from kshot.trainer.table import check_table, measure_table
+from kshot.trainer.table import check_rows, check_table, measure_again, measure_table
 
 Recipes = Callable[..., Recipe]
 Patterns = Callable[..., ImageDataset]
@@ -82,3 +82,50 @@ def test_a_table_wants_enough_images(small_recipe: Recipes, patterns: Patterns) 
         check_table(table, manifest, patterns(image_count=5))
     with pytest.raises(DataError, match="way is 3, wanted at most the 2 classes"):
         check_table(table, manifest, patterns(class_count=2))
+
+
+def test_a_table_is_measured_again_beside_new_default_steps(
+    small_recipe: Recipes, patterns: Patterns, make_initialization: Initializations
+) -> None:
+    """Tasks, modes and numbers of steps stay; what the old defaults gave is measured the same."""
+    recipe, dataset = small_recipe(), patterns()
+    manifest = draft_manifest(recipe, dataset)
+    initialization = make_initialization(manifest)
+    rows = measure_table(recipe.evaluation.table, manifest, initialization, dataset)
+    changed = replace(manifest, inner_loop=replace(manifest.inner_loop, step_count=2))
+    reports: list[tuple[int, int]] = []
+
+    again = measure_again(
+        rows,
+        changed,
+        initialization,
+        dataset,
+        report=lambda done, total: reports.append((done, total)),
+    )
+
+    assert reports == [(done, 4) for done in range(1, 5)]
+    assert [(row.shot, row.step_count) for row in again[::3]] == [
+        (shot, step_count) for shot in (1, 5) for step_count in (2, 3, 10)
+    ]
+    assert tuple(row for row in again if row.step_count != 2) == rows
+    assert measure_again(rows, manifest, initialization, dataset) == rows
+    assert measure_again((), manifest, initialization, dataset) == ()
+    fresh = replace(
+        manifest,
+        inner_loop=replace(manifest.inner_loop, preconditioner=Preconditioner.FRESH),
+    )
+    others = measure_again(rows, fresh, initialization, dataset)
+    assert {row.preconditioner for row in others} == {Preconditioner.FRESH}
+
+
+def test_a_table_again_wants_enough_images(
+    small_recipe: Recipes, patterns: Patterns, make_initialization: Initializations
+) -> None:
+    recipe, dataset = small_recipe(), patterns()
+    manifest = draft_manifest(recipe, dataset)
+    initialization = make_initialization(manifest)
+    rows = measure_table(recipe.evaluation.table, manifest, initialization, dataset)
+    check_rows(rows, manifest, patterns(class_count=3, image_count=6))
+
+    with pytest.raises(DataError, match="5 support and 1 query"):
+        check_rows(rows, manifest, patterns(image_count=5))

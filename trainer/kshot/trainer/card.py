@@ -7,8 +7,15 @@ from kshot.trainer.dataset import ROTATIONS_DEGREES, ImageDataset
 from kshot.trainer.recipe import Inner, Outer, Recipe
 from kshot.trainer.recipe_settings import recipe_words
 
-__all__ = ["model_card"]
+__all__ = [
+    "UNCALIBRATED",
+    "accuracy_section",
+    "calibration_limit",
+    "evaluate_command",
+    "model_card",
+]
 
+UNCALIBRATED = "- Probabilities are not calibrated."
 ALGORITHMS = {
     "reptile": "Reptile",
     "fomaml": "FOMAML",
@@ -30,7 +37,7 @@ def model_card(manifest: Manifest, recipe: Recipe, dataset: ImageDataset) -> str
     """
     parts = [
         _origin(manifest, recipe, dataset),
-        _table(manifest),
+        accuracy_section(manifest),
         _commands(manifest, recipe),
         _limits(manifest),
     ]
@@ -105,7 +112,8 @@ def _classes(recipe: Recipe, dataset: ImageDataset) -> str:
     )
 
 
-def _table(manifest: Manifest) -> list[str]:
+def accuracy_section(manifest: Manifest) -> list[str]:
+    """Return the lines of the section that has the manifest's table of accuracies."""
     if not manifest.evaluation:
         return ["## Accuracy", "", "Not measured."]
     first = manifest.evaluation[0]
@@ -133,7 +141,7 @@ def _commands(manifest: Manifest, recipe: Recipe) -> list[str]:
     words = recipe_words(recipe)
     said = ["## Again", "", "    " + _train_command(words or ["RECIPE.toml"])]
     if manifest.evaluation:
-        said.append("    " + _evaluate_command(manifest, recipe, manifest.evaluation[0]))
+        said.append("    " + evaluate_command(manifest, recipe.evaluation.table.seed, "OUT"))
     said += [
         "",
         "The first line trains again: on an equal CPU, with the versions above, to the same bytes.",
@@ -152,19 +160,21 @@ def _train_command(words: list[str]) -> str:
     return f"kshot train {shlex.join(words)} --out OUT --data DATA"
 
 
-def _evaluate_command(manifest: Manifest, recipe: Recipe, row: EvaluationRow) -> str:
+def evaluate_command(manifest: Manifest, seed: int, out: str) -> str:
+    """Return the command that measures the table's first row again, of the bundle in ``out``."""
+    row = manifest.evaluation[0]
     options = {
         "way": row.way,
         "shot": row.shot,
         "queries": row.query_count,
         "tasks": row.task_count,
-        "seed": recipe.evaluation.table.seed,
+        "seed": seed,
         "step-count": row.step_count,
         "preconditioner": row.preconditioner,
         "batch-norm-mode": row.batch_norm_mode,
     }
     words = " ".join(f"--{name} {value}" for name, value in options.items())
-    return f"kshot evaluate OUT/{manifest.name}/{manifest.version} --data DATA {words}"
+    return f"kshot evaluate {out}/{manifest.name}/{manifest.version} --data DATA {words}"
 
 
 def _limits(manifest: Manifest) -> list[str]:
@@ -178,8 +188,19 @@ def _limits(manifest: Manifest) -> list[str]:
         "- Images unlike the training images adapt worse than the table says: measure on your own.",
         "- `transductive` answers depend on the other queries of the same request; the other two "
         "modes answer each query by itself.",
-        "- Probabilities are not calibrated.",
+        calibration_limit(manifest),
     ]
+
+
+def calibration_limit(manifest: Manifest) -> str:
+    """Say whether probabilities are calibrated, and what for."""
+    if not manifest.calibrated_modes:
+        return UNCALIBRATED
+    modes = ", ".join(f"`{mode}`" for mode in manifest.calibrated_modes)
+    return (
+        f"- Probabilities are calibrated in the modes {modes}, for images like those above and the "
+        "default options; for others they may be too sure, or not sure enough."
+    )
 
 
 def _counted(count: int, noun: str, plural: str | None = None) -> str:
