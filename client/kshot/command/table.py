@@ -52,6 +52,11 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "Measure a bundle's accuracy over many tasks.",
             "train",
         ),
+        "calibrate": Entry(
+            "kshot.trainer.commands.calibrate",
+            "Write a bundle's copy with calibrated probabilities.",
+            "train",
+        ),
         "recipes": Entry(
             "kshot.trainer.commands.recipes",
             "List the recipes that `train` knows.",

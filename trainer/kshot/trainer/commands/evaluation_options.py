@@ -12,7 +12,7 @@ from kshot.trainer.baselines import Baseline
 from kshot.trainer.commands.evaluation_request import PROTOCOLS
 from kshot.trainer.commands.options import data_option, device_option
 
-__all__ = ["MAX_STEPS", "VARIABLE", "evaluate_options"]
+__all__ = ["MAX_STEPS", "MAX_TASKS", "VARIABLE", "choice", "evaluate_options"]
 
 Command = TypeVar("Command", bound=Callable[..., None])
 

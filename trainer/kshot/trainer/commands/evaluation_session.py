@@ -18,7 +18,7 @@ from kshot.trainer.evaluation_settings import EvaluationSettings
 from kshot.trainer.progress import Progress
 from kshot.trainer.recipe import Data
 
-__all__ = ["Session", "open_bundle", "open_session", "say_once"]
+__all__ = ["Session", "check_split", "find_bundle", "open_bundle", "open_session", "say_once"]
 
 WITHOUT_FOLDER = ("digits",)
 
@@ -58,16 +58,20 @@ def open_bundle(options: EvaluateOptions) -> Bundle:
 
     Raises ``BundleError``; ``UsageError`` for an unknown name and for what is not allowed.
     """
-    name = options.bundle_name
+    bundle = find_bundle(options.bundle_name)
+    check_allowed(options, bundle.manifest, options.bundle_name)
+    return bundle
+
+
+def find_bundle(name: str) -> Bundle:
+    """Open a folder or a built-in bundle; raises ``BundleError``, ``UsageError`` for neither."""
     folder = Path(name)
     if not folder.exists() and len(folder.parts) == 1:
         try:
             folder = builtin_bundle(name)
         except BundleError as error:
             raise click.UsageError(f"there is no folder {name}, and {error}") from error
-    bundle = load_bundle(folder)
-    check_allowed(options, bundle.manifest, name)
-    return bundle
+    return load_bundle(folder)
 
 
 def open_session(options: EvaluateOptions, bundle: Bundle, device: torch.device) -> Session:
@@ -79,7 +83,8 @@ def open_session(options: EvaluateOptions, bundle: Bundle, device: torch.device)
     data = _data(options, bundle)
     dataset = _read(options, data, bundle)
     if options.dataset is None:
-        _check_split(dataset, data, bundle)
+        otherwise = f"; `--dataset {data.dataset} ...` evaluates all the same"
+        check_split(dataset, bundle, otherwise)
     path = options.episode_path
     held = read_episodes(path, dataset) if path is not None and path.exists() else None
     shape = task_shape(options, bundle.manifest, held.shape if held else None)
@@ -99,18 +104,18 @@ def _data(options: EvaluateOptions, bundle: Bundle) -> Data:
     )
 
 
-def _check_split(dataset: ImageDataset, data: Data, bundle: Bundle) -> None:
+def check_split(dataset: ImageDataset, bundle: Bundle, otherwise: str = "") -> None:
     """Raise ``DataError`` where a folder's classes are not divided as for the training.
 
     Another class or another seed moves others: what is the test part now may have been trained on.
+    ``otherwise`` ends the sentence with what can be done.
     """
     wanted = bundle.manifest.provenance.split_digest
     if dataset.split_digest != wanted:
         raise DataError(
             f"the classes of {dataset.name} are not split as they were for the training of "
             f"{bundle.path}, which may have been trained on them: the split's digest is "
-            f"{dataset.split_digest}, wanted {wanted}; `--dataset {data.dataset} ...` evaluates "
-            "all the same"
+            f"{dataset.split_digest}, wanted {wanted}{otherwise}"
         )
 
 

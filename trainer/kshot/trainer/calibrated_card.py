@@ -1,0 +1,116 @@
+"""The model card of a calibrated copy: its bundle's, with what calibration adds and changes."""
+
+from collections.abc import Sequence
+
+from kshot.bundle import Calibration, Manifest
+from kshot.trainer.calibration import TemperatureFit
+from kshot.trainer.card import (
+    UNCALIBRATED,
+    accuracy_section,
+    calibration_limit,
+    evaluate_command,
+)
+from kshot.trainer.table import TABLE_SEED
+
+__all__ = ["calibrated_card"]
+
+ACCURACY, CALIBRATION, AGAIN = "## Accuracy", "## Calibration", "## Again"
+OUT, COPY = "OUT", "CALIBRATED"
+
+
+def calibrated_card(card: str, manifest: Manifest, fits: Sequence[TemperatureFit]) -> str:
+    """Write the card of a copy from that of the bundle that was calibrated.
+
+    ``manifest`` is the copy's; ``fits`` are those of its rules. The table of accuracies is the
+    manifest's, a section tells of the temperatures, and the commands and limits follow; all else
+    stays as it was, whoever wrote it.
+    """
+    sections = _sections(card)
+    headings = [section[0] for section in sections]
+    place = headings.index(ACCURACY) if ACCURACY in headings else 1
+    added = [accuracy_section(manifest), _calibration(manifest, fits)]
+    if manifest.evaluation and AGAIN not in headings:
+        added.append(_again(manifest))
+    sections[place : place + (ACCURACY in headings)] = added
+    lines = "\n\n".join("\n".join(section) for section in sections).strip("\n").split("\n")
+    return "\n".join(_mended(line, manifest) for line in lines) + "\n"
+
+
+def _sections(card: str) -> list[list[str]]:
+    """Take a card apart before each heading `## ...`, without the empty lines between sections."""
+    parts = f"\n{card.strip()}".replace("\r\n", "\n").split("\n## ")
+    texts = [parts[0].strip("\n"), *(f"## {part}".strip("\n") for part in parts[1:])]
+    return [text.split("\n") for text in texts]
+
+
+def _mended(line: str, manifest: Manifest) -> str:
+    """Return a line as it is true of the copy."""
+    if line == UNCALIBRATED:
+        return calibration_limit(manifest)
+    if line.startswith("    kshot evaluate ") and manifest.evaluation:
+        return _evaluation(manifest)
+    return line
+
+
+def _again(manifest: Manifest) -> list[str]:
+    said = "measures the table's first row again; each row has its own values."
+    return [AGAIN, "", _evaluation(manifest), "", said]
+
+
+def _evaluation(manifest: Manifest) -> str:
+    return "    " + evaluate_command(manifest, TABLE_SEED, COPY)
+
+
+def _calibration(manifest: Manifest, fits: Sequence[TemperatureFit]) -> list[str]:
+    calibration, inner = manifest.calibration, manifest.inner_loop
+    if calibration is None:
+        raise ValueError(f"manifest of {manifest.name} has no calibration, wanted one")
+    return [
+        CALIBRATION,
+        "",
+        "Logits are divided by a temperature before the softmax (Guo et al. 2017). It goes by the "
+        "batch-norm mode and the examples per class: the first row of the mode that has as many or "
+        "more, else its last. They are those of the least negative log-likelihood on "
+        f"{calibration.task_count:,} {calibration.way}-way tasks for each number of examples, with "
+        f"{calibration.query_count:,} queries per class, from the part `{calibration.part}` of the "
+        f"data (digest of its images `{calibration.data_digest}`), seed {calibration.seed}, "
+        f"adapted by this bundle's defaults: {calibration.step_count} steps, preconditioner "
+        f"`{inner.preconditioner}`, head `{manifest.head.default}`, scope "
+        f"`{manifest.scope.default}`. ECE (15 bins) and NLL (nats) of these very answers are:",
+        "",
+        "| batch-norm mode | examples per class | temperature | ECE before | ECE after "
+        "| NLL before | NLL after |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *(_row(fit) for fit in fits),
+        "",
+        "    " + _command(manifest, calibration),
+        "",
+        f"fits them again, to the bundle that training writes to {OUT}.",
+    ]
+
+
+def _row(fit: TemperatureFit) -> str:
+    rule = fit.rule
+    return (
+        f"| {rule.batch_norm_mode} | {rule.max_shot:g} | {rule.temperature:.4g} "
+        f"| {fit.uncalibrated_ece:.2%} | {fit.ece:.2%} | {fit.uncalibrated_nll:.4f} "
+        f"| {fit.nll:.4f} |"
+    )
+
+
+def _command(manifest: Manifest, calibration: Calibration) -> str:
+    shots = sorted({rule.max_shot for rule in calibration.rules})
+    options = {
+        "split": calibration.part,
+        "shots": ",".join(f"{shot:g}" for shot in shots),
+        "tasks": calibration.task_count,
+        "queries": calibration.query_count,
+        "seed": calibration.seed,
+        "step-count": calibration.step_count,
+        "batch-norm-mode": manifest.batch_norm.default,
+        "preconditioner": manifest.inner_loop.preconditioner,
+        "head": manifest.head.default,
+    }
+    words = " ".join(f"--{name} {value}" for name, value in options.items())
+    folder = f"{OUT}/{manifest.name}/{manifest.version}"
+    return f"kshot calibrate {folder} --out {COPY} --data DATA {words}"
