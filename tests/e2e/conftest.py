@@ -14,7 +14,7 @@ import torch
 from kshot.bundle import Bundle, builtin_bundle, load_bundle
 from kshot.client import Client
 
-StartServer = Callable[[Path, Path], AbstractContextManager["Server"]]
+StartServer = Callable[..., AbstractContextManager["Server"]]
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Server:
 
 
 @contextmanager
-def running_server(store: Path, log: Path) -> Iterator[Server]:
-    """Run `kshot serve` on the built-in bundle until the block ends."""
+def running_server(store: Path, log: Path, *options: str) -> Iterator[Server]:
+    """Run `kshot serve` until the block ends: the built-in bundle unless options name another."""
     command = [sys.executable, "-m", "kshot", "serve", "--listen", "127.0.0.1:0"]
     with (
         log.open("a") as stderr,
         subprocess.Popen(
-            [*command, "--store", str(store), "--device", "cpu"],
+            [*command, "--store", str(store), "--device", "cpu", *options],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -82,7 +82,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def start_server() -> StartServer:
-    """Start servers of one's own: `with start_server(store, log) as server`."""
+    """Start servers of one's own: `with start_server(store, log, *options) as server`."""
     return running_server
 
 
