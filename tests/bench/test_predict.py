@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -18,7 +19,14 @@ from kshot.bench.predict_contenders import (
     make_session,
     noise,
 )
-from kshot.bundle import BatchNormMode, Bundle, builtin_bundle, load_bundle
+from kshot.bundle import (
+    BatchNormMode,
+    Bundle,
+    Calibration,
+    TemperatureRule,
+    builtin_bundle,
+    load_bundle,
+)
 from kshot.server import predictor
 from kshot.server.predictor import Predictor
 from kshot.server.runtime import Runtime
@@ -81,9 +89,15 @@ def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "transductive, 1 images, 1 rounds" in captured.err
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("mode", MODES)
-def test_all_contenders_answer_the_same(bundle: Bundle, mode: BatchNormMode) -> None:
+def test_all_contenders_answer_the_same(
+    bundle: Bundle, mode: BatchNormMode, temperature: float
+) -> None:
     """In `transductive` a query among others has another answer than alone, elsewhere the same."""
+    rules = (TemperatureRule(mode, 5, temperature),)
+    fitted = Calibration(rules, "val", "d4", 5, task_count=9, query_count=2, step_count=10, seed=0)
+    bundle = replace(bundle, manifest=replace(bundle.manifest, calibration=fitted))
     model = make_model(bundle, way=5, shot=2, device=CPU)
     queries = noise(bundle, 4)
     answers = {
@@ -112,7 +126,8 @@ def test_the_session_that_is_timed_answers_as_the_servers(
     session = make_session(model, Runtime(), mode)()
 
     (logits,) = session.run(["logits"], {"inputs": queries})
-    np.testing.assert_array_equal(logits, constants(model, Runtime(), mode)(queries))
+    temperature = np.float32(bundle.manifest.temperature(mode, way=2, support_count=2))
+    np.testing.assert_array_equal(logits / temperature, constants(model, Runtime(), mode)(queries))
 
 
 def test_a_server_that_makes_no_session_is_told(

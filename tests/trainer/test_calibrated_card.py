@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from kshot.bundle import BatchNormMode, EvaluationRow, Manifest, builtin_bundle
+from kshot.bundle import BatchNormMode, EvaluationRow, Manifest
 from kshot.trainer.calibrated_card import calibrated_card
 from kshot.trainer.calibration import TemperatureFit
 from kshot.trainer.card import model_card
@@ -101,13 +101,19 @@ def test_a_card_tells_of_its_manifests_calibration(calibrate: Card, copy: Manife
     assert card["Limits"] == "\n- None.\n"
 
 
-def test_the_built_in_bundles_card_is_rewritten(calibrate: Card) -> None:
-    original = (builtin_bundle() / "README.md").read_text()
+def test_a_card_of_an_earlier_build_is_rewritten(calibrate: Card) -> None:
+    """It had no commands."""
+    table = "| 5 | 1 | 10 | carried | support | 93.08% ± 0.69% |"
+    limits = "- 2 to 50 classes.\n- Probabilities are not calibrated.\n"
+    original = (
+        f"# omniglot, version 1\n\n- Data.\n\n## Accuracy\n\n{table}\n\n## Limits\n\n{limits}"
+    )
 
     card = calibrate(original)
 
-    assert original[: original.index("## Accuracy")] == card[: card.index("## Accuracy")]
-    assert card.count("## Accuracy") == card.count("## Calibration") == 1
+    assert card.startswith("# omniglot, version 1\n\n- Data.\n\n## Accuracy\n\nOn 1,000 tasks ")
+    assert list(sections(card)) == ["", "Accuracy", "Calibration", "Again", "Limits"]
+    assert table not in card
     assert "not calibrated" not in card
 
 

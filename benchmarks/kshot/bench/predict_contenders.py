@@ -113,8 +113,13 @@ def make_session(
 
 
 def eager(model: Model, mode: BatchNormMode) -> Answer:
-    """Make what answers as one would in plain PyTorch: queries to logits, by the plain module."""
+    """Make what answers as one would in plain PyTorch: queries to logits, by the plain module.
+
+    They are divided by the bundle's temperature, as the server's are.
+    """
     support, module = model.support, model.module
+    way = len(model.arrays.parameters["head.bias"])
+    temperature = model.bundle.manifest.temperature(mode, way, len(support))
     if mode is BatchNormMode.SUPPORT:
         module = _with_statistics(module, model.arrays.statistics, support.device)
 
@@ -126,6 +131,8 @@ def eager(model: Model, mode: BatchNormMode) -> Answer:
             logits = torch.stack(each)
         else:
             logits = module(inputs)
+        if temperature != 1:
+            logits = logits / temperature
         result: Floats = logits.cpu().numpy()
         return result
 
