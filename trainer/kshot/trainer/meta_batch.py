@@ -1,16 +1,17 @@
 """The tasks of one meta-iteration over a data set, as index tables."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kshot.learner import cycling_indices, derive_seed, replacement_indices
+from kshot.trainer.augmentation import draw_transforms, warp
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episodes import sample_episodes
 from kshot.trainer.pixels import DevicePixels, to_device
 from kshot.trainer.recipe import Recipe
-from kshot.trainer.seeds import TASKS
+from kshot.trainer.seeds import AUGMENTATION, TASKS
 from kshot.trainer.training_tasks import SupportBatch
 
 
@@ -21,7 +22,8 @@ class MetaBatch:
     ``rows`` ``(T, n)`` are rows of the data set's images, ``classes`` ``(T, n)`` their labels,
     ``indices`` ``(T, steps, batch)`` the examples, of n, that each inner step sees, and ``tail``
     ``(T, tail batch)`` those of one more step where the tail is separate; ``early`` ``(T, n - tail
-    batch)`` are then the others.
+    batch)`` are then the others. ``transforms``, float32 ``(T, n, 2, 3)``, are the affine maps of
+    augmented images.
     """
 
     rows: Tensor
@@ -29,6 +31,7 @@ class MetaBatch:
     indices: Tensor
     tail: Tensor | None = None
     early: Tensor | None = None
+    transforms: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.rows.shape[0])
@@ -49,8 +52,11 @@ class ImageTasks:
     def load(self, drawn: MetaBatch, tasks: slice) -> SupportBatch:
         """Take some of the drawn tasks to the device."""
         device = self.pixels.images.device
+        inputs = self.pixels.take(drawn.rows[tasks])
+        if drawn.transforms is not None:
+            inputs = warp(inputs, to_device(drawn.transforms[tasks], device))
         return SupportBatch(
-            self.pixels.take(drawn.rows[tasks]),
+            inputs,
             to_device(drawn.classes[tasks], device),
             to_device(drawn.indices[tasks], device),
             None if drawn.tail is None else to_device(drawn.tail[tasks], device),
@@ -66,8 +72,20 @@ def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) 
     """
     seed = derive_seed(recipe.outer.seed, TASKS, meta_iteration)
     generator = torch.Generator().manual_seed(seed)
-    if recipe.task.labels == "fixed":
-        return _draw_from_all(recipe, dataset, generator)
+    draw = _draw_from_all if recipe.task.labels == "fixed" else _draw_tasks
+    drawn = draw(recipe, dataset, generator, seed)
+    if recipe.augmentation is None:
+        return drawn
+    seed = derive_seed(recipe.outer.seed, AUGMENTATION, meta_iteration)
+    own = torch.Generator().manual_seed(seed)
+    transforms = draw_transforms(recipe.augmentation, tuple(drawn.rows.shape), own)
+    return replace(drawn, transforms=transforms)
+
+
+def _draw_tasks(
+    recipe: Recipe, dataset: ImageDataset, generator: torch.Generator, seed: int
+) -> MetaBatch:
+    """Draw tasks of classes numbered anew, and their mini-batches."""
     task, inner, outer = recipe.task, recipe.inner, recipe.outer
     episodes = sample_episodes(dataset, outer.meta_batch_size, task.way, task.shot, 0, generator)
     examples = torch.arange(task.way * task.shot).reshape(task.way, task.shot)
@@ -88,7 +106,9 @@ def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) 
     )
 
 
-def _draw_from_all(recipe: Recipe, dataset: ImageDataset, generator: torch.Generator) -> MetaBatch:
+def _draw_from_all(
+    recipe: Recipe, dataset: ImageDataset, generator: torch.Generator, _seed: int
+) -> MetaBatch:
     """Draw images from all classes alike, each class with a label of its own: plain training."""
     inner, task_count = recipe.inner, recipe.outer.meta_batch_size
     shape = task_count, inner.step_count, inner.batch_size

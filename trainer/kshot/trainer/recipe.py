@@ -25,6 +25,7 @@ from kshot.bundle.manifest import (
 )
 
 __all__ = [
+    "Augmentation",
     "Data",
     "Evaluation",
     "Inner",
@@ -36,6 +37,7 @@ __all__ = [
     "recipe_digest",
 ]
 
+Share = Annotated[float, Rule("a number from 0 to less than 1", lambda value: 0 <= value < 1)]
 NotNegative = Annotated[float, Rule("a number of at least 0", lambda value: value >= 0)]
 
 
@@ -50,6 +52,23 @@ class Data:
     split: Text
     rotations: bool
     folder: Text | None = None
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far each image of a training task is changed by chance, and by itself.
+
+    ``flip`` turns every second one over, left to right. ``shift`` moves it by up to this share of
+    its sides, ``rotation_degrees`` turns it by up to so many either way, ``scale`` s enlarges or
+    shrinks it by up to the factor 1 + s. What comes in from outside repeats the border.
+    """
+
+    flip: bool
+    shift: Share
+    rotation_degrees: Annotated[
+        float, Rule("a number from 0 to 180", lambda value: 0 <= value <= 180)
+    ]
+    scale: Share
 
 
 @dataclass(frozen=True)
@@ -189,6 +208,7 @@ class Recipe:
     outer: Outer
     evaluation: Evaluation
     serving: Serving
+    augmentation: Augmentation | None = field(default=None, kw_only=True)
 
 
 def recipe_digest(recipe: object) -> str:
