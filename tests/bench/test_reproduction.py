@@ -137,7 +137,7 @@ def test_a_stopped_measurement_goes_on_and_ends_as_one_that_was_not(
         solved.append(first)
         if len(solved) == 4:
             raise KeyboardInterrupt
-        solve(self, some, first)  # type: ignore[arg-type] -- passed on as it came
+        solve(self, some, first)  # type: ignore[arg-type]  # as it came
 
     with monkeypatch.context() as patched:
         patched.setattr(reproduction_counts.Measurement, "solve", stop_at_the_fourth)

@@ -93,8 +93,8 @@ def merged(rows: Sequence[Row], new: Sequence[Row], builtin: Sequence[str]) -> l
     for target in TARGETS:
         for mode in target.modes:
             candidates = [*measured_rows(new, target), *measured_rows(rows, target)]
-            found = (row for row in candidates if row["batch_norm"] == mode.value)
-            result.append(next(found, None) or _not_measured(target, mode.value, builtin))
+            found = [row for row in candidates if row["batch_norm"] == mode.value]
+            result.append(found[0] if found else _not_measured(target, mode.value, builtin))
     return result
 
 

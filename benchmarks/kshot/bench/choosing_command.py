@@ -1,0 +1,158 @@
+"""`benchmarks/choosing.py`: options, files, and what is said on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from kshot.bench.choosing_page import page_blocks
+from kshot.bench.choosing_pairs import PAIRS, Pair
+from kshot.bench.choosing_plot import SIZE, draw_choices
+from kshot.bench.choosing_rows import Sweep
+from kshot.bench.choosing_run import (
+    Document,
+    Setup,
+    all_choices,
+    document_json,
+    measure_pair,
+    pair_settings,
+)
+from kshot.bench.evaluated_bundle import read_data
+from kshot.bench.marked_page import write_blocks
+from kshot.bench.options import choose_device
+from kshot.bench.refusals import WrongUse, one_line
+from kshot.bench.report import say
+from kshot.bundle import Bundle, BundleError, builtin_bundle, load_bundle
+from kshot.trainer.errors import DataError
+from kshot.trainer.plotting import check_matplotlib, figure_of, write_png
+from kshot.trainer.progress import Progress
+from kshot.trainer.replaced_file import replace_file
+
+__all__ = ["command", "read_document"]
+
+ROOT = Path(__file__).parents[3]
+RESULTS = ROOT / "benchmarks" / "results" / "choosing"
+PAGE = ROOT / "docs" / "choosing.md"
+
+
+@click.command()
+@click.option("--only", default="", help="Pairs, as omniglot-1shot.  [default: all with a bundle]")
+@click.option("--data", "data_folder", type=click.Path(path_type=Path), envvar="KSHOT_DATA")
+@click.option("--tasks", "task_count", type=click.IntRange(min=1), help="[default: the pair's]")
+@click.option("--queries", "query_count", type=click.IntRange(min=1), help="Per class.")
+@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--compile/--no-compile", "compiled", default=None)
+@click.option("--again", is_flag=True, help="Measure what was measured before, too.")
+@click.option("--out", default=RESULTS, type=click.Path(path_type=Path), help="The folder.")
+@click.option("--page", is_flag=True, help="Write the page and the pictures, measure nothing.")
+def command(
+    only: str,
+    data_folder: Path | None,
+    task_count: int | None,
+    query_count: int | None,
+    device: str,
+    compiled: bool | None,
+    again: bool,
+    out: Path,
+    page: bool,
+) -> None:
+    """Sweep pairs of bundle and data and keep what was found, or write the page."""
+    with one_line():
+        check_matplotlib()
+        chosen = _chosen(only)
+        out.mkdir(parents=True, exist_ok=True)
+        for pair in PAIRS:
+            _write_missing(pair, out)
+        if page:
+            _write_page(out)
+            return
+        setup_device = choose_device(device, threads=1)
+        for pair in chosen:
+            bundle = _find(pair)
+            if bundle is None:
+                continue
+            settings = pair_settings(pair, bundle.manifest, task_count, query_count)
+            before = read_document(out, pair)
+            same = before.get("bundle_digest") == bundle.digest
+            if same and not again and before.get("tasks") == settings.task_count:
+                say(f"{pair.name}: measured before, --again measures it again")
+                continue
+            with Progress(f"{pair.name}: reading", "images") as progress:
+                dataset = read_data(bundle, data_folder, other=pair.other, report=progress.update)
+            with Progress(f"{pair.name}: sweeping", "tasks") as progress:
+                setup = Setup(setup_device, compiled, say, progress.update)
+                axes = all_choices(bundle.manifest)
+                document = measure_pair(pair, bundle, dataset, settings, axes, setup)
+            _write(out / f"{pair.name}.json", document)
+            _draw(out, pair, document)
+
+
+def read_document(out: Path, pair: Pair) -> Document:
+    """Read what is known of a pair; raises ``DataError`` where its file is none of ours."""
+    path = out / f"{pair.name}.json"
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"results {path} cannot be read: {error}") from error
+    if not isinstance(document, dict) or ("rows" in document) == ("not_measured" in document):
+        raise DataError(f"results {path} have both rows and a reason for none, or neither")
+    return document
+
+
+def _chosen(only: str) -> Sequence[Pair]:
+    """Return the pairs that were named, or all; raises ``WrongUse`` for one without a bundle."""
+    known = {pair.name: pair for pair in PAIRS}
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise WrongUse(f"pair is {name!r}, wanted some of: {', '.join(known)}")
+        if _find(known[name]) is None:
+            raise WrongUse(f"{name} has no bundle: none named {known[name].bundle} ships")
+    return [known[name] for name in names] or PAIRS
+
+
+def _find(pair: Pair) -> Bundle | None:
+    try:
+        folder = builtin_bundle(pair.bundle)
+    except BundleError:
+        return None
+    return load_bundle(folder)
+
+
+def _write_missing(pair: Pair, out: Path) -> None:
+    """Say in a pair's file why it was not measured, where it was not."""
+    path = out / f"{pair.name}.json"
+    if path.exists() and "not_measured" not in read_document(out, pair):
+        return
+    reason = "the bundle has not been swept yet"
+    if _find(pair) is None:
+        reason = f"no bundle {pair.bundle} ships with the package yet"
+    _write(path, {"pair": pair.name, "bundle": pair.bundle, "not_measured": reason})
+
+
+def _write(path: Path, document: Document) -> None:
+    try:
+        replace_file(path, document_json(document).encode())
+    except OSError as error:
+        raise DataError(f"results {path} could not be written: {error.strerror}") from error
+
+
+def _draw(out: Path, pair: Pair, document: Document) -> None:
+    title = (
+        f"{document['bundle']}: {document['way']}-way {document['shot']}-shot, "
+        f"{document['tasks']} tasks of {document['data']}"
+    )
+    answers = int(str(document["tasks"])) * int(str(document["queries_per_task"]))
+    draw = draw_choices(title, Sweep.of(document), answers)
+    write_png(out / f"{pair.name}.png", figure_of(draw, width=SIZE[0], height=SIZE[1]))
+
+
+def _write_page(out: Path) -> None:
+    documents = {pair.name: read_document(out, pair) for pair in PAIRS}
+    for pair in PAIRS:
+        if "not_measured" not in documents[pair.name]:
+            _draw(out, pair, documents[pair.name])
+    write_blocks(PAGE, page_blocks(documents))

@@ -1,0 +1,38 @@
+"""The bundles and data that choices of adaptation are compared on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kshot.trainer.recipe import Data
+
+__all__ = ["PAIRS", "Pair"]
+
+DIGITS = Data("digits", "all", rotations=False)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A built-in bundle and tasks of its trained way, of its own test classes or of other data.
+
+    ``query_count`` is per class. Where it or ``task_count`` is small, a task is dear: answers in
+    `support_and_query` mode take a run for each query and example.
+    """
+
+    name: str
+    bundle: str
+    title: str
+    shot: int
+    task_count: int
+    query_count: int
+    other: Data | None = None
+
+
+PAIRS = (
+    Pair("omniglot-1shot", "omniglot", "characters, 1 example of each class", 1, 300, 5),
+    Pair("omniglot-5shot", "omniglot", "characters, 5 examples", 5, 200, 3),
+    Pair("omniglot-digits-5shot", "omniglot", "another domain: digits", 5, 200, 3, DIGITS),
+    Pair("omniglot-20way-1shot", "omniglot-20way", "20 classes of characters", 1, 100, 1),
+    Pair("cifar-fs-1shot", "cifar-fs", "photographs, 1 example", 1, 200, 3),
+    Pair("cifar-fs-5shot", "cifar-fs", "photographs, 5 examples", 5, 100, 3),
+)

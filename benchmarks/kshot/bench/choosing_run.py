@@ -1,0 +1,198 @@
+"""A sweep over all choices of an adaptation, as a compact document."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from kshot.bench.choosing_pairs import Pair
+from kshot.bench.environment import environment
+from kshot.bundle import Bundle, Manifest
+from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.evaluation_settings import EvaluationSettings
+from kshot.trainer.sweep import Axes, SweepRow, run_sweep
+
+__all__ = [
+    "Document",
+    "Setup",
+    "all_choices",
+    "defaults_of",
+    "document_json",
+    "measure_pair",
+    "pair_settings",
+]
+
+TASK_SEED = 0
+# Digits after the point, far below what the intervals leave open.
+DIGITS, MILLISECOND_DIGITS = 5, 2
+# A row's values: first what was chosen, then what was found. ``difference`` is to the defaults.
+COLUMNS = (
+    "batch_norm_mode",
+    "preconditioner",
+    "head",
+    "scope",
+    "step_count",
+    "baseline",
+    "accuracy",
+    "ci95",
+    "ece",
+    "nll",
+    "ms_per_task",
+    "difference",
+    "difference_ci95",
+)
+
+Document = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a sweep runs on, and whether its steps are compiled: None is where that pays."""
+
+    device: torch.device
+    compiled: bool | None
+    say: Callable[[str], None]
+    report: Callable[[int, int], None]
+
+
+def all_choices(manifest: Manifest) -> Axes:
+    """Return every choice that a bundle allows, its default number of steps among the steps."""
+    axes = Axes.of(manifest)
+    step_counts = tuple(sorted({*axes.step_counts, manifest.inner_loop.step_count}))
+    return replace(axes, step_counts=step_counts, scopes=manifest.scope.allowed)
+
+
+def pair_settings(
+    pair: Pair, manifest: Manifest, task_count: int | None, query_count: int | None
+) -> EvaluationSettings:
+    """Return the tasks of a pair, or as many others as are asked for, in the bundle's mode."""
+    return EvaluationSettings(
+        way=manifest.training.way,
+        shot=pair.shot,
+        query_count=query_count or pair.query_count,
+        task_count=task_count or pair.task_count,
+        batch_norm_mode=manifest.batch_norm.default,
+        seed=TASK_SEED,
+    )
+
+
+def measure_pair(
+    pair: Pair,
+    bundle: Bundle,
+    dataset: ImageDataset,
+    settings: EvaluationSettings,
+    axes: Axes,
+    setup: Setup,
+) -> Document:
+    """Sweep all choices on the same tasks and lay out what was found, without counts of tasks.
+
+    Raises ``TrainingError`` and ``DataError`` as `run_sweep` does.
+    """
+    manifest = bundle.manifest
+    rows = run_sweep(
+        bundle,
+        dataset,
+        settings,
+        axes,
+        device=setup.device,
+        compiled=setup.compiled,
+        say=setup.say,
+        report=setup.report,
+    )
+    made_with = environment()
+    first = rows[0].result
+    return {
+        "pair": pair.name,
+        "bundle": manifest.name,
+        "bundle_version": manifest.version,
+        "bundle_digest": bundle.digest,
+        "recipe": manifest.provenance.recipe,
+        "meta_iterations": manifest.provenance.meta_iterations,
+        "data": dataset.name,
+        "data_digest": dataset.digest,
+        "split_digest": dataset.split_digest,
+        "episodes_digest": first.episodes_digest,
+        "way": settings.way,
+        "shot": settings.shot,
+        "queries": settings.query_count,
+        "queries_per_task": first.query_count,
+        "tasks": first.task_count,
+        "seed": settings.seed,
+        "batch_size": manifest.default_batch_size(settings.way),
+        "defaults": defaults_of(manifest),
+        "temperatures": {
+            mode.value: replace(settings, batch_norm_mode=mode).temperature(manifest)
+            for mode in axes.modes
+        },
+        "command": _command(pair, settings, axes),
+        "commit": made_with.pop("commit"),
+        "device": made_with["gpu" if setup.device.type == "cuda" else "cpu"],
+        "environment": made_with,
+        "ci_methods": sorted({row.result.ci_method for row in rows}),
+        "difference_methods": sorted({row.difference.method for row in rows if row.difference}),
+        "diverged": sum(row.result.diverged_count for row in rows),
+        "columns": list(COLUMNS),
+        "rows": [_row(row) for row in rows],
+    }
+
+
+def defaults_of(manifest: Manifest) -> dict[str, object]:
+    """Return what a bundle does when it is asked for nothing."""
+    return {
+        "batch_norm_mode": manifest.batch_norm.default.value,
+        "preconditioner": manifest.inner_loop.preconditioner.value,
+        "head": manifest.head.default.value,
+        "scope": manifest.scope.default.value,
+        "step_count": manifest.inner_loop.step_count,
+    }
+
+
+def document_json(document: Document) -> str:
+    """Write a document as JSON, a row a line."""
+    rows = document.get("rows")
+    head = json.dumps({key: value for key, value in document.items() if key != "rows"}, indent=1)
+    if not isinstance(rows, Sequence):
+        return head + "\n"
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    return f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+def _row(row: SweepRow) -> list[object]:
+    """Lay out a row in the order of `COLUMNS`; the bundle's defaults have no difference to them."""
+    variant, result = row.variant, row.result
+    difference: list[object] = [None, None]
+    if row.difference is not None:
+        interval = (row.difference.mean, row.difference.half_width)
+        difference = [round(value, DIGITS) for value in interval]
+    return [
+        row.mode.value,
+        variant.preconditioner,
+        variant.head,
+        variant.scope,
+        result.step_count,
+        variant.baseline,
+        *(round(value, DIGITS) for value in (result.accuracy, result.ci95, result.ece, result.nll)),
+        round(result.ms_per_task, MILLISECOND_DIGITS),
+        *difference,
+    ]
+
+
+def _command(pair: Pair, settings: EvaluationSettings, axes: Axes) -> str:
+    words = ["kshot", "evaluate", pair.bundle]
+    if pair.other is not None:
+        words += ["--dataset", pair.other.dataset, "--dataset-split", pair.other.split]
+    for name, value in (
+        ("way", settings.way),
+        ("shot", settings.shot),
+        ("queries", settings.query_count),
+        ("tasks", settings.task_count),
+        ("seed", settings.seed),
+        ("step-counts", ",".join(map(str, axes.step_counts))),
+        ("scopes", ",".join(axes.scopes)),
+    ):
+        words += [f"--{name}", str(value)]
+    return shlex.join([*words, "--sweep", "OUT"])
