@@ -17,6 +17,7 @@ from kshot.bundle import (
     Weights,
     builtin_bundle,
     load_bundle,
+    locate_bundle,
     write_bundle,
 )
 from kshot.bundle import files as bundle_files_module
@@ -211,6 +212,19 @@ def test_every_bundle_that_ships_is_whole() -> None:
 def test_an_unknown_builtin_bundle_is_refused(name: str) -> None:
     with pytest.raises(BundleError, match="no built-in bundle"):
         builtin_bundle(name)
+
+
+def test_a_folder_comes_before_a_built_in_bundle_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate_bundle("omniglot") == builtin_bundle("omniglot")
+    (tmp_path / "omniglot").mkdir()
+
+    assert locate_bundle("omniglot") == Path("omniglot")
+    assert locate_bundle("some/where") == Path("some/where")
+    with pytest.raises(BundleError, match="there is no folder omni, and no built-in bundle 'omni'"):
+        locate_bundle("omni")
 
 
 def test_a_bundle_that_memory_does_not_hold_is_refused(

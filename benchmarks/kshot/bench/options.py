@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import torch
 
-from kshot.bundle import Bundle, BundleError, builtin_bundle, load_bundle
+from kshot.bundle import Bundle, BundleError, load_bundle, locate_bundle
 from kshot.trainer.commands.options import choose_device as choose_reproducible_device
 
 __all__ = [
@@ -79,13 +79,11 @@ def open_bundle(name: str) -> Bundle:
 
     Raises ``UsageError`` when it is neither, ``BundleError`` when the folder holds no sound bundle.
     """
-    folder = Path(name)
-    if folder.exists() or len(folder.parts) > 1:
-        return load_bundle(folder)
     try:
-        return load_bundle(builtin_bundle(name))
+        folder = locate_bundle(name)
     except BundleError as error:
-        raise click.UsageError(f"there is no folder {name}, and {error}") from error
+        raise click.UsageError(str(error)) from error
+    return load_bundle(folder)
 
 
 def choose_device(name: str, threads: int) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kshot.bundle.choices import BatchNormMode, Head, Preconditioner, Scope
 from kshot.bundle.durable import sync_folder, write_synced
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
-from kshot.bundle.files import Bundle, builtin_bundle, load_bundle, write_bundle
+from kshot.bundle.files import Bundle, builtin_bundle, load_bundle, locate_bundle, write_bundle
 from kshot.bundle.images import ImageLimits, count_pixels, decode_image
 from kshot.bundle.manifest import (
     SCHEMA_VERSION,
@@ -70,6 +70,7 @@ __all__ = [
     "count_pixels",
     "decode_image",
     "load_bundle",
+    "locate_bundle",
     "manifest_document",
     "parse_manifest",
     "pixels",

@@ -104,6 +104,20 @@ def builtin_bundle(name: str = "omniglot") -> Path:
     return _version_folder(_BUILTIN_FOLDER / name)
 
 
+def locate_bundle(name: str) -> Path:
+    """Return a folder that is there, or else that of the built-in bundle of this name.
+
+    What has more than one part is a folder, whether it is there or not. Raises `BundleError`.
+    """
+    folder = Path(name)
+    if folder.exists() or len(folder.parts) > 1:
+        return folder
+    try:
+        return builtin_bundle(name)
+    except BundleError as error:
+        raise BundleError(f"there is no folder {name}, and {error}") from error
+
+
 def _version_folder(path: Path) -> Path:
     folder = path.resolve()
     if not folder.is_dir():

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from kshot.bundle import builtin_bundle
+from kshot.bundle import builtin_bundle, locate_bundle
 from kshot.server.config import ServerConfig, default_store
 from kshot.server.errors import ConfigError, StartError
 from kshot.server.json_log import start_logging
@@ -26,10 +26,11 @@ from kshot.server.store import StoreUnusable
     "--bundle",
     "bundles",
     multiple=True,
-    type=click.Path(path_type=Path),
     envvar="KSHOT_BUNDLE",
-    show_default="the built-in omniglot",
-    help="Folder NAME/VERSION, or NAME for its highest version, of a bundle to serve; repeatable.",
+    metavar="PATH|NAME",
+    show_default="omniglot",
+    help="Folder NAME/VERSION, or NAME for its highest version, of a bundle to serve, or the name "
+    "of a built-in one; repeatable.",
 )
 @click.option(
     "--listen",
@@ -59,14 +60,15 @@ from kshot.server.store import StoreUnusable
     envvar="KSHOT_INSECURE",
     help="Allow an address that other machines reach, without encryption or keys.",
 )
-def command(bundles: tuple[Path, ...], **settings: Any) -> None:  # noqa: ANN401 -- one per option
+def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 -- one per option
     """Serve bundles over gRPC: adapt and predict.
 
     Prints one JSON line {"event": "ready", "grpc": "HOST:PORT", …} once it can adapt, logs JSON
     lines to stderr, and finishes what runs on SIGTERM or SIGINT.
     """
     try:
-        config = ServerConfig(bundles=bundles or (builtin_bundle(),), **settings)
+        folders = tuple(map(locate_bundle, bundles)) or (builtin_bundle(),)
+        config = ServerConfig(bundles=folders, **settings)
         start_logging()
         asyncio.run(serve(config, _announce))
         _leave()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import torch
 
-from kshot.bundle import Bundle, BundleError, builtin_bundle, load_bundle
+from kshot.bundle import Bundle, BundleError, load_bundle, locate_bundle
 from kshot.trainer.commands.evaluation_request import EvaluateOptions, check_allowed, task_shape
 from kshot.trainer.commands.options import choose_data_folder
 from kshot.trainer.dataset import ImageDataset
@@ -65,12 +65,10 @@ def open_bundle(options: EvaluateOptions) -> Bundle:
 
 def find_bundle(name: str) -> Bundle:
     """Open a folder or a built-in bundle; raises ``BundleError``, ``UsageError`` for neither."""
-    folder = Path(name)
-    if not folder.exists() and len(folder.parts) == 1:
-        try:
-            folder = builtin_bundle(name)
-        except BundleError as error:
-            raise click.UsageError(f"there is no folder {name}, and {error}") from error
+    try:
+        folder = locate_bundle(name)
+    except BundleError as error:
+        raise click.UsageError(str(error)) from error
     return load_bundle(folder)
 
 

@@ -1,0 +1,51 @@
+"""What `kshot serve` makes of its options, without a server."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kshot.bundle import BundleError, builtin_bundle
+from kshot.server import command as module
+from kshot.server.config import ServerConfig
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
+    """Let servers end before they begin, and list what they were to serve."""
+    configs: list[ServerConfig] = []
+
+    async def serve(config: ServerConfig, _announce: object) -> None:
+        configs.append(config)
+
+    monkeypatch.setattr(module, "serve", serve)
+    monkeypatch.setattr(module, "start_logging", lambda: None)
+    monkeypatch.setattr(module, "_leave", lambda: None)
+    return configs
+
+
+def test_bundles_are_folders_or_built_in(
+    served: list[ServerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    for arguments in ([], ["--bundle", "omniglot", "--bundle", "my/own"]):
+        assert CliRunner().invoke(module.command, arguments).exit_code == 0
+
+    assert [config.bundles for config in served] == [
+        (builtin_bundle(),),
+        (builtin_bundle("omniglot"), Path("my/own")),
+    ]
+
+
+def test_a_name_that_is_neither_is_answered_with_those_there_are(
+    served: list[ServerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    result = CliRunner().invoke(module.command, ["--bundle", "omnigolt"])
+
+    assert isinstance(result.exception, BundleError)
+    assert "no folder omnigolt, and no built-in bundle" in str(result.exception)
+    assert "omniglot" in str(result.exception)
+    assert served == []
