@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,7 +18,24 @@ def figure3() -> str:
 
 
 def test_the_paper_s_figures_and_the_sine_waves_are_shipped() -> None:
-    assert list_experiments() == ("figure3", "figure4", "preconditioners", "sine")
+    assert list_experiments() == ("best", "figure3", "figure4", "preconditioners", "sine")
+
+
+def test_the_arms_of_best_see_as_many_images_and_end_as_the_recipe() -> None:
+    counts = {}
+    for arm in arms_of(load_experiment("best").experiment):
+        recipe = load_image_recipe(f"best-{arm.name}")
+        task, inner = recipe.task, recipe.inner
+        of_task = inner.batch_size * inner.step_count
+        if recipe.outer.algorithm == "fomaml":
+            of_task = task.way * task.shot
+        counts[arm.name] = of_task * recipe.outer.meta_batch_size
+
+    assert set(counts.values()) == {240, 250}
+    arm, recipe = load_image_recipe("best-ways-20"), load_image_recipe("omniglot-best")
+    for part in ("data", "input", "network", "batch_norm", "task", "inner"):
+        assert getattr(arm, part) == getattr(recipe, part)
+    assert replace(arm.outer, meta_iterations=recipe.outer.meta_iterations) == recipe.outer
 
 
 @pytest.mark.parametrize(
@@ -128,7 +146,7 @@ def test_an_experiment_without_a_recipe_is_refused() -> None:
 
 
 def test_an_unknown_experiment_is_answered_with_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"wanted one of: figure3, figure4, .*; or a path"):
+    with pytest.raises(RecipeError, match=r"wanted one of: best, figure3, .*; or a path"):
         load_experiment("figure5")
     with pytest.raises(RecipeError, match=r"cannot read experiment .*none\.toml: No such file"):
         load_experiment(str(tmp_path / "none.toml"))

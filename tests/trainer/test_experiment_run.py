@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from kshot.trainer import experiment_training
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.errors import OtherTrainingError, RecipeError
-from kshot.trainer.experiment_files import load_experiment
+from kshot.trainer.experiment_files import load_experiment, parse_experiment
 from kshot.trainer.experiment_run import Outcome, RunSettings, plan, run_experiment
 from kshot.trainer.training import TrainingReport
 
@@ -104,6 +105,31 @@ def test_arms_that_are_the_same_training_share_it(tmp_path: Path) -> None:
     assert [item.job for item in alone] == [
         item.job for item in planned if item.arm.name in ("start", "batch-reptile-25")
     ]
+
+
+def test_arms_are_compared_on_the_part_that_the_experiment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patterns: Callable[..., ImageDataset]
+) -> None:
+    """On validation and on test classes an arm has other scores, and curves of other names."""
+    sets = {part: patterns(7, 10, seed) for seed, part in enumerate(("train", "test", "val"))}
+    monkeypatch.setattr(
+        experiment_training, "_dataset", lambda _data, _spec, _folder, part: sets[part]
+    )
+    text = (files("kshot.trainer") / "experiments" / "figure3.toml").read_text()
+    of_val = text.replace("[final]", '[final]\npart = "val"')
+    found = {}
+    for name, experiment in (("test", text), ("val", of_val)):
+        made = settings(tmp_path / name, arms=("g2",))
+        _, outcome = run_experiment(
+            parse_experiment(experiment.encode(), "x.toml"),
+            made,
+            follow=Follower().follow,
+            say=lambda _sentence: None,
+        )
+        assert f"accuracy/{name}/support" in outcome.runs[0].curve[0]
+        found[name] = outcome.runs[0].scores.scores
+
+    assert found["val"] != found["test"]
 
 
 def test_an_unknown_arm_is_answered_with_those_there_are(tmp_path: Path) -> None:

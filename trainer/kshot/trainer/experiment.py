@@ -81,11 +81,16 @@ class Ordering:
 
 @dataclass(frozen=True)
 class FinalTasks:
-    """The tasks on which all arms over images are compared; ``query_count`` is per class."""
+    """The tasks on which all arms over images are compared; ``query_count`` is per class.
+
+    They are of the data set's ``part``, which is test where it is left out; what is chosen by an
+    experiment is better chosen by validation classes. So are those of the curves.
+    """
 
     task_count: Annotated[int, Rule("an integer of at least 2", lambda value: value >= 2)]
     query_count: Count
     seed: Natural
+    part: Literal["val", "test"] | None = None
 
 
 @dataclass(frozen=True)

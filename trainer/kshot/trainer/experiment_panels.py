@@ -57,8 +57,13 @@ class PanelData:
 
     def curve_value(self, point: Mapping[str, float | None]) -> float:
         """Return a curve's point; what was not finite is not drawn."""
-        name, unit = ("accuracy/test/", 100) if self.of_images else ("squared_error/", 1)
-        value = point[f"{name}{self.measured}"]
+        kind, unit = ("accuracy/", 100) if self.of_images else ("squared_error/", 1)
+        # Between them stands the part of the data set, the same in all points.
+        value = next(
+            value
+            for name, value in point.items()
+            if name.startswith(kind) and name.endswith(f"/{self.measured}")
+        )
         return float("nan") if value is None else unit * value
 
 

@@ -90,10 +90,11 @@ def train_arm(
 
 @dataclass(frozen=True)
 class _ImageScores:
-    """Evaluates on test classes by the recipe's inner loop of evaluation, in two modes."""
+    """Evaluates on a part's classes by the recipe's inner loop of evaluation, in two modes."""
 
     recipe: Recipe
     manifest: Manifest
+    part: str
     dataset: ImageDataset
     compiled: bool | None
 
@@ -102,7 +103,7 @@ class _ImageScores:
         evaluation = self.recipe.evaluation
         tasks = FinalTasks(evaluation.task_count, evaluation.query_count, self.recipe.outer.seed)
         results = self.results(initialization, tasks)
-        return {f"accuracy/test/{mode}": result.accuracy for mode, result in results.items()}
+        return {f"accuracy/{self.part}/{mode}": result.accuracy for mode, result in results.items()}
 
     def results(
         self, initialization: Initialization, tasks: FinalTasks
@@ -140,13 +141,14 @@ def _images(job: ArmJob) -> _Comparison:
     if final is None or job.data_folder is None:
         missing = "[final] tasks" if final is None else "data folder"
         raise TrainingError(f"recipe {recipe.name} is on images, wanted a {missing} beside it")
-    train, test = (
-        _dataset(recipe.data, recipe.input, job.data_folder, part) for part in ("train", "test")
+    part = final.part or "test"
+    train, unseen = (
+        _dataset(recipe.data, recipe.input, job.data_folder, name) for name in ("train", part)
     )
     manifest = draft_manifest(recipe, train)
-    evaluation = _ImageScores(recipe, manifest, test, job.compiled)
-    training = image_training(recipe, manifest, train, test, torch.device(job.device))
-    identity = _identity(training, test.digest, final, job.trained)
+    evaluation = _ImageScores(recipe, manifest, part, unseen, job.compiled)
+    training = image_training(recipe, manifest, train, unseen, torch.device(job.device))
+    identity = _identity(training, unseen.digest, final, job.trained)
 
     def score(initialization: Initialization) -> ArmScores:
         results = evaluation.results(initialization, final)

@@ -1,0 +1,224 @@
+"""Trainings whose tail is answered like queries."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kshot.bundle import BatchNormMode, Head
+from kshot.learner import Initialization, query_logits, run_inner_loop, start_state
+from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.errors import RecipeError
+from kshot.trainer.image_training import image_loop
+from kshot.trainer.meta_batch import ImageTasks, MetaBatch
+from kshot.trainer.outer_loop import OuterLoop
+from kshot.trainer.outer_state import OuterState
+from kshot.trainer.recipe import Recipe
+from kshot.trainer.recipe_files import load_image_recipe
+from kshot.trainer.recipe_loop import query_spec, step_rule
+from kshot.trainer.step_compilation import compiled_loop
+from kshot.trainer.training import first_state, initialization_of
+
+CPU = torch.device("cpu")
+BASE = (
+    "task.shot=3",
+    "task.tail_shot=2",
+    "inner.preconditioner=sgd",
+    "inner.learning_rate=0.1",
+    "serving.preconditioners=['sgd']",
+    "serving.preconditioner=sgd",
+    "outer.algorithm=fomaml",
+)
+PROTOTYPE = (
+    "task.head=prototype",
+    "serving.head={default='prototype', allowed=['prototype']}",
+)
+SUPPORT = ("task.tail_batch_norm=support",)
+
+
+def images_of(loop: OuterLoop[MetaBatch]) -> ImageTasks:
+    assert isinstance(loop.tasks, ImageTasks)
+    return loop.tasks
+
+
+def tail_loss(loop: OuterLoop[MetaBatch], state: OuterState, task: int) -> Tensor:
+    """Adapt to one task and answer its tail by what serves; differentiable in the start."""
+    recipe = images_of(loop).recipe
+    drawn = loop.draw(0)
+    images, classes = images_of(loop).pixels.take(drawn.rows[task]), drawn.classes[task]
+    assert drawn.tail is not None
+    tail = drawn.tail[task]
+    early = torch.tensor([i for i in range(len(classes)) if i not in tail.tolist()])
+    initialization = initialization_of(loop.network, loop.layout, state, None)
+    head = Head(recipe.task.head or "trained")
+    start = start_state(
+        Initialization(
+            loop.network,
+            recipe.task.way,
+            initialization.parameters,
+            initialization.second_moment,
+            0,
+        ),
+        recipe.task.way,
+        head=head,
+        preconditioner=step_rule(recipe.inner).preconditioner,
+        support=images[early],
+        classes=classes[early],
+    )
+    adapted = run_inner_loop(
+        loop.inner_step,
+        start,
+        images[None],
+        classes[None],
+        drawn.indices[task][None],
+        loop.rule,
+    ).state
+    mode = BatchNormMode(recipe.task.tail_batch_norm or "transductive")
+    logits = query_logits(
+        loop.network,
+        loop.layout.split(adapted.parameters),
+        images[tail][None],
+        images[early][None],
+        mode,
+    )
+    return functional.cross_entropy(logits[0], classes[tail])
+
+
+@pytest.mark.parametrize("meta_batch", ["serial", "stacked"])
+@pytest.mark.parametrize("step_count", [1, 3])
+@pytest.mark.parametrize("tail", [(*PROTOTYPE, *SUPPORT), PROTOTYPE])
+def test_the_loss_of_a_meta_iteration_is_that_of_serving(
+    small_recipe: Callable[..., Recipe],
+    patterns: Callable[..., ImageDataset],
+    meta_batch: str,
+    step_count: int,
+    tail: tuple[str, ...],
+) -> None:
+    """The mean over tasks of their queries' loss, adapted and answered by the functions of serving.
+
+    The gradient is checked against this loss in tests/learner/test_query_gradient.py.
+    """
+    steps = f"inner.step_count={step_count}"
+    recipe = small_recipe(*BASE, *tail, steps, f"outer.meta_batch={meta_batch}")
+    loop = image_loop(recipe, patterns(), CPU)
+    state = first_state(loop, CPU)
+
+    advanced, loss = loop.advance(state)
+
+    wanted = torch.stack([tail_loss(loop, state, task) for task in range(2)]).mean()
+    torch.testing.assert_close(loss, wanted, atol=1e-5, rtol=1e-5)
+    body = loop.layout.body_size
+    assert not torch.equal(advanced.parameters[:body], state.parameters[:body])
+    assert torch.equal(advanced.parameters[body:], state.parameters[body:])
+
+
+@pytest.mark.parametrize("meta_batch", ["serial", "stacked"])
+def test_with_the_trained_head_and_own_statistics_it_is_a_separate_tail(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset], meta_batch: str
+) -> None:
+    """FOMAML's last gradient by itself, against the last step's way; 2e-6 in float32."""
+    settings = (*BASE, "inner.step_count=3", f"outer.meta_batch={meta_batch}")
+    as_queries, as_step = (
+        image_loop(small_recipe(*settings, *extra), patterns(), CPU)
+        for extra in (("task.tail_batch_norm=transductive",), ())
+    )
+    assert as_queries.query_gradient is not None
+    assert as_step.query_gradient is None
+    state = first_state(as_step, CPU)
+
+    one, _ = as_queries.advance(state)
+    other, _ = as_step.advance(state)
+
+    assert (one.parameters - state.parameters).abs().max() > 1e-3
+    torch.testing.assert_close(one.parameters, other.parameters, atol=2e-6, rtol=0)
+
+
+def test_it_learns(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    recipe = small_recipe(
+        *BASE,
+        *PROTOTYPE,
+        *SUPPORT,
+        *("inner.step_count=2", "outer.optimizer=adam", "outer.meta_step_size=0.01"),
+        *("outer.meta_iterations=40", "outer.meta_batch=stacked"),
+    )
+    loop = image_loop(recipe, patterns(class_count=40), CPU)
+    state = first_state(loop, CPU)
+    losses = []
+    for _ in range(40):
+        state, loss = loop.advance(state)
+        losses.append(float(loss))
+
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("step_count", [1, 2])
+def test_compiled_it_trains_the_same(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset], step_count: int
+) -> None:
+    recipe = small_recipe(
+        *BASE, *PROTOTYPE, *SUPPORT, f"inner.step_count={step_count}", "outer.meta_batch=stacked"
+    )
+    loop = image_loop(recipe, patterns(), CPU)
+    state = first_state(loop, CPU)
+    said: list[str] = []
+
+    compiled = compiled_loop(loop, recipe, state, compiled=True, say=said.append)
+
+    assert said == ["compiling the inner step"]
+    assert compiled.query_gradient is not loop.query_gradient
+    assert (compiled.inner_step is loop.inner_step) == (step_count == 1)
+    one, loss = compiled.advance(state)
+    other, wanted = loop.advance(state)
+    torch.testing.assert_close(loss, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(one.parameters, other.parameters, atol=1e-4, rtol=0)
+
+
+def test_only_what_is_set_is_part_of_a_recipe() -> None:
+    plain = load_image_recipe("omniglot-5way")
+
+    assert (plain.task.head, plain.task.tail_batch_norm) == (None, None)
+    assert query_spec(plain) is None
+    assert replace(plain.task, head="trained").tail_as_served
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("outer.algorithm=reptile",), "task.head: got there, wanted none with algorithm reptile"),
+        (("task.tail_shot=0",), "task.tail_shot: got 0, wanted at least 1 with task.head"),
+        (
+            ("serving.head.allowed=['prototype', 'zero']",),
+            "serving.head.allowed: got prototype, zero, wanted prototype alone",
+        ),
+        (("task.head=zero",), "task.head: got .*zero.*, wanted"),
+        (("task.tail_batch_norm=support_and_query",), "task.tail_batch_norm: got .*, wanted"),
+        (
+            (
+                "inner.step_count=1",
+                "inner.preconditioner=carried",
+                "serving.preconditioners=['carried']",
+                "serving.preconditioner=carried",
+            ),
+            "inner.preconditioner: got carried, wanted fresh or sgd: no step before the tail",
+        ),
+    ],
+)
+def test_recipes_that_cannot_be_trained_so_are_refused(
+    small_recipe: Callable[..., Recipe], settings: tuple[str, ...], message: str
+) -> None:
+    small_recipe(*BASE, *PROTOTYPE, "inner.step_count=1")  # this one can
+
+    with pytest.raises(RecipeError, match=message):
+        small_recipe(*BASE, *PROTOTYPE, *settings)
+
+
+def test_without_a_prototype_head_a_tail_alone_leaves_the_other_examples_unused(
+    small_recipe: Callable[..., Recipe],
+) -> None:
+    with pytest.raises(RecipeError, match=r"inner.step_count: got 1, wanted at least 2"):
+        small_recipe(*BASE, *SUPPORT, "inner.step_count=1")
