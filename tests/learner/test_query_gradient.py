@@ -140,8 +140,7 @@ def test_one_tasks_gradient_knows_nothing_of_another() -> None:
     assert beside_nan[0].isnan().any()
 
 
-@pytest.mark.parametrize("tasks", [1, 2])
-@pytest.mark.parametrize("displaced", [True, False])
+@pytest.mark.parametrize(("tasks", "displaced"), [(1, False), (2, True)])
 def test_compiled_it_is_the_same(tmp_path: Path, tasks: int, displaced: bool) -> None:
     """Float32 sums of another order: 1e-4 of gradients of up to about 1."""
     spec = QuerySpec(
