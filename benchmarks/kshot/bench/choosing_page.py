@@ -47,11 +47,11 @@ def _overview(measured: Mapping[Pair, Sweep]) -> str:
         served, best = sweep.as_served(), sweep.best()
         rows.append(
             [
-                f"[{pair.name}](#{pair.name})",
+                f"[{pair.name}](#{pair.name}): {pair.title}",
                 _accuracy(served),
                 f"{served.ece:.3f}",
                 f"{served.ms_per_task:.0f}",
-                f"{_fewest(sweep)} steps",
+                _fewest(sweep),
                 f"{choice_words(best.choice, sweep.defaults)}: {_difference(best)}",
             ]
         )
@@ -96,11 +96,12 @@ def _changes(sweep: Sweep) -> Iterator[tuple[str, Measured]]:
     yield f"most accurate in that mode: {choice_words(best.choice, defaults)}", best
 
 
-def _fewest(sweep: Sweep) -> int:
-    """Return the least number of steps that is less than half a point worse than the defaults."""
+def _fewest(sweep: Sweep) -> str:
+    """Name the least number of steps that is less than half a point worse than the defaults."""
     along = sweep.along_steps(sweep.defaults)
     good = (row for row in along if row.difference is None or row.difference[0] > AS_GOOD)
-    return min(row.choice.step_count for row in good)
+    count = min(row.choice.step_count for row in good)
+    return f"{count} step{'' if count == 1 else 's'}"
 
 
 def _row(words: str, row: Measured) -> Sequence[str]:

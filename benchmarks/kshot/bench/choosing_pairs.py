@@ -29,10 +29,10 @@ class Pair:
 
 
 PAIRS = (
-    Pair("omniglot-1shot", "omniglot", "characters, 1 example of each class", 1, 300, 5),
-    Pair("omniglot-5shot", "omniglot", "characters, 5 examples", 5, 200, 3),
-    Pair("omniglot-digits-5shot", "omniglot", "another domain: digits", 5, 200, 3, DIGITS),
-    Pair("omniglot-20way-1shot", "omniglot-20way", "20 classes of characters", 1, 100, 1),
-    Pair("cifar-fs-1shot", "cifar-fs", "photographs, 1 example", 1, 200, 3),
-    Pair("cifar-fs-5shot", "cifar-fs", "photographs, 5 examples", 5, 100, 3),
+    Pair("omniglot-1shot", "omniglot", "characters, 1 example of each class", 1, 200, 3),
+    Pair("omniglot-5shot", "omniglot", "characters, 5 examples", 5, 100, 3),
+    Pair("omniglot-digits-5shot", "omniglot", "another domain: digits", 5, 100, 3, DIGITS),
+    Pair("omniglot-20way-1shot", "omniglot-20way", "20 classes of characters", 1, 60, 1),
+    Pair("cifar-fs-1shot", "cifar-fs", "photographs, 1 example", 1, 100, 3),
+    Pair("cifar-fs-5shot", "cifar-fs", "photographs, 5 examples", 5, 60, 2),
 )
