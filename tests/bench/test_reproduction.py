@@ -53,7 +53,7 @@ def test_a_bundle_answers_its_recipes_rows_in_every_mode_and_the_others_say_why_
 
     assert done.exit_code == 0, done.output
     assert "o15: adapting: 3/3 tasks" in done.stderr
-    assert len(rows) == 6 * 3 + 12 + 2 * 3
+    assert len(rows) == 6 * 3 + 12 + 4 * 3 + 2 * 3
     assert all(set(KEYS) <= set(row) for row in rows)
     found = [row for row in rows if "not_measured" not in row]
     assert [(row["row"], row["algorithm"], row["batch_norm"]) for row in found] == [
@@ -242,7 +242,7 @@ def test_the_page_is_written_from_the_file_and_measures_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     page = tmp_path / "page.md"
-    names = ("omniglot", "mini-imagenet", "cifar-fs", "not-measured")
+    names = ("omniglot", "best", "mini-imagenet", "cifar-fs", "not-measured")
     page.write_text("".join(f"<!-- {name}: x -->\nold\n<!-- end of {name} -->\n" for name in names))
     monkeypatch.setattr(reproduction_command, "PAGE", page)
     reproduce("--only", "o15", "--bundle", f"omniglot-5way={pack_small()}")

@@ -73,7 +73,11 @@ def test_the_committed_result_is_of_the_bundles_that_ship_and_agrees_with_their_
     assert disagreements(read_rows(RESULT), find_builtin) == []
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    "target",
+    [target for target in TARGETS if not target.row.startswith("best")],
+    ids=lambda target: target.name,
+)
 def test_a_target_asks_for_what_its_recipe_reproduces(target: Target, manifest: Manifest) -> None:
     recipe = load_image_recipe(target.recipe)
     table = recipe.evaluation.table
@@ -99,7 +103,7 @@ def test_a_target_asks_for_what_its_recipe_reproduces(target: Target, manifest: 
 
 
 def test_the_gates_are_below_the_published_figures_by_at_most_two_points() -> None:
-    gated = [target for target in TARGETS if target.gates]
+    gated = [target for target in TARGETS if target.gates and target.published]
 
     assert len(gated) == 6
     for target in gated:

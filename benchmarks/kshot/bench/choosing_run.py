@@ -71,7 +71,7 @@ def pair_settings(
 ) -> EvaluationSettings:
     """Return the tasks of a pair, or as many others as are asked for, in the bundle's mode."""
     return EvaluationSettings(
-        way=manifest.training.way,
+        way=pair.way,
         shot=pair.shot,
         query_count=query_count or pair.query_count,
         task_count=task_count or pair.task_count,

@@ -12,7 +12,7 @@ __all__ = ["page_blocks"]
 
 ALGORITHMS = {"reptile": "Reptile", "fomaml": "first-order MAML", "maml": "MAML"}
 # The tables by how their rows are named, in the order of the page.
-TABLES = {"omniglot": "o", "mini-imagenet": "m", "cifar-fs": "cifar"}
+TABLES = {"omniglot": "o", "best": "best", "mini-imagenet": "m", "cifar-fs": "cifar"}
 HEAD = ("row", "algorithm", "batch norm", "paper", "here", "tasks", "meta-iterations", "gate")
 
 
