@@ -1,7 +1,10 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from kshot.learner import cycling_indices, derive_seed, replacement_indices
 
@@ -79,6 +82,12 @@ def test_the_seed_decides_replacement_too() -> None:
     assert first.equal(replacement_indices(25, 5, 50, seed=3))
     assert not first.equal(replacement_indices(25, 5, 50, seed=4))
     assert first[:10].equal(replacement_indices(25, 5, 10, seed=3))
+
+
+@pytest.mark.parametrize("deal", [cycling_indices, replacement_indices])
+def test_no_steps_have_no_batches(deal: Callable[[int, int, int, int], Tensor]) -> None:
+    assert deal(5, 3, 0, 1).shape == (0, 3)
+    assert deal(5, 3, 0, 1).dtype == torch.int64
 
 
 @pytest.mark.parametrize(("example_count", "batch_size"), [(0, 1), (5, 0), (5, 6)])

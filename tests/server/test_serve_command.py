@@ -1,5 +1,6 @@
 """What `kshot serve` makes of its options, without a server."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,18 @@ def test_bundles_are_folders_or_built_in(
         (builtin_bundle(),),
         (builtin_bundle("omniglot"), Path("my/own")),
     ]
+
+
+def test_the_variable_holds_paths_side_by_side(
+    served: list[ServerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KSHOT_BUNDLE", os.pathsep.join(["omniglot", "my models/own"]))
+
+    assert CliRunner().invoke(module.command, []).exit_code == 0
+
+    (config,) = served
+    assert config.bundles == (builtin_bundle("omniglot"), Path("my models/own"))
 
 
 def test_a_name_that_is_neither_is_answered_with_those_there_are(

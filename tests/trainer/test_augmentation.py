@@ -14,16 +14,16 @@ from kshot.trainer.recipe import Augmentation, Recipe
 from kshot.trainer.training import first_state
 
 NOTHING = Augmentation(flip=False, shift=0.0, rotation_degrees=0.0, scale=0.0)
-SETTING = "augmentation={ flip = true, shift = 0.1, rotation_degrees = 10.0, scale = 0.1 }"
+SETTING = "augmentation={ flip = false, shift = 0.1, rotation_degrees = 10.0, scale = 0.1 }"
 
 
-def drawn(augmentation: Augmentation, count: int = 400) -> Tensor:
-    return draw_transforms(augmentation, (count,), torch.Generator().manual_seed(1))
+def drawn(augmentation: Augmentation, sides: tuple[int, int] = (28, 28)) -> Tensor:
+    return draw_transforms(augmentation, (400,), sides, torch.Generator().manual_seed(1))
 
 
 def test_nothing_leaves_images_as_they_are() -> None:
     images = torch.rand(2, 3, 1, 7, 9)
-    transforms = draw_transforms(NOTHING, (2, 3), torch.Generator().manual_seed(1))
+    transforms = draw_transforms(NOTHING, (2, 3), (7, 9), torch.Generator().manual_seed(1))
 
     torch.testing.assert_close(warp(images, transforms), images)
 
@@ -51,14 +51,26 @@ def test_images_move_by_up_to_the_share_of_their_sides() -> None:
         assert (int(offset.min()), int(offset.max())) == (-4, 4)
 
 
-def test_images_turn_by_up_to_the_degrees_and_are_not_sheared() -> None:
-    maps = drawn(replace(NOTHING, rotation_degrees=30.0))
-    angles = torch.rad2deg(torch.atan2(maps[:, 1, 0], maps[:, 0, 0]))
+@pytest.mark.parametrize("sides", [(28, 28), (20, 60)])
+def test_images_turn_by_up_to_the_degrees_and_are_not_sheared(sides: tuple[int, int]) -> None:
+    """In pixels: places of -1..1 are half a side long."""
+    half_sides = torch.tensor([sides[1] / 2, sides[0] / 2])  # x before y
+    maps = drawn(replace(NOTHING, rotation_degrees=30.0), sides)[:, :, :2]
+    turns = half_sides[:, None] * maps / half_sides
+    angles = torch.rad2deg(torch.atan2(turns[:, 1, 0], turns[:, 0, 0]))
 
     assert 28 < float(angles.max()) <= 30
     assert -30 <= float(angles.min()) < -28
     wanted = torch.eye(2).expand(400, 2, 2)
-    torch.testing.assert_close(maps[:, :, :2] @ maps[:, :, :2].transpose(1, 2), wanted)
+    torch.testing.assert_close(turns @ turns.transpose(1, 2), wanted)
+
+
+def test_moves_are_by_the_share_whatever_else_happens() -> None:
+    """The old image's middle is shown at most a tenth of a side from the new one's."""
+    maps = drawn(Augmentation(flip=True, shift=0.1, rotation_degrees=45.0, scale=0.5))
+    shown = -torch.linalg.solve(maps[:, :, :2], maps[:, :, 2])
+
+    assert 0.19 < float(shown.abs().max()) <= 0.2 + 1e-6
 
 
 def test_images_grow_and_shrink_by_up_to_the_factor() -> None:
@@ -123,7 +135,12 @@ def test_a_training_sees_augmented_images(
             "181.0",
             "augmentation.rotation_degrees: got 181.0, wanted a number from 0 to 180",
         ),
-        ("flip = true", "flip = 1", "augmentation.flip: got 1, wanted"),
+        ("flip = false", "flip = 1", "augmentation.flip: got 1, wanted"),
+        (
+            "flip = false",
+            "flip = true",
+            "augmentation.flip: got true, wanted false: the validation",
+        ),
         (", scale = 0.1", "", "augmentation.scale"),
     ],
 )
@@ -134,3 +151,11 @@ def test_nonsense_is_refused(
 
     with pytest.raises(RecipeError, match=message):
         small_recipe(SETTING.replace(old, new))
+
+
+def test_a_single_key_of_a_table_that_is_missing_is_answered_with_how_to_set_it(
+    small_recipe: Callable[..., Recipe],
+) -> None:
+    with pytest.raises(RecipeError, match=r"wanted the whole of it: augmentation=\{ key = value"):
+        small_recipe("augmentation.flip=true")
+    assert small_recipe(SETTING, "augmentation.scale=0.2").augmentation is not None

@@ -23,7 +23,7 @@ from kshot.trainer.pixels import DevicePixels
 from kshot.trainer.recipe import Recipe
 from kshot.trainer.task_solver import TaskSolver, build_solver
 
-TASKS = CalibrationTasks("val", (1, 3), task_count=12, query_count=2, seed=4)
+TASKS = CalibrationTasks("val", 3, (1, 3), task_count=12, query_count=2, seed=4)
 Patterns = Callable[..., ImageDataset]
 Fitted = tuple[Calibration, tuple[TemperatureFit, ...]]
 

@@ -113,6 +113,21 @@ def test_a_card_says_what_was_trained_on_what_and_how_well(
         ),
         (
             (
+                *("outer.algorithm=fomaml", "task.tail_shot=1", "task.head=prototype"),
+                *("task.tail_batch_norm=support", "inner.step_count=1"),
+                *("inner.preconditioner=sgd", "serving.preconditioner=sgd"),
+                *('serving.preconditioners=["sgd"]', "serving.head.default=prototype"),
+                'serving.head.allowed=["prototype"]',
+                "augmentation={flip=false, shift=0.125, rotation_degrees=5.0, scale=0.0}",
+            ),
+            (
+                "- Inner loop: no step, from class means; then 1 query per class, normalized by "
+                "the other examples' statistics, give the outer gradient.",
+                "each moved by up to 12.5% of their sides, rotated by up to 5 degrees at random",
+            ),
+        ),
+        (
+            (
                 *("outer.algorithm=joint", "inner.step_count=1", "task.labels=fixed"),
                 *("task.way=32", "task.shot=1", "data.rotations=false", "data.dataset=folder"),
                 *("data.folder=letters", "data.split=seed:1"),

@@ -331,6 +331,7 @@ def test_validation_classes_of_reptile_are_training_characters_turned_over(tmp_p
     assert val.class_names == tuple(f"{name}@mirrored" for name in train.class_names)
     assert torch.equal(val.class_offsets, train.class_offsets)
     assert val.split_digest == train.split_digest
+    assert (val.name, train.name) == ("omniglot reptile val", "omniglot reptile train")
     trained = {image.numpy().tobytes() for image in rotated.images}
     assert trained.isdisjoint(image.numpy().tobytes() for image in val.images)
 

@@ -18,6 +18,7 @@ from kshot.learner import (
     start_state,
 )
 from kshot.trainer import step_compilation
+from kshot.trainer.algorithms import algorithm_of
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.image_training import image_loop
@@ -142,6 +143,42 @@ def test_with_the_trained_head_and_own_statistics_it_is_a_separate_tail(
 
     assert (one.parameters - state.parameters).abs().max() > 1e-3
     torch.testing.assert_close(one.parameters, other.parameters, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("meta_batch", ["serial", "stacked"])
+def test_adams_second_moment_goes_on_from_the_steps_before_the_tail(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset], meta_batch: str
+) -> None:
+    """It is what the same tasks give to FOMAML without the tail's own step, which has none here."""
+    settings = (*BASE[:2], "outer.algorithm=fomaml", f"outer.meta_batch={meta_batch}")
+    as_queries, as_step = (
+        image_loop(small_recipe(*settings, *extra, "inner.step_count=3"), patterns(), CPU)
+        for extra in (SUPPORT, ())
+    )
+    state = first_state(as_step, CPU)
+
+    one, _ = as_queries.advance(state)
+
+    drawn = as_step.draw(0)
+    without_tail = replace(drawn, tail=None)
+    shorter = replace(as_step, algorithm=algorithm_of(as_step.outer, 2))
+    other, _ = shorter.advance(state, without_tail)
+    assert one.step == other.step == state.step + (4 if meta_batch == "serial" else 2)
+    assert one.second_moment.any()
+    torch.testing.assert_close(one.second_moment, other.second_moment)
+
+
+@pytest.mark.parametrize("sampling", ["cycling", "replacement"])
+def test_no_step_before_the_tail_draws_no_batch(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset], sampling: str
+) -> None:
+    settings = ("inner.step_count=1", f"inner.sampling={sampling}")
+    loop = image_loop(small_recipe(*BASE, *PROTOTYPE, *settings), patterns(), CPU)
+    state = first_state(loop, CPU)
+
+    advanced, _ = loop.advance(state)
+
+    assert not torch.equal(advanced.parameters, state.parameters)
 
 
 def test_it_learns(

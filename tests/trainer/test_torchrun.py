@@ -46,6 +46,16 @@ IMAGES = (
     *("evaluation.table.task_count=2", "evaluation.table.step_count=3"),
 )
 
+# Queries as they are served, and images changed by chance.
+SERVED = (
+    *(*IMAGES, "task.shot=3", "task.tail_shot=2", "task.head=prototype"),
+    *("task.tail_batch_norm=support", "outer.algorithm=fomaml", "outer.optimizer=adam"),
+    *("outer.meta_step_size=0.001", "inner.preconditioner=sgd", "inner.learning_rate=0.1"),
+    *("serving.preconditioner=sgd", 'serving.preconditioners=["sgd"]'),
+    *("serving.head.default=prototype", 'serving.head.allowed=["prototype"]'),
+    "augmentation={ flip = true, shift = 0.1, rotation_degrees = 10.0, scale = 0.1 }",
+)
+
 # Templates take most of a short training's time.
 KSHOT_WITHOUT_TEMPLATES = """
 import sys
@@ -115,21 +125,23 @@ def patterns_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("settings", [IMAGES, SERVED], ids=["reptile", "queries"])
 def test_two_processes_learn_what_one_learns_from_images(
     torchrun: Torchrun,
     small_bundle: None,  # noqa: ARG001 -- asked for its effect
     patterns_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    settings: tuple[str, ...],
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = ("--data", str(patterns_folder))
     one, two = tmp_path / "one", tmp_path / "two"
-    assert main(train_arguments("omniglot-5way", one, *data, settings=IMAGES)) == 0
+    assert main(train_arguments("omniglot-5way", one, *data, settings=settings)) == 0
 
     (tmp_path / "without_templates.py").write_text(KSHOT_WITHOUT_TEMPLATES)
     command = (sys.executable, str(tmp_path / "without_templates.py"))
-    arguments = train_arguments("omniglot-5way", two, *data, settings=IMAGES)
+    arguments = train_arguments("omniglot-5way", two, *data, settings=settings)
 
     ended = torchrun(2, *command, *arguments)
 

@@ -76,8 +76,9 @@ def command(
                 continue
             settings = pair_settings(pair, bundle.manifest, task_count, query_count)
             before = read_document(out, pair)
-            same = before.get("bundle_digest") == bundle.digest
-            if same and not again and before.get("tasks") == settings.task_count:
+            asked = (bundle.digest, settings.task_count, settings.query_count)
+            found = tuple(before.get(key) for key in ("bundle_digest", "tasks", "queries"))
+            if found == asked and not again:
                 say(f"{pair.name}: measured before, --again measures it again")
                 continue
             with Progress(f"{pair.name}: reading", "images") as progress:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from kshot.bundle import Bundle, builtin_bundle, load_bundle
 from kshot.bundle.manifest import WEIGHTS_FILE
+from kshot.trainer.commands.evaluation_session import WITHOUT_FOLDER, check_split
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.datasets import data_of, read_dataset
 from kshot.trainer.errors import DataError
 from kshot.trainer.recipe import Data
 
 __all__ = ["find_builtin", "read_data", "weights_digest"]
-
-WITHOUT_FOLDER = ("digits",)
 
 Report = Callable[[int, int], None]
 
@@ -49,10 +48,6 @@ def read_data(
         input_spec=bundle.manifest.input,
         progress=report,
     )
-    known = bundle.manifest.provenance.split_digest
-    if other is None and dataset.split_digest != known:
-        raise DataError(
-            f"the classes of {dataset.name} are not split as they were for the training of "
-            f"{bundle.manifest.name}: the split's digest is {dataset.split_digest}, wanted {known}"
-        )
+    if other is None:
+        check_split(dataset, bundle)
     return dataset

@@ -81,7 +81,8 @@ def adaptation_for(target: Target, manifest: Manifest) -> Adaptation:
     """Return the paper's adaptation for Reptile, and a bundle's own for other algorithms.
 
     Reptile's are 50 steps from the trained head, with Adam's second moment as training left it
-    where the bundle offers that. MAML's steps are few, and each sees the whole support set.
+    where the bundle offers that. Steps of the bundles of MAML's recipes are few, and each sees the
+    whole support set.
     """
     inner = manifest.inner_loop
     if manifest.provenance.algorithm == "reptile":

@@ -46,4 +46,6 @@ def replacement_indices(example_count: int, batch_size: int, step_count: int, se
         )
     generator = torch.Generator().manual_seed(seed)
     drawn = [torch.randperm(example_count, generator=generator) for _ in range(step_count)]
+    if not drawn:
+        return torch.empty(0, batch_size, dtype=torch.int64)
     return torch.stack(drawn)[:, :batch_size]

@@ -26,6 +26,7 @@ from kshot.server.store import StoreUnusable
     "--bundle",
     "bundles",
     multiple=True,
+    type=click.Path(),  # so that the variable is split as paths are
     envvar="KSHOT_BUNDLE",
     metavar="PATH|NAME",
     show_default="omniglot",

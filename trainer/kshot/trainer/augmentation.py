@@ -12,9 +12,12 @@ __all__ = ["draw_transforms", "warp"]
 
 
 def draw_transforms(
-    augmentation: Augmentation, shape: tuple[int, ...], generator: torch.Generator
+    augmentation: Augmentation,
+    shape: tuple[int, ...],
+    sides: tuple[int, int],
+    generator: torch.Generator,
 ) -> Tensor:
-    """Draw an affine map for each image: float32 ``(*shape, 2, 3)``.
+    """Draw an affine map for each image of ``sides`` (height, width): float32 ``(*shape, 2, 3)``.
 
     It maps places of the new image to places of the old one, both in -1..1, x before y.
     """
@@ -24,17 +27,19 @@ def draw_transforms(
 
     turn = uniform(math.radians(augmentation.rotation_degrees))
     size = torch.exp(uniform(math.log1p(augmentation.scale)))
-    # A share of a side, which is 2 long.
-    right, down = uniform(2 * augmentation.shift), uniform(2 * augmentation.shift)
+    aspect = sides[0] / sides[1]
     mirror = torch.ones(shape)
     if augmentation.flip:
         mirror = 1 - 2 * torch.randint(2, shape, generator=generator).float()
     cosine, sine = turn.cos() / size, turn.sin() / size
     rows = (
-        torch.stack([mirror * cosine, -sine, right], dim=-1),
-        torch.stack([mirror * sine, cosine, down], dim=-1),
+        torch.stack([mirror * cosine, -sine * aspect], dim=-1),
+        torch.stack([mirror * sine / aspect, cosine], dim=-1),
     )
-    return torch.stack(rows, dim=-2)
+    linear = torch.stack(rows, dim=-2)
+    # By a share of a side, which is 2 long, in the new image.
+    moves = (uniform(2 * augmentation.shift), uniform(2 * augmentation.shift))
+    return torch.cat([linear, linear @ torch.stack(moves, dim=-1).unsqueeze(-1)], dim=-1)
 
 
 def warp(images: Tensor, transforms: Tensor) -> Tensor:

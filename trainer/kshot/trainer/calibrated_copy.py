@@ -7,11 +7,13 @@ from pathlib import Path
 from kshot.bundle import (
     BatchNormMode,
     Bundle,
+    BundleError,
     Calibration,
     EvaluationRow,
     Head,
     Manifest,
     Preconditioner,
+    load_bundle,
     write_bundle,
 )
 from kshot.bundle.manifest import CARD_FILE
@@ -61,6 +63,8 @@ def write_copy(
     ``fit_calibration`` returned. Raises ``BundleError`` when the folder exists, cannot be written,
     or a file of the bundle has changed.
     """
+    if load_bundle(bundle.path) != bundle:
+        raise BundleError(f"{bundle.path}: has become another bundle")
     calibration, fits = fitted
     manifest = replace(manifest, evaluation=rows, calibration=calibration, files={})
     templates = {mode: bundle.template_path(mode).read_bytes() for mode in BatchNormMode}

@@ -29,12 +29,13 @@ KEPT_BYTES, FITTED_BYTES = 4, 48
 
 @dataclass(frozen=True)
 class CalibrationTasks:
-    """What temperatures are fitted on: tasks of the trained way, for each of the growing ``shots``.
+    """What temperatures are fitted on: tasks of ``way`` classes, for each of the growing ``shots``.
 
     They are drawn from ``seed`` out of a part of the bundle's data; ``query_count`` is per class.
     """
 
     part: str
+    way: int
     shots: tuple[int, ...]
     task_count: int
     query_count: int
@@ -60,7 +61,7 @@ class TemperatureFit:
 
 def check_tasks(tasks: CalibrationTasks, manifest: Manifest, dataset: ImageDataset) -> None:
     """Raise ``DataError`` where the data set is too small, ``CalibrationError`` where memory is."""
-    way = manifest.training.way
+    way = tasks.way
     for shot in tasks.shots:
         check_episodes(dataset, way, shot, tasks.query_count)
     logit_count = tasks.task_count * tasks.query_count * way * way  # of one mode
@@ -124,7 +125,7 @@ def fit_calibration(
         rules=tuple(fit.rule for fit in fits),
         part=tasks.part,
         data_digest=dataset.digest,
-        way=manifest.training.way,
+        way=tasks.way,
         task_count=tasks.task_count,
         query_count=tasks.query_count,
         step_count=step_count,
@@ -135,7 +136,7 @@ def fit_calibration(
 
 def _settings(tasks: CalibrationTasks, shot: int, manifest: Manifest) -> EvaluationSettings:
     return EvaluationSettings(
-        way=manifest.training.way,
+        way=tasks.way,
         shot=shot,
         query_count=tasks.query_count,
         task_count=tasks.task_count,

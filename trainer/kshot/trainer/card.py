@@ -4,7 +4,7 @@ import shlex
 
 from kshot.bundle import EvaluationRow, Manifest
 from kshot.trainer.dataset import ROTATIONS_DEGREES, ImageDataset
-from kshot.trainer.recipe import Inner, Outer, Recipe
+from kshot.trainer.recipe import Inner, Outer, Recipe, Task
 from kshot.trainer.recipe_settings import recipe_words
 
 __all__ = [
@@ -60,7 +60,7 @@ def _origin(manifest: Manifest, recipe: Recipe, dataset: ImageDataset) -> list[s
         f"- Training: {ALGORITHMS[recipe.outer.algorithm]}, recipe `{provenance.recipe}`, "
         f"{provenance.meta_iterations:,} meta-iterations of {_tasks(recipe)}, seed "
         f"{provenance.seed}.",
-        f"- Inner loop: {_inner_loop(recipe.inner, recipe.task.tail_shot)}.",
+        f"- Inner loop: {_inner_loop(recipe.inner, recipe.task)}.",
         f"- Outer loop: {_outer_loop(recipe.outer)}.",
         f"- Data: {_classes(recipe, dataset)} (digest of the split `{provenance.split_digest}`, of "
         f"the images `{provenance.data_digest}`).",
@@ -79,16 +79,30 @@ def _tasks(recipe: Recipe) -> str:
     return f"{_counted(count, 'task')} each{order}, {task.way}-way with {examples} per class"
 
 
-def _inner_loop(inner: Inner, tail_shot: int) -> str:
+def _inner_loop(inner: Inner, task: Task) -> str:
+    step_count = inner.step_count - 1 if task.tail_as_served else inner.step_count
     said = (
-        f"{_counted(inner.step_count, 'step')} of {OPTIMIZERS[inner.preconditioner]}, learning "
+        f"{_counted(step_count, 'step')} of {OPTIMIZERS[inner.preconditioner]}, learning "
         f"rate {inner.learning_rate:g}, on batches of {inner.batch_size} ({inner.sampling})"
     )
-    if tail_shot:
-        said += f", the last on {_counted(tail_shot, 'example')} per class kept for it"
-    if inner.weight_decay_rate != 1:
+    if task.tail_as_served:
+        said = (said if step_count else "no step") + _queries(task)
+    elif task.tail_shot:
+        said += f", the last on {_counted(task.tail_shot, 'example')} per class kept for it"
+    if inner.weight_decay_rate != 1 and step_count:
         said += f", all parameters times {inner.weight_decay_rate:g} before each"
     return said
+
+
+def _queries(task: Task) -> str:
+    """Say how the tail is answered where that is done as in service."""
+    head = "class means" if task.head == "prototype" else "the trained head"
+    own = task.tail_batch_norm != "support"
+    statistics = "their own statistics" if own else "the other examples' statistics"
+    return (
+        f", from {head}; then {_counted(task.tail_shot, 'query', 'queries')} per class, normalized "
+        f"by {statistics}, give the outer gradient"
+    )
 
 
 def _outer_loop(outer: Outer) -> str:
@@ -109,7 +123,22 @@ def _classes(recipe: Recipe, dataset: ImageDataset) -> str:
     return (
         f"{_counted(count, 'training class', 'training classes')} of `{data.dataset}`{folder}, "
         f"split `{data.split}`{turned}, {_counted(dataset.image_count, 'image')} in all"
+        f"{_augmentation(recipe)}"
     )
+
+
+def _augmentation(recipe: Recipe) -> str:
+    changes = recipe.augmentation
+    if changes is None:
+        return ""
+    words = ["turned over or not"] if changes.flip else []
+    for value, said in (
+        (changes.shift, "moved by up to {:.1%} of their sides"),
+        (changes.rotation_degrees, "rotated by up to {:g} degrees"),
+        (changes.scale, "enlarged or shrunk by up to {:.1%}"),
+    ):
+        words += [said.format(value)] if value else []
+    return f", each {', '.join(words)} at random" if words else ""
 
 
 def accuracy_section(manifest: Manifest) -> list[str]:
@@ -196,10 +225,12 @@ def calibration_limit(manifest: Manifest) -> str:
     """Say whether probabilities are calibrated, and what for."""
     if not manifest.calibrated_modes:
         return UNCALIBRATED
+    assert manifest.calibration is not None  # noqa: S101 -- it has modes
     modes = ", ".join(f"`{mode}`" for mode in manifest.calibrated_modes)
     return (
-        f"- Probabilities are calibrated in the modes {modes}, for images like those above and the "
-        "default options; for others they may be too sure, or not sure enough."
+        f"- Probabilities are calibrated in the modes {modes}, for images like those above, "
+        f"{manifest.calibration.way} classes and the default options; for others they may be too "
+        "sure, or not sure enough."
     )
 
 

@@ -122,13 +122,13 @@ def with_rotations(dataset: ImageDataset) -> ImageDataset:
     )
 
 
-def mirrored(dataset: ImageDataset) -> ImageDataset:
-    """Turn every image over, left to right; names gain ``@mirrored``.
+def mirrored(dataset: ImageDataset, name: str) -> ImageDataset:
+    """Turn every image over, left to right, as a data set of that name; classes gain ``@mirrored``.
 
-    Of a drawn sign that makes another sign, unless it is its own mirror image.
+    Of a drawn sign without an axis of symmetry that makes a sign which no rotation makes.
     """
     return make_dataset(
-        dataset.name,
+        name,
         dataset.images.flip(3),
         dataset.class_offsets,
         tuple(f"{name}@mirrored" for name in dataset.class_names),

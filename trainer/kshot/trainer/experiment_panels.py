@@ -38,6 +38,8 @@ class PanelData:
     lines: Mapping[str, Sequence[Outcome]]
     start: Outcome
     looks: Mapping[str, Look]
+    part: str = "test"
+    """The part of the data set that accuracies are of."""
 
     @property
     def of_images(self) -> bool:
@@ -57,13 +59,9 @@ class PanelData:
 
     def curve_value(self, point: Mapping[str, float | None]) -> float:
         """Return a curve's point; what was not finite is not drawn."""
-        kind, unit = ("accuracy/", 100) if self.of_images else ("squared_error/", 1)
-        # Between them stands the part of the data set, the same in all points.
-        value = next(
-            value
-            for name, value in point.items()
-            if name.startswith(kind) and name.endswith(f"/{self.measured}")
-        )
+        images = self.of_images
+        name, unit = (f"accuracy/{self.part}", 100) if images else ("squared_error", 1)
+        value = point.get(f"{name}/{self.measured}")
         return float("nan") if value is None else unit * value
 
 
@@ -161,7 +159,8 @@ def _errorbar(
 
 def _score_label(data: PanelData) -> str:
     if data.of_images:
-        return f"accuracy on test classes, % ({data.measured})"
+        classes = "validation" if data.part == "val" else data.part
+        return f"accuracy on {classes} classes, % ({data.measured})"
     return f"mean squared error after {data.measured.replace('_', ' ')}"
 
 

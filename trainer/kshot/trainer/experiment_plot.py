@@ -42,6 +42,7 @@ def draw_experiment(
         lines.setdefault(outcome.arm.line, []).append(outcome)
     (start,) = lines.pop(START)
     looks = _looks(experiment)
+    part = "test" if experiment.final is None else experiment.final.part or "test"
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(experiment.panels), squeeze=False)[0]
@@ -52,7 +53,7 @@ def draw_experiment(
             axes.set_xscale(panel.x_scale)
             axes.grid(alpha=0.3)
             if shown:
-                DRAWERS[panel.kind](axes, PanelData(shown, start, looks))
+                DRAWERS[panel.kind](axes, PanelData(shown, start, looks, part))
             else:
                 axes.set_xticks([])
                 axes.set_yticks([])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from kshot.bundle import InputSpec, Manifest
+from kshot.bundle.document import plain
 from kshot.learner import Initialization
 from kshot.trainer.compiled_solver import compiled_solver
 from kshot.trainer.curves import MODES
@@ -200,5 +201,5 @@ def _dataset(data: Data, spec: InputSpec, data_folder: Path, part: str) -> Image
 
 def _identity(training: Training[Any], *others: object) -> str:
     """Return the SHA-256 of what decides an arm's scores."""
-    text = repr((training.identity, others))
+    text = repr((training.identity, [plain(other) for other in others]))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -72,13 +72,16 @@ def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) 
     """
     seed = derive_seed(recipe.outer.seed, TASKS, meta_iteration)
     generator = torch.Generator().manual_seed(seed)
-    draw = _draw_from_all if recipe.task.labels == "fixed" else _draw_tasks
-    drawn = draw(recipe, dataset, generator, seed)
+    if recipe.task.labels == "fixed":
+        drawn = _draw_from_all(recipe, dataset, generator)
+    else:
+        drawn = _draw_tasks(recipe, dataset, generator, seed)
     if recipe.augmentation is None:
         return drawn
     seed = derive_seed(recipe.outer.seed, AUGMENTATION, meta_iteration)
     own = torch.Generator().manual_seed(seed)
-    transforms = draw_transforms(recipe.augmentation, tuple(drawn.rows.shape), own)
+    sides = recipe.input.shape[1:]
+    transforms = draw_transforms(recipe.augmentation, tuple(drawn.rows.shape), sides, own)
     return replace(drawn, transforms=transforms)
 
 
@@ -106,9 +109,7 @@ def _draw_tasks(
     )
 
 
-def _draw_from_all(
-    recipe: Recipe, dataset: ImageDataset, generator: torch.Generator, _seed: int
-) -> MetaBatch:
+def _draw_from_all(recipe: Recipe, dataset: ImageDataset, generator: torch.Generator) -> MetaBatch:
     """Draw images from all classes alike, each class with a label of its own: plain training."""
     inner, task_count = recipe.inner, recipe.outer.meta_batch_size
     shape = task_count, inner.step_count, inner.batch_size

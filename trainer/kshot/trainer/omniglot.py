@@ -59,7 +59,8 @@ def read_omniglot(
     """Read a part of one of the two splits.
 
     ``reptile`` has 1,200 characters for training and 423 for test; its 1,200 validation classes are
-    the training characters' mirror images, which rotation does not make. ``vinyals`` has 1,028, 172
+    the training characters' mirror images, new signs but for those of characters with an axis of
+    symmetry, and for the few that are another character's mirror image. ``vinyals`` has 1,028, 172
     and 423, and each validation and test character makes four classes by rotation, as in the papers
     that report on it (688 and 1,692 classes). ``data_folder`` holds
     ``omniglot_images_background.zip`` and ``omniglot_images_evaluation.zip`` (or ``images_….zip``,
@@ -91,7 +92,7 @@ def read_omniglot(
     key = "|".join((listed.name, str(DECODER_VERSION), *fingerprints, repr(input_spec)))
     dataset = cached_dataset(key, decode)
     if turned_over:
-        return mirrored(dataset)
+        return mirrored(dataset, f"omniglot {data.split} {part}")
     return with_rotations(dataset) if data.split == "vinyals" and part != "train" else dataset
 
 

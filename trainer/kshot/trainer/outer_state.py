@@ -39,7 +39,8 @@ class OuterState:
 class Adaptations:
     """What the tasks of a meta-batch give: their mean displacement ``(P,)``, and the next v and t.
 
-    ``loss`` is the mean of all inner steps', of MAML the last one's alone.
+    ``loss`` is the mean of all inner steps'; of MAML, and where a tail is answered like queries, it
+    is the last one's alone.
     """
 
     displacement: Tensor

@@ -80,11 +80,14 @@ class Task:
     task and numbers them as drawn; "fixed" takes all classes, ``way`` of them, each with a number
     of its own, and draws images from the whole data set.
 
-    ``head``: "trained", which is meant where it is left out, starts every task with the head that
-    is trained; "prototype" makes it from the class means of the examples before the tail, and the
-    outer gradient goes through them. ``tail_batch_norm``: "support" normalizes the tail by the
-    statistics of the examples before it, as service answers in that mode; "transductive", which is
-    meant where it is left out, by its own.
+    With ``head`` or ``tail_batch_norm`` a separate tail is no inner step: it is answered as service
+    answers queries, and what it adds to the initialization is the gradient of its loss alone,
+    without an inner preconditioner or weight decay. ``head``: "trained" (where the other key alone
+    is there, too) starts a task with the head that is trained; "prototype" makes it from the class
+    means of the examples before the tail, and the outer gradient goes through them.
+    ``tail_batch_norm``: "support" normalizes the tail by the statistics of the examples before it,
+    as service does in that mode; "transductive" (where the other key alone is there, too) by its
+    own.
     """
 
     way: Way
@@ -142,9 +145,10 @@ class Outer:
 
 @dataclass(frozen=True)
 class Table:
-    """The bundle's table: tasks of the trained way from the test split, adapted by its defaults.
+    """The bundle's table: tasks from the test split, adapted by its defaults.
 
-    ``query_count`` is per class; ``step_count`` is measured beside the served one.
+    ``query_count`` is per class; ``step_count`` is measured beside the served one. ``way`` is the
+    trained one where it is left out.
     """
 
     shots: Annotated[tuple[Count, ...], Rule("at least one number", bool)]
@@ -152,6 +156,7 @@ class Table:
     step_count: Count
     task_count: Count
     seed: Natural
+    way: Way | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from kshot.trainer.sine_recipe import SineRecipe
 
 __all__ = ["check_recipe", "check_sine_recipe"]
 
+# The data set and split whose validation classes are mirror images.
+MIRRORED = ("omniglot", "reptile")
+
 
 def check_recipe(recipe: Recipe) -> None:
     """Check a recipe over images: what passes makes a bundle whose manifest is accepted."""
@@ -51,6 +54,13 @@ def _check_data(recipe: Recipe) -> None:
     if (data.folder is None) == (data.dataset == "folder"):
         wanted = "a folder" if data.dataset == "folder" else "none: only data set folder has one"
         raise DocumentError("data.folder", data.folder or "none", wanted)
+    changed = recipe.augmentation
+    if changed is not None and changed.flip and (data.dataset, data.split) == MIRRORED:
+        raise DocumentError(
+            "augmentation.flip",
+            "true",
+            "false: the validation classes of this split are the training classes turned over",
+        )
 
 
 def _check_task(task: Task, inner: Inner, outer: Outer) -> None:
@@ -160,6 +170,7 @@ def _check_limits(recipe: Recipe) -> None:
     limits = recipe.serving.limits
     for field, value, name, most in (
         ("evaluation.way", recipe.evaluation.way, "max_way", limits.max_way),
+        ("evaluation.table.way", recipe.evaluation.table.way or 0, "max_way", limits.max_way),
         ("serving.step_count", recipe.serving.step_count, "max_step_count", limits.max_step_count),
         (
             "inner.learning_rate",

@@ -6,6 +6,9 @@ from kshot.trainer.errors import RecipeError
 
 __all__ = ["override"]
 
+# Tables that a recipe may lack: set as a whole where they are missing.
+OPTIONAL_TABLES = ("augmentation",)
+
 
 def override(document: dict[str, object], setting: str) -> None:
     """Set ``dotted.key=value`` in a document, the value written as in TOML; raises RecipeError.
@@ -26,6 +29,8 @@ def override(document: dict[str, object], setting: str) -> None:
             wanted = (
                 f"wanted one of: {', '.join(table)}" if isinstance(table, dict) else "it is a value"
             )
+            if not depth and name in OPTIONAL_TABLES:
+                wanted = f"wanted the whole of it: {name}={{ key = value, ... }}"
             raise RecipeError(f"setting {key}: {place} has no key {name!r}, {wanted}")
         assert isinstance(table, dict)  # noqa: S101 -- known
         if depth < len(parents):

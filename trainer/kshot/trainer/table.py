@@ -22,7 +22,7 @@ TABLE_SEED = 0
 def check_table(table: Table, manifest: Manifest, dataset: ImageDataset) -> None:
     """Raise ``DataError`` unless the data set has classes and images enough for the table."""
     for shot in table.shots:
-        check_episodes(dataset, manifest.training.way, shot, table.query_count)
+        check_episodes(dataset, _way(table, manifest), shot, table.query_count)
 
 
 def measure_table(
@@ -32,7 +32,7 @@ def measure_table(
     dataset: ImageDataset,
     report: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[EvaluationRow, ...]:
-    """Evaluate tasks of the trained way in every allowed mode, at the table's and the served steps.
+    """Evaluate tasks of the table's way in every allowed mode, at the table's and the served steps.
 
     ``report`` hears how many tasks of how many are measured.
     """
@@ -44,7 +44,7 @@ def measure_table(
     rows: list[EvaluationRow] = []
     for index, (shot, step_count) in enumerate(product(table.shots, step_counts)):
         settings = EvaluationSettings(
-            way=manifest.training.way,
+            way=_way(table, manifest),
             shot=shot,
             query_count=table.query_count,
             task_count=table.task_count,
@@ -62,6 +62,10 @@ def measure_table(
         )
         rows += _rows(settings, manifest, results)
     return tuple(rows)
+
+
+def _way(table: Table, manifest: Manifest) -> int:
+    return manifest.training.way if table.way is None else table.way
 
 
 def check_rows(rows: Sequence[EvaluationRow], manifest: Manifest, dataset: ImageDataset) -> None:

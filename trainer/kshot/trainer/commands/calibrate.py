@@ -36,8 +36,8 @@ def command(**given: Any) -> None:  # noqa: ANN401 -- the options' own types
     measured again on test tasks. docs/evaluation.md says what a temperature is.
     """
     options = CalibrateOptions(**given)
-    tasks = options.calibration_tasks()
     bundle = find_bundle(options.bundle_name)
+    tasks = options.calibration_tasks(bundle.manifest)
     data_folder = choose_data_folder(options.data_folder)
     manifest = _prepare(options, bundle)
     device = choose_device(options.device)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import click
 
-from kshot.bundle import BatchNormMode, Head, Preconditioner
+from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner
 from kshot.trainer.calibrated_copy import Defaults
 from kshot.trainer.calibration import CalibrationTasks
 from kshot.trainer.commands.evaluation_options import MAX_STEPS, MAX_TASKS, choice
@@ -37,6 +37,11 @@ _OPTIONS = (
         default="val",
         show_default=True,
         help="Part of the bundle's data that temperatures are fitted on.",
+    ),
+    click.option(
+        "--way",
+        type=click.IntRange(min=2),
+        help="Classes of a task.  [default: as the bundle's table]",
     ),
     click.option(
         "--shots",
@@ -80,6 +85,7 @@ class CalibrateOptions:
     out: Path
     data_folder: Path | None
     part: str
+    way: int | None
     shots: str
     tasks: int
     queries: int
@@ -101,8 +107,18 @@ class CalibrateOptions:
             Head(self.head) if self.head else None,
         )
 
-    def calibration_tasks(self) -> CalibrationTasks:
-        """Return the tasks that were asked for; raises ``UsageError`` for a list that is none."""
+    def calibration_tasks(self, manifest: Manifest) -> CalibrationTasks:
+        """Return the tasks that were asked for, of the way of the bundle's table where none is.
+
+        Raises ``UsageError`` for a list that is none, and for a way that the bundle does not allow.
+        """
+        most = manifest.limits.max_way
+        if self.way is not None and self.way > most:
+            raise click.UsageError(
+                f"--way is {self.way}, wanted at most {most}, the limit of {self.bundle_name}"
+            )
+        table = manifest.evaluation
+        way = self.way or (table[0].way if table else manifest.training.way)
         words = [word.strip() for word in self.shots.split(",")]
         digits = len(str(MAX_SHOT))
         if not all(word.isascii() and word.isdigit() and len(word) <= digits for word in words):
@@ -110,4 +126,4 @@ class CalibrateOptions:
         shots = sorted({int(word) for word in words})
         if not 1 <= shots[0] <= shots[-1] <= MAX_SHOT:
             raise click.UsageError(f"--shots is {self.shots!r}, wanted 1 to {MAX_SHOT} each")
-        return CalibrationTasks(self.part, tuple(shots), self.tasks, self.queries, self.seed)
+        return CalibrationTasks(self.part, way, tuple(shots), self.tasks, self.queries, self.seed)
