@@ -320,3 +320,24 @@ def test_a_data_set_without_the_part_names_those_there_are(
         in (captured.err)
     )
     assert captured.err.count("\n") == 1
+
+
+def test_tasks_are_of_the_way_that_is_asked_for_or_of_the_tables(
+    calibrate: Calibrate,
+    pack: Callable[..., Path],
+    out: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The trained way is 3; where there is a table, its way comes first."""
+    of_five = pack("five", "evaluation.table.way=5")
+    bare = pack("bare", table=False)
+    ways = []
+    for number, (name, more) in enumerate(
+        ((None, ("--way", "4")), (str(of_five), ()), (str(bare), ()))
+    ):
+        assert calibrate("--json", "--out", str(out / str(number)), *more, name=name) == 0
+        ways.append(json.loads(capsys.readouterr().out)["way"])
+
+    assert ways == [4, 5, 3]
+    assert calibrate("--way", "51") == 2
+    assert "--way is 51, wanted at most 50, the limit of" in capsys.readouterr().err

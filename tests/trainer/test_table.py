@@ -8,7 +8,7 @@ import torch
 from kshot.bundle import BatchNormMode, Manifest, Preconditioner, load_bundle
 from kshot.learner import Initialization
 from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.errors import DataError
+from kshot.trainer.errors import DataError, RecipeError
 from kshot.trainer.evaluation import EvaluationSettings, evaluate_bundle
 from kshot.trainer.packaging import draft_manifest, pack_bundle
 from kshot.trainer.recipe import Recipe
@@ -71,6 +71,23 @@ def test_the_recipe_says_what_is_measured(
     described = [(row.shot, row.step_count, row.query_count, row.task_count) for row in rows]
     assert described == [(2, 10, 3, 4)] * 3
     assert [row.accuracy for row in rows] != [row.accuracy for row in other]
+
+
+def test_a_table_may_be_of_another_way_than_the_training(
+    small_recipe: Recipes, patterns: Patterns, make_initialization: Initializations
+) -> None:
+    recipe = small_recipe("evaluation.table.way=5", "evaluation.table.shots=[1]")
+    table, dataset = recipe.evaluation.table, patterns()
+    manifest = draft_manifest(recipe, dataset)
+
+    rows = measure_table(table, manifest, make_initialization(manifest), dataset)
+
+    assert manifest.training.way == 3
+    assert {row.way for row in rows} == {5}
+    with pytest.raises(DataError, match="way is 9, wanted at most the 8 classes"):
+        check_table(replace(table, way=9), manifest, dataset)
+    with pytest.raises(RecipeError, match=r"evaluation.table.way: got 51, wanted at most serving"):
+        small_recipe("evaluation.table.way=51")
 
 
 def test_a_table_wants_enough_images(small_recipe: Recipes, patterns: Patterns) -> None:
