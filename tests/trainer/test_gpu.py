@@ -25,18 +25,30 @@ pytestmark = [
             ("reptile", True),
             ("fomaml", False),
             ("fomaml", True),
+            ("queries", False),
+            ("queries", True),
+            ("updates and queries", True),
             ("maml", False),  # second derivatives do not go through compiled steps
         ],
     ),
 ]
 OUTER_ADAM = ("outer.optimizer=adam", "outer.meta_step_size=0.01", "task.tail_shot=1")
+SGD = (
+    *("inner.preconditioner=sgd", "inner.learning_rate=0.1"),
+    *("serving.preconditioners=['sgd']", "serving.preconditioner=sgd"),
+)
+QUERIES = (
+    *("outer.algorithm=fomaml", "task.head=prototype", "task.tail_batch_norm=support"),
+    "serving.head={ default = 'prototype', allowed = ['prototype'] }",
+    "augmentation={ flip = false, shift = 0.1, rotation_degrees = 10.0, scale = 0.1 }",
+    *(*OUTER_ADAM, *SGD),
+)
 KINDS = {
     "reptile": (),
     "fomaml": ("outer.algorithm=fomaml", *OUTER_ADAM),
-    "maml": (
-        *("outer.algorithm=maml", "inner.preconditioner=sgd", "inner.learning_rate=0.1"),
-        *("serving.preconditioners=['sgd']", "serving.preconditioner=sgd", *OUTER_ADAM),
-    ),
+    "queries": (*QUERIES, "inner.step_count=1"),
+    "updates and queries": (*QUERIES, "inner.step_count=3"),
+    "maml": ("outer.algorithm=maml", *SGD, *OUTER_ADAM),
 }
 Loops = Callable[[str], tuple[OuterLoop[MetaBatch], OuterState]]
 
