@@ -40,7 +40,7 @@ SHORT_RUNS: Mapping[str, ShortRun] = {
         ShortRun("omniglot-5way-joint", 60, step_count=3),
         ShortRun("omniglot-pretraining", 150, step_count=3),
         ShortRun("cifar-fs-5way", 20, query_count=3, step_count=2),
-        ShortRun("cifar-fs-best", 60, query_count=3),
+        ShortRun("cifar-fs-best", 400, query_count=3),
         ShortRun("omniglot-20way", 15, query_count=1, step_count=3),
         ShortRun("omniglot-20way-fomaml", 200, _FOUR, query_count=1, step_count=1),
         ShortRun("omniglot-20way-maml", 20, _FOUR, query_count=1, step_count=1),
