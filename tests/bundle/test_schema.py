@@ -163,6 +163,24 @@ def test_resize_must_make_the_input_shape(manifest: Manifest) -> None:
         parse_manifest(manifest_document(other))
 
 
+def test_the_usual_way_is_the_tables(manifest: Manifest) -> None:
+    row = EvaluationRow(
+        way=3,
+        shot=1,
+        query_count=1,
+        task_count=10,
+        step_count=5,
+        batch_norm_mode=BatchNormMode.SUPPORT,
+        preconditioner=manifest.inner_loop.preconditioner,
+        accuracy=0.5,
+        ci95=0.1,
+        ci_method="95% t-interval over tasks",
+    )
+
+    assert replace(manifest, evaluation=()).usual_way == manifest.training.way != 3
+    assert replace(manifest, evaluation=(row,)).usual_way == 3
+
+
 @pytest.mark.parametrize(("way", "batch_size"), [(2, 5), (5, 5), (6, 10), (20, 10)])
 def test_default_batch_size_goes_by_way(manifest: Manifest, way: int, batch_size: int) -> None:
     assert manifest.default_batch_size(way) == batch_size

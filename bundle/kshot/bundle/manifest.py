@@ -257,6 +257,14 @@ class Manifest:
     calibration: Calibration | None = None
     files: Mapping[str, FileEntry] = field(default_factory=dict)
 
+    @property
+    def usual_way(self) -> int:
+        """Return the classes of a task where nobody names any: the table's, or those trained with.
+
+        Training may have had more, because that makes a better initialization.
+        """
+        return self.evaluation[0].way if self.evaluation else self.training.way
+
     def default_batch_size(self, way: int) -> int:
         """Return the batch size that a task of `way` classes gets when it names none."""
         rules = self.inner_loop.batch_size_by_way

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 def blank_task(model: LoadedModel) -> AdaptationTask:
     """Make a task with the model's defaults, of blank images."""
     manifest = model.bundle.manifest
-    way = manifest.training.way
+    way = manifest.usual_way
     return AdaptationTask(
         support=np.zeros((way, *manifest.input.shape), dtype=np.float32),
         classes=np.arange(way),

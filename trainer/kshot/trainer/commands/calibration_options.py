@@ -117,8 +117,7 @@ class CalibrateOptions:
             raise click.UsageError(
                 f"--way is {self.way}, wanted at most {most}, the limit of {self.bundle_name}"
             )
-        table = manifest.evaluation
-        way = self.way or (table[0].way if table else manifest.training.way)
+        way = self.way or manifest.usual_way
         words = [word.strip() for word in self.shots.split(",")]
         digits = len(str(MAX_SHOT))
         if not all(word.isascii() and word.isdigit() and len(word) <= digits for word in words):

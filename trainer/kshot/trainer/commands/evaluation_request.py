@@ -108,7 +108,7 @@ def task_shape(options: EvaluateOptions, manifest: Manifest, held: TaskShape | N
 
     Raises ``UsageError`` where the episode file holds others than the options name.
     """
-    wanted = held or TaskShape(manifest.training.way, 1, DEFAULT_TASKS[1], DEFAULT_TASKS[0], 0)
+    wanted = held or TaskShape(manifest.usual_way, 1, DEFAULT_TASKS[1], DEFAULT_TASKS[0], 0)
     named = {
         "way": options.way,
         "shot": options.shot,
