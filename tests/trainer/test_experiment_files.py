@@ -32,7 +32,7 @@ def test_the_arms_of_best_see_as_many_images_and_end_as_the_recipe() -> None:
         counts[arm.name] = of_task * recipe.outer.meta_batch_size
 
     assert set(counts.values()) == {240, 250}
-    arm, recipe = load_image_recipe("best-ways-20"), load_image_recipe("omniglot-best")
+    arm, recipe = load_image_recipe("best-ways-60"), load_image_recipe("omniglot-best")
     for part in ("data", "input", "network", "batch_norm", "task", "inner"):
         assert getattr(arm, part) == getattr(recipe, part)
     assert replace(arm.outer, meta_iterations=recipe.outer.meta_iterations) == recipe.outer
