@@ -21,7 +21,7 @@ def override(document: dict[str, object], setting: str) -> None:
         raise RecipeError(f"setting is {setting!r}, wanted key=value, as in inner.step_count=3")
     table: object = document
     *parents, last = key.split(".")
-    optional = bool(parents) or value.strip().startswith("{")
+    optional = bool(parents) or last in OPTIONAL_TABLES
     for depth, name in enumerate([*parents, last]):
         known = isinstance(table, dict) and (name in table or (optional and depth == len(parents)))
         if not known:
@@ -36,8 +36,7 @@ def override(document: dict[str, object], setting: str) -> None:
         if depth < len(parents):
             table = table[name]
     assert isinstance(table, dict)  # noqa: S101 -- the loop above walked through it
-    # A last key that is not there may be an optional one, of the recipe itself only a table; an
-    # unknown one is refused by the parser.
+    # A last key that is not there may be an optional one; an unknown one is refused by the parser.
     table[last] = _value(value.strip(), table.get(last))
 
 
