@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kshot.learner.layout import ParameterLayout
-from kshot.learner.network import Network
+from kshot.learner.network import Network, Parameters
 
 
 def prototype_head(features: Tensor, classes: Tensor, way: int) -> tuple[Tensor, Tensor]:
@@ -22,6 +22,15 @@ def prototype_head(features: Tensor, classes: Tensor, way: int) -> tuple[Tensor,
     return 2 * prototypes, -prototypes.square().sum(dim=2)
 
 
+def support_head(
+    network: Network, parameters: Parameters, support: Tensor, classes: Tensor, way: int
+) -> tuple[Tensor, Tensor]:
+    """Make ``prototype_head`` of T support sets, as constants, from each one's own statistics."""
+    with torch.no_grad():
+        features, _ = network.features(parameters, support, None)
+        return prototype_head(features, classes, way)
+
+
 def with_prototype_heads(
     network: Network, layout: ParameterLayout, vectors: Tensor, support: Tensor, classes: Tensor
 ) -> Tensor:
@@ -29,7 +38,6 @@ def with_prototype_heads(
 
     ``support`` ``(T, n, channels, height, width)``, its classes int64 ``(T, n)``.
     """
-    with torch.no_grad():
-        features, _ = network.features(layout.split(vectors), support, None)
-        weight, bias = prototype_head(features, classes, layout.shapes["head.bias"][0])
+    way = layout.shapes["head.bias"][0]
+    weight, bias = support_head(network, layout.split(vectors), support, classes, way)
     return torch.cat([vectors[:, : layout.body_size], weight.flatten(1), bias], dim=1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kshot.bundle import Bundle, Head, Preconditioner, Weights
-from kshot.learner.head import prototype_head
+from kshot.learner.head import support_head
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.network import Network, build_network, layout_of
 
@@ -110,9 +110,9 @@ def start_state(
         if support is None or classes is None:
             raise ValueError("a prototype head needs the support set and its classes")
         shared = {name: value.unsqueeze(0) for name, value in initialization.parameters.items()}
-        with torch.no_grad():
-            features, _ = initialization.network.features(shared, support.unsqueeze(0), None)
-        weight, bias = prototype_head(features, classes.unsqueeze(0), way)
+        weight, bias = support_head(
+            initialization.network, shared, support.unsqueeze(0), classes.unsqueeze(0), way
+        )
         parameters["head.weight"] = functional.pad(weight[0], (0, 0, 0, bucket - way))
         parameters["head.bias"] = functional.pad(bias[0], (0, bucket - way))
     layout = layout_of(initialization.network, bucket)

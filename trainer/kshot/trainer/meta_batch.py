@@ -22,8 +22,8 @@ class MetaBatch:
     ``rows`` ``(T, n)`` are rows of the data set's images, ``classes`` ``(T, n)`` their labels,
     ``indices`` ``(T, steps, batch)`` the examples, of n, that each inner step sees, and ``tail``
     ``(T, tail batch)`` those of one more step where the tail is separate; ``early`` ``(T, n - tail
-    batch)`` are then the others. ``transforms``, float32 ``(T, n, 2, 3)``, are the affine maps of
-    augmented images.
+    batch)`` are the others where it is answered like queries. ``transforms``, float32 ``(T, n, 2,
+    3)``, are the affine maps of augmented images.
     """
 
     rows: Tensor
@@ -105,7 +105,7 @@ def _draw_tasks(
         episodes.support_classes,
         torch.stack(indices),
         tail.expand(outer.meta_batch_size, -1) if task.tail_shot else None,
-        early.expand(outer.meta_batch_size, -1) if task.tail_shot else None,
+        early.expand(outer.meta_batch_size, -1) if task.tail_as_served else None,
     )
 
 

@@ -18,7 +18,7 @@ class SupportBatch:
     ``inputs`` float32 ``(T, n, channels, height, width)``; ``targets`` ``(T, n)``, int64 classes or
     float32 values; ``indices`` int64 ``(T, steps, batch)``: the examples, of n, that each inner
     step sees. With a separate tail, ``tail`` ``(T, tail batch)`` are those of one more, last step,
-    and ``early`` ``(T, n - tail batch)`` all others.
+    and where that is answered like queries ``early`` ``(T, n - tail batch)`` are all others.
     """
 
     inputs: Tensor
