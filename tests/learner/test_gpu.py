@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -63,7 +64,12 @@ def _moved(initialization: Initialization, device: str, dtype: torch.dtype) -> I
 
 
 def _adapt(
-    initialization: Initialization, device: str, dtype: torch.dtype, *, compiled: bool = False
+    initialization: Initialization,
+    device: str,
+    dtype: torch.dtype,
+    *,
+    compiled: bool = False,
+    watched: bool = True,
 ) -> tuple[InnerLoopResult, torch.Tensor]:
     """Adapt 6 stacked tasks by 20 steps; return the result and the support sets."""
     generator = torch.Generator().manual_seed(5)
@@ -80,19 +86,23 @@ def _adapt(
     if compiled:
         step = compile_step(SPEC.of_tasks(6), torch.device(device))
     else:
-        step = build_inner_step(moved.network, state.layout, RULE)
+        step = graphed(build_inner_step(moved.network, state.layout, RULE), torch.device(device))
     support = support.to(device, dtype)
-    result = run_inner_loop(step, state, support, classes.to(device), indices.to(device), RULE)
+    on_device = support, classes.to(device), indices.to(device)
+    result = run_inner_loop(step, state, *on_device, RULE, watch_divergence=watched)
     return result, support
 
 
+@pytest.mark.parametrize("watched", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
 def test_a_gpu_adapts_as_a_cpu(
-    initialization: Initialization, dtype: torch.dtype, tolerance: float
+    initialization: Initialization, dtype: torch.dtype, tolerance: float, watched: bool
 ) -> None:
     reference, _ = _adapt(initialization, "cpu", dtype)
 
-    result, _ = _adapt(initialization, "cuda", dtype)
+    result, _ = _adapt(initialization, "cuda", dtype, watched=watched)
+
+    torch.testing.assert_close(result.losses.cpu(), reference.losses, rtol=0, atol=tolerance)
 
     torch.testing.assert_close(
         result.state.parameters.cpu(), reference.state.parameters, rtol=0, atol=tolerance
@@ -100,11 +110,12 @@ def test_a_gpu_adapts_as_a_cpu(
 
 
 @needs_compiler
-def test_a_gpu_adapts_compiled_as_a_cpu(initialization: Initialization) -> None:
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_gpu_adapts_compiled_as_a_cpu(initialization: Initialization, watched: bool) -> None:
     """Compiled steps are float32's; 1e-3 after 20 steps, as uncompiled."""
     reference, _ = _adapt(initialization, "cpu", torch.float32)
 
-    result, _ = _adapt(initialization, "cuda", torch.float32, compiled=True)
+    result, _ = _adapt(initialization, "cuda", torch.float32, compiled=True, watched=watched)
 
     torch.testing.assert_close(
         result.state.parameters.cpu(), reference.state.parameters, rtol=0, atol=1e-3
@@ -157,6 +168,26 @@ def test_a_graphs_losses_stay_when_it_runs_again(arguments_of: ArgumentsOf) -> N
         step(*arguments)
 
     assert first.equal(kept)
+
+
+def test_a_loop_of_another_length_has_a_graph_of_its_own(initialization: Initialization) -> None:
+    """Ten steps, two, then three others: what twelve steps and then three come to, one by one."""
+    ends = []
+    for cuts in ((0, 10, 12, 15), (0, 12, 15)):
+        moved = _moved(initialization, "cuda", torch.float64)
+        state = start_state(moved, 5, head=Head.TRAINED, preconditioner=RULE.preconditioner)
+        generator = torch.Generator().manual_seed(5)
+        support = torch.rand(1, 10, 1, 12, 12, generator=generator, dtype=torch.float64).to(GPU)
+        classes = (torch.arange(10) % 5).unsqueeze(0).to(GPU)
+        indices = cycling_indices(10, 4, 15, 7).unsqueeze(0).to(GPU)
+        step = graphed(build_inner_step(moved.network, state.layout, RULE), GPU)
+        for start, stop in pairwise(cuts):
+            state = run_inner_loop(
+                step, state, support, classes, indices[:, start:stop], RULE, watch_divergence=False
+            ).state
+        ends.append(state.parameters)
+
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-9)
 
 
 def test_losses_arrive_one_step_late_but_complete() -> None:

@@ -206,6 +206,19 @@ def test_a_loss_that_is_not_finite_stops_at_once(initialization: Initialization)
     assert result.step_count == 1
 
 
+def test_a_loop_that_nothing_may_stop_takes_the_same_steps(initialization: Initialization) -> None:
+    tasks = _tasks(initialization, Preconditioner.CARRIED, [5, 3])
+    rule = StepRule(Preconditioner.CARRIED, 1e-3)
+    step = build_inner_step(initialization.network, tasks[0].layout, rule)
+
+    watched = run_inner_loop(step, *tasks, rule)
+    unwatched = run_inner_loop(step, *tasks, rule, watch_divergence=False)
+
+    assert unwatched.losses.equal(watched.losses)
+    assert unwatched.state.parameters.equal(watched.state.parameters)
+    assert unwatched.stop_reason is StopReason.COMPLETED
+
+
 def test_parameters_that_end_infinite_are_divergence(
     initialization: Initialization, start: Callable[[Preconditioner], LoopState]
 ) -> None:
@@ -254,7 +267,10 @@ def test_the_state_and_the_support_given_are_left_as_they_are(
         assert part.equal(old)
 
 
-def test_a_step_gets_contiguous_tensors_of_its_own(initialization: Initialization) -> None:
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_step_gets_contiguous_tensors_of_its_own(
+    initialization: Initialization, watched: bool
+) -> None:
     """A compiled step does not look at strides: these tasks share one start and one image order."""
     rule = StepRule(Preconditioner.CARRIED, 1e-2)
     state, support, classes, indices = _tasks(initialization, Preconditioner.CARRIED, [5, 5])
@@ -272,7 +288,8 @@ def test_a_step_gets_contiguous_tensors_of_its_own(initialization: Initializatio
         return torch.zeros(2)
 
     last_first = support.movedim(-1, 0).contiguous().movedim(0, -1)
-    run_inner_loop(step, shared, last_first, classes.T.contiguous().T, indices, rule)
+    turned = last_first, classes.T.contiguous().T
+    run_inner_loop(step, shared, *turned, indices, rule, watch_divergence=watched)
 
     assert len(seen) == 6 * 20
     assert all(seen)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kshot.learner.graphs import GraphedStep
 from kshot.learner.initialization import LoopState
-from kshot.learner.inner_step import InnerStep
+from kshot.learner.inner_step import InnerStep, batch_of, take_steps
 from kshot.learner.preconditioner import StepRule
 
 
@@ -59,8 +60,7 @@ def run_inner_loop(
     that are not finite in any task; a trainer turns it off, for it waits for the device.
     """
     task_count, step_count, _ = indices.shape
-    rows = torch.arange(task_count, device=support.device).unsqueeze(1)
-    # Contiguous, here and below: a compiled step does not look at strides.
+    # Contiguous, as batches are: a compiled step does not look at strides.
     parameters = state.parameters.clone(memory_format=torch.contiguous_format)
     scale = rule.scale_of(state.second_moment).contiguous()
     way_mask = state.real_ways.contiguous()
@@ -68,20 +68,15 @@ def run_inner_loop(
     if parameters.device.type == "cuda":  # from pinned memory: the host does not wait
         step_sizes = step_sizes.pin_memory().to(parameters.device, non_blocking=True)
     step_sizes = step_sizes.unsqueeze(1).repeat(1, task_count)  # (steps, T)
-    losses: list[Tensor] = []
-    stop_reason = StopReason.COMPLETED
-    for done in range(step_count):
-        wanted = should_stop(done)
-        if wanted is not None:
-            stop_reason = wanted
-            break
-        drawn = indices[:, done]
-        batch = support[rows, drawn].contiguous(), classes[rows, drawn].contiguous()
-        loss = step(parameters, scale, *batch, way_mask, step_sizes[done])
-        losses.append(loss)
-        if watch_divergence and not torch.isfinite(loss).all().item():
-            stop_reason = StopReason.DIVERGED
-            break
+    arguments = parameters, scale, support, classes, indices, way_mask, step_sizes
+    if step_count and not watch_divergence and should_stop is never_stop:
+        stop_reason = StopReason.COMPLETED
+        if isinstance(step, GraphedStep):
+            losses = step.take_steps(*arguments)
+        else:
+            losses = take_steps(step, *arguments)
+    else:
+        losses, stop_reason = _steps_watched(step, arguments, should_stop, watch_divergence)
     if watch_divergence and not torch.isfinite(parameters).all().item():
         stop_reason = StopReason.DIVERGED
     adapted = LoopState(
@@ -91,5 +86,30 @@ def run_inner_loop(
         rule.steps_taken(state.step, len(losses)),
         state.way_mask,
     )
-    stacked = torch.stack(losses) if losses else support.new_empty(0, task_count)
-    return InnerLoopResult(adapted, stacked, stop_reason)
+    return InnerLoopResult(adapted, losses, stop_reason)
+
+
+def _steps_watched(
+    step: InnerStep,
+    arguments: tuple[Tensor, ...],
+    should_stop: Callable[[int], StopReason | None],
+    watch_divergence: bool,
+) -> tuple[Tensor, StopReason]:
+    """Take steps by the arguments of ``take_steps`` until one of them ends the loop."""
+    parameters, scale, support, classes, indices, way_mask, step_sizes = arguments
+    rows = torch.arange(len(indices), device=support.device).unsqueeze(1)
+    losses: list[Tensor] = []
+    stop_reason = StopReason.COMPLETED
+    for done, drawn in enumerate(indices.unbind(1)):
+        wanted = should_stop(done)
+        if wanted is not None:
+            stop_reason = wanted
+            break
+        batch = batch_of(support, classes, rows, drawn)
+        loss = step(parameters, scale, *batch, way_mask, step_sizes[done])
+        losses.append(loss)
+        if watch_divergence and not torch.isfinite(loss).all().item():
+            stop_reason = StopReason.DIVERGED
+            break
+    stacked = torch.stack(losses) if losses else support.new_empty(0, len(indices))
+    return stacked, stop_reason

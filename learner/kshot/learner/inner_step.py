@@ -82,3 +82,34 @@ def build_inner_step(
         return losses
 
     return step
+
+
+def take_steps(
+    step: InnerStep,
+    parameters: Tensor,
+    scale: Tensor,
+    support: Tensor,
+    targets: Tensor,
+    indices: Tensor,
+    way_mask: Tensor,
+    step_sizes: Tensor,
+) -> Tensor:
+    """Take all steps of T tasks in turn; return their losses ``(steps, T)``.
+
+    Parameters and scale are updated in place. ``support`` ``(T, n, channels, height, width)``,
+    ``targets`` ``(T, n)``; ``indices`` int64 ``(T, steps, batch)``, at least one step, are the
+    examples each step sees; ``step_sizes`` ``(steps, T)``.
+    """
+    rows = torch.arange(len(indices), device=support.device).unsqueeze(1)
+    losses = []
+    for drawn, sizes in zip(indices.unbind(1), step_sizes.unbind(), strict=True):
+        batch = batch_of(support, targets, rows, drawn)
+        losses.append(step(parameters, scale, *batch, way_mask, sizes))
+    return torch.stack(losses)
+
+
+def batch_of(
+    support: Tensor, targets: Tensor, rows: Tensor, drawn: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Take the examples ``drawn`` ``(T, batch)`` of tasks ``rows`` ``(T, 1)``, contiguous."""
+    return support[rows, drawn].contiguous(), targets[rows, drawn].contiguous()

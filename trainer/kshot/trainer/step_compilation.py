@@ -13,6 +13,7 @@ from kshot.learner import (
     compile_program,
     compile_step,
     compiler_name,
+    graphed,
 )
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.outer_loop import OuterLoop
@@ -37,14 +38,19 @@ def compiled_loop(
 ) -> OuterLoop[Drawn]:
     """Compile a loop's inner steps and try them; with None for ``compiled``, where that works.
 
-    MAML goes back through its steps, which compiled ones do not allow. Raises ``TrainingError``
-    when ``compiled`` asks for what cannot be.
+    MAML goes back through its steps, which compiled ones do not allow. On a GPU steps launch as
+    graphs, compiled or not. Raises ``TrainingError`` when ``compiled`` asks for what cannot be.
     """
     device = state.parameters.device
     if loop.algorithm.second_order:
         if compiled:
             raise TrainingError("algorithm maml cannot be compiled, wanted --no-compile")
         return loop
+    loop = replace(
+        loop,
+        inner_step=graphed(loop.inner_step, device),
+        tail_step=graphed(loop.tail_step, device),
+    )
     if compiled is False:
         return loop
     faster, reason = loop, ""

@@ -17,6 +17,7 @@ from kshot.learner import (
     build_inner_step,
     cycling_indices,
     derive_seed,
+    graphed,
     layout_of,
     query_logits,
     run_inner_loop,
@@ -190,6 +191,6 @@ def build_solver(
         head=head,
         scope=scope,
         seed=settings.seed,
-        inner_step=step,
+        inner_step=graphed(step, pixels.images.device),
         calibration=manifest.calibration if settings.calibrated else None,
     )
