@@ -1,5 +1,6 @@
 """Compiled inner steps. Their session's cache is kept: only changed sources compile anew."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -274,6 +275,44 @@ def test_a_failed_compilation_leaves_nothing_but_its_lock(
 
     assert str(caught.value) == "the inner step cannot be compiled: C++ compile error"
     assert list(cache.folder.iterdir()) == [cache.path(spec, CPU).with_suffix(".lock")]
+
+
+COMPILE_THE_STEP = """
+import json, sys, torch
+from pathlib import Path
+from kshot.learner import CompilationError, StepCache, StepSpec
+
+folder, document = sys.argv[1:]
+spec = StepSpec.from_document(json.loads(document))
+try:
+    StepCache.open(Path(folder)).compile(spec, torch.device("cpu"))
+except CompilationError as error:
+    print(error)
+"""
+
+
+@needs_compiler
+def test_a_compiler_that_links_the_c_plus_plus_library_statically_is_refused(
+    spec: StepSpec, tmp_path: Path
+) -> None:
+    """In a process of its own: torch asks once for CXX."""
+    compiler = str(shutil.which(str(compiler_name(CPU))))
+    archive = subprocess.check_output([compiler, "-print-file-name=libstdc++.a"], text=True).strip()
+    if not Path(archive).is_file():
+        pytest.skip(f"{compiler} has no library to link statically")
+    static = tmp_path / "g++"
+    static.write_text(f'#!/bin/sh\nexec {compiler} -static-libstdc++ "$@"\n')
+    static.chmod(0o700)
+    folder = tmp_path / "cache"
+    command = [sys.executable, "-c", COMPILE_THE_STEP, str(folder), spec.text]
+
+    said = subprocess.check_output(command, text=True, env={**os.environ, "CXX": str(static)})
+
+    assert said == (
+        "the inner step cannot be compiled: the compiler links the C++ library into programs, "
+        "wanted one in CXX without -static-libstdc++\n"
+    )
+    assert [path.suffix for path in folder.iterdir()] == [".lock"]
 
 
 @needs_compiler

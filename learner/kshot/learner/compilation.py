@@ -14,7 +14,6 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from kshot.bundle import NetworkSpec
 from kshot.learner.graphs import graphed
 from kshot.learner.inner_step import InnerStep
 from kshot.learner.network_plugins import plugin_digest
-from kshot.learner.products import products_compiled
+from kshot.learner.package import check_archive, check_libraries, load_package, write_package
 from kshot.learner.step_spec import StepSpec
 
 CACHE_VARIABLE = "KSHOT_CACHE"
@@ -120,7 +119,7 @@ class StepCache:
         if not path.exists():
             return None
         try:
-            _check_archive(path)
+            check_archive(path)
             return cast(Program, load_package(path))
         except Exception as error:  # of whatever kind loaders raise
             raise CompilationError(f"{path}: {_first_line(error)}") from error
@@ -160,6 +159,7 @@ class StepCache:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
                 write_package(spec.build(tuned_for=device), spec.example_arguments(device), package)
+            check_libraries(package)
             package.replace(path)
         except Exception as error:  # of whatever kind compilers raise
             raise CompilationError(
@@ -190,58 +190,6 @@ def compile_step(spec: StepSpec, device: torch.device) -> InnerStep:
     Raises ``CompilationError``.
     """
     return graphed(compile_program(spec, device), device)
-
-
-class _Program(torch.nn.Module):
-    """A program as what the exporter takes."""
-
-    def __init__(self, graph: torch.nn.Module) -> None:
-        super().__init__()
-        self.graph = graph
-
-    def forward(self, *arguments: Tensor) -> Any:  # noqa: ANN401 -- what the program returns
-        return self.graph(*arguments)
-
-
-def write_package(
-    program: Callable[..., Any], arguments: tuple[Tensor, ...], package: Path
-) -> None:
-    """Compile a program for arguments of these shapes into a file of torch's, by name ``*.pt2``.
-
-    What the compiler writes on its way goes to the file's folder, and away. Raises whatever the
-    compiler raises.
-    """
-    from torch._inductor.utils import fresh_cache
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    # The gradient becomes a part of the graph: the exporter does not know autograd.
-    graph = make_fx(program)(*arguments)
-    exported = torch.export.export(_Program(graph), arguments)
-    # Headers that are compiled first pay from the fifth step on, and take 280 MB of disk.
-    options = torch._inductor.config.patch({"aot_inductor.precompile_headers": False})
-    with fresh_cache(dir=str(package.parent)), products_compiled(), options:
-        torch._inductor.aoti_compile_and_package(exported, package_path=str(package))
-
-
-def load_package(package: Path) -> Callable[..., Any]:
-    """Load what `write_package` wrote; raises whatever the loader raises."""
-    from torch._C._aoti import AOTIModelPackageLoader
-    from torch.export.pt2_archive._package import AOTICompiledModel
-
-    # Not by `aoti_load_package`: that compiles probes of the processor first, for ten seconds and
-    # into a folder of torch's that all users share. Single-threaded: one thread steps, and a CUDA
-    # graph can be taken of it. One runner, on the current device.
-    return cast(
-        Callable[..., Any],
-        AOTICompiledModel(AOTIModelPackageLoader(str(package), "model", True, 1, -1)),
-    )
-
-
-def _check_archive(path: Path) -> None:
-    """Raise ``BadZipFile`` where bytes have changed: torch's loader would run them."""
-    with ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise BadZipFile(f"{damaged} is damaged")
 
 
 def _device_name(device: torch.device) -> str:
