@@ -95,11 +95,13 @@ def test_a_copy_answers_the_same_and_is_as_sure_as_it_is_right(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert calibrate("--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    found = json.loads(said.out)
     copy = load_bundle(out / "omniglot" / "1")
 
     manifest = copy.manifest
     assert manifest.calibration is not None
+    assert "table" not in said.err  # a temperature changes no answer
     assert (found["bundle"], found["bundle_digest"]) == (str(copy.path), copy.digest)
     assert (found["split"], found["tasks"], found["queries"]) == ("val", 12, 2)
     assert (found["way"], found["step_count"], found["seed"]) == (3, 10, 0)

@@ -32,8 +32,9 @@ def command(**given: Any) -> None:  # noqa: ANN401 -- the options' own types
 
     For each batch-norm mode and number of shots a temperature is fitted to the answers to tasks of
     its own data, adapted as service does by default. --step-count, --batch-norm-mode,
-    --preconditioner and --head name other defaults for the copy. Its table of accuracies is
-    measured again on test tasks. docs/evaluation.md says what a temperature is.
+    --preconditioner and --head name other defaults for the copy; its table of accuracies is then
+    measured again on test tasks. A temperature alone changes no answer. docs/evaluation.md says
+    what a temperature is.
     """
     options = CalibrateOptions(**given)
     bundle = find_bundle(options.bundle_name)
@@ -44,7 +45,8 @@ def command(**given: Any) -> None:  # noqa: ANN401 -- the options' own types
     dataset = _read(bundle, data_folder, options.part)
     check_tasks(tasks, manifest, dataset)
     rows = manifest.evaluation
-    dataset_test = _read(bundle, data_folder, "test") if rows else None
+    others = manifest != bundle.manifest
+    dataset_test = _read(bundle, data_folder, "test") if rows and others else None
     if dataset_test is not None:
         check_rows(rows, manifest, dataset_test)
     initialization, say = initialization_of(bundle, device), say_once()
