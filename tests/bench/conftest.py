@@ -73,10 +73,10 @@ def patterns(monkeypatch: pytest.MonkeyPatch) -> ImageDataset:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(8, 1, 7, 7, generator=generator).round() * 200
     clean = coarse.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
-    noise = torch.rand(8, 7, 28, 28, generator=generator) * 55
+    noise = torch.rand(8, 16, 28, 28, generator=generator) * 55
     images = (clean + noise).to(torch.uint8).reshape(-1, 1, 28, 28)
     names = tuple(f"pattern{number}" for number in range(8))
-    dataset = make_dataset("patterns", images, torch.arange(9) * 7, names)
+    dataset = make_dataset("patterns", images, torch.arange(9) * 16, names)
     in_place = dict.fromkeys(datasets.DATASETS, lambda *_, **__: dataset)
     monkeypatch.setattr(datasets, "DATASETS", in_place)
     return dataset

@@ -34,7 +34,7 @@ def sweep(
     pack_small: PackSmall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Result]:
     """Run the command with small bundles of few choices in the place of those that ship."""
-    small = pack_small("omniglot-5way")
+    small = pack_small("omniglot-5way", "serving.step_count=10")
 
     def few(manifest: Manifest) -> object:
         kinds = (Preconditioner.CARRIED, Preconditioner.SGD)

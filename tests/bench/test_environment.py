@@ -46,5 +46,10 @@ def test_a_commit_is_that_of_the_checkout_that_tracks_the_file(tmp_path: Path) -
 
     assert module._commit(tracked) == head
     assert module._commit(other) is None
+    result = tmp_path / "benchmarks" / "results" / "found.json"
+    result.parent.mkdir(parents=True)
+    result.touch()
+    subprocess.run([*git, "add", str(result)], check=True)
+    assert module._commit(tracked) == head
     tracked.write_text("changed")
     assert module._commit(tracked) == f"{head}-dirty"

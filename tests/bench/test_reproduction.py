@@ -114,9 +114,9 @@ def test_any_training_on_cifar_fs_answers_its_rows_by_its_own_algorithm(
     done = reproduce("--only", "cifar15", "--bundle", f"cifar-fs-5way={bundle}")
 
     assert done.exit_code == 0, done.output
-    assert [(row["algorithm"], row["recipe"], row["paper"]) for row in measured(out)] == [
-        ("fomaml", "omniglot-5way-fomaml", None)
-    ] * 3
+    assert [
+        (row["algorithm"], row["recipe"], row["paper"], row["queries"]) for row in measured(out)
+    ] == [("fomaml", "omniglot-5way-fomaml", None, 15)] * 3
 
 
 def test_a_stopped_measurement_goes_on_and_ends_as_one_that_was_not(
@@ -191,7 +191,8 @@ def test_a_bundle_that_is_calibrated_or_ships_later_keeps_its_accuracies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A change of the manifest alone changes no answer, and no measurement takes hours twice."""
-    before, after = pack_small(), pack_small(version=2)
+    before = pack_small()
+    after = pack_small("omniglot-5way", "serving.step_count=9", version=2)
     reproduce("--only", "o15", "--bundle", f"omniglot-5way={before}")
     first = measured(out)
     monkeypatch.setattr(reproduction_asked, "find_builtin", lambda _name: load_bundle(after))
@@ -203,7 +204,7 @@ def test_a_bundle_that_is_calibrated_or_ships_later_keeps_its_accuracies(
     assert {row["built_in"] for row in renewed} == {True}
     commands = [str(row["command"]).replace("BUNDLE", "omniglot") for row in first]
     assert [row["command"] for row in renewed] == commands
-    changed = ("bundle_digest", "built_in", "command")
+    changed = ("bundle_digest", "recipe_digest", "built_in", "command")
     assert without(renewed, *changed) == without(first, *changed)
 
 

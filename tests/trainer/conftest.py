@@ -35,6 +35,7 @@ SMALL = (
     "evaluation.checkpoint_interval=1",
     "evaluation.table.task_count=2",
     "evaluation.table.step_count=3",
+    "serving.step_count=10",
 )
 
 build_template_once = functools.cache(build_template)

@@ -92,7 +92,7 @@ def measure_pair(
 
     Raises ``TrainingError`` and ``DataError`` as `run_sweep` does.
     """
-    manifest = bundle.manifest
+    manifest, made_with = bundle.manifest, environment()
     rows = run_sweep(
         bundle,
         dataset,
@@ -103,7 +103,6 @@ def measure_pair(
         say=setup.say,
         report=setup.report,
     )
-    made_with = environment()
     first = rows[0].result
     return {
         "pair": pair.name,

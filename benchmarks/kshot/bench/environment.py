@@ -23,11 +23,15 @@ _LIBRARIES = {
     "jax": ("jax",),
 }
 
+# Results of one benchmark say nothing of the code that runs the next.
+_RESULTS = "benchmarks/results"
+
 
 def environment() -> dict[str, object]:
     """Describe machine, versions and commit; what is not there is None.
 
-    ``threads`` is torch's count now; ``commit`` ends in ``-dirty`` where files were changed since.
+    ``threads`` is torch's count now; ``commit`` ends in ``-dirty`` where files were changed since,
+    but for results. Ask before a measurement, whose code is that of its start.
     """
     return {
         "cpu": _processor_name(),
@@ -71,7 +75,9 @@ def _commit(file: Path) -> str | None:
     tracked = _git(git, file.parent, "ls-files", "--error-unmatch", file.name)
     if tracked is None:
         return None
-    return _git(git, file.parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    head = _git(git, file.parent, "rev-parse", "HEAD")
+    changed = _git(git, file.parent, "diff", "--name-only", "HEAD", "--", ":/", f":!/{_RESULTS}")
+    return f"{head}-dirty" if head and changed else head
 
 
 def _git(git: str, folder: Path, *arguments: str) -> str | None:

@@ -14,8 +14,8 @@ from kshot.bundle import BundleError, builtin_bundle, load_bundle
 __all__ = ["ask", "shipped_names"]
 
 
-def ask(only: str, given: Sequence[str], task_count: int) -> list[Asked]:
-    """Return the targets that were named, or all that have a bundle.
+def ask(only: str, given: Sequence[str], task_count: int | None) -> list[Asked]:
+    """Return the targets that were named, or all that have a bundle; None is their own tasks.
 
     Raises ``WrongUse`` for a row or a recipe that is none, for a row without a bundle, and for a
     bundle of another recipe than its rows are about; ``BundleError`` for a damaged one.
@@ -40,7 +40,8 @@ def ask(only: str, given: Sequence[str], task_count: int) -> list[Asked]:
                 f"bundle {bundle.manifest.name} was trained with the recipe {found}, wanted "
                 f"{target.recipe} for {target.name}"
             )
-        asked.append(Asked(target, bundle, target.builtin if path is None else None, task_count))
+        builtin = target.builtin if path is None else None
+        asked.append(Asked(target, bundle, builtin, task_count or target.task_count))
     return asked
 
 

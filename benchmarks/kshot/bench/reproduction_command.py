@@ -18,7 +18,7 @@ from kshot.bench.reproduction_checks import disagreements
 from kshot.bench.reproduction_file import merged, read_rows, renewed, write_rows
 from kshot.bench.reproduction_page import page_blocks
 from kshot.bench.reproduction_rows import Row
-from kshot.bench.reproduction_run import PAPER_TASKS, Asked, measure_target
+from kshot.bench.reproduction_run import Asked, measure_target
 from kshot.trainer.progress import Progress
 
 __all__ = ["command"]
@@ -32,7 +32,7 @@ PAGE = ROOT / "docs" / "reproduction.md"
 @click.option("--only", default="", help="Rows, as o15,o55-fomaml.  [default: all with a bundle]")
 @click.option("--bundle", "given", multiple=True, metavar="RECIPE=PATH", help="Of a recipe's rows.")
 @click.option("--data", "data_folder", type=click.Path(path_type=Path), envvar="KSHOT_DATA")
-@click.option("--tasks", "task_count", type=click.IntRange(min=1), default=PAPER_TASKS)
+@click.option("--tasks", "task_count", type=click.IntRange(min=1), help="[default: the row's]")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--compile/--no-compile", "compiled", default=None)
 @click.option("--again", is_flag=True, help="Measure what was measured before, too.")
@@ -44,7 +44,7 @@ def command(
     only: str,
     given: Sequence[str],
     data_folder: Path | None,
-    task_count: int,
+    task_count: int | None,
     device: str,
     compiled: bool | None,
     again: bool,

@@ -31,8 +31,9 @@ KEYS = (
     "paper",
 )
 
-# How a row names its bundle, which may change while the weights do not.
-NAMES = ("bundle", "built_in", "bundle_digest")
+# How a row names its bundle, which may change while the weights do not: a recipe also says how its
+# bundle is served.
+NAMES = ("bundle", "built_in", "bundle_digest", "recipe_digest")
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -66,8 +67,8 @@ def renewed(rows: Sequence[Row], asked: Asked) -> list[Row] | None:
     """Return a target's rows where what is asked for has been measured, None where it has not.
 
     That is the same weights, adapted in the same way to at least as many tasks, in every mode. A
-    bundle whose manifest alone has changed since, as by a calibration, or which ships since, keeps
-    its accuracies; the rows then name it as it is today.
+    bundle whose manifest alone has changed since, as by a calibration or other defaults, or which
+    ships since, keeps its accuracies; the rows then name it as it is today.
     """
     wanted = described(asked)
     result: list[Row] = []

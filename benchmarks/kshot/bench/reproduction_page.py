@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kshot.bench.marked_page import table
-from kshot.bench.reproduction_rows import Row
-from kshot.bench.reproduction_run import PAPER_TASKS
+from kshot.bench.reproduction_rows import PAPER_TASKS, Row
 
 __all__ = ["page_blocks"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Provenance
 
-__all__ = ["BUILTIN", "TARGETS", "Adaptation", "Row", "Target", "adaptation_for"]
+__all__ = ["BUILTIN", "PAPER_TASKS", "TARGETS", "Adaptation", "Row", "Target", "adaptation_for"]
 
 # Appendix A of the paper: of every evaluation of Reptile.
 STEP_COUNT = 50
@@ -20,6 +20,8 @@ TRANSDUCTIVE, PLAIN, SUPPORT = (
     BatchNormMode.SUPPORT_AND_QUERY,
     BatchNormMode.SUPPORT,
 )
+# With one query of each class.
+PAPER_TASKS = 10_000
 # A row of the results, as JSON has it.
 Row = Mapping[str, object]
 Fractions = Mapping[BatchNormMode, float]
@@ -34,7 +36,7 @@ class Target:
     ``recipe`` is the training that they are about; where ``dataset`` is named, any training on that
     data set answers them. ``builtin`` is the bundle that answers where none is given. ``published``
     and ``gates`` are accuracies in 0..1; one that reaches its gate counts as reproduced.
-    ``batch_size`` is the paper's for Reptile.
+    ``batch_size`` is the paper's for Reptile; ``query_count`` is per class.
     """
 
     row: str
@@ -48,6 +50,8 @@ class Target:
     modes: tuple[BatchNormMode, ...] = (TRANSDUCTIVE, PLAIN, SUPPORT)
     published: Fractions = field(default_factory=dict)
     gates: Fractions = field(default_factory=dict)
+    task_count: int = PAPER_TASKS
+    query_count: int = 1
 
     @property
     def name(self) -> str:
@@ -131,10 +135,22 @@ def _other(row: str, algorithm: str, training: str, published: float) -> Target:
 
 
 def _cifar(row: str, shot: int, batch_size: int) -> Target:
-    """Make a target that no paper on Reptile has, with its batch sizes for mini-ImageNet."""
+    """Make a target that no paper on Reptile has, with its batch sizes for mini-ImageNet.
+
+    Its tasks are those that others count on these images: 600 with 15 queries per class.
+    """
     recipe = "cifar-fs-5way"
     return Target(
-        row, "reptile", recipe, 5, shot, batch_size, builtin=BUILTIN[recipe], dataset="cifar-fs"
+        row,
+        "reptile",
+        recipe,
+        5,
+        shot,
+        batch_size,
+        builtin=BUILTIN[recipe],
+        dataset="cifar-fs",
+        task_count=600,
+        query_count=15,
     )
 
 

@@ -26,11 +26,8 @@ from kshot.trainer.recipe_files import list_recipes, load_recipe
 from kshot.trainer.statistics import accuracy_interval
 from kshot.trainer.task_solver import build_solver
 
-__all__ = ["PAPER_TASKS", "Asked", "command_for", "described", "measure_target"]
+__all__ = ["Asked", "command_for", "described", "measure_target"]
 
-# The Reptile paper's: 10,000 tasks, one query of each class.
-PAPER_TASKS = 10_000
-QUERY_COUNT = 1
 TASK_SEED = 0
 
 
@@ -72,7 +69,7 @@ def measure_target(
     settings = EvaluationSettings(
         way=target.way,
         shot=target.shot,
-        query_count=QUERY_COUNT,
+        query_count=target.query_count,
         task_count=asked.task_count,
         batch_norm_mode=target.modes[0],
         step_count=adaptation.step_count,
@@ -81,6 +78,7 @@ def measure_target(
         head=adaptation.head,
         seed=TASK_SEED,
     )
+    made_with = environment()
     tasks = prepare_tasks(dataset, settings)
     pixels = DevicePixels.load(dataset, manifest.input, device)
     tasks_at_once = TASKS_AT_ONCE[device.type]
@@ -105,10 +103,9 @@ def measure_target(
         )
     except OSError as error:
         raise TrainingError(f"{kept} could not be written: {error.strerror}") from error
-    made_with = environment()
     rows: list[Row] = []
     for mode, correct in counts.correct.items():
-        interval = accuracy_interval(np.asarray(correct), target.way * QUERY_COUNT)
+        interval = accuracy_interval(np.asarray(correct), target.way * target.query_count)
         rows.append(
             {
                 "row": target.row,
@@ -145,7 +142,7 @@ def described(asked: Asked) -> dict[str, object]:
     return {
         "way": target.way,
         "shot": target.shot,
-        "queries": QUERY_COUNT,
+        "queries": target.query_count,
         "step_count": adaptation.step_count,
         "batch_size": adaptation.batch_size,
         "learning_rate": inner.learning_rate,
@@ -175,7 +172,7 @@ def command_for(asked: Asked, mode: BatchNormMode) -> str:
     options: Mapping[str, object] = {
         "way": target.way,
         "shot": target.shot,
-        "queries": QUERY_COUNT,
+        "queries": target.query_count,
         "tasks": asked.task_count,
         "seed": TASK_SEED,
         "step-count": adaptation.step_count,
