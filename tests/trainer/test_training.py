@@ -217,7 +217,7 @@ BRIEF = (
     *("inner.step_count=2", "outer.meta_iterations=8", "outer.meta_batch_size=2"),
     *("evaluation.way=3", "evaluation.task_count=1", "evaluation.step_count=1"),
     *("evaluation.interval=5", "evaluation.checkpoint_interval=2"),
-    *("evaluation.table.task_count=2", "evaluation.table.step_count=3"),
+    *("evaluation.table.task_count=2", "evaluation.table.step_count=3", "serving.step_count=4"),
 )
 PLAIN_STEPS = (
     *("inner.preconditioner=sgd", "serving.preconditioner=fresh"),
@@ -229,6 +229,13 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "fomaml": (
         "omniglot-5way",
         (*BRIEF, "outer.algorithm=fomaml", "task.tail_shot=1", "outer.optimizer=adam"),
+    ),
+    "answered": (
+        "omniglot-best",
+        (
+            *(*BRIEF, "task.tail_shot=1", "serving.name=omniglot"),
+            "augmentation={ flip = false, shift = 0.1, rotation_degrees = 10.0, scale = 0.1 }",
+        ),
     ),
     "maml": (
         "omniglot-5way",
