@@ -1,22 +1,26 @@
 """The shipped bundles' accuracy, by the trainer's own evaluation and through a running server."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from kshot.bundle import BatchNormMode, Bundle, builtin_bundle, load_bundle
+from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, builtin_bundle, load_bundle
 from kshot.client import Client
 from kshot.learner import derive_seed
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.datasets import read_dataset
 from kshot.trainer.episodes import sample_episodes
-from kshot.trainer.evaluation import EvaluationSettings, evaluate_bundle
+from kshot.trainer.evaluation import EvaluationSettings, evaluate_bundle, initialization_of
 from kshot.trainer.recipe import Data
+from kshot.trainer.recipe_files import load_image_recipe
 from kshot.trainer.statistics import accuracy_interval
+from kshot.trainer.table import measure_table
 
+CPU = torch.device("cpu")
 TASK_COUNT = 200
 BUILTIN = sorted(folder.name for folder in builtin_bundle().parents[1].glob("[a-z0-9]*"))
 GATES = {
@@ -37,6 +41,10 @@ def read_test_classes(bundle: Bundle) -> ImageDataset:
     return read_dataset(data, Path(folder), "test", input_spec=bundle.manifest.input)
 
 
+def tasks_of(row: EvaluationRow) -> tuple[object, ...]:
+    return (row.way, row.shot, row.query_count, row.step_count, row.batch_norm_mode)
+
+
 @pytest.fixture(scope="module")
 def test_classes(bundle: Bundle) -> ImageDataset:
     return read_test_classes(bundle)
@@ -55,16 +63,21 @@ def test_the_manifests_table_reaches_the_gates(bundle: Bundle, mode: BatchNormMo
 @pytest.mark.parametrize("name", BUILTIN)
 def test_other_tasks_give_what_the_table_of_a_bundle_says(name: str) -> None:
     bundle = load_bundle(builtin_bundle(name))
-    inner, dataset = bundle.manifest.inner_loop, read_test_classes(bundle)
-    rows = [r for r in bundle.manifest.evaluation if r.step_count == inner.step_count]
-    assert {row.batch_norm_mode for row in rows} == set(BatchNormMode)
+    manifest, dataset = bundle.manifest, read_test_classes(bundle)
+    table = replace(
+        load_image_recipe(manifest.provenance.recipe).evaluation.table,
+        step_count=manifest.inner_loop.step_count,
+        task_count=100,
+        seed=1,
+    )
 
-    for row in rows:
-        tasks = (row.way, row.shot, row.query_count, TASK_COUNT, row.batch_norm_mode)
-        settings = EvaluationSettings(*tasks, seed=1)
-        found = evaluate_bundle(bundle, dataset, settings, device=torch.device("cpu"))
+    found = measure_table(table, manifest, initialization_of(bundle, CPU), dataset)
 
-        assert abs(found.accuracy - row.accuracy) <= found.ci95 + row.ci95
+    told = {tasks_of(row): row for row in manifest.evaluation}
+    assert len(found) == len(table.shots) * len(BatchNormMode)
+    for row in found:
+        said = told[tasks_of(row)]
+        assert abs(row.accuracy - said.accuracy) <= row.ci95 + said.ci95
 
 
 @pytest.mark.parametrize("mode", list(BatchNormMode))
@@ -73,7 +86,7 @@ def test_the_server_is_as_accurate_as_the_evaluation(
 ) -> None:
     """On the same tasks; the mini-batches differ, so the accuracies agree within the interval."""
     settings = EvaluationSettings(5, 1, 1, TASK_COUNT, mode)
-    evaluated = evaluate_bundle(bundle, test_classes, settings, device=torch.device("cpu"))
+    evaluated = evaluate_bundle(bundle, test_classes, settings, device=CPU)
     episodes = sample_episodes(
         test_classes, TASK_COUNT, 5, 1, 1, torch.Generator().manual_seed(derive_seed(0))
     )
