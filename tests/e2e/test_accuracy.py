@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from kshot.bench.evaluated_bundle import read_data
 from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, builtin_bundle, load_bundle
 from kshot.client import Client
 from kshot.learner import derive_seed
 from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.datasets import read_dataset
 from kshot.trainer.episodes import sample_episodes
 from kshot.trainer.evaluation import EvaluationSettings, evaluate_bundle, initialization_of
-from kshot.trainer.recipe import Data
 from kshot.trainer.recipe_files import load_image_recipe
 from kshot.trainer.statistics import accuracy_interval
 from kshot.trainer.table import measure_table
@@ -34,11 +33,7 @@ def read_test_classes(bundle: Bundle) -> ImageDataset:
     folder = os.environ.get("KSHOT_DATA")
     if not folder:
         pytest.skip("KSHOT_DATA names no folder with the data sets")
-    made_of = bundle.manifest.provenance
-    assert made_of.dataset is not None
-    assert made_of.split is not None
-    data = Data(made_of.dataset, made_of.split, rotations=False)
-    return read_dataset(data, Path(folder), "test", input_spec=bundle.manifest.input)
+    return read_data(bundle, Path(folder), report=lambda _done, _total: None)
 
 
 def tasks_of(row: EvaluationRow) -> tuple[object, ...]:

@@ -31,7 +31,7 @@ def environment() -> dict[str, object]:
     """Describe machine, versions and commit; what is not there is None.
 
     ``threads`` is torch's count now; ``commit`` ends in ``-dirty`` where files were changed since,
-    but for results. Ask before a measurement, whose code is that of its start.
+    but for results. Ask before a long measurement, whose code is that of its start.
     """
     return {
         "cpu": _processor_name(),
