@@ -111,7 +111,7 @@ def test_any_training_on_cifar_fs_answers_its_rows_by_its_own_algorithm(
     """What ships as `cifar-fs` may come from another recipe than Reptile's."""
     settings = ("data.dataset=cifar-fs", "data.split=bertinetto", "data.rotations=false")
     bundle = pack_small("omniglot-5way-fomaml", *settings)
-    done = reproduce("--only", "cifar15", "--bundle", f"cifar-fs-5way={bundle}")
+    done = reproduce("--only", "cifar15-fomaml", "--bundle", f"cifar-fs-best={bundle}")
 
     assert done.exit_code == 0, done.output
     assert [

@@ -137,7 +137,8 @@ def _reason(target: Target, builtin: Sequence[str]) -> str:
         return f"no bundle of the recipe {target.recipe} was trained: {hours}"
     if target.builtin not in builtin:
         return f"no bundle {target.builtin} ships with the package yet"
-    return f"the built-in bundle {target.builtin} has not been measured on 10,000 tasks yet"
+    tasks = f"{target.task_count:,} tasks"
+    return f"the built-in bundle {target.builtin} has not been measured on {tasks} yet"
 
 
 def _whole(row: Row) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kshot.bench.marked_page import table
-from kshot.bench.reproduction_rows import PAPER_TASKS, Row
+from kshot.bench.reproduction_rows import TARGETS, Row
 
 __all__ = ["page_blocks"]
 
@@ -57,10 +57,11 @@ def _gate(row: Row) -> str:
     gate, accuracy, tasks = row["gate"], row["accuracy"], row["tasks"]
     if not isinstance(gate, float):
         return ""
-    said = f"{100 * gate:.1f} %"
+    said = f"{100 * gate:.2f}".removesuffix("0") + " %"
     if not isinstance(accuracy, float):
         return said
-    if tasks != PAPER_TASKS:
+    assert isinstance(tasks, int)  # noqa: S101 -- a row that was measured has a number
+    if tasks < max(target.task_count for target in TARGETS if target.row == row["row"]):
         return f"{said}: a trial decides nothing"
     return f"{said}: {'reached' if accuracy >= gate else 'not reached'}"
 
