@@ -40,6 +40,7 @@ def row_of(bundle: Bundle, **changes: object) -> Row:
         "gate": 0.95,
         "way": 5,
         "shot": 1,
+        "queries": 1,
         "step_count": 50,
         "batch_size": 5,
         "preconditioner": "carried",
@@ -128,7 +129,8 @@ def bundle(pack_small: PackSmall) -> Bundle:
         ci95=0.007,
         ci_method="t",
     )
-    return load_bundle(pack_small(evaluation=(told,)))
+    together = replace(told, batch_norm_mode=BatchNormMode.TRANSDUCTIVE)
+    return load_bundle(pack_small(evaluation=(told, together)))
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,7 @@ def bundle(pack_small: PackSmall) -> Bundle:
         ({"training_seed": 1}, "training_seed is 1, wanted 0"),
         ({"accuracy": 0.9395}, "the accuracy is 0.9395, and 0.9300 on the card of omniglot"),
         ({"accuracy": 0.92}, "which is further apart than both intervals"),
+        ({"accuracy": 0.92, "queries": 15}, "which is further apart than both intervals"),
     ],
 )
 def test_a_row_that_does_not_fit_to_its_bundle_is_told(
@@ -160,7 +163,7 @@ def test_rows_that_fit_are_of_other_tasks_or_of_bundles_of_ones_own_are_not_told
     rows = [
         row_of(bundle, accuracy=0.9385),
         row_of(bundle, accuracy=0.5, step_count=10),
-        row_of(bundle, accuracy=0.5, batch_norm="transductive"),
+        row_of(bundle, accuracy=0.5, batch_norm="transductive", queries=15),
         row_of(bundle, accuracy=0.5, batch_size=25),
         row_of(bundle, accuracy=0.5, built_in=False, bundle_digest="f00"),
         {**dict.fromkeys(KEYS), "row": "m15", "not_measured": "no images"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from kshot.bench.reproduction_rows import Row
-from kshot.bundle import Bundle, EvaluationRow
+from kshot.bundle import BatchNormMode, Bundle, EvaluationRow
 
 __all__ = ["disagreements"]
 
@@ -51,7 +51,13 @@ def _about(row: Row, bundle: Bundle) -> Iterator[str]:
 
 
 def _same_tasks(row: Row, told: EvaluationRow) -> bool:
-    """Tell whether the card's row is of the same kind of tasks, adapted in the same way."""
+    """Tell whether the card's row is of the same kind of tasks, adapted in the same way.
+
+    How many queries a task has decides nothing, unless they are normalized together.
+    """
+    together = told.batch_norm_mode is BatchNormMode.TRANSDUCTIVE
+    if together and row["queries"] != told.query_count:
+        return False
     mine = (row["way"], row["shot"], row["step_count"], row["batch_norm"], row["preconditioner"])
     return mine == (
         told.way,
