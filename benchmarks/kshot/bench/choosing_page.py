@@ -52,7 +52,7 @@ def _overview(measured: Mapping[Pair, Sweep]) -> str:
                 f"{served.ece:.3f}",
                 f"{served.ms_per_task:.0f}",
                 _fewest(sweep),
-                f"{choice_words(best.choice, sweep.defaults)}: {_difference(best)}",
+                f"{choice_words(best.choice, sweep.defaults)}: {_difference(best)}".rstrip(": "),
             ]
         )
     return table(OVERVIEW, rows) if rows else "Nothing is measured yet."
