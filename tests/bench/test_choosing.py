@@ -228,6 +228,8 @@ def test_a_table_has_single_changes_baselines_and_the_most_accurate_of_the_serve
         ),
     ]
     assert "| 5 steps | preconditioner `sgd`, scope `head`: +2.00 ± 0.20 |" in blocks["overview"]
+    best = page_blocks({**missing, "omniglot-1shot": document_of({SERVED: (0.93, None)})})
+    assert best["overview"].endswith("| 10 steps | the defaults |")
     assert "computed on one thread of a processor, by `kshot eval" in blocks["omniglot-1shot"]
     assert blocks["cifar-fs-5shot"] == "Not measured: none ships."
     assert page_blocks({**missing})["overview"] == "Nothing is measured yet."
