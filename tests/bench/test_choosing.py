@@ -125,8 +125,8 @@ def test_a_pairs_command_sweeps_it_again(
     assert words[:2] + words[3:7] == [
         *("kshot", "evaluate", "--dataset", "digits", "--dataset-split", "all")
     ]
-    assert words[-2:] == ["--sweep", "OUT"]
-    few = ["--preconditioners", "carried,sgd", "--heads", "trained,prototype", "--no-compile"]
+    assert words[-3:] == ["--no-compile", "--sweep", "OUT"]
+    few = ["--preconditioners", "carried,sgd", "--heads", "trained,prototype"]
     words = ["evaluate", str(pack_small()), *words[3:-1], str(tmp_path / "again"), *few]
     assert main([*words, "--data", str(tmp_path), "--device", "cpu", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)

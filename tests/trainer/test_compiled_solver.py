@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kshot.bundle import BatchNormMode, Manifest
+from kshot.bundle import BatchNormMode, Manifest, Scope
 from kshot.learner import CompilationError, Initialization, InnerStep, StepSpec
 from kshot.trainer import compiled_solver as module
-from kshot.trainer.compiled_solver import WORTHWHILE_STEPS, compiled_solver
+from kshot.trainer.compiled_solver import WORTHWHILE_STEPS, compiled_alike, compiled_solver
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episodes import sample_episodes
 from kshot.trainer.errors import TrainingError
@@ -156,3 +156,71 @@ def test_the_step_is_that_of_the_solver(
     assert (spec.way, spec.batch_size, spec.scope) == (4, 7, solver.scope)
     assert spec.weight_decay_rate == 0.9
     assert spec.updates_second_moment is solver.rule.updates_second_moment
+
+
+@pytest.mark.parametrize(
+    ("compiled", "step_count", "wanted"),
+    [
+        (None, 2 * WORTHWHILE_STEPS, True),
+        (None, 2 * WORTHWHILE_STEPS - 1, False),
+        (True, 3, True),
+    ],
+)
+def test_of_steps_that_are_compared_all_are_compiled_or_none(
+    manifest: Manifest,
+    solver: TaskSolver,
+    compiler: Compiler,
+    compiled: bool | None,
+    step_count: int,
+    wanted: bool,
+) -> None:
+    solvers = [solver, replace(solver, seed=1), replace(solver, scope=Scope.HEAD)]
+    said: list[str] = []
+    found = compiled_alike(
+        solvers,
+        manifest,
+        step_count=step_count,
+        tasks_at_once=1,
+        compiled=compiled,
+        say=said.append,
+    )
+
+    kept = [of.inner_step is before.inner_step for of, before in zip(found, solvers, strict=True)]
+    assert kept == [not wanted] * 3
+    assert [spec.scope for spec in compiler.specs] == ([Scope.ALL, Scope.HEAD] if wanted else [])
+    assert said == (["compiling the inner step"] * 2 + ["2 inner steps are compiled"]) * wanted
+
+
+def test_where_one_step_of_several_cannot_be_compiled_none_is(
+    manifest: Manifest, solver: TaskSolver, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def whole_network(spec: StepSpec, device: torch.device) -> InnerStep:
+        if spec.scope is Scope.HEAD:
+            raise CompilationError("no compiler for that")
+        return compiler(spec, device)
+
+    monkeypatch.setattr(module, "compile_step", whole_network)
+    solvers = [solver, replace(solver, scope=Scope.HEAD)]
+    said: list[str] = []
+    found = compiled_alike(
+        solvers, manifest, step_count=10**6, tasks_at_once=1, compiled=None, say=said.append
+    )
+
+    assert found is solvers
+    assert said[-1] == "no compiler for that; the evaluation is slower without"
+
+
+@pytest.mark.usefixtures("compiler")
+def test_of_steps_that_are_compared_those_compiled_before_cost_nothing(
+    manifest: Manifest, solver: TaskSolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_compiled_before", lambda spec, _device: spec.scope is Scope.ALL)
+    solvers = [solver, replace(solver, scope=Scope.HEAD)]
+    counts = (WORTHWHILE_STEPS - 1, WORTHWHILE_STEPS)
+    few, enough = (
+        compiled_alike(solvers, manifest, step_count=count, tasks_at_once=1, compiled=None)
+        for count in counts
+    )
+
+    assert few is solvers
+    assert enough is not solvers

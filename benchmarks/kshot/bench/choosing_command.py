@@ -44,7 +44,12 @@ PAGE = ROOT / "docs" / "choosing.md"
 @click.option("--tasks", "task_count", type=click.IntRange(min=1), help="[default: the pair's]")
 @click.option("--queries", "query_count", type=click.IntRange(min=1), help="Per class.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option("--compile/--no-compile", "compiled", default=None)
+@click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=None,
+    help="Compile the inner steps, as the server does.  [default: on a CPU]",
+)
 @click.option("--again", is_flag=True, help="Measure what was measured before, too.")
 @click.option("--out", default=RESULTS, type=click.Path(path_type=Path), help="The folder.")
 @click.option("--page", is_flag=True, help="Write the page and the pictures, measure nothing.")
@@ -70,6 +75,7 @@ def command(
             _write_page(out)
             return
         setup_device = choose_device(device, threads=1)
+        compiled = setup_device.type == "cpu" if compiled is None else compiled
         for pair in chosen:
             bundle = _find(pair)
             if bundle is None:

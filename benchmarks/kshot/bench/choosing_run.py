@@ -51,10 +51,10 @@ Document = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Setup:
-    """What a sweep runs on, and whether its steps are compiled: None is where that pays."""
+    """What a sweep runs on, and whether its steps are compiled."""
 
     device: torch.device
-    compiled: bool | None
+    compiled: bool
     say: Callable[[str], None]
     report: Callable[[int, int], None]
 
@@ -127,7 +127,8 @@ def measure_pair(
             mode.value: replace(settings, batch_norm_mode=mode).temperature(manifest)
             for mode in axes.modes
         },
-        "command": _command(pair, settings, axes),
+        "compiled": setup.compiled,
+        "command": _command(pair, settings, axes, setup),
         "commit": made_with.pop("commit"),
         "device": made_with["gpu" if setup.device.type == "cuda" else "cpu"],
         "environment": made_with,
@@ -180,7 +181,7 @@ def _row(row: SweepRow) -> list[object]:
     ]
 
 
-def _command(pair: Pair, settings: EvaluationSettings, axes: Axes) -> str:
+def _command(pair: Pair, settings: EvaluationSettings, axes: Axes, setup: Setup) -> str:
     words = ["kshot", "evaluate", pair.bundle]
     if pair.other is not None:
         words += ["--dataset", pair.other.dataset, "--dataset-split", pair.other.split]
@@ -194,4 +195,5 @@ def _command(pair: Pair, settings: EvaluationSettings, axes: Axes) -> str:
         ("scopes", ",".join(axes.scopes)),
     ):
         words += [f"--{name}", str(value)]
-    return shlex.join([*words, "--sweep", "OUT"])
+    compiled = "--compile" if setup.compiled else "--no-compile"
+    return shlex.join([*words, compiled, "--sweep", "OUT"])

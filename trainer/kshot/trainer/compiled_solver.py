@@ -1,6 +1,6 @@
-"""The inner step of an evaluation, compiled where that works and saves more than it takes."""
+"""The inner steps of an evaluation, compiled where that works and saves more than it takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,7 @@ from kshot.learner import (
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.task_solver import TaskSolver
 
-__all__ = ["compiled_solver"]
+__all__ = ["compiled_alike", "compiled_solver"]
 
 # On one core compiling takes about thirty seconds, and saves three milliseconds of each step.
 WORTHWHILE_STEPS = 10_000
@@ -40,30 +40,65 @@ def compiled_solver(
     compiled before or ``step_count``, of all tasks together, is worth it; ``say`` hears of it.
     Raises ``TrainingError`` when ``compiled`` asks for what cannot be.
     """
-    device = next(iter(solver.initialization.parameters.values())).device
+    (found,) = compiled_alike(
+        [solver],
+        manifest,
+        step_count=step_count,
+        tasks_at_once=tasks_at_once,
+        compiled=compiled,
+        say=say,
+    )
+    return found
+
+
+def compiled_alike(
+    solvers: Sequence[TaskSolver],
+    manifest: Manifest,
+    *,
+    step_count: int,
+    tasks_at_once: int,
+    compiled: bool | None,
+    say: Callable[[str], None] = lambda _sentence: None,
+) -> Sequence[TaskSolver]:
+    """Return the solvers with all their inner steps compiled, or none: their times are compared.
+
+    As `compiled_solver`; ``step_count`` is that of all solvers together, and has to be worth every
+    step that was not compiled before.
+    """
     if compiled is False or not step_count:
-        return solver
-    spec = StepSpec.of(manifest, solver.way, solver.batch_size, solver.rule, solver.scope)
-    spec = spec.of_tasks(tasks_at_once)
-    if compiled is None and (
-        device.type != "cpu"
-        or compiler_name(device) is None
-        or (step_count < WORTHWHILE_STEPS and not _compiled_before(spec, device))
-    ):
-        return solver
-    if not _compiled_before(spec, device):
-        say("compiling the inner step")
+        return solvers
+    (device,) = {next(iter(of.initialization.parameters.values())).device for of in solvers}
+    specs = [
+        StepSpec.of(manifest, of.way, of.batch_size, of.rule, of.scope).of_tasks(tasks_at_once)
+        for of in solvers
+    ]
+    if compiled is None and (device.type != "cpu" or compiler_name(device) is None):
+        return solvers
+    missing = [spec for spec in dict.fromkeys(specs) if not _compiled_before(spec, device)]
+    if compiled is None and step_count < WORTHWHILE_STEPS * len(missing):
+        return solvers
+    steps: dict[StepSpec, InnerStep] = {}
     try:
-        step = compile_step(spec, device)
-        step(*spec.example_arguments(device))
+        for spec in dict.fromkeys(specs):
+            if spec in missing:
+                say("compiling the inner step")
+            steps[spec] = compile_step(spec, device)
+            steps[spec](*spec.example_arguments(device))
     except (CompilationError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         if compiled:
             raise TrainingError(reason) from error
         say(f"{reason}; the evaluation is slower without")
-        return solver
-    say("the inner step is compiled")
-    return replace(solver, inner_step=_for_full_parts(step, solver.inner_step, tasks_at_once))
+        return solvers
+    say(
+        "the inner step is compiled"
+        if len(steps) == 1
+        else f"{len(steps)} inner steps are compiled"
+    )
+    return [
+        replace(of, inner_step=_for_full_parts(steps[spec], of.inner_step, tasks_at_once))
+        for of, spec in zip(solvers, specs, strict=True)
+    ]
 
 
 def _compiled_before(spec: StepSpec, device: torch.device) -> bool:

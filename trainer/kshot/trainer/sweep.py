@@ -8,8 +8,8 @@ import torch
 
 from kshot.bundle import BatchNormMode, Bundle, Head, Manifest, Preconditioner, Scope
 from kshot.trainer.answers import EvaluationResult
-from kshot.trainer.baselines import Baseline
-from kshot.trainer.compiled_solver import compiled_solver
+from kshot.trainer.baselines import Baseline, NilSolver
+from kshot.trainer.compiled_solver import compiled_alike
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.episode_file import EpisodeSet
 from kshot.trainer.evaluation import TASKS_AT_ONCE, Measurement, initialization_of
@@ -18,7 +18,7 @@ from kshot.trainer.evaluation_tasks import EvaluationTasks, prepare_tasks
 from kshot.trainer.paired import paired_difference
 from kshot.trainer.pixels import DevicePixels
 from kshot.trainer.statistics import Interval
-from kshot.trainer.task_solver import TaskSolver, build_variant
+from kshot.trainer.task_solver import build_solver
 
 __all__ = ["STEP_COUNTS", "Axes", "SweepRow", "Variant", "run_sweep"]
 
@@ -86,43 +86,47 @@ def run_sweep(
     """Evaluate every variant on the same tasks, adapting once for all numbers of steps and modes.
 
     NIL comes first. The settings say what the axes do not. ``compiled``, ``say`` and ``report`` as
-    in ``evaluate_bundle``. Raises ``TrainingError`` when the weights do not fit the network or the
-    step was to be compiled and cannot be, ``DataError`` when the data set does not fit.
+    in ``evaluate_bundle``; the steps of all variants are compiled, or none. Raises
+    ``TrainingError`` when the weights do not fit the network or a step was to be compiled and
+    cannot be, ``DataError`` when the data set does not fit.
     """
     manifest = bundle.manifest
     initialization = initialization_of(bundle, device)
     pixels = DevicePixels.load(dataset, manifest.input, device)
     tasks = prepare_tasks(dataset, settings, episodes)
     tasks_at_once = TASKS_AT_ONCE[device.type]
-    variants = [Variant(baseline=Baseline.NIL), *_variants(axes)]
-    measurements: list[Measurement] = []
-    for variant in variants:
-        wanted = replace(
-            settings,
-            step_count=axes.step_counts[-1],
-            preconditioner=variant.preconditioner,
-            head=variant.head,
-            scope=variant.scope,
-            baseline=variant.baseline,
+    nil, variants = Variant(baseline=Baseline.NIL), list(_variants(axes))
+    plain = [
+        build_solver(
+            initialization,
+            manifest,
+            pixels,
+            replace(
+                settings,
+                step_count=axes.step_counts[-1],
+                preconditioner=variant.preconditioner,
+                head=variant.head,
+                scope=variant.scope,
+            ),
         )
-        solver = build_variant(initialization, manifest, pixels, wanted)
-        step_counts: Sequence[int] = [0]
-        if isinstance(solver, TaskSolver):
-            step_counts = axes.step_counts
-            solver = compiled_solver(
-                solver,
-                manifest,
-                # The heads share a compiled step.
-                step_count=len(tasks.episodes) * solver.step_count * len(axes.heads),
-                tasks_at_once=tasks_at_once,
-                compiled=compiled,
-                say=say,
-            )
-        measurements.append(Measurement(solver, step_counts, axes.modes))
+        for variant in variants
+    ]
+    solvers = compiled_alike(
+        plain,
+        manifest,
+        step_count=len(tasks.episodes) * axes.step_counts[-1] * len(variants),
+        tasks_at_once=tasks_at_once,
+        compiled=compiled,
+        say=say,
+    )
+    measurements = [
+        Measurement(NilSolver(initialization, pixels, settings.way), [0], axes.modes),
+        *(Measurement(solver, axes.step_counts, axes.modes) for solver in solvers),
+    ]
     _solve_in_turns(measurements, tasks, tasks_at_once, report)
     rows = [
         SweepRow(variant, mode, result)
-        for variant, measurement in zip(variants, measurements, strict=True)
+        for variant, measurement in zip([nil, *variants], measurements, strict=True)
         for of_modes in measurement.results(tasks.digest).values()
         for mode, result in of_modes.items()
     ]
