@@ -147,6 +147,8 @@ def test_what_was_measured_is_not_measured_again_unless_asked(
 
     assert "measured before" in sweep(*only).stderr
     assert path.read_bytes() == first
+    assert "measured before" not in sweep(*only, "--compile").stderr
+    assert json.loads(path.read_text())["compiled"]
     assert "sweeping: 18/18" in sweep(*only, "--tasks", "2").stderr
     assert json.loads(path.read_text())["tasks"] == 2
     assert "sweeping: 18/18" in sweep(*only, "--tasks", "2", "--again").stderr
@@ -163,6 +165,10 @@ def test_wrong_use_is_refused_in_one_line(sweep: Callable[..., Result], tmp_path
         assert refused.stderr.startswith(f"Error: {message}")
         assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_text("")
+    refused = sweep("--only", "omniglot-1shot")
+    assert refused.exit_code == 1
+    assert refused.stderr == f"Error: folder {tmp_path / 'out'} could not be made: File exists\n"
 
 
 def test_a_file_that_holds_no_sweep_is_refused(tmp_path: Path) -> None:
@@ -235,6 +241,35 @@ def test_a_table_has_single_changes_baselines_and_the_most_accurate_of_the_serve
     assert page_blocks({**missing})["overview"] == "Nothing is measured yet."
 
 
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        # by steps; those of the defaults have no difference
+        ({0: -0.7, 2: -0.004, 5: -0.001}, "2 steps"),
+        ({0: -0.7, 1: -0.004, 2: -0.02, 5: 0.001}, "5 steps"),
+        ({0: -0.004, 1: -0.005, 5: -0.01}, "10 steps"),
+        ({0: 0.004, 1: 0.0, 50: -0.2}, "0 steps"),
+        ({0: -0.3, 1: 0.0}, "1 step"),
+    ],
+)
+def test_steps_are_as_good_from_where_no_larger_number_falls_behind(
+    differences: Mapping[int, float], words: str
+) -> None:
+    rows: dict[Choice, tuple[float, float | None]] = {SERVED: (0.9, None)}
+    for steps, difference in reversed(differences.items()):
+        rows[replace(SERVED, step_count=steps)] = (0.9 + difference, difference)
+    missing = {pair.name: {"not_measured": "none ships"} for pair in PAIRS}
+    overview = page_blocks({**missing, "omniglot-1shot": document_of(rows)})["overview"]
+
+    assert overview.splitlines()[-1].split(" | ")[4] == words
+
+
+def test_of_equally_accurate_choices_the_defaults_are_named() -> None:
+    rows = {replace(SERVED, step_count=0): (0.93, 0.0), SERVED: (0.93, None)}
+
+    assert Sweep.of(document_of(rows)).best().choice == SERVED
+
+
 def test_a_choice_is_told_by_what_it_has_otherwise() -> None:
     other = replace(SERVED, step_count=1, head="zero", batch_norm_mode="transductive")
 
@@ -263,5 +298,7 @@ def test_the_committed_sweeps_are_what_the_page_says_and_of_the_bundles_that_shi
         bundle = load_bundle(builtin_bundle(pair.bundle))
         assert document["bundle_digest"] == bundle.digest, pair.name
         assert document["defaults"] == defaults_of(bundle.manifest), pair.name
-        assert int(str(document["tasks"])) >= 50, "a trial is not for the page"
+        assert document["compiled"], "milliseconds are those of compiled steps, as in service"
+        asked = (pair.task_count, pair.query_count)
+        assert (document["tasks"], document["queries"]) == asked, "a trial is not for the page"
         assert (RESULTS / f"{pair.name}.png").exists()

@@ -36,6 +36,8 @@ __all__ = ["command", "read_document"]
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "benchmarks" / "results" / "choosing"
 PAGE = ROOT / "docs" / "choosing.md"
+# What tells whether a sweep is the one that is asked for.
+IDENTITY = ("bundle_digest", "tasks", "queries", "compiled")
 
 
 @click.command()
@@ -68,7 +70,7 @@ def command(
     with one_line():
         check_matplotlib()
         chosen = _chosen(only)
-        out.mkdir(parents=True, exist_ok=True)
+        _make_folder(out)
         for pair in PAIRS:
             _write_missing(pair, out)
         if page:
@@ -82,9 +84,8 @@ def command(
                 continue
             settings = pair_settings(pair, bundle.manifest, task_count, query_count)
             before = read_document(out, pair)
-            asked = (bundle.digest, settings.task_count, settings.query_count)
-            found = tuple(before.get(key) for key in ("bundle_digest", "tasks", "queries"))
-            if found == asked and not again:
+            asked = (bundle.digest, settings.task_count, settings.query_count, compiled)
+            if tuple(before.get(key) for key in IDENTITY) == asked and not again:
                 say(f"{pair.name}: measured before, --again measures it again")
                 continue
             with Progress(f"{pair.name}: reading", "images") as progress:
@@ -119,6 +120,13 @@ def _chosen(only: str) -> Sequence[Pair]:
         if _find(known[name]) is None:
             raise WrongUse(f"{name} has no bundle: none named {known[name].bundle} ships")
     return [known[name] for name in names] or PAIRS
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"folder {path} could not be made: {error.strerror}") from error
 
 
 def _find(pair: Pair) -> Bundle | None:
@@ -163,3 +171,4 @@ def _write_page(out: Path) -> None:
         if "not_measured" not in documents[pair.name]:
             _draw(out, pair, documents[pair.name])
     write_blocks(PAGE, page_blocks(documents))
+    say(f"{PAGE.name} and the pictures are written from {out}")

@@ -97,10 +97,16 @@ def _changes(sweep: Sweep) -> Iterator[tuple[str, Measured]]:
 
 
 def _fewest(sweep: Sweep) -> str:
-    """Name the least number of steps that is less than half a point worse than the defaults."""
-    along = sweep.along_steps(sweep.defaults)
-    good = (row for row in along if row.difference is None or row.difference[0] > AS_GOOD)
-    count = min(row.choice.step_count for row in good)
+    """Name the number of steps from which on all are less than half a point below the defaults.
+
+    All means up to the defaults' own number: what more steps do is not asked.
+    """
+    count = served = sweep.defaults.step_count
+    for row in reversed(sweep.along_steps(sweep.defaults)):
+        if row.choice.step_count < served:
+            if row.difference is not None and row.difference[0] <= AS_GOOD:
+                break
+            count = row.choice.step_count
     return f"{count} step{'' if count == 1 else 's'}"
 
 

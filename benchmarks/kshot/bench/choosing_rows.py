@@ -70,11 +70,12 @@ class Sweep:
 
     def along_steps(self, choice: Choice) -> list[Measured]:
         """Return the rows of a choice at every number of steps, growing."""
-        return [
+        rows = (
             row
             for of, row in self.rows.items()
             if replace(of, step_count=choice.step_count) == choice
-        ]
+        )
+        return sorted(rows, key=lambda row: row.choice.step_count)
 
     def baselines(self, mode: str) -> list[Measured]:
         """Return the rows that adapt nothing, in a mode."""
@@ -85,10 +86,13 @@ class Sweep:
         ]
 
     def best(self) -> Measured:
-        """Return the most accurate row of the default mode; of equals the quickest."""
+        """Return the most accurate row of the default mode: the defaults, if equal, or the quickest."""
         mode = self.defaults.batch_norm_mode
         of_mode = [row for of, row in self.rows.items() if of.batch_norm_mode == mode]
-        return max(of_mode, key=lambda row: (row.accuracy, -row.ms_per_task))
+        return max(
+            of_mode,
+            key=lambda row: (row.accuracy, row.choice == self.defaults, -row.ms_per_task),
+        )
 
 
 def choice_words(choice: Choice, defaults: Choice) -> str:
