@@ -86,7 +86,7 @@ class Sweep:
         ]
 
     def best(self) -> Measured:
-        """Return the most accurate row of the default mode: the defaults, if equal, or the quickest."""
+        """Return the most accurate row of the default mode; of equals the defaults or quickest."""
         mode = self.defaults.batch_norm_mode
         of_mode = [row for of, row in self.rows.items() if of.batch_norm_mode == mode]
         return max(
