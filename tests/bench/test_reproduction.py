@@ -44,6 +44,22 @@ def without(rows: Sequence[Row], *keys: str) -> list[Row]:
     return [{key: value for key, value in row.items() if key not in keys} for row in rows]
 
 
+def stop_at_the_fourth_task(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Interrupt where a fourth task is solved, of two at a time; return where numbers gather."""
+    solve = reproduction_counts.Measurement.solve
+    solved: list[int] = []
+
+    def stop(self: object, some: object, first: int) -> None:
+        solved.append(first)
+        if len(solved) == 4:
+            raise KeyboardInterrupt
+        solve(self, some, first)  # type: ignore[arg-type]  # as it came
+
+    monkeypatch.setattr(reproduction_counts, "TASKS_AT_A_TIME", 2)
+    monkeypatch.setattr(reproduction_counts.Measurement, "solve", stop)
+    return solved
+
+
 def test_a_bundle_answers_its_recipes_rows_in_every_mode_and_the_others_say_why_not(
     pack_small: PackSmall, reproduce: Callable[..., Result], out: Path
 ) -> None:
@@ -130,17 +146,9 @@ def test_a_stopped_measurement_goes_on_and_ends_as_one_that_was_not(
     assert reproduce(*asked).exit_code == 0
     whole = measured(out)
     out.unlink()
-    solve = reproduction_counts.Measurement.solve
-    solved: list[int] = []
-
-    def stop_at_the_fourth(self: object, some: object, first: int) -> None:
-        solved.append(first)
-        if len(solved) == 4:
-            raise KeyboardInterrupt
-        solve(self, some, first)  # type: ignore[arg-type]  # as it came
 
     with monkeypatch.context() as patched:
-        patched.setattr(reproduction_counts.Measurement, "solve", stop_at_the_fourth)
+        solved = stop_at_the_fourth_task(patched)
         assert reproduce(*asked).exit_code == 1
         kept = json.loads((out.parent / "reproduction.o15.unfinished.json").read_text())
         assert [len(counts) for counts in kept["correct"].values()] == [2, 2, 2]
@@ -152,15 +160,34 @@ def test_a_stopped_measurement_goes_on_and_ends_as_one_that_was_not(
 
 
 def test_counts_of_other_weights_or_damaged_ones_are_not_gone_on_from(
-    pack_small: PackSmall, reproduce: Callable[..., Result], out: Path
+    pack_small: PackSmall,
+    reproduce: Callable[..., Result],
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept = out.parent / "reproduction.o15.unfinished.json"
-    asked = ("--only", "o15", "--bundle", f"omniglot-5way={pack_small()}")
-    for content in ("{", "[]", '{"identity": {"bundle_digest": "another"}, "correct": {}}'):
+    asked = ("--only", "o15", "--bundle", f"omniglot-5way={pack_small()}", "--tasks", "4")
+    with monkeypatch.context() as patched:
+        stop_at_the_fourth_task(patched)
+        reproduce(*asked)
+    counted = json.loads(kept.read_text())
+    assert [len(counts) for counts in counted["correct"].values()] == [2, 2, 2]
+    for content in (
+        "{",
+        "[]",
+        '{"identity": {"bundle_digest": "another"}, "correct": {}}',
+        json.dumps({**counted, "correct": {}}),
+        json.dumps({**counted, "correct": {mode: [1] * n for n, mode in enumerate(MODES)}}),
+        json.dumps({**counted, "correct": {mode: ["many"] for mode in MODES}}),
+        json.dumps({**counted, "diverged": None}),
+    ):
         kept.write_text(content)
 
-        assert reproduce(*asked, "--again").exit_code == 0
-        assert [row["tasks"] for row in measured(out)] == [3, 3, 3]
+        done = reproduce(*asked, "--again")
+
+        assert done.exit_code == 0, done.output
+        assert "adapting: 0/4" in done.stderr
+        assert [row["tasks"] for row in measured(out)] == [4, 4, 4]
 
 
 def test_what_was_measured_is_not_measured_again_unless_asked(
@@ -215,15 +242,34 @@ def test_wrong_use_is_refused_in_one_line_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reproduction_asked, "_ships", lambda _name: False)
-    bundle = pack_small("omniglot-5way-fomaml")
+    bundle, good = pack_small("omniglot-5way-fomaml"), pack_small()
+    of_another_split = pack_small("omniglot-5way", "data.split=vinyals")
+    of_another_algorithm = pack_small("omniglot-5way", "outer.algorithm=fomaml")
+    recipe = "omniglot-20way-maml"
     for arguments, message in (
         (["--only", "o16"], "row is 'o16', wanted some of: o15, o15-fomaml"),
         (["--only", "o120"], "o120 has no built-in bundle, wanted --bundle omniglot-20way=PATH"),
         (["--bundle", "x=y"], "--bundle is 'x=y', wanted RECIPE=PATH with one of: omniglot-5way"),
         (
             ["--bundle", f"omniglot-5way={bundle}"],
-            "bundle omniglot-fomaml was trained with the recipe omniglot-5way-fomaml, wanted "
-            "omniglot-5way for o15",
+            "bundle omniglot-fomaml does not answer o15: its recipe is omniglot-5way-fomaml, "
+            "wanted omniglot-5way",
+        ),
+        (
+            ["--bundle", f"omniglot-5way={of_another_split}"],
+            "bundle omniglot does not answer o15: its split is vinyals, wanted reptile",
+        ),
+        (
+            ["--bundle", f"omniglot-5way={of_another_algorithm}"],
+            "bundle omniglot does not answer o15: its algorithm is fomaml, wanted reptile",
+        ),
+        (
+            ["--bundle", f"cifar-fs-best={of_another_split}"],
+            "bundle omniglot does not answer cifar15-fomaml: its dataset is omniglot, wanted cifar",
+        ),
+        (
+            ["--only", "o15", "--bundle", f"omniglot-5way={good}", "--bundle", f"{recipe}={good}"],
+            "--bundle names omniglot-20way-maml, of which no row is asked for",
         ),
     ):
         refused = reproduce(*arguments)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from kshot.bench.evaluated_bundle import find_builtin
+from kshot.bench.evaluated_bundle import find_builtin, weights_digest
 from kshot.bench.marked_page import replace_blocks
 from kshot.bench.reproduction_checks import disagreements
 from kshot.bench.reproduction_file import KEYS, read_rows
 from kshot.bench.reproduction_page import page_blocks
 from kshot.bench.reproduction_rows import TARGETS, Target, adaptation_for
+from kshot.bench.reproduction_run import Asked, command_for
 from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, Manifest, Preconditioner, load_bundle
 from kshot.trainer.errors import DataError
 from kshot.trainer.recipe_files import load_image_recipe
@@ -25,7 +26,7 @@ PackSmall = Callable[..., Path]
 Row = Mapping[str, object]
 
 
-def row_of(bundle: Bundle, **changes: object) -> Row:
+def row_of(bundle: Bundle, /, **changes: object) -> Row:
     """A row that fits to a bundle, measured on 10,000 tasks."""
     provenance = bundle.manifest.provenance
     return {
@@ -36,8 +37,8 @@ def row_of(bundle: Bundle, **changes: object) -> Row:
         "ci95": 0.002,
         "tasks": 10_000,
         "meta_iterations": provenance.meta_iterations,
-        "paper": 0.9539,
-        "gate": 0.95,
+        "paper": None,
+        "gate": None,
         "way": 5,
         "shot": 1,
         "queries": 1,
@@ -47,11 +48,18 @@ def row_of(bundle: Bundle, **changes: object) -> Row:
         "bundle": bundle.manifest.name,
         "built_in": True,
         "bundle_digest": bundle.digest,
+        "weights_digest": weights_digest(bundle),
         "recipe": provenance.recipe,
         "recipe_digest": provenance.recipe_digest,
         "training_seed": provenance.seed,
+        "command": command_of(bundle, str(changes.get("batch_norm", "support"))),
         **changes,
     }
+
+
+def command_of(bundle: Bundle, mode: str) -> str:
+    asked = Asked(TARGETS[0], bundle, bundle.manifest.name, 10_000)
+    return command_for(asked, BatchNormMode(mode))
 
 
 def test_the_committed_result_has_every_row_once_and_is_what_the_page_says() -> None:
@@ -139,9 +147,15 @@ def bundle(pack_small: PackSmall) -> Bundle:
         ({"bundle_digest": "f00"}, "bundle_digest is f00, wanted "),
         ({"recipe": "omniglot-20way"}, "recipe is omniglot-20way, wanted omniglot-5way"),
         ({"recipe_digest": "f00"}, "recipe_digest is f00"),
-        ({"algorithm": "maml"}, "algorithm is maml, wanted reptile"),
+        ({"algorithm": "joint"}, "no target is named so"),
         ({"meta_iterations": 30_000}, "meta_iterations is 30000, wanted 100000"),
         ({"training_seed": 1}, "training_seed is 1, wanted 0"),
+        ({"bundle": "mine"}, "bundle is mine, wanted omniglot"),
+        ({"built_in": False}, "it is of a bundle that does not ship, wanted that of the built-in"),
+        ({"tasks": 9_999}, "command is kshot evaluate omniglot --way 5 --shot 1 --queries 1 --tas"),
+        ({"command": "kshot evaluate omniglot"}, "command is kshot evaluate omniglot, wanted "),
+        ({"gate": 0.5}, "gate is 0.5, wanted None"),
+        ({"paper": 0.9539}, "paper is 0.9539, wanted None"),
         ({"accuracy": 0.9395}, "the accuracy is 0.9395, and 0.9300 on the card of omniglot"),
         ({"accuracy": 0.92}, "which is further apart than both intervals"),
         ({"accuracy": 0.92, "queries": 15}, "which is further apart than both intervals"),
@@ -160,29 +174,34 @@ def test_a_row_that_does_not_fit_to_its_bundle_is_told(
 def test_rows_that_fit_are_of_other_tasks_or_of_bundles_of_ones_own_are_not_told(
     bundle: Bundle,
 ) -> None:
+    transductive = {"batch_norm": "transductive", "paper": 0.9768, "gate": 0.975}
+    others = {**transductive, "row": "o15", "algorithm": "fomaml", "paper": 0.983, "gate": None}
     rows = [
         row_of(bundle, accuracy=0.9385),
         row_of(bundle, accuracy=0.5, step_count=10),
-        row_of(bundle, accuracy=0.5, batch_norm="transductive", queries=15),
+        row_of(bundle, accuracy=0.5, **transductive, queries=15),
         row_of(bundle, accuracy=0.5, batch_size=25),
-        row_of(bundle, accuracy=0.5, built_in=False, bundle_digest="f00"),
-        {**dict.fromkeys(KEYS), "row": "m15", "not_measured": "no images"},
+        row_of(bundle, accuracy=0.5, **others, built_in=False, bundle_digest="f00"),
+        {**dict.fromkeys(KEYS), **others, "not_measured": "no bundle"},
     ]
 
     assert disagreements(rows, lambda _name: bundle) == []
+    unknown = row_of(bundle, row="o16")
+    assert disagreements([unknown], find_builtin) == ["o16 in support mode: no target is named so"]
 
 
 def test_a_table_says_what_was_reached_what_was_not_and_what_was_tried(bundle: Bundle) -> None:
-    short = {"meta_iterations": 30_000, "meta_iterations_wanted": 100_000}
+    paper = {"paper": 0.9539, "gate": 0.95}
+    short = {**paper, "meta_iterations": 30_000, "meta_iterations_wanted": 100_000}
     missing = {**dict.fromkeys(KEYS), "row": "m15", "algorithm": "maml", "paper": 0.487}
     missing = {**missing, "batch_norm": "transductive", "gate": None, "not_measured": "no images"}
     rows = [
-        row_of(bundle),
+        row_of(bundle, **paper),
         row_of(bundle, accuracy=0.9499, **short),
-        row_of(bundle, tasks=20),
-        row_of(bundle, accuracy=0.9481, tasks=20),
-        row_of(bundle, accuracy=0.9479, tasks=20),
-        row_of(bundle, paper=None, gate=None),
+        row_of(bundle, **paper, tasks=20),
+        row_of(bundle, **paper, accuracy=0.9481, tasks=20),
+        row_of(bundle, **paper, accuracy=0.9479, tasks=20),
+        row_of(bundle),
         row_of(bundle, row="cifar15", algorithm="fomaml", paper=None, gate=0.5706, tasks=600),
         row_of(bundle, row="cifar15", algorithm="fomaml", paper=None, gate=0.5706, tasks=599),
         missing,
@@ -213,7 +232,7 @@ def test_a_table_says_what_was_reached_what_was_not_and_what_was_tried(bundle: B
     assert page_blocks(rows[:1])["not-measured"] == "Every row was measured."
 
 
-def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path, bundle: Bundle) -> None:
     path = tmp_path / "rows.json"
     whole = dict.fromkeys(KEYS)
 
@@ -224,10 +243,22 @@ def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
         [{"row": "o15"}],
         [whole],
         [{**whole, "accuracy": 1, "not_measured": ""}],
+        [{**whole, "accuracy": 0.5, "ci95": 0.1, "tasks": None}],
+        [{**whole, "accuracy": "0.5", "ci95": 0.1, "tasks": 10}],
     ):
         path.write_text(json.dumps(content))
         with pytest.raises(DataError, match=r"rows\.json are no list of rows, each with row, algo"):
             read_rows(path)
+    path.write_text(json.dumps([{**whole, "row": "o15", "not_measured": ""}]))
+    with pytest.raises(DataError, match=r"rows\.json: row o15 has no gate, way, shot, recipe$"):
+        read_rows(path)
+    measured = {**row_of(bundle), **whole, "row": "o15", "accuracy": 0.5, "ci95": 0.1, "tasks": 9}
+    path.write_text(json.dumps([{**measured, "gate": None}]))
+    assert len(read_rows(path)) == 1
+    del measured["bundle_digest"]
+    path.write_text(json.dumps([{**measured, "gate": None}]))
+    with pytest.raises(DataError, match=r"rows\.json: row o15 has no bundle_digest$"):
+        read_rows(path)
     path.write_text("[")
     with pytest.raises(DataError, match=r"rows\.json cannot be read"):
         read_rows(path)

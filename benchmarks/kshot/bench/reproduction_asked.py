@@ -17,8 +17,9 @@ __all__ = ["ask", "shipped_names"]
 def ask(only: str, given: Sequence[str], task_count: int | None) -> list[Asked]:
     """Return the targets that were named, or all that have a bundle; None is their own tasks.
 
-    Raises ``WrongUse`` for a row or a recipe that is none, for a row without a bundle, and for a
-    bundle of another recipe than its rows are about; ``BundleError`` for a damaged one.
+    Raises ``WrongUse`` for a row or a recipe that is none, for a row without a bundle, for a bundle
+    of another origin than its rows are about, and for one that answers none of these;
+    ``BundleError`` for a damaged one.
     """
     by_recipe = dict(_named(text) for text in given)
     names = [name.strip() for name in only.split(",") if name.strip()]
@@ -34,14 +35,15 @@ def ask(only: str, given: Sequence[str], task_count: int | None) -> list[Asked]:
                 raise WrongUse(f"{target.name} has no built-in bundle, wanted {_option(target)}")
             continue
         bundle = find_builtin(str(target.builtin)) if path is None else load_bundle(path)
-        if not target.takes(bundle.manifest.provenance):
-            found = bundle.manifest.provenance.recipe
-            raise WrongUse(
-                f"bundle {bundle.manifest.name} was trained with the recipe {found}, wanted "
-                f"{target.recipe} for {target.name}"
-            )
+        wrong = target.wrong_origin(bundle.manifest.provenance)
+        if wrong is not None:
+            name = bundle.manifest.name
+            raise WrongUse(f"bundle {name} does not answer {target.name}: its {wrong}")
         builtin = target.builtin if path is None else None
         asked.append(Asked(target, bundle, builtin, task_count or target.task_count))
+    unused = by_recipe.keys() - {one.target.recipe for one in asked}
+    if unused:
+        raise WrongUse(f"--bundle names {', '.join(sorted(unused))}, of which no row is asked for")
     return asked
 
 

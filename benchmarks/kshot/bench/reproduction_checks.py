@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from kshot.bench.reproduction_rows import Row
+from kshot.bench.reproduction_rows import TARGETS, Row, Target
+from kshot.bench.reproduction_run import Asked, command_for
 from kshot.bundle import BatchNormMode, Bundle, EvaluationRow
 
 __all__ = ["disagreements"]
@@ -13,39 +14,59 @@ __all__ = ["disagreements"]
 def disagreements(rows: Sequence[Row], open_builtin: Callable[[str], Bundle]) -> list[str]:
     """Return a sentence for everything that does not fit together; none where all is well.
 
-    A row of a built-in bundle has to name the very bundle, its recipe and its length, and may
-    differ from that bundle's own table by no more than both intervals together. ``open_builtin``
-    raises ``BundleError`` for a name that is none.
+    Every row has the paper's figure and the gate of its target. Where a bundle ships for the
+    target, a measured row has to be of that very bundle, its recipe and its length, by the command
+    that measures it, and may differ from that bundle's own table by no more than both intervals
+    together. ``open_builtin`` raises ``BundleError`` for a name that is none.
     """
-    names = {str(row["bundle"]) for row in rows if row.get("built_in")}
-    bundles = {name: open_builtin(name) for name in names}
-    return [
-        sentence
-        for row in rows
-        if row.get("built_in")
-        for sentence in _about(row, bundles[str(row["bundle"])])
-    ]
+    bundles: dict[str, Bundle] = {}
+    sentences: list[str] = []
+    for row in rows:
+        name = f"{row['row']} in {row['batch_norm']} mode"
+        target = next((target for target in TARGETS if target.owns(row)), None)
+        if target is None:
+            sentences.append(f"{name}: no target is named so")
+            continue
+        said = list(_of_target(row, target))
+        if target.builtin is not None and "not_measured" not in row:
+            if target.builtin not in bundles:
+                bundles[target.builtin] = open_builtin(target.builtin)
+            said += _of_bundle(row, target, bundles[target.builtin])
+        sentences += [f"{name}: {sentence}" for sentence in said]
+    return sentences
 
 
-def _about(row: Row, bundle: Bundle) -> Iterator[str]:
+def _of_target(row: Row, target: Target) -> Iterator[str]:
+    mode = BatchNormMode(str(row["batch_norm"]))
+    for key, told in (("paper", target.published), ("gate", target.gates)):
+        if row[key] != told.get(mode):
+            yield f"{key} is {row[key]}, wanted {told.get(mode)}"
+
+
+def _of_bundle(row: Row, target: Target, bundle: Bundle) -> Iterator[str]:
+    if not row["built_in"]:
+        yield f"it is of a bundle that does not ship, wanted that of the built-in {target.builtin}"
+        return
     provenance = bundle.manifest.provenance
-    name = f"{row['row']} in {row['batch_norm']} mode"
+    asked = Asked(target, bundle, target.builtin, _number(row["tasks"]))
     for key, now in (
+        ("bundle", target.builtin),
         ("bundle_digest", bundle.digest),
         ("recipe", provenance.recipe),
         ("recipe_digest", provenance.recipe_digest),
         ("algorithm", provenance.algorithm),
         ("meta_iterations", provenance.meta_iterations),
         ("training_seed", provenance.seed),
+        ("command", command_for(asked, BatchNormMode(str(row["batch_norm"])))),
     ):
         if row[key] != now:
-            yield f"{name}: {key} is {row[key]}, wanted {now}, as bundle {row['bundle']} has it"
+            yield f"{key} is {row[key]}, wanted {now}, as bundle {target.builtin} has it"
     usual = bundle.manifest.default_batch_size(_number(row["way"]))
     for told in bundle.manifest.evaluation if row["batch_size"] == usual else ():
         apart = abs(told.accuracy - _fraction(row["accuracy"]))
         if _same_tasks(row, told) and apart > told.ci95 + _fraction(row["ci95"]):
             yield (
-                f"{name}: the accuracy is {row['accuracy']:.4f}, and {told.accuracy:.4f} on the "
+                f"the accuracy is {row['accuracy']:.4f}, and {told.accuracy:.4f} on the "
                 f"card of {row['bundle']}, which is further apart than both intervals"
             )
 

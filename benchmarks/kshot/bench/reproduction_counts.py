@@ -69,7 +69,7 @@ def count_right_answers(
 
 
 def _read(kept: Path, identity: Identity, modes: Sequence[BatchNormMode]) -> Counts:
-    """Return what a file holds for the same work, else counts of no task."""
+    """Return what a file holds for the same work, counts of no task where that is not whole."""
     empty = Counts({mode: [] for mode in modes})
     try:
         document = json.loads(kept.read_text())
@@ -77,10 +77,15 @@ def _read(kept: Path, identity: Identity, modes: Sequence[BatchNormMode]) -> Cou
         return empty
     if not isinstance(document, dict) or document.get("identity") != dict(identity):
         return empty
-    return Counts(
-        {mode: document["correct"][mode] for mode in modes},
-        {mode: document["diverged"][mode] for mode in modes},
-    )
+    try:
+        counts = Counts(
+            {mode: [int(count) for count in document["correct"][mode]] for mode in modes},
+            {mode: int(document["diverged"][mode]) for mode in modes},
+        )
+    except (KeyError, TypeError, ValueError):
+        return empty
+    whole = len({len(correct) for correct in counts.correct.values()}) == 1
+    return counts if whole else empty
 
 
 def _write(kept: Path, identity: Identity, counts: Counts) -> None:

@@ -31,6 +31,22 @@ KEYS = (
     "paper",
 )
 
+# What tables and checks read besides, of each row, and of one that was measured.
+ALWAYS = ("gate", "way", "shot", "recipe")
+MEASURED = (
+    "queries",
+    "step_count",
+    "batch_size",
+    "preconditioner",
+    "bundle",
+    "built_in",
+    "bundle_digest",
+    "weights_digest",
+    "recipe_digest",
+    "training_seed",
+    "command",
+)
+
 # How a row names its bundle, which may change while the weights do not: a recipe also says how its
 # bundle is served.
 NAMES = ("bundle", "built_in", "bundle_digest", "recipe_digest")
@@ -46,6 +62,10 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(f"results {path} cannot be read: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) and _whole(row) for row in rows):
         raise DataError(f"results {path} are no list of rows, each with {', '.join(KEYS)}")
+    for row in rows:
+        missing = [key for key in _wanted(row) if key not in row]
+        if missing:
+            raise DataError(f"results {path}: row {row['row']} has no {', '.join(missing)}")
     return rows
 
 
@@ -142,5 +162,14 @@ def _reason(target: Target, builtin: Sequence[str]) -> str:
 
 
 def _whole(row: Row) -> bool:
-    measured = row.get("accuracy") is not None
-    return set(KEYS) <= set(row) and measured != ("not_measured" in row)
+    """Tell whether a row has all keys, and either numbers or the reason why there are none."""
+    if not set(KEYS) <= set(row):
+        return False
+    if "not_measured" in row:
+        return row["accuracy"] is None
+    numbers = isinstance(row["accuracy"], float) and isinstance(row["ci95"], float | int)
+    return numbers and isinstance(row["tasks"], int)
+
+
+def _wanted(row: Row) -> Sequence[str]:
+    return ALWAYS if "not_measured" in row else (*ALWAYS, *MEASURED)

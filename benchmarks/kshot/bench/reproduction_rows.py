@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Provenance
+from kshot.trainer.recipe_files import load_image_recipe
 
 __all__ = ["BUILTIN", "TARGETS", "Adaptation", "Row", "Target", "adaptation_for"]
 
@@ -34,9 +35,10 @@ class Target:
     """The rows that one adaptation of the same tasks answers, one for each batch-norm mode.
 
     ``recipe`` is the training that they are about; where ``dataset`` is named, any training on that
-    data set answers them. ``builtin`` is the bundle that answers where none is given. ``published``
-    and ``gates`` are accuracies in 0..1; one that reaches its gate on ``task_count`` tasks counts
-    as reproduced. ``batch_size`` is the paper's for Reptile; ``query_count`` is per class.
+    data set, split as in the recipe, answers them. ``builtin`` is the bundle that answers where
+    none is given. ``published`` and ``gates`` are accuracies in 0..1; one that reaches its gate on
+    ``task_count`` tasks counts as reproduced. ``batch_size`` is the paper's for Reptile;
+    ``query_count`` is per class.
     """
 
     row: str
@@ -58,11 +60,21 @@ class Target:
         """Return how the target is asked for: `o15`, or `o15-fomaml`."""
         return self.row if self.algorithm == "reptile" else f"{self.row}-{self.algorithm}"
 
-    def takes(self, provenance: Provenance) -> bool:
-        """Return whether a bundle of this origin answers the rows."""
-        if self.dataset is not None and provenance.dataset == self.dataset:
-            return True
-        return provenance.recipe == self.recipe
+    def wrong_origin(self, provenance: Provenance) -> str | None:
+        """Say what keeps a bundle of this origin from answering the rows, None where it does.
+
+        It has to be of the recipe's data and split. Where ``dataset`` is named nothing else counts;
+        a row of the paper wants its recipe and its algorithm.
+        """
+        recipe = load_image_recipe(self.recipe)
+        wanted: dict[str, object] = {"dataset": recipe.data.dataset, "split": recipe.data.split}
+        if self.dataset is None:
+            wanted |= {"recipe": self.recipe, "algorithm": self.algorithm}
+        for key, value in wanted.items():
+            found = getattr(provenance, key)
+            if found != value:
+                return f"{key} is {found}, wanted {value}"
+        return None
 
     def owns(self, row: Row) -> bool:
         """Return whether a row of the results is one of these."""
