@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from kshot.__main__ import main
-from kshot.bundle import builtin_bundle, load_bundle
+from kshot.bundle import BatchNormMode, builtin_bundle, load_bundle
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -100,9 +100,28 @@ def test_the_demonstration_prints_a_row_for_each_task(
     assert "2 tasks" in capsys.readouterr().out
 
 
-def test_the_accuracies_in_readme_are_the_bundles() -> None:
-    rows = load_bundle(builtin_bundle()).manifest.evaluation
+def accuracies(name: str) -> dict[tuple[BatchNormMode, int], str]:
+    """Write the accuracies of a built-in bundle at its own way and steps, by mode and shot."""
+    manifest = load_bundle(builtin_bundle(name)).manifest
+    return {
+        (row.batch_norm_mode, row.shot): f"{100 * row.accuracy:.2f} ± {100 * row.ci95:.2f} %"
+        for row in manifest.evaluation
+        if row.step_count == manifest.inner_loop.step_count
+    }
 
-    assert len(rows) == 6
-    for row in rows:
-        assert f"{100 * row.accuracy:.2f} ± {100 * row.ci95:.2f} %" in README
+
+def test_the_accuracies_in_readme_are_the_bundles() -> None:
+    own, best, cifar = (accuracies(name) for name in ("omniglot", "omniglot-best", "cifar-fs"))
+    support, together = BatchNormMode.SUPPORT, BatchNormMode.TRANSDUCTIVE
+
+    for mode in BatchNormMode:
+        default = " (default)" if mode is support else ""
+        assert f"| `{mode}`{default} | {own[mode, 1]} | {own[mode, 5]} |" in README
+    assert (
+        f"{best[support, 1]} with one example and {best[together, 1]} transductive, after 5 steps"
+    ) in README
+    assert (
+        f"{cifar[support, 1]} with one example and {cifar[support, 5]} with five, transductive "
+        f"{cifar[together, 1]} and {cifar[together, 5]}, "
+    ) in README
+    assert len(re.findall(r"\d ± \d", README)) == 6 + 2 + 4
