@@ -15,9 +15,21 @@ from kshot.bench.choosing_command import command, read_document
 from kshot.bench.choosing_page import page_blocks
 from kshot.bench.choosing_pairs import PAIRS
 from kshot.bench.choosing_rows import Choice, Sweep, choice_words
-from kshot.bench.choosing_run import all_choices, defaults_of
+from kshot.bench.choosing_run import all_choices, answers, defaults_of, pair_settings
+from kshot.bench.evaluated_bundle import weights_digest
 from kshot.bench.marked_page import replace_blocks
-from kshot.bundle import BundleError, Head, Manifest, Preconditioner, builtin_bundle, load_bundle
+from kshot.bundle import (
+    BatchNormMode,
+    Bundle,
+    BundleError,
+    Calibration,
+    Head,
+    Manifest,
+    Preconditioner,
+    TemperatureRule,
+    builtin_bundle,
+    load_bundle,
+)
 from kshot.trainer.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +164,51 @@ def test_what_was_measured_is_not_measured_again_unless_asked(
     assert "sweeping: 18/18" in sweep(*only, "--tasks", "2").stderr
     assert json.loads(path.read_text())["tasks"] == 2
     assert "sweeping: 18/18" in sweep(*only, "--tasks", "2", "--again").stderr
+
+
+def test_a_bundle_keeps_its_sweep_while_weights_defaults_and_temperatures_stay(
+    sweep: Callable[..., Result],
+    pack_small: PackSmall,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def packed(*settings: str, **changes: object) -> Bundle:
+        return load_bundle(pack_small("omniglot-5way", *settings, **changes))
+
+    rule = TemperatureRule(BatchNormMode.SUPPORT, 1, 1.0004)
+    fitted = Calibration((rule,), "val", "d4", 5, task_count=9, query_count=5, step_count=2, seed=0)
+    other = replace(fitted, rules=(replace(rule, temperature=1.1),))
+    bundle, same = packed(), packed(version=2, calibration=fitted)
+    settings = pair_settings(PAIRS[0], bundle.manifest, 3, 2)
+    document = {
+        "bundle_digest": bundle.digest,
+        "weights_digest": weights_digest(bundle),
+        "defaults": defaults_of(bundle.manifest),
+        "tasks": 3,
+        "queries": 2,
+        "compiled": False,
+        "temperatures": dict.fromkeys(map(str, BatchNormMode), 1.0),
+        "rows": [],
+    }
+
+    assert answers(document, bundle, settings, compiled=False)
+    assert not answers(document, bundle, settings, compiled=True)
+    assert not answers(document, bundle, replace(settings, task_count=4), compiled=False)
+    assert not answers({**document, "temperatures": {}}, bundle, settings, compiled=False)
+    assert not answers({"not_measured": ""}, bundle, settings, compiled=False)
+    for another in (
+        packed("serving.step_count=9"),
+        packed("network.arguments.filters=6"),
+        packed(calibration=other),
+    ):
+        assert not answers(document, another, settings, compiled=False)
+
+    path = tmp_path / "out" / f"{PAIRS[0].name}.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(document))
+    monkeypatch.setattr(choosing_command, "builtin_bundle", lambda _name: same.path)
+    assert "measured before" in sweep("--only", PAIRS[0].name).stderr
+    assert json.loads(path.read_text()) == {**document, "bundle_digest": same.digest}
 
 
 def test_wrong_use_is_refused_in_one_line(sweep: Callable[..., Result], tmp_path: Path) -> None:
@@ -297,8 +354,6 @@ def test_the_committed_sweeps_are_what_the_page_says_and_of_the_bundles_that_shi
             continue
         bundle = load_bundle(builtin_bundle(pair.bundle))
         assert document["bundle_digest"] == bundle.digest, pair.name
-        assert document["defaults"] == defaults_of(bundle.manifest), pair.name
-        assert document["compiled"], "milliseconds are those of compiled steps, as in service"
-        asked = (pair.task_count, pair.query_count)
-        assert (document["tasks"], document["queries"]) == asked, "a trial is not for the page"
+        settings = pair_settings(pair, bundle.manifest, None, None)
+        assert answers(document, bundle, settings, compiled=True), pair.name
         assert (RESULTS / f"{pair.name}.png").exists()

@@ -297,5 +297,6 @@ def test_the_page_is_written_from_the_file_and_measures_nothing(
 
     assert done.exit_code == 0, done.output
     assert "adapting" not in done.stderr
+    assert done.stderr.endswith(f"page.md is written from {tmp_path / 'reproduction.json'}\n")
     assert "| o15 | Reptile | `transductive` | 97.68 % | **" in page.read_text()
     assert "old" not in page.read_text()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +40,7 @@ def calibrated(manifest: Manifest) -> Manifest:
         TemperatureRule(BatchNormMode.SUPPORT, 1, 1.5),
         TemperatureRule(BatchNormMode.TRANSDUCTIVE, 5, 0.5),
         TemperatureRule(BatchNormMode.SUPPORT, 5, 2.0),
+        TemperatureRule(BatchNormMode.SUPPORT, 20, 1.0),
     )
     fitted = Calibration(
         rules, "val", "d4", way=5, task_count=1000, query_count=5, step_count=10, seed=0
@@ -191,9 +193,14 @@ def test_default_batch_size_goes_by_way(manifest: Manifest, way: int, batch_size
     [
         (BatchNormMode.SUPPORT, 5, 5, 1.5),
         (BatchNormMode.SUPPORT, 2, 2, 1.5),
-        (BatchNormMode.SUPPORT, 5, 6, 2.0),  # 1.2 examples per class
+        (BatchNormMode.SUPPORT, 5, 3, 1.5),  # fewer than one example per class
+        (BatchNormMode.SUPPORT, 5, 6, 1.5 * (4 / 3) ** math.log(1.2, 5)),
+        (BatchNormMode.SUPPORT, 2, 6, 1.5 * (4 / 3) ** math.log(3, 5)),
         (BatchNormMode.SUPPORT, 20, 100, 2.0),
-        (BatchNormMode.SUPPORT, 2, 400, 2.0),
+        (BatchNormMode.SUPPORT, 2, 20, 2.0 * 0.5**0.5),  # the middle of 5 and 20, in logarithms
+        (BatchNormMode.SUPPORT, 2, 40, 1.0),
+        (BatchNormMode.TRANSDUCTIVE, 5, 500, 0.5),
+        (BatchNormMode.SUPPORT, 2, 400, 1.0),
         (BatchNormMode.TRANSDUCTIVE, 5, 5, 0.5),
         (BatchNormMode.SUPPORT_AND_QUERY, 5, 5, 1.0),
     ],
@@ -206,7 +213,7 @@ def test_a_temperature_goes_by_mode_and_mean_shot(
     support_count: int,
     temperature: float,
 ) -> None:
-    assert calibrated.temperature(mode, way, support_count) == temperature
+    assert calibrated.temperature(mode, way, support_count) == pytest.approx(temperature, rel=1e-12)
     assert manifest.temperature(mode, way, support_count) == 1
 
 
@@ -225,14 +232,14 @@ def test_the_calibrated_modes_are_those_with_a_temperature(
         ("rules.0.temperature", -1.5, "calibration.rules[0].temperature: got -1.5, wanted"),
         ("rules.0.temperature", 1e-40, "calibration.rules[0].temperature: got 1e-40, wanted"),
         ("rules.0.temperature", 1e999, "calibration.rules[0].temperature: got Infinity, wanted a"),
-        ("rules.1.max_shot", 0, "calibration.rules[1].max_shot: got 0, wanted a number above 0"),
+        ("rules.1.shot", 0, "calibration.rules[1].shot: got 0, wanted a number above 0"),
         ("rules.1.batch_norm_mode", "batch", "wanted one of transductive, support_and_query, supp"),
         (
-            "rules.2.max_shot",
+            "rules.2.shot",
             1,
-            "calibration.rules: got max_shot [1.0, 1.0] in mode support, wanted growing numbers",
+            "calibration.rules: got shot [1.0, 1.0, 20.0] in mode support, wanted growing numbers",
         ),
-        ("rules.0.max_shot", 7, "got max_shot [7.0, 5.0] in mode support, wanted growing numbers"),
+        ("rules.0.shot", 7, "got shot [7.0, 5.0, 20.0] in mode support, wanted growing numbers"),
         ("rules.0.surprise", 1, "calibration.rules[0].surprise: got an unknown key"),
         ("part", "", "calibration.part"),
         ("way", 1, "calibration.way: got 1, wanted an integer of at least 2"),

@@ -1,5 +1,6 @@
 """What `kshot evaluate` measures of a calibrated bundle is what `kshot serve` answers with it."""
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -44,9 +45,9 @@ WAY, QUERY_COUNT = 5, 3
 def calibrated(bundle: Bundle, tmp_path: Path) -> Bundle:
     """The built-in bundle with temperatures of its own for one example per class, and for five."""
     rules = tuple(
-        TemperatureRule(mode, max_shot, temperature)
+        TemperatureRule(mode, shot, temperature)
         for mode, of_mode in TEMPERATURES.items()
-        for max_shot, temperature in zip((1, 5), of_mode, strict=True)
+        for shot, temperature in zip((1, 5), of_mode, strict=True)
     )
     fitted = Calibration(rules, "val", "d4", 5, task_count=9, query_count=2, step_count=10, seed=0)
     return write_bundle(
@@ -104,9 +105,10 @@ def test_evaluation_and_service_agree(
             wanted = solver.answer(adapted, episodes, mode)[0].numpy()
             own = torch.softmax(solver.logits(adapted, episodes, mode), dim=-1)[0].numpy()
             assert solver.calibration is not None
-            assert (
-                calibrated.manifest.temperature(mode, WAY, len(support))
-                == (temperatures[0 if shot == 1 else 1])
+            one, five = temperatures
+            wanted_temperature = one * (five / one) ** math.log(shot, 5)
+            assert calibrated.manifest.temperature(mode, WAY, len(support)) == pytest.approx(
+                wanted_temperature
             )
 
             answer = kept.predict(queries, batch_norm_mode=mode)

@@ -115,7 +115,7 @@ def calibrated_bundle(
     tiny_bundle: Bundle,
     tiny_templates: dict[BatchNormMode, bytes],
 ) -> Bundle:
-    """The tiny bundle with temperatures, in two of its modes, up to one example per class and five.
+    """The tiny bundle with temperatures, in two of its modes, for one example per class and five.
 
     They are 1.5 and 3 in `support`, 0.25 and 0.75 in `support_and_query`.
     """
@@ -124,9 +124,9 @@ def calibrated_bundle(
         BatchNormMode.SUPPORT_AND_QUERY: (0.25, 0.75),
     }
     rules = tuple(
-        TemperatureRule(mode, max_shot, temperature)
+        TemperatureRule(mode, shot, temperature)
         for mode, of_mode in temperatures.items()
-        for max_shot, temperature in zip((1, 5), of_mode, strict=True)
+        for shot, temperature in zip((1, 5), of_mode, strict=True)
     )
     fitted = Calibration(rules, "val", "d4", 5, task_count=9, query_count=2, step_count=10, seed=0)
     manifest = replace(tiny_bundle.manifest, calibration=fitted, files={})

@@ -119,16 +119,16 @@ def make_initialization() -> Callable[[Manifest], Initialization]:
 def calibrated() -> Callable[[Manifest], Manifest]:
     """Return a function that gives a manifest temperatures, in two of its modes.
 
-    They are 1.5 up to one example per class and 3 up to five in `support`, 0.5 and 0.25 in
+    They are 1.5 for one example per class and 3 for five in `support`, 0.5 and 0.25 in
     `transductive`.
     """
     rules = tuple(
-        TemperatureRule(mode, max_shot, temperature)
+        TemperatureRule(mode, shot, temperature)
         for mode, of_mode in (
             (BatchNormMode.SUPPORT, (1.5, 3.0)),
             (BatchNormMode.TRANSDUCTIVE, (0.5, 0.25)),
         )
-        for max_shot, temperature in zip((1, 5), of_mode, strict=True)
+        for shot, temperature in zip((1, 5), of_mode, strict=True)
     )
     fitted = Calibration(rules, "val", "d4", 3, task_count=9, query_count=2, step_count=10, seed=0)
     return lambda manifest: replace(manifest, calibration=fitted)

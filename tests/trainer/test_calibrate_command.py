@@ -108,9 +108,9 @@ def test_a_copy_answers_the_same_and_is_as_sure_as_it_is_right(
     assert found["data_digest"] == manifest.calibration.data_digest == patterns(seed=1).digest
     for entry, rule in zip(found["temperatures"], manifest.calibration.rules, strict=True):
         assert entry["batch_norm_mode"] == rule.batch_norm_mode
-        assert (entry["shot"], entry["temperature"]) == (rule.max_shot, rule.temperature)
+        assert (entry["shot"], entry["temperature"]) == (rule.shot, rule.temperature)
         assert entry["nll"] < entry["uncalibrated_nll"]
-        settings = EvaluationSettings(3, int(rule.max_shot), 2, 12, rule.batch_norm_mode)
+        settings = EvaluationSettings(3, int(rule.shot), 2, 12, rule.batch_norm_mode)
         measured = evaluate_bundle(copy, patterns(seed=1), settings, device=torch.device("cpu"))
         assert (entry["ece"], entry["nll"]) == (measured.ece, measured.nll)
     original = replace(bundle.manifest, files={}, calibration=manifest.calibration)
@@ -118,7 +118,7 @@ def test_a_copy_answers_the_same_and_is_as_sure_as_it_is_right(
     for name in ("weights.safetensors", "predict_support.onnx"):
         assert (copy.path / name).read_bytes() == (bundle.path / name).read_bytes()
     for rule in manifest.calibration.rules:
-        row = f"| {rule.batch_norm_mode} | {rule.max_shot:g} | {rule.temperature:.4g} |"
+        row = f"| {rule.batch_norm_mode} | {rule.shot:g} | {rule.temperature:.4g} |"
         assert row in (copy.path / "README.md").read_text()
 
 
@@ -137,7 +137,7 @@ def test_other_defaults_are_the_copys_and_are_measured(
     fitted = manifest.calibration
     assert fitted is not None
     assert (fitted.part, fitted.seed, fitted.step_count) == ("train", 7, 4)
-    assert {rule.max_shot for rule in fitted.rules} == {2}
+    assert {rule.shot for rule in fitted.rules} == {2}
     measured = {(row.shot, row.step_count, row.preconditioner) for row in manifest.evaluation}
     before = {(row.shot, row.step_count) for row in bundle.manifest.evaluation}
     after = {(shot, steps) for shot, steps, _ in measured}

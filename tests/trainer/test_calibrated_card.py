@@ -89,7 +89,7 @@ def test_a_card_tells_of_its_manifests_calibration(calibrate: Card, copy: Manife
     assert copy.calibration is not None
     for number, rule in enumerate(copy.calibration.rules, start=1):
         assert (
-            f"| {rule.batch_norm_mode} | {rule.max_shot:g} | {rule.temperature:g} | 5.00% "
+            f"| {rule.batch_norm_mode} | {rule.shot:g} | {rule.temperature:g} | 5.00% "
             f"| {number}.00% | 0.2500 | 0.2000 |" in said
         )
     assert (

@@ -51,7 +51,7 @@ def test_every_mode_and_shot_gets_a_temperature(
 
     assert reports == [(done, 24) for done in range(1, 25)]
     assert [fit.rule for fit in fits] == list(calibration.rules)
-    assert [(rule.batch_norm_mode, rule.max_shot) for rule in calibration.rules] == [
+    assert [(rule.batch_norm_mode, rule.shot) for rule in calibration.rules] == [
         (mode, shot) for mode in manifest.batch_norm.allowed for shot in (1, 3)
     ]
     assert len({rule.temperature for rule in calibration.rules}) == 6
@@ -80,7 +80,7 @@ def test_evaluating_the_same_tasks_measures_what_the_fit_says(
     pixels = DevicePixels.load(dataset, manifest.input, torch.device("cpu"))
     for found in fits:
         mode = found.rule.batch_norm_mode
-        settings = EvaluationSettings(3, int(found.rule.max_shot), 2, 12, mode, seed=4)
+        settings = EvaluationSettings(3, int(found.rule.shot), 2, 12, mode, seed=4)
         measured = []
         for calibrated in (True, False):
             wanted = replace(settings, calibrated=calibrated)

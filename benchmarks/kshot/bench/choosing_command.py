@@ -16,6 +16,7 @@ from kshot.bench.choosing_run import (
     Document,
     Setup,
     all_choices,
+    answers,
     document_json,
     measure_pair,
     pair_settings,
@@ -36,8 +37,6 @@ __all__ = ["command", "read_document"]
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "benchmarks" / "results" / "choosing"
 PAGE = ROOT / "docs" / "choosing.md"
-# What tells whether a sweep is the one that is asked for.
-IDENTITY = ("bundle_digest", "tasks", "queries", "compiled")
 
 
 @click.command()
@@ -84,9 +83,9 @@ def command(
                 continue
             settings = pair_settings(pair, bundle.manifest, task_count, query_count)
             before = read_document(out, pair)
-            asked = (bundle.digest, settings.task_count, settings.query_count, compiled)
-            if tuple(before.get(key) for key in IDENTITY) == asked and not again:
+            if not again and answers(before, bundle, settings, compiled=compiled):
                 say(f"{pair.name}: measured before, --again measures it again")
+                _write(out / f"{pair.name}.json", {**before, "bundle_digest": bundle.digest})
                 continue
             with Progress(f"{pair.name}: reading", "images") as progress:
                 dataset = read_data(bundle, data_folder, other=pair.other, report=progress.update)
@@ -171,4 +170,4 @@ def _write_page(out: Path) -> None:
         if "not_measured" not in documents[pair.name]:
             _draw(out, pair, documents[pair.name])
     write_blocks(PAGE, page_blocks(documents))
-    say(f"{PAGE.name} and the pictures are written from {out}")
+    say(f"{PAGE.name} and its pictures are written from {out}")

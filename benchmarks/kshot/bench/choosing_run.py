@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import torch
 
 from kshot.bench.choosing_pairs import Pair
 from kshot.bench.environment import environment
+from kshot.bench.evaluated_bundle import weights_digest
 from kshot.bundle import Bundle, Manifest
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.evaluation_settings import EvaluationSettings
@@ -20,8 +22,10 @@ __all__ = [
     "Document",
     "Setup",
     "all_choices",
+    "answers",
     "defaults_of",
     "document_json",
+    "evaluate_words",
     "measure_pair",
     "pair_settings",
 ]
@@ -29,6 +33,8 @@ __all__ = [
 TASK_SEED = 0
 # Digits after the point, far below what the intervals leave open.
 DIGITS, MILLISECOND_DIGITS = 5, 2
+# Temperatures that are fitted again on another machine differ in their last digits.
+SAME_TEMPERATURE = 1e-3
 # A row's values: first what was chosen, then what was found. ``difference`` is to the defaults.
 COLUMNS = (
     "batch_norm_mode",
@@ -109,6 +115,7 @@ def measure_pair(
         "bundle": manifest.name,
         "bundle_version": manifest.version,
         "bundle_digest": bundle.digest,
+        "weights_digest": weights_digest(bundle),
         "recipe": manifest.provenance.recipe,
         "meta_iterations": manifest.provenance.meta_iterations,
         "data": dataset.name,
@@ -123,10 +130,7 @@ def measure_pair(
         "seed": settings.seed,
         "batch_size": manifest.default_batch_size(settings.way),
         "defaults": defaults_of(manifest),
-        "temperatures": {
-            mode.value: replace(settings, batch_norm_mode=mode).temperature(manifest)
-            for mode in axes.modes
-        },
+        "temperatures": _temperatures(manifest, settings),
         "compiled": setup.compiled,
         "command": _command(pair, settings, axes, setup),
         "commit": made_with.pop("commit"),
@@ -137,6 +141,40 @@ def measure_pair(
         "diverged": sum(row.result.diverged_count for row in rows),
         "columns": list(COLUMNS),
         "rows": [_row(row) for row in rows],
+    }
+
+
+def answers(
+    document: Document, bundle: Bundle, settings: EvaluationSettings, *, compiled: bool
+) -> bool:
+    """Tell whether a document is a bundle's sweep on these tasks.
+
+    A bundle whose card, or whose temperatures for other tasks, have changed since keeps its sweep:
+    what counts are the weights, the defaults and the temperatures of these tasks.
+    """
+    manifest = bundle.manifest
+    wanted = {
+        "weights_digest": weights_digest(bundle),
+        "defaults": defaults_of(manifest),
+        "tasks": settings.task_count,
+        "queries": settings.query_count,
+        "compiled": compiled,
+    }
+    divided = document.get("temperatures")
+    return (
+        all(document.get(key) == value for key, value in wanted.items())
+        and isinstance(divided, Mapping)
+        and all(
+            mode in divided and math.isclose(divided[mode], temperature, rel_tol=SAME_TEMPERATURE)
+            for mode, temperature in _temperatures(manifest, settings).items()
+        )
+    )
+
+
+def _temperatures(manifest: Manifest, settings: EvaluationSettings) -> dict[str, float]:
+    return {
+        mode.value: replace(settings, batch_norm_mode=mode).temperature(manifest)
+        for mode in manifest.batch_norm.allowed
     }
 
 
@@ -181,7 +219,8 @@ def _row(row: SweepRow) -> list[object]:
     ]
 
 
-def _command(pair: Pair, settings: EvaluationSettings, axes: Axes, setup: Setup) -> str:
+def evaluate_words(pair: Pair, settings: EvaluationSettings) -> list[str]:
+    """Return the command that evaluates a pair's tasks."""
     words = ["kshot", "evaluate", pair.bundle]
     if pair.other is not None:
         words += ["--dataset", pair.other.dataset, "--dataset-split", pair.other.split]
@@ -191,9 +230,14 @@ def _command(pair: Pair, settings: EvaluationSettings, axes: Axes, setup: Setup)
         ("queries", settings.query_count),
         ("tasks", settings.task_count),
         ("seed", settings.seed),
-        ("step-counts", ",".join(map(str, axes.step_counts))),
-        ("scopes", ",".join(axes.scopes)),
     ):
         words += [f"--{name}", str(value)]
+    return words
+
+
+def _command(pair: Pair, settings: EvaluationSettings, axes: Axes, setup: Setup) -> str:
+    words = evaluate_words(pair, settings)
+    words += ["--step-counts", ",".join(map(str, axes.step_counts))]
+    words += ["--scopes", ",".join(axes.scopes)]
     compiled = "--compile" if setup.compiled else "--no-compile"
     return shlex.join([*words, compiled, "--sweep", "OUT"])

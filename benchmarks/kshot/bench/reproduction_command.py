@@ -58,6 +58,7 @@ def command(
         write_rows(out, merged(read_rows(out), [], shipped))
         if page:
             _write_page(read_rows(out))
+            say(f"{PAGE.name} is written from {out}")
             return
         chosen = choose_device(device, threads=1)
         for one in asked:

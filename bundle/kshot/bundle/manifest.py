@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -190,10 +191,10 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class TemperatureRule:
-    """The temperature of a batch-norm mode up to `max_shot` examples per class, in the mean."""
+    """The temperature of a batch-norm mode for tasks of `shot` examples per class."""
 
     batch_norm_mode: BatchNormMode
-    max_shot: Positive
+    shot: Positive
     temperature: Temperature
 
 
@@ -201,7 +202,7 @@ class TemperatureRule:
 class Calibration:
     """What logits are divided by before the softmax, and the tasks that it was fitted on.
 
-    These are `task_count` tasks of `way` classes for each `max_shot`, drawn from `seed` out of
+    These are `task_count` tasks of `way` classes for each `shot`, drawn from `seed` out of
     `part` of the data that the initialization was trained on, `query_count` queries per class,
     adapted by `step_count` steps and the bundle's other defaults. `data_digest` is that of the
     part's images.
@@ -219,14 +220,19 @@ class Calibration:
     def temperature(self, mode: BatchNormMode, way: int, support_count: int) -> float:
         """Return what the logits of a task in `mode` are divided by; 1 where the mode has no rule.
 
-        It is that of the mode's first rule whose `max_shot` is not below the examples per class,
-        `support_count / way`, else that of its last.
+        Between the `shot`s of the mode's rules its logarithm is linear in that of the examples per
+        class, `support_count / way`; below the first and above the last it is theirs.
         """
         rules = [rule for rule in self.rules if rule.batch_norm_mode is mode]
         if not rules:
             return 1.0
-        fitting = (rule for rule in rules if support_count <= way * rule.max_shot)
-        return next(fitting, rules[-1]).temperature
+        shot = support_count / way
+        above = next((at for at, rule in enumerate(rules) if shot <= rule.shot), len(rules))
+        if above in (0, len(rules)) or shot == rules[above].shot:
+            return rules[min(above, len(rules) - 1)].temperature
+        low, high = rules[above - 1], rules[above]
+        part = math.log(shot / low.shot) / math.log(high.shot / low.shot)
+        return math.exp((1 - part) * math.log(low.temperature) + part * math.log(high.temperature))
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,8 @@ def _check_calibration(manifest: Manifest) -> None:
         field = f"calibration.rules[{index}].batch_norm_mode"
         _check_member(field, rule.batch_norm_mode, manifest.batch_norm.allowed)
     for mode in BatchNormMode:
-        shots = [rule.max_shot for rule in rules if rule.batch_norm_mode is mode]
-        got = f"max_shot {shots} in mode {mode}"
+        shots = [rule.shot for rule in rules if rule.batch_norm_mode is mode]
+        got = f"shot {shots} in mode {mode}"
         _expect(shots == sorted(set(shots)), "calibration.rules", got, "growing numbers")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -19,10 +20,11 @@ Make = Callable[..., Any]
 Numbers = np.ndarray[Any, Any]
 StartServer = Callable[..., AbstractContextManager[Any]]
 
-# As in `calibrated_bundle`, two examples per class.
+# As in `calibrated_bundle`, two examples per class: between those of one and of five.
+PART = math.log(2, 5)
 TEMPERATURES = {
-    wire.BATCH_NORM_MODE_SUPPORT: 3.0,
-    wire.BATCH_NORM_MODE_SUPPORT_AND_QUERY: 0.75,
+    wire.BATCH_NORM_MODE_SUPPORT: 1.5 * 2**PART,
+    wire.BATCH_NORM_MODE_SUPPORT_AND_QUERY: 0.25 * 3**PART,
     wire.BATCH_NORM_MODE_TRANSDUCTIVE: 1.0,
 }
 

@@ -8,6 +8,7 @@ from kshot.trainer.card import (
     UNCALIBRATED,
     accuracy_section,
     calibration_limit,
+    counted,
     evaluate_command,
 )
 from kshot.trainer.table import TABLE_SEED
@@ -65,17 +66,18 @@ def _calibration(manifest: Manifest, fits: Sequence[TemperatureFit]) -> list[str
     calibration, inner = manifest.calibration, manifest.inner_loop
     if calibration is None:
         raise ValueError(f"manifest of {manifest.name} has no calibration, wanted one")
+    queries = counted(calibration.query_count, "query", "queries")
     return [
         CALIBRATION,
         "",
         "Logits are divided by a temperature before the softmax (Guo et al. 2017). It goes by the "
-        "batch-norm mode and the examples per class: the first row of the mode that has as many or "
-        "more, else its last. They are those of the least negative log-likelihood on "
-        f"{calibration.task_count:,} {calibration.way}-way tasks for each number of examples, with "
-        f"{calibration.query_count:,} queries per class, from the part `{calibration.part}` of the "
-        f"data (digest of its images `{calibration.data_digest}`), seed {calibration.seed}, "
-        f"adapted by this bundle's defaults: {calibration.step_count} steps, preconditioner "
-        f"`{inner.preconditioner}`, head `{manifest.head.default}`, scope "
+        "batch-norm mode and the examples per class: between two rows of a mode its logarithm is "
+        "linear in that of their number, outside the nearest row counts. They are those of the "
+        f"least negative log-likelihood on {calibration.task_count:,} {calibration.way}-way tasks "
+        f"for each number of examples, with {queries} per class, from the part "
+        f"`{calibration.part}` of the data (digest of its images `{calibration.data_digest}`), "
+        f"seed {calibration.seed}, adapted by this bundle's defaults: {calibration.step_count} "
+        f"steps, preconditioner `{inner.preconditioner}`, head `{manifest.head.default}`, scope "
         f"`{manifest.scope.default}`. ECE (15 bins) and NLL (nats) of these very answers are:",
         "",
         "| batch-norm mode | examples per class | temperature | ECE before | ECE after "
@@ -92,14 +94,14 @@ def _calibration(manifest: Manifest, fits: Sequence[TemperatureFit]) -> list[str
 def _row(fit: TemperatureFit) -> str:
     rule = fit.rule
     return (
-        f"| {rule.batch_norm_mode} | {rule.max_shot:g} | {rule.temperature:.4g} "
+        f"| {rule.batch_norm_mode} | {rule.shot:g} | {rule.temperature:.4g} "
         f"| {fit.uncalibrated_ece:.2%} | {fit.ece:.2%} | {fit.uncalibrated_nll:.4f} "
         f"| {fit.nll:.4f} |"
     )
 
 
 def _command(manifest: Manifest, calibration: Calibration) -> str:
-    shots = sorted({rule.max_shot for rule in calibration.rules})
+    shots = sorted({rule.shot for rule in calibration.rules})
     options = {
         "split": calibration.part,
         "shots": ",".join(f"{shot:g}" for shot in shots),

@@ -153,7 +153,7 @@ def _fit(rule: TemperatureRule, logits: Tensor, classes: Tensor) -> TemperatureF
             raise CalibrationError("no answer is finite")
         temperature = fit_temperature(logits[finite], classes[finite])
     except CalibrationError as error:
-        shot, mode = rule.max_shot, rule.batch_norm_mode
+        shot, mode = rule.shot, rule.batch_norm_mode
         raise CalibrationError(f"{shot:g}-shot tasks in mode {mode}: {error}") from None
     before, after = _score(logits, classes), _score(logits / temperature, classes)
     return TemperatureFit(

@@ -11,6 +11,7 @@ __all__ = [
     "UNCALIBRATED",
     "accuracy_section",
     "calibration_limit",
+    "counted",
     "evaluate_command",
     "model_card",
 ]
@@ -73,22 +74,22 @@ def _origin(manifest: Manifest, recipe: Recipe, dataset: ImageDataset) -> list[s
 def _tasks(recipe: Recipe) -> str:
     task, count = recipe.task, recipe.outer.meta_batch_size
     if task.labels == "fixed":
-        return f"{_counted(count, 'draw')} of images from all {task.way:,} classes"
+        return f"{counted(count, 'draw')} of images from all {task.way:,} classes"
     order = f" ({recipe.outer.meta_batch})" if count > 1 else ""
-    examples = _counted(task.shot, "example")
-    return f"{_counted(count, 'task')} each{order}, {task.way}-way with {examples} per class"
+    examples = counted(task.shot, "example")
+    return f"{counted(count, 'task')} each{order}, {task.way}-way with {examples} per class"
 
 
 def _inner_loop(inner: Inner, task: Task) -> str:
     step_count = inner.step_count - 1 if task.tail_as_served else inner.step_count
     said = (
-        f"{_counted(step_count, 'step')} of {OPTIMIZERS[inner.preconditioner]}, learning "
+        f"{counted(step_count, 'step')} of {OPTIMIZERS[inner.preconditioner]}, learning "
         f"rate {inner.learning_rate:g}, on batches of {inner.batch_size} ({inner.sampling})"
     )
     if task.tail_as_served:
         said = (said if step_count else "no step") + _queries(task)
     elif task.tail_shot:
-        said += f", the last on {_counted(task.tail_shot, 'example')} per class kept for it"
+        said += f", the last on {counted(task.tail_shot, 'example')} per class kept for it"
     if inner.weight_decay_rate != 1 and step_count:
         said += f", all parameters times {inner.weight_decay_rate:g} before each"
     return said
@@ -100,7 +101,7 @@ def _queries(task: Task) -> str:
     own = task.tail_batch_norm != "support"
     statistics = "their own statistics" if own else "the other examples' statistics"
     return (
-        f", from {head}; then {_counted(task.tail_shot, 'query', 'queries')} per class, normalized "
+        f", from {head}; then {counted(task.tail_shot, 'query', 'queries')} per class, normalized "
         f"by {statistics}, give the outer gradient"
     )
 
@@ -121,8 +122,8 @@ def _classes(recipe: Recipe, dataset: ImageDataset) -> str:
         turned = f", each turned into {len(ROTATIONS_DEGREES)} by right angles"
     folder = f" in `{data.folder}`" if data.folder else ""
     return (
-        f"{_counted(count, 'training class', 'training classes')} of `{data.dataset}`{folder}, "
-        f"split `{data.split}`{turned}, {_counted(dataset.image_count, 'image')} in all"
+        f"{counted(count, 'training class', 'training classes')} of `{data.dataset}`{folder}, "
+        f"split `{data.split}`{turned}, {counted(dataset.image_count, 'image')} in all"
         f"{_augmentation(recipe)}"
     )
 
@@ -146,12 +147,13 @@ def accuracy_section(manifest: Manifest) -> list[str]:
     if not manifest.evaluation:
         return ["## Accuracy", "", "Not measured."]
     first = manifest.evaluation[0]
+    queries = counted(first.query_count, "query", "queries")
     methods = " or a ".join(dict.fromkeys(row.ci_method for row in manifest.evaluation))
     return [
         "## Accuracy",
         "",
         f"On {first.task_count:,} tasks sampled from test classes that training never saw, "
-        f"{first.query_count} query per class; ± is the half width of a {methods}.",
+        f"{queries} per class; ± is the half width of a {methods}.",
         "",
         "| way | shot | inner steps | preconditioner | batch-norm mode | accuracy |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -234,5 +236,6 @@ def calibration_limit(manifest: Manifest) -> str:
     )
 
 
-def _counted(count: int, noun: str, plural: str | None = None) -> str:
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Say how many, in the plural where it is not one."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -45,7 +45,7 @@ _OPTIONS = (
     ),
     click.option(
         "--shots",
-        default="1,5",
+        default="1,2,5",
         show_default=True,
         metavar="LIST",
         help="Examples per class, a temperature for each.",

@@ -25,7 +25,7 @@ def calibration_document(copy: Bundle, fits: Sequence[TemperatureFit]) -> dict[s
         "temperatures": [
             {
                 "batch_norm_mode": fit.rule.batch_norm_mode,
-                "shot": fit.rule.max_shot,
+                "shot": fit.rule.shot,
                 "temperature": fit.rule.temperature,
                 "accuracy": fit.accuracy,
                 "ece": fit.ece,
@@ -42,7 +42,7 @@ def calibration_document(copy: Bundle, fits: Sequence[TemperatureFit]) -> dict[s
 def calibration_text(copy: Bundle, fits: Sequence[TemperatureFit]) -> str:
     """Lay out the temperatures of a calibrated copy for people, and its folder last."""
     said = [
-        f"{fit.rule.batch_norm_mode}, {fit.rule.max_shot:g}-shot: temperature "
+        f"{fit.rule.batch_norm_mode}, {fit.rule.shot:g}-shot: temperature "
         f"{fit.rule.temperature:.4g}, ECE {fit.uncalibrated_ece:.4f} -> {fit.ece:.4f}, NLL "
         f"{fit.uncalibrated_nll:.4f} -> {fit.nll:.4f}"
         for fit in fits
