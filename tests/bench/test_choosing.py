@@ -15,7 +15,8 @@ from kshot.bench.choosing_command import command, read_document
 from kshot.bench.choosing_page import page_blocks
 from kshot.bench.choosing_pairs import PAIRS
 from kshot.bench.choosing_rows import Choice, Sweep, choice_words
-from kshot.bench.choosing_run import all_choices, answers, defaults_of, pair_settings
+from kshot.bench.choosing_run import all_choices
+from kshot.bench.choosing_settings import answers, defaults_of, pair_settings
 from kshot.bench.evaluated_bundle import weights_digest
 from kshot.bench.marked_page import replace_blocks
 from kshot.bundle import (

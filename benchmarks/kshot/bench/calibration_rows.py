@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 
 from kshot.bench.choosing_pairs import DIGITS, Pair
-from kshot.bench.choosing_run import evaluate_words, pair_settings
+from kshot.bench.choosing_settings import evaluate_words, pair_settings
 from kshot.bench.environment import environment
 from kshot.bench.marked_page import table
+from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Bundle
 from kshot.trainer.compiled_solver import compiled_solver
 from kshot.trainer.dataset import ImageDataset
@@ -19,9 +20,7 @@ from kshot.trainer.evaluation import TASKS_AT_ONCE, evaluate, initialization_of
 from kshot.trainer.pixels import DevicePixels
 from kshot.trainer.task_solver import build_solver
 
-__all__ = ["CALIBRATED", "Row", "calibration_block", "measure_calibration"]
-
-Row = Mapping[str, object]
+__all__ = ["CALIBRATED", "calibration_block", "measure_calibration"]
 
 HEAD = ("", "examples", "tasks", *(f"`{mode}`" for mode in BatchNormMode))
 

@@ -12,17 +12,11 @@ from kshot.bench.choosing_page import page_blocks
 from kshot.bench.choosing_pairs import PAIRS, Pair
 from kshot.bench.choosing_plot import SIZE, draw_choices
 from kshot.bench.choosing_rows import Sweep
-from kshot.bench.choosing_run import (
-    Document,
-    Setup,
-    all_choices,
-    answers,
-    document_json,
-    measure_pair,
-    pair_settings,
-)
+from kshot.bench.choosing_run import Document, Setup, all_choices, document_json, measure_pair
+from kshot.bench.choosing_settings import answers, pair_settings
 from kshot.bench.evaluated_bundle import read_data
 from kshot.bench.marked_page import write_blocks
+from kshot.bench.measuring_options import Measuring, measuring_options
 from kshot.bench.options import choose_device
 from kshot.bench.refusals import WrongUse, one_line
 from kshot.bench.report import say
@@ -40,57 +34,39 @@ PAGE = ROOT / "docs" / "choosing.md"
 
 
 @click.command()
-@click.option("--only", default="", help="Pairs, as omniglot-1shot.  [default: all with a bundle]")
-@click.option("--data", "data_folder", type=click.Path(path_type=Path), envvar="KSHOT_DATA")
-@click.option("--tasks", "task_count", type=click.IntRange(min=1), help="[default: the pair's]")
-@click.option("--queries", "query_count", type=click.IntRange(min=1), help="Per class.")
-@click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
-@click.option(
-    "--compile/--no-compile",
-    "compiled",
-    default=None,
-    help="Compile the inner steps, as the server does.  [default: on a CPU]",
+@measuring_options(
+    RESULTS, "Pairs, as omniglot-1shot.  [default: all with a bundle]", "The folder."
 )
-@click.option("--again", is_flag=True, help="Measure what was measured before, too.")
-@click.option("--out", default=RESULTS, type=click.Path(path_type=Path), help="The folder.")
-@click.option("--page", is_flag=True, help="Write the page and the pictures, measure nothing.")
-def command(
-    only: str,
-    data_folder: Path | None,
-    task_count: int | None,
-    query_count: int | None,
-    device: str,
-    compiled: bool | None,
-    again: bool,
-    out: Path,
-    page: bool,
-) -> None:
+@click.option("--queries", "query_count", type=click.IntRange(min=1), help="Per class.")
+def command(measuring: Measuring, query_count: int | None) -> None:
     """Sweep pairs of bundle and data and keep what was found, or write the page."""
+    out = measuring.out
     with one_line():
         check_matplotlib()
-        chosen = _chosen(only)
+        chosen = _chosen(measuring.names)
         _make_folder(out)
         for pair in PAIRS:
             _write_missing(pair, out)
-        if page:
+        if measuring.page:
             _write_page(out)
             return
-        setup_device = choose_device(device, threads=1)
-        compiled = setup_device.type == "cpu" if compiled is None else compiled
+        device = choose_device(measuring.device, threads=1)
+        compiled = device.type == "cpu" if measuring.compiled is None else measuring.compiled
         for pair in chosen:
             bundle = _find(pair)
             if bundle is None:
                 continue
-            settings = pair_settings(pair, bundle.manifest, task_count, query_count)
+            settings = pair_settings(pair, bundle.manifest, measuring.task_count, query_count)
             before = read_document(out, pair)
-            if not again and answers(before, bundle, settings, compiled=compiled):
+            if not measuring.again and answers(before, bundle, settings, compiled=compiled):
                 say(f"{pair.name}: measured before, --again measures it again")
                 _write(out / f"{pair.name}.json", {**before, "bundle_digest": bundle.digest})
                 continue
+            folder = measuring.data_folder
             with Progress(f"{pair.name}: reading", "images") as progress:
-                dataset = read_data(bundle, data_folder, other=pair.other, report=progress.update)
+                dataset = read_data(bundle, folder, other=pair.other, report=progress.update)
             with Progress(f"{pair.name}: sweeping", "tasks") as progress:
-                setup = Setup(setup_device, compiled, say, progress.update)
+                setup = Setup(device, compiled, say, progress.update)
                 axes = all_choices(bundle.manifest)
                 document = measure_pair(pair, bundle, dataset, settings, axes, setup)
             _write(out / f"{pair.name}.json", document)
@@ -109,10 +85,9 @@ def read_document(out: Path, pair: Pair) -> Document:
     return document
 
 
-def _chosen(only: str) -> Sequence[Pair]:
+def _chosen(names: Sequence[str]) -> Sequence[Pair]:
     """Return the pairs that were named, or all; raises ``WrongUse`` for one without a bundle."""
     known = {pair.name: pair for pair in PAIRS}
-    names = [name.strip() for name in only.split(",") if name.strip()]
     for name in names:
         if name not in known:
             raise WrongUse(f"pair is {name!r}, wanted some of: {', '.join(known)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from kshot.bench.choosing_pairs import Pair
+from kshot.bench.choosing_settings import defaults_of, evaluate_words, temperatures_of
 from kshot.bench.environment import environment
 from kshot.bench.evaluated_bundle import weights_digest
 from kshot.bundle import Bundle, Manifest
@@ -22,19 +22,12 @@ __all__ = [
     "Document",
     "Setup",
     "all_choices",
-    "answers",
-    "defaults_of",
     "document_json",
-    "evaluate_words",
     "measure_pair",
-    "pair_settings",
 ]
 
-TASK_SEED = 0
 # Digits after the point, far below what the intervals leave open.
 DIGITS, MILLISECOND_DIGITS = 5, 2
-# Temperatures that are fitted again on another machine differ in their last digits.
-SAME_TEMPERATURE = 1e-3
 # A row's values: first what was chosen, then what was found. ``difference`` is to the defaults.
 COLUMNS = (
     "batch_norm_mode",
@@ -70,20 +63,6 @@ def all_choices(manifest: Manifest) -> Axes:
     axes = Axes.of(manifest)
     step_counts = tuple(sorted({*axes.step_counts, manifest.inner_loop.step_count}))
     return replace(axes, step_counts=step_counts, scopes=manifest.scope.allowed)
-
-
-def pair_settings(
-    pair: Pair, manifest: Manifest, task_count: int | None, query_count: int | None
-) -> EvaluationSettings:
-    """Return the tasks of a pair, or as many others as are asked for, in the bundle's mode."""
-    return EvaluationSettings(
-        way=pair.way,
-        shot=pair.shot,
-        query_count=query_count or pair.query_count,
-        task_count=task_count or pair.task_count,
-        batch_norm_mode=manifest.batch_norm.default,
-        seed=TASK_SEED,
-    )
 
 
 def measure_pair(
@@ -130,7 +109,7 @@ def measure_pair(
         "seed": settings.seed,
         "batch_size": manifest.default_batch_size(settings.way),
         "defaults": defaults_of(manifest),
-        "temperatures": _temperatures(manifest, settings),
+        "temperatures": temperatures_of(manifest, settings),
         "compiled": setup.compiled,
         "command": _command(pair, settings, axes, setup),
         "commit": made_with.pop("commit"),
@@ -141,51 +120,6 @@ def measure_pair(
         "diverged": sum(row.result.diverged_count for row in rows),
         "columns": list(COLUMNS),
         "rows": [_row(row) for row in rows],
-    }
-
-
-def answers(
-    document: Document, bundle: Bundle, settings: EvaluationSettings, *, compiled: bool
-) -> bool:
-    """Tell whether a document is a bundle's sweep on these tasks.
-
-    A bundle whose card, or whose temperatures for other tasks, have changed since keeps its sweep:
-    what counts are the weights, the defaults and the temperatures of these tasks.
-    """
-    manifest = bundle.manifest
-    wanted = {
-        "weights_digest": weights_digest(bundle),
-        "defaults": defaults_of(manifest),
-        "tasks": settings.task_count,
-        "queries": settings.query_count,
-        "compiled": compiled,
-    }
-    divided = document.get("temperatures")
-    return (
-        all(document.get(key) == value for key, value in wanted.items())
-        and isinstance(divided, Mapping)
-        and all(
-            mode in divided and math.isclose(divided[mode], temperature, rel_tol=SAME_TEMPERATURE)
-            for mode, temperature in _temperatures(manifest, settings).items()
-        )
-    )
-
-
-def _temperatures(manifest: Manifest, settings: EvaluationSettings) -> dict[str, float]:
-    return {
-        mode.value: replace(settings, batch_norm_mode=mode).temperature(manifest)
-        for mode in manifest.batch_norm.allowed
-    }
-
-
-def defaults_of(manifest: Manifest) -> dict[str, object]:
-    """Return what a bundle does when it is asked for nothing."""
-    return {
-        "batch_norm_mode": manifest.batch_norm.default.value,
-        "preconditioner": manifest.inner_loop.preconditioner.value,
-        "head": manifest.head.default.value,
-        "scope": manifest.scope.default.value,
-        "step_count": manifest.inner_loop.step_count,
     }
 
 
@@ -217,22 +151,6 @@ def _row(row: SweepRow) -> list[object]:
         round(result.ms_per_task, MILLISECOND_DIGITS),
         *difference,
     ]
-
-
-def evaluate_words(pair: Pair, settings: EvaluationSettings) -> list[str]:
-    """Return the command that evaluates a pair's tasks."""
-    words = ["kshot", "evaluate", pair.bundle]
-    if pair.other is not None:
-        words += ["--dataset", pair.other.dataset, "--dataset-split", pair.other.split]
-    for name, value in (
-        ("way", settings.way),
-        ("shot", settings.shot),
-        ("queries", settings.query_count),
-        ("tasks", settings.task_count),
-        ("seed", settings.seed),
-    ):
-        words += [f"--{name}", str(value)]
-    return words
 
 
 def _command(pair: Pair, settings: EvaluationSettings, axes: Axes, setup: Setup) -> str:

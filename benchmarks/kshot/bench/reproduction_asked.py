@@ -14,7 +14,7 @@ from kshot.bundle import BundleError, builtin_bundle, load_bundle
 __all__ = ["ask", "shipped_names"]
 
 
-def ask(only: str, given: Sequence[str], task_count: int | None) -> list[Asked]:
+def ask(names: Sequence[str], given: Sequence[str], task_count: int | None) -> list[Asked]:
     """Return the targets that were named, or all that have a bundle; None is their own tasks.
 
     Raises ``WrongUse`` for a row or a recipe that is none, for a row without a bundle, for a bundle
@@ -22,7 +22,6 @@ def ask(only: str, given: Sequence[str], task_count: int | None) -> list[Asked]:
     ``BundleError`` for a damaged one.
     """
     by_recipe = dict(_named(text) for text in given)
-    names = [name.strip() for name in only.split(",") if name.strip()]
     known = {target.name: target for target in TARGETS}
     for name in names:
         if name not in known:

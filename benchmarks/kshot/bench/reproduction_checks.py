@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from kshot.bench.reproduction_rows import TARGETS, Row, Target
+from kshot.bench.reproduction_rows import TARGETS, Target
 from kshot.bench.reproduction_run import Asked, command_for
+from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Bundle, EvaluationRow
 
 __all__ = ["disagreements"]

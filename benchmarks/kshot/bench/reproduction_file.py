@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kshot.bench.reproduction_rows import TARGETS, Row, Target
+from kshot.bench.reproduction_rows import TARGETS, Target
 from kshot.bench.reproduction_run import Asked, command_for, described
+from kshot.bench.row_file import Row, read_row_file
 from kshot.trainer.errors import DataError
 from kshot.trainer.recipe_files import load_recipe
-from kshot.trainer.replaced_file import replace_file
 
-__all__ = ["KEYS", "measured_rows", "merged", "read_rows", "renewed", "write_rows"]
+__all__ = ["KEYS", "measured_rows", "merged", "read_rows", "renewed"]
 
 # What every row has, null where nothing was measured.
 KEYS = (
@@ -54,28 +53,12 @@ NAMES = ("bundle", "built_in", "bundle_digest", "recipe_digest")
 
 def read_rows(path: Path) -> list[Row]:
     """Read the rows of a file, none where it is missing; raises ``DataError`` for another file."""
-    try:
-        rows = json.loads(path.read_text())
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise DataError(f"results {path} cannot be read: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and _whole(row) for row in rows):
-        raise DataError(f"results {path} are no list of rows, each with {', '.join(KEYS)}")
+    rows = read_row_file(path, KEYS, _is_whole)
     for row in rows:
         missing = [key for key in _wanted(row) if key not in row]
         if missing:
             raise DataError(f"results {path}: row {row['row']} has no {', '.join(missing)}")
     return rows
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows, a line each, all or nothing; raises ``DataError`` when the disk is full."""
-    lines = ",\n".join(f" {json.dumps(row)}" for row in rows)
-    try:
-        replace_file(path, f"[\n{lines}\n]\n".encode())
-    except OSError as error:
-        raise DataError(f"results {path} could not be written: {error.strerror}") from error
 
 
 def measured_rows(rows: Sequence[Row], target: Target) -> list[Row]:
@@ -161,10 +144,8 @@ def _reason(target: Target, builtin: Sequence[str]) -> str:
     return f"the built-in bundle {target.builtin} has not been measured on {tasks} yet"
 
 
-def _whole(row: Row) -> bool:
-    """Tell whether a row has all keys, and either numbers or the reason why there are none."""
-    if not set(KEYS) <= set(row):
-        return False
+def _is_whole(row: Row) -> bool:
+    """Tell whether a row has either numbers or the reason why there are none."""
     if "not_measured" in row:
         return row["accuracy"] is None
     numbers = isinstance(row["accuracy"], float) and isinstance(row["ci95"], float | int)

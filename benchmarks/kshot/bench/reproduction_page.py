@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kshot.bench.marked_page import table
-from kshot.bench.reproduction_rows import TARGETS, Row
+from kshot.bench.reproduction_rows import TARGETS
+from kshot.bench.row_file import Row
 
 __all__ = ["page_blocks"]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Provenance
 from kshot.trainer.recipe_files import load_image_recipe
 
-__all__ = ["BUILTIN", "TARGETS", "Adaptation", "Row", "Target", "adaptation_for"]
+__all__ = ["BUILTIN", "TARGETS", "Adaptation", "Target", "adaptation_for"]
 
 # Appendix A of the paper: of every evaluation of Reptile.
 STEP_COUNT = 50
@@ -23,8 +24,6 @@ TRANSDUCTIVE, PLAIN, SUPPORT = (
 )
 # With one query of each class.
 PAPER_TASKS = 10_000
-# A row of the results, as JSON has it.
-Row = Mapping[str, object]
 Fractions = Mapping[BatchNormMode, float]
 # A published accuracy and its gate.
 Goal = tuple[float, float]

@@ -13,7 +13,8 @@ import torch
 from kshot.bench.environment import environment
 from kshot.bench.evaluated_bundle import weights_digest
 from kshot.bench.reproduction_counts import count_right_answers
-from kshot.bench.reproduction_rows import Adaptation, Row, Target, adaptation_for
+from kshot.bench.reproduction_rows import Adaptation, Target, adaptation_for
+from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Bundle
 from kshot.trainer.compiled_solver import compiled_solver
 from kshot.trainer.dataset import ImageDataset
