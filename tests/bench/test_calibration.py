@@ -11,7 +11,9 @@ from click.testing import CliRunner, Result
 from kshot.__main__ import main
 from kshot.bench import calibration_command
 from kshot.bench.calibration_command import command, read_calibration
-from kshot.bench.calibration_rows import calibration_block
+from kshot.bench.calibration_rows import CALIBRATED, calibration_block
+from kshot.bench.evaluated_bundle import find_builtin
+from kshot.bench.marked_page import replace_blocks
 from kshot.bundle import BatchNormMode, Calibration, TemperatureRule, load_bundle
 from kshot.trainer.errors import DataError
 
@@ -119,3 +121,19 @@ def test_the_page_is_written_from_the_file(
     assert block.splitlines()[2:] == [
         "| `omniglot` on digits | 5 | 1,000 | 1.2 % | 2.0 % | 50.0 % |"
     ]
+
+
+def test_the_committed_rows_are_what_the_page_says_and_of_the_bundles_that_ship() -> None:
+    """After a change of a built-in bundle its calibration is to be measured again."""
+    rows, page = read_calibration(RESULT), PAGE.read_text()
+
+    assert replace_blocks(page, {"calibration": calibration_block(rows)}) == page
+    found = {(row["pair"], row["batch_norm"]): row for row in rows}
+    assert len(found) == len(rows) == 3 * len(CALIBRATED)
+    for pair in CALIBRATED:
+        bundle = find_builtin(pair.bundle)
+        for mode in BatchNormMode:
+            row = found[pair.name, mode.value]
+            served = bundle.manifest.temperature(mode, pair.way, pair.way * pair.shot)
+            assert (row["bundle_digest"], row["tasks"]) == (bundle.digest, pair.task_count)
+            assert row["temperature"] == served
