@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -25,7 +26,7 @@ MakeModel = Callable[..., AdaptedModel]
 # Mode, way, number of support examples, temperature: see `calibrated_bundle`.
 CASES = [
     (BatchNormMode.SUPPORT, 5, 5, 1.5),
-    (BatchNormMode.SUPPORT, 2, 3, 3.0),
+    (BatchNormMode.SUPPORT, 2, 3, 1.5 * 2 ** math.log(1.5, 5)),
     (BatchNormMode.SUPPORT, 3, 30, 3.0),
     (BatchNormMode.SUPPORT_AND_QUERY, 4, 4, 0.25),
     (BatchNormMode.SUPPORT_AND_QUERY, 4, 20, 0.75),
