@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner, Result
 from kshot.__main__ import main
 from kshot.bench import calibration_command
 from kshot.bench.calibration_command import command, read_calibration
-from kshot.bench.calibration_rows import CALIBRATED, calibration_block
+from kshot.bench.calibration_rows import CALIBRATED, calibration_block, renewed_calibration
 from kshot.bench.evaluated_bundle import find_builtin
 from kshot.bench.marked_page import replace_blocks
 from kshot.bundle import BatchNormMode, Calibration, TemperatureRule, load_bundle
@@ -89,12 +90,57 @@ def test_pairs_are_kept_in_order_and_not_measured_again_unless_asked(
     assert "adapting: 3/3" in measure("--only", "omniglot-5shot", "--again").stderr
 
 
+def test_rows_are_kept_while_what_decides_them_stays(
+    bundle: Path, pack_small: PackSmall, measure: Callable[..., Result], tmp_path: Path
+) -> None:
+    pair = next(pair for pair in CALIBRATED if pair.name == "omniglot-1shot")
+    measure("--only", pair.name)
+    rows, own = read_calibration(tmp_path / "found.json"), load_bundle(bundle)
+    settings, fitted = ("omniglot-5way", "serving.step_count=2"), own.manifest.calibration
+    assert fitted is not None
+    rules = tuple(replace(rule, temperature=rule.temperature * rule.shot) for rule in fitted.rules)
+    same = load_bundle(pack_small(*settings, calibration=replace(fitted, rules=rules)))
+    other = tuple(replace(rule, temperature=3.0) for rule in fitted.rules)
+
+    assert renewed_calibration(rows, pair, own, 3) == rows
+    renewed = renewed_calibration(rows, pair, same, 3)
+    assert renewed == [{**row, "bundle_digest": same.digest} for row in rows]
+    assert renewed_calibration(rows, pair, own, 4) is None
+    assert renewed_calibration(rows[:2], pair, own, 3) is None
+    for words, calibration in (
+        (settings, replace(fitted, rules=other)),
+        ((*settings, "inner.learning_rate=0.5"), fitted),
+    ):
+        changed = load_bundle(pack_small(*words, calibration=calibration))
+        assert renewed_calibration(rows, pair, changed, 3) is None
+
+
 def test_wrong_use_is_refused_in_one_line(measure: Callable[..., Result], tmp_path: Path) -> None:
     refused = measure("--only", "omniglot")
     assert refused.exit_code == 2
     assert refused.stderr.startswith("Error: pair is 'omniglot', wanted some of: omniglot-1shot, ")
     path = tmp_path / "found.json"
-    for content in ("{}", "[1]", '[{"pair": "omniglot-1shot"}]'):
+    path.mkdir()
+    refused = measure("--only", "omniglot-1shot")
+    assert refused.exit_code == 1
+    assert "found.json cannot be read" in refused.stderr
+    path.rmdir()
+    refused = measure("--only", "omniglot-1shot", "--out", str(tmp_path / "none" / "found.json"))
+    assert refused.exit_code == 1
+    assert "found.json could not be written: No such file or directory" in refused.stderr
+    assert "adapting" not in refused.stderr
+    measure("--only", "omniglot-1shot")
+    row = read_calibration(path)[0]
+    for content in (
+        "{}",
+        "[1]",
+        '[{"pair": "omniglot-1shot"}]',
+        *(
+            json.dumps([{**row, **changes}])
+            for changes in ({"ece": None}, {"ece": "0"}, {"tasks": None}, {"pair": ["a"]})
+        ),
+        json.dumps([{**row, "batch_norm": "batch"}]),
+    ):
         path.write_text(content)
         refused = measure("--only", "omniglot-1shot")
         assert refused.exit_code == 1
@@ -111,6 +157,11 @@ def test_the_page_is_written_from_the_file(
     page.write_text("<!-- calibration: x -->\nold\n<!-- end of calibration -->\n")
     monkeypatch.setattr(calibration_command, "PAGE", page)
 
+    refused = measure("--page")
+    assert refused.exit_code == 2
+    assert "found.json, which is not there: --page writes from it" in refused.stderr
+    assert "old" in page.read_text()
+    (tmp_path / "found.json").write_text("[]")
     assert measure("--page").exit_code == 0
     assert "Nothing is measured yet." in page.read_text()
     rows = [
@@ -121,6 +172,13 @@ def test_the_page_is_written_from_the_file(
     assert block.splitlines()[2:] == [
         "| `omniglot` on digits | 5 | 1,000 | 1.2 % | 2.0 % | 50.0 % |"
     ]
+
+
+def test_a_pair_without_a_mode_says_so() -> None:
+    row = {"pair": "omniglot-1shot", "batch_norm": "support", "ece": 0.0123, "tasks": 1000}
+
+    line = calibration_block([row]).splitlines()[-1]
+    assert line == "| `omniglot` | 1 | 1,000 | not measured | not measured | 1.2 % |"
 
 
 def test_the_committed_rows_are_what_the_page_says_and_of_the_bundles_that_ship() -> None:
@@ -134,6 +192,5 @@ def test_the_committed_rows_are_what_the_page_says_and_of_the_bundles_that_ship(
         bundle = find_builtin(pair.bundle)
         for mode in BatchNormMode:
             row = found[pair.name, mode.value]
-            served = bundle.manifest.temperature(mode, pair.way, pair.way * pair.shot)
             assert (row["bundle_digest"], row["tasks"]) == (bundle.digest, pair.task_count)
-            assert row["temperature"] == served
+        assert renewed_calibration(rows, pair, bundle, None) is not None, pair.name

@@ -16,8 +16,8 @@ from kshot.bench.choosing_page import page_blocks
 from kshot.bench.choosing_pairs import PAIRS
 from kshot.bench.choosing_rows import Choice, Sweep, choice_words
 from kshot.bench.choosing_run import all_choices
-from kshot.bench.choosing_settings import answers, defaults_of, pair_settings
-from kshot.bench.evaluated_bundle import weights_digest
+from kshot.bench.choosing_settings import answers, pair_settings, sweep_command
+from kshot.bench.evaluated_bundle import adaptation_digest
 from kshot.bench.marked_page import replace_blocks
 from kshot.bundle import (
     BatchNormMode,
@@ -181,28 +181,37 @@ def test_a_bundle_keeps_its_sweep_while_weights_defaults_and_temperatures_stay(
     other = replace(fitted, rules=(replace(rule, temperature=1.1),))
     bundle, same = packed(), packed(version=2, calibration=fitted)
     settings = pair_settings(PAIRS[0], bundle.manifest, 3, 2)
+    axes = choosing_command.all_choices(bundle.manifest)
+    asked = sweep_command(PAIRS[0], settings, axes, compiled=False)
     document = {
+        **document_of({SERVED: (0.93, None)}),
+        "bundle": "omniglot",
         "bundle_digest": bundle.digest,
-        "weights_digest": weights_digest(bundle),
-        "defaults": defaults_of(bundle.manifest),
-        "tasks": 3,
-        "queries": 2,
-        "compiled": False,
+        "adaptation_digest": adaptation_digest(bundle),
+        "command": asked,
         "temperatures": dict.fromkeys(map(str, BatchNormMode), 1.0),
-        "rows": [],
     }
 
-    assert answers(document, bundle, settings, compiled=False)
-    assert not answers(document, bundle, settings, compiled=True)
-    assert not answers(document, bundle, replace(settings, task_count=4), compiled=False)
-    assert not answers({**document, "temperatures": {}}, bundle, settings, compiled=False)
-    assert not answers({"not_measured": ""}, bundle, settings, compiled=False)
+    assert answers(document, bundle, settings, asked)
     for another in (
+        sweep_command(PAIRS[0], settings, axes, compiled=True),
+        sweep_command(PAIRS[0], replace(settings, task_count=4), axes, compiled=False),
+        sweep_command(PAIRS[0], settings, replace(axes, step_counts=(0, 2)), compiled=False),
+        sweep_command(PAIRS[2], settings, axes, compiled=False),
+    ):
+        assert not answers(document, bundle, settings, another)
+    for temperatures in ({}, None, {"support": 1.0}, dict.fromkeys(map(str, BatchNormMode))):
+        changed = {**document, "temperatures": temperatures}
+        assert not answers(changed, bundle, settings, asked)
+    assert not answers({"not_measured": ""}, bundle, settings, asked)
+    for changed_bundle in (
         packed("serving.step_count=9"),
+        packed("inner.learning_rate=0.5"),
+        packed("batch_norm.epsilon=0.5"),
         packed("network.arguments.filters=6"),
         packed(calibration=other),
     ):
-        assert not answers(document, another, settings, compiled=False)
+        assert not answers(document, changed_bundle, settings, asked)
 
     path = tmp_path / "out" / f"{PAIRS[0].name}.json"
     path.parent.mkdir()
@@ -223,6 +232,12 @@ def test_wrong_use_is_refused_in_one_line(sweep: Callable[..., Result], tmp_path
         assert refused.stderr.startswith(f"Error: {message}")
         assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+    refused = sweep("--page")
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        f"Error: --out is {tmp_path / 'out'}, which is not there: --page writes from it\n"
+    )
+    assert not (tmp_path / "out").exists()
     (tmp_path / "out").write_text("")
     refused = sweep("--only", "omniglot-1shot")
     assert refused.exit_code == 1
@@ -235,6 +250,25 @@ def test_a_file_that_holds_no_sweep_is_refused(tmp_path: Path) -> None:
     for content in ("[]", "{}", '{"rows": [], "not_measured": ""}'):
         path.write_text(content)
         with pytest.raises(DataError, match="have both rows and a reason for none, or neither"):
+            read_document(tmp_path, PAIRS[0])
+    sound = {**document_of({SERVED: (0.93, None)}), "bundle": "omniglot"}
+    path.write_text(json.dumps(sound))
+    assert read_document(tmp_path, PAIRS[0]) == sound
+    (row,) = sound["rows"]  # type: ignore[misc]  # a list of one row
+    for changes in (
+        {"rows": None},
+        {"rows": []},
+        {"rows": [row[:-1]]},
+        {"rows": [[*row[:6], "high", *row[7:]]]},
+        {"columns": None},
+        {"defaults": {}},
+        {"environment": None},
+        {"environment": {}},
+        {"tasks": None},
+        {"command": 1},
+    ):
+        path.write_text(json.dumps({**sound, **changes}))
+        with pytest.raises(DataError, match=r"omniglot-1shot\.json hold no whole sweep: "):
             read_document(tmp_path, PAIRS[0])
     path.write_text("{")
     with pytest.raises(DataError, match=r"omniglot-1shot\.json cannot be read"):
@@ -356,5 +390,6 @@ def test_the_committed_sweeps_are_what_the_page_says_and_of_the_bundles_that_shi
         bundle = load_bundle(builtin_bundle(pair.bundle))
         assert document["bundle_digest"] == bundle.digest, pair.name
         settings = pair_settings(pair, bundle.manifest, None, None)
-        assert answers(document, bundle, settings, compiled=True), pair.name
+        asked = sweep_command(pair, settings, all_choices(bundle.manifest), compiled=True)
+        assert answers(document, bundle, settings, asked), pair.name
         assert (RESULTS / f"{pair.name}.png").exists()

@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 import torch
 
-from kshot.bench.calibration_rows import CALIBRATED, calibration_block, measure_calibration
+from kshot.bench.calibration_rows import (
+    CALIBRATED,
+    calibration_block,
+    is_whole,
+    measure_calibration,
+    renewed_calibration,
+)
 from kshot.bench.choosing_command import PAGE
 from kshot.bench.choosing_pairs import Pair
 from kshot.bench.evaluated_bundle import find_builtin, read_data
@@ -23,7 +29,7 @@ __all__ = ["command", "read_calibration"]
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "calibration.json"
 # What the table and the tests read of a row.
-KEYS = ("pair", "batch_norm", "tasks", "ece", "bundle_digest")
+KEYS = ("pair", "batch_norm", "tasks", "ece", "adaptation_digest", "temperature", "command")
 
 
 @click.command()
@@ -40,6 +46,7 @@ def command(measuring: Measuring) -> None:
             say(f"{PAGE.name} is written from {out}")
             return
         device = choose_device(measuring.device, threads=1)
+        write_row_file(out, read_calibration(out))  # so that it is known to be possible
         for name in measuring.names or known:
             rows = _measure(known[name], measuring, device)
             # What another run has written meanwhile stays.
@@ -53,16 +60,16 @@ def command(measuring: Measuring) -> None:
 def read_calibration(path: Path) -> list[Row]:
     """Read the rows of a file, none where it is missing; raises ``DataError`` for another file."""
     known = {pair.name for pair in CALIBRATED}
-    return [row for row in read_row_file(path, KEYS) if row["pair"] in known]
+    return [row for row in read_row_file(path, KEYS, is_whole) if row["pair"] in known]
 
 
 def _measure(pair: Pair, measuring: Measuring, device: torch.device) -> list[Row]:
-    """Return a pair's rows, those of before where they are of this bundle and as many tasks."""
-    bundle = find_builtin(pair.bundle)
-    before = [row for row in read_calibration(measuring.out) if row["pair"] == pair.name]
-    asked = (bundle.digest, measuring.task_count or pair.task_count)
-    found = {(row["bundle_digest"], row["tasks"]) for row in before}
-    if found == {asked} and not measuring.again:
+    """Return a pair's rows, those of before where they answer what is asked for."""
+    bundle, before = find_builtin(pair.bundle), None
+    if not measuring.again:
+        kept = read_calibration(measuring.out)
+        before = renewed_calibration(kept, pair, bundle, measuring.task_count)
+    if before is not None:
         say(f"{pair.name}: measured before, --again measures it again")
         return before
     folder = measuring.data_folder

@@ -9,18 +9,31 @@ from typing import cast
 import torch
 
 from kshot.bench.choosing_pairs import DIGITS, Pair
-from kshot.bench.choosing_settings import evaluate_words, pair_settings
+from kshot.bench.choosing_settings import (
+    evaluate_words,
+    pair_settings,
+    same_temperature,
+    temperatures_of,
+)
 from kshot.bench.environment import environment
+from kshot.bench.evaluated_bundle import adaptation_digest
 from kshot.bench.marked_page import table
 from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Bundle
 from kshot.trainer.compiled_solver import compiled_solver
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.evaluation import TASKS_AT_ONCE, evaluate, initialization_of
+from kshot.trainer.evaluation_settings import EvaluationSettings
 from kshot.trainer.pixels import DevicePixels
 from kshot.trainer.task_solver import build_solver
 
-__all__ = ["CALIBRATED", "calibration_block", "measure_calibration"]
+__all__ = [
+    "CALIBRATED",
+    "calibration_block",
+    "is_whole",
+    "measure_calibration",
+    "renewed_calibration",
+]
 
 HEAD = ("", "examples", "tasks", *(f"`{mode}`" for mode in BatchNormMode))
 
@@ -89,12 +102,13 @@ def measure_calibration(
         tasks_at_once=tasks_at_once,
         report=report,
     )
-    words = evaluate_words(pair, settings)
+    temperatures = temperatures_of(manifest, settings)
     return [
         {
             "pair": pair.name,
             "bundle": pair.bundle,
             "bundle_digest": bundle.digest,
+            "adaptation_digest": adaptation_digest(bundle),
             "data": dataset.name,
             "way": pair.way,
             "shot": pair.shot,
@@ -102,7 +116,7 @@ def measure_calibration(
             "tasks": result.task_count,
             "seed": settings.seed,
             "batch_norm": mode.value,
-            "temperature": manifest.temperature(mode, pair.way, pair.way * pair.shot),
+            "temperature": temperatures[mode.value],
             "accuracy": result.accuracy,
             "ci95": result.ci95,
             "ece": result.ece,
@@ -110,10 +124,48 @@ def measure_calibration(
             "episodes_digest": result.episodes_digest,
             "device": made_with["gpu" if device.type == "cuda" else "cpu"],
             "commit": made_with["commit"],
-            "command": shlex.join([*words, "--batch-norm-mode", mode]),
+            "command": calibration_command(pair, settings, mode),
         }
         for mode, result in found.items()
     ]
+
+
+def calibration_command(pair: Pair, settings: EvaluationSettings, mode: BatchNormMode) -> str:
+    """Return the command that measures a row again."""
+    return shlex.join([*evaluate_words(pair, settings), "--batch-norm-mode", mode])
+
+
+def renewed_calibration(
+    rows: Sequence[Row], pair: Pair, bundle: Bundle, task_count: int | None
+) -> list[Row] | None:
+    """Return a pair's rows as of the bundle where all were measured before, None where not.
+
+    A bundle whose card, or whose temperatures for other tasks, have changed since keeps them.
+    """
+    settings = pair_settings(pair, bundle.manifest, task_count, None)
+    found = {row["batch_norm"]: row for row in rows if row["pair"] == pair.name}
+    temperatures = temperatures_of(bundle.manifest, settings)
+    if found.keys() != temperatures.keys():
+        return None
+    digest = adaptation_digest(bundle)
+    for mode in bundle.manifest.batch_norm.allowed:
+        row = found[mode.value]
+        asked = (digest, calibration_command(pair, settings, mode))
+        if (row["adaptation_digest"], row["command"]) != asked or not same_temperature(
+            row["temperature"], temperatures[mode.value]
+        ):
+            return None
+    return [{**row, "bundle_digest": bundle.digest} for row in found.values()]
+
+
+def is_whole(row: Row) -> bool:
+    """Tell whether a row's values are of the types that the table reads."""
+    return (
+        isinstance(row["pair"], str)
+        and row["batch_norm"] in {mode.value for mode in BatchNormMode}
+        and isinstance(row["tasks"], int)
+        and isinstance(row["ece"], int | float)
+    )
 
 
 def calibration_block(rows: Sequence[Row]) -> str:
@@ -123,13 +175,10 @@ def calibration_block(rows: Sequence[Row]) -> str:
         of_pair = {row["batch_norm"]: row for row in rows if row["pair"] == pair.name}
         if of_pair:
             tasks = next(iter(of_pair.values()))["tasks"]
-            errors = [cast(float, of_pair[mode.value]["ece"]) for mode in BatchNormMode]
-            lines.append(
-                [
-                    pair.title,
-                    str(pair.shot),
-                    f"{tasks:,}",
-                    *(f"{100 * error:.1f} %" for error in errors),
-                ]
-            )
+            errors = [_percent(of_pair.get(mode.value)) for mode in BatchNormMode]
+            lines.append([pair.title, str(pair.shot), f"{tasks:,}", *errors])
     return table(HEAD, lines) if lines else "Nothing is measured yet."
+
+
+def _percent(row: Row | None) -> str:
+    return "not measured" if row is None else f"{100 * cast(float, row['ece']):.1f} %"

@@ -11,9 +11,9 @@ import click
 from kshot.bench.choosing_page import page_blocks
 from kshot.bench.choosing_pairs import PAIRS, Pair
 from kshot.bench.choosing_plot import SIZE, draw_choices
-from kshot.bench.choosing_rows import Sweep
+from kshot.bench.choosing_rows import Sweep, check_sweep
 from kshot.bench.choosing_run import Document, Setup, all_choices, document_json, measure_pair
-from kshot.bench.choosing_settings import answers, pair_settings
+from kshot.bench.choosing_settings import answers, pair_settings, sweep_command
 from kshot.bench.evaluated_bundle import read_data
 from kshot.bench.marked_page import write_blocks
 from kshot.bench.measuring_options import Measuring, measuring_options
@@ -58,7 +58,9 @@ def command(measuring: Measuring, query_count: int | None) -> None:
                 continue
             settings = pair_settings(pair, bundle.manifest, measuring.task_count, query_count)
             before = read_document(out, pair)
-            if not measuring.again and answers(before, bundle, settings, compiled=compiled):
+            axes = all_choices(bundle.manifest)
+            asked = sweep_command(pair, settings, axes, compiled=compiled)
+            if not measuring.again and answers(before, bundle, settings, asked):
                 say(f"{pair.name}: measured before, --again measures it again")
                 _write(out / f"{pair.name}.json", {**before, "bundle_digest": bundle.digest})
                 continue
@@ -67,7 +69,6 @@ def command(measuring: Measuring, query_count: int | None) -> None:
                 dataset = read_data(bundle, folder, other=pair.other, report=progress.update)
             with Progress(f"{pair.name}: sweeping", "tasks") as progress:
                 setup = Setup(device, compiled, say, progress.update)
-                axes = all_choices(bundle.manifest)
                 document = measure_pair(pair, bundle, dataset, settings, axes, setup)
             _write(out / f"{pair.name}.json", document)
             _draw(out, pair, document)
@@ -82,6 +83,11 @@ def read_document(out: Path, pair: Pair) -> Document:
         raise DataError(f"results {path} cannot be read: {error}") from error
     if not isinstance(document, dict) or ("rows" in document) == ("not_measured" in document):
         raise DataError(f"results {path} have both rows and a reason for none, or neither")
+    if "rows" in document:
+        try:
+            check_sweep(document)
+        except (ValueError, TypeError, LookupError) as error:
+            raise DataError(f"results {path} hold no whole sweep: {error!r}") from error
     return document
 
 

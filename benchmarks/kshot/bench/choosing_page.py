@@ -129,7 +129,8 @@ def _difference(row: Measured) -> str:
     if row.difference is None:
         return ""
     mean, half_width = row.difference
-    return f"{100 * mean:+.2f} ± {100 * half_width:.2f}"
+    points = round(100 * mean, 2) + 0.0  # no -0.00
+    return f"{points:+.2f} ± {100 * half_width:.2f}"
 
 
 def _device(document: Document) -> str:

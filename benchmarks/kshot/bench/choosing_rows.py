@@ -8,7 +8,11 @@ from typing import Any, cast
 
 from kshot.bench.choosing_run import Document
 
-__all__ = ["Choice", "Measured", "Sweep", "choice_words"]
+__all__ = ["Choice", "Measured", "Sweep", "check_sweep", "choice_words"]
+
+# What the page and the pictures tell of a sweep beside its rows.
+COUNTS = ("tasks", "way", "shot", "queries_per_task")
+WORDS = ("bundle", "data", "command", "device")
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,17 @@ class Sweep:
         )
 
 
+def check_sweep(document: Document) -> None:
+    """Raise ``ValueError``, ``TypeError`` or ``LookupError`` for what is no whole sweep."""
+    for keys, kind in ((COUNTS, int), (WORDS, str), (("environment",), Mapping)):
+        for key in keys:
+            if not isinstance(document[key], kind):
+                raise TypeError(f"{key} is {document[key]!r}")
+    if "gpu" not in cast(Mapping[str, object], document["environment"]):
+        raise LookupError("environment has no gpu")
+    Sweep.of(document).as_served()
+
+
 def choice_words(choice: Choice, defaults: Choice) -> str:
     """Say what a choice has that the defaults have not."""
     if choice.baseline is not None:
@@ -115,18 +130,18 @@ def choice_words(choice: Choice, defaults: Choice) -> str:
 
 
 def _measured(row: Mapping[str, object]) -> Measured:
-    # A document is our own, of these types.
+    # A document is our own, of these types; float() refuses what is no number.
     chosen: dict[str, Any] = {name: row[name] for name in Choice.__dataclass_fields__}
     found = cast(Mapping[str, float], row)
     difference = None
     if row["difference"] is not None:
-        difference = (found["difference"], found["difference_ci95"])
+        difference = (float(found["difference"]), float(found["difference_ci95"]))
     return Measured(
         Choice(**chosen),
-        found["accuracy"],
-        found["ci95"],
-        found["ece"],
-        found["nll"],
-        found["ms_per_task"],
+        float(found["accuracy"]),
+        float(found["ci95"]),
+        float(found["ece"]),
+        float(found["nll"]),
+        float(found["ms_per_task"]),
         difference,
     )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from kshot.bench.choosing_pairs import Pair
-from kshot.bench.choosing_settings import defaults_of, evaluate_words, temperatures_of
+from kshot.bench.choosing_settings import defaults_of, sweep_command, temperatures_of
 from kshot.bench.environment import environment
-from kshot.bench.evaluated_bundle import weights_digest
+from kshot.bench.evaluated_bundle import adaptation_digest
 from kshot.bundle import Bundle, Manifest
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.evaluation_settings import EvaluationSettings
@@ -94,7 +93,7 @@ def measure_pair(
         "bundle": manifest.name,
         "bundle_version": manifest.version,
         "bundle_digest": bundle.digest,
-        "weights_digest": weights_digest(bundle),
+        "adaptation_digest": adaptation_digest(bundle),
         "recipe": manifest.provenance.recipe,
         "meta_iterations": manifest.provenance.meta_iterations,
         "data": dataset.name,
@@ -111,7 +110,7 @@ def measure_pair(
         "defaults": defaults_of(manifest),
         "temperatures": temperatures_of(manifest, settings),
         "compiled": setup.compiled,
-        "command": _command(pair, settings, axes, setup),
+        "command": sweep_command(pair, settings, axes, compiled=setup.compiled),
         "commit": made_with.pop("commit"),
         "device": made_with["gpu" if setup.device.type == "cuda" else "cpu"],
         "environment": made_with,
@@ -151,11 +150,3 @@ def _row(row: SweepRow) -> list[object]:
         round(result.ms_per_task, MILLISECOND_DIGITS),
         *difference,
     ]
-
-
-def _command(pair: Pair, settings: EvaluationSettings, axes: Axes, setup: Setup) -> str:
-    words = evaluate_words(pair, settings)
-    words += ["--step-counts", ",".join(map(str, axes.step_counts))]
-    words += ["--scopes", ",".join(axes.scopes)]
-    compiled = "--compile" if setup.compiled else "--no-compile"
-    return shlex.join([*words, compiled, "--sweep", "OUT"])

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 
 from kshot.bench.choosing_pairs import Pair
-from kshot.bench.evaluated_bundle import weights_digest
+from kshot.bench.evaluated_bundle import adaptation_digest
 from kshot.bundle import Bundle, Manifest
 from kshot.trainer.evaluation_settings import EvaluationSettings
+from kshot.trainer.sweep import Axes
 
-__all__ = ["answers", "defaults_of", "evaluate_words", "pair_settings", "temperatures_of"]
+__all__ = [
+    "answers",
+    "defaults_of",
+    "evaluate_words",
+    "pair_settings",
+    "same_temperature",
+    "sweep_command",
+    "temperatures_of",
+]
 
 TASK_SEED = 0
 # Temperatures that are fitted again on another machine differ in their last digits.
@@ -48,31 +58,35 @@ def evaluate_words(pair: Pair, settings: EvaluationSettings) -> list[str]:
     return words
 
 
+def sweep_command(pair: Pair, settings: EvaluationSettings, axes: Axes, *, compiled: bool) -> str:
+    """Return the command that sweeps a pair again."""
+    words = evaluate_words(pair, settings)
+    words += ["--step-counts", ",".join(map(str, axes.step_counts))]
+    words += ["--scopes", ",".join(axes.scopes)]
+    return shlex.join([*words, "--compile" if compiled else "--no-compile", "--sweep", "OUT"])
+
+
 def answers(
-    document: Mapping[str, object], bundle: Bundle, settings: EvaluationSettings, *, compiled: bool
+    document: Mapping[str, object], bundle: Bundle, settings: EvaluationSettings, command: str
 ) -> bool:
-    """Tell whether a document is a bundle's sweep on these tasks.
+    """Tell whether a document is a bundle's sweep by a command.
 
     A bundle whose card, or whose temperatures for other tasks, have changed since keeps its sweep:
-    what counts are the weights, the defaults and the temperatures of these tasks.
+    what counts is what decides logits, and the temperatures of these tasks.
     """
-    manifest = bundle.manifest
-    wanted = {
-        "weights_digest": weights_digest(bundle),
-        "defaults": defaults_of(manifest),
-        "tasks": settings.task_count,
-        "queries": settings.query_count,
-        "compiled": compiled,
-    }
+    wanted = (adaptation_digest(bundle), command)
+    if (document.get("adaptation_digest"), document.get("command")) != wanted:
+        return False
     divided = document.get("temperatures")
-    return (
-        all(document.get(key) == value for key, value in wanted.items())
-        and isinstance(divided, Mapping)
-        and all(
-            mode in divided and math.isclose(divided[mode], temperature, rel_tol=SAME_TEMPERATURE)
-            for mode, temperature in temperatures_of(manifest, settings).items()
-        )
+    return isinstance(divided, Mapping) and all(
+        same_temperature(divided.get(mode), temperature)
+        for mode, temperature in temperatures_of(bundle.manifest, settings).items()
     )
+
+
+def same_temperature(found: object, wanted: float) -> bool:
+    """Tell whether a temperature is the same but for where it was fitted."""
+    return isinstance(found, int | float) and math.isclose(found, wanted, rel_tol=SAME_TEMPERATURE)
 
 
 def temperatures_of(manifest: Manifest, settings: EvaluationSettings) -> dict[str, float]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from kshot.bundle import Bundle, builtin_bundle, load_bundle
 from kshot.bundle.manifest import WEIGHTS_FILE
+from kshot.bundle.schema import manifest_document
 from kshot.trainer.commands.evaluation_session import WITHOUT_FOLDER, check_split
 from kshot.trainer.dataset import ImageDataset
 from kshot.trainer.datasets import data_of, read_dataset
 from kshot.trainer.errors import DataError
 from kshot.trainer.recipe import Data
 
-__all__ = ["find_builtin", "read_data", "weights_digest"]
+__all__ = ["adaptation_digest", "find_builtin", "read_data", "weights_digest"]
+
+# What a manifest says that decides no logit.
+TOLD = ("version", "provenance", "evaluation", "calibration", "files")
 
 Report = Callable[[int, int], None]
 
@@ -26,6 +32,17 @@ def find_builtin(name: str) -> Bundle:
 def weights_digest(bundle: Bundle) -> str:
     """Return the SHA-256 (hex) of the initialization as the bundle stores it."""
     return bundle.manifest.files[WEIGHTS_FILE].sha256
+
+
+def adaptation_digest(bundle: Bundle) -> str:
+    """Return the SHA-256 (hex) of all that decides a task's logits: the weights and the manifest.
+
+    A card, a table, and temperatures, by which logits are divided, may change without it.
+    """
+    document = manifest_document(bundle.manifest)
+    deciding = {key: value for key, value in document.items() if key not in TOLD}
+    content = json.dumps([weights_digest(bundle), deciding], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_data(

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from kshot.bench.refusals import WrongUse
+
 __all__ = ["Measuring", "measuring_options"]
 
 Command = Callable[..., None]
@@ -66,6 +68,8 @@ def measuring_options(out: Path, only: str, out_help: str) -> Callable[[Command]
         @functools.wraps(command)
         def collected(**given: Any) -> None:  # noqa: ANN401 -- the options' own types
             own = {name: given.pop(name) for name in Measuring.__dataclass_fields__}
+            if own["page"] and not own["out"].exists():
+                raise WrongUse(f"--out is {own['out']}, which is not there: --page writes from it")
             command(Measuring(**own), **given)
 
         for option in reversed(options):

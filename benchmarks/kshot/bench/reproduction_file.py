@@ -30,6 +30,7 @@ KEYS = (
     "paper",
 )
 
+COUNTS = ("way", "shot", "queries", "step_count", "batch_size")
 # What tables and checks read besides, of each row, and of one that was measured.
 ALWAYS = ("gate", "way", "shot", "recipe")
 MEASURED = (
@@ -145,11 +146,17 @@ def _reason(target: Target, builtin: Sequence[str]) -> str:
 
 
 def _is_whole(row: Row) -> bool:
-    """Tell whether a row has either numbers or the reason why there are none."""
+    """Tell whether a row has a target and a mode, and either numbers or why there are none."""
+    target = next((target for target in TARGETS if target.owns(row)), None)
+    if target is None or row["batch_norm"] not in {mode.value for mode in target.modes}:
+        return False
     if "not_measured" in row:
         return row["accuracy"] is None
-    numbers = isinstance(row["accuracy"], float) and isinstance(row["ci95"], float | int)
-    return numbers and isinstance(row["tasks"], int)
+    fractions = (row["accuracy"], row["ci95"])
+    counts = [row[key] for key in (*COUNTS, "tasks") if key in row]
+    return all(isinstance(value, float | int) for value in fractions) and all(
+        isinstance(value, int) for value in counts
+    )
 
 
 def _wanted(row: Row) -> Sequence[str]:

@@ -231,7 +231,8 @@ class Calibration:
         if above in (0, len(rules)) or shot == rules[above].shot:
             return rules[min(above, len(rules) - 1)].temperature
         low, high = rules[above - 1], rules[above]
-        part = math.log(shot / low.shot) / math.log(high.shot / low.shot)
+        start = math.log(low.shot)
+        part = (math.log(shot) - start) / (math.log(high.shot) - start)
         return math.exp((1 - part) * math.log(low.temperature) + part * math.log(high.temperature))
 
 
