@@ -13,7 +13,7 @@ from kshot.trainer.card import (
 )
 from kshot.trainer.table import TABLE_SEED
 
-__all__ = ["calibrated_card"]
+__all__ = ["calibrate_command", "calibrated_card", "calibration_words"]
 
 ACCURACY, CALIBRATION, AGAIN = "## Accuracy", "## Calibration", "## Again"
 OUT, COPY = "OUT", "CALIBRATED"
@@ -62,14 +62,14 @@ def _evaluation(manifest: Manifest) -> str:
     return "    " + evaluate_command(manifest, TABLE_SEED, COPY)
 
 
-def _calibration(manifest: Manifest, fits: Sequence[TemperatureFit]) -> list[str]:
-    calibration, inner = manifest.calibration, manifest.inner_loop
-    if calibration is None:
-        raise ValueError(f"manifest of {manifest.name} has no calibration, wanted one")
+def calibration_words(manifest: Manifest) -> str:
+    """Say how a calibrated bundle's temperatures go, and what they were fitted on.
+
+    Raises ``ValueError`` for a manifest without a calibration.
+    """
+    calibration, inner = _calibration_of(manifest), manifest.inner_loop
     queries = counted(calibration.query_count, "query", "queries")
-    return [
-        CALIBRATION,
-        "",
+    return (
         "Logits are divided by a temperature before the softmax (Guo et al. 2017). It goes by the "
         "batch-norm mode and the examples per class: between two rows of a mode its logarithm is "
         "linear in that of their number, outside the nearest row counts. They are those of the "
@@ -78,29 +78,13 @@ def _calibration(manifest: Manifest, fits: Sequence[TemperatureFit]) -> list[str
         f"`{calibration.part}` of the data (digest of its images `{calibration.data_digest}`), "
         f"seed {calibration.seed}, adapted by this bundle's defaults: {calibration.step_count} "
         f"steps, preconditioner `{inner.preconditioner}`, head `{manifest.head.default}`, scope "
-        f"`{manifest.scope.default}`. ECE (15 bins) and NLL (nats) of these very answers are:",
-        "",
-        "| batch-norm mode | examples per class | temperature | ECE before | ECE after "
-        "| NLL before | NLL after |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        *(_row(fit) for fit in fits),
-        "",
-        "    " + _command(manifest, calibration),
-        "",
-        f"fits them again, to the bundle that training writes to {OUT}.",
-    ]
-
-
-def _row(fit: TemperatureFit) -> str:
-    rule = fit.rule
-    return (
-        f"| {rule.batch_norm_mode} | {rule.shot:g} | {rule.temperature:.4g} "
-        f"| {fit.uncalibrated_ece:.2%} | {fit.ece:.2%} | {fit.uncalibrated_nll:.4f} "
-        f"| {fit.nll:.4f} |"
+        f"`{manifest.scope.default}`. ECE (15 bins) and NLL (nats) of these very answers are:"
     )
 
 
-def _command(manifest: Manifest, calibration: Calibration) -> str:
+def calibrate_command(manifest: Manifest) -> str:
+    """Return the command that fits a bundle's temperatures again; raises as the words do."""
+    calibration = _calibration_of(manifest)
     shots = sorted({rule.shot for rule in calibration.rules})
     options = {
         "split": calibration.part,
@@ -116,3 +100,35 @@ def _command(manifest: Manifest, calibration: Calibration) -> str:
     words = " ".join(f"--{name} {value}" for name, value in options.items())
     folder = f"{OUT}/{manifest.name}/{manifest.version}"
     return f"kshot calibrate {folder} --out {COPY} --data DATA {words}"
+
+
+def _calibration_of(manifest: Manifest) -> Calibration:
+    if manifest.calibration is None:
+        raise ValueError(f"manifest of {manifest.name} has no calibration, wanted one")
+    return manifest.calibration
+
+
+def _calibration(manifest: Manifest, fits: Sequence[TemperatureFit]) -> list[str]:
+    return [
+        CALIBRATION,
+        "",
+        calibration_words(manifest),
+        "",
+        "| batch-norm mode | examples per class | temperature | ECE before | ECE after "
+        "| NLL before | NLL after |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *(_row(fit) for fit in fits),
+        "",
+        "    " + calibrate_command(manifest),
+        "",
+        f"fits them again, to the bundle that training writes to {OUT}.",
+    ]
+
+
+def _row(fit: TemperatureFit) -> str:
+    rule = fit.rule
+    return (
+        f"| {rule.batch_norm_mode} | {rule.shot:g} | {rule.temperature:.4g} "
+        f"| {fit.uncalibrated_ece:.2%} | {fit.ece:.2%} | {fit.uncalibrated_nll:.4f} "
+        f"| {fit.nll:.4f} |"
+    )
