@@ -238,6 +238,12 @@ def test_wrong_use_is_refused_in_one_line(sweep: Callable[..., Result], tmp_path
         f"Error: --out is {tmp_path / 'out'}, which is not there: --page writes from it\n"
     )
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    refused = sweep("--page")
+    assert refused.exit_code == 1
+    assert "omniglot-1shot.json cannot be read" in refused.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "out").rmdir()
     (tmp_path / "out").write_text("")
     refused = sweep("--only", "omniglot-1shot")
     assert refused.exit_code == 1

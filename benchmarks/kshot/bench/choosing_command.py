@@ -44,12 +44,12 @@ def command(measuring: Measuring, query_count: int | None) -> None:
     with one_line():
         check_matplotlib()
         chosen = _chosen(measuring.names)
-        _make_folder(out)
-        for pair in PAIRS:
-            _write_missing(pair, out)
         if measuring.page:
             _write_page(out)
             return
+        _make_folder(out)
+        for pair in PAIRS:
+            _write_missing(pair, out)
         device = choose_device(measuring.device, threads=1)
         compiled = device.type == "cpu" if measuring.compiled is None else measuring.compiled
         for pair in chosen:
