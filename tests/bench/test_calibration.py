@@ -140,6 +140,7 @@ def test_wrong_use_is_refused_in_one_line(measure: Callable[..., Result], tmp_pa
             for changes in ({"ece": None}, {"ece": "0"}, {"tasks": None}, {"pair": ["a"]})
         ),
         json.dumps([{**row, "batch_norm": "batch"}]),
+        json.dumps([{**row, "batch_norm": ["support"]}]),
     ):
         path.write_text(content)
         refused = measure("--only", "omniglot-1shot")

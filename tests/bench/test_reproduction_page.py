@@ -277,6 +277,8 @@ def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path, bundle: Bundle) ->
         [{**measured, "row": "o16"}],
         [{**measured, "row": None}],
         [{**measured, "batch_norm": None}],
+        [{**measured, "batch_norm": ["support"]}],
+        [{**measured, "row": ["o15"]}],
         [{**measured, "way": None}],
     ):
         path.write_text(json.dumps(content))

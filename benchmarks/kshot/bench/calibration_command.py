@@ -45,16 +45,13 @@ def command(measuring: Measuring) -> None:
             write_blocks(PAGE, {"calibration": calibration_block(read_calibration(out))})
             say(f"{PAGE.name} is written from {out}")
             return
-        device = choose_device(measuring.device, threads=1)
+        device, order = choose_device(measuring.device, threads=1), list(known)
         write_row_file(out, read_calibration(out))  # so that it is known to be possible
         for name in measuring.names or known:
             rows = _measure(known[name], measuring, device)
             # What another run has written meanwhile stays.
-            others = [row for row in read_calibration(out) if row["pair"] != name]
-            order = list(known)
-            write_row_file(
-                out, sorted(others + rows, key=lambda row: order.index(str(row["pair"])))
-            )
+            rows += [row for row in read_calibration(out) if row["pair"] != name]
+            write_row_file(out, sorted(rows, key=lambda row: order.index(str(row["pair"]))))
 
 
 def read_calibration(path: Path) -> list[Row]:

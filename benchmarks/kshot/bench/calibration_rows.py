@@ -20,12 +20,9 @@ from kshot.bench.evaluated_bundle import adaptation_digest
 from kshot.bench.marked_page import table
 from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Bundle
-from kshot.trainer.compiled_solver import compiled_solver
 from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.evaluation import TASKS_AT_ONCE, evaluate, initialization_of
+from kshot.trainer.evaluation import evaluate_bundle_in
 from kshot.trainer.evaluation_settings import EvaluationSettings
-from kshot.trainer.pixels import DevicePixels
-from kshot.trainer.task_solver import build_solver
 
 __all__ = [
     "CALIBRATED",
@@ -76,30 +73,18 @@ def measure_calibration(
 ) -> list[Row]:
     """Adapt as the server does by default, answer in every mode, return a row for each.
 
-    Raises ``TrainingError`` and ``DataError`` as ``evaluate`` does.
+    Raises ``TrainingError`` and ``DataError`` as ``evaluate_bundle_in`` does.
     """
     manifest, made_with = bundle.manifest, environment()
     settings = pair_settings(pair, manifest, task_count, None)
-    tasks_at_once = TASKS_AT_ONCE[device.type]
-    solver = compiled_solver(
-        build_solver(
-            initialization_of(bundle, device),
-            manifest,
-            DevicePixels.load(dataset, manifest.input, device),
-            settings,
-        ),
-        manifest,
-        step_count=settings.task_count * manifest.inner_loop.step_count,
-        tasks_at_once=tasks_at_once,
-        compiled=compiled,
-        say=say,
-    )
-    found = evaluate(
-        solver,
+    found = evaluate_bundle_in(
+        manifest.batch_norm.allowed,
+        bundle,
         dataset,
         settings,
-        manifest.batch_norm.allowed,
-        tasks_at_once=tasks_at_once,
+        device=device,
+        compiled=compiled,
+        say=say,
         report=report,
     )
     temperatures = temperatures_of(manifest, settings)
@@ -162,7 +147,7 @@ def is_whole(row: Row) -> bool:
     """Tell whether a row's values are of the types that the table reads."""
     return (
         isinstance(row["pair"], str)
-        and row["batch_norm"] in {mode.value for mode in BatchNormMode}
+        and row["batch_norm"] in list(BatchNormMode)
         and isinstance(row["tasks"], int)
         and isinstance(row["ece"], int | float)
     )

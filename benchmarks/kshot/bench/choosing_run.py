@@ -18,6 +18,7 @@ from kshot.trainer.evaluation_settings import EvaluationSettings
 from kshot.trainer.sweep import Axes, SweepRow, run_sweep
 
 __all__ = [
+    "COLUMNS",
     "Document",
     "Setup",
     "all_choices",

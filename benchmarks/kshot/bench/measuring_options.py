@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from kshot.bench.options import device_option
 from kshot.bench.refusals import WrongUse
 
 __all__ = ["Measuring", "measuring_options"]
@@ -52,7 +53,7 @@ def measuring_options(out: Path, only: str, out_help: str) -> Callable[[Command]
         click.option(
             "--tasks", "task_count", type=click.IntRange(min=1), help="[default: its own]"
         ),
-        click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"])),
+        device_option,
         click.option(
             "--compile/--no-compile",
             "compiled",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from kshot.bench.reproduction_rows import TARGETS, Target
+from kshot.bench.reproduction_rows import Target, target_of
 from kshot.bench.reproduction_run import Asked, command_for, described
 from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Bundle, EvaluationRow
@@ -24,7 +24,7 @@ def disagreements(rows: Sequence[Row], open_builtin: Callable[[str], Bundle]) ->
     sentences: list[str] = []
     for row in rows:
         name = f"{row['row']} in {row['batch_norm']} mode"
-        target = next((target for target in TARGETS if target.owns(row)), None)
+        target = target_of(row)
         if target is None:
             sentences.append(f"{name}: no target is named so")
             continue

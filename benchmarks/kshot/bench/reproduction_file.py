@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kshot.bench.reproduction_rows import TARGETS, Target
+from kshot.bench.reproduction_rows import TARGETS, Target, target_of
 from kshot.bench.reproduction_run import Asked, command_for, described
 from kshot.bench.row_file import Row, read_row_file
 from kshot.trainer.errors import DataError
@@ -147,8 +147,8 @@ def _reason(target: Target, builtin: Sequence[str]) -> str:
 
 def _is_whole(row: Row) -> bool:
     """Tell whether a row has a target and a mode, and either numbers or why there are none."""
-    target = next((target for target in TARGETS if target.owns(row)), None)
-    if target is None or row["batch_norm"] not in {mode.value for mode in target.modes}:
+    target = target_of(row)
+    if target is None or row["batch_norm"] not in target.modes:
         return False
     if "not_measured" in row:
         return row["accuracy"] is None

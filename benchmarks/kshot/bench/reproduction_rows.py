@@ -13,7 +13,7 @@ from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Provenance
 from kshot.trainer.recipe_files import load_image_recipe
 
-__all__ = ["BUILTIN", "TARGETS", "Adaptation", "Target", "adaptation_for"]
+__all__ = ["BUILTIN", "TARGETS", "Adaptation", "Target", "adaptation_for", "target_of"]
 
 # Appendix A of the paper: of every evaluation of Reptile.
 STEP_COUNT = 50
@@ -204,3 +204,8 @@ TARGETS = (
     _cifar("cifar15", 1, 0.5706),
     _cifar("cifar55", 5, 0.7224),
 )
+
+
+def target_of(row: Row) -> Target | None:
+    """Return the target whose row a row of the results is, None where it is no one's."""
+    return next((target for target in TARGETS if target.owns(row)), None)

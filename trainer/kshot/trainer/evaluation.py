@@ -27,6 +27,7 @@ __all__ = [
     "evaluate",
     "evaluate_along",
     "evaluate_bundle",
+    "evaluate_bundle_in",
     "initialization_of",
 ]
 
@@ -128,7 +129,35 @@ def evaluate_bundle(
     say: Callable[[str], None] = lambda _sentence: None,
     report: Report = lambda _done, _total: None,
 ) -> EvaluationResult:
-    """Evaluate a bundle's initialization.
+    """Evaluate a bundle's initialization in the settings' mode, as ``evaluate_bundle_in`` does."""
+    mode = settings.batch_norm_mode
+    results = evaluate_bundle_in(
+        [mode],
+        bundle,
+        dataset,
+        settings,
+        device=device,
+        episodes=episodes,
+        compiled=compiled,
+        say=say,
+        report=report,
+    )
+    return results[mode]
+
+
+def evaluate_bundle_in(
+    modes: Sequence[BatchNormMode],
+    bundle: Bundle,
+    dataset: ImageDataset,
+    settings: EvaluationSettings,
+    *,
+    device: torch.device,
+    episodes: EpisodeSet | None = None,
+    compiled: bool | None = False,
+    say: Callable[[str], None] = lambda _sentence: None,
+    report: Report = lambda _done, _total: None,
+) -> dict[BatchNormMode, EvaluationResult]:
+    """Evaluate a bundle's initialization in several modes on the same adaptations.
 
     With ``compiled`` by the compiled inner step; with None where that works and is worth it, and
     ``say`` hears of it. Raises ``TrainingError`` when the weights do not fit the network or the
@@ -148,17 +177,15 @@ def evaluate_bundle(
             compiled=compiled,
             say=say,
         )
-    mode = settings.batch_norm_mode
-    results = evaluate(
+    return evaluate(
         solver,
         dataset,
         settings,
-        [mode],
+        modes,
         episodes=episodes,
         tasks_at_once=tasks_at_once,
         report=report,
     )
-    return results[mode]
 
 
 def initialization_of(bundle: Bundle, device: torch.device) -> Initialization:
