@@ -19,11 +19,11 @@ import click
 import torch
 
 from kshot.bench.environment import environment
-from kshot.bench.timing import interleave, median
+from kshot.bench.speed.timing import interleave, median
 from kshot.bundle import NetworkSpec, Preconditioner, Scope, builtin_bundle, load_bundle
 from kshot.learner import Conv4, StepRule, StepSpec, build_inner_step, build_network, graphed
-from kshot.learner.inner_step import InnerStep
-from kshot.learner.package import load_package, write_package
+from kshot.learner.compile.package import load_package, write_package
+from kshot.learner.steps.inner_step import InnerStep
 
 BLOCKS = 4
 MINI_IMAGENET = NetworkSpec("conv4", {"filters": 32, "downsampling": "max_pool"})

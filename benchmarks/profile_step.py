@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from kshot.bench.environment import environment
 from kshot.bundle import Preconditioner, Scope, builtin_bundle, load_bundle
 from kshot.learner import StepRule, StepSpec
-from kshot.learner.package import load_package, write_package
+from kshot.learner.compile.package import load_package, write_package
 
 WARM_UP_STEPS = 20
 

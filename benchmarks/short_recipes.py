@@ -23,8 +23,8 @@ from kshot.bench.environment import environment
 from kshot.bench.report import say
 from kshot.bench.short_recipes import ShortData, run_short
 from kshot.bench.short_runs import SHORT_RUNS, data_for
-from kshot.trainer.recipe import Recipe
-from kshot.trainer.recipe_files import load_recipe
+from kshot.trainer.recipe.files import load_recipe
+from kshot.trainer.recipe.recipe import Recipe
 
 
 @click.command()

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from kshot.bench import jax_loop
-from kshot.bench.tasks import AdaptTask, Size, generated_task
+from kshot.bench.speed import jax_loop
+from kshot.bench.speed.timed_tasks import AdaptTask, Size, generated_task
 from kshot.bundle import BatchNormMode, InputSpec, Manifest, NetworkSpec, Preconditioner, Rescale
 from kshot.learner import Conv4, Initialization, Network, build_network, initial_parameters
-from kshot.trainer import datasets, packaging
-from kshot.trainer.dataset import ImageDataset, make_dataset
-from kshot.trainer.packaging import draft_manifest, pack_bundle
-from kshot.trainer.recipe_files import load_image_recipe
+from kshot.trainer.bundling import packaging
+from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
+from kshot.trainer.datasets import registry as datasets
+from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
+from kshot.trainer.recipe.files import load_image_recipe
 
 jax_loop.limit_threads(1)  # before the first use of JAX in this process
 

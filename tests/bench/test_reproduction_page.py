@@ -17,7 +17,7 @@ from kshot.bench.reproduction_rows import TARGETS, Target, adaptation_for
 from kshot.bench.reproduction_run import Asked, command_for, described
 from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, Manifest, Preconditioner, load_bundle
 from kshot.trainer.errors import DataError
-from kshot.trainer.recipe_files import load_image_recipe
+from kshot.trainer.recipe.files import load_image_recipe
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "reproduction.json"

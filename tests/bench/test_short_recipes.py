@@ -17,11 +17,12 @@ from kshot.bench.short_recipes import Compared, ShortData, ShortRun, run_short
 from kshot.bench.short_runs import SHORT_RUNS, data_for, generate
 from kshot.bundle import BatchNormMode
 from kshot.learner import Network
-from kshot.trainer import mini_imagenet, packaging
-from kshot.trainer.datasets import read_dataset
+from kshot.trainer.bundling import packaging
+from kshot.trainer.datasets import mini_imagenet
+from kshot.trainer.datasets.registry import read_dataset
+from kshot.trainer.datasets.splits import split_digest
 from kshot.trainer.experiment_files import arm_documents
-from kshot.trainer.recipe_files import list_recipes, load_image_recipe, load_recipe
-from kshot.trainer.splits import split_digest
+from kshot.trainer.recipe.files import list_recipes, load_image_recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "short-recipes.json"

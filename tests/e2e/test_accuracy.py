@@ -13,12 +13,12 @@ from kshot.bench.evaluated_bundle import read_data
 from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, builtin_bundle, load_bundle
 from kshot.client import Client
 from kshot.learner import derive_seed
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.episodes import sample_episodes
-from kshot.trainer.evaluation import initialization_of
-from kshot.trainer.recipe_files import load_image_recipe
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.evaluate.accuracy_table import measure_table
+from kshot.trainer.evaluate.evaluation import initialization_of
+from kshot.trainer.recipe.files import load_image_recipe
 from kshot.trainer.statistics import accuracy_interval
-from kshot.trainer.table import measure_table
+from kshot.trainer.tasks.episodes import sample_episodes
 
 CPU = torch.device("cpu")
 TASK_COUNT = 200

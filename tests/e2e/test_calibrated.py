@@ -22,12 +22,12 @@ from kshot.bundle import (
 )
 from kshot.client import Client
 from kshot.learner import derive_seed
-from kshot.trainer.dataset import ImageDataset, make_dataset
-from kshot.trainer.episodes import sample_episodes
-from kshot.trainer.evaluation import initialization_of
-from kshot.trainer.evaluation_settings import EvaluationSettings
-from kshot.trainer.pixels import DevicePixels
-from kshot.trainer.task_solver import build_solver
+from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
+from kshot.trainer.datasets.device_images import DevicePixels
+from kshot.trainer.evaluate.evaluation import initialization_of
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.solver import build_solver
+from kshot.trainer.tasks.episodes import sample_episodes
 
 StartServer = Callable[..., AbstractContextManager[Any]]
 CPU = torch.device("cpu")

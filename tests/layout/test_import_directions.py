@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,43 @@ FORBIDDEN: dict[str, set[str]] = {
     "engine": {"onnx", "onnxruntime"},
     "learner": {"grpc", "onnx", "onnxruntime"},
 }
+
+# Component: its rooms (sub-packages) and the modules at its root, from the lowest floor to the
+# highest. A module imports from its own floor and from those below it.
+FLOORS: dict[str, list[set[str]]] = {
+    "learner": [{"layout", "numerics"}, {"networks"}, {"inference"}, {"steps"}, {"compile"}],
+    "trainer": [
+        {"errors", "statistics"},
+        {"recipe"},
+        {"datasets"},
+        {"tasks"},
+        {"evaluate"},
+        {"output"},
+        {"bundling"},
+        {"loop"},
+        {"sine"},
+        {"commands"},
+    ],
+    "server": [
+        {"call", "error_details", "errors", "json_log", "version", "workers"},
+        {"config", "grace"},
+        {"request"},
+        {"store"},
+        {"engine_link"},
+        {"predict"},
+        {"adaptation", "admission", "front"},
+        {"rpc"},
+        {"server"},
+        {"command"},
+    ],
+    "bench": [
+        {"environment", "options", "plot", "report"},
+        {"speed"},
+        {"serve"},
+        {"command"},
+    ],
+}
+MAX_MODULES = 20
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -128,3 +166,33 @@ def test_importing_all_of_a_component_leaves_out_what_is_heavy(
     )
 
     assert done.stdout.strip() == "[]"
+
+
+def floor_of(name: str) -> int | None:
+    """Return the floor of a module below `kshot`, None where its component has no rooms."""
+    component, room = name.split(".")[:2]
+    if component not in FLOORS or room == "__init__":
+        return None
+    (floor,) = [number for number, rooms in enumerate(FLOORS[component]) if room in rooms]
+    return floor
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] in FLOORS])
+def test_imports_between_rooms_go_down(name: str) -> None:
+    own, component = floor_of(name), name.split(".")[0]
+    above = [
+        target
+        for target in imported(name, MODULES[name])
+        if target.startswith(f"kshot.{component}.") and own is not None
+        if (floor_of(target.removeprefix("kshot.")) or 0) > own
+    ]
+
+    assert above == []
+
+
+def test_no_folder_is_too_full() -> None:
+    """Commands are listed by their table, and may be more."""
+    counts = Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
+    full = {str(folder): count for folder, count in counts.items() if count > MAX_MODULES}
+
+    assert full == {}

@@ -27,7 +27,7 @@ from kshot.learner import (
     stack_states,
     start_state,
 )
-from kshot.learner.losses import LossReader
+from kshot.learner.steps.loss_reader import LossReader
 
 pytestmark = [
     pytest.mark.gpu,

@@ -24,8 +24,8 @@ from kshot.bundle import (
     Weights,
     write_bundle,
 )
-from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
-from kshot.server.store import LocalStore
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModel]

@@ -14,11 +14,12 @@ import torch
 
 from kshot.bundle import BatchNormMode, Calibration, Manifest, TemperatureRule
 from kshot.learner import Initialization, Network, build_network, initial_parameters
-from kshot.trainer import curve_file, packaging
-from kshot.trainer.dataset import ImageDataset, make_dataset
-from kshot.trainer.onnx_templates import build_template
-from kshot.trainer.recipe import Recipe
-from kshot.trainer.recipe_files import load_image_recipe
+from kshot.trainer.bundling import packaging
+from kshot.trainer.bundling.onnx_templates import build_template
+from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
+from kshot.trainer.output import curve_file
+from kshot.trainer.recipe.files import load_image_recipe
+from kshot.trainer.recipe.recipe import Recipe
 
 SMALL = (
     "network.arguments.filters=4",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kshot.__main__ import main
 from kshot.trainer import experiment_training
-from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.datasets.dataset import ImageDataset
 
 FIGURE3 = (
     *("experiment", "figure3", "--arms", "g1,g1-g2", "--scale", "0.0001", "--tasks", "3"),

@@ -9,8 +9,8 @@ import pytest
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.experiment import arms_of
 from kshot.trainer.experiment_files import list_experiments, load_experiment, parse_experiment
-from kshot.trainer.recipe import recipe_digest
-from kshot.trainer.recipe_files import list_recipes, load_image_recipe, load_recipe
+from kshot.trainer.recipe.files import list_recipes, load_image_recipe, load_recipe
+from kshot.trainer.recipe.recipe import recipe_digest
 
 
 def figure3() -> str:

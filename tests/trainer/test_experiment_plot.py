@@ -13,8 +13,8 @@ from kshot.trainer.experiment_panels import DRAWERS
 from kshot.trainer.experiment_plot import draw_experiment, figure_size
 from kshot.trainer.experiment_run import ArmRun, Outcome
 from kshot.trainer.experiment_scores import ArmScores, Picture
-from kshot.trainer.plotting import figure_of, write_png
-from kshot.trainer.recipe_files import load_recipe
+from kshot.trainer.output.plotting import figure_of, write_png
+from kshot.trainer.recipe.files import load_recipe
 
 WAVE = Picture(
     [0.0, 1.0, 2.0], [0.0, 1.0, 0.0], [1.0], [1.0], {"0_steps": [0.0] * 3, "32_steps": [0.5] * 3}

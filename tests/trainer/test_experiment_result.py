@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from kshot.trainer.errors import TrainingError
+from kshot.trainer.evaluate.paired_differences import PAIRED_METHOD
 from kshot.trainer.experiment import Arm, ArmTable, Experiment, Ordering, Panel
 from kshot.trainer.experiment_result import result_document, verdicts, write_result
 from kshot.trainer.experiment_run import ArmRun, Outcome, RunSettings
 from kshot.trainer.experiment_scores import ArmScores, mean_score, read_scores, write_scores
-from kshot.trainer.paired import PAIRED_METHOD
-from kshot.trainer.recipe_files import load_recipe
+from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.statistics import T_METHOD, WILSON_METHOD
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from kshot.trainer import experiment_training
-from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import OtherTrainingError, RecipeError
 from kshot.trainer.experiment_files import load_experiment, parse_experiment
 from kshot.trainer.experiment_run import Outcome, RunSettings, plan, run_experiment
-from kshot.trainer.training import TrainingReport
+from kshot.trainer.loop.run import TrainingReport
 
 TINY = (
     "network.arguments.filters=4",

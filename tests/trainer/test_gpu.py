@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.image_training import image_loop
-from kshot.trainer.meta_batch import MetaBatch
-from kshot.trainer.outer_loop import OuterLoop
-from kshot.trainer.outer_state import OuterMoments, OuterState
-from kshot.trainer.recipe import Recipe
-from kshot.trainer.step_compilation import compiled_loop
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.loop.image_run import image_loop
+from kshot.trainer.loop.outer_loop import OuterLoop
+from kshot.trainer.loop.outer_state import OuterMoments, OuterState
+from kshot.trainer.loop.step_compilation import compiled_loop
+from kshot.trainer.recipe.recipe import Recipe
+from kshot.trainer.tasks.meta_batch import MetaBatch
 
 pytestmark = [
     pytest.mark.gpu,

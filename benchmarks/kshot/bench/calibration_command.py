@@ -23,7 +23,7 @@ from kshot.bench.options import choose_device
 from kshot.bench.refusals import WrongUse, one_line
 from kshot.bench.report import say
 from kshot.bench.row_file import Row, read_row_file, write_row_file
-from kshot.trainer.progress import Progress
+from kshot.trainer.output.progress import Progress
 
 __all__ = ["command", "read_calibration"]
 

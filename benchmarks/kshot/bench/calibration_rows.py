@@ -20,9 +20,9 @@ from kshot.bench.evaluated_bundle import adaptation_digest
 from kshot.bench.marked_page import table
 from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Bundle
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.evaluation import evaluate_bundle_in
-from kshot.trainer.evaluation_settings import EvaluationSettings
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.evaluate.evaluation import evaluate_bundle_in
+from kshot.trainer.evaluate.settings import EvaluationSettings
 
 __all__ = [
     "CALIBRATED",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kshot.trainer.recipe import Data
+from kshot.trainer.recipe.recipe import Data
 
 __all__ = ["PAIRS", "Pair"]
 

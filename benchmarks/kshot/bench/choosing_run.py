@@ -13,9 +13,9 @@ from kshot.bench.choosing_settings import defaults_of, sweep_command, temperatur
 from kshot.bench.environment import environment
 from kshot.bench.evaluated_bundle import adaptation_digest
 from kshot.bundle import Bundle, Manifest
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.evaluation_settings import EvaluationSettings
-from kshot.trainer.sweep import Axes, SweepRow, run_sweep
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.sweep import Axes, SweepRow, run_sweep
 
 __all__ = [
     "COLUMNS",

@@ -10,8 +10,8 @@ from dataclasses import replace
 from kshot.bench.choosing_pairs import Pair
 from kshot.bench.evaluated_bundle import adaptation_digest
 from kshot.bundle import Bundle, Manifest
-from kshot.trainer.evaluation_settings import EvaluationSettings
-from kshot.trainer.sweep import Axes
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.sweep import Axes
 
 __all__ = [
     "answers",

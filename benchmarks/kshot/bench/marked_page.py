@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kshot.trainer.errors import DataError
-from kshot.trainer.replaced_file import replace_file
+from kshot.trainer.output.replaced_file import replace_file
 
 __all__ = ["replace_blocks", "table", "write_blocks"]
 

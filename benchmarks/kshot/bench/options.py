@@ -108,7 +108,7 @@ def choose_jax(wanted: bool | None, device: torch.device, threads: int) -> bool:
         raise click.UsageError(f"--jax is measured on a CPU only, the device is {device.type}")
     joins = available and device.type == "cpu" if wanted is None else wanted
     if joins:
-        from kshot.bench.jax_loop import limit_threads
+        from kshot.bench.speed.jax_loop import limit_threads
 
         limit_threads(threads)
     return joins

@@ -20,7 +20,7 @@ from kshot.bench.reproduction_file import merged, read_rows, renewed
 from kshot.bench.reproduction_page import page_blocks
 from kshot.bench.reproduction_run import Asked, measure_target
 from kshot.bench.row_file import Row, write_row_file
-from kshot.trainer.progress import Progress
+from kshot.trainer.output.progress import Progress
 
 __all__ = ["command"]
 

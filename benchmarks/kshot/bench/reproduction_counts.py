@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kshot.bundle import BatchNormMode
-from kshot.trainer.baselines import Solver
-from kshot.trainer.evaluation import Measurement
-from kshot.trainer.evaluation_tasks import EvaluationTasks
-from kshot.trainer.replaced_file import replace_file
+from kshot.trainer.evaluate.baselines import Solver
+from kshot.trainer.evaluate.evaluation import Measurement
+from kshot.trainer.evaluate.tasks import EvaluationTasks
+from kshot.trainer.output.replaced_file import replace_file
 
 __all__ = ["Counts", "count_right_answers"]
 

@@ -10,7 +10,7 @@ from kshot.bench.reproduction_rows import TARGETS, Target, target_of
 from kshot.bench.reproduction_run import Asked, command_for, described
 from kshot.bench.row_file import Row, read_row_file
 from kshot.trainer.errors import DataError
-from kshot.trainer.recipe_files import load_recipe
+from kshot.trainer.recipe.files import load_recipe
 
 __all__ = ["KEYS", "measured_rows", "merged", "read_rows", "renewed"]
 

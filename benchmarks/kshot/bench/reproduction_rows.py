@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Provenance
-from kshot.trainer.recipe_files import load_image_recipe
+from kshot.trainer.recipe.files import load_image_recipe
 
 __all__ = ["BUILTIN", "TARGETS", "Adaptation", "Target", "adaptation_for", "target_of"]
 

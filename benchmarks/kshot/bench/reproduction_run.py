@@ -16,16 +16,16 @@ from kshot.bench.reproduction_counts import count_right_answers
 from kshot.bench.reproduction_rows import Adaptation, Target, adaptation_for
 from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Bundle
-from kshot.trainer.compiled_solver import compiled_solver
-from kshot.trainer.dataset import ImageDataset
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.evaluation import TASKS_AT_ONCE, initialization_of
-from kshot.trainer.evaluation_settings import EvaluationSettings
-from kshot.trainer.evaluation_tasks import prepare_tasks
-from kshot.trainer.pixels import DevicePixels
-from kshot.trainer.recipe_files import list_recipes, load_recipe
+from kshot.trainer.evaluate.compiled_solver import compiled_solver
+from kshot.trainer.evaluate.evaluation import TASKS_AT_ONCE, initialization_of
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.solver import build_solver
+from kshot.trainer.evaluate.tasks import prepare_tasks
+from kshot.trainer.recipe.files import list_recipes, load_recipe
 from kshot.trainer.statistics import accuracy_interval
-from kshot.trainer.task_solver import build_solver
 
 __all__ = ["Asked", "command_for", "described", "measure_target"]
 

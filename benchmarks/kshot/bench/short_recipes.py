@@ -10,23 +10,23 @@ import numpy as np
 import torch
 
 from kshot.learner import Initialization
-from kshot.trainer.datasets import read_dataset
-from kshot.trainer.episode_file import draw_episodes
-from kshot.trainer.evaluation import TASKS_AT_ONCE, evaluate
-from kshot.trainer.evaluation_settings import EvaluationSettings
-from kshot.trainer.image_training import image_training
-from kshot.trainer.packaging import draft_manifest
-from kshot.trainer.paired import paired_difference
-from kshot.trainer.pixels import DevicePixels
-from kshot.trainer.recipe import Recipe
-from kshot.trainer.recipe_files import load_recipe
-from kshot.trainer.sine_evaluation import sine_errors
-from kshot.trainer.sine_recipe import SineRecipe
-from kshot.trainer.sine_training import sine_training
+from kshot.trainer.bundling.packaging import draft_manifest
+from kshot.trainer.datasets.device_images import DevicePixels
+from kshot.trainer.datasets.registry import read_dataset
+from kshot.trainer.evaluate.evaluation import TASKS_AT_ONCE, evaluate
+from kshot.trainer.evaluate.paired_differences import paired_difference
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.solver import build_solver
+from kshot.trainer.loop.image_run import image_training
+from kshot.trainer.loop.run import Training, resumed_state
+from kshot.trainer.recipe.files import load_recipe
+from kshot.trainer.recipe.recipe import Recipe
+from kshot.trainer.recipe.sine import SineRecipe
+from kshot.trainer.sine.evaluation import sine_errors
+from kshot.trainer.sine.run import sine_training
 from kshot.trainer.statistics import T_METHOD, t_half_width
-from kshot.trainer.task_solver import build_solver
-from kshot.trainer.training import Training, resumed_state
-from kshot.trainer.training_tasks import Drawn
+from kshot.trainer.tasks.episode_file import draw_episodes
+from kshot.trainer.tasks.training_tasks import Drawn
 
 __all__ = ["Compared", "ShortData", "ShortRun", "run_short"]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from kshot.bench.generated_images import MINI_IMAGENET, ImageForm, write_classes
 from kshot.bench.short_recipes import ShortData, ShortRun
-from kshot.trainer.datasets import read_dataset
+from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.errors import DataError
-from kshot.trainer.recipe import Recipe
+from kshot.trainer.recipe.recipe import Recipe
 
 __all__ = ["GENERATED_FORM", "SHORT_RUNS", "data_for", "generate"]
 

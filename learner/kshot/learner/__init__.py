@@ -1,6 +1,6 @@
 """The learner: networks as pure functions of flat parameters, and the inner loop over them."""
 
-from kshot.learner.compilation import (
+from kshot.learner.compile.compilation import (
     CompilationError,
     StepCache,
     compile_program,
@@ -8,9 +8,6 @@ from kshot.learner.compilation import (
     compiler_name,
     default_cache_folder,
 )
-from kshot.learner.conv4 import Conv4
-from kshot.learner.graphs import graphed
-from kshot.learner.head import prototype_head, with_prototype_heads
 from kshot.learner.inference import (
     query_logits,
     support_and_query_logits,
@@ -18,12 +15,10 @@ from kshot.learner.inference import (
     support_statistics,
     transductive_logits,
 )
-from kshot.learner.initialization import Initialization, LoopState, stack_states, start_state
-from kshot.learner.inner_loop import InnerLoopResult, StopReason, run_inner_loop
-from kshot.learner.inner_step import InnerStep, build_inner_step, loss_gradients
 from kshot.learner.layout import ParameterLayout
-from kshot.learner.mlp import Mlp
-from kshot.learner.network import (
+from kshot.learner.networks.conv4 import Conv4
+from kshot.learner.networks.mlp import Mlp
+from kshot.learner.networks.network import (
     NETWORKS,
     Network,
     Parameters,
@@ -33,16 +28,21 @@ from kshot.learner.network import (
     layout_of,
     logits_of,
 )
+from kshot.learner.networks.resnet12 import Resnet12
 from kshot.learner.numerics import compute_reproducibly
-from kshot.learner.objective import Objective, task_losses
-from kshot.learner.preconditioner import StepRule
-from kshot.learner.query_gradient import QueryGradient, build_query_gradient
-from kshot.learner.query_spec import QuerySpec
-from kshot.learner.resnet12 import Resnet12
-from kshot.learner.sampler import cycling_indices, derive_seed, replacement_indices
-from kshot.learner.second_order import maml_gradient
-from kshot.learner.slots import SlotResult, Slots, SlotTask
-from kshot.learner.step_spec import StepSpec, Tunable
+from kshot.learner.steps.graphs import graphed
+from kshot.learner.steps.head import prototype_head, with_prototype_heads
+from kshot.learner.steps.initialization import Initialization, LoopState, stack_states, start_state
+from kshot.learner.steps.inner_loop import InnerLoopResult, StopReason, run_inner_loop
+from kshot.learner.steps.inner_step import InnerStep, build_inner_step, loss_gradients
+from kshot.learner.steps.objective import Objective, task_losses
+from kshot.learner.steps.preconditioner import StepRule
+from kshot.learner.steps.query_gradient import QueryGradient, build_query_gradient
+from kshot.learner.steps.query_spec import QuerySpec
+from kshot.learner.steps.sampler import cycling_indices, derive_seed, replacement_indices
+from kshot.learner.steps.second_order import maml_gradient
+from kshot.learner.steps.slots import SlotResult, Slots, SlotTask
+from kshot.learner.steps.step_spec import StepSpec, Tunable
 
 __all__ = [
     "NETWORKS",

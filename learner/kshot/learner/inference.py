@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kshot.bundle import BatchNormMode
-from kshot.learner.network import Network, Parameters, Statistics, logits_of
+from kshot.learner.networks.network import Network, Parameters, Statistics, logits_of
 
 IMAGES_AT_ONCE = 1024
 

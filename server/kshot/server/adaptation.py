@@ -9,16 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
 from kshot.server.call import current_call
-from kshot.server.catalog import ServedModel
-from kshot.server.digest import adaptation_digest, weights_digest
-from kshot.server.engine_client import EngineResult, EngineTask
+from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
-from kshot.server.images import ImageRules, PixelBudget, check_sent, image_count, prepare_images
-from kshot.server.task import AdaptTask
-from kshot.server.validation import TtlLimits, check_labels, resolve_options
-from kshot.server.violations import Violations
+from kshot.server.predict.catalog import ServedModel
+from kshot.server.request.asked import AdaptTask
+from kshot.server.request.digest import adaptation_digest, weights_digest
+from kshot.server.request.images import (
+    ImageRules,
+    PixelBudget,
+    check_sent,
+    image_count,
+    prepare_images,
+)
+from kshot.server.request.validation import TtlLimits, check_labels, resolve_options
+from kshot.server.request.violations import Violations
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
 from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]

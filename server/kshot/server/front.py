@@ -13,15 +13,14 @@ from kshot.server.adaptation import (
     check_task,
     check_task_alone,
 )
-from kshot.server.adapted_model import AdaptedModel
 from kshot.server.admission import Admission
 from kshot.server.call import current_call
-from kshot.server.catalog import Catalog, ServedModel
 from kshot.server.config import ServerConfig
-from kshot.server.export import export_model
-from kshot.server.images import PixelBudget, check_sent, image_count
-from kshot.server.kept_models import KeptModels
-from kshot.server.prediction import (
+from kshot.server.engine_link.supervisor import EngineSupervisor
+from kshot.server.predict.batches import PredictionBatches, Request, may_join
+from kshot.server.predict.catalog import Catalog, ServedModel
+from kshot.server.predict.export import export_model
+from kshot.server.predict.prediction import (
     Answers,
     Floats,
     Question,
@@ -32,11 +31,12 @@ from kshot.server.prediction import (
     read_logits,
     run_images,
 )
-from kshot.server.prediction_batches import PredictionBatches, Request, may_join
-from kshot.server.supervisor import EngineSupervisor
-from kshot.server.task import AdaptTask, PredictTask
-from kshot.server.validation import TtlLimits, check_choice, check_id
-from kshot.server.violations import Violations
+from kshot.server.request.asked import AdaptTask, PredictTask
+from kshot.server.request.images import PixelBudget, check_sent, image_count
+from kshot.server.request.validation import TtlLimits, check_choice, check_id
+from kshot.server.request.violations import Violations
+from kshot.server.store.adapted_model import AdaptedModel
+from kshot.server.store.kept_models import KeptModels
 from kshot.server.workers import Workers
 
 

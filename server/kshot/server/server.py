@@ -12,21 +12,21 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from kshot.server.admission import Admission
-from kshot.server.arrays_cache import ArraysCache
-from kshot.server.catalog import Catalog
 from kshot.server.config import ServerConfig
+from kshot.server.engine_link.supervisor import EngineSupervisor
 from kshot.server.errors import StartError
 from kshot.server.front import Front
 from kshot.server.grace import Grace
-from kshot.server.hot_set import HotSet
-from kshot.server.interceptor import CallInterceptor
 from kshot.server.json_log import LOGGER, log_event
-from kshot.server.kept_models import KeptModels
-from kshot.server.prediction_batches import PredictionBatches
-from kshot.server.runtime import Runtime
-from kshot.server.service import AdaptationServicer
-from kshot.server.store import LocalStore
-from kshot.server.supervisor import EngineSupervisor
+from kshot.server.predict.batches import PredictionBatches
+from kshot.server.predict.catalog import Catalog
+from kshot.server.predict.hot_set import HotSet
+from kshot.server.predict.runtime import Runtime
+from kshot.server.rpc.interceptor import CallInterceptor
+from kshot.server.rpc.service import AdaptationServicer
+from kshot.server.store.arrays_cache import ArraysCache
+from kshot.server.store.kept_models import KeptModels
+from kshot.server.store.store import LocalStore
 from kshot.server.workers import Workers
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1 import adaptation_pb2_grpc as wire_grpc

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from kshot.server.page_token import page_token
+from kshot.server.store.page_token import page_token
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 

@@ -33,7 +33,7 @@ command.command.main({arguments!r}, prog_name="kshot serve")
 _HANG = """
 import os, threading
 from pathlib import Path
-from kshot.server import predictor
+from kshot.server.predict import predictor
 def hang(*_arguments):
     Path(os.environ["KSHOT_FAKE_ENGINE_PIPES"], "arrived").write_text("here")
     threading.Event().wait()

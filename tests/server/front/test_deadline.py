@@ -9,7 +9,7 @@ import pytest
 
 from kshot.server import adaptation
 from kshot.server.call import current_call
-from kshot.server.supervisor import EngineSupervisor
+from kshot.server.engine_link.supervisor import EngineSupervisor
 
 Make = Callable[..., Any]
 

@@ -15,12 +15,12 @@ from hypothesis.extra import numpy as hnp
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
 from kshot.server.admission import Admission
 from kshot.server.errors import InvalidRequest, QueueFull, ShuttingDown
-from kshot.server.kept_models import new_id
-from kshot.server.prediction import softmax
-from kshot.server.task import ResolvedOptions
-from kshot.server.validation import check_id
-from kshot.server.violations import Violations
-from kshot.server.wire_answers import head_value, mode_value, preconditioner_value, scope_value
+from kshot.server.predict.prediction import softmax
+from kshot.server.request.asked import ResolvedOptions
+from kshot.server.request.validation import check_id
+from kshot.server.request.violations import Violations
+from kshot.server.rpc.encode import head_value, mode_value, preconditioner_value, scope_value
+from kshot.server.store.kept_models import new_id
 
 OPTIONS = ResolvedOptions(
     step_count=3,

@@ -12,7 +12,7 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from kshot.server.engine_client import EngineClient
+from kshot.server.engine_link.client import EngineClient
 
 Make = Callable[..., Any]
 Refuse = Callable[[Callable[[], object]], Any]

@@ -12,8 +12,8 @@ from google.rpc import status_pb2
 from kshot.client.errors import BY_REASON, KshotError, error_class
 from kshot.server import errors
 from kshot.server.errors import RequestError
-from kshot.server.status import DETAILS_TRAILER, message_of, trailers_of
-from kshot.server.violations import Violations
+from kshot.server.request.violations import Violations
+from kshot.server.rpc.status import DETAILS_TRAILER, message_of, trailers_of
 
 PROTO = Path(__file__).parents[3] / "proto" / "kshot" / "v1" / "adaptation.proto"
 EXAMPLES: list[RequestError] = [

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import Bundle
-from kshot.server import images as images_module
 from kshot.server.call import begin_call
 from kshot.server.errors import CallCancelled, InvalidRequest
-from kshot.server.images import ImageRules, PixelBudget, prepare_images
-from kshot.server.task import EncodedImages, TensorImages
-from kshot.server.violations import Violations
+from kshot.server.request import images as images_module
+from kshot.server.request.asked import EncodedImages, TensorImages
+from kshot.server.request.images import ImageRules, PixelBudget, prepare_images
+from kshot.server.request.violations import Violations
 from kshot.v1 import adaptation_pb2 as wire
 
 Make = Callable[..., Any]

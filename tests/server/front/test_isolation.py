@@ -16,7 +16,9 @@ from google.rpc import error_details_pb2 as details_pb2
 from grpc_status import rpc_status
 
 from kshot.bundle import Bundle, Manifest, write_bundle
-from kshot.server import adaptation, engine_client, service
+from kshot.server import adaptation
+from kshot.server.engine_link import client as engine_client
+from kshot.server.rpc import service
 from kshot.v1 import adaptation_pb2 as wire
 
 Make = Callable[..., Any]

@@ -67,7 +67,7 @@ def test_a_full_disk_says_so(
 
     with start_server() as server:
         with monkeypatch.context() as patched:
-            patched.setattr("kshot.server.store_files.write_synced", fail)
+            patched.setattr("kshot.server.store.files.write_synced", fail)
             full = refusal(lambda: server.stub.Adapt(adapt_request(), timeout=30))
         again = server.stub.Adapt(adapt_request(), timeout=30)
 
@@ -121,7 +121,7 @@ def test_an_id_that_is_taken_says_nothing_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """New ids are random: this does not happen, and nobody is to learn of another's model."""
-    monkeypatch.setattr("kshot.server.kept_models.new_id", lambda: "am-" + "a" * 26)
+    monkeypatch.setattr("kshot.server.store.kept_models.new_id", lambda: "am-" + "a" * 26)
     with start_server() as server:
         server.stub.Adapt(adapt_request(), timeout=30)
         taken = refusal(lambda: server.stub.Adapt(adapt_request(), timeout=30))

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from kshot.server.adapted_model import AdaptedArrays, AdaptedModel
-from kshot.server.arrays_cache import ArraysCache
 from kshot.server.call import begin_call
 from kshot.server.errors import AdaptedModelDeleted, AdaptedModelExpired
-from kshot.server.kept_models import Handover, KeptModels
-from kshot.server.store import LocalStore
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.arrays_cache import ArraysCache
+from kshot.server.store.kept_models import Handover, KeptModels
+from kshot.server.store.store import LocalStore
 from kshot.server.workers import Workers
 
 Make = Callable[..., Any]

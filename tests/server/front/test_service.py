@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from kshot.server.service import CHUNK_BYTES
+from kshot.server.rpc.service import CHUNK_BYTES
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 

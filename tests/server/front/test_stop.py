@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
-from kshot.server import predictor
 from kshot.server.call import current_call
 from kshot.server.grace import Grace
+from kshot.server.predict import predictor
 from kshot.v1 import adaptation_pb2 as wire
 
 Make = Callable[..., Any]

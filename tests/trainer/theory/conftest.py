@@ -9,11 +9,11 @@ from torch import Tensor
 
 from kshot.bundle import Preconditioner
 from kshot.learner import Network, Objective, StepRule, build_inner_step, layout_of
-from kshot.trainer.algorithms import algorithm_of
-from kshot.trainer.outer_loop import OuterLoop
-from kshot.trainer.outer_state import OuterState
-from kshot.trainer.recipe import Inner, Outer
-from kshot.trainer.training_tasks import SupportBatch
+from kshot.trainer.loop.algorithms import algorithm_of
+from kshot.trainer.loop.outer_loop import OuterLoop
+from kshot.trainer.loop.outer_state import OuterState
+from kshot.trainer.recipe.recipe import Inner, Outer
+from kshot.trainer.tasks.training_tasks import SupportBatch
 
 Loops = Callable[..., OuterLoop[SupportBatch]]
 

@@ -4,9 +4,9 @@ import torch
 
 from kshot.bundle import BatchNormMode
 from kshot.learner import Network, query_logits
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.episodes import sample_episodes
+from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.statistics import t_half_width
+from kshot.trainer.tasks.episodes import sample_episodes
 
 WAY, TASKS = 3, 2000
 

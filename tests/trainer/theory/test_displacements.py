@@ -16,9 +16,9 @@ from kshot.learner import (
     layout_of,
     run_inner_loop,
 )
-from kshot.trainer.outer_loop import OuterLoop
-from kshot.trainer.outer_state import OuterState
-from kshot.trainer.training_tasks import SupportBatch
+from kshot.trainer.loop.outer_loop import OuterLoop
+from kshot.trainer.loop.outer_state import OuterState
+from kshot.trainer.tasks.training_tasks import SupportBatch
 
 Loops = Callable[..., OuterLoop[SupportBatch]]
 States = Callable[[Tensor], OuterState]

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from kshot.learner import Network, Objective, layout_of, loss_gradients
-from kshot.trainer.outer_loop import OuterLoop
-from kshot.trainer.outer_state import OuterState
-from kshot.trainer.training_tasks import SupportBatch
+from kshot.trainer.loop.outer_loop import OuterLoop
+from kshot.trainer.loop.outer_state import OuterState
+from kshot.trainer.tasks.training_tasks import SupportBatch
 
 Loops = Callable[..., OuterLoop[SupportBatch]]
 States = Callable[[Tensor], OuterState]

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kshot.trainer.sine_recipe import SineTask
-from kshot.trainer.sine_tasks import draw_waves, grid, zero_predictor_error
+from kshot.trainer.recipe.sine import SineTask
+from kshot.trainer.sine.tasks import draw_waves, grid, zero_predictor_error
 
 TASK = SineTask((0.1, 5.0), (0.0, 2 * math.pi), (-5.0, 5.0), 50, 10)
 

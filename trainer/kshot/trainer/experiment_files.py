@@ -11,8 +11,8 @@ from pathlib import Path
 from kshot.bundle.document import DocumentError, parse
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.experiment import Arm, Experiment, arms_of, check_experiment
-from kshot.trainer.recipe_overrides import override
-from kshot.trainer.recipe_parsing import AnyRecipe, parse_recipe
+from kshot.trainer.recipe.overrides import override
+from kshot.trainer.recipe.parsing import AnyRecipe, parse_recipe
 
 __all__ = [
     "ExperimentFile",

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from kshot.bundle import write_synced
+from kshot.trainer.bundling.packaging import library_versions
 from kshot.trainer.errors import TrainingError
+from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.experiment import START, ZERO, Experiment, Ordering
 from kshot.trainer.experiment_run import Outcome, RunSettings
 from kshot.trainer.experiment_scores import ArmScores, mean_score
-from kshot.trainer.packaging import library_versions
-from kshot.trainer.paired import paired_difference
-from kshot.trainer.recipe import recipe_digest
+from kshot.trainer.recipe.recipe import recipe_digest
 from kshot.trainer.statistics import Interval
 
 __all__ = ["Verdict", "result_document", "verdicts", "write_result"]

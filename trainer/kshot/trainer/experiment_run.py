@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 
 from kshot.learner import compute_reproducibly
-from kshot.trainer.curve_file import CURVES_FILE
 from kshot.trainer.errors import RecipeError, TrainerError
 from kshot.trainer.experiment import START, Arm, arms_of
 from kshot.trainer.experiment_files import ExperimentFile
 from kshot.trainer.experiment_scores import ArmScores
 from kshot.trainer.experiment_training import ArmJob, train_arm
-from kshot.trainer.recipe import recipe_digest
-from kshot.trainer.recipe_overrides import override
-from kshot.trainer.recipe_parsing import AnyRecipe, parse_recipe
-from kshot.trainer.sine_recipe import SineRecipe
-from kshot.trainer.training import TrainingReport
+from kshot.trainer.loop.run import TrainingReport
+from kshot.trainer.output.curve_file import CURVES_FILE
+from kshot.trainer.recipe.overrides import override
+from kshot.trainer.recipe.parsing import AnyRecipe, parse_recipe
+from kshot.trainer.recipe.recipe import recipe_digest
+from kshot.trainer.recipe.sine import SineRecipe
 
 __all__ = ["ArmRun", "Outcome", "RunSettings", "plan", "run_experiment"]
 

@@ -14,24 +14,29 @@ import torch
 from kshot.bundle import InputSpec, Manifest
 from kshot.bundle.document import plain
 from kshot.learner import Initialization
-from kshot.trainer.compiled_solver import compiled_solver
-from kshot.trainer.curves import MODES
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.datasets import read_dataset
+from kshot.trainer.bundling.packaging import draft_manifest
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.device_images import DevicePixels
+from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.evaluation import TASKS_AT_ONCE, EvaluationResult, build_solver, evaluate
-from kshot.trainer.evaluation_settings import EvaluationSettings
+from kshot.trainer.evaluate.compiled_solver import compiled_solver
+from kshot.trainer.evaluate.evaluation import (
+    TASKS_AT_ONCE,
+    EvaluationResult,
+    build_solver,
+    evaluate,
+)
+from kshot.trainer.evaluate.learning_curve import MODES
+from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.experiment import ZERO, FinalTasks
 from kshot.trainer.experiment_scores import ArmScores, Picture, read_scores, write_scores
-from kshot.trainer.image_training import image_training
-from kshot.trainer.packaging import draft_manifest
-from kshot.trainer.pixels import DevicePixels
-from kshot.trainer.recipe import Data, Recipe
-from kshot.trainer.recipe_parsing import AnyRecipe
-from kshot.trainer.sine_evaluation import sine_fits
-from kshot.trainer.sine_recipe import SineRecipe
-from kshot.trainer.sine_training import sine_training
-from kshot.trainer.training import CHECKPOINT_FILE, Training, TrainingReport, run_training
+from kshot.trainer.loop.image_run import image_training
+from kshot.trainer.loop.run import CHECKPOINT_FILE, Training, TrainingReport, run_training
+from kshot.trainer.recipe.parsing import AnyRecipe
+from kshot.trainer.recipe.recipe import Data, Recipe
+from kshot.trainer.recipe.sine import SineRecipe
+from kshot.trainer.sine.evaluation import sine_fits
+from kshot.trainer.sine.run import sine_training
 
 __all__ = ["ArmJob", "train_arm"]
 
@@ -67,7 +72,7 @@ def train_arm(
 ) -> ArmScores:
     """Train an arm, or go on with it, and score it; what was finished before is read.
 
-    Raises ``TrainingError`` and ``DataError`` as ``kshot.trainer.image_training.train`` does.
+    Raises ``TrainingError`` and ``DataError`` as ``kshot.trainer.loop.image_run.train`` does.
     """
     comparison = _sine(job) if isinstance(job.recipe, SineRecipe) else _images(job)
     finished = read_scores(job.folder, comparison.identity)

@@ -8,19 +8,19 @@ from typing import Any
 import click
 
 from kshot.bundle import Bundle, Manifest
-from kshot.trainer.calibrated_copy import write_copy
-from kshot.trainer.calibration import check_tasks, fit_calibration
+from kshot.trainer.bundling.calibrated_copy import write_copy
+from kshot.trainer.bundling.calibration import check_tasks, fit_calibration
+from kshot.trainer.bundling.packaging import bundle_folder
 from kshot.trainer.commands.calibration_options import CalibrateOptions, calibrate_options
 from kshot.trainer.commands.calibration_report import calibration_document, calibration_text
 from kshot.trainer.commands.evaluation_request import check_choice
 from kshot.trainer.commands.evaluation_session import check_split, find_bundle, say_once
 from kshot.trainer.commands.options import choose_data_folder, choose_device
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.datasets import data_of, read_dataset
-from kshot.trainer.evaluation import initialization_of
-from kshot.trainer.packaging import bundle_folder
-from kshot.trainer.progress import Progress
-from kshot.trainer.table import check_rows, measure_again
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.registry import data_of, read_dataset
+from kshot.trainer.evaluate.accuracy_table import check_rows, measure_again
+from kshot.trainer.evaluate.evaluation import initialization_of
+from kshot.trainer.output.progress import Progress
 
 __all__ = ["command"]
 

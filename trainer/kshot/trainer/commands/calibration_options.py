@@ -8,8 +8,8 @@ from typing import TypeVar
 import click
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner
-from kshot.trainer.calibrated_copy import Defaults
-from kshot.trainer.calibration import CalibrationTasks
+from kshot.trainer.bundling.calibrated_copy import Defaults
+from kshot.trainer.bundling.calibration import CalibrationTasks
 from kshot.trainer.commands.evaluation_options import MAX_STEPS, MAX_TASKS, choice
 from kshot.trainer.commands.options import data_option, device_option
 

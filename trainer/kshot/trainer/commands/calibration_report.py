@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kshot.bundle import Bundle
-from kshot.trainer.calibration import TemperatureFit
+from kshot.trainer.bundling.calibration import TemperatureFit
 
 __all__ = ["calibration_document", "calibration_text"]
 

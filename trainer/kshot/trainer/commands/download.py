@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from kshot.trainer.commands.options import data_option
-from kshot.trainer.download import OMNIGLOT_URL, download_omniglot
-from kshot.trainer.progress import Progress
+from kshot.trainer.datasets.download import OMNIGLOT_URL, download_omniglot
+from kshot.trainer.output.progress import Progress
 
 __all__ = ["command"]
 

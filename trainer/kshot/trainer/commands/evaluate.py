@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-from kshot.trainer.answers import EvaluationResult
-from kshot.trainer.baselines import Baseline
 from kshot.trainer.commands.evaluation_options import VARIABLE, evaluate_options
 from kshot.trainer.commands.evaluation_report import (
     difference_document,
@@ -19,9 +17,11 @@ from kshot.trainer.commands.evaluation_request import DECIDED, EvaluateOptions, 
 from kshot.trainer.commands.evaluation_session import Session, open_bundle, open_session
 from kshot.trainer.commands.evaluation_sweep import prepare_sweep, sweep
 from kshot.trainer.commands.options import choose_device
-from kshot.trainer.evaluation import evaluate_bundle
-from kshot.trainer.paired import paired_difference
-from kshot.trainer.progress import Progress
+from kshot.trainer.evaluate.baselines import Baseline
+from kshot.trainer.evaluate.evaluation import evaluate_bundle
+from kshot.trainer.evaluate.paired_differences import paired_difference
+from kshot.trainer.evaluate.scores import EvaluationResult
+from kshot.trainer.output.progress import Progress
 
 __all__ = ["command"]
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import click
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
-from kshot.trainer.baselines import Baseline
 from kshot.trainer.commands.evaluation_request import PROTOCOLS
 from kshot.trainer.commands.options import data_option, device_option
+from kshot.trainer.evaluate.baselines import Baseline
 
 __all__ = ["MAX_STEPS", "MAX_TASKS", "VARIABLE", "choice", "evaluate_options"]
 

@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
-from kshot.trainer.answers import EvaluationResult
-from kshot.trainer.evaluation_settings import EvaluationSettings
+from kshot.trainer.evaluate.scores import EvaluationResult
+from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.statistics import Interval
 
 __all__ = ["difference_document", "difference_text", "result_document", "result_text"]

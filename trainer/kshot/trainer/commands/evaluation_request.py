@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
-from kshot.trainer.baselines import Baseline
-from kshot.trainer.episode_file import TaskShape
-from kshot.trainer.evaluation_settings import EvaluationSettings
-from kshot.trainer.support_flaws import SupportFlaws
+from kshot.trainer.evaluate.baselines import Baseline
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.tasks.episode_file import TaskShape
+from kshot.trainer.tasks.support_flaws import SupportFlaws
 
 __all__ = [
     "DECIDED",

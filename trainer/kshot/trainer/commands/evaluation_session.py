@@ -10,13 +10,18 @@ import torch
 from kshot.bundle import Bundle, BundleError, load_bundle, locate_bundle
 from kshot.trainer.commands.evaluation_request import EvaluateOptions, check_allowed, task_shape
 from kshot.trainer.commands.options import choose_data_folder
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.datasets import data_of, read_dataset
-from kshot.trainer.episode_file import EpisodeSet, draw_episodes, read_episodes, write_episodes
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.registry import data_of, read_dataset
 from kshot.trainer.errors import DataError
-from kshot.trainer.evaluation_settings import EvaluationSettings
-from kshot.trainer.progress import Progress
-from kshot.trainer.recipe import Data
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.output.progress import Progress
+from kshot.trainer.recipe.recipe import Data
+from kshot.trainer.tasks.episode_file import (
+    EpisodeSet,
+    draw_episodes,
+    read_episodes,
+    write_episodes,
+)
 
 __all__ = ["Session", "check_split", "find_bundle", "open_bundle", "open_session", "say_once"]
 

@@ -14,12 +14,12 @@ from kshot.trainer.commands.evaluation_options import MAX_STEPS
 from kshot.trainer.commands.evaluation_request import EvaluateOptions, check_choice
 from kshot.trainer.commands.evaluation_session import Session
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.plotting import check_matplotlib, figure_of, write_png
-from kshot.trainer.progress import Progress
-from kshot.trainer.replaced_file import replace_file
-from kshot.trainer.sweep import Axes, run_sweep
-from kshot.trainer.sweep_plot import draw_sweep, figure_size
-from kshot.trainer.sweep_report import SweepSubject, sweep_json, sweep_markdown
+from kshot.trainer.evaluate.sweep import Axes, run_sweep
+from kshot.trainer.output.plotting import check_matplotlib, figure_of, write_png
+from kshot.trainer.output.progress import Progress
+from kshot.trainer.output.replaced_file import replace_file
+from kshot.trainer.output.sweep_plot import draw_sweep, figure_size
+from kshot.trainer.output.sweep_report import SweepSubject, sweep_json, sweep_markdown
 
 __all__ = ["prepare_sweep", "sweep"]
 

@@ -18,9 +18,9 @@ from kshot.trainer.experiment_files import ExperimentFile, load_experiment
 from kshot.trainer.experiment_plot import draw_experiment, figure_size
 from kshot.trainer.experiment_result import result_document, verdicts, write_result
 from kshot.trainer.experiment_run import Outcome, RunSettings, plan, run_experiment
-from kshot.trainer.plotting import check_matplotlib, figure_of, write_png
-from kshot.trainer.progress import Progress
-from kshot.trainer.training import TrainingReport
+from kshot.trainer.loop.run import TrainingReport
+from kshot.trainer.output.plotting import check_matplotlib, figure_of, write_png
+from kshot.trainer.output.progress import Progress
 
 __all__ = ["command"]
 

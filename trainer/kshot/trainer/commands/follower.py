@@ -8,8 +8,8 @@ from typing import Self
 
 import click
 
-from kshot.trainer.progress import Progress
-from kshot.trainer.training import TrainingReport
+from kshot.trainer.loop.run import TrainingReport
+from kshot.trainer.output.progress import Progress
 
 __all__ = ["Follower"]
 

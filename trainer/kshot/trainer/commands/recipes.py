@@ -10,10 +10,10 @@ import click
 from kshot.bundle.document import plain
 from kshot.trainer.experiment import arms_of
 from kshot.trainer.experiment_files import list_experiments, load_experiment
-from kshot.trainer.recipe import recipe_digest
-from kshot.trainer.recipe_files import list_recipes, load_recipe, unknown_recipe
-from kshot.trainer.recipe_parsing import AnyRecipe
-from kshot.trainer.recipe_text import shipped_text
+from kshot.trainer.recipe.files import list_recipes, load_recipe, unknown_recipe
+from kshot.trainer.recipe.parsing import AnyRecipe
+from kshot.trainer.recipe.recipe import recipe_digest
+from kshot.trainer.recipe.text import shipped_text
 
 __all__ = ["command", "listing", "recipe_document"]
 

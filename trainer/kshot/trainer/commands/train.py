@@ -15,17 +15,17 @@ from kshot.trainer.commands.options import (
     data_option,
     device_option,
 )
-from kshot.trainer.dataset import ImageDataset
-from kshot.trainer.datasets import read_dataset
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.errors import RecipeError
-from kshot.trainer.image_training import train
-from kshot.trainer.progress import Progress
-from kshot.trainer.recipe import Recipe
-from kshot.trainer.recipe_files import load_recipe
-from kshot.trainer.sine_recipe import SineRecipe
-from kshot.trainer.sine_training import RESULT_FILE, train_sine
-from kshot.trainer.training import CHECKPOINT_FILE
-from kshot.trainer.workers import Workers, joined_workers
+from kshot.trainer.loop.image_run import train
+from kshot.trainer.loop.run import CHECKPOINT_FILE
+from kshot.trainer.loop.workers import Workers, joined_workers
+from kshot.trainer.output.progress import Progress
+from kshot.trainer.recipe.files import load_recipe
+from kshot.trainer.recipe.recipe import Recipe
+from kshot.trainer.recipe.sine import SineRecipe
+from kshot.trainer.sine.run import RESULT_FILE, train_sine
 
 __all__ = ["command"]
 

@@ -1,0 +1,109 @@
+"""What the steps buy: accuracy over steps and over milliseconds, on handwriting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from kshot.bench.report import say
+from kshot.bench.speed.contenders import kshot_loop
+from kshot.bench.speed.timed_tasks import AdaptTask
+from kshot.bench.speed.timing import interleave, median
+from kshot.learner import InnerStep, cycling_indices
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.device_images import DevicePixels
+from kshot.trainer.evaluate.evaluation import (
+    TASKS_AT_ONCE,
+    EvaluationSettings,
+    build_solver,
+    evaluate,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["AccuracyPoint", "draw_accuracy", "measure_accuracy"]
+
+STEP_COUNTS = (1, 2, 5, 10, 20, 50)
+TASK_COUNT = 100
+MOST_QUERIES = 10
+
+
+@dataclass(frozen=True)
+class AccuracyPoint:
+    """Accuracy and the half width of its 95 % interval in 0..1, and an adaptation's median time."""
+
+    step_count: int
+    accuracy: float
+    ci95: float
+    adapt_ms: float
+
+
+def measure_accuracy(
+    task: AdaptTask, step: InnerStep, dataset: ImageDataset, rounds: int
+) -> list[AccuracyPoint]:
+    """Measure kshot's accuracy on the same tasks of a data set at each number of steps.
+
+    The milliseconds are those of the task and the inner step given.
+
+    Raises ``DataError`` when the data set is too small for such tasks or of another shape.
+    """
+    size = task.size
+    smallest = int(dataset.class_offsets.diff().min())
+    settings = EvaluationSettings(
+        way=size.way,
+        shot=size.shot,
+        query_count=max(1, min(MOST_QUERIES, smallest - size.shot)),
+        task_count=TASK_COUNT,
+        batch_norm_mode=task.manifest.batch_norm.default,
+        batch_size=size.batch_size,
+    )
+    pixels = DevicePixels.load(dataset, task.manifest.input, task.device)
+    milliseconds = _time(task, step, rounds)
+    points = []
+    for step_count in STEP_COUNTS:
+        say(f"measuring accuracy after {step_count} steps on {dataset.name}")
+        wanted = replace(settings, step_count=step_count)
+        result = evaluate(
+            build_solver(task.initialization, task.manifest, pixels, wanted),
+            dataset,
+            wanted,
+            [wanted.batch_norm_mode],
+            tasks_at_once=TASKS_AT_ONCE[task.device.type],
+        )[wanted.batch_norm_mode]
+        points.append(
+            AccuracyPoint(step_count, result.accuracy, result.ci95, milliseconds[step_count])
+        )
+    return points
+
+
+def draw_accuracy(figure: Figure, points: list[AccuracyPoint], title: str) -> None:
+    """Draw accuracy with its interval over steps on the left, over milliseconds on the right."""
+    accuracies = [100 * point.accuracy for point in points]
+    errors = [100 * point.ci95 for point in points]
+    steps, milliseconds = figure.subplots(1, 2, sharey=True)
+    for axes, label, values in (
+        (steps, "steps", [float(point.step_count) for point in points]),
+        (milliseconds, "milliseconds of one adaptation", [point.adapt_ms for point in points]),
+    ):
+        axes.errorbar(values, accuracies, yerr=errors, marker="o", capsize=3)
+        axes.set_xscale("log")
+        axes.set_xticks(values, [f"{value:.3g}" for value in values])
+        axes.minorticks_off()
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    steps.set_ylabel("accuracy, %")
+    figure.suptitle(title)
+
+
+def _time(task: AdaptTask, step: InnerStep, rounds: int) -> dict[int, float]:
+    """Return the median milliseconds of an adaptation by its number of steps, interleaved."""
+    loops = {}
+    for step_count in STEP_COUNTS:
+        batches = cycling_indices(len(task.classes), task.size.batch_size, step_count, seed=0).to(
+            task.device
+        )
+        size = replace(task.size, step_count=step_count)
+        loops[str(step_count)] = kshot_loop(replace(task, size=size, batches=batches), step)
+    samples = interleave(loops, rounds)
+    return {int(name): median(values) for name, values in samples.items()}

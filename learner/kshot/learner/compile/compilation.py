@@ -1,0 +1,229 @@
+"""Compilation of the learner's programs ahead of time, into files that load in milliseconds."""
+
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from kshot.bundle import NetworkSpec
+from kshot.learner.compile.package import (
+    check_archive,
+    check_libraries,
+    load_package,
+    write_package,
+)
+from kshot.learner.networks.plugins import plugin_digest
+from kshot.learner.steps.graphs import graphed
+from kshot.learner.steps.inner_step import InnerStep
+from kshot.learner.steps.step_spec import StepSpec
+
+CACHE_VARIABLE = "KSHOT_CACHE"
+_PRIVATE = 0o700
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+Program = TypeVar("Program", bound=Callable[..., Any])
+Program_co = TypeVar("Program_co", bound=Callable[..., Any], covariant=True)
+
+
+class CompilationError(Exception):
+    """A program could not be compiled, or its compiled form not be loaded: says why."""
+
+
+class Compilable(Protocol[Program_co]):
+    """What describes a program of the learner: an inner step, or a query gradient."""
+
+    @property
+    def network(self) -> NetworkSpec:
+        """The network that it goes through."""
+
+    @property
+    def text(self) -> str:
+        """The whole description in one line."""
+
+    def build(self, tuned_for: torch.device | None = None) -> Program_co:
+        """Build it, tuned for a device in the form that compiles to the fastest."""
+
+    def example_arguments(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Make arguments of the right shapes and types."""
+
+
+def compiler_name(device: torch.device) -> str | None:
+    """Name the compiler that inner steps need on a device, or None where none is found.
+
+    That one is found does not mean that it works.
+    """
+    if device.type == "cuda" and find_spec("triton") is None:
+        return None
+    candidates = [os.environ.get("CXX"), "g++", "clang++"]
+    return next((name for name in candidates if name and shutil.which(name)), None)
+
+
+def default_cache_folder() -> Path:
+    """Return where compiled steps are kept: KSHOT_CACHE, else kshot in the user's cache folder."""
+    if own := os.environ.get(CACHE_VARIABLE):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kshot"
+
+
+@dataclass(frozen=True)
+class StepCache:
+    """A private folder of compiled programs, one file for each spec, device and version.
+
+    The files are code that runs in whoever loads them: the folder is refused where others may
+    write to it.
+    """
+
+    folder: Path
+
+    @staticmethod
+    def open(folder: Path) -> "StepCache":
+        """Make the folder where it is missing; raise ``CompilationError`` when it is not ours."""
+        try:
+            folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+            status = folder.stat()
+        except OSError as error:
+            raise CompilationError(f"{folder}: {error.strerror}") from None
+        if status.st_uid != os.getuid() or status.st_mode & _OTHERS_MAY_WRITE:
+            raise CompilationError(
+                f"{folder} keeps code that is run: it belongs to user {status.st_uid} with mode "
+                f"{stat.S_IMODE(status.st_mode):o}, wanted user {os.getuid()} and mode 700"
+            )
+        return StepCache(folder)
+
+    def path(self, spec: Compilable[Program], device: torch.device) -> Path:
+        """Return where a program is, or will be, in its compiled form."""
+        versions = (
+            torch.__version__,
+            platform.python_version(),
+            _device_name(device),
+            _processor(),
+            str(torch.get_num_threads()),
+            _source_digest(),
+            plugin_digest(spec.network.name),
+        )
+        key = hashlib.sha256("\n".join((spec.text, *versions)).encode()).hexdigest()
+        return self.folder / f"step-{key[:32]}.pt2"
+
+    def load(self, spec: Compilable[Program], device: torch.device) -> Program | None:
+        """Load a compiled program, None where it is not; raise ``CompilationError`` if damaged."""
+        path = self.path(spec, device)
+        if not path.exists():
+            return None
+        try:
+            check_archive(path)
+            return cast(Program, load_package(path))
+        except Exception as error:  # of whatever kind loaders raise
+            raise CompilationError(f"{path}: {_first_line(error)}") from error
+
+    def compile(self, spec: Compilable[Program], device: torch.device) -> Program:
+        """Compile a program, unless it is there, and load it; takes ten seconds and more.
+
+        Processes that want the same one at once wait for one of them; a damaged file is made
+        again. Raises ``CompilationError``.
+        """
+        if (loaded := self._load_undamaged(spec, device)) is not None:
+            return loaded
+        if compiler_name(device) is None:
+            raise CompilationError("no compiler was found: install g++ or clang++")
+        path = self.path(spec, device)
+        with self._locked(path):
+            loaded = self._load_undamaged(spec, device)
+            if loaded is None:
+                self._write(spec, device, path)
+                loaded = self.load(spec, device)
+        if loaded is None:
+            raise CompilationError(f"{path} is gone: is another process emptying the folder?")
+        return loaded
+
+    def _load_undamaged(self, spec: Compilable[Program], device: torch.device) -> Program | None:
+        try:
+            return self.load(spec, device)
+        except CompilationError:
+            return None
+
+    def _write(self, spec: Compilable[Program], device: torch.device, path: Path) -> None:
+        scratch = path.with_suffix(".scratch")
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+            scratch.mkdir(mode=_PRIVATE)
+            package = scratch / "step.pt2"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
+                write_package(spec.build(tuned_for=device), spec.example_arguments(device), package)
+            check_libraries(package)
+            package.replace(path)
+        except Exception as error:  # of whatever kind compilers raise
+            raise CompilationError(
+                f"the inner step cannot be compiled: {_first_line(error)}"
+            ) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        try:
+            lock = path.with_suffix(".lock").open("w")
+        except OSError as error:
+            raise CompilationError(f"{error.filename}: {error.strerror}") from None
+        with lock:
+            flock(lock, LOCK_EX)
+            yield
+
+
+def compile_program(spec: Compilable[Program], device: torch.device) -> Program:
+    """Compile a program with the user's cache; raises ``CompilationError``."""
+    return StepCache.open(default_cache_folder()).compile(spec, device)
+
+
+def compile_step(spec: StepSpec, device: torch.device) -> InnerStep:
+    """Compile a step with the user's cache; on a GPU it launches as one graph.
+
+    Raises ``CompilationError``.
+    """
+    return graphed(compile_program(spec, device), device)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} CUDA {torch.version.cuda}"
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _processor() -> str:
+    """Name the processor and its instructions: the compiler builds for exactly these."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    )
+
+
+@cache
+def _source_digest() -> str:
+    """Digest this package: a step compiled from other code is another step.
+
+    Once: the code that runs is the one that was there at first, should the files change.
+    """
+    digest = hashlib.sha256()
+    learner = Path(__file__).parents[1]
+    for path in sorted(learner.rglob("*.py")):
+        digest.update(str(path.relative_to(learner)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

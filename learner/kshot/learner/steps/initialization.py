@@ -1,0 +1,159 @@
+"""The meta-learned start of every adaptation, and its head for any way."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kshot.bundle import Bundle, Head, Preconditioner, Weights
+from kshot.learner.layout import ParameterLayout
+from kshot.learner.networks.network import Network, build_network, layout_of
+from kshot.learner.steps.head import support_head
+
+
+@dataclass(frozen=True)
+class Initialization:
+    """What meta-training learned: parameters, Adam's second moment v of each, and Adam's step t."""
+
+    network: Network
+    way: int
+    parameters: Mapping[str, Tensor]
+    second_moment: Mapping[str, Tensor]
+    step: int
+
+    @staticmethod
+    def from_bundle(bundle: Bundle, device: torch.device) -> "Initialization":
+        """Build a bundle's network and take its weights to a device.
+
+        Raises ``ValueError`` when they do not fit each other or the manifest.
+        """
+        manifest = bundle.manifest
+        network = build_network(manifest.network, manifest.input.shape, manifest.batch_norm.epsilon)
+        initialization = Initialization.from_weights(network, bundle.read_weights(), device)
+        if initialization.way != manifest.training.way:
+            raise ValueError(
+                f"the head has {initialization.way} rows, the manifest says training.way "
+                f"{manifest.training.way}"
+            )
+        return initialization
+
+    @staticmethod
+    def from_weights(network: Network, weights: Weights, device: torch.device) -> "Initialization":
+        """Take a bundle's weights to a device.
+
+        Raises ``ValueError`` when their names or shapes are not the network's.
+        """
+        parameters, second_moment = (
+            {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
+            for arrays in (weights.parameters, weights.second_moment)
+        )
+        if "head.bias" not in parameters:
+            raise ValueError("parameter head.bias is missing from the weights")
+        way = parameters["head.bias"].shape[0]
+        layout = layout_of(network, way)
+        layout.join(parameters)
+        layout.join(second_moment)
+        return Initialization(network, way, parameters, second_moment, weights.step)
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """T tasks inside their inner loops: parameters and v ``(T, P)``, Adam's step, real ways.
+
+    ``way_mask`` is bool ``(T, bucket)``, true where a class is real; None where all are.
+    """
+
+    layout: ParameterLayout
+    parameters: Tensor
+    second_moment: Tensor
+    step: int
+    way_mask: Tensor | None = None
+
+    @property
+    def real_ways(self) -> Tensor:
+        """Return the way mask, true everywhere where there is none."""
+        if self.way_mask is not None:
+            return self.way_mask
+        shape = self.parameters.shape[0], self.layout.shapes["head.bias"][0]
+        return torch.ones(shape, dtype=torch.bool, device=self.parameters.device)
+
+
+def start_state(
+    initialization: Initialization,
+    way: int,
+    *,
+    head: Head,
+    preconditioner: Preconditioner,
+    support: Tensor | None = None,
+    classes: Tensor | None = None,
+    bucket: int | None = None,
+) -> LoopState:
+    """Start one task of any way: the trained body, and a head of ``way`` rows.
+
+    ``trained`` keeps rows 0..way-1 and fills the rest with the mean row; ``zero`` starts at zero;
+    ``prototype`` is ``prototype_head``; it needs the prepared support set ``(n, channels, height,
+    width)`` and its classes ``(n,)``. In all three, v of a row is the
+    trained row's, or the mean row's beyond it. A ``bucket`` larger than the way pads the head with
+    rows that are masked out of the loss.
+    """
+    bucket = way if bucket is None else bucket
+    parameters = {
+        name: _resized(name, value, way, bucket)
+        for name, value in initialization.parameters.items()
+    }
+    if head is Head.ZERO:
+        for name in ("head.weight", "head.bias"):
+            parameters[name] = torch.zeros_like(parameters[name])
+    if head is Head.PROTOTYPE:
+        if support is None or classes is None:
+            raise ValueError("a prototype head needs the support set and its classes")
+        shared = {name: value.unsqueeze(0) for name, value in initialization.parameters.items()}
+        weight, bias = support_head(
+            initialization.network, shared, support.unsqueeze(0), classes.unsqueeze(0), way
+        )
+        parameters["head.weight"] = functional.pad(weight[0], (0, 0, 0, bucket - way))
+        parameters["head.bias"] = functional.pad(bias[0], (0, bucket - way))
+    layout = layout_of(initialization.network, bucket)
+    vector = layout.join(parameters).unsqueeze(0)
+    if preconditioner in (Preconditioner.CARRIED, Preconditioner.FROZEN):
+        second_moment = layout.join(
+            {
+                name: _resized(name, value, way, bucket)
+                for name, value in initialization.second_moment.items()
+            }
+        ).unsqueeze(0)
+        step = initialization.step
+    else:
+        second_moment, step = torch.zeros_like(vector), 0
+    mask = (torch.arange(bucket, device=vector.device) < way).unsqueeze(0)
+    return LoopState(layout, vector, second_moment, step, mask)
+
+
+def stack_states(states: list[LoopState]) -> LoopState:
+    """Stack tasks that share a layout and a step along the task axis.
+
+    Raises ``ValueError`` when they do not share them.
+    """
+    first = states[0]
+    if any(s.layout != first.layout or s.step != first.step for s in states):
+        raise ValueError("tasks of different way buckets or Adam steps cannot be stacked")
+    return LoopState(
+        first.layout,
+        torch.cat([s.parameters for s in states]),
+        torch.cat([s.second_moment for s in states]),
+        first.step,
+        torch.cat([s.real_ways for s in states]),
+    )
+
+
+def _resized(name: str, value: Tensor, way: int, bucket: int) -> Tensor:
+    """Give a head's tensor ``bucket`` rows: trained rows, then the mean row, then zero padding."""
+    if not name.startswith("head."):
+        return value
+    trained = value[:way]
+    mean_row = value.mean(dim=0, keepdim=True)
+    extra = mean_row.expand(max(way - value.shape[0], 0), *value.shape[1:])
+    padding = value.new_zeros(bucket - way, *value.shape[1:])
+    return torch.cat([trained, extra, padding])

@@ -1,0 +1,228 @@
+"""Slots: tasks join a running inner loop at its next step, and leave it each on their own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kshot.learner.steps.initialization import LoopState
+from kshot.learner.steps.inner_step import InnerStep
+from kshot.learner.steps.loss_reader import LossReader
+from kshot.learner.steps.preconditioner import StepRule
+
+LEAST_EXAMPLES = 32
+
+
+@dataclass(frozen=True)
+class SlotTask:
+    """One adaptation: its start, with T = 1, its support set and the examples of each step.
+
+    ``support`` ``(n, channels, height, width)``, ``classes`` int64 ``(n,)``, ``indices`` int64
+    ``(steps, batch)``. The tasks of some slots share the layout and the batch size, and whether v
+    follows the gradients; all else is their own.
+    """
+
+    state: LoopState
+    support: Tensor
+    classes: Tensor
+    indices: Tensor
+    rule: StepRule
+
+    @property
+    def step_count(self) -> int:
+        """Steps to do."""
+        return self.indices.shape[0]
+
+
+@dataclass(frozen=True)
+class SlotResult:
+    """What a task leaves with: parameters ``(P,)`` and the loss of each step done ``(steps,)``.
+
+    ``width`` counts the rows of the widest launch that it took part in.
+    """
+
+    parameters: Tensor
+    losses: Tensor
+    width: int
+
+
+@dataclass
+class _Occupant:
+    """The task in a slot, the steps it has done, and its widest launch."""
+
+    handle: int
+    step_count: int
+    done: int = 0
+    width: int = 0
+
+
+class Slots:
+    """Buffers of the tasks that step together: `advance` takes one step of each.
+
+    The tasks inside are the first rows of the buffers. A step is one launch of the least of
+    ``widths`` that holds them all, or several of the greatest; a launch's rows without a task
+    compute what nobody reads. For one thread.
+    """
+
+    def __init__(
+        self,
+        step_of_width: Callable[[int], InnerStep],
+        widths: Sequence[int],
+        capacity: int,
+        max_step_count: int,
+        like: SlotTask,
+    ) -> None:
+        """Allocate for tasks like the one given.
+
+        Raises ``ValueError`` when the capacity is no multiple of the greatest width.
+        """
+        if capacity < 1 or capacity % max(widths):
+            raise ValueError(f"{capacity} slots cannot run in launches of {tuple(widths)}")
+        self._steps = {width: step_of_width(width) for width in sorted(widths)}
+        self._capacity = capacity
+        self._occupants: list[_Occupant] = []
+        self._handles = 0
+        vector, way_mask = like.state.parameters, like.state.real_ways
+        zeros = vector.new_zeros
+        self._parameters = zeros(capacity, vector.shape[1])
+        self._scales = torch.ones_like(self._parameters)
+        self._way_masks = way_mask.new_ones(capacity, way_mask.shape[1])
+        table = capacity, max_step_count, like.indices.shape[1]
+        self._drawn = like.classes.new_zeros(table)  # rows of the examples
+        self._targets = like.classes.new_zeros(table)
+        self._step_sizes, self._losses = zeros(table[:2]), zeros(table[:2])
+        self._positions = like.classes.new_zeros(capacity)
+        self._newest = zeros(capacity)
+        self._rows = torch.arange(capacity, device=vector.device)
+        self._examples = like.support.new_zeros(0, *like.support.shape[1:])
+        self._examples_each = 0
+        self._reader = LossReader(vector.device)
+
+    def __len__(self) -> int:
+        """Count the tasks inside."""
+        return len(self._occupants)
+
+    @property
+    def full(self) -> bool:
+        """Tell whether no task can join."""
+        return len(self._occupants) == self._capacity
+
+    def join(self, task: SlotTask) -> int:
+        """Let a task take part from the next step on; return the handle it is known by.
+
+        Raises ``ValueError`` when no slot is free or the steps are more than there is room for.
+        """
+        most = self._drawn.shape[1]
+        if self.full or task.step_count > most:
+            raise ValueError(
+                f"a task of {task.step_count} steps cannot join: {len(self)} of {self._capacity} "
+                f"slots are taken, each for up to {most} steps"
+            )
+        if task.support.shape[0] > self._examples_each:
+            self._make_room(task.support.shape[0])
+        row, count = len(self._occupants), task.step_count
+        first = row * self._examples_each
+        self._examples[first : first + task.support.shape[0]] = task.support
+        self._parameters[row] = task.state.parameters[0]
+        self._scales[row] = task.rule.scale_of(task.state.second_moment[0])
+        self._way_masks[row] = task.state.real_ways[0]
+        self._drawn[row, :count] = task.indices + first
+        self._targets[row, :count] = task.classes[task.indices]
+        sizes = task.rule.step_sizes(task.state.step, count)
+        self._step_sizes[row, :count] = torch.tensor(sizes, dtype=self._step_sizes.dtype)
+        self._positions[row] = 0
+        self._handles += 1
+        self._occupants.append(_Occupant(self._handles, count))
+        return self._handles
+
+    def advance(self) -> dict[int, float]:
+        """Take a step of every task inside; return the newest losses that are known.
+
+        On a GPU those are of the step before: to wait for this step's would leave it idle. A task
+        that has done its steps must have left before.
+        """
+        first = 0
+        while first < len(self._occupants):
+            first += self._launch(first)
+        self._positions[: len(self._occupants)] += 1
+        handles = [occupant.handle for occupant in self._occupants]
+        return self._reader.read(handles, self._newest[: len(handles)])
+
+    def _launch(self, first: int) -> int:
+        """Step the tasks from a row on that fit into one launch; return its width."""
+        left = len(self._occupants) - first
+        width = next((width for width in self._steps if width >= left), max(self._steps))
+        part = slice(first, first + width)
+        rows, positions = self._rows[part], self._positions[part]
+        losses = self._steps[width](
+            self._parameters[part],
+            self._scales[part],
+            self._examples[self._drawn[rows, positions]],
+            self._targets[rows, positions],
+            self._way_masks[part],
+            self._step_sizes[rows, positions],
+        )
+        self._losses[rows, positions] = losses
+        self._newest[part] = losses
+        for occupant in self._occupants[part]:
+            occupant.done += 1
+            occupant.width = max(occupant.width, width)
+        return width
+
+    def steps_done(self, handle: int) -> int:
+        """Count the steps that a task has done."""
+        return self._occupants[self._row(handle)].done
+
+    def finished(self) -> list[int]:
+        """Return the handles of the tasks that have done all their steps."""
+        return [item.handle for item in self._occupants if item.done == item.step_count]
+
+    def leave(self, handle: int) -> SlotResult:
+        """Take a task out, wherever it stands; the others do not notice."""
+        row, last = self._row(handle), len(self._occupants) - 1
+        occupant = self._occupants[row]
+        result = SlotResult(
+            self._parameters[row].clone(),
+            self._losses[row, : occupant.done].clone(),
+            occupant.width,
+        )
+        if row != last:
+            self._move(last, row)
+            self._occupants[row] = self._occupants[last]
+        self._positions[last] = 0  # within the table, for launches that pad with this row
+        self._occupants.pop()
+        return result
+
+    def _row(self, handle: int) -> int:
+        return [item.handle for item in self._occupants].index(handle)
+
+    def _move(self, source: int, target: int) -> None:
+        each = self._examples_each
+        blocks = self._examples.view(self._capacity, each, *self._examples.shape[1:])
+        for buffer in (
+            self._parameters,
+            self._scales,
+            self._way_masks,
+            self._drawn,
+            self._targets,
+            self._step_sizes,
+            self._losses,
+            self._positions,
+            blocks,
+        ):
+            buffer[target] = buffer[source]
+        self._drawn[target] += (target - source) * each
+
+    def _make_room(self, count: int) -> None:
+        """Give each slot room for twice as many examples, until so many fit."""
+        each = max(self._examples_each, LEAST_EXAMPLES)
+        while each < count:
+            each *= 2
+        shape = self._examples.shape[1:]
+        examples = self._examples.new_zeros(self._capacity, each, *shape)
+        examples[:, : self._examples_each] = self._examples.view(
+            self._capacity, self._examples_each, *shape
+        )
+        self._drawn += (self._rows * (each - self._examples_each))[:, None, None]
+        self._examples, self._examples_each = examples.flatten(0, 1), each

@@ -1,0 +1,166 @@
+"""The front's side of the engine's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from kshot.internal.v1 import engine_pb2 as wire
+from kshot.internal.v1 import engine_pb2_grpc as wire_grpc
+from kshot.server.errors import DeadlineExceeded, DeviceMemoryFull, EngineUnavailable
+from kshot.server.request.asked import ResolvedOptions
+
+Floats = npt.NDArray[np.float32]
+
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # One engine, one connection: never the one that another channel of this process keeps.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+)
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What an engine says about itself; `digests` maps its models to their bundles."""
+
+    device: str
+    device_name: str
+    torch_version: str
+    compute_path: str
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class EngineTask:
+    """An inner loop to run: a prepared support set `(n, channels, height, width)` and options."""
+
+    model: str
+    bundle_digest: str
+    support: Floats
+    class_indices: tuple[int, ...]
+    way: int
+    options: ResolvedOptions
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What an inner loop made; `seconds` is the computing without the waiting."""
+
+    parameters: Mapping[str, Floats]
+    statistics: Mapping[str, Floats]
+    step_count: int
+    stop_reason: str
+    support_loss: tuple[float, ...]
+    support_accuracy: float
+    seconds: float
+    compute_path: str
+    slot_bucket: int
+
+
+class EngineClient:
+    """A connection to one engine process; made on the event loop that uses it."""
+
+    def __init__(self, socket: str) -> None:
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
+        self._stub: wire_grpc.EngineServiceAsyncStub = wire_grpc.EngineServiceStub(self._channel)  # type: ignore[assignment]  # typed for blocking channels
+
+    async def describe(self) -> EngineFacts:
+        """Wait until the engine answers and return what it says."""
+        facts = await self._stub.DescribeEngine(wire.DescribeEngineRequest(), wait_for_ready=True)
+        return EngineFacts(
+            device=facts.device,
+            device_name=facts.device_name,
+            torch_version=facts.torch_version,
+            compute_path=facts.compute_path,
+            digests={item.model: item.bundle_digest for item in facts.models},
+        )
+
+    async def answers(self, seconds: float) -> bool:
+        """Tell whether the engine answers within a time, whatever else it does."""
+        try:
+            await self._stub.DescribeEngine(wire.DescribeEngineRequest(), timeout=seconds)
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
+    async def adapt(self, task: EngineTask, timeout: float | None) -> EngineResult:
+        """Run an inner loop; cancelling this stops it.
+
+        Raises `EngineUnavailable`, `DeadlineExceeded` or `DeviceMemoryFull`.
+        """
+        try:
+            # Copies all of the support set, beside the event loop.
+            request = await asyncio.to_thread(_request, task)
+            response = await self._stub.Adapt(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise DeadlineExceeded from error
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                raise EngineUnavailable from error
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise DeviceMemoryFull from error
+            raise
+        except asyncio.CancelledError:
+            if (task_now := asyncio.current_task()) and task_now.cancelling():
+                raise
+            # The channel was closed under this call: the engine is gone, the caller is not.
+            raise EngineUnavailable from None
+        return _result(response)
+
+    async def close(self) -> None:
+        """End the connection and the calls on it."""
+        await self._channel.close()
+
+
+def _request(task: EngineTask) -> wire.AdaptRequest:
+    options = task.options
+    return wire.AdaptRequest(
+        model=task.model,
+        bundle_digest=task.bundle_digest,
+        support=wire.Tensor(
+            shape=task.support.shape, data=np.asarray(task.support, "<f4", order="C").tobytes()
+        ),
+        class_indices=task.class_indices,
+        way=task.way,
+        step_count=options.step_count,
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        preconditioner=options.preconditioner.value,
+        head=options.head.value,
+        scope=options.scope.value,
+        seed=options.seed,
+        allow_partial=options.allow_partial,
+        deterministic=options.deterministic,
+    )
+
+
+def _result(response: wire.AdaptResponse) -> EngineResult:
+    return EngineResult(
+        parameters=_arrays(response.parameters),
+        statistics=_arrays(response.statistics),
+        step_count=response.step_count,
+        stop_reason=wire.StopReason.Name(response.stop_reason).removeprefix("STOP_REASON_"),
+        support_loss=tuple(response.support_loss),
+        support_accuracy=response.support_accuracy,
+        seconds=response.compute_time.ToNanoseconds() / 1e9,
+        compute_path=response.compute_path,
+        slot_bucket=response.slot_bucket,
+    )
+
+
+def _arrays(tensors: Iterable[wire.NamedTensor]) -> dict[str, Floats]:
+    return {
+        tensor.name: np.frombuffer(tensor.data, "<f4")
+        .reshape(tuple(tensor.shape))
+        .astype(np.float32, copy=False)
+        for tensor in tensors
+    }

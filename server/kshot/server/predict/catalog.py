@@ -1,0 +1,74 @@
+"""The served models: bundles, and the predictors of their adapted models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kshot.bundle import Bundle, load_bundle
+from kshot.server.errors import ModelChanged, ModelNotFound, StartError
+from kshot.server.predict.hot_set import HotSet
+from kshot.server.predict.predictor import Predictor
+from kshot.server.predict.runtime import Runtime
+from kshot.server.store.adapted_model import AdaptedModel
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A bundle that is served under its name."""
+
+    bundle: Bundle
+    predictor: Predictor
+
+
+class Catalog:
+    """The served models by name."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self._models = {model.bundle.manifest.name: model for model in models}
+
+    @classmethod
+    def load(
+        cls, paths: Sequence[Path], runtime: Runtime | None = None, hot_set: HotSet | None = None
+    ) -> Catalog:
+        """Open bundles; raise `BundleError`, or `StartError` when two have the same name.
+
+        Their predictors compute with `runtime` and share the sessions of `hot_set`.
+        """
+        bundles = [load_bundle(path) for path in paths]
+        names = [bundle.manifest.name for bundle in bundles]
+        for name in names:
+            if names.count(name) > 1:
+                raise StartError(f"got {names.count(name)} bundles named {name!r}, wanted one")
+        runtime = runtime or Runtime()
+        return cls([ServedModel(bundle, Predictor(bundle, runtime, hot_set)) for bundle in bundles])
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._models
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return the digest of each model's bundle."""
+        return {name: model.bundle.digest for name, model in self._models.items()}
+
+    @property
+    def max_way(self) -> int:
+        """Return the most classes that any model takes."""
+        return max(model.bundle.manifest.limits.max_way for model in self)
+
+    def find(self, name: str) -> ServedModel:
+        """Return a model; raise `ModelNotFound`."""
+        if name not in self._models:
+            raise ModelNotFound(name, sorted(self._models))
+        return self._models[name]
+
+    def behind(self, adapted: AdaptedModel) -> ServedModel:
+        """Return the model that was adapted; raise `ModelChanged` when it is not served."""
+        model = self._models.get(adapted.model)
+        if model is None or model.bundle.digest != adapted.bundle_digest:
+            raise ModelChanged(adapted.id, adapted.model)
+        return model

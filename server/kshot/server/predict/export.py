@@ -1,0 +1,78 @@
+"""An adapted model as one ONNX file that runs without this server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.numpy_helper
+
+from kshot.bundle import BatchNormMode, Bundle, manifest_document
+from kshot.server.predict.template import HEAD, used_names
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+
+_INPUT = "inputs"
+
+
+def export_model(
+    bundle: Bundle, arrays: AdaptedArrays, adapted: AdaptedModel, mode: BatchNormMode
+) -> bytes:
+    """Return an ONNX file: `inputs` (prepared) to `logits`, weights within, facts as metadata.
+
+    `arrays` are those of `adapted`, which was made from `bundle`. The head's are divided by the
+    bundle's temperature, so the softmax of the logits is calibrated without more.
+    """
+    way = len(adapted.class_names)
+    temperature = bundle.manifest.temperature(mode, way, len(arrays.support))
+    model = onnx.load(bundle.template_path(mode))
+    constants = dict(arrays.parameters) | dict(arrays.statistics) | {"support": arrays.support}
+    if temperature != 1:
+        constants |= {name: constants[name] / np.float32(temperature) for name in HEAD}
+    _fill(model.graph, constants)
+    _name_way(model.graph, way)
+    properties = _properties(bundle, adapted, mode) | {"kshot.temperature": repr(temperature)}
+    onnx.helper.set_model_props(model, properties)
+    model.doc_string = _description(bundle, adapted, mode)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def _fill(graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Turn every input but the queries, and what nothing uses, into a constant."""
+    used = used_names(graph)
+    names = [value.name for value in graph.input if value.name != _INPUT and value.name in used]
+    graph.initializer.extend(onnx.numpy_helper.from_array(constants[name], name) for name in names)
+    queries = [value for value in graph.input if value.name == _INPUT]
+    del graph.input[:]
+    graph.input.extend(queries)
+
+
+def _name_way(graph: onnx.GraphProto, way: int) -> None:
+    """Say the number of classes where the template has a symbol; inner shapes follow from it."""
+    del graph.value_info[:]
+    for output in graph.output:
+        output.type.tensor_type.shape.dim[1].dim_value = way
+
+
+def _properties(bundle: Bundle, adapted: AdaptedModel, mode: BatchNormMode) -> dict[str, str]:
+    return {
+        "kshot.model": adapted.model,
+        "kshot.bundle_digest": adapted.bundle_digest,
+        "kshot.weights_digest": adapted.weights_digest,
+        "kshot.batch_norm_mode": mode.value,
+        "kshot.class_names": json.dumps(list(adapted.class_names)),
+        "kshot.input": json.dumps(manifest_document(bundle.manifest)["input"]),
+    }
+
+
+def _description(bundle: Bundle, adapted: AdaptedModel, mode: BatchNormMode) -> str:
+    shape = ", ".join(map(str, bundle.manifest.input.shape))
+    return (
+        f"A {len(adapted.class_names)}-way classifier adapted by kshot from {adapted.model}. "
+        f"`inputs` is float32 (query_count, {shape}), prepared as the metadata kshot.input says; "
+        "`logits` is float32 (query_count, way), its columns in the order of kshot.class_names. "
+        f"Batch norm: {mode.value}."
+    )

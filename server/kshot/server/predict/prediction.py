@@ -1,0 +1,130 @@
+"""Answers to queries: checks, preprocessing, logits, probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from kshot.bundle import BatchNormMode
+from kshot.server.call import current_call
+from kshot.server.errors import NonFiniteLogits
+from kshot.server.predict.catalog import ServedModel
+from kshot.server.request.asked import Images, PredictTask
+from kshot.server.request.images import ImageRules, PixelBudget, image_count, prepare_images
+from kshot.server.request.validation import check_choice
+from kshot.server.request.violations import Violations
+from kshot.server.store.adapted_model import AdaptedArrays
+from kshot.server.workers import Workers
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Logits and probabilities `(query_count, way)`, and the mode they were made in."""
+
+    logits: Floats
+    probabilities: Floats
+    mode: BatchNormMode
+
+
+@dataclass(frozen=True)
+class Question:
+    """What answers queries: an adapted model's arrays in a mode."""
+
+    model: ServedModel
+    arrays: AdaptedArrays
+    mode: BatchNormMode
+
+
+def prepare_queries(
+    queries: Images | None, model: ServedModel, budget: PixelBudget, violations: Violations
+) -> Floats:
+    """Return queries as the model's input; blocks."""
+    manifest = model.bundle.manifest
+    rules = ImageRules("queries", manifest.limits.max_query_count, budget, manifest.input)
+    return prepare_images(queries, rules, violations)
+
+
+def check_mode(task: PredictTask, model: ServedModel, violations: Violations) -> None:
+    """Note a mode that the model does not allow."""
+    if task.mode is not None:
+        allowed = model.bundle.manifest.batch_norm.allowed
+        check_choice("batch_norm_mode", task.mode, allowed, violations)
+
+
+def run_images(query_count: int, support_count: int, mode: BatchNormMode) -> int:
+    """Return how many images run through the network: support sets beside queries included."""
+    each = support_count + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
+    return query_count * each
+
+
+def check_size(
+    queries: Images | None,
+    support_count: int,
+    mode: BatchNormMode,
+    max_images: int,
+    violations: Violations,
+) -> None:
+    """Note queries that are too much work, each with the support set beside it or alone."""
+    count = image_count(queries) or 0
+    each = run_images(1, support_count, mode)
+    if count * each > max_images:
+        violations.add(
+            "queries",
+            f"got {count} images, {count * each} to run with their support sets in mode {mode}; "
+            f"wanted at most {max_images // each}, to run at most {max_images}",
+        )
+
+
+async def answer(question: Question, prepare: Callable[[], Floats], workers: Workers) -> Answers:
+    """Classify the queries that `prepare` gives; raise what it raises, or `NonFiniteLogits`.
+
+    Each run of the network is a job of its own: other calls come in between.
+    """
+
+    def begin() -> tuple[Floats, list[slice], Answers]:
+        queries = prepare()
+        parts = question.model.predictor.parts(question.arrays, len(queries), question.mode)
+        return queries, parts[1:], _answer_part(question, queries, parts[0])
+
+    queries, parts, first = await workers.compute(begin)
+    rest = [await workers.compute(partial(_answer_part, question, queries, part)) for part in parts]
+    return _join([first, *rest]) if rest else first
+
+
+def _answer_part(question: Question, queries: Floats, part: slice) -> Answers:
+    with current_call().measure("compute"):
+        logits = question.model.predictor.logits(question.arrays, queries[part], question.mode)
+        return read_logits(logits, question.mode, part.start)
+
+
+def _join(answers: Sequence[Answers]) -> Answers:
+    return Answers(
+        np.concatenate([each.logits for each in answers]),
+        np.concatenate([each.probabilities for each in answers]),
+        answers[0].mode,
+    )
+
+
+def read_logits(logits: Floats, mode: BatchNormMode, first: int = 0) -> Answers:
+    """Turn logits `(query_count, way)` into answers; raise `NonFiniteLogits`.
+
+    `first` is the index of their first query in the request.
+    """
+    finite = np.isfinite(logits).all(axis=1)  # (query_count,)
+    if not finite.all():
+        raise NonFiniteLogits(first + int(np.flatnonzero(~finite)[0]))
+    return Answers(logits, softmax(logits), mode)
+
+
+def softmax(logits: Floats) -> Floats:
+    """Return probabilities of rows, computed in float64."""
+    exponents = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    powers = np.exp(exponents)
+    probabilities: Floats = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities

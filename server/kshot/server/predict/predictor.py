@@ -1,0 +1,134 @@
+"""Answers of adapted models: a session per template, and one of their own for the busy ones."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from kshot.bundle import BatchNormMode, Bundle, BundleError
+from kshot.server.predict.hot_set import HotSet
+from kshot.server.predict.runtime import Runtime
+from kshot.server.predict.template import (
+    LOGITS,
+    QUERIES,
+    SUPPORT,
+    check_template,
+    expect_constants,
+    used_names,
+)
+from kshot.server.store.adapted_model import AdaptedArrays
+
+Floats = npt.NDArray[np.float32]
+
+# The images that go through the network at once, support sets beside each query included: four
+# times as many leave the processor's caches and take 1.6 times as long for each.
+MAX_RUN_IMAGES = 256
+
+
+class Predictor:
+    """The templates of one bundle, ready to run; any thread may use it."""
+
+    def __init__(
+        self, bundle: Bundle, runtime: Runtime | None = None, hot_set: HotSet | None = None
+    ) -> None:
+        """Load the templates; raise `BundleError` naming the one that does not fit.
+
+        Adapted models get sessions of their own in `hot_set` on a CPU: on a GPU, weights are always
+        inputs.
+        """
+        self._manifest = bundle.manifest
+        self._runtime = runtime or Runtime()
+        modes = bundle.manifest.batch_norm.allowed
+        self._templates = {mode: bundle.template_path(mode).read_bytes() for mode in modes}
+        self._sessions = {mode: self._open(bundle, mode) for mode in modes}
+        self._used = {
+            mode: used_names(onnx.load_from_string(template).graph)
+            for mode, template in self._templates.items()
+        }
+        self._hot_set = None if self._runtime.on_gpu else hot_set
+
+    def parts(self, arrays: AdaptedArrays, query_count: int, mode: BatchNormMode) -> list[slice]:
+        """Say which queries go through the network at once.
+
+        In `transductive` mode all do: they are normalised together.
+        """
+        if mode is BatchNormMode.TRANSDUCTIVE:
+            return [slice(0, query_count)]
+        step = max(1, MAX_RUN_IMAGES // _images_per_query(arrays, mode))
+        return [slice(start, start + step) for start in range(0, query_count, step)]
+
+    def logits(self, arrays: AdaptedArrays, inputs: Floats, mode: BatchNormMode) -> Floats:
+        """Return `(query_count, way)` for prepared `(query_count, channels, height, width)`.
+
+        In `transductive` mode the queries are normalised together; else each answer stands alone.
+        They are divided by the bundle's temperature, so their softmax is calibrated.
+        """
+        images_per_query = _images_per_query(arrays, mode)
+        session, feeds = self._choose(arrays, mode, len(inputs) * images_per_query)
+        answers = [
+            _run(session, feeds | {QUERIES: inputs[part]}, images_per_query)
+            for part in self.parts(arrays, len(inputs), mode)
+        ]
+        logits = answers[0] if len(answers) == 1 else np.concatenate(answers)
+        temperature = self._manifest.temperature(mode, logits.shape[1], len(arrays.support))
+        return logits if temperature == 1 else logits / np.float32(temperature)
+
+    def _choose(
+        self, arrays: AdaptedArrays, mode: BatchNormMode, image_count: int
+    ) -> tuple[onnxruntime.InferenceSession, dict[str, Floats]]:
+        """Return the session that answers fastest, and what it takes beside the queries."""
+        session = self._sessions[mode]
+        if self._hot_set is not None:
+            build = partial(self._build, mode)
+            own = self._hot_set.find(arrays, mode, image_count, build)
+            if own is not None:
+                return own, {}
+        return session, _feeds(arrays, mode)
+
+    def _build(self, mode: BatchNormMode, arrays: AdaptedArrays) -> onnxruntime.InferenceSession:
+        """Make a session with the arrays as constants."""
+        feeds, used = _feeds(arrays, mode), self._used[mode]
+        constants = {name: array for name, array in feeds.items() if name in used}
+        shapes = {name: array.shape for name, array in constants.items()}
+        return self._runtime.open(expect_constants(self._templates[mode], shapes), constants)
+
+    def _open(self, bundle: Bundle, mode: BatchNormMode) -> onnxruntime.InferenceSession:
+        path = bundle.template_path(mode)
+        try:
+            session = self._runtime.open(path)
+        except Exception as error:
+            # ONNX Runtime's exceptions have no common base.
+            raise BundleError(f"{path}: is not a model that ONNX Runtime can run") from error
+        check_template(session, bundle, mode)
+        return session
+
+
+def _images_per_query(arrays: AdaptedArrays, mode: BatchNormMode) -> int:
+    """Return what runs for each query: itself, and in `support_and_query` the support set."""
+    return len(arrays.support) + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
+
+
+def _feeds(arrays: AdaptedArrays, mode: BatchNormMode) -> dict[str, Floats]:
+    """Return what a template of a mode takes beside the queries."""
+    feeds: dict[str, Floats] = dict(arrays.parameters)
+    if mode is BatchNormMode.SUPPORT:
+        feeds |= arrays.statistics
+    if mode is BatchNormMode.SUPPORT_AND_QUERY:
+        feeds[SUPPORT] = arrays.support
+    return feeds
+
+
+def _run(
+    session: onnxruntime.InferenceSession, feeds: dict[str, Floats], images_per_query: int
+) -> Floats:
+    options = onnxruntime.RunOptions()
+    if len(feeds[QUERIES]) * images_per_query > MAX_RUN_IMAGES:
+        # What one large request took is given back, not kept for the next.
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    (logits,) = session.run([LOGITS], feeds, options)
+    return cast(Floats, logits)

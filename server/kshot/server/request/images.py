@@ -1,0 +1,179 @@
+"""From images as they were sent to a network's input, with all that is wrong about them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kshot.bundle import (
+    ImageError,
+    ImageLimits,
+    ImageProblem,
+    InputSpec,
+    count_pixels,
+    pixels,
+    prepare,
+    rescale,
+)
+from kshot.server.call import current_call
+from kshot.server.request.asked import EncodedImages, Images, TensorImages
+from kshot.server.request.violations import Violations, shorten
+
+Floats = npt.NDArray[np.float32]
+
+_DTYPES: dict[str, np.dtype[np.generic]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
+_MAX_AXES = 4
+
+
+@dataclass
+class PixelBudget:
+    """The pixels that one request may have before resizing: in each image, and in all of them."""
+
+    max_image: int
+    max_request: int
+    spent: int = 0
+
+    def spend(self, count: int, field: str, violations: Violations) -> bool:
+        """Count pixels; note a violation and return False when they are too many."""
+        self.spent += count
+        if self.spent > self.max_request:
+            violations.add(
+                field,
+                f"got {self.spent} pixels in the images up to these, "
+                f"wanted at most {self.max_request} in a request",
+            )
+        return self.spent <= self.max_request
+
+
+@dataclass(frozen=True)
+class ImageRules:
+    """What a set of images must fit: the field it came in, its greatest number, pixels, input."""
+
+    field: str
+    max_count: int
+    budget: PixelBudget
+    spec: InputSpec
+
+
+def image_count(images: Images | None) -> int | None:
+    """Return how many images were sent, None where that cannot be said."""
+    if isinstance(images, EncodedImages):
+        return len(images.items)
+    return images.shape[0] if images and images.shape and images.shape[0] >= 0 else None
+
+
+def check_sent(images: Images | None, field: str, violations: Violations) -> None:
+    """Note images that were not sent: all that can be said of them without a model."""
+    if images is None:
+        violations.add(field, "got none, wanted `tensor` or `encoded`")
+    elif image_count(images) == 0:
+        violations.add(field, "got 0 images, wanted 1 or more")
+
+
+def prepare_images(images: Images | None, rules: ImageRules, violations: Violations) -> Floats:
+    """Return float32 `(n, channels, height, width)`, empty where violations were noted.
+
+    Caps come before anything is allocated or decoded. Decoding ends when the call does.
+    """
+    nothing = np.zeros((0, *rules.spec.shape), np.float32)
+    if images is None:
+        check_sent(images, rules.field, violations)
+        return nothing
+    count = image_count(images)
+    if count is not None and not 1 <= count <= rules.max_count:
+        violations.add(rules.field, f"got {count} images, wanted 1 to {rules.max_count}")
+        return nothing
+    if isinstance(images, TensorImages):
+        return _prepare_tensor(images, rules, violations, nothing)
+    field = f"{rules.field}.encoded"
+    try:
+        if not rules.budget.spend(_claimed(images.items, rules), field, violations):
+            return nothing
+        return _decode(images.items, rules)
+    except ImageError as error:
+        _note(error, field, ".items[{}]", violations)
+        return nothing
+
+
+def _limits(rules: ImageRules) -> ImageLimits:
+    return ImageLimits(max_pixels=rules.budget.max_image)
+
+
+def _claimed(items: Sequence[bytes], rules: ImageRules) -> int:
+    """Return the pixels that the headers claim; those that cannot be read are for decoding."""
+    total = 0
+    for item in items:
+        current_call().check()
+        with suppress(ImageError):
+            total += count_pixels(item, _limits(rules))
+    return total
+
+
+def _decode(items: Sequence[bytes], rules: ImageRules) -> Floats:
+    """Decode one image after another; raise `ImageError` with all that are wrong."""
+    decoded, problems = [], []
+    for index, item in enumerate(items):
+        current_call().check()
+        try:
+            decoded.append(pixels([item], rules.spec, _limits(rules)))
+        except ImageError as error:
+            problems += [ImageProblem(index, problem.reason) for problem in error.problems]
+    if problems:
+        raise ImageError(problems)
+    return rescale(np.concatenate(decoded), rules.spec)
+
+
+def _prepare_tensor(
+    images: TensorImages, rules: ImageRules, violations: Violations, nothing: Floats
+) -> Floats:
+    field = f"{rules.field}.tensor"
+    dtype = _DTYPES.get(images.datatype)
+    if dtype is None:
+        got = shorten(images.datatype, 20)
+        violations.add(f"{field}.datatype", f"got {got!r}, wanted UINT8 or FP32")
+        return nothing
+    shape = images.shape
+    if not 3 <= len(shape) <= _MAX_AXES or min(shape) < 1:
+        wanted = "(n, height, width[, channels])" if dtype == np.uint8 else _wanted(rules.spec)
+        got = ", ".join(map(str, shape[: _MAX_AXES + 1]))
+        violations.add(f"{field}.shape", f"got ({got}), wanted {wanted}")
+        return nothing
+    size = math.prod(shape) * dtype.itemsize
+    if len(images.data) != size:
+        violations.add(
+            f"{field}.data", f"got {len(images.data)} bytes, wanted {size} for shape {shape}"
+        )
+        return nothing
+    if dtype == np.uint8:
+        each, greatest = shape[1] * shape[2], rules.budget.max_image
+        if each > greatest:
+            got = f"{shape[1]} x {shape[2]} pixels"
+            violations.add(f"{field}.shape", f"got {got}, wanted at most {greatest}")
+            return nothing
+        if not rules.budget.spend(shape[0] * each, f"{field}.shape", violations):
+            return nothing
+    array = np.frombuffer(images.data, dtype).reshape(shape)
+    if dtype != np.uint8:
+        array = array.astype(np.float32, copy=False)
+    try:
+        return prepare(array, rules.spec)
+    except ImageError as error:
+        _note(error, field, "", violations)
+        return nothing
+
+
+def _wanted(spec: InputSpec) -> str:
+    return f"(n, {', '.join(map(str, spec.shape))})"
+
+
+def _note(error: ImageError, field: str, item: str, violations: Violations) -> None:
+    for problem in error.problems:
+        if problem.index is None or not item:
+            violations.add(field, str(problem))
+        else:
+            violations.add(field + item.format(problem.index), problem.reason)

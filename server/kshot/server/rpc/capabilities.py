@@ -1,0 +1,86 @@
+"""What the server can do, as a message."""
+
+from __future__ import annotations
+
+from kshot.bundle import Manifest
+from kshot.server.config import ServerConfig
+from kshot.server.engine_link.client import EngineFacts
+from kshot.server.predict.catalog import Catalog, ServedModel
+from kshot.server.rpc.encode import (
+    duration_message,
+    head_value,
+    mode_value,
+    preconditioner_value,
+    scope_value,
+)
+from kshot.server.version import version
+from kshot.v1 import adaptation_pb2 as wire
+
+
+def capabilities_message(
+    catalog: Catalog, config: ServerConfig, facts: EngineFacts | None
+) -> wire.GetCapabilitiesResponse:
+    """Describe the served models, the server's limits, and the engine if there is one."""
+    return wire.GetCapabilitiesResponse(
+        server_version=version(),
+        models=[_model(model, config) for model in catalog],
+        limits=wire.ServerLimits(
+            max_message_bytes=config.max_message_bytes,
+            max_image_pixels=config.max_image_pixels,
+            max_adapted_model_count=config.max_adapted_models,
+            max_adapted_model_bytes=config.max_adapted_bytes,
+            default_ttl=duration_message(config.default_ttl),
+            max_ttl=duration_message(config.max_ttl),
+            max_adapt_queue_count=config.max_adapt_queue,
+            max_request_pixels=config.max_request_pixels,
+            max_predict_image_count=config.max_predict_images,
+        ),
+        engine=None if facts is None else _engine(facts),
+    )
+
+
+def _engine(facts: EngineFacts) -> wire.EngineDescription:
+    return wire.EngineDescription(
+        device=facts.device, device_name=facts.device_name, compute_path=facts.compute_path
+    )
+
+
+def _model(model: ServedModel, config: ServerConfig) -> wire.ModelCapabilities:
+    manifest = model.bundle.manifest
+    limits = manifest.limits
+    return wire.ModelCapabilities(
+        model=manifest.name,
+        version=manifest.version,
+        bundle_digest=model.bundle.digest,
+        input_shape=manifest.input.shape,
+        default_options=_default_options(manifest, config),
+        batch_norm_modes=map(mode_value, manifest.batch_norm.allowed),
+        preconditioners=map(preconditioner_value, manifest.inner_loop.preconditioners),
+        heads=map(head_value, manifest.head.allowed),
+        scopes=map(scope_value, manifest.scope.allowed),
+        batch_sizes=manifest.inner_loop.batch_sizes,
+        max_way=limits.max_way,
+        max_support_count=limits.max_support_count,
+        max_query_count=limits.max_query_count,
+        max_step_count=limits.max_step_count,
+        max_learning_rate=limits.max_learning_rate,
+        training_way=manifest.training.way,
+        training_shot=manifest.training.shot,
+        calibrated_batch_norm_modes=map(mode_value, manifest.calibrated_modes),
+    )
+
+
+def _default_options(manifest: Manifest, config: ServerConfig) -> wire.AdaptOptions:
+    loop = manifest.inner_loop
+    return wire.AdaptOptions(
+        step_count=loop.step_count,
+        learning_rate=loop.learning_rate,
+        preconditioner=preconditioner_value(loop.preconditioner),
+        head=head_value(manifest.head.default),
+        scope=scope_value(manifest.scope.default),
+        batch_norm_mode=mode_value(manifest.batch_norm.default),
+        seed=0,
+        ttl=duration_message(config.default_ttl),
+        allow_partial=False,
+        deterministic=False,
+    )

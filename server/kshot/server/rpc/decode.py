@@ -1,0 +1,116 @@
+"""From messages of the wire to what the front works with; what does not fit is noted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+
+from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.server.request.asked import (
+    AdaptTask,
+    EncodedImages,
+    Images,
+    Options,
+    PredictTask,
+    SupportSet,
+    TensorImages,
+)
+from kshot.server.request.violations import Violations
+from kshot.v1 import adaptation_pb2 as wire
+
+Choice = TypeVar("Choice", bound=StrEnum)
+Item = TypeVar("Item")
+
+# More than any model admits: reading them all would hold up the event loop for nothing.
+_MAX_ITEMS = 100_000
+_MAX_AXES = 16
+
+
+def adapt_task(
+    request: wire.AdaptRequest | wire.AdaptAndPredictRequest, violations: Violations
+) -> AdaptTask:
+    """Read what is to be adapted to what, and how."""
+    support = request.support_set
+    return AdaptTask(
+        model=request.model,
+        support_set=SupportSet(
+            images=_images(support.images),
+            class_indices=_few(support.class_indices, "support_set.class_indices", violations),
+            class_names=_few(support.class_names, "support_set.class_names", violations),
+        ),
+        options=_options(request.options, violations),
+    )
+
+
+def predict_task(
+    request: wire.PredictRequest | wire.AdaptAndPredictRequest, violations: Violations
+) -> PredictTask:
+    """Read what is to be classified, and what is wanted of the answer."""
+    if request.top_k < 0:
+        violations.add("top_k", f"got {request.top_k}, wanted 0 or more")
+    mode = None
+    if isinstance(request, wire.PredictRequest):
+        mode = batch_norm_mode(request.batch_norm_mode, "batch_norm_mode", violations)
+    return PredictTask(_images(request.queries), mode, request.top_k, request.return_logits)
+
+
+def batch_norm_mode(
+    number: wire.BatchNormMode.ValueType, field: str, violations: Violations
+) -> BatchNormMode | None:
+    """Read a batch-norm mode, None for the default."""
+    return _choice(BatchNormMode, number, field, violations)
+
+
+def _images(images: wire.Images) -> Images | None:
+    kind = images.WhichOneof("content")
+    if kind == "tensor":
+        tensor = images.tensor
+        return TensorImages(tensor.datatype, tuple(tensor.shape[:_MAX_AXES]), tensor.data)
+    return EncodedImages(tuple(images.encoded.items[:_MAX_ITEMS])) if kind == "encoded" else None
+
+
+def _few(items: Sequence[Item], field: str, violations: Violations) -> tuple[Item, ...]:
+    if len(items) > _MAX_ITEMS:
+        violations.add(field, f"got {len(items)} items, wanted at most {_MAX_ITEMS}")
+    return tuple(items[:_MAX_ITEMS])
+
+
+def _options(options: wire.AdaptOptions, violations: Violations) -> Options:
+    given = {field.name for field, _ in options.ListFields()}
+    return Options(
+        step_count=options.step_count if "step_count" in given else None,
+        learning_rate=options.learning_rate if "learning_rate" in given else None,
+        batch_size=options.batch_size if "batch_size" in given else None,
+        preconditioner=_choice(
+            Preconditioner, options.preconditioner, "options.preconditioner", violations
+        ),
+        head=_choice(Head, options.head, "options.head", violations),
+        scope=_choice(Scope, options.scope, "options.scope", violations),
+        batch_norm_mode=batch_norm_mode(
+            options.batch_norm_mode, "options.batch_norm_mode", violations
+        ),
+        seed=options.seed if "seed" in given else None,
+        ttl=_seconds(options.ttl) if "ttl" in given else None,
+        allow_partial=options.allow_partial if "allow_partial" in given else None,
+        deterministic=options.deterministic if "deterministic" in given else None,
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    seconds = duration.seconds + duration.nanos / 1e9
+    return seconds if abs(duration.nanos) < 1e9 else math.nan
+
+
+def _choice(choice: type[Choice], number: int, field: str, violations: Violations) -> Choice | None:
+    """Read an enum value: 0 is the default, the others count the choices from 1."""
+    if number == 0:
+        return None
+    choices = list(choice)
+    if 1 <= number <= len(choices):
+        return choices[number - 1]
+    violations.add(field, f"got the unknown value {number}, wanted 0 to {len(choices)}")
+    return None

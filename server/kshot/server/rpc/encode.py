@@ -1,0 +1,136 @@
+"""From what the front works with to messages of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.server.adaptation import Adaptation
+from kshot.server.call import Call
+from kshot.server.predict.prediction import Answers
+from kshot.server.request.asked import ResolvedOptions
+from kshot.server.store.adapted_model import AdaptedModel
+from kshot.v1 import adaptation_pb2 as wire
+
+
+def adapted_model_message(model: AdaptedModel) -> wire.AdaptedModel:
+    """Describe an adapted model; one that is not kept has no id, times and size."""
+    message = wire.AdaptedModel(
+        id=model.id,
+        model=model.model,
+        bundle_digest=model.bundle_digest,
+        weights_digest=model.weights_digest,
+        adaptation_digest=model.adaptation_digest,
+        class_names=model.class_names,
+        options=options_message(ResolvedOptions.from_document(model.options)),
+        size_bytes=model.size_bytes,
+        step_count=model.step_count,
+        support_accuracy=model.support_accuracy,
+    )
+    if model.id:
+        message.create_time.CopyFrom(_timestamp(model.create_time))
+        message.expire_time.CopyFrom(_timestamp(model.expire_time))
+    return message
+
+
+def report_message(adaptation: Adaptation) -> wire.AdaptReport:
+    """Tell how an inner loop went."""
+    partial = adaptation.partial
+    return wire.AdaptReport(
+        stop_reason=wire.STOP_REASON_TIME_BUDGET if partial else wire.STOP_REASON_COMPLETED,
+        support_loss=adaptation.support_loss,
+        compute_path=adaptation.compute_path,
+        slot_bucket=adaptation.slot_bucket,
+    )
+
+
+def options_message(options: ResolvedOptions) -> wire.AdaptOptions:
+    """Echo resolved options; the time to live only where something is kept."""
+    return wire.AdaptOptions(
+        step_count=options.step_count,
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        preconditioner=preconditioner_value(options.preconditioner),
+        head=head_value(options.head),
+        scope=scope_value(options.scope),
+        batch_norm_mode=mode_value(options.batch_norm_mode),
+        seed=options.seed,
+        ttl=duration_message(options.ttl) if options.ttl else None,
+        allow_partial=options.allow_partial,
+        deterministic=options.deterministic,
+    )
+
+
+def prediction_messages(
+    answers: Answers, class_names: Sequence[str], top_k: int
+) -> list[wire.Prediction]:
+    """Tell the best class of each query, and the `top_k` best where they were asked for."""
+    messages = []
+    for row, logits in zip(answers.probabilities, answers.logits, strict=True):
+        # By the logits, which still differ where probabilities are both 0.
+        order = np.argsort(-logits, kind="stable")
+        best = int(order[0])
+        messages.append(
+            wire.Prediction(
+                class_index=best,
+                class_name=class_names[best],
+                probability=row[best],
+                top_classes=[
+                    wire.ClassProbability(
+                        class_index=index, class_name=class_names[index], probability=row[index]
+                    )
+                    for index in order[:top_k].tolist()
+                ],
+            )
+        )
+    return messages
+
+
+def tensor_message(array: npt.NDArray[np.float32]) -> wire.Tensor:
+    """Send numbers: little-endian, row-major."""
+    data = np.asarray(array, dtype="<f4", order="C").tobytes()
+    return wire.Tensor(datatype="FP32", shape=array.shape, data=data)
+
+
+def timing_message(call: Call) -> wire.Timing:
+    """Send the call's timing split as far as it has come."""
+    split = {phase: duration_message(seconds) for phase, seconds in call.seconds.items()}
+    return wire.Timing(**split)
+
+
+def duration_message(seconds: float) -> Duration:
+    """Send a span of time."""
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    message = Timestamp()
+    message.FromMicroseconds(round(seconds * 1e6))
+    return message
+
+
+def mode_value(choice: BatchNormMode) -> wire.BatchNormMode.ValueType:
+    """Return the enum value of a batch-norm mode."""
+    return wire.BatchNormMode.Value(f"BATCH_NORM_MODE_{choice.name}")
+
+
+def preconditioner_value(choice: Preconditioner) -> wire.Preconditioner.ValueType:
+    """Return the enum value of a preconditioner."""
+    return wire.Preconditioner.Value(f"PRECONDITIONER_{choice.name}")
+
+
+def head_value(choice: Head) -> wire.Head.ValueType:
+    """Return the enum value of a head."""
+    return wire.Head.Value(f"HEAD_{choice.name}")
+
+
+def scope_value(choice: Scope) -> wire.Scope.ValueType:
+    """Return the enum value of a scope."""
+    return wire.Scope.Value(f"SCOPE_{choice.name}")

@@ -1,0 +1,174 @@
+"""`kshot.v1.AdaptationService`: decode, call, encode; the interceptor answers what is raised."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+
+from kshot.server.call import current_call
+from kshot.server.front import Front
+from kshot.server.predict.prediction import Answers
+from kshot.server.request.violations import Violations
+from kshot.server.rpc.capabilities import capabilities_message
+from kshot.server.rpc.decode import adapt_task, batch_norm_mode, predict_task
+from kshot.server.rpc.encode import (
+    adapted_model_message,
+    mode_value,
+    prediction_messages,
+    report_message,
+    tensor_message,
+    timing_message,
+)
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1 import adaptation_pb2_grpc as wire_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+CHUNK_BYTES = 1_000_000
+# To name so many classes takes under a millisecond.
+_CLASSES_ON_LOOP = 200
+
+
+class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
+    """The service, thin over the front."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+
+    async def Adapt(  # noqa: N802 -- named as in the .proto
+        self,
+        request: wire.AdaptRequest,
+        context: Context,  # noqa: ARG002 -- gRPC's signature
+    ) -> wire.AdaptResponse:
+        """Adapt and keep."""
+        violations = Violations()
+        task = adapt_task(request, violations)
+        adaptation = await self._front.adapt(task, violations)
+        return wire.AdaptResponse(
+            adapted_model=adapted_model_message(adaptation.model),
+            report=report_message(adaptation),
+            timing=timing_message(current_call()),
+        )
+
+    async def Predict(  # noqa: N802 -- named as in the .proto
+        self,
+        request: wire.PredictRequest,
+        context: Context,  # noqa: ARG002 -- gRPC's signature
+    ) -> wire.PredictResponse:
+        """Classify queries."""
+        violations = Violations()
+        task = predict_task(request, violations)
+        adapted, answers = await self._front.predict(request.adapted_model, task, violations)
+        return wire.PredictResponse(
+            predictions=await self._predictions(answers, adapted.class_names, task.top_k),
+            probabilities=tensor_message(answers.probabilities),
+            logits=_logits(answers, task.return_logits),
+            adapted_model=adapted.id,
+            weights_digest=adapted.weights_digest,
+            class_names=adapted.class_names,
+            batch_norm_mode=mode_value(answers.mode),
+            timing=timing_message(current_call()),
+        )
+
+    async def AdaptAndPredict(  # noqa: N802 -- named as in the .proto
+        self,
+        request: wire.AdaptAndPredictRequest,
+        context: Context,  # noqa: ARG002 -- gRPC's signature
+    ) -> wire.AdaptAndPredictResponse:
+        """Adapt, classify, keep nothing."""
+        violations = Violations()
+        task = adapt_task(request, violations)
+        query = predict_task(request, violations)
+        adaptation, answers = await self._front.adapt_and_predict(task, query, violations)
+        class_names = task.support_set.class_names
+        predictions = await self._predictions(answers, class_names, query.top_k)
+        return wire.AdaptAndPredictResponse(
+            predictions=predictions,
+            probabilities=tensor_message(answers.probabilities),
+            logits=_logits(answers, query.return_logits),
+            adapted_model=adapted_model_message(adaptation.model),
+            report=report_message(adaptation),
+            batch_norm_mode=mode_value(answers.mode),
+            timing=timing_message(current_call()),
+        )
+
+    async def GetAdaptedModel(  # noqa: N802 -- named as in the .proto
+        self,
+        request: wire.GetAdaptedModelRequest,
+        context: Context,  # noqa: ARG002 -- gRPC's signature
+    ) -> wire.GetAdaptedModelResponse:
+        """Describe one adapted model."""
+        adapted = await self._front.kept_models.get(request.adapted_model)
+        current_call().adapted_model = adapted.id
+        return wire.GetAdaptedModelResponse(adapted_model=adapted_model_message(adapted))
+
+    async def ListAdaptedModels(  # noqa: N802 -- named as in the .proto
+        self,
+        request: wire.ListAdaptedModelsRequest,
+        context: Context,  # noqa: ARG002 -- gRPC's signature
+    ) -> wire.ListAdaptedModelsResponse:
+        """Describe a page of adapted models."""
+        page, token = await self._front.kept_models.page(
+            request.page_size, request.page_token, request.model
+        )
+        return wire.ListAdaptedModelsResponse(
+            adapted_models=map(adapted_model_message, page), next_page_token=token
+        )
+
+    async def DeleteAdaptedModel(  # noqa: N802 -- named as in the .proto
+        self,
+        request: wire.DeleteAdaptedModelRequest,
+        context: Context,  # noqa: ARG002 -- gRPC's signature
+    ) -> wire.DeleteAdaptedModelResponse:
+        """Forget one adapted model."""
+        await self._front.kept_models.delete(request.adapted_model)
+        current_call().adapted_model = request.adapted_model
+        return wire.DeleteAdaptedModelResponse(adapted_model=request.adapted_model)
+
+    async def ExportAdaptedModel(  # noqa: N802 -- named as in the .proto
+        self,
+        request: wire.ExportAdaptedModelRequest,
+        context: Context,  # noqa: ARG002 -- gRPC's signature
+    ) -> AsyncIterator[wire.ExportAdaptedModelResponse]:
+        """Send one adapted model as a file."""
+        violations = Violations()
+        mode = batch_norm_mode(request.batch_norm_mode, "batch_norm_mode", violations)
+        adapted, mode, content = await self._front.export(request.adapted_model, mode, violations)
+        yield wire.ExportAdaptedModelResponse(
+            header=wire.ExportHeader(
+                adapted_model=adapted_model_message(adapted),
+                batch_norm_mode=mode_value(mode),
+                size_bytes=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+            )
+        )
+        for start in range(0, len(content), CHUNK_BYTES):
+            yield wire.ExportAdaptedModelResponse(chunk=content[start : start + CHUNK_BYTES])
+
+    async def GetCapabilities(  # noqa: N802 -- named as in the .proto
+        self,
+        request: wire.GetCapabilitiesRequest,  # noqa: ARG002 -- gRPC's signature
+        context: Context,  # noqa: ARG002 -- gRPC's signature
+    ) -> wire.GetCapabilitiesResponse:
+        """Describe the server."""
+        front = self._front
+        return capabilities_message(front.catalog, front.config, front.engine.facts)
+
+    async def _predictions(
+        self, answers: Answers, class_names: Sequence[str], top_k: int
+    ) -> list[wire.Prediction]:
+        """Make the messages of answers; many of them beside the event loop."""
+
+        def make() -> list[wire.Prediction]:
+            return prediction_messages(answers, class_names, top_k)
+
+        if len(answers.logits) * max(1, min(top_k, len(class_names))) <= _CLASSES_ON_LOOP:
+            return make()
+        return await self._front.workers.compute(make)
+
+
+def _logits(answers: Answers, wanted: bool) -> wire.Tensor | None:
+    return tensor_message(answers.logits) if wanted else None

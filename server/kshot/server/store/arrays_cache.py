@@ -1,0 +1,95 @@
+"""Adapted models in memory: the ones used last, as many bytes as fit."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+
+
+@dataclass(frozen=True)
+class HeldModel:
+    """An adapted model in memory: its record and its arrays."""
+
+    model: AdaptedModel
+    arrays: AdaptedArrays
+
+
+class ArraysCache:
+    """A map from id to record and arrays, of at most `max_bytes` in all; any thread may use it.
+
+    Threads that ask for the same id at once wait for one load. Arrays in use stay alive when they
+    leave the cache: it only lets go of its own reference.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._used_bytes = 0
+        self._kept: OrderedDict[str, HeldModel] = OrderedDict()
+        self._loading: dict[str, Future[HeldModel]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def used_bytes(self) -> int:
+        """Return the bytes of the arrays that are kept."""
+        return self._used_bytes
+
+    def find(self, model_id: str) -> HeldModel | None:
+        """Return what is kept of an id; does not wait for anything."""
+        with self._lock:
+            if model_id in self._kept:
+                self._kept.move_to_end(model_id)
+            return self._kept.get(model_id)
+
+    def get_or_load(self, model_id: str, load: Callable[[], HeldModel]) -> HeldModel:
+        """Return what is kept of an id, or what `load` gives; raise what it raises."""
+        with self._lock:
+            if model_id in self._kept:
+                self._kept.move_to_end(model_id)
+                return self._kept[model_id]
+            waiting = self._loading.get(model_id)
+            if waiting is None:
+                future = self._loading[model_id] = Future()
+        if waiting is not None:
+            return waiting.result()
+        try:
+            held = load()
+        except BaseException as error:
+            self._finish(model_id, future)
+            future.set_exception(error)
+            raise
+        self._finish(model_id, future, held)
+        future.set_result(held)
+        return held
+
+    def discard(self, model_id: str) -> None:
+        """Let go of an id; what is being loaded for it now is not kept either."""
+        with self._lock:
+            self._loading.pop(model_id, None)
+            dropped = self._drop(model_id)
+        del dropped  # what hangs on it may take a while to free
+
+    def _finish(
+        self, model_id: str, future: Future[HeldModel], held: HeldModel | None = None
+    ) -> None:
+        dropped = []
+        with self._lock:
+            if self._loading.get(model_id) is not future:
+                return  # discarded meanwhile
+            del self._loading[model_id]
+            if held is None or held.arrays.size_bytes > self._max_bytes:
+                return
+            self._kept[model_id] = held
+            self._used_bytes += held.arrays.size_bytes
+            while self._used_bytes > self._max_bytes:
+                dropped.append(self._drop(next(iter(self._kept))))
+
+    def _drop(self, model_id: str) -> HeldModel | None:
+        held = self._kept.pop(model_id, None)
+        if held is not None:
+            self._used_bytes -= held.arrays.size_bytes
+        return held

@@ -1,0 +1,129 @@
+"""The store's files: one safetensors file per adapted model, written whole or not at all."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from kshot.bundle import sync_folder, write_synced
+from kshot.server.store.adapted_model import AdaptedArrays, Arrays
+from kshot.server.store.errors import MalformedId
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_PARAMETERS = "parameters."
+_STATISTICS = "statistics."
+_SUPPORT = "support"
+_SUFFIX = ".safetensors"
+_PARTIAL = ".partial"
+
+
+def checked_id(model_id: str) -> str:
+    """Return an id that is safe in a file name; raise `MalformedId` for any other."""
+    if not _ID.fullmatch(model_id):
+        raise MalformedId(model_id)
+    return model_id
+
+
+def arrays_bytes(arrays: AdaptedArrays) -> bytes:
+    """Return the content of an adapted model's file."""
+    tensors = {_PARAMETERS + name: array for name, array in arrays.parameters.items()}
+    tensors |= {_STATISTICS + name: array for name, array in arrays.statistics.items()}
+    tensors[_SUPPORT] = arrays.support
+    whole = {name: np.asarray(array, np.float32, order="C") for name, array in tensors.items()}
+    return safetensors.numpy.save(whole)
+
+
+def parse_arrays(content: bytes) -> AdaptedArrays:
+    """Read the content of an adapted model's file, whose digest was checked; views, read-only."""
+    tensors = cast(dict[str, npt.NDArray[np.float32]], safetensors.numpy.load(content))
+    for array in tensors.values():
+        array.flags.writeable = False
+    return AdaptedArrays(
+        _below(_PARAMETERS, tensors), _below(_STATISTICS, tensors), tensors[_SUPPORT]
+    )
+
+
+class StoreFiles:
+    """The folders `models` and `quarantine` of a store; every method raises `OSError`."""
+
+    def __init__(self, root: Path) -> None:
+        self._models = root / "models"
+        self._quarantine = root / "quarantine"
+
+    def open(self) -> None:
+        """Make the folders and find out whether they can be written."""
+        for folder in (self._models, self._quarantine):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            probe = folder / f".{secrets.token_hex(8)}{_PARTIAL}"
+            write_synced(probe, b"")
+            probe.unlink()
+        sync_folder(self._models.parent)
+
+    def write(self, model_id: str, content: bytes) -> None:
+        """Bring a file to disk under its name; when this fails, nothing of it is left."""
+        path = self._path(model_id)
+        partial = self._models / f".{path.name}.{secrets.token_hex(8)}{_PARTIAL}"
+        try:
+            write_synced(partial, content)
+            partial.rename(path)
+            sync_folder(self._models)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            raise
+
+    def read(self, model_id: str) -> bytes:
+        """Return a file's content; `FileNotFoundError` when there is none."""
+        return self._path(model_id).read_bytes()
+
+    def remove(self, model_ids: Collection[str]) -> None:
+        """Remove files wherever they are, and be sure that they are gone."""
+        if not model_ids:
+            return
+        names = [self._path(model_id).name for model_id in model_ids]
+        for folder in (self._models, self._quarantine):
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+            sync_folder(folder)
+
+    def quarantine(self, model_id: str) -> None:
+        """Move a damaged file aside, for operators; nothing happens when there is none."""
+        path = self._path(model_id)
+        if path.exists():
+            path.rename(self._quarantine / path.name)
+            sync_folder(self._quarantine)
+            sync_folder(self._models)
+
+    def ids(self) -> set[str]:
+        """Return the ids of which a file is there."""
+        return set(_ids(self._models))
+
+    def sweep(self, known: set[str]) -> None:
+        """Remove half-written files, and whole ones whose id is not `known`."""
+        for folder in (self._models, self._quarantine):
+            for path in folder.glob(f".*{_PARTIAL}"):
+                path.unlink()
+            for model_id in set(_ids(folder)) - known:
+                (folder / f"{model_id}{_SUFFIX}").unlink()
+            sync_folder(folder)
+
+    def _path(self, model_id: str) -> Path:
+        return self._models / f"{checked_id(model_id)}{_SUFFIX}"
+
+
+def _below(prefix: str, tensors: Arrays) -> Arrays:
+    names = (name for name in tensors if name.startswith(prefix))
+    return {name.removeprefix(prefix): tensors[name] for name in names}
+
+
+def _ids(folder: Path) -> Iterator[str]:
+    for path in folder.iterdir():
+        if path.suffix == _SUFFIX and _ID.fullmatch(path.stem):
+            yield path.stem

@@ -1,0 +1,83 @@
+"""A folder as a store: opened by one process, cleared of what a crash left."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kshot.bundle import sync_folder
+from kshot.server.store.errors import StoreUnusable
+from kshot.server.store.files import StoreFiles
+from kshot.server.store.index import StoreIndex
+
+_INDEX_FILE = "index.sqlite3"
+_LOCK_FILE = "lock"
+
+
+@dataclass
+class StoreFolder:
+    """The files and the index of one store, and the lock that keeps other processes out."""
+
+    files: StoreFiles
+    index: StoreIndex
+    _lock: int = field(repr=False)
+
+    @classmethod
+    def open(cls, path: Path) -> StoreFolder:
+        """Open a folder, made if need be, and clear it; raise `StoreUnusable`."""
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = _lock_folder(path)
+            try:
+                files, index = _open_parts(path)
+            except BaseException:
+                os.close(lock)
+                raise
+        except OSError as error:
+            raise StoreUnusable(f"{path}: cannot be a store: {error.strerror}") from error
+        except sqlite3.Error as error:
+            raise StoreUnusable(f"{path / _INDEX_FILE}: cannot be used: {error}") from error
+        return cls(files, index, lock)
+
+    def close(self) -> None:
+        """Close the index and let go of the lock; twice does nothing more."""
+        if self._lock >= 0:
+            self.index.close()
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _lock_folder(path: Path) -> int:
+    """Return the descriptor of the lock, which ends with the process at the latest."""
+    descriptor = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise StoreUnusable(f"{path}: is in use by another process") from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_parts(path: Path) -> tuple[StoreFiles, StoreIndex]:
+    files = StoreFiles(path)
+    files.open()
+    # Without an index every file would look like an orphan: then it is not made anew.
+    index = StoreIndex(path / _INDEX_FILE, create=not files.ids())
+    try:
+        (path / _INDEX_FILE).chmod(0o600)
+        sync_folder(path)
+        damaged = index.ids()
+        files.sweep(set(damaged))
+        for model_id in set(damaged) - files.ids():
+            if not damaged[model_id]:
+                index.mark_damaged(model_id)
+    except BaseException:
+        index.close()
+        raise
+    return files, index

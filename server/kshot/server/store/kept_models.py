@@ -1,0 +1,185 @@
+"""The adapted models that are kept, as the event loop sees them: store and cache, off the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TypeVar
+
+from kshot.server.errors import (
+    AdaptedModelDamaged,
+    AdaptedModelDeleted,
+    AdaptedModelExpired,
+    AdaptedModelNotFound,
+    InvalidRequest,
+    StoreIsFull,
+    StoreUnavailable,
+)
+from kshot.server.json_log import LOGGER, log_event
+from kshot.server.request.validation import check_id
+from kshot.server.request.violations import Violations
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.arrays_cache import ArraysCache, HeldModel
+from kshot.server.store.store import (
+    BadPageToken,
+    DamagedModel,
+    DeletedId,
+    DiskFull,
+    ExpiredId,
+    LocalStore,
+    StoreError,
+    StoreFailed,
+    StoreFull,
+    UnknownId,
+)
+from kshot.server.workers import Workers
+
+Result = TypeVar("Result")
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 100
+
+
+class KeptModels:
+    """Keeps, finds and forgets adapted models; raises `RequestError`s."""
+
+    def __init__(self, store: LocalStore, cache: ArraysCache, workers: Workers) -> None:
+        self._store = store
+        self._cache = cache
+        self._workers = workers
+
+    async def keep(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
+        """Keep an adapted model under a new id; when the caller has gone by then, drop it."""
+        model = replace(model, id=new_id())
+        handover = Handover()
+
+        def put() -> AdaptedModel:
+            kept = self._store.put(model, arrays)
+            if not handover.give():
+                self._drop(model.id)
+                return kept
+            # The load asks the store again: it fails, or is dropped, where somebody deletes.
+            with suppress(StoreError):
+                self._cache.get_or_load(
+                    kept.id, lambda: HeldModel(self._store.get(kept.id), arrays)
+                )
+            return kept
+
+        try:
+            return await self._in_store(put)
+        except asyncio.CancelledError:
+            if handover.leave():
+                with suppress(RuntimeError):  # the server is gone: it stays until it expires
+                    self._workers.store_later(lambda: self._drop(model.id))
+            raise
+        except StoreFull as error:
+            raise StoreIsFull(error.unit, error.limit) from error
+
+    async def get(self, model_id: str) -> AdaptedModel:
+        """Return the record of an adapted model."""
+        return await self._about(model_id, lambda: self._store.get(model_id))
+
+    async def read(self, model_id: str) -> tuple[AdaptedModel, AdaptedArrays]:
+        """Return an adapted model with its arrays, from memory where they are."""
+        held = self._cache.find(model_id)
+        if held is None or held.model.expire_time <= time.time():
+            # The store tells what became of it.
+            held = await self._about(model_id, lambda: self._load(model_id))
+        return held.model, held.arrays
+
+    async def page(
+        self, page_size: int, page_token: str, model: str
+    ) -> tuple[Sequence[AdaptedModel], str]:
+        """Return a page of records, and the token of the next or "" at the end."""
+        if page_size < 0:
+            raise InvalidRequest.about("page_size", f"got {page_size}, wanted 0 or more")
+        size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        try:
+            return await self._in_store(lambda: self._store.list(size, page_token, model or None))
+        except BadPageToken as error:
+            raise InvalidRequest.about(
+                "page_token", "got none that an earlier page of this list has given"
+            ) from error
+
+    async def delete(self, model_id: str) -> None:
+        """Forget an adapted model."""
+
+        def forget() -> None:
+            self._store.delete(model_id)
+            self._cache.discard(model_id)
+
+        await self._about(model_id, forget)
+
+    def _load(self, model_id: str) -> HeldModel:
+        """Return an adapted model as the store has it, its arrays from memory; blocks."""
+        model = self._store.get(model_id)
+        return self._cache.get_or_load(
+            model_id, lambda: HeldModel(model, self._store.read(model_id))
+        )
+
+    async def _about(self, model_id: str, function: Callable[[], Result]) -> Result:
+        violations = Violations()
+        check_id(model_id, violations)
+        violations.check()
+        try:
+            return await self._in_store(function)
+        except ExpiredId as error:
+            self._cache.discard(model_id)
+            raise AdaptedModelExpired(model_id, error.expire_time) from error
+        except DeletedId as error:
+            raise AdaptedModelDeleted(model_id) from error
+        except UnknownId as error:
+            raise AdaptedModelNotFound(model_id) from error
+        except DamagedModel as error:
+            raise AdaptedModelDamaged(model_id) from error
+
+    async def _in_store(self, function: Callable[[], Result]) -> Result:
+        """Run in a thread of the store; what the system refuses there goes to the log."""
+        try:
+            return await self._workers.store(function)
+        except StoreFailed as error:
+            log_event("store_failed", logging.ERROR, problem=str(error))
+            if isinstance(error, DiskFull):
+                raise StoreIsFull("disk") from error
+            raise StoreUnavailable from error
+
+    def _drop(self, model_id: str) -> None:
+        """Delete what was kept for a caller who never heard of it; blocks."""
+        try:
+            with suppress(ExpiredId):
+                self._store.delete(model_id)
+            self._cache.discard(model_id)
+        except StoreError:
+            LOGGER.exception("failure")
+
+
+class Handover:
+    """Settles which came first: that a model is kept, in a thread, or that its caller leaves."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._given = self._left = False
+
+    def give(self) -> bool:
+        """Note that it is kept; return whether the caller was still there."""
+        with self._lock:
+            self._given = True
+            return not self._left
+
+    def leave(self) -> bool:
+        """Note that the caller has left; return whether it was kept before."""
+        with self._lock:
+            self._left = True
+            return self._given
+
+
+def new_id() -> str:
+    """Return an id that nobody can guess: `am-` and 26 of a-z, 2-7."""
+    return "am-" + base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()

@@ -1,0 +1,39 @@
+"""The token between two pages of a list: where the last page ended, and what was listed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+
+from kshot.server.store.errors import BadPageToken, MalformedId
+from kshot.server.store.files import checked_id
+
+Position = tuple[float, str]
+
+START: Position = (-math.inf, "")
+
+
+def page_token(position: Position, model: str | None) -> str:
+    """Return the token that continues a list of `model` after a creation time and id."""
+    return base64.urlsafe_b64encode(json.dumps([*position, model]).encode()).decode()
+
+
+def parse_page_token(token: str, model: str | None) -> Position:
+    """Return where a page starts, the beginning for an empty token; raises `BadPageToken`."""
+    if not token:
+        return START
+    try:
+        content = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+        create_time, model_id, listed = content
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadPageToken from error
+    # The comparison refuses whatever decodes but is not written as `page_token` writes it.
+    if not (isinstance(create_time, float) and isinstance(model_id, str) and listed == model):
+        raise BadPageToken
+    if not math.isfinite(create_time) or page_token((create_time, model_id), model) != token:
+        raise BadPageToken
+    try:
+        return create_time, checked_id(model_id)
+    except MalformedId as error:
+        raise BadPageToken from error

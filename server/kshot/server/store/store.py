@@ -1,0 +1,261 @@
+"""Where adapted models are kept: acknowledged means on disk, until expiry or deletion."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.errors import (
+    BadPageToken,
+    DamagedModel,
+    DeletedId,
+    DiskFull,
+    ExpiredId,
+    MalformedId,
+    StoreError,
+    StoreFailed,
+    StoreFull,
+    StoreUnusable,
+    TakenId,
+    UnknownId,
+)
+from kshot.server.store.files import arrays_bytes, checked_id, parse_arrays
+from kshot.server.store.folder import StoreFolder
+from kshot.server.store.index import Row
+from kshot.server.store.page_token import page_token, parse_page_token
+
+__all__ = [
+    "AdaptedArrays",
+    "AdaptedModel",
+    "BadPageToken",
+    "DamagedModel",
+    "DeletedId",
+    "DiskFull",
+    "ExpiredId",
+    "LocalStore",
+    "MalformedId",
+    "StoreError",
+    "StoreFailed",
+    "StoreFull",
+    "StoreUnusable",
+    "TakenId",
+    "UnknownId",
+]
+
+TOMBSTONE_SECONDS = 7 * 24 * 3600
+
+
+class LocalStore:
+    """A folder of adapted models, for one process and any number of its threads.
+
+    Its methods wait for the disk: call them off the event loop. All raise `StoreError`s only.
+    """
+
+    def __init__(
+        self,
+        folder: StoreFolder,
+        caps: tuple[int, int],
+        clock: Callable[[], float],
+    ) -> None:
+        self._folder = folder
+        self._files = folder.files
+        self._index = folder.index
+        self._caps = caps
+        self._clock = clock
+        self._lock = threading.RLock()
+        # Held while a sweep removes files, which takes long: never asked for under the other lock.
+        self._removing = threading.Lock()
+        self._reserved: dict[str, int] = {}  # id -> bytes, of models on their way to the disk
+        self._buried: set[str] = set()  # ids without a row whose file is still to be removed
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        max_count: int,
+        max_bytes: int,
+        clock: Callable[[], float] = time.time,
+    ) -> LocalStore:
+        """Open a folder, made if need be, and clear what a crash left; raise `StoreUnusable`."""
+        return cls(StoreFolder.open(path), (max_count, max_bytes), clock)
+
+    def __enter__(self) -> LocalStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the index and let another process open the folder; twice does nothing more."""
+        with self._removing, self._lock:
+            self._folder.close()
+
+    def put(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
+        """Keep an adapted model and return it with its `size_bytes`; it is on disk by then.
+
+        Raises `StoreFull`, `TakenId`, `MalformedId` or `StoreFailed`; then nothing of it is kept.
+        """
+        checked_id(model.id)
+        content = arrays_bytes(arrays)
+        model = replace(model, size_bytes=len(content))
+        self._reserve(model.id, len(content))
+        try:
+            with _system_errors():
+                self._files.write(model.id, content)
+                with self._lock:
+                    self._index.insert(model, hashlib.sha256(content).hexdigest())
+                    del self._reserved[model.id]
+        except BaseException:
+            with suppress(OSError):
+                self._files.remove([model.id])
+            with self._lock:
+                self._reserved.pop(model.id, None)
+            raise
+        return model
+
+    def get(self, model_id: str) -> AdaptedModel:
+        """Return a record; raise `UnknownId`, `ExpiredId`, `DeletedId` or `DamagedModel`."""
+        return self._live_row(model_id).model
+
+    def read(self, model_id: str) -> AdaptedArrays:
+        """Return the arrays, which are read-only; raise as `get` does.
+
+        A file that is not what was written goes to quarantine: `DamagedModel`, now and later.
+        """
+        row = self._live_row(model_id)
+        with _system_errors():
+            try:
+                content = self._files.read(model_id)
+            except FileNotFoundError:
+                content = b""
+            if hashlib.sha256(content).hexdigest() == row.sha256:
+                return parse_arrays(content)
+            with self._lock:
+                # The file of a model that was deleted meanwhile is missing, not damaged.
+                self._live_row(model_id)
+                self._files.quarantine(model_id)
+                self._index.mark_damaged(model_id)
+        raise DamagedModel(model_id)
+
+    def list(
+        self, page_size: int, page_token: str = "", model: str | None = None
+    ) -> tuple[Sequence[AdaptedModel], str]:
+        """Return up to `page_size` records, oldest first, and the token of the next page or "".
+
+        Expired and damaged models are left out. Raises `BadPageToken`.
+        """
+        after = parse_page_token(page_token, model)
+        with self._lock, _system_errors():
+            found = self._index.page(page_size + 1, after, self._clock(), model)
+        page = found[:page_size]
+        return page, _next_token(page, model) if len(found) > page_size else ""
+
+    def delete(self, model_id: str) -> None:
+        """Forget an adapted model and remove its file; raise as `get` does, but for damage."""
+        checked_id(model_id)
+        with _system_errors():
+            with self._lock:
+                with suppress(DamagedModel):
+                    self._live_row(model_id)
+                # The row goes first: a crash leaves a file without a row; the next open removes it.
+                self._index.bury(model_id, self._clock())
+                self._buried.add(model_id)
+            self._remove([model_id])
+
+    def sweep(self) -> int:
+        """Remove what has expired and tombstones of seven days; return how many expired.
+
+        Other threads go on meanwhile: only the index is kept from them, not the files.
+        """
+        with self._removing, _system_errors():
+            with self._lock:
+                expired = self._index.bury_expired(self._clock())
+                self._index.purge(self._clock() - TOMBSTONE_SECONDS)
+                self._buried.update(expired)
+                buried = sorted(self._buried)
+            self._remove(buried)
+        return len(expired)
+
+    def _live_row(self, model_id: str) -> Row:
+        checked_id(model_id)
+        with self._lock, _system_errors():
+            row = self._index.row(model_id)
+            tombstone = None if row else self._index.tombstone(model_id)
+        if tombstone is not None:
+            raise (
+                DeletedId(model_id)
+                if tombstone.deleted
+                else ExpiredId(model_id, tombstone.expire_time)
+            )
+        if row is None:
+            raise UnknownId(model_id)
+        if row.model.expire_time <= self._clock():
+            raise ExpiredId(model_id, row.model.expire_time)
+        if row.damaged:
+            raise DamagedModel(model_id)
+        return row
+
+    def _remove(self, buried: Sequence[str]) -> None:
+        self._files.remove(buried)
+        with self._lock:
+            self._buried.difference_update(buried)
+
+    def _reserve(self, model_id: str, size_bytes: int) -> None:
+        if self._try_to_reserve(model_id, size_bytes):
+            self.sweep()
+            if full := self._try_to_reserve(model_id, size_bytes):
+                raise full
+
+    def _try_to_reserve(self, model_id: str, size_bytes: int) -> StoreFull | None:
+        with self._lock, _system_errors():
+            taken = self._index.row(model_id) or self._index.tombstone(model_id)
+            if taken or model_id in self._reserved:
+                raise TakenId(model_id)
+            full = self._full(size_bytes)
+            if full is None:
+                self._reserved[model_id] = size_bytes
+            return full
+
+    def _full(self, size_bytes: int) -> StoreFull | None:
+        count, used_bytes = self._index.use()
+        count += len(self._reserved)
+        used_bytes += sum(self._reserved.values())
+        max_count, max_bytes = self._caps
+        if count + 1 > max_count:
+            return StoreFull("models", max_count, count, 1)
+        if used_bytes + size_bytes > max_bytes:
+            return StoreFull("bytes", max_bytes, used_bytes, size_bytes)
+        return None
+
+
+def _next_token(page: Sequence[AdaptedModel], model: str | None) -> str:
+    return page_token((page[-1].create_time, page[-1].id), model)
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Turn what the system refuses into `StoreFailed` or `DiskFull`, without names of files."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        kind = DiskFull if full else StoreFailed
+        raise kind(f"the store's index failed: {error}") from error
+    except OSError as error:
+        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreFailed
+        raise kind(f"the store's files failed: {error.strerror}") from error

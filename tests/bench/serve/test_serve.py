@@ -1,0 +1,368 @@
+"""`kshot bench serve` against real servers; what it counts is asserted, never how long it took."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from kshot.__main__ import main
+from kshot.bench.serve.load import OK, SystemClock, closed_loop
+from kshot.bench.serve.memory import disk_bytes
+from kshot.bench.serve.server_process import ServerProcess, running_server
+from kshot.bench.serve.session import open_session, try_out
+from kshot.bench.serve.usage import Cpu, cpu_ms, cpu_per_call, resident_bytes
+from kshot.bench.serve.workload import Workload, adapt_request, noise, queries
+from kshot.bundle import builtin_bundle
+from kshot.client import Client, InvalidArgumentError, ModelCapabilities
+
+QUICK = ("--step-count", "1", "--way", "2", "--seconds", "0.25")
+PHASES = {"queue", "decode", "compute", "store", "rest"}
+PERCENTILES = {"p50", "p95", "p99"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """A server that takes two adaptations at once and refuses more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("KSHOT_MAX_ADAPT_QUEUE", "2")
+        with running_server(builtin_bundle(), "cpu") as process:
+            yield process
+
+
+@pytest.fixture(scope="module")
+def model(server: ServerProcess) -> ModelCapabilities:
+    with Client(server.address, timeout=60) as client:
+        return client.capabilities().models["omniglot"]
+
+
+@pytest.fixture
+def bench(
+    server: ServerProcess, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., dict[str, Any]]:
+    """Run the command against the server that tests share; return its document."""
+
+    def run(*arguments: str) -> dict[str, Any]:
+        code = main(["bench", "serve", "--server", server.address, *QUICK, "--json", *arguments])
+        captured = capsys.readouterr()
+        assert code == 0, captured.err
+        document: dict[str, Any] = json.loads(captured.out)
+        return document
+
+    return run
+
+
+def check_load(load: dict[str, Any]) -> None:
+    """Hold a load to what is true of all: each call was answered or counted as an error."""
+    assert load["calls"] == load["answered"] + sum(load["errors"].values())
+    assert load["answered"] > 0
+    assert load["latency_ms"].keys() == PERCENTILES
+    assert 0 < load["latency_ms"]["p50"] <= load["latency_ms"]["p95"] <= load["latency_ms"]["p99"]
+    assert load["timing_ms"].keys() == PHASES
+    assert load["timing_ms"]["compute"] > 0
+    assert load["calls_per_second"] == pytest.approx(load["answered"] / load["seconds"])
+    assert load["generator_cpu"] > 0
+
+
+def test_every_load_is_measured_and_nothing_is_left(
+    bench: Callable[..., dict[str, Any]], server: ServerProcess, tmp_path: Path
+) -> None:
+    plot = tmp_path / "plot.png"
+
+    document = bench("--concurrency", "2,1", "--plot", str(plot), "--arrivals", "constant")
+
+    assert {"cpu", "commit", "torch", "threads"} <= document["environment"].keys()
+    assert document["server"]["address"] == server.address
+    assert document["server"]["own"] is False
+    assert document["server"]["device"] == "cpu"
+    assert document["workload"] == {
+        "model": "omniglot",
+        "way": 2,
+        "shot": 1,
+        "step_count": 1,
+        "batch_norm_mode": "support",
+        "images": 1,
+    }
+    assert document["plan"]["concurrency"] == [1, 2]
+    for method in ("adapt", "predict"):
+        loads = document[method]
+        assert [level["concurrency"] for level in loads["closed"]] == [1, 2]
+        for level in loads["closed"]:
+            check_load(level["load"])
+            assert level["load"]["errors"] == {}
+            assert level["cpu_per_call"] is None
+        fastest = max(level["load"]["calls_per_second"] for level in loads["closed"])
+        assert loads["open"]["rate"] == pytest.approx(fastest / 2)
+        assert loads["open"]["arrivals"] == "constant"
+        assert loads["open"]["lateness_ms"].keys() == PERCENTILES
+        check_load(loads["open"]["load"])
+        sent = loads["open"]["rate"] * 0.25
+        assert sent <= loads["open"]["load"]["calls"] < sent + 1
+    one_caller = document["adapt"]["closed"][0]["load"]
+    assert document["adapt_overhead"]["calls"] == one_caller["answered"]
+    assert document["adapt_overhead"]["round_trip_ms"] == one_caller["latency_ms"]
+    assert document["adapt_overhead"]["over_compute_ms"]["p50"] > 0
+    answered = sum(level["load"]["answered"] for level in document["adapt"]["closed"])
+    assert sum(document["compute_paths"].values()) == answered
+    beside = document["predict_beside_adapt"]
+    assert [item["adapting_callers"] for item in beside] == [0, 1, 8]
+    alone = beside[0]["load"]["latency_ms"]
+    for item in beside:
+        check_load(item["load"])
+        assert item["p99_ratio"] == pytest.approx(item["load"]["latency_ms"]["p99"] / alone["p99"])
+        difference = item["load"]["latency_ms"]["p50"] - alone["p50"]
+        assert item["p50_difference_ms"] == pytest.approx(difference)
+    assert beside[0]["adaptations_per_second"] == 0
+    assert beside[1]["adaptations_per_second"] > 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    with Client(server.address, timeout=60) as client:
+        assert list(client.list()) == []
+
+
+def test_refused_calls_are_counted_by_code(bench: Callable[..., dict[str, Any]]) -> None:
+    """Two of three callers are inside at any time, the third is refused."""
+    document = bench("--concurrency", "3", "--rate", "20")
+
+    (level,) = document["adapt"]["closed"]
+    check_load(level["load"])
+    assert level["load"]["errors"].keys() == {"UNAVAILABLE"}
+    assert document["adapt_overhead"] is None
+    for method in ("adapt", "predict"):
+        assert document[method]["open"]["rate"] == 20
+        assert document[method]["open"]["load"]["calls"] >= 1
+
+
+def test_people_get_a_table(server: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--adapted-models", "2", "--images", "3", "--concurrency", "1", *QUICK]
+
+    assert main(["bench", "serve", "--server", server.address, *arguments]) == 0
+
+    captured = capsys.readouterr()
+    assert "omniglot, 2-way 1-shot, 1 steps, 3 queries a call, support" in captured.out
+    for row in ("Adapt x 1", "Predict x 1", "Predict x 1, Adapt x 8 beside it"):
+        assert row in captured.out
+    assert "Adapt over the engine's computing" in captured.out
+    assert "closed loop, concurrency 1" in captured.err
+
+
+def test_memory_is_measured_of_an_own_server(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--memory", "--models", "3", "--rounds", "4", "--device", "cpu", "--json"]
+
+    assert main(["bench", "serve", *arguments, "--step-count", "1", "--way", "2"]) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["server"]["own"] is True
+    memory = document["memory"]
+    assert (memory["models"], memory["rounds"]) == (3, 4)
+    for moment in ("before", "kept", "deleted"):
+        assert memory[moment]["front_bytes"] > 2**20
+        assert memory[moment]["engine_bytes"] > 2**20
+    # The parameters of one model are 0.4 MB and more.
+    assert memory["store_bytes_per_model"] > 400_000
+    assert [look["rounds"] for look in memory["looks"]] == [0, 1, 2, 3, 4]
+    first, last = (memory["looks"][index]["memory"]["front_bytes"] for index in (0, -1))
+    assert memory["growth"]["front_bytes"] == last - first
+
+
+def test_every_call_of_a_session_is_answered_once(
+    server: ServerProcess, model: ModelCapabilities
+) -> None:
+    """The store knows as many models as there were answers, and forgets them."""
+    workload = Workload(way=2, step_count=1)
+
+    async def drive() -> None:
+        with Client(server.address, timeout=60) as client:
+            async with open_session(server.address, workload, model, own=False) as session:
+                kept = await session.keep()
+                load = await closed_loop(session.adapt, 2, 0.2, SystemClock())
+                assert {sample.answer.code for sample in load.samples} == {OK}
+                ids = {adapted.id for adapted in client.list()}
+                assert len(ids) == len(load.samples) + 1
+                await session.forget()
+                assert [adapted.id for adapted in client.list()] == [kept]
+                load = await closed_loop(session.predict([kept]), 3, 0.2, SystemClock())
+                assert {sample.answer.code for sample in load.samples} == {OK}
+            assert list(client.list()) == []
+
+    asyncio.run(drive())
+
+
+def test_an_interrupted_bench_deletes_what_it_made(server: ServerProcess) -> None:
+    """On a server that goes on without it."""
+    command = [sys.executable, "-m", "kshot", "bench", "serve", "--server", server.address]
+    with (
+        subprocess.Popen(
+            [*command, "--seconds", "600", "--concurrency", "2", "--step-count", "1"],
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as bench,
+        Client(server.address, timeout=60) as client,
+    ):
+        assert bench.stderr is not None
+        assert any("closed loop" in line for line in bench.stderr)
+        assert list(client.list())
+
+        bench.send_signal(signal.SIGINT)
+        assert bench.wait(timeout=120) == 130
+
+        # Those that were under way are dropped when the server sees that their caller has gone.
+        until = time.monotonic() + 60
+        while list(client.list()):
+            assert time.monotonic() < until
+            threading.Event().wait(0.05)
+        assert "were not deleted" not in bench.stderr.read()
+
+
+def test_predicting_with_what_is_not_there_is_an_error_of_every_call(
+    server: ServerProcess, model: ModelCapabilities
+) -> None:
+    async def drive() -> set[str]:
+        async with open_session(server.address, Workload(), model, own=False) as session:
+            send = session.predict(["am-" + "a" * 26])
+            load = await closed_loop(send, 2, 0.01, SystemClock())
+            return {sample.answer.code for sample in load.samples}
+
+    assert asyncio.run(drive()) == {"NOT_FOUND"}
+
+
+def test_what_is_not_deleted_is_told(
+    server: ServerProcess, model: ModelCapabilities, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def drive() -> None:
+        async with open_session(server.address, Workload(), model, own=False) as session:
+            await session.delete(["am-" + "a" * 26] * 2)
+
+    asyncio.run(drive())
+
+    assert "2 adapted models were not deleted (NOT_FOUND)" in capsys.readouterr().err
+
+
+def test_what_the_server_has_against_a_workload_is_told_before_loads(
+    server: ServerProcess, model: ModelCapabilities
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="step_count"):
+        try_out(server.address, Workload(step_count=10**6), model)
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "datatype"),
+    [
+        ((1, 28, 20), (4, 28, 20), "UINT8"),
+        ((3, 8, 9), (4, 8, 9, 3), "UINT8"),
+        ((2, 8, 9), (4, 2, 8, 9), "FP32"),
+    ],
+)
+def test_images_are_sent_in_the_form_that_clients_send(
+    model: ModelCapabilities, shape: tuple[int, ...], wanted: tuple[int, ...], datatype: str
+) -> None:
+    tensor = queries(Workload(images=4), _with_shape(model, shape)).tensor
+
+    assert tuple(tensor.shape) == wanted
+    assert tensor.datatype == datatype
+    assert noise(shape, 4).shape == wanted
+
+
+def test_each_class_has_its_examples(model: ModelCapabilities) -> None:
+    request = adapt_request(Workload(way=3, shot=2, step_count=7), model)
+
+    assert list(request.support_set.class_indices) == [0, 1, 2, 0, 1, 2]
+    assert len(request.support_set.class_names) == 3
+    assert request.options.step_count == 7
+    assert request.options.ttl.seconds == 3600
+
+
+def _with_shape(model: ModelCapabilities, shape: tuple[int, ...]) -> ModelCapabilities:
+    return replace(model, input_shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--concurrency", "0"], 2, "got 0, wanted whole numbers from 1 to 10000 between commas"),
+        (["--concurrency", "1,,2"], 2, "got 1,,2, wanted whole numbers"),
+        (["--concurrency", "-1"], 2, "got -1, wanted whole numbers"),
+        (["--rate", "-3"], 2, "got -3, wanted a number above 0"),
+        (["--rate", "nan"], 2, "got nan, wanted a number above 0"),
+        (["--rate", "1e6"], 2, "--rate is 1e+06 for 5 seconds, wanted at most 1000000 calls"),
+        (["--seconds", "inf"], 2, "got inf, wanted a number above 0"),
+        (["--server", "nonsense"], 2, "server address 'nonsense' does not fit"),
+        (["--server", "127.0.0.1:1"], 1, "cannot reach a kshot server at 127.0.0.1:1"),
+        (["--server", "localhost:1", "--bundle", "omniglot"], 2, "--bundle does not go with"),
+        (["--server", "localhost:1", "--memory"], 2, "--memory does not go with --server"),
+        (["--bundle", "nowhere"], 2, "there is no folder nowhere"),
+        (["--bundle", "no/where"], 1, "no/where: is no folder"),
+        (["--models", "3"], 2, "--models goes with --memory only"),
+        (["--memory", "--seconds", "3"], 2, "--seconds does not go with --memory"),
+        (["--plot", "plot.txt"], 2, "--plot is plot.txt, wanted a file that ends in .png"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "serve", *arguments]) == code
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert said in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "other"], "--model is other, which the server does not serve, wanted one of"),
+        (["--way", "10000"], "--way is 10000, wanted at most"),
+        (["--way", "20", "--shot", "100"], "--way times --shot is 2000, wanted at most"),
+        (["--step-count", "10000"], "--step-count is 10000, wanted at most"),
+        (["--images", "100000"], "--images is 100000, wanted at most"),
+    ],
+)
+def test_what_the_model_does_not_allow_is_one_line(
+    server: ServerProcess, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "serve", "--server", server.address, *arguments]) == 2
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert said in captured.err
+
+
+def test_usage_is_read_of_processes_that_are_there(tmp_path: Path) -> None:
+    assert resident_bytes(os.getpid()) > 2**20
+    assert cpu_ms(os.getpid()) > 0
+    with pytest.raises(click.ClickException, match="/proc/0/status cannot be read"):
+        resident_bytes(0)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_bytes(b"x" * 10_000)
+    assert disk_bytes(tmp_path) >= 10_000
+
+
+def test_what_was_computed_is_shared_among_calls() -> None:
+    assert cpu_per_call(Cpu(10, 100), Cpu(14, 180), 8) == Cpu(0.5, 10)
+    assert cpu_per_call(Cpu(10, 100), Cpu(14, 180), 0) is None
+
+
+def test_an_own_server_tells_what_it_computed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Long enough for the system's ticks of 10 ms."""
+    arguments = ["--device", "cpu", "--concurrency", "2", "--seconds", "1", "--json"]
+
+    assert main(["bench", "serve", *arguments]) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["server"]["own"] is True
+    for method in ("adapt", "predict"):
+        (level,) = document[method]["closed"]
+        assert level["cpu_per_call"]["front_ms"] > 0
+    assert document["adapt"]["closed"][0]["cpu_per_call"]["engine_ms"] > 0

@@ -1,0 +1,363 @@
+"""Compiled inner steps. Their session's cache is kept: only changed sources compile anew."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+
+import pytest
+import torch
+
+from kshot.bundle import NetworkSpec, Scope
+from kshot.learner import (
+    CompilationError,
+    InnerStep,
+    StepCache,
+    StepSpec,
+    compile_step,
+    compiler_name,
+)
+from kshot.learner.compile import compilation
+
+CPU = torch.device("cpu")
+ArgumentsOf = Callable[[StepSpec, torch.dtype], list[torch.Tensor]]
+
+needs_compiler = pytest.mark.skipif(compiler_name(CPU) is None, reason="no C++ compiler found")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, spec: StepSpec) -> Iterator[StepCache]:
+    """A folder of its own with one step, compiled now; torch's own cache would be `elsewhere`."""
+    folder = tmp_path_factory.mktemp("steps")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "elsewhere"))
+        cache = StepCache.open(folder / "cache")
+        cache.compile(spec, CPU)
+        yield cache
+
+
+def _full_size(spec: StepSpec) -> StepSpec:
+    """The step of the Omniglot network for 5 ways."""
+    network = NetworkSpec("conv4", {"filters": 64})
+    return replace(spec, network=network, input_shape=(1, 28, 28), way=5, batch_size=5)
+
+
+def _assert_the_same_step(
+    compiled: InnerStep, spec: StepSpec, arguments_of: ArgumentsOf, tolerance_after_50: float
+) -> None:
+    """In float32: one step to 1e-5, for sums run in another order; 50 to the tolerance given."""
+    plain = spec.build()
+    got, expected = (arguments_of(spec, torch.float32) for _ in range(2))
+    start = [argument.clone() for argument in got]
+    for step in range(50):
+        tolerance = 1e-5 if step == 0 else tolerance_after_50
+
+        losses = compiled(*got)
+
+        torch.testing.assert_close(losses, plain(*expected), rtol=0, atol=tolerance)
+        for tensor, reference in zip(got, expected, strict=True):
+            torch.testing.assert_close(tensor, reference, rtol=0, atol=tolerance)
+    assert (got[0] - start[0]).abs().max() > 1e-2
+    assert got[1].equal(start[1]) != spec.updates_second_moment
+    for tensor, unchanged in zip(got[2:], start[2:], strict=True):
+        assert tensor.equal(unchanged)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("updates_second_moment", "scope", "task_count"),
+    [(True, Scope.ALL, 1), (False, Scope.ALL, 3), (True, Scope.HEAD, 3), (False, Scope.HEAD, 1)],
+)
+def test_a_compiled_step_is_the_plain_one(
+    spec: StepSpec,
+    arguments_of: ArgumentsOf,
+    updates_second_moment: bool,
+    scope: Scope,
+    task_count: int,
+) -> None:
+    """Any two of the three choices meet; the first task has a padded way."""
+    spec = replace(
+        spec,
+        updates_second_moment=updates_second_moment,
+        scope=scope,
+        task_count=task_count,
+    )
+
+    _assert_the_same_step(compile_step(spec, CPU), spec, arguments_of, 1e-3)
+
+
+@needs_compiler
+def test_a_compiled_step_of_full_size_is_the_plain_one(
+    spec: StepSpec, arguments_of: ArgumentsOf
+) -> None:
+    spec = _full_size(spec)
+
+    _assert_the_same_step(compile_step(spec, CPU), spec, arguments_of, 1e-3)
+
+
+@needs_compiler
+def test_a_compiled_step_gives_the_same_bytes_in_every_row(
+    spec: StepSpec, arguments_of: ArgumentsOf
+) -> None:
+    """A row of slots lies anywhere: matrix products must not depend on its alignment."""
+    spec = _full_size(spec)
+    step = compile_step(spec, CPU)
+    parameters, scale, *rest = arguments_of(spec, torch.float32)
+    rows = parameters.repeat(7, 1), scale.repeat(7, 1)
+
+    for row in range(7):
+        part = slice(row, row + 1)
+        for _ in range(3):
+            step(rows[0][part], rows[1][part], *rest)
+
+    assert not rows[0][0].equal(parameters[0])
+    for row in range(1, 7):
+        assert rows[0][row].equal(rows[0][0])
+        assert rows[1][row].equal(rows[1][0])
+
+
+@needs_compiler
+def test_compiling_leaves_the_step_and_its_lock(made: StepCache, spec: StepSpec) -> None:
+    step = made.path(spec, CPU)
+
+    assert set(made.folder.iterdir()) == {step, step.with_suffix(".lock")}
+    assert step.name.startswith("step-")
+    elsewhere = made.folder.parent / "elsewhere"
+    assert not elsewhere.exists() or not list(elsewhere.iterdir())
+
+
+@needs_compiler
+def test_a_step_that_is_there_is_loaded_without_a_compiler(
+    made: StepCache, spec: StepSpec, arguments_of: ArgumentsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    monkeypatch.setenv("PATH", "")
+    before = made.path(spec, CPU).stat()
+
+    step = made.compile(spec, CPU)
+
+    after = made.path(spec, CPU).stat()
+    assert compiler_name(CPU) is None
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert step(*arguments_of(spec, torch.float32)).isfinite().all()
+
+
+def _flip(path: Path, part: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(part * len(content))] ^= 0xFF
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "no archive": lambda path: path.write_bytes(b"#!/bin/sh\n"),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "one byte of code": lambda path: _flip(path, 0.5),
+}
+
+
+@pytest.fixture
+def copied(made: StepCache, spec: StepSpec, tmp_path: Path) -> StepCache:
+    """The same step in another folder, where nothing is compiled: its file is copied."""
+    cache = StepCache.open(tmp_path / "copied")
+    shutil.copy(made.path(spec, CPU), cache.path(spec, CPU))
+    return cache
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_damaged_step_is_not_loaded(copied: StepCache, spec: StepSpec, damage: str) -> None:
+    path = copied.path(spec, CPU)
+    DAMAGES[damage](path)
+
+    with pytest.raises(CompilationError) as caught:
+        copied.load(spec, CPU)
+
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_damaged_step_is_made_again(
+    made: StepCache,
+    copied: StepCache,
+    spec: StepSpec,
+    damage: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = made.path(spec, CPU).read_bytes()
+    DAMAGES[damage](copied.path(spec, CPU))
+    monkeypatch.setattr(
+        compilation, "write_package", lambda _step, _like, package: package.write_bytes(whole)
+    )
+
+    copied.compile(spec, CPU)
+
+    assert copied.path(spec, CPU).read_bytes() == whole
+
+
+@needs_compiler
+def test_without_a_compiler_a_damaged_step_stays_an_error(
+    copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied.path(spec, CPU).write_bytes(b"")
+    monkeypatch.setattr(compilation, "compiler_name", lambda _device: None)
+
+    with pytest.raises(CompilationError, match="no compiler was found"):
+        copied.compile(spec, CPU)
+
+
+WANT_THE_STEP = """
+import json, sys, torch
+from pathlib import Path
+from kshot.learner import StepCache, StepSpec
+from kshot.learner.compile import compilation
+
+folder, whole, calls, document = sys.argv[1:]
+
+def compile_by_copying(step, arguments, package):
+    with open(calls, "a") as file:
+        file.write("compiled\\n")
+    package.write_bytes(Path(whole).read_bytes())
+
+compilation.write_package = compile_by_copying
+torch.set_num_threads(1)
+spec, cache = StepSpec.from_document(json.loads(document)), StepCache.open(Path(folder))
+print("ready", flush=True)
+step = cache.compile(spec, torch.device("cpu"))
+print(step(*spec.example_arguments(torch.device("cpu"))).tolist())
+"""
+
+
+@needs_compiler
+def test_processes_that_want_the_same_step_make_it_once(
+    made: StepCache, spec: StepSpec, tmp_path: Path
+) -> None:
+    """Both are on their way before either may begin: the test holds the lock until then."""
+    cache, calls = StepCache.open(tmp_path / "cache"), tmp_path / "calls"
+    path = cache.path(spec, CPU)
+    command = [sys.executable, "-c", WANT_THE_STEP, str(cache.folder)]
+    command += [str(made.path(spec, CPU)), str(calls), spec.text]
+    with path.with_suffix(".lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        assert not path.exists()
+
+    said = [process.communicate()[0] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0]
+    assert calls.read_text() == "compiled\n"
+    assert said[0] == said[1] == f"{[torch.tensor(4.0).log().item()]}\n"
+    assert set(cache.folder.iterdir()) == {path, path.with_suffix(".lock")}
+
+
+def test_a_failed_compilation_leaves_nothing_but_its_lock(
+    spec: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = StepCache.open(tmp_path / "cache")
+
+    def fail(_step: InnerStep, _like: tuple[torch.Tensor, ...], package: Path) -> None:
+        (package.parent / "half.cpp").write_text("int main(")
+        raise RuntimeError("C++ compile error\nmany\nlines")
+
+    monkeypatch.setattr(compilation, "write_package", fail)
+    monkeypatch.setattr(compilation, "compiler_name", lambda _device: "g++")
+
+    with pytest.raises(CompilationError) as caught:
+        cache.compile(spec, CPU)
+
+    assert str(caught.value) == "the inner step cannot be compiled: C++ compile error"
+    assert list(cache.folder.iterdir()) == [cache.path(spec, CPU).with_suffix(".lock")]
+
+
+COMPILE_THE_STEP = """
+import json, sys, torch
+from pathlib import Path
+from kshot.learner import CompilationError, StepCache, StepSpec
+
+folder, document = sys.argv[1:]
+spec = StepSpec.from_document(json.loads(document))
+try:
+    StepCache.open(Path(folder)).compile(spec, torch.device("cpu"))
+except CompilationError as error:
+    print(error)
+"""
+
+
+@needs_compiler
+def test_a_compiler_that_links_the_c_plus_plus_library_statically_is_refused(
+    spec: StepSpec, tmp_path: Path
+) -> None:
+    """In a process of its own: torch asks once for CXX."""
+    compiler = str(shutil.which(str(compiler_name(CPU))))
+    archive = subprocess.check_output([compiler, "-print-file-name=libstdc++.a"], text=True).strip()
+    if not Path(archive).is_file():
+        pytest.skip(f"{compiler} has no library to link statically")
+    static = tmp_path / "g++"
+    static.write_text(f'#!/bin/sh\nexec {compiler} -static-libstdc++ "$@"\n')
+    static.chmod(0o700)
+    folder = tmp_path / "cache"
+    command = [sys.executable, "-c", COMPILE_THE_STEP, str(folder), spec.text]
+
+    said = subprocess.check_output(command, text=True, env={**os.environ, "CXX": str(static)})
+
+    assert said == (
+        "the inner step cannot be compiled: the compiler links the C++ library into programs, "
+        "wanted one in CXX without -static-libstdc++\n"
+    )
+    assert [path.suffix for path in folder.iterdir()] == [".lock"]
+
+
+@needs_compiler
+def test_what_a_killed_compilation_left_is_cleared_by_the_next(
+    made: StepCache, spec: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, whole = StepCache.open(tmp_path / "cache"), made.path(spec, CPU).read_bytes()
+    path = cache.path(spec, CPU)
+    scratch = path.with_suffix(".scratch")
+    scratch.mkdir()
+    (scratch / "half.cpp").write_text("int main(")
+    monkeypatch.setattr(
+        compilation, "write_package", lambda _step, _like, package: package.write_bytes(whole)
+    )
+
+    cache.compile(spec, CPU)
+
+    assert set(cache.folder.iterdir()) == {path, path.with_suffix(".lock")}
+
+
+def test_without_a_compiler_nothing_is_compiled(
+    spec: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = StepCache.open(tmp_path / "cache")
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(CompilationError) as caught:
+        cache.compile(spec, CPU)
+
+    assert str(caught.value) == "no compiler was found: install g++ or clang++"
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_the_compiler_named_by_the_environment_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mine", "clang++"):
+        (tmp_path / name).touch(mode=0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "mine")
+
+    assert compiler_name(CPU) == "mine"
+    monkeypatch.delenv("CXX")
+    assert compiler_name(CPU) == "clang++"
+    monkeypatch.setattr(compilation, "find_spec", lambda _name: None)
+    assert compiler_name(torch.device("cuda")) is None

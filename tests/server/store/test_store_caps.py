@@ -1,0 +1,80 @@
+"""The caps on the number and the bytes of what is kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.files import arrays_bytes
+from kshot.server.store.store import ExpiredId, LocalStore, StoreFull, UnknownId
+
+MakeArrays = Callable[..., AdaptedArrays]
+MakeModel = Callable[..., AdaptedModel]
+OpenStore = Callable[..., LocalStore]
+
+
+def test_the_number_is_capped(
+    make_model: MakeModel, make_arrays: MakeArrays, open_store: OpenStore
+) -> None:
+    with open_store(max_count=2) as store:
+        for model_id in ("a", "b"):
+            store.put(make_model(model_id), make_arrays())
+        with pytest.raises(StoreFull, match="2 of 2 models used, 1 more wanted") as caught:
+            store.put(make_model("c"), make_arrays())
+        assert (caught.value.unit, caught.value.limit, caught.value.used) == ("models", 2, 2)
+        with pytest.raises(UnknownId):
+            store.get("c")
+
+        store.delete("a")
+        store.put(make_model("c"), make_arrays())
+
+
+def test_the_bytes_are_capped(
+    make_model: MakeModel, make_arrays: MakeArrays, open_store: OpenStore
+) -> None:
+    size = len(arrays_bytes(make_arrays()))
+    with open_store(max_count=9, max_bytes=2 * size) as store:
+        store.put(make_model("a"), make_arrays())
+        store.put(make_model("b"), make_arrays())
+        with pytest.raises(StoreFull, match=f"{2 * size} of {2 * size} bytes used") as caught:
+            store.put(make_model("c"), make_arrays())
+
+        assert caught.value.needed == size
+
+
+def test_what_has_expired_makes_room(
+    clock: SimpleNamespace, make_model: MakeModel, make_arrays: MakeArrays, open_store: OpenStore
+) -> None:
+    with open_store(max_count=1) as store:
+        store.put(make_model("a", expire_time=1500.0), make_arrays())
+        clock.now = 1500.0
+        store.put(make_model("b"), make_arrays())
+
+        with pytest.raises(ExpiredId):
+            store.get("a")
+
+
+def test_puts_at_once_never_pass_the_cap(
+    make_model: MakeModel, make_arrays: MakeArrays, open_store: OpenStore
+) -> None:
+    barrier = threading.Barrier(8)
+
+    def put(index: int) -> bool:
+        barrier.wait(10)
+        try:
+            store.put(make_model(f"m{index}"), make_arrays())
+        except StoreFull:
+            return False
+        return True
+
+    with (
+        open_store(max_count=3) as store,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        assert sum(pool.map(put, range(8))) == 3
+        assert len(store.list(10)[0]) == 3

@@ -1,0 +1,80 @@
+"""Lists, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.store import BadPageToken, LocalStore
+
+MakeArrays = Callable[..., AdaptedArrays]
+MakeModel = Callable[..., AdaptedModel]
+
+
+def test_pages_go_through_all_in_order_once(
+    store: LocalStore, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    times = {"c": 1.0, "a": 2.0, "b": 2.0, "e": 0.1 + 0.2, "d": 3.0}
+    for model_id, create_time in times.items():
+        store.put(make_model(model_id, create_time=create_time), make_arrays())
+    seen, token = [], ""
+    while True:
+        page, token = store.list(2, token)
+        seen += [model.id for model in page]
+        if not token:
+            break
+
+    assert seen == ["e", "c", "a", "b", "d"]
+
+
+def test_a_page_stays_in_place_when_models_come_and_go(
+    store: LocalStore, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    for index in range(6):
+        store.put(make_model(f"m{index}", create_time=float(index)), make_arrays())
+    first, token = store.list(3)
+    store.delete("m2")
+    store.delete("m3")
+    store.put(make_model("early", create_time=0.5), make_arrays())
+    second, token = store.list(3, token)
+
+    assert [model.id for model in first] == ["m0", "m1", "m2"]
+    assert [model.id for model in second] == ["m4", "m5"]
+    assert token == ""
+
+
+def test_expired_models_and_those_of_other_models_are_left_out(
+    store: LocalStore, clock: SimpleNamespace, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    store.put(make_model("a", expire_time=1500.0), make_arrays())
+    store.put(make_model("b"), make_arrays())
+    store.put(make_model("c", model="other"), make_arrays())
+    clock.now = 1500.0
+
+    assert [model.id for model in store.list(10)[0]] == ["b", "c"]
+    assert [model.id for model in store.list(10, model="other")[0]] == ["c"]
+    assert store.list(10, model="none") == ([], "")
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["x", "é", "bm9wZQ==", "W10=", "WzEsMixudWxsXQ==", "A" * 65536, "WzFlOTk5LCAiYSIsIG51bGxd"],
+)
+def test_a_token_that_no_page_gave_is_refused(store: LocalStore, token: str) -> None:
+    with pytest.raises(BadPageToken):
+        store.list(2, token)
+
+
+def test_a_token_is_for_the_list_that_gave_it(
+    store: LocalStore, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    for index in range(3):
+        store.put(make_model(f"m{index}"), make_arrays())
+    _, token = store.list(2, model="tiny")
+
+    with pytest.raises(BadPageToken):
+        store.list(2, token)
+    assert len(store.list(2, token, model="tiny")[0]) == 1

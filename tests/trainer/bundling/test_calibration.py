@@ -1,0 +1,150 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from kshot.bundle import BatchNormMode, Calibration, Manifest
+from kshot.learner import Initialization
+from kshot.trainer.bundling import calibration as module
+from kshot.trainer.bundling.calibration import (
+    CalibrationTasks,
+    TemperatureFit,
+    check_tasks,
+    fit_calibration,
+)
+from kshot.trainer.bundling.packaging import draft_manifest
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.device_images import DevicePixels
+from kshot.trainer.errors import CalibrationError, DataError
+from kshot.trainer.evaluate.evaluation import evaluate
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.solver import TaskSolver, build_solver
+from kshot.trainer.recipe.recipe import Recipe
+
+TASKS = CalibrationTasks("val", 3, (1, 3), task_count=12, query_count=2, seed=4)
+Patterns = Callable[..., ImageDataset]
+Fitted = tuple[Calibration, tuple[TemperatureFit, ...]]
+
+
+@pytest.fixture
+def manifest(small_recipe: Callable[..., Recipe], patterns: Patterns) -> Manifest:
+    return draft_manifest(small_recipe(), patterns())
+
+
+@pytest.fixture
+def fit(
+    manifest: Manifest,
+    make_initialization: Callable[[Manifest], Initialization],
+    patterns: Patterns,
+) -> Callable[..., Fitted]:
+    initialization = make_initialization(manifest)
+    return lambda **more: fit_calibration(TASKS, manifest, initialization, patterns(), **more)
+
+
+def test_every_mode_and_shot_gets_a_temperature(
+    fit: Callable[..., Fitted], manifest: Manifest, patterns: Patterns
+) -> None:
+    reports: list[tuple[int, int]] = []
+    calibration, fits = fit(report=lambda done, total: reports.append((done, total)))
+
+    assert reports == [(done, 24) for done in range(1, 25)]
+    assert [fit.rule for fit in fits] == list(calibration.rules)
+    assert [(rule.batch_norm_mode, rule.shot) for rule in calibration.rules] == [
+        (mode, shot) for mode in manifest.batch_norm.allowed for shot in (1, 3)
+    ]
+    assert len({rule.temperature for rule in calibration.rules}) == 6
+    assert replace(calibration, rules=()) == Calibration(
+        rules=(),
+        part="val",
+        data_digest=patterns().digest,
+        way=3,
+        task_count=12,
+        query_count=2,
+        step_count=manifest.inner_loop.step_count,
+        seed=4,
+    )
+    assert fit() == (calibration, fits)
+
+
+def test_evaluating_the_same_tasks_measures_what_the_fit_says(
+    fit: Callable[..., Fitted],
+    manifest: Manifest,
+    make_initialization: Callable[[Manifest], Initialization],
+    patterns: Patterns,
+) -> None:
+    """Without the temperature and with it; the loss is smaller with it."""
+    calibration, fits = fit()
+    of_bundle, dataset = replace(manifest, calibration=calibration), patterns()
+    pixels = DevicePixels.load(dataset, manifest.input, torch.device("cpu"))
+    for found in fits:
+        mode = found.rule.batch_norm_mode
+        settings = EvaluationSettings(3, int(found.rule.shot), 2, 12, mode, seed=4)
+        measured = []
+        for calibrated in (True, False):
+            wanted = replace(settings, calibrated=calibrated)
+            solver = build_solver(make_initialization(manifest), of_bundle, pixels, wanted)
+            measured.append(evaluate(solver, dataset, wanted, [mode])[mode])
+        after, before = measured
+
+        assert (found.ece, found.nll) == (after.ece, after.nll)
+        assert (found.uncalibrated_ece, found.uncalibrated_nll) == (before.ece, before.nll)
+        assert found.accuracy == after.accuracy == before.accuracy
+        assert found.nll < found.uncalibrated_nll
+        assert found.diverged_count == 0
+
+
+def test_answers_that_are_not_finite_are_left_out(
+    fit: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, _ = fit()
+    own_logits = TaskSolver.logits
+    calls = []
+
+    def logits(*arguments: object) -> Tensor:
+        calls.append(arguments)
+        found = own_logits(*arguments)  # type: ignore[arg-type] -- passed on as they came
+        return found.fill_(torch.nan) if len(calls) <= 3 else found
+
+    monkeypatch.setattr(TaskSolver, "logits", logits)
+    calibration, fits = fit()
+
+    assert [found.diverged_count for found in fits] == [1, 0] * 3
+    assert calibration.rules[1] == wanted.rules[1]
+    assert calibration.rules[0].temperature != wanted.rules[0].temperature
+    monkeypatch.setattr(TaskSolver, "logits", lambda *_: torch.full((1, 6, 3), torch.inf))
+    with pytest.raises(CalibrationError, match="no answer is finite"):
+        fit()
+
+
+def test_what_fits_no_temperature_is_named(
+    fit: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def logits(_self: object, _parameters: object, _some: object, mode: BatchNormMode) -> Tensor:
+        classes = torch.arange(3).repeat_interleave(2)
+        spread = torch.tensor([[1.0], [1.0], [1.0], [1.0], [1.0], [-1.0]])
+        right = torch.nn.functional.one_hot(classes, 3).float()[None]
+        return right if mode is BatchNormMode.SUPPORT else right * spread
+
+    monkeypatch.setattr(TaskSolver, "logits", logits)
+
+    with pytest.raises(CalibrationError) as caught:
+        fit()
+
+    assert str(caught.value).startswith("1-shot tasks in mode support: no temperature down to")
+    assert "as where all answers are right (here 72 of 72)" in str(caught.value)
+
+
+def test_tasks_want_enough_images_and_memory(
+    manifest: Manifest, patterns: Patterns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_tasks(TASKS, manifest, patterns(class_count=3, image_count=5))
+
+    with pytest.raises(DataError, match="3 support and 2 query images"):
+        check_tasks(TASKS, manifest, patterns(image_count=4))
+    monkeypatch.setattr(module, "available_bytes", lambda: 12 * 2 * 9 * 60 - 1)
+    with pytest.raises(CalibrationError, match="take 12960 bytes, wanted no more than the 12959"):
+        check_tasks(TASKS, manifest, patterns())
+    monkeypatch.setattr(module, "available_bytes", lambda: 12960)
+    check_tasks(TASKS, manifest, patterns())

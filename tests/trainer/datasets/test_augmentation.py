@@ -1,0 +1,161 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from kshot.trainer.datasets.augmentation import draw_transforms, warp
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.errors import RecipeError
+from kshot.trainer.loop.image_run import image_loop
+from kshot.trainer.loop.run import first_state
+from kshot.trainer.recipe.recipe import Augmentation, Recipe
+from kshot.trainer.tasks.meta_batch import draw_meta_batch
+
+NOTHING = Augmentation(flip=False, shift=0.0, rotation_degrees=0.0, scale=0.0)
+SETTING = "augmentation={ flip = false, shift = 0.1, rotation_degrees = 10.0, scale = 0.1 }"
+
+
+def drawn(augmentation: Augmentation, sides: tuple[int, int] = (28, 28)) -> Tensor:
+    return draw_transforms(augmentation, (400,), sides, torch.Generator().manual_seed(1))
+
+
+def test_nothing_leaves_images_as_they_are() -> None:
+    images = torch.rand(2, 3, 1, 7, 9)
+    transforms = draw_transforms(NOTHING, (2, 3), (7, 9), torch.Generator().manual_seed(1))
+
+    torch.testing.assert_close(warp(images, transforms), images)
+
+
+def test_every_second_image_is_turned_over() -> None:
+    images = torch.rand(400, 3, 6, 6)
+    turned = warp(images, drawn(replace(NOTHING, flip=True)))
+
+    over, same = (
+        (turned - wanted).abs().amax(dim=(1, 2, 3)) < 1e-5 for wanted in (images.flip(3), images)
+    )
+    assert bool((over ^ same).all())
+    assert 150 < int(over.sum()) < 250
+
+
+def test_images_move_by_up_to_the_share_of_their_sides() -> None:
+    """A dot in the middle of 41 pixels, by up to 4.1 of them, and by as much as 3 in some."""
+    images = torch.zeros(400, 1, 41, 41)
+    images[:, :, 20, 20] = 1
+    moved = warp(images, drawn(replace(NOTHING, shift=0.1)))
+
+    places = moved.flatten(1).argmax(dim=1)
+    for offset in (places // 41 - 20, places % 41 - 20):
+        assert int(offset.abs().max()) == 4
+        assert (int(offset.min()), int(offset.max())) == (-4, 4)
+
+
+@pytest.mark.parametrize("sides", [(28, 28), (20, 60)])
+def test_images_turn_by_up_to_the_degrees_and_are_not_sheared(sides: tuple[int, int]) -> None:
+    """In pixels: places of -1..1 are half a side long."""
+    half_sides = torch.tensor([sides[1] / 2, sides[0] / 2])  # x before y
+    maps = drawn(replace(NOTHING, rotation_degrees=30.0), sides)[:, :, :2]
+    turns = half_sides[:, None] * maps / half_sides
+    angles = torch.rad2deg(torch.atan2(turns[:, 1, 0], turns[:, 0, 0]))
+
+    assert 28 < float(angles.max()) <= 30
+    assert -30 <= float(angles.min()) < -28
+    wanted = torch.eye(2).expand(400, 2, 2)
+    torch.testing.assert_close(turns @ turns.transpose(1, 2), wanted)
+
+
+def test_moves_are_by_the_share_whatever_else_happens() -> None:
+    """The old image's middle is shown at most a tenth of a side from the new one's."""
+    maps = drawn(Augmentation(flip=True, shift=0.1, rotation_degrees=45.0, scale=0.5))
+    shown = -torch.linalg.solve(maps[:, :, :2], maps[:, :, 2])
+
+    assert 0.19 < float(shown.abs().max()) <= 0.2 + 1e-6
+
+
+def test_images_grow_and_shrink_by_up_to_the_factor() -> None:
+    sizes = 1 / drawn(replace(NOTHING, scale=0.25))[:, 0, 0]
+
+    assert 1.2 < float(sizes.max()) <= 1.25
+    assert 0.8 <= float(sizes.min()) < 0.83
+
+
+def test_tasks_are_the_same_and_their_images_are_not(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    dataset = patterns()
+    plain, augmented = (
+        small_recipe(),
+        replace(
+            small_recipe(),
+            augmentation=Augmentation(flip=True, shift=0.1, rotation_degrees=10.0, scale=0.1),
+        ),
+    )
+
+    before, after, again, later = (
+        draw_meta_batch(recipe, dataset, number)
+        for recipe, number in ((plain, 3), (augmented, 3), (augmented, 3), (augmented, 4))
+    )
+
+    assert before.transforms is None
+    assert torch.equal(before.rows, after.rows)
+    assert torch.equal(before.indices, after.indices)
+    assert after.transforms is not None
+    assert again.transforms is not None
+    assert later.transforms is not None
+    assert torch.equal(after.transforms, again.transforms)
+    assert not torch.equal(after.transforms, later.transforms)
+    assert len(after.transforms.flatten(0, 1).unique(dim=0)) == after.rows.numel()
+
+
+def test_a_training_sees_augmented_images(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    augmentation = Augmentation(flip=True, shift=0.1, rotation_degrees=10.0, scale=0.1)
+    loop = image_loop(
+        replace(small_recipe(), augmentation=augmentation), patterns(), torch.device("cpu")
+    )
+    plain = image_loop(small_recipe(), patterns(), torch.device("cpu"))
+
+    seen, unchanged = (made.tasks.load(made.draw(0), slice(1, 2)) for made in (loop, plain))
+
+    transforms = loop.draw(0).transforms
+    assert transforms is not None
+    torch.testing.assert_close(seen.inputs, warp(unchanged.inputs, transforms[1:2]))
+    state = first_state(loop, torch.device("cpu"))
+    assert torch.isfinite(loop.advance(state)[0].parameters).all()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("shift = 0.1", "shift = 1.0", "augmentation.shift: got 1.0, wanted a number from 0"),
+        (
+            "10.0",
+            "181.0",
+            "augmentation.rotation_degrees: got 181.0, wanted a number from 0 to 180",
+        ),
+        ("flip = false", "flip = 1", "augmentation.flip: got 1, wanted"),
+        (
+            "flip = false",
+            "flip = true",
+            "augmentation.flip: got true, wanted false: the validation",
+        ),
+        (", scale = 0.1", "", "augmentation.scale"),
+    ],
+)
+def test_nonsense_is_refused(
+    small_recipe: Callable[..., Recipe], old: str, new: str, message: str
+) -> None:
+    assert small_recipe(SETTING).augmentation is not None
+
+    with pytest.raises(RecipeError, match=message):
+        small_recipe(SETTING.replace(old, new))
+
+
+def test_a_single_key_of_a_table_that_is_missing_is_answered_with_how_to_set_it(
+    small_recipe: Callable[..., Recipe],
+) -> None:
+    with pytest.raises(RecipeError, match=r"wanted the whole of it: augmentation=\{ key = value"):
+        small_recipe("augmentation.flip=true")
+    assert small_recipe(SETTING, "augmentation.scale=0.2").augmentation is not None

@@ -1,0 +1,66 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from kshot.bundle import prepare
+from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
+from kshot.trainer.datasets.device_images import DevicePixels, to_device
+from kshot.trainer.errors import DataError
+from kshot.trainer.recipe.recipe import Recipe
+
+CPU = torch.device("cpu")
+
+
+def test_pixels_are_the_very_numbers_that_serving_prepares(
+    small_recipe: Callable[..., Recipe],
+) -> None:
+    """All 256 values: a factor rounded to float32 before it is applied misses half of them."""
+    spec = small_recipe().input
+    images = torch.arange(2 * 784).remainder(256).to(torch.uint8).reshape(2, 1, 28, 28)
+    dataset = make_dataset("values", images, torch.tensor([0, 2]), ("class",))
+    pixels = DevicePixels.load(dataset, spec, CPU)
+
+    taken = pixels.take(torch.tensor([[1, 0], [0, 1]]))
+
+    wanted = prepare(images[:, 0].numpy(), spec)
+    assert taken.dtype == torch.float32
+    assert taken.shape == (2, 2, 1, 28, 28)
+    np.testing.assert_array_equal(taken[0].numpy(), wanted[[1, 0]])
+    np.testing.assert_array_equal(taken[1].numpy(), wanted)
+
+
+def test_images_of_another_shape_are_refused(
+    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
+) -> None:
+    dataset = patterns()
+    narrow = make_dataset(
+        "narrow", dataset.images[..., :27], dataset.class_offsets, dataset.class_names
+    )
+
+    with pytest.raises(DataError, match=r"images of narrow have shape \(1, 28, 27\), the input"):
+        DevicePixels.load(narrow, small_recipe().input, CPU)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+            ],
+        ),
+    ],
+)
+def test_tensors_of_any_strides_come_to_a_device(name: str) -> None:
+    """Labels are the same for every task, and expanded over them."""
+    table = torch.arange(12).reshape(3, 4)
+    for tensor in (table, table.T, table[0].expand(5, -1), table[:, :0]):
+        moved = to_device(tensor, torch.device(name))
+
+        assert moved.device.type == name
+        assert torch.equal(moved.cpu(), tensor)

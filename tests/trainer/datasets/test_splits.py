@@ -1,0 +1,84 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from kshot.trainer.datasets.splits import classes_of, read_split_file, seeded_split, split_digest
+from kshot.trainer.errors import DataError
+
+CLASSES = [f"class{number:02d}" for number in range(25)]
+
+
+def test_a_splits_digest_is_over_a_line_for_each_class_with_its_part() -> None:
+    split = {"test": ["d"], "train": ["a", "b"], "val": ["c"]}
+    moved = {"train": ["a"], "val": ["b", "c"], "test": ["d"]}
+
+    lines = b"train/a\ntrain/b\nval/c\ntest/d\n"
+    assert split_digest(split) == hashlib.sha256(lines).hexdigest()
+    assert split_digest(moved) != split_digest(split)
+
+
+def test_a_seeded_split_has_every_class_once_in_the_documented_fractions() -> None:
+    split = seeded_split(CLASSES, seed=3)
+
+    assert [len(split[part]) for part in ("train", "val", "test")] == [16, 4, 5]
+    assert sorted(name for names in split.values() for name in names) == CLASSES
+
+
+def test_a_seeded_split_follows_from_names_and_seed_alone() -> None:
+    assert seeded_split(CLASSES[::-1], seed=3) == seeded_split(CLASSES, seed=3)
+    assert seeded_split(CLASSES, seed=4) != seeded_split(CLASSES, seed=3)
+    # Written down, so that no later version divides a user's classes anew.
+    assert seeded_split("abcde", seed=0) == {"train": ["a", "b", "c"], "val": ["e"], "test": ["d"]}
+
+
+def test_few_classes_give_each_part_one_and_fewer_are_refused() -> None:
+    assert [len(names) for names in seeded_split(["a", "b", "c"], 0).values()] == [1, 1, 1]
+    with pytest.raises(DataError, match="2 classes cannot be split in three, wanted at least 3"):
+        seeded_split(["a", "b"], 0)
+
+
+def test_a_part_without_classes_is_refused_with_those_there_are() -> None:
+    split = {"train": ["a"], "val": [], "test": ["b"]}
+
+    assert classes_of(split, "test", "birds") == ["b"]
+    for part in ("val", "dev"):
+        with pytest.raises(DataError, match=f"part of birds is '{part}', .* one of: train, test"):
+            classes_of(split, part, "birds")
+
+
+def test_a_split_file_gives_each_class_its_part(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text('class,part\nzebra,train\n"a, b",test\n\nape,train\n', encoding="utf-8-sig")
+
+    split = read_split_file(path, ["a, b", "ape", "zebra"])
+
+    assert split == {"train": ["ape", "zebra"], "val": [], "test": ["a, b"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("class;part\na;train", "has the columns 'class;part', wanted 'class,part'"),
+        ("part,class\ntrain,a", "has the columns 'part,class', wanted 'class,part'"),
+        ("", "has the columns '', wanted 'class,part'"),
+        ("class,part\na,train\nb,test\na,test", "line 4, names class 'a' twice, wanted it once"),
+        ("class,part\na,train\nc,test", "line 3, names class 'c', of which there is no folder"),
+        ("class,part\na,train\nb,dev", "line 3, has part 'dev', wanted one of: train, val, test"),
+        ("class,part\na,train", "does not name class 'b', wanted a part for every class"),
+        ("class,part\na,train,1", "line 2, has 3 fields, wanted 2"),
+        (b"class,part\n\xff,train", "is not text in UTF-8"),
+        ("x" * 200_000, "line 1, is damaged: field larger than field limit"),
+    ],
+)
+def test_a_wrong_split_file_is_refused(tmp_path: Path, content: str | bytes, message: str) -> None:
+    path = tmp_path / "split.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    with pytest.raises(DataError, match=f"split.csv,? {message}"):
+        read_split_file(path, ["a", "b"])
+
+
+def test_a_missing_split_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*split.csv: No such file"):
+        read_split_file(tmp_path / "split.csv", ["a"])

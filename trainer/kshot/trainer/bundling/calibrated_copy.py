@@ -1,0 +1,73 @@
+"""A bundle's calibrated copy: other defaults, temperatures, its table measured again, its card."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kshot.bundle import (
+    BatchNormMode,
+    Bundle,
+    BundleError,
+    Calibration,
+    EvaluationRow,
+    Head,
+    Manifest,
+    Preconditioner,
+    load_bundle,
+    write_bundle,
+)
+from kshot.bundle.manifest import CARD_FILE
+from kshot.trainer.bundling.calibrated_card import calibrated_card
+from kshot.trainer.bundling.calibration import TemperatureFit
+
+__all__ = ["Defaults", "write_copy"]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a bundle adapts unless a request says otherwise; what is None stays as it is."""
+
+    step_count: int | None = None
+    batch_norm_mode: BatchNormMode | None = None
+    preconditioner: Preconditioner | None = None
+    head: Head | None = None
+
+    def of(self, manifest: Manifest) -> Manifest:
+        """Return the manifest with these defaults."""
+        inner = manifest.inner_loop
+        return replace(
+            manifest,
+            inner_loop=replace(
+                inner,
+                step_count=self.step_count or inner.step_count,
+                preconditioner=self.preconditioner or inner.preconditioner,
+            ),
+            batch_norm=replace(
+                manifest.batch_norm,
+                default=self.batch_norm_mode or manifest.batch_norm.default,
+            ),
+            head=replace(manifest.head, default=self.head or manifest.head.default),
+        )
+
+
+def write_copy(
+    out: Path,
+    bundle: Bundle,
+    manifest: Manifest,
+    rows: tuple[EvaluationRow, ...],
+    fitted: tuple[Calibration, Sequence[TemperatureFit]],
+) -> Bundle:
+    """Write ``out/NAME/VERSION``: the bundle's weights and templates beside another manifest.
+
+    ``manifest`` has the copy's defaults, ``rows`` are its table; ``fitted`` is what
+    ``fit_calibration`` returned. Raises ``BundleError`` when the folder exists, cannot be written,
+    or a file of the bundle has changed.
+    """
+    if load_bundle(bundle.path) != bundle:
+        raise BundleError(f"{bundle.path}: has become another bundle")
+    calibration, fits = fitted
+    manifest = replace(manifest, evaluation=rows, calibration=calibration, files={})
+    templates = {mode: bundle.template_path(mode).read_bytes() for mode in BatchNormMode}
+    card = (bundle.path / CARD_FILE).read_text(encoding="utf-8", errors="replace")
+    card = calibrated_card(card, manifest, fits)
+    return write_bundle(out, manifest, bundle.read_weights(), templates, card)

@@ -1,0 +1,173 @@
+"""The temperatures of a bundle, fitted to the answers to tasks that are adapted as in service."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kshot.bundle import BatchNormMode, Calibration, Manifest, TemperatureRule
+from kshot.bundle.memory import available_bytes
+from kshot.learner import Initialization
+from kshot.trainer.bundling.temperature import fit_temperature
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.device_images import DevicePixels
+from kshot.trainer.errors import CalibrationError
+from kshot.trainer.evaluate.compiled_solver import compiled_solver
+from kshot.trainer.evaluate.evaluation import TASKS_AT_ONCE
+from kshot.trainer.evaluate.scores import Answers, EvaluationResult
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.solver import build_solver
+from kshot.trainer.tasks.episode_file import draw_episodes
+from kshot.trainer.tasks.episodes import check_episodes
+
+__all__ = ["CalibrationTasks", "TemperatureFit", "check_tasks", "fit_calibration"]
+
+# A logit as it is kept, and what fitting one mode's takes at most beside it, in float64.
+KEPT_BYTES, FITTED_BYTES = 4, 48
+
+
+@dataclass(frozen=True)
+class CalibrationTasks:
+    """What temperatures are fitted on: tasks of ``way`` classes, for each of the growing ``shots``.
+
+    They are drawn from ``seed`` out of a part of the bundle's data; ``query_count`` is per class.
+    """
+
+    part: str
+    way: int
+    shots: tuple[int, ...]
+    task_count: int
+    query_count: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class TemperatureFit:
+    """A temperature, and how right and sure the answers are that it was fitted to.
+
+    All numbers are those that ``kshot evaluate`` gives for these tasks, ``uncalibrated`` ones
+    without the temperature. ``diverged_count`` tasks had answers that are not finite.
+    """
+
+    rule: TemperatureRule
+    accuracy: float
+    ece: float
+    nll: float
+    uncalibrated_ece: float
+    uncalibrated_nll: float
+    diverged_count: int
+
+
+def check_tasks(tasks: CalibrationTasks, manifest: Manifest, dataset: ImageDataset) -> None:
+    """Raise ``DataError`` where the data set is too small, ``CalibrationError`` where memory is."""
+    way = tasks.way
+    for shot in tasks.shots:
+        check_episodes(dataset, way, shot, tasks.query_count)
+    logit_count = tasks.task_count * tasks.query_count * way * way  # of one mode
+    needed = logit_count * (KEPT_BYTES * len(manifest.batch_norm.allowed) + FITTED_BYTES)
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise CalibrationError(
+            f"the answers to {tasks.task_count} tasks of {tasks.query_count} queries per class "
+            f"take {needed} bytes, wanted no more than the {available} bytes of memory that are "
+            "available: name fewer tasks or queries"
+        )
+
+
+def fit_calibration(
+    tasks: CalibrationTasks,
+    manifest: Manifest,
+    initialization: Initialization,
+    dataset: ImageDataset,
+    *,
+    compiled: bool | None = False,
+    say: Callable[[str], None] = lambda _sentence: None,
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[Calibration, tuple[TemperatureFit, ...]]:
+    """Fit a temperature for each allowed batch-norm mode and shot, adapting by the defaults.
+
+    Answers that are not finite, which service does not give, are left out of the fit. ``report``
+    hears how many tasks of how many are answered; ``compiled`` and ``say`` as in
+    ``evaluate_bundle``. Raises ``CalibrationError`` where no temperature fits, naming shot and
+    mode, and ``DataError`` where the data set is too small.
+    """
+    modes, step_count = manifest.batch_norm.allowed, manifest.inner_loop.step_count
+    device = next(iter(initialization.parameters.values())).device
+    pixels = DevicePixels.load(dataset, manifest.input, device)
+    tasks_at_once = TASKS_AT_ONCE[device.type]
+    total = len(tasks.shots) * tasks.task_count
+    fits: list[TemperatureFit] = []
+    for done, shot in zip(range(0, total, tasks.task_count), tasks.shots, strict=True):
+        settings = _settings(tasks, shot, manifest)
+        solver = compiled_solver(
+            build_solver(initialization, manifest, pixels, settings),
+            manifest,
+            step_count=total * step_count,
+            tasks_at_once=tasks_at_once,
+            compiled=compiled,
+            say=say,
+        )
+        episodes = draw_episodes(dataset, settings.task_shape).episodes
+        logits: dict[BatchNormMode, list[Tensor]] = {mode: [] for mode in modes}
+        for first in range(0, tasks.task_count, tasks_at_once):
+            some = episodes.part(first, first + tasks_at_once)
+            adapted = solver.adapt(some, first)
+            for mode, kept in logits.items():
+                kept.append(solver.logits(adapted, some, mode).cpu())
+            report(done + first + len(some), total)
+        fits += [
+            _fit(TemperatureRule(mode, shot, 1.0), torch.cat(kept), episodes.query_classes)
+            for mode, kept in logits.items()
+        ]
+    fits.sort(key=lambda fit: modes.index(fit.rule.batch_norm_mode))  # shots still grow
+    calibration = Calibration(
+        rules=tuple(fit.rule for fit in fits),
+        part=tasks.part,
+        data_digest=dataset.digest,
+        way=tasks.way,
+        task_count=tasks.task_count,
+        query_count=tasks.query_count,
+        step_count=step_count,
+        seed=tasks.seed,
+    )
+    return calibration, tuple(fits)
+
+
+def _settings(tasks: CalibrationTasks, shot: int, manifest: Manifest) -> EvaluationSettings:
+    return EvaluationSettings(
+        way=tasks.way,
+        shot=shot,
+        query_count=tasks.query_count,
+        task_count=tasks.task_count,
+        batch_norm_mode=manifest.batch_norm.default,
+        seed=tasks.seed,
+    )
+
+
+def _fit(rule: TemperatureRule, logits: Tensor, classes: Tensor) -> TemperatureFit:
+    """Fit a rule's temperature to logits ``(tasks, queries, way)`` of ``(tasks, queries)``."""
+    finite = torch.isfinite(logits).all(dim=-1)
+    try:
+        if not finite.any():
+            raise CalibrationError("no answer is finite")
+        temperature = fit_temperature(logits[finite], classes[finite])
+    except CalibrationError as error:
+        shot, mode = rule.shot, rule.batch_norm_mode
+        raise CalibrationError(f"{shot:g}-shot tasks in mode {mode}: {error}") from None
+    before, after = _score(logits, classes), _score(logits / temperature, classes)
+    return TemperatureFit(
+        rule=replace(rule, temperature=temperature),
+        accuracy=after.accuracy,
+        ece=after.ece,
+        nll=after.nll,
+        uncalibrated_ece=before.ece,
+        uncalibrated_nll=before.nll,
+        diverged_count=after.diverged_count,
+    )
+
+
+def _score(logits: Tensor, classes: Tensor) -> EvaluationResult:
+    answers = Answers()
+    answers.add(torch.softmax(logits, dim=-1), classes)
+    return answers.score(step_count=0, episodes_digest="", adapting_seconds=0.0)

@@ -1,0 +1,123 @@
+"""From a finished training to its bundle: manifest, weights, templates, card."""
+
+import platform
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from kshot.bundle import (
+    BatchNormMode,
+    InnerLoop,
+    Manifest,
+    Provenance,
+    Training,
+    Weights,
+    load_bundle,
+    write_bundle,
+)
+from kshot.learner import Initialization
+from kshot.trainer.bundling.card import model_card
+from kshot.trainer.bundling.onnx_templates import build_template
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.errors import TrainingError
+from kshot.trainer.recipe.recipe import Recipe, recipe_digest
+
+BUNDLE_VERSION = 1
+
+
+def draft_manifest(recipe: Recipe, dataset: ImageDataset) -> Manifest:
+    """Write down what is known before training: everything but accuracies and files."""
+    serving, inner, outer = recipe.serving, recipe.inner, recipe.outer
+    shuffled = recipe.task.labels == "shuffled"
+    return Manifest(
+        name=serving.name,
+        version=BUNDLE_VERSION,
+        network=recipe.network,
+        input=recipe.input,
+        inner_loop=InnerLoop(
+            optimizer="sgd" if inner.preconditioner == "sgd" else "adam",
+            learning_rate=inner.learning_rate,
+            step_count=serving.step_count,
+            preconditioner=serving.preconditioner,
+            preconditioners=serving.preconditioners,
+            second_moment_decay=inner.second_moment_decay,
+            epsilon=inner.epsilon,
+            weight_decay_rate=None if inner.weight_decay_rate == 1 else inner.weight_decay_rate,
+            batch_size_by_way=serving.batch_size_by_way,
+            batch_sizes=serving.batch_sizes,
+            way_buckets=serving.way_buckets,
+        ),
+        batch_norm=recipe.batch_norm,
+        training=Training(recipe.task.way if shuffled else recipe.evaluation.way, recipe.task.shot),
+        head=serving.head,
+        scope=serving.scope,
+        limits=serving.limits,
+        provenance=Provenance(
+            recipe=recipe.name,
+            recipe_digest=recipe_digest(recipe),
+            algorithm=outer.algorithm,
+            seed=outer.seed,
+            meta_iterations=outer.meta_iterations,
+            data_digest=dataset.digest,
+            split_digest=dataset.split_digest,
+            library_versions=library_versions(),
+            dataset=recipe.data.dataset,
+            split=recipe.data.split,
+            folder=recipe.data.folder,
+        ),
+    )
+
+
+def bundle_folder(out: Path, manifest: Manifest) -> Path:
+    """Return the folder that a training in ``out`` ends with, ``out/NAME/VERSION``."""
+    return out / manifest.name / str(manifest.version)
+
+
+def find_bundle(out: Path, manifest: Manifest) -> Path | None:
+    """Return the folder of the bundle that this very training has written, or None.
+
+    Raises ``TrainingError`` when another training's is in its place, ``BundleError`` when it is
+    damaged.
+    """
+    folder = bundle_folder(out, manifest)
+    if not folder.exists():
+        return None
+    found, wanted = (
+        replace(provenance, library_versions={})
+        for provenance in (load_bundle(folder).manifest.provenance, manifest.provenance)
+    )
+    if found != wanted:
+        raise TrainingError(f"{folder} is another training's bundle: name another folder")
+    return folder
+
+
+def pack_bundle(
+    out: Path,
+    manifest: Manifest,
+    initialization: Initialization,
+    recipe: Recipe,
+    dataset: ImageDataset,
+) -> Path:
+    """Write ``out/NAME/VERSION`` and return that folder; its card tells of recipe and data set.
+
+    Raises ``BundleError`` when it exists already.
+    """
+    templates = {mode: build_template(initialization.network, mode) for mode in BatchNormMode}
+    weights = Weights(
+        {name: value.cpu().numpy() for name, value in initialization.parameters.items()},
+        {name: value.cpu().numpy() for name, value in initialization.second_moment.items()},
+        initialization.step,
+    )
+    card = model_card(manifest, recipe, dataset)
+    return write_bundle(out, manifest, weights, templates, card).path
+
+
+def library_versions() -> dict[str, str]:
+    """Name what the result depends on, in order; what is not installed as a package is left out."""
+    versions = {}
+    for package in ("kshot", "numpy", "onnx", "onnxscript", "torch"):
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    versions["python"] = platform.python_version()
+    return dict(sorted(versions.items()))

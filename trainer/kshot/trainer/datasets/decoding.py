@@ -1,0 +1,77 @@
+"""Decoding of many image files at once, to the pixels that a network's input is made from."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kshot.bundle import ImageError, InputSpec, pixels
+from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
+from kshot.trainer.errors import DataError
+
+__all__ = ["DECODER_VERSION", "ClassFiles", "Progress", "ReadFile", "decode_classes"]
+
+Progress = Callable[[int, int], None]
+ReadFile = Callable[[str], bytes]
+
+# Goes into the key of the cache: raise it when the same files decode to other arrays.
+DECODER_VERSION = 1
+# Pillow leaves the interpreter lock while it decodes and resizes; more threads than this wait for
+# each other in what is left.
+MAX_THREADS = 8
+IMAGES_PER_JOB = 100
+
+
+@dataclass(frozen=True)
+class ClassFiles:
+    """Name the image files of each class of one part of a data set, as they are in ``source``."""
+
+    name: str
+    source: Path
+    classes: Mapping[str, Sequence[str]]
+    split_digest: str
+
+
+def decode_classes(
+    files: ClassFiles, read: ReadFile, input_spec: InputSpec, progress: Progress | None
+) -> ImageDataset:
+    """Decode the files of all classes in parallel; the classes keep their order.
+
+    ``read`` returns a file's bytes and is called from several threads. Beside the result only the
+    files being decoded are in memory. ``progress`` is called with the images decoded so far and
+    their total. Raises DataError with the name of a file that cannot be decoded.
+    """
+    names = [name for listed in files.classes.values() for name in listed]
+    decoded = np.empty((len(names), *input_spec.shape), np.uint8)
+
+    def decode(start: int) -> int:
+        chosen = names[start : start + IMAGES_PER_JOB]
+        for index, name in enumerate(chosen, start):
+            try:
+                decoded[index] = pixels([read(name)], input_spec)[0]
+            except ImageError as error:
+                reason = error.problems[0].reason
+                raise DataError(f"{name} in {files.source} {reason}") from error
+        return len(chosen)
+
+    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    try:
+        done = 0
+        for count in pool.map(decode, range(0, len(names), IMAGES_PER_JOB)):
+            done += count
+            if progress is not None:
+                progress(done, len(names))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    counts = torch.tensor([len(listed) for listed in files.classes.values()])
+    return make_dataset(
+        files.name,
+        torch.from_numpy(decoded),
+        torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
+        tuple(files.classes),
+        files.split_digest,
+    )

@@ -1,0 +1,51 @@
+"""Points of the learning curves: accuracy on fixed tasks of training and test classes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kshot.bundle import BatchNormMode, Manifest
+from kshot.learner import Initialization
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.device_images import DevicePixels
+from kshot.trainer.evaluate.evaluation import TASKS_AT_ONCE, evaluate
+from kshot.trainer.evaluate.solver import EvaluationSettings, build_solver
+from kshot.trainer.recipe.recipe import Recipe
+
+MODES = (BatchNormMode.SUPPORT, BatchNormMode.TRANSDUCTIVE)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What is measured along a training; data sets and pixels are keyed by the curve's name."""
+
+    recipe: Recipe
+    manifest: Manifest
+    datasets: Mapping[str, ImageDataset]
+    pixels: Mapping[str, DevicePixels]
+
+    def measure(self, initialization: Initialization) -> dict[str, float]:
+        """Return accuracies in 0..1 keyed ``accuracy/<data set>/<batch-norm mode>``.
+
+        The tasks are the same at every point and draw nothing from the training's randomness.
+        """
+        evaluation = self.recipe.evaluation
+        settings = EvaluationSettings(
+            way=evaluation.way,
+            shot=evaluation.shot,
+            query_count=evaluation.query_count,
+            task_count=evaluation.task_count,
+            batch_norm_mode=MODES[0],
+            step_count=evaluation.step_count,
+            batch_size=evaluation.batch_size,
+            seed=self.recipe.outer.seed,
+        )
+        device = next(iter(initialization.parameters.values())).device
+        scalars = {}
+        for name, dataset in self.datasets.items():
+            solver = build_solver(initialization, self.manifest, self.pixels[name], settings)
+            results = evaluate(
+                solver, dataset, settings, MODES, tasks_at_once=TASKS_AT_ONCE[device.type]
+            )
+            for mode, result in results.items():
+                scalars[f"accuracy/{name}/{mode}"] = result.accuracy
+        return scalars

@@ -1,0 +1,126 @@
+"""The answers of an evaluation, kept as what its numbers need, and those numbers."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kshot.trainer.statistics import accuracy_interval, calibration_error
+from kshot.trainer.tasks.unknown_classes import UnknownDetection, detect_unknown
+
+__all__ = ["Answers", "EvaluationResult", "Stopwatch"]
+
+LEAST_LIKELIHOOD = 1e-12
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Accuracy and calibration in 0..1 (``nll`` in nats), and milliseconds of a task.
+
+    ``ci95`` is the half width of the 95 % interval that ``ci_method`` names. ``correct_counts`` are
+    the right answers of each task, of ``query_count``; ``episodes_digest`` names the tasks.
+    ``diverged_count`` tasks had answers that are not finite: they count as wrong, equally likely.
+    """
+
+    accuracy: float
+    ci95: float
+    ci_method: str
+    ece: float
+    nll: float
+    task_count: int
+    step_count: int
+    ms_per_task: float
+    correct_counts: tuple[int, ...]
+    query_count: int
+    episodes_digest: str
+    diverged_count: int = 0
+    unknown: UnknownDetection | None = None
+
+    @property
+    def task_accuracies(self) -> Sequence[float]:
+        """Return the accuracy on each task, in the order of the tasks."""
+        return [count / self.query_count for count in self.correct_counts]
+
+
+class Stopwatch:
+    """Adds up the wall-clock seconds of the blocks that it guards, a GPU's work included."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        # torch has no types for it
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+        self.seconds += time.perf_counter() - self._started
+
+
+class Answers:
+    """Gathers the answers of one variant, part by part, and scores them."""
+
+    def __init__(self) -> None:
+        self.answering = Stopwatch()
+        self._confidence: list[Tensor] = []  # each (tasks, queries), as the next two
+        self._correct: list[Tensor] = []
+        self._likelihood: list[Tensor] = []
+        self._known: list[Tensor] = []
+        self._unknown: list[Tensor] = []
+        self._diverged = 0
+
+    def add(self, probabilities: Tensor, classes: Tensor) -> None:
+        """Add answers ``(tasks, queries, way)`` to queries of classes ``(tasks, queries)``."""
+        finite = torch.isfinite(probabilities).all(dim=-1)  # (tasks, queries)
+        probabilities = _with_chance(probabilities)
+        confidence, answers = probabilities.max(dim=-1)
+        self._confidence.append(confidence)
+        self._correct.append((answers == classes) & finite)
+        self._likelihood.append(probabilities.gather(2, classes.unsqueeze(2)).squeeze(2))
+        self._diverged += int((~finite).any(dim=1).sum())
+
+    def add_mixed(self, probabilities: Tensor) -> None:
+        """Add answers ``(tasks, 2 queries, way)`` to known, then as many unknown queries."""
+        known, unknown = _with_chance(probabilities).max(dim=-1).values.chunk(2, dim=1)
+        self._known.append(known)
+        self._unknown.append(unknown)
+
+    def score(
+        self, step_count: int, episodes_digest: str, adapting_seconds: float
+    ) -> EvaluationResult:
+        """Score all answers added; the seconds of adapting to all tasks are added to theirs."""
+        confidence, correct = torch.cat(self._confidence), torch.cat(self._correct)
+        task_count, query_count = correct.shape
+        counts = correct.sum(dim=1).numpy()
+        interval = accuracy_interval(counts, query_count)
+        likelihood = torch.cat(self._likelihood).to(torch.float64).clamp_min(LEAST_LIKELIHOOD)
+        unknown = None
+        if self._known:
+            known, others = (torch.cat(scores).numpy() for scores in (self._known, self._unknown))
+            unknown = detect_unknown(known.astype(np.float64), others.astype(np.float64))
+        return EvaluationResult(
+            accuracy=interval.mean,
+            ci95=interval.half_width,
+            ci_method=interval.method,
+            ece=calibration_error(confidence.flatten().numpy(), correct.flatten().numpy()),
+            nll=float(-likelihood.log().mean()),
+            task_count=task_count,
+            step_count=step_count,
+            ms_per_task=(adapting_seconds + self.answering.seconds) * 1e3 / task_count,
+            correct_counts=tuple(counts.tolist()),
+            query_count=query_count,
+            episodes_digest=episodes_digest,
+            diverged_count=self._diverged,
+            unknown=unknown,
+        )
+
+
+def _with_chance(probabilities: Tensor) -> Tensor:
+    """Put chance in the place of what is not finite."""
+    chance = 1 / probabilities.shape[-1]
+    return torch.where(torch.isfinite(probabilities), probabilities, chance)

@@ -1,0 +1,54 @@
+"""What to evaluate."""
+
+from dataclasses import dataclass, field
+
+from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
+from kshot.trainer.evaluate.baselines import Baseline
+from kshot.trainer.tasks.episode_file import TaskShape
+from kshot.trainer.tasks.support_flaws import SupportFlaws
+
+__all__ = ["EvaluationSettings"]
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to evaluate: the tasks, the inner loop or a baseline, and the batch-norm mode.
+
+    ``query_count`` is per class. What is None is the bundle's default. With ``unknown`` as many
+    queries of classes outside the task are scored too. Where it is ``calibrated``, logits are
+    divided by the bundle's temperature, as in service.
+    """
+
+    way: int
+    shot: int
+    query_count: int
+    task_count: int
+    batch_norm_mode: BatchNormMode
+    step_count: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    preconditioner: Preconditioner | None = None
+    head: Head | None = None
+    scope: Scope | None = None
+    seed: int = 0
+    baseline: Baseline | None = None
+    flaws: SupportFlaws = field(default_factory=SupportFlaws)
+    unknown: bool = False
+    calibrated: bool = True
+
+    @property
+    def task_shape(self) -> TaskShape:
+        """Return what decides which tasks are drawn."""
+        return TaskShape(
+            way=self.way,
+            shot=self.shot,
+            query_count=self.query_count,
+            task_count=self.task_count,
+            seed=self.seed,
+        )
+
+    def temperature(self, manifest: Manifest) -> float:
+        """Return what logits are divided by in these tasks; 1 for the baseline that has none."""
+        if not self.calibrated or self.baseline is Baseline.NIL:
+            return 1.0
+        return manifest.temperature(self.batch_norm_mode, self.way, self.way * self.shot)

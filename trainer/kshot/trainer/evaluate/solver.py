@@ -1,0 +1,196 @@
+"""Adaptation to sampled tasks and the answers to their queries, all options resolved."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from kshot.bundle import BatchNormMode, Calibration, Head, Manifest, Scope
+from kshot.learner import (
+    Initialization,
+    InnerStep,
+    LoopState,
+    Parameters,
+    StepRule,
+    build_inner_step,
+    cycling_indices,
+    derive_seed,
+    graphed,
+    layout_of,
+    query_logits,
+    run_inner_loop,
+    stack_states,
+    start_state,
+)
+from kshot.trainer.datasets.device_images import DevicePixels, to_device
+from kshot.trainer.errors import TrainingError
+from kshot.trainer.evaluate.baselines import Baseline, NilSolver, Solver
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.tasks.episodes import EpisodeBatch
+
+__all__ = ["EvaluationSettings", "TaskSolver", "build_solver", "build_variant"]
+
+
+@dataclass(frozen=True)
+class TaskSolver:
+    """Adapts to tasks and answers their queries, all options resolved.
+
+    ``calibration`` has the temperatures of the answers; without, they are the network's own.
+    """
+
+    initialization: Initialization
+    pixels: DevicePixels
+    way: int
+    step_count: int
+    batch_size: int
+    rule: StepRule
+    head: Head
+    scope: Scope
+    seed: int
+    inner_step: InnerStep
+    calibration: Calibration | None = None
+
+    def adapt(self, episodes: EpisodeBatch, first_task: int) -> Parameters:
+        """Adapt to T stacked tasks: ``{name: (T, *shape)}``.
+
+        ``first_task`` numbers the tasks, so that a task draws the same batches in any company.
+        """
+        (adapted,) = self.trajectory(episodes, first_task, [self.step_count])
+        return adapted
+
+    def trajectory(
+        self, episodes: EpisodeBatch, first_task: int, step_counts: Sequence[int]
+    ) -> Iterator[Parameters]:
+        """Adapt to T stacked tasks and yield what they are after each number of steps, growing.
+
+        The batches of fewer steps are the first of those of more, and the state goes on: each is
+        what adapting by its number alone gives, bit for bit.
+        """
+        support = self.pixels.take(episodes.support)
+        classes = to_device(episodes.support_classes, support.device)
+        indices = torch.stack(
+            [
+                cycling_indices(
+                    support.shape[1], self.batch_size, step_counts[-1], derive_seed(self.seed, task)
+                )
+                for task in range(first_task, first_task + len(episodes))
+            ]
+        )
+        indices = to_device(indices, support.device)
+        state = self._start(support, classes)
+        for done, wanted in pairwise([0, *step_counts]):
+            state = run_inner_loop(
+                self.inner_step,
+                state,
+                support,
+                classes,
+                indices[:, done:wanted],
+                self.rule,
+                watch_divergence=False,
+            ).state
+            yield state.layout.split(state.parameters)
+
+    def answer(self, parameters: Parameters, episodes: EpisodeBatch, mode: BatchNormMode) -> Tensor:
+        """Answer the queries of T adapted tasks: probabilities, float32 ``(T, queries, way)``.
+
+        They are those of service: the softmax of the logits over the bundle's temperature.
+        """
+        logits = self.logits(parameters, episodes, mode)
+        if self.calibration is not None:
+            support_count = episodes.support.shape[1]
+            logits = logits / self.calibration.temperature(mode, self.way, support_count)
+        return torch.softmax(logits, dim=-1).cpu()
+
+    def logits(self, parameters: Parameters, episodes: EpisodeBatch, mode: BatchNormMode) -> Tensor:
+        """Return the network's own logits for the queries: float32 ``(T, queries, way)``."""
+        with torch.no_grad():
+            return query_logits(
+                self.initialization.network,
+                parameters,
+                self.pixels.take(episodes.queries),
+                self.pixels.take(episodes.support),
+                mode,
+            )
+
+    def _start(self, support: Tensor, classes: Tensor) -> LoopState:
+        return stack_states(
+            [
+                start_state(
+                    self.initialization,
+                    self.way,
+                    head=self.head,
+                    preconditioner=self.rule.preconditioner,
+                    support=images,
+                    classes=labels,
+                )
+                for images, labels in zip(support, classes, strict=True)
+            ]
+        )
+
+
+def build_variant(
+    initialization: Initialization,
+    manifest: Manifest,
+    pixels: DevicePixels,
+    settings: EvaluationSettings,
+) -> Solver:
+    """Build what the settings ask for: the baseline that adapts nothing, or a ``TaskSolver``."""
+    if settings.baseline is Baseline.NIL:
+        return NilSolver(initialization, pixels, settings.way)
+    return build_solver(initialization, manifest, pixels, settings)
+
+
+def build_solver(
+    initialization: Initialization,
+    manifest: Manifest,
+    pixels: DevicePixels,
+    settings: EvaluationSettings,
+) -> TaskSolver:
+    """Resolve settings against a manifest's defaults, and a baseline's against both.
+
+    Raises ``TrainingError`` when a count or a rate is too small.
+    """
+    inner = manifest.inner_loop
+    step_count = inner.step_count if settings.step_count is None else settings.step_count
+    batch_size = (
+        manifest.default_batch_size(settings.way)
+        if settings.batch_size is None
+        else settings.batch_size
+    )
+    learning_rate = (
+        inner.learning_rate if settings.learning_rate is None else settings.learning_rate
+    )
+    if step_count < 0:
+        raise TrainingError(f"step count is {step_count}, wanted 0 or more")
+    for name, value in (("batch size", batch_size), ("learning rate", learning_rate)):
+        if not value > 0:
+            raise TrainingError(f"{name} is {value}, wanted more than 0")
+    head, scope = settings.head or manifest.head.default, settings.scope or manifest.scope.default
+    if settings.baseline is Baseline.PROTOTYPE:
+        step_count, head = 0, Head.PROTOTYPE
+    if settings.baseline is Baseline.ANIL:
+        scope = Scope.HEAD
+    rule = StepRule(
+        settings.preconditioner or inner.preconditioner,
+        learning_rate,
+        inner.second_moment_decay,
+        inner.epsilon,
+        1.0 if inner.weight_decay_rate is None else inner.weight_decay_rate,
+    )
+    layout = layout_of(initialization.network, settings.way)
+    step = build_inner_step(initialization.network, layout, rule, scope)
+    return TaskSolver(
+        initialization=initialization,
+        pixels=pixels,
+        way=settings.way,
+        step_count=step_count,
+        batch_size=batch_size,
+        rule=rule,
+        head=head,
+        scope=scope,
+        seed=settings.seed,
+        inner_step=graphed(step, pixels.images.device),
+        calibration=manifest.calibration if settings.calibrated else None,
+    )

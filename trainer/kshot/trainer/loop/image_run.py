@@ -1,0 +1,143 @@
+"""A meta-training over a data set of images, from its recipe to its bundle."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from kshot.bundle import Manifest
+from kshot.learner import Network, build_network
+from kshot.trainer.bundling.packaging import bundle_folder, draft_manifest, find_bundle, pack_bundle
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.device_images import DevicePixels
+from kshot.trainer.errors import DataError, TrainingError
+from kshot.trainer.evaluate.accuracy_table import check_table, measure_table
+from kshot.trainer.evaluate.learning_curve import Curves
+from kshot.trainer.loop.checkpoint import TrainingIdentity
+from kshot.trainer.loop.outer_loop import OuterLoop
+from kshot.trainer.loop.recipe_loop import recipe_loop
+from kshot.trainer.loop.run import (
+    CHECKPOINT_FILE,
+    Training,
+    TrainingReport,
+    first_state,
+    resumed_state,
+    run_training,
+)
+from kshot.trainer.loop.workers import ALONE, Workers
+from kshot.trainer.recipe.recipe import Recipe, recipe_digest
+from kshot.trainer.tasks.episodes import check_episodes
+from kshot.trainer.tasks.meta_batch import ImageTasks, MetaBatch
+
+__all__ = ["image_loop", "image_training", "train"]
+
+
+def train(
+    recipe: Recipe,
+    dataset_train: ImageDataset,
+    dataset_test: ImageDataset,
+    out: Path,
+    *,
+    resume: bool,
+    device: torch.device,
+    compiled: bool | None,
+    report: Callable[[TrainingReport], None],
+    report_table: Callable[[int, int], None] = lambda _done, _total: None,
+    say: Callable[[str], None] = lambda _sentence: None,
+    workers: Workers = ALONE,
+) -> Path:
+    """Train, write what ``run_training`` writes to ``out``, and end with a bundle.
+
+    A training whose bundle is there already is left as it is, and nothing is reported.
+    ``report_table`` hears how many tasks of the bundle's table are measured. ``compiled`` compiles
+    the inner step; with None it is compiled where that works, and ``say`` hears of it. Returns the
+    bundle's folder. Raises ``TrainingError`` when the recipe does not fit its network, the inner
+    step was to be compiled and cannot be, the training diverges, the disk does not take a file, or
+    a checkpoint is missing, damaged or another training's; ``DataError`` when a data set does not
+    fit; ``BundleError`` when a bundle there is damaged.
+    """
+    manifest = draft_manifest(recipe, dataset_train)
+    training = image_training(recipe, manifest, dataset_train, dataset_test, device, workers)
+    check_table(recipe.evaluation.table, manifest, dataset_test)
+    folder = bundle_folder(out, manifest)
+    if resume:
+        resumed_state(training, out)
+        finished = find_bundle(out, manifest)
+        if finished is not None:
+            return finished
+    elif workers.first and ((out / CHECKPOINT_FILE).exists() or folder.exists()):
+        raise TrainingError(f"{out} holds a training already: resume it, or name another folder")
+    state = run_training(training, out, resume=resume, compiled=compiled, report=report, say=say)
+    if not workers.first:
+        return folder
+    initialization = training.initialization(state)
+    table = recipe.evaluation.table
+    rows = measure_table(table, manifest, initialization, dataset_test, report_table)
+    measured = replace(manifest, evaluation=rows)
+    return pack_bundle(out, measured, initialization, recipe, dataset_train)
+
+
+def image_training(
+    recipe: Recipe,
+    manifest: Manifest,
+    dataset_train: ImageDataset,
+    dataset_test: ImageDataset,
+    device: torch.device,
+    workers: Workers = ALONE,
+) -> Training[MetaBatch]:
+    """Put a training together; raises what ``train`` raises, now rather than hours later."""
+    _check_datasets(recipe, dataset_train, dataset_test)
+    datasets = {"train": dataset_train, "test": dataset_test}
+    pixels = {
+        name: DevicePixels.load(dataset, recipe.input, device) for name, dataset in datasets.items()
+    }
+    loop = image_loop(recipe, dataset_train, device, workers, pixels["train"])
+    curves = Curves(recipe, manifest, datasets, pixels)
+    return Training(
+        recipe,
+        TrainingIdentity(recipe_digest(recipe), dataset_train.digest),
+        loop,
+        first_state(loop, device),
+        curves.measure,
+        manifest.training.way if recipe.task.labels == "fixed" else None,
+    )
+
+
+def image_loop(
+    recipe: Recipe,
+    dataset: ImageDataset,
+    device: torch.device,
+    workers: Workers = ALONE,
+    pixels: DevicePixels | None = None,
+) -> OuterLoop[MetaBatch]:
+    """Put the outer loop of a recipe together, its steps uncompiled.
+
+    ``pixels`` are the data set's where they are on the device already. Raises ``TrainingError``
+    when the recipe does not fit its network, ``DataError`` when the images do not fit its input.
+    """
+    network = _network(recipe)
+    if pixels is None:
+        pixels = DevicePixels.load(dataset, recipe.input, device)
+    return recipe_loop(recipe, ImageTasks(recipe, dataset, pixels), network, workers)
+
+
+def _check_datasets(
+    recipe: Recipe, dataset_train: ImageDataset, dataset_test: ImageDataset
+) -> None:
+    task, evaluation = recipe.task, recipe.evaluation
+    check_episodes(dataset_train, task.way, task.shot, 0)
+    if task.labels == "fixed" and task.way != dataset_train.class_count:
+        raise DataError(
+            f"way is {task.way}, wanted all {dataset_train.class_count} classes of "
+            f"{dataset_train.name} with fixed labels"
+        )
+    for dataset in (dataset_train, dataset_test):
+        check_episodes(dataset, evaluation.way, evaluation.shot, evaluation.query_count)
+
+
+def _network(recipe: Recipe) -> Network:
+    try:
+        return build_network(recipe.network, recipe.input.shape, recipe.batch_norm.epsilon)
+    except ValueError as error:
+        raise TrainingError(f"recipe {recipe.name}: {error}") from None

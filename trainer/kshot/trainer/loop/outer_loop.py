@@ -1,0 +1,203 @@
+"""The outer loop: how adaptations to tasks move the initialization, whatever the algorithm."""
+
+from dataclasses import dataclass, replace
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from kshot.learner import (
+    InnerLoopResult,
+    InnerStep,
+    LoopState,
+    Network,
+    Objective,
+    ParameterLayout,
+    QueryGradient,
+    StepRule,
+    maml_gradient,
+    run_inner_loop,
+    with_prototype_heads,
+)
+from kshot.trainer.loop.algorithms import Algorithm
+from kshot.trainer.loop.outer_state import Adaptations, OuterState, updated
+from kshot.trainer.loop.workers import ALONE, Workers
+from kshot.trainer.recipe.recipe import Inner, Outer
+from kshot.trainer.tasks.training_tasks import Drawn, SupportBatch, TrainingTasks
+
+
+@dataclass(frozen=True)
+class OuterLoop(Generic[Drawn]):
+    """One meta-training: its settings, its tasks, and what steps through them.
+
+    ``tail_step`` takes the last inner step where that has a batch of its own size. Where there is a
+    ``query_gradient`` the tail is answered like queries instead, and that is the outer gradient.
+    """
+
+    inner: Inner
+    outer: Outer
+    algorithm: Algorithm
+    tasks: TrainingTasks[Drawn]
+    network: Network
+    layout: ParameterLayout
+    objective: Objective
+    rule: StepRule
+    inner_step: InnerStep
+    tail_step: InnerStep
+    query_gradient: QueryGradient | None = None
+    prototype_head: bool = False
+    workers: Workers = ALONE
+
+    def draw(self, meta_iteration: int) -> Drawn:
+        """Draw the tasks of a meta-iteration; a function of its number, and of nothing before."""
+        return self.tasks.draw(meta_iteration)
+
+    def advance(self, state: OuterState, drawn: Drawn | None = None) -> tuple[OuterState, Tensor]:
+        """Do one meta-iteration; return the new state and ``Adaptations.loss``.
+
+        ``drawn`` are the tasks of ``draw``, drawn here where they were not drawn ahead. On a GPU
+        nothing here waits for the device.
+        """
+        if drawn is None:
+            drawn = self.draw(state.meta_iteration)
+        batch = self.tasks.load(drawn, self.workers.own(self.outer.meta_batch_size))
+        adapt = self._adapt_serially if self.outer.meta_batch == "serial" else self._adapt_together
+        adaptations = adapt(state, batch)
+        return updated(state, adaptations, self.outer, self.rule.learning_rate), adaptations.loss
+
+    def _adapt_serially(self, state: OuterState, batch: SupportBatch) -> Adaptations:
+        """Adapt to one task after another, v carried from each to the next, as the paper's code."""
+        second_moment, step = state.second_moment, state.step
+        displacement = torch.zeros_like(state.parameters)
+        losses = []
+        for task in range(len(batch)):
+            start = self._start(state.parameters[None], second_moment[None], step)
+            moved, end, loss = self._displace(start, batch.part(slice(task, task + 1)))
+            displacement += moved[0]
+            if self.inner.preconditioner == "carried":
+                second_moment, step = end.second_moment[0], end.step
+            losses.append(loss)
+        return Adaptations(
+            displacement / len(batch), second_moment, step, torch.stack(losses).mean()
+        )
+
+    def _adapt_together(self, state: OuterState, batch: SupportBatch) -> Adaptations:
+        """Adapt to all tasks side by side from the same v; the next v is the mean of theirs."""
+        task_count = len(batch)
+        # Copied, not expanded: the first inner step then has the strides of those that follow.
+        parameters, second_moment = (
+            vector.repeat(task_count, 1) for vector in (state.parameters, state.second_moment)
+        )
+        start = self._start(parameters, second_moment, state.step)
+        moved, end, loss = self._displace(start, batch)
+        # One vector, so that processes exchange one message.
+        sums = torch.cat([moved.sum(dim=0), end.second_moment.sum(dim=0), loss[None] * task_count])
+        displacement, second_moment, mean_loss = torch.split(
+            self.workers.total(sums) / self.outer.meta_batch_size,
+            [self.layout.size, self.layout.size, 1],
+        )
+        if self.inner.preconditioner != "carried":
+            return Adaptations(displacement, state.second_moment, state.step, mean_loss[0])
+        return Adaptations(displacement, second_moment, end.step, mean_loss[0])
+
+    def _start(self, parameters: Tensor, second_moment: Tensor, step: int) -> LoopState:
+        return LoopState(self.layout, parameters, second_moment, step)
+
+    def _displace(self, start: LoopState, batch: SupportBatch) -> tuple[Tensor, LoopState, Tensor]:
+        """Adapt to T tasks: their displacements ``(T, P)``, the end, and ``Adaptations.loss``.
+
+        ``d = w_1 (phi_2 - phi_1) + ... + w_k (phi_{k+1} - phi_k)``, of inner SGD ``-a`` times the
+        algorithm's gradient.
+        """
+        if self.algorithm.second_order:
+            return self._displace_through_steps(start, batch)
+        if self.query_gradient is not None:
+            return self._displace_by_queries(start, batch, self.query_gradient)
+        displacement: Tensor | None = None
+        losses = []
+        state = start
+        for weight, steps in self._runs(batch):
+            part = batch.steps(steps)
+            step = self.tail_step if steps.start == batch.indices.shape[1] else self.inner_step
+            result = self._adapt(step, state, part)
+            if weight:
+                way = result.state.parameters - state.parameters
+                way = way if weight == 1 else way * weight
+                displacement = way if displacement is None else displacement + way
+            state = result.state
+            losses.append(result.losses)
+        if displacement is None:
+            displacement = torch.zeros_like(start.parameters)
+        return displacement, state, torch.cat(losses).mean()
+
+    def _adapt(self, step: InnerStep, state: LoopState, batch: SupportBatch) -> InnerLoopResult:
+        return run_inner_loop(
+            step,
+            state,
+            batch.inputs,
+            batch.targets,
+            batch.indices,
+            self.rule,
+            watch_divergence=False,
+        )
+
+    def _displace_by_queries(
+        self, start: LoopState, batch: SupportBatch, query_gradient: QueryGradient
+    ) -> tuple[Tensor, LoopState, Tensor]:
+        """Adapt by all steps but the tail's, and turn the gradient on the tail into displacements.
+
+        The loss is the tail's.
+        """
+        assert batch.early is not None and batch.tail is not None  # noqa: S101 -- checked
+        support, support_classes = batch.take(batch.early)
+        queries, query_classes = batch.take(batch.tail)
+        initialization, adapted = start.parameters, start
+        displacement = torch.zeros_like(initialization)
+        if batch.indices.shape[1]:
+            if self.prototype_head:
+                vectors = with_prototype_heads(
+                    self.network, self.layout, start.parameters, support, support_classes
+                )
+                start = replace(start, parameters=vectors)
+            adapted = self._adapt(self.inner_step, start, batch.steps(slice(0, None))).state
+            displacement = adapted.parameters - start.parameters
+        gradient, losses = query_gradient(
+            initialization,
+            displacement,
+            support.contiguous(),
+            support_classes.contiguous(),
+            queries.contiguous(),
+            query_classes.contiguous(),
+        )
+        return -self.rule.learning_rate * gradient, adapted, losses.mean()
+
+    def _runs(self, batch: SupportBatch) -> list[tuple[float, slice]]:
+        """Return the algorithm's runs, a separate tail in one of its own."""
+        tail = batch.indices.shape[1]
+        runs: list[tuple[float, slice]] = []
+        for weight, steps in self.algorithm.runs():
+            if steps.start < tail < steps.stop:
+                runs += [(weight, slice(steps.start, tail)), (weight, slice(tail, steps.stop))]
+            else:
+                runs.append((weight, steps))
+        return runs
+
+    def _displace_through_steps(
+        self, start: LoopState, batch: SupportBatch
+    ) -> tuple[Tensor, LoopState, Tensor]:
+        """Turn MAML's gradient of T tasks into displacements, the mean of them in each row."""
+        rows = torch.arange(len(batch), device=batch.inputs.device).unsqueeze(1)
+        indices = list(batch.indices.unbind(1))
+        indices += [] if batch.tail is None else [batch.tail]
+        batches = [(batch.inputs[rows, drawn], batch.targets[rows, drawn]) for drawn in indices]
+        gradient, losses = maml_gradient(
+            self.network,
+            self.layout,
+            start.parameters[0],
+            batches[:-1],
+            batches[-1],
+            self.rule,
+            self.objective,
+        )
+        displacement = (-self.rule.learning_rate * gradient).expand(len(batch), -1)
+        return displacement, start, losses.mean()

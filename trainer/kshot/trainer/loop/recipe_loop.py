@@ -1,0 +1,111 @@
+"""From a recipe to its outer loop: the inner steps that it asks for, and what goes around them."""
+
+from dataclasses import replace
+from typing import TypeVar
+
+from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.learner import Network, Objective, QuerySpec, StepRule, StepSpec, layout_of
+from kshot.trainer.loop.algorithms import algorithm_of
+from kshot.trainer.loop.outer_loop import OuterLoop
+from kshot.trainer.loop.workers import Workers
+from kshot.trainer.recipe.recipe import Inner, Recipe
+from kshot.trainer.recipe.sine import SineRecipe
+from kshot.trainer.tasks.training_tasks import TrainingTasks
+
+__all__ = [
+    "BATCH_NORM_EPSILON",
+    "query_spec",
+    "recipe_loop",
+    "step_rule",
+    "step_spec",
+    "tail_spec",
+]
+
+BATCH_NORM_EPSILON = 1e-3  # of networks for sine waves, which have no batch norm
+Drawn = TypeVar("Drawn")
+
+
+def recipe_loop(
+    recipe: Recipe | SineRecipe,
+    tasks: TrainingTasks[Drawn],
+    network: Network,
+    workers: Workers,
+) -> OuterLoop[Drawn]:
+    """Put the outer loop of a recipe together, its steps uncompiled."""
+    spec, tail, queries = step_spec(recipe), tail_spec(recipe), query_spec(recipe)
+    step = spec.build()
+    return OuterLoop(
+        inner=recipe.inner,
+        outer=recipe.outer,
+        algorithm=algorithm_of(recipe.outer, recipe.inner.step_count),
+        tasks=tasks,
+        network=network,
+        layout=layout_of(network, spec.way),
+        objective=spec.objective,
+        rule=step_rule(recipe.inner),
+        inner_step=step,
+        tail_step=step if tail == spec else tail.build(),
+        query_gradient=None if queries is None else queries.build(),
+        prototype_head=queries is not None and queries.head is Head.PROTOTYPE,
+        workers=workers,
+    )
+
+
+def step_spec(recipe: Recipe | SineRecipe) -> StepSpec:
+    """Describe the inner step of a recipe: of one task, or of a meta-batch that is stacked."""
+    inner, outer = recipe.inner, recipe.outer
+    images = isinstance(recipe, Recipe)
+    return StepSpec(
+        network=recipe.network,
+        input_shape=recipe.input.shape if isinstance(recipe, Recipe) else (1, 1, 1),
+        batch_norm_epsilon=(
+            recipe.batch_norm.epsilon if isinstance(recipe, Recipe) else BATCH_NORM_EPSILON
+        ),
+        way=recipe.task.way if isinstance(recipe, Recipe) else 1,
+        batch_size=inner.batch_size,
+        updates_second_moment=inner.preconditioner != "sgd",
+        second_moment_decay=inner.second_moment_decay,
+        epsilon=inner.epsilon,
+        scope=Scope.ALL,
+        task_count=outer.meta_batch_size if outer.meta_batch == "stacked" else 1,
+        weight_decay_rate=inner.weight_decay_rate,
+        objective=Objective.CROSS_ENTROPY if images else Objective.SQUARED_ERROR,
+    )
+
+
+def tail_spec(recipe: Recipe | SineRecipe) -> StepSpec:
+    """Describe the last inner step of a recipe: another one where it has a separate tail."""
+    spec = step_spec(recipe)
+    if isinstance(recipe, Recipe) and recipe.task.tail_shot:
+        return replace(spec, batch_size=recipe.task.way * recipe.task.tail_shot)
+    return spec
+
+
+def query_spec(recipe: Recipe | SineRecipe) -> QuerySpec | None:
+    """Describe the outer gradient of a recipe whose tail is answered like queries, or None."""
+    if not isinstance(recipe, Recipe) or not recipe.task.tail_as_served:
+        return None
+    task, outer = recipe.task, recipe.outer
+    return QuerySpec(
+        network=recipe.network,
+        input_shape=recipe.input.shape,
+        batch_norm_epsilon=recipe.batch_norm.epsilon,
+        way=task.way,
+        support_count=task.way * (task.shot - task.tail_shot),
+        query_count=task.way * task.tail_shot,
+        head=Head(task.head or "trained"),
+        batch_norm_mode=BatchNormMode(task.tail_batch_norm or "transductive"),
+        displaced=recipe.inner.step_count > 1,
+        task_count=outer.meta_batch_size if outer.meta_batch == "stacked" else 1,
+    )
+
+
+def step_rule(inner: Inner) -> StepRule:
+    """Return the constants of a recipe's inner steps."""
+    return StepRule(
+        Preconditioner(inner.preconditioner),
+        inner.learning_rate,
+        inner.second_moment_decay,
+        inner.epsilon,
+        inner.weight_decay_rate,
+    )

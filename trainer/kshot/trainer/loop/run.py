@@ -1,0 +1,267 @@
+"""A meta-training from its first state to its last: checkpoints, curves and reports on the way."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from kshot.learner import (
+    Initialization,
+    Network,
+    ParameterLayout,
+    derive_seed,
+    initial_parameters,
+)
+from kshot.trainer.errors import LostWorkerError, OtherTrainingError, TrainingError
+from kshot.trainer.loop.checkpoint import (
+    TrainingIdentity,
+    read_checkpoint,
+    state_digest,
+    write_checkpoint,
+)
+from kshot.trainer.loop.outer_loop import OuterLoop
+from kshot.trainer.loop.outer_state import OuterMoments, OuterState, meta_step_size
+from kshot.trainer.loop.prefetch import prefetch
+from kshot.trainer.loop.step_compilation import compiled_loop
+from kshot.trainer.output.curve_file import CurveFile
+from kshot.trainer.output.tensorboard import ScalarFile
+from kshot.trainer.recipe.recipe import Recipe
+from kshot.trainer.recipe.record import recipe_differences, write_recipe
+from kshot.trainer.recipe.sine import SineRecipe
+from kshot.trainer.tasks.seeds import INITIAL_PARAMETERS
+from kshot.trainer.tasks.training_tasks import Drawn
+
+__all__ = [
+    "CHECKPOINT_FILE",
+    "Training",
+    "TrainingReport",
+    "first_state",
+    "initialization_of",
+    "resumed_state",
+    "run_training",
+]
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+REPORT_EVERY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """How far a training is: iterations done, their rate, the mean inner loss, curve scalars."""
+
+    meta_iteration: int
+    meta_iterations: int
+    meta_iterations_per_second: float
+    loss: float
+    scalars: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training(Generic[Drawn]):
+    """One training, ready to run; ``measure`` gives the scalars of its learning curves.
+
+    With ``mean_rows`` its classes are none of a task's: the head that it gives has so many rows,
+    each the mean of those trained.
+    """
+
+    recipe: Recipe | SineRecipe
+    identity: TrainingIdentity
+    loop: OuterLoop[Drawn]
+    first: OuterState
+    measure: Callable[[Initialization], Mapping[str, float]]
+    mean_rows: int | None = None
+
+    def initialization(self, state: OuterState) -> Initialization:
+        """Name what a training has learned so far."""
+        return initialization_of(self.loop.network, self.loop.layout, state, self.mean_rows)
+
+
+@contextmanager
+def _within_memory() -> Iterator[None]:
+    """Turn what PyTorch raises when memory is exhausted into a ``TrainingError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Only a GPU's allocator has an exception of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "CPUAllocator" not in str(error):
+            raise
+        raise TrainingError(
+            "the training needs more memory than there is, wanted a smaller outer.meta_batch_size, "
+            "inner.batch_size or network"
+        ) from error
+
+
+@_within_memory()
+def run_training(
+    training: Training[Drawn],
+    out: Path,
+    *,
+    resume: bool,
+    compiled: bool | None,
+    report: Callable[[TrainingReport], None],
+    say: Callable[[str], None],
+) -> OuterState:
+    """Train to the end; write checkpoints, recipe, TensorBoard scalars and curves to ``out``.
+
+    With ``resume`` the training goes on from its checkpoint; on a CPU the result then equals an
+    uninterrupted training's bit for bit. A ``KeyboardInterrupt``, or the end of another process,
+    leaves a checkpoint of what was last recorded, at most a second old. The inner steps are
+    compiled, or found not to be, before anything is written. Of several processes the first one
+    writes. Raises ``TrainingError``.
+    """
+    recipe, loop = training.recipe, training.loop
+    state = resumed_state(training, out) if resume else training.first
+    _check_workers(training, state, compiled)
+    loop = compiled_loop(loop, recipe, state, compiled=compiled, say=say)
+    checkpoint = out / CHECKPOINT_FILE
+
+    def save(state: OuterState) -> None:
+        write_checkpoint(checkpoint, state, loop.layout, training.identity)
+
+    if not loop.workers.first:
+        return _follow(training, loop, state)
+    if not resume:
+        _make_folder(out)
+        save(state)
+    write_recipe(out, recipe)
+    evaluation, total = recipe.evaluation, recipe.outer.meta_iterations
+    recorded = state.meta_iteration or -1  # the first state's point comes after its checkpoint
+    try:
+        with (
+            ScalarFile(out, recorded) as scalar_file,
+            prefetch(loop.draw, state.meta_iteration, total) as drawn,
+        ):
+            curve_file = CurveFile.open(out, recipe.name, recorded, say)
+            if state.meta_iteration == 0:
+                scalars = training.measure(training.initialization(state))
+                scalar_file.write(0, scalars)
+                curve_file.add(0, scalars)
+            for advanced, loss, rate in _meta_iterations(training, loop, state, drawn):
+                done = advanced.meta_iteration
+                scalars = {}
+                if done == total or done % evaluation.interval == 0:
+                    scalars = training.measure(training.initialization(advanced))
+                    curve_file.add(done, scalars)
+                step_size = meta_step_size(recipe.outer, done - 1)
+                progress = {"inner_loss": loss, "meta_step_size": step_size}
+                scalar_file.write(done, {**progress, **scalars})
+                state = advanced
+                # After its scalars: what a checkpoint counts as done is never recorded again.
+                if done == total or done % evaluation.checkpoint_interval == 0:
+                    save(state)
+                report(TrainingReport(done, total, rate, loss, scalars))
+    except (KeyboardInterrupt, LostWorkerError):
+        save(state)
+        raise
+    return state
+
+
+def first_state(loop: OuterLoop[Drawn], device: torch.device) -> OuterState:
+    """Draw the parameters that training starts from, by the recipe's seed; moments are zero."""
+    seed = derive_seed(loop.outer.seed, INITIAL_PARAMETERS)
+    generator = torch.Generator().manual_seed(seed)
+    way = loop.layout.shapes["head.bias"][0]
+    parameters = loop.layout.join(initial_parameters(loop.network, way, generator)).to(device)
+    zeros = torch.zeros_like(parameters)
+    moments = OuterMoments(zeros, zeros) if loop.outer.optimizer == "adam" else None
+    return OuterState(parameters, zeros, 0, 0, moments)
+
+
+def resumed_state(training: Training[Drawn], out: Path) -> OuterState:
+    """Read a training's checkpoint; raises ``TrainingError`` naming what differs, or is damaged."""
+    path, layout = out / CHECKPOINT_FILE, training.loop.layout
+    try:
+        return read_checkpoint(path, layout, training.identity, training.first)
+    except OtherTrainingError as error:
+        differences = recipe_differences(out, training.recipe)
+        message = f"{error}; {differences}" if differences else str(error)
+        raise OtherTrainingError(message) from None
+
+
+def initialization_of(
+    network: Network, layout: ParameterLayout, state: OuterState, mean_rows: int | None
+) -> Initialization:
+    """Name what a training has learned so far; ``mean_rows`` is that of ``Training``."""
+
+    def named(vector: Tensor) -> dict[str, Tensor]:
+        parts = {name: value[0] for name, value in layout.split(vector.unsqueeze(0)).items()}
+        if mean_rows is not None:
+            for name in ("head.weight", "head.bias"):
+                mean_row = parts[name].mean(dim=0, keepdim=True)
+                parts[name] = mean_row.expand(mean_rows, *mean_row.shape[1:]).contiguous()
+        return parts
+
+    parameters = named(state.parameters)
+    way = parameters["head.bias"].shape[0]
+    return Initialization(network, way, parameters, named(state.second_moment), state.step)
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"folder {out} cannot be made: {error.strerror}") from error
+
+
+def _check_workers(training: Training[Drawn], state: OuterState, compiled: bool | None) -> None:
+    workers, outer = training.loop.workers, training.loop.outer
+    count = workers.count
+    if count > 1 and outer.meta_batch != "stacked":
+        raise TrainingError(
+            f"outer.meta_batch is {outer.meta_batch}, wanted stacked for {count} processes: "
+            "serial tasks wait for one another"
+        )
+    if count > outer.meta_batch_size:
+        raise TrainingError(
+            f"{count} processes share {outer.meta_batch_size} tasks of a meta-batch, wanted at "
+            "most one process for each"
+        )
+    if count > 1 and not workers.agree(f"{training.identity} {state_digest(state)} {compiled}"):
+        raise TrainingError(
+            f"the {count} processes of this training differ, wanted the same recipe, data, "
+            "checkpoint and way of compiling for each"
+        )
+
+
+def _follow(training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState) -> OuterState:
+    """Take this process's part of every meta-iteration; another one writes."""
+    with prefetch(loop.draw, state.meta_iteration, loop.outer.meta_iterations) as drawn:
+        for advanced, _, _ in _meta_iterations(training, loop, state, drawn):
+            state = advanced
+    return state
+
+
+def _meta_iterations(
+    training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState, batches: Iterator[Drawn]
+) -> Iterator[tuple[OuterState, float, float]]:
+    """Advance through all batches; yield state, mean loss and meta-iterations per second where due.
+
+    Due is about once a second, at every checkpoint and evaluation, and at the end. Raises
+    ``TrainingError`` when the loss, a parameter or its second moment is not finite.
+    """
+    evaluation, total = training.recipe.evaluation, loop.outer.meta_iterations
+    intervals = evaluation.checkpoint_interval, evaluation.interval
+    losses: list[Tensor] = []
+    reported = time.monotonic()
+    for tasks in batches:
+        state, loss = loop.advance(state, tasks)
+        losses.append(loss)
+        done = state.meta_iteration
+        due = done == total or any(done % interval == 0 for interval in intervals)
+        if due or time.monotonic() - reported >= REPORT_EVERY_SECONDS:
+            mean_loss = float(torch.stack(losses).mean())  # waits for a GPU to come so far
+            seconds = time.monotonic() - reported
+            learned = torch.cat([state.parameters, state.second_moment])
+            if not math.isfinite(mean_loss) or not torch.isfinite(learned).all():
+                raise TrainingError(
+                    f"training diverged: at meta-iteration {done} the inner loss is {mean_loss}, "
+                    "wanted it, all parameters and their second moments finite"
+                )
+            yield state, mean_loss, len(losses) / max(seconds, 1e-9)
+            losses, reported = [], time.monotonic()

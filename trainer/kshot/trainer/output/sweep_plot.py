@@ -1,0 +1,146 @@
+"""A sweep as a picture: accuracy over steps, and over milliseconds, in each batch-norm mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.trainer.evaluate.sweep import SweepRow, Variant
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes as Panel
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+__all__ = ["draw_sweep", "figure_size"]
+
+MODES = list(BatchNormMode)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a preconditioner's lines look; thick ones are drawn first, so that thin ones show."""
+
+    colour: str
+    marker: str
+    width: float
+
+
+# Colours that colour-blind eyes tell apart too (Okabe and Ito 2008).
+STYLES = {
+    Preconditioner.CARRIED: Style("#0072B2", "o", 3.2),
+    Preconditioner.FROZEN: Style("#D55E00", "s", 2.4),
+    Preconditioner.FRESH: Style("#009E73", "^", 1.7),
+    Preconditioner.SGD: Style("#CC79A7", "D", 1.0),
+}
+LINES: dict[Head, Literal["-", "--", ":"]] = {
+    Head.TRAINED: "-",
+    Head.PROTOTYPE: "--",
+    Head.ZERO: ":",
+}
+FILLS: dict[Scope, Literal["full", "none"]] = {Scope.ALL: "full", Scope.HEAD: "none"}
+GREY = "#555555"
+
+
+def figure_size(rows: Sequence[SweepRow]) -> tuple[float, float]:
+    """Return width and height in inches, for at least the legend's width."""
+    return max(4.4 * len({row.mode for row in rows}), 9.0), 8.5
+
+
+def draw_sweep(title: str, rows: Sequence[SweepRow]) -> Callable[[Figure], None]:
+    """Return what draws a sweep: modes side by side, steps above and milliseconds below."""
+    modes = sorted({row.mode for row in rows}, key=lambda mode: MODES.index(mode))
+    step_counts = sorted({row.result.step_count for row in rows})
+
+    def draw(figure: Figure) -> None:
+        from matplotlib.ticker import LogLocator
+
+        panels = figure.subplots(2, len(modes), sharey=True, squeeze=False)
+        for column, mode in enumerate(modes):
+            of_mode = [row for row in rows if row.mode == mode]
+            above, below = panels[0][column], panels[1][column]
+            for variant in dict.fromkeys(row.variant for row in of_mode):
+                line = [row for row in of_mode if row.variant == variant]
+                _draw_line(above, variant, line, [row.result.step_count for row in line])
+                _draw_line(below, variant, line, [row.result.ms_per_task for row in line])
+            above.set_title(mode.value.replace("_", " "))
+            # Linear from 0 to 1, so that no step at all has its place.
+            above.set_xscale("symlog", linthresh=1, linscale=0.5)
+            above.set_xlim(-0.2, max(step_counts[-1], 1) * 1.25)
+            above.set_xticks(step_counts, [str(count) for count in step_counts])
+            above.set_xlabel("inner steps")
+            below.set_xscale("log")
+            low, high = below.get_xlim()
+            # As many ticks as there is room for, and some between two powers of ten.
+            ticks = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
+            below.xaxis.set_major_locator(LogLocator(subs=ticks))
+            below.xaxis.set_major_formatter("{x:g}")
+            below.set_xlabel("milliseconds per task, adaptation and answers")
+            for panel in (above, below):
+                panel.minorticks_off()
+                panel.grid(alpha=0.3)
+        for row_of_panels in panels:
+            row_of_panels[0].set_ylabel("accuracy, %")
+        handles = _legend([row.variant for row in rows])
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+        figure.suptitle(title)
+
+    return draw
+
+
+def _draw_line(
+    panel: Panel, variant: Variant, rows: Sequence[SweepRow], places: Sequence[float]
+) -> None:
+    accuracies = [100 * row.result.accuracy for row in rows]
+    widths = [100 * row.result.ci95 for row in rows]
+    # No accuracy is outside 0..100 %, though an interval that is symmetric may reach there.
+    below = [min(width, of) for of, width in zip(accuracies, widths, strict=True)]
+    above = [min(width, 100 - of) for of, width in zip(accuracies, widths, strict=True)]
+    if variant.preconditioner is None or variant.head is None or variant.scope is None:
+        errors = (below, above)
+        panel.errorbar(places, accuracies, errors, fmt="*", color=GREY, markersize=10, zorder=4)
+        return
+    low = [of - width for of, width in zip(accuracies, below, strict=True)]
+    high = [of + width for of, width in zip(accuracies, above, strict=True)]
+    style = STYLES[variant.preconditioner]
+    panel.fill_between(places, low, high, color=style.colour, alpha=0.1, linewidth=0)
+    panel.plot(
+        places,
+        accuracies,
+        color=style.colour,
+        linestyle=LINES[variant.head],
+        linewidth=style.width,
+        marker=style.marker,
+        markersize=4,
+        fillstyle=FILLS[variant.scope],
+    )
+
+
+def _legend(variants: Sequence[Variant]) -> list[Line2D]:
+    """Explain colours, kinds of lines, and, where there are two scopes, hollow markers."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [], [], label=kind.value, color=style.colour, linewidth=style.width, marker=style.marker
+        )
+        for kind, style in STYLES.items()
+        if any(variant.preconditioner is kind for variant in variants)
+    ]
+    handles += [
+        Line2D([], [], label=f"head {head}", color=GREY, linestyle=line)
+        for head, line in LINES.items()
+        if any(variant.head is head for variant in variants)
+    ]
+    scopes = [scope for scope in FILLS if any(variant.scope is scope for variant in variants)]
+    handles += [
+        Line2D(
+            [], [], label=f"scope {scope}", color=GREY, ls="", marker="o", fillstyle=FILLS[scope]
+        )
+        for scope in (scopes if len(scopes) > 1 else ())
+    ]
+    if any(variant.baseline for variant in variants):
+        handles.append(Line2D([], [], label="NIL", color=GREY, linestyle="", marker="*"))
+    return handles

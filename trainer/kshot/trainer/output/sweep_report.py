@@ -1,0 +1,150 @@
+"""A sweep as JSON and as Markdown."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+
+from kshot.bundle import BatchNormMode, Bundle
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.evaluate.baselines import Baseline
+from kshot.trainer.evaluate.scores import EvaluationResult
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.sweep import SweepRow, Variant
+from kshot.trainer.statistics import Interval
+
+__all__ = ["SweepSubject", "sweep_json", "sweep_markdown", "variant_name"]
+
+MODES = list(BatchNormMode)
+BASELINE_NAMES = {Baseline.NIL: "NIL (no adaptation, cosine)"}
+
+
+@dataclass(frozen=True)
+class SweepSubject:
+    """What was swept: a bundle, on tasks of a data set, computed on a device (in words)."""
+
+    bundle: Bundle
+    dataset: ImageDataset
+    settings: EvaluationSettings
+    device: str
+
+
+def sweep_json(subject: SweepSubject, rows: Sequence[SweepRow]) -> str:
+    """Write a sweep as JSON, a row a line; accuracies in 0..1, `ci95` a half width."""
+    described = json.dumps(_header(subject, rows), indent=1)[:-2]
+    lines = ",\n".join(f"  {json.dumps(_row_document(subject, row))}" for row in rows)
+    return f'{described},\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+def sweep_markdown(subject: SweepSubject, rows: Sequence[SweepRow]) -> str:
+    """Write a sweep as Markdown: a table for each batch-norm mode, a column for each step count."""
+    settings, manifest = subject.settings, subject.bundle.manifest
+    first = rows[0].result
+    step_counts = sorted({row.result.step_count for row in rows})
+    lines = [
+        f"# Sweep of {manifest.name} {manifest.version}",
+        "",
+        f"{settings.way}-way {settings.shot}-shot tasks of {subject.dataset.name}: "
+        f"{first.task_count} tasks of {first.query_count} queries, the same for all rows "
+        f"(seed {settings.seed}, episodes `{first.episodes_digest}`).{_flaws(settings)} "
+        f"Computed on {subject.device}.",
+        "",
+        "Accuracy in % ± the half width of its interval "
+        f"({', '.join(sorted({row.result.ci_method for row in rows}))}), and milliseconds per task "
+        "(adaptation and answers).",
+        "",
+    ]
+    ordered = sorted(rows, key=lambda row: MODES.index(row.mode))
+    for mode, of_mode in groupby(ordered, key=lambda row: row.mode):
+        lines += [f"## `{mode}`", "", *_table(list(of_mode), step_counts), ""]
+    return "\n".join(lines)
+
+
+def variant_name(variant: Variant, *, with_scope: bool) -> str:
+    """Name a variant for people."""
+    if variant.baseline is not None:
+        return BASELINE_NAMES[variant.baseline]
+    name = f"{variant.preconditioner}, head {variant.head}"
+    return f"{name}, scope {variant.scope}" if with_scope else name
+
+
+def _table(rows: Sequence[SweepRow], step_counts: Sequence[int]) -> list[str]:
+    with_scope = len({row.variant.scope for row in rows} - {None}) > 1
+    results: dict[Variant, dict[int, EvaluationResult]] = {}
+    for row in rows:
+        results.setdefault(row.variant, {})[row.result.step_count] = row.result
+    head = ["variant", *(f"{count} step{'' if count == 1 else 's'}" for count in step_counts)]
+    lines = [head, ["---", *["---:"] * len(step_counts)]]
+    for variant, by_steps in results.items():
+        cells = [_cell(by_steps.get(count)) for count in step_counts]
+        lines.append([variant_name(variant, with_scope=with_scope), *cells])
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _cell(result: EvaluationResult | None) -> str:
+    if result is None:
+        return ""
+    accuracy = f"{100 * result.accuracy:.2f} ± {100 * result.ci95:.2f}"
+    return f"{accuracy}, {result.ms_per_task:.1f} ms"
+
+
+def _flaws(settings: EvaluationSettings) -> str:
+    flaws, sentence = settings.flaws, ""
+    if flaws.wrong_labels:
+        sentence += f" {100 * flaws.wrong_labels:g} % of the support labels are wrong."
+    if flaws.imbalance:
+        sentence += " Shots are uneven."
+    return sentence
+
+
+def _header(subject: SweepSubject, rows: Sequence[SweepRow]) -> dict[str, object]:
+    settings, bundle, dataset = subject.settings, subject.bundle, subject.dataset
+    first = rows[0].result
+    return {
+        "bundle": bundle.manifest.name,
+        "bundle_version": bundle.manifest.version,
+        "bundle_digest": bundle.digest,
+        "data": dataset.name,
+        "data_digest": dataset.digest,
+        "split_digest": dataset.split_digest,
+        "episodes_digest": first.episodes_digest,
+        "way": settings.way,
+        "shot": settings.shot,
+        "queries": settings.query_count,
+        "tasks": first.task_count,
+        "queries_per_task": first.query_count,
+        "seed": settings.seed,
+        **asdict(settings.flaws),
+        "device": subject.device,
+    }
+
+
+def _row_document(subject: SweepSubject, row: SweepRow) -> dict[str, object]:
+    result = row.result
+    settings = replace(subject.settings, batch_norm_mode=row.mode, baseline=row.variant.baseline)
+    return {
+        **asdict(row.variant),
+        "batch_norm_mode": row.mode,
+        "step_count": result.step_count,
+        "accuracy": result.accuracy,
+        "ci95": result.ci95,
+        "ci_method": result.ci_method,
+        "ece": result.ece,
+        "nll": result.nll,
+        "temperature": settings.temperature(subject.bundle.manifest),
+        "ms_per_task": result.ms_per_task,
+        "diverged": result.diverged_count,
+        "unknown": asdict(result.unknown) if result.unknown else None,
+        "difference": _interval(row.difference),
+        "correct_counts": result.correct_counts,
+    }
+
+
+def _interval(interval: Interval | None) -> dict[str, object] | None:
+    if interval is None:
+        return None
+    return {
+        "mean": interval.mean,
+        "ci95": interval.half_width,
+        "ci_method": interval.method,
+    }

@@ -1,0 +1,51 @@
+"""The recipe that a training in a folder follows, kept beside its checkpoint for people."""
+
+import json
+from pathlib import Path
+
+from kshot.bundle.document import plain
+from kshot.trainer.errors import TrainingError
+from kshot.trainer.output.replaced_file import replace_file
+from kshot.trainer.recipe.parsing import AnyRecipe
+
+RECIPE_FILE = "recipe.json"
+
+
+def write_recipe(folder: Path, recipe: AnyRecipe) -> None:
+    """Write a recipe, every setting resolved, over one written before.
+
+    Raises ``TrainingError`` when the disk does not take it.
+    """
+    path = folder / RECIPE_FILE
+    try:
+        replace_file(path, (json.dumps(plain(recipe), indent=2) + "\n").encode())
+    except OSError as error:
+        raise TrainingError(f"{path} could not be written: {error.strerror}") from error
+
+
+def recipe_differences(folder: Path, recipe: AnyRecipe) -> str:
+    """Name the keys in which the folder's recipe is another one, as ``outer.seed is 0, here 1``.
+
+    Nothing is named where the folder has no recipe that can be read.
+    """
+    try:
+        recorded = json.loads((folder / RECIPE_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    there, here = _leaves(recorded), _leaves(plain(recipe))
+    return ", ".join(
+        f"{key} is {there.get(key, 'not set')}, here {here.get(key, 'not set')}"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key) and key not in ("description", "reproduces", "cost")
+    )
+
+
+def _leaves(value: object, key: str = "") -> dict[str, str]:
+    """Flatten objects to dotted keys; what is no object is one value, as JSON."""
+    if not isinstance(value, dict):
+        return {key: json.dumps(value)}
+    return {
+        leaf: text
+        for name, item in value.items()
+        for leaf, text in _leaves(item, f"{key}.{name}" if key else name).items()
+    }

@@ -1,0 +1,67 @@
+"""A training on sine waves as data (Nichol et al. 2018, the case study)."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from kshot.bundle.document import Rule
+from kshot.bundle.manifest import Count, Name, Natural, NetworkSpec, Text
+from kshot.trainer.recipe.recipe import Inner, Outer
+
+__all__ = ["SINE", "SineData", "SineEvaluation", "SineRecipe", "SineTask"]
+
+SINE = "sine"
+Range = Annotated[
+    tuple[float, float], Rule("two numbers, the larger last", lambda ends: ends[0] < ends[1])
+]
+
+
+@dataclass(frozen=True)
+class SineData:
+    """Sine waves are made, not read."""
+
+    dataset: Literal["sine"]
+
+
+@dataclass(frozen=True)
+class SineTask:
+    """Waves ``y = a sin(x + b)``: where a, b and x come from, uniformly.
+
+    A training task is the wave at ``grid_count`` evenly spaced x; a test task adapts to ``shot`` of
+    these, drawn with replacement.
+    """
+
+    amplitude: Range
+    phase: Range
+    interval: Range
+    grid_count: Annotated[int, Rule("an integer of at least 2", lambda value: value >= 2)]
+    shot: Count
+
+
+@dataclass(frozen=True)
+class SineEvaluation:
+    """How many test tasks, after which numbers of steps on their whole support set, how often."""
+
+    step_counts: Annotated[
+        tuple[Natural, ...],
+        Rule("growing numbers", lambda counts: counts and list(counts) == sorted(set(counts))),
+    ]
+    task_count: Annotated[int, Rule("an integer of at least 2", lambda value: value >= 2)]
+    interval: Count
+    checkpoint_interval: Count
+    seed: Natural
+
+
+@dataclass(frozen=True)
+class SineRecipe:
+    """One training on sine waves; it ends with its evaluation, not with a bundle."""
+
+    name: Name
+    description: Text
+    reproduces: Text
+    cost: Text
+    data: SineData
+    task: SineTask
+    network: NetworkSpec
+    inner: Inner
+    outer: Outer
+    evaluation: SineEvaluation

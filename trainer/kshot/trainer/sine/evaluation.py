@@ -1,0 +1,122 @@
+"""How well an initialization fits waves that it has not seen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kshot.learner import (
+    Initialization,
+    LoopState,
+    Objective,
+    build_inner_step,
+    derive_seed,
+    layout_of,
+    logits_of,
+    run_inner_loop,
+)
+from kshot.trainer.loop.recipe_loop import step_rule
+from kshot.trainer.recipe.sine import SineRecipe
+from kshot.trainer.sine.tasks import draw_waves, grid
+from kshot.trainer.statistics import T_METHOD, t_half_width
+from kshot.trainer.tasks.seeds import SINE_EVALUATION
+
+__all__ = ["SineErrors", "SineFits", "sine_errors", "sine_fits"]
+
+
+@dataclass(frozen=True)
+class SineErrors:
+    """The mean squared error over the grid of each task after so many inner steps.
+
+    ``errors`` is float64 ``(len(step_counts), tasks)``; ``zero`` ``(tasks,)`` those of the zero
+    function on the same tasks.
+    """
+
+    step_counts: tuple[int, ...]
+    errors: npt.NDArray[np.float64]
+    zero: npt.NDArray[np.float64]
+
+    def document(self) -> dict[str, object]:
+        """Lay out means and 95 % intervals over tasks for JSON."""
+        rows = zip(self.step_counts, self.errors, strict=True)
+        return {
+            "tasks": len(self.zero),
+            "zero_predictor": _summary(self.zero),
+            "rows": [{"step_count": count, **_summary(errors)} for count, errors in rows],
+        }
+
+
+@dataclass(frozen=True)
+class SineFits:
+    """Test waves and what an initialization makes of them after each number of inner steps.
+
+    All float32, over the same grid ``x`` ``(grid,)``: ``support`` ``(tasks, shot)`` are the x of
+    each support set, ``wanted`` ``(tasks, grid)`` the waves, ``outputs``
+    ``(len(step_counts), tasks, grid)`` the fits.
+    """
+
+    step_counts: tuple[int, ...]
+    x: Tensor
+    support: Tensor
+    wanted: Tensor
+    outputs: Tensor
+
+    def errors(self) -> SineErrors:
+        """Return mean squared errors over the grid."""
+        errors = (self.outputs - self.wanted).square().mean(dim=2).double().numpy()
+        zero = self.wanted.square().mean(dim=1).double().numpy()
+        return SineErrors(self.step_counts, errors, zero)
+
+
+def sine_errors(initialization: Initialization, recipe: SineRecipe) -> SineErrors:
+    """Adapt to test tasks as ``sine_fits`` does, and measure."""
+    return sine_fits(initialization, recipe).errors()
+
+
+def sine_fits(initialization: Initialization, recipe: SineRecipe) -> SineFits:
+    """Adapt to test tasks, all side by side, and answer after each of the recipe's step counts.
+
+    Every step sees the whole support set, ``shot`` points of the grid drawn with replacement, and
+    is of the training's rule. The tasks follow from the evaluation's seed alone.
+    """
+    task, evaluation = recipe.task, recipe.evaluation
+    device = next(iter(initialization.parameters.values())).device
+    generator = torch.Generator().manual_seed(derive_seed(evaluation.seed, SINE_EVALUATION))
+    waves = draw_waves(task, evaluation.task_count, generator)
+    points = torch.randint(task.grid_count, (evaluation.task_count, task.shot), generator=generator)
+    x = grid(task)
+    support = x[points]
+    inputs = support[:, :, None, None, None].to(device)
+    targets = waves.at(support).to(device)
+    queries = x.expand(evaluation.task_count, -1)[:, :, None, None, None].to(device)
+    layout = layout_of(initialization.network, initialization.way)
+    rule = step_rule(recipe.inner)
+    step = build_inner_step(initialization.network, layout, rule, objective=Objective.SQUARED_ERROR)
+    vectors = [
+        layout.join(named).repeat(evaluation.task_count, 1)
+        for named in (initialization.parameters, initialization.second_moment)
+    ]
+    state = LoopState(layout, vectors[0], vectors[1], initialization.step)
+    whole = torch.arange(task.shot, device=device).expand(evaluation.task_count, 1, -1)
+    fits = []
+    done = 0
+    for count in evaluation.step_counts:
+        indices = whole.expand(-1, count - done, -1)
+        state = run_inner_loop(
+            step, state, inputs, targets, indices, rule, watch_divergence=False
+        ).state
+        done = count
+        with torch.no_grad():
+            outputs, _ = logits_of(initialization.network, layout.split(state.parameters), queries)
+        fits.append(outputs[..., 0].cpu())
+    return SineFits(evaluation.step_counts, x, support, waves.at(x), torch.stack(fits))
+
+
+def _summary(errors: npt.NDArray[np.float64]) -> dict[str, object]:
+    return {
+        "squared_error": float(errors.mean()),
+        "ci95": t_half_width(errors),
+        "ci_method": T_METHOD,
+    }

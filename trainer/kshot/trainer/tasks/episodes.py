@@ -1,0 +1,168 @@
+"""Few-shot tasks as index tensors: which images are support, which are queries, of which class."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.errors import DataError
+
+__all__ = [
+    "Episode",
+    "EpisodeBatch",
+    "check_episodes",
+    "draw_distinct",
+    "episode_digest",
+    "sample_episode",
+    "sample_episodes",
+]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Point at one task's images; all int64.
+
+    ``support`` ``(way * shot,)`` and ``queries`` ``(way * query_count,)`` are rows of the data
+    set's images, class by class; ``support_classes`` and ``query_classes`` their labels 0..way-1
+    in the order in which the classes were drawn; ``classes`` ``(way,)`` are the data set's classes
+    of the labels.
+    """
+
+    support: torch.Tensor
+    support_classes: torch.Tensor
+    queries: torch.Tensor
+    query_classes: torch.Tensor
+    classes: torch.Tensor
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """Stack ``count`` tasks of one way and shot: each tensor of Episode, ``count`` first."""
+
+    support: torch.Tensor
+    support_classes: torch.Tensor
+    queries: torch.Tensor
+    query_classes: torch.Tensor
+    classes: torch.Tensor
+
+    def __len__(self) -> int:
+        return int(self.support.shape[0])
+
+    def __getitem__(self, index: int) -> Episode:
+        return Episode(
+            self.support[index],
+            self.support_classes[index],
+            self.queries[index],
+            self.query_classes[index],
+            self.classes[index],
+        )
+
+    def part(self, start: int, stop: int) -> "EpisodeBatch":
+        """Return the tasks from ``start`` up to, not including, ``stop``; fewer at the end."""
+        return EpisodeBatch(
+            self.support[start:stop],
+            self.support_classes[start:stop],
+            self.queries[start:stop],
+            self.query_classes[start:stop],
+            self.classes[start:stop],
+        )
+
+
+def check_episodes(dataset: ImageDataset, way: int, shot: int, query_count_per_class: int) -> None:
+    """Raise DataError unless the data set has classes and images enough for such a task."""
+    wanted = (("way", way, 2), ("shot", shot, 1), ("queries per class", query_count_per_class, 0))
+    for word, value, least in wanted:
+        if value < least:
+            raise DataError(f"{word} is {value}, wanted at least {least}")
+    if way > dataset.class_count:
+        raise DataError(
+            f"way is {way}, wanted at most the {dataset.class_count} classes of {dataset.name}"
+        )
+    counts = dataset.class_offsets.diff()
+    smallest = int(counts.argmin())
+    if shot + query_count_per_class > int(counts[smallest]):
+        raise DataError(
+            f"{shot} support and {query_count_per_class} query images were asked of each class, "
+            f"wanted together at most the {int(counts[smallest])} images of "
+            f"{dataset.class_names[smallest]} in {dataset.name}"
+        )
+
+
+def sample_episodes(
+    dataset: ImageDataset,
+    count: int,
+    way: int,
+    shot: int,
+    query_count_per_class: int,
+    generator: torch.Generator,
+) -> EpisodeBatch:
+    """Draw tasks: classes without replacement, and images of a class without replacement.
+
+    The tasks are a function of the generator's state and all arguments: two calls for 5 tasks give
+    others than one call for 10. Raises DataError when the data set is too small.
+    """
+    check_episodes(dataset, way, shot, query_count_per_class)
+    if count < 1:
+        raise DataError(f"the number of tasks is {count}, wanted at least 1")
+    populations = torch.full((count,), dataset.class_count, dtype=torch.int64)
+    classes = draw_distinct(populations, way, generator)  # (count, way)
+    starts = dataset.class_offsets[classes]
+    sizes = dataset.class_offsets[classes + 1] - starts
+    drawn = draw_distinct(sizes.flatten(), shot + query_count_per_class, generator)
+    rows = starts[:, :, None] + drawn.reshape(count, way, -1)  # (count, way, shot + queries)
+    labels = torch.arange(way)
+    return EpisodeBatch(
+        support=rows[:, :, :shot].reshape(count, -1),
+        support_classes=labels.repeat_interleave(shot).expand(count, -1),
+        queries=rows[:, :, shot:].reshape(count, -1),
+        query_classes=labels.repeat_interleave(query_count_per_class).expand(count, -1),
+        classes=classes,
+    )
+
+
+def sample_episode(
+    dataset: ImageDataset,
+    way: int,
+    shot: int,
+    query_count_per_class: int,
+    generator: torch.Generator,
+) -> Episode:
+    """Draw one task as ``sample_episodes`` does."""
+    return sample_episodes(dataset, 1, way, shot, query_count_per_class, generator)[0]
+
+
+def episode_digest(episodes: Episode | EpisodeBatch) -> str:
+    """Name tasks by the SHA-256 of their indices and labels: equal tasks, equal digests."""
+    digest = hashlib.sha256()
+    for indices in (
+        episodes.support,
+        episodes.support_classes,
+        episodes.queries,
+        episodes.query_classes,
+        episodes.classes,
+    ):
+        digest.update(repr(tuple(indices.shape)).encode())
+        digest.update(indices.contiguous().numpy().astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def draw_distinct(
+    populations: torch.Tensor, count: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw ``count`` different numbers below each population, in random order: ``(rows, count)``.
+
+    The i-th number is the r_i-th of those not drawn before it, r_i uniform. From the last pair
+    backwards, a rank among the numbers without x becomes one among all by adding 1 where it is at
+    least the rank of x.
+    """
+    rows = populations.shape[0]
+    # 2**62 is so far above any population that the remainder's bias is below 2**-40.
+    random = torch.randint(0, 2**62, (rows, count), generator=generator)
+    drawn: npt.NDArray[np.int64] = (random % (populations[:, None] - torch.arange(count))).numpy()
+    for position in reversed(range(count - 1)):
+        later = drawn[:, position + 1 :]
+        later += later >= drawn[:, position : position + 1]
+    return torch.from_numpy(drawn)

@@ -1,0 +1,119 @@
+"""The tasks of one meta-iteration over a data set, as index tables."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kshot.learner import cycling_indices, derive_seed, replacement_indices
+from kshot.trainer.datasets.augmentation import draw_transforms, warp
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.device_images import DevicePixels, to_device
+from kshot.trainer.recipe.recipe import Recipe
+from kshot.trainer.tasks.episodes import sample_episodes
+from kshot.trainer.tasks.seeds import AUGMENTATION, TASKS
+from kshot.trainer.tasks.training_tasks import SupportBatch
+
+
+@dataclass(frozen=True)
+class MetaBatch:
+    """Point at the examples of T tasks; all int64, on the CPU.
+
+    ``rows`` ``(T, n)`` are rows of the data set's images, ``classes`` ``(T, n)`` their labels,
+    ``indices`` ``(T, steps, batch)`` the examples, of n, that each inner step sees, and ``tail``
+    ``(T, tail batch)`` those of one more step where the tail is separate; ``early`` ``(T, n - tail
+    batch)`` are the others where it is answered like queries. ``transforms``, float32 ``(T, n, 2,
+    3)``, are the affine maps of augmented images.
+    """
+
+    rows: Tensor
+    classes: Tensor
+    indices: Tensor
+    tail: Tensor | None = None
+    early: Tensor | None = None
+    transforms: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.rows.shape[0])
+
+
+@dataclass(frozen=True)
+class ImageTasks:
+    """The tasks of a recipe over a data set whose pixels are on the training's device."""
+
+    recipe: Recipe
+    dataset: ImageDataset
+    pixels: DevicePixels
+
+    def draw(self, meta_iteration: int) -> MetaBatch:
+        """Draw the tasks of a meta-iteration; a function of its number, and of nothing before."""
+        return draw_meta_batch(self.recipe, self.dataset, meta_iteration)
+
+    def load(self, drawn: MetaBatch, tasks: slice) -> SupportBatch:
+        """Take some of the drawn tasks to the device."""
+        device = self.pixels.images.device
+        inputs = self.pixels.take(drawn.rows[tasks])
+        if drawn.transforms is not None:
+            inputs = warp(inputs, to_device(drawn.transforms[tasks], device))
+        return SupportBatch(
+            inputs,
+            to_device(drawn.classes[tasks], device),
+            to_device(drawn.indices[tasks], device),
+            None if drawn.tail is None else to_device(drawn.tail[tasks], device),
+            None if drawn.early is None else to_device(drawn.early[tasks], device),
+        )
+
+
+def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) -> MetaBatch:
+    """Draw the tasks of a meta-iteration, and their mini-batches.
+
+    Everything random follows from the recipe's seed and the meta-iteration's number, so that a
+    resumed training draws what an uninterrupted one would have drawn.
+    """
+    seed = derive_seed(recipe.outer.seed, TASKS, meta_iteration)
+    generator = torch.Generator().manual_seed(seed)
+    if recipe.task.labels == "fixed":
+        drawn = _draw_from_all(recipe, dataset, generator)
+    else:
+        drawn = _draw_tasks(recipe, dataset, generator, seed)
+    if recipe.augmentation is None:
+        return drawn
+    seed = derive_seed(recipe.outer.seed, AUGMENTATION, meta_iteration)
+    own = torch.Generator().manual_seed(seed)
+    sides = recipe.input.shape[1:]
+    transforms = draw_transforms(recipe.augmentation, tuple(drawn.rows.shape), sides, own)
+    return replace(drawn, transforms=transforms)
+
+
+def _draw_tasks(
+    recipe: Recipe, dataset: ImageDataset, generator: torch.Generator, seed: int
+) -> MetaBatch:
+    """Draw tasks of classes numbered anew, and their mini-batches."""
+    task, inner, outer = recipe.task, recipe.inner, recipe.outer
+    episodes = sample_episodes(dataset, outer.meta_batch_size, task.way, task.shot, 0, generator)
+    examples = torch.arange(task.way * task.shot).reshape(task.way, task.shot)
+    early = examples[:, : task.shot - task.tail_shot].flatten()
+    tail = examples[:, task.shot - task.tail_shot :].flatten()
+    deal = cycling_indices if inner.sampling == "cycling" else replacement_indices
+    step_count = inner.step_count - (1 if task.tail_shot else 0)
+    indices = [
+        early[deal(len(early), inner.batch_size, step_count, derive_seed(seed, number))]
+        for number in range(outer.meta_batch_size)
+    ]
+    return MetaBatch(
+        episodes.support,
+        episodes.support_classes,
+        torch.stack(indices),
+        tail.expand(outer.meta_batch_size, -1) if task.tail_shot else None,
+        early.expand(outer.meta_batch_size, -1) if task.tail_as_served else None,
+    )
+
+
+def _draw_from_all(recipe: Recipe, dataset: ImageDataset, generator: torch.Generator) -> MetaBatch:
+    """Draw images from all classes alike, each class with a label of its own: plain training."""
+    inner, task_count = recipe.inner, recipe.outer.meta_batch_size
+    shape = task_count, inner.step_count, inner.batch_size
+    rows = torch.randint(dataset.image_count, shape, generator=generator).flatten(1)
+    classes = torch.bucketize(rows, dataset.class_offsets[1:], right=True)
+    indices = torch.arange(rows.shape[1]).reshape(shape[1:]).expand(shape)
+    return MetaBatch(rows, classes, indices)

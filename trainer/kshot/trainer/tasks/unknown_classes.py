@@ -1,0 +1,133 @@
+"""Telling queries of unknown classes from those of a task's own, by the largest probability."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.errors import DataError
+from kshot.trainer.statistics import (
+    SAME_METHOD,
+    all_equal,
+    differing_share_bound,
+    t_half_width,
+)
+from kshot.trainer.tasks.episodes import EpisodeBatch, draw_distinct
+
+__all__ = [
+    "SCORE",
+    "UnknownDetection",
+    "area_under_roc",
+    "detect_unknown",
+    "false_positive_rate",
+    "sample_unknown",
+]
+
+Scores = npt.NDArray[np.floating]
+
+SCORE = "largest probability"
+AUROC_METHOD = "95% t-interval over tasks, clustered by Obuchowski 1997"
+TRUE_POSITIVE_RATE = 0.95
+
+
+@dataclass(frozen=True)
+class UnknownDetection:
+    """How well a score tells known from unknown queries, with one threshold for all tasks.
+
+    ``auroc`` is the chance that a known query scores above an unknown one, ties counted half;
+    ``fpr_at_95_tpr`` the share of unknown queries taken for known where at least 95 % of the known
+    ones are.
+    """
+
+    auroc: float
+    ci95: float
+    ci_method: str
+    fpr_at_95_tpr: float
+    known_count: int
+    unknown_count: int
+    score: str = SCORE
+
+
+def sample_unknown(
+    dataset: ImageDataset, episodes: EpisodeBatch, generator: torch.Generator
+) -> Tensor:
+    """Draw as many queries of other classes as each task has queries: rows ``(tasks, queries)``.
+
+    Each is a random image of a class drawn from those outside the task, independently of the
+    others. Raises ``DataError`` where there is no other class.
+    """
+    task_count, way = episodes.classes.shape
+    others = dataset.class_count - way
+    if others < 1:
+        raise DataError(
+            f"all {dataset.class_count} classes of {dataset.name} are in each task of {way} "
+            "classes, wanted at least one more for queries of unknown classes"
+        )
+    query_count = episodes.queries.shape[1]
+    populations = torch.full((task_count * query_count,), others, dtype=torch.int64)
+    classes = draw_distinct(populations, 1, generator).reshape(task_count, query_count)
+    # The r-th of the others is r, plus one for each class of the task at or below it on the way up.
+    for known in episodes.classes.sort(dim=1).values.T:
+        classes = classes + (classes >= known[:, None])
+    starts = dataset.class_offsets[classes]
+    sizes = (dataset.class_offsets[classes + 1] - starts).flatten()
+    return starts + draw_distinct(sizes, 1, generator).reshape(task_count, query_count)
+
+
+def detect_unknown(known: Scores, unknown: Scores) -> UnknownDetection:
+    """Score ``(tasks, n)`` known and ``(tasks, m)`` unknown queries, pooled over the tasks.
+
+    The interval is that of the mean over tasks of each task's part in the area, for the queries of
+    a task share its support set (Obuchowski 1997, clustered ROC data). Where all parts are equal,
+    as with no query mistaken, or there is one, it is a bound on the pairs that may be otherwise.
+    """
+    auroc = area_under_roc(known.ravel(), unknown.ravel())
+    above = _shares_below(unknown.ravel(), known)  # of each known query: (tasks, n)
+    below = 1 - _shares_below(known.ravel(), unknown)  # of each unknown query: (tasks, m)
+    parts = above.mean(axis=1) + below.mean(axis=1) - auroc
+    same = all_equal(parts)
+    return UnknownDetection(
+        auroc=auroc,
+        # A share of tasks is in at most twice that share of the pairs.
+        ci95=min(1.0, 2 * differing_share_bound(len(parts))) if same else t_half_width(parts),
+        ci_method=SAME_METHOD if same else AUROC_METHOD,
+        fpr_at_95_tpr=false_positive_rate(known.ravel(), unknown.ravel()),
+        known_count=known.size,
+        unknown_count=unknown.size,
+    )
+
+
+def area_under_roc(known: Scores, unknown: Scores) -> float:
+    """Return the share of pairs in which the known score is the larger; equal ones count half.
+
+    ``(R - n (n + 1) / 2) / (n m)``, with R the sum of the n known scores' ranks among all, equal
+    scores sharing their mean rank (Mann and Whitney 1947).
+    """
+    _, inverse, counts = np.unique(
+        np.concatenate([known, unknown]), return_inverse=True, return_counts=True
+    )
+    mean_ranks = np.cumsum(counts) - (counts - 1) / 2
+    count = len(known)
+    rank_sum = mean_ranks[inverse[:count]].sum()
+    return float((rank_sum - count * (count + 1) / 2) / (count * len(unknown)))
+
+
+def false_positive_rate(known: Scores, unknown: Scores, rate: float = TRUE_POSITIVE_RATE) -> float:
+    """Return the share of unknown scores at or above the threshold that ``rate`` of known reach.
+
+    The threshold is the largest score that at least this share of the known ones reach.
+    """
+    wanted = int(np.ceil(rate * len(known) - 1e-9))
+    threshold = np.sort(known)[len(known) - wanted]
+    return float((unknown >= threshold).mean())
+
+
+def _shares_below(reference: Scores, scores: Scores) -> Scores:
+    """Return for each score the share of the reference below it, equal ones counted half."""
+    ordered = np.sort(reference)
+    left, right = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
+    shares: Scores = (left + right) / (2 * len(ordered))
+    return shares
