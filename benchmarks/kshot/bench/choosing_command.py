@@ -20,11 +20,10 @@ from kshot.bench.measuring_options import Measuring, measuring_options
 from kshot.bench.options import choose_device
 from kshot.bench.refusals import WrongUse, one_line
 from kshot.bench.report import say
-from kshot.bundle import Bundle, BundleError, builtin_bundle, load_bundle
+from kshot.bundle import Bundle, BundleError, builtin_bundle, load_bundle, replace_file
 from kshot.trainer.errors import DataError
 from kshot.trainer.output.plotting import check_matplotlib, figure_of, write_png
 from kshot.trainer.output.progress import Progress
-from kshot.trainer.output.replaced_file import replace_file
 
 __all__ = ["command", "read_document"]
 

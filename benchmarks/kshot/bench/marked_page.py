@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kshot.bundle import replace_file
 from kshot.trainer.errors import DataError
-from kshot.trainer.output.replaced_file import replace_file
 
 __all__ = ["replace_blocks", "table", "write_blocks"]
 

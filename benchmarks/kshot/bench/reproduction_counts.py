@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kshot.bundle import BatchNormMode
+from kshot.bundle import BatchNormMode, replace_file
 from kshot.trainer.evaluate.baselines import Solver
 from kshot.trainer.evaluate.evaluation import Measurement
 from kshot.trainer.evaluate.tasks import EvaluationTasks
-from kshot.trainer.output.replaced_file import replace_file
 
 __all__ = ["Counts", "count_right_answers"]
 

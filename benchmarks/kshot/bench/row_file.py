@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from kshot.bundle import replace_file
 from kshot.trainer.errors import DataError
-from kshot.trainer.output.replaced_file import replace_file
 
 __all__ = ["Row", "read_row_file", "write_row_file"]
 

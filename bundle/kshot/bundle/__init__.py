@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kshot.bundle.choices import BatchNormMode, Head, Preconditioner, Scope
-from kshot.bundle.durable import sync_folder, write_synced
+from kshot.bundle.durable import replace_file, replacing, sync_folder, write_synced
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
 from kshot.bundle.files import Bundle, builtin_bundle, load_bundle, locate_bundle, write_bundle
 from kshot.bundle.images import ImageLimits, count_pixels, decode_image
@@ -75,6 +75,8 @@ __all__ = [
     "parse_manifest",
     "pixels",
     "prepare",
+    "replace_file",
+    "replacing",
     "rescale",
     "sync_folder",
     "write_bundle",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -21,3 +25,52 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` when the block ends without an error.
+
+    The content goes to one hidden file beside `path`, so a killed writer leaves at most one behind;
+    it is synced before it is renamed. Writers of the same path take turns. After an error, `path`
+    is what it was. Raises `OSError`.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with _locked(partial) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a whole file in the place of `path`, as `replacing` does; raises `OSError`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """Open an empty file that no other process writes to: whoever comes second waits."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        file = os.fdopen(os.open(path, flags, 0o666), "wb")
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file, path):
+                file.truncate(0)
+                yield file
+                return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Tell whether an open file still has this name: its writer before may have renamed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return False

@@ -15,7 +15,7 @@ from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.commands import evaluation_session
 from kshot.trainer.datasets import registry as datasets
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.output import plotting, replaced_file
+from kshot.trainer.output import plotting
 from kshot.trainer.recipe.recipe import Data, Recipe
 
 Evaluate = Callable[..., int]
@@ -457,7 +457,7 @@ def test_a_disk_that_does_not_take_a_sweep_is_told(
     arguments = ["evaluate", bundle, "--data", str(tmp_path), "--tasks", "1", "--device", "cpu"]
     lists = ["--step-counts", "0", "--preconditioners", "sgd", "--heads", "zero"]
     with monkeypatch.context() as patched:
-        patched.setattr(replaced_file, "write_synced", fill)
+        patched.setattr("kshot.bundle.durable.os.fsync", fill)
         assert main([*arguments, *lists, "--no-compile", "--sweep", str(out)]) == 1
 
     assert "sweep.json could not be written: No space left on device" in capsys.readouterr().err

@@ -96,7 +96,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
 def test_what_a_killed_write_left_behind_does_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     write_checkpoint(path, make_state(1), LAYOUT, IDENTITY)
-    (tmp_path / "checkpoint.partial").write_bytes(b"half")
+    (tmp_path / ".checkpoint.safetensors.partial").write_bytes(b"half")
 
     assert_equal(read(path), make_state(1))
     write_checkpoint(path, make_state(2), LAYOUT, IDENTITY)
@@ -220,7 +220,7 @@ def test_a_checkpoint_that_has_no_place_is_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     blocked = tmp_path / "blocked.safetensors"
-    (tmp_path / "blocked.partial" / "of somebody").mkdir(parents=True)
+    (tmp_path / ".blocked.safetensors.partial" / "of somebody").mkdir(parents=True)
     write_checkpoint(tmp_path / "good.safetensors", make_state(1), LAYOUT, IDENTITY)
     blocked.write_bytes((tmp_path / "good.safetensors").read_bytes())
 
@@ -229,7 +229,7 @@ def test_a_checkpoint_that_has_no_place_is_one_sentence(tmp_path: Path) -> None:
             write_checkpoint(path, make_state(2), LAYOUT, IDENTITY)
 
     assert (folder / "of somebody").is_dir()
-    assert not (tmp_path / "checkpoint.partial").exists()
+    assert not (tmp_path / ".checkpoint.safetensors.partial").exists()
     assert_equal(read(blocked), make_state(1))
 
 

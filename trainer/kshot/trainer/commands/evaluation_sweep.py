@@ -9,7 +9,7 @@ from typing import TypeVar
 import click
 import torch
 
-from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
+from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope, replace_file
 from kshot.trainer.commands.evaluation_options import MAX_STEPS
 from kshot.trainer.commands.evaluation_request import EvaluateOptions, check_choice
 from kshot.trainer.commands.evaluation_session import Session
@@ -17,7 +17,6 @@ from kshot.trainer.errors import TrainingError
 from kshot.trainer.evaluate.sweep import Axes, run_sweep
 from kshot.trainer.output.plotting import check_matplotlib, figure_of, write_png
 from kshot.trainer.output.progress import Progress
-from kshot.trainer.output.replaced_file import replace_file
 from kshot.trainer.output.sweep_plot import draw_sweep, figure_size
 from kshot.trainer.output.sweep_report import SweepSubject, sweep_json, sweep_markdown
 

@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from kshot.bundle import replace_file
 from kshot.learner import ParameterLayout
 from kshot.trainer.errors import OtherTrainingError, TrainingError
 from kshot.trainer.loop.outer_state import OuterMoments, OuterState
-from kshot.trainer.output.replaced_file import replace_file
 
 COUNTERS = ("step", "meta_iteration")
 PARAMETERS, SECOND_MOMENT = "parameters", "second_moment"

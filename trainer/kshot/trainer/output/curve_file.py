@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kshot.bundle import replace_file
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.output.curve_plot import ABSCISSA, CurvePoint, draw_curves
 from kshot.trainer.output.plotting import check_matplotlib, figure_of, write_png
-from kshot.trainer.output.replaced_file import replace_file
 
 __all__ = ["CURVES_FILE", "PLOT_FILE", "CurveFile"]
 

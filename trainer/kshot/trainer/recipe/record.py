@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from kshot.bundle import replace_file
 from kshot.bundle.document import plain
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.output.replaced_file import replace_file
 from kshot.trainer.recipe.parsing import AnyRecipe
 
 RECIPE_FILE = "recipe.json"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from kshot.bundle import replace_file
 from kshot.learner import Initialization, Network, build_network
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.loop.checkpoint import TrainingIdentity
@@ -19,7 +20,6 @@ from kshot.trainer.loop.run import (
     run_training,
 )
 from kshot.trainer.loop.workers import ALONE, Workers
-from kshot.trainer.output.replaced_file import replace_file
 from kshot.trainer.recipe.recipe import recipe_digest
 from kshot.trainer.recipe.sine import SINE, SineRecipe
 from kshot.trainer.sine.evaluation import SineErrors, sine_errors
