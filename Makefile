@@ -36,8 +36,8 @@ $(STAMP):
 demo: setup  ## start a server, adapt to handwritten digits, print accuracy and latency, stop
 	$(BIN)/python examples/digits.py
 
-test: setup  ## run the tests; ARGUMENTS goes to pytest
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGUMENTS)
+test: setup  ## run the tests, a process per core; ARGUMENTS goes to pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile $(ARGUMENTS)
 
 check: setup  ## lint, format, types, wire
 	$(BIN)/ruff check .
