@@ -1,6 +1,7 @@
 """What tests of several components start from."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,15 @@ from kshot.bundle import (
     ScopePolicy,
     Training,
 )
+
+
+def pytest_configure() -> None:
+    """Let children get SIGINT: a shell starts its background jobs with SIGINT ignored.
+
+    A process hands that on to its children, and tests send them this signal.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
