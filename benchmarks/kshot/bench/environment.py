@@ -24,7 +24,7 @@ _LIBRARIES = {
 }
 
 # Results of one benchmark say nothing of the code that runs the next.
-_RESULTS = "benchmarks/results"
+_RESULTS = (":!/benchmarks/results", ":!/studies/results")
 
 
 def environment() -> dict[str, object]:
@@ -76,7 +76,7 @@ def _commit(file: Path) -> str | None:
     if tracked is None:
         return None
     head = _git(git, file.parent, "rev-parse", "HEAD")
-    changed = _git(git, file.parent, "diff", "--name-only", "HEAD", "--", ":/", f":!/{_RESULTS}")
+    changed = _git(git, file.parent, "diff", "--name-only", "HEAD", "--", ":/", *_RESULTS)
     return f"{head}-dirty" if head and changed else head
 
 

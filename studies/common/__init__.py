@@ -1,0 +1,1 @@
+"""What all studies share: results, pages, plots, bundles and the runner."""

@@ -1,0 +1,128 @@
+"""The one format of a study's results: a JSON file for each thing that was measured.
+
+    made_with = provenance("kshot evaluate ...", seeds=[0], device=device, bundle=bundle)
+    result = Result("figures", "figure3", made_with, settings={...}, rows=[{...}, {...}])
+    write_result(result_path("figures", "figure3"), result)
+    read_result(result_path("figures", "figure3")).rows
+
+All rows of a result have the same keys. Call `provenance` before a long measurement: the code that
+runs is the code at its start.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kshot.bench.environment import environment
+from kshot.bundle import Bundle, replace_file
+
+__all__ = [
+    "DOCS",
+    "RESULTS",
+    "Provenance",
+    "Result",
+    "Row",
+    "provenance",
+    "read_result",
+    "result_path",
+    "write_result",
+]
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "studies" / "results"
+DOCS = ROOT / "docs"
+VERSIONS = ("python", "kshot", "torch", "numpy")
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from.
+
+    `command` measures it again; words in capitals stand for what differs from place to place: DATA
+    and OUT are folders, BUNDLE is a bundle that does not ship, MODE is a row's batch-norm mode.
+    What was not recorded is None or empty.
+    """
+
+    command: str
+    commit: str | None
+    seeds: Sequence[int]
+    processor: str | None
+    versions: Mapping[str, str]
+    bundle: str | None = None
+    bundle_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured: how it was set up, and its rows.
+
+    `more` holds what is not a table, such as curves. Everything is of JSON's types.
+    """
+
+    study: str
+    name: str
+    provenance: Provenance
+    settings: Mapping[str, Any]
+    rows: Sequence[Row]
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def provenance(
+    command: str, *, seeds: Sequence[int], device: torch.device, bundle: Bundle | None = None
+) -> Provenance:
+    """Describe this run: the checkout's commit, the processor and the versions."""
+    found = environment()
+    return Provenance(
+        command,
+        commit=_text(found["commit"]),
+        seeds=list(seeds),
+        processor=_text(found["gpu" if device.type == "cuda" else "cpu"]),
+        versions={name: str(found[name]) for name in VERSIONS},
+        bundle=None if bundle is None else bundle.manifest.name,
+        bundle_digest=None if bundle is None else bundle.digest,
+    )
+
+
+def result_path(study: str, name: str, folder: Path = RESULTS) -> Path:
+    """Return where a result is kept."""
+    return folder / study / f"{name}.json"
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write a result, a row per line, whole or not at all; its folder is made if it is missing."""
+    document = asdict(result)
+    rows = document.pop("rows")
+    if not document["more"]:
+        del document["more"]
+    document["columns"] = list(rows[0])
+    head = json.dumps(document, indent=1, allow_nan=False)
+    lines = ",\n".join(f"  {json.dumps(_values(row, rows[0]), allow_nan=False)}" for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n'.encode())
+
+
+def read_result(path: Path) -> Result:
+    """Read a result; raises `FileNotFoundError` if it was not measured."""
+    document = json.loads(path.read_text())
+    columns = document.pop("columns")
+    document["rows"] = [dict(zip(columns, row, strict=True)) for row in document["rows"]]
+    document["provenance"] = Provenance(**document["provenance"])
+    return Result(**document)
+
+
+def _values(row: Row, first: Row) -> list[Any]:
+    if row.keys() != first.keys():
+        raise ValueError(f"rows differ in their keys: {sorted(row.keys() ^ first.keys())}")
+    return [row[key] for key in first]
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
