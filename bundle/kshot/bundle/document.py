@@ -114,7 +114,8 @@ def _parse(kind: Any, value: object, field: str) -> object:  # noqa: ANN401 -- a
 
 def _record(kind: type, value: object, field: str) -> object:
     values = _object(value, field)
-    hints = typing.get_type_hints(kind, include_extras=True)
+    types_by_name = typing.get_type_hints(kind, include_extras=True)
+    hints = {item.name: types_by_name[item.name] for item in dataclasses.fields(kind)}
     for key in values:
         if key not in hints:
             raise DocumentError(_join(field, key), "an unknown key", f"one of {_list(hints)}")

@@ -8,12 +8,11 @@ from kshot.learner import Network, Objective, QuerySpec, StepRule, StepSpec, lay
 from kshot.trainer.loop.algorithms import algorithm_of
 from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.workers import Workers
-from kshot.trainer.recipe.recipe import Inner, Recipe
-from kshot.trainer.recipe.sine import SineRecipe
+from kshot.trainer.recipe.parsing import AnyRecipe
+from kshot.trainer.recipe.recipe import Inner
 from kshot.trainer.tasks.training_tasks import TrainingTasks
 
 __all__ = [
-    "BATCH_NORM_EPSILON",
     "query_spec",
     "recipe_loop",
     "step_rule",
@@ -21,12 +20,11 @@ __all__ = [
     "tail_spec",
 ]
 
-BATCH_NORM_EPSILON = 1e-3  # of networks for sine waves, which have no batch norm
 Drawn = TypeVar("Drawn")
 
 
 def recipe_loop(
-    recipe: Recipe | SineRecipe,
+    recipe: AnyRecipe,
     tasks: TrainingTasks[Drawn],
     network: Network,
     workers: Workers,
@@ -51,17 +49,14 @@ def recipe_loop(
     )
 
 
-def step_spec(recipe: Recipe | SineRecipe) -> StepSpec:
+def step_spec(recipe: AnyRecipe) -> StepSpec:
     """Describe the inner step of a recipe: of one task, or of a meta-batch that is stacked."""
     inner, outer = recipe.inner, recipe.outer
-    images = isinstance(recipe, Recipe)
     return StepSpec(
         network=recipe.network,
-        input_shape=recipe.input.shape if isinstance(recipe, Recipe) else (1, 1, 1),
-        batch_norm_epsilon=(
-            recipe.batch_norm.epsilon if isinstance(recipe, Recipe) else BATCH_NORM_EPSILON
-        ),
-        way=recipe.task.way if isinstance(recipe, Recipe) else 1,
+        input_shape=recipe.input_shape,
+        batch_norm_epsilon=recipe.batch_norm_epsilon,
+        way=recipe.task.way,
         batch_size=inner.batch_size,
         updates_second_moment=inner.preconditioner != "sgd",
         second_moment_decay=inner.second_moment_decay,
@@ -69,27 +64,27 @@ def step_spec(recipe: Recipe | SineRecipe) -> StepSpec:
         scope=Scope.ALL,
         task_count=outer.meta_batch_size if outer.meta_batch == "stacked" else 1,
         weight_decay_rate=inner.weight_decay_rate,
-        objective=Objective.CROSS_ENTROPY if images else Objective.SQUARED_ERROR,
+        objective=Objective(recipe.objective),
     )
 
 
-def tail_spec(recipe: Recipe | SineRecipe) -> StepSpec:
+def tail_spec(recipe: AnyRecipe) -> StepSpec:
     """Describe the last inner step of a recipe: another one where it has a separate tail."""
     spec = step_spec(recipe)
-    if isinstance(recipe, Recipe) and recipe.task.tail_shot:
+    if recipe.task.tail_shot:
         return replace(spec, batch_size=recipe.task.way * recipe.task.tail_shot)
     return spec
 
 
-def query_spec(recipe: Recipe | SineRecipe) -> QuerySpec | None:
+def query_spec(recipe: AnyRecipe) -> QuerySpec | None:
     """Describe the outer gradient of a recipe whose tail is answered like queries, or None."""
-    if not isinstance(recipe, Recipe) or not recipe.task.tail_as_served:
+    if not recipe.task.tail_as_served:
         return None
     task, outer = recipe.task, recipe.outer
     return QuerySpec(
         network=recipe.network,
-        input_shape=recipe.input.shape,
-        batch_norm_epsilon=recipe.batch_norm.epsilon,
+        input_shape=recipe.input_shape,
+        batch_norm_epsilon=recipe.batch_norm_epsilon,
         way=task.way,
         support_count=task.way * (task.shot - task.tail_shot),
         query_count=task.way * task.tail_shot,

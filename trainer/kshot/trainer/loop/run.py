@@ -31,9 +31,8 @@ from kshot.trainer.loop.prefetch import prefetch
 from kshot.trainer.loop.step_compilation import compiled_loop
 from kshot.trainer.output.curve_file import CurveFile
 from kshot.trainer.output.tensorboard import ScalarFile
-from kshot.trainer.recipe.recipe import Recipe
+from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.recipe.record import recipe_differences, write_recipe
-from kshot.trainer.recipe.sine import SineRecipe
 from kshot.trainer.tasks.seeds import INITIAL_PARAMETERS
 from kshot.trainer.tasks.training_tasks import Drawn
 
@@ -70,7 +69,7 @@ class Training(Generic[Drawn]):
     each the mean of those trained.
     """
 
-    recipe: Recipe | SineRecipe
+    recipe: AnyRecipe
     identity: TrainingIdentity
     loop: OuterLoop[Drawn]
     first: OuterState

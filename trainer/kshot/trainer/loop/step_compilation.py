@@ -19,8 +19,7 @@ from kshot.trainer.errors import TrainingError
 from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.recipe_loop import query_spec, step_spec, tail_spec
-from kshot.trainer.recipe.recipe import Recipe
-from kshot.trainer.recipe.sine import SineRecipe
+from kshot.trainer.recipe.parsing import AnyRecipe
 
 __all__ = ["compiled_loop"]
 
@@ -30,7 +29,7 @@ Spec = TypeVar("Spec", StepSpec, QuerySpec)
 
 def compiled_loop(
     loop: OuterLoop[Drawn],
-    recipe: Recipe | SineRecipe,
+    recipe: AnyRecipe,
     state: OuterState,
     *,
     compiled: bool | None,
@@ -69,9 +68,7 @@ def compiled_loop(
     return faster
 
 
-def _compiled(
-    loop: OuterLoop[Drawn], recipe: Recipe | SineRecipe, state: OuterState
-) -> OuterLoop[Drawn]:
+def _compiled(loop: OuterLoop[Drawn], recipe: AnyRecipe, state: OuterState) -> OuterLoop[Drawn]:
     """Compile a loop's inner steps and let them run once."""
     faster = _compiled_steps(loop, recipe, state.parameters.device)
     # Changes nothing, for what is drawn follows from the state; and waits for no other process.
@@ -80,7 +77,7 @@ def _compiled(
 
 
 def _compiled_steps(
-    loop: OuterLoop[Drawn], recipe: Recipe | SineRecipe, device: torch.device
+    loop: OuterLoop[Drawn], recipe: AnyRecipe, device: torch.device
 ) -> OuterLoop[Drawn]:
     main, tail = (_shared(spec, loop) for spec in (step_spec(recipe), tail_spec(recipe)))
     if (queries := query_spec(recipe)) is not None:

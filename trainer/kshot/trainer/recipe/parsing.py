@@ -1,4 +1,6 @@
-"""Strict reading of a recipe: every key by itself, then what must hold between keys."""
+"""Strict reading of a recipe: each key by itself, then the keys together."""
+
+from collections.abc import Callable, Mapping
 
 from kshot.bundle.document import DocumentError, parse
 from kshot.trainer.errors import RecipeError
@@ -12,24 +14,33 @@ AnyRecipe = Recipe | SineRecipe
 
 
 def parse_recipe(document: object, source: str) -> AnyRecipe:
-    """Read a recipe from plain values; ``source`` names it in messages.
+    """Read a recipe from plain values; `source` names it in messages.
 
-    The data set decides which kind it is: of classes of images, or of sine waves. Raises
-    RecipeError for a key that is unknown, missing, mistyped, out of range, or at odds with another
-    one.
+    Its data set decides its kind. Raises `RecipeError` for a key that is unknown, missing,
+    mistyped, out of range, or inconsistent with another key.
     """
     try:
-        if _dataset(document) == SINE:
-            sine = parse(SineRecipe, document)
-            check_sine_recipe(sine)
-            return sine
-        recipe = parse(Recipe, document)
-        check_recipe(recipe)
+        return _PARSERS.get(_dataset(document), _parse_images)(document)
     except DocumentError as error:
         raise RecipeError(f"recipe {source}: {error}") from error
+
+
+def _dataset(document: object) -> str:
+    data = document.get("data") if isinstance(document, dict) else None
+    return str(data.get("dataset")) if isinstance(data, dict) else ""
+
+
+def _parse_images(document: object) -> Recipe:
+    recipe = parse(Recipe, document)
+    check_recipe(recipe)
     return recipe
 
 
-def _dataset(document: object) -> object:
-    data = document.get("data") if isinstance(document, dict) else None
-    return data.get("dataset") if isinstance(data, dict) else None
+def _parse_sine(document: object) -> SineRecipe:
+    recipe = parse(SineRecipe, document)
+    check_sine_recipe(recipe)
+    return recipe
+
+
+# The data sets whose recipes have keys of their own.
+_PARSERS: Mapping[str, Callable[[object], AnyRecipe]] = {SINE: _parse_sine}

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from kshot.bundle.choices import Preconditioner
 from kshot.bundle.document import Rule, plain
@@ -200,6 +200,8 @@ class Recipe:
     ``description``, ``reproduces`` and ``cost`` are prose for people and not part of the digest.
     """
 
+    objective: ClassVar[Literal["cross_entropy"]] = "cross_entropy"
+
     name: Name
     description: Text
     reproduces: Text
@@ -214,6 +216,16 @@ class Recipe:
     evaluation: Evaluation
     serving: Serving
     augmentation: Augmentation | None = field(default=None, kw_only=True)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Return the shape of one example."""
+        return self.input.shape
+
+    @property
+    def batch_norm_epsilon(self) -> float:
+        """Return the number that batch norm adds to a variance."""
+        return self.batch_norm.epsilon
 
 
 def recipe_digest(recipe: object) -> str:

@@ -1,7 +1,7 @@
 """A training on sine waves as data (Nichol et al. 2018, the case study)."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from kshot.bundle.document import Rule
 from kshot.bundle.manifest import Count, Name, Natural, NetworkSpec, Text
@@ -27,8 +27,14 @@ class SineTask:
     """Waves ``y = a sin(x + b)``: where a, b and x come from, uniformly.
 
     A training task is the wave at ``grid_count`` evenly spaced x; a test task adapts to ``shot`` of
-    these, drawn with replacement.
+    these, drawn with replacement. It has one output and no tail.
     """
+
+    way: ClassVar[int] = 1
+    tail_shot: ClassVar[int] = 0
+    head: ClassVar[None] = None
+    tail_batch_norm: ClassVar[None] = None
+    tail_as_served: ClassVar[bool] = False
 
     amplitude: Range
     phase: Range
@@ -54,6 +60,10 @@ class SineEvaluation:
 @dataclass(frozen=True)
 class SineRecipe:
     """One training on sine waves; it ends with its evaluation, not with a bundle."""
+
+    input_shape: ClassVar[tuple[int, int, int]] = (1, 1, 1)
+    batch_norm_epsilon: ClassVar[float] = 1e-3  # without effect: its networks have no batch norm
+    objective: ClassVar[Literal["squared_error"]] = "squared_error"
 
     name: Name
     description: Text

@@ -11,7 +11,7 @@ from kshot.bundle import replace_file
 from kshot.learner import Initialization, Network, build_network
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.loop.checkpoint import TrainingIdentity
-from kshot.trainer.loop.recipe_loop import BATCH_NORM_EPSILON, recipe_loop
+from kshot.trainer.loop.recipe_loop import recipe_loop
 from kshot.trainer.loop.run import (
     CHECKPOINT_FILE,
     Training,
@@ -85,7 +85,7 @@ def sine_training(
 
 def _network(recipe: SineRecipe) -> Network:
     try:
-        network = build_network(recipe.network, (1, 1, 1), BATCH_NORM_EPSILON)
+        network = build_network(recipe.network, recipe.input_shape, recipe.batch_norm_epsilon)
     except ValueError as error:
         raise TrainingError(f"recipe {recipe.name}: {error}") from None
     if network.statistics_shapes:
