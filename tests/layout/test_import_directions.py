@@ -72,7 +72,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "server": [
-        {"call", "error_details", "errors", "json_log", "version", "workers"},
+        {"call", "error_details", "errors", "event_log", "version", "workers"},
         {"config", "grace"},
         {"request"},
         {"store"},

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import json
 import logging
 import os
 import shutil
@@ -10,13 +9,13 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 import torch
 
 from kshot.bundle import BundleError
+from kshot.bundle.json_log import start_logging
 from kshot.engine.budget import Budget
 from kshot.engine.device import COMPUTE_THREADS, DeviceDescription, choose_device
 from kshot.engine.models import load_models
@@ -38,31 +37,13 @@ MAX_MESSAGE_BYTES = 1 << 30  # the front caps requests; weights of large network
 STANDARD_INPUT = 0
 SOCKET_FOLDER_PREFIX = "kshot-"  # of the temporary folder that the front makes
 
-_log = logging.getLogger(__name__)
-
-
-class _JsonFormatter(logging.Formatter):
-    """Writes one JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "process": "engine",
-            "event": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
+_log = logging.getLogger("kshot.engine")  # this module is `__main__`
 
 
 def main() -> int:
     """Serve until SIGTERM or until the front is gone; return 1 where it cannot start."""
     arguments = _parse_arguments()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    start_logging(process="engine")
     torch.set_num_threads(COMPUTE_THREADS)
     compute_reproducibly()
     try:

@@ -14,9 +14,9 @@ from typing import Any
 import click
 
 from kshot.bundle import builtin_bundle, locate_bundle
+from kshot.bundle.json_log import start_logging
 from kshot.server.config import ServerConfig, default_store
 from kshot.server.errors import ConfigError, StartError
-from kshot.server.json_log import start_logging
 from kshot.server.server import serve
 from kshot.server.store.store import StoreUnusable
 

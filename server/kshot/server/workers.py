@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from kshot.server.call import current_call
-from kshot.server.json_log import LOGGER
+from kshot.server.event_log import LOGGER
 
 Result = TypeVar("Result")
 

@@ -13,7 +13,8 @@ from grpc_status import rpc_status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kshot.server.json_log import LOGGER, JsonFormatter
+from kshot.bundle.json_log import JsonFormatter
+from kshot.server.event_log import LOGGER
 from kshot.server.server import SERVICE
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub

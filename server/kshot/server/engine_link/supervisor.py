@@ -12,7 +12,7 @@ from kshot.server.config import ServerConfig
 from kshot.server.engine_link.client import EngineFacts, EngineResult, EngineTask
 from kshot.server.engine_link.process import EngineProcess
 from kshot.server.errors import EngineUnavailable, StartError
-from kshot.server.json_log import LOGGER, log_event
+from kshot.server.event_log import LOGGER, log_event
 
 _FIRST_BACKOFF_SECONDS = 0.1
 _LAST_BACKOFF_SECONDS = 10.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnxruntime
 
 from kshot.bundle import BatchNormMode
-from kshot.server.json_log import LOGGER
+from kshot.server.event_log import LOGGER
 from kshot.server.store.adapted_model import AdaptedArrays
 
 Key = tuple[int, BatchNormMode]

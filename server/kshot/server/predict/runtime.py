@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from kshot.server.json_log import log_event
+from kshot.server.event_log import log_event
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"

@@ -22,7 +22,7 @@ from kshot.server.errors import (
     MethodNotFound,
     RequestError,
 )
-from kshot.server.json_log import LOGGER, log_call
+from kshot.server.event_log import LOGGER, log_call
 from kshot.server.rpc.status import REQUEST_ID_TRAILER, message_of, trailers_of
 
 # Parsing this much takes under a millisecond; more of it is done beside the event loop.

@@ -22,7 +22,7 @@ from kshot.server.errors import (
     StoreIsFull,
     StoreUnavailable,
 )
-from kshot.server.json_log import LOGGER, log_event
+from kshot.server.event_log import LOGGER, log_event
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel

@@ -1,0 +1,31 @@
+"""The front's log events: what happens to the server, and every call that is over."""
+
+from __future__ import annotations
+
+import logging
+
+from kshot.server.call import Call
+
+LOGGER = logging.getLogger("kshot.server")
+
+
+def log_event(event: str, level: int = logging.INFO, **fields: object) -> None:
+    """Log an event of the server's life."""
+    LOGGER.log(level, event, extra={"fields": fields})
+
+
+def log_call(call: Call, code: str, reason: str, duration_seconds: float) -> None:
+    """Log a call that is over; times in milliseconds."""
+    split = {phase: round(seconds * 1000, 3) for phase, seconds in call.seconds.items()}
+    fields: dict[str, object] = {
+        "method": call.method,
+        "code": code,
+        "reason": reason,
+        "model": call.model,
+        "adapted_model": call.adapted_model,
+        "duration_ms": round(duration_seconds * 1000, 3),
+        "timing_ms": split,
+        "request_id": call.request_id,
+    }
+    level = logging.ERROR if code in ("INTERNAL", "DATA_LOSS") else logging.INFO
+    log_event("request", level, **{name: value for name, value in fields.items() if value != ""})
