@@ -72,8 +72,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "server": [
-        {"call", "error_details", "errors", "event_log", "version", "workers"},
-        {"config", "grace"},
+        {"call_context", "error_details", "errors", "event_log", "version", "workers"},
+        {"config", "drain_grace"},
         {"request"},
         {"store"},
         {"engine_link"},

@@ -24,11 +24,11 @@ from kshot.bundle import (
     Weights,
     write_bundle,
 )
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
-MakeModel = Callable[..., AdaptedModel]
+MakeModel = Callable[..., AdaptedModelRecord]
 
 # A linear head over 16 pixels, each normalised over the images. Opset 18.
 _HEADER = '<ir_version: 10, opset_import: ["" : 18]> predict ('
@@ -170,8 +170,8 @@ def make_model() -> MakeModel:
         expire_time: float = 2000.0,
         model: str = "tiny",
         way: int = 5,
-    ) -> AdaptedModel:
-        return AdaptedModel(
+    ) -> AdaptedModelRecord:
+        return AdaptedModelRecord(
             id=model_id,
             model=model,
             bundle_digest="b" * 64,

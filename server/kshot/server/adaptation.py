@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kshot.server.call import current_call
+from kshot.server.call_context import current_call
 from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
 from kshot.server.predict.catalog import ServedModel
-from kshot.server.request.asked import AdaptTask
 from kshot.server.request.digest import adaptation_digest, weights_digest
 from kshot.server.request.images import (
     ImageRules,
@@ -22,9 +21,10 @@ from kshot.server.request.images import (
     image_count,
     prepare_images,
 )
+from kshot.server.request.inputs import AdaptInput
 from kshot.server.request.validation import TtlLimits, check_labels, resolve_options
 from kshot.server.request.violations import Violations
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
@@ -46,7 +46,7 @@ class CheckedTask:
 class Adaptation:
     """What became of a request to adapt; `model` is not kept yet and has no id."""
 
-    model: AdaptedModel
+    model: AdaptedModelRecord
     arrays: AdaptedArrays
     partial: bool
     support_loss: tuple[float, ...]
@@ -63,7 +63,7 @@ class TaskLimits:
 
 
 def check_task(
-    task: AdaptTask, model: ServedModel, limits: TaskLimits, violations: Violations
+    task: AdaptInput, model: ServedModel, limits: TaskLimits, violations: Violations
 ) -> CheckedTask:
     """Check and prepare a request; blocks. What it returns is good if nothing was noted."""
     support_set, manifest = task.support_set, model.bundle.manifest
@@ -89,7 +89,7 @@ def check_task(
     return CheckedTask(engine_task, support_set.class_names)
 
 
-def check_task_alone(task: AdaptTask, max_way: int, violations: Violations) -> None:
+def check_task_alone(task: AdaptInput, max_way: int, violations: Violations) -> None:
     """Note what fits no model, of a request that names none that is served; blocks."""
     images = task.support_set.images
     check_labels(task.support_set, image_count(images), max_way, violations)
@@ -126,7 +126,7 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> Adaptation:
     if result.stop_reason == "DIVERGED" or not _finite(result):
         raise AdaptationDiverged(result.step_count, options.learning_rate)
     now = time.time()
-    model = AdaptedModel(
+    model = AdaptedModelRecord(
         id="",
         model=engine_task.model,
         bundle_digest=engine_task.bundle_digest,

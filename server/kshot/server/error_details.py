@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2 as details_pb2
 
 
 @dataclass(frozen=True)
-class Violation:
+class FieldViolation:
     """One field of a request that does not fit: its path, and what was wrong, got and wanted."""
 
     field: str
@@ -20,7 +20,7 @@ class Violation:
         return f"{self.field}: {self.description}"
 
 
-def bad_request(violations: Iterable[Violation]) -> Message:
+def bad_request(violations: Iterable[FieldViolation]) -> Message:
     """Return a BadRequest."""
     fields = [
         details_pb2.BadRequest.FieldViolation(field=item.field, description=item.description)

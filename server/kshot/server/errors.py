@@ -37,7 +37,7 @@ import grpc
 from google.protobuf.message import Message
 
 from kshot.server.error_details import (
-    Violation,
+    FieldViolation,
     bad_request,
     precondition,
     quota_failure,
@@ -81,7 +81,7 @@ class InvalidRequest(RequestError):
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INVALID_REQUEST"
 
-    def __init__(self, violations: Sequence[Violation]) -> None:
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
         self.violations = tuple(violations)
         count = len(self.violations)
         start = "" if count == 1 else f"{count} fields do not fit: "
@@ -91,7 +91,7 @@ class InvalidRequest(RequestError):
     @classmethod
     def about(cls, field: str, description: str) -> InvalidRequest:
         """Make the error of a single violation."""
-        return cls([Violation(field, description)])
+        return cls([FieldViolation(field, description)])
 
 
 class AdaptationDiverged(RequestError):
@@ -107,7 +107,7 @@ class AdaptationDiverged(RequestError):
         )
         super().__init__(
             message,
-            bad_request([Violation("options.learning_rate", message)]),
+            bad_request([FieldViolation("options.learning_rate", message)]),
             step_count=str(step_count),
             learning_rate=f"{learning_rate:g}",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from kshot.server.call import Call
+from kshot.server.call_context import Call
 
 LOGGER = logging.getLogger("kshot.server")
 

@@ -14,7 +14,7 @@ from kshot.server.adaptation import (
     check_task_alone,
 )
 from kshot.server.admission import Admission
-from kshot.server.call import current_call
+from kshot.server.call_context import current_call
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.supervisor import EngineSupervisor
 from kshot.server.predict.batches import PredictionBatches, Request, may_join
@@ -31,11 +31,11 @@ from kshot.server.predict.prediction import (
     read_logits,
     run_images,
 )
-from kshot.server.request.asked import AdaptTask, PredictTask
 from kshot.server.request.images import PixelBudget, check_sent, image_count
+from kshot.server.request.inputs import AdaptInput, PredictInput
 from kshot.server.request.validation import TtlLimits, check_choice, check_id
 from kshot.server.request.violations import Violations
-from kshot.server.store.adapted_model import AdaptedModel
+from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.server.store.kept_models import KeptModels
 from kshot.server.workers import Workers
 
@@ -56,7 +56,7 @@ class Front:
     adapting: Admission
     predicting: Admission
 
-    async def adapt(self, task: AdaptTask, violations: Violations) -> Adaptation:
+    async def adapt(self, task: AdaptInput, violations: Violations) -> Adaptation:
         """Adapt and keep."""
         with self.adapting.admit():
             ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
@@ -77,8 +77,8 @@ class Front:
 
     async def adapt_and_predict(
         self,
-        task: AdaptTask,
-        query: PredictTask,
+        task: AdaptInput,
+        query: PredictInput,
         violations: Violations,
     ) -> tuple[Adaptation, Answers]:
         """Adapt, classify queries, keep nothing."""
@@ -107,8 +107,8 @@ class Front:
             return adaptation, answers
 
     async def predict(
-        self, adapted_model: str, query: PredictTask, violations: Violations
-    ) -> tuple[AdaptedModel, Answers]:
+        self, adapted_model: str, query: PredictInput, violations: Violations
+    ) -> tuple[AdaptedModelRecord, Answers]:
         """Classify queries with an adapted model."""
         with self.predicting.admit():
             if not check_id(adapted_model, violations):
@@ -143,7 +143,7 @@ class Front:
 
     async def export(
         self, adapted_model: str, mode: BatchNormMode | None, violations: Violations
-    ) -> tuple[AdaptedModel, BatchNormMode, bytes]:
+    ) -> tuple[AdaptedModelRecord, BatchNormMode, bytes]:
         """Make a self-contained ONNX file of an adapted model."""
         with self.predicting.admit():
             if not check_id(adapted_model, violations):
@@ -163,7 +163,7 @@ class Front:
             return adapted, chosen, await self.workers.compute(work)
 
     def _find(
-        self, task: AdaptTask, violations: Violations, query: PredictTask | None = None
+        self, task: AdaptInput, violations: Violations, query: PredictInput | None = None
     ) -> ServedModel:
         """Return the model of a request; where there is none, check what needs none first."""
         if not task.model:
@@ -181,16 +181,16 @@ class Front:
         return PixelBudget(self.config.max_image_pixels, self.config.max_request_pixels)
 
     def _check_size(
-        self, query: PredictTask, support_count: int, mode: BatchNormMode, violations: Violations
+        self, query: PredictInput, support_count: int, mode: BatchNormMode, violations: Violations
     ) -> None:
         most = self.config.max_predict_images
         check_size(query.queries, support_count, mode, most, violations)
 
-    def _behind(self, adapted: AdaptedModel) -> ServedModel:
+    def _behind(self, adapted: AdaptedModelRecord) -> ServedModel:
         current_call().adapted_model = adapted.id
         current_call().model = adapted.model
         return self.catalog.behind(adapted)
 
 
-def _own_mode(adapted: AdaptedModel) -> BatchNormMode:
+def _own_mode(adapted: AdaptedModelRecord) -> BatchNormMode:
     return BatchNormMode(str(adapted.options["batch_norm_mode"]))

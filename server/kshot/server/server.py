@@ -13,11 +13,11 @@ from grpc_reflection.v1alpha import reflection
 
 from kshot.server.admission import Admission
 from kshot.server.config import ServerConfig
+from kshot.server.drain_grace import Grace
 from kshot.server.engine_link.supervisor import EngineSupervisor
 from kshot.server.errors import StartError
 from kshot.server.event_log import LOGGER, log_event
 from kshot.server.front import Front
-from kshot.server.grace import Grace
 from kshot.server.predict.batches import PredictionBatches
 from kshot.server.predict.catalog import Catalog
 from kshot.server.predict.hot_set import HotSet

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from kshot.server.call import current_call
+from kshot.server.call_context import current_call
 from kshot.server.event_log import LOGGER
 
 Result = TypeVar("Result")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kshot.server import adaptation
-from kshot.server.call import current_call
+from kshot.server.call_context import current_call
 from kshot.server.engine_link.supervisor import EngineSupervisor
 
 Make = Callable[..., Any]

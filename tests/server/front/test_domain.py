@@ -16,7 +16,7 @@ from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
 from kshot.server.admission import Admission
 from kshot.server.errors import InvalidRequest, QueueFull, ShuttingDown
 from kshot.server.predict.prediction import softmax
-from kshot.server.request.asked import ResolvedOptions
+from kshot.server.request.inputs import ResolvedOptions
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.encode import head_value, mode_value, preconditioner_value, scope_value

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import Bundle
-from kshot.server.call import begin_call
+from kshot.server.call_context import begin_call
 from kshot.server.errors import CallCancelled, InvalidRequest
 from kshot.server.request import images as images_module
-from kshot.server.request.asked import EncodedImages, TensorImages
 from kshot.server.request.images import ImageRules, PixelBudget, prepare_images
+from kshot.server.request.inputs import EncodedImages, TensorImages
 from kshot.server.request.violations import Violations
 from kshot.v1 import adaptation_pb2 as wire
 

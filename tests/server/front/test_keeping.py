@@ -104,9 +104,9 @@ def test_a_disk_that_fails_says_so(
             ),
         }
         for place, call in calls.items():
-            module = "store_index" if "Index" in place else "store_files"
+            module = "index" if "Index" in place else "files"
             with monkeypatch.context() as patched:
-                patched.setattr(f"kshot.server.{module}.{place}", fail)
+                patched.setattr(f"kshot.server.store.{module}.{place}", fail)
                 failed = refusal(call)
 
             assert (failed.code, failed.reason) == ("UNAVAILABLE", "STORE_UNAVAILABLE"), place

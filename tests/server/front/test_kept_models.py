@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from kshot.server.call import begin_call
+from kshot.server.call_context import begin_call
 from kshot.server.errors import AdaptedModelDeleted, AdaptedModelExpired
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
-from kshot.server.store.arrays_cache import ArraysCache
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.kept_models import Handover, KeptModels
+from kshot.server.store.model_cache import ModelCache
 from kshot.server.store.store import LocalStore
 from kshot.server.workers import Workers
 
@@ -32,7 +32,7 @@ class SlowStore:
         self.go = threading.Event()
         self.threads: dict[str, int] = {}
 
-    def put(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
+    def put(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
         self.threads["put"] = threading.get_ident()
         self.putting.set()
         self.go.wait()
@@ -53,10 +53,10 @@ def store(tmp_path: Path) -> Iterator[LocalStore]:
 def keep(make_model: Make, make_arrays: Make) -> Make:
     """Start to keep a model in a store."""
 
-    def start(store: Any, workers: Workers) -> asyncio.Task[AdaptedModel]:  # noqa: ANN401 -- a store or what is like one
+    def start(store: Any, workers: Workers) -> asyncio.Task[AdaptedModelRecord]:  # noqa: ANN401 -- a store or what is like one
         begin_call("Adapt")
         model = make_model(create_time=time.time(), expire_time=time.time() + 1000)
-        kept = KeptModels(store, ArraysCache(0), workers)
+        kept = KeptModels(store, ModelCache(0), workers)
         return asyncio.create_task(kept.keep(model, make_arrays()))
 
     return start
@@ -144,7 +144,7 @@ def test_what_is_in_memory_is_read_without_the_store(
     store: LocalStore, make_model: Make, make_arrays: Make
 ) -> None:
     """Predictions do not wait for what others write."""
-    cache = ArraysCache(10**6)
+    cache = ModelCache(10**6)
 
     async def main() -> None:
         async with open_workers() as workers:
@@ -162,7 +162,7 @@ def test_what_has_expired_is_gone_from_memory_too(
     tmp_path: Path, make_model: Make, make_arrays: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
-    cache = ArraysCache(10**6)
+    cache = ModelCache(10**6)
 
     async def main(store: LocalStore) -> None:
         async with open_workers() as workers:
@@ -187,12 +187,12 @@ def test_what_is_deleted_while_it_is_kept_is_not_held_in_memory(
     store: LocalStore, make_model: Make, make_arrays: Make
 ) -> None:
     """A list may name it before the caller who adapted it hears of it."""
-    cache = ArraysCache(10**6)
+    cache = ModelCache(10**6)
 
     class Hasty:
         """A store where somebody deletes what has just been put."""
 
-        def put(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
+        def put(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
             kept = store.put(model, arrays)
             store.delete(kept.id)
             cache.discard(kept.id)

@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
-from kshot.server.call import current_call
-from kshot.server.grace import Grace
+from kshot.server.call_context import current_call
+from kshot.server.drain_grace import Grace
 from kshot.server.predict import predictor
 from kshot.v1 import adaptation_pb2 as wire
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from kshot.server.call import begin_call
+from kshot.server.call_context import begin_call
 from kshot.server.errors import CallCancelled
 from kshot.server.workers import Workers
 

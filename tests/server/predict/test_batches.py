@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kshot.bundle import BatchNormMode
-from kshot.server.call import begin_call, current_call
+from kshot.server.call_context import begin_call, current_call
 from kshot.server.errors import CallCancelled, DeadlineExceeded, InvalidRequest, NonFiniteLogits
 from kshot.server.predict.batches import (
     MAX_BATCH_IMAGES,
@@ -21,7 +21,7 @@ from kshot.server.predict.batches import (
     may_join,
 )
 from kshot.server.predict.prediction import Answers, read_logits
-from kshot.server.request.asked import EncodedImages, TensorImages
+from kshot.server.request.inputs import EncodedImages, TensorImages
 from kshot.server.workers import Workers
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]

@@ -17,11 +17,11 @@ from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.prediction import read_logits
 from kshot.server.predict.predictor import Predictor
 from kshot.server.rpc.encode import prediction_messages
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 MakeArrays = Callable[..., AdaptedArrays]
-MakeModel = Callable[..., AdaptedModel]
+MakeModel = Callable[..., AdaptedModelRecord]
 
 # Mode, way, number of support examples, temperature: see `calibrated_bundle`.
 CASES = [

@@ -12,10 +12,10 @@ import pytest
 from kshot.bundle import BatchNormMode, Bundle, manifest_document
 from kshot.server.predict.export import export_model
 from kshot.server.predict.predictor import Predictor
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
 MakeArrays = Callable[..., AdaptedArrays]
-MakeModel = Callable[..., AdaptedModel]
+MakeModel = Callable[..., AdaptedModelRecord]
 
 
 @pytest.mark.parametrize("mode", BatchNormMode)

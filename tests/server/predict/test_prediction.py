@@ -10,7 +10,7 @@ import pytest
 
 from kshot.bundle import BatchNormMode, Bundle
 from kshot.server import workers as workers_module
-from kshot.server.call import Call, begin_call
+from kshot.server.call_context import Call, begin_call
 from kshot.server.errors import CallCancelled, DeadlineExceeded, InvalidRequest, NonFiniteLogits
 from kshot.server.predict import predictor as predictor_module
 from kshot.server.predict.catalog import ServedModel

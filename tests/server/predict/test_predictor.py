@@ -25,13 +25,13 @@ from kshot.server.predict.export import export_model
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.prediction import softmax
 from kshot.server.predict.predictor import Predictor
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
-from kshot.server.store.arrays_cache import ArraysCache, HeldModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.model_cache import CachedModel, ModelCache
 from kshot.server.store.store import LocalStore
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 MakeArrays = Callable[..., AdaptedArrays]
-MakeModel = Callable[..., AdaptedModel]
+MakeModel = Callable[..., AdaptedModelRecord]
 
 
 def reference(arrays: AdaptedArrays, inputs: Floats, mode: BatchNormMode) -> Floats:
@@ -311,10 +311,10 @@ def test_a_discarded_model_leaves_no_session(
     make_arrays: MakeArrays,
     make_model: MakeModel,
 ) -> None:
-    hot, cache = Predictor(tiny_bundle, hot_set=hot_set), ArraysCache(10**6)
+    hot, cache = Predictor(tiny_bundle, hot_set=hot_set), ModelCache(10**6)
     for mode in BatchNormMode:
         for _ in range(3):
-            held = cache.get_or_load("a1", lambda: HeldModel(make_model(), make_arrays()))
+            held = cache.get_or_load("a1", lambda: CachedModel(make_model(), make_arrays()))
             hot.logits(held.arrays, queries(2), mode)
     settle(hot_set)
     assert len(hot_set) == len(BatchNormMode)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.files import arrays_bytes
 from kshot.server.store.store import (
     DeletedId,
@@ -22,7 +22,7 @@ from kshot.server.store.store import (
 )
 
 MakeArrays = Callable[..., AdaptedArrays]
-MakeModel = Callable[..., AdaptedModel]
+MakeModel = Callable[..., AdaptedModelRecord]
 OpenStore = Callable[..., LocalStore]
 AssertSame = Callable[[AdaptedArrays, AdaptedArrays], None]
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.files import arrays_bytes
 from kshot.server.store.store import ExpiredId, LocalStore, StoreFull, UnknownId
 
 MakeArrays = Callable[..., AdaptedArrays]
-MakeModel = Callable[..., AdaptedModel]
+MakeModel = Callable[..., AdaptedModelRecord]
 OpenStore = Callable[..., LocalStore]
 
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import DamagedModel, DeletedId, ExpiredId, LocalStore, StoreFailed
 
 MakeArrays = Callable[..., AdaptedArrays]
-MakeModel = Callable[..., AdaptedModel]
+MakeModel = Callable[..., AdaptedModelRecord]
 OpenStore = Callable[..., LocalStore]
 AssertSame = Callable[[AdaptedArrays, AdaptedArrays], None]
 FileOf = Callable[[str], Path]

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import DeletedId, ExpiredId, LocalStore, StoreFailed, UnknownId
 
 MakeArrays = Callable[..., AdaptedArrays]
-MakeModel = Callable[..., AdaptedModel]
+MakeModel = Callable[..., AdaptedModelRecord]
 FileOf = Callable[[str], Path]
 
 DAY = 24 * 3600.0

@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.index import StoreIndex
 from kshot.server.store.store import DamagedModel, DeletedId, DiskFull, LocalStore, UnknownId
 
 MakeArrays = Callable[..., AdaptedArrays]
-MakeModel = Callable[..., AdaptedModel]
+MakeModel = Callable[..., AdaptedModelRecord]
 
 CHILD = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
 from kshot.server.store import files as store_files
-from kshot.server.store.store import AdaptedArrays, AdaptedModel, LocalStore
+from kshot.server.store.store import AdaptedArrays, AdaptedModelRecord, LocalStore
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.index import StoreIndex
 
@@ -53,10 +53,8 @@ def put(model_id, seed):
     support = random.normal(size=(5, 1, 4, 4)).astype(np.float32)
     arrays = AdaptedArrays({"head.weight": weights}, {"mean": weights[0]}, support)
     digests = ("b", "c", "d")
-    store.put(
-        AdaptedModel(model_id, "tiny", *digests, ("x", "y"), {"seed": seed}, 1.0, 2e3, 0, 3, 0.5),
-        arrays,
-    )
+    facts = (("x", "y"), {"seed": seed}, 1.0, 2e3, 0, 3, 0.5)
+    store.put(AdaptedModelRecord(model_id, "tiny", *digests, *facts), arrays)
     print(model_id, flush=True)
 
 store = LocalStore.open(Path(sys.argv[1]), max_count=9999, max_bytes=10**9, clock=lambda: 1e3)
@@ -185,7 +183,7 @@ def test_content_is_on_disk_before_its_name_and_its_name_before_its_row(
         steps.append("rename")
         return rename(path, target)
 
-    def log_insert(index: StoreIndex, model: AdaptedModel, sha256: str) -> None:
+    def log_insert(index: StoreIndex, model: AdaptedModelRecord, sha256: str) -> None:
         steps.append("row")
         insert(index, model, sha256)
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import BadPageToken, LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
-MakeModel = Callable[..., AdaptedModel]
+MakeModel = Callable[..., AdaptedModelRecord]
 
 
 def test_pages_go_through_all_in_order_once(

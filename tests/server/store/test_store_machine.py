@@ -12,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from kshot.server.store.store import (
     AdaptedArrays,
-    AdaptedModel,
+    AdaptedModelRecord,
     DamagedModel,
     DeletedId,
     ExpiredId,
@@ -67,7 +67,7 @@ class StoreMachine(RuleBasedStateMachine):
     def put(self, lifetime: int) -> str:
         self.put_count += 1
         model_id, number = f"m{self.put_count}", self.put_count
-        model = AdaptedModel(
+        model = AdaptedModelRecord(
             model_id, "tiny", "b", "c", "d", ("x", "y"), {"number": number},
             float(self.now), float(self.now + lifetime), 0, 1, 0.5,
         )  # fmt: skip

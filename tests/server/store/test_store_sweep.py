@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import ExpiredId, LocalStore, StoreUnusable, TakenId, UnknownId
 
 MakeArrays = Callable[..., AdaptedArrays]
-MakeModel = Callable[..., AdaptedModel]
+MakeModel = Callable[..., AdaptedModelRecord]
 OpenStore = Callable[..., LocalStore]
 FileOf = Callable[[str], Path]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kshot.internal.v1 import engine_pb2 as wire
 from kshot.internal.v1 import engine_pb2_grpc as wire_grpc
 from kshot.server.errors import DeadlineExceeded, DeviceMemoryFull, EngineUnavailable
-from kshot.server.request.asked import ResolvedOptions
+from kshot.server.request.inputs import ResolvedOptions
 
 Floats = npt.NDArray[np.float32]
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import BatchNormMode
-from kshot.server.call import current_call
+from kshot.server.call_context import current_call
 from kshot.server.predict.prediction import Answers
-from kshot.server.request.asked import Images, TensorImages
+from kshot.server.request.inputs import Images, TensorImages
 from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]

@@ -11,7 +11,7 @@ from kshot.server.errors import ModelChanged, ModelNotFound, StartError
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
-from kshot.server.store.adapted_model import AdaptedModel
+from kshot.server.store.adapted_model import AdaptedModelRecord
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Catalog:
             raise ModelNotFound(name, sorted(self._models))
         return self._models[name]
 
-    def behind(self, adapted: AdaptedModel) -> ServedModel:
+    def behind(self, adapted: AdaptedModelRecord) -> ServedModel:
         """Return the model that was adapted; raise `ModelChanged` when it is not served."""
         model = self._models.get(adapted.model)
         if model is None or model.bundle.digest != adapted.bundle_digest:

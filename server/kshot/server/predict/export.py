@@ -12,13 +12,13 @@ import onnx.numpy_helper
 
 from kshot.bundle import BatchNormMode, Bundle, manifest_document
 from kshot.server.predict.template import HEAD, used_names
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
 _INPUT = "inputs"
 
 
 def export_model(
-    bundle: Bundle, arrays: AdaptedArrays, adapted: AdaptedModel, mode: BatchNormMode
+    bundle: Bundle, arrays: AdaptedArrays, adapted: AdaptedModelRecord, mode: BatchNormMode
 ) -> bytes:
     """Return an ONNX file: `inputs` (prepared) to `logits`, weights within, facts as metadata.
 
@@ -57,7 +57,7 @@ def _name_way(graph: onnx.GraphProto, way: int) -> None:
         output.type.tensor_type.shape.dim[1].dim_value = way
 
 
-def _properties(bundle: Bundle, adapted: AdaptedModel, mode: BatchNormMode) -> dict[str, str]:
+def _properties(bundle: Bundle, adapted: AdaptedModelRecord, mode: BatchNormMode) -> dict[str, str]:
     return {
         "kshot.model": adapted.model,
         "kshot.bundle_digest": adapted.bundle_digest,
@@ -68,7 +68,7 @@ def _properties(bundle: Bundle, adapted: AdaptedModel, mode: BatchNormMode) -> d
     }
 
 
-def _description(bundle: Bundle, adapted: AdaptedModel, mode: BatchNormMode) -> str:
+def _description(bundle: Bundle, adapted: AdaptedModelRecord, mode: BatchNormMode) -> str:
     shape = ", ".join(map(str, bundle.manifest.input.shape))
     return (
         f"A {len(adapted.class_names)}-way classifier adapted by kshot from {adapted.model}. "

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import BatchNormMode
-from kshot.server.call import current_call
+from kshot.server.call_context import current_call
 from kshot.server.errors import NonFiniteLogits
 from kshot.server.predict.catalog import ServedModel
-from kshot.server.request.asked import Images, PredictTask
 from kshot.server.request.images import ImageRules, PixelBudget, image_count, prepare_images
+from kshot.server.request.inputs import Images, PredictInput
 from kshot.server.request.validation import check_choice
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays
@@ -50,7 +50,7 @@ def prepare_queries(
     return prepare_images(queries, rules, violations)
 
 
-def check_mode(task: PredictTask, model: ServedModel, violations: Violations) -> None:
+def check_mode(task: PredictInput, model: ServedModel, violations: Violations) -> None:
     """Note a mode that the model does not allow."""
     if task.mode is not None:
         allowed = model.bundle.manifest.batch_norm.allowed

@@ -20,8 +20,8 @@ from kshot.bundle import (
     prepare,
     rescale,
 )
-from kshot.server.call import current_call
-from kshot.server.request.asked import EncodedImages, Images, TensorImages
+from kshot.server.call_context import current_call
+from kshot.server.request.inputs import EncodedImages, Images, TensorImages
 from kshot.server.request.violations import Violations, shorten
 
 Floats = npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import Manifest
-from kshot.server.request.asked import Options, ResolvedOptions, SupportSet
+from kshot.server.request.inputs import Options, ResolvedOptions, SupportSet
 from kshot.server.request.violations import Violations, shorten
 
 MAX_SEED = 2**63 - 1

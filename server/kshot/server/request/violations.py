@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kshot.server.error_details import Violation
+from kshot.server.error_details import FieldViolation
 from kshot.server.errors import InvalidRequest
 
 # An error travels in HTTP/2 trailers, of which clients accept 8 KiB in all, base64 included; the
@@ -15,26 +15,28 @@ class Violations:
     """The violations of one request, in the order they were found."""
 
     def __init__(self) -> None:
-        self._found: list[Violation] = []
+        self._found: list[FieldViolation] = []
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
     def add(self, field: str, description: str) -> None:
         """Note that `field` does not fit: what was wrong, got and wanted."""
-        self._found.append(Violation(field, shorten(description, _MAX_DESCRIPTION)))
+        self._found.append(FieldViolation(field, shorten(description, _MAX_DESCRIPTION)))
 
     def check(self) -> None:
         """Raise `InvalidRequest` if anything was found; what does not fit into it is counted."""
         if not self._found:
             return
-        shown: list[Violation] = []
+        shown: list[FieldViolation] = []
         used = 0
         for violation in self._found:
             used += len(str(violation).encode())
             if shown and used > _MAX_BYTES:
                 rest = len(self._found) - len(shown)
-                shown.append(Violation(violation.field, f"and {rest} more violations, from here"))
+                shown.append(
+                    FieldViolation(violation.field, f"and {rest} more violations, from here")
+                )
                 break
             shown.append(violation)
         raise InvalidRequest(shown)

@@ -10,12 +10,12 @@ from typing import TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
-from kshot.server.request.asked import (
-    AdaptTask,
+from kshot.server.request.inputs import (
+    AdaptInput,
     EncodedImages,
     Images,
     Options,
-    PredictTask,
+    PredictInput,
     SupportSet,
     TensorImages,
 )
@@ -32,10 +32,10 @@ _MAX_AXES = 16
 
 def adapt_task(
     request: wire.AdaptRequest | wire.AdaptAndPredictRequest, violations: Violations
-) -> AdaptTask:
+) -> AdaptInput:
     """Read what is to be adapted to what, and how."""
     support = request.support_set
-    return AdaptTask(
+    return AdaptInput(
         model=request.model,
         support_set=SupportSet(
             images=_images(support.images),
@@ -48,14 +48,14 @@ def adapt_task(
 
 def predict_task(
     request: wire.PredictRequest | wire.AdaptAndPredictRequest, violations: Violations
-) -> PredictTask:
+) -> PredictInput:
     """Read what is to be classified, and what is wanted of the answer."""
     if request.top_k < 0:
         violations.add("top_k", f"got {request.top_k}, wanted 0 or more")
     mode = None
     if isinstance(request, wire.PredictRequest):
         mode = batch_norm_mode(request.batch_norm_mode, "batch_norm_mode", violations)
-    return PredictTask(_images(request.queries), mode, request.top_k, request.return_logits)
+    return PredictInput(_images(request.queries), mode, request.top_k, request.return_logits)
 
 
 def batch_norm_mode(

@@ -11,14 +11,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
 from kshot.server.adaptation import Adaptation
-from kshot.server.call import Call
+from kshot.server.call_context import Call
 from kshot.server.predict.prediction import Answers
-from kshot.server.request.asked import ResolvedOptions
-from kshot.server.store.adapted_model import AdaptedModel
+from kshot.server.request.inputs import ResolvedOptions
+from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.v1 import adaptation_pb2 as wire
 
 
-def adapted_model_message(model: AdaptedModel) -> wire.AdaptedModel:
+def adapted_model_message(model: AdaptedModelRecord) -> wire.AdaptedModel:
     """Describe an adapted model; one that is not kept has no id, times and size."""
     message = wire.AdaptedModel(
         id=model.id,

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from kshot.server.admission import Admission
-from kshot.server.call import Call, begin_call
+from kshot.server.call_context import Call, begin_call
 from kshot.server.errors import (
     CallCancelled,
     DeadlineExceeded,

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from kshot.server.call import current_call
+from kshot.server.call_context import current_call
 from kshot.server.front import Front
 from kshot.server.predict.prediction import Answers
 from kshot.server.request.violations import Violations

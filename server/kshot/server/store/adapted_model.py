@@ -12,7 +12,7 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class AdaptedModel:
+class AdaptedModelRecord:
     """One adapted model without its arrays; times in Unix seconds.
 
     `options` are the resolved options of `Adapt`, JSON-able. `size_bytes` is that of its file,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kshot.server.store.adapted_model import AdaptedModel
+from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.server.store.errors import StoreUnusable
 
 SCHEMA_VERSION = 1
@@ -43,7 +43,7 @@ CREATE INDEX tombstones_by_age ON tombstones (end_time);
 class Row:
     """An adapted model with the SHA-256 (hex) of its file, and whether that was lost."""
 
-    model: AdaptedModel
+    model: AdaptedModelRecord
     sha256: str
     damaged: bool
 
@@ -72,7 +72,7 @@ class StoreIndex:
         """Close the file."""
         self._connection.close()
 
-    def insert(self, model: AdaptedModel, sha256: str) -> None:
+    def insert(self, model: AdaptedModelRecord, sha256: str) -> None:
         """Add a row; it is on disk when this returns."""
         record = json.dumps({**vars(model), "options": dict(model.options)}, allow_nan=False)
         times = (model.create_time, model.expire_time)
@@ -120,7 +120,7 @@ class StoreIndex:
 
     def page(
         self, count: int, after: tuple[float, str], now: float, model: str | None
-    ) -> list[AdaptedModel]:
+    ) -> list[AdaptedModelRecord]:
         """Return up to `count` models, oldest first, after a creation time and id."""
         found = self._connection.execute(
             "SELECT record FROM adapted_models WHERE (create_time, id) > (?, ?) "
@@ -189,6 +189,6 @@ class StoreIndex:
             raise
 
 
-def _model(record: str) -> AdaptedModel:
+def _model(record: str) -> AdaptedModelRecord:
     fields = json.loads(record)
-    return AdaptedModel(**{**fields, "class_names": tuple(fields["class_names"])})
+    return AdaptedModelRecord(**{**fields, "class_names": tuple(fields["class_names"])})

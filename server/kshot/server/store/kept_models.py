@@ -25,8 +25,8 @@ from kshot.server.errors import (
 from kshot.server.event_log import LOGGER, log_event
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
-from kshot.server.store.arrays_cache import ArraysCache, HeldModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.model_cache import CachedModel, ModelCache
 from kshot.server.store.store import (
     BadPageToken,
     DamagedModel,
@@ -50,17 +50,17 @@ MAX_PAGE_SIZE = 100
 class KeptModels:
     """Keeps, finds and forgets adapted models; raises `RequestError`s."""
 
-    def __init__(self, store: LocalStore, cache: ArraysCache, workers: Workers) -> None:
+    def __init__(self, store: LocalStore, cache: ModelCache, workers: Workers) -> None:
         self._store = store
         self._cache = cache
         self._workers = workers
 
-    async def keep(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
+    async def keep(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
         """Keep an adapted model under a new id; when the caller has gone by then, drop it."""
         model = replace(model, id=new_id())
         handover = Handover()
 
-        def put() -> AdaptedModel:
+        def put() -> AdaptedModelRecord:
             kept = self._store.put(model, arrays)
             if not handover.give():
                 self._drop(model.id)
@@ -68,7 +68,7 @@ class KeptModels:
             # The load asks the store again: it fails, or is dropped, where somebody deletes.
             with suppress(StoreError):
                 self._cache.get_or_load(
-                    kept.id, lambda: HeldModel(self._store.get(kept.id), arrays)
+                    kept.id, lambda: CachedModel(self._store.get(kept.id), arrays)
                 )
             return kept
 
@@ -82,11 +82,11 @@ class KeptModels:
         except StoreFull as error:
             raise StoreIsFull(error.unit, error.limit) from error
 
-    async def get(self, model_id: str) -> AdaptedModel:
+    async def get(self, model_id: str) -> AdaptedModelRecord:
         """Return the record of an adapted model."""
         return await self._about(model_id, lambda: self._store.get(model_id))
 
-    async def read(self, model_id: str) -> tuple[AdaptedModel, AdaptedArrays]:
+    async def read(self, model_id: str) -> tuple[AdaptedModelRecord, AdaptedArrays]:
         """Return an adapted model with its arrays, from memory where they are."""
         held = self._cache.find(model_id)
         if held is None or held.model.expire_time <= time.time():
@@ -96,7 +96,7 @@ class KeptModels:
 
     async def page(
         self, page_size: int, page_token: str, model: str
-    ) -> tuple[Sequence[AdaptedModel], str]:
+    ) -> tuple[Sequence[AdaptedModelRecord], str]:
         """Return a page of records, and the token of the next or "" at the end."""
         if page_size < 0:
             raise InvalidRequest.about("page_size", f"got {page_size}, wanted 0 or more")
@@ -117,11 +117,11 @@ class KeptModels:
 
         await self._about(model_id, forget)
 
-    def _load(self, model_id: str) -> HeldModel:
+    def _load(self, model_id: str) -> CachedModel:
         """Return an adapted model as the store has it, its arrays from memory; blocks."""
         model = self._store.get(model_id)
         return self._cache.get_or_load(
-            model_id, lambda: HeldModel(model, self._store.read(model_id))
+            model_id, lambda: CachedModel(model, self._store.read(model_id))
         )
 
     async def _about(self, model_id: str, function: Callable[[], Result]) -> Result:

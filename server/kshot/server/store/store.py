@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.errors import (
     BadPageToken,
     DamagedModel,
@@ -35,7 +35,7 @@ from kshot.server.store.page_token import page_token, parse_page_token
 
 __all__ = [
     "AdaptedArrays",
-    "AdaptedModel",
+    "AdaptedModelRecord",
     "BadPageToken",
     "DamagedModel",
     "DeletedId",
@@ -105,7 +105,7 @@ class LocalStore:
         with self._removing, self._lock:
             self._folder.close()
 
-    def put(self, model: AdaptedModel, arrays: AdaptedArrays) -> AdaptedModel:
+    def put(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
         """Keep an adapted model and return it with its `size_bytes`; it is on disk by then.
 
         Raises `StoreFull`, `TakenId`, `MalformedId` or `StoreFailed`; then nothing of it is kept.
@@ -128,7 +128,7 @@ class LocalStore:
             raise
         return model
 
-    def get(self, model_id: str) -> AdaptedModel:
+    def get(self, model_id: str) -> AdaptedModelRecord:
         """Return a record; raise `UnknownId`, `ExpiredId`, `DeletedId` or `DamagedModel`."""
         return self._live_row(model_id).model
 
@@ -154,7 +154,7 @@ class LocalStore:
 
     def list(
         self, page_size: int, page_token: str = "", model: str | None = None
-    ) -> tuple[Sequence[AdaptedModel], str]:
+    ) -> tuple[Sequence[AdaptedModelRecord], str]:
         """Return up to `page_size` records, oldest first, and the token of the next page or "".
 
         Expired and damaged models are left out. Raises `BadPageToken`.
@@ -243,7 +243,7 @@ class LocalStore:
         return None
 
 
-def _next_token(page: Sequence[AdaptedModel], model: str | None) -> str:
+def _next_token(page: Sequence[AdaptedModelRecord], model: str | None) -> str:
     return page_token((page[-1].create_time, page[-1].id), model)
 
 

@@ -98,7 +98,7 @@ class ResolvedOptions:
 
 
 @dataclass(frozen=True)
-class AdaptTask:
+class AdaptInput:
     """A request to adapt."""
 
     model: str
@@ -107,7 +107,7 @@ class AdaptTask:
 
 
 @dataclass(frozen=True)
-class PredictTask:
+class PredictInput:
     """A request to classify queries; `mode` None means the adapted model's own."""
 
     queries: Images | None

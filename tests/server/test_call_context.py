@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from kshot.server import call as call_module
-from kshot.server.call import begin_call
+from kshot.server import call_context
+from kshot.server.call_context import begin_call
 from kshot.server.errors import CallCancelled, DeadlineExceeded
 
 
@@ -11,7 +11,7 @@ from kshot.server.errors import CallCancelled, DeadlineExceeded
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that calls see, to be changed."""
     now = [100.0]
-    monkeypatch.setattr(call_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(call_context.time, "monotonic", lambda: now[0])
     return now
 
 

@@ -7,26 +7,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
-from kshot.server.store.arrays_cache import ArraysCache, HeldModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.model_cache import CachedModel, ModelCache
 
 MakeArrays = Callable[..., AdaptedArrays]
-MakeHeld = Callable[..., HeldModel]
+MakeHeld = Callable[..., CachedModel]
 
 
-def refuse() -> HeldModel:
+def refuse() -> CachedModel:
     raise AssertionError("loaded although it was kept")
 
 
 @pytest.fixture(scope="module")
-def make_held(make_arrays: MakeArrays, make_model: Callable[..., AdaptedModel]) -> MakeHeld:
+def make_held(make_arrays: MakeArrays, make_model: Callable[..., AdaptedModelRecord]) -> MakeHeld:
     """Make an adapted model as the cache holds it; the seed decides its arrays."""
-    return lambda seed=0: HeldModel(make_model(), make_arrays(seed))
+    return lambda seed=0: CachedModel(make_model(), make_arrays(seed))
 
 
 def test_keeps_what_was_used_last_within_its_bytes(make_held: MakeHeld) -> None:
     size_bytes = make_held().arrays.size_bytes
-    cache = ArraysCache(2 * size_bytes)
+    cache = ModelCache(2 * size_bytes)
     kept = {name: cache.get_or_load(name, lambda: make_held()) for name in ("a", "b")}
     cache.get_or_load("a", refuse)
     cache.get_or_load("c", make_held)
@@ -37,7 +37,7 @@ def test_keeps_what_was_used_last_within_its_bytes(make_held: MakeHeld) -> None:
 
 
 def test_what_is_larger_than_the_cache_is_returned_but_not_kept(make_held: MakeHeld) -> None:
-    cache = ArraysCache(make_held().arrays.size_bytes - 1)
+    cache = ModelCache(make_held().arrays.size_bytes - 1)
     first = cache.get_or_load("a", make_held)
 
     assert cache.used_bytes == 0
@@ -45,7 +45,7 @@ def test_what_is_larger_than_the_cache_is_returned_but_not_kept(make_held: MakeH
 
 
 def test_discarding_gives_the_bytes_back(make_held: MakeHeld) -> None:
-    cache = ArraysCache(10**6)
+    cache = ModelCache(10**6)
     cache.get_or_load("a", make_held)
     cache.discard("a")
     cache.discard("never there")
@@ -54,11 +54,11 @@ def test_discarding_gives_the_bytes_back(make_held: MakeHeld) -> None:
 
 
 def test_threads_that_ask_at_once_share_one_load(make_held: MakeHeld) -> None:
-    cache = ArraysCache(10**6)
+    cache = ModelCache(10**6)
     started, go_on = threading.Event(), threading.Event()
     loads: list[int] = []
 
-    def load() -> HeldModel:
+    def load() -> CachedModel:
         loads.append(1)
         started.set()
         assert go_on.wait(10)
@@ -76,9 +76,9 @@ def test_threads_that_ask_at_once_share_one_load(make_held: MakeHeld) -> None:
 
 
 def test_a_failed_load_fails_all_who_wait_and_is_tried_again(make_held: MakeHeld) -> None:
-    cache = ArraysCache(10**6)
+    cache = ModelCache(10**6)
 
-    def fail() -> HeldModel:
+    def fail() -> CachedModel:
         raise OSError("gone")
 
     for _ in range(2):
@@ -91,9 +91,9 @@ def test_a_failed_load_fails_all_who_wait_and_is_tried_again(make_held: MakeHeld
 
 def test_what_is_discarded_while_it_loads_is_not_kept(make_held: MakeHeld) -> None:
     """A model that is deleted during a load must not come back from memory."""
-    cache = ArraysCache(10**6)
+    cache = ModelCache(10**6)
 
-    def load() -> HeldModel:
+    def load() -> CachedModel:
         cache.discard("a")
         return make_held()
 
@@ -104,7 +104,7 @@ def test_what_is_discarded_while_it_loads_is_not_kept(make_held: MakeHeld) -> No
 
 def test_many_threads_never_get_another_ids_arrays(make_held: MakeHeld) -> None:
     models = {f"m{seed}": make_held(seed) for seed in range(6)}
-    cache = ArraysCache(3 * models["m0"].arrays.size_bytes)
+    cache = ModelCache(3 * models["m0"].arrays.size_bytes)
 
     def work(turn: int) -> bool:
         name = f"m{turn * 7 % 6}"
@@ -120,7 +120,7 @@ def test_many_threads_never_get_another_ids_arrays(make_held: MakeHeld) -> None:
 
 
 def test_finding_loads_nothing_and_counts_as_a_use(make_held: MakeHeld) -> None:
-    cache = ArraysCache(2 * make_held().arrays.size_bytes)
+    cache = ModelCache(2 * make_held().arrays.size_bytes)
     kept = {name: cache.get_or_load(name, make_held) for name in ("a", "b")}
 
     assert cache.find("a") is kept["a"]
@@ -131,7 +131,7 @@ def test_finding_loads_nothing_and_counts_as_a_use(make_held: MakeHeld) -> None:
 
 
 def test_nothing_holds_what_was_discarded(make_held: MakeHeld) -> None:
-    cache = ArraysCache(10**6)
+    cache = ModelCache(10**6)
     held = cache.get_or_load("a", make_held)
     arrays = weakref.ref(held.arrays)
     cache.discard("a")

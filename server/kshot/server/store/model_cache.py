@@ -8,18 +8,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModel
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
 
 @dataclass(frozen=True)
-class HeldModel:
+class CachedModel:
     """An adapted model in memory: its record and its arrays."""
 
-    model: AdaptedModel
+    model: AdaptedModelRecord
     arrays: AdaptedArrays
 
 
-class ArraysCache:
+class ModelCache:
     """A map from id to record and arrays, of at most `max_bytes` in all; any thread may use it.
 
     Threads that ask for the same id at once wait for one load. Arrays in use stay alive when they
@@ -29,8 +29,8 @@ class ArraysCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._used_bytes = 0
-        self._kept: OrderedDict[str, HeldModel] = OrderedDict()
-        self._loading: dict[str, Future[HeldModel]] = {}
+        self._kept: OrderedDict[str, CachedModel] = OrderedDict()
+        self._loading: dict[str, Future[CachedModel]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -38,14 +38,14 @@ class ArraysCache:
         """Return the bytes of the arrays that are kept."""
         return self._used_bytes
 
-    def find(self, model_id: str) -> HeldModel | None:
+    def find(self, model_id: str) -> CachedModel | None:
         """Return what is kept of an id; does not wait for anything."""
         with self._lock:
             if model_id in self._kept:
                 self._kept.move_to_end(model_id)
             return self._kept.get(model_id)
 
-    def get_or_load(self, model_id: str, load: Callable[[], HeldModel]) -> HeldModel:
+    def get_or_load(self, model_id: str, load: Callable[[], CachedModel]) -> CachedModel:
         """Return what is kept of an id, or what `load` gives; raise what it raises."""
         with self._lock:
             if model_id in self._kept:
@@ -74,7 +74,7 @@ class ArraysCache:
         del dropped  # what hangs on it may take a while to free
 
     def _finish(
-        self, model_id: str, future: Future[HeldModel], held: HeldModel | None = None
+        self, model_id: str, future: Future[CachedModel], held: CachedModel | None = None
     ) -> None:
         dropped = []
         with self._lock:
@@ -88,7 +88,7 @@ class ArraysCache:
             while self._used_bytes > self._max_bytes:
                 dropped.append(self._drop(next(iter(self._kept))))
 
-    def _drop(self, model_id: str) -> HeldModel | None:
+    def _drop(self, model_id: str) -> CachedModel | None:
         held = self._kept.pop(model_id, None)
         if held is not None:
             self._used_bytes -= held.arrays.size_bytes
