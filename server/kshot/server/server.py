@@ -24,8 +24,8 @@ from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.runtime import Runtime
 from kshot.server.rpc.interceptor import CallInterceptor
 from kshot.server.rpc.service import AdaptationServicer
-from kshot.server.store.arrays_cache import ArraysCache
 from kshot.server.store.kept_models import KeptModels
+from kshot.server.store.model_cache import ModelCache
 from kshot.server.store.store import LocalStore
 from kshot.server.workers import Workers
 from kshot.v1 import adaptation_pb2 as wire
@@ -95,7 +95,7 @@ async def running(
             config=config,
             catalog=catalog,
             engine=engine,
-            kept_models=KeptModels(store, ArraysCache(config.cache_bytes), workers),
+            kept_models=KeptModels(store, ModelCache(config.cache_bytes), workers),
             workers=workers,
             batches=PredictionBatches(workers),
             adapting=Admission(config.max_adapt_queue),
