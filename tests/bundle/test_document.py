@@ -58,24 +58,24 @@ def test_plain_sorts_mappings_and_keeps_the_order_of_fields() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("shape",), [3], "shape: got 1 items, wanted 2"),
-        (("shape",), "34", 'shape: got "34", wanted a list'),
-        (("shape",), [3, True], "shape[1]: got true, wanted an integer"),
-        (("shape",), [3, 4.0], "shape[1]: got 4.0, wanted an integer"),
-        (("extra",), 1, "extra: got an unknown key, wanted one of leaves, shape"),
-        (("leaves", 0, "size"), 3, "leaves[0].size: got 3, wanted an even integer"),
-        (("leaves", 0, "kind"), "tree", 'leaves[0].kind: got "tree", wanted one of leaf'),
-        (("leaves", 0, "rate"), "1", 'leaves[0].rate: got "1", wanted a finite number'),
-        (("leaves", 0, "rate"), 10**400, "leaves[0].rate: got 1000"),
+        (("shape",), [3], "shape: expected 2 items, got 1"),
+        (("shape",), "34", 'shape: expected a list, got "34"'),
+        (("shape",), [3, True], "shape[1]: expected an integer, got true"),
+        (("shape",), [3, 4.0], "shape[1]: expected an integer, got 4.0"),
+        (("extra",), 1, "extra: unknown key; expected one of leaves, shape"),
+        (("leaves", 0, "size"), 3, "leaves[0].size: expected an even integer, got 3"),
+        (("leaves", 0, "kind"), "tree", 'leaves[0].kind: expected one of leaf, got "tree"'),
+        (("leaves", 0, "rate"), "1", 'leaves[0].rate: expected a finite number, got "1"'),
+        (("leaves", 0, "rate"), 10**400, "leaves[0].rate: expected a finite number, got 1000"),
         (
             ("leaves", 0, "names", "a"),
             None,
-            "leaves[0].names.a: got null, wanted an integer or a string",
+            "leaves[0].names.a: expected an integer or a string, got null",
         ),
-        (("leaves", 0), [], "leaves[0]: got [], wanted an object"),
+        (("leaves", 0), [], "leaves[0]: expected an object, got []"),
     ],
 )
-def test_names_the_field_what_it_got_and_what_it_wanted(
+def test_names_the_field_and_what_is_wrong(
     path: tuple[str | int, ...], value: object, message: str
 ) -> None:
     changed = document()
@@ -92,7 +92,7 @@ def test_names_the_field_what_it_got_and_what_it_wanted(
 
 
 def test_refuses_a_missing_key() -> None:
-    with pytest.raises(DocumentError, match="shape: got no such key, wanted it to be there"):
+    with pytest.raises(DocumentError, match="shape: required key is missing"):
         parse(Tree, {"leaves": []})
 
 
@@ -118,5 +118,5 @@ def test_an_optional_key_may_be_left_out_and_is_read_strictly_when_it_is_there()
     assert plain(Branch("a")) == {"name": "a"}
     assert plain(Branch("a", 4)) == {"name": "a", "size": 4}
     for size, got in ((3, "3"), (None, "null"), ("4", '"4"')):
-        with pytest.raises(DocumentError, match=f"size: got {got}, wanted an"):
+        with pytest.raises(DocumentError, match=f"size: expected an [a-z ]*, got {got}"):
             parse(Branch, {"name": "a", "size": size})

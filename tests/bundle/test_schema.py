@@ -86,8 +86,8 @@ def test_values_that_json_lacks_are_not_written(manifest: Manifest, value: float
 @pytest.mark.parametrize(
     ("field", "value", "wanted"),
     [
-        ("schema_version", 2, "wanted 1"),
-        ("schema_version", "1", "wanted one of 1"),
+        ("schema_version", 2, "expected 1"),
+        ("schema_version", "1", "expected one of 1"),
         ("name", "../evil", "a match of"),
         ("name", "Tiny", "a match of"),
         ("name", "a" * 65, "a match of"),
@@ -95,8 +95,8 @@ def test_values_that_json_lacks_are_not_written(manifest: Manifest, value: float
         ("version", 0, "at least 1"),
         ("version", True, "an integer"),
         ("network.arguments.filters", None, "an integer or a finite number"),
-        ("input.shape", [1, 28], "wanted 3"),
-        ("input.shape", [3, 28, 28], "wanted [1, 28, 28]"),
+        ("input.shape", [1, 28], "expected 3"),
+        ("input.shape", [3, 28, 28], "expected [1, 28, 28]"),
         ("input.dtype", "float16", "float32"),
         ("input.preprocessing.1.method", "cubic", "bicubic"),
         ("input.preprocessing.0.step", "invert", "grayscale, rgb, resize, rescale"),
@@ -108,13 +108,13 @@ def test_values_that_json_lacks_are_not_written(manifest: Manifest, value: float
         ("inner_loop.step_count", 101, "limits.max_step_count"),
         ("inner_loop.batch_sizes", [10, 5], "growing numbers"),
         ("inner_loop.batch_sizes", [], "at least one"),
-        ("inner_loop.batch_size_by_way.0.batch_size", 6, "one that is allowed: 5, 10"),
+        ("inner_loop.batch_size_by_way.0.batch_size", 6, "an allowed value (5, 10)"),
         ("inner_loop.way_buckets", [5], "limits.max_way"),
         ("inner_loop.preconditioner", "momentum", "carried, frozen, fresh, sgd"),
-        ("inner_loop.preconditioners", ["sgd"], "one that is allowed: sgd"),
+        ("inner_loop.preconditioners", ["sgd"], "an allowed value (sgd)"),
         ("inner_loop.second_moment_decay", 1, "below 1"),
-        ("batch_norm.allowed", ["transductive"], "one that is allowed: transductive"),
-        ("head.allowed", [], "one that is allowed"),
+        ("batch_norm.allowed", ["transductive"], "an allowed value (transductive)"),
+        ("head.allowed", [], "an allowed value"),
         ("scope.default", "head", ""),
         ("limits.max_way", 1, "at least 2"),
         ("training.way", 21, "at most limits.max_way, 20"),
@@ -146,13 +146,13 @@ def test_refuses_each_missing_key(manifest: Manifest) -> None:
     for key in document:
         rest = {other: value for other, value in document.items() if other != key}
 
-        with pytest.raises(BundleError, match=f"manifest.json: {key}: got no such key"):
+        with pytest.raises(BundleError, match=f"manifest.json: {key}: required key is missing"):
             parse_manifest(rest)
 
 
 @pytest.mark.parametrize("document", [None, [], "manifest", 3])
 def test_refuses_what_is_no_object(document: object) -> None:
-    with pytest.raises(BundleError, match="wanted an object"):
+    with pytest.raises(BundleError, match="expected an object"):
         parse_manifest(document)
 
 
@@ -161,7 +161,9 @@ def test_resize_must_make_the_input_shape(manifest: Manifest) -> None:
     steps = (steps[0], Resize(32, 28, "box"), steps[2])
     other = replace(manifest, input=replace(manifest.input, preprocessing=steps))
 
-    with pytest.raises(BundleError, match=r"input.shape: got \[1, 28, 28\], wanted \[1, 32, 28\]"):
+    with pytest.raises(
+        BundleError, match=r"input.shape: expected \[1, 32, 28\], .* got \[1, 28, 28\]"
+    ):
         parse_manifest(manifest_document(other))
 
 
@@ -227,22 +229,26 @@ def test_the_calibrated_modes_are_those_with_a_temperature(
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("rules", [], "calibration.rules: got [], wanted at least one rule"),
-        ("rules.0.temperature", 0, "temperature: got 0, wanted a number from 0.001 to 1000"),
-        ("rules.0.temperature", -1.5, "calibration.rules[0].temperature: got -1.5, wanted"),
-        ("rules.0.temperature", 1e-40, "calibration.rules[0].temperature: got 1e-40, wanted"),
-        ("rules.0.temperature", 1e999, "calibration.rules[0].temperature: got Infinity, wanted a"),
-        ("rules.1.shot", 0, "calibration.rules[1].shot: got 0, wanted a number above 0"),
-        ("rules.1.batch_norm_mode", "batch", "wanted one of transductive, support_and_query, supp"),
+        ("rules", [], "calibration.rules: expected at least one rule, got []"),
+        ("rules.0.temperature", 0, "temperature: expected a number from 0.001 to 1000, got 0"),
+        ("rules.0.temperature", -1.5, "expected a number from 0.001 to 1000, got -1.5"),
+        ("rules.0.temperature", 1e-40, "expected a number from 0.001 to 1000, got 1e-40"),
+        ("rules.0.temperature", 1e999, "[0].temperature: expected a finite number, got Inf"),
+        ("rules.1.shot", 0, "calibration.rules[1].shot: expected a number above 0, got 0"),
+        (
+            "rules.1.batch_norm_mode",
+            "batch",
+            "expected one of transductive, support_and_query, supp",
+        ),
         (
             "rules.2.shot",
             1,
-            "calibration.rules: got shot [1.0, 1.0, 20.0] in mode support, wanted growing numbers",
+            "calibration.rules: expected growing numbers, got shot [1.0, 1.0, 20.0] in mode",
         ),
-        ("rules.0.shot", 7, "got shot [7.0, 5.0, 20.0] in mode support, wanted growing numbers"),
-        ("rules.0.surprise", 1, "calibration.rules[0].surprise: got an unknown key"),
+        ("rules.0.shot", 7, "expected growing numbers, got shot [7.0, 5.0, 20.0] in mode support"),
+        ("rules.0.surprise", 1, "calibration.rules[0].surprise: unknown key"),
         ("part", "", "calibration.part"),
-        ("way", 1, "calibration.way: got 1, wanted an integer of at least 2"),
+        ("way", 1, "calibration.way: expected an integer of at least 2, got 1"),
         ("task_count", 0, "calibration.task_count"),
         ("query_count", 1.5, "calibration.query_count"),
         ("step_count", -1, "calibration.step_count"),
@@ -268,6 +274,6 @@ def test_refuses_a_temperature_for_a_mode_that_is_not_allowed(calibrated: Manife
         parse_manifest(manifest_document(replace(calibrated, batch_norm=batch_norm)))
 
     assert str(caught.value) == (
-        "manifest.json: calibration.rules[1].batch_norm_mode: got transductive, wanted one that is "
-        "allowed: support"
+        "manifest.json: calibration.rules[1].batch_norm_mode: "
+        "expected an allowed value (support), got transductive"
     )

@@ -62,30 +62,32 @@ def test_an_experiment_whose_names_fit_is_accepted() -> None:
     [
         pytest.param(
             {"arms": (ArmTable("one", "a", ()), ArmTable("one", "b", ()))},
-            "arms: got two named one, wanted names of their own",
+            "arms: expected names of their own, got two named one",
             id="twice",
         ),
         pytest.param(
-            {"arms": (ArmTable("start", "a", ()),)}, "arms: got two named start", id="reserved"
+            {"arms": (ArmTable("start", "a", ()),)},
+            "arms: expected names of their own, got two named start",
+            id="reserved",
         ),
         pytest.param(
             {"panels": (Panel("curve", "p", "x", "linear", ("other",)),)},
-            r"panels\[0\]\.arms: got other, wanted one of: one, many",
+            r"panels\[0\]\.arms: expected one of: one, many, got other",
             id="panel of nothing",
         ),
         pytest.param(
             {"panels": (Panel("sweep", "p", "x", "linear", ("one",)),)},
-            r"panels\[0\]\.arms: got one, wanted arms with a sweep",
+            r"panels\[0\]\.arms: expected arms with a sweep, got one",
             id="sweep of one",
         ),
         pytest.param(
             {"panels": (Panel("final", "p", "x", "linear", ("many",)),)},
-            r"panels\[0\]\.arms: got many, wanted arms without one",
+            r"panels\[0\]\.arms: expected arms without one, got many",
             id="point of a sweep",
         ),
         pytest.param(
             {"orderings": (Ordering("o", "one", "many", 0.0),)},
-            r"orderings\[0\]\.higher: got many, wanted one of: one, many-0-25, many-1, start",
+            r"orderings\[0\]\.higher: expected one of: one, many-0-25, many-1, start, got many",
             id="ordering of a line",
         ),
     ],

@@ -1,8 +1,8 @@
 """Strict reading of a JSON document into dataclasses, directed by their type hints.
 
-Every key must be there and no other, but for fields of a type `... | None`, which may be left out;
-a mistake is reported as a dotted field, the value got and the value wanted. A type may be narrowed
-with `Annotated[type, Rule(...)]`.
+Every key is required, except for fields of a type `... | None`; other keys are refused. An error
+names the dotted field, what was expected and what it got. `Annotated[type, Rule(...)]` narrows a
+type.
 """
 
 from __future__ import annotations
@@ -25,29 +25,36 @@ T = TypeVar("T")
 
 
 class DocumentError(ValueError):
-    """A document does not fit; the sentence names the field, what it has and what it must have."""
+    """A field of a document is wrong; the message names the field and the problem."""
 
-    def __init__(self, field: str, got: str, wanted: str) -> None:
-        field = field[:_MAX_FIELD_CHARACTERS] or "the document"
-        super().__init__(f"{field}: got {got}, wanted {wanted}")
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        self.problem = problem
+        super().__init__(f"{field[:_MAX_FIELD_CHARACTERS] or 'the document'}: {problem}")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on a value beyond its type, in words and as a test."""
+    """A condition on a value beyond its type: what is expected, in words, and the test."""
 
-    wanted: str
+    expected: str
     holds: Callable[[Any], bool]
 
 
+def expect(condition: bool, field: str, expected: object, got: object) -> None:
+    """Raise `DocumentError` unless a condition on a field holds."""
+    if not condition:
+        raise DocumentError(field, f"expected {expected}, got {got}")
+
+
 def read_json(text: bytes) -> object:
-    """Decode UTF-8 JSON; refuse repeated keys and non-finite numbers with `DocumentError`."""
+    """Decode UTF-8 JSON; raise `DocumentError` for repeated keys and non-finite numbers."""
     try:
         return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except DocumentError:
         raise
     except (ValueError, RecursionError) as error:
-        raise DocumentError("", f"text that is not JSON ({error})", "a JSON object") from error
+        raise DocumentError("", f"not JSON: {error}") from error
 
 
 def parse(kind: type[T], value: object) -> T:
@@ -58,7 +65,7 @@ def parse(kind: type[T], value: object) -> T:
 def plain(value: object) -> object:
     """Turn dataclasses back into JSON-ready values: keys in field order, mappings sorted.
 
-    What is None is left out, as `parse` takes it.
+    None is left out; `parse` reads a missing key as None.
     """
     if dataclasses.is_dataclass(value):
         items = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
@@ -74,13 +81,13 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values: dict[str, object] = {}
     for key, value in pairs:
         if key in values:
-            raise DocumentError(key, "this key twice", "it once")
+            raise DocumentError(key, "the key appears twice")
         values[key] = value
     return values
 
 
 def _refuse_constant(name: str) -> object:
-    raise DocumentError("", name, "finite numbers only")
+    raise DocumentError("", f"expected finite numbers, got {name}")
 
 
 def _parse(kind: Any, value: object, field: str) -> object:  # noqa: ANN401 -- a type form
@@ -88,8 +95,7 @@ def _parse(kind: Any, value: object, field: str) -> object:  # noqa: ANN401 -- a
     if origin is typing.Annotated:
         parsed = _parse(arguments[0], value, field)
         for rule in arguments[1:]:
-            if not rule.holds(parsed):
-                raise DocumentError(field, _show(value), rule.wanted)
+            expect(rule.holds(parsed), field, rule.expected, _show(value))
         return parsed
     if origin is typing.Literal:
         return _member(arguments, value, field)
@@ -118,10 +124,10 @@ def _record(kind: type, value: object, field: str) -> object:
     hints = {item.name: types_by_name[item.name] for item in dataclasses.fields(kind)}
     for key in values:
         if key not in hints:
-            raise DocumentError(_join(field, key), "an unknown key", f"one of {_list(hints)}")
+            raise DocumentError(_join(field, key), f"unknown key; expected one of {_list(hints)}")
     for key, hint in hints.items():
         if key not in values and types.NoneType not in typing.get_args(hint):
-            raise DocumentError(_join(field, key), "no such key", "it to be there")
+            raise DocumentError(_join(field, key), "required key is missing")
     return kind(
         **{
             key: _parse(hint, values[key], _join(field, key)) if key in values else None
@@ -133,8 +139,7 @@ def _record(kind: type, value: object, field: str) -> object:
 def _alternative(kinds: tuple[Any, ...], value: object, field: str) -> object:
     if all(kind in _SCALARS for kind in kinds):
         if type(value) not in kinds:
-            wanted = " or ".join(_SCALARS[kind] for kind in kinds)
-            raise DocumentError(field, _show(value), wanted)
+            raise _mismatch(field, " or ".join(_SCALARS[kind] for kind in kinds), value)
         return _scalar(type(value), value, field)
     # Alternatives of dataclasses tell themselves apart by their first field, a literal.
     tag = dataclasses.fields(kinds[0])[0].name
@@ -145,11 +150,10 @@ def _alternative(kinds: tuple[Any, ...], value: object, field: str) -> object:
 
 def _items(kinds: tuple[Any, ...], value: object, field: str) -> tuple[object, ...]:
     if not isinstance(value, list):
-        raise DocumentError(field, _show(value), "a list")
+        raise _mismatch(field, "a list", value)
     if kinds[-1] is Ellipsis:
         kinds = (kinds[0],) * len(value)
-    if len(value) != len(kinds):
-        raise DocumentError(field, f"{len(value)} items", f"{len(kinds)}")
+    expect(len(value) == len(kinds), field, f"{len(kinds)} items", len(value))
     pairs = zip(kinds, value, strict=True)
     return tuple(
         _parse(kind, item, f"{field}[{index}]") for index, (kind, item) in enumerate(pairs)
@@ -163,20 +167,24 @@ def _scalar(kind: type, value: object, field: str) -> object:
             return float(number)
     elif type(value) is kind:
         return value
-    raise DocumentError(field, _show(value), _SCALARS[kind])
+    raise _mismatch(field, _SCALARS[kind], value)
 
 
 def _member(allowed: typing.Sequence[Any], value: object, field: str) -> Any:  # noqa: ANN401 -- as given
     for member in allowed:
         if type(value) is type(member) and value == member:
             return member
-    raise DocumentError(field, _show(value), f"one of {_list(allowed)}")
+    raise _mismatch(field, f"one of {_list(allowed)}", value)
 
 
 def _object(value: object, field: str) -> dict[str, object]:
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return value
-    raise DocumentError(field, _show(value), "an object")
+    raise _mismatch(field, "an object", value)
+
+
+def _mismatch(field: str, expected: str, value: object) -> DocumentError:
+    return DocumentError(field, f"expected {expected}, got {_show(value)}")
 
 
 def _join(field: str, key: str) -> str:

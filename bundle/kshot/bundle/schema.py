@@ -1,4 +1,4 @@
-"""Reading and writing a `Manifest`, with the checks that go across its fields."""
+"""Reading and writing a `Manifest`, with the checks across its fields."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from kshot.bundle.choices import BatchNormMode
-from kshot.bundle.document import DocumentError, parse, plain, read_json
+from kshot.bundle.document import DocumentError, expect, parse, plain, read_json
 from kshot.bundle.errors import BundleError
 from kshot.bundle.manifest import (
     SCHEMA_VERSION,
@@ -28,18 +28,23 @@ def parse_manifest(document: object) -> Manifest:
     """Build a manifest from decoded JSON; raise `BundleError` naming the dotted field."""
     try:
         if isinstance(document, dict) and type(version := document.get("schema_version")) is int:
-            # Before the keys, which another version may name otherwise.
-            _expect(version == SCHEMA_VERSION, "schema_version", version, SCHEMA_VERSION)
+            # Before the keys: another version may have others.
+            expect(version == SCHEMA_VERSION, "schema_version", SCHEMA_VERSION, version)
         manifest = parse(Manifest, document)
-        _check_input(manifest.input)
-        _check_inner_loop(manifest.inner_loop, manifest.limits)
-        _check_policies(manifest)
-        _check_calibration(manifest)
-        way, most = manifest.training.way, manifest.limits.max_way
-        _expect(way <= most, "training.way", way, f"at most limits.max_way, {most}")
+        check_manifest(manifest)
     except DocumentError as error:
         raise BundleError(f"{MANIFEST_FILE}: {error}") from error
     return manifest
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Check the fields of a manifest against each other; raise `DocumentError`."""
+    _check_input(manifest.input)
+    _check_inner_loop(manifest.inner_loop, manifest.limits)
+    _check_policies(manifest)
+    _check_calibration(manifest)
+    way, most = manifest.training.way, manifest.limits.max_way
+    expect(way <= most, "training.way", f"at most limits.max_way, {most}", way)
 
 
 def read_manifest(text: bytes) -> Manifest:
@@ -72,29 +77,30 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 def _check_input(spec: InputSpec) -> None:
     names = [step.step for step in spec.preprocessing]
     orders = (["grayscale", "resize", "rescale"], ["rgb", "resize", "rescale"])
-    wanted = "grayscale or rgb, then resize, then rescale"
-    _expect(names in orders, "input.preprocessing", names, wanted)
+    expected = "grayscale or rgb, then resize, then rescale"
+    expect(names in orders, "input.preprocessing", expected, names)
     color, resize, _ = cast(tuple[Grayscale | Rgb, Resize, Rescale], spec.preprocessing)
     made = (1 if isinstance(color, Grayscale) else 3, resize.height, resize.width)
-    _expect(spec.shape == made, "input.shape", list(spec.shape), f"{list(made)}, as its steps make")
+    expected = f"{list(made)}, which the preprocessing makes"
+    expect(spec.shape == made, "input.shape", expected, list(spec.shape))
 
 
 def _check_inner_loop(loop: InnerLoop, limits: Limits) -> None:
     ways = [rule.max_way for rule in loop.batch_size_by_way]
-    _check_growing("inner_loop.batch_size_by_way", ways)
-    _check_growing("inner_loop.batch_sizes", loop.batch_sizes)
-    _check_growing("inner_loop.way_buckets", loop.way_buckets)
+    check_growing("inner_loop.batch_size_by_way", ways)
+    check_growing("inner_loop.batch_sizes", loop.batch_sizes)
+    check_growing("inner_loop.way_buckets", loop.way_buckets)
     for index, rule in enumerate(loop.batch_size_by_way):
         field = f"inner_loop.batch_size_by_way[{index}].batch_size"
         _check_member(field, rule.batch_size, loop.batch_sizes)
     for field, last in (("batch_size_by_way", ways[-1]), ("way_buckets", loop.way_buckets[-1])):
-        wanted = f"the last to reach limits.max_way, {limits.max_way}"
-        _expect(last >= limits.max_way, f"inner_loop.{field}", last, wanted)
+        expected = f"the last to reach limits.max_way, {limits.max_way}"
+        expect(last >= limits.max_way, f"inner_loop.{field}", expected, last)
     steps, rate = limits.max_step_count, limits.max_learning_rate
-    wanted = f"at most limits.max_step_count, {steps}"
-    _expect(loop.step_count <= steps, "inner_loop.step_count", loop.step_count, wanted)
-    wanted = f"at most limits.max_learning_rate, {rate}"
-    _expect(loop.learning_rate <= rate, "inner_loop.learning_rate", loop.learning_rate, wanted)
+    expected = f"at most limits.max_step_count, {steps}"
+    expect(loop.step_count <= steps, "inner_loop.step_count", expected, loop.step_count)
+    expected = f"at most limits.max_learning_rate, {rate}"
+    expect(loop.learning_rate <= rate, "inner_loop.learning_rate", expected, loop.learning_rate)
 
 
 def _check_policies(manifest: Manifest) -> None:
@@ -113,19 +119,15 @@ def _check_calibration(manifest: Manifest) -> None:
     for mode in BatchNormMode:
         shots = [rule.shot for rule in rules if rule.batch_norm_mode is mode]
         got = f"shot {shots} in mode {mode}"
-        _expect(shots == sorted(set(shots)), "calibration.rules", got, "growing numbers")
+        expect(shots == sorted(set(shots)), "calibration.rules", "growing numbers", got)
 
 
-def _check_growing(field: str, values: Iterable[int]) -> None:
+def check_growing(field: str, values: Iterable[int]) -> None:
+    """Raise `DocumentError` unless each number is greater than the one before it."""
     values = list(values)
-    _expect(values == sorted(set(values)), field, values, "growing numbers")
+    expect(values == sorted(set(values)), field, "growing numbers", values)
 
 
 def _check_member(field: str, value: object, allowed: Iterable[object]) -> None:
-    choices = ", ".join(map(str, allowed))
-    _expect(str(value) in choices.split(", "), field, value, f"one that is allowed: {choices}")
-
-
-def _expect(holds: bool, field: str, got: object, wanted: object) -> None:
-    if not holds:
-        raise DocumentError(field, str(got), str(wanted))
+    choices = [str(choice) for choice in allowed]
+    expect(str(value) in choices, field, f"an allowed value ({', '.join(choices)})", value)

@@ -138,21 +138,25 @@ def check_experiment(experiment: Experiment) -> None:
     names = [arm.name for arm in arms_of(experiment)]
     for name in names:
         if names.count(name) > 1 or name in (START, ZERO):
-            raise DocumentError("arms", f"two named {name}", "names of their own")
+            raise _mismatch("arms", f"two named {name}", "names of their own")
     lines = {table.name: table for table in experiment.arms}
     for index, panel in enumerate(experiment.panels):
         for line in panel.arms:
             if line not in lines:
-                raise DocumentError(f"panels[{index}].arms", line, f"one of: {', '.join(lines)}")
+                raise _mismatch(f"panels[{index}].arms", line, f"one of: {', '.join(lines)}")
             if (panel.kind == "sweep") != (lines[line].sweep is not None):
                 wanted = "arms with a sweep" if panel.kind == "sweep" else "arms without one"
-                raise DocumentError(f"panels[{index}].arms", line, wanted)
+                raise _mismatch(f"panels[{index}].arms", line, wanted)
         if experiment.final is not None and panel.kind in ("steps", "waves"):
-            raise DocumentError(f"panels[{index}].kind", panel.kind, "curve, final or sweep")
+            raise _mismatch(f"panels[{index}].kind", panel.kind, "curve, final or sweep")
     for index, ordering in enumerate(experiment.orderings):
         for field in ("lower", "higher"):
             name = getattr(ordering, field)
             if name not in (*names, START, ZERO):
-                raise DocumentError(
+                raise _mismatch(
                     f"orderings[{index}].{field}", name, f"one of: {', '.join(names)}, {START}"
                 )
+
+
+def _mismatch(field: str, got: str, expected: str) -> DocumentError:
+    return DocumentError(field, f"expected {expected}, got {got}")

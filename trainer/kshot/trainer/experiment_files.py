@@ -87,12 +87,12 @@ def parse_experiment(text: bytes, source: str) -> ExperimentFile:
     recipe = document.pop("recipe", None)
     try:
         if not isinstance(recipe, dict):
-            raise DocumentError("recipe", "no table", "the recipe that the arms change")
+            raise DocumentError("recipe", "expected the recipe that the arms change, got no table")
         experiment = parse(Experiment, document)
         check_experiment(experiment)
         for key in ("name", "description"):
             if key in recipe:
-                raise DocumentError(f"recipe.{key}", "this key", "none: each arm has its own")
+                raise DocumentError(f"recipe.{key}", "expected no such key: each arm has its own")
     except DocumentError as error:
         raise RecipeError(f"experiment {source}: {error}") from error
     file = ExperimentFile(experiment, recipe)

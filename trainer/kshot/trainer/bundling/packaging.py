@@ -8,10 +8,7 @@ from pathlib import Path
 
 from kshot.bundle import (
     BatchNormMode,
-    InnerLoop,
     Manifest,
-    Provenance,
-    Training,
     Weights,
     load_bundle,
     write_bundle,
@@ -21,52 +18,13 @@ from kshot.trainer.bundling.card import model_card
 from kshot.trainer.bundling.onnx_templates import build_template
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.recipe.recipe import Recipe, recipe_digest
-
-BUNDLE_VERSION = 1
+from kshot.trainer.recipe.manifest import manifest_of
+from kshot.trainer.recipe.recipe import Recipe
 
 
 def draft_manifest(recipe: Recipe, dataset: ImageDataset) -> Manifest:
     """Write down what is known before training: everything but accuracies and files."""
-    serving, inner, outer = recipe.serving, recipe.inner, recipe.outer
-    shuffled = recipe.task.labels == "shuffled"
-    return Manifest(
-        name=serving.name,
-        version=BUNDLE_VERSION,
-        network=recipe.network,
-        input=recipe.input,
-        inner_loop=InnerLoop(
-            optimizer="sgd" if inner.preconditioner == "sgd" else "adam",
-            learning_rate=inner.learning_rate,
-            step_count=serving.step_count,
-            preconditioner=serving.preconditioner,
-            preconditioners=serving.preconditioners,
-            second_moment_decay=inner.second_moment_decay,
-            epsilon=inner.epsilon,
-            weight_decay_rate=None if inner.weight_decay_rate == 1 else inner.weight_decay_rate,
-            batch_size_by_way=serving.batch_size_by_way,
-            batch_sizes=serving.batch_sizes,
-            way_buckets=serving.way_buckets,
-        ),
-        batch_norm=recipe.batch_norm,
-        training=Training(recipe.task.way if shuffled else recipe.evaluation.way, recipe.task.shot),
-        head=serving.head,
-        scope=serving.scope,
-        limits=serving.limits,
-        provenance=Provenance(
-            recipe=recipe.name,
-            recipe_digest=recipe_digest(recipe),
-            algorithm=outer.algorithm,
-            seed=outer.seed,
-            meta_iterations=outer.meta_iterations,
-            data_digest=dataset.digest,
-            split_digest=dataset.split_digest,
-            library_versions=library_versions(),
-            dataset=recipe.data.dataset,
-            split=recipe.data.split,
-            folder=recipe.data.folder,
-        ),
-    )
+    return manifest_of(recipe, dataset.digest, dataset.split_digest, library_versions())
 
 
 def bundle_folder(out: Path, manifest: Manifest) -> Path:
