@@ -140,7 +140,7 @@ def nothing(_place: Workplace) -> None:
     [
         (nothing, ("inner.colour=3",), 2, "inner.colour"),
         (nothing, ("colour=3",), 2, "has no key 'colour'"),
-        (nothing, ("inner.step_count=many",), 2, 'inner.step_count: got "many"'),
+        (nothing, ("inner.step_count=many",), 2, "inner.step_count: expected an integer"),
         (nothing, ("task.way=7",), 1, "way is 7, wanted at most the 6 classes of"),
         (nothing, ("evaluation.way=5",), 1, "way is 5, wanted at most the 4 classes of"),
         (nothing, ("task.shot=7",), 1, "7 support and 0 query images were asked of each class"),
