@@ -21,10 +21,9 @@ from kshot.bundle import (
     write_bundle,
 )
 from kshot.client import Client
-from kshot.learner import derive_seed
+from kshot.learner import Initialization, derive_seed
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
 from kshot.trainer.datasets.device_images import DevicePixels
-from kshot.trainer.evaluate.evaluation import initialization_of
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.evaluate.solver import build_solver
 from kshot.trainer.tasks.episodes import sample_episodes
@@ -84,7 +83,7 @@ def test_evaluation_and_service_agree(
     episodes = sample_episodes(dataset, 1, WAY, shot, QUERY_COUNT, torch.Generator().manual_seed(1))
     settings = EvaluationSettings(WAY, shot, QUERY_COUNT, 1, BatchNormMode.SUPPORT, seed=seed)
     pixels = DevicePixels.load(dataset, calibrated.manifest.input, CPU)
-    initialization = initialization_of(calibrated, CPU)
+    initialization = Initialization.from_bundle(calibrated, CPU)
     solver = build_solver(initialization, calibrated.manifest, pixels, settings)
     adapted = solver.adapt(episodes, 0)
     support, queries = (

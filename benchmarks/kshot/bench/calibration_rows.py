@@ -21,7 +21,7 @@ from kshot.bench.marked_page import table
 from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Bundle
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.evaluate.evaluation import evaluate_bundle_in
+from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
 
 __all__ = [
@@ -73,20 +73,12 @@ def measure_calibration(
 ) -> list[Row]:
     """Adapt as the server does by default, answer in every mode, return a row for each.
 
-    Raises ``TrainingError`` and ``DataError`` as ``evaluate_bundle_in`` does.
+    Raises ``TrainingError`` and ``DataError`` as an ``Evaluator`` does.
     """
     manifest, made_with = bundle.manifest, environment()
     settings = pair_settings(pair, manifest, task_count, None)
-    found = evaluate_bundle_in(
-        manifest.batch_norm.allowed,
-        bundle,
-        dataset,
-        settings,
-        device=device,
-        compiled=compiled,
-        say=say,
-        report=report,
-    )
+    evaluator = Evaluator.of_bundle(bundle, dataset, device, compiled=compiled, say=say)
+    found = evaluator.evaluate(settings, manifest.batch_norm.allowed, report=report)
     temperatures = temperatures_of(manifest, settings)
     return [
         {

@@ -14,6 +14,7 @@ from kshot.bench.environment import environment
 from kshot.bench.evaluated_bundle import adaptation_digest
 from kshot.bundle import Bundle, Manifest
 from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.evaluate.sweep import Axes, SweepRow, run_sweep
 
@@ -78,16 +79,10 @@ def measure_pair(
     Raises ``TrainingError`` and ``DataError`` as `run_sweep` does.
     """
     manifest, made_with = bundle.manifest, environment()
-    rows = run_sweep(
-        bundle,
-        dataset,
-        settings,
-        axes,
-        device=setup.device,
-        compiled=setup.compiled,
-        say=setup.say,
-        report=setup.report,
+    evaluator = Evaluator.of_bundle(
+        bundle, dataset, setup.device, compiled=setup.compiled, say=setup.say
     )
+    rows = run_sweep(evaluator, settings, axes, report=setup.report)
     first = rows[0].result
     return {
         "pair": pair.name,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kshot.bundle import BatchNormMode, replace_file
 from kshot.trainer.evaluate.baselines import Solver
-from kshot.trainer.evaluate.evaluation import Measurement
+from kshot.trainer.evaluate.evaluator import Measurement
 from kshot.trainer.evaluate.tasks import EvaluationTasks
 
 __all__ = ["Counts", "count_right_answers"]

@@ -17,12 +17,9 @@ from kshot.bench.reproduction_rows import Adaptation, Target, adaptation_for
 from kshot.bench.row_file import Row
 from kshot.bundle import BatchNormMode, Bundle
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.evaluate.compiled_solver import compiled_solver
-from kshot.trainer.evaluate.evaluation import TASKS_AT_ONCE, initialization_of
+from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
-from kshot.trainer.evaluate.solver import build_solver
 from kshot.trainer.evaluate.tasks import prepare_tasks
 from kshot.trainer.recipe.files import list_recipes, load_recipe
 from kshot.trainer.statistics import accuracy_interval
@@ -81,23 +78,15 @@ def measure_target(
     )
     made_with = environment()
     tasks = prepare_tasks(dataset, settings)
-    pixels = DevicePixels.load(dataset, manifest.input, device)
-    tasks_at_once = TASKS_AT_ONCE[device.type]
-    solver = compiled_solver(
-        build_solver(initialization_of(asked.bundle, device), manifest, pixels, settings),
-        manifest,
-        step_count=asked.task_count * adaptation.step_count,
-        tasks_at_once=tasks_at_once,
-        compiled=compiled,
-        say=say,
-    )
+    evaluator = Evaluator.of_bundle(asked.bundle, dataset, device, compiled=compiled, say=say)
+    (solver,) = evaluator.solvers([settings], asked.task_count)
     described_row = {**described(asked), "data": dataset.name, "episodes_digest": tasks.digest}
     try:
         counts = count_right_answers(
             solver,
             tasks,
             target.modes,
-            tasks_at_once=tasks_at_once,
+            tasks_at_once=evaluator.tasks_at_once,
             kept=kept,
             identity=described_row,
             report=report,

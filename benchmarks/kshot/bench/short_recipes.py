@@ -13,10 +13,9 @@ from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.datasets.registry import read_dataset
-from kshot.trainer.evaluate.evaluation import TASKS_AT_ONCE, evaluate
+from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.evaluate.settings import EvaluationSettings
-from kshot.trainer.evaluate.solver import build_solver
 from kshot.trainer.loop.image_run import image_training
 from kshot.trainer.loop.run import Training, resumed_state
 from kshot.trainer.recipe.files import load_recipe
@@ -156,11 +155,9 @@ def _compare_images(run: ShortRun, recipe: Recipe, folder: Path, out: Path) -> C
     pixels = DevicePixels.load(test, recipe.input, CPU)
 
     def accuracies(initialization: Initialization) -> Sequence[float]:
-        solver = build_solver(initialization, manifest, pixels, settings)
-        mode = settings.batch_norm_mode
-        return evaluate(
-            solver, test, settings, [mode], episodes=episodes, tasks_at_once=TASKS_AT_ONCE["cpu"]
-        )[mode].task_accuracies
+        evaluator = Evaluator(initialization, manifest, test, pixels=pixels)
+        results = evaluator.evaluate(settings, episodes=episodes)
+        return results[settings.batch_norm_mode].task_accuracies
 
     start, end = _states(training, out)
     tasks = (

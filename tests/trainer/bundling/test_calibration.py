@@ -16,11 +16,10 @@ from kshot.trainer.bundling.calibration import (
 )
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.errors import CalibrationError, DataError
-from kshot.trainer.evaluate.evaluation import evaluate
+from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
-from kshot.trainer.evaluate.solver import TaskSolver, build_solver
+from kshot.trainer.evaluate.solver import TaskSolver
 from kshot.trainer.recipe.recipe import Recipe
 
 TASKS = CalibrationTasks("val", 3, (1, 3), task_count=12, query_count=2, seed=4)
@@ -39,8 +38,8 @@ def fit(
     make_initialization: Callable[[Manifest], Initialization],
     patterns: Patterns,
 ) -> Callable[..., Fitted]:
-    initialization = make_initialization(manifest)
-    return lambda **more: fit_calibration(TASKS, manifest, initialization, patterns(), **more)
+    evaluator = Evaluator(make_initialization(manifest), manifest, patterns())
+    return lambda **more: fit_calibration(TASKS, evaluator, **more)
 
 
 def test_every_mode_and_shot_gets_a_temperature(
@@ -68,7 +67,7 @@ def test_every_mode_and_shot_gets_a_temperature(
     assert fit() == (calibration, fits)
 
 
-def test_evaluating_the_same_tasks_measures_what_the_fit_says(
+def test_an_evaluation_repeats_the_fit(
     fit: Callable[..., Fitted],
     manifest: Manifest,
     make_initialization: Callable[[Manifest], Initialization],
@@ -76,17 +75,15 @@ def test_evaluating_the_same_tasks_measures_what_the_fit_says(
 ) -> None:
     """Without the temperature and with it; the loss is smaller with it."""
     calibration, fits = fit()
-    of_bundle, dataset = replace(manifest, calibration=calibration), patterns()
-    pixels = DevicePixels.load(dataset, manifest.input, torch.device("cpu"))
+    of_bundle = replace(manifest, calibration=calibration)
+    evaluator = Evaluator(make_initialization(manifest), of_bundle, patterns())
     for found in fits:
         mode = found.rule.batch_norm_mode
         settings = EvaluationSettings(3, int(found.rule.shot), 2, 12, mode, seed=4)
-        measured = []
-        for calibrated in (True, False):
-            wanted = replace(settings, calibrated=calibrated)
-            solver = build_solver(make_initialization(manifest), of_bundle, pixels, wanted)
-            measured.append(evaluate(solver, dataset, wanted, [mode])[mode])
-        after, before = measured
+        after, before = (
+            evaluator.evaluate(replace(settings, calibrated=calibrated))[mode]
+            for calibrated in (True, False)
+        )
 
         assert (found.ece, found.nll) == (after.ece, after.nll)
         assert (found.uncalibrated_ece, found.uncalibrated_nll) == (before.ece, before.nll)
@@ -95,7 +92,7 @@ def test_evaluating_the_same_tasks_measures_what_the_fit_says(
         assert found.diverged_count == 0
 
 
-def test_answers_that_are_not_finite_are_left_out(
+def test_answers_that_are_not_finite_are_ignored(
     fit: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, _ = fit()
@@ -118,7 +115,7 @@ def test_answers_that_are_not_finite_are_left_out(
         fit()
 
 
-def test_what_fits_no_temperature_is_named(
+def test_a_failed_fit_names_shot_and_mode(
     fit: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def logits(_self: object, _parameters: object, _some: object, mode: BatchNormMode) -> Tensor:
@@ -136,7 +133,7 @@ def test_what_fits_no_temperature_is_named(
     assert "as where all answers are right (here 72 of 72)" in str(caught.value)
 
 
-def test_tasks_want_enough_images_and_memory(
+def test_tasks_need_enough_images_and_memory(
     manifest: Manifest, patterns: Patterns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_tasks(TASKS, manifest, patterns(class_count=3, image_count=5))

@@ -8,7 +8,7 @@ from kshot.bundle import BatchNormMode, BundleError, Manifest, load_bundle, pars
 from kshot.bundle.schema import manifest_document
 from kshot.learner import Initialization
 from kshot.trainer.bundling.card import model_card
-from kshot.trainer.bundling.packaging import draft_manifest, find_bundle, pack_bundle
+from kshot.trainer.bundling.packaging import draft_manifest, finished_bundle, pack_bundle
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.recipe.recipe import Recipe, recipe_digest
@@ -41,12 +41,12 @@ def test_a_bundle_is_packed(
     recipe = small_recipe()
     manifest = draft_manifest(recipe, dataset)
     initialization = make_initialization(manifest)
-    assert find_bundle(tmp_path, manifest) is None
+    assert finished_bundle(tmp_path, manifest) is None
 
     folder = pack_bundle(tmp_path, manifest, initialization, recipe, dataset)
 
     assert folder == tmp_path / "omniglot" / "1"
-    assert find_bundle(tmp_path, manifest) == folder
+    assert finished_bundle(tmp_path, manifest) == folder
     bundle = load_bundle(folder)
     weights = bundle.read_weights()
     for kept, given in (
@@ -66,4 +66,4 @@ def test_a_bundle_is_packed(
     assert load_bundle(folder).digest == bundle.digest
     other = draft_manifest(small_recipe("inner.step_count=3"), dataset)
     with pytest.raises(TrainingError, match="is another training's bundle"):
-        find_bundle(tmp_path, other)
+        finished_bundle(tmp_path, other)

@@ -14,12 +14,12 @@ from PIL import Image
 from kshot.__main__ import main
 from kshot.bundle import Bundle, EvaluationRow, InputSpec, Manifest, load_bundle
 from kshot.learner import Initialization
-from kshot.trainer.bundling import calibration
 from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.datasets import registry as datasets
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.evaluate.accuracy_table import measure_table
-from kshot.trainer.evaluate.evaluation import EvaluationSettings, evaluate_bundle
+from kshot.trainer.evaluate.evaluator import Evaluator
+from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.recipe.recipe import Data, Recipe
 
 Patterns = Callable[..., ImageDataset]
@@ -63,7 +63,9 @@ def pack(
         initialization = make_initialization(manifest)
         rows: tuple[EvaluationRow, ...] = ()
         if table:
-            rows = measure_table(recipe.evaluation.table, manifest, initialization, dataset)
+            rows = measure_table(
+                recipe.evaluation.table, Evaluator(initialization, manifest, dataset)
+            )
         manifest = replace(manifest, evaluation=rows, **changes)  # type: ignore[arg-type] -- any
         return pack_bundle(tmp_path / name, manifest, initialization, recipe, dataset)
 
@@ -112,7 +114,8 @@ def test_a_copy_answers_the_same_and_is_as_sure_as_it_is_right(
         assert (entry["shot"], entry["temperature"]) == (rule.shot, rule.temperature)
         assert entry["nll"] < entry["uncalibrated_nll"]
         settings = EvaluationSettings(3, int(rule.shot), 2, 12, rule.batch_norm_mode)
-        measured = evaluate_bundle(copy, patterns(seed=1), settings, device=torch.device("cpu"))
+        evaluator = Evaluator.of_bundle(copy, patterns(seed=1), torch.device("cpu"))
+        measured = evaluator.evaluate(settings)[rule.batch_norm_mode]
         assert (entry["ece"], entry["nll"]) == (measured.ece, measured.nll)
     original = replace(bundle.manifest, files={}, calibration=manifest.calibration)
     assert replace(manifest, files={}) == original
@@ -264,7 +267,7 @@ def test_a_folder_that_takes_nothing_is_refused(
 def test_too_few_images_are_told_before_anything_is_adapted(
     calibrate: Calibrate, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "build_solver", None)
+    monkeypatch.setattr(Evaluator, "of_bundle", None)
 
     assert calibrate("--queries", "9") == 1
     assert "1 support and 9 query images were asked of each class" in capsys.readouterr().err

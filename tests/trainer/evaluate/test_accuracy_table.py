@@ -16,7 +16,8 @@ from kshot.trainer.evaluate.accuracy_table import (
     measure_again,
     measure_table,
 )
-from kshot.trainer.evaluate.evaluation import EvaluationSettings, evaluate_bundle
+from kshot.trainer.evaluate.evaluator import Evaluator
+from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.recipe.recipe import Recipe
 
 Recipes = Callable[..., Recipe]
@@ -25,7 +26,7 @@ Initializations = Callable[[Manifest], Initialization]
 
 
 @pytest.mark.usefixtures("small_bundle")
-def test_a_table_is_what_evaluating_the_bundle_repeats(
+def test_evaluating_the_bundle_repeats_its_table(
     small_recipe: Recipes,
     patterns: Patterns,
     make_initialization: Initializations,
@@ -38,13 +39,11 @@ def test_a_table_is_what_evaluating_the_bundle_repeats(
 
     rows = measure_table(
         recipe.evaluation.table,
-        manifest,
-        initialization,
-        dataset,
+        Evaluator(initialization, manifest, dataset),
         lambda done, total: reports.append((done, total)),
     )
 
-    assert reports == [(done, 8) for done in range(1, 9)]
+    assert reports == [(done, 4) for done in range(1, 5)]
     assert [(row.shot, row.step_count) for row in rows[::3]] == [(1, 3), (1, 10), (5, 3), (5, 10)]
     assert {row.batch_norm_mode for row in rows} == set(BatchNormMode)
     assert all((row.way, row.query_count, row.task_count) == (3, 1, 2) for row in rows)
@@ -54,7 +53,8 @@ def test_a_table_is_what_evaluating_the_bundle_repeats(
     assert bundle.manifest.evaluation == rows
     last = rows[-1]
     settings = EvaluationSettings(3, 5, 1, 2, last.batch_norm_mode, step_count=10)
-    again = evaluate_bundle(bundle, dataset, settings, device=torch.device("cpu"))
+    evaluator = Evaluator.of_bundle(bundle, dataset, torch.device("cpu"))
+    again = evaluator.evaluate(settings)[last.batch_norm_mode]
     assert (again.accuracy, again.ci95) == (last.accuracy, last.ci95)
 
 
@@ -70,22 +70,22 @@ def test_the_recipe_says_what_is_measured(
     manifest = draft_manifest(recipe, dataset)
     initialization = make_initialization(manifest)
 
-    rows = measure_table(table, manifest, initialization, dataset)
-    other = measure_table(replace(table, seed=1), manifest, initialization, dataset)
+    rows = measure_table(table, Evaluator(initialization, manifest, dataset))
+    other = measure_table(replace(table, seed=1), Evaluator(initialization, manifest, dataset))
 
     described = [(row.shot, row.step_count, row.query_count, row.task_count) for row in rows]
     assert described == [(2, 10, 3, 4)] * 3
     assert [row.accuracy for row in rows] != [row.accuracy for row in other]
 
 
-def test_a_table_may_be_of_another_way_than_the_training(
+def test_a_table_may_have_its_own_way(
     small_recipe: Recipes, patterns: Patterns, make_initialization: Initializations
 ) -> None:
     recipe = small_recipe("evaluation.table.way=5", "evaluation.table.shots=[1]")
     table, dataset = recipe.evaluation.table, patterns()
     manifest = draft_manifest(recipe, dataset)
 
-    rows = measure_table(table, manifest, make_initialization(manifest), dataset)
+    rows = measure_table(table, Evaluator(make_initialization(manifest), manifest, dataset))
 
     assert manifest.training.way == 3
     assert {row.way for row in rows} == {5}
@@ -95,7 +95,7 @@ def test_a_table_may_be_of_another_way_than_the_training(
         small_recipe("evaluation.table.way=51")
 
 
-def test_a_table_wants_enough_images(small_recipe: Recipes, patterns: Patterns) -> None:
+def test_a_table_needs_enough_images(small_recipe: Recipes, patterns: Patterns) -> None:
     recipe = small_recipe()
     table, manifest = recipe.evaluation.table, draft_manifest(recipe, patterns())
     check_table(table, manifest, patterns(class_count=3, image_count=6))
@@ -106,23 +106,21 @@ def test_a_table_wants_enough_images(small_recipe: Recipes, patterns: Patterns) 
         check_table(table, manifest, patterns(class_count=2))
 
 
-def test_a_table_is_measured_again_beside_new_default_steps(
+def test_a_table_is_measured_again(
     small_recipe: Recipes, patterns: Patterns, make_initialization: Initializations
 ) -> None:
     """Tasks, modes and numbers of steps stay; what the old defaults gave is measured the same."""
     recipe, dataset = small_recipe(), patterns()
     manifest = draft_manifest(recipe, dataset)
     initialization = make_initialization(manifest)
-    rows = measure_table(recipe.evaluation.table, manifest, initialization, dataset)
+    rows = measure_table(recipe.evaluation.table, Evaluator(initialization, manifest, dataset))
     changed = replace(manifest, inner_loop=replace(manifest.inner_loop, step_count=2))
     reports: list[tuple[int, int]] = []
 
     again = measure_again(
         rows,
-        changed,
-        initialization,
-        dataset,
-        report=lambda done, total: reports.append((done, total)),
+        Evaluator(initialization, changed, dataset),
+        lambda done, total: reports.append((done, total)),
     )
 
     assert reports == [(done, 4) for done in range(1, 5)]
@@ -130,23 +128,23 @@ def test_a_table_is_measured_again_beside_new_default_steps(
         (shot, step_count) for shot in (1, 5) for step_count in (2, 3, 10)
     ]
     assert tuple(row for row in again if row.step_count != 2) == rows
-    assert measure_again(rows, manifest, initialization, dataset) == rows
-    assert measure_again((), manifest, initialization, dataset) == ()
+    assert measure_again(rows, Evaluator(initialization, manifest, dataset)) == rows
+    assert measure_again((), Evaluator(initialization, manifest, dataset)) == ()
     fresh = replace(
         manifest,
         inner_loop=replace(manifest.inner_loop, preconditioner=Preconditioner.FRESH),
     )
-    others = measure_again(rows, fresh, initialization, dataset)
+    others = measure_again(rows, Evaluator(initialization, fresh, dataset))
     assert {row.preconditioner for row in others} == {Preconditioner.FRESH}
 
 
-def test_a_table_again_wants_enough_images(
+def test_a_table_again_needs_enough_images(
     small_recipe: Recipes, patterns: Patterns, make_initialization: Initializations
 ) -> None:
     recipe, dataset = small_recipe(), patterns()
     manifest = draft_manifest(recipe, dataset)
     initialization = make_initialization(manifest)
-    rows = measure_table(recipe.evaluation.table, manifest, initialization, dataset)
+    rows = measure_table(recipe.evaluation.table, Evaluator(initialization, manifest, dataset))
     check_rows(rows, manifest, patterns(class_count=3, image_count=6))
 
     with pytest.raises(DataError, match="5 support and 1 query"):

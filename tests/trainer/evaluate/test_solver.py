@@ -12,7 +12,8 @@ from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.evaluate.baselines import Baseline
-from kshot.trainer.evaluate.solver import EvaluationSettings, TaskSolver, build_solver
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.solver import TaskSolver, build_solver
 from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.tasks.episodes import sample_episodes
 

@@ -1,21 +1,18 @@
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 
-from kshot.bundle import BatchNormMode, Bundle, Head, Manifest, Preconditioner, Scope, load_bundle
+from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
 from kshot.learner import Initialization
-from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
+from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.evaluate.baselines import Baseline
-from kshot.trainer.evaluate.evaluation import evaluate_bundle
+from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.evaluate.sweep import Axes, SweepRow, Variant, run_sweep
 from kshot.trainer.recipe.recipe import Recipe
 
-CPU = torch.device("cpu")
 MODES = (BatchNormMode.SUPPORT, BatchNormMode.TRANSDUCTIVE)
 SETTINGS = EvaluationSettings(3, 2, 2, 6, BatchNormMode.SUPPORT, seed=4)
 AXES = Axes(
@@ -29,25 +26,21 @@ Patterns = Callable[..., ImageDataset]
 
 
 @pytest.fixture
-def bundle(
+def evaluator(
     small_recipe: Callable[..., Recipe],
     make_initialization: Callable[[Manifest], Initialization],
     patterns: Patterns,
-    small_bundle: None,  # noqa: ARG001 -- templates are names
-    tmp_path: Path,
-) -> Bundle:
-    recipe, dataset = small_recipe(), patterns()
-    manifest = draft_manifest(recipe, dataset)
-    initialization = make_initialization(manifest)
-    return load_bundle(pack_bundle(tmp_path, manifest, initialization, recipe, dataset))
+) -> Evaluator:
+    manifest = draft_manifest(small_recipe(), patterns())
+    return Evaluator(make_initialization(manifest), manifest, patterns())
 
 
 @pytest.fixture
-def rows(bundle: Bundle, patterns: Patterns) -> tuple[SweepRow, ...]:
-    return run_sweep(bundle, patterns(), SETTINGS, AXES, device=CPU)
+def rows(evaluator: Evaluator) -> tuple[SweepRow, ...]:
+    return run_sweep(evaluator, SETTINGS, AXES)
 
 
-def test_every_variant_is_measured_in_every_mode_at_every_number_of_steps(
+def test_every_variant_is_measured(
     rows: tuple[SweepRow, ...],
 ) -> None:
     measured = {(row.variant, row.mode, row.result.step_count) for row in rows}
@@ -59,9 +52,7 @@ def test_every_variant_is_measured_in_every_mode_at_every_number_of_steps(
     assert all(row.result.task_count == 6 for row in rows)
 
 
-def test_a_row_is_what_evaluating_alone_gives(
-    bundle: Bundle, patterns: Patterns, rows: tuple[SweepRow, ...]
-) -> None:
+def test_a_row_equals_an_evaluation_alone(evaluator: Evaluator, rows: tuple[SweepRow, ...]) -> None:
     for row in rows[::7]:
         variant = row.variant
         settings = replace(
@@ -73,12 +64,12 @@ def test_a_row_is_what_evaluating_alone_gives(
             scope=variant.scope,
             baseline=variant.baseline,
         )
-        alone = evaluate_bundle(bundle, patterns(), settings, device=CPU)
+        alone = evaluator.evaluate(settings)[row.mode]
         assert replace(alone, ms_per_task=0) == replace(row.result, ms_per_task=0)
 
 
-def test_rows_are_compared_with_the_bundles_defaults_on_the_same_tasks(
-    bundle: Bundle, patterns: Patterns, rows: tuple[SweepRow, ...]
+def test_rows_are_compared_with_the_defaults(
+    evaluator: Evaluator, rows: tuple[SweepRow, ...]
 ) -> None:
     (reference,) = (row for row in rows if row.difference is None)
 
@@ -89,27 +80,25 @@ def test_rows_are_compared_with_the_bundles_defaults_on_the_same_tasks(
             wanted = row.result.accuracy - reference.result.accuracy
             assert row.difference.mean == pytest.approx(wanted)
     axes = replace(AXES, step_counts=(0,), heads=(Head.ZERO,))
-    others = run_sweep(bundle, patterns(), SETTINGS, axes, device=CPU)
+    others = run_sweep(evaluator, SETTINGS, axes)
     assert {row.difference for row in others} == {None}
 
 
-def test_progress_counts_the_tasks_of_all_variants(bundle: Bundle, patterns: Patterns) -> None:
+def test_progress_counts_the_tasks_of_all_variants(evaluator: Evaluator) -> None:
     reports: list[tuple[int, int]] = []
     axes = replace(AXES, scopes=(Scope.ALL,), step_counts=(1,))
     run_sweep(
-        bundle,
-        patterns(),
+        evaluator,
         SETTINGS,
         axes,
-        device=CPU,
         report=lambda done, total: reports.append((done, total)),
     )
 
     assert reports == [(done, 5 * 6) for done in range(1, 31)]
 
 
-def test_the_axes_are_what_the_bundle_allows(bundle: Bundle) -> None:
-    manifest = bundle.manifest
+def test_the_axes_are_what_the_bundle_allows(evaluator: Evaluator) -> None:
+    manifest = evaluator.manifest
     axes = Axes.of(manifest)
 
     assert axes.step_counts == (0, 1, 2, 5, 10, 20, 50)

@@ -16,17 +16,11 @@ from kshot.bundle.document import plain
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.evaluate.compiled_solver import compiled_solver
-from kshot.trainer.evaluate.evaluation import (
-    TASKS_AT_ONCE,
-    EvaluationResult,
-    build_solver,
-    evaluate,
-)
+from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.learning_curve import MODES
+from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.experiment import ZERO, FinalTasks
 from kshot.trainer.experiment_scores import ArmScores, Picture, read_scores, write_scores
@@ -127,17 +121,8 @@ class _ImageScores:
             learning_rate=inner.learning_rate,
             seed=tasks.seed,
         )
-        device = next(iter(initialization.parameters.values())).device
-        pixels = DevicePixels.load(self.dataset, self.manifest.input, device)
-        tasks_at_once = TASKS_AT_ONCE[device.type]
-        solver = compiled_solver(
-            build_solver(initialization, self.manifest, pixels, settings),
-            self.manifest,
-            step_count=tasks.task_count * evaluation.step_count,
-            tasks_at_once=tasks_at_once,
-            compiled=self.compiled,
-        )
-        results = evaluate(solver, self.dataset, settings, MODES, tasks_at_once=tasks_at_once)
+        evaluator = Evaluator(initialization, self.manifest, self.dataset, compiled=self.compiled)
+        results = evaluator.evaluate(settings, MODES)
         return {mode.value: result for mode, result in results.items()}
 
 

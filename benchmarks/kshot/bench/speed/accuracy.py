@@ -11,13 +11,8 @@ from kshot.bench.speed.timed_tasks import AdaptTask
 from kshot.bench.speed.timing import interleave, median
 from kshot.learner import InnerStep, cycling_indices
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.device_images import DevicePixels
-from kshot.trainer.evaluate.evaluation import (
-    TASKS_AT_ONCE,
-    EvaluationSettings,
-    build_solver,
-    evaluate,
-)
+from kshot.trainer.evaluate.evaluator import Evaluator
+from kshot.trainer.evaluate.settings import EvaluationSettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,19 +53,13 @@ def measure_accuracy(
         batch_norm_mode=task.manifest.batch_norm.default,
         batch_size=size.batch_size,
     )
-    pixels = DevicePixels.load(dataset, task.manifest.input, task.device)
+    evaluator = Evaluator(task.initialization, task.manifest, dataset)
     milliseconds = _time(task, step, rounds)
     points = []
     for step_count in STEP_COUNTS:
         say(f"measuring accuracy after {step_count} steps on {dataset.name}")
         wanted = replace(settings, step_count=step_count)
-        result = evaluate(
-            build_solver(task.initialization, task.manifest, pixels, wanted),
-            dataset,
-            wanted,
-            [wanted.batch_norm_mode],
-            tasks_at_once=TASKS_AT_ONCE[task.device.type],
-        )[wanted.batch_norm_mode]
+        result = evaluator.evaluate(wanted)[wanted.batch_norm_mode]
         points.append(
             AccuracyPoint(step_count, result.accuracy, result.ci95, milliseconds[step_count])
         )

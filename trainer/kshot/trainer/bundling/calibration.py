@@ -1,24 +1,18 @@
 """The temperatures of a bundle, fitted to the answers to tasks that are adapted as in service."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from kshot.bundle import BatchNormMode, Calibration, Manifest, TemperatureRule
+from kshot.bundle import Calibration, Manifest, TemperatureRule
 from kshot.bundle.memory import available_bytes
-from kshot.learner import Initialization
 from kshot.trainer.bundling.temperature import fit_temperature
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.errors import CalibrationError
-from kshot.trainer.evaluate.compiled_solver import compiled_solver
-from kshot.trainer.evaluate.evaluation import TASKS_AT_ONCE
+from kshot.trainer.evaluate.evaluator import Evaluator, Report, part_of
 from kshot.trainer.evaluate.scores import Answers, EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
-from kshot.trainer.evaluate.solver import build_solver
-from kshot.trainer.tasks.episode_file import draw_episodes
 from kshot.trainer.tasks.episodes import check_episodes
 
 __all__ = ["CalibrationTasks", "TemperatureFit", "check_tasks", "fit_calibration"]
@@ -77,58 +71,38 @@ def check_tasks(tasks: CalibrationTasks, manifest: Manifest, dataset: ImageDatas
 
 def fit_calibration(
     tasks: CalibrationTasks,
-    manifest: Manifest,
-    initialization: Initialization,
-    dataset: ImageDataset,
-    *,
-    compiled: bool | None = False,
-    say: Callable[[str], None] = lambda _sentence: None,
-    report: Callable[[int, int], None] = lambda _done, _total: None,
+    evaluator: Evaluator,
+    report: Report = lambda _done, _total: None,
 ) -> tuple[Calibration, tuple[TemperatureFit, ...]]:
     """Fit a temperature for each allowed batch-norm mode and shot, adapting by the defaults.
 
-    Answers that are not finite, which service does not give, are left out of the fit. ``report``
-    hears how many tasks of how many are answered; ``compiled`` and ``say`` as in
-    ``evaluate_bundle``. Raises ``CalibrationError`` where no temperature fits, naming shot and
-    mode, and ``DataError`` where the data set is too small.
+    Answers that are not finite are left out of the fit; the server does not give them. Raises
+    `CalibrationError`, which names shot and mode, where no temperature fits, and what the
+    evaluator raises.
     """
-    modes, step_count = manifest.batch_norm.allowed, manifest.inner_loop.step_count
-    device = next(iter(initialization.parameters.values())).device
-    pixels = DevicePixels.load(dataset, manifest.input, device)
-    tasks_at_once = TASKS_AT_ONCE[device.type]
-    total = len(tasks.shots) * tasks.task_count
+    manifest, total = evaluator.manifest, len(tasks.shots) * tasks.task_count
+    modes = manifest.batch_norm.allowed
     fits: list[TemperatureFit] = []
     for done, shot in zip(range(0, total, tasks.task_count), tasks.shots, strict=True):
-        settings = _settings(tasks, shot, manifest)
-        solver = compiled_solver(
-            build_solver(initialization, manifest, pixels, settings),
-            manifest,
-            step_count=total * step_count,
-            tasks_at_once=tasks_at_once,
-            compiled=compiled,
-            say=say,
+        logits, classes = evaluator.logits(
+            _settings(tasks, shot, manifest),
+            modes,
+            planned_tasks=total,
+            report=part_of(report, done, total),
         )
-        episodes = draw_episodes(dataset, settings.task_shape).episodes
-        logits: dict[BatchNormMode, list[Tensor]] = {mode: [] for mode in modes}
-        for first in range(0, tasks.task_count, tasks_at_once):
-            some = episodes.part(first, first + tasks_at_once)
-            adapted = solver.adapt(some, first)
-            for mode, kept in logits.items():
-                kept.append(solver.logits(adapted, some, mode).cpu())
-            report(done + first + len(some), total)
         fits += [
-            _fit(TemperatureRule(mode, shot, 1.0), torch.cat(kept), episodes.query_classes)
-            for mode, kept in logits.items()
+            _fit(TemperatureRule(mode, shot, 1.0), of_mode, classes)
+            for mode, of_mode in logits.items()
         ]
     fits.sort(key=lambda fit: modes.index(fit.rule.batch_norm_mode))  # shots still grow
     calibration = Calibration(
         rules=tuple(fit.rule for fit in fits),
         part=tasks.part,
-        data_digest=dataset.digest,
+        data_digest=evaluator.dataset.digest,
         way=tasks.way,
         task_count=tasks.task_count,
         query_count=tasks.query_count,
-        step_count=step_count,
+        step_count=manifest.inner_loop.step_count,
         seed=tasks.seed,
     )
     return calibration, tuple(fits)

@@ -32,7 +32,7 @@ def bundle_folder(out: Path, manifest: Manifest) -> Path:
     return out / manifest.name / str(manifest.version)
 
 
-def find_bundle(out: Path, manifest: Manifest) -> Path | None:
+def finished_bundle(out: Path, manifest: Manifest) -> Path | None:
     """Return the folder of the bundle that this very training has written, or None.
 
     Raises ``TrainingError`` when another training's is in its place, ``BundleError`` when it is

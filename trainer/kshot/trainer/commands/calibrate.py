@@ -1,6 +1,8 @@
 """`kshot calibrate`: a bundle's copy whose probabilities are as sure as they are right."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -19,7 +21,7 @@ from kshot.trainer.commands.options import choose_data_folder, choose_device
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.registry import data_of, read_dataset
 from kshot.trainer.evaluate.accuracy_table import check_rows, measure_again
-from kshot.trainer.evaluate.evaluation import initialization_of
+from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.output.progress import Progress
 
 __all__ = ["command"]
@@ -49,28 +51,18 @@ def command(**given: Any) -> None:  # noqa: ANN401 -- the options' own types
     dataset_test = _read(bundle, data_folder, "test") if rows and others else None
     if dataset_test is not None:
         check_rows(rows, manifest, dataset_test)
-    initialization, say = initialization_of(bundle, device), say_once()
+    load = partial(
+        Evaluator.of_bundle,
+        replace(bundle, manifest=manifest),
+        device=device,
+        compiled=options.compiled,
+        say=say_once(),
+    )
     with Progress("fitting temperatures", "tasks") as progress:
-        fitted = fit_calibration(
-            tasks,
-            manifest,
-            initialization,
-            dataset,
-            compiled=options.compiled,
-            say=say,
-            report=progress.update,
-        )
+        fitted = fit_calibration(tasks, load(dataset), progress.update)
     if dataset_test is not None:
         with Progress("measuring the copy's table", "tasks") as progress:
-            rows = measure_again(
-                rows,
-                manifest,
-                initialization,
-                dataset_test,
-                compiled=options.compiled,
-                say=say,
-                report=progress.update,
-            )
+            rows = measure_again(rows, load(dataset_test), progress.update)
     copy = write_copy(options.out, bundle, manifest, rows, fitted)
     _, fits = fitted
     if options.as_json:

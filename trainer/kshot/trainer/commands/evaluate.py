@@ -18,7 +18,6 @@ from kshot.trainer.commands.evaluation_session import Session, open_bundle, open
 from kshot.trainer.commands.evaluation_sweep import prepare_sweep, sweep
 from kshot.trainer.commands.options import choose_device
 from kshot.trainer.evaluate.baselines import Baseline
-from kshot.trainer.evaluate.evaluation import evaluate_bundle
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.output.progress import Progress
@@ -67,16 +66,10 @@ def command(**given: Any) -> None:  # noqa: ANN401 -- the options' own types
 
 def _measure(session: Session, doing: str) -> EvaluationResult:
     with Progress(doing, "tasks") as progress:
-        return evaluate_bundle(
-            session.bundle,
-            session.dataset,
-            session.settings,
-            device=session.device,
-            episodes=session.episodes,
-            compiled=session.options.compiled,
-            say=session.say,
-            report=progress.update,
+        results = session.evaluator().evaluate(
+            session.settings, episodes=session.episodes, report=progress.update
         )
+    return results[session.settings.batch_norm_mode]
 
 
 def _document(session: Session, result: EvaluationResult) -> dict[str, object]:

@@ -13,6 +13,7 @@ from kshot.trainer.commands.options import choose_data_folder
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.registry import data_of, read_dataset
 from kshot.trainer.errors import DataError
+from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.recipe.recipe import Data
@@ -40,6 +41,16 @@ class Session:
     settings: EvaluationSettings
     device: torch.device
     say: Callable[[str], None]
+
+    def evaluator(self) -> Evaluator:
+        """Load the bundle and the images; raises `TrainingError` and `DataError`."""
+        return Evaluator.of_bundle(
+            self.bundle,
+            self.dataset,
+            self.device,
+            compiled=self.options.compiled,
+            say=self.say,
+        )
 
     def of(self, options: EvaluateOptions, bundle: Bundle) -> "Session":
         """Return a session on the same tasks with other options and another bundle.

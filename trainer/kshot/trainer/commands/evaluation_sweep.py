@@ -75,14 +75,10 @@ def sweep(session: Session, axes: Axes, folder: Path) -> tuple[str, str]:
     device, settings = session.device, session.settings
     with Progress("sweeping", "tasks") as progress:
         rows = run_sweep(
-            session.bundle,
-            session.dataset,
+            session.evaluator(),
             settings,
             axes,
-            device=device,
             episodes=session.episodes,
-            compiled=session.options.compiled,
-            say=session.say,
             report=progress.update,
         )
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "one CPU thread"

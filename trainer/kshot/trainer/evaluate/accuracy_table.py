@@ -1,146 +1,108 @@
-"""The table of accuracies that a bundle carries."""
+"""The accuracy table that a bundle carries."""
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from collections.abc import Iterable, Mapping, Sequence
 
-from kshot.bundle import BatchNormMode, EvaluationRow, Manifest
-from kshot.learner import Initialization
+from kshot.bundle import EvaluationRow, Manifest
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.device_images import DevicePixels
-from kshot.trainer.evaluate.compiled_solver import compiled_solver
-from kshot.trainer.evaluate.evaluation import TASKS_AT_ONCE, evaluate, evaluate_along
-from kshot.trainer.evaluate.scores import EvaluationResult
-from kshot.trainer.evaluate.solver import EvaluationSettings, build_solver
-from kshot.trainer.evaluate.tasks import prepare_tasks
+from kshot.trainer.evaluate.evaluator import Evaluator, Report, ResultsAlong, part_of
+from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.recipe.recipe import Table
 from kshot.trainer.tasks.episodes import check_episodes
 
-# That of all shipped recipes' tables: a bundle does not keep its table's seed.
+__all__ = ["TABLE_SEED", "check_rows", "check_table", "measure_again", "measure_table"]
+
+# The seed of every shipped recipe's table; a bundle does not record its table's seed.
 TABLE_SEED = 0
+
+# The tasks of a part of a table, and the growing numbers of steps after which they are scored.
+Plan = Mapping[EvaluationSettings, Sequence[int]]
 
 
 def check_table(table: Table, manifest: Manifest, dataset: ImageDataset) -> None:
-    """Raise ``DataError`` unless the data set has classes and images enough for the table."""
-    for shot in table.shots:
-        check_episodes(dataset, _way(table, manifest), shot, table.query_count)
+    """Raise `DataError` when the data set has too few classes or images for the table."""
+    _check(_plan_of_table(table, manifest), dataset)
 
 
 def measure_table(
-    table: Table,
-    manifest: Manifest,
-    initialization: Initialization,
-    dataset: ImageDataset,
-    report: Callable[[int, int], None] = lambda _done, _total: None,
+    table: Table, evaluator: Evaluator, report: Report = lambda _done, _total: None
 ) -> tuple[EvaluationRow, ...]:
-    """Evaluate tasks of the table's way in every allowed mode, at the table's and the served steps.
+    """Measure a recipe's table in every allowed mode, after the table's and the served steps.
 
-    ``report`` hears how many tasks of how many are measured.
+    `report` hears of the tasks of the whole table.
     """
-    device = next(iter(initialization.parameters.values())).device
-    pixels = DevicePixels.load(dataset, manifest.input, device)
-    modes = manifest.batch_norm.allowed
-    step_counts = sorted({manifest.inner_loop.step_count, table.step_count})
-    total = table.task_count * len(table.shots) * len(step_counts)
-    rows: list[EvaluationRow] = []
-    for index, (shot, step_count) in enumerate(product(table.shots, step_counts)):
-        settings = EvaluationSettings(
-            way=_way(table, manifest),
-            shot=shot,
-            query_count=table.query_count,
-            task_count=table.task_count,
-            batch_norm_mode=modes[0],
-            step_count=step_count,
-            seed=table.seed,
-        )
-        results = evaluate(
-            build_solver(initialization, manifest, pixels, settings),
-            dataset,
-            settings,
-            modes,
-            tasks_at_once=TASKS_AT_ONCE[device.type],
-            report=_counting_on(report, index * table.task_count, total),
-        )
-        rows += _rows(settings, manifest, results)
-    return tuple(rows)
-
-
-def _way(table: Table, manifest: Manifest) -> int:
-    return manifest.training.way if table.way is None else table.way
+    return _measure(_plan_of_table(table, evaluator.manifest), evaluator, report)
 
 
 def check_rows(rows: Sequence[EvaluationRow], manifest: Manifest, dataset: ImageDataset) -> None:
-    """Raise ``DataError`` unless the data set has classes and images enough for a table again."""
-    for settings in _settings_of(rows, manifest):
-        check_episodes(dataset, settings.way, settings.shot, settings.query_count)
+    """Raise `DataError` when the data set has too few classes or images for the rows' tasks."""
+    _check(_plan_of_rows(rows, manifest), dataset)
 
 
 def measure_again(
     rows: Sequence[EvaluationRow],
-    manifest: Manifest,
-    initialization: Initialization,
-    dataset: ImageDataset,
-    *,
-    compiled: bool | None = False,
-    say: Callable[[str], None] = lambda _sentence: None,
-    report: Callable[[int, int], None] = lambda _done, _total: None,
+    evaluator: Evaluator,
+    report: Report = lambda _done, _total: None,
 ) -> tuple[EvaluationRow, ...]:
-    """Measure a table again for a manifest whose defaults are others than those of ``rows``.
+    """Measure the table of `rows` again, with the defaults of the evaluator's manifest.
 
-    It has the tasks and numbers of steps of the rows, and the default number of steps beside them;
-    the tasks are those of ``TABLE_SEED``. ``compiled`` and ``say`` as in ``evaluate_bundle``,
-    ``report`` as in ``measure_table``.
+    The tasks are as many as in the rows and are drawn from `TABLE_SEED`; they are scored after the
+    rows' numbers of steps and after the default number. `report` is as in `measure_table`.
     """
-    device = next(iter(initialization.parameters.values())).device
-    pixels = DevicePixels.load(dataset, manifest.input, device)
-    wanted = _settings_of(rows, manifest)
-    total, before = sum(settings.task_count for settings in wanted), 0
-    again: list[EvaluationRow] = []
-    for settings, step_counts in wanted.items():
-        solver = compiled_solver(
-            build_solver(initialization, manifest, pixels, settings),
-            manifest,
-            step_count=total * step_counts[-1],
-            tasks_at_once=TASKS_AT_ONCE[device.type],
-            compiled=compiled,
-            say=say,
-        )
-        results = evaluate_along(
-            solver,
-            prepare_tasks(dataset, settings),
-            step_counts,
-            manifest.batch_norm.allowed,
-            tasks_at_once=TASKS_AT_ONCE[device.type],
-            report=_counting_on(report, before, total),
-        )
-        for of_modes in results.values():
-            again += _rows(settings, manifest, of_modes)
-        before += settings.task_count
-    return tuple(again)
+    return _measure(_plan_of_rows(rows, evaluator.manifest), evaluator, report)
 
 
-def _settings_of(
-    rows: Sequence[EvaluationRow], manifest: Manifest
-) -> dict[EvaluationSettings, list[int]]:
-    """Return what each kind of rows measured, by the most steps, and all its numbers of steps."""
+def _plan_of_table(table: Table, manifest: Manifest) -> Plan:
+    step_counts = sorted({manifest.inner_loop.step_count, table.step_count})
+    way = manifest.training.way if table.way is None else table.way
+    return {
+        EvaluationSettings(
+            way=way,
+            shot=shot,
+            query_count=table.query_count,
+            task_count=table.task_count,
+            batch_norm_mode=manifest.batch_norm.default,
+            seed=table.seed,
+        ): step_counts
+        for shot in table.shots
+    }
+
+
+def _plan_of_rows(rows: Iterable[EvaluationRow], manifest: Manifest) -> Plan:
     kinds: dict[tuple[int, int, int, int], set[int]] = {}
     for row in rows:
         kind = row.way, row.shot, row.query_count, row.task_count
         kinds.setdefault(kind, {manifest.inner_loop.step_count}).add(row.step_count)
     return {
         EvaluationSettings(
-            *kind,
-            batch_norm_mode=manifest.batch_norm.default,
-            step_count=max(step_counts),
-            seed=TABLE_SEED,
+            *kind, batch_norm_mode=manifest.batch_norm.default, seed=TABLE_SEED
         ): sorted(step_counts)
         for kind, step_counts in kinds.items()
     }
 
 
+def _check(plan: Plan, dataset: ImageDataset) -> None:
+    for settings in plan:
+        check_episodes(dataset, settings.way, settings.shot, settings.query_count)
+
+
+def _measure(plan: Plan, evaluator: Evaluator, report: Report) -> tuple[EvaluationRow, ...]:
+    total, before = sum(settings.task_count for settings in plan), 0
+    rows: list[EvaluationRow] = []
+    for settings, step_counts in plan.items():
+        (along,) = evaluator.compare(
+            [settings],
+            evaluator.manifest.batch_norm.allowed,
+            step_counts=step_counts,
+            planned_tasks=total,
+            report=part_of(report, before, total),
+        )
+        rows += _rows(settings, evaluator.manifest, along)
+        before += settings.task_count
+    return tuple(rows)
+
+
 def _rows(
-    settings: EvaluationSettings,
-    manifest: Manifest,
-    results: Mapping[BatchNormMode, EvaluationResult],
+    settings: EvaluationSettings, manifest: Manifest, along: ResultsAlong
 ) -> list[EvaluationRow]:
     return [
         EvaluationRow(
@@ -155,12 +117,6 @@ def _rows(
             ci95=result.ci95,
             ci_method=result.ci_method,
         )
+        for results in along.values()
         for mode, result in results.items()
     ]
-
-
-def _counting_on(
-    report: Callable[[int, int], None], before: int, total: int
-) -> Callable[[int, int], None]:
-    """Report a part's progress as the whole's."""
-    return lambda done, _total: report(before + done, total)

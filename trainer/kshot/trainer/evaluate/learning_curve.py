@@ -7,8 +7,8 @@ from kshot.bundle import BatchNormMode, Manifest
 from kshot.learner import Initialization
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.device_images import DevicePixels
-from kshot.trainer.evaluate.evaluation import TASKS_AT_ONCE, evaluate
-from kshot.trainer.evaluate.solver import EvaluationSettings, build_solver
+from kshot.trainer.evaluate.evaluator import Evaluator
+from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.recipe.recipe import Recipe
 
 MODES = (BatchNormMode.SUPPORT, BatchNormMode.TRANSDUCTIVE)
@@ -39,13 +39,10 @@ class Curves:
             batch_size=evaluation.batch_size,
             seed=self.recipe.outer.seed,
         )
-        device = next(iter(initialization.parameters.values())).device
         scalars = {}
         for name, dataset in self.datasets.items():
-            solver = build_solver(initialization, self.manifest, self.pixels[name], settings)
-            results = evaluate(
-                solver, dataset, settings, MODES, tasks_at_once=TASKS_AT_ONCE[device.type]
-            )
+            evaluator = Evaluator(initialization, self.manifest, dataset, pixels=self.pixels[name])
+            results = evaluator.evaluate(settings, MODES)
             for mode, result in results.items():
                 scalars[f"accuracy/{name}/{mode}"] = result.accuracy
         return scalars

@@ -26,11 +26,11 @@ from kshot.learner import (
 )
 from kshot.trainer.datasets.device_images import DevicePixels, to_device
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.evaluate.baselines import Baseline, NilSolver, Solver
+from kshot.trainer.evaluate.baselines import Baseline
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.tasks.episodes import EpisodeBatch
 
-__all__ = ["EvaluationSettings", "TaskSolver", "build_solver", "build_variant"]
+__all__ = ["TaskSolver", "build_solver"]
 
 
 @dataclass(frozen=True)
@@ -128,18 +128,6 @@ class TaskSolver:
                 for images, labels in zip(support, classes, strict=True)
             ]
         )
-
-
-def build_variant(
-    initialization: Initialization,
-    manifest: Manifest,
-    pixels: DevicePixels,
-    settings: EvaluationSettings,
-) -> Solver:
-    """Build what the settings ask for: the baseline that adapts nothing, or a ``TaskSolver``."""
-    if settings.baseline is Baseline.NIL:
-        return NilSolver(initialization, pixels, settings.way)
-    return build_solver(initialization, manifest, pixels, settings)
 
 
 def build_solver(

@@ -1,22 +1,15 @@
 """Accuracy and time over numbers of steps, preconditioners, heads, scopes and batch-norm modes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-import torch
-
-from kshot.bundle import BatchNormMode, Bundle, Head, Manifest, Preconditioner, Scope
-from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.device_images import DevicePixels
-from kshot.trainer.evaluate.baselines import Baseline, NilSolver
-from kshot.trainer.evaluate.compiled_solver import compiled_alike
-from kshot.trainer.evaluate.evaluation import TASKS_AT_ONCE, Measurement, initialization_of
+from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
+from kshot.trainer.evaluate.baselines import Baseline
+from kshot.trainer.evaluate.evaluator import Evaluator, Report
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
-from kshot.trainer.evaluate.solver import build_solver
-from kshot.trainer.evaluate.tasks import EvaluationTasks, prepare_tasks
 from kshot.trainer.statistics import Interval
 from kshot.trainer.tasks.episode_file import EpisodeSet
 
@@ -72,81 +65,41 @@ class SweepRow:
 
 
 def run_sweep(
-    bundle: Bundle,
-    dataset: ImageDataset,
+    evaluator: Evaluator,
     settings: EvaluationSettings,
     axes: Axes,
     *,
-    device: torch.device,
     episodes: EpisodeSet | None = None,
-    compiled: bool | None = False,
-    say: Callable[[str], None] = lambda _sentence: None,
-    report: Callable[[int, int], None] = lambda _done, _total: None,
+    report: Report = lambda _done, _total: None,
 ) -> tuple[SweepRow, ...]:
-    """Evaluate every variant on the same tasks, adapting once for all numbers of steps and modes.
+    """Evaluate every variant on the same tasks, adapting once for all step counts and modes.
 
-    NIL comes first. The settings say what the axes do not. ``compiled``, ``say`` and ``report`` as
-    in ``evaluate_bundle``; the steps of all variants are compiled, or none. Raises
-    ``TrainingError`` when the weights do not fit the network or a step was to be compiled and
-    cannot be, ``DataError`` when the data set does not fit.
+    NIL comes first. The settings say what the axes do not. Raises what the evaluator raises.
     """
-    manifest = bundle.manifest
-    initialization = initialization_of(bundle, device)
-    pixels = DevicePixels.load(dataset, manifest.input, device)
-    tasks = prepare_tasks(dataset, settings, episodes)
-    tasks_at_once = TASKS_AT_ONCE[device.type]
-    nil, variants = Variant(baseline=Baseline.NIL), list(_variants(axes))
-    plain = [
-        build_solver(
-            initialization,
-            manifest,
-            pixels,
+    variants = [Variant(baseline=Baseline.NIL), *_variants(axes)]
+    compared = evaluator.compare(
+        [
             replace(
                 settings,
-                step_count=axes.step_counts[-1],
                 preconditioner=variant.preconditioner,
                 head=variant.head,
                 scope=variant.scope,
-            ),
-        )
-        for variant in variants
-    ]
-    solvers = compiled_alike(
-        plain,
-        manifest,
-        step_count=len(tasks.episodes) * axes.step_counts[-1] * len(variants),
-        tasks_at_once=tasks_at_once,
-        compiled=compiled,
-        say=say,
+                baseline=variant.baseline,
+            )
+            for variant in variants
+        ],
+        axes.modes,
+        step_counts=axes.step_counts,
+        episodes=episodes,
+        report=report,
     )
-    measurements = [
-        Measurement(NilSolver(initialization, pixels, settings.way), [0], axes.modes),
-        *(Measurement(solver, axes.step_counts, axes.modes) for solver in solvers),
-    ]
-    _solve_in_turns(measurements, tasks, tasks_at_once, report)
     rows = [
         SweepRow(variant, mode, result)
-        for variant, measurement in zip([nil, *variants], measurements, strict=True)
-        for of_modes in measurement.results(tasks.digest).values()
-        for mode, result in of_modes.items()
+        for variant, along in zip(variants, compared, strict=True)
+        for results in along.values()
+        for mode, result in results.items()
     ]
-    return _compared(rows, _defaults(manifest, settings.batch_norm_mode))
-
-
-def _solve_in_turns(
-    measurements: Sequence[Measurement],
-    tasks: EvaluationTasks,
-    tasks_at_once: int,
-    report: Callable[[int, int], None],
-) -> None:
-    """Let every variant solve some tasks, then the next: a machine's drift meets all alike."""
-    variant_count, task_count = len(measurements), len(tasks.episodes)
-    for first in range(0, task_count, tasks_at_once):
-        some = tasks.part(first, first + tasks_at_once)
-        for number, measurement in enumerate(measurements, start=1):
-            measurement.solve(some, first)
-            done = first * variant_count + number * len(some.episodes)
-            report(done, variant_count * task_count)
+    return _compared(rows, _defaults(evaluator.manifest, settings.batch_norm_mode))
 
 
 def _variants(axes: Axes) -> Iterator[Variant]:

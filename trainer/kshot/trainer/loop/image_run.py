@@ -8,11 +8,17 @@ import torch
 
 from kshot.bundle import Manifest
 from kshot.learner import Network, build_network
-from kshot.trainer.bundling.packaging import bundle_folder, draft_manifest, find_bundle, pack_bundle
+from kshot.trainer.bundling.packaging import (
+    bundle_folder,
+    draft_manifest,
+    finished_bundle,
+    pack_bundle,
+)
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.errors import DataError, TrainingError
 from kshot.trainer.evaluate.accuracy_table import check_table, measure_table
+from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.learning_curve import Curves
 from kshot.trainer.loop.checkpoint import TrainingIdentity
 from kshot.trainer.loop.outer_loop import OuterLoop
@@ -63,7 +69,7 @@ def train(
     folder = bundle_folder(out, manifest)
     if resume:
         resumed_state(training, out)
-        finished = find_bundle(out, manifest)
+        finished = finished_bundle(out, manifest)
         if finished is not None:
             return finished
     elif workers.first and ((out / CHECKPOINT_FILE).exists() or folder.exists()):
@@ -73,7 +79,7 @@ def train(
         return folder
     initialization = training.initialization(state)
     table = recipe.evaluation.table
-    rows = measure_table(table, manifest, initialization, dataset_test, report_table)
+    rows = measure_table(table, Evaluator(initialization, manifest, dataset_test), report_table)
     measured = replace(manifest, evaluation=rows)
     return pack_bundle(out, measured, initialization, recipe, dataset_train)
 

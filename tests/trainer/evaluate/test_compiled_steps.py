@@ -1,6 +1,6 @@
 """What decides about compiling; that compiled steps compute the same is tested in the learner."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,15 +13,28 @@ from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.evaluate import compiled_solver as module
-from kshot.trainer.evaluate.compiled_solver import WORTHWHILE_STEPS, compiled_alike, compiled_solver
+from kshot.trainer.evaluate import compiled_steps as module
+from kshot.trainer.evaluate.compiled_steps import WORTHWHILE_STEPS, CompiledSteps
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.evaluate.solver import TaskSolver, build_solver
 from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.tasks.episodes import sample_episodes
 
 SETTINGS = EvaluationSettings(4, 1, 1, 1, BatchNormMode.SUPPORT, step_count=3)
-Compile = Callable[..., TaskSolver]
+CPU = torch.device("cpu")
+
+
+def give(
+    solvers: Sequence[TaskSolver],
+    manifest: Manifest,
+    step_count: int,
+    *,
+    compiled: bool | None,
+    tasks_at_once: int = 1,
+    say: Callable[[str], None] = lambda _sentence: None,
+) -> Sequence[TaskSolver]:
+    steps = CompiledSteps(manifest, CPU, compiled, say)
+    return steps.give(solvers, step_count, tasks_at_once)
 
 
 class Compiler:
@@ -68,7 +81,7 @@ def solver(
     make_initialization: Callable[[Manifest], Initialization],
     patterns: Callable[..., ImageDataset],
 ) -> TaskSolver:
-    pixels = DevicePixels.load(patterns(), manifest.input, torch.device("cpu"))
+    pixels = DevicePixels.load(patterns(), manifest.input, CPU)
     return build_solver(make_initialization(manifest), manifest, pixels, SETTINGS)
 
 
@@ -91,33 +104,31 @@ def test_steps_are_compiled_when_asked_or_worth_it(
     wanted: bool,
 ) -> None:
     said: list[str] = []
-    found = compiled_solver(
-        solver, manifest, step_count=step_count, tasks_at_once=1, compiled=compiled, say=said.append
-    )
+    (found,) = give([solver], manifest, step_count, compiled=compiled, say=said.append)
 
     assert (len(compiler.specs) == 1) is wanted
     assert (found is not solver) is wanted
     assert said == (["compiling the inner step", "the inner step is compiled"] if wanted else [])
 
 
-def test_a_step_that_was_compiled_before_is_taken(
+def test_a_step_compiled_before_is_used(
     manifest: Manifest, solver: TaskSolver, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_compiled_before", lambda _spec, _device: True)
     said: list[str] = []
-    compiled_solver(solver, manifest, step_count=1, tasks_at_once=1, compiled=None, say=said.append)
+    give([solver], manifest, 1, compiled=None, say=said.append)
 
     assert len(compiler.specs) == 1
     assert said == ["the inner step is compiled"]
 
 
-def test_full_parts_are_stepped_by_the_compiled_step_and_fewer_tasks_by_the_plain_one(
+def test_a_smaller_last_stack_uses_the_plain_step(
     manifest: Manifest,
     solver: TaskSolver,
     compiler: Compiler,
     patterns: Callable[..., ImageDataset],
 ) -> None:
-    found = compiled_solver(solver, manifest, step_count=1, tasks_at_once=2, compiled=True)
+    (found,) = give([solver], manifest, 1, tasks_at_once=2, compiled=True)
     episodes = sample_episodes(patterns(), 3, 4, 1, 1, torch.Generator().manual_seed(0))
     compiler.calls.clear()
 
@@ -130,27 +141,25 @@ def test_full_parts_are_stepped_by_the_compiled_step_and_fewer_tasks_by_the_plai
 
 
 @pytest.mark.parametrize("error", [CompilationError("no compiler"), RuntimeError("bad\nmore")])
-def test_a_step_that_cannot_be_compiled_is_told_or_refused(
+def test_a_failed_compilation_is_told_or_refused(
     manifest: Manifest, solver: TaskSolver, compiler: Compiler, error: Exception
 ) -> None:
     compiler.error = error
     said: list[str] = []
-    found = compiled_solver(
-        solver, manifest, step_count=10**6, tasks_at_once=1, compiled=None, say=said.append
-    )
+    (found,) = give([solver], manifest, 10**6, compiled=None, say=said.append)
 
     reason = str(error).split("\n")[0]
     assert found is solver
     assert said[-1] == f"{reason}; the evaluation is slower without"
     with pytest.raises(TrainingError, match=f"^{reason}$"):
-        compiled_solver(solver, manifest, step_count=1, tasks_at_once=1, compiled=True)
+        give([solver], manifest, 1, compiled=True)
 
 
 def test_the_step_is_that_of_the_solver(
     manifest: Manifest, solver: TaskSolver, compiler: Compiler
 ) -> None:
     other = replace(solver, batch_size=7, rule=replace(solver.rule, weight_decay_rate=0.9))
-    compiled_solver(other, manifest, step_count=1, tasks_at_once=1, compiled=True)
+    give([other], manifest, 1, compiled=True)
 
     (spec,) = compiler.specs
     assert (spec.way, spec.batch_size, spec.scope) == (4, 7, solver.scope)
@@ -166,7 +175,7 @@ def test_the_step_is_that_of_the_solver(
         (True, 3, True),
     ],
 )
-def test_of_steps_that_are_compared_all_are_compiled_or_none(
+def test_compared_steps_are_all_compiled_or_none(
     manifest: Manifest,
     solver: TaskSolver,
     compiler: Compiler,
@@ -176,14 +185,7 @@ def test_of_steps_that_are_compared_all_are_compiled_or_none(
 ) -> None:
     solvers = [solver, replace(solver, seed=1), replace(solver, scope=Scope.HEAD)]
     said: list[str] = []
-    found = compiled_alike(
-        solvers,
-        manifest,
-        step_count=step_count,
-        tasks_at_once=1,
-        compiled=compiled,
-        say=said.append,
-    )
+    found = give(solvers, manifest, step_count, compiled=compiled, say=said.append)
 
     kept = [of.inner_step is before.inner_step for of, before in zip(found, solvers, strict=True)]
     assert kept == [not wanted] * 3
@@ -191,7 +193,7 @@ def test_of_steps_that_are_compared_all_are_compiled_or_none(
     assert said == (["compiling the inner step"] * 2 + ["2 inner steps are compiled"]) * wanted
 
 
-def test_where_one_step_of_several_cannot_be_compiled_none_is(
+def test_one_failed_compilation_leaves_all_plain(
     manifest: Manifest, solver: TaskSolver, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def whole_network(spec: StepSpec, device: torch.device) -> InnerStep:
@@ -202,25 +204,30 @@ def test_where_one_step_of_several_cannot_be_compiled_none_is(
     monkeypatch.setattr(module, "compile_step", whole_network)
     solvers = [solver, replace(solver, scope=Scope.HEAD)]
     said: list[str] = []
-    found = compiled_alike(
-        solvers, manifest, step_count=10**6, tasks_at_once=1, compiled=None, say=said.append
-    )
+    found = give(solvers, manifest, 10**6, compiled=None, say=said.append)
 
     assert found is solvers
     assert said[-1] == "no compiler for that; the evaluation is slower without"
 
 
 @pytest.mark.usefixtures("compiler")
-def test_of_steps_that_are_compared_those_compiled_before_cost_nothing(
+def test_steps_compiled_before_cost_nothing(
     manifest: Manifest, solver: TaskSolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_compiled_before", lambda spec, _device: spec.scope is Scope.ALL)
     solvers = [solver, replace(solver, scope=Scope.HEAD)]
     counts = (WORTHWHILE_STEPS - 1, WORTHWHILE_STEPS)
-    few, enough = (
-        compiled_alike(solvers, manifest, step_count=count, tasks_at_once=1, compiled=None)
-        for count in counts
-    )
+    few, enough = (give(solvers, manifest, count, compiled=None) for count in counts)
 
     assert few is solvers
     assert enough is not solvers
+
+
+def test_steps_are_compiled_once(
+    manifest: Manifest, solver: TaskSolver, compiler: Compiler
+) -> None:
+    steps = CompiledSteps(manifest, CPU, compiled=True, say=lambda _sentence: None)
+    for _ in range(2):
+        steps.give([solver], 1, 1)
+
+    assert len(compiler.specs) == 1

@@ -5,21 +5,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Weights, write_bundle
+from kshot.bundle import (
+    BatchNormMode,
+    Head,
+    Manifest,
+    Preconditioner,
+    Scope,
+    Weights,
+    write_bundle,
+)
 from kshot.learner import Initialization, build_network, initial_parameters
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
-from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.errors import DataError, TrainingError
-from kshot.trainer.evaluate.evaluation import (
-    EvaluationResult,
-    evaluate,
-    evaluate_along,
-    evaluate_bundle,
-)
+from kshot.trainer.evaluate.baselines import Baseline
+from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.paired_differences import paired_difference
-from kshot.trainer.evaluate.solver import EvaluationSettings, TaskSolver, build_solver
-from kshot.trainer.evaluate.tasks import prepare_tasks
+from kshot.trainer.evaluate.scores import EvaluationResult
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.solver import TaskSolver
 from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.tasks.episode_file import draw_episodes
 from kshot.trainer.tasks.support_flaws import SupportFlaws
@@ -53,23 +57,18 @@ def initialization(manifest: Manifest) -> Initialization:
 
 
 @pytest.fixture
-def solve(manifest: Manifest, initialization: Initialization) -> Callable[..., TaskSolver]:
-    def build(dataset: ImageDataset, settings: EvaluationSettings = SETTINGS) -> TaskSolver:
-        pixels = DevicePixels.load(dataset, manifest.input, CPU)
-        return build_solver(initialization, manifest, pixels, settings)
-
-    return build
+def evaluator(manifest: Manifest, initialization: Initialization, patterns: Patterns) -> Evaluator:
+    return Evaluator(initialization, manifest, patterns())
 
 
 def timeless(results: dict[BatchNormMode, EvaluationResult]) -> list[EvaluationResult]:
     return [replace(result, ms_per_task=0) for result in results.values()]
 
 
-def test_a_seed_names_its_result(solve: Callable[..., TaskSolver], patterns: Patterns) -> None:
-    dataset = patterns()
-    first, again = (evaluate(solve(dataset), dataset, SETTINGS, MODES) for _ in range(2))
+def test_a_seed_names_its_result(evaluator: Evaluator) -> None:
+    first, again = (evaluator.evaluate(SETTINGS, MODES) for _ in range(2))
     other_settings = replace(SETTINGS, seed=6)
-    other = evaluate(solve(dataset, other_settings), dataset, other_settings, MODES)
+    other = evaluator.evaluate(other_settings, MODES)
 
     assert timeless(first) == timeless(again)
     assert timeless(first) != timeless(other)
@@ -84,10 +83,9 @@ def test_a_seed_names_its_result(solve: Callable[..., TaskSolver], patterns: Pat
 
 
 def test_tasks_together_answer_as_tasks_alone(
-    solve: Callable[..., TaskSolver], patterns: Patterns, monkeypatch: pytest.MonkeyPatch
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Float32, after 3 steps: probabilities within 1e-5."""
-    dataset = patterns()
     answers: dict[int, list[torch.Tensor]] = {1: [], 7: []}
     reports: list[tuple[int, int]] = []
     answer = TaskSolver.answer
@@ -99,12 +97,9 @@ def test_tasks_together_answer_as_tasks_alone(
 
         with monkeypatch.context() as patched:
             patched.setattr(TaskSolver, "answer", keep)
-            evaluate(
-                solve(dataset),
-                dataset,
+            patched.setattr(evaluator, "tasks_at_once", tasks_at_once)
+            evaluator.evaluate(
                 SETTINGS,
-                [BatchNormMode.SUPPORT],
-                tasks_at_once=tasks_at_once,
                 report=lambda done, total: reports.append((done, total)),
             )
 
@@ -115,18 +110,15 @@ def test_tasks_together_answer_as_tasks_alone(
     assert reports[:-4] == [(done, 23) for done in range(1, 24)]
 
 
-def test_the_modes_are_measured_on_the_same_adaptations(
-    solve: Callable[..., TaskSolver], patterns: Patterns
-) -> None:
-    dataset = patterns()
-    together = evaluate(solve(dataset), dataset, SETTINGS, MODES)
-    alone = [evaluate(solve(dataset), dataset, SETTINGS, [mode]) for mode in MODES]
+def test_modes_share_adaptations(evaluator: Evaluator) -> None:
+    together = evaluator.evaluate(SETTINGS, MODES)
+    alone = [evaluator.evaluate(SETTINGS, [mode]) for mode in MODES]
 
     assert timeless(together) == [result for each in alone for result in timeless(each)]
 
 
-def test_the_order_in_which_classes_are_kept_is_irrelevant(
-    solve: Callable[..., TaskSolver], patterns: Patterns
+def test_the_order_of_classes_is_irrelevant(
+    initialization: Initialization, manifest: Manifest, patterns: Patterns
 ) -> None:
     """Other tasks are drawn, of the same classes: within both intervals."""
     dataset = patterns()
@@ -141,37 +133,30 @@ def test_the_order_in_which_classes_are_kept_is_irrelevant(
     settings = replace(SETTINGS, task_count=100)
     mode = settings.batch_norm_mode
     one, other = (
-        evaluate(solve(data, settings), data, settings, [mode])[mode]
+        Evaluator(initialization, manifest, data).evaluate(settings)[mode]
         for data in (dataset, permuted)
     )
 
     assert abs(one.accuracy - other.accuracy) < one.ci95 + other.ci95
 
 
-def test_no_steps_of_a_head_that_knows_nothing_is_chance(
-    initialization: Initialization, manifest: Manifest, patterns: Patterns
-) -> None:
+def test_an_untrained_zero_head_answers_by_chance(evaluator: Evaluator) -> None:
     """A learning rate of almost nothing leaves the zero head; ties go to class 0, one in four."""
-    dataset = patterns()
     settings = replace(
         SETTINGS, learning_rate=1e-30, head=Head.ZERO, preconditioner=Preconditioner.SGD
     )
-    pixels = DevicePixels.load(dataset, manifest.input, CPU)
-    solver = build_solver(initialization, manifest, pixels, settings)
 
-    for result in evaluate(solver, dataset, settings, MODES).values():
+    for result in evaluator.evaluate(settings, MODES).values():
         assert result.accuracy == pytest.approx(0.25, abs=0.1)
         assert result.nll == pytest.approx(1.386, abs=0.01)
 
 
-def test_a_bundle_is_evaluated_as_its_initialization(
+def test_a_bundle_is_its_initialization(
     initialization: Initialization,
     manifest: Manifest,
-    solve: Callable[..., TaskSolver],
-    patterns: Patterns,
+    evaluator: Evaluator,
     tmp_path: Path,
 ) -> None:
-    dataset = patterns()
     weights = Weights(
         {name: value.numpy() for name, value in initialization.parameters.items()},
         {name: value.numpy() for name, value in initialization.second_moment.items()},
@@ -180,38 +165,29 @@ def test_a_bundle_is_evaluated_as_its_initialization(
     bundle = write_bundle(tmp_path, manifest, weights, dict.fromkeys(MODES, b"template"), "card")
     reports: list[tuple[int, int]] = []
 
-    result = evaluate_bundle(
-        bundle,
-        dataset,
-        SETTINGS,
-        device=CPU,
-        report=lambda done, total: reports.append((done, total)),
-    )
+    of_bundle = Evaluator.of_bundle(bundle, evaluator.dataset, CPU)
+    results = of_bundle.evaluate(SETTINGS, report=lambda done, total: reports.append((done, total)))
 
-    mode = SETTINGS.batch_norm_mode
-    wanted = evaluate(solve(dataset), dataset, SETTINGS, [mode])
-    assert timeless({mode: result}) == timeless(wanted)
+    assert list(results) == [SETTINGS.batch_norm_mode]
+    assert timeless(results) == timeless(evaluator.evaluate(SETTINGS))
     assert reports[-1] == (23, 23)
     with pytest.raises(DataError, match="way is 9, wanted at most the 8 classes"):
-        evaluate_bundle(bundle, dataset, replace(SETTINGS, way=9), device=CPU)
+        of_bundle.evaluate(replace(SETTINGS, way=9))
 
     odd = replace(weights, parameters={"odd": weights.parameters["head.bias"]})
     odd = replace(odd, second_moment=odd.parameters)
     unfit = write_bundle(tmp_path / "odd", manifest, odd, dict.fromkeys(MODES, b"template"), "card")
     with pytest.raises(TrainingError, match=r"cannot be used: parameter head\.bias is missing"):
-        evaluate_bundle(unfit, dataset, SETTINGS, device=CPU)
+        Evaluator.of_bundle(unfit, evaluator.dataset, CPU)
 
 
-def test_the_episodes_that_are_given_are_solved(
-    solve: Callable[..., TaskSolver], patterns: Patterns
-) -> None:
-    dataset = patterns()
+def test_given_episodes_are_solved(evaluator: Evaluator) -> None:
+    dataset = evaluator.dataset
     drawn = draw_episodes(dataset, SETTINGS.task_shape)
     other = draw_episodes(dataset, replace(SETTINGS.task_shape, seed=8))
-    own = evaluate(solve(dataset), dataset, SETTINGS, MODES)
+    own = evaluator.evaluate(SETTINGS, MODES)
     given, others = (
-        evaluate(solve(dataset), dataset, SETTINGS, MODES, episodes=episodes)
-        for episodes in (drawn, other)
+        evaluator.evaluate(SETTINGS, MODES, episodes=episodes) for episodes in (drawn, other)
     )
 
     assert timeless(given) == timeless(own)
@@ -220,40 +196,31 @@ def test_the_episodes_that_are_given_are_solved(
     assert timeless(others) != timeless(own)
 
 
-def test_a_result_keeps_the_right_answers_of_each_task(
-    solve: Callable[..., TaskSolver], patterns: Patterns
-) -> None:
-    dataset = patterns()
-    for result in evaluate(solve(dataset), dataset, SETTINGS, MODES).values():
+def test_a_result_counts_right_answers_by_task(evaluator: Evaluator) -> None:
+    for result in evaluator.evaluate(SETTINGS, MODES).values():
         assert len(result.correct_counts) == 23
         assert result.query_count == 8
         assert result.accuracy == pytest.approx(sum(result.task_accuracies) / 23)
 
 
-def test_numbers_of_steps_along_one_adaptation_are_those_of_each_alone(
-    solve: Callable[..., TaskSolver], patterns: Patterns
-) -> None:
-    dataset = patterns()
-    tasks = prepare_tasks(dataset, SETTINGS)
-    along = evaluate_along(solve(dataset), tasks, [0, 1, 3], MODES, tasks_at_once=5)
+def test_step_counts_share_an_adaptation(evaluator: Evaluator) -> None:
+    evaluator.tasks_at_once = 5
+    (along,) = evaluator.compare([SETTINGS], MODES, step_counts=[0, 1, 3])
 
     for step_count, results in along.items():
         settings = replace(SETTINGS, step_count=step_count)
-        alone = evaluate(solve(dataset, settings), dataset, settings, MODES, tasks_at_once=5)
+        alone = evaluator.evaluate(settings, MODES)
         assert timeless(results) == timeless(alone)
     times = [along[count][BatchNormMode.SUPPORT].ms_per_task for count in (0, 3)]
     assert times[0] < times[1]
 
 
-def test_queries_of_unknown_classes_leave_the_accuracy_as_it_is(
-    solve: Callable[..., TaskSolver], patterns: Patterns
-) -> None:
+def test_unknown_queries_leave_the_accuracy(evaluator: Evaluator) -> None:
     """The patterns are easy: an untrained network adapted to them tells strangers somewhat."""
-    dataset = patterns()
     settings = replace(SETTINGS, unknown=True, learning_rate=0.01)
     plain = replace(settings, unknown=False)
-    results = evaluate(solve(dataset, settings), dataset, settings, MODES)
-    without = evaluate(solve(dataset, plain), dataset, plain, MODES)
+    results = evaluator.evaluate(settings, MODES)
+    without = evaluator.evaluate(plain, MODES)
 
     for mode, result in results.items():
         found = result.unknown
@@ -265,32 +232,58 @@ def test_queries_of_unknown_classes_leave_the_accuracy_as_it_is(
         assert without[mode].unknown is None
 
 
-def test_wrong_labels_cost_accuracy_on_the_same_tasks(
-    solve: Callable[..., TaskSolver], patterns: Patterns
-) -> None:
-    dataset = patterns()
+def test_wrong_labels_cost_accuracy(evaluator: Evaluator) -> None:
     mode = SETTINGS.batch_norm_mode
     clean = replace(SETTINGS, head=Head.PROTOTYPE, step_count=0)
     wrong = replace(clean, flaws=SupportFlaws(wrong_labels=1.0))
-    results = [
-        evaluate(solve(dataset, settings), dataset, settings, [mode])[mode]
-        for settings in (clean, wrong)
-    ]
+    results = [evaluator.evaluate(settings)[mode] for settings in (clean, wrong)]
 
     assert results[0].episodes_digest == results[1].episodes_digest
     difference = paired_difference(results[0].task_accuracies, results[1].task_accuracies)
     assert difference.mean - difference.half_width > 0.3
 
 
-def test_adaptations_that_diverge_count_as_wrong(
-    solve: Callable[..., TaskSolver], patterns: Patterns
-) -> None:
-    dataset = patterns()
+def test_diverged_adaptations_are_wrong(evaluator: Evaluator) -> None:
     settings = replace(SETTINGS, learning_rate=1e30, unknown=True)
     mode = settings.batch_norm_mode
 
-    result = evaluate(solve(dataset, settings), dataset, settings, [mode])[mode]
+    result = evaluator.evaluate(settings)[mode]
 
     assert result.diverged_count == 23
     assert result.accuracy == 0
     assert result.nll == pytest.approx(1.3863, abs=1e-3)  # ln 4
+
+
+def test_variants_solve_the_same_tasks_in_turns(evaluator: Evaluator) -> None:
+    """A variant's results do not depend on its company, and NIL has one number of steps."""
+    variants = [
+        replace(SETTINGS, baseline=Baseline.NIL),
+        SETTINGS,
+        replace(SETTINGS, scope=Scope.HEAD),
+    ]
+    reports: list[tuple[int, int]] = []
+    compared = evaluator.compare(
+        variants,
+        MODES,
+        step_counts=[0, 3],
+        report=lambda done, total: reports.append((done, total)),
+    )
+
+    assert [list(along) for along in compared] == [[0], [0, 3], [0, 3]]
+    assert reports == [(done, 69) for done in range(1, 70)]
+    own = evaluator.compare(variants, MODES)
+    assert [list(along) for along in own] == [[0], [3], [3]]
+    for together, alone in zip(compared, own, strict=True):
+        step_count, results = alone.popitem()
+        assert timeless(together[step_count]) == timeless(results)
+
+
+def test_logits_are_the_networks_own(evaluator: Evaluator) -> None:
+    logits, classes = evaluator.logits(SETTINGS, MODES)
+
+    assert list(logits) == list(MODES)
+    assert classes.shape == (23, 8)
+    for mode, result in evaluator.evaluate(SETTINGS, MODES).items():
+        assert logits[mode].shape == (23, 8, 4)
+        correct = (logits[mode].argmax(dim=-1) == classes).sum(dim=1)
+        assert tuple(correct.tolist()) == result.correct_counts
