@@ -3,10 +3,12 @@
 A server starts on the built-in bundle `omniglot`, which has seen handwritten letters of many
 alphabets and no digit of this data set. Each task takes five digits with five examples each,
 adapts to them in one call, and classifies all remaining images of those digits.
+`--picture FILE` draws one task, with ten queries of each digit, instead of the table.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import signal
@@ -29,6 +31,7 @@ from sklearn.datasets import load_digits
 from kshot.client import Client
 
 WAY, SHOT, TASK_COUNT = 5, 5, 6
+PICTURED_SEED, DRAWN_PER_DIGIT = 5, 10  # of the six tasks the one nearest to their mean
 IMAGES_PER_REQUEST = 100
 INK, PAPER, INK_BELOW = 0, 255, 160
 START_TIMEOUT_S = 300.0
@@ -64,7 +67,7 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
 
 @contextlib.contextmanager
 def running_server() -> Iterator[str]:
-    """Start `kshot serve` on a free port, yield its address, stop it and see that it ends well."""
+    """Start `kshot serve` on a free port, yield its address, stop it and check its exit code."""
     with tempfile.TemporaryDirectory(prefix="kshot-digits-") as folder:
         log = Path(folder) / "server.log"
         command = [sys.executable, "-m", "kshot", "serve", "--listen", "127.0.0.1:0"]
@@ -82,7 +85,7 @@ def running_server() -> Iterator[str]:
 
 
 def stop(server: subprocess.Popen[str]) -> int:
-    """Ask a server to stop, and make it where it does not; return its exit code."""
+    """Stop a server, by force when it does not end in time; return its exit code."""
     server.send_signal(signal.SIGTERM)
     try:
         return server.wait(STOP_TIMEOUT_S)
@@ -92,7 +95,7 @@ def stop(server: subprocess.Popen[str]) -> int:
 
 
 def wait_until_ready(server: subprocess.Popen[str], log: Path) -> str:
-    """Read the server's lines until the one that says that it is ready; return its address."""
+    """Read the server's events until it is ready; return its address."""
     assert server.stdout is not None  # noqa: S101 -- Popen was told to make a pipe
     timer = threading.Timer(START_TIMEOUT_S, server.kill)
     timer.start()
@@ -106,11 +109,16 @@ def wait_until_ready(server: subprocess.Popen[str], log: Path) -> str:
     raise SystemExit(f"the server did not become ready:\n{log.read_text()[-2000:]}")
 
 
-def run_task(client: Client, images: np.ndarray, labels: np.ndarray, seed: int) -> TaskReport:
-    """Adapt to five random digits, five examples each, and classify all other images of them."""
+def draw_task(labels: np.ndarray, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return five random digits and the indices of each one's images, in random order."""
     generator = np.random.default_rng(seed)
     digits = np.sort(generator.choice(10, WAY, replace=False))
-    of_digit = [generator.permutation(np.flatnonzero(labels == digit)) for digit in digits]
+    return digits, [generator.permutation(np.flatnonzero(labels == digit)) for digit in digits]
+
+
+def run_task(client: Client, images: np.ndarray, labels: np.ndarray, seed: int) -> TaskReport:
+    """Adapt to five random digits, five examples each, and classify all other images of them."""
+    digits, of_digit = draw_task(labels, seed)
     support = np.concatenate([indices[:SHOT] for indices in of_digit])
     query = np.concatenate([indices[SHOT:] for indices in of_digit])
 
@@ -171,11 +179,49 @@ def print_table(reports: list[TaskReport], total_s: float) -> None:
     )
 
 
-def main() -> int:
-    """Run the tasks and print what came out."""
+def draw_picture(client: Client, images: np.ndarray, labels: np.ndarray, path: Path) -> int:
+    """Draw one task's examples and some of its answers; return how many answers are right."""
+    from matplotlib.figure import Figure
+
+    _, of_digit = draw_task(labels, PICTURED_SEED)
+    support = np.concatenate([indices[:SHOT] for indices in of_digit])
+    query = np.concatenate([indices[SHOT : SHOT + DRAWN_PER_DIGIT] for indices in of_digit])
+    adapted = client.adapt(
+        images[support], labels[support].tolist(), model="omniglot", seed=PICTURED_SEED
+    )
+    result = adapted.predict(images[query])
+    adapted.delete()
+    right = result.labels == labels[query]
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    columns = figure.add_gridspec(1, 2, width_ratios=[SHOT, DRAWN_PER_DIGIT + 1])
+    examples, answers = figure.add_subfigure(columns[0]), figure.add_subfigure(columns[1])
+    examples.suptitle(f"{SHOT} examples of each class")
+    answers.suptitle(f"other images and their answers: {right.sum()} of {len(query)} right")
+    for axes, index in zip(examples.subplots(WAY, SHOT).flat, support, strict=True):
+        axes.imshow(images[index], cmap="gray", vmin=INK, vmax=PAPER)
+        axes.set_axis_off()
+    drawn = zip(answers.subplots(WAY, DRAWN_PER_DIGIT).flat, query, result.labels, strict=True)
+    for axes, index, answer in drawn:
+        axes.imshow(images[index], cmap="gray", vmin=INK, vmax=PAPER)
+        correct = answer == labels[index]
+        axes.set_title(str(answer), color="green" if correct else "red", fontsize=9, pad=2)
+        axes.set_axis_off()
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    return int(right.sum())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the tasks and print the table, or draw the picture."""
+    parser = argparse.ArgumentParser(description="Adapt to handwritten digits through a server.")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw one task to this file")
+    picture = parser.parse_args(arguments).picture
     started = time.perf_counter()
     images, labels = read_digits()
     with running_server() as address, Client(address) as client:
+        if picture is not None:
+            draw_picture(client, images, labels, picture)
+            return 0
         reports = [run_task(client, images, labels, seed) for seed in range(TASK_COUNT)]
     print_table(reports, time.perf_counter() - started)
     return 0
