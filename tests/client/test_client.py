@@ -72,12 +72,12 @@ def test_adapt_sends_the_options_that_are_set(client: Client, servicer: FakeServ
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"head": "neck"}, "head is 'neck'; want one of trained, prototype, zero"),
-        ({"step_count": "many"}, "step_count='many'"),
-        ({"step_count": 1 << 40}, "step_count="),
-        ({"ttl": "an hour"}, "ttl='an hour'"),
-        ({"ttl": float("inf")}, "ttl=inf"),
-        ({"steps": 3}, "unknown option 'steps'"),
+        ({"head": "neck"}, "head: expected one of trained, prototype, zero, got 'neck'"),
+        ({"step_count": "many"}, "step_count: cannot send 'many'"),
+        ({"step_count": 1 << 40}, "step_count: cannot send "),
+        ({"ttl": "an hour"}, "ttl: expected seconds or a timedelta, got 'an hour'"),
+        ({"ttl": float("inf")}, "ttl: expected seconds or a timedelta, got inf"),
+        ({"steps": 3}, "option 'steps': expected one of step_count, "),
     ],
 )
 def test_an_option_that_cannot_be_sent_is_named(

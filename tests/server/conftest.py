@@ -15,15 +15,19 @@ from kshot.bundle import (
     Bundle,
     Calibration,
     Grayscale,
+    Head,
     InputSpec,
     Manifest,
     NetworkSpec,
+    Preconditioner,
     Rescale,
     Resize,
+    Scope,
     TemperatureRule,
     Weights,
     write_bundle,
 )
+from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import LocalStore
 
@@ -164,6 +168,20 @@ def make_arrays() -> MakeArrays:
 def make_model() -> MakeModel:
     """Make the record of an adapted model."""
 
+    options = AdaptOptions(
+        step_count=10,
+        learning_rate=0.001,
+        batch_size=5,
+        preconditioner=Preconditioner.CARRIED,
+        head=Head.TRAINED,
+        scope=Scope.ALL,
+        batch_norm_mode=BatchNormMode.SUPPORT,
+        seed=0,
+        ttl=1000.0,
+        allow_partial=False,
+        deterministic=False,
+    )
+
     def make(
         model_id: str = "a1",
         create_time: float = 1000.0,
@@ -180,7 +198,7 @@ def make_model() -> MakeModel:
             class_names=tuple(
                 f"class {index} \N{LATIN SMALL LETTER E WITH ACUTE}" for index in range(way)
             ),
-            options={"step_count": 10, "learning_rate": 0.001, "head": "trained"},
+            options=options,
             create_time=create_time,
             expire_time=expire_time,
             size_bytes=0,

@@ -30,8 +30,8 @@ from kshot.client.errors import (
     Violation,
 )
 from kshot.client.inputs import Images, Label
-from kshot.client.options import AdaptOptions
-from kshot.client.results import Description, Prediction, Report, ResolvedOptions, Timing
+from kshot.client.options import AdaptOptions, ResolvedOptions
+from kshot.client.results import Description, Prediction, Report, Timing
 
 __all__ = [
     "AdaptOptions",

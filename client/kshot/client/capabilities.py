@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kshot.client.encoding import decode_options, seconds
-from kshot.client.options import decode_choice
-from kshot.client.results import ResolvedOptions
+from kshot.client.options import ResolvedOptions, decode_choice, decode_options, seconds
 from kshot.v1 import adaptation_pb2 as wire
 
 

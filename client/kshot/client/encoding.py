@@ -8,18 +8,16 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kshot.client.errors import InputError
 from kshot.client.inputs import Classes, Images, Label, read_images, read_labels
-from kshot.client.options import decode_choice
+from kshot.client.options import decode_choice, decode_options, seconds
 from kshot.client.results import (
     Description,
     Prediction,
     Report,
-    ResolvedOptions,
     Timing,
 )
 from kshot.v1 import adaptation_pb2 as wire
@@ -143,28 +141,6 @@ def decode_report(report: wire.AdaptReport) -> Report:
         compute_path=report.compute_path,
         slot_bucket=report.slot_bucket,
     )
-
-
-def decode_options(options: wire.AdaptOptions) -> ResolvedOptions:
-    """Read options as the server resolved them."""
-    return ResolvedOptions(
-        step_count=options.step_count,
-        learning_rate=options.learning_rate,
-        batch_size=options.batch_size,
-        preconditioner=decode_choice("preconditioner", options.preconditioner),
-        head=decode_choice("head", options.head),
-        scope=decode_choice("scope", options.scope),
-        batch_norm_mode=decode_choice("batch_norm_mode", options.batch_norm_mode),
-        seed=options.seed,
-        ttl=seconds(options.ttl),
-        allow_partial=options.allow_partial,
-        deterministic=options.deterministic,
-    )
-
-
-def seconds(duration: Duration) -> float:
-    """Read a duration."""
-    return duration.seconds + duration.nanos / 1e9
 
 
 def _time(timestamp: Timestamp) -> datetime:

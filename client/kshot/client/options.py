@@ -1,9 +1,12 @@
-"""The options of an adaptation, as callers write them and as the wire has them."""
+"""The options of an adaptation: as callers write them, as the wire has them, as they come back."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any, Protocol, TypedDict
+
+from google.protobuf.duration_pb2 import Duration
 
 from kshot.client.errors import InputError
 from kshot.v1 import adaptation_pb2 as wire
@@ -29,8 +32,32 @@ class AdaptOptions(TypedDict, total=False):
     deterministic: bool | None
 
 
+@dataclass(frozen=True)
+class ResolvedOptions:
+    """The options that an adaptation ran with; `ttl` in seconds.
+
+    Flags, encoding and decoding follow from the fields: their names, types and help.
+    """
+
+    step_count: int = field(metadata={"help": "Inner steps."})
+    learning_rate: float = field(metadata={"help": "Learning rate of the inner loop."})
+    batch_size: int = field(metadata={"help": "Examples in each inner step."})
+    preconditioner: str = field(metadata={"help": "How gradients are scaled."})
+    head: str = field(metadata={"help": "Rows of the last layer that adaptation starts from."})
+    scope: str = field(metadata={"help": "Parameters that adapt."})
+    batch_norm_mode: str = field(metadata={"help": "Batch statistics that predictions use."})
+    seed: int = field(metadata={"help": "Seed of the order in which examples are drawn."})
+    ttl: float = field(metadata={"help": "Seconds that the server keeps the adapted model."})
+    allow_partial: bool = field(
+        metadata={"help": "Accept fewer steps if the time does not suffice for all."}
+    )
+    deterministic: bool = field(
+        metadata={"help": "Run the task alone, so that equal requests give equal bytes."}
+    )
+
+
 class _Enum(Protocol):
-    """What an enumeration of the wire offers beside its values."""
+    """The methods of an enumeration of the wire."""
 
     def keys(self) -> list[str]: ...
 
@@ -51,13 +78,12 @@ _ENUMS: dict[str, _Enum] = {
 def encode_options(options: AdaptOptions) -> wire.AdaptOptions:
     """Write the options that are set; raise `InputError` for one that cannot be written."""
     message = wire.AdaptOptions()
+    known = [option.name for option in fields(ResolvedOptions)]
     for name, value in options.items():
         if value is None:
             continue
-        if name not in AdaptOptions.__annotations__:
-            raise InputError(
-                f"unknown option {name!r}; want {', '.join(AdaptOptions.__annotations__)}"
-            )
+        if name not in known:
+            raise InputError(f"option {name!r}: expected one of {', '.join(known)}")
         if name == "ttl":
             _set_ttl(message, value)
             continue
@@ -66,8 +92,19 @@ def encode_options(options: AdaptOptions) -> wire.AdaptOptions:
         except (TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"option {name}={value!r}: {error}") from error
+            raise InputError(f"{name}: cannot send {value!r}: {error}") from error
     return message
+
+
+def decode_options(options: wire.AdaptOptions) -> ResolvedOptions:
+    """Read options as the server resolved them."""
+    values: dict[str, Any] = {
+        option.name: getattr(options, option.name) for option in fields(ResolvedOptions)
+    }
+    for name in values.keys() & _ENUMS.keys():
+        values[name] = decode_choice(name, values[name])
+    values["ttl"] = seconds(options.ttl)
+    return ResolvedOptions(**values)
 
 
 def choices(kind: str) -> list[str]:
@@ -80,7 +117,7 @@ def choices(kind: str) -> list[str]:
 def encode_choice(kind: str, value: object) -> Any:  # noqa: ANN401 -- the value of any enumeration
     """Return the number of a choice such as `support`; `kind` is the option's name."""
     if value not in choices(kind):
-        raise InputError(f"{kind} is {value!r}; want one of {', '.join(choices(kind))}")
+        raise InputError(f"{kind}: expected one of {', '.join(choices(kind))}, got {value!r}")
     return _ENUMS[kind].Value(f"{kind.upper()}_{str(value).upper()}")
 
 
@@ -99,4 +136,9 @@ def _set_ttl(message: wire.AdaptOptions, value: object) -> None:
             raise TypeError
         message.ttl.FromTimedelta(given)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"option ttl={value!r}; want seconds or a timedelta") from error
+        raise InputError(f"ttl: expected seconds or a timedelta, got {value!r}") from error
+
+
+def seconds(duration: Duration) -> float:
+    """Read a duration."""
+    return duration.seconds + duration.nanos / 1e9

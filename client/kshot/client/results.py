@@ -8,6 +8,8 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
+from kshot.client.options import ResolvedOptions
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -29,23 +31,6 @@ class Timing:
             "round_trip": self.round_trip_ms,
         }
         return {name: round(value, 3) for name, value in parts.items()}
-
-
-@dataclass(frozen=True)
-class ResolvedOptions:
-    """The options that an adaptation ran with; `ttl` in seconds."""
-
-    step_count: int
-    learning_rate: float
-    batch_size: int
-    preconditioner: str
-    head: str
-    scope: str
-    batch_norm_mode: str
-    seed: int
-    ttl: float
-    allow_partial: bool
-    deterministic: bool
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from kshot.server.request.images import (
     prepare_images,
 )
 from kshot.server.request.inputs import AdaptInput
-from kshot.server.request.validation import TtlLimits, check_labels, resolve_options
+from kshot.server.request.options import Bounds, TtlLimits, resolve_options
+from kshot.server.request.validation import check_labels
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.workers import Workers
@@ -70,7 +71,7 @@ def check_task(
     count = image_count(support_set.images)
     check_labels(support_set, count, manifest.limits.max_way, violations)
     way = len(support_set.class_names)
-    options = resolve_options(task.options, way, manifest, limits.ttl, violations)
+    options = resolve_options(task.options, Bounds(manifest, way, limits.ttl), violations)
     rules = ImageRules(
         "support_set.images",
         manifest.limits.max_support_count,
@@ -139,7 +140,7 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> Adaptation:
             options.digested(result.step_count),
         ),
         class_names=task.class_names,
-        options=options.document(),
+        options=options,
         create_time=now,
         expire_time=now + options.ttl,
         size_bytes=0,

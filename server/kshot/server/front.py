@@ -33,7 +33,8 @@ from kshot.server.predict.prediction import (
 )
 from kshot.server.request.images import PixelBudget, check_sent, image_count
 from kshot.server.request.inputs import AdaptInput, PredictInput
-from kshot.server.request.validation import TtlLimits, check_choice, check_id
+from kshot.server.request.options import TtlLimits
+from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.server.store.kept_models import KeptModels
@@ -83,9 +84,10 @@ class Front:
     ) -> tuple[Adaptation, Answers]:
         """Adapt, classify queries, keep nothing."""
         with self.adapting.admit():
-            if task.options.ttl is not None:
-                violations.add("options.ttl", "got a time to live, wanted none: nothing is kept")
-                task = replace(task, options=replace(task.options, ttl=None))
+            if "ttl" in task.options:
+                violations.add("options.ttl", "expected none, since nothing is kept")
+                others = {name: task.options[name] for name in task.options if name != "ttl"}
+                task = replace(task, options=others)
             limits = TaskLimits(TtlLimits(0, 0), self._budget())
 
             def check() -> tuple[ServedModel, CheckedTask, Floats]:
@@ -116,13 +118,13 @@ class Front:
                 violations.check()
             adapted, arrays = await self.kept_models.read(adapted_model)
             model = self._behind(adapted)
-            mode = query.mode or _own_mode(adapted)
+            mode = query.mode or adapted.options.batch_norm_mode
 
             support_count = len(arrays.support)
 
             def prepare() -> Floats:
                 with current_call().measure("decode"):
-                    check_mode(query, model, violations)
+                    check_mode(query.mode, model, violations)
                     self._check_size(query, support_count, mode, violations)
                     queries = prepare_queries(query.queries, model, self._budget(), violations)
                     violations.check()
@@ -150,11 +152,9 @@ class Front:
                 violations.check()
             adapted, arrays = await self.kept_models.read(adapted_model)
             model = self._behind(adapted)
-            if mode is not None:
-                allowed = model.bundle.manifest.batch_norm.allowed
-                check_choice("batch_norm_mode", mode, allowed, violations)
+            check_mode(mode, model, violations)
             violations.check()
-            chosen = mode or _own_mode(adapted)
+            chosen = mode or adapted.options.batch_norm_mode
 
             def work() -> bytes:
                 with current_call().measure("compute"):
@@ -190,7 +190,3 @@ class Front:
         current_call().adapted_model = adapted.id
         current_call().model = adapted.model
         return self.catalog.behind(adapted)
-
-
-def _own_mode(adapted: AdaptedModelRecord) -> BatchNormMode:
-    return BatchNormMode(str(adapted.options["batch_norm_mode"]))

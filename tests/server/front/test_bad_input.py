@@ -129,8 +129,8 @@ def test_all_violations_are_listed(stub: AdaptationServiceStub, refusal: Refuse)
         "options.ttl",
         "support_set.images.encoded.items[0]",
     }
-    assert found["options.step_count"] == "got 0, wanted 1 to 100"
-    assert found["options.batch_size"] == "got 3, wanted one of 5, 10"
+    assert found["options.step_count"] == "expected 1 to 100, got 0"
+    assert found["options.batch_size"] == "expected one of 5, 10, got 3"
 
 
 SUPPORT_SETS = {

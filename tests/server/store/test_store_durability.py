@@ -24,6 +24,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
+from kshot.server.request.options import AdaptOptions
 from kshot.server.store import files as store_files
 from kshot.server.store.store import AdaptedArrays, AdaptedModelRecord, LocalStore
 from kshot.server.store.files import StoreFiles
@@ -53,7 +54,9 @@ def put(model_id, seed):
     support = random.normal(size=(5, 1, 4, 4)).astype(np.float32)
     arrays = AdaptedArrays({"head.weight": weights}, {"mean": weights[0]}, support)
     digests = ("b", "c", "d")
-    facts = (("x", "y"), {"seed": seed}, 1.0, 2e3, 0, 3, 0.5)
+    choices = ("carried", "trained", "all", "support")
+    options = AdaptOptions(10, 0.001, 5, *choices, seed, 1e3, False, False)
+    facts = (("x", "y"), options, 1.0, 2e3, 0, 3, 0.5)
     store.put(AdaptedModelRecord(model_id, "tiny", *digests, *facts), arrays)
     print(model_id, flush=True)
 
@@ -94,7 +97,7 @@ def assert_whole(store: LocalStore, model_id: str, seed: int) -> None:
     arrays = store.read(model_id)
     np.testing.assert_array_equal(arrays.parameters["head.weight"], weights)
     np.testing.assert_array_equal(arrays.statistics["mean"], weights[0])
-    assert store.get(model_id).options == {"seed": seed}
+    assert store.get(model_id).options.seed == seed
 
 
 @pytest.mark.parametrize("point", KILL_POINTS)

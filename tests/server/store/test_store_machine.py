@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.server.request.options import AdaptOptions
 from kshot.server.store.store import (
     AdaptedArrays,
     AdaptedModelRecord,
@@ -22,6 +25,19 @@ from kshot.server.store.store import (
 )
 
 MAX_COUNT = 4
+OPTIONS = AdaptOptions(
+    step_count=10,
+    learning_rate=0.001,
+    batch_size=5,
+    preconditioner=Preconditioner.CARRIED,
+    head=Head.TRAINED,
+    scope=Scope.ALL,
+    batch_norm_mode=BatchNormMode.SUPPORT,
+    seed=0,
+    ttl=50.0,
+    allow_partial=False,
+    deterministic=False,
+)
 
 
 def arrays_of(number: int) -> AdaptedArrays:
@@ -68,7 +84,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.put_count += 1
         model_id, number = f"m{self.put_count}", self.put_count
         model = AdaptedModelRecord(
-            model_id, "tiny", "b", "c", "d", ("x", "y"), {"number": number},
+            model_id, "tiny", "b", "c", "d", ("x", "y"), replace(OPTIONS, seed=number),
             float(self.now), float(self.now + lifetime), 0, 1, 0.5,
         )  # fmt: skip
         try:
@@ -85,7 +101,7 @@ class StoreMachine(RuleBasedStateMachine):
     def read(self, model_id: str) -> None:
         if model_id in self.alive and model_id not in self.lost:
             number = self.alive[model_id]
-            assert self.store.get(model_id).options == {"number": number}
+            assert self.store.get(model_id).options == replace(OPTIONS, seed=number)
             assert self.store.read(model_id).parameters["w"][1, 2] == number
         else:
             wanted = DamagedModel if model_id in self.lost else self.gone[model_id]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack, get_type_hints
 
 import click
 
@@ -18,24 +20,28 @@ from kshot.client.commands.options import (
     time_text,
     timeout_option,
 )
-from kshot.client.options import AdaptOptions, choices
+from kshot.client.options import AdaptOptions, ResolvedOptions, choices
+
+
+def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add a flag for each option of an adaptation."""
+    types = get_type_hints(ResolvedOptions)
+    for option in reversed(fields(ResolvedOptions)):
+        flag = "--" + option.name.replace("_", "-")
+        kind = types[option.name]
+        if kind is bool:
+            settings: dict[str, Any] = {"is_flag": True, "default": None}
+        else:
+            settings = {"type": click.Choice(choices(option.name)) if kind is str else kind}
+        command = click.option(flag, help=option.metadata["help"], **settings)(command)
+    return command
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @server_option
 @click.option("--model", required=True, help="The served model to adapt, such as omniglot.")
-@click.option("--step-count", type=int, help="Inner steps.")
-@click.option("--learning-rate", type=float, help="The inner loop's learning rate.")
-@click.option("--batch-size", type=int, help="Examples in each inner step.")
-@click.option("--preconditioner", type=click.Choice(choices("preconditioner")))
-@click.option("--head", type=click.Choice(choices("head")))
-@click.option("--scope", type=click.Choice(choices("scope")))
-@click.option("--batch-norm-mode", type=click.Choice(choices("batch_norm_mode")))
-@click.option("--seed", type=int, help="Seeds the order in which examples are drawn.")
-@click.option("--ttl", type=float, help="Seconds that the server keeps the adapted model.")
-@click.option("--allow-partial", is_flag=True, default=None, help="Take fewer steps in time.")
-@click.option("--deterministic", is_flag=True, default=None, help="Run alone: the same bytes.")
+@adapt_options
 @timeout_option
 @json_option
 def command(

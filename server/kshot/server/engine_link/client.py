@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from kshot.internal.v1 import engine_pb2 as wire
 from kshot.internal.v1 import engine_pb2_grpc as wire_grpc
 from kshot.server.errors import DeadlineExceeded, DeviceMemoryFull, EngineUnavailable
-from kshot.server.request.inputs import ResolvedOptions
+from kshot.server.request.options import AdaptOptions
 
 Floats = npt.NDArray[np.float32]
 
@@ -48,7 +49,7 @@ class EngineTask:
     support: Floats
     class_indices: tuple[int, ...]
     way: int
-    options: ResolvedOptions
+    options: AdaptOptions
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,10 @@ class EngineClient:
 
 
 def _request(task: EngineTask) -> wire.AdaptRequest:
-    options = task.options
+    needed = wire.AdaptRequest.DESCRIPTOR.fields_by_name
+    options: dict[str, Any] = {
+        name: value for name, value in vars(task.options).items() if name in needed
+    }
     return wire.AdaptRequest(
         model=task.model,
         bundle_digest=task.bundle_digest,
@@ -131,15 +135,7 @@ def _request(task: EngineTask) -> wire.AdaptRequest:
         ),
         class_indices=task.class_indices,
         way=task.way,
-        step_count=options.step_count,
-        learning_rate=options.learning_rate,
-        batch_size=options.batch_size,
-        preconditioner=options.preconditioner.value,
-        head=options.head.value,
-        scope=options.scope.value,
-        seed=options.seed,
-        allow_partial=options.allow_partial,
-        deterministic=options.deterministic,
+        **options,
     )
 
 

@@ -14,8 +14,8 @@ from kshot.server.call_context import current_call
 from kshot.server.errors import NonFiniteLogits
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.images import ImageRules, PixelBudget, image_count, prepare_images
-from kshot.server.request.inputs import Images, PredictInput
-from kshot.server.request.validation import check_choice
+from kshot.server.request.inputs import Images
+from kshot.server.request.options import check_allowed, one_of
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays
 from kshot.server.workers import Workers
@@ -50,11 +50,11 @@ def prepare_queries(
     return prepare_images(queries, rules, violations)
 
 
-def check_mode(task: PredictInput, model: ServedModel, violations: Violations) -> None:
-    """Note a mode that the model does not allow."""
-    if task.mode is not None:
+def check_mode(mode: BatchNormMode | None, model: ServedModel, violations: Violations) -> None:
+    """Note a mode that the model does not allow; without one, its own is used."""
+    if mode is not None:
         allowed = model.bundle.manifest.batch_norm.allowed
-        check_choice("batch_norm_mode", task.mode, allowed, violations)
+        check_allowed("batch_norm_mode", mode, one_of(allowed), violations)
 
 
 def run_images(query_count: int, support_count: int, mode: BatchNormMode) -> int:

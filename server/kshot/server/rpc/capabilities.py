@@ -6,13 +6,9 @@ from kshot.bundle import Manifest
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.client import EngineFacts
 from kshot.server.predict.catalog import Catalog, ServedModel
-from kshot.server.rpc.encode import (
-    duration_message,
-    head_value,
-    mode_value,
-    preconditioner_value,
-    scope_value,
-)
+from kshot.server.request.options import Bounds, TtlLimits, resolve_options
+from kshot.server.request.violations import Violations
+from kshot.server.rpc.encode import choice_value, duration_message, options_message
 from kshot.server.version import version
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -54,10 +50,10 @@ def _model(model: ServedModel, config: ServerConfig) -> wire.ModelCapabilities:
         bundle_digest=model.bundle.digest,
         input_shape=manifest.input.shape,
         default_options=_default_options(manifest, config),
-        batch_norm_modes=map(mode_value, manifest.batch_norm.allowed),
-        preconditioners=map(preconditioner_value, manifest.inner_loop.preconditioners),
-        heads=map(head_value, manifest.head.allowed),
-        scopes=map(scope_value, manifest.scope.allowed),
+        batch_norm_modes=map(choice_value, manifest.batch_norm.allowed),
+        preconditioners=map(choice_value, manifest.inner_loop.preconditioners),
+        heads=map(choice_value, manifest.head.allowed),
+        scopes=map(choice_value, manifest.scope.allowed),
         batch_sizes=manifest.inner_loop.batch_sizes,
         max_way=limits.max_way,
         max_support_count=limits.max_support_count,
@@ -66,21 +62,13 @@ def _model(model: ServedModel, config: ServerConfig) -> wire.ModelCapabilities:
         max_learning_rate=limits.max_learning_rate,
         training_way=manifest.training.way,
         training_shot=manifest.training.shot,
-        calibrated_batch_norm_modes=map(mode_value, manifest.calibrated_modes),
+        calibrated_batch_norm_modes=map(choice_value, manifest.calibrated_modes),
     )
 
 
 def _default_options(manifest: Manifest, config: ServerConfig) -> wire.AdaptOptions:
-    loop = manifest.inner_loop
-    return wire.AdaptOptions(
-        step_count=loop.step_count,
-        learning_rate=loop.learning_rate,
-        preconditioner=preconditioner_value(loop.preconditioner),
-        head=head_value(manifest.head.default),
-        scope=scope_value(manifest.scope.default),
-        batch_norm_mode=mode_value(manifest.batch_norm.default),
-        seed=0,
-        ttl=duration_message(config.default_ttl),
-        allow_partial=False,
-        deterministic=False,
-    )
+    ttl = TtlLimits(config.default_ttl, config.max_ttl)
+    defaults = resolve_options({}, Bounds(manifest, manifest.training.way, ttl), Violations())
+    message = options_message(defaults)
+    message.ClearField("batch_size")  # it depends on the number of classes
+    return message

@@ -9,16 +9,16 @@ from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
-from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.bundle import BatchNormMode
 from kshot.server.request.inputs import (
     AdaptInput,
     EncodedImages,
     Images,
-    Options,
     PredictInput,
     SupportSet,
     TensorImages,
 )
+from kshot.server.request.options import OPTION_TYPES, OptionValue
 from kshot.server.request.violations import Violations
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -30,7 +30,7 @@ _MAX_ITEMS = 100_000
 _MAX_AXES = 16
 
 
-def adapt_task(
+def adapt_input(
     request: wire.AdaptRequest | wire.AdaptAndPredictRequest, violations: Violations
 ) -> AdaptInput:
     """Read what is to be adapted to what, and how."""
@@ -46,7 +46,7 @@ def adapt_task(
     )
 
 
-def predict_task(
+def predict_input(
     request: wire.PredictRequest | wire.AdaptAndPredictRequest, violations: Violations
 ) -> PredictInput:
     """Read what is to be classified, and what is wanted of the answer."""
@@ -79,25 +79,18 @@ def _few(items: Sequence[Item], field: str, violations: Violations) -> tuple[Ite
     return tuple(items[:_MAX_ITEMS])
 
 
-def _options(options: wire.AdaptOptions, violations: Violations) -> Options:
-    given = {field.name for field, _ in options.ListFields()}
-    return Options(
-        step_count=options.step_count if "step_count" in given else None,
-        learning_rate=options.learning_rate if "learning_rate" in given else None,
-        batch_size=options.batch_size if "batch_size" in given else None,
-        preconditioner=_choice(
-            Preconditioner, options.preconditioner, "options.preconditioner", violations
-        ),
-        head=_choice(Head, options.head, "options.head", violations),
-        scope=_choice(Scope, options.scope, "options.scope", violations),
-        batch_norm_mode=batch_norm_mode(
-            options.batch_norm_mode, "options.batch_norm_mode", violations
-        ),
-        seed=options.seed if "seed" in given else None,
-        ttl=_seconds(options.ttl) if "ttl" in given else None,
-        allow_partial=options.allow_partial if "allow_partial" in given else None,
-        deterministic=options.deterministic if "deterministic" in given else None,
-    )
+def _options(options: wire.AdaptOptions, violations: Violations) -> dict[str, OptionValue]:
+    """Read the options that are set, each by the type that the table of options gives it."""
+    given: dict[str, OptionValue] = {}
+    for field, value in options.ListFields():
+        kind = OPTION_TYPES[field.name]
+        if isinstance(value, Duration):
+            given[field.name] = _seconds(value)
+        elif not (isinstance(kind, type) and issubclass(kind, StrEnum)):
+            given[field.name] = value
+        elif choice := _choice(kind, value, f"options.{field.name}", violations):
+            given[field.name] = choice
+    return given
 
 
 def _seconds(duration: Duration) -> float:

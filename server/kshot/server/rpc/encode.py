@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
 from kshot.server.adaptation import Adaptation
 from kshot.server.call_context import Call
 from kshot.server.predict.prediction import Answers
-from kshot.server.request.inputs import ResolvedOptions
+from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -27,7 +28,7 @@ def adapted_model_message(model: AdaptedModelRecord) -> wire.AdaptedModel:
         weights_digest=model.weights_digest,
         adaptation_digest=model.adaptation_digest,
         class_names=model.class_names,
-        options=options_message(ResolvedOptions.from_document(model.options)),
+        options=options_message(model.options),
         size_bytes=model.size_bytes,
         step_count=model.step_count,
         support_accuracy=model.support_accuracy,
@@ -49,21 +50,19 @@ def report_message(adaptation: Adaptation) -> wire.AdaptReport:
     )
 
 
-def options_message(options: ResolvedOptions) -> wire.AdaptOptions:
-    """Echo resolved options; the time to live only where something is kept."""
-    return wire.AdaptOptions(
-        step_count=options.step_count,
-        learning_rate=options.learning_rate,
-        batch_size=options.batch_size,
-        preconditioner=preconditioner_value(options.preconditioner),
-        head=head_value(options.head),
-        scope=scope_value(options.scope),
-        batch_norm_mode=mode_value(options.batch_norm_mode),
-        seed=options.seed,
-        ttl=duration_message(options.ttl) if options.ttl else None,
-        allow_partial=options.allow_partial,
-        deterministic=options.deterministic,
-    )
+def options_message(options: AdaptOptions) -> wire.AdaptOptions:
+    """Echo all options; the time to live only if the model is kept."""
+    values: dict[str, Any] = {
+        name: choice_value(value) if isinstance(value, StrEnum) else value
+        for name, value in vars(options).items()
+    }
+    values["ttl"] = duration_message(options.ttl) if options.ttl else None
+    return wire.AdaptOptions(**values)
+
+
+def choice_value(choice: StrEnum) -> Any:  # noqa: ANN401 -- the value of any enumeration
+    """Return the enum value of a choice: the wire counts them from 1."""
+    return 1 + list(type(choice)).index(choice)
 
 
 def prediction_messages(
@@ -114,23 +113,3 @@ def _timestamp(seconds: float) -> Timestamp:
     message = Timestamp()
     message.FromMicroseconds(round(seconds * 1e6))
     return message
-
-
-def mode_value(choice: BatchNormMode) -> wire.BatchNormMode.ValueType:
-    """Return the enum value of a batch-norm mode."""
-    return wire.BatchNormMode.Value(f"BATCH_NORM_MODE_{choice.name}")
-
-
-def preconditioner_value(choice: Preconditioner) -> wire.Preconditioner.ValueType:
-    """Return the enum value of a preconditioner."""
-    return wire.Preconditioner.Value(f"PRECONDITIONER_{choice.name}")
-
-
-def head_value(choice: Head) -> wire.Head.ValueType:
-    """Return the enum value of a head."""
-    return wire.Head.Value(f"HEAD_{choice.name}")
-
-
-def scope_value(choice: Scope) -> wire.Scope.ValueType:
-    """Return the enum value of a scope."""
-    return wire.Scope.Value(f"SCOPE_{choice.name}")

@@ -13,10 +13,10 @@ from kshot.server.front import Front
 from kshot.server.predict.prediction import Answers
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.capabilities import capabilities_message
-from kshot.server.rpc.decode import adapt_task, batch_norm_mode, predict_task
+from kshot.server.rpc.decode import adapt_input, batch_norm_mode, predict_input
 from kshot.server.rpc.encode import (
     adapted_model_message,
-    mode_value,
+    choice_value,
     prediction_messages,
     report_message,
     tensor_message,
@@ -45,7 +45,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
     ) -> wire.AdaptResponse:
         """Adapt and keep."""
         violations = Violations()
-        task = adapt_task(request, violations)
+        task = adapt_input(request, violations)
         adaptation = await self._front.adapt(task, violations)
         return wire.AdaptResponse(
             adapted_model=adapted_model_message(adaptation.model),
@@ -60,7 +60,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
     ) -> wire.PredictResponse:
         """Classify queries."""
         violations = Violations()
-        task = predict_task(request, violations)
+        task = predict_input(request, violations)
         adapted, answers = await self._front.predict(request.adapted_model, task, violations)
         return wire.PredictResponse(
             predictions=await self._predictions(answers, adapted.class_names, task.top_k),
@@ -69,7 +69,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
             adapted_model=adapted.id,
             weights_digest=adapted.weights_digest,
             class_names=adapted.class_names,
-            batch_norm_mode=mode_value(answers.mode),
+            batch_norm_mode=choice_value(answers.mode),
             timing=timing_message(current_call()),
         )
 
@@ -80,8 +80,8 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
     ) -> wire.AdaptAndPredictResponse:
         """Adapt, classify, keep nothing."""
         violations = Violations()
-        task = adapt_task(request, violations)
-        query = predict_task(request, violations)
+        task = adapt_input(request, violations)
+        query = predict_input(request, violations)
         adaptation, answers = await self._front.adapt_and_predict(task, query, violations)
         class_names = task.support_set.class_names
         predictions = await self._predictions(answers, class_names, query.top_k)
@@ -91,7 +91,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
             logits=_logits(answers, query.return_logits),
             adapted_model=adapted_model_message(adaptation.model),
             report=report_message(adaptation),
-            batch_norm_mode=mode_value(answers.mode),
+            batch_norm_mode=choice_value(answers.mode),
             timing=timing_message(current_call()),
         )
 
@@ -140,7 +140,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         yield wire.ExportAdaptedModelResponse(
             header=wire.ExportHeader(
                 adapted_model=adapted_model_message(adapted),
-                batch_norm_mode=mode_value(mode),
+                batch_norm_mode=choice_value(mode),
                 size_bytes=len(content),
                 sha256=hashlib.sha256(content).hexdigest(),
             )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kshot.server.request.options import AdaptOptions
+
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 
@@ -15,8 +17,7 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 class AdaptedModelRecord:
     """One adapted model without its arrays; times in Unix seconds.
 
-    `options` are the resolved options of `Adapt`, JSON-able. `size_bytes` is that of its file,
-    filled in by the store.
+    `size_bytes` is the size of its file, filled in by the store.
     """
 
     id: str
@@ -25,7 +26,7 @@ class AdaptedModelRecord:
     weights_digest: str
     adaptation_digest: str
     class_names: tuple[str, ...]
-    options: Mapping[str, object]
+    options: AdaptOptions
     create_time: float
     expire_time: float
     size_bytes: int

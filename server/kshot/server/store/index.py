@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.server.store.errors import StoreUnusable
 
@@ -74,7 +75,7 @@ class StoreIndex:
 
     def insert(self, model: AdaptedModelRecord, sha256: str) -> None:
         """Add a row; it is on disk when this returns."""
-        record = json.dumps({**vars(model), "options": dict(model.options)}, allow_nan=False)
+        record = json.dumps({**vars(model), "options": model.options.document()}, allow_nan=False)
         times = (model.create_time, model.expire_time)
         with self._transaction():
             self._connection.execute(
@@ -191,4 +192,6 @@ class StoreIndex:
 
 def _model(record: str) -> AdaptedModelRecord:
     fields = json.loads(record)
-    return AdaptedModelRecord(**{**fields, "class_names": tuple(fields["class_names"])})
+    fields["class_names"] = tuple(fields["class_names"])
+    fields["options"] = AdaptOptions.from_document(fields["options"])
+    return AdaptedModelRecord(**fields)
