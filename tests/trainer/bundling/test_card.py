@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from kshot.bundle import BatchNormMode, EvaluationRow, Manifest
-from kshot.trainer.bundling.card import calibration_limit, model_card
+from kshot.trainer.bundling.calibration import TemperatureFit
+from kshot.trainer.bundling.card import CardWords, model_card, words_of_card
 from kshot.trainer.bundling.packaging import draft_manifest
+from kshot.trainer.bundling.training_words import training_words
 from kshot.trainer.datasets.dataset import ImageDataset, with_rotations
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.recipe.recipe import Recipe
@@ -26,7 +28,9 @@ def card(small_recipe: Recipes, dataset: ImageDataset) -> Callable[..., str]:
     def make(rows: tuple[EvaluationRow, ...], *settings: str) -> str:
         recipe = small_recipe(*settings)
         manifest = draft_manifest(recipe, dataset)
-        return model_card(replace(manifest, evaluation=rows), recipe, dataset)
+        words = training_words(manifest, recipe, dataset)
+        seed = recipe.evaluation.table.seed
+        return model_card(words, replace(manifest, evaluation=rows), table_seed=seed)
 
     return make
 
@@ -46,7 +50,7 @@ def row(mode: BatchNormMode, step_count: int, accuracy: float) -> EvaluationRow:
     )
 
 
-def test_a_card_says_what_was_trained_on_what_and_how_well(
+def test_a_card_describes_training_and_accuracy(
     card: Callable[..., str], small_recipe: Recipes, dataset: ImageDataset
 ) -> None:
     rows = (
@@ -140,7 +144,7 @@ def test_a_card_says_what_was_trained_on_what_and_how_well(
         ),
     ],
 )
-def test_a_card_tells_of_every_kind_of_training(
+def test_every_kind_of_training_is_described(
     card: Callable[..., str], settings: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     text = card((), *settings)
@@ -149,7 +153,7 @@ def test_a_card_tells_of_every_kind_of_training(
         assert expected in text
 
 
-def test_its_commands_train_and_measure_the_same_again(
+def test_its_commands_repeat_training_and_table(
     card: Callable[..., str], small_recipe: Recipes
 ) -> None:
     text = card((row(BatchNormMode.SUPPORT, 10, 0.9),), "evaluation.table.seed=7")
@@ -166,11 +170,11 @@ def test_its_commands_train_and_measure_the_same_again(
     )
 
 
-def test_a_recipe_of_one_s_own_is_told_from_a_shipped_one(card: Callable[..., str]) -> None:
+def test_a_users_recipe_is_a_file(card: Callable[..., str]) -> None:
     text = card((), "name=mine")
 
     assert "\n    kshot train RECIPE.toml --out OUT --data DATA\n" in text
-    assert "RECIPE.toml has the settings that `recipe.json` beside" in text
+    assert "RECIPE.toml holds the settings that `recipe.json` beside" in text
 
 
 def test_a_card_names_every_method_of_its_intervals(card: Callable[..., str]) -> None:
@@ -185,17 +189,126 @@ def test_a_card_without_a_table_says_so(card: Callable[..., str]) -> None:
     assert "\n## Accuracy\n\nNot measured.\n" in card(())
 
 
-def test_a_card_says_whether_probabilities_are_calibrated(
-    card: Callable[..., str],
-    small_recipe: Recipes,
-    dataset: ImageDataset,
-    calibrated: Callable[[Manifest], Manifest],
-) -> None:
-    recipe = small_recipe()
-    manifest = calibrated(draft_manifest(recipe, dataset))
+@pytest.fixture
+def copy(
+    small_recipe: Recipes, dataset: ImageDataset, calibrated: Callable[[Manifest], Manifest]
+) -> Manifest:
+    """A calibrated manifest whose table has two rows."""
+    rows = (row(BatchNormMode.SUPPORT, 5, 0.8), row(BatchNormMode.SUPPORT, 10, 0.9))
+    return calibrated(replace(draft_manifest(small_recipe(), dataset), evaluation=rows))
 
-    assert card(()).endswith("\n- Probabilities are not calibrated.\n")
-    assert calibration_limit(manifest).startswith(
-        "- Probabilities are calibrated in the modes `transductive`, `support`, for images like "
+
+@pytest.fixture
+def calibrate(copy: Manifest) -> Callable[[str], str]:
+    """Return a function from the card of a bundle to that of its calibrated copy."""
+    assert copy.calibration is not None
+    fits = [
+        TemperatureFit(rule, 0.9, 0.01 * number, 0.2, 0.05, 0.25, 0)
+        for number, rule in enumerate(copy.calibration.rules, start=1)
+    ]
+    original = replace(copy, calibration=None)
+    return lambda card: model_card(words_of_card(card, original), copy, fits)
+
+
+def sections(card: str) -> dict[str, str]:
+    introduction, *parts = card.split("\n## ")
+    return dict([("", introduction), *(part.split("\n", 1) for part in parts)])
+
+
+def test_a_copys_card_keeps_what_calibration_does_not_change(
+    card: Callable[..., str], calibrate: Callable[[str], str]
+) -> None:
+    original = card((row(BatchNormMode.SUPPORT, 10, 0.9),))
+
+    before, after = sections(original), sections(calibrate(original))
+
+    assert list(after) == ["", "Accuracy", "Calibration", "Reproduction", "Limits"]
+    assert list(before) == ["", "Accuracy", "Reproduction", "Limits"]
+    assert after[""] == before[""]
+    assert "| 5 | 1 | 5 | carried | support | 80.00% ± 0.81% |" in after["Accuracy"]
+    assert "| 5 | 1 | 10 | carried | support | 90.00% ± 0.81% |" in after["Accuracy"]
+    trains, evaluates = (sections["Reproduction"].splitlines()[1:3] for sections in (before, after))
+    assert trains[0] == evaluates[0]
+    assert evaluates[1] == (
+        "    kshot evaluate CALIBRATED/omniglot/1 --data DATA --way 5 --shot 1 --queries 1 "
+        "--tasks 1000 --seed 0 --step-count 5 --preconditioner carried --batch-norm-mode support"
     )
-    assert model_card(manifest, recipe, dataset).endswith(f"\n{calibration_limit(manifest)}\n")
+    *limits, uncalibrated = before["Limits"].splitlines()
+    *same, calibrated = after["Limits"].splitlines()
+    assert same == limits
+    assert uncalibrated == "- Probabilities are not calibrated."
+    assert calibrated.startswith(
+        "- Probabilities are calibrated in the modes `transductive`, `support`, for images like"
+    )
+    assert "\n\n\n" not in calibrate(original)
+
+
+def test_a_copys_card_tells_of_the_calibration(
+    calibrate: Callable[[str], str], copy: Manifest
+) -> None:
+    said = sections(calibrate("# omniglot"))["Calibration"]
+
+    assert (
+        "on 9 3-way tasks with its number of examples and 2 queries per class, from the part "
+        "`val` of the data (digest of its images `d4`), seed 0, adapted by this bundle's defaults: "
+        "10 steps, preconditioner `carried`, head `trained`, scope `all`." in said
+    )
+    assert copy.calibration is not None
+    for number, rule in enumerate(copy.calibration.rules, start=1):
+        assert (
+            f"| {rule.batch_norm_mode} | {rule.shot:g} | {rule.temperature:g} | 5.00% "
+            f"| {number}.00% | 0.2500 | 0.2000 |" in said
+        )
+    assert (
+        "\n    kshot calibrate OUT/omniglot/1 --out CALIBRATED --data DATA --split val --shots 1,5 "
+        "--tasks 9 --queries 2 --seed 0 --step-count 10 --batch-norm-mode support "
+        "--preconditioner carried --head trained" in said
+    )
+
+
+def test_a_card_of_an_earlier_version_is_rendered_again(calibrate: Callable[[str], str]) -> None:
+    table = "| 5 | 1 | 10 | carried | support | 93.08% ± 0.69% |"
+    train = "    kshot train omniglot-5way --out OUT --data DATA"
+    limits = "- 2 to 50 classes.\n- Probabilities are not calibrated.\n"
+    original = (
+        f"# omniglot, version 1\n\n- Data.\n\n## Accuracy\n\n{table}\n\n## Again\n\n{train}\n\n"
+        f"It trains.\n\n## Limits\n\n{limits}"
+    )
+
+    card = calibrate(original)
+
+    assert card.startswith("# omniglot, version 1\n\n- Data.\n\n## Accuracy\n\nOn 1,000 tasks ")
+    assert list(sections(card)) == ["", "Accuracy", "Calibration", "Reproduction", "Limits"]
+    assert f"\n{train}\n" in card
+    assert table not in card
+    assert "It trains." not in card
+    assert "not calibrated" not in card
+
+
+@pytest.mark.parametrize("card", ["", "# mine", "some words\r\n\r\nand more\r\n", "## Limits\n"])
+def test_any_card_gets_the_sections(calibrate: Callable[[str], str], card: str) -> None:
+    rendered = calibrate(card)
+
+    assert rendered.startswith(card.split("\r\n")[0] if "##" not in card else "## Accuracy")
+    assert rendered.index("## Accuracy") < rendered.index("## Calibration")
+    assert rendered.endswith(".\n")
+
+
+def test_a_copys_card_keeps_what_others_wrote(calibrate: Callable[[str], str]) -> None:
+    card = calibrate("# mine\n\n## License\n\nMIT.\n\n## Limits\n\n- Not for medicine.\n")
+
+    assert sections(card)["License"] == "\nMIT.\n"
+    assert card.endswith("\n- Not for medicine.\n")
+    assert "kshot train" not in card
+
+
+def test_a_copy_without_a_table_has_no_evaluation(copy: Manifest) -> None:
+    card = sections(model_card(CardWords("# mine", "kshot train x"), replace(copy, evaluation=())))
+
+    assert card["Accuracy"] == "\nNot measured.\n"
+    assert "kshot evaluate" not in card["Reproduction"]
+
+
+def test_a_card_says_that_probabilities_are_not_calibrated(card: Callable[..., str]) -> None:
+    assert card(()).endswith("\n- Probabilities are not calibrated.\n")
+    assert "## Calibration" not in card(())

@@ -17,8 +17,8 @@ from kshot.bundle import (
     write_bundle,
 )
 from kshot.bundle.manifest import CARD_FILE
-from kshot.trainer.bundling.calibrated_card import calibrated_card
 from kshot.trainer.bundling.calibration import TemperatureFit
+from kshot.trainer.bundling.card import model_card, words_of_card
 
 __all__ = ["Defaults", "write_copy"]
 
@@ -69,5 +69,5 @@ def write_copy(
     manifest = replace(manifest, evaluation=rows, calibration=calibration, files={})
     templates = {mode: bundle.template_path(mode).read_bytes() for mode in BatchNormMode}
     card = (bundle.path / CARD_FILE).read_text(encoding="utf-8", errors="replace")
-    card = calibrated_card(card, manifest, fits)
+    card = model_card(words_of_card(card, bundle.manifest), manifest, fits)
     return write_bundle(out, manifest, bundle.read_weights(), templates, card)

@@ -1,200 +1,175 @@
 """The model card of a bundle, in Markdown."""
 
-import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from kshot.bundle import EvaluationRow, Manifest
-from kshot.trainer.datasets.dataset import ROTATIONS_DEGREES, ImageDataset
-from kshot.trainer.recipe.recipe import Inner, Outer, Recipe, Task
-from kshot.trainer.recipe.settings import recipe_words
+from kshot.bundle import Calibration, EvaluationRow, Manifest
+from kshot.trainer.bundling.calibration import TemperatureFit
+from kshot.trainer.evaluate.accuracy_table import TABLE_SEED
 
-__all__ = [
-    "UNCALIBRATED",
-    "accuracy_section",
-    "calibration_limit",
-    "counted",
-    "evaluate_command",
-    "model_card",
-]
+__all__ = ["CardWords", "counted", "model_card", "words_of_card"]
 
-UNCALIBRATED = "- Probabilities are not calibrated."
-ALGORITHMS = {
-    "reptile": "Reptile",
-    "fomaml": "FOMAML",
-    "maml": "MAML",
-    "joint": "joint training",
-    "weighted": "weighted inner gradients",
-}
-OPTIMIZERS = {
-    "carried": "Adam without momentum, its second moment carried from task to task",
-    "fresh": "Adam without momentum, its second moment zero at the start of each task",
-    "sgd": "plain gradient descent",
-}
+# The sections that are rendered; earlier versions called the third one `Again`.
+RENDERED = ("Accuracy", "Calibration", "Reproduction", "Again", "Limits")
+
+CALIBRATED = "- Probabilities are calibrated "
 
 
-def model_card(manifest: Manifest, recipe: Recipe, dataset: ImageDataset) -> str:
-    """Describe a bundle: what it learned from, how well it adapts, what repeats it, its limits.
+@dataclass(frozen=True)
+class CardWords:
+    """What a card says that the manifest does not know.
 
-    ``dataset`` is what was trained on.
+    `introduction` is the title and what follows it; `training` is the command that trains. Cards
+    that others wrote may have further sections and limits.
     """
-    parts = [
-        _origin(manifest, recipe, dataset),
-        accuracy_section(manifest),
-        _commands(manifest, recipe),
-        _limits(manifest),
+
+    introduction: str
+    training: str | None = None
+    sections: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+
+
+def model_card(
+    words: CardWords,
+    manifest: Manifest,
+    fits: Sequence[TemperatureFit] = (),
+    table_seed: int = TABLE_SEED,
+) -> str:
+    """Render a card; `fits` are those of the manifest's temperatures, if it has any."""
+    sections = [
+        words.introduction,
+        _accuracy(manifest),
+        _calibration(manifest, fits),
+        _reproduction(words.training, manifest, table_seed),
+        *words.sections,
+        "\n".join(["## Limits", "", *_limits(manifest), *words.limits]),
     ]
-    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _origin(manifest: Manifest, recipe: Recipe, dataset: ImageDataset) -> list[str]:
-    provenance = manifest.provenance
-    channels, height, width = manifest.input.shape
-    arguments = ", ".join(
-        f"{key} {value}" for key, value in sorted(manifest.network.arguments.items())
-    )
-    return [
-        f"# {manifest.name}, version {manifest.version}",
-        "",
-        f"An initialization for few-shot classification of {width}x{height} images with "
-        f"{channels} channel{'s' if channels > 1 else ''}, made by kshot.",
-        "",
-        f"- Network: `{manifest.network.name}` ({arguments}).",
-        f"- Training: {ALGORITHMS[recipe.outer.algorithm]}, recipe `{provenance.recipe}`, "
-        f"{provenance.meta_iterations:,} meta-iterations of {_tasks(recipe)}, seed "
-        f"{provenance.seed}.",
-        f"- Inner loop: {_inner_loop(recipe.inner, recipe.task)}.",
-        f"- Outer loop: {_outer_loop(recipe.outer)}.",
-        f"- Data: {_classes(recipe, dataset)} (digest of the split `{provenance.split_digest}`, of "
-        f"the images `{provenance.data_digest}`).",
-        "- Made with: "
-        + ", ".join(f"{name} {version}" for name, version in provenance.library_versions.items())
-        + ".",
-    ]
-
-
-def _tasks(recipe: Recipe) -> str:
-    task, count = recipe.task, recipe.outer.meta_batch_size
-    if task.labels == "fixed":
-        return f"{counted(count, 'draw')} of images from all {task.way:,} classes"
-    order = f" ({recipe.outer.meta_batch})" if count > 1 else ""
-    examples = counted(task.shot, "example")
-    return f"{counted(count, 'task')} each{order}, {task.way}-way with {examples} per class"
-
-
-def _inner_loop(inner: Inner, task: Task) -> str:
-    step_count = inner.step_count - 1 if task.tail_as_served else inner.step_count
-    said = (
-        f"{counted(step_count, 'step')} of {OPTIMIZERS[inner.preconditioner]}, learning "
-        f"rate {inner.learning_rate:g}, on batches of {inner.batch_size} ({inner.sampling})"
-    )
-    if task.tail_as_served:
-        said = (said if step_count else "no step") + _queries(task)
-    elif task.tail_shot:
-        said += f", the last on {counted(task.tail_shot, 'example')} per class kept for it"
-    if inner.weight_decay_rate != 1 and step_count:
-        said += f", all parameters times {inner.weight_decay_rate:g} before each"
-    return said
-
-
-def _queries(task: Task) -> str:
-    """Say how the tail is answered where that is done as in service."""
-    head = "class means" if task.head == "prototype" else "the trained head"
-    own = task.tail_batch_norm != "support"
-    statistics = "their own statistics" if own else "the other examples' statistics"
-    return (
-        f", from {head}; then {counted(task.tail_shot, 'query', 'queries')} per class, normalized "
-        f"by {statistics}, give the outer gradient"
+def words_of_card(card: str, manifest: Manifest) -> CardWords:
+    """Take from the card of a bundle with this manifest what rendering it again does not write."""
+    introduction, *parts = f"\n{card.strip()}".replace("\r\n", "\n").split("\n## ")
+    sections = {part.partition("\n")[0].strip(): f"## {part.strip()}" for part in parts}
+    lines = card.splitlines()
+    limits = sections.get("Limits", "").splitlines()
+    known = ("## Limits", "", *_limits(manifest))
+    return CardWords(
+        introduction.strip(),
+        next((line.strip() for line in lines if line.startswith("    kshot train ")), None),
+        tuple(section for name, section in sections.items() if name not in RENDERED),
+        tuple(line for line in limits if line not in known and not line.startswith(CALIBRATED)),
     )
 
 
-def _outer_loop(outer: Outer) -> str:
-    name = "Adam" if outer.optimizer == "adam" else "plain steps"
-    said = f"{name}, step size {outer.meta_step_size:g} to {outer.meta_step_size_final:g}"
-    if outer.gradient_weights is not None:
-        said += f", inner gradients times {', '.join(f'{w:g}' for w in outer.gradient_weights)}"
-    return said
-
-
-def _classes(recipe: Recipe, dataset: ImageDataset) -> str:
-    data, count = recipe.data, dataset.class_count
-    turned = ""
-    if data.rotations:
-        count //= len(ROTATIONS_DEGREES)
-        turned = f", each turned into {len(ROTATIONS_DEGREES)} by right angles"
-    folder = f" in `{data.folder}`" if data.folder else ""
-    return (
-        f"{counted(count, 'training class', 'training classes')} of `{data.dataset}`{folder}, "
-        f"split `{data.split}`{turned}, {counted(dataset.image_count, 'image')} in all"
-        f"{_augmentation(recipe)}"
-    )
-
-
-def _augmentation(recipe: Recipe) -> str:
-    changes = recipe.augmentation
-    if changes is None:
-        return ""
-    words = ["turned over or not"] if changes.flip else []
-    for value, said in (
-        (changes.shift, "moved by up to {:.1%} of their sides"),
-        (changes.rotation_degrees, "rotated by up to {:g} degrees"),
-        (changes.scale, "enlarged or shrunk by up to {:.1%}"),
-    ):
-        words += [said.format(value)] if value else []
-    return f", each {', '.join(words)} at random" if words else ""
-
-
-def accuracy_section(manifest: Manifest) -> list[str]:
-    """Return the lines of the section that has the manifest's table of accuracies."""
+def _accuracy(manifest: Manifest) -> str:
     if not manifest.evaluation:
-        return ["## Accuracy", "", "Not measured."]
+        return "## Accuracy\n\nNot measured."
     first = manifest.evaluation[0]
     queries = counted(first.query_count, "query", "queries")
     methods = " or a ".join(dict.fromkeys(row.ci_method for row in manifest.evaluation))
-    return [
-        "## Accuracy",
-        "",
-        f"On {first.task_count:,} tasks sampled from test classes that training never saw, "
-        f"{queries} per class; ± is the half width of a {methods}.",
-        "",
-        "| way | shot | inner steps | preconditioner | batch-norm mode | accuracy |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *(_table_row(row) for row in manifest.evaluation),
-    ]
+    rows = "\n".join(map(_accuracy_row, manifest.evaluation))
+    return f"""\
+## Accuracy
+
+On {first.task_count:,} tasks sampled from test classes that training never saw, {queries} per \
+class; ± is the half width of a {methods}.
+
+| way | shot | inner steps | preconditioner | batch-norm mode | accuracy |
+| --- | --- | --- | --- | --- | --- |
+{rows}"""
 
 
-def _table_row(row: EvaluationRow) -> str:
+def _accuracy_row(row: EvaluationRow) -> str:
     return (
         f"| {row.way} | {row.shot} | {row.step_count} | {row.preconditioner} "
         f"| {row.batch_norm_mode} | {row.accuracy:.2%} ± {row.ci95:.2%} |"
     )
 
 
-def _commands(manifest: Manifest, recipe: Recipe) -> list[str]:
-    words = recipe_words(recipe)
-    said = ["## Again", "", "    " + _train_command(words or ["RECIPE.toml"])]
-    if manifest.evaluation:
-        said.append("    " + evaluate_command(manifest, recipe.evaluation.table.seed, "OUT"))
-    said += [
-        "",
-        "The first line trains again: on an equal CPU, with the versions above, to the same bytes.",
-    ]
-    if words is None:
+def _calibration(manifest: Manifest, fits: Sequence[TemperatureFit]) -> str:
+    calibration, inner = manifest.calibration, manifest.inner_loop
+    if calibration is None:
+        return ""
+    queries = counted(calibration.query_count, "query", "queries")
+    rows = "\n".join(map(_calibration_row, fits))
+    return f"""\
+## Calibration
+
+Logits are divided by a temperature before the softmax (Guo et al. 2017). The temperature depends \
+on the batch-norm mode and on the number of examples per class. Between two rows of a mode, its \
+logarithm is interpolated linearly in the logarithm of that number; outside the rows, the nearest \
+row applies. Each temperature minimizes the negative log-likelihood on \
+{calibration.task_count:,} {calibration.way}-way tasks with its number of examples and {queries} \
+per class, from the part \
+`{calibration.part}` of the data (digest of its images `{calibration.data_digest}`), seed \
+{calibration.seed}, adapted by this bundle's defaults: {calibration.step_count} steps, \
+preconditioner `{inner.preconditioner}`, head `{manifest.head.default}`, scope \
+`{manifest.scope.default}`. ECE (15 bins) and NLL (nats) are those of the same answers.
+
+| batch-norm mode | examples per class | temperature | ECE before | ECE after | NLL before \
+| NLL after |
+| --- | --- | --- | --- | --- | --- | --- |
+{rows}
+
+This command fits the temperatures again, to the bundle that training writes to OUT:
+
+    {_calibrate_command(calibration, manifest)}"""
+
+
+def _calibration_row(fit: TemperatureFit) -> str:
+    rule = fit.rule
+    return (
+        f"| {rule.batch_norm_mode} | {rule.shot:g} | {rule.temperature:.4g} "
+        f"| {fit.uncalibrated_ece:.2%} | {fit.ece:.2%} | {fit.uncalibrated_nll:.4f} "
+        f"| {fit.nll:.4f} |"
+    )
+
+
+def _calibrate_command(calibration: Calibration, manifest: Manifest) -> str:
+    shots = sorted({rule.shot for rule in calibration.rules})
+    options = {
+        "out": "CALIBRATED",
+        "data": "DATA",
+        "split": calibration.part,
+        "shots": ",".join(f"{shot:g}" for shot in shots),
+        "tasks": calibration.task_count,
+        "queries": calibration.query_count,
+        "seed": calibration.seed,
+        "step-count": calibration.step_count,
+        "batch-norm-mode": manifest.batch_norm.default,
+        "preconditioner": manifest.inner_loop.preconditioner,
+        "head": manifest.head.default,
+    }
+    return _command(f"kshot calibrate OUT/{manifest.name}/{manifest.version}", options)
+
+
+def _reproduction(training: str | None, manifest: Manifest, table_seed: int) -> str:
+    commands, said = [], []
+    if training is not None:
+        commands.append(f"    {training}")
         said.append(
-            "RECIPE.toml has the settings that `recipe.json` beside the training's checkpoint "
-            "lists."
+            "`kshot train` repeats the training; on an equal CPU, with the versions above, it "
+            "writes the same bytes."
         )
+        if "RECIPE.toml" in training:
+            said.append(
+                "RECIPE.toml holds the settings that `recipe.json` beside the training's "
+                "checkpoint lists."
+            )
     if manifest.evaluation:
-        said.append("The second measures the table's first row again; each row has its own values.")
-    return said
+        commands.append(f"    {_evaluate_command(manifest, table_seed)}")
+        said.append(
+            "`kshot evaluate` measures the first row of the table; the other rows differ in its "
+            "options."
+        )
+    return "\n".join(["## Reproduction", "", *commands, "", *said]) if commands else ""
 
 
-def _train_command(words: list[str]) -> str:
-    return f"kshot train {shlex.join(words)} --out OUT --data DATA"
-
-
-def evaluate_command(manifest: Manifest, seed: int, out: str) -> str:
-    """Return the command that measures the table's first row again, of the bundle in ``out``."""
+def _evaluate_command(manifest: Manifest, seed: int) -> str:
     row = manifest.evaluation[0]
     options = {
+        "data": "DATA",
         "way": row.way,
         "shot": row.shot,
         "queries": row.query_count,
@@ -204,38 +179,38 @@ def evaluate_command(manifest: Manifest, seed: int, out: str) -> str:
         "preconditioner": row.preconditioner,
         "batch-norm-mode": row.batch_norm_mode,
     }
-    words = " ".join(f"--{name} {value}" for name, value in options.items())
-    return f"kshot evaluate {out}/{manifest.name}/{manifest.version} --data DATA {words}"
+    out = "OUT" if manifest.calibration is None else "CALIBRATED"
+    return _command(f"kshot evaluate {out}/{manifest.name}/{manifest.version}", options)
+
+
+def _command(start: str, options: dict[str, object]) -> str:
+    return " ".join([start, *(f"--{name} {value}" for name, value in options.items())])
 
 
 def _limits(manifest: Manifest) -> list[str]:
     limits = manifest.limits
     return [
-        "## Limits",
-        "",
         f"- 2 to {limits.max_way} classes, at most {limits.max_support_count:,} examples and "
         f"{limits.max_query_count:,} queries a request, at most {limits.max_step_count} inner "
         "steps.",
         "- Images unlike the training images adapt worse than the table says: measure on your own.",
         "- `transductive` answers depend on the other queries of the same request; the other two "
         "modes answer each query by itself.",
-        calibration_limit(manifest),
+        _calibration_limit(manifest),
     ]
 
 
-def calibration_limit(manifest: Manifest) -> str:
-    """Say whether probabilities are calibrated, and what for."""
-    if not manifest.calibrated_modes:
-        return UNCALIBRATED
-    assert manifest.calibration is not None  # noqa: S101 -- it has modes
+def _calibration_limit(manifest: Manifest) -> str:
+    if manifest.calibration is None:
+        return "- Probabilities are not calibrated."
     modes = ", ".join(f"`{mode}`" for mode in manifest.calibrated_modes)
     return (
-        f"- Probabilities are calibrated in the modes {modes}, for images like those above, "
+        f"{CALIBRATED}in the modes {modes}, for images like those above, "
         f"{manifest.calibration.way} classes and the default options; for others they may be too "
-        "sure, or not sure enough."
+        "high or too low."
     )
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Say how many, in the plural where it is not one."""
+    """Write a number and its noun, in the plural unless the number is one."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

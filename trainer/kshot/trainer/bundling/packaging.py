@@ -16,6 +16,7 @@ from kshot.bundle import (
 from kshot.learner import Initialization
 from kshot.trainer.bundling.card import model_card
 from kshot.trainer.bundling.onnx_templates import build_template
+from kshot.trainer.bundling.training_words import training_words
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.recipe.manifest import manifest_of
@@ -67,7 +68,8 @@ def pack_bundle(
         {name: value.cpu().numpy() for name, value in initialization.second_moment.items()},
         initialization.step,
     )
-    card = model_card(manifest, recipe, dataset)
+    words = training_words(manifest, recipe, dataset)
+    card = model_card(words, manifest, table_seed=recipe.evaluation.table.seed)
     return write_bundle(out, manifest, weights, templates, card).path
 
 
