@@ -9,6 +9,7 @@ from kshot.bundle.schema import manifest_document
 from kshot.learner import Initialization
 from kshot.trainer.bundling.card import model_card
 from kshot.trainer.bundling.packaging import draft_manifest, finished_bundle, pack_bundle
+from kshot.trainer.bundling.training_words import training_words
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.recipe.recipe import Recipe, recipe_digest
@@ -59,7 +60,8 @@ def test_a_bundle_is_packed(
     assert weights.step == 42
     for mode in BatchNormMode:
         assert bundle.template_path(mode).read_bytes() == mode.value.encode()
-    assert (folder / "README.md").read_text() == model_card(bundle.manifest, recipe, dataset)
+    words = training_words(bundle.manifest, recipe, dataset)
+    assert (folder / "README.md").read_text() == model_card(words, bundle.manifest)
 
     with pytest.raises(BundleError, match="exists already"):
         pack_bundle(tmp_path, manifest, initialization, recipe, dataset)
