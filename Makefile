@@ -1,4 +1,4 @@
-# Every target sets up what it needs: `make demo` and `make test` work on a fresh clone.
+# Every target installs what it needs: `make demo` and `make test` work on a fresh clone.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -7,13 +7,13 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := server,engine,train,cpu,dev
-# The first of these that is 3.11 or newer makes the environment; `make PYTHON=...` says which.
+# The first of these that is 3.11 or newer creates the environment; `make PYTHON=...` overrides it.
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
-# onnxruntime and onnxruntime-gpu are the same module: an environment holds one of them.
+# onnxruntime and onnxruntime-gpu install the same module: an environment has one of them.
 RUNTIME := $(if $(shell nvidia-smi -L 2>/dev/null),onnxruntime-gpu,onnxruntime)
 OTHER_RUNTIME := $(if $(filter onnxruntime,$(RUNTIME)),onnxruntime-gpu,onnxruntime)
-# The stamp's name changes with what was installed, so a changed lock installs again.
+# The stamp's name changes with the requirements, so a changed lock file installs again.
 STAMP := $(VENV)/stamp-$(RUNTIME)-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
 
 .PHONY: help setup demo test check proto lock clean
@@ -21,10 +21,10 @@ STAMP := $(VENV)/stamp-$(RUNTIME)-$(shell cat requirements.lock pyproject.toml |
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
 
-setup: $(STAMP)  ## make .venv with everything in requirements.lock
+setup: $(STAMP)  ## create .venv with everything in requirements.lock
 
 $(STAMP):
-	@test -n "$(PYTHON)" || { echo "kshot needs Python 3.11 or newer: none found on the path" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "kshot needs Python 3.11 or newer: none is on the path" >&2; exit 1; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/stamp-*
 	$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_RUNTIME) 2>/dev/null
@@ -46,10 +46,10 @@ check: setup  ## lint, format, types, wire
 	$(BIN)/mypy $(wildcard examples/*.py benchmarks/*.py)
 	$(BIN)/buf lint
 
-proto: setup  ## write the generated modules again from the .proto files
+proto: setup  ## regenerate the modules from the .proto files
 	proto/generate.sh
 
-lock:  ## write requirements.lock from the newest versions that pyproject.toml admits
+lock:  ## write requirements.lock with the newest versions that pyproject.toml allows
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' '.[$(EXTRAS)]'
@@ -58,5 +58,5 @@ lock:  ## write requirements.lock from the newest versions that pyproject.toml a
 	mv $(VENV)-lock/requirements.lock requirements.lock
 	rm -rf $(VENV)-lock
 
-clean:  ## remove the environment and what the tools left
+clean:  ## remove the environment and the tools' caches
 	rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Makes the root file system of the container without a container engine: it follows
-# deploy/Containerfile, with debootstrap's Debian as the base and chroot to run the steps.
+# Builds the container's root file system without a container engine: it follows
+# deploy/Containerfile, with debootstrap's Debian as the base and chroot for the steps.
 #
-#   deploy/build-rootfs.sh FOLDER     makes FOLDER/final, as root, on a Debian or its like
+#   deploy/build-rootfs.sh FOLDER     writes FOLDER/final; needs root and a Debian-like system
 #
-# Apt's mirror and pip's configuration are this machine's own.
+# It uses this machine's apt mirror and pip configuration.
 #
 # RUNTIME    cpu or gpu                                     [cpu]
 # SUITE      Debian's release                               [bookworm]
-# CACHE      folder that keeps downloads for a next time    [none]
+# CACHE      folder that keeps downloads for the next run   [none]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ fail() {
 [[ $(id -u) == 0 ]] || fail "chroot needs root: run as root, or build deploy/Containerfile"
 command -v debootstrap >/dev/null || fail "debootstrap is missing: apt-get install debootstrap"
 
-# In a mount namespace of its own, what is mounted here is gone when this ends, however it ends.
+# A mount namespace of its own: all mounts disappear when this script ends, however it ends.
 if [[ -z ${KSHOT_CONTAINED:-} ]]; then
     contained=no
     unshare --mount true 2>/dev/null && contained=yes
@@ -29,19 +29,19 @@ if [[ -z ${KSHOT_CONTAINED:-} ]]; then
     if [[ $contained == yes ]]; then
         exec unshare --mount "$PWD/deploy/build-rootfs.sh" "$(realpath -m "$1")"
     fi
-    echo "build-rootfs.sh: mounting is not permitted: local package folders stay out of sight" >&2
+    echo "build-rootfs.sh: mounting is not permitted: pip cannot use local package folders" >&2
 fi
 
 folder=$(realpath -m "$1")
-[[ $folder =~ ^[A-Za-z0-9/._+-]+$ ]] || fail "FOLDER: got $folder, wanted letters, digits and /._+-"
+[[ $folder =~ ^[A-Za-z0-9/._+-]+$ ]] || fail "FOLDER: expected letters, digits and /._+-, got $folder"
 [[ -z $(ls -A "$folder" 2>/dev/null) ]] || fail "FOLDER: $folder is not empty"
 suite=${SUITE:-bookworm}
 cache=${CACHE:+$(realpath -m "$CACHE")}
 declare -A arguments=([RUNTIME]="${RUNTIME:-cpu}")
-root= # of the stage that is being made
+root= # of the current stage
 mkdir -p "$folder"
 
-# Debian's base, with this machine's mirrors and the way it reaches them.
+# Debian's base, with this machine's mirrors and apt's network settings.
 make_base() {
     local mirror=() sources cached=()
     # shellcheck disable=SC2016 # these are variables of apt
@@ -58,7 +58,7 @@ make_base() {
         printf 'deb %s\n' "${sources//$'\n'/$'\n'deb }" >"$1/etc/apt/sources.list"
     fi
     apt-config dump | grep '^Acquire::' >"$1/etc/apt/apt.conf.d/90build" || true
-    # As in the images that are made for containers: no archives are kept, no services start.
+    # As in container images: keep no archives, start no services.
     echo 'APT::Keep-Downloaded-Packages "false";' >"$1/etc/apt/apt.conf.d/90container"
     printf '#!/bin/sh\nexit 101\n' >"$1/usr/sbin/policy-rc.d"
     chmod +x "$1/usr/sbin/policy-rc.d"
@@ -66,7 +66,7 @@ make_base() {
     du -sm --one-file-system "$1" | cut -f1 >"$folder/base-mib"
 }
 
-# A stage's root as a copy of another's.
+# Start a stage as a copy of another stage's root, or of Debian's base.
 begin_stage() { # BASE as NAME
     root=$folder/${3:-final}
     if [[ -d $folder/$1 ]]; then
@@ -94,7 +94,7 @@ copy() { # [--from=STAGE] SOURCE... DESTINATION
     done
 }
 
-# Show a file or folder of this machine in the chroot, under /host.
+# Mount a file or folder of this machine into the chroot, below /host.
 show() {
     local place=$root/host$1
     if [[ -d $1 ]]; then
@@ -106,8 +106,8 @@ show() {
     mount --bind "$1" "$place"
 }
 
-# pip finds in the chroot what it finds here: its configuration travels as environment variables,
-# and what it names on this machine is shown. Sets `variables`.
+# Give the chroot this machine's pip configuration as environment variables, and mount the local
+# folders that it names. Sets `variables`.
 bring_pip() {
     local key name value word words
     for key in index-url extra-index-url find-links trusted-host cert; do
@@ -119,7 +119,7 @@ bring_pip() {
             local path=${word#file://}
             if [[ $path == /* && -e $path ]]; then
                 [[ $KSHOT_CONTAINED == yes ]] || continue
-                # an index links to files that lie beside it
+                # an index links to files beside it
                 show "${path%/simple}"
                 word=${word%"$path"}/host$path
             fi
@@ -145,10 +145,10 @@ run() {
     chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
         "${variables[@]}" /bin/sh -c "$*" >>"$folder/build.log" 2>&1 ||
         fail "a step failed: $*: $(tail -n 3 "$folder/build.log")"
-    # What is mounted must not be there when a stage is copied or removed.
+    # Nothing may be mounted when a stage is copied or removed.
     awk -v root="$root/" 'index($2, root) == 1 { print $2 }' /proc/self/mounts | sort -r |
         xargs --no-run-if-empty umount
-    # Nothing but empty places to mount on, even if something were still mounted.
+    # Remove only empty mount points, in case something is still mounted.
     [[ ! -d $root/host ]] || find "$root/host" -xdev -depth -empty -delete
 }
 
@@ -156,7 +156,7 @@ run() {
 while read -r instruction rest; do
     case $instruction in
         '' | '#'*) ;;
-        ARG) ;; # their values are set above
+        ARG) ;; # the values are set above
         FROM)
             read -r -a words <<<"$rest"
             begin_stage "${words[@]}"
@@ -167,11 +167,11 @@ while read -r instruction rest; do
             ;;
         RUN) run "$rest" </dev/null ;;
         ENV | VOLUME | WORKDIR | USER | EXPOSE | STOPSIGNAL | HEALTHCHECK | ENTRYPOINT | CMD) ;;
-        *) fail "deploy/Containerfile: instruction $instruction is not known here" ;;
+        *) fail "deploy/Containerfile: unknown instruction $instruction" ;;
     esac
 done <deploy/Containerfile
 
-# What only the building needed.
+# Only the build needed these.
 (cd "$folder/final/etc" && rm -f apt/apt.conf.d/90build resolv.conf hostname)
 rm -rf --one-file-system "$folder/build"
 echo "$folder/final"

@@ -1,9 +1,9 @@
-"""What deploy/try-server.sh asks of a server, by the Python of the container under trial.
+"""Calls that deploy/try-server.sh makes to a server, with the tested container's Python.
 
 exercise.py draw FOLDER: draw FOLDER/support/CLASS/*.png and FOLDER/queries/*.png
-exercise.py use ADDRESS FOLDER: adapt, predict, print the id; fail where most answers are wrong
-exercise.py again ADDRESS FOLDER ID: predict with an adapted model that was kept
-exercise.py drain ADDRESS FOLDER: adapt many times at once; print `sent` and wait for the ends
+exercise.py use ADDRESS FOLDER: adapt, predict, print the id; fail if too few answers are right
+exercise.py again ADDRESS FOLDER ID: predict with a stored adapted model
+exercise.py drain ADDRESS FOLDER: send many adaptations; print `sent` and wait for their ends
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIDE, INK, PAPER, STROKE = 28, 0, 255, 2
 LEAST_RIGHT = 0.8
 CALLS, STEPS = 8, 200
 TIMEOUT_SECONDS = 120.0
-# Each class is some lines; coordinates in pixels.
+# Each class is a set of lines; coordinates in pixels.
 SHAPES = {
     "arrow": [[(5, 14), (22, 14)], [(15, 7), (22, 14), (15, 21)]],
     "cross": [[(7, 7), (20, 20)], [(20, 7), (7, 20)]],
@@ -38,7 +38,7 @@ SHAPES = {
 
 
 def draw(folder: Path) -> None:
-    """Draw the support set and the queries, each image moved and bent a little."""
+    """Draw the support set and the queries, each image slightly shifted and bent."""
     generator = random.Random(0)  # noqa: S311 -- pictures need no secrets
     for name, lines in SHAPES.items():
         support = folder / "support" / name
@@ -70,7 +70,7 @@ def use(address: str, folder: Path) -> None:
 
 
 def again(address: str, folder: Path, adapted_model: str) -> None:
-    """Predict; leave with 1 where too few answers are right."""
+    """Predict; exit with 1 if too few answers are right."""
     queries = sorted(map(str, (folder / "queries").iterdir()))
     answer = _kshot("predict", adapted_model, *queries, "--server", address)
     right = sum(
@@ -78,11 +78,11 @@ def again(address: str, folder: Path, adapted_model: str) -> None:
     )
     print(f"predicted {right} of {len(queries)} right", flush=True)
     if right < LEAST_RIGHT * len(queries):
-        raise SystemExit(f"wanted at least {LEAST_RIGHT:.0%} right")
+        raise SystemExit(f"expected at least {LEAST_RIGHT:.0%} right")
 
 
 def drain(address: str, folder: Path) -> None:
-    """Adapt many times at once; print `sent` when the server has all calls, then their end."""
+    """Send many adaptations; print `sent` when the server has all calls, then how they ended."""
     files = sorted((folder / "support").glob("*/*.png"))
     names = sorted(SHAPES)
     request = wire.AdaptRequest(
@@ -99,21 +99,21 @@ def drain(address: str, folder: Path) -> None:
         capabilities = wire.GetCapabilitiesRequest()
         stub.GetCapabilities(capabilities, timeout=TIMEOUT_SECONDS)
         calls = [stub.Adapt.future(request, timeout=TIMEOUT_SECONDS) for _ in range(CALLS)]
-        stub.GetCapabilities(capabilities, timeout=TIMEOUT_SECONDS)  # by now, some have come
+        stub.GetCapabilities(capabilities, timeout=TIMEOUT_SECONDS)  # some calls arrived
         print(f"sent {sum(not call.done() for call in calls)}", flush=True)
         ends = [_end(call) for call in calls]
     done = ends.count("done")
     if not done:
-        raise SystemExit("all calls came too late, wanted one that was running")
+        raise SystemExit("expected a running call, but all came too late")
     print(f"{done} of them took all their steps, {CALLS - done} came too late", flush=True)
 
 
-def _end(call: Any) -> str:  # noqa: ANN401 -- a call and a future, which grpc has no type for
-    """Wait for a call; leave with 1 where it was begun and not finished."""
+def _end(call: Any) -> str:  # noqa: ANN401 -- grpc has no type for a call that is a future
+    """Wait for a call; exit with 1 if it started and did not finish."""
     if call.exception() is None:
         steps = len(call.result().report.support_loss)
         if steps != STEPS:
-            raise SystemExit(f"a call took {steps} steps, wanted {STEPS}")
+            raise SystemExit(f"steps of a call: expected {STEPS}, got {steps}")
         return "done"
     if call.code() != grpc.StatusCode.UNAVAILABLE or "shutting down" not in call.details():
         raise SystemExit(f"a call ended with {call.code().name}: {call.details()}")
@@ -130,7 +130,7 @@ def _kshot(*arguments: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run what the first argument names."""
+    """Run the command that the first argument names."""
     match sys.argv[1:]:
         case ["draw", folder]:
             draw(Path(folder))

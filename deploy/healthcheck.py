@@ -1,4 +1,4 @@
-"""The container's health probe: exits 0 where the server says SERVING, else 1 with one line."""
+"""The container's health probe: exit 0 if the server is SERVING, else 1 with one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 DEFAULT_LISTEN = "127.0.0.1:50051"
 TIMEOUT_SECONDS = 3.0
-# A server that listens on all addresses is asked on loopback.
+# The probe asks a server that listens on all addresses on loopback.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104 -- asked, not listened on
 
 
@@ -18,7 +18,7 @@ def main() -> int:
     """Ask the server at `KSHOT_LISTEN`; return the exit code."""
     host, _, port = os.environ.get("KSHOT_LISTEN", DEFAULT_LISTEN).rpartition(":")
     address = f"{_LOOPBACK.get(host, host)}:{port}"
-    # The probe stays on this machine, whatever proxy the environment names.
+    # The server is on this machine: ignore proxies of the environment.
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(

@@ -1,11 +1,11 @@
 #!/bin/sh
-# The steps that make kshot's container; deploy/Containerfile says in which stage each runs.
+# The steps that build kshot's container; deploy/Containerfile runs each in its stage.
 #
-#   install.sh system                   what is needed at run time beside Python packages, and a user
-#   install.sh packages FOLDER cpu|gpu  the libraries of a server, at the versions of the lock file
-#   install.sh kshot FOLDER             kshot itself
+#   install.sh system                   install Debian packages for run time and create the user
+#   install.sh packages FOLDER cpu|gpu  install a server's libraries at the lock file's versions
+#   install.sh kshot FOLDER             install kshot itself
 #
-# FOLDER holds the source. Packages go into the environment /opt/kshot, which holds no pip.
+# FOLDER holds the source. Packages go into the environment /opt/kshot, which has no pip.
 set -eu
 
 environment=/opt/kshot
@@ -13,8 +13,8 @@ tools=/opt/build-tools
 user_id=10001
 
 install_system() {
-    # The engine compiles its steps at the first start: torch calls a C++ compiler and openssl for it,
-    # and what is compiled may include Python.h.
+    # The engine compiles its steps at the first start: torch calls a C++ compiler and openssl, and
+    # the compiled code may include Python.h.
     debian_install python3 libpython3-dev g++ openssl
     rm -rf /var/lib/apt/lists/*
     groupadd --gid "$user_id" kshot
@@ -30,7 +30,7 @@ install_packages() {
         cpu) runtime=onnxruntime ;;
         gpu) runtime=onnxruntime-gpu ;;
         *)
-            echo "install.sh: RUNTIME: got '$extra', wanted cpu or gpu" >&2
+            echo "install.sh: RUNTIME: expected cpu or gpu, got '$extra'" >&2
             exit 2
             ;;
     esac
@@ -72,15 +72,15 @@ pip_install() {
     pip_for_environment install --quiet --root-user-action=ignore "$@"
 }
 
-# CUDA's libraries are not in the lock: torch pins them itself, where it comes with them.
+# CUDA's libraries are not in the lock file: builds of torch that bring them pin them.
 refuse_unlocked() {
     pip_for_environment freeze --all | sed 's/+.*//' | sort >"$tools/installed.txt"
     if grep -q '^nvidia-' "$tools/installed.txt" && [ "$extra" = cpu ]; then
-        echo "install.sh: this index's torch brings CUDA, which a CPU image does not need" >&2
+        echo "install.sh: torch of this index includes CUDA, which a CPU image does not need" >&2
     fi
     grep -viE '^(nvidia-|cuda-|triton==)' "$tools/installed.txt" >"$tools/ours.txt"
     if unlocked=$(grep -vixFf "$tools/constraints.txt" "$tools/ours.txt"); then
-        echo "install.sh: installed, but not in requirements.lock:" "$unlocked" >&2
+        echo "install.sh: installed but not in requirements.lock:" "$unlocked" >&2
         exit 1
     fi
 }

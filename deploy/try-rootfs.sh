@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Tries the container where no container engine is: makes its root file system with debootstrap by the
-# steps of deploy/Containerfile, runs the server in it by chroot as its own user, with the root mounted
-# read-only, one volume and a temporary /tmp; adapts and predicts, asks the health probe, and stops it
-# while adaptations run. Prints sizes and cold starts. Needs root, debootstrap and iproute2.
+# Tests the container without a container engine: builds its root file system with debootstrap by the
+# steps of deploy/Containerfile, and runs the server in it by chroot as its own user, with a read-only
+# root, one volume and a temporary /tmp. Adapts, predicts, probes, and stops the server while
+# adaptations run. Prints sizes and start times. Needs root, debootstrap and iproute2.
 #
 #   deploy/try-rootfs.sh
 #
-# ROOTFS               what deploy/build-rootfs.sh made already     [a new one]
+# ROOTFS               a folder that deploy/build-rootfs.sh wrote   [a new one]
 # CACHE, RUNTIME, SUITE as in deploy/build-rootfs.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +21,7 @@ fail() {
 
 work=$(mktemp -d)
 running=
-# Mounts are in namespaces of their own, so that here are only plain files.
+# Mounts live in other namespaces; here are only plain files.
 clean() {
     [[ -z $running ]] || kill "$running" 2>/dev/null || true
     rm -rf --one-file-system "$work"
@@ -30,7 +30,7 @@ trap clean EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# In the background, so that a signal is not kept waiting for the end of what runs.
+# Run in the background, so that a signal does not wait for the command to end.
 watch() {
     "$@" &
     running=$!

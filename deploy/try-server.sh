@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs the server in a root file system and uses it; deploy/try-rootfs.sh calls this, in namespaces of
-# its own where they are permitted (KSHOT_CONTAINED=yes): no network but loopback, no mount that stays.
+# Runs the server in a root file system and uses it. deploy/try-rootfs.sh calls this, in namespaces of
+# its own if they are permitted (KSHOT_CONTAINED=yes): only loopback, and no mount stays.
 #
-#   try-server.sh IMAGE WORK     IMAGE/final is the root; WORK is a folder for what is left behind
+#   try-server.sh IMAGE WORK     IMAGE/final is the root; WORK is a folder for logs and the volume
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,7 +27,7 @@ stop_server() {
 trap stop_server EXIT
 trap 'exit 143' INT TERM
 
-# An instruction's JSON list, one word a line; and the user, the environment: all as the Containerfile says.
+# An instruction's JSON list, one word per line; user and environment also come from the Containerfile.
 words_of() {
     chroot "$root" /usr/bin/python3 -c 'import json, sys; print(*json.loads(sys.argv[1]), sep="\n")' \
         "$(sed -n "s/^$1 [^[]*\[/[/p" deploy/Containerfile)"
@@ -57,11 +57,11 @@ mount_as_container() {
     install -d -m 0700 -o "${user%:*}" -g "${user#*:}" "$work/volume"
     mount --bind "$work/volume" "$root$volume"
     mount -o remount,ro,bind "$root"
-    ! touch "$root/opt/kshot/written" 2>/dev/null || fail "the root could be written to"
+    ! touch "$root/opt/kshot/written" 2>/dev/null || fail "the root is writable"
 }
 
-# As `--user`, `--cap-drop=ALL` and `--security-opt=no-new-privileges` would; `alone` holds what makes
-# a process the first of its own namespace, as in a container.
+# As `--user`, `--cap-drop=ALL` and `--security-opt=no-new-privileges` would; `alone` is the command
+# that makes a process the first of its own namespace, as in a container.
 alone=()
 inside() {
     exec "${alone[@]}" chroot "$root" /usr/bin/setpriv --reuid="${user%:*}" --regid="${user#*:}" \
@@ -76,19 +76,19 @@ exercise() {
 expect_health() { # CODE WHEN
     local code=0
     (inside "${probe[@]}") 2>>"$work/probe.log" || code=$?
-    [[ $code == "$1" ]] || fail "the health probe said $code $2, wanted $1"
+    [[ $code == "$1" ]] || fail "health probe $2: expected $1, got $code"
     echo "health probe $2: $code"
 }
 
-# Seconds of a processor that all processes here but this one have taken, their ended children too.
+# Processor seconds of all processes here except this one, ended children included.
 processor_seconds() {
     [[ $KSHOT_CONTAINED == yes ]] || { echo "unknown"; return; }
     { cat /proc/[0-9]*/stat 2>/dev/null || true; } | grep -v "^$$ " | sed 's/.*) //' |
         awk -v tick="$(getconf CLK_TCK)" '{ sum += $12 + $13 + $14 + $15 } END { printf "%.0f", sum / tick }'
 }
 
-# Sets `server`, the process that gets signals; `waited`, the one to wait for; `address`; `seconds`,
-# by the clock, and `busy`, of a processor.
+# Sets `server`, the process that gets signals; `waited`, the one to wait for; `address`; `seconds` of
+# wall-clock time, and `busy` seconds of processor time.
 start_server() {
     local began=$EPOCHREALTIME ready
     listen=$1
@@ -122,12 +122,12 @@ end_server() {
     wait "$waited" || code=$?
     server=
     exec 3<&-
-    [[ $code == 0 ]] || fail "the server ended with exit code $code, wanted 0"
+    [[ $code == 0 ]] || fail "the server's exit code: expected 0, got $code"
     echo "exit code after SIGTERM: $code"
     expect_health 1 "after its end"
 }
 
-size() { # of what there is among the arguments, in MiB
+size() { # of the arguments that exist, in MiB
     local there=() path
     for path in "$@"; do
         [[ ! -e $path ]] || there+=("$path")
@@ -144,7 +144,7 @@ print_sizes() {
     runtime=$(size "${packages[0]}"/onnxruntime*)
     all=$(size "$root")
     printf '%6d MiB  %s\n' "$base" "Debian's base" $((system - base)) "Python and the C++ compiler" \
-        "$torch" "torch" "$runtime" "ONNX Runtime" $((all - system - torch - runtime)) "the rest of kshot's environment" \
+        "$torch" "torch" "$runtime" "ONNX Runtime" $((all - system - torch - runtime)) "other libraries and kshot" \
         "$all" "the whole root"
 }
 
@@ -158,28 +158,28 @@ else
 fi
 
 start_server "$first"
-echo "cold start, empty cache: $seconds s, $busy s of a processor"
+echo "cold start, empty cache: $seconds s, $busy s of processor time"
 exercise draw "$client_folder"
 exercise use "$address" "$client_folder" | tee "$work/used"
 adapted=$(tail -n 1 "$work/used")
 
 exec 4< <(exercise drain "$address" "$client_folder" || echo "failed")
 IFS=' ' read -r -t 120 word count <&4 || fail "the calls could not be sent"
-[[ $word == sent && $count -ge 1 ]] || fail "no call was running at the stop: $word $count"
+[[ $word == sent && $count -ge 1 ]] || fail "no call ran at the stop: $word $count"
 kill -TERM "$server"
-echo "SIGTERM with $count calls to adapt under way"
+echo "SIGTERM during $count adaptations"
 IFS= read -r -t 120 ending <&4 || fail "the calls did not end"
-[[ $ending == *"took all their steps"* ]] || fail "the calls ended so: $ending"
+[[ $ending == *"took all their steps"* ]] || fail "the calls ended: $ending"
 echo "$ending"
 end_server
 
 if [[ $KSHOT_CONTAINED == yes ]]; then
     echo "/tmp held $(size "$root/tmp") MiB"
-    find "$root/tmp" -mindepth 1 -delete # a container that starts again finds it empty
+    find "$root/tmp" -mindepth 1 -delete # a container that restarts finds it empty
 fi
 start_server "$first"
-echo "start with a warm cache: $seconds s, $busy s of a processor"
+echo "start with a warm cache: $seconds s, $busy s of processor time"
 exercise again "$address" "$client_folder" "$adapted"
 kill -TERM "$server"
 end_server
-echo "what the volume holds: $(size "$root$volume/store") MiB of store, $(size "$root$volume/cache") MiB of cache"
+echo "the volume: $(size "$root$volume/store") MiB of store, $(size "$root$volume/cache") MiB of cache"

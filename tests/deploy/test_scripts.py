@@ -60,7 +60,7 @@ def test_a_runtime_is_cpu_or_gpu(tmp_path: Path) -> None:
     code, said, complained = _run("install.sh", "packages", str(tmp_path), "tpu")
 
     assert (code, said) == (2, "")
-    assert complained == "install.sh: RUNTIME: got 'tpu', wanted cpu or gpu\n"
+    assert complained == "install.sh: RUNTIME: expected cpu or gpu, got 'tpu'\n"
 
 
 @pytest.mark.parametrize("script", ["build-rootfs.sh", "try-rootfs.sh"])
