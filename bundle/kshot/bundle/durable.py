@@ -32,8 +32,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` when the block ends without an error.
 
     The content goes to one hidden file beside `path`, so a killed writer leaves at most one behind;
-    it is synced before it is renamed. Writers of the same path take turns. After an error, `path`
-    is what it was. Raises `OSError`.
+    `file.name` is its path. It is synced before it is renamed. Writers of the same path take turns.
+    After an error, `path` is what it was. Raises `OSError`.
     """
     partial = path.with_name(f".{path.name}.partial")
     with _locked(partial) as file:
@@ -59,8 +59,8 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
     """Open an empty file that no other process writes to: whoever comes second waits."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
-        file = os.fdopen(os.open(path, flags, 0o666), "wb")
-        with file:
+        # Opened by name, so that `file.name` is the path: some libraries write to paths alone.
+        with open(path, "wb", opener=lambda name, _: os.open(name, flags, 0o666)) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if _is_at(file, path):
                 file.truncate(0)

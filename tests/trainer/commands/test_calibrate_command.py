@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 
 from kshot.__main__ import main
-from kshot.bundle import Bundle, EvaluationRow, InputSpec, Manifest, load_bundle
+from kshot.bundle import Bundle, EvaluationRow, Manifest, load_bundle
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.datasets import registry as datasets
 from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.reader import PartRequest
 from kshot.trainer.evaluate.accuracy_table import measure_table
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
-from kshot.trainer.recipe.recipe import Data, Recipe
+from kshot.trainer.recipe.recipe import Recipe
 
 Patterns = Callable[..., ImageDataset]
 Recipes = Callable[..., Recipe]
@@ -32,17 +33,10 @@ SEEDS = {"test": 0, "val": 1, "train": 2}
 def patterns_for_omniglot(patterns: Patterns, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part is eight patterns of its own, in the input's size."""
 
-    def read(
-        data: Data,  # noqa: ARG001 -- there is one split
-        data_folder: Path,
-        part: str,
-        *,
-        input_spec: InputSpec,
-        progress: object,  # noqa: ARG001 -- nothing is decoded
-    ) -> ImageDataset:
-        assert data_folder.is_dir()
-        assert input_spec.shape == (1, 28, 28)
-        return patterns(seed=SEEDS[part])
+    def read(request: PartRequest) -> ImageDataset:
+        assert request.folder.is_dir()
+        assert request.input_spec.shape == (1, 28, 28)
+        return patterns(seed=SEEDS[request.part])
 
     monkeypatch.setattr(datasets, "DATASETS", {**datasets.DATASETS, "omniglot": read})
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from kshot.__main__ import main
-from kshot.bundle import InputSpec, Manifest
+from kshot.bundle import Manifest
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.commands import evaluation_session
 from kshot.trainer.datasets import registry as datasets
 from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.reader import PartRequest
 from kshot.trainer.output import plotting
-from kshot.trainer.recipe.recipe import Data, Recipe
+from kshot.trainer.recipe.recipe import Recipe
 
 Evaluate = Callable[..., int]
 Initializations = Callable[[Manifest], Initialization]
@@ -30,18 +31,11 @@ def patterns_for_omniglot(
 ) -> None:
     """Test classes are eight patterns, validation classes others, in the input's size."""
 
-    def read(
-        data: Data,
-        data_folder: Path,
-        part: str,
-        *,
-        input_spec: InputSpec,
-        progress: object,  # noqa: ARG001 -- nothing is decoded
-    ) -> ImageDataset:
-        assert data.dataset == "omniglot"
-        assert data_folder.is_dir()
-        assert input_spec.shape == (1, 28, 28)
-        return patterns(seed={"test": 0, "val": 1, "train": 2}[part])
+    def read(request: PartRequest) -> ImageDataset:
+        assert request.data.dataset == "omniglot"
+        assert request.folder.is_dir()
+        assert request.input_spec.shape == (1, 28, 28)
+        return patterns(seed={"test": 0, "val": 1, "train": 2}[request.part])
 
     monkeypatch.setattr(datasets, "DATASETS", {**datasets.DATASETS, "omniglot": read})
 

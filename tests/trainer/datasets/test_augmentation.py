@@ -129,17 +129,21 @@ def test_a_training_sees_augmented_images(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("shift = 0.1", "shift = 1.0", "augmentation.shift: got 1.0, wanted a number from 0"),
+        (
+            "shift = 0.1",
+            "shift = 1.0",
+            "augmentation.shift: expected a number from 0 to less than 1, got 1.0",
+        ),
         (
             "10.0",
             "181.0",
-            "augmentation.rotation_degrees: got 181.0, wanted a number from 0 to 180",
+            "rotation_degrees: expected a number from 0 to 180, got 181.0",
         ),
-        ("flip = false", "flip = 1", "augmentation.flip: got 1, wanted"),
+        ("flip = false", "flip = 1", "augmentation.flip: expected true or false, got 1"),
         (
             "flip = false",
             "flip = true",
-            "augmentation.flip: got true, wanted false: the validation",
+            "augmentation.flip: expected false, got true; the validation",
         ),
         (", scale = 0.1", "", "augmentation.scale"),
     ],

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import InputSpec, Rescale, Resize, Rgb
-from kshot.trainer.datasets import cifar_fs, cifar_splits
+from kshot.trainer.datasets import cifar_fs
 from kshot.trainer.datasets.cache import cache_folder
-from kshot.trainer.datasets.cifar_splits import CIFAR_SPLITS, CifarSplit
+from kshot.trainer.datasets.cifar_fs import CIFAR_SPLITS, CifarSplit
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.decoding import ClassFiles, Progress, ReadFile, decode_classes
 from kshot.trainer.datasets.registry import read_dataset
@@ -96,8 +96,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
             part = (row[0], row[1])[column]
             parts[part] = (*parts.get(part, ()), class_name)
         splits[dataset] = CifarSplit(name, parts["val"], parts["test"], split_digest(parts))
-    for module in (cifar_fs, cifar_splits):
-        monkeypatch.setattr(module, "CIFAR_SPLITS", splits)
+    monkeypatch.setattr(cifar_fs, "CIFAR_SPLITS", splits)
     monkeypatch.setattr(cifar_fs, "UPSTREAM_IMAGE_COUNT", 3)
 
 
@@ -152,7 +151,7 @@ def test_the_folder_of_the_authors_gives_whole_classes(tmp_path: Path) -> None:
         assert (one.digest, one.split_digest) == (other.digest, other.split_digest)
         assert read(folder, dataset, "train").class_offsets.tolist() == [0, 3, 6]
     (folder / "cifar100" / "data" / "worm" / "0.png").unlink()
-    with pytest.raises(DataError, match=r"class 'worm' of cifar-fs in .* has 2 images, wanted 3"):
+    with pytest.raises(DataError, match=r"class worm of cifar-fs in .*: expected 3 images, got 2"):
         read(folder, "cifar-fs", "test")
     (folder / "cifar100" / "data" / "worm").rename(folder / "cifar100" / "data" / "wasp")
     with pytest.raises(DataError, match="data does not have the classes of fc100's split oreshkin"):
@@ -173,9 +172,13 @@ def test_cifar_fs_needs_the_archive_of_its_part_alone(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", made)
 
     assert read(folder, "cifar-fs", "test").class_names == ("worm",)
-    with pytest.raises(DataError, match=r"has no cifar_fs_train.tar.xz and no folder cifar_fs; wa"):
+    with pytest.raises(
+        DataError, match=r"has no cifar_fs_train.tar.xz and no folder cifar_fs; provide"
+    ):
         read(folder, "cifar-fs", "train")
-    with pytest.raises(DataError, match=r"has no cifar_fs_train.tar.xz and no folder cifar_fs; wa"):
+    with pytest.raises(
+        DataError, match=r"has no cifar_fs_train.tar.xz and no folder cifar_fs; provide"
+    ):
         read(folder, "fc100", "test")
 
 
@@ -204,12 +207,15 @@ def edit(old: str, new: str) -> Callable[[Files], None]:
     ("damage", "message"),
     [
         (spoil, r"test/worm/worm_1.webp in .* is not a PNG, JPEG or WebP image"),
-        (leave_out_an_image, r"class 'worm' of cifar-fs in .* has 2 images, wanted 3"),
-        (leave_out_the_table, r"cifar_fs_valtest.tar.xz has no cifar_fs/classes.csv; wanted"),
-        (edit("class,superclass", "superclass,class"), r"has the columns 'superclass,class,cifar"),
-        (edit("crab", "worm"), r"line 5, names class 'worm' twice, wanted it once"),
+        (leave_out_an_image, r"class worm of cifar-fs in .*: expected 3 images, got 2"),
+        (leave_out_the_table, r"cifar_fs_valtest.tar.xz has no cifar_fs/classes.csv; provide"),
+        (
+            edit("class,superclass", "superclass,class"),
+            r"expected the columns 'class,superclass,cifar_fs",
+        ),
+        (edit("crab", "worm"), r"does not have the classes of cifar-fs's split bertinetto"),
         (edit("worm", "wasp"), r"does not have the classes of cifar-fs's split bertinetto"),
-        (edit("val,val,3", "val,val,many"), r"line 4, has 'many' images, wanted a number"),
+        (edit("val,val,3", "val,val,many"), r"line 4: expected a number of images, got 'many'"),
     ],
 )
 def test_what_is_damaged_or_incomplete_is_refused(
@@ -237,19 +243,23 @@ def test_no_changed_byte_of_an_archive_gives_other_images(tmp_path: Path) -> Non
         try:
             assert read(folder, "cifar-fs", "val").digest == digest
         except DataError as error:
-            assert "is truncated or no tar.xz archive" in str(error)
+            assert "truncated, or not a tar.xz archive" in str(error)
             refused += 1
     assert refused > 0
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"valtest.tar.xz is truncated or no tar.xz archive"):
+    with pytest.raises(DataError, match=r"valtest.tar.xz: truncated, or not a tar.xz archive"):
         read(folder, "cifar-fs", "val")
 
 
 @pytest.mark.usefixtures("small")
 def test_unknown_splits_and_parts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="split of fc100 is 'bertinetto', wanted one of: oreshkin"):
+    with pytest.raises(
+        DataError, match="split of fc100: expected one of oreshkin, got 'bertinetto'"
+    ):
         read(tmp_path, "fc100", "train", "bertinetto")
-    with pytest.raises(DataError, match="part of cifar-fs is 'dev', wanted one of: train, val, te"):
+    with pytest.raises(
+        DataError, match="part of cifar-fs: expected one of train, val, test, got 'dev'"
+    ):
         read(tmp_path, "cifar-fs", "dev")
 
 

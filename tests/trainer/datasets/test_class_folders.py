@@ -199,17 +199,17 @@ def remove_all(folder: Path) -> None:
     [
         (spoil, r"cat/image.jpeg in .*animals is not a PNG, JPEG or WebP image"),
         (truncate, r"cat/image.png in .*animals is damaged and cannot be decoded"),
-        (empty_a_class, r"class folder .*cat has no images, wanted at least 1"),
-        (add_a_gif, r"more.gif is a .gif file, wanted PNG, JPEG or WebP images"),
+        (empty_a_class, r"class folder .*cat has no images; expected at least 1"),
+        (add_a_gif, r"more.gif: expected PNG, JPEG or WebP images, got a .gif file"),
         (break_a_link, r"cannot read .*link.png: No such file"),
-        (break_a_class, r"cow is a link that leads nowhere, wanted a class folder"),
-        (link_a_class_to_itself, r"cow is a link that leads nowhere"),
-        (name_a_class_in_another_encoding, r"animals holds b'\\xe9', wanted a name in UTF-8"),
-        (name_an_image_in_another_encoding, r"cat holds b'\\xe9.png', wanted a name in UTF-8"),
-        (remove_a_class, r"split.csv, line 4, names class 'cat', of which there is no folder"),
-        (add_a_class, r"split.csv does not name class 'cow'"),
-        (name_a_class_twice, r"split.csv, line 6, names class 'cat' twice"),
-        (remove_all, r"animals has no class folders, wanted at least 1"),
+        (break_a_class, r"cow: dangling link; expected a class folder"),
+        (link_a_class_to_itself, r"cow: dangling link"),
+        (name_a_class_in_another_encoding, r"animals holds b'\\xe9'; expected a name in UTF-8"),
+        (name_an_image_in_another_encoding, r"cat holds b'\\xe9.png'; expected a name in UTF-8"),
+        (remove_a_class, r"split.csv, line 4: class 'cat' has no folder"),
+        (add_a_class, r"split.csv: class 'cow' is missing; each class needs a part"),
+        (name_a_class_twice, r"split.csv, line 6: class 'cat' appears twice"),
+        (remove_all, r"animals has no class folders; expected at least 1"),
     ],
 )
 def test_what_is_damaged_or_incomplete_is_refused_by_name(
@@ -224,9 +224,13 @@ def test_what_is_damaged_or_incomplete_is_refused_by_name(
 
 def test_unknown_splits_and_parts_are_refused(animals: Path) -> None:
     for split in ("random", "seed:", "seed:-1", "seed:x", f"seed:{10**18}", "file:", "parts:1"):
-        with pytest.raises(DataError, match=f"is '{split}', wanted parts, file:NAME.csv or seed:N"):
+        with pytest.raises(
+            DataError, match=f"expected parts, file:NAME.csv or seed:N .*, got '{split}'"
+        ):
             read(animals, split, "train")
-    with pytest.raises(DataError, match=r"part of folder animals seed:1 is 'dev', .* train, val"):
+    with pytest.raises(
+        DataError, match=r"part of folder animals seed:1: expected .* train, val.*, got 'dev'"
+    ):
         read(animals, "seed:1", "dev")
     with pytest.raises(DataError, match="animals has none of the folders train, val, test"):
         read(animals, "parts", "train")
@@ -234,23 +238,29 @@ def test_unknown_splits_and_parts_are_refused(animals: Path) -> None:
 
 def test_a_class_in_two_parts_and_a_missing_part_are_refused(parts: Path) -> None:
     shutil.rmtree(parts / "animals" / "val")
-    with pytest.raises(DataError, match="is 'val', which has no classes, wanted one of: train, te"):
+    with pytest.raises(DataError, match=r"expected one of train, test .*, got 'val'"):
         read(parts, "parts", "val")
 
     write_classes(parts / "animals" / "val", ("ape",))
-    with pytest.raises(DataError, match=r"class 'ape' in .* is in train and in val, wanted every"):
+    with pytest.raises(DataError, match=r"class 'ape' in .* is in train and in val; each"):
         read(parts, "parts", "train")
 
 
 def test_no_folder_a_missing_one_and_one_elsewhere_are_refused(animals: Path) -> None:
-    with pytest.raises(DataError, match=r"has no data.folder, wanted a folder in the data"):
+    with pytest.raises(DataError, match=r"data.folder: data set folder needs a folder"):
         read(animals, "parts", "train", folder=None)
-    with pytest.raises(DataError, match="plants is no folder, wanted one with a folder of images"):
+    with pytest.raises(
+        DataError, match="plants: not a directory; expected one subdirectory per class"
+    ):
         read(animals, "parts", "train", folder="plants")
     for folder in ("../data/animals", "/animals"):
-        with pytest.raises(DataError, match=r"data.folder is '.*', wanted a relative path"):
+        with pytest.raises(
+            DataError, match=r"data.folder: expected a relative path without '..', got"
+        ):
             read(animals, "seed:1", "train", folder=folder)
-    with pytest.raises(DataError, match=r"split file is '../split.csv', wanted a relative path"):
+    with pytest.raises(
+        DataError, match=r"split file: expected a relative path .*, got '../split.csv'"
+    ):
         read(animals, "file:../split.csv", "train")
 
 

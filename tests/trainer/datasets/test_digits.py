@@ -38,9 +38,9 @@ def test_digits_are_dark_ink_on_paper_in_ten_classes() -> None:
 
 
 def test_other_parts_and_splits_are_refused() -> None:
-    with pytest.raises(DataError, match=r"part of digits is 'train', .* wanted one of: test"):
+    with pytest.raises(DataError, match=r"part of digits: expected one of test .*, got 'train'"):
         read("train")
-    with pytest.raises(DataError, match="split of digits is 'ravi', wanted one of: all"):
+    with pytest.raises(DataError, match="split of digits: expected one of all, got 'ravi'"):
         read(split="ravi")
 
 

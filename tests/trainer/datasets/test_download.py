@@ -145,11 +145,11 @@ def test_a_connection_that_ends_early_leaves_nothing_and_can_be_repeated(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"<html>", "not Omniglot's images_evaluation.zip: .* is truncated or no ZIP archive"),
-        (archive("images_evaluation")[:-100], "is truncated or no ZIP archive"),
-        (archive("images_evaluation", drawing_count=1), "has 1 drawings, wanted 2"),
-        (archive("images_background"), "has 0 characters, wanted 2"),
-        (archive("images_evaluation", seed=1), "the digest of its drawings is .*, wanted"),
+        (b"<html>", "did not send Omniglot's images_evaluation.zip: .* not a ZIP archive"),
+        (archive("images_evaluation")[:-100], "truncated, or not a ZIP archive"),
+        (archive("images_evaluation", drawing_count=1), "expected 2 images, got 1"),
+        (archive("images_background"), "expected 2 characters, got 0"),
+        (archive("images_evaluation", seed=1), "expected the digest .* of its drawings, got"),
     ],
 )
 def test_other_content_is_refused_and_the_whole_archive_kept(
@@ -168,7 +168,7 @@ def test_what_never_ends_is_refused(
 ) -> None:
     monkeypatch.setattr(download, "MAX_BYTES", 1000)
 
-    with pytest.raises(DataError, match="sends more than 1000 bytes"):
+    with pytest.raises(DataError, match="expected at most 1000 bytes, got more"):
         download_omniglot(tmp_path, base_url=upstream.address)
     assert list(tmp_path.iterdir()) == []
 
@@ -180,7 +180,9 @@ def test_a_missing_file_and_a_server_that_is_gone_are_told(
         download_omniglot(tmp_path, base_url=upstream.address + "/elsewhere")
     with pytest.raises(DataError, match=r"cannot download http://127.0.0.1:1/images_.*refused"):
         download_omniglot(tmp_path, base_url="http://127.0.0.1:1")
-    with pytest.raises(DataError, match="address is 'file:///etc', wanted one with https"):
+    with pytest.raises(
+        DataError, match="address: expected an https or http URL, got 'file:///etc'"
+    ):
         download_omniglot(tmp_path, base_url="file:///etc")
     assert list(tmp_path.iterdir()) == []
 
@@ -228,7 +230,7 @@ def test_the_command_refuses_what_it_does_not_know(
     assert "no data folder is named, wanted --data DIR or KSHOT_DATA" in capsys.readouterr().err
     assert main(["download", "imagenet", "--data", str(tmp_path)]) == 2
     assert main(["download", "omniglot", "--data", str(tmp_path), "--url", "http://["]) == 1
-    assert "address is 'http://[', wanted one with https or http" in capsys.readouterr().err
+    assert "address: expected an https or http URL, got 'http://['" in capsys.readouterr().err
     upstream.files.clear()
     assert main(["download", "omniglot", "--data", str(tmp_path), "--url", upstream.address]) == 1
     assert "HTTP 404" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_lists_may_be_apart_from_the_images(tmp_path: Path) -> None:
 
     assert read(folder, "test").class_names == CLASSES["test"]
     (folder / "splits" / "miniimagenet" / "ravi_val.csv").unlink()
-    with pytest.raises(DataError, match=r"but neither ravi_val.csv nor val.csv; wanted"):
+    with pytest.raises(DataError, match=r"but neither ravi_val.csv nor val.csv; provide"):
         read(folder, "test")
 
 
@@ -109,10 +109,10 @@ def spoil(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (leave_out_an_image, r"class n02 of val in .* has 2 images, wanted 3"),
-        (leave_out_a_class, r"has not the classes of mini-ImageNet's .* \(2 train, 1 val, 2 test"),
-        (leave_out_a_part, r"has not the classes of mini-ImageNet's .* \(3 train, 0 val, 2 test"),
-        (move_a_class, r"has not the classes of mini-ImageNet's .* \(2 train, 1 val, 3 test"),
+        (leave_out_an_image, r"class n02 in .*val: expected 3 images, got 2"),
+        (leave_out_a_class, r"expected the classes of mini-ImageNet's .* \(2 train, 1 val, 2 test"),
+        (leave_out_a_part, r"expected the classes of mini-ImageNet's .* \(3 train, 0 val, 2 test"),
+        (move_a_class, r"expected the classes of mini-ImageNet's .* \(2 train, 1 val, 3 test"),
         (spoil, r"test/n04/n041.jpg in .* is damaged and cannot be decoded"),
     ],
 )
@@ -146,10 +146,10 @@ def change_the_header(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (remove_an_image, r"images has no n021.jpg, which ravi_val.csv names"),
-        (add_to("ravi_val.csv", "n010.jpg,n02"), r"line 5, names image 'n010.jpg' twice"),
-        (add_to("ravi_val.csv", "more.jpg,n01"), r"names class 'n01', which is in train too"),
-        (change_the_header, r"has the columns 'file,label', wanted 'filename,label'"),
+        (remove_an_image, r"ravi_val.csv, line 3: .*images has no image n021.jpg"),
+        (add_to("ravi_val.csv", "n010.jpg,n02"), r"line 5: image 'n010.jpg' appears twice"),
+        (add_to("ravi_val.csv", "more.jpg,n01"), r"line 5: class 'n01' is also in train"),
+        (change_the_header, r"expected the columns 'filename,label', got 'file,label'"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(
@@ -163,9 +163,13 @@ def test_lists_that_do_not_fit_are_refused(
 
 
 def test_a_missing_folder_an_unknown_split_and_part_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no folder mini-imagenet or miniimagenet; wanted <part>"):
+    with pytest.raises(DataError, match=r"no folder mini-imagenet or miniimagenet; provide <part>"):
         read(tmp_path, "train")
-    with pytest.raises(DataError, match="split of mini-imagenet is 'seed:1', wanted one of: ravi"):
+    with pytest.raises(
+        DataError, match="split of mini-imagenet: expected one of ravi, got 'seed:1'"
+    ):
         read(tmp_path, "train", "seed:1")
-    with pytest.raises(DataError, match=r"part of mini-imagenet is 'dev', .* train, val, test"):
+    with pytest.raises(
+        DataError, match=r"part of mini-imagenet: expected one of train, val, test .*, got 'dev'"
+    ):
         read(write_folders(tmp_path), "dev")

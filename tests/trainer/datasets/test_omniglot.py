@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from kshot.bundle import InputSpec
-from kshot.trainer.datasets import omniglot
+from kshot.trainer.datasets import omniglot, reader
 from kshot.trainer.datasets.cache import cache_folder
 from kshot.trainer.datasets.dataset import ImageDataset, names_digest
 from kshot.trainer.datasets.decoding import ClassFiles, Progress, ReadFile, decode_classes
@@ -255,16 +255,16 @@ def remove_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncate, "images_background.zip is truncated or no ZIP archive"),
+        (truncate, "images_background.zip: truncated, or not a ZIP archive"),
         (flip, "images_evaluation.zip is damaged at images_evaluation/"),
-        (leave_out_a_character, "images_background in .* has 2 characters, wanted 3"),
-        (leave_out_a_drawing, "Alpha/character01 in .* has 1 drawings, wanted 2"),
+        (leave_out_a_character, "images_background in .*: expected 3 characters, got 2"),
+        (leave_out_a_drawing, "Alpha/character01 in .*: expected 2 images, got 1"),
         (rename_an_alphabet, "do not have the names of Omniglot's"),
         (
             spoil_a_picture,
             r"images_evaluation/.*/character0\d/\d+_01.png in .* is not a PNG",
         ),
-        (remove_one, "neither omniglot_images_evaluation.zip nor .* wanted a folder, named by"),
+        (remove_one, "neither omniglot_images_evaluation.zip nor .*; name a folder, by"),
     ],
 )
 def test_damaged_and_incomplete_data_are_refused(
@@ -311,9 +311,11 @@ def test_a_missing_folder_is_refused_with_what_is_wanted(tmp_path: Path) -> None
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
     folder = write_archives(tmp_path / "data", drawings())
 
-    with pytest.raises(DataError, match="split of omniglot is 'lake', wanted one of: reptile, vin"):
+    with pytest.raises(
+        DataError, match="split of omniglot: expected one of reptile, vinyals, got 'lake'"
+    ):
         read(folder, "test", split="lake")
-    message = "part of omniglot reptile is 'dev', which has no classes, wanted .* train, te"
+    message = "part of omniglot reptile: expected one of train, test .*, got 'dev'"
     with pytest.raises(DataError, match=message):
         read(folder, "dev")
 
@@ -393,7 +395,7 @@ def test_vinyals_split_is_reproduced_from_the_real_archives(
         one = {name: names[:1] for name, names in files.classes.items()}
         return decode_classes(replace(files, classes=one), file, spec, progress)
 
-    monkeypatch.setattr(omniglot, "decode_classes", decode_one)
+    monkeypatch.setattr(reader, "decode_classes", decode_one)
     for part, count in (("train", 1028), ("val", 172), ("test", 423)):
         dataset = read(REAL, part, split="vinyals")
         names = list(dict.fromkeys(name.split("@")[0] for name in dataset.class_names))

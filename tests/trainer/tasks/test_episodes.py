@@ -4,7 +4,8 @@ from collections import Counter
 import pytest
 import torch
 
-from kshot.trainer.datasets.dataset import DataError, ImageDataset, make_dataset
+from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
+from kshot.trainer.errors import DataError
 from kshot.trainer.tasks.episodes import (
     EpisodeBatch,
     episode_digest,

@@ -17,7 +17,7 @@ def draw_transforms(
     sides: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw an affine map for each image of ``sides`` (height, width): float32 ``(*shape, 2, 3)``.
+    """Draw an affine map for each image of `sides` (height, width): float32 `(*shape, 2, 3)`.
 
     It maps places of the new image to places of the old one, both in -1..1, x before y.
     """
@@ -43,7 +43,7 @@ def draw_transforms(
 
 
 def warp(images: Tensor, transforms: Tensor) -> Tensor:
-    """Map images ``(..., channels, height, width)`` by ``(..., 2, 3)``, bilinearly."""
+    """Map images `(..., channels, height, width)` by `(..., 2, 3)`, bilinearly."""
     flat = images.flatten(0, -4)
     grid = functional.affine_grid(transforms.flatten(0, -3), list(flat.shape), align_corners=False)
     warped = functional.grid_sample(flat, grid, padding_mode="border", align_corners=False)

@@ -1,14 +1,13 @@
 """Decoded data sets kept between runs, so that each is decoded once.
 
-One safetensors file per key under ``$XDG_CACHE_HOME/kshot`` (or ``~/.cache/kshot``), which is made
-private: compiled inner steps are kept there too. A file that is damaged, or cannot be read or
-written, costs a decoding and is never an error.
+There is one safetensors file per key under `$XDG_CACHE_HOME/kshot` (or `~/.cache/kshot`). The
+folder is private, because compiled inner steps are kept there too. A file that is damaged, or
+cannot be read or written, costs a decoding and is never an error.
 """
 
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,23 +16,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from kshot.bundle import replacing
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
-from kshot.trainer.errors import DataError
 
 __all__ = ["cache_folder", "cached_dataset"]
 
 
 def cache_folder() -> Path:
-    """Choose the folder by ``XDG_CACHE_HOME`` as its specification says (absolute paths only)."""
+    """Choose the folder by `XDG_CACHE_HOME` as its specification says (absolute paths only)."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (named if named.is_absolute() else Path.home() / ".cache") / "kshot"
 
 
 def cached_dataset(key: str, make: Callable[[], ImageDataset]) -> ImageDataset:
-    """Return the data set kept under ``key``, or make and keep it.
+    """Return the data set kept under `key`, or make and keep it.
 
-    The images of a kept one are pages of its file: they take memory as they are touched, and the
-    system may drop them.
+    The images of a kept data set are pages of its file: they take memory when they are touched,
+    and the system may drop them.
     """
     path = cache_folder() / f"images-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     dataset = _read(path)
@@ -44,8 +43,8 @@ def cached_dataset(key: str, make: Callable[[], ImageDataset]) -> ImageDataset:
 
 
 def _read(path: Path) -> ImageDataset | None:
-    # A damaged file may hold anything: what it makes these raise means that it is damaged.
-    with suppress(OSError, SafetensorError, DataError, ValueError, KeyError, TypeError):
+    # A damaged file may hold anything: an error of these calls means that it is damaged.
+    with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
         with safe_open(path, framework="pt") as opened:
             images: torch.Tensor = opened.get_tensor("images")
             class_offsets: torch.Tensor = opened.get_tensor("class_offsets")
@@ -69,17 +68,10 @@ def _write(path: Path, dataset: ImageDataset) -> None:
         "sha256": _checksum(dataset),
     }
     tensors = {"images": dataset.images, "class_offsets": dataset.class_offsets}
-    try:
+    with suppress(OSError, SafetensorError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except (OSError, SafetensorError):
-        return
+        with replacing(path) as file:
+            save_file(tensors, file.name, metadata=metadata)
 
 
 def _checksum(dataset: ImageDataset) -> str:

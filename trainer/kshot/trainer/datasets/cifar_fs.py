@@ -2,148 +2,156 @@
 
 import lzma
 import tarfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from kshot.bundle import InputSpec
 from kshot.trainer.datasets.cache import cached_dataset
-from kshot.trainer.datasets.cifar_splits import CIFAR_SPLITS, check_cifar_split
-from kshot.trainer.datasets.class_folders import list_parts, read_class_files
+from kshot.trainer.datasets.class_folders import list_class_folders, list_parts, read_folder_files
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.decoding import DECODER_VERSION, ClassFiles, Progress, decode_classes
-from kshot.trainer.datasets.image_files import file_digest, list_class_folders
+from kshot.trainer.datasets.decoding import ClassFiles, decode_classes
+from kshot.trainer.datasets.image_files import file_digest
+from kshot.trainer.datasets.reader import PartRequest, cache_key
 from kshot.trainer.datasets.splits import (
     PARTS,
+    Split,
     check_split_name,
     classes_of,
     parse_table,
+    read_table,
     split_digest,
 )
 from kshot.trainer.errors import DataError
-from kshot.trainer.recipe.recipe import Data
 
-__all__ = ["read_cifar_fs", "read_fc100"]
+__all__ = ["CIFAR_SPLITS", "CifarSplit", "read_cifar"]
 
 FOLDER = "cifar_fs"
 UPSTREAM_FOLDER = Path("cifar100", "data")
 UPSTREAM_IMAGE_COUNT = 600
-# What holds the classes that CIFAR-FS has for training, validation and test.
+# The archives that hold the classes which CIFAR-FS has for training, validation and test.
 ARCHIVES = {
     "train": "cifar_fs_train.tar.xz",
     "val": "cifar_fs_valtest.tar.xz",
     "test": "cifar_fs_valtest.tar.xz",
 }
+TABLE = "classes.csv"
 COLUMNS = ("class", "superclass", "cifar_fs_split", "fc100_split", "images")
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A class: its part of the split, and the folder and number of its images."""
-
-    name: str
-    part: str
-    folder: str
-    image_count: int
-
-
-def read_cifar_fs(
-    data: Data,
-    data_folder: Path,
-    part: str,
-    *,
-    input_spec: InputSpec,
-    progress: Progress | None = None,
-) -> ImageDataset:
-    """Read a part of CIFAR-FS, 64, 16 and 20 classes (Bertinetto et al., ICLR 2019).
-
-    ``data_folder`` holds the folder ``cifar100`` as the authors' archive has it, with
-    ``data/<class>/<image>`` and 600 images a class; or the archives ``cifar_fs_train.tar.xz`` and
-    ``cifar_fs_valtest.tar.xz``, or the folder ``cifar_fs`` extracted from them, whose
-    ``classes.csv`` says how many images each class has. Raises DataError for an unknown split or
-    part, and for what is missing, damaged or incomplete.
-    """
-    return _read(data, data_folder, part, input_spec, progress)
-
-
-def read_fc100(
-    data: Data,
-    data_folder: Path,
-    part: str,
-    *,
-    input_spec: InputSpec,
-    progress: Progress | None = None,
-) -> ImageDataset:
-    """Read a part of FC100, 60, 20 and 20 classes of 12, 4 and 4 superclasses.
-
-    The split is that of Oreshkin et al., "TADAM" (NeurIPS 2018); the files are those of CIFAR-FS,
-    both archives for every part. Raises DataError as `read_cifar_fs` does.
-    """
-    return _read(data, data_folder, part, input_spec, progress)
-
-
-def _read(
-    data: Data, data_folder: Path, part: str, input_spec: InputSpec, progress: Progress | None
-) -> ImageDataset:
-    check_split_name(data.split, (CIFAR_SPLITS[data.dataset].name,), data.dataset)
-    if part not in PARTS:
-        raise DataError(f"part of {data.dataset} is {part!r}, wanted one of: {', '.join(PARTS)}")
-    for folder, listed in ((FOLDER, _extracted), (UPSTREAM_FOLDER, _upstream)):
-        if (data_folder / folder).is_dir():
-            rows, names = listed(data_folder / folder, data.dataset)
-            files = _choose(data, part, data_folder / folder, rows, names)
-            return read_class_files(files, input_spec, progress)
-    archives = _archives(data, data_folder, part)
-
-    def decode() -> ImageDataset:
-        members: dict[str, bytes] = {}
-        with ThreadPoolExecutor() as pool:
-            for found in pool.map(_members, archives):
-                members |= found
-        table = members.get("classes.csv")
-        if table is None:
-            raise DataError(f"{archives[0]} has no {FOLDER}/classes.csv; {_WANTED}")
-        rows = _rows(_decoded(table, archives[0]), data.dataset, f"classes.csv in {archives[0]}")
-        files = _choose(data, part, data_folder, rows, list(members))
-        return decode_classes(files, members.__getitem__, input_spec, progress)
-
-    digests = (file_digest(path) for path in archives)
-    return cached_dataset(
-        "|".join((data.dataset, part, str(DECODER_VERSION), *digests, repr(input_spec))), decode
-    )
-
-
-def _archives(data: Data, data_folder: Path, part: str) -> list[Path]:
-    """Find the archives that hold a part: FC100 has its classes in both."""
-    names = (
-        (ARCHIVES[part],) if data.dataset == "cifar-fs" else tuple(dict.fromkeys(ARCHIVES.values()))
-    )
-    for name in names:
-        if not (data_folder / name).is_file():
-            raise DataError(f"{data_folder} has no {name} and no folder {FOLDER}; {_WANTED}")
-    return [data_folder / name for name in names]
-
-
-_WANTED = (
-    "wanted the folder cifar100 with data/<class>/<image>, from the archive of CIFAR-FS's authors "
+_REMEDY = (
+    "provide the folder cifar100 with data/<class>/<image>, from the archive of CIFAR-FS's authors "
     "(github.com/bertinetto/r2d2), or the archives that docs/data.md describes"
 )
 
 
-def _extracted(folder: Path, dataset: str) -> tuple[list[_Row], list[str]]:
-    """List the folder that the archives have."""
-    rows = _rows(_text(folder / "classes.csv"), dataset, str(folder / "classes.csv"))
-    parts = list_parts(folder).values()
-    return rows, [name for classes in parts for names in classes.values() for name in names]
+@dataclass(frozen=True)
+class CifarSplit:
+    """A published split; classes in neither tuple are for training.
+
+    `digest` is that of `kshot.trainer.datasets.splits.split_digest`.
+    """
+
+    name: str
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+    digest: str
+
+    def divide(self, classes: Iterable[str]) -> Split:
+        """Return the classes of each part, sorted."""
+        parts: dict[str, list[str]] = {part: [] for part in PARTS}
+        for name in sorted(classes):
+            part = "test" if name in self.test else "val" if name in self.val else "train"
+            parts[part].append(name)
+        return parts
 
 
-def _upstream(folder: Path, dataset: str) -> tuple[list[_Row], list[str]]:
-    """List the folder of class folders that CIFAR-FS's authors give."""
-    classes = list_class_folders(folder)
-    split = CIFAR_SPLITS[dataset]
-    rows = [_Row(name, split.part_of(name), name, UPSTREAM_IMAGE_COUNT) for name in classes]
-    return rows, [name for names in classes.values() for name in names]
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+# Bertinetto et al., "Meta-learning with differentiable closed-form solvers" (ICLR 2019); Oreshkin
+# et al., "TADAM" (NeurIPS 2018), which divides superclasses.
+CIFAR_SPLITS: Mapping[str, CifarSplit] = {
+    "cifar-fs": CifarSplit(
+        name="bertinetto",
+        val=_names(
+            "beaver beetle butterfly camel cattle crab crocodile flatfish lamp maple_tree "
+            "motorcycle otter sea shark television tractor"
+        ),
+        test=_names(
+            "baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy rocket rose "
+            "snail sweet_pepper table telephone wardrobe whale woman worm"
+        ),
+        digest="e4e845fa943de1e0eb914cf8dc0d34baeb3710df7d03e5c8f0d40490238abb86",
+    ),
+    "fc100": CifarSplit(
+        name="oreshkin",
+        val=_names(
+            "bear camel cattle chimpanzee crab elephant hamster kangaroo leopard lion lobster "
+            "mouse rabbit shrew snail spider squirrel tiger wolf worm"
+        ),
+        test=_names(
+            "baby beaver bee beetle boy butterfly caterpillar cockroach dolphin fox girl man "
+            "otter porcupine possum raccoon seal skunk whale woman"
+        ),
+        digest="d857734eb3a351c886781a8480849cb53c6a659d8f4b9e9a601892ced3a15d7e",
+    ),
+}
+
+
+def read_cifar(request: PartRequest) -> ImageDataset:
+    """Read a part of CIFAR-FS (64, 16 and 20 classes) or of FC100 (60, 20 and 20).
+
+    The data folder holds the folder `cifar100` as the authors' archive has it, with
+    `data/<class>/<image>` and 600 images a class; or the archives `cifar_fs_train.tar.xz` and
+    `cifar_fs_valtest.tar.xz`, or the folder `cifar_fs` extracted from them, whose `classes.csv`
+    has the number of images of each class. FC100 needs both archives for every part. Raises
+    `DataError` for an unknown split or part, and for files that are missing, damaged or incomplete.
+    """
+    dataset, part = request.data.dataset, request.part
+    check_split_name(request.data.split, (CIFAR_SPLITS[dataset].name,), dataset)
+    if part not in PARTS:
+        raise DataError(f"part of {dataset}: expected one of {', '.join(PARTS)}, got {part!r}")
+    extracted, upstream = request.folder / FOLDER, request.folder / UPSTREAM_FOLDER
+    if extracted.is_dir():
+        counts = _image_counts(read_table(extracted / TABLE, COLUMNS), str(extracted / TABLE))
+        classes = {
+            name: files
+            for listed in list_parts(extracted).values()
+            for name, files in listed.items()
+        }
+        return read_folder_files(request, _choose(request, extracted, classes, counts))
+    if upstream.is_dir():
+        classes = list_class_folders(upstream)
+        counts = dict.fromkeys(classes, UPSTREAM_IMAGE_COUNT)
+        return read_folder_files(request, _choose(request, upstream, classes, counts))
+    archives = _archives(request)
+    digests = (file_digest(path) for path in archives)
+    key = cache_key(request, f"{dataset}|{part}", *digests)
+    return cached_dataset(key, lambda: _decode_archives(request, archives))
+
+
+def _archives(request: PartRequest) -> list[Path]:
+    """Find the archives that hold a part; both hold classes of each part of FC100."""
+    parts = PARTS if request.data.dataset == "fc100" else (request.part,)
+    names = dict.fromkeys(ARCHIVES[part] for part in parts)
+    for name in names:
+        if not (request.folder / name).is_file():
+            raise DataError(f"{request.folder} has no {name} and no folder {FOLDER}; {_REMEDY}")
+    return [request.folder / name for name in names]
+
+
+def _decode_archives(request: PartRequest, archives: Sequence[Path]) -> ImageDataset:
+    members: dict[str, bytes] = {}
+    for path in archives:
+        members |= _members(path)
+    source = f"{TABLE} in {archives[0]}"
+    if TABLE not in members:
+        raise DataError(f"{archives[0]} has no {FOLDER}/{TABLE}; {_REMEDY}")
+    counts = _image_counts(parse_table(members[TABLE], COLUMNS, source), source)
+    classes: dict[str, list[str]] = {}
+    for name in sorted(members):
+        classes.setdefault(PurePosixPath(name).parent.name, []).append(name)
+    files = _choose(request, request.folder, classes, counts)
+    return decode_classes(files, members.__getitem__, request.input_spec, request.progress)
 
 
 def _members(path: Path) -> dict[str, bytes]:
@@ -153,61 +161,41 @@ def _members(path: Path) -> dict[str, bytes]:
         with tarfile.open(path, "r:xz") as archive:
             for member in archive:
                 folder, _, name = member.name.removeprefix("./").partition("/")
-                if folder == FOLDER and member.isfile():
-                    content = archive.extractfile(member)
-                    assert content is not None  # noqa: S101 -- it is a file
+                content = archive.extractfile(member) if folder == FOLDER else None
+                if content is not None:
                     members[name] = content.read()
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise DataError(
-            f"{path} is truncated or no tar.xz archive ({error}); get the archive again"
+            f"{path}: truncated, or not a tar.xz archive ({error}); get the archive again"
         ) from error
     return members
 
 
-def _rows(text: str, dataset: str, source: str) -> list[_Row]:
-    """Read ``classes.csv``; raises DataError unless it has each class once, with a number."""
-    rows: dict[str, _Row] = {}
-    for line, (name, _, stored, fc100_part, image_count) in parse_table(text, COLUMNS, source):
-        if name in rows:
-            raise DataError(f"{source}, line {line}, names class {name!r} twice, wanted it once")
-        if not (image_count.isascii() and image_count.isdigit()):
-            raise DataError(f"{source}, line {line}, has {image_count!r} images, wanted a number")
-        part = stored if dataset == "cifar-fs" else fc100_part
-        rows[name] = _Row(name, part, f"{stored}/{name}", int(image_count))
-    return list(rows.values())
+def _image_counts(rows: Iterable[tuple[int, tuple[str, ...]]], source: str) -> dict[str, int]:
+    """Return the number of images of each class; raise `DataError` where it is not a number."""
+    counts = {}
+    for line, (name, *_, count) in rows:
+        if not (count.isascii() and count.isdigit()):
+            raise DataError(f"{source}, line {line}: expected a number of images, got {count!r}")
+        counts[name] = int(count)
+    return counts
 
 
 def _choose(
-    data: Data, part: str, source: Path, rows: Sequence[_Row], names: Sequence[str]
+    request: PartRequest,
+    source: Path,
+    classes: Mapping[str, Sequence[str]],
+    counts: Mapping[str, int],
 ) -> ClassFiles:
-    """Take the files of a part's classes, and check their number."""
-    files: dict[str, list[str]] = {}
-    for name in sorted(names):
-        files.setdefault(name.rpartition("/")[0], []).append(name)
-    known = {row.name: row for row in rows}
-    split = check_cifar_split(data.dataset, {row.name: row.part for row in rows}, source)
-    chosen: dict[str, list[str]] = {}
-    for name in classes_of(split, part, data.dataset):
-        chosen[name] = files.get(known[name].folder, [])
-        if len(chosen[name]) != known[name].image_count:
-            raise DataError(
-                f"class {name!r} of {data.dataset} in {source} has {len(chosen[name])} images, "
-                f"wanted {known[name].image_count}"
-            )
-    title = f"{data.dataset} {data.split} {part}"
-    return ClassFiles(title, source, chosen, split_digest(split))
-
-
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; {_WANTED}") from error
-    return _decoded(content, path)
-
-
-def _decoded(content: bytes, source: Path) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"classes.csv in {source} is not text in UTF-8") from error
+    """Choose the files of a part's classes, and check their number."""
+    dataset, part = request.data.dataset, request.part
+    known = CIFAR_SPLITS[dataset]
+    split = known.divide(counts)
+    if split_digest(split) != known.digest:
+        raise DataError(f"{source} does not have the classes of {dataset}'s split {known.name}")
+    chosen = {name: classes.get(name, []) for name in classes_of(split, part, dataset)}
+    for name, files in chosen.items():
+        if len(files) != counts[name]:
+            place = f"class {name} of {dataset} in {source}"
+            raise DataError(f"{place}: expected {counts[name]} images, got {len(files)}")
+    return ClassFiles(f"{dataset} {known.name} {part}", source, chosen, known.digest)

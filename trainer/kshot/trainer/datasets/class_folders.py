@@ -1,14 +1,14 @@
-"""A user's own data: a folder with a folder of images for each class."""
+"""Folders of class folders: a user's own data, and the files of data sets stored so."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from kshot.bundle import InputSpec
-from kshot.trainer.datasets.cache import cached_dataset
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.decoding import DECODER_VERSION, ClassFiles, Progress, decode_classes
-from kshot.trainer.datasets.image_files import ImageFiles, list_class_folders
+from kshot.trainer.datasets.decoding import ClassFiles
+from kshot.trainer.datasets.image_files import ImageFiles
+from kshot.trainer.datasets.reader import PartRequest, read_class_files
 from kshot.trainer.datasets.splits import (
     PARTS,
     Split,
@@ -18,113 +18,134 @@ from kshot.trainer.datasets.splits import (
     split_digest,
 )
 from kshot.trainer.errors import DataError
-from kshot.trainer.recipe.recipe import Data
 
-__all__ = ["list_parts", "read_class_files", "read_class_folders"]
+__all__ = ["list_class_folders", "list_parts", "read_class_folders", "read_folder_files"]
 
 SEED = re.compile("[0-9]{1,18}")
+# What `kshot.bundle` decodes, and pictures that must not go missing silently.
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".pgm", ".ppm", ".tif", ".tiff")
 
 
-def read_class_folders(
-    data: Data,
-    data_folder: Path,
-    part: str,
-    *,
-    input_spec: InputSpec,
-    progress: Progress | None = None,
-) -> ImageDataset:
-    """Read a part of the folder of class folders that ``data.folder`` names in ``data_folder``.
+def read_class_folders(request: PartRequest) -> ImageDataset:
+    """Read a part of the folder of class folders that `data.folder` names in the data folder.
 
-    ``data.split`` is ``parts`` for ``<part>/<class>/<image>``, with the folders ``train``, ``test``
-    and perhaps ``val``; for ``<class>/<image>`` it is ``file:NAME.csv``, a file in the folder with
-    the columns ``class`` and ``part``, or ``seed:N``, which divides by `seeded_split`. Raises
-    DataError for all that is missing, empty, unknown, named twice or cannot be decoded.
+    `data.split` is `parts` for `<part>/<class>/<image>`, with the folders `train`, `test` and
+    perhaps `val`; for `<class>/<image>` it is `file:NAME.csv`, a file in the folder with the
+    columns `class` and `part`, or `seed:N`, which divides by `seeded_split`. Raises `DataError` for
+    a split, folder, class or image that is missing, empty, unknown, repeated or damaged.
     """
-    folder = _folder(data, data_folder)
-    title = f"folder {data.folder} {data.split}"
+    data = request.data
+    if data.folder is None:
+        raise DataError("data.folder: data set folder needs a folder in the data folder")
+    folder = request.folder / _inside(data.folder, "data.folder")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a directory; expected one subdirectory per class")
     kind, _, argument = data.split.partition(":")
+    split: Split
     classes: Mapping[str, Sequence[str]]
     if data.split == "parts":
         parts = list_parts(folder)
         _refuse_shared_classes(folder, parts)
-        split: Split = {name: tuple(listed) for name, listed in parts.items()}
-        classes = parts.get(part, {})
+        split = {name: tuple(listed) for name, listed in parts.items()}
+        classes = parts.get(request.part, {})
     elif kind == "file" and argument:
-        classes = _list(folder)
+        classes = list_class_folders(folder)
         split = read_split_file(folder / _inside(argument, "split file"), tuple(classes))
     elif kind == "seed" and SEED.fullmatch(argument):
-        classes = _list(folder)
+        classes = list_class_folders(folder)
         split = seeded_split(tuple(classes), int(argument))
     else:
         raise DataError(
-            f"split of folder {data.folder} is {data.split!r}, wanted parts, file:NAME.csv or "
-            "seed:N, N of at most 18 digits"
+            f"split of folder {data.folder}: expected parts, file:NAME.csv or seed:N (at most 18 "
+            f"digits), got {data.split!r}"
         )
-    chosen = {name: classes[name] for name in classes_of(split, part, title)}
-    files = ClassFiles(f"{title} {part}", folder, chosen, split_digest(split))
-    return read_class_files(files, input_spec, progress)
+    title = f"folder {data.folder} {data.split}"
+    chosen = {name: classes[name] for name in classes_of(split, request.part, title)}
+    files = ClassFiles(f"{title} {request.part}", folder, chosen, split_digest(split))
+    return read_folder_files(request, files)
+
+
+def read_folder_files(request: PartRequest, files: ClassFiles) -> ImageDataset:
+    """Return the decoded files of classes in a folder, from the cache where they are unchanged."""
+    names = tuple(name for listed in files.classes.values() for name in listed)
+    identity = (str(files.source.resolve()), files.split_digest)
+    return read_class_files(request, files, [ImageFiles(files.source, names)], identity)
 
 
 def list_parts(folder: Path) -> dict[str, dict[str, list[str]]]:
-    """List the image files of each class of each part, as ``<part>/<class>/<image>``.
+    """Return the image files of each class of each part, as `<part>/<class>/<image>`.
 
-    Raises DataError when there is no part, or no class in one.
+    Raises `DataError` as `list_class_folders` does, and when there is no part.
     """
     parts = {part: list_class_folders(folder, part) for part in PARTS if (folder / part).is_dir()}
     if not parts:
         raise DataError(f"{folder} has none of the folders {', '.join(PARTS)}")
-    for part, classes in parts.items():
-        if not classes:
-            raise DataError(f"{folder / part} has no class folders, wanted at least 1")
     return parts
 
 
-def read_class_files(
-    files: ClassFiles, input_spec: InputSpec, progress: Progress | None
-) -> ImageDataset:
-    """Decode files in folders, or take them from the cache where they are as they were."""
-    names = tuple(name for listed in files.classes.values() for name in listed)
-    found = ImageFiles(files.source, names)
+def list_class_folders(root: Path, folder_name: str = "") -> dict[str, list[str]]:
+    """Return the image files of each folder in `root/folder_name`, relative to `root`, sorted.
 
-    def decode() -> ImageDataset:
-        with found.opened() as read:
-            return decode_classes(files, read, input_spec, progress)
+    Hidden files and files without an image's suffix are skipped. Raises `DataError` when there is
+    no class folder, for a folder that cannot be read or has no image, for an image of an
+    unsupported format, for a dangling link, which may have been a class, and for a name that is
+    not UTF-8.
+    """
+    classes = {}
+    for folder in _visible(root / folder_name):
+        if folder.is_symlink() and not folder.exists():
+            raise DataError(f"{folder}: dangling link; expected a class folder")
+        if folder.is_dir():
+            listed = [path.relative_to(root).as_posix() for path in _images(folder)]
+            if not listed:
+                raise DataError(f"class folder {folder} has no images; expected at least 1")
+            classes[folder.name] = listed
+    if not classes:
+        raise DataError(f"{root / folder_name} has no class folders; expected at least 1")
+    return classes
 
-    parts = (files.name, str(DECODER_VERSION), str(files.source.resolve()), files.split_digest)
-    return cached_dataset("|".join((*parts, found.fingerprint(), repr(input_spec))), decode)
+
+def _images(folder: Path) -> list[Path]:
+    images = []
+    for path in _visible(folder):
+        suffix = path.suffix.lower()
+        if suffix in _OTHER_SUFFIXES:
+            raise DataError(f"{path}: expected PNG, JPEG or WebP images, got a {suffix} file")
+        if suffix in _SUFFIXES:
+            images.append(path)
+    return images
 
 
-def _folder(data: Data, data_folder: Path) -> Path:
-    if data.folder is None:
-        raise DataError("data set folder has no data.folder, wanted a folder in the data folder")
-    folder = data_folder / _inside(data.folder, "data.folder")
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder, wanted one with a folder of images for each class")
-    return folder
+def _visible(folder: Path) -> list[Path]:
+    """Return what a folder holds, sorted, without hidden names; names go into digests and JSON."""
+    try:
+        found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"cannot read folder {folder}: {error.strerror}") from error
+    for path in found:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            name = os.fsencode(path.name)
+            raise DataError(f"{folder} holds {name!r}; expected a name in UTF-8") from error
+    return found
 
 
 def _inside(name: str, what: str) -> str:
-    """Refuse a path that leads out of its folder: bundles of other people name theirs too."""
+    """Refuse a path that leads out of its folder: other people's bundles name theirs too."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{what} is {name!r}, wanted a relative path without '..'")
+        raise DataError(f"{what}: expected a relative path without '..', got {name!r}")
     return name
-
-
-def _list(folder: Path) -> dict[str, list[str]]:
-    classes = list_class_folders(folder)
-    if not classes:
-        raise DataError(f"{folder} has no class folders, wanted at least 1")
-    return classes
 
 
 def _refuse_shared_classes(folder: Path, parts: Mapping[str, Mapping[str, object]]) -> None:
     part_of: dict[str, str] = {}
     for part, classes in parts.items():
         for name in classes:
-            if name in part_of:
+            if part_of.setdefault(name, part) != part:
                 raise DataError(
-                    f"class {name!r} in {folder} is in {part_of[name]} and in {part}, wanted every "
-                    "class in one part"
+                    f"class {name!r} in {folder} is in {part_of[name]} and in {part}; each class "
+                    "belongs to one part"
                 )
-            part_of[name] = part

@@ -5,16 +5,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from kshot.trainer.errors import DataError
 
 __all__ = [
-    "DataError",
     "ImageDataset",
     "make_dataset",
     "mirrored",
     "names_digest",
+    "offsets_of",
     "with_rotations",
 ]
 
@@ -23,11 +25,11 @@ ROTATIONS_DEGREES = (0, 90, 180, 270)
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Hold images of one shape, those of a class side by side.
+    """Images of one shape, those of a class side by side.
 
-    ``images`` is uint8 ``(image_count, channels, height, width)`` on the CPU; class ``c`` owns the
-    rows ``class_offsets[c]`` to ``class_offsets[c + 1]`` (int64, ``(class_count + 1,)``).
-    ``digest`` is the SHA-256 over shape, pixels, offsets and class names; ``split_digest`` names
+    `images` is uint8 `(image_count, channels, height, width)` on the CPU; class `c` owns the
+    rows `class_offsets[c]` to `class_offsets[c + 1]` (int64, `(class_count + 1,)`).
+    `digest` is the SHA-256 over shape, pixels, offsets and class names; `split_digest` names
     the split that the classes are a part of, by `names_digest` over the classes of all parts.
     """
 
@@ -56,64 +58,40 @@ def make_dataset(
     class_names: tuple[str, ...],
     split_digest: str | None = None,
 ) -> ImageDataset:
-    """Check the parts of a data set and name them by their digest.
+    """Return a data set with its digest; without a `split_digest` its classes are all there are."""
+    images, class_offsets = images.contiguous(), class_offsets.to(torch.int64)
+    digest = _digest(images, class_offsets, class_names)
+    split_digest = split_digest or names_digest(class_names)
+    return ImageDataset(name, images, class_offsets, class_names, digest, split_digest)
 
-    Without a ``split_digest`` the classes are taken for all there are.
-    Raises DataError when shapes, dtypes or offsets do not fit together, or a class has no image.
-    """
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise DataError(
-            f"images of {name} are {images.dtype} of shape {tuple(images.shape)}, "
-            "wanted torch.uint8 of shape (images, channels, height, width)"
-        )
-    if len(class_names) < 1 or class_offsets.shape != (len(class_names) + 1,):
-        raise DataError(
-            f"{name} has {len(class_names)} class names and offsets of shape "
-            f"{tuple(class_offsets.shape)}, wanted at least one class, and one offset more"
-        )
-    if len(set(class_names)) != len(class_names):
-        raise DataError(f"{name} has {len(class_names)} class names, wanted them to differ")
-    class_offsets = class_offsets.to(torch.int64)
-    counts = class_offsets.diff()
-    if int(class_offsets[0]) != 0 or int(class_offsets[-1]) != images.shape[0] or counts.min() < 1:
-        raise DataError(
-            f"class offsets of {name} do not divide its {images.shape[0]} images into classes "
-            "of at least one image"
-        )
-    images = images.contiguous()
-    return ImageDataset(
-        name,
-        images,
-        class_offsets,
-        class_names,
-        _digest(images, class_offsets, class_names),
-        split_digest or names_digest(class_names),
-    )
+
+def offsets_of(counts: npt.ArrayLike) -> torch.Tensor:
+    """Return where each class begins, and where the last ends, from the images of each class."""
+    return torch.from_numpy(np.cumsum([0, *np.asarray(counts)], dtype=np.int64))
 
 
 def names_digest(names: Iterable[str]) -> str:
-    """Return the SHA-256 over names, one a line, in the order given."""
+    """Return the SHA-256 over names, one a line, in the given order."""
     return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 
 def with_rotations(dataset: ImageDataset) -> ImageDataset:
     """Add every class rotated counter-clockwise by 90, 180 and 270 degrees as classes of their own.
 
-    The rotations of a class follow it: names gain ``@0``, ``@90``, ``@180``, ``@270``.
+    The rotations of a class follow it: names gain `@0`, `@90`, `@180`, `@270`.
     Raises DataError when the images are not square.
     """
     height, width = dataset.images.shape[2:]
     if height != width:
         raise DataError(
-            f"images of {dataset.name} are {height}x{width}, wanted square ones to rotate"
+            f"images of {dataset.name}: expected square ones to rotate, got {height}x{width}"
         )
     turned = [torch.rot90(dataset.images, turn, dims=(2, 3)) for turn in range(4)]
     pieces: list[torch.Tensor] = []
     offsets = dataset.class_offsets.tolist()
     for start, end in pairwise(offsets):
         pieces.extend(images[start:end] for images in turned)
-    counts = dataset.class_offsets.diff().repeat_interleave(4)
-    class_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    class_offsets = offsets_of(dataset.class_offsets.diff().repeat_interleave(4))
     class_names = tuple(
         f"{name}@{degrees}" for name in dataset.class_names for degrees in ROTATIONS_DEGREES
     )
@@ -123,9 +101,9 @@ def with_rotations(dataset: ImageDataset) -> ImageDataset:
 
 
 def mirrored(dataset: ImageDataset, name: str) -> ImageDataset:
-    """Turn every image over, left to right, as a data set of that name; classes gain ``@mirrored``.
+    """Turn every image over, left to right, as a data set of that name; classes gain `@mirrored`.
 
-    Of a drawn sign without an axis of symmetry that makes a sign which no rotation makes.
+    The mirror image of a drawn sign without an axis of symmetry is none of its rotations.
     """
     return make_dataset(
         name,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from kshot.bundle import ImageError, InputSpec, pixels
-from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
+from kshot.trainer.datasets.dataset import ImageDataset, make_dataset, offsets_of
 from kshot.trainer.errors import DataError
 
 __all__ = ["DECODER_VERSION", "ClassFiles", "Progress", "ReadFile", "decode_classes"]
@@ -18,17 +18,17 @@ __all__ = ["DECODER_VERSION", "ClassFiles", "Progress", "ReadFile", "decode_clas
 Progress = Callable[[int, int], None]
 ReadFile = Callable[[str], bytes]
 
-# Goes into the key of the cache: raise it when the same files decode to other arrays.
+# Part of the cache's key: raise it when the same files decode to other arrays.
 DECODER_VERSION = 1
-# Pillow leaves the interpreter lock while it decodes and resizes; more threads than this wait for
-# each other in what is left.
+# Pillow releases the interpreter lock while it decodes and resizes; more threads than this wait
+# for each other in the rest.
 MAX_THREADS = 8
 IMAGES_PER_JOB = 100
 
 
 @dataclass(frozen=True)
 class ClassFiles:
-    """Name the image files of each class of one part of a data set, as they are in ``source``."""
+    """The image files of each class of one part of a data set, named as they are in `source`."""
 
     name: str
     source: Path
@@ -41,9 +41,9 @@ def decode_classes(
 ) -> ImageDataset:
     """Decode the files of all classes in parallel; the classes keep their order.
 
-    ``read`` returns a file's bytes and is called from several threads. Beside the result only the
-    files being decoded are in memory. ``progress`` is called with the images decoded so far and
-    their total. Raises DataError with the name of a file that cannot be decoded.
+    `read` returns a file's bytes and is called from several threads. Beside the result, only the
+    files being decoded are in memory. `progress` is called with the images decoded so far and
+    their total. Raises `DataError` with the name of a file that cannot be decoded.
     """
     names = [name for listed in files.classes.values() for name in listed]
     decoded = np.empty((len(names), *input_spec.shape), np.uint8)
@@ -67,11 +67,10 @@ def decode_classes(
                 progress(done, len(names))
     finally:
         pool.shutdown(cancel_futures=True)
-    counts = torch.tensor([len(listed) for listed in files.classes.values()])
     return make_dataset(
         files.name,
         torch.from_numpy(decoded),
-        torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
+        offsets_of([len(listed) for listed in files.classes.values()]),
         tuple(files.classes),
         files.split_digest,
     )

@@ -12,7 +12,7 @@ from kshot.trainer.errors import DataError
 
 @dataclass(frozen=True)
 class DevicePixels:
-    """All images, uint8 ``(image_count, channels, height, width)``, and the factor of rescaling."""
+    """All images, uint8 `(image_count, channels, height, width)`, and the factor of rescaling."""
 
     images: Tensor
     factor: float
@@ -21,7 +21,7 @@ class DevicePixels:
     def load(dataset: ImageDataset, spec: InputSpec, device: torch.device) -> "DevicePixels":
         """Bring a data set to a device.
 
-        Raises ``DataError`` when its images do not have the input's shape.
+        Raises `DataError` when its images do not have the input's shape.
         """
         shape = tuple(dataset.images.shape[1:])
         if shape != tuple(spec.shape):
@@ -32,7 +32,7 @@ class DevicePixels:
         return DevicePixels(dataset.images.to(device), factor)
 
     def take(self, rows: Tensor) -> Tensor:
-        """Prepare images by int64 rows ``(...)``: float32 ``(..., channels, height, width)``.
+        """Prepare images by int64 rows `(...)`: float32 `(..., channels, height, width)`.
 
         The rows are on the CPU.
         """

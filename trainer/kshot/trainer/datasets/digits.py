@@ -1,43 +1,31 @@
 """scikit-learn's handwritten digits, in Omniglot's form: for evaluation on another domain."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image
 
-from kshot.bundle import InputSpec, pixels
-from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
-from kshot.trainer.datasets.decoding import Progress
+from kshot.bundle import pixels
+from kshot.trainer.datasets.dataset import ImageDataset, make_dataset, offsets_of
+from kshot.trainer.datasets.reader import PartRequest
 from kshot.trainer.datasets.splits import check_split_name, classes_of, split_digest
 from kshot.trainer.errors import DataError
-from kshot.trainer.recipe.recipe import Data
 
 __all__ = ["read_digits"]
 
-SPLIT = "all"
-CLASSES = tuple("0123456789")
+SPLIT = {"test": tuple("0123456789")}
 SIZE, MARGIN = 28, 4
 INK, PAPER, INK_BELOW = 0, 255, 160
 
 
-def read_digits(
-    data: Data,
-    data_folder: Path,  # noqa: ARG001 -- scikit-learn brings the images
-    part: str,
-    *,
-    input_spec: InputSpec,
-    progress: Progress | None = None,  # noqa: ARG001 -- there is nothing to wait for
-) -> ImageDataset:
-    """Return the 1,797 digits as ten test classes; there is no other part.
+def read_digits(request: PartRequest) -> ImageDataset:
+    """Return the 1,797 digits as ten test classes; there is no other part, and no file.
 
-    They come as 8x8 with ink bright on dark and blurred. They are inverted, enlarged, made ink or
-    paper pixel by pixel, given a margin, and prepared as any image is. Raises DataError for an
+    The originals are 8x8, blurred, ink bright on dark. They are inverted, enlarged, made ink or
+    paper pixel by pixel, given a margin, and prepared as any image is. Raises `DataError` for an
     unknown split or part, and when scikit-learn is not installed.
     """
-    check_split_name(data.split, (SPLIT,), "digits")
-    split = {"test": CLASSES}
-    classes_of(split, part, "digits")
+    check_split_name(request.data.split, ("all",), "digits")
+    classes = classes_of(SPLIT, request.part, "digits")
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
@@ -54,11 +42,10 @@ def read_digits(
             (SIZE - 2 * MARGIN, SIZE - 2 * MARGIN), Image.Resampling.BICUBIC
         )
         image[inside, inside] = np.where(np.asarray(enlarged) < INK_BELOW, INK, PAPER)
-    counts = torch.from_numpy(np.bincount(digits.target))
     return make_dataset(
         "scikit-learn's digits",
-        torch.from_numpy(pixels(images, input_spec)),
-        torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
-        CLASSES,
-        split_digest(split),
+        torch.from_numpy(pixels(images, request.input_spec)),
+        offsets_of(np.bincount(digits.target)),
+        tuple(classes),
+        split_digest(SPLIT),
     )

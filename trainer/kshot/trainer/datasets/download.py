@@ -1,15 +1,13 @@
 """A checked download of Omniglot from its author's repository."""
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from kshot.bundle import replacing
 from kshot.trainer.datasets.image_files import list_archive
 from kshot.trainer.datasets.omniglot import FOLDERS, archive_names, check_drawings
 from kshot.trainer.errors import DataError
@@ -22,7 +20,7 @@ CONTENT_DIGESTS = {
     "images_background": "2a97a1b7cf1ce8a0652808ad5386ee4187fd5a695c02f7288868389720bd77f0",
     "images_evaluation": "d55490151ba24ee407f3a72f4045f0a5b3d11d92ed1a4e21c539938d283c757a",
 }
-# Each archive has less than 10 MB: what goes on beyond this is something else.
+# Each archive has less than 10 MB; a longer answer is something else.
 MAX_BYTES = 64 * 2**20
 BLOCK_BYTES = 2**16
 TIMEOUT_S = 60.0
@@ -33,15 +31,15 @@ Report = Callable[[str, int, int], None]
 def download_omniglot(
     folder: Path, *, base_url: str = OMNIGLOT_URL, report: Report | None = None
 ) -> list[Path]:
-    """Get the archives that the folder lacks, and return those that came.
+    """Download the archives that the folder lacks, and return their paths.
 
-    An archive, or the folder extracted from it, that is there is left alone. Each archive comes
-    into a hidden file, which takes its name when all drawings in it have been checked by name and
-    content, and is removed otherwise. ``report`` is called with the archive's name, the bytes got
-    so far and their total. Raises DataError.
+    Existing archives, and the folders extracted from them, are left alone. Each download goes to a
+    hidden file, which takes its name when all drawings in it have been checked by name and content,
+    and is removed otherwise. `report` is called with the archive's name, the bytes received so far
+    and their total. Raises `DataError`.
     """
     if _scheme(base_url) not in ("http", "https"):
-        raise DataError(f"address is {base_url!r}, wanted one with https or http")
+        raise DataError(f"address: expected an https or http URL, got {base_url!r}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,33 +57,23 @@ def download_omniglot(
 def _scheme(url: str) -> str:
     try:
         return urlsplit(url).scheme
-    except ValueError:  # as of half a pair of brackets
+    except ValueError:  # such as an unclosed bracket
         return ""
 
 
 def _download(url: str, path: Path, report: Report | None) -> None:
-    temporary = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with replacing(path) as file:
             for block in _blocks(url, path.name, report):
                 file.write(block)
             file.flush()
-            os.fsync(file.fileno())
-        _check(temporary, path.stem, url)
-        temporary.chmod(0o644)  # a temporary file is its owner's alone
-        temporary.replace(path)
+            _check(Path(file.name), path.stem, url)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink()
 
 
 def _blocks(url: str, name: str, report: Report | None) -> Iterator[bytes]:
-    """Yield what the address sends; raises DataError when it sends nothing, less, or too much."""
+    """Yield what an address sends; raise `DataError` when that is missing, cut off or too long."""
     try:
         with urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310 -- the scheme is checked
             total = int(response.headers.get("Content-Length") or 0)
@@ -93,7 +81,7 @@ def _blocks(url: str, name: str, report: Report | None) -> Iterator[bytes]:
             while block := response.read(BLOCK_BYTES):
                 done += len(block)
                 if done > MAX_BYTES:
-                    raise DataError(f"{url} sends more than {MAX_BYTES} bytes, wanted Omniglot's")
+                    raise DataError(f"{url}: expected at most {MAX_BYTES} bytes, got more")
                 if report is not None:
                     report(name, done, max(done, total))
                 yield block
@@ -110,15 +98,12 @@ def _blocks(url: str, name: str, report: Report | None) -> Iterator[bytes]:
 
 
 def _check(path: Path, folder: str, url: str) -> None:
-    """Raise DataError unless an archive has exactly the drawings of Omniglot."""
+    """Raise `DataError` unless an archive has exactly the drawings of Omniglot."""
+    expected = CONTENT_DIGESTS[folder]
     try:
         files = list_archive(path, folder)
         check_drawings(files, folder)
-        digest = files.content_digest()
+        if (digest := files.content_digest()) != expected:
+            raise DataError(f"expected the digest {expected} of its drawings, got {digest}")
     except DataError as error:
-        raise DataError(f"what {url} sent is not Omniglot's {folder}.zip: {error}") from error
-    if digest != CONTENT_DIGESTS[folder]:
-        raise DataError(
-            f"what {url} sent is not Omniglot's {folder}.zip: the digest of its drawings is "
-            f"{digest}, wanted {CONTENT_DIGESTS[folder]}"
-        )
+        raise DataError(f"{url} did not send Omniglot's {folder}.zip: {error}") from error

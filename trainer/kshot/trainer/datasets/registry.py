@@ -2,42 +2,27 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from kshot.bundle import InputSpec, Provenance
 from kshot.trainer.datasets import omniglot
-from kshot.trainer.datasets.cifar_fs import read_cifar_fs, read_fc100
+from kshot.trainer.datasets.cifar_fs import read_cifar
 from kshot.trainer.datasets.class_folders import read_class_folders
 from kshot.trainer.datasets.dataset import ImageDataset, with_rotations
 from kshot.trainer.datasets.decoding import Progress
 from kshot.trainer.datasets.digits import read_digits
 from kshot.trainer.datasets.mini_imagenet import read_mini_imagenet
-from kshot.trainer.datasets.omniglot import read_omniglot
+from kshot.trainer.datasets.reader import PartRequest, Reader
 from kshot.trainer.errors import DataError
 from kshot.trainer.recipe.recipe import Data
 
 __all__ = ["DATASETS", "data_of", "read_dataset"]
 
-
-class Reader(Protocol):
-    """Read one part of a data set, in the form of a network's input; rotates no training class."""
-
-    def __call__(
-        self,
-        data: Data,
-        data_folder: Path,
-        part: str,
-        *,
-        input_spec: InputSpec,
-        progress: Progress | None,
-    ) -> ImageDataset: ...
-
-
+# A reader returns one part of a data set, without the rotations that a recipe asks for.
 DATASETS: Mapping[str, Reader] = {
-    "omniglot": read_omniglot,
+    "omniglot": omniglot.read_omniglot,
     "mini-imagenet": read_mini_imagenet,
-    "cifar-fs": read_cifar_fs,
-    "fc100": read_fc100,
+    "cifar-fs": read_cifar,
+    "fc100": read_cifar,
     "digits": read_digits,
     "folder": read_class_folders,
 }
@@ -51,29 +36,28 @@ def read_dataset(
     input_spec: InputSpec,
     progress: Progress | None = None,
 ) -> ImageDataset:
-    """Read a part (``train``, ``val`` or ``test``) of a data set; raises DataError.
+    """Read a part (`train`, `val` or `test`) of a data set; raises `DataError`.
 
-    With ``data.rotations`` each training class makes four classes, and no other does. ``progress``
-    is called with the images decoded so far and their total, and not at all when they come from
-    the cache.
+    With `data.rotations` each training class makes four classes; other classes stay single.
+    `progress` is called with the images decoded so far and their total, unless they come from the
+    cache.
     """
     if data.dataset not in DATASETS:
-        raise DataError(f"data set is {data.dataset!r}, wanted one of: {', '.join(DATASETS)}")
+        raise DataError(f"data set: expected one of {', '.join(DATASETS)}, got {data.dataset!r}")
     if data.folder is not None and data.dataset != "folder":
         raise DataError(
-            f"data.folder is {data.folder!r} beside the data set {data.dataset}, wanted it beside "
-            "the data set folder alone"
+            f"data.folder: only data set folder has one, got {data.folder!r} with {data.dataset}"
         )
-    read = DATASETS[data.dataset]
-    dataset = read(data, data_folder, part, input_spec=input_spec, progress=progress)
+    request = PartRequest(data, data_folder, part, input_spec, progress)
+    dataset = DATASETS[data.dataset](request)
     return with_rotations(dataset) if data.rotations and part == "train" else dataset
 
 
 def data_of(provenance: Provenance) -> Data:
     """Return the data that a bundle was trained on, without rotations.
 
-    Bundles of early builds name them by the split's digest alone; raises DataError when that is of
-    no split of Omniglot.
+    Bundles of early builds have only the digest of their split; raises `DataError` unless that is
+    the digest of a split of Omniglot.
     """
     if provenance.dataset is not None and provenance.split is not None:
         return Data(provenance.dataset, provenance.split, rotations=False, folder=provenance.folder)
@@ -81,6 +65,6 @@ def data_of(provenance: Provenance) -> Data:
         if digest == provenance.split_digest:
             return Data("omniglot", split, rotations=False)
     raise DataError(
-        f"the bundle was trained on a split with digest {provenance.split_digest}, which is none "
-        f"of Omniglot's: {', '.join(omniglot.SPLIT_DIGESTS)}"
+        f"unknown data: the bundle's split has digest {provenance.split_digest}, expected that of "
+        f"one of Omniglot's splits: {', '.join(omniglot.SPLIT_DIGESTS)}"
     )

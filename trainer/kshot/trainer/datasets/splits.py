@@ -2,7 +2,7 @@
 
 import csv
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kshot.trainer.datasets.dataset import names_digest
@@ -11,6 +11,7 @@ from kshot.trainer.errors import DataError
 __all__ = [
     "PARTS",
     "Split",
+    "check_image_count",
     "check_split_name",
     "classes_of",
     "parse_table",
@@ -28,38 +29,46 @@ VAL_FRACTION, TEST_FRACTION = 0.16, 0.20
 
 
 def split_digest(split: Split) -> str:
-    """Return the SHA-256 over the classes of all parts: a line ``part/class`` for each.
+    """Return the SHA-256 over the classes of all parts: a line `part/class` for each.
 
-    Training classes come first, then validation, then test; in each part in the order given.
+    Training classes come first, then validation, then test; in each part in the given order.
     """
     return names_digest(f"{part}/{name}" for part in PARTS for name in split.get(part, ()))
 
 
-def check_split_name(name: str, known: Sequence[str], dataset: str) -> None:
-    """Raise DataError when a data set has no split of that name."""
+def check_split_name(name: str, known: Iterable[str], dataset: str) -> None:
+    """Raise `DataError` when a data set has no split of that name."""
     if name not in known:
-        raise DataError(f"split of {dataset} is {name!r}, wanted one of: {', '.join(known)}")
+        raise DataError(f"split of {dataset}: expected one of {', '.join(known)}, got {name!r}")
+
+
+def check_image_count(classes: Mapping[str, Sequence[str]], expected: int, source: Path) -> None:
+    """Raise `DataError` unless each class has the expected number of images."""
+    for name, files in classes.items():
+        if len(files) != expected:
+            raise DataError(
+                f"class {name} in {source}: expected {expected} images, got {len(files)}"
+            )
 
 
 def classes_of(split: Split, part: str, dataset: str) -> Sequence[str]:
-    """Return the classes of a part; raises DataError when there is no such part, or it is empty."""
+    """Return the classes of a part; raise `DataError` when it has none."""
     if not split.get(part):
-        parts = [known for known in PARTS if split.get(known)]
+        parts = ", ".join(known for known in PARTS if split.get(known))
         raise DataError(
-            f"part of {dataset} is {part!r}, which has no classes, wanted one of: "
-            f"{', '.join(parts)}"
+            f"part of {dataset}: expected one of {parts} (those with classes), got {part!r}"
         )
     return split[part]
 
 
 def seeded_split(classes: Sequence[str], seed: int) -> Split:
-    """Divide classes by chance: 16 % for validation, 20 % for test, the others for training.
+    """Divide classes at random: 16 % for validation, 20 % for test, the others for training.
 
-    The sorted names are shuffled by Python's generator from the seed; the counts are rounded, and
-    every part gets at least one class. Raises DataError for fewer than three classes.
+    Python's generator shuffles the sorted names; the counts are rounded, and every part gets at
+    least one class. Raises `DataError` for fewer than three classes.
     """
     if len(classes) < len(PARTS):
-        raise DataError(f"{len(classes)} classes cannot be split in three, wanted at least 3")
+        raise DataError(f"a seeded split needs at least 3 classes, got {len(classes)}")
     shuffled = sorted(classes)
     random.Random(seed).shuffle(shuffled)  # noqa: S311 -- a split, not a secret
     val_count = max(1, round(VAL_FRACTION * len(shuffled)))
@@ -73,66 +82,58 @@ def seeded_split(classes: Sequence[str], seed: int) -> Split:
 
 
 def read_split_file(path: Path, classes: Sequence[str]) -> Split:
-    """Read a CSV file with the columns ``class`` and ``part``, a row for each of the classes.
+    """Read a CSV file with the columns `class` and `part`, one row for each of the classes.
 
-    Raises DataError when the file cannot be read, names a class twice, one that there is not, or a
-    part that there is not, or leaves a class out.
+    Raises `DataError` when the file cannot be read, repeats or omits a class, or names an unknown
+    class or part.
     """
-    known = set(classes)
     part_of: dict[str, str] = {}
     for line, (name, part) in read_table(path, ("class", "part")):
+        place = f"{path}, line {line}"
         if name in part_of:
-            raise DataError(f"{path}, line {line}, names class {name!r} twice, wanted it once")
-        if name not in known:
-            raise DataError(
-                f"{path}, line {line}, names class {name!r}, of which there is no folder"
-            )
+            raise DataError(f"{place}: class {name!r} appears twice")
+        if name not in classes:
+            raise DataError(f"{place}: class {name!r} has no folder")
         if part not in PARTS:
-            raise DataError(
-                f"{path}, line {line}, has part {part!r}, wanted one of: {', '.join(PARTS)}"
-            )
+            raise DataError(f"{place}: expected a part, one of {', '.join(PARTS)}, got {part!r}")
         part_of[name] = part
     for name in classes:
         if name not in part_of:
-            raise DataError(f"{path} does not name class {name!r}, wanted a part for every class")
+            raise DataError(f"{path}: class {name!r} is missing; each class needs a part")
     return {part: sorted(name for name in classes if part_of[name] == part) for part in PARTS}
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
-    """Read a CSV file with a header: the line number and the fields of each row.
+    """Read a CSV file with a header; return the line number and the fields of each row.
 
-    Raises DataError when it cannot be read, or its columns are others.
+    Raises `DataError` when it cannot be read or has other columns.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8") from error
-    return parse_table(text, columns, str(path))
+    return parse_table(content, columns, str(path))
 
 
 def parse_table(
-    text: str, columns: Sequence[str], source: str
+    content: bytes, columns: Sequence[str], source: str
 ) -> list[tuple[int, tuple[str, ...]]]:
-    """Take apart the text of a CSV file as `read_table` does."""
-    reader = csv.reader(text.splitlines())
+    """Read the content of a CSV file as `read_table` does."""
     rows = []
     try:
+        reader = csv.reader(content.decode("utf-8-sig").splitlines())
         header = next(reader, [])
         if header != list(columns):
             raise DataError(
-                f"{source} has the columns {','.join(header)!r}, wanted {','.join(columns)!r}"
+                f"{source}: expected the columns {','.join(columns)!r}, got {','.join(header)!r}"
             )
-        for row in reader:
-            if not row:
-                continue
+        for row in filter(None, reader):
             if len(row) != len(columns):
-                raise DataError(
-                    f"{source}, line {reader.line_num}, has {len(row)} fields, "
-                    f"wanted {len(columns)}"
-                )
+                place = f"{source}, line {reader.line_num}"
+                raise DataError(f"{place}: expected {len(columns)} fields, got {len(row)}")
             rows.append((reader.line_num, tuple(row)))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source}: not UTF-8 text") from error
     except csv.Error as error:
-        raise DataError(f"{source}, line {reader.line_num}, is damaged: {error}") from error
+        raise DataError(f"{source}, line {reader.line_num}: damaged: {error}") from error
     return rows
