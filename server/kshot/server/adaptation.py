@@ -1,4 +1,4 @@
-"""From a request to adapt to an adapted model: checks, options, the engine, digests."""
+"""A request to adapt becomes an adapted model: checks, options, the engine, digests."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from kshot.server.workers import Workers
 Floats = npt.NDArray[np.float32]
 RunEngine = Callable[[EngineTask, float | None], Awaitable[EngineResult]]
 
-# What is kept of the caller's time for storing and sending the answer, at most.
+# The most of the caller's time that is reserved to store and send the answer.
 _ANSWER_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class CheckedTask:
-    """A request to adapt that fits: a prepared support set and resolved options."""
+    """A checked request to adapt: a prepared support set and resolved options."""
 
     engine_task: EngineTask
     class_names: tuple[str, ...]
@@ -45,7 +45,7 @@ class CheckedTask:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What became of a request to adapt; `model` is not kept yet and has no id."""
+    """The result of a request to adapt; `model` is not stored yet and has no id."""
 
     model: AdaptedModelRecord
     arrays: AdaptedArrays
@@ -66,7 +66,7 @@ class TaskLimits:
 def check_task(
     task: AdaptInput, model: ServedModel, limits: TaskLimits, violations: Violations
 ) -> CheckedTask:
-    """Check and prepare a request; blocks. What it returns is good if nothing was noted."""
+    """Check and prepare a request; blocks. The result is valid if no violation was noted."""
     support_set, manifest = task.support_set, model.bundle.manifest
     count = image_count(support_set.images)
     check_labels(support_set, count, manifest.limits.max_way, violations)
@@ -91,7 +91,7 @@ def check_task(
 
 
 def check_task_alone(task: AdaptInput, max_way: int, violations: Violations) -> None:
-    """Note what fits no model, of a request that names none that is served; blocks."""
+    """Check what needs no model, for a request that names no served one; blocks."""
     images = task.support_set.images
     check_labels(task.support_set, image_count(images), max_way, violations)
     check_sent(images, "support_set.images", violations)
@@ -102,7 +102,7 @@ async def adapt(task: CheckedTask, run_engine: RunEngine, workers: Workers) -> A
     call = current_call()
     started = time.perf_counter()
     result = await run_engine(task.engine_task, _engine_seconds(call.remaining()))
-    # The engine counts its computing alone; the rest was waiting for it.
+    # The engine counts only its computing; the rest was waiting.
     call.add("compute", result.seconds)
     call.add("queue", time.perf_counter() - started - result.seconds)
     return await workers.brief(lambda: _adaptation(task, result))

@@ -1,4 +1,4 @@
-"""Bounded queues: who may wait, and whether anybody is still there."""
+"""Bounded queues: how many calls may wait, and whether any is left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Admission:
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        """Hold a place inside; raise `QueueFull` or `ShuttingDown` when there is none."""
+        """Hold a place inside the block; raise `QueueFull` or `ShuttingDown` if there is none."""
         if not self._open:
             raise ShuttingDown
         if self._count >= self._limit:
@@ -36,9 +36,9 @@ class Admission:
                 self._idle.set()
 
     def close(self) -> None:
-        """Admit nobody from now on."""
+        """Admit no more calls."""
         self._open = False
 
     async def wait_idle(self) -> None:
-        """Wait until nobody is inside."""
+        """Wait until no call is inside."""
         await self._idle.wait()

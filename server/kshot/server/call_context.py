@@ -1,4 +1,4 @@
-"""What is known of the call that runs: its deadline, whether it is over, its timing split."""
+"""The current call: its deadline, whether it has ended, its timing split."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from kshot.server.errors import CallCancelled, DeadlineExceeded
 
-# A call that ends so near its deadline was ended by it: timers are not exact, and a timeout travels
-# with two or three digits, rounded up.
+# A call that ends this close to its deadline was ended by it: timers are not exact, and a timeout
+# travels with two or three digits, rounded up.
 _SLACK_SECONDS = 0.05
 _SLACK_SHARE = 0.01
 
@@ -23,8 +23,8 @@ PHASES = ("queue", "decode", "compute", "store")
 class Call:
     """One call from its arrival to its log line; times in seconds.
 
-    `deadline` is on the clock of `time.monotonic`, None where the caller set none. `ended` tells
-    the threads that work for the call to stop.
+    `deadline` is on the clock of `time.monotonic`, None if the caller set none. `ended` tells the
+    threads that work for the call to stop.
     """
 
     method: str
@@ -38,7 +38,7 @@ class Call:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
 
     def remaining(self) -> float | None:
-        """Return the seconds until the deadline, below 0 after it, None without one."""
+        """Return the seconds until the deadline, negative after it, None without one."""
         return None if self.deadline is None else self.deadline - time.monotonic()
 
     def timed_out(self) -> bool:
@@ -47,7 +47,7 @@ class Call:
         return remaining is not None and remaining <= self.slack
 
     def check(self) -> None:
-        """Raise `DeadlineExceeded` or `CallCancelled` where nobody waits for the answer."""
+        """Raise `DeadlineExceeded` or `CallCancelled` if nobody waits for the answer."""
         remaining = self.remaining()
         if remaining is not None and remaining <= 0:
             raise DeadlineExceeded
@@ -55,12 +55,12 @@ class Call:
             raise CallCancelled
 
     def add(self, phase: str, seconds: float) -> None:
-        """Count time to a phase."""
+        """Add time to a phase."""
         self.seconds[phase] += max(0.0, seconds)
 
     @contextmanager
     def measure(self, phase: str) -> Iterator[None]:
-        """Count the time inside to a phase."""
+        """Add the time of the block to a phase."""
         start = time.perf_counter()
         try:
             yield
@@ -77,7 +77,7 @@ def current_call() -> Call:
 
 
 def begin_call(method: str, remaining: float | None = None) -> Call:
-    """Make the call that this task serves from now on; `remaining` seconds to its deadline."""
+    """Begin the call that this task serves; its deadline is in `remaining` seconds."""
     call = Call(method)
     if remaining is not None:
         call.deadline = time.monotonic() + remaining

@@ -53,19 +53,19 @@ from kshot.server.store.store import StoreUnusable
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     envvar="KSHOT_DEVICE",
-    help="Where to adapt; auto takes a GPU when there is one.",
+    help="Device to adapt on; auto uses a GPU if there is one.",
 )
 @click.option(
     "--insecure",
     is_flag=True,
     envvar="KSHOT_INSECURE",
-    help="Allow an address that other machines reach, without encryption or keys.",
+    help="Allow an address that other machines can reach, without encryption or keys.",
 )
 def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 -- one per option
     """Serve bundles over gRPC: adapt and predict.
 
-    Prints one JSON line {"event": "ready", "grpc": "HOST:PORT", …} once it can adapt, logs JSON
-    lines to stderr, and finishes what runs on SIGTERM or SIGINT.
+    Prints one JSON line {"event": "ready", "grpc": "HOST:PORT", …} once it can adapt, and logs JSON
+    lines to stderr. On SIGTERM or SIGINT it finishes running calls and exits.
     """
     try:
         folders = tuple(map(locate_bundle, bundles)) or (builtin_bundle(),)
@@ -85,14 +85,14 @@ def _announce(ready: dict[str, object]) -> None:
 
 
 def _leave() -> None:
-    """End the process, whatever its threads do: the grace for their work is over."""
+    """End the process even if threads still run: the grace for their work is over."""
     logging.shutdown()
     sys.stdout.flush()
     os._exit(0)
 
 
 def _add_setting_options() -> None:
-    """Make a flag of each setting that says in its metadata what it is."""
+    """Add a flag for each setting that has a help text."""
     for setting in dataclasses.fields(ServerConfig):
         if "help" not in setting.metadata:
             continue

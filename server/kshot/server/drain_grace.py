@@ -1,4 +1,4 @@
-"""The time that a stop may take, shared by all that has to end."""
+"""The time that a shutdown may take, shared by everything that has to end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Grace:
-    """A span that begins with the first use; none is left once `hurry` is set."""
+    """A span of time that begins at its first use and is over once `hurry` is set."""
 
     def __init__(self, seconds: float, hurry: asyncio.Event) -> None:
         self._seconds = seconds
@@ -18,14 +18,14 @@ class Grace:
         self._end: float | None = None
 
     def remaining(self) -> float:
-        """Return the seconds that are left."""
+        """Return the remaining seconds."""
         now = time.monotonic()
         if self._end is None:
             self._end = now + self._seconds
         return 0.0 if self._hurry.is_set() else max(0.0, self._end - now)
 
     async def wait(self, work: Coroutine[Any, Any, None], at_least: float = 0.0) -> None:
-        """Wait for `work` as long as the grace lasts, and `at_least` so many seconds; cancel it."""
+        """Wait for `work` until the grace is over, but `at_least` that long; then cancel it."""
         working = asyncio.ensure_future(work)
         hurrying = asyncio.ensure_future(self._hurry.wait())
         timeout = self.remaining()

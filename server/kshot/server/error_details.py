@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2 as details_pb2
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """One field of a request that does not fit: its path, and what was wrong, got and wanted."""
+    """An invalid field of a request: its path, what was expected and what it was."""
 
     field: str
     description: str
@@ -31,7 +31,7 @@ def bad_request(violations: Iterable[FieldViolation]) -> Message:
 
 
 def resource(kind: str, name: str, description: str) -> Message:
-    """Return a ResourceInfo of a message of the wire."""
+    """Return a ResourceInfo; `kind` is a message of the wire."""
     message: Message = details_pb2.ResourceInfo(
         resource_type=f"kshot.v1.{kind}", resource_name=name, description=description
     )
@@ -39,7 +39,7 @@ def resource(kind: str, name: str, description: str) -> Message:
 
 
 def precondition(kind: str, subject: str, description: str) -> Message:
-    """Return a PreconditionFailure of one violation."""
+    """Return a PreconditionFailure with one violation."""
     violation = details_pb2.PreconditionFailure.Violation(
         type=kind, subject=subject, description=description
     )
@@ -48,7 +48,7 @@ def precondition(kind: str, subject: str, description: str) -> Message:
 
 
 def quota_failure(subject: str, description: str) -> Message:
-    """Return a QuotaFailure of one violation."""
+    """Return a QuotaFailure with one violation."""
     violation = details_pb2.QuotaFailure.Violation(subject=subject, description=description)
     message: Message = details_pb2.QuotaFailure(violations=[violation])
     return message
@@ -69,6 +69,6 @@ def request_info(request_id: str) -> Message:
 
 
 def error_info(reason: str, metadata: dict[str, str]) -> Message:
-    """Return the ErrorInfo that every error has."""
+    """Return the ErrorInfo of an error."""
     message: Message = details_pb2.ErrorInfo(reason=reason, domain="kshot", metadata=metadata)
     return message

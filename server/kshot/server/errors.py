@@ -1,31 +1,31 @@
-"""The errors of the front: what stops its start, and what a caller is answered.
+"""The errors of the front: those that prevent its start, and those that callers receive.
 
 KshotServerError
-├── StartError                  the server cannot start as it was asked to
-│   └── ConfigError             a setting does not fit
-└── RequestError                answered to one caller: a status code, a reason, details
-    ├── InvalidRequest          fields of the request do not fit; all of them are listed
-    ├── AdaptationDiverged      the inner loop left the finite numbers
+├── StartError                  the server cannot start
+│   └── ConfigError             a setting is invalid
+└── RequestError                sent to one caller: a status code, a reason, details
+    ├── InvalidRequest          fields of the request are invalid; all of them are listed
+    ├── AdaptationDiverged      the loss or the parameters are not finite
     ├── ModelNotFound           no bundle is served under this name
-    ├── AdaptedModelNotFound    no such id, or not any more known
+    ├── AdaptedModelNotFound    no such id, or it is no longer known
     │   ├── AdaptedModelExpired
     │   └── AdaptedModelDeleted
-    ├── ModelChanged            the bundle that was adapted is not the one that is served
-    ├── NonFiniteLogits         the queries leave the finite numbers
-    ├── StoreIsFull             a cap of the store is reached, or its disk is full
+    ├── ModelChanged            the adapted bundle is no longer served
+    ├── NonFiniteLogits         the logits of a query are not finite
+    ├── StoreIsFull             a limit of the store is reached, or its disk is full
     ├── DeviceMemoryFull        the device has too little memory for this task
-    ├── Unavailable             try again after `retry_seconds`
+    ├── Unavailable             the call may work after `retry_seconds`
     │   ├── QueueFull
     │   ├── EngineUnavailable
     │   ├── StoreUnavailable
     │   └── ShuttingDown
     ├── DeadlineExceeded        the caller's time is over
     ├── CallCancelled           the caller has gone
-    ├── AdaptedModelDamaged     the store's file is not what was written
+    ├── AdaptedModelDamaged     the stored file is missing or was changed
     ├── MethodNotFound          no such RPC
-    └── InternalError           anything unforeseen; the log says what, the caller gets an id
+    └── InternalError           any other failure; the caller gets an id, the log the cause
 """
-# ruff: noqa: N818 -- each name says what is so, as in the tree above
+# ruff: noqa: N818 -- the names state conditions, as in the tree above
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ class KshotServerError(Exception):
 
 
 class StartError(KshotServerError):
-    """The server cannot start; the sentence is for the person who started it."""
+    """The server cannot start; the message is for its operator."""
 
 
 class ConfigError(StartError):
-    """A setting does not fit; the sentence names its key and its value."""
+    """A setting is invalid; the message names its key and its value."""
 
 
 class RequestError(KshotServerError):
-    """Base of what a caller is answered.
+    """Base of the errors that a caller receives.
 
-    `metadata` holds the values in the message, for programs; `details` the `google.rpc` messages
+    `metadata` holds the values of the message for programs, `details` the `google.rpc` messages
     beside the ErrorInfo.
     """
 
@@ -76,7 +76,7 @@ class RequestError(KshotServerError):
 
 
 class InvalidRequest(RequestError):
-    """Fields of the request do not fit: a BadRequest lists all of them."""
+    """Fields of the request are invalid: a BadRequest lists all of them."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INVALID_REQUEST"
@@ -84,26 +84,26 @@ class InvalidRequest(RequestError):
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         self.violations = tuple(violations)
         count = len(self.violations)
-        start = "" if count == 1 else f"{count} fields do not fit: "
+        start = "" if count == 1 else f"{count} fields are invalid: "
         message = start + "; ".join(map(str, self.violations))
         super().__init__(message, bad_request(self.violations))
 
     @classmethod
     def about(cls, field: str, description: str) -> InvalidRequest:
-        """Make the error of a single violation."""
+        """Return the error of a single violation."""
         return cls([FieldViolation(field, description)])
 
 
 class AdaptationDiverged(RequestError):
-    """The loss or the parameters are not finite: a smaller learning rate may help."""
+    """The loss or the parameters are not finite."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "ADAPTATION_DIVERGED"
 
     def __init__(self, step_count: int, learning_rate: float) -> None:
         message = (
-            f"the adaptation diverged after {step_count} steps at learning rate {learning_rate:g}: "
-            "wanted a finite loss; try a smaller learning rate"
+            f"the adaptation diverged after {step_count} steps at learning rate {learning_rate:g}; "
+            "try a smaller learning rate"
         )
         super().__init__(
             message,
@@ -121,7 +121,7 @@ class ModelNotFound(RequestError):
 
     def __init__(self, model: str, served: Sequence[str]) -> None:
         model = model[:64]
-        message = f"no model {model!r} is served, wanted one of: {', '.join(served)}"
+        message = f"model: expected one of {', '.join(served)}, got {model!r}"
         super().__init__(message, resource("Model", model, message), model=model)
 
 
@@ -139,7 +139,7 @@ class AdaptedModelNotFound(RequestError):
 
 
 class AdaptedModelExpired(AdaptedModelNotFound):
-    """The adapted model was kept until its expiry, in Unix seconds."""
+    """The adapted model has expired; `expire_time` in Unix seconds."""
 
     reason = "ADAPTED_MODEL_EXPIRED"
     sentence = "the adapted model {} has expired; adapt again"
@@ -157,7 +157,7 @@ class AdaptedModelDeleted(AdaptedModelNotFound):
 
 
 class ModelChanged(RequestError):
-    """The bundle that was adapted is not the one that is served."""
+    """The adapted bundle is no longer served."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "MODEL_CHANGED"
@@ -165,26 +165,26 @@ class ModelChanged(RequestError):
     def __init__(self, adapted_model: str, model: str) -> None:
         message = (
             f"the adapted model {adapted_model} was made from a bundle of model {model!r} that is "
-            "not served any more; adapt again"
+            "no longer served; adapt again"
         )
         failure = precondition(self.reason, model, message)
         super().__init__(message, failure, adapted_model=adapted_model, model=model)
 
 
 class NonFiniteLogits(RequestError):
-    """The network's answer to some queries, the first of them given, is not finite."""
+    """The logits of some queries are not finite; `query` is the index of the first."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "NON_FINITE_LOGITS"
 
     def __init__(self, query: int) -> None:
-        message = f"the logits of query {query} are not finite: its values are too large"
+        message = f"the logits of query {query} are not finite; its values are too large"
         failure = precondition(self.reason, "queries", message)
         super().__init__(message, failure, query=str(query))
 
 
 class StoreIsFull(RequestError):
-    """The store keeps as many `models` or `bytes` as it may, or its `disk` has no room."""
+    """A limit of the store is reached, in `models` or `bytes`, or its `disk` is full."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "STORE_FULL"
@@ -208,7 +208,7 @@ class DeviceMemoryFull(RequestError):
 
 
 class Unavailable(RequestError):
-    """Not now; the same call may work after `retry_seconds`."""
+    """The same call may work after `retry_seconds`."""
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "UNAVAILABLE"
@@ -220,7 +220,7 @@ class Unavailable(RequestError):
 
 
 class QueueFull(Unavailable):
-    """As many calls wait as may."""
+    """The maximum number of calls is waiting."""
 
     reason = "QUEUE_FULL"
     sentence = "too many calls are waiting; try again"
@@ -228,7 +228,7 @@ class QueueFull(Unavailable):
 
 
 class EngineUnavailable(Unavailable):
-    """The engine is starting, or died with this call."""
+    """The engine is starting, or ended during this call."""
 
     reason = "ENGINE_UNAVAILABLE"
     sentence = "the engine that adapts is not available now; try again"
@@ -242,7 +242,7 @@ class StoreUnavailable(Unavailable):
 
 
 class ShuttingDown(Unavailable):
-    """The server finishes what it has and takes nothing new."""
+    """The server finishes running calls and accepts no new ones."""
 
     reason = "SHUTTING_DOWN"
     sentence = "the server is shutting down; try again elsewhere or later"
@@ -259,7 +259,7 @@ class DeadlineExceeded(RequestError):
 
 
 class CallCancelled(RequestError):
-    """The caller has gone; nobody reads this answer but the log."""
+    """The caller has left; only the log tells of this error."""
 
     code = grpc.StatusCode.CANCELLED
     reason = "CANCELLED"
@@ -269,7 +269,7 @@ class CallCancelled(RequestError):
 
 
 class AdaptedModelDamaged(RequestError):
-    """The store's file is missing or is not what was written."""
+    """The stored file is missing or was changed."""
 
     code = grpc.StatusCode.DATA_LOSS
     reason = "ADAPTED_MODEL_DAMAGED"
@@ -291,7 +291,7 @@ class MethodNotFound(RequestError):
 
 
 class InternalError(RequestError):
-    """Anything unforeseen; the log line of the request id has the traceback."""
+    """Any other failure; the log line of the request id has the traceback."""
 
     def __init__(self, request_id: str) -> None:
         message = f"the server failed; its log names request {request_id}"

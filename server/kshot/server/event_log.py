@@ -1,4 +1,4 @@
-"""The front's log events: what happens to the server, and every call that is over."""
+"""The front's log events: the life of the server, and every finished call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def log_event(event: str, level: int = logging.INFO, **fields: object) -> None:
 
 
 def log_call(call: Call, code: str, reason: str, duration_seconds: float) -> None:
-    """Log a call that is over; times in milliseconds."""
+    """Log a finished call; times in milliseconds."""
     split = {phase: round(seconds * 1000, 3) for phase, seconds in call.seconds.items()}
     fields: dict[str, object] = {
         "method": call.method,

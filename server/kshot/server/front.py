@@ -1,4 +1,4 @@
-"""What the front does for each call, free of protobuf and gRPC."""
+"""The work behind each RPC, free of protobuf and gRPC."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ from kshot.server.workers import Workers
 
 @dataclass(frozen=True)
 class Front:
-    """All that calls share; its methods raise `RequestError`s.
+    """The parts that all calls share; its methods raise `RequestError`s.
 
-    The violations that they take are those found so far: they add theirs, then raise them all.
+    Each takes the violations found so far, adds its own, and raises them all.
     """
 
     config: ServerConfig
@@ -58,7 +58,7 @@ class Front:
     predicting: Admission
 
     async def adapt(self, task: AdaptInput, violations: Violations) -> Adaptation:
-        """Adapt and keep."""
+        """Adapt and store the adapted model."""
         with self.adapting.admit():
             ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
             limits = TaskLimits(ttl, self._budget())
@@ -82,7 +82,7 @@ class Front:
         query: PredictInput,
         violations: Violations,
     ) -> tuple[Adaptation, Answers]:
-        """Adapt, classify queries, keep nothing."""
+        """Adapt, classify queries, store nothing."""
         with self.adapting.admit():
             if "ttl" in task.options:
                 violations.add("options.ttl", "expected none, since nothing is kept")
@@ -165,9 +165,9 @@ class Front:
     def _find(
         self, task: AdaptInput, violations: Violations, query: PredictInput | None = None
     ) -> ServedModel:
-        """Return the model of a request; where there is none, check what needs none first."""
+        """Return the model of a request; if it is not served, first check what needs no model."""
         if not task.model:
-            violations.add("model", "got no name, wanted that of a served model")
+            violations.add("model", "expected the name of a served model, got none")
         if task.model not in self.catalog:
             check_task_alone(task, self.catalog.max_way, violations)
             if query is not None:

@@ -33,22 +33,22 @@ from kshot.v1 import adaptation_pb2_grpc as wire_grpc
 
 SERVICE = wire.DESCRIPTOR.services_by_name["AdaptationService"].full_name
 _SWEEP_SECONDS = 60.0
-# What is not an adaptation or a prediction is short; this is the backstop for all of them.
+# Calls that neither adapt nor predict are short; this bounds their number.
 _SPARE_CALLS = 256
-# What answers may take to leave, once their calls have ended here.
+# How long answers may take to leave once their calls have ended.
 _LAST_BYTES_SECONDS = 0.2
-# What threads may take to see that their calls have ended, when no grace is left.
+# How long threads may take to notice the end of their calls when no grace is left.
 _LAST_WORK_SECONDS = 0.5
 
 Announce = Callable[[dict[str, object]], None]
 
 
 async def serve(config: ServerConfig, announce: Announce) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what runs; a second signal cuts that short.
+    """Serve until SIGTERM or SIGINT, then finish running calls; a second signal stops at once.
 
-    Threads that the grace was too short for still run when this returns.
+    Threads that outlast the grace still run when this returns.
 
-    `announce` is given the ready event. Raises `StartError`, `BundleError` or `StoreUnusable`.
+    `announce` receives the ready event. Raises `StartError`, `BundleError` or `StoreUnusable`.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
 
@@ -71,9 +71,9 @@ async def serve(config: ServerConfig, announce: Announce) -> None:
 async def running(
     config: ServerConfig, stop: asyncio.Event, hurry: asyncio.Event
 ) -> AsyncIterator[dict[str, object] | None]:
-    """Run a server around a block, and drain it at the end; gives the ready event.
+    """Run a server around a block and drain it at the end; yield the ready event.
 
-    Gives None when `stop` came before the engine was ready.
+    Yields None if `stop` is set before the engine is ready.
     """
     async with AsyncExitStack() as stack:
         hot_set = HotSet(config.max_hot_sessions)
@@ -126,7 +126,7 @@ async def running(
             front.adapting.close()
             await healthy.enter_graceful_shutdown()
             await grace.wait(front.adapting.wait_idle())
-            # This refuses all new calls; those that only watch would stay for the whole grace.
+            # This refuses all new calls; calls that only watch would last for the whole grace.
             stopping = asyncio.ensure_future(server.stop(grace.remaining()))
             await grace.wait(interceptor.calls.wait_idle())
             await server.stop(_LAST_BYTES_SECONDS)
@@ -137,7 +137,7 @@ async def running(
 
 
 def _make_server(config: ServerConfig, interceptor: CallInterceptor) -> tuple[grpc.aio.Server, str]:
-    """Make a server that listens; return it with its address."""
+    """Return a listening server and its address."""
     server = grpc.aio.server(
         interceptors=[interceptor],
         maximum_concurrent_rpcs=config.max_adapt_queue + config.max_predict_queue + _SPARE_CALLS,
@@ -145,7 +145,7 @@ def _make_server(config: ServerConfig, interceptor: CallInterceptor) -> tuple[gr
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
-            # A client that is gone without a word is noticed; one may ask every 10 seconds.
+            # Notice clients that vanish, and let clients ping every 10 seconds.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
@@ -155,7 +155,8 @@ def _make_server(config: ServerConfig, interceptor: CallInterceptor) -> tuple[gr
         port = server.add_insecure_port(config.listen)
     except RuntimeError as error:
         raise StartError(
-            f"listen: cannot listen on {config.listen}: is the port taken, or the address not ours?"
+            f"listen: cannot listen on {config.listen}; choose a free port and an address of this "
+            "machine"
         ) from error
     return server, f"{config.host}:{port}"
 
@@ -170,7 +171,7 @@ def _add_services(server: grpc.aio.Server, front: Front) -> health.aio.HealthSer
 
 
 async def _start_engine(engine: EngineSupervisor, stop: asyncio.Event) -> bool:
-    """Wait for the first engine; return whether it came before `stop`."""
+    """Wait for the first engine; return whether it was ready before `stop`."""
     starting = asyncio.ensure_future(engine.start())
     stopping = asyncio.ensure_future(stop.wait())
     try:
@@ -187,7 +188,7 @@ async def _start_engine(engine: EngineSupervisor, stop: asyncio.Event) -> bool:
 
 
 async def _sweep(store: LocalStore, workers: Workers, stop: asyncio.Event) -> None:
-    """Remove what has expired, from time to time."""
+    """Remove expired models periodically."""
     while not stop.is_set():
         try:
             if count := await workers.brief(store.sweep):

@@ -1,4 +1,4 @@
-"""Threads for what blocks: predictions, the images of adaptations, the disk."""
+"""Thread pools for blocking work: predictions, the images of adaptations, the disk."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _STORE_THREADS = 4
 
 
 class Workers:
-    """Three bounded pools of threads, beside the event loop."""
+    """Three bounded pools of threads beside the event loop."""
 
     def __init__(self) -> None:
         cores = os.cpu_count() or 1
         self._compute = ThreadPoolExecutor(cores, "kshot-compute")
-        # Of its own, so that predictions never wait for the images of adaptations.
+        # A pool of its own, so that predictions never wait for the images of adaptations.
         self._prepare = ThreadPoolExecutor(max(1, cores // 2), "kshot-prepare")
         self._store = ThreadPoolExecutor(_STORE_THREADS, "kshot-store")
         self._jobs: set[Future[Any]] = set()
@@ -32,16 +32,16 @@ class Workers:
     async def compute(self, function: Callable[[], Result]) -> Result:
         """Run on the pool for predictions, in this call's context; the wait counts as `queue`.
 
-        What is long asks `Call.check` from time to time: a thread cannot be stopped from outside.
+        Long work calls `Call.check` from time to time: a thread cannot be stopped from outside.
         """
         return await self._run(self._compute, function)
 
     def submit_compute(self, function: Callable[[], Result]) -> Future[Result]:
-        """Run on the pool for predictions, uncounted, for several calls or none."""
+        """Run on the pool for predictions without counting the time to one call."""
         return self._submit(self._compute, function)
 
     async def prepare(self, function: Callable[[], Result]) -> Result:
-        """Do as `compute` on the pool for the images of adaptations."""
+        """Run as `compute` does, on the pool for the images of adaptations."""
         return await self._run(self._prepare, function)
 
     async def _run(self, pool: ThreadPoolExecutor, function: Callable[[], Result]) -> Result:
@@ -61,15 +61,15 @@ class Workers:
             return await asyncio.wrap_future(self._submit(self._store, function))
 
     async def brief(self, function: Callable[[], Result]) -> Result:
-        """Run what is short, uncounted, on the pool for the disk: nothing there is long."""
+        """Run short work on the pool for the disk, without counting its time."""
         return await asyncio.wrap_future(self._submit(self._store, function))
 
     def store_later(self, function: Callable[[], None]) -> None:
-        """Run on the pool for the disk, for nobody who waits; failures go to the log."""
+        """Run on the pool for the disk without waiting; failures go to the log."""
         self._submit(self._store, function).add_done_callback(_log_failure)
 
     async def close(self) -> None:
-        """Drop the computing that waits, wait for what runs, and take nothing more."""
+        """Drop waiting jobs, wait for running ones, and accept no more."""
         for pool in (self._compute, self._prepare):
             pool.shutdown(wait=False, cancel_futures=True)
         while running := tuple(self._jobs):

@@ -230,7 +230,10 @@ def test_a_second_server_on_the_store_or_the_port_is_refused(
         pytest.param(["--max-adapt-queue", "0"], 2, "max_adapt_queue", id="no queue"),
         pytest.param(["--max-adapt-queue", "x"], 2, "--max-adapt-queue", id="no number"),
         pytest.param(
-            ["--max-message-bytes", "3000000000"], 2, "max_message_bytes: got", id="too many bytes"
+            ["--max-message-bytes", "3000000000"],
+            2,
+            "max_message_bytes: expected",
+            id="too many bytes",
         ),
         pytest.param(["--bundle", "/does/not/exist"], 1, "/does/not/exist", id="no bundle"),
     ],

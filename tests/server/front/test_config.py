@@ -60,7 +60,7 @@ def test_what_is_no_address_is_refused(listen: str) -> None:
     ],
 )
 def test_a_setting_that_does_not_fit_is_named(setting: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"^{setting}: got .*wanted [^\n]+$"):
+    with pytest.raises(ConfigError, match=rf"^{setting}: expected [^\n]+, got [^\n]+$"):
         config(**{setting: value})
 
 

@@ -17,7 +17,7 @@ from kshot.server.rpc.status import DETAILS_TRAILER, message_of, trailers_of
 
 PROTO = Path(__file__).parents[3] / "proto" / "kshot" / "v1" / "adaptation.proto"
 EXAMPLES: list[RequestError] = [
-    errors.InvalidRequest.about("f", "got 1, wanted 2"),
+    errors.InvalidRequest.about("f", "expected 2, got 1"),
     errors.AdaptationDiverged(3, 0.5),
     errors.ModelNotFound("x", ["y"]),
     errors.AdaptedModelNotFound("am-x"),

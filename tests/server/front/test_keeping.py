@@ -67,7 +67,7 @@ def test_a_full_disk_says_so(
 
     with start_server() as server:
         with monkeypatch.context() as patched:
-            patched.setattr("kshot.server.store.files.write_synced", fail)
+            patched.setattr("kshot.server.store.files.replace_file", fail)
             full = refusal(lambda: server.stub.Adapt(adapt_request(), timeout=30))
         again = server.stub.Adapt(adapt_request(), timeout=30)
 
@@ -89,7 +89,7 @@ def test_a_disk_that_fails_says_so(
     with start_server(cache_bytes=0) as server:
         model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
         calls = {
-            "write_synced": lambda: server.stub.Adapt(adapt_request(), timeout=30),
+            "replace_file": lambda: server.stub.Adapt(adapt_request(), timeout=30),
             "StoreFiles.read": lambda: server.stub.Predict(
                 wire.PredictRequest(adapted_model=model), timeout=30
             ),

@@ -158,7 +158,7 @@ def test_a_bad_request_fails_alone() -> None:
     network = Network()
 
     def refuse() -> Floats:
-        raise InvalidRequest.about("queries", "got nonsense")
+        raise InvalidRequest.about("queries", "expected images, got nonsense")
 
     bad = Request(refuse, lambda logits: read_logits(logits, SUPPORT), 1)
     infinite = request(np.full((1, 3), np.inf, np.float32))

@@ -140,7 +140,7 @@ def test_a_query_without_a_finite_answer_is_named_by_its_place(question: Questio
 
 def test_what_preparing_raises_is_raised(question: Question, run_sizes: list[int]) -> None:
     def refuse() -> Floats:
-        raise InvalidRequest.about("queries", "got nonsense")
+        raise InvalidRequest.about("queries", "expected images, got nonsense")
 
     async def main() -> None:
         begin_call("Predict")

@@ -80,7 +80,7 @@ def test_a_gpu_that_onnx_runtime_is_not_built_for_is_told_once(
 
     assert not runtime.on_gpu
     assert set(machine.asked) == {CPU}
-    assert reasons(caplog) == ["this onnxruntime is built for CPUs: onnxruntime-gpu is wanted"]
+    assert reasons(caplog) == ["this onnxruntime is built for CPUs; install onnxruntime-gpu"]
 
 
 @pytest.mark.parametrize(

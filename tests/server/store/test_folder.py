@@ -51,7 +51,7 @@ def read_only() -> Iterator[Path]:
 
 
 def test_a_store_in_use_is_refused_and_free_after_closing(folder: Path) -> None:
-    with open_store(folder), pytest.raises(StoreUnusable, match="is in use by another process"):
+    with open_store(folder), pytest.raises(StoreUnusable, match="in use by another process"):
         open_store(folder)
 
     open_store(folder).close()
@@ -71,7 +71,7 @@ def test_a_store_that_another_process_has_open_is_refused(folder: Path) -> None:
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
-        with pytest.raises(StoreUnusable, match="is in use by another process"):
+        with pytest.raises(StoreUnusable, match="in use by another process"):
             open_store(folder)
         other.kill()
 
@@ -85,7 +85,7 @@ def test_a_newer_schema_is_refused_and_nothing_is_swept(folder: Path) -> None:
     connection.commit()
     connection.close()
 
-    with pytest.raises(StoreUnusable, match="schema version is 2, wanted 1: another release"):
+    with pytest.raises(StoreUnusable, match="expected schema version 1, got 2: another release"):
         open_store(folder)
     assert (folder / "models" / "a1.safetensors").exists()
 
@@ -101,7 +101,9 @@ def test_files_without_their_index_are_refused_not_swept(
         (folder / "index.sqlite3").write_bytes(content)
 
     for _ in range(2):
-        with pytest.raises(StoreUnusable, match=r"not a database|is empty, wanted the index"):
+        with pytest.raises(
+            StoreUnusable, match=r"not a database|expected the index of the stored models"
+        ):
             open_store(folder)
     assert (folder / "models" / "a1.safetensors").exists()
 
@@ -136,7 +138,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
     for path in (tmp_path / "store", tmp_path / "store" / "below"):
         with pytest.raises(
-            StoreUnusable, match=r"cannot be a store: (File exists|Not a directory)"
+            StoreUnusable, match=r"cannot open the store: (File exists|Not a directory)"
         ):
             open_store(path)
 
@@ -150,7 +152,7 @@ def test_a_folder_that_cannot_be_written_is_refused(read_only: Path) -> None:
             check=True,
         )
 
-        assert child.stdout == f"{path}: cannot be a store: Permission denied\n"
+        assert child.stdout == f"{path}: cannot open the store: Permission denied\n"
 
 
 def test_a_folder_that_was_writable_before_is_refused(read_only: Path) -> None:
@@ -166,5 +168,5 @@ def test_a_folder_that_was_writable_before_is_refused(read_only: Path) -> None:
         check=True,
     )
 
-    assert child.stdout == f"{read_only}: cannot be a store: Permission denied\n"
+    assert child.stdout == f"{read_only}: cannot open the store: Permission denied\n"
     (read_only / "models").chmod(0o755)

@@ -24,7 +24,7 @@ def test_the_number_is_capped(
     with open_store(max_count=2) as store:
         for model_id in ("a", "b"):
             store.put(make_model(model_id), make_arrays())
-        with pytest.raises(StoreFull, match="2 of 2 models used, 1 more wanted") as caught:
+        with pytest.raises(StoreFull, match="2 of 2 models used, 1 more needed") as caught:
             store.put(make_model("c"), make_arrays())
         assert (caught.value.unit, caught.value.limit, caught.value.used) == ("models", 2, 2)
         with pytest.raises(UnknownId):

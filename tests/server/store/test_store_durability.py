@@ -24,6 +24,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
+from kshot.bundle import durable
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store import files as store_files
 from kshot.server.store.store import AdaptedArrays, AdaptedModelRecord, LocalStore
@@ -40,8 +41,10 @@ def then_die(function):
     return both
 
 def write_half(path, content):
-    path.write_bytes(content[: len(content) // 2])
-    die()
+    with durable.replacing(path) as file:
+        file.write(content[: len(content) // 2])
+        file.flush()
+        die()
 
 def die_at(statement):
     store._index._connection.set_trace_callback(
@@ -64,12 +67,13 @@ store = LocalStore.open(Path(sys.argv[1]), max_count=9999, max_bytes=10**9, cloc
 """
 
 KILL_POINTS = {
-    "before the file": "store_files.write_synced = die",
-    "in the file": "store_files.write_synced = write_half",
-    "after the file": "store_files.write_synced = then_die(store_files.write_synced)",
-    "after the rename": "store_files.sync_folder = die",
-    "after the folder": "StoreIndex.insert = die",
-    "before the row": "die_at('INSERT INTO adapted_models')",
+    "before the file": "store_files.replace_file = die",
+    "in the file": "store_files.replace_file = write_half",
+    "after the file": "Path.replace = die",
+    "after the rename": "durable.sync_folder = die",
+    "after the folder": "store_files.replace_file = then_die(store_files.replace_file)",
+    "before the row": "StoreIndex.insert = die",
+    "in the row": "die_at('INSERT INTO adapted_models')",
     "before the commit": "die_at('COMMIT')",
     "after the commit": "StoreIndex.insert = then_die(StoreIndex.insert)",
     "after the answer": "print = then_die(print)",
@@ -175,7 +179,7 @@ def test_content_is_on_disk_before_its_name_and_its_name_before_its_row(
     """What a power cut may lose: a kill alone would not show a missing sync."""
     store = open_store(tmp_path)
     steps: list[str] = []
-    fsync, rename, insert = os.fsync, Path.rename, StoreIndex.insert
+    fsync, rename, insert = os.fsync, Path.replace, StoreIndex.insert
 
     def log_fsync(descriptor: int) -> None:
         folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
@@ -191,7 +195,7 @@ def test_content_is_on_disk_before_its_name_and_its_name_before_its_row(
         insert(index, model, sha256)
 
     monkeypatch.setattr(os, "fsync", log_fsync)
-    monkeypatch.setattr(Path, "rename", log_rename)
+    monkeypatch.setattr(Path, "replace", log_rename)
     monkeypatch.setattr(StoreIndex, "insert", log_insert)
     store.put(make_model(), make_arrays())
     settings = [
@@ -207,9 +211,10 @@ def test_content_is_on_disk_before_its_name_and_its_name_before_its_row(
 @pytest.mark.parametrize(
     "place",
     [
-        "kshot.server.store.files.write_synced",
-        "kshot.server.store.files.sync_folder",
-        "pathlib.Path.rename",
+        "kshot.server.store.files.replace_file",
+        "os.fsync",
+        "pathlib.Path.replace",
+        "kshot.bundle.durable.sync_folder",
         "kshot.server.store.index.StoreIndex.insert",
     ],
 )

@@ -31,7 +31,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What an engine says about itself; `digests` maps its models to their bundles."""
+    """An engine's description; `digests` maps its models to the digests of their bundles."""
 
     device: str
     device_name: str
@@ -54,7 +54,7 @@ class EngineTask:
 
 @dataclass(frozen=True)
 class EngineResult:
-    """What an inner loop made; `seconds` is the computing without the waiting."""
+    """The result of an inner loop; `seconds` counts the computing without the waiting."""
 
     parameters: Mapping[str, Floats]
     statistics: Mapping[str, Floats]
@@ -75,7 +75,7 @@ class EngineClient:
         self._stub: wire_grpc.EngineServiceAsyncStub = wire_grpc.EngineServiceStub(self._channel)  # type: ignore[assignment]  # typed for blocking channels
 
     async def describe(self) -> EngineFacts:
-        """Wait until the engine answers and return what it says."""
+        """Wait until the engine answers and return its description."""
         facts = await self._stub.DescribeEngine(wire.DescribeEngineRequest(), wait_for_ready=True)
         return EngineFacts(
             device=facts.device,
@@ -86,7 +86,7 @@ class EngineClient:
         )
 
     async def answers(self, seconds: float) -> bool:
-        """Tell whether the engine answers within a time, whatever else it does."""
+        """Tell whether the engine answers within `seconds`, even while it computes."""
         try:
             await self._stub.DescribeEngine(wire.DescribeEngineRequest(), timeout=seconds)
         except grpc.aio.AioRpcError:
@@ -99,7 +99,7 @@ class EngineClient:
         Raises `EngineUnavailable`, `DeadlineExceeded` or `DeviceMemoryFull`.
         """
         try:
-            # Copies all of the support set, beside the event loop.
+            # This copies the whole support set: keep it off the event loop.
             request = await asyncio.to_thread(_request, task)
             response = await self._stub.Adapt(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:

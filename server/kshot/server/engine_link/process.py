@@ -21,7 +21,7 @@ _MAX_FOLDER_BYTES = 64
 
 
 class EngineProcess:
-    """A child that adapts. It ends with us: its standard input closes when we are gone."""
+    """A child process that adapts. It ends when its standard input closes, with its parent."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, folder: Path, client: EngineClient
@@ -44,12 +44,12 @@ class EngineProcess:
                 *arguments,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=_STDERR,  # our own stdout is for results
-                # Ctrl-C in a terminal is for us: we stop the engine when its work is done.
+                # Ctrl-C in a terminal is for the front, which stops the engine after its work.
                 start_new_session=True,
                 env=os.environ
                 | {
                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                    # What it unpacks and compiles goes with the folder, however it ends.
+                    # Files that it unpacks or compiles are removed with the folder.
                     "TMPDIR": str(folder),
                 },
             )
@@ -78,7 +78,9 @@ class EngineProcess:
                     f"the engine ended with exit code {ended.result()} before it was ready; "
                     "its log above says why"
                 )
-            raise StartError(f"the engine was not ready within {seconds:g} seconds")
+            raise StartError(
+                f"the engine was not ready within {seconds:g} seconds; raise --engine-start"
+            )
         finally:
             for waiting in (describe, ended):
                 waiting.cancel()
@@ -90,11 +92,11 @@ class EngineProcess:
         return await self._process.wait()
 
     def kill(self) -> None:
-        """End the process by force, without waiting for it."""
+        """Kill the process without waiting for it."""
         self._signal(force=True)
 
     async def stop(self) -> None:
-        """End the process and remove its socket; by force if it takes long or this is cancelled."""
+        """End the process and remove its socket; kill it if it takes long or this is cancelled."""
         try:
             await self.client.close()
             if self._process.returncode is None:
@@ -118,7 +120,7 @@ class EngineProcess:
 
 
 def _private_folder() -> Path:
-    """Make a folder that only we may enter, with a path short enough for a socket."""
+    """Make a private folder whose path is short enough for a socket."""
     place = tempfile.gettempdir()
     if len(os.fsencode(place)) > _MAX_FOLDER_BYTES:
         place = "/tmp"  # noqa: S108 -- mkdtemp makes a private folder in it

@@ -1,4 +1,4 @@
-"""Keeps an engine running: starts it, watches it, starts another when it ends or hangs."""
+"""Keeps an engine running: starts it, watches it, replaces it when it ends or hangs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from kshot.server.event_log import LOGGER, log_event
 
 _FIRST_BACKOFF_SECONDS = 0.1
 _LAST_BACKOFF_SECONDS = 10.0
-# An engine that ran for so long was healthy: the next one starts without waiting.
+# An engine that ran this long was healthy: the next one starts without waiting.
 _HEALTHY_SECONDS = 30.0
-# An engine that computes still answers probes: one that misses so many in a row hangs.
+# An engine that computes still answers probes: one that misses this many in a row hangs.
 _MISSED_PROBES = 3
 
 
@@ -34,7 +34,7 @@ class EngineSupervisor:
 
     @property
     def facts(self) -> EngineFacts | None:
-        """Return what the engine says about itself, None while there is none."""
+        """Return the engine's description, None while there is none."""
         return self._facts
 
     async def start(self) -> EngineFacts:
@@ -63,7 +63,10 @@ class EngineSupervisor:
         try:
             facts = await self._engine.ready(self._config.engine_start)
             if dict(facts.digests) != self._digests:
-                raise StartError("the engine has other bundles than the front: were they replaced?")
+                raise StartError(
+                    "the engine has loaded other bundles than the front; "
+                    "start again when their folders no longer change"
+                )
         except BaseException:
             await self._discard()
             raise
@@ -98,7 +101,7 @@ class EngineSupervisor:
                 LOGGER.exception("failure")
 
     async def _end_of(self, engine: EngineProcess) -> int:
-        """Wait for the end of an engine, probe it meanwhile, end it by force when it hangs."""
+        """Wait for the end of an engine; probe it meanwhile, and kill it if it hangs."""
         ended = asyncio.ensure_future(engine.ended())
         missed = 0
         seconds = self._config.engine_probe
@@ -110,7 +113,7 @@ class EngineSupervisor:
                 missed = 0 if await engine.client.answers(seconds) else missed + 1
             log_event("engine_hangs", logging.ERROR, pid=engine.pid, missed_probes=missed)
             engine.kill()
-            # Its calls end here, even if the system is long in ending the process.
+            # Its calls end here, even if the system takes long to end the process.
             await self._discard()
             return await ended
         finally:

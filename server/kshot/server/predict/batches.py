@@ -1,4 +1,4 @@
-"""Small requests to one adapted model, joined into one run of the network while another runs."""
+"""Small requests to one adapted model, batched while an earlier batch runs."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Key = tuple[str, BatchNormMode]
 Result = TypeVar("Result")
 Outcome = Answers | Exception
 
-# More images gain nothing by company: they go by themselves, and nobody waits for them.
+# Larger requests gain nothing from a batch: they run alone, and no other waits for them.
 MAX_REQUEST_IMAGES = 16
 MAX_BATCH_IMAGES = 64
-# Larger ones, and files of unknown size, may take long to decode.
+# Larger requests, and files of unknown size, may take long to decode.
 MAX_REQUEST_BYTES = 2**20
 
 
 def may_join(queries: Images | None, image_count: int, mode: BatchNormMode) -> bool:
-    """Tell whether a request is small, and its answers depend on its own queries alone each."""
+    """Tell whether a request is small, and each answer depends on its own query alone."""
     return (
         mode is not BatchNormMode.TRANSDUCTIVE
         and isinstance(queries, TensorImages)
@@ -49,7 +49,8 @@ def may_join(queries: Images | None, image_count: int, mode: BatchNormMode) -> b
 class Request:
     """One call's part: `prepare` decodes and checks its queries, `finish` reads its logits.
 
-    `image_count` is what runs through the network for it. Both functions block and may raise.
+    `image_count` counts the images that run through the network. Both functions block, and may
+    raise.
     """
 
     prepare: Callable[[], Floats]
@@ -75,8 +76,8 @@ class _Batch:
 class PredictionBatches:
     """Runs the requests of one adapted model and mode in turn; for one event loop.
 
-    A request that finds nobody runs at once. Those that come meanwhile run together after it, up
-    to `MAX_BATCH_IMAGES`: nobody waits for company. Each has its own errors, deadline and end.
+    A request runs at once unless another runs. Those that arrive meanwhile run together after it,
+    up to `MAX_BATCH_IMAGES`. Each keeps its own errors and deadline.
     """
 
     def __init__(self, workers: Workers) -> None:
@@ -86,8 +87,7 @@ class PredictionBatches:
     async def answer(self, key: Key, request: Request, run: Run) -> Answers:
         """Return what `finish` makes of the request's logits; raise what its functions raise.
 
-        `run` maps the queries of any number of requests to logits, each row on its own; that of
-        any request under the same key does.
+        `run` maps queries to logits, each row on its own. It is the same for all requests of a key.
         """
         member = _Member(request, asyncio.get_running_loop().create_future())
         waiting = self._waiting.get(key)
@@ -113,14 +113,14 @@ class PredictionBatches:
         job.add_done_callback(end)
 
     def _end(self, batch: _Batch, job: Future[list[Outcome]]) -> None:
-        """Hand out the outcomes of a batch and start the next."""
+        """Deliver the outcomes of a batch and start the next."""
         waiting = self._waiting.pop(batch.key)
         if job.cancelled():  # the server stops
             _cancel((*batch.members, *waiting))
             return
         for member, outcome in zip(batch.members, job.result(), strict=True):
             if member.answered.done():
-                continue  # its caller has gone
+                continue  # its caller has left
             if isinstance(outcome, Exception):
                 member.answered.set_exception(outcome)
             else:
@@ -135,7 +135,7 @@ def _cancel(members: Sequence[_Member]) -> None:
 
 
 def _take(waiting: deque[_Member]) -> list[_Member]:
-    """Take the next batch; callers that have gone are left out."""
+    """Take the next batch, without callers that have left."""
     members: list[_Member] = []
     image_count = 0
     while waiting:
@@ -149,7 +149,7 @@ def _take(waiting: deque[_Member]) -> list[_Member]:
 
 
 def _work(batch: _Batch) -> list[Outcome]:
-    """Answer a batch in a thread: what a request raises is its own outcome."""
+    """Answer a batch in a thread; an exception of one request is its own outcome."""
     queries = [_attempt(partial(member.context.run, _prepare, member)) for member in batch.members]
     fitting = [part for part in queries if not isinstance(part, Exception)]
     logits = iter(_run(fitting, batch.run))
@@ -166,7 +166,7 @@ def _prepare(member: _Member) -> Floats:
 
 
 def _run(queries: Sequence[Floats], run: Run) -> list[tuple[Floats | Exception, float]]:
-    """Run requests together, or each alone where that fails: logits and seconds of each."""
+    """Run requests together, or one by one if that fails; return logits and seconds of each."""
     if not queries:
         return []
     together = queries[0] if len(queries) == 1 else np.concatenate(queries)

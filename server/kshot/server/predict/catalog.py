@@ -32,7 +32,7 @@ class Catalog:
     def load(
         cls, paths: Sequence[Path], runtime: Runtime | None = None, hot_set: HotSet | None = None
     ) -> Catalog:
-        """Open bundles; raise `BundleError`, or `StartError` when two have the same name.
+        """Open bundles; raise `BundleError`, or `StartError` if two have the same name.
 
         Their predictors compute with `runtime` and share the sessions of `hot_set`.
         """
@@ -40,7 +40,10 @@ class Catalog:
         names = [bundle.manifest.name for bundle in bundles]
         for name in names:
             if names.count(name) > 1:
-                raise StartError(f"got {names.count(name)} bundles named {name!r}, wanted one")
+                raise StartError(
+                    f"bundles: expected distinct names, got {names.count(name)} bundles named "
+                    f"{name!r}"
+                )
         runtime = runtime or Runtime()
         return cls([ServedModel(bundle, Predictor(bundle, runtime, hot_set)) for bundle in bundles])
 
@@ -57,7 +60,7 @@ class Catalog:
 
     @property
     def max_way(self) -> int:
-        """Return the most classes that any model takes."""
+        """Return the greatest number of classes that any model takes."""
         return max(model.bundle.manifest.limits.max_way for model in self)
 
     def find(self, name: str) -> ServedModel:
@@ -67,7 +70,7 @@ class Catalog:
         return self._models[name]
 
     def behind(self, adapted: AdaptedModelRecord) -> ServedModel:
-        """Return the model that was adapted; raise `ModelChanged` when it is not served."""
+        """Return the model that was adapted; raise `ModelChanged` if it is no longer served."""
         model = self._models.get(adapted.model)
         if model is None or model.bundle.digest != adapted.bundle_digest:
             raise ModelChanged(adapted.id, adapted.model)

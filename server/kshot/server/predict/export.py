@@ -23,7 +23,7 @@ def export_model(
     """Return an ONNX file: `inputs` (prepared) to `logits`, weights within, facts as metadata.
 
     `arrays` are those of `adapted`, which was made from `bundle`. The head's are divided by the
-    bundle's temperature, so the softmax of the logits is calibrated without more.
+    bundle's temperature, so the softmax of the logits is calibrated.
     """
     way = len(adapted.class_names)
     temperature = bundle.manifest.temperature(mode, way, len(arrays.support))
@@ -41,7 +41,7 @@ def export_model(
 
 
 def _fill(graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Turn every input but the queries, and what nothing uses, into a constant."""
+    """Turn every used input except the queries into a constant, and drop the others."""
     used = used_names(graph)
     names = [value.name for value in graph.input if value.name != _INPUT and value.name in used]
     graph.initializer.extend(onnx.numpy_helper.from_array(constants[name], name) for name in names)
@@ -51,7 +51,7 @@ def _fill(graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[np.float32
 
 
 def _name_way(graph: onnx.GraphProto, way: int) -> None:
-    """Say the number of classes where the template has a symbol; inner shapes follow from it."""
+    """Replace the symbol for the number of classes; inner shapes follow from it."""
     del graph.value_info[:]
     for output in graph.output:
         output.type.tensor_type.shape.dim[1].dim_value = way

@@ -1,4 +1,4 @@
-"""Sessions of their own for adapted models that are asked often: their weights as constants."""
+"""Sessions of single adapted models that are asked often: their weights are constants."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from kshot.server.store.adapted_model import AdaptedArrays
 Key = tuple[int, BatchNormMode]
 BuildSession = Callable[[AdaptedArrays], onnxruntime.InferenceSession]
 
-# A session takes as long to make as it saves on so many images; no other thread runs Python
-# meanwhile. So whatever comes, making sessions costs at most as much as doing without.
+# Making a session takes as long as it saves on this many images, and no other thread runs Python
+# meanwhile. So sessions never cost more than they can save.
 AFTER_IMAGES = 32
 _AFTER_REQUESTS = 2
 
 
 @dataclass(eq=False)
 class _Candidate:
-    """Arrays in one mode: what was asked of them since they had a session last."""
+    """Arrays in one mode, with the requests since they last had a session."""
 
     arrays: weakref.ref[AdaptedArrays]
     request_count: int = 0
@@ -35,15 +35,14 @@ class _Candidate:
 
 
 class HotSet:
-    """At most so many sessions, each for one adapted model's arrays; any thread may use it.
+    """A bounded set of sessions, each for one adapted model's arrays; any thread may use it.
 
-    A session goes with the arrays that it was made from: nothing is kept of an adapted model that
-    no cache and no call holds, and nobody is answered with another's. A thread of its own makes
-    the sessions, one after another.
+    A session lives as long as its arrays: once no cache and no call holds these, it is gone, and
+    it never answers for another model. One thread makes the sessions, one after another.
     """
 
     def __init__(self, max_sessions: int, after_images: int = AFTER_IMAGES) -> None:
-        """Hold `max_sessions`, none with 0, for what has had `after_images` in two requests."""
+        """Hold up to `max_sessions`; arrays get one after two requests and `after_images`."""
         self._max_sessions = max_sessions
         self._after_images = after_images
         self._candidates: dict[Key, _Candidate] = {}
@@ -58,7 +57,7 @@ class HotSet:
 
     @property
     def candidate_count(self) -> int:
-        """Return of how many arrays and modes anything is remembered."""
+        """Return the number of arrays and modes whose requests are counted."""
         return len(self._candidates)
 
     def find(
@@ -66,7 +65,7 @@ class HotSet:
     ) -> onnxruntime.InferenceSession | None:
         """Return the session for arrays in a mode, or None while there is none.
 
-        Counts a request of `image_count` images; when it is time, `build` makes the session later.
+        Counts a request of `image_count` images. After enough of them, a thread calls `build`.
         """
         if self._max_sessions == 0:
             return None
@@ -87,7 +86,7 @@ class HotSet:
         return None
 
     def close(self) -> None:
-        """Wait for the session that is being made, and make no more."""
+        """Wait for the session in progress, and make no more."""
         self._builder.shutdown(cancel_futures=True)
 
     def _due(self, candidate: _Candidate) -> bool:
@@ -101,7 +100,7 @@ class HotSet:
         try:
             session = build(arrays)
         except Exception:
-            # It stays due, and is not tried again: answers go on without.
+            # It stays due and is not tried again: answers go on without a session.
             LOGGER.exception("failure")
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""Answers to queries: checks, preprocessing, logits, probabilities."""
+"""The answers to queries: checks, preprocessing, logits, probabilities."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Question:
-    """What answers queries: an adapted model's arrays in a mode."""
+    """An adapted model's arrays and the mode to answer queries in."""
 
     model: ServedModel
     arrays: AdaptedArrays
@@ -44,7 +44,7 @@ class Question:
 def prepare_queries(
     queries: Images | None, model: ServedModel, budget: PixelBudget, violations: Violations
 ) -> Floats:
-    """Return queries as the model's input; blocks."""
+    """Return queries as input of the model; blocks."""
     manifest = model.bundle.manifest
     rules = ImageRules("queries", manifest.limits.max_query_count, budget, manifest.input)
     return prepare_images(queries, rules, violations)
@@ -58,7 +58,7 @@ def check_mode(mode: BatchNormMode | None, model: ServedModel, violations: Viola
 
 
 def run_images(query_count: int, support_count: int, mode: BatchNormMode) -> int:
-    """Return how many images run through the network: support sets beside queries included."""
+    """Return how many images run through the network, support sets beside queries included."""
     each = support_count + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
     return query_count * each
 
@@ -70,21 +70,21 @@ def check_size(
     max_images: int,
     violations: Violations,
 ) -> None:
-    """Note queries that are too much work, each with the support set beside it or alone."""
+    """Note queries that are too many to run, each alone or with the support set beside it."""
     count = image_count(queries) or 0
     each = run_images(1, support_count, mode)
     if count * each > max_images:
         violations.add(
             "queries",
-            f"got {count} images, {count * each} to run with their support sets in mode {mode}; "
-            f"wanted at most {max_images // each}, to run at most {max_images}",
+            f"expected at most {max_images // each} images in mode {mode} (at most {max_images} to "
+            f"run, support sets included), got {count} images ({count * each} to run)",
         )
 
 
 async def answer(question: Question, prepare: Callable[[], Floats], workers: Workers) -> Answers:
     """Classify the queries that `prepare` gives; raise what it raises, or `NonFiniteLogits`.
 
-    Each run of the network is a job of its own: other calls come in between.
+    Each run of the network is a separate job: other calls run in between.
     """
 
     def begin() -> tuple[Floats, list[slice], Answers]:

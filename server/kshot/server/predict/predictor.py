@@ -1,4 +1,4 @@
-"""Answers of adapted models: a session per template, and one of their own for the busy ones."""
+"""The logits of adapted models: a session per template, and one for each busy model."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from kshot.server.store.adapted_model import AdaptedArrays
 
 Floats = npt.NDArray[np.float32]
 
-# The images that go through the network at once, support sets beside each query included: four
-# times as many leave the processor's caches and take 1.6 times as long for each.
+# The images of one run, support sets beside queries included: four times as many exceed the
+# processor's caches, and each takes 1.6 times as long.
 MAX_RUN_IMAGES = 256
 
 
@@ -36,10 +36,9 @@ class Predictor:
     def __init__(
         self, bundle: Bundle, runtime: Runtime | None = None, hot_set: HotSet | None = None
     ) -> None:
-        """Load the templates; raise `BundleError` naming the one that does not fit.
+        """Load the templates; raise `BundleError` naming an invalid one.
 
-        Adapted models get sessions of their own in `hot_set` on a CPU: on a GPU, weights are always
-        inputs.
+        On a CPU, busy adapted models get sessions in `hot_set`. On a GPU, weights are inputs.
         """
         self._manifest = bundle.manifest
         self._runtime = runtime or Runtime()
@@ -53,7 +52,7 @@ class Predictor:
         self._hot_set = None if self._runtime.on_gpu else hot_set
 
     def parts(self, arrays: AdaptedArrays, query_count: int, mode: BatchNormMode) -> list[slice]:
-        """Say which queries go through the network at once.
+        """Return which queries run at once.
 
         In `transductive` mode all do: they are normalised together.
         """
@@ -81,7 +80,7 @@ class Predictor:
     def _choose(
         self, arrays: AdaptedArrays, mode: BatchNormMode, image_count: int
     ) -> tuple[onnxruntime.InferenceSession, dict[str, Floats]]:
-        """Return the session that answers fastest, and what it takes beside the queries."""
+        """Return the session that answers fastest, and its inputs beside the queries."""
         session = self._sessions[mode]
         if self._hot_set is not None:
             build = partial(self._build, mode)
@@ -103,18 +102,18 @@ class Predictor:
             session = self._runtime.open(path)
         except Exception as error:
             # ONNX Runtime's exceptions have no common base.
-            raise BundleError(f"{path}: is not a model that ONNX Runtime can run") from error
+            raise BundleError(f"{path}: ONNX Runtime cannot load this file") from error
         check_template(session, bundle, mode)
         return session
 
 
 def _images_per_query(arrays: AdaptedArrays, mode: BatchNormMode) -> int:
-    """Return what runs for each query: itself, and in `support_and_query` the support set."""
+    """Return the images to run for a query: itself, in `support_and_query` the support set too."""
     return len(arrays.support) + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
 
 
 def _feeds(arrays: AdaptedArrays, mode: BatchNormMode) -> dict[str, Floats]:
-    """Return what a template of a mode takes beside the queries."""
+    """Return the inputs of a mode's template beside the queries."""
     feeds: dict[str, Floats] = dict(arrays.parameters)
     if mode is BatchNormMode.SUPPORT:
         feeds |= arrays.statistics
@@ -128,7 +127,7 @@ def _run(
 ) -> Floats:
     options = onnxruntime.RunOptions()
     if len(feeds[QUERIES]) * images_per_query > MAX_RUN_IMAGES:
-        # What one large request took is given back, not kept for the next.
+        # Give the memory of a large request back instead of keeping it for the next.
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     (logits,) = session.run([LOGITS], feeds, options)
     return cast(Floats, logits)

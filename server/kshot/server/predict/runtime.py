@@ -25,15 +25,15 @@ _MAX_REASON = 200
 class Runtime:
     """Makes sessions, all on one kind of device; for one thread until the first is open.
 
-    Where a GPU is there and cannot be used, one event `predict_on_cpu` says why.
+    If there is a GPU that cannot be used, one event `predict_on_cpu` says why.
     """
 
     def __init__(self, device: str = "cpu", threads: int = 1) -> None:
-        """Choose the kind of device: `cpu`, or a GPU where there is one."""
+        """Choose the kind of device: the CPU if `cpu` is asked for, else a GPU if there is one."""
         self._threads = threads
         self._cuda = device != "cpu" and _gpu_there()
         if self._cuda and _CUDA not in onnxruntime.get_available_providers():
-            self._give_up("this onnxruntime is built for CPUs: onnxruntime-gpu is wanted")
+            self._give_up("this onnxruntime is built for CPUs; install onnxruntime-gpu")
         _share_arena()
 
     @property
@@ -44,7 +44,7 @@ class Runtime:
     def open(
         self, model: Path | bytes, constants: Mapping[str, npt.NDArray[np.float32]] | None = None
     ) -> onnxruntime.InferenceSession:
-        """Open a model; `constants` are what it has outside of itself.
+        """Open a model with its external `constants`.
 
         Raises what ONNX Runtime raises; its exceptions have no common base.
         """
@@ -62,7 +62,7 @@ class Runtime:
     def _open_on_gpu(
         self, model: Path | bytes, constants: Mapping[str, npt.NDArray[np.float32]] | None
     ) -> onnxruntime.InferenceSession:
-        # A provider that cannot be loaded would say so on stderr in lines of its own.
+        # A provider that cannot be loaded would print its own lines to stderr.
         onnxruntime.set_default_logger_severity(_NOTHING)
         try:
             return self._open(model, constants, [(_CUDA, _CUDA_OPTIONS), _CPU])
@@ -81,7 +81,7 @@ class Runtime:
         options.log_severity_level = _ERRORS
         options.add_session_config_entry("session.use_env_allocators", "1")
         if constants:
-            # They outlive every run: in the arena, they would keep it from shrinking.
+            # They outlive every run: in the arena they would keep it from shrinking.
             options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
             options.add_external_initializers(
                 list(constants),
@@ -103,7 +103,7 @@ class Runtime:
 
 @functools.cache
 def _share_arena() -> None:
-    """Let all sessions take their memory from one arena: each would grow one of its own."""
+    """Let all sessions share one memory arena; otherwise each grows its own."""
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu",
         onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
@@ -114,6 +114,6 @@ def _share_arena() -> None:
 
 
 def _gpu_there() -> bool:
-    """Tell whether this process may see an NVIDIA GPU: elsewhere CUDA only complains."""
+    """Tell whether this process may see an NVIDIA GPU: without one, CUDA only complains."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
     return not hidden and any(Path("/dev").glob("nvidia[0-9]*"))

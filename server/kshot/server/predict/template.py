@@ -1,4 +1,4 @@
-"""A bundle's ONNX templates: what they take, and their form with constants."""
+"""A bundle's ONNX templates: their inputs, and their form with constants."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ HEAD = ("head.weight", "head.bias")
 def check_template(
     session: onnxruntime.InferenceSession, bundle: Bundle, mode: BatchNormMode
 ) -> None:
-    """Raise `BundleError` unless a template takes what it will be given and gives logits."""
+    """Raise `BundleError` unless a template has the inputs that it will get, and gives logits."""
     path = bundle.template_path(mode)
     names = {value.name for value in session.get_inputs()}
     wanted = {QUERIES, *bundle.read_weights().parameters}
     if mode is BatchNormMode.SUPPORT_AND_QUERY:
         wanted.add(SUPPORT)
     missing = sorted(wanted - names)
-    # The names of the statistics are the network's own affair.
+    # Each network chooses the names of its statistics.
     extra = [] if mode is BatchNormMode.SUPPORT else sorted(names - wanted)
     if missing or extra:
         raise BundleError(
-            f"{path}: lacks the inputs {missing}, has the unknown inputs {extra}, "
-            "wanted those of weights.safetensors"
+            f"{path}: expected the inputs of weights.safetensors, "
+            f"got unknown inputs {extra} and missing inputs {missing}"
         )
     if [value.name for value in session.get_outputs()] != [LOGITS]:
-        raise BundleError(f"{path}: wanted one output, logits")
+        raise BundleError(f"{path}: expected one output, {LOGITS}")
 
 
 def used_names(graph: onnx.GraphProto) -> frozenset[str]:
-    """Return the names that a template computes with: constants are wanted for no others.
+    """Return the names that a template computes with: only these need constants.
 
-    A network without batch statistics takes a support set and has no use for it.
+    A network without batch statistics has a support set among its inputs and does not use it.
     """
     return frozenset(_used_names(graph))
 
@@ -54,7 +54,7 @@ def _used_names(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def expect_constants(template: bytes, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
-    """Turn a template's inputs, all but the queries, into constants that lie outside of it."""
+    """Turn all inputs of a template except the queries into external constants."""
     model = onnx.load_from_string(template)
     graph = model.graph
     for name, shape in shapes.items():

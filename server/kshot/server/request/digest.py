@@ -1,4 +1,4 @@
-"""Names of content: of an adapted model's parameters, and of all that it was made from."""
+"""Digests: of an adapted model's parameters, and of everything it was made from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def adaptation_digest(
     class_names: Sequence[str],
     options: Mapping[str, object],
 ) -> str:
-    """Return the SHA-256 (hex) of what an adapted model is made from.
+    """Return the SHA-256 (hex) of everything that an adapted model is made from.
 
     `support` is prepared, `(support_count, channels, height, width)`; `options` are resolved, with
     the seed, and JSON-able.
@@ -49,7 +49,7 @@ def _array(array: npt.NDArray[np.float32]) -> tuple[bytes, bytes]:
 
 
 def _digest(parts: Iterable[bytes]) -> str:
-    """Hash parts with their lengths, so that no two lists of parts read the same."""
+    """Hash parts with their lengths, so that different lists of parts differ as bytes."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))

@@ -1,4 +1,4 @@
-"""From images as they were sent to a network's input, with all that is wrong about them."""
+"""Turns images as they were sent into a network's input, and notes what is wrong with them."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class PixelBudget:
         if self.spent > self.max_request:
             violations.add(
                 field,
-                f"got {self.spent} pixels in the images up to these, "
-                f"wanted at most {self.max_request} in a request",
+                f"expected at most {self.max_request} pixels in a request, "
+                f"got {self.spent} in the images up to here",
             )
         return self.spent <= self.max_request
 
 
 @dataclass(frozen=True)
 class ImageRules:
-    """What a set of images must fit: the field it came in, its greatest number, pixels, input."""
+    """The rules for the images of a field: how many, how many pixels, the input they become."""
 
     field: str
     max_count: int
@@ -61,24 +61,24 @@ class ImageRules:
 
 
 def image_count(images: Images | None) -> int | None:
-    """Return how many images were sent, None where that cannot be said."""
+    """Return how many images were sent, None if that is unknown."""
     if isinstance(images, EncodedImages):
         return len(images.items)
     return images.shape[0] if images and images.shape and images.shape[0] >= 0 else None
 
 
 def check_sent(images: Images | None, field: str, violations: Violations) -> None:
-    """Note images that were not sent: all that can be said of them without a model."""
+    """Note missing images: all that can be checked without a model."""
     if images is None:
-        violations.add(field, "got none, wanted `tensor` or `encoded`")
+        violations.add(field, "expected `tensor` or `encoded`, got neither")
     elif image_count(images) == 0:
-        violations.add(field, "got 0 images, wanted 1 or more")
+        violations.add(field, "expected 1 or more images, got 0")
 
 
 def prepare_images(images: Images | None, rules: ImageRules, violations: Violations) -> Floats:
-    """Return float32 `(n, channels, height, width)`, empty where violations were noted.
+    """Return float32 `(n, channels, height, width)`, empty if violations were noted.
 
-    Caps come before anything is allocated or decoded. Decoding ends when the call does.
+    Limits are checked before anything is allocated or decoded. Decoding ends when the call does.
     """
     nothing = np.zeros((0, *rules.spec.shape), np.float32)
     if images is None:
@@ -86,7 +86,7 @@ def prepare_images(images: Images | None, rules: ImageRules, violations: Violati
         return nothing
     count = image_count(images)
     if count is not None and not 1 <= count <= rules.max_count:
-        violations.add(rules.field, f"got {count} images, wanted 1 to {rules.max_count}")
+        violations.add(rules.field, f"expected 1 to {rules.max_count} images, got {count}")
         return nothing
     if isinstance(images, TensorImages):
         return _prepare_tensor(images, rules, violations, nothing)
@@ -105,7 +105,7 @@ def _limits(rules: ImageRules) -> ImageLimits:
 
 
 def _claimed(items: Sequence[bytes], rules: ImageRules) -> int:
-    """Return the pixels that the headers claim; those that cannot be read are for decoding."""
+    """Return the pixels that the headers claim; decoding notes those that cannot be read."""
     total = 0
     for item in items:
         current_call().check()
@@ -115,7 +115,7 @@ def _claimed(items: Sequence[bytes], rules: ImageRules) -> int:
 
 
 def _decode(items: Sequence[bytes], rules: ImageRules) -> Floats:
-    """Decode one image after another; raise `ImageError` with all that are wrong."""
+    """Decode one image after another; raise `ImageError` with the problems of all."""
     decoded, problems = [], []
     for index, item in enumerate(items):
         current_call().check()
@@ -135,25 +135,27 @@ def _prepare_tensor(
     dtype = _DTYPES.get(images.datatype)
     if dtype is None:
         got = shorten(images.datatype, 20)
-        violations.add(f"{field}.datatype", f"got {got!r}, wanted UINT8 or FP32")
+        violations.add(f"{field}.datatype", f"expected UINT8 or FP32, got {got!r}")
         return nothing
     shape = images.shape
     if not 3 <= len(shape) <= _MAX_AXES or min(shape) < 1:
-        wanted = "(n, height, width[, channels])" if dtype == np.uint8 else _wanted(rules.spec)
+        expected = "(n, height, width[, channels])"
+        if dtype != np.uint8:
+            expected = f"(n, {', '.join(map(str, rules.spec.shape))})"
         got = ", ".join(map(str, shape[: _MAX_AXES + 1]))
-        violations.add(f"{field}.shape", f"got ({got}), wanted {wanted}")
+        violations.add(f"{field}.shape", f"expected {expected}, got ({got})")
         return nothing
     size = math.prod(shape) * dtype.itemsize
     if len(images.data) != size:
         violations.add(
-            f"{field}.data", f"got {len(images.data)} bytes, wanted {size} for shape {shape}"
+            f"{field}.data", f"expected {size} bytes for shape {shape}, got {len(images.data)}"
         )
         return nothing
     if dtype == np.uint8:
         each, greatest = shape[1] * shape[2], rules.budget.max_image
         if each > greatest:
-            got = f"{shape[1]} x {shape[2]} pixels"
-            violations.add(f"{field}.shape", f"got {got}, wanted at most {greatest}")
+            got = f"{shape[1]} x {shape[2]}"
+            violations.add(f"{field}.shape", f"expected at most {greatest} pixels, got {got}")
             return nothing
         if not rules.budget.spend(shape[0] * each, f"{field}.shape", violations):
             return nothing
@@ -165,10 +167,6 @@ def _prepare_tensor(
     except ImageError as error:
         _note(error, field, "", violations)
         return nothing
-
-
-def _wanted(spec: InputSpec) -> str:
-    return f"(n, {', '.join(map(str, spec.shape))})"
 
 
 def _note(error: ImageError, field: str, item: str, violations: Violations) -> None:

@@ -11,7 +11,7 @@ from kshot.server.request.options import OptionValue
 
 @dataclass(frozen=True)
 class TensorImages:
-    """Images as numbers, as they were sent: little-endian, row-major."""
+    """Images as the numbers that were sent: little-endian, row-major."""
 
     datatype: str
     shape: tuple[int, ...]
@@ -30,7 +30,7 @@ Images = TensorImages | EncodedImages
 
 @dataclass(frozen=True)
 class SupportSet:
-    """Labelled examples; `images` is None when the caller sent none."""
+    """Labelled examples; `images` is None if the caller sent none."""
 
     images: Images | None
     class_indices: tuple[int, ...]

@@ -18,7 +18,7 @@ _ID = re.compile("am-[a-z2-7]{26}")
 
 
 def check_id(adapted_model: str, violations: Violations) -> bool:
-    """Note an id that no adapted model can have; return whether it fits."""
+    """Note an id that no adapted model can have; return whether it is valid."""
     fits = _ID.fullmatch(adapted_model) is not None
     if not fits:
         got = shorten(adapted_model, 40)
@@ -31,21 +31,21 @@ def check_id(adapted_model: str, violations: Violations) -> bool:
 def check_labels(
     support_set: SupportSet, example_count: int | None, max_way: int, violations: Violations
 ) -> None:
-    """Check the class names and indices; `example_count` is None when the images do not fit."""
+    """Check the class names and indices; `example_count` is None if it is unknown."""
     names = support_set.class_names
     way_fits = 2 <= len(names) <= max_way
     if way_fits:
         _check_names(names, violations)
     else:
         field = "support_set.class_names"
-        violations.add(field, f"got {len(names)} classes, wanted 2 to {max_way}")
+        violations.add(field, f"expected 2 to {max_way} classes, got {len(names)}")
     indices = np.asarray(support_set.class_indices, dtype=np.int64)
     if example_count is not None and len(indices) != example_count:
         violations.add(
             "support_set.class_indices",
-            f"got {len(indices)} labels for {example_count} examples, wanted one each",
+            f"expected one label for each of {example_count} examples, got {len(indices)}",
         )
-    # What an index may be is not known before the number of classes fits.
+    # The valid indices are unknown until the number of classes is valid.
     if way_fits:
         _check_indices(indices, names, violations)
 
@@ -55,11 +55,11 @@ def _check_names(names: Sequence[str], violations: Violations) -> None:
     for index, name in enumerate(names):
         field = f"support_set.class_names[{index}]"
         if not name.strip():
-            violations.add(field, f"got {shorten(name, 8)!r}, wanted a name")
+            violations.add(field, f"expected a name, got {shorten(name, 8)!r}")
         elif (size := len(name.encode())) > MAX_CLASS_NAME_BYTES:
-            violations.add(field, f"got {size} bytes, wanted at most {MAX_CLASS_NAME_BYTES}")
+            violations.add(field, f"expected at most {MAX_CLASS_NAME_BYTES} bytes, got {size}")
         elif counts[name] > 1 and names.index(name) != index:
-            violations.add(field, f"got {shorten(name, 40)!r} twice, wanted distinct names")
+            violations.add(field, f"expected distinct names, got {shorten(name, 40)!r} twice")
 
 
 def _check_indices(
@@ -68,11 +68,11 @@ def _check_indices(
     field, last = "support_set.class_indices", len(names) - 1
     outside = np.flatnonzero((indices < 0) | (indices > last))
     for position in outside[:_MAX_INDICES_NOTED]:
-        violations.add(f"{field}[{position}]", f"got {indices[position]}, wanted 0 to {last}")
+        violations.add(f"{field}[{position}]", f"expected 0 to {last}, got {indices[position]}")
     if len(outside) > _MAX_INDICES_NOTED:
-        violations.add(field, f"got {len(outside)} indices outside 0 to {last}")
+        violations.add(field, f"expected 0 to {last}, got {len(outside)} other indices")
     for index in sorted(set(range(len(names))) - set(indices.tolist())):
         violations.add(
             f"support_set.class_names[{index}]",
-            f"class {shorten(names[index], 40)!r} has no example, wanted at least 1",
+            f"expected at least 1 example of class {shorten(names[index], 40)!r}, got none",
         )

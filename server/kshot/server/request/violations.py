@@ -1,4 +1,4 @@
-"""All that is wrong with one request, gathered before it is refused."""
+"""The violations of one request, collected before it is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_DESCRIPTION = 240
 
 
 class Violations:
-    """The violations of one request, in the order they were found."""
+    """The violations of one request, in the order in which they were found."""
 
     def __init__(self) -> None:
         self._found: list[FieldViolation] = []
@@ -21,11 +21,11 @@ class Violations:
         return bool(self._found)
 
     def add(self, field: str, description: str) -> None:
-        """Note that `field` does not fit: what was wrong, got and wanted."""
+        """Note that `field` is invalid: what was expected and what it was."""
         self._found.append(FieldViolation(field, shorten(description, _MAX_DESCRIPTION)))
 
     def check(self) -> None:
-        """Raise `InvalidRequest` if anything was found; what does not fit into it is counted."""
+        """Raise `InvalidRequest` if there are violations; those beyond its size are counted."""
         if not self._found:
             return
         shown: list[FieldViolation] = []

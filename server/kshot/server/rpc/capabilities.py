@@ -1,4 +1,4 @@
-"""What the server can do, as a message."""
+"""The server's capabilities as a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From messages of the wire to what the front works with; what does not fit is noted."""
+"""Turns messages of the wire into the front's own types, and notes what is invalid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kshot.v1 import adaptation_pb2 as wire
 Choice = TypeVar("Choice", bound=StrEnum)
 Item = TypeVar("Item")
 
-# More than any model admits: reading them all would hold up the event loop for nothing.
+# More than any model allows: reading them all would block the event loop for nothing.
 _MAX_ITEMS = 100_000
 _MAX_AXES = 16
 
@@ -33,7 +33,7 @@ _MAX_AXES = 16
 def adapt_input(
     request: wire.AdaptRequest | wire.AdaptAndPredictRequest, violations: Violations
 ) -> AdaptInput:
-    """Read what is to be adapted to what, and how."""
+    """Read a request to adapt."""
     support = request.support_set
     return AdaptInput(
         model=request.model,
@@ -49,9 +49,9 @@ def adapt_input(
 def predict_input(
     request: wire.PredictRequest | wire.AdaptAndPredictRequest, violations: Violations
 ) -> PredictInput:
-    """Read what is to be classified, and what is wanted of the answer."""
+    """Read a request to classify queries."""
     if request.top_k < 0:
-        violations.add("top_k", f"got {request.top_k}, wanted 0 or more")
+        violations.add("top_k", f"expected 0 or more, got {request.top_k}")
     mode = None
     if isinstance(request, wire.PredictRequest):
         mode = batch_norm_mode(request.batch_norm_mode, "batch_norm_mode", violations)
@@ -75,7 +75,7 @@ def _images(images: wire.Images) -> Images | None:
 
 def _few(items: Sequence[Item], field: str, violations: Violations) -> tuple[Item, ...]:
     if len(items) > _MAX_ITEMS:
-        violations.add(field, f"got {len(items)} items, wanted at most {_MAX_ITEMS}")
+        violations.add(field, f"expected at most {_MAX_ITEMS} items, got {len(items)}")
     return tuple(items[:_MAX_ITEMS])
 
 
@@ -105,5 +105,5 @@ def _choice(choice: type[Choice], number: int, field: str, violations: Violation
     choices = list(choice)
     if 1 <= number <= len(choices):
         return choices[number - 1]
-    violations.add(field, f"got the unknown value {number}, wanted 0 to {len(choices)}")
+    violations.add(field, f"expected 0 to {len(choices)}, got the unknown value {number}")
     return None

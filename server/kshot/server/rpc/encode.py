@@ -1,4 +1,4 @@
-"""From what the front works with to messages of the wire."""
+"""Turns the front's own types into messages of the wire."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kshot.v1 import adaptation_pb2 as wire
 
 
 def adapted_model_message(model: AdaptedModelRecord) -> wire.AdaptedModel:
-    """Describe an adapted model; one that is not kept has no id, times and size."""
+    """Describe an adapted model; one that is not stored has no id, times and size."""
     message = wire.AdaptedModel(
         id=model.id,
         model=model.model,
@@ -68,10 +68,10 @@ def choice_value(choice: StrEnum) -> Any:  # noqa: ANN401 -- the value of any en
 def prediction_messages(
     answers: Answers, class_names: Sequence[str], top_k: int
 ) -> list[wire.Prediction]:
-    """Tell the best class of each query, and the `top_k` best where they were asked for."""
+    """Name the best class of each query, and the `top_k` best if they were asked for."""
     messages = []
     for row, logits in zip(answers.probabilities, answers.logits, strict=True):
-        # By the logits, which still differ where probabilities are both 0.
+        # Order by the logits, which differ even if two probabilities are 0.
         order = np.argsort(-logits, kind="stable")
         best = int(order[0])
         messages.append(

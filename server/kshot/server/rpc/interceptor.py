@@ -1,4 +1,4 @@
-"""The one place where calls begin and end: parsing, errors into statuses, the log line."""
+"""Where every call begins and ends: parsing, errors as statuses, the log line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kshot.server.errors import (
 from kshot.server.event_log import LOGGER, log_call
 from kshot.server.rpc.status import REQUEST_ID_TRAILER, message_of, trailers_of
 
-# Parsing this much takes under a millisecond; more of it is done beside the event loop.
+# Parsing this much takes under a millisecond; larger messages are parsed in a thread.
 _PARSE_ON_LOOP_BYTES = 256 * 1024
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -34,9 +34,9 @@ Stream = Callable[[Any, Context], AsyncIterator[Any]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods of one service; other services pass as they are.
+    """Wraps the methods of one service; other services pass unchanged.
 
-    `calls` counts those that run.
+    `calls` counts the running ones.
     """
 
     def __init__(self, service: str) -> None:
@@ -54,7 +54,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         handler = await continuation(handler_call_details)
         if handler is None:
-            # Whatever kind of call it is, a stream handler refuses it before reading anything.
+            # A stream handler refuses any kind of call before it reads anything.
             return grpc.stream_stream_rpc_method_handler(cast(Any, _refuse))
         if not method.startswith(self._prefix):
             return handler
@@ -119,12 +119,12 @@ async def _parse(parse: Callable[[bytes], Any], content: bytes, call: Call) -> A
             return await asyncio.to_thread(parse, content)
         except DecodeError as error:
             raise InvalidRequest.about(
-                "request", "got bytes that are no message of this method"
+                "request", "expected a message of this method, got other bytes"
             ) from error
 
 
 async def _end(call: Call, context: Context, error: BaseException) -> NoReturn:
-    """Log a call that failed and answer it; what is no `RequestError` is told to the log alone."""
+    """Log a failed call and answer it; only the log tells of errors that are no `RequestError`."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         gone = DeadlineExceeded() if call.timed_out() else CallCancelled()
         _log(call, gone.code.name, gone.reason)

@@ -28,7 +28,7 @@ from kshot.v1 import adaptation_pb2_grpc as wire_grpc
 Context = grpc.aio.ServicerContext[Any, Any]
 
 CHUNK_BYTES = 1_000_000
-# To name so many classes takes under a millisecond.
+# Naming this many classes takes under a millisecond.
 _CLASSES_ON_LOOP = 200
 
 
@@ -43,7 +43,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         request: wire.AdaptRequest,
         context: Context,  # noqa: ARG002 -- gRPC's signature
     ) -> wire.AdaptResponse:
-        """Adapt and keep."""
+        """Adapt and store the adapted model."""
         violations = Violations()
         task = adapt_input(request, violations)
         adaptation = await self._front.adapt(task, violations)
@@ -78,7 +78,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         request: wire.AdaptAndPredictRequest,
         context: Context,  # noqa: ARG002 -- gRPC's signature
     ) -> wire.AdaptAndPredictResponse:
-        """Adapt, classify, keep nothing."""
+        """Adapt, classify, store nothing."""
         violations = Violations()
         task = adapt_input(request, violations)
         query = predict_input(request, violations)
@@ -160,7 +160,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
     async def _predictions(
         self, answers: Answers, class_names: Sequence[str], top_k: int
     ) -> list[wire.Prediction]:
-        """Make the messages of answers; many of them beside the event loop."""
+        """Make the messages of answers; off the event loop if they are many."""
 
         def make() -> list[wire.Prediction]:
             return prediction_messages(answers, class_names, top_k)

@@ -1,4 +1,4 @@
-"""How an error travels: `google.rpc.Status` in the trailers."""
+"""An error on the wire: `google.rpc.Status` in the trailers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Trailers = tuple[tuple[str, str | bytes], ...]
 
 
 def message_of(error: RequestError) -> str:
-    """Return the sentence that goes into the status; the details hold the rest.
+    """Return the message of the status; the details hold the rest.
 
-    It travels with three characters for each byte beyond ASCII, so bytes are what is bounded.
+    It travels with three characters for each byte beyond ASCII, so its bytes are bounded.
     """
     text = str(error)
     whole = text.encode()
@@ -30,7 +30,7 @@ def message_of(error: RequestError) -> str:
 
 
 def trailers_of(error: RequestError, request_id: str) -> Trailers:
-    """Return the trailers of an answer that is this error."""
+    """Return the trailers that carry an error."""
     number, _name = error.code.value
     status = status_pb2.Status(code=number, message=message_of(error))
     for detail in (error_info(error.reason, error.metadata), *error.details):

@@ -1,4 +1,4 @@
-"""What `Adapt` makes: a record of it, and its arrays."""
+"""An adapted model: its record and its arrays."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ class AdaptedArrays:
 
     @property
     def size_bytes(self) -> int:
-        """Return what the arrays take in memory."""
+        """Return the bytes of the arrays in memory."""
         arrays = (*self.parameters.values(), *self.statistics.values(), self.support)
         return sum(array.nbytes for array in arrays)

@@ -1,44 +1,44 @@
 """The errors of the store.
 
 StoreError
-├── StoreUnusable      the folder cannot be a store: in use, read-only, newer, damaged (operators)
+├── StoreUnusable      the folder cannot be opened: in use, read-only, newer, damaged
 ├── StoreFailed        the system refused to read or write
-│   └── DiskFull       for want of room on the disk, or of the user's share of it
-├── StoreFull          a cap on number or bytes is reached
-├── UnknownId          no such adapted model, or not any more known
-│   └── MalformedId    the id is none that a store would give
-├── ExpiredId          it was there until its expiry
-├── DeletedId          it was there until it was deleted
-├── DamagedModel       it is known, but its file is lost
-├── TakenId            an adapted model of this id is or was there
-└── BadPageToken       a token that no page of this list gave
+│   └── DiskFull       the disk or the user's quota is full
+├── StoreFull          a limit on number or bytes is reached
+├── UnknownId          no such adapted model, or it is no longer known
+│   └── MalformedId    no store gives such an id
+├── ExpiredId          its time to live is over
+├── DeletedId          it was deleted
+├── DamagedModel       its file is missing or was changed
+├── TakenId            an adapted model has or had this id
+└── BadPageToken       no page of this list gave this token
 """
-# ruff: noqa: N818 -- each name says what is so, as in the tree above
+# ruff: noqa: N818 -- the names state conditions, as in the tree above
 
 from __future__ import annotations
 
 
 class StoreError(Exception):
-    """Anything that the store refuses; the sentence names no path unless it is for operators."""
+    """Base of the store's errors; only messages for operators name paths."""
 
 
 class StoreUnusable(StoreError):
-    """The folder cannot be opened as a store; the sentence names it and says why."""
+    """The folder cannot be opened as a store; the message is for operators and names it."""
 
 
 class StoreFailed(StoreError):
-    """The system refused to read or write; what was kept before stays as it was."""
+    """The system refused to read or write; everything stored before is unchanged."""
 
 
 class DiskFull(StoreFailed):
-    """The disk has no room for what was to be written."""
+    """The disk has no room for the new content."""
 
 
 class StoreFull(StoreError):
-    """A cap is reached: `limit` and `used`, both in `unit` ("models" or "bytes")."""
+    """A limit is reached: `limit` and `used`, both in `unit` ("models" or "bytes")."""
 
     def __init__(self, unit: str, limit: int, used: int, needed: int) -> None:
-        super().__init__(f"the store is full: {used} of {limit} {unit} used, {needed} more wanted")
+        super().__init__(f"the store is full: {used} of {limit} {unit} used, {needed} more needed")
         self.unit, self.limit, self.used, self.needed = unit, limit, used, needed
 
 
@@ -54,7 +54,7 @@ class MalformedId(UnknownId):
 
 
 class ExpiredId(StoreError):
-    """The adapted model was kept until `expire_time` (Unix seconds)."""
+    """The adapted model expired at `expire_time` (Unix seconds)."""
 
     def __init__(self, model_id: str, expire_time: float) -> None:
         super().__init__(f"the adapted model {model_id} has expired")
@@ -69,21 +69,21 @@ class DeletedId(StoreError):
 
 
 class DamagedModel(StoreError):
-    """The adapted model's file is missing or is not what was written."""
+    """The adapted model's file is missing or was changed."""
 
     def __init__(self, model_id: str) -> None:
         super().__init__(f"the adapted model {model_id} is damaged in the store; adapt again")
 
 
 class TakenId(StoreError):
-    """An id can be used once."""
+    """The id was used before."""
 
     def __init__(self, model_id: str) -> None:
         super().__init__(f"the id {model_id} is taken")
 
 
 class BadPageToken(StoreError):
-    """The page token was not given for this list."""
+    """The page token is not from this list."""
 
     def __init__(self) -> None:
-        super().__init__("the page token is not one that a page of this list has given")
+        super().__init__("page token: expected one from an earlier page of this list")

@@ -1,9 +1,8 @@
-"""The store's files: one safetensors file per adapted model, written whole or not at all."""
+"""The store's files: one safetensors file per adapted model, written atomically."""
 
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import cast
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from kshot.bundle import sync_folder, write_synced
+from kshot.bundle import replace_file, sync_folder
 from kshot.server.store.adapted_model import AdaptedArrays, Arrays
 from kshot.server.store.errors import MalformedId
 
@@ -25,7 +24,7 @@ _PARTIAL = ".partial"
 
 
 def checked_id(model_id: str) -> str:
-    """Return an id that is safe in a file name; raise `MalformedId` for any other."""
+    """Return an id if it is safe in a file name; raise `MalformedId` otherwise."""
     if not _ID.fullmatch(model_id):
         raise MalformedId(model_id)
     return model_id
@@ -41,7 +40,7 @@ def arrays_bytes(arrays: AdaptedArrays) -> bytes:
 
 
 def parse_arrays(content: bytes) -> AdaptedArrays:
-    """Read the content of an adapted model's file, whose digest was checked; views, read-only."""
+    """Return read-only views of an adapted model's file, whose digest was checked."""
     tensors = cast(dict[str, npt.NDArray[np.float32]], safetensors.numpy.load(content))
     for array in tensors.values():
         array.flags.writeable = False
@@ -58,33 +57,29 @@ class StoreFiles:
         self._quarantine = root / "quarantine"
 
     def open(self) -> None:
-        """Make the folders and find out whether they can be written."""
+        """Make the folders and check that they are writable."""
         for folder in (self._models, self._quarantine):
             folder.mkdir(mode=0o700, exist_ok=True)
-            probe = folder / f".{secrets.token_hex(8)}{_PARTIAL}"
-            write_synced(probe, b"")
+            probe = folder / f".probe{_PARTIAL}"
+            replace_file(probe, b"")
             probe.unlink()
         sync_folder(self._models.parent)
 
     def write(self, model_id: str, content: bytes) -> None:
-        """Bring a file to disk under its name; when this fails, nothing of it is left."""
+        """Write a file durably; if this fails, nothing of it is left."""
         path = self._path(model_id)
-        partial = self._models / f".{path.name}.{secrets.token_hex(8)}{_PARTIAL}"
         try:
-            write_synced(partial, content)
-            partial.rename(path)
-            sync_folder(self._models)
+            replace_file(path, content)
         except BaseException:
-            partial.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             raise
 
     def read(self, model_id: str) -> bytes:
-        """Return a file's content; `FileNotFoundError` when there is none."""
+        """Return the content of a file; raise `FileNotFoundError` if there is none."""
         return self._path(model_id).read_bytes()
 
     def remove(self, model_ids: Collection[str]) -> None:
-        """Remove files wherever they are, and be sure that they are gone."""
+        """Remove files durably, from both folders."""
         if not model_ids:
             return
         names = [self._path(model_id).name for model_id in model_ids]
@@ -94,7 +89,7 @@ class StoreFiles:
             sync_folder(folder)
 
     def quarantine(self, model_id: str) -> None:
-        """Move a damaged file aside, for operators; nothing happens when there is none."""
+        """Move a damaged file aside for operators; do nothing if there is none."""
         path = self._path(model_id)
         if path.exists():
             path.rename(self._quarantine / path.name)
@@ -102,11 +97,11 @@ class StoreFiles:
             sync_folder(self._models)
 
     def ids(self) -> set[str]:
-        """Return the ids of which a file is there."""
+        """Return the ids that have a file."""
         return set(_ids(self._models))
 
     def sweep(self, known: set[str]) -> None:
-        """Remove half-written files, and whole ones whose id is not `known`."""
+        """Remove partial files, and whole ones whose id is not `known`."""
         for folder in (self._models, self._quarantine):
             for path in folder.glob(f".*{_PARTIAL}"):
                 path.unlink()

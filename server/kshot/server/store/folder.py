@@ -1,4 +1,4 @@
-"""A folder as a store: opened by one process, cleared of what a crash left."""
+"""The folder of a store: opened by one process, cleared of the remains of a crash."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StoreFolder:
 
     @classmethod
     def open(cls, path: Path) -> StoreFolder:
-        """Open a folder, made if need be, and clear it; raise `StoreUnusable`."""
+        """Open a folder, create it if necessary, and clear it; raise `StoreUnusable`."""
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = _lock_folder(path)
@@ -37,13 +37,13 @@ class StoreFolder:
                 os.close(lock)
                 raise
         except OSError as error:
-            raise StoreUnusable(f"{path}: cannot be a store: {error.strerror}") from error
+            raise StoreUnusable(f"{path}: cannot open the store: {error.strerror}") from error
         except sqlite3.Error as error:
-            raise StoreUnusable(f"{path / _INDEX_FILE}: cannot be used: {error}") from error
+            raise StoreUnusable(f"{path / _INDEX_FILE}: cannot open the index: {error}") from error
         return cls(files, index, lock)
 
     def close(self) -> None:
-        """Close the index and let go of the lock; twice does nothing more."""
+        """Close the index and release the lock; a second call does nothing."""
         if self._lock >= 0:
             self.index.close()
             os.close(self._lock)
@@ -57,7 +57,9 @@ def _lock_folder(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise StoreUnusable(f"{path}: is in use by another process") from error
+        raise StoreUnusable(
+            f"{path}: in use by another process; stop it or choose another folder"
+        ) from error
     except BaseException:
         os.close(descriptor)
         raise
@@ -67,7 +69,7 @@ def _lock_folder(path: Path) -> int:
 def _open_parts(path: Path) -> tuple[StoreFiles, StoreIndex]:
     files = StoreFiles(path)
     files.open()
-    # Without an index every file would look like an orphan: then it is not made anew.
+    # Without an index every file would look like an orphan: make no new one beside files.
     index = StoreIndex(path / _INDEX_FILE, create=not files.ids())
     try:
         (path / _INDEX_FILE).chmod(0o600)

@@ -15,7 +15,7 @@ from kshot.server.store.errors import StoreUnusable
 
 SCHEMA_VERSION = 1
 
-# What queries ask for has columns of its own; the record is the whole `AdaptedModel` as JSON.
+# Queries use the columns; the record is the whole `AdaptedModelRecord` as JSON.
 _SCHEMA = """
 CREATE TABLE adapted_models (
     id TEXT PRIMARY KEY,
@@ -42,7 +42,7 @@ CREATE INDEX tombstones_by_age ON tombstones (end_time);
 
 @dataclass(frozen=True)
 class Row:
-    """An adapted model with the SHA-256 (hex) of its file, and whether that was lost."""
+    """An adapted model with the SHA-256 (hex) of its file, and whether the file is damaged."""
 
     model: AdaptedModelRecord
     sha256: str
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Tombstone:
-    """What is remembered of an adapted model that is gone; Unix seconds."""
+    """What the index remembers of a removed adapted model; Unix seconds."""
 
     expire_time: float
     deleted: bool
@@ -61,7 +61,7 @@ class StoreIndex:
     """The tables of a store, for one thread at a time; every method raises `sqlite3.Error`."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
-        """Open the index, or `create` it where there is none; raise `StoreUnusable` if unfit."""
+        """Open the index, or `create` a missing one; raise `StoreUnusable` if it is not usable."""
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(path, create=create)
@@ -93,27 +93,27 @@ class StoreIndex:
         return None if found is None else Row(_model(found[0]), found[1], bool(found[2]))
 
     def tombstone(self, model_id: str) -> Tombstone | None:
-        """Return what is remembered of an id that is gone."""
+        """Return what is remembered of a removed id."""
         found = self._connection.execute(
             "SELECT expire_time, deleted FROM tombstones WHERE id = ?", (model_id,)
         ).fetchone()
         return None if found is None else Tombstone(found[0], bool(found[1]))
 
     def bury(self, model_id: str, end_time: float) -> None:
-        """Put a tombstone that says deleted in the place of a row."""
+        """Replace a row by a tombstone that says deleted."""
         self._bury("id = ?", model_id, end_time, deleted=True)
 
     def bury_expired(self, now: float) -> list[str]:
-        """Put tombstones in the place of all rows that have expired, and return their ids."""
+        """Replace all expired rows by tombstones, and return their ids."""
         return self._bury("expire_time <= ?", now, now, deleted=False)
 
     def purge(self, end_time: float) -> None:
-        """Forget what was gone at `end_time` or before."""
+        """Forget tombstones of `end_time` or before."""
         with self._transaction():
             self._connection.execute("DELETE FROM tombstones WHERE end_time <= ?", (end_time,))
 
     def mark_damaged(self, model_id: str) -> None:
-        """Remember that a file is lost."""
+        """Remember that a file is damaged."""
         with self._transaction():
             self._connection.execute(
                 "UPDATE adapted_models SET damaged = 1 WHERE id = ?", (model_id,)
@@ -132,7 +132,7 @@ class StoreIndex:
         return [_model(record) for (record,) in found]
 
     def ids(self) -> dict[str, bool]:
-        """Return every id and whether its file is known to be lost."""
+        """Return every id and whether its file is known to be damaged."""
         found = self._connection.execute("SELECT id, damaged FROM adapted_models")
         return {model_id: bool(damaged) for model_id, damaged in found}
 
@@ -150,14 +150,16 @@ class StoreIndex:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, SCHEMA_VERSION):
             raise StoreUnusable(
-                f"{path}: schema version is {version}, wanted {SCHEMA_VERSION}: "
+                f"{path}: expected schema version {SCHEMA_VERSION}, got {version}: "
                 "another release of kshot wrote this store"
             )
         (state,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
-            raise StoreUnusable(f"{path}: is damaged: {state}")
+            raise StoreUnusable(f"{path}: the index is damaged: {state}")
         if version == 0 and not create:
-            raise StoreUnusable(f"{path}: is empty, wanted the index of the models that are there")
+            raise StoreUnusable(
+                f"{path}: expected the index of the stored models, got an empty file"
+            )
         if version == 0:
             with self._transaction():
                 for statement in _SCHEMA.split(";"):

@@ -1,4 +1,4 @@
-"""The adapted models that are kept, as the event loop sees them: store and cache, off the loop."""
+"""The stored adapted models for the event loop: store and cache, used in threads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MAX_PAGE_SIZE = 100
 
 
 class KeptModels:
-    """Keeps, finds and forgets adapted models; raises `RequestError`s."""
+    """Stores, finds and deletes adapted models; raises `RequestError`s."""
 
     def __init__(self, store: LocalStore, cache: ModelCache, workers: Workers) -> None:
         self._store = store
@@ -56,7 +56,7 @@ class KeptModels:
         self._workers = workers
 
     async def keep(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
-        """Keep an adapted model under a new id; when the caller has gone by then, drop it."""
+        """Store an adapted model under a new id; drop it if the caller has left meanwhile."""
         model = replace(model, id=new_id())
         handover = Handover()
 
@@ -65,7 +65,7 @@ class KeptModels:
             if not handover.give():
                 self._drop(model.id)
                 return kept
-            # The load asks the store again: it fails, or is dropped, where somebody deletes.
+            # The load asks the store again: it fails if the model was deleted meanwhile.
             with suppress(StoreError):
                 self._cache.get_or_load(
                     kept.id, lambda: CachedModel(self._store.get(kept.id), arrays)
@@ -76,7 +76,7 @@ class KeptModels:
             return await self._in_store(put)
         except asyncio.CancelledError:
             if handover.leave():
-                with suppress(RuntimeError):  # the server is gone: it stays until it expires
+                with suppress(RuntimeError):  # the server has stopped: it stays until it expires
                     self._workers.store_later(lambda: self._drop(model.id))
             raise
         except StoreFull as error:
@@ -87,10 +87,10 @@ class KeptModels:
         return await self._about(model_id, lambda: self._store.get(model_id))
 
     async def read(self, model_id: str) -> tuple[AdaptedModelRecord, AdaptedArrays]:
-        """Return an adapted model with its arrays, from memory where they are."""
+        """Return an adapted model with its arrays, from memory if they are there."""
         held = self._cache.find(model_id)
         if held is None or held.model.expire_time <= time.time():
-            # The store tells what became of it.
+            # Only the store knows what became of it.
             held = await self._about(model_id, lambda: self._load(model_id))
         return held.model, held.arrays
 
@@ -99,17 +99,17 @@ class KeptModels:
     ) -> tuple[Sequence[AdaptedModelRecord], str]:
         """Return a page of records, and the token of the next or "" at the end."""
         if page_size < 0:
-            raise InvalidRequest.about("page_size", f"got {page_size}, wanted 0 or more")
+            raise InvalidRequest.about("page_size", f"expected 0 or more, got {page_size}")
         size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         try:
             return await self._in_store(lambda: self._store.list(size, page_token, model or None))
         except BadPageToken as error:
             raise InvalidRequest.about(
-                "page_token", "got none that an earlier page of this list has given"
+                "page_token", "expected a token from an earlier page of this list"
             ) from error
 
     async def delete(self, model_id: str) -> None:
-        """Forget an adapted model."""
+        """Delete an adapted model."""
 
         def forget() -> None:
             self._store.delete(model_id)
@@ -118,7 +118,7 @@ class KeptModels:
         await self._about(model_id, forget)
 
     def _load(self, model_id: str) -> CachedModel:
-        """Return an adapted model as the store has it, its arrays from memory; blocks."""
+        """Return an adapted model from the store, its arrays from memory if possible; blocks."""
         model = self._store.get(model_id)
         return self._cache.get_or_load(
             model_id, lambda: CachedModel(model, self._store.read(model_id))
@@ -141,7 +141,7 @@ class KeptModels:
             raise AdaptedModelDamaged(model_id) from error
 
     async def _in_store(self, function: Callable[[], Result]) -> Result:
-        """Run in a thread of the store; what the system refuses there goes to the log."""
+        """Run in a thread of the store; log what the system refuses there."""
         try:
             return await self._workers.store(function)
         except StoreFailed as error:
@@ -151,7 +151,7 @@ class KeptModels:
             raise StoreUnavailable from error
 
     def _drop(self, model_id: str) -> None:
-        """Delete what was kept for a caller who never heard of it; blocks."""
+        """Delete a model whose caller never heard of it; blocks."""
         try:
             with suppress(ExpiredId):
                 self._store.delete(model_id)
@@ -161,25 +161,25 @@ class KeptModels:
 
 
 class Handover:
-    """Settles which came first: that a model is kept, in a thread, or that its caller leaves."""
+    """Settles which comes first: a thread stores a model, or its caller leaves."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._given = self._left = False
 
     def give(self) -> bool:
-        """Note that it is kept; return whether the caller was still there."""
+        """Note that it is stored; return whether the caller was still there."""
         with self._lock:
             self._given = True
             return not self._left
 
     def leave(self) -> bool:
-        """Note that the caller has left; return whether it was kept before."""
+        """Note that the caller has left; return whether it was stored before."""
         with self._lock:
             self._left = True
             return self._given
 
 
 def new_id() -> str:
-    """Return an id that nobody can guess: `am-` and 26 of a-z, 2-7."""
+    """Return an id that nobody can guess: `am-` and 26 characters of a-z and 2-7."""
     return "am-" + base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()

@@ -1,4 +1,4 @@
-"""Adapted models in memory: the ones used last, as many bytes as fit."""
+"""Adapted models in memory: those used last, up to a number of bytes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class CachedModel:
 
 
 class ModelCache:
-    """A map from id to record and arrays, of at most `max_bytes` in all; any thread may use it.
+    """A map from id to record and arrays, at most `max_bytes` in all; any thread may use it.
 
-    Threads that ask for the same id at once wait for one load. Arrays in use stay alive when they
-    leave the cache: it only lets go of its own reference.
+    Threads that ask for the same id at once wait for one load. Arrays in use outlive their place in
+    the cache, which only drops its own reference.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -35,18 +35,18 @@ class ModelCache:
 
     @property
     def used_bytes(self) -> int:
-        """Return the bytes of the arrays that are kept."""
+        """Return the bytes of the cached arrays."""
         return self._used_bytes
 
     def find(self, model_id: str) -> CachedModel | None:
-        """Return what is kept of an id; does not wait for anything."""
+        """Return the cached model of an id, or None; never waits."""
         with self._lock:
             if model_id in self._kept:
                 self._kept.move_to_end(model_id)
             return self._kept.get(model_id)
 
     def get_or_load(self, model_id: str, load: Callable[[], CachedModel]) -> CachedModel:
-        """Return what is kept of an id, or what `load` gives; raise what it raises."""
+        """Return the cached model of an id, or the result of `load`; raise what it raises."""
         with self._lock:
             if model_id in self._kept:
                 self._kept.move_to_end(model_id)
@@ -67,11 +67,11 @@ class ModelCache:
         return held
 
     def discard(self, model_id: str) -> None:
-        """Let go of an id; what is being loaded for it now is not kept either."""
+        """Drop an id; a load of it that is under way is not cached either."""
         with self._lock:
             self._loading.pop(model_id, None)
             dropped = self._drop(model_id)
-        del dropped  # what hangs on it may take a while to free
+        del dropped  # freeing it may take a while
 
     def _finish(
         self, model_id: str, future: Future[CachedModel], held: CachedModel | None = None

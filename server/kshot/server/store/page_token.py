@@ -1,4 +1,4 @@
-"""The token between two pages of a list: where the last page ended, and what was listed."""
+"""The token between two pages of a list: where the first ended, and what is listed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def page_token(position: Position, model: str | None) -> str:
 
 
 def parse_page_token(token: str, model: str | None) -> Position:
-    """Return where a page starts, the beginning for an empty token; raises `BadPageToken`."""
+    """Return where a page starts, the beginning for an empty token; raise `BadPageToken`."""
     if not token:
         return START
     try:
@@ -28,7 +28,7 @@ def parse_page_token(token: str, model: str | None) -> Position:
         create_time, model_id, listed = content
     except (ValueError, TypeError, RecursionError) as error:
         raise BadPageToken from error
-    # The comparison refuses whatever decodes but is not written as `page_token` writes it.
+    # The comparison refuses tokens that decode but differ from what `page_token` writes.
     if not (isinstance(create_time, float) and isinstance(model_id, str) and listed == model):
         raise BadPageToken
     if not math.isfinite(create_time) or page_token((create_time, model_id), model) != token:

@@ -1,4 +1,4 @@
-"""Where adapted models are kept: acknowledged means on disk, until expiry or deletion."""
+"""The store of adapted models: acknowledged ones are on disk until expiry or deletion."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ TOMBSTONE_SECONDS = 7 * 24 * 3600
 class LocalStore:
     """A folder of adapted models, for one process and any number of its threads.
 
-    Its methods wait for the disk: call them off the event loop. All raise `StoreError`s only.
+    Its methods wait for the disk: call them off the event loop. All raise only `StoreError`s.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class LocalStore:
         self._caps = caps
         self._clock = clock
         self._lock = threading.RLock()
-        # Held while a sweep removes files, which takes long: never asked for under the other lock.
+        # Held while a sweep removes files, which takes long: never acquired under the other lock.
         self._removing = threading.Lock()
-        self._reserved: dict[str, int] = {}  # id -> bytes, of models on their way to the disk
-        self._buried: set[str] = set()  # ids without a row whose file is still to be removed
+        self._reserved: dict[str, int] = {}  # id -> bytes of models that are being written
+        self._buried: set[str] = set()  # ids without a row whose file is not removed yet
 
     @classmethod
     def open(
@@ -86,7 +86,7 @@ class LocalStore:
         max_bytes: int,
         clock: Callable[[], float] = time.time,
     ) -> LocalStore:
-        """Open a folder, made if need be, and clear what a crash left; raise `StoreUnusable`."""
+        """Open a folder, create it if necessary, and clear it; raise `StoreUnusable`."""
         return cls(StoreFolder.open(path), (max_count, max_bytes), clock)
 
     def __enter__(self) -> LocalStore:
@@ -101,14 +101,14 @@ class LocalStore:
         self.close()
 
     def close(self) -> None:
-        """Close the index and let another process open the folder; twice does nothing more."""
+        """Close the index and release the folder; a second call does nothing."""
         with self._removing, self._lock:
             self._folder.close()
 
     def put(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
-        """Keep an adapted model and return it with its `size_bytes`; it is on disk by then.
+        """Write an adapted model to disk and return it with its `size_bytes`.
 
-        Raises `StoreFull`, `TakenId`, `MalformedId` or `StoreFailed`; then nothing of it is kept.
+        Raises `StoreFull`, `TakenId`, `MalformedId` or `StoreFailed`; then nothing of it is left.
         """
         checked_id(model.id)
         content = arrays_bytes(arrays)
@@ -135,7 +135,7 @@ class LocalStore:
     def read(self, model_id: str) -> AdaptedArrays:
         """Return the arrays, which are read-only; raise as `get` does.
 
-        A file that is not what was written goes to quarantine: `DamagedModel`, now and later.
+        A file that was changed goes to quarantine: `DamagedModel`, now and later.
         """
         row = self._live_row(model_id)
         with _system_errors():
@@ -166,7 +166,7 @@ class LocalStore:
         return page, _next_token(page, model) if len(found) > page_size else ""
 
     def delete(self, model_id: str) -> None:
-        """Forget an adapted model and remove its file; raise as `get` does, but for damage."""
+        """Delete an adapted model and its file; raise as `get` does, except for damage."""
         checked_id(model_id)
         with _system_errors():
             with self._lock:
@@ -178,9 +178,9 @@ class LocalStore:
             self._remove([model_id])
 
     def sweep(self) -> int:
-        """Remove what has expired and tombstones of seven days; return how many expired.
+        """Remove expired models and tombstones of seven days; return how many expired.
 
-        Other threads go on meanwhile: only the index is kept from them, not the files.
+        Other threads go on meanwhile: they wait for the index only, not for the files.
         """
         with self._removing, _system_errors():
             with self._lock:
@@ -249,7 +249,7 @@ def _next_token(page: Sequence[AdaptedModelRecord], model: str | None) -> str:
 
 @contextmanager
 def _system_errors() -> Iterator[None]:
-    """Turn what the system refuses into `StoreFailed` or `DiskFull`, without names of files."""
+    """Turn errors of the system into `StoreFailed` or `DiskFull`, without file names."""
     try:
         yield
     except sqlite3.Error as error:
