@@ -62,11 +62,6 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "List the recipes that `train` knows.",
             "train",
         ),
-        "experiment": Entry(
-            "kshot.trainer.commands.experiment",
-            "Compare trainings as the paper's figures do.",
-            "train",
-        ),
         "download": Entry(
             "kshot.trainer.commands.download",
             "Download a data set and check that it is whole.",

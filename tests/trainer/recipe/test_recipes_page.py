@@ -12,7 +12,6 @@ from PIL import Image
 
 from kshot.__main__ import main
 from kshot.bundle import load_bundle
-from kshot.trainer.experiment_files import arm_documents
 from kshot.trainer.recipe.files import list_recipes, load_image_recipe, load_recipe
 from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.recipe.sine import SineEvaluation, SineTask
@@ -33,7 +32,7 @@ def keys_of(kind: type, prefix: str = "") -> Iterator[str]:
             yield key
 
 
-@pytest.mark.parametrize("name", sorted(set(list_recipes()) - set(arm_documents())))
+@pytest.mark.parametrize("name", list_recipes())
 def test_the_page_has_a_row_for_every_recipe(name: str) -> None:
     recipe = load_recipe(name)
     hours = recipe.cost.split(": ")[1].removesuffix(" on one CPU core")

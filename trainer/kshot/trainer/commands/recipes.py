@@ -3,22 +3,18 @@
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import click
 
 from kshot.bundle.document import plain
-from kshot.trainer.experiment import arms_of
-from kshot.trainer.experiment_files import list_experiments, load_experiment
-from kshot.trainer.recipe.files import list_recipes, load_recipe, unknown_recipe
+from kshot.trainer.recipe.files import list_recipes, load_recipe, shipped_text, unknown_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.recipe.recipe import recipe_digest
-from kshot.trainer.recipe.text import shipped_text
 
 __all__ = ["command", "listing", "recipe_document"]
 
 WIDTH = 80
-MOST_NAMES = 12
 
 
 @click.command("recipes")
@@ -50,26 +46,14 @@ def recipe_document(recipe: AnyRecipe) -> dict[str, object]:
 
 
 def listing() -> str:
-    """Lay out all recipes for people, by data set, and the arms of each experiment."""
-    experiments = {name: load_experiment(name) for name in list_experiments()}
-    arms = {
-        name: [f"{name}-{arm.name}" for arm in arms_of(file.experiment)]
-        for name, file in experiments.items()
-    }
-    of_arms = {arm for names in arms.values() for arm in names}
+    """Lay out all recipes for people, by data set."""
     by_dataset: dict[str, list[AnyRecipe]] = {}
     for name in sorted(list_recipes(), key=_natural):
-        if name not in of_arms:
-            recipe = load_recipe(name)
-            by_dataset.setdefault(recipe.data.dataset, []).append(recipe)
+        recipe = load_recipe(name)
+        by_dataset.setdefault(recipe.data.dataset, []).append(recipe)
     groups = [
         f"{dataset}\n\n" + "\n\n".join(map(_recipe_text, by_dataset[dataset]))
         for dataset in sorted(by_dataset)
-    ]
-    groups += [
-        f"`kshot experiment {name}`, each arm a recipe too\n\n"
-        + _experiment_text(file.experiment.title, file.recipe, arms[name])
-        for name, file in experiments.items()
     ]
     return "\n\n\n".join(groups)
 
@@ -81,19 +65,6 @@ def _recipe_text(recipe: AnyRecipe) -> str:
             *_wrapped([recipe.description], ""),
             *_wrapped([recipe.reproduces], "reproduces  "),
             *_wrapped([recipe.cost], "cost        "),
-        )
-    )
-
-
-def _experiment_text(title: str, recipe: Mapping[str, object], names: Sequence[str]) -> str:
-    shown = names
-    if len(names) > MOST_NAMES:
-        shown = [f"{len(names)}, from {names[0]} to {names[-1]}; --json lists them"]
-    return "\n".join(
-        (
-            *_wrapped([title], ""),
-            *_wrapped(shown, "arms        "),
-            *_wrapped([f"{recipe['cost']}, each"], "cost        "),
         )
     )
 

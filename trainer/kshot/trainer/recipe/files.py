@@ -1,4 +1,4 @@
-"""Recipes by name or path, those of experiments' arms too, with single values set."""
+"""Recipes by name or path, with single values set."""
 
 import tomllib
 from collections.abc import Sequence
@@ -6,25 +6,26 @@ from importlib.resources import files
 from pathlib import Path
 
 from kshot.trainer.errors import RecipeError
-from kshot.trainer.experiment_files import arm_documents
 from kshot.trainer.recipe.overrides import override
 from kshot.trainer.recipe.parsing import AnyRecipe, parse_recipe
 from kshot.trainer.recipe.recipe import Recipe
 
-__all__ = ["list_recipes", "load_image_recipe", "load_recipe", "unknown_recipe"]
+__all__ = ["list_recipes", "load_image_recipe", "load_recipe", "shipped_text", "unknown_recipe"]
+
+_SHIPPED = files("kshot.trainer.recipe") / "shipped"
 
 
 def list_recipes() -> tuple[str, ...]:
-    """List the names of the recipes that the package ships, experiments' arms among them."""
-    return tuple(sorted((*_recipe_names(), *arm_documents())))
+    """List the names of the recipes that the package ships."""
+    names = (entry.name for entry in _SHIPPED.iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> AnyRecipe:
-    """Read a shipped recipe by name, or any by the path of its TOML file.
+    """Read a shipped recipe by name, or any recipe by the path of its TOML file.
 
-    The recipe of an experiment's arm is named ``<experiment>-<arm>``. Each override is
-    ``dotted.key=value``, its value written as in TOML (quotes around text may be left out), its key
-    one that a recipe may have. Raises RecipeError.
+    Each override is `dotted.key=value`. Its value is written as in TOML, where quotes around text
+    are optional. Raises `RecipeError`.
     """
     document = _document(name_or_path)
     for setting in overrides:
@@ -33,33 +34,26 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> AnyRecipe:
 
 
 def load_image_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe over a data set of images, as ``load_recipe`` does; raises RecipeError."""
+    """Read a recipe over a data set of images, as `load_recipe` does; raises `RecipeError`."""
     recipe = load_recipe(name_or_path, overrides)
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"recipe {name_or_path} is on sine waves, wanted one on images")
     return recipe
 
 
+def shipped_text(name: str) -> str:
+    """Return the TOML file of a shipped recipe, comments included."""
+    return (_SHIPPED / f"{name}.toml").read_text(encoding="utf-8")
+
+
 def unknown_recipe(name: str) -> str:
-    """Say that a name is no shipped recipe's, and which there are; of arms there are too many."""
-    known = ", ".join(sorted(_recipe_names()))
-    return f"recipe is {name!r}, wanted one of: {known}; an experiment's arm, as figure3-g1"
-
-
-def _recipe_names() -> tuple[str, ...]:
-    folder = files("kshot.trainer.recipe") / "shipped"
-    names = (entry.name for entry in folder.iterdir())
-    return tuple(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+    """Say that no recipe of this name is shipped, and which are."""
+    return f"recipe is {name!r}, wanted one of: {', '.join(list_recipes())}"
 
 
 def _document(name_or_path: str) -> dict[str, object]:
-    if name_or_path in _recipe_names():
-        resource = files("kshot.trainer.recipe") / "shipped" / f"{name_or_path}.toml"
-        text = resource.read_bytes()
-    elif (arm := arm_documents().get(name_or_path)) is not None:
-        return arm
-    else:
-        text = _read_file(name_or_path)
+    shipped = name_or_path in list_recipes()
+    text = shipped_text(name_or_path).encode() if shipped else _read_file(name_or_path)
     try:
         return tomllib.loads(text.decode())
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The training of one arm of an experiment, and its scores."""
+"""The training of one arm, and its scores."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ from typing import Any
 
 import torch
 
-from kshot.bundle import InputSpec, Manifest
+from kshot.bundle import BatchNormMode, InputSpec
 from kshot.bundle.document import plain
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.registry import read_dataset
-from kshot.trainer.errors import TrainingError
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.learning_curve import MODES
 from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
-from kshot.trainer.experiment import ZERO, FinalTasks
-from kshot.trainer.experiment_scores import ArmScores, Picture, read_scores, write_scores
 from kshot.trainer.loop.image_run import image_training
 from kshot.trainer.loop.run import CHECKPOINT_FILE, Training, TrainingReport, run_training
 from kshot.trainer.recipe.parsing import AnyRecipe
@@ -31,15 +28,20 @@ from kshot.trainer.recipe.recipe import Data, Recipe
 from kshot.trainer.recipe.sine import SineRecipe
 from kshot.trainer.sine.evaluation import sine_fits
 from kshot.trainer.sine.run import sine_training
+from studies.figures.figure import ZERO, FinalTasks
+from studies.figures.scores import ArmScores, Wave, read_scores, write_scores
 
 __all__ = ["ArmJob", "train_arm"]
 
-PICTURE_CHOICES = 5
+WAVE_CHOICES = 5
 
 
 @dataclass(frozen=True)
 class ArmJob:
-    """One training to be done in a folder; with ``trained`` false its start is scored instead."""
+    """One training in a folder; with `trained` false its untrained start is scored instead.
+
+    `final` and `data_folder` are None for sine waves.
+    """
 
     recipe: AnyRecipe
     final: FinalTasks | None
@@ -52,7 +54,7 @@ class ArmJob:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """A training, what tells it from others, and how its result is scored."""
+    """A training, the digest of all that decides its result, and how the result is scored."""
 
     training: Training[Any]
     identity: str
@@ -64,11 +66,12 @@ def train_arm(
     report: Callable[[TrainingReport], None] = lambda _report: None,
     say: Callable[[str], None] = lambda _sentence: None,
 ) -> ArmScores:
-    """Train an arm, or go on with it, and score it; what was finished before is read.
+    """Train an arm, or resume it, and score it; a finished one is read.
 
-    Raises ``TrainingError`` and ``DataError`` as ``kshot.trainer.loop.image_run.train`` does.
+    Raises `TrainingError` and `DataError` as `kshot.trainer.loop.image_run.train` does.
     """
-    comparison = _sine(job) if isinstance(job.recipe, SineRecipe) else _images(job)
+    recipe = job.recipe
+    comparison = _sine(job, recipe) if isinstance(recipe, SineRecipe) else _images(job, recipe)
     finished = read_scores(job.folder, comparison.identity)
     if finished is not None:
         return finished
@@ -88,73 +91,52 @@ def train_arm(
     return scores
 
 
-@dataclass(frozen=True)
-class _ImageScores:
-    """Evaluates on a part's classes by the recipe's inner loop of evaluation, in two modes."""
-
-    recipe: Recipe
-    manifest: Manifest
-    part: str
-    dataset: ImageDataset
-    compiled: bool | None
-
-    def measure(self, initialization: Initialization) -> Mapping[str, float]:
-        """Return a point of the curves: accuracies on the recipe's tasks of evaluation."""
-        evaluation = self.recipe.evaluation
-        tasks = FinalTasks(evaluation.task_count, evaluation.query_count, self.recipe.outer.seed)
-        results = self.results(initialization, tasks)
-        return {f"accuracy/{self.part}/{mode}": result.accuracy for mode, result in results.items()}
-
-    def results(
-        self, initialization: Initialization, tasks: FinalTasks
-    ) -> dict[str, EvaluationResult]:
-        """Return what an initialization reaches on tasks, by batch-norm mode."""
-        evaluation, inner = self.recipe.evaluation, self.recipe.inner
-        settings = EvaluationSettings(
-            way=evaluation.way,
-            shot=evaluation.shot,
-            query_count=tasks.query_count,
-            task_count=tasks.task_count,
-            batch_norm_mode=MODES[0],
-            step_count=evaluation.step_count,
-            batch_size=evaluation.batch_size,
-            learning_rate=inner.learning_rate,
-            seed=tasks.seed,
-        )
-        evaluator = Evaluator(initialization, self.manifest, self.dataset, compiled=self.compiled)
-        results = evaluator.evaluate(settings, MODES)
-        return {mode.value: result for mode, result in results.items()}
-
-
-def _images(job: ArmJob) -> _Comparison:
-    recipe, final = job.recipe, job.final
-    assert isinstance(recipe, Recipe)  # noqa: S101 -- the caller told them apart
-    if final is None or job.data_folder is None:
-        missing = "[final] tasks" if final is None else "data folder"
-        raise TrainingError(f"recipe {recipe.name} is on images, wanted a {missing} beside it")
+def _images(job: ArmJob, recipe: Recipe) -> _Comparison:
+    final, inner, evaluation = job.final, recipe.inner, recipe.evaluation
+    assert final is not None and job.data_folder is not None  # noqa: S101 -- as documented
     part = final.part or "test"
     train, unseen = (
         _dataset(recipe.data, recipe.input, job.data_folder, name) for name in ("train", part)
     )
     manifest = draft_manifest(recipe, train)
-    evaluation = _ImageScores(recipe, manifest, part, unseen, job.compiled)
     training = image_training(recipe, manifest, train, unseen, torch.device(job.device))
     identity = _identity(training, unseen.digest, final, job.trained)
 
+    def evaluate(
+        initialization: Initialization, task_count: int, query_count: int, seed: int
+    ) -> dict[BatchNormMode, EvaluationResult]:
+        settings = EvaluationSettings(
+            way=evaluation.way,
+            shot=evaluation.shot,
+            query_count=query_count,
+            task_count=task_count,
+            batch_norm_mode=MODES[0],
+            step_count=evaluation.step_count,
+            batch_size=evaluation.batch_size,
+            learning_rate=inner.learning_rate,
+            seed=seed,
+        )
+        evaluator = Evaluator(initialization, manifest, unseen, compiled=job.compiled)
+        return evaluator.evaluate(settings, MODES)
+
+    def measure(initialization: Initialization) -> Mapping[str, float]:
+        results = evaluate(
+            initialization, evaluation.task_count, evaluation.query_count, recipe.outer.seed
+        )
+        return {f"accuracy/{part}/{mode}": result.accuracy for mode, result in results.items()}
+
     def score(initialization: Initialization) -> ArmScores:
-        results = evaluation.results(initialization, final)
+        results = evaluate(initialization, final.task_count, final.query_count, final.seed)
         return ArmScores(
             identity,
-            final.query_count * recipe.evaluation.way,
-            {mode: result.task_accuracies for mode, result in results.items()},
+            final.query_count * evaluation.way,
+            {mode.value: result.task_accuracies for mode, result in results.items()},
         )
 
-    return _Comparison(replace(training, measure=evaluation.measure), identity, score)
+    return _Comparison(replace(training, measure=measure), identity, score)
 
 
-def _sine(job: ArmJob) -> _Comparison:
-    recipe = job.recipe
-    assert isinstance(recipe, SineRecipe)  # noqa: S101 -- the caller told them apart
+def _sine(job: ArmJob, recipe: SineRecipe) -> _Comparison:
     training = sine_training(recipe, torch.device(job.device))
     identity = _identity(training, recipe.evaluation, job.trained)
 
@@ -162,7 +144,7 @@ def _sine(job: ArmJob) -> _Comparison:
         fits = sine_fits(initialization, recipe)
         measured = fits.errors()
         # The largest of the first few: a flat wave shows nothing.
-        shown = int(fits.wanted[:PICTURE_CHOICES].abs().amax(dim=1).argmax())
+        shown = int(fits.wanted[:WAVE_CHOICES].abs().amax(dim=1).argmax())
         support = fits.support[shown].sort().values
         places = torch.searchsorted(fits.x, support - 1e-6)
         names = [f"{count}_steps" for count in fits.step_counts]
@@ -171,7 +153,7 @@ def _sine(job: ArmJob) -> _Comparison:
             identity,
             0,
             {name: row.tolist() for name, row in zip([*names, ZERO], errors, strict=True)},
-            Picture(
+            Wave(
                 fits.x.tolist(),
                 fits.wanted[shown].tolist(),
                 support.tolist(),
@@ -185,11 +167,11 @@ def _sine(job: ArmJob) -> _Comparison:
 
 @cache
 def _dataset(data: Data, spec: InputSpec, data_folder: Path, part: str) -> ImageDataset:
-    """Read a part once for all arms of a process; raises ``DataError``."""
+    """Read a part once for all arms of a process; raises `DataError`."""
     return read_dataset(data, data_folder, part, input_spec=spec)
 
 
 def _identity(training: Training[Any], *others: object) -> str:
-    """Return the SHA-256 of what decides an arm's scores."""
+    """Return the SHA-256 of all that decides an arm's scores."""
     text = repr((training.identity, [plain(other) for other in others]))
     return hashlib.sha256(text.encode()).hexdigest()

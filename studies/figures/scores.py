@@ -1,4 +1,4 @@
-"""What an arm reached on the tasks that all arms of an experiment share, and its file."""
+"""What an arm reaches on the tasks that all arms share, and the file that keeps it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from kshot.bundle import write_synced
+from kshot.bundle import replace_file
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.experiment import ZERO
 from kshot.trainer.statistics import T_METHOD, Interval, accuracy_interval, t_half_width
+from studies.figures.figure import ZERO
 
-__all__ = ["ArmScores", "Picture", "mean_score", "read_scores", "write_scores"]
+__all__ = ["ArmScores", "Wave", "mean_score", "read_scores", "write_scores"]
 
 SCORES_FILE = "scores.json"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One wave: its values ``wanted`` at ``x``, its support set, the fits before and after."""
+class Wave:
+    """One test wave: its values `wanted` at `x`, its support set, the fits before and after."""
 
     x: Sequence[float]
     wanted: Sequence[float]
@@ -32,38 +32,38 @@ class Picture:
 
 @dataclass(frozen=True)
 class ArmScores:
-    """Scores of each task, by what was measured: a batch-norm mode, or so many inner steps.
+    """The score of each task, by batch-norm mode or by number of inner steps.
 
-    Accuracies in 0..1 of ``query_count`` queries, or squared errors where that is 0. ``identity``
-    names training and tasks: equal ones have been through the same.
+    Scores are accuracies in 0..1 of `query_count` queries, or squared errors where that is 0. Equal
+    `identity` means equal training and tasks.
     """
 
     identity: str
     query_count: int
     scores: Mapping[str, Sequence[float]]
-    picture: Picture | None = None
+    picture: Wave | None = None
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """Name what was measured, but for the zero function's errors."""
+        """Name all scores but the zero function's errors."""
         return tuple(name for name in self.scores if name != ZERO)
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """Name what arms are compared by: every batch-norm mode, or the most inner steps."""
+        """Name the scores that claims compare: each batch-norm mode, or the most inner steps."""
         return self.measured if self.query_count else self.measured[-1:]
 
     @property
     def primary(self) -> str:
-        """Name the one that is drawn: the first mode, or the most inner steps."""
+        """Name the score that is drawn: the first of those compared."""
         return self.compared[0]
 
 
 def mean_score(runs: Sequence[ArmScores], measured: str) -> Interval:
-    """Estimate the mean on new tasks of one arm's runs from several seeds, on the same tasks.
+    """Estimate an arm's mean score on new tasks, from its runs with several seeds.
 
-    The interval is over tasks, of each the mean of the runs: it says what other tasks would give,
-    not what other seeds would.
+    The interval is over tasks, each task's score averaged over the runs. It covers other tasks, not
+    other seeds.
     """
     values = np.mean([run.scores[measured] for run in runs], axis=0)
     if runs[0].query_count:
@@ -73,24 +73,21 @@ def mean_score(runs: Sequence[ArmScores], measured: str) -> Interval:
 
 
 def write_scores(folder: Path, scores: ArmScores) -> None:
-    """Write an arm's scores to its folder, whole or not at all; raises ``TrainingError``."""
+    """Write an arm's scores to its folder; raises `TrainingError`."""
     path = folder / SCORES_FILE
-    temporary = path.with_suffix(".partial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        write_synced(temporary, json.dumps(asdict(scores)).encode())
-        temporary.replace(path)
+        replace_file(path, json.dumps(asdict(scores)).encode())
     except OSError as error:
-        raise TrainingError(f"{path} could not be written: {error.strerror}") from error
+        raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_scores(folder: Path, identity: str) -> ArmScores | None:
-    """Read an arm's scores; None where there are none, or those of another training or tasks."""
+    """Read an arm's scores; None if there are none, or those of another training or other tasks."""
     try:
         values = json.loads((folder / SCORES_FILE).read_bytes())
         picture = values.pop("picture")
-        scores = ArmScores(**values, picture=None if picture is None else Picture(**picture))
+        scores = ArmScores(**values, picture=None if picture is None else Wave(**picture))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return scores if scores.identity == identity else None

@@ -1,0 +1,1 @@
+"""The paper's figures and two ablations, one script each."""

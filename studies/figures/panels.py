@@ -1,0 +1,190 @@
+"""The picture of a figure: its panels side by side, one function for each kind of panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kshot.trainer.output.curve_plot import CurvePoint
+from studies.common.plots import GREY, LOOKS, Look, draw_interval_line, legend_below
+from studies.figures.figure import START, ZERO, Figure
+from studies.figures.run import Outcome
+from studies.figures.scores import ArmScores, Wave, mean_score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+__all__ = [
+    "PanelData",
+    "draw_curve",
+    "draw_figure",
+    "draw_final",
+    "draw_steps",
+    "draw_sweep",
+    "draw_waves",
+    "figure_size",
+]
+
+CHARACTERS_PER_INCH = 12
+
+
+@dataclass(frozen=True)
+class PanelData:
+    """The lines of a panel, each the outcomes of its arms; the untrained start; how lines look.
+
+    Accuracies are of the data set's `part`.
+    """
+
+    lines: Mapping[str, Sequence[Outcome]]
+    start: Outcome
+    looks: Mapping[str, Look]
+    part: str
+
+    @property
+    def of_images(self) -> bool:
+        """Return whether scores are accuracies; otherwise they are squared errors."""
+        return self.start.runs[0].scores.query_count > 0
+
+    @property
+    def measured(self) -> str:
+        """Name the score that is drawn."""
+        return self.start.runs[0].scores.primary
+
+    @property
+    def label(self) -> str:
+        """Describe the score that is drawn."""
+        if self.of_images:
+            classes = "validation" if self.part == "val" else self.part
+            return f"accuracy on {classes} classes, % ({self.measured})"
+        return f"mean squared error after {self.measured.replace('_', ' ')}"
+
+    def score(self, outcome: Outcome, measured: str | None = None) -> tuple[float, float]:
+        """Return an arm's final score and its interval's half width, accuracies in per cent."""
+        interval = mean_score([run.scores for run in outcome.runs], measured or self.measured)
+        unit = 100 if self.of_images else 1
+        return unit * interval.mean, unit * interval.half_width
+
+    def curve_value(self, point: CurvePoint) -> float:
+        """Return the score at a point of a curve; what was not finite is NaN."""
+        images = self.of_images
+        name, unit = (f"accuracy/{self.part}", 100) if images else ("squared_error", 1)
+        value = point.get(f"{name}/{self.measured}")
+        return float("nan") if value is None else unit * value
+
+
+def draw_curve(axes: Axes, data: PanelData) -> None:
+    """Draw the mean of the seeds along the trainings, and the range of the seeds."""
+    for name, (outcome, *_) in data.lines.items():
+        curves = [run.curve for run in outcome.runs]
+        xs = [float(point["meta_iteration"] or 0) for point in curves[0]]
+        values = np.array([[data.curve_value(point) for point in curve] for curve in curves])
+        look = data.looks[name]
+        axes.plot(xs, values.mean(axis=0), look.dashes, color=look.colour, label=look.label)
+        if len(curves) > 1:
+            low, high = values.min(axis=0), values.max(axis=0)
+            axes.fill_between(xs, low, high, color=look.colour, alpha=0.12, linewidth=0)
+    axes.set_ylabel(data.label)
+    if not data.of_images:
+        axes.set_yscale("log")
+
+
+def draw_final(axes: Axes, data: PanelData) -> None:
+    """Draw each arm's final score with its interval, one below the other."""
+    for row, (name, (outcome, *_)) in enumerate(data.lines.items()):
+        mean, error = data.score(outcome)
+        look = data.looks[name]
+        axes.errorbar(mean, row, xerr=error, fmt=look.marker, color=look.colour, capsize=3)
+    axes.axvline(data.score(data.start)[0], color=GREY, linestyle=":", label="before training")
+    labels = [data.looks[name].label for name in data.lines]
+    axes.set_yticks(range(len(labels)), labels, fontsize="small")
+    axes.invert_yaxis()
+
+
+def draw_sweep(axes: Axes, data: PanelData) -> None:
+    """Draw the final scores over the values of each line's sweep, with intervals."""
+    ticks: set[float] = set()
+    for name, arms in data.lines.items():
+        values = [arm.value for arm in arms if arm.value is not None]
+        means, errors = zip(*(data.score(arm) for arm in arms), strict=True)
+        draw_interval_line(axes, data.looks[name], values, means, errors)
+        ticks.update(values)
+    axes.set_xticks(sorted(ticks), [f"{value:g}" for value in sorted(ticks)])
+    axes.minorticks_off()
+    axes.axhline(data.score(data.start)[0], color=GREY, linestyle=":", label="before training")
+    axes.set_ylabel(data.label)
+
+
+def draw_steps(axes: Axes, data: PanelData) -> None:
+    """Draw the errors after each number of inner steps, with intervals."""
+    for name, (outcome, *_) in data.lines.items():
+        names = outcome.runs[0].scores.measured
+        means, errors = zip(*(data.score(outcome, name) for name in names), strict=True)
+        steps = [float(name.removesuffix("_steps")) for name in names]
+        draw_interval_line(axes, data.looks[name], steps, means, errors)
+    zero = data.score(data.start, ZERO)[0]
+    axes.axhline(zero, color=GREY, linestyle=":", label="zero function")
+    axes.axhline(zero / 10, color=GREY, linestyle="--", label="a tenth of it")
+    axes.set_yscale("log")
+    axes.set_ylabel("mean squared error")
+
+
+def draw_waves(axes: Axes, data: PanelData) -> None:
+    """Draw one wave, its support set, and each arm's fits before and after the inner steps."""
+    first = _wave(next(iter(data.lines.values()))[0].runs[0].scores)
+    axes.plot(first.x, first.wanted, color="black", linewidth=2.5, alpha=0.35, label="true wave")
+    axes.plot(first.support_x, first.support_y, "k^", markersize=6, label="support set")
+    for name, (outcome, *_) in data.lines.items():
+        wave, look = _wave(outcome.runs[0].scores), data.looks[name]
+        before, *_, after = wave.fits.values()
+        axes.plot(wave.x, before, ":", color=look.colour)
+        axes.plot(wave.x, after, "-", color=look.colour, label=look.label)
+    axes.set_ylabel("y")
+
+
+def figure_size(figure: Figure) -> tuple[float, float]:
+    """Return width and height in inches, with room for the legend."""
+    labels = {arm.label for arm in figure.arms}
+    return max(9.0, 4.6 * len(figure.panels)), 4.8 + 0.25 * (len(labels) // 3)
+
+
+def draw_figure(
+    figure: Figure, outcomes: Sequence[Outcome], subtitle: str
+) -> Callable[[Canvas], None]:
+    """Return the function that draws the panels, with the arms that were run."""
+    lines: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        lines.setdefault(outcome.arm.line, []).append(outcome)
+    (start,) = lines.pop(START)
+    labels = list(dict.fromkeys(arm.label for arm in figure.arms))
+    # Lines with the same label look alike in all panels.
+    looks = {arm.line: Look(arm.label, *LOOKS[labels.index(arm.label)]) for arm in figure.arms}
+
+    def draw(canvas: Canvas) -> None:
+        all_axes = canvas.subplots(1, len(figure.panels), squeeze=False)[0]
+        for axes, panel in zip(all_axes, figure.panels, strict=True):
+            shown = {name: lines[name] for name in panel.lines if name in lines}
+            axes.set_title(panel.title, fontsize="medium")
+            axes.set_xlabel(panel.x_label)
+            axes.set_xscale(panel.x_scale)
+            axes.grid(alpha=0.3)
+            if shown:
+                panel.draw(axes, PanelData(shown, start, looks, figure.part))
+            else:
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.text(0.5, 0.5, "not run", ha="center", transform=axes.transAxes)
+        legend_below(canvas, all_axes)
+        wrapped = fill(subtitle, int(CHARACTERS_PER_INCH * canvas.get_figwidth()))
+        canvas.suptitle(f"{figure.title}\n{wrapped}", fontsize="medium")
+
+    return draw
+
+
+def _wave(scores: ArmScores) -> Wave:
+    assert scores.picture is not None  # noqa: S101 -- scores of sine waves have one
+    return scores.picture

@@ -1,0 +1,76 @@
+"""Sine waves: Reptile, FOMAML and MAML against joint training.
+
+    python studies/figures/sine.py --out DIR
+
+Nichol, Achiam, Schulman 2018 (arXiv 1803.02999v3), section 2 and figure 1, with the settings of
+J. Schulman's public example, as in the recipe `sine`: a tanh network, one pass of five steps over
+the whole grid, 32 steps on ten points at test time.
+
+The other arms are ours. Joint training takes one step on the whole grid, so it sees the same 50
+points of the same waves as Reptile, and a five times larger outer step, so it moves as far. FOMAML
+and MAML take Reptile's five steps and count the last gradient; their outer loop is Adam with MAML's
+rate.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from studies.figures.command import main
+from studies.figures.figure import ZERO, Claim, Figure, Panel, arm
+from studies.figures.panels import draw_curve, draw_steps, draw_waves
+
+ADAM = {"outer.optimizer": "adam", "outer.meta_step_size": 0.001}
+ARMS = (
+    arm("reptile", "Reptile", {"outer.algorithm": "reptile"}),
+    arm(
+        "joint",
+        "joint training",
+        {
+            "outer.algorithm": "joint",
+            "outer.meta_step_size": 0.5,
+            "inner.step_count": 1,
+            "inner.batch_size": 50,
+        },
+    ),
+    arm("fomaml", "FOMAML", {"outer.algorithm": "fomaml", **ADAM}),
+    arm("maml", "MAML", {"outer.algorithm": "maml", **ADAM}),
+)
+NAMES = [made.name for made in ARMS]
+
+FIGURE = Figure(
+    name="sine",
+    title="Sine waves from ten points",
+    arms=ARMS,
+    panels=(
+        Panel(
+            draw_waves,
+            "one test wave: before (dotted) and after 32 steps",
+            "x",
+            ["reptile", "joint"],
+        ),
+        Panel(
+            draw_steps,
+            "error on test waves, mean and 95 % interval",
+            "inner steps on ten points",
+            NAMES,
+        ),
+        Panel(draw_curve, "along the training", "meta-iterations", NAMES),
+    ),
+    claims=(
+        Claim("Reptile is below a tenth of the zero function's error", "reptile", ZERO, factor=0.1),
+        Claim(
+            "joint training is above a tenth of the zero function's error",
+            ZERO,
+            "joint",
+            factor=10.0,
+        ),
+        Claim("Reptile is below joint training", "reptile", "joint"),
+        Claim("FOMAML is below joint training", "fomaml", "joint"),
+        Claim("MAML is below joint training", "maml", "joint"),
+    ),
+)
+
+if __name__ == "__main__":
+    main(FIGURE)

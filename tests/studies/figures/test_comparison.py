@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from kshot.trainer.evaluate.paired_differences import PAIRED_METHOD
+from kshot.trainer.recipe.files import load_recipe
+from kshot.trainer.statistics import T_METHOD, WILSON_METHOD
+from studies.common.results import provenance, read_result, write_result
+from studies.figures.comparison import figure_result, verdicts
+from studies.figures.figure import Arm, Claim, Figure, Panel, arm
+from studies.figures.panels import draw_final
+from studies.figures.run import ArmRun, Outcome, RunSettings
+from studies.figures.scores import ArmScores, mean_score, read_scores, write_scores
+
+
+def outcome(name: str, *seeds: tuple[float, ...]) -> Outcome:
+    runs = [
+        ArmRun(seed, ArmScores("training", 10, {"support": values}))
+        for seed, values in enumerate(seeds)
+    ]
+    return Outcome(Arm(name, name, name, name, ()), load_recipe("omniglot-5way"), runs)
+
+
+def figure(*claims: Claim) -> Figure:
+    panel = Panel(draw_final, "at the end", "accuracy, %", ("a", "b"))
+    return Figure("f", "F", (arm("a", "a", {}), arm("b", "b", {})), (panel,), claims)
+
+
+START = outcome("start", (0.2, 0.2, 0.1, 0.3))
+LOW, HIGH = outcome("a", (0.2, 0.4, 0.6, 0.8)), outcome("b", (0.3, 0.6, 0.7, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("least", "holds"), [(0.0, True), (-0.05, True), (0.05, True), (0.06, False), (0.2, False)]
+)
+def test_claim_holds_if_the_whole_interval_is_above(least: float, holds: bool) -> None:
+    """Differences are 0.1, 0.2, 0.1, 0.2: 0.15 ± 3.182 * 0.0577 / 2 = 0.0919, down to 0.0581."""
+    (found,) = verdicts(figure(Claim("a < b", "a", "b", least)), (START, LOW, HIGH))
+
+    difference = found.differences["support"]
+    assert math.isclose(difference.mean, 0.15)
+    assert math.isclose(difference.half_width, 0.0919, abs_tol=1e-4)
+    assert difference.method == PAIRED_METHOD
+    assert found.holds("support") == holds
+
+
+def test_factor_multiplies_the_higher_score() -> None:
+    (found,) = verdicts(figure(Claim("a < b / 2", "a", "b", factor=0.5)), (START, LOW, HIGH))
+
+    assert math.isclose(found.differences["support"].mean, 0.325 - 0.5)
+    assert not found.holds("support")
+
+
+def test_seeds_are_averaged_per_task() -> None:
+    low, high = outcome("a", (0.2, 0.4), (0.0, 0.4)), outcome("b", (0.4, 0.5), (0.2, 0.7))
+
+    (found,) = verdicts(figure(Claim("a < b", "a", "b")), (START, low, high))
+
+    assert math.isclose(found.differences["support"].mean, 0.2)  # of 0.2 and 0.2
+    assert [round(seed.mean, 12) for seed in found.by_seed["support"]] == [0.15, 0.25]
+
+
+def test_claim_without_its_arm_is_left_out() -> None:
+    claims = Claim("a < b", "a", "b"), Claim("start < a", "start", "a")
+
+    found = verdicts(figure(*claims), (START, LOW))
+
+    assert [verdict.claim.text for verdict in found] == ["start < a"]
+
+
+def test_equal_accuracies_have_an_interval() -> None:
+    agreed = mean_score([ArmScores("t", 10, {"support": (1.0, 1.0)})], "support")
+    spread = mean_score([ArmScores("t", 10, {"support": (0.9, 1.0)})], "support")
+    errors = mean_score([ArmScores("t", 0, {"32_steps": (1.0, 2.0)})], "32_steps")
+
+    assert (agreed.mean, agreed.method) == (1.0, WILSON_METHOD)
+    assert agreed.half_width > 0
+    assert (round(spread.mean, 12), spread.method) == (0.95, T_METHOD)
+    assert (errors.mean, errors.method) == (1.5, T_METHOD)
+
+
+def test_result_holds_settings_arms_and_claims(tmp_path: Path) -> None:
+    settings = RunSettings(tmp_path, None, "cpu", None, scale=0.5, overrides=("outer.seed=0",))
+    made_with = provenance("python x.py", seeds=[0], device=torch.device("cpu"))
+    diverged = replace(HIGH, runs=[ArmRun(0, ArmScores("t", 0, {"support": [math.nan] * 4}))])
+    path = tmp_path / "f.json"
+
+    claim = Claim("a < b", "a", "b")
+    write_result(path, figure_result(figure(claim), settings, (START, LOW, HIGH), made_with))
+    result = read_result(path)
+    write_result(path, figure_result(figure(), settings, (START, diverged), made_with))
+
+    assert (result.study, result.name, result.settings["scale"]) == ("figures", "f", 0.5)
+    assert [row["name"] for row in result.rows] == ["start", "a", "b"]
+    scores = result.rows[1]["scores"]["support"]
+    assert (math.isclose(scores["mean"], 0.5), scores["ci_method"]) == (True, T_METHOD)
+    assert result.more["queries_per_task"] == 10
+    (ordering,) = result.more["orderings"]
+    assert ordering["found"]["support"]["holds"] is True
+    assert len(ordering["found"]["support"]["by_seed"]) == 1
+    assert read_result(path).rows[1]["scores"]["support"]["mean"] is None
+
+
+def test_scores_are_read_for_equal_training_and_tasks(tmp_path: Path) -> None:
+    scores = ArmScores("this", 5, {"support": [0.5, 1.0]})
+    assert read_scores(tmp_path / "arm", "this") is None
+
+    write_scores(tmp_path / "arm", scores)
+
+    assert read_scores(tmp_path / "arm", "this") == scores
+    assert read_scores(tmp_path / "arm", "another") is None
+    (tmp_path / "arm" / "scores.json").write_text(json.dumps({"identity": "this"}))
+    assert read_scores(tmp_path / "arm", "this") is None

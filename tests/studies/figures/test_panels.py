@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kshot.trainer.output.plotting import figure_of
+from studies.common.plots import save_plot
+from studies.figures.figure import START, ZERO, Arm, Figure
+from studies.figures.figure4 import FIGURE as FIGURE4
+from studies.figures.panels import draw_figure, figure_size
+from studies.figures.run import ArmRun, Outcome
+from studies.figures.scores import ArmScores, Wave
+
+WAVE = Wave(
+    [0.0, 1.0, 2.0], [0.0, 1.0, 0.0], [1.0], [1.0], {"0_steps": [0.0] * 3, "32_steps": [0.5] * 3}
+)
+NAMES = ("best", "figure3", "figure4", "preconditioners", "sine")
+
+
+def outcomes(figure: Figure, seed_count: int) -> Sequence[Outcome]:
+    """Make up results: each arm a little better than the one before."""
+    made = []
+    for number, arm in enumerate([Arm(START, "start", START, "start", ()), *figure.arms]):
+        recipe = figure.recipe(figure.arms[0] if arm.name == START else arm)
+        mean = 0.3 + 0.5 * number / len(figure.arms)
+        runs = []
+        for seed in range(seed_count):
+            values = [mean, mean + 0.1, mean + 0.02 * seed]
+            if figure.final is None:
+                scores = {
+                    "0_steps": [9 * value for value in values],
+                    "32_steps": values,
+                    ZERO: [4.0, 4.2, 4.4],
+                }
+                made_up = ArmScores("x", 0, scores, WAVE)
+                name = "squared_error/32_steps"
+            else:
+                made_up = ArmScores("x", 50, {"support": values, "transductive": values})
+                name = f"accuracy/{figure.part}/support"
+            curve = [{"meta_iteration": i, name: mean + i} for i in (0, 1)]
+            runs.append(ArmRun(seed, made_up, curve))
+        made.append(Outcome(arm, recipe, runs))
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figure_is_drawn_in_many_colours(name: str, tmp_path: Path) -> None:
+    figure: Figure = import_module(f"studies.figures.{name}").FIGURE
+    width, height = figure_size(figure)
+    draw = draw_figure(figure, outcomes(figure, 2), "made up")
+
+    canvas = figure_of(draw, width=width, height=height)
+    save_plot(tmp_path / "x.png", draw, width=width, height=height)
+
+    assert [axes.get_title() for axes in canvas.axes] == [panel.title for panel in figure.panels]
+    assert all(axes.get_xlabel() for axes in canvas.axes)
+    assert len(canvas.legends) == 1
+    pixels = np.asarray(Image.open(tmp_path / "x.png").convert("RGB")).reshape(-1, 3)
+    coloured = pixels[np.ptp(pixels, axis=1) > 100]
+    assert len(np.unique(coloured // 64, axis=0)) >= 3
+
+
+def test_sweep_has_the_trained_values() -> None:
+    values = {outcome.arm.name: outcome.value for outcome in outcomes(FIGURE4, 1)}
+
+    assert values[START] is None
+    assert values["outer-reptile-0-25"] == 0.25
+    assert values["steps-shared-cycling-8"] == 8
+
+
+def test_panel_without_lines_says_so() -> None:
+    some = [item for item in outcomes(FIGURE4, 1) if item.arm.line in (START, "steps-reptile")]
+
+    canvas = figure_of(draw_figure(FIGURE4, some, "made up"))
+
+    first, *others = canvas.axes
+    assert first.has_data()
+    assert not first.texts
+    for empty in others:
+        assert [text.get_text() for text in empty.texts] == ["not run"]
