@@ -316,7 +316,7 @@ def test_a_data_set_without_the_part_names_those_there_are(
 
     captured = capsys.readouterr()
     assert (
-        "part of folder letters parts is 'val', which has no classes, wanted one of: train, te"
+        "part of folder letters parts: expected one of train, test (those with classes), got 'val'"
         in (captured.err)
     )
     assert captured.err.count("\n") == 1

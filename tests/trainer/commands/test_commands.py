@@ -179,7 +179,7 @@ def file_in_the_way(folder: Path) -> list[str]:
         pytest.param(
             lambda _: ["train", "omniglot-5way", "--out", "x", "--set", "inner.steps=3"],
             2,
-            "inner.steps: got an unknown key",
+            "inner.steps: unknown key",
             id="unknown key",
         ),
         pytest.param(
@@ -199,7 +199,7 @@ def file_in_the_way(folder: Path) -> list[str]:
                 *("train", "omniglot-5way", "--out", str(folder / "x"), "--data", str(folder))
             ],
             1,
-            "holds neither omniglot_images_background.zip nor images_background.zip nor a folder",
+            "has neither omniglot_images_background.zip nor images_background.zip nor a folder",
             id="no archives",
         ),
         pytest.param(
@@ -259,7 +259,7 @@ def test_a_truncated_archive_is_refused(
         (tmp_path / path.name).write_bytes(path.read_bytes()[:-100])
 
     assert train(tmp_path / "run", tmp_path) == 1
-    assert "images_background.zip is truncated or no ZIP archive" in capsys.readouterr().err
+    assert "images_background.zip: truncated, or not a ZIP archive" in capsys.readouterr().err
 
 
 def test_recipes_are_listed_with_what_they_reproduce_and_cost(
