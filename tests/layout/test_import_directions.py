@@ -72,7 +72,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "server": [
-        {"call_context", "error_details", "errors", "event_log", "version", "workers"},
+        {"call_context", "error_details", "errors", "event_log", "workers"},
         {"config", "drain_grace"},
         {"request"},
         {"store"},

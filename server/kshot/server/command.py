@@ -18,7 +18,7 @@ from kshot.bundle.json_log import start_logging
 from kshot.server.config import ServerConfig, default_store
 from kshot.server.errors import ConfigError, StartError
 from kshot.server.server import serve
-from kshot.server.store.store import StoreUnusable
+from kshot.server.store.errors import StoreUnusable
 
 
 @click.command(name="serve", context_settings={"show_default": True})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from kshot.server.call_context import Call
 
@@ -14,7 +15,7 @@ def log_event(event: str, level: int = logging.INFO, **fields: object) -> None:
     LOGGER.log(level, event, extra={"fields": fields})
 
 
-def log_call(call: Call, code: str, reason: str, duration_seconds: float) -> None:
+def log_call(call: Call, code: str, reason: str = "") -> None:
     """Log a finished call; times in milliseconds."""
     split = {phase: round(seconds * 1000, 3) for phase, seconds in call.seconds.items()}
     fields: dict[str, object] = {
@@ -23,7 +24,7 @@ def log_call(call: Call, code: str, reason: str, duration_seconds: float) -> Non
         "reason": reason,
         "model": call.model,
         "adapted_model": call.adapted_model,
-        "duration_ms": round(duration_seconds * 1000, 3),
+        "duration_ms": round(1000 * (time.perf_counter() - call.started), 3),
         "timing_ms": split,
         "request_id": call.request_id,
     }

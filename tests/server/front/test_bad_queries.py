@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
 Make = Callable[..., Any]
+StartServer = Callable[..., AbstractContextManager[Any]]
 Refuse = Callable[[Callable[[], object]], Any]
 
 
@@ -168,3 +170,32 @@ def test_a_message_above_the_cap_is_refused(
 
     error: Any = caught.value
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_too_much_for_the_network_is_refused(
+    start_server: StartServer, adapt_request: Make, support_set: Make, queries: Make, refusal: Make
+) -> None:
+    """In `support_and_query` mode the support set runs with each query."""
+    with start_server(max_predict_images=30) as server:
+        model = server.stub.Adapt(adapt_request(way=3, shot=2), timeout=30).adapted_model.id
+
+        def predict(count: int, mode: wire.BatchNormMode.ValueType) -> Any:  # noqa: ANN401 -- any answer
+            request = wire.PredictRequest(
+                adapted_model=model, queries=queries(count), batch_norm_mode=mode
+            )
+            return server.stub.Predict(request, timeout=30)
+
+        both, support = wire.BATCH_NORM_MODE_SUPPORT_AND_QUERY, wire.BATCH_NORM_MODE_SUPPORT
+        once = wire.AdaptAndPredictRequest(
+            model="tiny", support_set=support_set(way=3, shot=2), queries=queries(5)
+        )
+        once.options.batch_norm_mode = both
+
+        assert len(predict(30, support).predictions) == 30
+        assert len(predict(4, both).predictions) == 4
+        assert set(refusal(lambda: predict(31, support)).violations) == {"queries"}
+        description = refusal(lambda: predict(5, both)).violations["queries"]
+        assert "got 5 images (35 to run)" in description
+        assert "expected at most 4 images" in description
+        again = refusal(lambda: server.stub.AdaptAndPredict(once, timeout=30)).violations
+        assert set(again) == {"queries"}

@@ -138,10 +138,12 @@ def test_an_engine_that_is_never_ready_ends_the_start(start_server: StartServer)
 
 
 def test_a_deadline_stops_the_adapt(
-    start_server: StartServer, adapt_request: Make, wait_arrival: Callable[[], str]
+    server: Any,  # noqa: ANN401 -- a running server
+    adapt_request: Make,
+    wait_arrival: Callable[[], str],
 ) -> None:
-    with start_server() as server, ThreadPoolExecutor() as pool:
-        hanging = pool.submit(server.stub.Adapt, adapt_request(seed=HANG), timeout=1)
+    with ThreadPoolExecutor() as pool:
+        hanging = pool.submit(server.stub.Adapt, adapt_request(seed=HANG), timeout=2)
         wait_arrival()
 
         assert failure(hanging.result).code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -149,14 +151,14 @@ def test_a_deadline_stops_the_adapt(
 
 
 def test_steps_that_were_done_are_answered_if_allowed(
-    start_server: StartServer, adapt_request: Make
+    server: Any,  # noqa: ANN401 -- a running server
+    adapt_request: Make,
 ) -> None:
-    with start_server() as server:
-        refused = failure(lambda: server.stub.Adapt(adapt_request(seed=PARTIAL), timeout=30))
-        response = server.stub.Adapt(adapt_request(seed=PARTIAL, allow_partial=True), timeout=30)
-        short = server.stub.Adapt(
-            adapt_request(seed=PARTIAL, allow_partial=True, step_count=1), timeout=30
-        )
+    refused = failure(lambda: server.stub.Adapt(adapt_request(seed=PARTIAL), timeout=30))
+    response = server.stub.Adapt(adapt_request(seed=PARTIAL, allow_partial=True), timeout=30)
+    short = server.stub.Adapt(
+        adapt_request(seed=PARTIAL, allow_partial=True, step_count=1), timeout=30
+    )
 
     assert refused.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert reason(refused) == "DEADLINE_EXCEEDED"
@@ -208,11 +210,11 @@ def test_callers_that_leave_in_crowds_do_no_harm(
 
 
 def test_what_the_engine_says_in_anger_stays_in_the_log(
-    start_server: StartServer, adapt_request: Make
+    server: Any,  # noqa: ANN401 -- a running server
+    adapt_request: Make,
 ) -> None:
-    with start_server() as server:
-        unforeseen = failure(lambda: server.stub.Adapt(adapt_request(seed=REFUSE), timeout=30))
-        memory = failure(lambda: server.stub.Adapt(adapt_request(seed=NO_MEMORY), timeout=30))
+    unforeseen = failure(lambda: server.stub.Adapt(adapt_request(seed=REFUSE), timeout=30))
+    memory = failure(lambda: server.stub.Adapt(adapt_request(seed=NO_MEMORY), timeout=30))
 
     assert unforeseen.code() is grpc.StatusCode.INTERNAL
     assert memory.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

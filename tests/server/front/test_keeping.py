@@ -55,7 +55,7 @@ def test_a_full_store_says_so(
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_says_so(
-    start_server: StartServer,
+    server: Any,  # noqa: ANN401 -- a running server
     adapt_request: Make,
     refusal: Refuse,
     monkeypatch: pytest.MonkeyPatch,
@@ -65,11 +65,10 @@ def test_a_full_disk_says_so(
     def fail(_path: Path, _content: bytes) -> None:
         raise OSError(number, os.strerror(number))
 
-    with start_server() as server:
-        with monkeypatch.context() as patched:
-            patched.setattr("kshot.server.store.files.replace_file", fail)
-            full = refusal(lambda: server.stub.Adapt(adapt_request(), timeout=30))
-        again = server.stub.Adapt(adapt_request(), timeout=30)
+    with monkeypatch.context() as patched:
+        patched.setattr("kshot.server.store.files.replace_file", fail)
+        full = refusal(lambda: server.stub.Adapt(adapt_request(), timeout=30))
+    again = server.stub.Adapt(adapt_request(), timeout=30)
 
     assert (full.code, full.reason) == ("RESOURCE_EXHAUSTED", "STORE_FULL")
     assert "its disk has no room" in full.details["QuotaFailure"].violations[0].description
@@ -131,17 +130,19 @@ def test_an_id_that_is_taken_says_nothing_of_it(
 
 
 def test_an_expired_model_says_so(
-    start_server: StartServer, adapt_request: Make, queries: Make, refusal: Refuse
+    server: Any,  # noqa: ANN401 -- a running server
+    adapt_request: Make,
+    queries: Make,
+    refusal: Refuse,
 ) -> None:
     request = adapt_request()
     request.options.ttl.FromNanoseconds(1000)
-    with start_server() as server:
-        model = server.stub.Adapt(request, timeout=30).adapted_model.id
-        error = refusal(
-            lambda: server.stub.Predict(
-                wire.PredictRequest(adapted_model=model, queries=queries()), timeout=30
-            )
+    model = server.stub.Adapt(request, timeout=30).adapted_model.id
+    error = refusal(
+        lambda: server.stub.Predict(
+            wire.PredictRequest(adapted_model=model, queries=queries()), timeout=30
         )
+    )
 
     assert (error.code, error.reason) == ("NOT_FOUND", "ADAPTED_MODEL_EXPIRED")
 

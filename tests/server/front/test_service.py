@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 
 from kshot.server.rpc.service import CHUNK_BYTES
+from kshot.server.server import SERVICE
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
@@ -257,3 +259,13 @@ def test_support_set_of_files_and_of_pixels_adapts_the_same(stub: AdaptationServ
     ]
 
     assert answers[0].adaptation_digest == answers[1].adaptation_digest
+
+
+def test_reflection_lists_the_service(server: Any) -> None:  # noqa: ANN401 -- a running server
+    stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+
+    (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=30)
+
+    names = {item.name for item in answer.list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= names

@@ -1,8 +1,7 @@
-"""How work ends that nobody waits for, and how a stop ends what does not end."""
+"""A caller that leaves ends its work."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,35 +11,11 @@ import grpc
 import pytest
 
 from kshot.server.call_context import current_call
-from kshot.server.drain_grace import Grace
 from kshot.server.predict import predictor
 from kshot.v1 import adaptation_pb2 as wire
 
 Make = Callable[..., Any]
 StartServer = Callable[..., AbstractContextManager[Any]]
-
-
-def test_one_grace_serves_all_waits() -> None:
-    async def main() -> None:
-        grace = Grace(0.05, asyncio.Event())
-        await grace.wait(asyncio.sleep(1000))
-        assert grace.remaining() == 0
-
-    asyncio.run(main())
-
-
-def test_no_grace_is_left_to_those_who_hurry() -> None:
-    async def main() -> None:
-        hurry = asyncio.Event()
-        grace = Grace(1000, hurry)
-        waiting = asyncio.ensure_future(grace.wait(asyncio.sleep(1000)))
-        await grace.wait(asyncio.sleep(0))
-        assert grace.remaining() > 900
-        hurry.set()
-        await waiting
-        assert grace.remaining() == 0
-
-    asyncio.run(main())
 
 
 @pytest.mark.parametrize("leave", ["cancel", "deadline"])

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.store import DamagedModel, LocalStore, StoreUnusable, UnknownId
+from kshot.server.store.errors import DamagedModel, StoreUnusable, UnknownId
+from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]
@@ -18,7 +19,8 @@ MakeModel = Callable[..., AdaptedModelRecord]
 OPEN_WITHOUT_PRIVILEGES = """
 import os, sys
 from pathlib import Path
-from kshot.server.store.store import LocalStore, StoreUnusable
+from kshot.server.store.errors import StoreUnusable
+from kshot.server.store.store import LocalStore
 if os.geteuid() == 0:
     os.setuid(65534)
 try:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kshot.server.store.errors import BadPageToken
 from kshot.server.store.page_token import START, page_token, parse_page_token
-from kshot.server.store.store import BadPageToken
 
 ID = "am-" + "a" * 26
 

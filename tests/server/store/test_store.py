@@ -11,15 +11,9 @@ from pathlib import Path
 import pytest
 
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.errors import DeletedId, MalformedId, StoreFailed, TakenId, UnknownId
 from kshot.server.store.files import arrays_bytes
-from kshot.server.store.store import (
-    DeletedId,
-    LocalStore,
-    MalformedId,
-    StoreFailed,
-    TakenId,
-    UnknownId,
-)
+from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.errors import ExpiredId, StoreFull, UnknownId
 from kshot.server.store.files import arrays_bytes
-from kshot.server.store.store import ExpiredId, LocalStore, StoreFull, UnknownId
+from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.store import DamagedModel, DeletedId, ExpiredId, LocalStore, StoreFailed
+from kshot.server.store.errors import DamagedModel, DeletedId, ExpiredId, StoreFailed
+from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]

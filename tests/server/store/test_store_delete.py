@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.store import DeletedId, ExpiredId, LocalStore, StoreFailed, UnknownId
+from kshot.server.store.errors import DeletedId, ExpiredId, StoreFailed, UnknownId
+from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]

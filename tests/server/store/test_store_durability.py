@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.errors import DamagedModel, DeletedId, DiskFull, UnknownId
 from kshot.server.store.index import StoreIndex
-from kshot.server.store.store import DamagedModel, DeletedId, DiskFull, LocalStore, UnknownId
+from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]
@@ -27,7 +28,8 @@ import numpy as np
 from kshot.bundle import durable
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store import files as store_files
-from kshot.server.store.store import AdaptedArrays, AdaptedModelRecord, LocalStore
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.store import LocalStore
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.index import StoreIndex
 

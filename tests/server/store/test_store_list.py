@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.store import BadPageToken, LocalStore
+from kshot.server.store.errors import BadPageToken
+from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]

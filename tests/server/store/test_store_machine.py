@@ -13,16 +13,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
 from kshot.server.request.options import AdaptOptions
-from kshot.server.store.store import (
-    AdaptedArrays,
-    AdaptedModelRecord,
-    DamagedModel,
-    DeletedId,
-    ExpiredId,
-    LocalStore,
-    StoreError,
-    StoreFull,
-)
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.errors import DamagedModel, DeletedId, ExpiredId, StoreError, StoreFull
+from kshot.server.store.store import LocalStore
 
 MAX_COUNT = 4
 OPTIONS = AdaptOptions(

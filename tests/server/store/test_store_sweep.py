@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.store import ExpiredId, LocalStore, StoreUnusable, TakenId, UnknownId
+from kshot.server.store.errors import ExpiredId, StoreUnusable, TakenId, UnknownId
+from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
 from kshot.bundle import Manifest
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.client import EngineFacts
@@ -9,7 +11,6 @@ from kshot.server.predict.catalog import Catalog, ServedModel
 from kshot.server.request.options import Bounds, TtlLimits, resolve_options
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.encode import choice_value, duration_message, options_message
-from kshot.server.version import version
 from kshot.v1 import adaptation_pb2 as wire
 
 
@@ -18,7 +19,7 @@ def capabilities_message(
 ) -> wire.GetCapabilitiesResponse:
     """Describe the served models, the server's limits, and the engine if there is one."""
     return wire.GetCapabilitiesResponse(
-        server_version=version(),
+        server_version=_version(),
         models=[_model(model, config) for model in catalog],
         limits=wire.ServerLimits(
             max_message_bytes=config.max_message_bytes,
@@ -72,3 +73,11 @@ def _default_options(manifest: Manifest, config: ServerConfig) -> wire.AdaptOpti
     message = options_message(defaults)
     message.ClearField("batch_size")  # it depends on the number of classes
     return message
+
+
+def _version() -> str:
+    """Return the installed version, `unknown` when run from sources that are not installed."""
+    try:
+        return metadata.version("kshot")
+    except metadata.PackageNotFoundError:
+        return "unknown"

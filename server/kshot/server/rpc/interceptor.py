@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, cast
 
@@ -80,7 +79,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     await _end(call, context, error)
                 finally:
                     call.ended = True
-                _log(call, "OK")
+                log_call(call, "OK")
                 return response
 
         return answer
@@ -96,7 +95,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     await _end(call, context, error)
                 finally:
                     call.ended = True
-                _log(call, "OK")
+                log_call(call, "OK")
 
         return answer
 
@@ -127,7 +126,7 @@ async def _end(call: Call, context: Context, error: BaseException) -> NoReturn:
     """Log a failed call and answer it; only the log tells of errors that are no `RequestError`."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         gone = DeadlineExceeded() if call.timed_out() else CallCancelled()
-        _log(call, gone.code.name, gone.reason)
+        log_call(call, gone.code.name, gone.reason)
         raise error
     if not isinstance(error, RequestError):
         if not isinstance(error, Exception):
@@ -139,9 +138,5 @@ async def _end(call: Call, context: Context, error: BaseException) -> NoReturn:
             extra={"fields": {"request_id": call.request_id}},
         )
         error = InternalError(call.request_id)
-    _log(call, error.code.name, error.reason)
+    log_call(call, error.code.name, error.reason)
     await context.abort(error.code, message_of(error), trailers_of(error, call.request_id))
-
-
-def _log(call: Call, code: str, reason: str = "") -> None:
-    log_call(call, code, reason, time.perf_counter() - call.started)

@@ -1,4 +1,5 @@
 """`kshot.v1.AdaptationService`: decode, call, encode; the interceptor answers what is raised."""
+# ruff: noqa: N802 -- methods are named as in the .proto
 
 from __future__ import annotations
 
@@ -38,11 +39,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
     def __init__(self, front: Front) -> None:
         self._front = front
 
-    async def Adapt(  # noqa: N802 -- named as in the .proto
-        self,
-        request: wire.AdaptRequest,
-        context: Context,  # noqa: ARG002 -- gRPC's signature
-    ) -> wire.AdaptResponse:
+    async def Adapt(self, request: wire.AdaptRequest, _context: Context) -> wire.AdaptResponse:
         """Adapt and store the adapted model."""
         violations = Violations()
         task = adapt_input(request, violations)
@@ -53,10 +50,8 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
             timing=timing_message(current_call()),
         )
 
-    async def Predict(  # noqa: N802 -- named as in the .proto
-        self,
-        request: wire.PredictRequest,
-        context: Context,  # noqa: ARG002 -- gRPC's signature
+    async def Predict(
+        self, request: wire.PredictRequest, _context: Context
     ) -> wire.PredictResponse:
         """Classify queries."""
         violations = Violations()
@@ -73,10 +68,8 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
             timing=timing_message(current_call()),
         )
 
-    async def AdaptAndPredict(  # noqa: N802 -- named as in the .proto
-        self,
-        request: wire.AdaptAndPredictRequest,
-        context: Context,  # noqa: ARG002 -- gRPC's signature
+    async def AdaptAndPredict(
+        self, request: wire.AdaptAndPredictRequest, _context: Context
     ) -> wire.AdaptAndPredictResponse:
         """Adapt, classify, store nothing."""
         violations = Violations()
@@ -95,20 +88,16 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
             timing=timing_message(current_call()),
         )
 
-    async def GetAdaptedModel(  # noqa: N802 -- named as in the .proto
-        self,
-        request: wire.GetAdaptedModelRequest,
-        context: Context,  # noqa: ARG002 -- gRPC's signature
+    async def GetAdaptedModel(
+        self, request: wire.GetAdaptedModelRequest, _context: Context
     ) -> wire.GetAdaptedModelResponse:
         """Describe one adapted model."""
         adapted = await self._front.kept_models.get(request.adapted_model)
         current_call().adapted_model = adapted.id
         return wire.GetAdaptedModelResponse(adapted_model=adapted_model_message(adapted))
 
-    async def ListAdaptedModels(  # noqa: N802 -- named as in the .proto
-        self,
-        request: wire.ListAdaptedModelsRequest,
-        context: Context,  # noqa: ARG002 -- gRPC's signature
+    async def ListAdaptedModels(
+        self, request: wire.ListAdaptedModelsRequest, _context: Context
     ) -> wire.ListAdaptedModelsResponse:
         """Describe a page of adapted models."""
         page, token = await self._front.kept_models.page(
@@ -118,20 +107,16 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
             adapted_models=map(adapted_model_message, page), next_page_token=token
         )
 
-    async def DeleteAdaptedModel(  # noqa: N802 -- named as in the .proto
-        self,
-        request: wire.DeleteAdaptedModelRequest,
-        context: Context,  # noqa: ARG002 -- gRPC's signature
+    async def DeleteAdaptedModel(
+        self, request: wire.DeleteAdaptedModelRequest, _context: Context
     ) -> wire.DeleteAdaptedModelResponse:
         """Forget one adapted model."""
         await self._front.kept_models.delete(request.adapted_model)
         current_call().adapted_model = request.adapted_model
         return wire.DeleteAdaptedModelResponse(adapted_model=request.adapted_model)
 
-    async def ExportAdaptedModel(  # noqa: N802 -- named as in the .proto
-        self,
-        request: wire.ExportAdaptedModelRequest,
-        context: Context,  # noqa: ARG002 -- gRPC's signature
+    async def ExportAdaptedModel(
+        self, request: wire.ExportAdaptedModelRequest, _context: Context
     ) -> AsyncIterator[wire.ExportAdaptedModelResponse]:
         """Send one adapted model as a file."""
         violations = Violations()
@@ -148,10 +133,8 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         for start in range(0, len(content), CHUNK_BYTES):
             yield wire.ExportAdaptedModelResponse(chunk=content[start : start + CHUNK_BYTES])
 
-    async def GetCapabilities(  # noqa: N802 -- named as in the .proto
-        self,
-        request: wire.GetCapabilitiesRequest,  # noqa: ARG002 -- gRPC's signature
-        context: Context,  # noqa: ARG002 -- gRPC's signature
+    async def GetCapabilities(
+        self, _request: wire.GetCapabilitiesRequest, _context: Context
     ) -> wire.GetCapabilitiesResponse:
         """Describe the server."""
         front = self._front

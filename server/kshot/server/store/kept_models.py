@@ -26,19 +26,19 @@ from kshot.server.event_log import LOGGER, log_event
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.model_cache import CachedModel, ModelCache
-from kshot.server.store.store import (
+from kshot.server.store.errors import (
     BadPageToken,
     DamagedModel,
     DeletedId,
     DiskFull,
     ExpiredId,
-    LocalStore,
     StoreError,
     StoreFailed,
     StoreFull,
     UnknownId,
 )
+from kshot.server.store.model_cache import CachedModel, ModelCache
+from kshot.server.store.store import LocalStore
 from kshot.server.workers import Workers
 
 Result = TypeVar("Result")

@@ -15,16 +15,12 @@ from types import TracebackType
 
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.errors import (
-    BadPageToken,
     DamagedModel,
     DeletedId,
     DiskFull,
     ExpiredId,
-    MalformedId,
-    StoreError,
     StoreFailed,
     StoreFull,
-    StoreUnusable,
     TakenId,
     UnknownId,
 )
@@ -32,24 +28,6 @@ from kshot.server.store.files import arrays_bytes, checked_id, parse_arrays
 from kshot.server.store.folder import StoreFolder
 from kshot.server.store.index import Row
 from kshot.server.store.page_token import page_token, parse_page_token
-
-__all__ = [
-    "AdaptedArrays",
-    "AdaptedModelRecord",
-    "BadPageToken",
-    "DamagedModel",
-    "DeletedId",
-    "DiskFull",
-    "ExpiredId",
-    "LocalStore",
-    "MalformedId",
-    "StoreError",
-    "StoreFailed",
-    "StoreFull",
-    "StoreUnusable",
-    "TakenId",
-    "UnknownId",
-]
 
 TOMBSTONE_SECONDS = 7 * 24 * 3600
 

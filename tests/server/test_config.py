@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def test_the_store_lies_with_other_state(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert found == [tmp_path / "kshot", usual, usual]
 
 
-def test_every_other_field_is_a_flag(make_config: Callable[..., ServerConfig]) -> None:
+def test_every_other_field_is_a_flag() -> None:
     names = {parameter.name for parameter in command.params}
 
-    assert names == {*vars(make_config())} - {"engine_command"}
+    assert names == {*vars(config())} - {"engine_command"}

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +14,6 @@ from kshot.server.request import images as images_module
 from kshot.server.request.images import ImageRules, PixelBudget, prepare_images
 from kshot.server.request.inputs import EncodedImages, TensorImages
 from kshot.server.request.violations import Violations
-from kshot.v1 import adaptation_pb2 as wire
-
-Make = Callable[..., Any]
-StartServer = Callable[..., AbstractContextManager[Any]]
 
 
 def webp(width: int, height: int) -> bytes:
@@ -111,32 +105,3 @@ def test_decoding_ends_with_its_call(
     with pytest.raises(CallCancelled):
         prepare_images(EncodedImages((webp(4, 4),) * 3), rules(PixelBudget(100, 100)), Violations())
     assert len(decoded) == 1
-
-
-def test_too_much_for_the_network_is_refused(
-    start_server: StartServer, adapt_request: Make, support_set: Make, queries: Make, refusal: Make
-) -> None:
-    """In `support_and_query` mode the support set runs with each query."""
-    with start_server(max_predict_images=30) as server:
-        model = server.stub.Adapt(adapt_request(way=3, shot=2), timeout=30).adapted_model.id
-
-        def predict(count: int, mode: wire.BatchNormMode.ValueType) -> Any:  # noqa: ANN401 -- any answer
-            request = wire.PredictRequest(
-                adapted_model=model, queries=queries(count), batch_norm_mode=mode
-            )
-            return server.stub.Predict(request, timeout=30)
-
-        both, support = wire.BATCH_NORM_MODE_SUPPORT_AND_QUERY, wire.BATCH_NORM_MODE_SUPPORT
-        once = wire.AdaptAndPredictRequest(
-            model="tiny", support_set=support_set(way=3, shot=2), queries=queries(5)
-        )
-        once.options.batch_norm_mode = both
-
-        assert len(predict(30, support).predictions) == 30
-        assert len(predict(4, both).predictions) == 4
-        assert set(refusal(lambda: predict(31, support)).violations) == {"queries"}
-        description = refusal(lambda: predict(5, both)).violations["queries"]
-        assert "got 5 images (35 to run)" in description
-        assert "expected at most 4 images" in description
-        again = refusal(lambda: server.stub.AdaptAndPredict(once, timeout=30)).violations
-        assert set(again) == {"queries"}

@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from kshot.bundle import Bundle
 from kshot.server.server import SERVICE
@@ -160,18 +159,6 @@ def test_a_thread_that_never_ends_does_not_hold_up_a_stop(
 
     assert process.returncode == 0
     assert json.loads(log.splitlines()[-1])["event"] == "stopped"
-
-
-def test_reflection_lists_the_service(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    with serve(tiny_bundle, tmp_path / "s") as process:
-        ready = ready_line(process)
-        with grpc.insecure_channel(ready["grpc"]) as channel:
-            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-            request = reflection_pb2.ServerReflectionRequest(list_services="")
-            (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=30)
-
-    names = {item.name for item in answer.list_services_response.service}
-    assert {SERVICE, "grpc.health.v1.Health"} <= names
 
 
 def test_what_was_acknowledged_survives_sigkill(tiny_bundle: Bundle, tmp_path: Path) -> None:
