@@ -8,14 +8,13 @@ from types import MappingProxyType
 
 import click
 
-__all__ = ["command"]
-
-_BENCHMARKS: Mapping[str, str] = MappingProxyType(
+# Benchmark: the module with its click object `command`, and its line of help.
+_BENCHMARKS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "adapt": "One adaptation, beside a plain PyTorch loop, JAX and the machine's floor.",
-        "predict": "Answers of an adapted model, beside PyTorch.",
-        "serve": "A real server under load: latency over concurrency.",
-        "train": "Meta-iterations per second, beside a plain PyTorch loop and JAX.",
+        "adapt": ("speed.adapt", "Time one adaptation, beside a plain PyTorch loop and JAX."),
+        "predict": ("speed.predict", "Time answers of an adapted model, beside PyTorch."),
+        "serve": ("serve.serve", "Load a real server: latency over concurrency."),
+        "train": ("speed.train", "Count meta-iterations, beside a plain PyTorch loop and JAX."),
     }
 )
 
@@ -29,27 +28,26 @@ class _Benchmarks(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- click's signature
         if cmd_name not in _BENCHMARKS:
             return None
-        found = importlib.import_module(f"kshot.bench.{cmd_name}").command
-        if not isinstance(found, click.Command):
-            raise TypeError(f"kshot.bench.{cmd_name}.command is {found!r}, not a click command")
-        return found
+        module = f"kshot.bench.{_BENCHMARKS[cmd_name][0]}"
+        command: click.Command = importlib.import_module(module).command
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if not args[0].startswith("-") and args[0] not in _BENCHMARKS:
             known = ", ".join(_BENCHMARKS)
-            raise click.UsageError(f"benchmark is {args[0]!r}, wanted one of: {known}", ctx)
+            raise click.UsageError(f"benchmark: expected one of {known}, got {args[0]!r}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- click's signature
         with formatter.section("Commands"):
-            formatter.write_dl(list(_BENCHMARKS.items()))
+            formatter.write_dl([(name, line) for name, (_, line) in _BENCHMARKS.items()])
 
 
 @click.group("bench", cls=_Benchmarks)
 def command() -> None:
-    """Measure kshot beside what else one would run, interleaved in one run.
+    """Measure kshot beside its alternatives, interleaved in one run.
 
-    Speeds of a machine drift: only the ratios of one run count.
+    The speed of a machine drifts: compare only the ratios of one run.
     """

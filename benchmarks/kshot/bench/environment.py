@@ -1,4 +1,4 @@
-"""The machine and the versions that a measurement was made with."""
+"""The machine and the versions of a measurement."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import torch
 
 from kshot.command.version import version
 
-__all__ = ["environment"]
-
 _LIBRARIES = {
     "torch": ("torch",),
     "numpy": ("numpy",),
@@ -23,15 +21,15 @@ _LIBRARIES = {
     "jax": ("jax",),
 }
 
-# Results of one benchmark say nothing of the code that runs the next.
+# A new result does not change the code that runs the next benchmark.
 _RESULTS = (":!/benchmarks/results", ":!/studies/results")
 
 
 def environment() -> dict[str, object]:
-    """Describe machine, versions and commit; what is not there is None.
+    """Describe machine, versions and commit; a missing one is None.
 
-    ``threads`` is torch's count now; ``commit`` ends in ``-dirty`` where files were changed since,
-    but for results. Ask before a long measurement, whose code is that of its start.
+    `threads` is torch's current count; `commit` ends in `-dirty` when files other than results have
+    changed since. Call this before a long measurement: the checkout may change while it runs.
     """
     return {
         "cpu": _processor_name(),
@@ -46,7 +44,7 @@ def environment() -> dict[str, object]:
 
 
 def _processor_name() -> str:
-    """Name the processor as Linux does, or by its architecture where Linux does not."""
+    """Return the processor's name from Linux, elsewhere its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -65,9 +63,9 @@ def _installed(distributions: tuple[str, ...]) -> str | None:
 
 
 def _commit(file: Path) -> str | None:
-    """Name the commit of the checkout that tracks a file, or None where none does.
+    """Return the commit of the checkout that tracks a file, or None.
 
-    An installation inside someone else's checkout is not tracked by it.
+    A checkout does not track an installation that lies inside it.
     """
     git = shutil.which("git")
     if git is None:
@@ -81,7 +79,7 @@ def _commit(file: Path) -> str | None:
 
 
 def _git(git: str, folder: Path, *arguments: str) -> str | None:
-    done = subprocess.run(  # noqa: S603 -- git with arguments of ours
+    done = subprocess.run(  # noqa: S603 -- git with our own arguments
         [git, "-C", str(folder), *arguments], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() if done.returncode == 0 else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -11,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kshot.bundle import replacing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["check_plot", "draw_bars", "write_plot"]
-
 
 def check_plot(path: Path | None) -> None:
-    """See before a measurement that its plot can be written; None is no plot and fine.
+    """Check before a measurement that its plot can be written; None means no plot.
 
-    Raises ``UsageError`` when the file cannot be made there, ``ClickException`` without matplotlib.
+    Raises `UsageError` when the file cannot be written, `ClickException` without matplotlib.
     """
     if path is None:
         return
@@ -29,41 +28,28 @@ def check_plot(path: Path | None) -> None:
             "--plot needs 'matplotlib', which is not installed: pip install 'kshot[bench]'"
         )
     if path.suffix.lower() != ".png":
-        raise click.UsageError(f"--plot is {path}, wanted a file that ends in .png")
+        raise click.UsageError(f"--plot: expected a file that ends in .png, got {path}")
     if path.is_dir():
-        raise click.UsageError(f"--plot is {path}, a folder, wanted a file")
+        raise click.UsageError(f"--plot: expected a file, got the directory {path}")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise click.UsageError(
-            f"--plot is {path}, which cannot be written: {error.strerror}"
-        ) from None
+        raise click.UsageError(f"--plot: cannot write {path}: {error.strerror}") from None
 
 
 def write_plot(path: Path, draw: Callable[[Figure], None]) -> None:
-    """Draw a figure without a display and write it as a PNG; an older file is replaced at once.
-
-    Raises ``OSError`` when the file cannot be written.
-    """
+    """Draw a figure without a display and write it as a PNG; raises `OSError`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
     draw(figure)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            figure.savefig(stream, format="png")
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
 
 
 def draw_bars(figure: Figure, values: Mapping[str, float], title: str) -> None:
-    """Draw one bar for each name, with its value."""
+    """Draw one horizontal bar for each name, labelled with its value."""
     axes = figure.subplots()
     bars = axes.barh(list(values), list(values.values()))
     axes.bar_label(bars, fmt="%.3g", padding=3)

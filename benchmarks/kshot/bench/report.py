@@ -1,17 +1,41 @@
-"""How a benchmark says what it measured: a table for people, one JSON document for machines."""
+"""Output of a benchmark: a table for people, one JSON document for machines."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["print_document", "print_report", "say"]
-
 _UNBOUNDED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table with a title, and the sentences below it."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+    def print(self) -> None:
+        """Print the report on stdout; where that is no terminal, as wide as its content."""
+        table = Table(title=self.title, title_justify="left")
+        for index, heading in enumerate(self.headings):
+            table.add_column(heading, justify="right" if index else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        console = Console(highlight=False, markup=False)
+        if not console.is_terminal:
+            unbounded = console.options.update(max_width=_UNBOUNDED)
+            console.width = max(console.width, console.measure(table, options=unbounded).maximum)
+        console.print(table)
+        for note in self.notes:
+            console.print(note, soft_wrap=True)
 
 
 def print_document(document: Mapping[str, object]) -> None:
@@ -19,30 +43,6 @@ def print_document(document: Mapping[str, object]) -> None:
     click.echo(json.dumps(document, allow_nan=False))
 
 
-def print_report(
-    title: str,
-    headings: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    notes: Sequence[str] = (),
-) -> None:
-    """Print a table on stdout, its first column to the left, and sentences below it.
-
-    Where stdout is no terminal the table is as wide as its content.
-    """
-    table = Table(title=title, title_justify="left")
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        unbounded = console.options.update(max_width=_UNBOUNDED)
-        console.width = max(console.width, console.measure(table, options=unbounded).maximum)
-    console.print(table)
-    for note in notes:
-        console.print(note, soft_wrap=True)
-
-
 def say(sentence: str) -> None:
-    """Tell on stderr what is being done."""
+    """Print progress on stderr."""
     click.echo(sentence, err=True)

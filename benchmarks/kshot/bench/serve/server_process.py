@@ -1,4 +1,4 @@
-"""A `kshot serve` of one's own: a free loopback port, a temporary store, an end in any case."""
+"""A `kshot serve` as a child process, on a free loopback port with a temporary store."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from types import FrameType
 
 import click
 
+from kshot.bench.serve.process_usage import Cpu, Memory, cpu_ms, resident_bytes
+
 _LOG = "log"
 _STORE = "store"
-# A server drains for at most so long by default, and its engine takes a few seconds more.
+# The default grace period, and a few seconds for the engine.
 _STOP_SECONDS = 60.0
-# So many lines tell why a server did not start.
-_LAST_WORDS = 2
+# Lines of the log in the error about a server that ended.
+_LAST_LINES = 2
 
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A running server: its address, its process, and the folder with its store and log."""
+    """A running server: its address, its process, and the folder of its store and its log."""
 
     address: str
     process: subprocess.Popen[str]
@@ -34,7 +36,7 @@ class ServerProcess:
 
     @property
     def store(self) -> Path:
-        """Return the folder that keeps adapted models."""
+        """Return the folder of adapted models."""
         return self.folder / _STORE
 
     @property
@@ -44,28 +46,37 @@ class ServerProcess:
 
     @property
     def engine_pid(self) -> int:
-        """Return the process id of the engine that was connected last, as the log tells."""
+        """Return the process id of the last engine in the log that was connected."""
         entries = (_entry(line) for line in (self.folder / _LOG).read_text().splitlines())
         pids = [entry["pid"] for entry in entries if entry.get("event") == "engine_connected"]
         return int(str(pids[-1]))
 
     def check(self) -> None:
-        """Raise ``ClickException`` when the server has ended by itself."""
+        """Raise `ClickException` when the server has ended by itself."""
         code = self.process.poll()
         if code is not None:
             raise click.ClickException(
-                f"the server ended with exit code {code}{_last_words(self.folder / _LOG)}"
+                f"the server ended with exit code {code}{_last_reasons(self.folder / _LOG)}"
             )
+
+    def memory(self) -> Memory:
+        """Read the memory of its processes; raises `ClickException` when it has ended."""
+        self.check()
+        return Memory(resident_bytes(self.front_pid), resident_bytes(self.engine_pid))
+
+    def cpu(self) -> Cpu:
+        """Read the processor time of its processes; raises `ClickException` without /proc."""
+        return Cpu(cpu_ms(self.front_pid), cpu_ms(self.engine_pid))
 
 
 @contextmanager
 def running_server(
     bundle: Path, device: str = "auto", flags: Sequence[str] = ()
 ) -> Iterator[ServerProcess]:
-    """Run `kshot serve` around a block and stop it as an orchestrator would, by SIGTERM.
+    """Run `kshot serve` around a block and stop it by SIGTERM, as an orchestrator does.
 
-    It takes its other settings from the environment, as any server does. Raises
-    ``ClickException`` with the server's last words when it does not start.
+    It takes its other settings from the environment. Raises `ClickException` with the reason from
+    the server's log when it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="kshot-bench-") as name:
         folder = Path(name)
@@ -77,7 +88,7 @@ def running_server(
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                # Ctrl-C in a terminal is for us: we stop the server when our calls have ended.
+                # Ctrl-C in a terminal must reach the bench alone, which then stops the server.
                 start_new_session=True,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
@@ -88,11 +99,11 @@ def running_server(
 
 
 def _wait_until_ready(process: subprocess.Popen[str], folder: Path) -> str:
-    """Return the address that the server announces when it can adapt."""
+    """Return the address that the server prints when it can adapt."""
     line = process.stdout.readline() if process.stdout is not None else ""
     if not line:
         process.wait()
-        raise click.ClickException(f"the server did not start{_last_words(folder / _LOG)}")
+        raise click.ClickException(f"the server did not start{_last_reasons(folder / _LOG)}")
     return str(json.loads(line)["grpc"])
 
 
@@ -111,13 +122,13 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP do what Ctrl-C does, so that nothing is left behind."""
+    """Make SIGTERM and SIGHUP act as Ctrl-C, so that servers and adapted models are cleaned up."""
 
     def interrupt(_number: int, frame: FrameType | None) -> None:
         on_interrupt = signal.getsignal(signal.SIGINT)
         if callable(on_interrupt):
             on_interrupt(signal.SIGINT, frame)
-        else:  # a shell lets what runs in the background ignore Ctrl-C
+        else:  # a shell makes background jobs ignore Ctrl-C
             raise KeyboardInterrupt
 
     before = {
@@ -130,17 +141,17 @@ def interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _last_words(log: Path) -> str:
-    """Return, after a colon, why a server or its engine says that it ends."""
-    words = []
+def _last_reasons(log: Path) -> str:
+    """Return, after a colon, the last reasons in the log of a server and its engine."""
+    reasons = []
     for line in log.read_text().splitlines():
         entry = _entry(line)
-        words.append(str(entry.get("reason", "")) if entry else line.removeprefix("kshot: "))
-    return "".join(f": {line}" for line in list(filter(None, words))[-_LAST_WORDS:])
+        reasons.append(str(entry.get("reason", "")) if entry else line.removeprefix("kshot: "))
+    return "".join(f": {line}" for line in list(filter(None, reasons))[-_LAST_LINES:])
 
 
 def _entry(line: str) -> dict[str, object]:
-    """Read a line of a server's log; what is none, or is cut off, gives nothing."""
+    """Parse a line of a server's log; another line, or an incomplete one, gives an empty entry."""
     try:
         entry = json.loads(line)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""The floor under an adaptation's time: its arithmetic at the machine's rate of products."""
+"""A lower bound of an adaptation's time: its arithmetic at the rate of matrix products."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from kshot.bench.speed.timing import synchronized
 from kshot.learner import Conv4
-
-__all__ = [
-    "MATRIX_SIDE",
-    "Layer",
-    "conv4_layers",
-    "gflop_per_second",
-    "matrix_products",
-    "step_flop",
-]
 
 MATRIX_SIDE = 1024
 
@@ -37,9 +29,9 @@ class Layer:
 
 
 def conv4_layers(network: Conv4, way: int) -> tuple[Layer, ...]:
-    """List the convolutions and the head of a network for tasks of ``way`` classes.
+    """List the convolutions and the head of a network for tasks of `way` classes.
 
-    What batch norm, ReLU, loss and optimizer compute is left out: it is a few per cent.
+    Batch norm, ReLU, loss and optimizer are left out: they are a few per cent.
     """
     _, height, width = network.input_shape
     layers = []
@@ -53,18 +45,18 @@ def conv4_layers(network: Conv4, way: int) -> tuple[Layer, ...]:
 def step_flop(layers: Sequence[Layer], batch_size: int) -> int:
     """Count an inner step's floating-point operations: two for each multiply-add.
 
-    Forward, weight gradients and input gradients cost a layer the same each; nothing needs the
-    gradient of the first layer's input.
+    In each layer, forward, weight gradients and input gradients cost the same; the first layer
+    needs no input gradient.
     """
     forward = sum(layer.multiply_adds for layer in layers)
     return 2 * batch_size * (3 * forward - layers[0].multiply_adds)
 
 
 def matrix_products(device: torch.device) -> dict[str, Callable[[], object]]:
-    """Make the work that tells the machine's rate: float32 products of two square matrices.
+    """Make float32 products of two square matrices, which measure the machine's rate.
 
-    On a CPU torch has two libraries for them, of which either may be the faster by a factor:
-    ``mm`` is its own choice, ``onednn`` the one that computes its convolutions.
+    On a CPU torch has two libraries for them, and either may be much faster than the other: `mm`
+    is torch's choice, `onednn` computes its convolutions.
     """
     generator = torch.Generator().manual_seed(0)
     left, right = (
@@ -72,11 +64,7 @@ def matrix_products(device: torch.device) -> dict[str, Callable[[], object]]:
     )
     product = torch.empty_like(left)
 
-    def multiply() -> None:
-        torch.mm(left, right, out=product)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
+    multiply = synchronized(lambda: torch.mm(left, right, out=product), device)
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return {"mm": multiply}
     blocked_left, blocked_right = left.to_mkldnn(), right.to_mkldnn()

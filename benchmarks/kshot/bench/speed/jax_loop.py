@@ -1,36 +1,18 @@
 """The same inner loop in JAX: jit, a scan over the steps, convolutions as matrix products.
 
-A reference, where JAX is installed; on the CPU only.
+A reference on the CPU, where JAX is installed.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import numpy.typing as npt
-import torch
 from jax import Array, lax
-
-__all__ = [
-    "Loop",
-    "State",
-    "adapt",
-    "from_names",
-    "limit_threads",
-    "on_device",
-    "reptile_iteration",
-    "to_names",
-    "wait",
-    "whole",
-]
 
 Tree = dict[str, Array]
 DECAY = 0.999
@@ -40,7 +22,7 @@ BLOCK_COUNT = 4
 
 @dataclass(frozen=True)
 class Loop:
-    """What the loop is compiled for, besides its shapes."""
+    """The constants that are compiled into the loop."""
 
     learning_rate: float
     batch_norm_epsilon: float = 1e-3
@@ -52,54 +34,6 @@ class State(NamedTuple):
     parameters: Tree
     second_moment: Tree
     step: Array
-
-
-def limit_threads(count: int) -> None:
-    """Give JAX so many threads; it takes effect before JAX's first computation only."""
-    os.environ["NPROC"] = str(count)  # sizes XLA's pools
-    flag = f"--xla_cpu_multi_thread_eigen={str(count > 1).lower()}"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-
-def whole(number: int) -> Array:
-    """Make a number into what the loop counts with, so that no other number compiles it again."""
-    return jnp.asarray(number, jnp.int32)
-
-
-def on_device(images: npt.NDArray[np.uint8]) -> Array:
-    """Hand JAX its images once."""
-    return jnp.asarray(images)
-
-
-def wait(state: State) -> None:
-    """Wait until a state is computed."""
-    jax.block_until_ready(state)  # type: ignore[no-untyped-call]  # jax leaves it untyped
-
-
-def from_names(parameters: Mapping[str, torch.Tensor]) -> Tree:
-    """Bring parameters of a bundle to the loop's shapes, ``(9 * channels, filters)`` kernels."""
-    tree = {}
-    for name, tensor in parameters.items():
-        value = tensor.numpy()
-        if name.endswith("convolution.weight"):
-            tree[name] = jnp.asarray(value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0]))
-        else:
-            tree[name] = jnp.asarray(value.T)
-    return tree
-
-
-def to_names(tree: Tree) -> dict[str, torch.Tensor]:
-    """Bring the loop's parameters back to a bundle's shapes."""
-    parameters = {}
-    for name, value in tree.items():
-        array = np.array(value)
-        if name.endswith("convolution.weight"):
-            array = array.reshape(3, 3, -1, array.shape[1]).transpose(3, 2, 0, 1)
-        else:
-            array = array.T
-        parameters[name] = torch.from_numpy(array.copy())
-    return parameters
 
 
 def _adapt(
@@ -132,7 +66,7 @@ def _adapt(
 def adapt(
     state: State, support: Array, classes: Array, batches: Array, *, loop: Loop
 ) -> tuple[State, Array]:
-    """Adapt to one task: support ``(n, height, width, channels)``, batches ``(steps, batch)``.
+    """Adapt to one task: support `(n, height, width, channels)`, batches `(steps, batch)`.
 
     Returns the state afterwards and the loss of each step before its update.
     """
@@ -151,12 +85,12 @@ def reptile_iteration(
     loop: Loop,
     serial: bool,
 ) -> tuple[State, Array]:
-    """Do one meta-iteration on T tasks and return the mean loss of their inner steps too.
+    """Do one meta-iteration on T tasks; returns the state and the mean loss of their inner steps.
 
-    ``serial`` scans over the tasks and carries v from each to the next, as the paper's code does;
-    else they go side by side under vmap, and their mean v is carried. Images are uint8
-    ``(image_count, height, width, channels)``, rows ``(T, n)``, classes ``(n,)``, batches
-    ``(T, steps, batch)``.
+    `serial` scans over the tasks and carries v from each to the next, as the paper's code does;
+    otherwise they run side by side under vmap, and their mean v is carried. Images are uint8
+    `(image_count, height, width, channels)`, rows `(T, n)`, classes `(n,)`, batches
+    `(T, steps, batch)`.
     """
     support = images[rows].astype(jnp.float32) / 255
 
@@ -198,7 +132,7 @@ def _loss(parameters: Tree, columns: Array, classes: Array, epsilon: float) -> A
 
 
 def _columns(images: Array) -> Array:
-    """Lay the 3x3 patches at stride 2 side by side: ``(n, height', width', 9 * channels)``."""
+    """Lay the 3x3 patches at stride 2 side by side: `(n, height', width', 9 * channels)`."""
     _, height, width, _ = images.shape
     rows, columns = math.ceil(height / 2), math.ceil(width / 2)
     # TensorFlow's SAME: an even side is padded by (0, 1), an odd one by (1, 1).

@@ -1,6 +1,6 @@
-"""The yardstick: few-shot adaptation and Reptile as one would write them in plain PyTorch.
+"""Few-shot adaptation and Reptile as a user would write them in plain PyTorch.
 
-Nothing here is kshot's: an ``nn.Module``, ``torch.optim.Adam`` and a loop, one task at a time.
+It imports nothing from kshot: an `nn.Module`, `torch.optim.Adam` and a loop, one task at a time.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["PlainConv4", "Task", "adam", "adapt", "reptile_iteration", "sample_task"]
-
 
 class PlainConv4(nn.Module):
     """Four blocks of 3x3 convolution with stride 2, batch norm and ReLU, and a linear head.
 
-    Padding is TensorFlow's SAME; the convolutions have no bias, for batch norm would cancel it;
-    batch norm always takes the statistics of its batch.
+    Padding is TensorFlow's SAME. The convolutions have no bias, because batch norm would cancel
+    it. Batch norm always uses the statistics of its batch.
     """
 
     def __init__(
@@ -41,14 +39,14 @@ class PlainConv4(nn.Module):
         self.head = nn.Linear(filters * height * width, way)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images ``(n, channels, height, width)`` to logits ``(n, way)``."""
+        """Map images `(n, channels, height, width)` to logits `(n, way)`."""
         logits: Tensor = self.head(self.blocks(images).flatten(1))
         return logits
 
 
 @dataclass(frozen=True)
 class Task:
-    """Images ``(n, channels, height, width)``, classes ``(n,)``, and each step's batch of rows."""
+    """Images `(n, channels, height, width)`, classes `(n,)`, and each step's batch of rows."""
 
     images: Tensor
     classes: Tensor
@@ -56,7 +54,7 @@ class Task:
 
 
 def adam(model: nn.Module, learning_rate: float, *, fused: bool = False) -> torch.optim.Adam:
-    """Make Adam with its defaults, but no momentum, as Reptile's authors have it."""
+    """Make Adam with its defaults but without momentum, as Reptile's authors use it."""
     return torch.optim.Adam(
         model.parameters(), lr=learning_rate, betas=(0.0, 0.999), fused=True if fused else None
     )
@@ -90,8 +88,8 @@ def reptile_iteration(
 ) -> None:
     """Move a model towards the mean of its adaptations to some tasks.
 
-    Nichol, Achiam, Schulman 2018, algorithm 1. The one optimizer stays, so that its second moment
-    is carried from task to task, as in the paper's code.
+    Nichol, Achiam, Schulman 2018, algorithm 1. The same optimizer serves all tasks, so that
+    its second moment is carried from task to task, as in the paper's code.
     """
     before = [parameter.detach().clone() for parameter in model.parameters()]
     total = [torch.zeros_like(parameter) for parameter in before]
@@ -111,9 +109,9 @@ def reptile_iteration(
 def sample_task(
     images: Tensor, way: int, shot: int, step_count: int, batch_size: int, generator: random.Random
 ) -> Task:
-    """Draw a task from uint8 images ``(classes, images, channels, height, width)``.
+    """Draw a task from uint8 images `(classes, images, channels, height, width)`.
 
-    Its batches walk through the shuffled examples and shuffle again when they run out.
+    Its batches go through the shuffled examples and shuffle them again after the last.
     """
     chosen = generator.sample(range(images.shape[0]), way)
     pieces = [

@@ -1,4 +1,4 @@
-"""Who answers in `kshot bench predict`: functions from prepared queries to logits."""
+"""Contenders of `kshot bench predict`: functions from prepared queries to logits."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ import onnxruntime
 import torch
 from torch import nn
 
-from kshot.bench.speed.contenders import load_plain
+from kshot.bench.speed.adapt_contenders import load_plain, named_parameters
 from kshot.bench.speed.plain_loop import PlainConv4
-from kshot.bench.speed.timed_tasks import open_initialization
+from kshot.bench.speed.timed_task import comparable_network, open_initialization
 from kshot.bundle import BatchNormMode, Bundle, Head, Preconditioner
-from kshot.learner import Conv4, start_state, support_statistics
+from kshot.learner import start_state, support_statistics
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
 from kshot.server.predict.template import SUPPORT, expect_constants
 from kshot.server.store.adapted_model import AdaptedArrays
 
-__all__ = ["Answer", "Model", "constants", "eager", "inputs", "make_model", "make_session", "noise"]
-
 Floats = npt.NDArray[np.float32]
 Answer = Callable[[Floats], Floats]
 
-# A session of its own takes milliseconds to make; many seconds mean that none is being made.
+# Making a session takes milliseconds; after this time it is not being made at all.
 SESSION_SECONDS = 60.0
 
 
@@ -47,18 +45,16 @@ class Model:
 def make_model(bundle: Bundle, way: int, shot: int, device: torch.device) -> Model:
     """Make an adapted model of a bundle, for a support set of noise.
 
-    Raises ``ClickException`` when the bundle's network is not the plain module's.
+    Raises `ClickException` when the plain module does not implement the bundle's network.
     """
     initialization = open_initialization(bundle, device)
-    network = initialization.network
-    if not isinstance(network, Conv4):  # what was opened is one
-        raise TypeError(f"network is {network!r}, wanted conv4")
+    network = comparable_network(initialization.network)
     start = start_state(initialization, way, head=Head.TRAINED, preconditioner=Preconditioner.SGD)
     stacked = start.layout.split(start.parameters)
     support = torch.from_numpy(noise(bundle, way * shot)).to(device)
     with torch.no_grad():
         statistics = support_statistics(network, stacked, support[None])
-    parameters = {name: value[0] for name, value in stacked.items()}
+    parameters = named_parameters(start.layout, start.parameters)
     arrays = AdaptedArrays(
         {name: value.cpu().numpy() for name, value in parameters.items()},
         {name: value[0].cpu().numpy() for name, value in statistics.items()},
@@ -68,22 +64,22 @@ def make_model(bundle: Bundle, way: int, shot: int, device: torch.device) -> Mod
 
 
 def noise(bundle: Bundle, count: int) -> Floats:
-    """Draw prepared images ``(count, channels, height, width)``."""
+    """Draw prepared images `(count, channels, height, width)`."""
     return np.random.default_rng(0).random((count, *bundle.manifest.input.shape), np.float32)
 
 
 def inputs(predictor: Predictor, model: Model, mode: BatchNormMode) -> Answer:
-    """Answer as the server does for any adapted model: its weights are inputs.
+    """Answer as the server does for any adapted model: with its weights as inputs.
 
-    The predictor has no hot set.
+    The predictor must have no hot set.
     """
     return lambda queries: predictor.logits(model.arrays, queries, mode)
 
 
 def constants(model: Model, runtime: Runtime, mode: BatchNormMode) -> Answer:
-    """Answer as the server does for an adapted model that is asked often: it has its own session.
+    """Answer as the server does for a model that predicts often: with a session of its own.
 
-    Raises ``ClickException`` when the server makes none.
+    Raises `ClickException` when the server makes no session.
     """
     hot_set = HotSet(1, after_images=1)
     predictor = Predictor(model.bundle, runtime, hot_set)
@@ -101,7 +97,7 @@ def constants(model: Model, runtime: Runtime, mode: BatchNormMode) -> Answer:
 def make_session(
     model: Model, runtime: Runtime, mode: BatchNormMode
 ) -> Callable[[], onnxruntime.InferenceSession]:
-    """Return what makes a session with constants, as the server does."""
+    """Return a function that makes a session with constants, as the server does."""
     template = model.bundle.template_path(mode).read_bytes()
     arrays = dict(model.arrays.parameters)
     if mode is BatchNormMode.SUPPORT:
@@ -113,10 +109,7 @@ def make_session(
 
 
 def eager(model: Model, mode: BatchNormMode) -> Answer:
-    """Make what answers as one would in plain PyTorch: queries to logits, by the plain module.
-
-    They are divided by the bundle's temperature, as the server's are.
-    """
+    """Answer with the plain module; logits are divided by the bundle's temperature, as served."""
     support, module = model.support, model.module
     way = len(model.arrays.parameters["head.bias"])
     temperature = model.bundle.manifest.temperature(mode, way, len(support))

@@ -1,14 +1,18 @@
-"""Timing of several contenders side by side, so that a drift of the machine meets them all."""
+"""Timing of several contenders in turns, so that a drift of the machine affects all of them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import torch
 
-__all__ = ["Percentiles", "interleave", "median", "percentiles", "ratio"]
+Result = TypeVar("Result")
+
+RATIO_METHOD = "median of the rounds' ratios"
 
 
 @dataclass(frozen=True)
@@ -19,42 +23,47 @@ class Percentiles:
     p95: float
     p99: float
 
-    def document(self) -> dict[str, float]:
-        """Lay out the percentiles for JSON."""
-        return asdict(self)
-
 
 def percentiles(samples_ms: Sequence[float]) -> Percentiles:
-    """Interpolate percentiles between the nearest samples; raises ``ValueError`` without any."""
+    """Interpolate percentiles between the nearest samples; raises `ValueError` without samples."""
     if not samples_ms:
-        raise ValueError("percentiles of 0 samples, wanted at least 1")
+        raise ValueError("percentiles: expected at least 1 sample, got 0 samples")
     return Percentiles(*(float(value) for value in np.percentile(samples_ms, (50, 95, 99))))
 
 
 def median(samples: Sequence[float]) -> float:
-    """Return the middle sample; raises ``ValueError`` without any."""
+    """Return the middle sample; raises `ValueError` without samples."""
     return percentiles(samples).p50
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Return the median of each round's ratio: a drift that both meet in a round cancels.
+    """Return the median of the rounds' ratios: a drift that both share in a round cancels.
 
-    Raises ``ValueError`` when there are not equally many samples.
+    Raises `ValueError` when the numbers of samples differ.
     """
     return median([above / below for above, below in zip(numerators, denominators, strict=True)])
 
 
+def synchronized(work: Callable[..., Result], device: torch.device) -> Callable[..., Result]:
+    """Make a function return when its work is done: a GPU only queues it."""
+    if device.type != "cuda":
+        return work
+
+    def work_and_wait(*arguments: object) -> Result:
+        result = work(*arguments)
+        torch.cuda.synchronize(device)
+        return result
+
+    return work_and_wait
+
+
 def interleave(
-    contenders: Mapping[str, Callable[[], object]],
-    rounds: int,
-    *,
-    warm_up: int = 1,
-    report: Callable[[int, int], None] = lambda _done, _total: None,
+    contenders: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 1
 ) -> dict[str, list[float]]:
     """Time every contender once per round: milliseconds by name, in the order of the rounds.
 
-    Each first runs ``warm_up`` times untimed. Every round begins with the next contender, so that
-    none always follows the same neighbour. A contender that computes on a GPU waits for it itself.
+    Each first runs `warm_up` times untimed. Every round begins with the next contender, so that
+    none always follows the same neighbour. A contender on a GPU must be `synchronized`.
     """
     names = list(contenders)
     for name in names:
@@ -67,5 +76,4 @@ def interleave(
             started = time.perf_counter_ns()
             contenders[name]()
             samples[name].append((time.perf_counter_ns() - started) / 1e6)
-        report(number + 1, rounds)
     return samples

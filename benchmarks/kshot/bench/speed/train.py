@@ -1,41 +1,22 @@
-"""`kshot bench train`: meta-iterations per second, beside what else one would run."""
+"""`kshot bench train`: meta-iterations per second, beside the alternatives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import click
 
 from kshot.bench.environment import environment
-from kshot.bench.options import (
-    choose_device,
-    choose_jax,
-    compile_option,
-    device_option,
-    jax_option,
-    json_option,
-    plot_option,
-    rounds_option,
-    threads_option,
-)
-from kshot.bench.plot import check_plot, draw_bars, write_plot
-from kshot.bench.report import print_document, print_report, say
-from kshot.bench.speed.contenders import inner_step
-from kshot.bench.speed.meta_training_contenders import (
-    Trainee,
-    Workload,
-    jax_reptile,
-    kshot_reptile,
-    plain_reptile,
-    workload,
-)
-from kshot.bench.speed.timing import interleave, median, ratio
+from kshot.bench.options import COUNT, Shared, shared_options
+from kshot.bench.plot import check_plot, draw_bars
+from kshot.bench.report import Report, say
+from kshot.bench.speed.adapt_contenders import inner_step
+from kshot.bench.speed.timing import RATIO_METHOD, interleave, median, ratio
+from kshot.bench.speed.train_contenders import Workload, kshot_reptile, plain_reptile, workload
 from kshot.learner import InnerStep
 from kshot.trainer.loop.recipe_loop import step_spec
 from kshot.trainer.recipe.files import load_image_recipe
-
-__all__ = ["command", "document", "measure"]
 
 _RECIPE = "omniglot-5way"
 _CLASS_COUNT = 4800  # Omniglot's training characters in four rotations
@@ -50,107 +31,78 @@ _TITLES = {
 @click.command("train")
 @click.option(
     "--meta-iterations",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=2,
     show_default=True,
     help="Meta-iterations of each contender in a round.",
 )
-@rounds_option
-@device_option
-@threads_option
-@compile_option
-@jax_option
-@json_option
-@plot_option
-def command(
-    meta_iterations: int,
-    rounds: int,
-    device: str,
-    threads: int,
-    compiled: bool | None,
-    jax: bool | None,
-    as_json: bool,
-    plot: Path | None,
-) -> None:
+@shared_options("rounds", "device", "threads", "compiled", "jax", "as_json", "plot")
+def command(meta_iterations: int, shared: Shared) -> None:
     """Count meta-iterations per second of kshot, a plain PyTorch loop and JAX.
 
     All train by recipe omniglot-5way on generated images of Omniglot's number and shape, sampling
     included, and take turns in this process. The plain loop is plain_loop.py beside this file. JAX
-    goes twice: with a meta-batch's tasks side by side under vmap, and one after another.
+    runs twice: with a meta-batch's tasks side by side under vmap, and one after another.
     """
-    check_plot(plot)
-    chosen = choose_device(device, threads)
-    with_jax = choose_jax(jax, chosen, threads)
+    check_plot(shared.plot)
+    device = shared.choose_device()
+    with_jax = shared.choose_jax(device)
     say("generating images")
-    work = workload(load_image_recipe(_RECIPE), _CLASS_COUNT, chosen)
-    step, is_compiled = inner_step(step_spec(work.recipe), chosen, compiled)
-    samples = measure(work, step, rounds, meta_iterations, with_jax=with_jax)
+    work = workload(load_image_recipe(_RECIPE), _CLASS_COUNT, device)
+    step, compiled = inner_step(step_spec(work.recipe), device, shared.compiled)
+    samples = measure(work, step, shared.rounds, meta_iterations, with_jax=with_jax)
     result = {
-        "device": chosen.type,
+        "device": device.type,
         **document(samples, meta_iterations),
-        "rounds": rounds,
+        "rounds": shared.rounds,
         "options": {
             "recipe": _RECIPE,
             "images": work.dataset.image_count,
             "meta_iterations": meta_iterations,
-            "compiled": is_compiled,
-            "threads": threads,
+            "compiled": compiled,
+            "threads": shared.threads,
         },
         "environment": environment(),
     }
-    title = f"Meta-iterations per second on {chosen.type}: {_RECIPE}"
-    if plot:
-        rates = {
-            _TITLES[name]: _per_second(values, meta_iterations) for name, values in samples.items()
-        }
-        write_plot(plot, lambda figure: draw_bars(figure, rates, title))
-    if as_json:
-        print_document(result)
-    else:
-        rows = [
-            (
-                _TITLES[name],
-                f"{_per_second(values, meta_iterations):.2f}",
-                f"{ratio(values, samples['kshot']):.2f}",
-            )
-            for name, values in samples.items()
-        ]
-        print_report(
-            title,
-            ("", "per second", "kshot is faster by"),
-            rows,
-            (f"Medians, and the median of the rounds' ratios, of {rounds} rounds.",),
-        )
+    title = f"Meta-iterations per second on {device.type}: {_RECIPE}"
+    rates = {_TITLES[name]: _rate(values, meta_iterations) for name, values in samples.items()}
+    rows = [
+        (_TITLES[name], f"{rates[_TITLES[name]]:.2f}", f"{ratio(values, samples['kshot']):.2f}")
+        for name, values in samples.items()
+    ]
+    notes = (f"Medians, and the {RATIO_METHOD}, of {shared.rounds} rounds.",)
+    report = Report(title, ("", "per second", "kshot is faster by"), rows, notes)
+    shared.publish(result, report, lambda figure: draw_bars(figure, rates, title))
 
 
 def measure(
     work: Workload, step: InnerStep, rounds: int, meta_iterations: int, *, with_jax: bool
 ) -> dict[str, list[float]]:
     """Time so many meta-iterations of every contender in turns; milliseconds by name."""
-    trainees = {"kshot": kshot_reptile(work, step), "plain": plain_reptile(work)}
+    contenders: dict[str, Callable[[int], object]] = {
+        "kshot": kshot_reptile(work, step),
+        "plain": plain_reptile(work),
+    }
     if with_jax:
-        trainees["jax"] = jax_reptile(work, serial=False)
-        trainees["jax_serial"] = jax_reptile(work, serial=True)
+        from kshot.bench.speed.jax_contenders import jax_reptile
+
+        contenders["jax"] = jax_reptile(work, serial=False)
+        contenders["jax_serial"] = jax_reptile(work, serial=True)
     say(f"warming up, then {rounds} rounds")
-    return interleave(
-        {name: _chunk(trainee, meta_iterations) for name, trainee in trainees.items()}, rounds
-    )
+    bound = {name: partial(advance, meta_iterations) for name, advance in contenders.items()}
+    return interleave(bound, rounds)
 
 
 def document(samples: dict[str, list[float]], meta_iterations: int) -> dict[str, object]:
-    """Lay out milliseconds by contender for JSON; ratios above 1 say that kshot is the faster."""
+    """Lay out milliseconds by contender for JSON; a ratio above 1 means that kshot is faster."""
     laid_out: dict[str, object] = {}
     for name in _TITLES:
         values = samples.get(name)
-        laid_out[f"{name}_per_second"] = _per_second(values, meta_iterations) if values else None
+        laid_out[f"{name}_per_second"] = _rate(values, meta_iterations) if values else None
         if name != "kshot":
             laid_out[f"ratio_vs_{name}"] = ratio(values, samples["kshot"]) if values else None
-    return laid_out | {"ratio_method": "median of the rounds' ratios"}
+    return laid_out | {"ratio_method": RATIO_METHOD}
 
 
-def _chunk(trainee: Trainee, meta_iterations: int) -> Callable[[], object]:
-    return lambda: trainee.advance(meta_iterations)
-
-
-def _per_second(samples_ms: list[float], meta_iterations: int) -> float:
+def _rate(samples_ms: list[float], meta_iterations: int) -> float:
     return meta_iterations / median(samples_ms) * 1e3

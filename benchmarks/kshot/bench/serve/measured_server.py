@@ -1,40 +1,43 @@
-"""The server that a bench measures: one that runs already, or one of the bench's own."""
+"""The server that a bench measures: one that already runs, or the bench's own."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from kshot.bench.report import say
+from kshot.bench.serve.process_usage import Cpu
 from kshot.bench.serve.server_process import ServerProcess, running_server
-from kshot.bench.serve.usage import Cpu, cpu_of, proc_there
 from kshot.bundle import Bundle
 from kshot.client import Capabilities, Client
 
 # A bench may make more adapted models than a server keeps by default.
-_ROOM = ("--max-adapted-models", "1000000", "--max-adapted-bytes", str(2**50))
+_LIMITS = ("--max-adapted-models", "1000000", "--max-adapted-bytes", str(2**50))
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where a server is, what it says of itself, and its process where it is our own."""
+class MeasuredServer:
+    """A server's address, its capabilities, and its process where it is the bench's own."""
 
     address: str
     capabilities: Capabilities
     process: ServerProcess | None
 
     def check(self) -> None:
-        """Raise ``ClickException`` when it is our own and has ended."""
+        """Raise `ClickException` when it is the bench's own and has ended."""
         if self.process is not None:
             self.process.check()
 
     def cpu(self) -> Cpu | None:
-        """Return what it has computed so far, where it is our own and the system tells."""
-        return cpu_of(self.process) if self.process is not None and proc_there() else None
+        """Return its processor time; None for another's server, or without /proc."""
+        has_proc = Path(f"/proc/{os.getpid()}/stat").exists()
+        return self.process.cpu() if self.process is not None and has_proc else None
 
     def document(self) -> dict[str, object]:
-        """Lay out for JSON what it says of itself."""
+        """Return its description for JSON."""
         return {
             "address": self.address,
             "own": self.process is not None,
@@ -46,18 +49,18 @@ class Target:
 
 
 @contextmanager
-def running_target(address: str) -> Iterator[Target]:
-    """Use a server that runs; raises ``KshotError`` when none answers."""
+def other_server(address: str) -> Iterator[MeasuredServer]:
+    """Measure a server that already runs; raises `KshotError` when none answers."""
     with Client(address) as client:
         capabilities = client.capabilities()
-    yield Target(address, capabilities, None)
+    yield MeasuredServer(address, capabilities, None)
 
 
 @contextmanager
-def own_target(bundle: Bundle, device: str) -> Iterator[Target]:
-    """Run a server of our own around a block."""
+def own_server(bundle: Bundle, device: str) -> Iterator[MeasuredServer]:
+    """Run a server of the bench's own around a block."""
     say(f"starting a server of {bundle.manifest.name}")
-    with running_server(bundle.path, device, _ROOM) as process:
+    with running_server(bundle.path, device, _LIMITS) as process:
         with Client(process.address) as client:
             capabilities = client.capabilities()
-        yield Target(process.address, capabilities, process)
+        yield MeasuredServer(process.address, capabilities, process)

@@ -1,4 +1,4 @@
-"""Load on a server: callers in a closed loop, arrivals in an open one; knows nothing of gRPC."""
+"""Load generator: callers in a closed loop, arrivals in an open loop; independent of gRPC."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 OK = "OK"
 ARRIVALS = ("poisson", "constant")
 
-# A caller who is refused waits so long before the next call: refusals cost the server little, and
-# a caller who asks again at once would measure little else.
+# A refused caller waits this long before the next call. Refusals cost the server little: without a
+# pause the load would consist of them.
 REFUSAL_PAUSE_SECONDS = 0.1
 
 Result = TypeVar("Result")
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one call: `OK` with the response's bytes, or the name of a status code."""
+    """The outcome of one call: `OK` with the response's bytes, or the name of a status code."""
 
     code: str
     content: bytes = b""
@@ -42,7 +42,7 @@ class Sample:
 
     @property
     def latency_ms(self) -> float:
-        """Return the time since the call was due: what it waited to be sent counts too."""
+        """Return the time since the call was due, including its wait to be sent."""
         return 1e3 * (self.answered - self.due)
 
     @property
@@ -52,13 +52,13 @@ class Sample:
 
     @property
     def lateness_ms(self) -> float:
-        """Return how long after its time the call was sent."""
+        """Return how long after its due time the call was sent."""
         return 1e3 * (self.sent - self.due)
 
 
 @dataclass(frozen=True)
 class Load:
-    """All calls of one load, the seconds from its begin to its last answer, our share of a core."""
+    """The calls of one load, seconds from its start to the last answer, generator's CPU share."""
 
     samples: tuple[Sample, ...]
     seconds: float
@@ -68,18 +68,8 @@ class Load:
 Send = Callable[[], Awaitable[Answer]]
 
 
-class Clock(Protocol):
-    """Time, as the load sees it."""
-
-    def now(self) -> float:
-        """Return the time in seconds."""
-
-    async def sleep_until(self, when: float) -> None:
-        """Return at a time, or at once when it has passed."""
-
-
-class SystemClock:
-    """The clock of this machine."""
+class Clock:
+    """The clock of this machine; tests have another."""
 
     def now(self) -> float:
         """Return the time in seconds."""
@@ -93,7 +83,7 @@ class SystemClock:
 def run(main: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine to its end on an event loop whose timers are finer than a millisecond.
 
-    The usual loop waits in whole milliseconds, as long as a call to predict takes.
+    The default loop waits whole milliseconds, which is as long as a call to Predict takes.
     """
 
     def precise_loop() -> asyncio.AbstractEventLoop:
@@ -104,22 +94,22 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
 
 
 def arrival_times(kind: str, rate: float, seconds: float, seed: int) -> tuple[float, ...]:
-    """Decide beforehand when calls arrive: seconds from 0, the first, to `seconds`.
+    """Return the times at which calls arrive: seconds from 0, the first, to `seconds`.
 
-    `constant` spaces them evenly, `poisson` draws the gaps from an exponential distribution.
+    `constant` spaces them evenly; `poisson` draws the gaps from an exponential distribution.
     """
     if kind == "constant":
         return tuple(number / rate for number in range(max(1, math.ceil(rate * seconds))))
     generator = np.random.default_rng(seed)
     expected = rate * seconds
-    # Six standard deviations and more: so many gaps span `seconds`.
+    # More than six standard deviations above the mean, so that the gaps span `seconds`.
     gaps = generator.exponential(1 / rate, int(expected + 6 * math.sqrt(expected) + 20))
     times = np.concatenate([[0.0], np.cumsum(gaps)])
     return tuple(times[times < seconds].tolist())
 
 
 async def closed_loop(send: Send, callers: int, seconds: float, clock: Clock) -> Load:
-    """Let each caller send its next call when its last is answered, until the time is over."""
+    """Let each caller send its next call when its last is answered, for some seconds."""
     begin, cpu = clock.now(), time.process_time()
     samples: list[Sample] = []
 
@@ -133,10 +123,10 @@ async def closed_loop(send: Send, callers: int, seconds: float, clock: Clock) ->
 
 
 async def open_loop(send: Send, arrivals: Sequence[float], clock: Clock) -> Load:
-    """Send a call at each time, counted from now, however many are unanswered.
+    """Send a call at each time, counted from now, regardless of unanswered calls.
 
-    Latency counts from the time in `arrivals`: a stall delays every call that was due in it, and
-    each shows it (no coordinated omission).
+    Latency counts from the time in `arrivals`, so a stall shows in every call that was due during
+    it (no coordinated omission).
     """
     begin, cpu = clock.now(), time.process_time()
     samples: list[Sample] = []
@@ -155,9 +145,9 @@ async def open_loop(send: Send, arrivals: Sequence[float], clock: Clock) -> Load
 
 @asynccontextmanager
 async def continuous_load(send: Send, callers: int, clock: Clock) -> AsyncIterator[list[Sample]]:
-    """Keep callers calling in a closed loop while the block runs; what they sent is answered.
+    """Run a closed loop until the block ends and its last calls are answered.
 
-    Gives the samples so far.
+    Yields the samples so far.
     """
     samples: list[Sample] = []
     stopped = False
@@ -171,7 +161,7 @@ async def continuous_load(send: Send, callers: int, clock: Clock) -> AsyncIterat
 
 
 def join_loads(loads: Sequence[Load]) -> Load:
-    """Put loads that followed one another together as one."""
+    """Join loads that followed one another."""
     seconds = sum(load.seconds for load in loads)
     cpu_seconds = sum(load.generator_cpu * load.seconds for load in loads)
     samples = tuple(sample for load in loads for sample in load.samples)

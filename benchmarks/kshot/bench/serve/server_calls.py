@@ -1,36 +1,65 @@
-"""The calls of one bench to one server, and the adapted models that they made."""
+"""The connections of one bench to one server, its calls, and the adapted models that it makes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import click
+import grpc
 
 from kshot.bench.report import say
-from kshot.bench.serve.load import OK, Answer, Send
-from kshot.bench.serve.load_calls import (
+from kshot.bench.serve.load_generator import OK, Answer, Send
+from kshot.bench.serve.requests import (
+    Workload,
+    adapt_request,
     adapt_requests,
     delete_request,
-    make_call,
-    open_connection,
+    noise,
     predict_requests,
+    queries,
+    support_set,
 )
-from kshot.bench.serve.workload import Workload, adapt_request, noise, queries, support_set
 from kshot.client import Client, ModelCapabilities, ResolvedOptions
 from kshot.v1 import adaptation_pb2 as wire
 
+SERVICE = wire.DESCRIPTOR.services_by_name["AdaptationService"].full_name
 CALL_SECONDS = 120.0
-# So many calls to delete are under way at once.
-_DELETING = 8
+_CONCURRENT_DELETES = 8
+_CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Channels to one address would share a connection; another client has its own.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+def open_connection(address: str) -> grpc.aio.Channel:
+    """Open a connection to HOST:PORT that shares nothing with other connections."""
+    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+
+
+def make_call(
+    channel: grpc.aio.Channel, method: str, timeout: float = CALL_SECONDS
+) -> Callable[[bytes], Awaitable[Answer]]:
+    """Return a function that sends a request and gives its answer, of whatever status."""
+    send: Callable[..., Awaitable[bytes]] = channel.unary_unary(f"/{SERVICE}/{method}")
+
+    async def call(request: bytes) -> Answer:
+        try:
+            return Answer(OK, await send(request, timeout=timeout))
+        except grpc.aio.AioRpcError as error:
+            return Answer(error.code().name)
+
+    return call
 
 
 def try_out(address: str, workload: Workload, model: ModelCapabilities) -> ResolvedOptions:
     """Adapt, predict and delete once; return the options as the server resolved them.
 
-    Raises ``KshotError`` with what the server has against the workload.
+    Raises `KshotError` when the server refuses the workload.
     """
     images, labels = support_set(workload, model)
     with Client(address, timeout=CALL_SECONDS) as client:
@@ -45,29 +74,29 @@ def try_out(address: str, workload: Workload, model: ModelCapabilities) -> Resol
 class Session:
     """Sends the calls of a bench over two connections: one adapts and deletes, one predicts.
 
-    What `adapt` makes lasts until `forget`, what `keep` makes until the session ends.
+    What `adapt` makes lasts until `forget`, what `keep` makes until `forget_kept`.
     """
 
     def __init__(self, address: str, workload: Workload, model: ModelCapabilities) -> None:
         self._adapting = open_connection(address)
         self._predicting = open_connection(address)
-        self._adapt = make_call(self._adapting, "Adapt", CALL_SECONDS)
-        self._delete = make_call(self._adapting, "DeleteAdaptedModel", CALL_SECONDS)
-        self._predict = make_call(self._predicting, "Predict", CALL_SECONDS)
+        self._adapt = make_call(self._adapting, "Adapt")
+        self._delete = make_call(self._adapting, "DeleteAdaptedModel")
+        self._predict = make_call(self._predicting, "Predict")
         self._next_adapt = adapt_requests(adapt_request(workload, model))
         self._queries = queries(workload, model)
         self._made: list[bytes] = []
         self._kept: list[str] = []
 
     async def adapt(self) -> Answer:
-        """Adapt to the support set with a seed of its own."""
+        """Adapt to the support set with a new seed."""
         answer = await self._adapt(self._next_adapt())
         if answer.code == OK:
             self._made.append(answer.content)
         return answer
 
     async def keep(self) -> str:
-        """Adapt and return the id; raises ``ClickException`` when it is refused."""
+        """Adapt and return the id; raises `ClickException` when the server refuses."""
         answer = await self._adapt(self._next_adapt())
         if answer.code != OK:
             raise click.ClickException(f"Adapt answered {answer.code}")
@@ -75,7 +104,7 @@ class Session:
         return self._kept[-1]
 
     def predict(self, adapted_models: Sequence[str]) -> Send:
-        """Make a function that predicts with each adapted model in turn."""
+        """Return a function that predicts with each adapted model in turn."""
         next_predict = predict_requests(adapted_models, self._queries)
         return lambda: self._predict(next_predict())
 
@@ -90,7 +119,7 @@ class Session:
         await self.delete(kept)
 
     async def delete(self, adapted_models: Iterable[str]) -> None:
-        """Delete adapted models, and tell how many of them the server did not."""
+        """Delete adapted models; say on stderr how many the server did not delete."""
         waiting = list(adapted_models)
         refusals: Counter[str] = Counter()
 
@@ -100,12 +129,12 @@ class Session:
                 if answer.code != OK:
                     refusals[answer.code] += 1
 
-        await asyncio.gather(*(work() for _ in range(_DELETING)))
+        await asyncio.gather(*(work() for _ in range(_CONCURRENT_DELETES)))
         for code, count in refusals.items():
             say(f"{count} adapted models were not deleted ({code}); they expire within an hour")
 
     async def close(self) -> None:
-        """End the connections."""
+        """Close the connections."""
         await self._adapting.close()
         await self._predicting.close()
 
@@ -114,9 +143,9 @@ class Session:
 async def open_session(
     address: str, workload: Workload, model: ModelCapabilities, *, own: bool
 ) -> AsyncIterator[Session]:
-    """Open a session around a block; at its end nothing is left on a server that goes on.
+    """Open a session around a block, and at its end delete its models from another's server.
 
-    What is left on the bench's own goes with it.
+    The bench's own server ends anyway.
     """
     session = Session(address, workload, model)
     try:

@@ -1,20 +1,22 @@
-"""What a bench sends: noise in the form that a served model takes, within its limits."""
+"""The requests of `kshot bench serve` as bytes: noise in the form that a served model takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import click
 import numpy as np
 import numpy.typing as npt
 
+from kshot.bench.options import check_choice, check_limits
 from kshot.client import AdaptOptions, Capabilities, ModelCapabilities
 from kshot.client.encoding import encode_images, encode_support
 from kshot.client.options import encode_options
 from kshot.v1 import adaptation_pb2 as wire
 
-# Should a bench be killed, what it made on another's server goes by itself after this.
+# A killed bench leaves its adapted models on another's server; they expire after this time.
 _TTL_SECONDS = 3600.0
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
@@ -22,7 +24,7 @@ Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Workload:
-    """The tasks and queries of a bench; the batch-norm mode None is the model's own."""
+    """The tasks and queries of a bench; batch-norm mode None means the model's default."""
 
     way: int = 5
     shot: int = 1
@@ -39,42 +41,34 @@ class Workload:
 
 
 def choose_model(capabilities: Capabilities, name: str | None) -> ModelCapabilities:
-    """Find a served model, or the only one where none is named; raises ``UsageError``."""
+    """Return a served model, or the only one where no name is given; raises `UsageError`."""
     served = capabilities.models
     if name is None and len(served) > 1:
-        raise click.UsageError(f"--model is needed, wanted one of: {', '.join(sorted(served))}")
-    found = next(iter(served.values())) if name is None else served.get(name)
-    if found is None:
-        raise click.UsageError(
-            f"--model is {name}, which the server does not serve, wanted one of: "
-            f"{', '.join(sorted(served))}"
-        )
-    return found
+        raise click.UsageError(f"--model: required, expected one of {', '.join(sorted(served))}")
+    name = name or next(iter(served))
+    check_choice("--model", name, sorted(served), "the server's models")
+    return served[name]
 
 
 def check_workload(workload: Workload, model: ModelCapabilities) -> None:
-    """Hold a workload to what a model allows; raises ``UsageError``."""
-    for option, value, most in (
+    """Check a workload against a model's limits; raises `UsageError`."""
+    check_limits(
+        model.model,
         ("--way", workload.way, model.max_way),
         ("--way times --shot", workload.way * workload.shot, model.max_support_count),
         ("--step-count", workload.step_count, model.max_step_count),
         ("--images", workload.images, model.max_query_count),
-    ):
-        if value > most:
-            raise click.UsageError(f"{option} is {value}, wanted at most {most}, as {model.model}")
-    mode = workload.batch_norm_mode
-    if mode is not None and mode not in model.batch_norm_modes:
-        raise click.UsageError(
-            f"--batch-norm-mode is {mode}, wanted one that {model.model} allows: "
-            f"{', '.join(model.batch_norm_modes)}"
-        )
+    )
+    if workload.batch_norm_mode is not None:
+        modes = model.batch_norm_modes
+        check_choice("--batch-norm-mode", workload.batch_norm_mode, modes, model.model)
 
 
 def noise(input_shape: Sequence[int], count: int, seed: int = 0) -> Pixels:
     """Draw images of a model's input shape (channels, height, width), as clients send them.
 
-    uint8 (count, height, width[, channels]) where an image can have so many channels, else prepared
-    float32 (count, channels, height, width).
+    uint8 `(count, height, width[, channels])` with 1, 3 or 4 channels, otherwise prepared float32
+    `(count, channels, height, width)`.
     """
     channels, height, width = input_shape
     generator = np.random.default_rng(seed)
@@ -100,3 +94,33 @@ def adapt_request(workload: Workload, model: ModelCapabilities) -> wire.AdaptReq
 def queries(workload: Workload, model: ModelCapabilities) -> wire.Images:
     """Draw the queries of each request to predict."""
     return encode_images(noise(model.input_shape, workload.images, seed=1))
+
+
+def adapt_requests(request: wire.AdaptRequest) -> Callable[[], bytes]:
+    """Return a function that gives the request with another seed each time.
+
+    A server may answer equal requests by one run. Protobuf merges messages that are concatenated,
+    so only the seed is encoded anew.
+    """
+    fixed = request.SerializeToString()
+    seeds = itertools.count(1)
+
+    def next_request() -> bytes:
+        options = wire.AdaptOptions(seed=next(seeds))
+        return fixed + wire.AdaptRequest(options=options).SerializeToString()
+
+    return next_request
+
+
+def predict_requests(adapted_models: Sequence[str], images: wire.Images) -> Callable[[], bytes]:
+    """Return a function that gives requests to each adapted model in turn."""
+    requests = [
+        wire.PredictRequest(adapted_model=name, queries=images).SerializeToString()
+        for name in adapted_models
+    ]
+    return itertools.cycle(requests).__next__
+
+
+def delete_request(adapted_model: str) -> bytes:
+    """Write the request to delete one adapted model."""
+    return wire.DeleteAdaptedModelRequest(adapted_model=adapted_model).SerializeToString()

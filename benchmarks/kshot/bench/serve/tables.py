@@ -1,37 +1,27 @@
-"""How `kshot bench serve` shows its results to people: tables and a plot."""
+"""Tables and the plot of `kshot bench serve`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kshot.bench.report import print_report
-from kshot.bench.serve.load_summary import LoadSummary
+from kshot.bench.report import Report
 from kshot.bench.serve.memory import MemoryResult
-from kshot.bench.serve.results import MethodLoads, ServeResult
+from kshot.bench.serve.summary import LoadSummary, MethodLoads, ServeResult
 from kshot.bench.speed.timing import Percentiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEADINGS = (
-    "load",
-    "p50 ms",
-    "p95",
-    "p99",
-    "calls/s",
-    "queue ms",
-    "decode",
-    "compute",
-    "store",
-    "rest",
-    "errors",
+    *("load", "p50 ms", "p95", "p99", "calls/s"),
+    *("queue ms", "decode", "compute", "store", "rest", "errors"),
 )
 _MIB = 2**20
 
 
-def print_result(title: str, result: ServeResult) -> None:
-    """Print all loads as one table, with what it does not say below."""
+def loads_report(title: str, result: ServeResult) -> Report:
+    """Return all loads as one table, with further figures below it."""
     rows = [
         *_method_rows("Adapt", result.adapt),
         *_method_rows("Predict", result.predict),
@@ -40,11 +30,11 @@ def print_result(title: str, result: ServeResult) -> None:
             for beside in result.predict_beside_adapt
         ),
     ]
-    print_report(title, _HEADINGS, rows, list(_notes(result)))
+    return Report(title, _HEADINGS, rows, list(_notes(result)))
 
 
-def print_memory(title: str, result: MemoryResult) -> None:
-    """Print what adapted models cost."""
+def memory_report(title: str, result: MemoryResult) -> Report:
+    """Return the memory of both processes as a table, with the cost of one model below it."""
     moments = [
         *((f"round {look.rounds}", look.memory) for look in result.looks),
         (f"{result.models} models kept", result.kept),
@@ -58,18 +48,17 @@ def print_memory(title: str, result: MemoryResult) -> None:
         f"One kept model: {result.memory_bytes_per_model / _MIB:.3f} MiB of memory, "
         f"{result.store_bytes_per_model / _MIB:.3f} MiB on disk."
     ]
-    print_report(title, ("moment", "front MiB", "engine MiB"), rows, notes)
+    return Report(title, ("moment", "front MiB", "engine MiB"), rows, notes)
 
 
-def draw_result(figure: Figure, title: str, result: ServeResult) -> None:
-    """Draw latency over concurrency, one panel a method."""
+def draw_result(title: str, result: ServeResult, figure: Figure) -> None:
+    """Draw latency over concurrency, one panel for each method."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure.suptitle(title)
-    panels = figure.subplots(1, 2)
-    for axes, (name, loads) in zip(
-        panels, (("Adapt", result.adapt), ("Predict", result.predict)), strict=True
-    ):
+    methods = (("Adapt", result.adapt), ("Predict", result.predict))
+    for axes, (name, loads) in zip(figure.subplots(1, 2), methods, strict=True):
+        callers = [level.concurrency for level in loads.closed]
         for share in ("p50", "p95", "p99"):
             points = [
                 (level.concurrency, getattr(level.load.latency_ms, share))
@@ -80,8 +69,7 @@ def draw_result(figure: Figure, title: str, result: ServeResult) -> None:
         axes.set_title(f"{name}, closed loop")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks([level.concurrency for level in loads.closed])
-        axes.set_xticklabels([str(level.concurrency) for level in loads.closed])
+        axes.set_xticks(callers, list(map(str, callers)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -114,9 +102,9 @@ def _row(name: str, load: LoadSummary) -> tuple[str, ...]:
 
 def _notes(result: ServeResult) -> Iterator[str]:
     yield (
-        "Latency counts from when a call was due; of an open loop that includes the waiting that "
-        "a stall causes. The parts are medians of the server's own times; rest is transport, "
-        "waiting to be read, and what the server does between the parts."
+        "Latency counts from when a call was due; in an open loop it includes the wait that a "
+        "stall causes. The parts are medians of the server's own times; rest is transport, the "
+        "wait to be read, and the server's work between the parts."
     )
     if result.adapt_overhead is not None:
         over = result.adapt_overhead
@@ -132,6 +120,8 @@ def _notes(result: ServeResult) -> Iterator[str]:
                 f"p50 x {beside.p50_ratio:.2f}, p99 x {beside.p99_ratio:.2f} "
                 f"({beside.p99_difference_ms:+.2f} ms)."
             )
+    paths = ", ".join(f"{path}: {count}" for path, count in result.compute_paths.items())
+    yield f"Adaptations by compute path: {paths}."
     for name, loads in (("Adapt", result.adapt), ("Predict", result.predict)):
         used = ", ".join(
             f"{level.cpu_per_call.front_ms:.2f} + {level.cpu_per_call.engine_ms:.2f}"
@@ -139,13 +129,10 @@ def _notes(result: ServeResult) -> Iterator[str]:
             if level.cpu_per_call is not None
         )
         if used:
-            yield f"{name}, processor time of front + engine for a call, ms: {used}."
-    paths = ", ".join(f"{path}: {count}" for path, count in result.compute_paths.items())
-    yield f"Adaptations by what ran them: {paths}."
-    for name, loads in (("Adapt", result.adapt), ("Predict", result.predict)):
+            yield f"{name}, processor time of front + engine per call, ms: {used}."
         yield (
             f"{name}, open loop: the generator sent calls {loads.open.lateness_ms.p99:.2f} ms late "
-            f"(p99) and took {loads.open.load.generator_cpu:.0%} of a core."
+            f"(p99) and used {loads.open.load.generator_cpu:.0%} of a core."
         )
 
 

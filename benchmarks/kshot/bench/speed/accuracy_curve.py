@@ -1,27 +1,29 @@
-"""What the steps buy: accuracy over steps and over milliseconds, on handwriting."""
+"""The plot of `kshot bench adapt`: accuracy over steps and over milliseconds, on handwriting."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kshot.bench.report import say
-from kshot.bench.speed.contenders import kshot_loop
-from kshot.bench.speed.timed_tasks import AdaptTask
+from kshot.bench.speed.adapt_contenders import kshot_loop
+from kshot.bench.speed.timed_task import TimedTask
 from kshot.bench.speed.timing import interleave, median
+from kshot.bundle import Bundle
 from kshot.learner import InnerStep, cycling_indices
 from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.registry import data_of, read_dataset
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.recipe.recipe import Data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["AccuracyPoint", "draw_accuracy", "measure_accuracy"]
-
 STEP_COUNTS = (1, 2, 5, 10, 20, 50)
 TASK_COUNT = 100
-MOST_QUERIES = 10
+MAX_QUERIES = 10
 
 
 @dataclass(frozen=True)
@@ -34,36 +36,49 @@ class AccuracyPoint:
     adapt_ms: float
 
 
+def handwriting(bundle: Bundle, data_folder: Path | None) -> ImageDataset:
+    """Read the bundle's test classes, or scikit-learn's digits without a data folder.
+
+    Raises `DataError` when the folder does not hold the bundle's data set.
+    """
+    input_spec = bundle.manifest.input
+    if data_folder is None:
+        say("no data folder is named: accuracy is measured on scikit-learn's digits")
+        digits = Data("digits", "all", rotations=False)
+        return read_dataset(digits, Path(), "test", input_spec=input_spec)
+    data = data_of(bundle.manifest.provenance)
+    return read_dataset(data, data_folder, "test", input_spec=input_spec)
+
+
 def measure_accuracy(
-    task: AdaptTask, step: InnerStep, dataset: ImageDataset, rounds: int
+    task: TimedTask, step: InnerStep, dataset: ImageDataset, rounds: int
 ) -> list[AccuracyPoint]:
     """Measure kshot's accuracy on the same tasks of a data set at each number of steps.
 
-    The milliseconds are those of the task and the inner step given.
-
-    Raises ``DataError`` when the data set is too small for such tasks or of another shape.
+    The milliseconds are those of the given task and inner step. Raises `DataError` when the data
+    set is too small for such tasks or of another shape.
     """
     size = task.size
     smallest = int(dataset.class_offsets.diff().min())
     settings = EvaluationSettings(
         way=size.way,
         shot=size.shot,
-        query_count=max(1, min(MOST_QUERIES, smallest - size.shot)),
+        query_count=max(1, min(MAX_QUERIES, smallest - size.shot)),
         task_count=TASK_COUNT,
         batch_norm_mode=task.manifest.batch_norm.default,
         batch_size=size.batch_size,
     )
     evaluator = Evaluator(task.initialization, task.manifest, dataset)
-    milliseconds = _time(task, step, rounds)
-    points = []
-    for step_count in STEP_COUNTS:
-        say(f"measuring accuracy after {step_count} steps on {dataset.name}")
-        wanted = replace(settings, step_count=step_count)
-        result = evaluator.evaluate(wanted)[wanted.batch_norm_mode]
-        points.append(
-            AccuracyPoint(step_count, result.accuracy, result.ci95, milliseconds[step_count])
+    milliseconds = _adapt_ms(task, step, rounds)
+    say(f"measuring accuracy on {dataset.name}")
+    mode = settings.batch_norm_mode
+    (along,) = evaluator.compare([settings], [mode], step_counts=STEP_COUNTS)
+    return [
+        AccuracyPoint(
+            step_count, along[step_count][mode].accuracy, along[step_count][mode].ci95, adapt_ms
         )
-    return points
+        for step_count, adapt_ms in milliseconds.items()
+    ]
 
 
 def draw_accuracy(figure: Figure, points: list[AccuracyPoint], title: str) -> None:
@@ -85,7 +100,7 @@ def draw_accuracy(figure: Figure, points: list[AccuracyPoint], title: str) -> No
     figure.suptitle(title)
 
 
-def _time(task: AdaptTask, step: InnerStep, rounds: int) -> dict[int, float]:
+def _adapt_ms(task: TimedTask, step: InnerStep, rounds: int) -> dict[int, float]:
     """Return the median milliseconds of an adaptation by its number of steps, interleaved."""
     loops = {}
     for step_count in STEP_COUNTS:

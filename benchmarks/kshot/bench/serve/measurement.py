@@ -1,0 +1,197 @@
+"""The loads of `kshot bench serve`, one after the other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import click
+
+from kshot.bench.report import say
+from kshot.bench.serve.load_generator import (
+    OK,
+    Clock,
+    Load,
+    Sample,
+    Send,
+    arrival_times,
+    closed_loop,
+    continuous_load,
+    join_loads,
+    open_loop,
+)
+from kshot.bench.serve.measured_server import MeasuredServer
+from kshot.bench.serve.process_usage import cpu_per_call
+from kshot.bench.serve.server_calls import Session
+from kshot.bench.serve.summary import (
+    BesideAdapt,
+    ClosedLoop,
+    MethodLoads,
+    OpenLoop,
+    Response,
+    ServeResult,
+    answered,
+    compute_paths,
+    overhead,
+    summarize,
+)
+from kshot.bench.speed.timing import percentiles
+from kshot.v1 import adaptation_pb2 as wire
+
+# Loads that are compared take turns, so that a drift of the machine affects all of them.
+_TURNS = 4
+_SEED = 0
+_WARM_UP_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class ServePlan:
+    """How to load a server.
+
+    `seconds` is the length of each load; `rate` the calls per second of the open loops, None for
+    half of the closed loops' best rate. Predictions go to `adapted_models` in turn.
+    """
+
+    concurrency: tuple[int, ...] = (1, 8, 64)
+    seconds: float = 5.0
+    rate: float | None = None
+    arrivals: str = "poisson"
+    adapted_models: int = 1
+    adapting_callers: tuple[int, ...] = (1, 8)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The server, the session with it, and the plan of the loads."""
+
+    server: MeasuredServer
+    session: Session
+    plan: ServePlan
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method under load: its name, its call, and the type of its answers."""
+
+    name: str
+    send: Send
+    response: Response
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A load of predictions, and the adaptations that ran beside it for some seconds."""
+
+    predictions: Load
+    adaptations: Sequence[Sample]
+    seconds: float
+
+
+async def measure(bench: Bench) -> ServeResult:
+    """Warm the server up and run every load of the plan.
+
+    Raises `ClickException` when a load had no answer, or the server has ended.
+    """
+    say(f"adapted models to predict with: {bench.plan.adapted_models}")
+    kept = [await bench.session.keep() for _ in range(bench.plan.adapted_models)]
+    adapt = Method("Adapt", bench.session.adapt, wire.AdaptResponse)
+    predict = Method("Predict", bench.session.predict(kept), wire.PredictResponse)
+    for method in (adapt, predict):
+        await _warm_up(bench, method)
+    closed, samples = await _closed_loops(bench, adapt)
+    adapt_loads = MethodLoads(closed, await _open_loop(bench, adapt, closed))
+    closed, _ = await _closed_loops(bench, predict)
+    return ServeResult(
+        adapt=adapt_loads,
+        predict=MethodLoads(closed, await _open_loop(bench, predict, closed)),
+        adapt_overhead=overhead(samples.get(1, ())),
+        compute_paths=compute_paths([sample for level in samples.values() for sample in level]),
+        predict_beside_adapt=await _beside_adapt(bench, predict),
+    )
+
+
+async def _warm_up(bench: Bench, method: Method) -> None:
+    """Run the plan's heaviest load without counting it."""
+    say(f"{method.name}, warming up")
+    callers, seconds = max(bench.plan.concurrency), min(_WARM_UP_SECONDS, bench.plan.seconds)
+    await _end(bench, method, await closed_loop(method.send, callers, seconds, bench.clock))
+
+
+async def _closed_loops(
+    bench: Bench, method: Method
+) -> tuple[tuple[ClosedLoop, ...], Mapping[int, Sequence[Sample]]]:
+    """Run the closed loops; returns their summaries, and their calls by the number of callers."""
+    loops, samples = [], {}
+    for callers in bench.plan.concurrency:
+        say(f"{method.name}, closed loop, concurrency {callers}")
+        before = bench.server.cpu()
+        load = await closed_loop(method.send, callers, bench.plan.seconds, bench.clock)
+        after = bench.server.cpu()
+        await _end(bench, method, load)
+        summary = summarize(load, method.response)
+        loops.append(ClosedLoop(callers, summary, cpu_per_call(before, after, summary.answered)))
+        samples[callers] = load.samples
+    return tuple(loops), samples
+
+
+async def _open_loop(bench: Bench, method: Method, closed: Sequence[ClosedLoop]) -> OpenLoop:
+    """Run the open loop, by default at half of the closed loops' best rate."""
+    plan = bench.plan
+    rate = plan.rate or max(level.load.calls_per_second for level in closed) / 2
+    say(f"{method.name}, open loop, {rate:.4g} calls per second")
+    arrivals = arrival_times(plan.arrivals, rate, plan.seconds, _SEED)
+    load = await _end(bench, method, await open_loop(method.send, arrivals, bench.clock))
+    lateness = percentiles([sample.lateness_ms for sample in load.samples])
+    return OpenLoop(plan.arrivals, rate, lateness, summarize(load, method.response))
+
+
+async def _beside_adapt(bench: Bench, predict: Method) -> tuple[BesideAdapt, ...]:
+    """Let one caller predict alone and beside adapting callers, in turns; alone comes first."""
+    turns: dict[int, list[Turn]] = {callers: [] for callers in (0, *bench.plan.adapting_callers)}
+    for number in range(_TURNS):
+        for callers, done in turns.items():
+            say(f"Predict, Adapt x {callers} beside it, turn {number + 1} of {_TURNS}")
+            done.append(await _turn(bench, predict, callers))
+    return tuple(compare(turns[0], done, callers) for callers, done in turns.items())
+
+
+async def _turn(bench: Bench, predict: Method, callers: int) -> Turn:
+    begin, clock = bench.clock.now(), bench.clock
+    async with continuous_load(bench.session.adapt, callers, clock) as adaptations:
+        load = await closed_loop(predict.send, 1, bench.plan.seconds / _TURNS, clock)
+    seconds = clock.now() - begin
+    return Turn(await _end(bench, predict, load), tuple(adaptations), seconds)
+
+
+def compare(alone: Sequence[Turn], turns: Sequence[Turn], callers: int) -> BesideAdapt:
+    """Compare predictions beside adaptations with those alone; some of each must be answered."""
+    reference, load = (
+        summarize(join_loads([turn.predictions for turn in each]), wire.PredictResponse)
+        for each in (alone, turns)
+    )
+    if load.latency_ms is None or reference.latency_ms is None:
+        raise ValueError("predictions: expected at least one answer in each load, got none")
+    adapted = sum(len(answered(turn.adaptations)) for turn in turns)
+    beside, base = load.latency_ms, reference.latency_ms
+    return BesideAdapt(
+        adapting_callers=callers,
+        adaptations_per_second=adapted / sum(turn.seconds for turn in turns),
+        load=load,
+        p50_ratio=beside.p50 / base.p50,
+        p99_ratio=beside.p99 / base.p99,
+        p50_difference_ms=beside.p50 - base.p50,
+        p99_difference_ms=beside.p99 - base.p99,
+    )
+
+
+async def _end(bench: Bench, method: Method, load: Load) -> Load:
+    """Delete the load's adapted models and check that some of its calls were answered."""
+    bench.server.check()
+    await bench.session.forget()
+    codes = Counter(sample.answer.code for sample in load.samples)
+    if not codes[OK]:
+        counts = ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
+        raise click.ClickException(f"no call of {method.name} was answered: {counts}")
+    return load
