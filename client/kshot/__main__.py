@@ -1,4 +1,4 @@
-"""The `kshot` command: runs one of the table's commands and turns failures into one line."""
+"""The `kshot` command: it runs a command of the table and turns failures into one line."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from kshot.command.table import LazyGroup, missing_extras
+from kshot.command.table import COMMANDS, ProgramGroup, missing_extras
 from kshot.command.version import version
 
-# Module: the base classes of errors whose message is for the user. An error of such a class can
-# only reach us from a command that has imported the module, so nothing here is imported for it.
+# Module: the base classes of errors whose message is for the user. Only a command that has imported
+# the module can raise such an error, so this module need not import it.
 _USER_ERRORS = {
     "kshot.bundle.errors": ("BundleError", "ImageError"),
     "kshot.client.errors": ("KshotError",),
     "kshot.server.errors": ("KshotServerError",),
     "kshot.trainer.errors": ("TrainerError",),
 }
-# Of these, what the caller can only mend by asking for something else.
+# Of these, the errors that only another request can avoid.
 _MISUSES = {"kshot.client.errors": ("InputError", "InvalidArgumentError")}
 _FAILED = 1
 _WRONG_USE = 2
@@ -33,7 +33,11 @@ def _print_version(context: click.Context, _option: click.Parameter, wanted: boo
         context.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=ProgramGroup,
+    entries=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -60,14 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", _INTERRUPTED)
     except BrokenPipeError:
-        # Who read our output has gone; without this, Python would complain again at exit.
+        # The reader of our output has gone; without this, Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _FAILED
     except ModuleNotFoundError as error:
         name = next((word for word in arguments if not word.startswith("-")), "")
         return _say(missing_extras(name, error.name or str(error)), _FAILED)
     except UnicodeEncodeError as error:
-        if error.encoding != "utf-8":  # the terminal's limits, not the user's words
+        if error.encoding != "utf-8":  # the terminal cannot show it; the user's argument is fine
             raise
         return _say(f"{error.object!r} is not valid text", _WRONG_USE)
     except OSError as error:
@@ -82,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _loaded(table: Mapping[str, tuple[str, ...]]) -> tuple[type[Exception], ...]:
-    """Return those classes of a table whose modules are imported: no other can have been raised."""
+    """Return the classes of a table whose modules are imported: only they can have been raised."""
     loaded = ((sys.modules.get(name), classes) for name, classes in table.items())
     return tuple(
         getattr(module, name)
@@ -93,7 +97,7 @@ def _loaded(table: Mapping[str, tuple[str, ...]]) -> tuple[type[Exception], ...]
 
 
 def _say(message: str, code: int) -> int:
-    """Write one line to stderr, whatever breaks of line the message has."""
+    """Write a message to stderr as one line."""
     click.echo(f"kshot: {' '.join(message.split())}", err=True)
     return code
 

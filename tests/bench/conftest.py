@@ -1,4 +1,4 @@
-"""Small tasks that the contenders of the benchmarks adapt to."""
+"""Small bundles and data sets of generated patterns."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from kshot.bench.speed import jax_loop
-from kshot.bench.speed.timed_tasks import AdaptTask, Size, generated_task
-from kshot.bundle import BatchNormMode, InputSpec, Manifest, NetworkSpec, Preconditioner, Rescale
-from kshot.learner import Conv4, Initialization, Network, build_network, initial_parameters
+from kshot.bundle import BatchNormMode
+from kshot.learner import Initialization, Network, build_network, initial_parameters
 from kshot.trainer.bundling import packaging
 from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.datasets import registry as datasets
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
 from kshot.trainer.recipe.files import load_image_recipe
 
-jax_loop.limit_threads(1)  # before the first use of JAX in this process
-
-MakeTask = Callable[..., AdaptTask]
 PackSmall = Callable[..., Path]
 
 
@@ -31,41 +26,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def small_manifest(manifest: Manifest) -> Manifest:
-    """A network of 4 filters for images of 13 by 10, which are padded both ways."""
-    return replace(
-        manifest,
-        network=NetworkSpec("conv4", {"filters": 4}),
-        input=InputSpec(shape=(1, 13, 10), preprocessing=(Rescale(1 / 255),)),
-    )
-
-
-@pytest.fixture
-def make_task(small_manifest: Manifest) -> MakeTask:
-    """Return a function from a size to a task that starts from random weights and a v of 1e-3."""
-
-    def make(
-        way: int = 3,
-        shot: int = 2,
-        step_count: int = 6,
-        batch_size: int = 5,
-        preconditioner: Preconditioner = Preconditioner.CARRIED,
-    ) -> AdaptTask:
-        network = Conv4(small_manifest.input.shape, filters=4)
-        generator = torch.Generator().manual_seed(3)
-        parameters = {
-            name: value + 0.1 * torch.randn(value.shape, generator=generator)
-            for name, value in initial_parameters(network, way, generator).items()
-        }
-        second_moment = {name: torch.full_like(value, 1e-3) for name, value in parameters.items()}
-        initialization = Initialization(network, way, parameters, second_moment, 100_000)
-        size = Size(way, shot, step_count, batch_size)
-        return generated_task(small_manifest, initialization, size, preconditioner)
-
-    return make
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a measurement says of its machine."""
+"""The description of a measurement's machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kshot.bench import environment as module
 from kshot.bench.environment import environment
 
 
-def test_it_names_machine_versions_and_commit() -> None:
+def test_environment_names_machine_and_versions() -> None:
     described = environment()
 
     assert json.loads(json.dumps(described)) == described
@@ -24,14 +24,14 @@ def test_it_names_machine_versions_and_commit() -> None:
     assert {"python", "numpy", "onnxruntime", "grpcio", "kshot", "commit"} <= set(described)
 
 
-def test_what_is_not_installed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LIBRARIES", {"torch": ("no-such-distribution",)})
 
     assert environment()["torch"] is None
 
 
-def test_a_commit_is_that_of_the_checkout_that_tracks_the_file(tmp_path: Path) -> None:
-    """An installation in someone else's checkout is not of their commit."""
+def test_the_commit_is_of_the_checkout_that_tracks_the_file(tmp_path: Path) -> None:
+    """An installation inside another project's checkout does not have its commit."""
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     tracked, other = tmp_path / "tracked.py", tmp_path / "other.py"
     tracked.touch()

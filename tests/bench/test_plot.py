@@ -1,4 +1,4 @@
-"""Plots are files of their own, and what forbids one is known beforehand."""
+"""Plots replace files whole, and errors come before the measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kshot.bench import plot
 from kshot.bench.plot import check_plot, draw_bars, write_plot
 
 
-def test_a_plot_is_a_png_that_replaces_the_old_one(tmp_path: Path) -> None:
+def test_a_plot_replaces_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "bars.png"
     path.write_bytes(b"an older file")
 
@@ -26,7 +26,7 @@ def test_a_plot_is_a_png_that_replaces_the_old_one(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["bars.png"]
 
 
-def test_a_drawing_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_drawing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "bars.png"
     path.write_bytes(b"an older file")
 
@@ -43,13 +43,13 @@ def test_a_drawing_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("plot.pdf", "wanted a file that ends in .png"),
-        ("nowhere/plot.png", "cannot be written: No such file or directory"),
-        ("folder.png", "a folder, wanted a file"),
-        ("file/plot.png", "cannot be written: Not a directory"),
+        ("plot.pdf", "--plot: expected a file that ends in .png, got"),
+        ("nowhere/plot.png", "--plot: cannot write .*: No such file or directory"),
+        ("folder.png", "--plot: expected a file, got the directory"),
+        ("file/plot.png", "--plot: cannot write .*: Not a directory"),
     ],
 )
-def test_what_cannot_be_written_is_refused(tmp_path: Path, name: str, words: str) -> None:
+def test_an_unwritable_plot_is_refused(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").touch()
 
@@ -57,14 +57,14 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, name: str, words: str
         check_plot(tmp_path / name)
 
 
-def test_a_good_place_or_none_passes(tmp_path: Path) -> None:
+def test_a_writable_plot_or_none_passes(tmp_path: Path) -> None:
     check_plot(None)
     check_plot(tmp_path / "plot.png")
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_matplotlib_the_line_names_the_extra(
+def test_without_matplotlib_the_error_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(plot, "find_spec", lambda _name: None)

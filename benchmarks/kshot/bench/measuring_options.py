@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from kshot.bench.options import device_option
 from kshot.bench.refusals import WrongUse
+from kshot.trainer.commands.options import device_option
 
 __all__ = ["Measuring", "measuring_options"]
 

@@ -1,4 +1,4 @@
-"""The table of `kshot`'s commands: each is imported only when it runs."""
+"""The table of `kshot`'s commands, and groups that import a command only when it runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from types import MappingProxyType
+from typing import Any
 
 import click
 
@@ -16,7 +17,7 @@ ENTRY_POINT_GROUP = "kshot.commands"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a command lives: a module with a click object `command`, and the extras it needs."""
+    """A command: its module, which has a click object `command`, its help, and pip's extras."""
 
     module: str
     help: str
@@ -69,7 +70,7 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         ),
         "bench": Entry(
             "kshot.bench.command",
-            "Measure speed side by side with a plain PyTorch loop.",
+            "Measure speed beside a plain PyTorch loop, or a server under load.",
             "bench,server,cpu",
         ),
     }
@@ -77,43 +78,67 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
 
 
 class LazyGroup(click.Group):
-    """A group whose commands come from `COMMANDS` and from the entry points of third parties."""
+    """A group that imports a command of its table only when the command runs."""
+
+    def __init__(self, *arguments: Any, entries: Mapping[str, Entry], **settings: Any) -> None:  # noqa: ANN401 -- click's own arguments
+        super().__init__(*arguments, **settings)
+        self.entries = entries
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
-        """Name the built-in commands in the table's order, then the third parties' by name."""
-        return [*COMMANDS, *sorted(_third_party())]
+        """Return the commands' names in the table's order."""
+        return list(self.entries)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- click's signature
-        """Import one command; raise `click.ClickException` when what it needs is not installed."""
-        if entry := COMMANDS.get(cmd_name):
-            return _load(cmd_name, entry)
-        if point := _third_party().get(cmd_name):
-            return _load_third_party(point)
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command; raise `click.ClickException` when a library is not installed."""
+        if entry := self.entries.get(cmd_name):
+            return _load(f"{ctx.command_path} {cmd_name}".removeprefix("kshot "), entry)
         return None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments name, or say which names come close."""
+        """Return the command that the arguments name; the error suggests a similar name."""
         name = args[0]
         if not name.startswith("-") and name not in (known := self.list_commands(ctx)):
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else "`kshot --help` lists the commands"
+            help_hint = f"`{ctx.command_path} --help` lists the commands"
+            hint = f"did you mean `{close[0]}`?" if close else help_hint
             raise click.UsageError(f"unknown command {name!r}: {hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- click's signature
         """Write the commands' help from the table, without importing any of them."""
-        points = _third_party()
-        rows = [(name, entry.help) for name, entry in COMMANDS.items()]
-        rows += [(name, f"From {_distribution(points[name])}.") for name in sorted(points)]
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(self.help_lines())
+
+    def help_lines(self) -> list[tuple[str, str]]:
+        """Return each command's name and line of help."""
+        return [(name, entry.help) for name, entry in self.entries.items()]
+
+
+class ProgramGroup(LazyGroup):
+    """The table's commands and those of third parties, which their entry points name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the table's commands in its order, then the third parties' by name."""
+        return [*super().list_commands(ctx), *sorted(_third_party())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command of the table or of a third party."""
+        if point := _third_party().get(cmd_name):
+            return _load_third_party(point)
+        return super().get_command(ctx, cmd_name)
+
+    def help_lines(self) -> list[tuple[str, str]]:
+        """Return each command's name and line of help; third parties' name their distribution."""
+        points = _third_party()
+        lines = [(name, f"From {_distribution(points[name])}.") for name in sorted(points)]
+        return super().help_lines() + lines
 
 
 def missing_extras(name: str, missing: str) -> str:
-    """Say in one line which pip command brings what command `name` lacks: module `missing`."""
-    entry = COMMANDS.get(name)
+    """Return the error for a module that command `name` cannot import, with the pip command."""
+    entry = COMMANDS.get(name.split()[0] if name else "")
     if entry is None or not entry.extras or missing.split(".")[0] == "kshot":
         return f"`kshot {name}` needs the module {missing!r}, which is not on the Python path"
     return (

@@ -1,3 +1,5 @@
+"""A server as a child process: its start, its end, its log."""
+
 import json
 import os
 import signal
@@ -37,7 +39,7 @@ def test_a_server_lives_as_long_as_its_block() -> None:
     assert not server.folder.exists()
 
 
-def test_a_server_that_does_not_start_says_why_in_one_line(tmp_path: Path) -> None:
+def test_a_failed_start_is_one_line(tmp_path: Path) -> None:
     with (
         pytest.raises(click.ClickException) as caught,
         running_server(tmp_path / "nowhere"),
@@ -59,7 +61,7 @@ class Stub:
         return self.returncode
 
 
-def test_a_server_that_ended_by_itself_says_why(tmp_path: Path) -> None:
+def test_an_ended_server_says_why(tmp_path: Path) -> None:
     log = [
         json.dumps({"event": "engine_connected", "pid": 41}),
         json.dumps({"event": "not_started", "reason": "there is no GPU"}),
@@ -76,7 +78,7 @@ def test_a_server_that_ended_by_itself_says_why(tmp_path: Path) -> None:
     )
 
 
-def test_the_engine_is_the_one_that_was_connected_last(tmp_path: Path) -> None:
+def test_the_engine_is_the_last_connected(tmp_path: Path) -> None:
     """The log may be read while its last line is written."""
     lines = ['{"event": "engine_connected", "pid": %d}' % pid for pid in (41, 42)]  # noqa: UP031 -- braces are JSON's
     (tmp_path / "log").write_text("\n".join([*lines, '{"event": "engine_conn']))
@@ -96,7 +98,7 @@ def test_signals_interrupt(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_signals_interrupt_what_ignores_ctrl_c() -> None:
+def test_signals_interrupt_a_background_job() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with pytest.raises(KeyboardInterrupt), interrupted_by_signals():
@@ -105,7 +107,7 @@ def test_signals_interrupt_what_ignores_ctrl_c() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_bench_that_is_stopped_stops_its_server() -> None:
+def test_a_stopped_bench_stops_its_server() -> None:
     """SIGTERM in the middle of a load: the server is told to leave and is waited for."""
     command = [sys.executable, "-m", "kshot", "bench", "serve", "--device", "cpu"]
     with subprocess.Popen(

@@ -13,8 +13,9 @@ from PIL import Image
 
 from kshot.__main__ import main
 from kshot.bench import options
-from kshot.bench.speed import accuracy
-from kshot.bench.speed.adapt import Measurement
+from kshot.bench.speed import accuracy_curve
+from kshot.bench.speed.adapt import Measurement, stacked
+from kshot.bench.speed.timing import Percentiles
 from kshot.bundle import builtin_bundle
 
 QUICK = ["bench", "adapt", "--step-count", "1", "--rounds", "2", "--device", "cpu"]
@@ -58,7 +59,7 @@ def test_json_says_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert "accuracy" not in said
 
 
-def test_the_table_goes_to_stdout_and_the_talk_to_stderr(
+def test_the_table_goes_to_stdout(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main([*UNCOMPILED, "--no-jax"]) == 0
@@ -70,7 +71,7 @@ def test_the_table_goes_to_stdout_and_the_talk_to_stderr(
     assert "2 rounds" in said.err
 
 
-def test_many_tasks_step_together_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stacked_tasks_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*UNCOMPILED, "--no-jax", "--tasks", "2", "--json"]) == 0
 
     stacked = json.loads(capsys.readouterr().out)["stacked"]
@@ -90,11 +91,11 @@ def test_the_compiled_loop_is_measured(capsys: pytest.CaptureFixture[str]) -> No
     assert said["ratio_vs_jax"] is None
 
 
-def test_the_plot_shows_accuracy_on_digits_where_no_data_are_named(
+def test_the_plot_shows_accuracy_on_digits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accuracy, "STEP_COUNTS", (1, 2))
-    monkeypatch.setattr(accuracy, "TASK_COUNT", 2)
+    monkeypatch.setattr(accuracy_curve, "STEP_COUNTS", (1, 2))
+    monkeypatch.setattr(accuracy_curve, "TASK_COUNT", 2)
     plot = tmp_path / "plot.png"
 
     assert main([*UNCOMPILED, "--no-jax", "--json", "--plot", str(plot)]) == 0
@@ -115,14 +116,20 @@ def test_the_plot_shows_accuracy_on_digits_where_no_data_are_named(
         (["--rounds", "0"], "0 is not in the range x>=1"),
         (["--threads", "0"], "0 is not in the range x>=1"),
         (["--tasks", "1"], "1 is not in the range x>=2"),
-        (["--step-count", "201"], "--step-count is 201, wanted at most 200, the limit of bundle"),
-        (["--way", "51"], "--way is 51, wanted at most 50, the limit of bundle omniglot"),
+        (
+            ["--step-count", "201"],
+            "--step-count: expected at most 200, the limit of bundle omniglot, got 201",
+        ),
+        (["--way", "51"], "--way: expected at most 50, the limit of bundle omniglot, got 51"),
         (["--way", "1"], "1 is not in the range x>=2"),
-        (["--shot", "201"], "--way times --shot is 1005, wanted at most 1000"),
-        (["--batch-size", "7"], "--batch-size is 7, wanted one that bundle omniglot allows"),
+        (["--shot", "201"], "--way times --shot: expected at most 1000"),
+        (
+            ["--batch-size", "7"],
+            "--batch-size: expected one of 5, 10, 20, 25 (bundle omniglot), got 7",
+        ),
         (["--bundle", "omniglott"], "there is no folder omniglott, and no built-in bundle"),
-        (["--plot", "nowhere/plot.png"], "--plot is nowhere/plot.png, which cannot be written"),
-        (["--plot", "plot.pdf"], "--plot is plot.pdf, wanted a file that ends in .png"),
+        (["--plot", "nowhere/plot.png"], "--plot: cannot write nowhere/plot.png: No such file"),
+        (["--plot", "plot.pdf"], "--plot: expected a file that ends in .png, got plot.pdf"),
         (["--plot", "plot.png", "--data", "nowhere"], "data folder is nowhere"),
     ],
 )
@@ -143,7 +150,7 @@ def test_wrong_use_is_one_line_and_exit_2(
     assert said.err.count("\n") == 1
 
 
-def test_a_way_beyond_the_plots_data_is_refused_before_the_measurement(
+def test_the_plots_data_are_checked_before_the_measurement(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Digits have ten classes; the bundle allows fifty ways."""
@@ -181,7 +188,7 @@ def test_a_gpu_that_is_not_there_is_one_line_and_exit_2(
     )
 
 
-def test_without_jax_it_is_left_out_or_refused_by_name(
+def test_without_jax_it_is_left_out_or_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
@@ -213,3 +220,13 @@ def test_figures_follow_from_the_samples() -> None:
     assert document["ratio_vs_eager_fused"] == 1.0
     assert document["jax_ms"] is None
     assert document["ratio_vs_jax"] is None
+
+
+def test_stacked_figures_follow_from_the_samples() -> None:
+    many = stacked(4, [20.0, 10.0, 40.0], alone=[10.0, 10.0, 10.0])
+
+    assert many.tasks == 4
+    assert many.ms == Percentiles(20.0, pytest.approx(38.0), pytest.approx(39.6))
+    assert many.ms_per_task == 5.0
+    assert many.adaptations_per_second == pytest.approx(200.0)
+    assert many.ratio_vs_alone == pytest.approx(2.0)

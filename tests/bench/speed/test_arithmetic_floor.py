@@ -1,4 +1,4 @@
-"""Counting an adaptation's arithmetic."""
+"""Counting an adaptation's arithmetic, and measuring the rate of products."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kshot.bench.speed.plain_loop import PlainConv4
 from kshot.learner import Conv4
 
 
-def test_the_count_of_a_tiny_network_is_that_of_a_hand() -> None:
+def test_a_tiny_network_is_counted_by_hand() -> None:
     """4x4 pixels become 2x2, then 1x1 for the rest; two filters; two features; three classes."""
     layers = conv4_layers(Conv4((1, 4, 4), filters=2), way=3)
 
@@ -29,9 +29,7 @@ def test_the_count_of_a_tiny_network_is_that_of_a_hand() -> None:
 
 
 @pytest.mark.parametrize(("shape", "way"), [((1, 28, 28), 5), ((3, 84, 83), 20)])
-def test_the_count_is_what_torch_counts_of_the_plain_loop(
-    shape: tuple[int, int, int], way: int
-) -> None:
+def test_torch_counts_the_same(shape: tuple[int, int, int], way: int) -> None:
     images, classes = torch.rand(7, *shape), torch.arange(7) % way
     model = PlainConv4(shape, 16, way)
 
@@ -42,7 +40,7 @@ def test_the_count_is_what_torch_counts_of_the_plain_loop(
     assert counted == counter.get_total_flops()
 
 
-def test_the_rate_is_that_of_the_fastest_product() -> None:
+def test_the_rate_is_of_the_fastest_product() -> None:
     assert gflop_per_second([40.0, 20.0, 30.0]) == pytest.approx(2 * MATRIX_SIDE**3 / 20e6)
 
 

@@ -1,4 +1,4 @@
-"""The yardstick's own sampling and outer loop."""
+"""The plain loop's sampling and outer loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_drawn_task_has_distinct_images_of_distinct_classes() -> None:
     assert task.batches.shape == (5, 7)
 
 
-def test_batches_walk_through_all_examples_before_any_comes_again() -> None:
+def test_batches_use_all_examples_before_repeating_any() -> None:
     images = torch.zeros(3, 5, 1, 2, 2, dtype=torch.uint8)
 
     batches = plain_loop.sample_task(images, 2, 5, 4, 5, random.Random(0)).batches.flatten()

@@ -177,8 +177,9 @@ def compute_paths(samples: Sequence[Sample]) -> dict[str, int]:
 
 def _split(sample: Sample, response: Response) -> Split:
     timing = response.FromString(sample.answer.content).timing
-    phases = [
+    queue, decode, compute, store = (
         span.ToNanoseconds() / 1e6
         for span in (timing.queue, timing.decode, timing.compute, timing.store)
-    ]
-    return Split(*phases, sample.round_trip_ms - sum(phases))
+    )
+    rest = sample.round_trip_ms - (queue + decode + compute + store)
+    return Split(queue, decode, compute, store, rest)

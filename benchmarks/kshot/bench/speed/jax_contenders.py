@@ -86,9 +86,11 @@ def from_names(parameters: Mapping[str, Tensor]) -> jax_loop.Tree:
 def _state(
     layout: ParameterLayout, parameters: Tensor, second_moment: Tensor, step: int
 ) -> jax_loop.State:
-    trees = (from_names(named_parameters(layout, each)) for each in (parameters, second_moment))
+    values, moments = (
+        from_names(named_parameters(layout, each)) for each in (parameters, second_moment)
+    )
     # As an array: JAX would compile again for another number.
-    return jax_loop.State(*trees, jnp.asarray(step, jnp.int32))
+    return jax_loop.State(values, moments, jnp.asarray(step, jnp.int32))
 
 
 def _draw(

@@ -1,7 +1,9 @@
+"""Summaries of loads."""
+
 import pytest
 
-from kshot.bench.serve.load import OK, Answer, Load, Sample
-from kshot.bench.serve.load_summary import compute_paths, overhead, summarize
+from kshot.bench.serve.load_generator import OK, Answer, Load, Sample
+from kshot.bench.serve.summary import compute_paths, overhead, summarize
 from kshot.v1 import adaptation_pb2 as wire
 
 
@@ -24,7 +26,7 @@ def refused(code: str) -> Sample:
     return Sample(due=0.0, sent=0.0, answered=9.0, answer=Answer(code))
 
 
-def test_latency_is_of_answers_and_errors_are_counted_by_code() -> None:
+def test_latency_is_of_answers_only() -> None:
     samples = [adapted(100 + number) for number in range(101)]
     errors = [refused("UNAVAILABLE"), refused("DEADLINE_EXCEEDED"), refused("UNAVAILABLE")]
 
@@ -40,7 +42,7 @@ def test_latency_is_of_answers_and_errors_are_counted_by_code() -> None:
     assert summary.latency_ms.p99 == pytest.approx(500 + 199)
 
 
-def test_the_split_is_the_servers_and_the_rest_is_what_it_does_not_explain() -> None:
+def test_the_rest_is_outside_the_servers_phases() -> None:
     sample = adapted(100, queue=10, decode=2, compute=70, store=8)
 
     split = summarize(Load((sample,), 1.0, 0.0), wire.AdaptResponse).timing_ms
@@ -71,7 +73,7 @@ def test_a_load_without_answers_has_no_percentiles() -> None:
 
 
 def test_overhead_is_each_calls_own() -> None:
-    """Medians of differences: the slow call computed long, it had no more overhead."""
+    """Medians of differences: the slow call computed longer without more overhead."""
     samples = [
         adapted(60, queue=4, compute=50),
         adapted(111, queue=5, compute=100),
@@ -88,7 +90,7 @@ def test_overhead_is_each_calls_own() -> None:
     assert found.over_compute_ms.p99 == pytest.approx(11, abs=0.05)
 
 
-def test_answers_are_counted_by_what_ran_them() -> None:
+def test_answers_are_counted_by_compute_path() -> None:
     samples = [adapted(1), adapted(1, bucket=4), adapted(1), refused("UNAVAILABLE")]
 
     assert compute_paths(samples) == {

@@ -1,3 +1,5 @@
+"""Closed and open loops, on a clock that the tests advance."""
+
 import asyncio
 import heapq
 import itertools
@@ -7,13 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from kshot.bench.serve.load import (
+from kshot.bench.serve.load_generator import (
     OK,
     REFUSAL_PAUSE_SECONDS,
     Answer,
+    Clock,
     Load,
     Sample,
-    SystemClock,
     arrival_times,
     closed_loop,
     continuous_load,
@@ -25,7 +27,7 @@ from kshot.bench.serve.load import (
 Result = TypeVar("Result")
 
 
-class FakeClock:
+class FakeClock(Clock):
     """Time that passes when everybody waits for it."""
 
     def __init__(self) -> None:
@@ -86,7 +88,7 @@ def test_constant_arrivals_are_evenly_spaced() -> None:
     assert arrival_times("constant", 4.0, 1.0, seed=0) == (0.0, 0.25, 0.5, 0.75)
 
 
-def test_some_call_always_arrives() -> None:
+def test_at_least_one_call_arrives() -> None:
     assert arrival_times("constant", 0.01, 1.0, seed=0) == (0.0,)
     assert arrival_times("poisson", 0.01, 1.0, seed=0)[0] == 0.0
 
@@ -103,14 +105,14 @@ def test_poisson_arrivals_come_at_their_rate(seed: int) -> None:
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)  # exponential: they are equal
 
 
-def test_poisson_arrivals_are_decided_by_the_seed() -> None:
+def test_the_seed_decides_poisson_arrivals() -> None:
     first, again, other = (arrival_times("poisson", 10.0, 10.0, seed) for seed in (1, 1, 2))
 
     assert first == again
     assert first != other
 
 
-def test_an_open_loop_sends_at_its_times_whatever_is_unanswered() -> None:
+def test_an_open_loop_sends_on_time() -> None:
     clock = FakeClock()
     server = FakeServer(clock, seconds=10.0)
     arrivals = arrival_times("poisson", 20.0, 1.0, seed=3)
@@ -124,7 +126,7 @@ def test_an_open_loop_sends_at_its_times_whatever_is_unanswered() -> None:
     assert load.seconds == pytest.approx(10.0 * len(arrivals))
 
 
-def test_an_open_loop_shows_a_stall_in_every_call_that_it_delays() -> None:
+def test_a_stall_shows_in_every_delayed_call() -> None:
     """No coordinated omission: a closed loop shows the same stall in one call of many."""
     clock = FakeClock()
     stalled = FakeServer(clock, seconds=0.0, opens=0.5)
@@ -135,7 +137,7 @@ def test_an_open_loop_shows_a_stall_in_every_call_that_it_delays() -> None:
     assert latencies(load) == [500, 400, 300, 200, 100, 0, 0, 0, 0, 0]
 
 
-def test_a_call_that_is_sent_late_counts_from_its_time() -> None:
+def test_latency_counts_from_the_due_time() -> None:
     class LateClock(FakeClock):
         async def sleep_until(self, when: float) -> None:
             await super().sleep_until(when + 0.25)
@@ -153,7 +155,7 @@ def test_a_call_that_is_sent_late_counts_from_its_time() -> None:
 
 
 @pytest.mark.parametrize("callers", [1, 3])
-def test_in_a_closed_loop_each_caller_waits_for_its_answer(callers: int) -> None:
+def test_callers_of_a_closed_loop_wait_for_answers(callers: int) -> None:
     clock = FakeClock()
     server = FakeServer(clock, seconds=0.125)
 
@@ -170,7 +172,7 @@ def test_in_a_closed_loop_each_caller_waits_for_its_answer(callers: int) -> None
     assert latencies(load)[callers:] == [125 * callers] * (len(load.samples) - callers)
 
 
-def test_a_caller_who_is_refused_waits() -> None:
+def test_a_refused_caller_waits() -> None:
     clock = FakeClock()
 
     load = asyncio.run(clock.drive(closed_loop(refuse, 2, 1.0, clock)))
@@ -180,7 +182,7 @@ def test_a_caller_who_is_refused_waits() -> None:
     assert {sample.answer.code for sample in load.samples} == {"UNAVAILABLE"}
 
 
-def test_a_continuous_load_ends_with_its_block_and_is_answered() -> None:
+def test_a_continuous_load_ends_with_its_block() -> None:
     clock = FakeClock()
     server = FakeServer(clock, seconds=0.3)
 
@@ -196,9 +198,9 @@ def test_a_continuous_load_ends_with_its_block_and_is_answered() -> None:
     assert clock.time == pytest.approx(1.5)
 
 
-def test_a_continuous_load_of_nobody_is_none() -> None:
+def test_a_continuous_load_may_have_no_callers() -> None:
     async def main() -> list[Sample]:
-        async with continuous_load(refuse, 0, SystemClock()) as samples:
+        async with continuous_load(refuse, 0, Clock()) as samples:
             return samples
 
     assert asyncio.run(main()) == []
@@ -214,16 +216,16 @@ def test_joined_loads_count_every_call_once() -> None:
     assert joined.generator_cpu == pytest.approx((0.5 + 0.3) / 4)
 
 
-def test_an_error_in_the_generator_is_not_swallowed() -> None:
+def test_an_error_in_the_generator_is_raised() -> None:
     async def broken() -> Answer:
         raise ValueError("broken")
 
     with pytest.raises(ExceptionGroup, match="unhandled errors"):
-        run(closed_loop(broken, 2, 1.0, SystemClock()))
+        run(closed_loop(broken, 2, 1.0, Clock()))
 
 
-def test_the_clock_of_this_machine_goes_on() -> None:
-    clock = SystemClock()
+def test_the_clock_advances() -> None:
+    clock = Clock()
 
     async def main() -> tuple[float, float]:
         before = clock.now()

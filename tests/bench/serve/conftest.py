@@ -1,0 +1,29 @@
+"""A real server that the tests of loads share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from kshot.bench.serve.server_process import ServerProcess, running_server
+from kshot.bundle import builtin_bundle
+from kshot.client import Client, ModelCapabilities
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ServerProcess]:
+    """A server that takes two adaptations at once and refuses more."""
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "1")
+            patch.setenv("KSHOT_MAX_ADAPT_QUEUE", "2")
+            process = stack.enter_context(running_server(builtin_bundle(), "cpu"))
+        yield process
+
+
+@pytest.fixture(scope="session")
+def model(server: ServerProcess) -> ModelCapabilities:
+    with Client(server.address, timeout=60) as client:
+        return client.capabilities().models["omniglot"]

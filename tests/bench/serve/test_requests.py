@@ -1,0 +1,75 @@
+"""The requests that a bench sends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kshot.bench.serve.requests import (
+    Workload,
+    adapt_request,
+    adapt_requests,
+    delete_request,
+    noise,
+    predict_requests,
+    queries,
+)
+from kshot.client import ModelCapabilities
+from kshot.v1 import adaptation_pb2 as wire
+
+
+def test_adapt_requests_differ_in_the_seed() -> None:
+    request = wire.AdaptRequest(model="m", options=wire.AdaptOptions(step_count=7, seed=99))
+    request.support_set.class_indices.extend([0, 1])
+    next_request = adapt_requests(request)
+
+    read = [wire.AdaptRequest.FromString(next_request()) for _ in range(3)]
+
+    assert [item.options.seed for item in read] == [1, 2, 3]
+    for item in read:
+        item.options.seed = 99
+    assert read == [request] * 3
+
+
+def test_adapted_models_take_turns() -> None:
+    queries = wire.Images(encoded=wire.EncodedImages(items=[b"x"]))
+    next_request = predict_requests(["a", "b"], queries)
+
+    read = [wire.PredictRequest.FromString(next_request()) for _ in range(3)]
+
+    assert [item.adapted_model for item in read] == ["a", "b", "a"]
+    assert all(item.queries == queries for item in read)
+
+
+def test_a_delete_request_names_its_model() -> None:
+    read = wire.DeleteAdaptedModelRequest.FromString(delete_request("am-1"))
+
+    assert read.adapted_model == "am-1"
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "datatype"),
+    [
+        ((1, 28, 20), (4, 28, 20), "UINT8"),
+        ((3, 8, 9), (4, 8, 9, 3), "UINT8"),
+        ((2, 8, 9), (4, 2, 8, 9), "FP32"),
+    ],
+)
+def test_images_have_the_form_that_clients_send(
+    model: ModelCapabilities, shape: tuple[int, ...], wanted: tuple[int, ...], datatype: str
+) -> None:
+    tensor = queries(Workload(images=4), replace(model, input_shape=shape)).tensor
+
+    assert tuple(tensor.shape) == wanted
+    assert tensor.datatype == datatype
+    assert noise(shape, 4).shape == wanted
+
+
+def test_each_class_has_its_examples(model: ModelCapabilities) -> None:
+    request = adapt_request(Workload(way=3, shot=2, step_count=7), model)
+
+    assert list(request.support_set.class_indices) == [0, 1, 2, 0, 1, 2]
+    assert len(request.support_set.class_names) == 3
+    assert request.options.step_count == 7
+    assert request.options.ttl.seconds == 3600
