@@ -239,8 +239,8 @@ class PredictRequest(google.protobuf.message.Message):
     adapted with.
     """
     top_k: builtins.int
-    """Asks for so many best classes per query in `Prediction.top_classes`: 0 or more, at most the way
-    are returned. Default 0.
+    """Asks for this number of best classes per query in `Prediction.top_classes`: 0 or more; at most
+    the way are returned. Default 0.
     """
     return_logits: builtins.bool
     """Asks for the logits beside the probabilities. Default false."""
@@ -343,8 +343,8 @@ class AdaptAndPredictRequest(google.protobuf.message.Message):
     model: builtins.str
     """Names the served model to adapt. Required."""
     top_k: builtins.int
-    """Asks for so many best classes per query in `Prediction.top_classes`: 0 or more, at most the way
-    are returned. Default 0.
+    """Asks for this number of best classes per query in `Prediction.top_classes`: 0 or more; at most
+    the way are returned. Default 0.
     """
     return_logits: builtins.bool
     """Asks for the logits beside the probabilities. Default false."""
@@ -653,7 +653,7 @@ global___ExportHeader = ExportHeader
 
 @typing.final
 class GetCapabilitiesRequest(google.protobuf.message.Message):
-    """Asks what the server can do."""
+    """Asks for the server's capabilities."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -753,7 +753,7 @@ class ModelCapabilities(google.protobuf.message.Message):
     @property
     def default_options(self) -> global___AdaptOptions:
         """Holds the options that an empty `AdaptOptions` resolves to. `batch_size` is unset, since it
-        goes by way.
+        depends on the way.
         """
 
     @property
@@ -779,8 +779,8 @@ class ModelCapabilities(google.protobuf.message.Message):
     @property
     def calibrated_batch_norm_modes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___BatchNormMode.ValueType]:
         """Lists the batch-norm modes in which probabilities are calibrated: logits are divided by a
-        temperature for the examples per class, fitted on tasks of the model's own data, which changes
-        no order of classes. Default: none, logits are the network's own.
+        temperature that depends on the examples per class and was fitted on tasks of the model's own
+        data. It does not change the order of classes. Default: none, logits are the network's own.
         """
 
     def __init__(
@@ -881,7 +881,7 @@ class EngineDescription(google.protobuf.message.Message):
     device: builtins.str
     """Names the kind of device: `cpu` or `cuda`."""
     device_name: builtins.str
-    """Names the device as its maker does."""
+    """Names the device as its vendor does."""
     compute_path: builtins.str
     """Names the implementation of the inner step; equal adaptation digests give equal bytes on equal
     compute paths.
@@ -977,7 +977,7 @@ class Tensor(google.protobuf.message.Message):
     datatype: builtins.str
     """Names the type of the elements as the Open Inference Protocol does: `UINT8` or `FP32`. Required."""
     data: builtins.bytes
-    """Holds the elements: little-endian, row-major, nothing between them. Required."""
+    """Holds the elements: little-endian, row-major, without padding. Required."""
     @property
     def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Gives the length of each axis. Required."""
@@ -1039,7 +1039,9 @@ class AdaptOptions(google.protobuf.message.Message):
     learning_rate: builtins.float
     """Sets the inner loop's learning rate: above 0, to `ModelCapabilities.max_learning_rate`."""
     batch_size: builtins.int
-    """Counts the examples of one inner step: one of `ModelCapabilities.batch_sizes`. Default: by way."""
+    """Counts the examples of one inner step: one of `ModelCapabilities.batch_sizes`. Default:
+    depends on the way.
+    """
     preconditioner: global___Preconditioner.ValueType
     """Chooses how gradients are scaled: one of `ModelCapabilities.preconditioners`."""
     head: global___Head.ValueType
@@ -1053,12 +1055,12 @@ class AdaptOptions(google.protobuf.message.Message):
     seed: builtins.int
     """Seeds the sampling of examples: 0 to 2^63 - 1. Default 0."""
     allow_partial: builtins.bool
-    """Allows an answer with fewer steps when the call's deadline comes first, if at least one is
-    done; the report then says `STOP_REASON_TIME_BUDGET`. Default false: DEADLINE_EXCEEDED.
+    """Allows an answer with fewer steps, at least one, if the call's deadline comes first; the report
+    then says `STOP_REASON_TIME_BUDGET`. Default false: DEADLINE_EXCEEDED.
     """
     deterministic: builtins.bool
-    """Asks for bytes that depend on bundle, support set, options and seed alone, given the compute
-    path: the task runs alone in slot bucket 1. Default false.
+    """Asks for parameters whose bytes depend only on bundle, support set, options, seed and compute
+    path: the task runs alone, in slot bucket 1. Default false.
     """
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration:
@@ -1125,16 +1127,16 @@ class AdaptedModel(google.protobuf.message.Message):
     weights_digest: builtins.str
     """Names the adapted parameters: SHA-256, 64 hexadecimal digits."""
     adaptation_digest: builtins.str
-    """Names bundle, prepared support set, class names and resolved options: SHA-256, 64 hexadecimal
-    digits.
+    """Identifies bundle, prepared support set, class names and resolved options: SHA-256, 64
+    hexadecimal digits.
     """
     size_bytes: builtins.int
     """Counts the bytes it takes in the store."""
     step_count: builtins.int
     """Counts the inner steps that were done: `options.step_count`, or fewer when stopped early."""
     support_accuracy: builtins.float
-    """Gives the share of its own support set that it classifies rightly, whatever its batch-norm mode
-    with the support set's statistics: 0 to 1.
+    """Gives its accuracy on its own support set: 0 to 1, with the support set's statistics in every
+    batch-norm mode.
     """
     @property
     def class_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -1150,7 +1152,7 @@ class AdaptedModel(google.protobuf.message.Message):
 
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Tells when it ceases to exist."""
+        """Tells when it expires."""
 
     def __init__(
         self,
@@ -1175,7 +1177,7 @@ global___AdaptedModel = AdaptedModel
 
 @typing.final
 class AdaptReport(google.protobuf.message.Message):
-    """Tells how an inner loop went."""
+    """Reports how an inner loop went."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -53,11 +53,11 @@ class AdaptationServiceStub(object):
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
 
-    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
-    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
-    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
-    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
-    store, says that the disk refused: what was kept before stays as it was.
+    The BadRequest of INVALID_REQUEST lists all invalid fields; if the request names no model that is
+    served, or no valid id, it lists those that can be checked without. Beyond about 1600 bytes, its
+    last entry counts the others. STORE_FULL says that a limit of `ServerLimits` is reached or that
+    the store's disk is full. STORE_UNAVAILABLE, from every method that uses the store, says that the
+    system refused to read or write: everything stored before is unchanged.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
@@ -140,11 +140,11 @@ class AdaptationServiceServicer(object):
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
 
-    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
-    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
-    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
-    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
-    store, says that the disk refused: what was kept before stays as it was.
+    The BadRequest of INVALID_REQUEST lists all invalid fields; if the request names no model that is
+    served, or no valid id, it lists those that can be checked without. Beyond about 1600 bytes, its
+    last entry counts the others. STORE_FULL says that a limit of `ServerLimits` is reached or that
+    the store's disk is full. STORE_UNAVAILABLE, from every method that uses the store, says that the
+    system refused to read or write: everything stored before is unchanged.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
@@ -153,9 +153,9 @@ class AdaptationServiceServicer(object):
 
     def Adapt(self, request, context):
         """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
-        Fails with INVALID_ARGUMENT (violations together, or the inner loop diverged), NOT_FOUND
-        (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
-        store failing, shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
+        Fails with INVALID_ARGUMENT (all violations, or the inner loop diverged), NOT_FOUND
+        (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, no
+        engine, store failing, shutting down) or DEADLINE_EXCEEDED (see `allow_partial`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,7 +179,7 @@ class AdaptationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetAdaptedModel(self, request, context):
-        """Returns what is known of one adapted model.
+        """Returns the description of one adapted model.
         Fails with INVALID_ARGUMENT (malformed id) or NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -296,11 +296,11 @@ class AdaptationService(object):
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
 
-    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
-    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
-    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
-    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
-    store, says that the disk refused: what was kept before stays as it was.
+    The BadRequest of INVALID_REQUEST lists all invalid fields; if the request names no model that is
+    served, or no valid id, it lists those that can be checked without. Beyond about 1600 bytes, its
+    last entry counts the others. STORE_FULL says that a limit of `ServerLimits` is reached or that
+    the store's disk is full. STORE_UNAVAILABLE, from every method that uses the store, says that the
+    system refused to read or write: everything stored before is unchanged.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer

@@ -45,11 +45,11 @@ class AdaptationServiceStub:
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
 
-    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
-    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
-    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
-    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
-    store, says that the disk refused: what was kept before stays as it was.
+    The BadRequest of INVALID_REQUEST lists all invalid fields; if the request names no model that is
+    served, or no valid id, it lists those that can be checked without. Beyond about 1600 bytes, its
+    last entry counts the others. STORE_FULL says that a limit of `ServerLimits` is reached or that
+    the store's disk is full. STORE_UNAVAILABLE, from every method that uses the store, says that the
+    system refused to read or write: everything stored before is unchanged.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
@@ -62,9 +62,9 @@ class AdaptationServiceStub:
         kshot.v1.adaptation_pb2.AdaptResponse,
     ]
     """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
-    Fails with INVALID_ARGUMENT (violations together, or the inner loop diverged), NOT_FOUND
-    (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
-    store failing, shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
+    Fails with INVALID_ARGUMENT (all violations, or the inner loop diverged), NOT_FOUND
+    (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, no
+    engine, store failing, shutting down) or DEADLINE_EXCEEDED (see `allow_partial`).
     """
 
     Predict: grpc.UnaryUnaryMultiCallable[
@@ -88,7 +88,7 @@ class AdaptationServiceStub:
         kshot.v1.adaptation_pb2.GetAdaptedModelRequest,
         kshot.v1.adaptation_pb2.GetAdaptedModelResponse,
     ]
-    """Returns what is known of one adapted model.
+    """Returns the description of one adapted model.
     Fails with INVALID_ARGUMENT (malformed id) or NOT_FOUND.
     """
 
@@ -150,11 +150,11 @@ class AdaptationServiceAsyncStub:
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
 
-    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
-    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
-    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
-    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
-    store, says that the disk refused: what was kept before stays as it was.
+    The BadRequest of INVALID_REQUEST lists all invalid fields; if the request names no model that is
+    served, or no valid id, it lists those that can be checked without. Beyond about 1600 bytes, its
+    last entry counts the others. STORE_FULL says that a limit of `ServerLimits` is reached or that
+    the store's disk is full. STORE_UNAVAILABLE, from every method that uses the store, says that the
+    system refused to read or write: everything stored before is unchanged.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
@@ -166,9 +166,9 @@ class AdaptationServiceAsyncStub:
         kshot.v1.adaptation_pb2.AdaptResponse,
     ]
     """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
-    Fails with INVALID_ARGUMENT (violations together, or the inner loop diverged), NOT_FOUND
-    (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
-    store failing, shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
+    Fails with INVALID_ARGUMENT (all violations, or the inner loop diverged), NOT_FOUND
+    (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, no
+    engine, store failing, shutting down) or DEADLINE_EXCEEDED (see `allow_partial`).
     """
 
     Predict: grpc.aio.UnaryUnaryMultiCallable[
@@ -192,7 +192,7 @@ class AdaptationServiceAsyncStub:
         kshot.v1.adaptation_pb2.GetAdaptedModelRequest,
         kshot.v1.adaptation_pb2.GetAdaptedModelResponse,
     ]
-    """Returns what is known of one adapted model.
+    """Returns the description of one adapted model.
     Fails with INVALID_ARGUMENT (malformed id) or NOT_FOUND.
     """
 
@@ -254,11 +254,11 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
     | UNIMPLEMENTED       | METHOD_NOT_FOUND          |                        |
     | INTERNAL            | INTERNAL                  | RequestInfo            |
 
-    The BadRequest of INVALID_REQUEST lists all fields that do not fit, as far as can be told without
-    the model or the adapted model where the request names none; beyond about 1600 bytes, its last
-    entry counts those that are left out. STORE_FULL says that a limit of `ServerLimits` is reached
-    or that the store's disk is full. STORE_UNAVAILABLE, from every method that reads or writes the
-    store, says that the disk refused: what was kept before stays as it was.
+    The BadRequest of INVALID_REQUEST lists all invalid fields; if the request names no model that is
+    served, or no valid id, it lists those that can be checked without. Beyond about 1600 bytes, its
+    last entry counts the others. STORE_FULL says that a limit of `ServerLimits` is reached or that
+    the store's disk is full. STORE_UNAVAILABLE, from every method that uses the store, says that the
+    system refused to read or write: everything stored before is unchanged.
 
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
@@ -272,9 +272,9 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[kshot.v1.adaptation_pb2.AdaptResponse, collections.abc.Awaitable[kshot.v1.adaptation_pb2.AdaptResponse]]:
         """Adapts a model to a support set, keeps the adapted model until it expires and returns its id.
-        Fails with INVALID_ARGUMENT (violations together, or the inner loop diverged), NOT_FOUND
-        (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, engine away,
-        store failing, shutting down) or DEADLINE_EXCEEDED (no time, see `allow_partial`).
+        Fails with INVALID_ARGUMENT (all violations, or the inner loop diverged), NOT_FOUND
+        (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, no
+        engine, store failing, shutting down) or DEADLINE_EXCEEDED (see `allow_partial`).
         """
 
     @abc.abstractmethod
@@ -304,7 +304,7 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
         request: kshot.v1.adaptation_pb2.GetAdaptedModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[kshot.v1.adaptation_pb2.GetAdaptedModelResponse, collections.abc.Awaitable[kshot.v1.adaptation_pb2.GetAdaptedModelResponse]]:
-        """Returns what is known of one adapted model.
+        """Returns the description of one adapted model.
         Fails with INVALID_ARGUMENT (malformed id) or NOT_FOUND.
         """
 

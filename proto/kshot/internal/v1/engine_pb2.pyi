@@ -161,7 +161,7 @@ class AdaptRequest(google.protobuf.message.Message):
     allow_partial: builtins.bool
     """Allows an answer with fewer steps, at least one, a margin before the deadline."""
     deterministic: builtins.bool
-    """Forbids launches shared with other tasks, whose number might change sums."""
+    """Forbids launches together with other tasks, whose number might change sums."""
     @property
     def support(self) -> global___Tensor:
         """Holds the prepared support set: (support_count, channels, height, width)."""

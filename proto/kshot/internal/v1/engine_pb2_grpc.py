@@ -28,8 +28,8 @@ if _version_not_supported:
 class EngineServiceStub(object):
     """Runs inner loops for the front, over a unix socket that only the front may open.
 
-    The front has validated everything; what still does not fit is answered INVALID_ARGUMENT or
-    FAILED_PRECONDITION.
+    The front has validated everything; the engine refuses what is still invalid with
+    INVALID_ARGUMENT or FAILED_PRECONDITION.
     """
 
     def __init__(self, channel):
@@ -53,8 +53,8 @@ class EngineServiceStub(object):
 class EngineServiceServicer(object):
     """Runs inner loops for the front, over a unix socket that only the front may open.
 
-    The front has validated everything; what still does not fit is answered INVALID_ARGUMENT or
-    FAILED_PRECONDITION.
+    The front has validated everything; the engine refuses what is still invalid with
+    INVALID_ARGUMENT or FAILED_PRECONDITION.
     """
 
     def DescribeEngine(self, request, context):
@@ -65,8 +65,8 @@ class EngineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Adapt(self, request, context):
-        """Runs one inner loop. Tasks run in the order they came; cancelling the call stops its loop
-        within one step, and so does the call's deadline: see `allow_partial`.
+        """Runs one inner loop. Tasks start in the order of their arrival. Cancelling the call stops its
+        loop within one step, and so does the call's deadline: see `allow_partial`.
         Fails with DEADLINE_EXCEEDED, FAILED_PRECONDITION (unknown model or another bundle) or
         INVALID_ARGUMENT.
         """
@@ -98,8 +98,8 @@ def add_EngineServiceServicer_to_server(servicer, server):
 class EngineService(object):
     """Runs inner loops for the front, over a unix socket that only the front may open.
 
-    The front has validated everything; what still does not fit is answered INVALID_ARGUMENT or
-    FAILED_PRECONDITION.
+    The front has validated everything; the engine refuses what is still invalid with
+    INVALID_ARGUMENT or FAILED_PRECONDITION.
     """
 
     @staticmethod

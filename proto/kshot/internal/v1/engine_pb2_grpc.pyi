@@ -20,8 +20,8 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
 class EngineServiceStub:
     """Runs inner loops for the front, over a unix socket that only the front may open.
 
-    The front has validated everything; what still does not fit is answered INVALID_ARGUMENT or
-    FAILED_PRECONDITION.
+    The front has validated everything; the engine refuses what is still invalid with
+    INVALID_ARGUMENT or FAILED_PRECONDITION.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -35,8 +35,8 @@ class EngineServiceStub:
         kshot.internal.v1.engine_pb2.AdaptRequest,
         kshot.internal.v1.engine_pb2.AdaptResponse,
     ]
-    """Runs one inner loop. Tasks run in the order they came; cancelling the call stops its loop
-    within one step, and so does the call's deadline: see `allow_partial`.
+    """Runs one inner loop. Tasks start in the order of their arrival. Cancelling the call stops its
+    loop within one step, and so does the call's deadline: see `allow_partial`.
     Fails with DEADLINE_EXCEEDED, FAILED_PRECONDITION (unknown model or another bundle) or
     INVALID_ARGUMENT.
     """
@@ -44,8 +44,8 @@ class EngineServiceStub:
 class EngineServiceAsyncStub:
     """Runs inner loops for the front, over a unix socket that only the front may open.
 
-    The front has validated everything; what still does not fit is answered INVALID_ARGUMENT or
-    FAILED_PRECONDITION.
+    The front has validated everything; the engine refuses what is still invalid with
+    INVALID_ARGUMENT or FAILED_PRECONDITION.
     """
 
     DescribeEngine: grpc.aio.UnaryUnaryMultiCallable[
@@ -58,8 +58,8 @@ class EngineServiceAsyncStub:
         kshot.internal.v1.engine_pb2.AdaptRequest,
         kshot.internal.v1.engine_pb2.AdaptResponse,
     ]
-    """Runs one inner loop. Tasks run in the order they came; cancelling the call stops its loop
-    within one step, and so does the call's deadline: see `allow_partial`.
+    """Runs one inner loop. Tasks start in the order of their arrival. Cancelling the call stops its
+    loop within one step, and so does the call's deadline: see `allow_partial`.
     Fails with DEADLINE_EXCEEDED, FAILED_PRECONDITION (unknown model or another bundle) or
     INVALID_ARGUMENT.
     """
@@ -67,8 +67,8 @@ class EngineServiceAsyncStub:
 class EngineServiceServicer(metaclass=abc.ABCMeta):
     """Runs inner loops for the front, over a unix socket that only the front may open.
 
-    The front has validated everything; what still does not fit is answered INVALID_ARGUMENT or
-    FAILED_PRECONDITION.
+    The front has validated everything; the engine refuses what is still invalid with
+    INVALID_ARGUMENT or FAILED_PRECONDITION.
     """
 
     @abc.abstractmethod
@@ -85,8 +85,8 @@ class EngineServiceServicer(metaclass=abc.ABCMeta):
         request: kshot.internal.v1.engine_pb2.AdaptRequest,
         context: _ServicerContext,
     ) -> typing.Union[kshot.internal.v1.engine_pb2.AdaptResponse, collections.abc.Awaitable[kshot.internal.v1.engine_pb2.AdaptResponse]]:
-        """Runs one inner loop. Tasks run in the order they came; cancelling the call stops its loop
-        within one step, and so does the call's deadline: see `allow_partial`.
+        """Runs one inner loop. Tasks start in the order of their arrival. Cancelling the call stops its
+        loop within one step, and so does the call's deadline: see `allow_partial`.
         Fails with DEADLINE_EXCEEDED, FAILED_PRECONDITION (unknown model or another bundle) or
         INVALID_ARGUMENT.
         """
