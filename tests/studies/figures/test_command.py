@@ -60,7 +60,7 @@ def test_figure_runs_and_resumes(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     ("figure", "words", "message"),
     [
         (SINE, ["--arms", "g1"], "got g1"),
-        (SINE, ["--set", "a.b=1"], "has no key 'a'"),
+        (SINE, ["--set", "a.b=1"], "a: unknown key"),
         (SINE, ["--scale", "0"], "x>0"),
         (FIGURE3, [], "--data"),
     ],

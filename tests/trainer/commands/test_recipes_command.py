@@ -63,7 +63,7 @@ def test_a_named_recipe_is_one_document_of_json(capsys: Capture) -> None:
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones(capsys: Capture) -> None:
     assert main(["recipes", "omniglot-6way"]) == 2
-    assert "recipe is 'omniglot-6way', wanted one of: " in capsys.readouterr().err
+    assert "recipe: expected one of " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", list_recipes())

@@ -139,7 +139,7 @@ def nothing(_place: Workplace) -> None:
     ("damage", "settings", "code", "message"),
     [
         (nothing, ("inner.colour=3",), 2, "inner.colour"),
-        (nothing, ("colour=3",), 2, "has no key 'colour'"),
+        (nothing, ("colour=3",), 2, "colour: unknown key; expected one of"),
         (nothing, ("inner.step_count=many",), 2, "inner.step_count: expected an integer"),
         (nothing, ("task.way=7",), 1, "way is 7, wanted at most the 6 classes of"),
         (nothing, ("evaluation.way=5",), 1, "way is 5, wanted at most the 4 classes of"),

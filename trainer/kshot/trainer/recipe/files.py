@@ -1,4 +1,4 @@
-"""Recipes by name or path, with single values set."""
+"""Reading recipes by name or path, with single values overridden."""
 
 import tomllib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _SHIPPED = files("kshot.trainer.recipe") / "shipped"
 
 
 def list_recipes() -> tuple[str, ...]:
-    """List the names of the recipes that the package ships."""
+    """Return the names of the recipes that the package ships."""
     names = (entry.name for entry in _SHIPPED.iterdir())
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
@@ -34,10 +34,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> AnyRecipe:
 
 
 def load_image_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe over a data set of images, as `load_recipe` does; raises `RecipeError`."""
+    """Read a recipe for images, as `load_recipe` does; raises `RecipeError`."""
     recipe = load_recipe(name_or_path, overrides)
     if not isinstance(recipe, Recipe):
-        raise RecipeError(f"recipe {name_or_path} is on sine waves, wanted one on images")
+        raise RecipeError(f"recipe {name_or_path}: expected one for images, got one for sine waves")
     return recipe
 
 
@@ -47,8 +47,8 @@ def shipped_text(name: str) -> str:
 
 
 def unknown_recipe(name: str) -> str:
-    """Say that no recipe of this name is shipped, and which are."""
-    return f"recipe is {name!r}, wanted one of: {', '.join(list_recipes())}"
+    """Return the message for a name that no shipped recipe has."""
+    return f"recipe: expected one of {', '.join(list_recipes())}, got {name!r}"
 
 
 def _document(name_or_path: str) -> dict[str, object]:
@@ -57,12 +57,12 @@ def _document(name_or_path: str) -> dict[str, object]:
     try:
         return tomllib.loads(text.decode())
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"recipe {name_or_path} is not TOML: {error}") from error
+        raise RecipeError(f"recipe {name_or_path}: not TOML: {error}") from error
 
 
 def _read_file(path: str) -> bytes:
     if not path.endswith(".toml"):
-        raise RecipeError(f"{unknown_recipe(path)}; or a path to a .toml file")
+        raise RecipeError(f"{unknown_recipe(path)}; a file needs the suffix .toml")
     try:
         return Path(path).read_bytes()
     except OSError as error:

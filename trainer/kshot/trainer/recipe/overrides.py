@@ -6,38 +6,26 @@ from kshot.trainer.errors import RecipeError
 
 __all__ = ["override"]
 
-# Tables that a recipe may lack: set as a whole where they are missing.
-OPTIONAL_TABLES = ("augmentation",)
-
 
 def override(document: dict[str, object], setting: str) -> None:
-    """Set ``dotted.key=value`` in a document, the value written as in TOML; raises RecipeError.
+    """Set `dotted.key=value` in a document; raises `RecipeError`.
 
-    Quotes around text may be left out.
+    The value is written as in TOML, where quotes around text are optional. The parser of recipes
+    refuses unknown keys.
     """
-    key, equals, value = setting.partition("=")
-    key = key.strip()
+    key, equals, value = (word.strip() for word in setting.partition("="))
     if not equals or not key:
-        raise RecipeError(f"setting is {setting!r}, wanted key=value, as in inner.step_count=3")
+        raise RecipeError(f"setting: expected key=value, as in inner.step_count=3, got {setting!r}")
     table: object = document
     *parents, last = key.split(".")
-    optional = bool(parents) or last in OPTIONAL_TABLES
     for depth, name in enumerate([*parents, last]):
-        known = isinstance(table, dict) and (name in table or (optional and depth == len(parents)))
-        if not known:
-            place = ".".join(key.split(".")[:depth]) or "the recipe"
-            wanted = (
-                f"wanted one of: {', '.join(table)}" if isinstance(table, dict) else "it is a value"
-            )
-            if not depth and name in OPTIONAL_TABLES:
-                wanted = f"wanted the whole of it: {name}={{ key = value, ... }}"
-            raise RecipeError(f"setting {key}: {place} has no key {name!r}, {wanted}")
-        assert isinstance(table, dict)  # noqa: S101 -- known
+        if not isinstance(table, dict):
+            place = ".".join(parents[:depth])
+            raise RecipeError(f"setting {key}: {place} is a value and has no key {name!r}")
         if depth < len(parents):
-            table = table[name]
-    assert isinstance(table, dict)  # noqa: S101 -- the loop above walked through it
-    # A last key that is not there may be an optional one; an unknown one is refused by the parser.
-    table[last] = _value(value.strip(), table.get(last))
+            table = table.setdefault(name, {})
+        else:
+            table[last] = _value(value, table.get(last))
 
 
 def _value(text: str, present: object) -> object:

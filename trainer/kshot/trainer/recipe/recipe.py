@@ -1,4 +1,4 @@
-"""A training as data: every number that decides a result, and nothing left to the code."""
+"""A training as data: every number that decides a result."""
 
 import hashlib
 import json
@@ -25,6 +25,7 @@ from kshot.bundle.manifest import (
 )
 
 __all__ = [
+    "PROSE",
     "Augmentation",
     "Data",
     "Evaluation",
@@ -37,15 +38,17 @@ __all__ = [
     "recipe_digest",
 ]
 
+# For people, and not part of the digest.
+PROSE = ("description", "reproduces", "cost")
 Share = Annotated[float, Rule("a number from 0 to less than 1", lambda value: 0 <= value < 1)]
 NotNegative = Annotated[float, Rule("a number of at least 0", lambda value: value >= 0)]
 
 
 @dataclass(frozen=True)
 class Data:
-    """The data set, its split, and whether training classes are rotated into four.
+    """The data set, its split, and whether rotations make four classes of each training class.
 
-    ``folder``, below the data folder, is that of the data set ``folder`` and of no other.
+    `folder` is relative to the data folder; only the data set `folder` has one.
     """
 
     dataset: Text
@@ -56,11 +59,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far each image of a training task is changed by chance, and by itself.
+    """The random changes of each image of a training task.
 
-    ``flip`` turns every second one over, left to right. ``shift`` moves it by up to this share of
-    its sides, ``rotation_degrees`` turns it by up to so many either way, ``scale`` s enlarges or
-    shrinks it by up to the factor 1 + s. What comes in from outside repeats the border.
+    `flip` mirrors half of the images, left to right. `shift` is the largest move as a share of the
+    sides, `rotation_degrees` the largest turn either way, and `scale` s enlarges or shrinks by up
+    to the factor 1 + s. The border is repeated outwards.
     """
 
     flip: bool
@@ -73,21 +76,20 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Task:
-    """The tasks of training; ``shot`` is the number of support examples per class there.
+    """The training tasks; `shot` is the number of support examples per class.
 
-    ``tail_shot`` of them are kept for the last inner step alone (a separate tail); with 0 it draws
-    its batch like the others (a shared one). ``labels``: "shuffled" draws ``way`` classes for each
-    task and numbers them as drawn; "fixed" takes all classes, ``way`` of them, each with a number
-    of its own, and draws images from the whole data set.
+    `tail_shot` of these are kept for the last inner step alone (a separate tail); with 0 the last
+    step draws its batch like the others (a shared tail). `labels`: "shuffled" draws `way` classes
+    for each task and numbers them as drawn; "fixed" takes all classes, `way` of them, each with its
+    own number, and draws images from the whole data set.
 
-    With ``head`` or ``tail_batch_norm`` a separate tail is no inner step: it is answered as service
-    answers queries, and what it adds to the initialization is the gradient of its loss alone,
-    without an inner preconditioner or weight decay. ``head``: "trained" (where the other key alone
-    is there, too) starts a task with the head that is trained; "prototype" makes it from the class
-    means of the examples before the tail, and the outer gradient goes through them.
-    ``tail_batch_norm``: "support" normalizes the tail by the statistics of the examples before it,
-    as service does in that mode; "transductive" (where the other key alone is there, too) by its
-    own.
+    With `head` or `tail_batch_norm` a separate tail is not an inner step: it is answered as the
+    server answers queries, and it adds only the gradient of its loss to the initialization,
+    without an inner preconditioner or weight decay. `head`: "trained" (the default) starts a task
+    with the trained head; "prototype" makes the head from the class means of the examples before
+    the tail, and the outer gradient goes through them. `tail_batch_norm`: "support" normalizes the
+    tail by the statistics of the examples before it, as the server does in that mode;
+    "transductive" (the default) by its own.
     """
 
     way: Way
@@ -99,7 +101,7 @@ class Task:
 
     @property
     def tail_as_served(self) -> bool:
-        """Tell whether the tail is answered like queries, not taken as one more inner step."""
+        """Return whether the tail is answered like queries instead of being an inner step."""
         return self.head is not None or self.tail_batch_norm is not None
 
 
@@ -107,8 +109,9 @@ class Task:
 class Inner:
     """The inner loop of training.
 
-    ``preconditioner``: "carried" keeps Adam's second moment from task to task, "fresh" starts it at
-    zero in each, "sgd" has none. ``weight_decay_rate`` multiplies all parameters before each step.
+    `preconditioner`: "carried" keeps Adam's second moment from task to task, "fresh" starts it at
+    zero in each task, "sgd" has none. `weight_decay_rate` multiplies all parameters before each
+    step.
     """
 
     preconditioner: Literal["carried", "fresh", "sgd"]
@@ -123,12 +126,12 @@ class Inner:
 
 @dataclass(frozen=True)
 class Outer:
-    """The outer loop; the step size goes linearly from the first value to the final one.
+    """The outer loop; the step size changes linearly from the first value to the final one.
 
-    ``algorithm`` says how a task's inner gradients count; "weighted" counts the i-th
-    ``gradient_weights[i]`` times. ``optimizer``: "sgd" moves by the step size times the tasks' mean
+    `algorithm` weights the inner gradients of a task; "weighted" counts the i-th
+    `gradient_weights[i]` times. `optimizer`: "sgd" moves by the step size times the tasks' mean
     displacement, "adam" takes the displacement over the inner learning rate as a gradient.
-    ``meta_batch``: "serial" adapts to its tasks one after another and carries Adam's second moment
+    `meta_batch`: "serial" adapts to its tasks one after another and carries Adam's second moment
     through them; "stacked" adapts to them together and carries its mean.
     """
 
@@ -145,10 +148,10 @@ class Outer:
 
 @dataclass(frozen=True)
 class Table:
-    """The bundle's table: tasks from the test split, adapted by its defaults.
+    """The bundle's table: tasks of test classes, adapted by the bundle's defaults.
 
-    ``query_count`` is per class; ``step_count`` is measured beside the served one. ``way`` is the
-    trained one where it is left out.
+    `query_count` is per class; `step_count` is measured beside the served one. `way` defaults to
+    the trained one.
     """
 
     shots: Annotated[tuple[Count, ...], Rule("at least one number", bool)]
@@ -161,9 +164,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The tasks of the curves, how often they get a point, and the bundle's table.
+    """The tasks of the learning curves, the intervals between points, and the bundle's table.
 
-    ``query_count`` is per class; ``interval`` and ``checkpoint_interval`` are in meta-iterations.
+    `query_count` is per class; `interval` and `checkpoint_interval` are in meta-iterations.
     """
 
     way: Way
@@ -179,7 +182,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Serving:
-    """What the bundle's manifest says beyond the training: its name, defaults, choices, limits."""
+    """The bundle's name, and the defaults, choices and limits of requests to it."""
 
     name: Name
     step_count: Count
@@ -195,10 +198,7 @@ class Serving:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training, from the data to the bundle.
-
-    ``description``, ``reproduces`` and ``cost`` are prose for people and not part of the digest.
-    """
+    """One training, from the data to the bundle; `PROSE` is for people."""
 
     objective: ClassVar[Literal["cross_entropy"]] = "cross_entropy"
 
@@ -229,10 +229,10 @@ class Recipe:
 
 
 def recipe_digest(recipe: object) -> str:
-    """Return the SHA-256 of the canonical JSON of all that decides a result (not the prose)."""
+    """Return the SHA-256 of the canonical JSON of a recipe without its prose."""
     document = plain(recipe)
     assert isinstance(document, dict)  # noqa: S101 -- a dataclass becomes a dict
-    for prose in ("description", "reproduces", "cost"):
+    for prose in PROSE:
         del document[prose]
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()

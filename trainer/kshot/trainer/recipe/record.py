@@ -1,4 +1,4 @@
-"""The recipe that a training in a folder follows, kept beside its checkpoint for people."""
+"""The recipe of a training, kept beside its checkpoint for people."""
 
 import json
 from pathlib import Path
@@ -7,15 +7,13 @@ from kshot.bundle import replace_file
 from kshot.bundle.document import plain
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.recipe.parsing import AnyRecipe
+from kshot.trainer.recipe.recipe import PROSE
 
 RECIPE_FILE = "recipe.json"
 
 
 def write_recipe(folder: Path, recipe: AnyRecipe) -> None:
-    """Write a recipe, every setting resolved, over one written before.
-
-    Raises ``TrainingError`` when the disk does not take it.
-    """
+    """Write a recipe with every setting, replacing an earlier one; raises `TrainingError`."""
     path = folder / RECIPE_FILE
     try:
         replace_file(path, (json.dumps(plain(recipe), indent=2) + "\n").encode())
@@ -24,9 +22,9 @@ def write_recipe(folder: Path, recipe: AnyRecipe) -> None:
 
 
 def recipe_differences(folder: Path, recipe: AnyRecipe) -> str:
-    """Name the keys in which the folder's recipe is another one, as ``outer.seed is 0, here 1``.
+    """Name the keys that differ from the folder's recipe, as `outer.seed is 0, here 1`.
 
-    Nothing is named where the folder has no recipe that can be read.
+    Returns an empty string where the folder has no readable recipe.
     """
     try:
         recorded = json.loads((folder / RECIPE_FILE).read_bytes())
@@ -36,12 +34,12 @@ def recipe_differences(folder: Path, recipe: AnyRecipe) -> str:
     return ", ".join(
         f"{key} is {there.get(key, 'not set')}, here {here.get(key, 'not set')}"
         for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key) and key not in ("description", "reproduces", "cost")
+        if there.get(key) != here.get(key) and key not in PROSE
     )
 
 
 def _leaves(value: object, key: str = "") -> dict[str, str]:
-    """Flatten objects to dotted keys; what is no object is one value, as JSON."""
+    """Flatten objects to dotted keys; any other value becomes JSON."""
     if not isinstance(value, dict):
         return {key: json.dumps(value)}
     return {

@@ -1,4 +1,4 @@
-"""The words on the command line that make one recipe out of another."""
+"""The command-line words that turn a shipped recipe into another one."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,18 +7,15 @@ from kshot.bundle.document import plain
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.recipe.files import list_recipes, load_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
-from kshot.trainer.recipe.recipe import recipe_digest
+from kshot.trainer.recipe.recipe import PROSE, recipe_digest
 
 __all__ = ["recipe_words"]
 
-PROSE = ("description", "reproduces", "cost")
-
 
 def recipe_words(recipe: AnyRecipe) -> list[str] | None:
-    """Return what to write after `kshot train` for a recipe, or None where it is no shipped one's.
+    """Return what to write after `kshot train` for a recipe, None without a shipped recipe.
 
-    These are the name of the shipped recipe, and a `--set key=value` for each value in which it is
-    another one.
+    These are the name of the shipped recipe and a `--set key=value` for each value that differs.
     """
     if recipe.name not in list_recipes():
         return None
@@ -28,7 +25,7 @@ def recipe_words(recipe: AnyRecipe) -> list[str] | None:
     settings = [setting for setting in _settings(there, here) if not setting.startswith(PROSE)]
     try:
         same = recipe_digest(load_recipe(recipe.name, settings)) == recipe_digest(recipe)
-    except RecipeError:  # no settings lead there: it is on sine waves, say, and shipped on images
+    except RecipeError:  # no settings lead there, for example from images to sine waves
         return None
     words = [word for setting in settings for word in ("--set", setting)]
     return [recipe.name, *words] if same else None
@@ -37,7 +34,7 @@ def recipe_words(recipe: AnyRecipe) -> list[str] | None:
 def _settings(
     there: Mapping[str, object], here: Mapping[str, object], prefix: str = ""
 ) -> Iterator[str]:
-    """Yield `key=value` for what differs; a table that lacks a key of the other is one value."""
+    """Yield `key=value` for each difference; a table that lacks a key of the other is one value."""
     for name, value in here.items():
         key, other = f"{prefix}{name}", there.get(name)
         if isinstance(value, dict) and isinstance(other, dict) and other.keys() <= value.keys():

@@ -1,4 +1,4 @@
-"""A training on sine waves as data (Nichol et al. 2018, the case study)."""
+"""Recipes for sine waves, the case study of Nichol et al. (2018)."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -10,23 +10,21 @@ from kshot.trainer.recipe.recipe import Inner, Outer
 __all__ = ["SINE", "SineData", "SineEvaluation", "SineRecipe", "SineTask"]
 
 SINE = "sine"
-Range = Annotated[
-    tuple[float, float], Rule("two numbers, the larger last", lambda ends: ends[0] < ends[1])
-]
+Range = Annotated[tuple[float, float], Rule("two growing numbers", lambda ends: ends[0] < ends[1])]
 
 
 @dataclass(frozen=True)
 class SineData:
-    """Sine waves are made, not read."""
+    """The data set of sine waves, which are generated."""
 
     dataset: Literal["sine"]
 
 
 @dataclass(frozen=True)
 class SineTask:
-    """Waves ``y = a sin(x + b)``: where a, b and x come from, uniformly.
+    """Waves `y = a sin(x + b)`; a, b and x are uniform in `amplitude`, `phase` and `interval`.
 
-    A training task is the wave at ``grid_count`` evenly spaced x; a test task adapts to ``shot`` of
+    A training task is the wave at `grid_count` evenly spaced x; a test task adapts to `shot` of
     these, drawn with replacement. It has one output and no tail.
     """
 
@@ -45,7 +43,7 @@ class SineTask:
 
 @dataclass(frozen=True)
 class SineEvaluation:
-    """How many test tasks, after which numbers of steps on their whole support set, how often."""
+    """The number of test tasks, the steps after which they are measured, and the intervals."""
 
     step_counts: Annotated[
         tuple[Natural, ...],
@@ -59,7 +57,7 @@ class SineEvaluation:
 
 @dataclass(frozen=True)
 class SineRecipe:
-    """One training on sine waves; it ends with its evaluation, not with a bundle."""
+    """One training on sine waves; it ends with an evaluation instead of a bundle."""
 
     input_shape: ClassVar[tuple[int, int, int]] = (1, 1, 1)
     batch_norm_epsilon: ClassVar[float] = 1e-3  # without effect: its networks have no batch norm
