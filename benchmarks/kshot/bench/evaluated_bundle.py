@@ -10,10 +10,10 @@ from pathlib import Path
 from kshot.bundle import Bundle, builtin_bundle, load_bundle
 from kshot.bundle.manifest import WEIGHTS_FILE
 from kshot.bundle.schema import manifest_document
-from kshot.trainer.commands.evaluation_session import WITHOUT_FOLDER, check_split
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.registry import data_of, read_dataset
 from kshot.trainer.errors import DataError
+from kshot.trainer.evaluate.bundle_data import WITHOUT_FOLDER, check_split
 from kshot.trainer.recipe.recipe import Data
 
 __all__ = ["adaptation_digest", "find_builtin", "read_data", "weights_digest"]

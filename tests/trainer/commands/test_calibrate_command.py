@@ -160,7 +160,7 @@ def test_equal_commands_write_equal_copies(
 
     assert len({load_bundle(folder).digest for folder in folders}) == 1
     assert calibrate() == 2
-    message = f"--out would write {folders[0]}, which is there already"
+    message = f"--out: {folders[0]} exists already"
     assert message in capsys.readouterr().err
 
 
@@ -183,29 +183,29 @@ def test_a_calibrated_bundle_is_refused(
 
     assert calibrate("--out", str(tmp_path / "twice"), name=name) == 2
 
-    assert f"{name} is calibrated already, wanted a bundle that is not" in capsys.readouterr().err
+    assert f"{name} is calibrated already" in capsys.readouterr().err
     assert not (tmp_path / "twice").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--shots", "1,x"], "--shots is '1,x', wanted numbers as 1,5"),
-        (["--shots", ""], "--shots is '', wanted numbers as 1,5"),
-        (["--shots", "0,5"], "--shots is '0,5', wanted 1 to 1000 each"),
-        (["--shots", "1,1001"], "--shots is '1,1001', wanted 1 to 1000 each"),
-        (["--shots", "9" * 5000], "wanted numbers as 1,5"),
-        (["--shots", "-1"], "--shots is '-1', wanted numbers as 1,5"),
+        (["--shots", "1,x"], "'--shots': expected whole numbers separated by commas, got '1,x'"),
+        (["--shots", ""], "'--shots': expected whole numbers separated by commas, got ''"),
+        (["--shots", "0,5"], "'--shots': 0 is not in the range 1<=x<=1000"),
+        (["--shots", "1,1001"], "'--shots': 1001 is not in the range 1<=x<=1000"),
+        (["--shots", "9" * 5000], "expected whole numbers separated by commas, got"),
+        (["--shots", "-1"], "'--shots': expected whole numbers separated by commas, got '-1'"),
         (["--tasks", "0"], "0 is not in the range 1<=x<=1000000"),
         (["--queries", "0"], "0 is not in the range x>=1"),
         (["--seed", "-1"], "-1 is not in the range x>=0"),
         (["--step-count", "0"], "0 is not in the range 1<=x<=100000"),
-        (["--step-count", "201"], "--step-count is 201, wanted at most 200, the limit of"),
+        (["--step-count", "201"], "--step-count: expected at most 200, the limit of"),
         (["--split", "test"], "'test' is not one of 'val', 'train'"),
         (["--batch-norm-mode", "batch"], "'batch' is not one of"),
         (["--head", "none"], "'none' is not one of"),
-        (["--data", "nowhere"], "data folder is nowhere, which does not exist"),
-        (["--out", "/proc"], "--out is /proc, where nothing can be written"),
+        (["--data", "nowhere"], "data folder nowhere does not exist"),
+        (["--out", "/proc"], "--out: cannot write to /proc"),
         (["--out", __file__], "is a file"),
     ],
 )
@@ -240,7 +240,7 @@ def test_what_the_bundle_does_not_allow_is_refused(
 
     assert calibrate("--head", "zero", name=name) == 2
 
-    assert "--head is zero, wanted one that" in capsys.readouterr().err
+    assert "--head: zero is not allowed by" in capsys.readouterr().err
 
 
 def test_a_folder_that_takes_nothing_is_refused(
@@ -251,11 +251,11 @@ def test_a_folder_that_takes_nothing_is_refused(
 
     assert calibrate("--out", str(tmp_path / "taken")) == 2
 
-    assert "where nothing can be written: " in capsys.readouterr().err
+    assert "--out: cannot write to " in capsys.readouterr().err
     if os.geteuid():
         (tmp_path / "locked").mkdir(mode=0o500)
         assert calibrate("--out", str(tmp_path / "locked")) == 2
-        assert "where nothing can be written: Permission denied" in capsys.readouterr().err
+        assert "locked/omniglot: Permission denied" in capsys.readouterr().err
 
 
 def test_too_few_images_are_told_before_anything_is_adapted(
@@ -283,7 +283,7 @@ def test_classes_that_are_split_otherwise_are_refused(
     assert calibrate() == 1
 
     message = capsys.readouterr().err
-    assert "are not split as they were for the training of" in message
+    assert "was trained on another split of" in message
     assert "--dataset" not in message
 
 
@@ -340,4 +340,4 @@ def test_tasks_are_of_the_way_that_is_asked_for_or_of_the_tables(
 
     assert ways == [4, 5, 3]
     assert calibrate("--way", "51") == 2
-    assert "--way is 51, wanted at most 50, the limit of" in capsys.readouterr().err
+    assert "--way: expected at most 50, the limit of" in capsys.readouterr().err

@@ -26,5 +26,5 @@ def test_auto_takes_a_gpu_where_there_is_one(
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
-    with pytest.raises(click.UsageError, match="torch sees no GPU: wanted cpu or auto"):
+    with pytest.raises(click.UsageError, match="torch sees no GPU; expected cpu or auto"):
         choose_device("cuda")

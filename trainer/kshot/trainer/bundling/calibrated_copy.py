@@ -1,4 +1,4 @@
-"""A bundle's calibrated copy: other defaults, temperatures, its table measured again, its card."""
+"""A calibrated copy of a bundle: other defaults, temperatures, its own table and card."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,8 +8,6 @@ from kshot.bundle import (
     BatchNormMode,
     Bundle,
     BundleError,
-    Calibration,
-    EvaluationRow,
     Head,
     Manifest,
     Preconditioner,
@@ -25,7 +23,7 @@ __all__ = ["Defaults", "write_copy"]
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a bundle adapts unless a request says otherwise; what is None stays as it is."""
+    """How a bundle adapts by default; None keeps the bundle's own default."""
 
     step_count: int | None = None
     batch_norm_mode: BatchNormMode | None = None
@@ -51,23 +49,17 @@ class Defaults:
 
 
 def write_copy(
-    out: Path,
-    bundle: Bundle,
-    manifest: Manifest,
-    rows: tuple[EvaluationRow, ...],
-    fitted: tuple[Calibration, Sequence[TemperatureFit]],
+    out: Path, bundle: Bundle, manifest: Manifest, fits: Sequence[TemperatureFit]
 ) -> Bundle:
-    """Write ``out/NAME/VERSION``: the bundle's weights and templates beside another manifest.
+    """Write `out/NAME/VERSION`: the bundle's weights and templates beside another manifest.
 
-    ``manifest`` has the copy's defaults, ``rows`` are its table; ``fitted`` is what
-    ``fit_calibration`` returned. Raises ``BundleError`` when the folder exists, cannot be written,
-    or a file of the bundle has changed.
+    `manifest` has the copy's defaults, table and calibration, `fits` are those of its
+    temperatures. Raises `BundleError` when the folder exists, cannot be written, or a file of the
+    bundle has changed.
     """
     if load_bundle(bundle.path) != bundle:
-        raise BundleError(f"{bundle.path}: has become another bundle")
-    calibration, fits = fitted
-    manifest = replace(manifest, evaluation=rows, calibration=calibration, files={})
+        raise BundleError(f"{bundle.path} has changed while it was calibrated")
     templates = {mode: bundle.template_path(mode).read_bytes() for mode in BatchNormMode}
     card = (bundle.path / CARD_FILE).read_text(encoding="utf-8", errors="replace")
     card = model_card(words_of_card(card, bundle.manifest), manifest, fits)
-    return write_bundle(out, manifest, bundle.read_weights(), templates, card)
+    return write_bundle(out, replace(manifest, files={}), bundle.read_weights(), templates, card)

@@ -1,34 +1,39 @@
-"""What the options of `kshot evaluate` ask for together."""
+"""The options of `kshot evaluate`, and what they ask for together."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import click
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
+from kshot.trainer.commands.options import (
+    BUNDLES,
+    MAX_STEPS,
+    MAX_TASKS,
+    Compiled,
+    DataFolder,
+    Device,
+    Json,
+    check_choice,
+)
+from kshot.trainer.commands.requests import Numbers, argument, flag_and_type, option
 from kshot.trainer.evaluate.baselines import Baseline
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.tasks.episode_file import TaskShape
 from kshot.trainer.tasks.support_flaws import SupportFlaws
 
-__all__ = [
-    "DECIDED",
-    "PROTOCOLS",
-    "EvaluateOptions",
-    "check_allowed",
-    "check_options",
-    "task_shape",
-]
+__all__ = ["EvaluateRequest", "check_allowed", "check_together", "second_request"]
 
-# The two standards: the Reptile paper's, and that of MAML++, LibFewShot and Meta-Dataset.
+# Tasks x queries per class of the two standards: the Reptile paper's, and that of MAML++,
+# LibFewShot and Meta-Dataset.
 PROTOCOLS = {"10000x1": (10_000, 1), "600x15": (600, 15)}
-DEFAULT_TASKS = (1000, 1)
 
 _INNER = ("step_count", "batch_size", "learning_rate", "preconditioner", "head", "scope")
-# What each baseline says itself.
-DECIDED = {
+# What each baseline decides itself.
+_DECIDED = {
     Baseline.NIL: (*_INNER, "calibrated"),
     Baseline.PROTOTYPE: _INNER,
     Baseline.ANIL: ("scope",),
@@ -36,159 +41,224 @@ DECIDED = {
 _LISTS = ("step_counts", "preconditioners", "heads", "scopes", "batch_norm_modes")
 # What a sweep has lists for, or does not do.
 _NOT_SWEPT = ("step_count", "preconditioner", "head", "scope", "batch_norm_mode", "baseline")
+# What may differ between two variants that solve the same tasks.
+_VARIABLE = (
+    "batch_norm_mode",
+    *_INNER,
+    "baseline",
+    "calibrated",
+    "wrong_labels",
+    "imbalance",
+)
+_ALL = "For --sweep.  [default: all that the bundle allows]"
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateRequest:
     """The options as they were given; None is not given."""
 
-    bundle_name: str
-    data_folder: Path | None
-    part: str
-    dataset: str | None
-    dataset_split: str | None
-    dataset_folder: str | None
-    protocol: str | None
-    way: int | None
-    shot: int | None
-    queries: int | None
-    tasks: int | None
-    seed: int | None
-    episode_path: Path | None
-    batch_norm_mode: str | None
-    step_count: int | None
-    batch_size: int | None
-    learning_rate: float | None
-    preconditioner: str | None
-    head: str | None
-    scope: str | None
-    baseline: str | None
-    calibrated: bool | None
-    wrong_labels: float
-    imbalance: bool
-    unknown: bool
-    compared: str | None
-    versus: tuple[str, ...]
-    sweep_folder: Path | None
-    step_counts: str | None
-    preconditioners: str | None
-    heads: str | None
-    scopes: str | None
-    batch_norm_modes: str | None
-    device: str
-    compiled: bool | None
-    per_task: bool
-    as_json: bool
+    bundle_name: Annotated[str, argument("BUNDLE")]
+    data_folder: DataFolder
+    part: Annotated[
+        str,
+        option(
+            "Part of the data set.",
+            "--split",
+            type=click.Choice(["test", "val", "train"]),
+            default="test",
+            show_default=True,
+        ),
+    ]
+    dataset: Annotated[
+        str | None, option("Use another data set than the bundle's, as digits.", metavar="NAME")
+    ]
+    dataset_split: Annotated[str | None, option("The split of --dataset.", metavar="NAME")]
+    dataset_folder: Annotated[
+        str | None, option("With --dataset folder: its folder below --data.", metavar="DIR")
+    ]
+    protocol: Annotated[
+        str | None,
+        option(
+            "Use the tasks x queries per class of one of the two standards.",
+            type=click.Choice(list(PROTOCOLS)),
+        ),
+    ]
+    way: Annotated[int | None, option(BUNDLES, type=click.IntRange(2))]
+    shot: Annotated[int | None, option("[default: 1]", type=click.IntRange(1))]
+    query_count: Annotated[
+        int | None, option("Per class.  [default: 1]", "--queries", type=click.IntRange(1))
+    ]
+    task_count: Annotated[
+        int | None, option("[default: 1000]", "--tasks", type=click.IntRange(1, MAX_TASKS))
+    ]
+    seed: Annotated[int | None, option("[default: 0]", type=click.IntRange(0))]
+    episode_path: Annotated[
+        Path | None,
+        option(
+            "Take the tasks from FILE; if it is missing, draw the tasks and write it.",
+            "--episodes",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+        ),
+    ]
+    batch_norm_mode: Annotated[BatchNormMode | None, option(BUNDLES)]
+    step_count: Annotated[int | None, option(BUNDLES, type=click.IntRange(0, MAX_STEPS))]
+    batch_size: Annotated[int | None, option(BUNDLES, type=click.IntRange(1, 1000))]
+    learning_rate: Annotated[
+        float | None, option(BUNDLES, type=click.FloatRange(min=0, min_open=True))
+    ]
+    preconditioner: Annotated[Preconditioner | None, option(BUNDLES)]
+    head: Annotated[Head | None, option(BUNDLES)]
+    scope: Annotated[Scope | None, option(BUNDLES)]
+    baseline: Annotated[
+        Baseline | None,
+        option(
+            "nil: cosine to the support, nothing adapted; anil: the head alone; prototype: class "
+            "means, no step."
+        ),
+    ]
+    calibrated: Annotated[
+        bool | None,
+        option(
+            "Divide logits by the bundle's temperatures, as the server does.  [default: if it "
+            "has any]",
+            "--calibrated/--no-calibrated",
+            default=None,
+        ),
+    ]
+    wrong_labels: Annotated[
+        float,
+        option(
+            "Replace this share of the support labels by wrong ones.",
+            type=click.FloatRange(0, 1),
+            default=0.0,
+            metavar="SHARE",
+        ),
+    ]
+    imbalance: Annotated[bool, option("Use 1 to 2 shot - 1 support images per class.")]
+    unknown: Annotated[bool, option("Score as many queries of unknown classes: AUROC.")]
+    compared: Annotated[
+        str | None,
+        option(
+            "Solve the same tasks with this bundle; print the paired difference.",
+            "--compare",
+            metavar="BUNDLE",
+        ),
+    ]
+    versus: Annotated[
+        tuple[str, ...],
+        option(
+            "Compare with another value of an option, as step-count=0; may be repeated.",
+            multiple=True,
+            metavar="OPTION=VALUE",
+        ),
+    ]
+    sweep_folder: Annotated[
+        Path | None,
+        option(
+            "Write the table of all variants to DIR, as JSON, Markdown and PNG.",
+            "--sweep",
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="DIR",
+        ),
+    ]
+    step_counts: Annotated[
+        tuple[int, ...] | None,
+        option("For --sweep.  [default: 0,1,2,5,10,20,50]", type=Numbers(0, MAX_STEPS)),
+    ]
+    preconditioners: Annotated[tuple[Preconditioner, ...] | None, option(_ALL)]
+    heads: Annotated[tuple[Head, ...] | None, option(_ALL)]
+    scopes: Annotated[tuple[Scope, ...] | None, option(f"For --sweep.  {BUNDLES}")]
+    batch_norm_modes: Annotated[tuple[BatchNormMode, ...] | None, option(_ALL)]
+    device: Device
+    compiled: Compiled
+    per_task: Annotated[bool, option("With --json: add the right answers of each task.")]
+    as_json: Json
 
     def settings(self, manifest: Manifest, shape: TaskShape) -> EvaluationSettings:
-        """Return the settings that a bundle's evaluation has by these options."""
-        mode = self.batch_norm_mode or manifest.batch_norm.default
+        """Return the settings for a bundle on tasks of this shape."""
         return EvaluationSettings(
-            way=shape.way,
-            shot=shape.shot,
-            query_count=shape.query_count,
-            task_count=shape.task_count,
-            seed=shape.seed,
-            batch_norm_mode=BatchNormMode(mode),
-            step_count=self.step_count,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            preconditioner=Preconditioner(self.preconditioner) if self.preconditioner else None,
-            head=Head(self.head) if self.head else None,
-            scope=Scope(self.scope) if self.scope else None,
-            baseline=Baseline(self.baseline) if self.baseline else None,
+            **asdict(shape),
+            **{name: getattr(self, name) for name in (*_INNER, "baseline", "unknown")},
+            batch_norm_mode=self.batch_norm_mode or manifest.batch_norm.default,
             flaws=SupportFlaws(self.wrong_labels, self.imbalance),
-            unknown=self.unknown,
             calibrated=self.calibrated is not False,
         )
 
 
-def task_shape(options: EvaluateOptions, manifest: Manifest, held: TaskShape | None) -> TaskShape:
-    """Return the tasks that were asked for: options, then a protocol, then the file, then defaults.
-
-    Raises ``UsageError`` where the episode file holds others than the options name.
-    """
-    wanted = held or TaskShape(manifest.usual_way, 1, DEFAULT_TASKS[1], DEFAULT_TASKS[0], 0)
-    named = {
-        "way": options.way,
-        "shot": options.shot,
-        "query_count": options.queries,
-        "task_count": options.tasks,
-        "seed": options.seed,
-    }
-    if options.protocol:
-        if options.tasks or options.queries:
-            raise click.UsageError("--protocol names tasks and queries, leave them out beside it")
-        named["task_count"], named["query_count"] = PROTOCOLS[options.protocol]
-    shape = TaskShape(
-        **{name: getattr(wanted, name) if value is None else value for name, value in named.items()}
-    )
-    if held is not None and shape != held:
+def check_together(request: EvaluateRequest) -> None:
+    """Raise `UsageError` for options that contradict each other or need another one."""
+    if request.baseline is not None:
+        _refuse(request, _DECIDED[request.baseline], f"--baseline {request.baseline}")
+    if request.sweep_folder is not None:
+        _refuse(request, (*_NOT_SWEPT, "compared", "versus"), "--sweep")
+    if request.protocol is not None:
+        _refuse(request, ("task_count", "query_count"), "--protocol")
+    for name in _LISTS if request.sweep_folder is None else ():
+        if getattr(request, name) is not None:
+            raise click.UsageError(f"{_flag(name)} needs --sweep DIR")
+    if request.dataset is not None and request.dataset_split is None:
         raise click.UsageError(
-            f"--episodes is {options.episode_path}, which holds {_words(held)}; the other options "
-            f"ask for {_words(shape)}: leave them out, or name another file"
+            f"--dataset {request.dataset} needs --dataset-split (digits has the split all)"
         )
-    return shape
-
-
-def _words(shape: TaskShape) -> str:
-    return (
-        f"{shape.task_count} {shape.way}-way {shape.shot}-shot tasks with {shape.query_count} "
-        f"queries per class from seed {shape.seed}"
-    )
-
-
-def check_options(options: EvaluateOptions) -> None:
-    """Raise ``UsageError`` for options that say the same twice, or nothing together."""
-    if options.baseline is not None:
-        _refuse(options, DECIDED[Baseline(options.baseline)], f"--baseline {options.baseline}")
-    if options.sweep_folder is not None:
-        _refuse(options, (*_NOT_SWEPT, "compared", "versus"), "--sweep")
-    for name in _LISTS if options.sweep_folder is None else ():
-        if getattr(options, name) is not None:
-            raise click.UsageError(f"--{_dashed(name)} is a list of --sweep, wanted --sweep DIR")
-    if options.dataset is not None and options.dataset_split is None:
-        raise click.UsageError(
-            f"--dataset is {options.dataset}, wanted its --dataset-split too (digits has all)"
-        )
-    for name in ("dataset_split", "dataset_folder") if options.dataset is None else ():
-        if getattr(options, name) is not None:
-            raise click.UsageError(f"--{_dashed(name)} says more about --dataset, wanted it too")
+    for name in ("dataset_split", "dataset_folder") if request.dataset is None else ():
+        if getattr(request, name) is not None:
+            raise click.UsageError(f"{_flag(name)} needs --dataset")
     for name in ("learning_rate", "wrong_labels"):
-        value = getattr(options, name)
+        value = getattr(request, name)
         if value is not None and not math.isfinite(value):  # click's ranges let nan pass
-            raise click.UsageError(f"--{_dashed(name)} is {value}, wanted a finite number")
-    if options.per_task and not options.as_json:
-        raise click.UsageError("--per-task adds to --json, wanted it too")
+            raise click.UsageError(f"{_flag(name)}: expected a finite number, got {value}")
+    if request.per_task and not request.as_json:
+        raise click.UsageError("--per-task needs --json")
 
 
-def check_allowed(options: EvaluateOptions, manifest: Manifest, bundle_name: str) -> None:
-    """Raise ``UsageError`` for a choice that the bundle does not allow."""
-    for name, allowed in (
-        ("batch_norm_mode", manifest.batch_norm.allowed),
-        ("preconditioner", manifest.inner_loop.preconditioners),
-        ("head", manifest.head.allowed),
-        ("scope", manifest.scope.allowed),
+def check_allowed(request: EvaluateRequest, manifest: Manifest) -> None:
+    """Raise `UsageError` for a choice that the bundle does not allow."""
+    for one, several, allowed in (
+        ("batch_norm_mode", "batch_norm_modes", manifest.batch_norm.allowed),
+        ("preconditioner", "preconditioners", manifest.inner_loop.preconditioners),
+        ("head", "heads", manifest.head.allowed),
+        ("scope", "scopes", manifest.scope.allowed),
     ):
-        chosen = getattr(options, name)
-        if chosen is not None:
-            check_choice(f"--{_dashed(name)}", chosen, allowed, bundle_name)
+        chosen = getattr(request, one)
+        check_choice(_flag(one), [chosen] if chosen else [], allowed, request.bundle_name)
+        check_choice(_flag(several), getattr(request, several) or (), allowed, request.bundle_name)
 
 
-def check_choice(option: str, chosen: str, allowed: Sequence[str], bundle_name: str) -> None:
-    """Raise ``UsageError`` for a word that is none of those allowed."""
-    if chosen not in allowed:
-        raise click.UsageError(
-            f"{option} is {chosen}, wanted one that {bundle_name} allows: {', '.join(allowed)}"
-        )
+def second_request(request: EvaluateRequest) -> EvaluateRequest | None:
+    """Return what --compare and --versus ask for, None when neither is given.
+
+    Options of the first variant do not apply to the second where its baseline decides them.
+    Raises `UsageError` for an option that cannot differ, or a value that it does not take.
+    """
+    if request.compared is None and not request.versus:
+        return None
+    types = dict(flag_and_type(EvaluateRequest, name) for name in _VARIABLE)
+    changes: dict[str, Any] = {}
+    for setting in request.versus:
+        flag, equals, value = setting.partition("=")
+        if not equals or flag not in types:
+            raise click.UsageError(
+                f"--versus: expected OPTION=VALUE with one of {', '.join(types)}, got {setting!r}"
+            )
+        try:
+            changes[flag.replace("-", "_")] = types[flag].convert(value, None, None)
+        except click.BadParameter as error:
+            raise click.UsageError(f"--versus {setting}: {error.message}") from None
+    if "baseline" in changes:
+        changes = dict.fromkeys(_DECIDED[changes["baseline"]]) | changes
+    name = request.compared or request.bundle_name
+    second = replace(request, **changes, bundle_name=name, compared=None, versus=())
+    check_together(second)
+    return second
 
 
-def _refuse(options: EvaluateOptions, names: Sequence[str], beside: str) -> None:
+def _refuse(request: EvaluateRequest, names: Sequence[str], beside: str) -> None:
     for name in names:
-        if getattr(options, name) not in (None, ()):
-            option = "compare" if name == "compared" else _dashed(name)
-            raise click.UsageError(f"{beside} leaves no choice of --{option}, leave it out")
+        if getattr(request, name) not in (None, ()):
+            raise click.UsageError(f"{_flag(name)} cannot be combined with {beside}")
 
 
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
+def _flag(name: str) -> str:
+    flag, _ = flag_and_type(EvaluateRequest, name)
+    return f"--{flag}"

@@ -1,4 +1,4 @@
-"""What an evaluation on the command line works with: bundle, data, tasks, device."""
+"""What an evaluation works with: a bundle, a data set, its tasks, a device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -7,80 +7,80 @@ from pathlib import Path
 import click
 import torch
 
-from kshot.bundle import Bundle, BundleError, load_bundle, locate_bundle
-from kshot.trainer.commands.evaluation_request import EvaluateOptions, check_allowed, task_shape
+from kshot.bundle import Bundle, BundleError, Manifest, load_bundle, locate_bundle
+from kshot.trainer.commands.evaluation_request import PROTOCOLS, EvaluateRequest, check_allowed
 from kshot.trainer.commands.options import choose_data_folder
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.registry import data_of, read_dataset
-from kshot.trainer.errors import DataError
+from kshot.trainer.evaluate.bundle_data import WITHOUT_FOLDER, check_split
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.recipe.recipe import Data
 from kshot.trainer.tasks.episode_file import (
     EpisodeSet,
+    TaskShape,
     draw_episodes,
     read_episodes,
     write_episodes,
 )
 
-__all__ = ["Session", "check_split", "find_bundle", "open_bundle", "open_session", "say_once"]
-
-WITHOUT_FOLDER = ("digits",)
+__all__ = ["Session", "find_bundle", "open_bundle", "open_session", "read_part", "say_once"]
 
 
 @dataclass(frozen=True)
 class Session:
     """A bundle, the part of a data set in the form of its input, and the tasks of it."""
 
-    options: EvaluateOptions
+    request: EvaluateRequest
     bundle: Bundle
     data: Data
     dataset: ImageDataset
     episodes: EpisodeSet
-    settings: EvaluationSettings
     device: torch.device
     say: Callable[[str], None]
 
+    @property
+    def settings(self) -> EvaluationSettings:
+        """Return what the request asks of the bundle."""
+        return self.request.settings(self.bundle.manifest, self.episodes.shape)
+
     def evaluator(self) -> Evaluator:
         """Load the bundle and the images; raises `TrainingError` and `DataError`."""
+        compiled = self.request.compiled
         return Evaluator.of_bundle(
-            self.bundle,
-            self.dataset,
-            self.device,
-            compiled=self.options.compiled,
-            say=self.say,
+            self.bundle, self.dataset, self.device, compiled=compiled, say=self.say
         )
 
-    def of(self, options: EvaluateOptions, bundle: Bundle) -> "Session":
-        """Return a session on the same tasks with other options and another bundle.
+    def of(self, request: EvaluateRequest, bundle: Bundle) -> "Session":
+        """Return a session of another request and bundle on the same tasks.
 
-        Images are read again where its input has another form. Raises ``DataError``.
+        Images are read again if the input of the bundle has another form. Raises `DataError`.
         """
         known = bundle.manifest.provenance.split_digest
-        if self.options.dataset is None and known != self.dataset.split_digest:
+        if self.request.dataset is None and known != self.dataset.split_digest:
             self.say(
-                f"{options.bundle_name} was trained on another split than {self.bundle.path}: it "
+                f"{request.bundle_name} was trained on another split than {self.bundle.path}: it "
                 "may have been trained on classes of these tasks"
             )
-        same_input = bundle.manifest.input == self.bundle.manifest.input
-        dataset = self.dataset if same_input else _read(options, self.data, bundle)
-        settings = options.settings(bundle.manifest, self.episodes.shape)
-        return replace(self, options=options, bundle=bundle, dataset=dataset, settings=settings)
+        dataset = self.dataset
+        if bundle.manifest.input != self.bundle.manifest.input:
+            dataset = read_part(self.data, request.data_folder, request.part, bundle)
+        return replace(self, request=request, bundle=bundle, dataset=dataset)
 
 
-def open_bundle(options: EvaluateOptions) -> Bundle:
-    """Open a folder or a built-in bundle that allows what the options choose.
+def open_bundle(request: EvaluateRequest) -> Bundle:
+    """Open the bundle, and check that it allows what the request chooses.
 
-    Raises ``BundleError``; ``UsageError`` for an unknown name and for what is not allowed.
+    Raises `BundleError`; `UsageError` for an unknown name and for what is not allowed.
     """
-    bundle = find_bundle(options.bundle_name)
-    check_allowed(options, bundle.manifest, options.bundle_name)
+    bundle = find_bundle(request.bundle_name)
+    check_allowed(request, bundle.manifest)
     return bundle
 
 
 def find_bundle(name: str) -> Bundle:
-    """Open a folder or a built-in bundle; raises ``BundleError``, ``UsageError`` for neither."""
+    """Open a folder or a built-in bundle; raises `BundleError`, `UsageError` for neither."""
     try:
         folder = locate_bundle(name)
     except BundleError as error:
@@ -88,67 +88,70 @@ def find_bundle(name: str) -> Bundle:
     return load_bundle(folder)
 
 
-def open_session(options: EvaluateOptions, bundle: Bundle, device: torch.device) -> Session:
-    """Read the data, and the tasks or draw them; write them where a file is named and missing.
+def open_session(request: EvaluateRequest, bundle: Bundle, device: torch.device) -> Session:
+    """Read the data, then read the tasks or draw them; write an episode file that is missing.
 
-    Raises ``DataError``, also where the bundle's own data are not split as they were when it was
-    trained, and ``UsageError`` where the file holds other tasks than are asked for.
+    Raises `DataError`, also when the bundle's own data are not split as for its training, and
+    `UsageError` when the file holds other tasks than the request names.
     """
-    data = _data(options, bundle)
-    dataset = _read(options, data, bundle)
-    if options.dataset is None:
-        otherwise = f"; `--dataset {data.dataset} ...` evaluates all the same"
-        check_split(dataset, bundle, otherwise)
-    path = options.episode_path
+    if request.dataset is None or request.dataset_split is None:
+        data = data_of(bundle.manifest.provenance)
+    else:
+        folder = request.dataset_folder
+        data = Data(request.dataset, request.dataset_split, rotations=False, folder=folder)
+    dataset = read_part(data, request.data_folder, request.part, bundle)
+    if request.dataset is None:
+        remedy = f"; `--dataset {data.dataset} ...` evaluates all the same"
+        check_split(dataset, bundle, remedy)
+    path = request.episode_path
     held = read_episodes(path, dataset) if path is not None and path.exists() else None
-    shape = task_shape(options, bundle.manifest, held.shape if held else None)
+    shape = _task_shape(request, bundle.manifest, held.shape if held else None)
     episodes = held or draw_episodes(dataset, shape)
     if path is not None and held is None:
         write_episodes(path, episodes)
-    settings = options.settings(bundle.manifest, shape)
-    return Session(options, bundle, data, dataset, episodes, settings, device, say_once())
+    return Session(request, bundle, data, dataset, episodes, device, say_once())
 
 
-def _data(options: EvaluateOptions, bundle: Bundle) -> Data:
-    """Return the data that the options name, else those that the bundle was trained on."""
-    if options.dataset is None or options.dataset_split is None:
-        return data_of(bundle.manifest.provenance)
-    return Data(
-        options.dataset, options.dataset_split, rotations=False, folder=options.dataset_folder
+def _task_shape(request: EvaluateRequest, manifest: Manifest, held: TaskShape | None) -> TaskShape:
+    """Return the tasks that were asked for: by options, a protocol, the file, or the defaults.
+
+    Raises `UsageError` when the options name other tasks than the episode file holds.
+    """
+    named = {name: getattr(request, name) for name in TaskShape.__dataclass_fields__}
+    if request.protocol:
+        named["task_count"], named["query_count"] = PROTOCOLS[request.protocol]
+    default = TaskShape(manifest.usual_way, shot=1, query_count=1, task_count=1000, seed=0)
+    given = {name: value for name, value in named.items() if value is not None}
+    shape = replace(held or default, **given)
+    if held is not None and shape != held:
+        raise click.UsageError(
+            f"--episodes: {request.episode_path} holds {_words(held)}, but the other options ask "
+            f"for {_words(shape)}; leave them out or name another file"
+        )
+    return shape
+
+
+def _words(shape: TaskShape) -> str:
+    return (
+        f"{shape.task_count} {shape.way}-way {shape.shot}-shot tasks with {shape.query_count} "
+        f"queries per class from seed {shape.seed}"
     )
 
 
-def check_split(dataset: ImageDataset, bundle: Bundle, otherwise: str = "") -> None:
-    """Raise ``DataError`` where a folder's classes are not divided as for the training.
+def read_part(data: Data, data_folder: Path | None, part: str, bundle: Bundle) -> ImageDataset:
+    """Read a part of a data set in the form of a bundle's input, showing progress.
 
-    Another class or another seed moves others: what is the test part now may have been trained on.
-    ``otherwise`` ends the sentence with what can be done.
+    Raises `UsageError` when a data folder is needed and none is named, and `DataError`.
     """
-    wanted = bundle.manifest.provenance.split_digest
-    if dataset.split_digest != wanted:
-        raise DataError(
-            f"the classes of {dataset.name} are not split as they were for the training of "
-            f"{bundle.path}, which may have been trained on them: the split's digest is "
-            f"{dataset.split_digest}, wanted {wanted}{otherwise}"
-        )
-
-
-def _read(options: EvaluateOptions, data: Data, bundle: Bundle) -> ImageDataset:
-    folder = Path()
-    if data.dataset not in WITHOUT_FOLDER:
-        folder = choose_data_folder(options.data_folder)
+    folder = Path() if data.dataset in WITHOUT_FOLDER else choose_data_folder(data_folder)
     with Progress(f"reading {data.dataset}", "images") as progress:
         return read_dataset(
-            data,
-            folder,
-            options.part,
-            input_spec=bundle.manifest.input,
-            progress=progress.update,
+            data, folder, part, input_spec=bundle.manifest.input, progress=progress.update
         )
 
 
 def say_once() -> Callable[[str], None]:
-    """Return what says each sentence once, on stderr."""
+    """Return a function that prints each sentence once, on stderr."""
     said: set[str] = set()
 
     def say(sentence: str) -> None:

@@ -1,54 +1,112 @@
-"""Options that several of the trainer's commands share."""
+"""Options that several of the trainer's commands share, and what their values choose."""
 
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Annotated
 
 import click
 import torch
 
 from kshot.learner import compute_reproducibly
+from kshot.trainer.commands.requests import option
 
-__all__ = ["choose_data_folder", "choose_device", "data_option", "device_option"]
+__all__ = [
+    "BUNDLES",
+    "MAX_STEPS",
+    "MAX_TASKS",
+    "Compiled",
+    "DataFolder",
+    "Device",
+    "Json",
+    "check_choice",
+    "check_writable",
+    "choose_data_folder",
+    "choose_device",
+]
 
-data_option = click.option(
-    "--data",
-    "data_folder",
-    type=click.Path(path_type=Path),
-    envvar="KSHOT_DATA",
-    metavar="DIR",
-    help="Folder with the data sets' archives or their extracted folders. [env: KSHOT_DATA]",
-)
-device_option = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute; auto takes a GPU when there is one.",
-)
+# Beyond what anybody waits for, and within what memory holds.
+MAX_STEPS, MAX_TASKS = 100_000, 1_000_000
+# The help of an option that the bundle has a default for.
+BUNDLES = "[default: the bundle's]"
+
+DataFolder = Annotated[
+    Path | None,
+    option(
+        "Folder with the data sets' archives or their extracted folders. [env: KSHOT_DATA]",
+        "--data",
+        type=click.Path(path_type=Path),
+        envvar="KSHOT_DATA",
+        metavar="DIR",
+    ),
+]
+Device = Annotated[
+    str,
+    option(
+        "Where to compute; auto takes a GPU when there is one.",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+    ),
+]
+Compiled = Annotated[
+    bool | None,
+    option(
+        "Compile the inner step.  [default: on a CPU, where that works and pays]",
+        "--compile/--no-compile",
+        default=None,
+    ),
+]
+Json = Annotated[bool, option("Print one JSON document.", "--json")]
+
+
+def check_choice(
+    flag: str, chosen: Sequence[StrEnum], allowed: Sequence[StrEnum], bundle_name: str
+) -> None:
+    """Raise `UsageError` unless the bundle allows all that was chosen."""
+    for word in chosen:
+        if word not in allowed:
+            raise click.UsageError(
+                f"{flag}: {word} is not allowed by {bundle_name}; expected one of: "
+                f"{', '.join(allowed)}"
+            )
+
+
+def check_writable(flag: str, folder: Path) -> None:
+    """Make a folder and try to write to it; raises `UsageError` when that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise click.UsageError(f"{flag}: cannot write to {folder}: {error.strerror}") from None
 
 
 def choose_data_folder(data_folder: Path | None) -> Path:
-    """Return the folder that was named; raises UsageError when none was, or there is none."""
+    """Return the data folder; raises `UsageError` when none is named or it does not exist."""
     if data_folder is None:
         raise click.UsageError(
-            "no data folder is named, wanted --data DIR or KSHOT_DATA: a folder with the data "
+            "no data folder is named: give --data DIR or set KSHOT_DATA to a folder with the data "
             "sets' archives or folders (`kshot download omniglot --data DIR` makes one with "
             "Omniglot)"
         )
     if not data_folder.is_dir():
         raise click.UsageError(
-            f"data folder is {data_folder}, which does not exist, wanted (by --data or KSHOT_DATA) "
-            "the folder that holds the data sets"
+            f"data folder {data_folder} does not exist; expected (by --data or KSHOT_DATA) the "
+            "folder that holds the data sets"
         )
     return data_folder
 
 
 def choose_device(name: str) -> torch.device:
-    """Choose the device, reproducible, with one CPU thread: a second one slows small networks down.
+    """Choose the device, with reproducible kernels and one CPU thread.
 
-    Raises UsageError when a GPU is asked for and torch sees none.
+    A second thread slows small networks down. Raises `UsageError` when a GPU is asked for and
+    torch sees none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("device is cuda, but torch sees no GPU: wanted cpu or auto")
+        raise click.UsageError("--device: torch sees no GPU; expected cpu or auto, got cuda")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(1)

@@ -1,0 +1,91 @@
+"""The options of `kshot calibrate`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import click
+
+from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner
+from kshot.trainer.bundling.calibrated_copy import Defaults
+from kshot.trainer.bundling.calibration import CalibrationTasks
+from kshot.trainer.commands.options import (
+    BUNDLES,
+    MAX_STEPS,
+    MAX_TASKS,
+    Compiled,
+    DataFolder,
+    Device,
+    Json,
+)
+from kshot.trainer.commands.requests import Numbers, argument, option
+
+__all__ = ["CalibrateRequest"]
+
+MAX_SHOT = 1000
+
+
+@dataclass(frozen=True)
+class CalibrateRequest:
+    """The options as they were given; None is not given."""
+
+    bundle_name: Annotated[str, argument("BUNDLE")]
+    out: Annotated[
+        Path,
+        option(
+            "Folder for the copy, DIR/NAME/VERSION.",
+            required=True,
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="DIR",
+        ),
+    ]
+    data_folder: DataFolder
+    part: Annotated[
+        str,
+        option(
+            "Part of the bundle's data that temperatures are fitted on.",
+            "--split",
+            type=click.Choice(["val", "train"]),
+            default="val",
+            show_default=True,
+        ),
+    ]
+    way: Annotated[
+        int | None,
+        option("Classes per task.  [default: as in the bundle's table]", type=click.IntRange(2)),
+    ]
+    shots: Annotated[
+        tuple[int, ...],
+        option(
+            "Examples per class; a temperature is fitted for each.",
+            type=Numbers(1, MAX_SHOT),
+            default="1,2,5",
+            show_default=True,
+        ),
+    ]
+    task_count: Annotated[
+        int,
+        option(flag="--tasks", type=click.IntRange(1, MAX_TASKS), default=1000, show_default=True),
+    ]
+    query_count: Annotated[
+        int, option("Per class.", "--queries", type=click.IntRange(1), default=5, show_default=True)
+    ]
+    seed: Annotated[int, option(type=click.IntRange(0), default=0, show_default=True)]
+    step_count: Annotated[int | None, option(BUNDLES, type=click.IntRange(1, MAX_STEPS))]
+    batch_norm_mode: Annotated[BatchNormMode | None, option(BUNDLES)]
+    preconditioner: Annotated[Preconditioner | None, option(BUNDLES)]
+    head: Annotated[Head | None, option(BUNDLES)]
+    device: Device
+    compiled: Compiled
+    as_json: Json
+
+    def defaults(self) -> Defaults:
+        """Return the defaults of the copy."""
+        return Defaults(self.step_count, self.batch_norm_mode, self.preconditioner, self.head)
+
+    def tasks(self, manifest: Manifest) -> CalibrationTasks:
+        """Return the tasks that were asked for; the default way is that of the bundle's table."""
+        way = self.way or manifest.usual_way
+        return CalibrationTasks(
+            self.part, way, self.shots, self.task_count, self.query_count, self.seed
+        )
