@@ -227,7 +227,7 @@ def test_the_command_refuses_what_it_does_not_know(
     upstream: Upstream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["download", "omniglot"]) == 2
-    assert "no data folder is named, wanted --data DIR or KSHOT_DATA" in capsys.readouterr().err
+    assert "no data folder is named: give --data DIR or set KSHOT_DATA" in capsys.readouterr().err
     assert main(["download", "imagenet", "--data", str(tmp_path)]) == 2
     assert main(["download", "omniglot", "--data", str(tmp_path), "--url", "http://["]) == 1
     assert "address: expected an https or http URL, got 'http://['" in capsys.readouterr().err
