@@ -24,6 +24,8 @@ __all__ = [
     "check_writable",
     "choose_data_folder",
     "choose_device",
+    "data_option",
+    "device_option",
 ]
 
 # Beyond what anybody waits for, and within what memory holds.
@@ -31,25 +33,23 @@ MAX_STEPS, MAX_TASKS = 100_000, 1_000_000
 # The help of an option that the bundle has a default for.
 BUNDLES = "[default: the bundle's]"
 
-DataFolder = Annotated[
-    Path | None,
-    option(
-        "Folder with the data sets' archives or their extracted folders. [env: KSHOT_DATA]",
-        "--data",
-        type=click.Path(path_type=Path),
-        envvar="KSHOT_DATA",
-        metavar="DIR",
-    ),
-]
-Device = Annotated[
-    str,
-    option(
-        "Where to compute; auto takes a GPU when there is one.",
-        type=click.Choice(["auto", "cpu", "cuda"]),
-        default="auto",
-        show_default=True,
-    ),
-]
+_DATA = option(
+    "Folder with the data sets' archives or their extracted folders. [env: KSHOT_DATA]",
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="KSHOT_DATA",
+    metavar="DIR",
+)
+_DEVICE = option(
+    "Where to compute; auto takes a GPU when there is one.",
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+)
+DataFolder = Annotated[Path | None, _DATA]
+Device = Annotated[str, _DEVICE]
+data_option, device_option = _DATA.decorator("data_folder"), _DEVICE.decorator("device")
 Compiled = Annotated[
     bool | None,
     option(

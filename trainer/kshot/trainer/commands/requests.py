@@ -21,11 +21,16 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 @dataclass(frozen=True)
 class Option:
-    """How a field of a request is declared to click."""
+    """How an option or an argument is declared to click."""
 
     kind: Callable[..., Callable[[Command], Command]]
     flag: str | None
     settings: Mapping[str, Any]
+
+    def decorator(self, name: str) -> Callable[[Command], Command]:
+        """Return what gives a command this option, as the parameter of this name."""
+        flags = (self.flag,) if self.flag else ()
+        return self.kind(*flags, name, **self.settings)
 
 
 def argument(metavar: str, **settings: object) -> Option:
@@ -51,8 +56,7 @@ def takes(request: type[Request]) -> Callable[[Callable[[Request], None]], Calla
             command(request(**given))
 
         for name, declared in reversed(_declared(request).items()):
-            flags = (declared.flag,) if declared.flag else ()
-            taking = declared.kind(*flags, name, **declared.settings)(taking)
+            taking = declared.decorator(name)(taking)
         return taking
 
     return decorate
