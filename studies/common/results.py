@@ -12,7 +12,7 @@ runs is the code at its start.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "Row",
     "provenance",
     "read_result",
+    "read_results",
     "result_path",
     "write_result",
 ]
@@ -116,6 +117,12 @@ def read_result(path: Path) -> Result:
     document["rows"] = [dict(zip(columns, row, strict=True)) for row in document["rows"]]
     document["provenance"] = Provenance(**document["provenance"])
     return Result(**document)
+
+
+def read_results(study: str, names: Iterable[str], folder: Path = RESULTS) -> Mapping[str, Result]:
+    """Read those of these results that were measured, by name."""
+    paths = {name: result_path(study, name, folder) for name in names}
+    return {name: read_result(path) for name, path in paths.items() if path.exists()}
 
 
 def _values(row: Row, first: Row) -> list[Any]:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from kshot.bench.evaluated_bundle import read_data
 from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, builtin_bundle, load_bundle
 from kshot.client import Client
 from kshot.learner import derive_seed
@@ -19,6 +18,7 @@ from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.recipe.files import load_image_recipe
 from kshot.trainer.statistics import accuracy_interval
 from kshot.trainer.tasks.episodes import sample_episodes
+from studies.common import evaluation
 
 CPU = torch.device("cpu")
 TASK_COUNT = 200
@@ -34,7 +34,7 @@ def read_test_classes(bundle: Bundle) -> ImageDataset:
     folder = os.environ.get("KSHOT_DATA")
     if not folder:
         pytest.skip("KSHOT_DATA names no folder with the data sets")
-    return read_data(bundle, Path(folder), report=lambda _done, _total: None)
+    return evaluation.read_test_classes(bundle, Path(folder))
 
 
 def tasks_of(row: EvaluationRow) -> tuple[object, ...]:

@@ -144,6 +144,17 @@ def test_libraries_stay_where_they_belong(name: str) -> None:
     assert libraries.isdisjoint(FORBIDDEN.get(component, set()))
 
 
+def test_nothing_imports_the_studies() -> None:
+    """They are clients of the product and live outside it."""
+    studying = [name for name in MODULES if "studies" in _tops(name)]
+
+    assert studying == []
+
+
+def _tops(name: str) -> set[str]:
+    return {target.split(".")[0] for target in imported(name, MODULES[name])}
+
+
 @pytest.mark.parametrize(
     ("component", "heavy"),
     [

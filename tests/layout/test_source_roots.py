@@ -34,6 +34,13 @@ def test_the_wheel_takes_every_root() -> None:
     assert packages == [f"{root}/kshot" for root in ROOTS]
 
 
+def test_the_wheel_leaves_the_studies_out() -> None:
+    """They run from a checkout, beside the tests."""
+    assert (ROOT / "studies" / "__init__.py").exists()
+    assert "studies" not in ROOTS
+    assert list((ROOT / "studies").rglob("kshot")) == []
+
+
 def test_no_two_roots_hold_the_same_file() -> None:
     """In the wheel all roots are laid over one another."""
     files = [

@@ -1,0 +1,62 @@
+"""Measure how well the probabilities of the built-in bundles are calibrated, on test tasks.
+
+python studies/calibration.py [--data DIR] [--only cifar-fs-2shot] [--page]
+
+Each pair of bundle and tasks is adapted and answered by the bundle's defaults, as the server does,
+in every batch-norm mode. `--page` measures nothing and writes the table of docs/choosing.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from studies.common.evaluation import Evaluation, Running, deciding_answers, find_builtin
+from studies.common.page import write_blocks
+from studies.common.results import DOCS, read_results
+from studies.common.runner import Found, Options, chosen, run_work, study_options
+from studies.pages.choosing import calibration_block
+from studies.rows.pairs import CALIBRATED, Pair
+
+STUDY = "calibration"
+
+
+@click.command()
+@study_options
+def command(options: Options) -> None:
+    """Measure pairs and keep what was found, or write the page."""
+    if options.page:
+        results = read_results(STUDY, CALIBRATED, options.out)
+        write_blocks(DOCS / "choosing.md", {"calibration": calibration_block(results)})
+        return
+    for pair in chosen(CALIBRATED.items(), options):
+        run_work(STUDY, evaluation(pair).work(measure, options), options)
+
+
+def evaluation(pair: Pair) -> Evaluation:
+    """Return what is evaluated: a pair by its bundle's defaults, in every mode."""
+    bundle, words = find_builtin(pair.bundle), ("--batch-norm-mode", "MODE")
+    deciding = deciding_answers(bundle, pair.tasks)
+    return Evaluation(pair.name, bundle, pair.bundle, pair.tasks, words, deciding)
+
+
+def measure(running: Running) -> Found:
+    """Adapt once and answer in every mode; a row for each."""
+    modes = running.evaluator.manifest.batch_norm.allowed
+    found = running.evaluator.evaluate(
+        running.settings, modes, episodes=running.episodes, report=running.report
+    )
+    columns = ("accuracy", "ci95", "ece", "nll")
+    rows = [
+        {"batch_norm": mode.value, **{name: getattr(result, name) for name in columns}}
+        for mode, result in found.items()
+    ]
+    return rows, {}
+
+
+if __name__ == "__main__":
+    command()

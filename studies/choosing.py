@@ -1,0 +1,138 @@
+"""Sweep what an adaptation may choose: mode, preconditioner, head, scope and number of steps.
+
+python studies/choosing.py [--data DIR] [--only omniglot-1shot] [--page]
+
+Each pair of a built-in bundle and tasks gets a JSON file and a picture: accuracy, calibration and
+milliseconds of every choice on the same tasks, and the paired difference to the bundle's defaults.
+`--page` measures nothing; it draws the pictures again and writes the tables of docs/choosing.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from kshot.bundle import Manifest
+from kshot.trainer.evaluate.sweep import Axes, SweepRow, run_sweep
+from studies.common.evaluation import Evaluation, Running, deciding_answers, find_builtin
+from studies.common.page import write_blocks
+from studies.common.plots import save_plot
+from studies.common.results import DOCS, Result, Row, read_results, result_path
+from studies.common.runner import Found, Options, chosen, run_work, study_options
+from studies.pages.choosing import page_blocks
+from studies.pages.sweep import Sweep
+from studies.pages.sweep_plot import SIZE, draw_choices
+from studies.rows.pairs import SWEPT, Pair
+
+STUDY = "choosing"
+# Digits after the point, far below the half widths of the intervals.
+DIGITS, MILLISECOND_DIGITS = 5, 2
+
+
+@click.command()
+@study_options
+def command(options: Options) -> None:
+    """Sweep pairs and keep what was found, or write the page."""
+    if options.page:
+        results = read_results(STUDY, SWEPT, options.out)
+        write_blocks(DOCS / "choosing.md", page_blocks(results))
+    else:
+        compiled = options.device.type == "cpu" if options.compiled is None else options.compiled
+        options = replace(options, compiled=compiled)
+        results = {
+            pair.name: run_work(STUDY, evaluation(pair, compiled).work(measure, options), options)
+            for pair in chosen(SWEPT.items(), options)
+        }
+    for name, result in results.items():
+        _draw(result_path(STUDY, name, options.out).with_suffix(".png"), result)
+
+
+def evaluation(pair: Pair, compiled: bool) -> Evaluation:
+    """Return what is swept: all choices of a bundle on a pair's tasks."""
+    bundle = find_builtin(pair.bundle)
+    axes = all_choices(bundle.manifest)
+    words = (
+        *("--step-counts", ",".join(map(str, axes.step_counts))),
+        *("--scopes", ",".join(axes.scopes)),
+        *("--compile" if compiled else "--no-compile", "--sweep", "OUT"),
+    )
+    deciding = {
+        **deciding_answers(bundle, pair.tasks),
+        "defaults": defaults_of(bundle.manifest),
+        "step_counts": axes.step_counts,
+        "compiled": compiled,
+    }
+    return Evaluation(pair.name, bundle, pair.bundle, pair.tasks, words, deciding)
+
+
+def all_choices(manifest: Manifest) -> Axes:
+    """Return every choice that a bundle allows; its default number of steps is among the steps."""
+    axes = Axes.of(manifest)
+    step_counts = tuple(sorted({*axes.step_counts, manifest.inner_loop.step_count}))
+    return replace(axes, step_counts=step_counts, scopes=manifest.scope.allowed)
+
+
+def defaults_of(manifest: Manifest) -> Mapping[str, Any]:
+    """Return what a bundle does for a request that names nothing."""
+    return {
+        "batch_norm_mode": manifest.batch_norm.default.value,
+        "preconditioner": manifest.inner_loop.preconditioner.value,
+        "head": manifest.head.default.value,
+        "scope": manifest.scope.default.value,
+        "step_count": manifest.inner_loop.step_count,
+    }
+
+
+def measure(running: Running) -> Found:
+    """Sweep all choices on the same tasks."""
+    settings, evaluator = running.settings, running.evaluator
+    axes = all_choices(evaluator.manifest)
+    rows = run_sweep(evaluator, settings, axes, episodes=running.episodes, report=running.report)
+    more = {
+        "ci_methods": sorted({row.result.ci_method for row in rows}),
+        "difference_methods": sorted({row.difference.method for row in rows if row.difference}),
+        "diverged": sum(row.result.diverged_count for row in rows),
+    }
+    return [_row(row) for row in rows], more
+
+
+def _row(row: SweepRow) -> Row:
+    """Lay out a row; the bundle's defaults have no difference to themselves."""
+    variant, result, difference = row.variant, row.result, row.difference
+    return {
+        "batch_norm_mode": row.mode.value,
+        "preconditioner": variant.preconditioner,
+        "head": variant.head,
+        "scope": variant.scope,
+        "step_count": result.step_count,
+        "baseline": variant.baseline,
+        "accuracy": round(result.accuracy, DIGITS),
+        "ci95": round(result.ci95, DIGITS),
+        "ece": round(result.ece, DIGITS),
+        "nll": round(result.nll, DIGITS),
+        "ms_per_task": round(result.ms_per_task, MILLISECOND_DIGITS),
+        "difference": round(difference.mean, DIGITS) if difference else None,
+        "difference_ci95": round(difference.half_width, DIGITS) if difference else None,
+    }
+
+
+def _draw(path: Path, result: Result) -> None:
+    tasks, of = result.settings, result.provenance.bundle
+    title = (
+        f"{of}: {tasks['way']}-way {tasks['shot']}-shot, {tasks['tasks']} tasks of "
+        f"{result.more['data']}"
+    )
+    answers = tasks["tasks"] * tasks["queries"] * tasks["way"]
+    draw = draw_choices(title, Sweep.of(result), answers)
+    save_plot(path, draw, width=SIZE[0], height=SIZE[1])
+
+
+if __name__ == "__main__":
+    command()

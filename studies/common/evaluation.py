@@ -1,0 +1,175 @@
+"""A bundle evaluated on tasks: the tasks, the command, and what decides the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kshot.bundle import Bundle, builtin_bundle, load_bundle
+from kshot.bundle.manifest import WEIGHTS_FILE
+from kshot.bundle.schema import manifest_document
+from kshot.trainer.commands.options import choose_data_folder
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.registry import data_of, read_dataset
+from kshot.trainer.evaluate.bundle_data import WITHOUT_FOLDER, check_split
+from kshot.trainer.evaluate.evaluator import Evaluator, Report
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.output.progress import Progress
+from kshot.trainer.recipe.recipe import Data
+from kshot.trainer.tasks.episode_file import EpisodeSet, draw_episodes
+from studies.common.runner import SEED, Found, Options, Work, say
+
+__all__ = [
+    "DIGITS",
+    "Evaluation",
+    "Running",
+    "Tasks",
+    "deciding_answers",
+    "find_builtin",
+    "read_test_classes",
+    "weights_digest",
+]
+
+DIGITS = Data("digits", "all", rotations=False)
+# What a manifest says that decides no logit.
+TOLD = ("version", "provenance", "evaluation", "calibration", "files")
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks of a bundle's own test classes, or of `other` data; `query_count` is per class."""
+
+    way: int
+    shot: int
+    query_count: int
+    task_count: int
+    other: Data | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A bundle on tasks; `bundle_name` is its name in the command.
+
+    `words` are further words of the command, and `deciding` is what decides the numbers beside the
+    tasks. `adaptation` changes the bundle's defaults, as fields of `EvaluationSettings`.
+    """
+
+    name: str
+    bundle: Bundle
+    bundle_name: str
+    tasks: Tasks
+    words: Sequence[object]
+    deciding: Mapping[str, Any]
+    adaptation: Mapping[str, Any] = field(default_factory=dict)
+
+    def work(self, measure: Callable[[Running], Found], options: Options) -> Work:
+        """Return the work of measuring this, on as many tasks as the options ask for."""
+        tasks = self.tasks
+        sizes = {
+            "way": tasks.way,
+            "shot": tasks.shot,
+            "queries": tasks.query_count,
+            "tasks": options.task_count or tasks.task_count,
+        }
+        words: list[object] = ["kshot", "evaluate", self.bundle_name]
+        if tasks.other is not None:
+            words += ["--dataset", tasks.other.dataset, "--dataset-split", tasks.other.split]
+        words += [word for name, size in sizes.items() for word in (f"--{name}", size)]
+        words += ["--seed", SEED, *self.words]
+        return Work(
+            self.name,
+            " ".join(map(str, words)),
+            {**sizes, **self.deciding},
+            lambda unfinished: self._run(measure, options, unfinished),
+            self.bundle,
+        )
+
+    def _run(
+        self, measure: Callable[[Running], Found], options: Options, unfinished: Path
+    ) -> Found:
+        manifest, tasks = self.bundle.manifest, self.tasks
+        settings = EvaluationSettings(
+            way=tasks.way,
+            shot=tasks.shot,
+            query_count=tasks.query_count,
+            task_count=options.task_count or tasks.task_count,
+            batch_norm_mode=manifest.batch_norm.default,
+            seed=SEED,
+            **self.adaptation,
+        )
+        dataset = read_test_classes(self.bundle, options.data_folder, tasks.other)
+        evaluator = Evaluator.of_bundle(
+            self.bundle, dataset, options.device, compiled=options.compiled, say=say
+        )
+        episodes = draw_episodes(dataset, settings.task_shape)
+        with Progress(f"{self.name}: adapting", "tasks") as progress:
+            rows, more = measure(
+                Running(evaluator, settings, episodes, progress.update, unfinished)
+            )
+        known = {
+            "data": dataset.name,
+            "data_digest": dataset.digest,
+            "split_digest": dataset.split_digest,
+            "episodes_digest": episodes.digest,
+        }
+        return rows, {**known, **more}
+
+
+@dataclass(frozen=True)
+class Running:
+    """An evaluation that runs; `unfinished` is the place of a file for what it has so far."""
+
+    evaluator: Evaluator
+    settings: EvaluationSettings
+    episodes: EpisodeSet
+    report: Report
+    unfinished: Path
+
+
+def find_builtin(name: str) -> Bundle:
+    """Load a bundle that ships with the package; raises `BundleError` if there is none."""
+    return load_bundle(builtin_bundle(name))
+
+
+def read_test_classes(
+    bundle: Bundle, data_folder: Path | None, other: Data | None = None
+) -> ImageDataset:
+    """Read the test classes of a bundle's own data, or of others, in the form of its input.
+
+    Raises `UsageError` without a data folder, and `DataError` if the bundle was trained on another
+    split of its own data.
+    """
+    data = other or data_of(bundle.manifest.provenance)
+    folder = Path() if data.dataset in WITHOUT_FOLDER else choose_data_folder(data_folder)
+    dataset = read_dataset(data, folder, "test", input_spec=bundle.manifest.input)
+    if other is None:
+        check_split(dataset, bundle)
+    return dataset
+
+
+def weights_digest(bundle: Bundle) -> str:
+    """Return the SHA-256 (hex) of the initialization as the bundle stores it."""
+    return bundle.manifest.files[WEIGHTS_FILE].sha256
+
+
+def deciding_answers(bundle: Bundle, tasks: Tasks) -> Mapping[str, Any]:
+    """Return what decides the answers to tasks by a bundle's defaults.
+
+    That is the weights, most of the manifest, and the tasks' temperatures by batch-norm mode. The
+    card, the table of accuracies and other temperatures may change without it.
+    """
+    manifest = bundle.manifest
+    document = manifest_document(manifest)
+    deciding = {key: value for key, value in document.items() if key not in TOLD}
+    content = json.dumps([weights_digest(bundle), deciding], sort_keys=True)
+    return {
+        "adaptation_digest": hashlib.sha256(content.encode()).hexdigest(),
+        "temperatures": {
+            mode: manifest.temperature(mode, tasks.way, tasks.way * tasks.shot)
+            for mode in manifest.batch_norm.allowed
+        },
+    }

@@ -1,0 +1,42 @@
+"""Pages of the documentation: tables are written between markers, the text by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from kshot.bundle import replace_file
+
+__all__ = ["replace_blocks", "table", "write_blocks"]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lay out a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def replace_blocks(page: str, blocks: Mapping[str, str]) -> str:
+    """Put each text between `<!-- NAME: ... -->` and `<!-- end of NAME -->`, each on its own line.
+
+    Raises `ClickException` unless the page has these markers exactly once.
+    """
+    for name, text in blocks.items():
+        pattern = (
+            rf"(?s)(<!-- {re.escape(name)}: [^\n]*-->\n).*?(<!-- end of {re.escape(name)} -->)"
+        )
+        parts = re.split(pattern, page)
+        if len(parts) != 4:
+            found = len(parts) // 3
+            raise click.ClickException(f"markers of {name}: expected once in the page, got {found}")
+        page = "{}{}\n{}\n\n{}{}".format(*parts[:2], text, *parts[2:])
+    return page
+
+
+def write_blocks(path: Path, blocks: Mapping[str, str]) -> None:
+    """Replace a page's blocks and say so."""
+    replace_file(path, replace_blocks(path.read_text(), blocks).encode())
+    click.echo(f"{path.name}: tables are written", err=True)

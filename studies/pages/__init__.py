@@ -1,0 +1,1 @@
+"""The tables of the documentation's pages, from results."""

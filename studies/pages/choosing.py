@@ -1,0 +1,132 @@
+"""The tables of docs/choosing.md: an overview, each change of the defaults, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from kshot.bundle import BatchNormMode
+from studies.common.page import table
+from studies.common.results import Result
+from studies.pages.sweep import Choice, Measured, Sweep, choice_words
+from studies.rows.pairs import CALIBRATED, SWEPT, Pair
+
+__all__ = ["calibration_block", "page_blocks"]
+
+PICTURES = "../studies/results/choosing"
+OVERVIEW = ("bundle and tasks", "as served, %", "ECE", "ms", "as good from", "most accurate")
+DEFAULTS = ("bundle", "mode", "preconditioner", "head", "scope", "steps")
+CALIBRATION = ("", "examples", "tasks", *(f"`{mode}`, %" for mode in BatchNormMode))
+AXES = ("batch_norm_mode", "preconditioner", "head", "scope", "step_count")
+# Half a point of accuracy goes unnoticed in service.
+AS_GOOD = -0.005
+
+Sweeps = Mapping[Pair, Sweep]
+
+
+def page_blocks(results: Mapping[str, Result]) -> Mapping[str, str]:
+    """Return the text of each block: overview, defaults, a table for each bundle, the commands."""
+    sweeps = {pair: Sweep.of(results[pair.name]) for pair in SWEPT.values() if pair.name in results}
+    bundles: dict[str, dict[Pair, Sweep]] = {}
+    for pair, sweep in sweeps.items():
+        bundles.setdefault(pair.bundle, {})[pair] = sweep
+    served = [
+        [f"`{bundle}`", *(f"`{value}`" for value in _axes(next(iter(of.values())).defaults))]
+        for bundle, of in bundles.items()
+    ]
+    commands = [
+        f"- [{name}]({PICTURES}/{name}.png): `{result.provenance.command}`"
+        for name, result in results.items()
+    ]
+    return {
+        "overview": table(OVERVIEW, (_overview(*item) for item in sweeps.items())),
+        "defaults": table(DEFAULTS, served),
+        **{f"changes of {bundle}": _changes(of) for bundle, of in bundles.items()},
+        "commands": "\n".join(commands),
+    }
+
+
+def calibration_block(results: Mapping[str, Result]) -> str:
+    """Return the expected calibration errors, a line for each pair that was measured."""
+    lines = []
+    for name, result in results.items():
+        pair, errors = CALIBRATED[name], {row["batch_norm"]: row["ece"] for row in result.rows}
+        tasks = (str(pair.tasks.shot), f"{result.settings['tasks']:,}")
+        lines.append([pair.title, *tasks, *(f"{100 * errors[mode]:.1f}" for mode in BatchNormMode)])
+    return table(CALIBRATION, lines)
+
+
+def _axes(choice: Choice) -> Iterator[object]:
+    return (getattr(choice, axis) for axis in AXES)
+
+
+def _overview(pair: Pair, sweep: Sweep) -> Sequence[str]:
+    served, best = sweep.served, sweep.best()
+    ahead = choice_words(best.choice, sweep.defaults)
+    return (
+        f"`{pair.bundle}`: {pair.title}",
+        _accuracy(served),
+        f"{served.ece:.3f}",
+        f"{served.ms_per_task:.0f}",
+        _fewest(sweep),
+        f"{ahead}: {_difference(best)}" if best.difference else ahead,
+    )
+
+
+def _fewest(sweep: Sweep) -> str:
+    """Name the number of steps from which on none falls half a point below the defaults.
+
+    Larger numbers than the defaults' own are not asked.
+    """
+    count = served = sweep.defaults.step_count
+    for row in reversed(sweep.along_steps(sweep.defaults)):
+        if row.choice.step_count < served:
+            if row.difference is not None and row.difference <= AS_GOOD:
+                break
+            count = row.choice.step_count
+    return f"{count} step{'' if count == 1 else 's'}"
+
+
+def _changes(sweeps: Sweeps) -> str:
+    """Return the table of a bundle: a line for each change that matters, a column for each pair.
+
+    Modes have a line in any case; another change if a difference is larger than its interval.
+    """
+    changes = {pair: dict(_rows(sweep)) for pair, sweep in sweeps.items()}
+    lines = []
+    for words in dict.fromkeys(words for of in changes.values() for words in of):
+        rows = [of[words] for of in changes.values()]
+        if words.startswith("mode") or any(map(_matters, rows)):
+            cells = [f"{_difference(row)} ({row.ms_per_task:.0f})" for row in rows]
+            lines.append([words, *cells])
+    served = [f"{_accuracy(of.served)} ({of.served.ms_per_task:.0f})" for of in sweeps.values()]
+    head = ["changed", *(pair.title for pair in sweeps)]
+    return table(head, [["nothing: accuracy, %", *served], *lines])
+
+
+def _rows(sweep: Sweep) -> Iterator[tuple[str, Measured]]:
+    """Go over single changes of the defaults and the two that take no step."""
+    defaults = sweep.defaults
+    for axis in AXES:
+        for row in sweep.changed(axis):
+            yield choice_words(row.choice, defaults), row
+    mode = defaults.batch_norm_mode
+    means = Choice(mode, defaults.preconditioner, "prototype", defaults.scope, 0)
+    if defaults.head != means.head and means in sweep.rows:
+        yield "class means, 0 steps", sweep.rows[means]
+    for row in sweep.baselines(mode):
+        yield "NIL", row
+
+
+def _accuracy(row: Measured) -> str:
+    return f"{100 * row.accuracy:.2f} ± {100 * row.ci95:.2f}"
+
+
+def _matters(row: Measured) -> bool:
+    return abs(row.difference or 0.0) > (row.difference_ci95 or 0.0)
+
+
+def _difference(row: Measured) -> str:
+    """Return the difference in points, in bold where it is larger than its interval."""
+    points = round(100 * (row.difference or 0.0), 2) + 0.0  # no -0.00
+    said = f"{points:+.2f} ± {100 * (row.difference_ci95 or 0.0):.2f}"
+    return f"**{said}**" if _matters(row) else said

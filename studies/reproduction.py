@@ -1,0 +1,189 @@
+"""Measure the rows of the Reptile paper's tables by the bundles that ship, and by given ones.
+
+python studies/reproduction.py [--data DIR] [--only o15,o55] [--bundle RECIPE=PATH] [--page]
+
+A row's batch-norm modes share the adaptations. A row that was stopped goes on where it was.
+`--page` measures nothing and writes the tables of docs/reproduction.md.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from kshot.bundle import Bundle, Head, Manifest, Preconditioner, load_bundle, replace_file
+from kshot.trainer.evaluate.evaluator import Measurement
+from kshot.trainer.evaluate.tasks import prepare_tasks
+from kshot.trainer.statistics import accuracy_interval
+from studies.common.evaluation import Evaluation, Running, find_builtin, weights_digest
+from studies.common.page import write_blocks
+from studies.common.results import DOCS, read_results
+from studies.common.runner import Found, Options, chosen, run_work, say, study_options
+from studies.pages.reproduction import page_blocks
+from studies.rows.reproduction import TARGETS, Target
+
+STUDY = "reproduction"
+# Every evaluation of Reptile in the paper's appendix A.
+STEP_COUNT = 50
+# A minute or two on one core; a multiple of the tasks that step together on a GPU.
+TASKS_AT_A_TIME = 256
+
+
+@click.command()
+@study_options
+@click.option(
+    "--bundle", "given", multiple=True, metavar="RECIPE=PATH", help="Measure a recipe's rows by it."
+)
+def command(options: Options, given: Sequence[str]) -> None:
+    """Measure rows and keep them, or write the page."""
+    if options.page:
+        results = read_results(STUDY, TARGETS, options.out)
+        write_blocks(DOCS / "reproduction.md", page_blocks(results))
+        return
+    for target, bundle in asked(options, given):
+        asked_for = evaluation(target, bundle)
+        work = asked_for.work(partial(measure, target, asked_for.deciding), options)
+        for row in run_work(STUDY, work, options).rows:
+            say(f"{target.name}: {row['batch_norm']} {row['accuracy']:.4f} ± {row['ci95']:.4f}")
+
+
+def asked(options: Options, given: Sequence[str]) -> list[tuple[Target, Bundle]]:
+    """Return the rows to measure and the bundle that answers each.
+
+    Rows without a bundle are left out unless they are named. Raises `UsageError`.
+    """
+    paths = dict(_given(text) for text in given)
+    found = []
+    for target in chosen(TARGETS.items(), options):
+        if target.recipe not in paths and target.builtin is None:
+            if options.only:
+                missing = f"no bundle ships; add --bundle {target.recipe}=PATH"
+                raise click.UsageError(f"{target.name}: {missing}")
+            continue
+        path = paths.get(target.recipe)
+        bundle = find_builtin(str(target.builtin)) if path is None else load_bundle(path)
+        mismatch = target.mismatch(bundle.manifest.provenance)
+        if mismatch is not None:
+            raise click.UsageError(f"{target.name}, bundle {bundle.manifest.name}: {mismatch}")
+        found.append((target, bundle))
+    unused = paths.keys() - {target.recipe for target, _ in found}
+    if unused:
+        raise click.UsageError(f"--bundle: no row is asked for of {', '.join(sorted(unused))}")
+    return found
+
+
+def evaluation(target: Target, bundle: Bundle) -> Evaluation:
+    """Return what is evaluated, and what decides the numbers."""
+    manifest, builtin = bundle.manifest, target.builtin
+    adaptation, provenance = adaptation_for(target, manifest), manifest.provenance
+    ships = builtin is not None and find_builtin(builtin).digest == bundle.digest
+    words = [
+        word
+        for name, value in adaptation.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    deciding = {
+        **{
+            name: str(value) if isinstance(value, str) else value
+            for name, value in adaptation.items()
+        },
+        "learning_rate": manifest.inner_loop.learning_rate,
+        "weights_digest": weights_digest(bundle),
+        "algorithm": provenance.algorithm,
+        "recipe": provenance.recipe,
+        "meta_iterations": provenance.meta_iterations,
+        "training_seed": provenance.seed,
+    }
+    return Evaluation(
+        target.name,
+        bundle,
+        str(builtin) if ships else "BUNDLE",
+        target.tasks,
+        [*words, "--batch-norm-mode", "MODE"],
+        deciding,
+        adaptation,
+    )
+
+
+def adaptation_for(target: Target, manifest: Manifest) -> Mapping[str, Any]:
+    """Return the paper's adaptation for Reptile, and a bundle's own for other algorithms.
+
+    Reptile takes 50 steps from the trained head, with Adam's second moment as training left it if
+    the bundle offers that. Bundles of MAML's recipes take few steps, each on the whole support set.
+    """
+    inner, way = manifest.inner_loop, target.tasks.way
+    adaptation = {
+        "step_count": inner.step_count,
+        "batch_size": min(manifest.default_batch_size(way), way * target.tasks.shot),
+        "preconditioner": inner.preconditioner,
+        "head": manifest.head.default,
+    }
+    if manifest.provenance.algorithm == "reptile":
+        adaptation |= {"step_count": STEP_COUNT, "batch_size": target.batch_size}
+        adaptation["head"] = Head.TRAINED
+        if Preconditioner.CARRIED in inner.preconditioners:
+            adaptation["preconditioner"] = Preconditioner.CARRIED
+    return adaptation
+
+
+def measure(target: Target, deciding: Mapping[str, Any], running: Running) -> Found:
+    """Count the right answers of each task by mode; a row for each.
+
+    The counts are kept in a file after every part, from which the same work goes on.
+    """
+    evaluator, settings = running.evaluator, running.settings
+    tasks = prepare_tasks(evaluator.dataset, settings, running.episodes)
+    (solver,) = evaluator.solvers([settings], settings.task_count)
+    identity = [deciding, tasks.digest]
+    kept = json.loads(running.unfinished.read_text()) if running.unfinished.exists() else {}
+    if kept.get("identity") != identity:
+        kept = {"identity": identity, "correct": {}, "diverged": {}}
+    correct: dict[str, list[int]] = kept["correct"]
+    diverged: dict[str, int] = kept["diverged"]
+    done = len(correct.get(target.modes[0], ()))
+    running.report(done, settings.task_count)
+    for start in range(done, settings.task_count, TASKS_AT_A_TIME):
+        stop = min(start + TASKS_AT_A_TIME, settings.task_count)
+        measurement = Measurement(solver, [solver.step_count], target.modes)
+        for first in range(start, stop, evaluator.tasks_at_once):
+            last = min(first + evaluator.tasks_at_once, stop)
+            measurement.solve(tasks.part(first, last), first)
+            running.report(last, settings.task_count)
+        (results,) = measurement.results(tasks.digest).values()
+        for mode, result in results.items():
+            correct[mode] = [*correct.get(mode, ()), *result.correct_counts]
+            diverged[mode] = diverged.get(mode, 0) + result.diverged_count
+        replace_file(running.unfinished, json.dumps(kept).encode())
+    rows = []
+    for mode in target.modes:
+        interval = accuracy_interval(np.array(correct[mode]), settings.way * settings.query_count)
+        rows.append(
+            {
+                "batch_norm": mode.value,
+                "accuracy": interval.mean,
+                "ci95": interval.half_width,
+                "ci_method": interval.method,
+                "diverged": diverged[mode],
+            }
+        )
+    return rows, {}
+
+
+def _given(text: str) -> tuple[str, Path]:
+    recipe, equals, path = text.partition("=")
+    if not equals or recipe not in {target.recipe for target in TARGETS.values()}:
+        raise click.UsageError(f"--bundle: expected RECIPE=PATH, got {text!r}")
+    return recipe, Path(path)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,291 @@
+"""`studies/reproduction.py` on small patterns in the place of all data sets."""
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kshot.__main__ import main
+from kshot.bundle import Manifest, load_bundle
+from kshot.trainer.recipe.files import load_image_recipe
+from studies import reproduction
+from studies.common import results
+from studies.reproduction import adaptation_for, command
+from studies.rows.reproduction import TARGETS, Target
+
+PackSmall = Callable[..., Path]
+Reproduce = Callable[..., Result]
+MODES = ["transductive", "support_and_query", "support"]
+
+
+@pytest.fixture
+def reproduce(tmp_path: Path) -> Reproduce:
+    """Run the command on 3 tasks, into a folder of its own."""
+
+    def run(*arguments: str) -> Result:
+        common = ["--data", str(tmp_path), "--device", "cpu", "--no-compile"]
+        common += ["--out", str(tmp_path / "out")]
+        common += [] if "--tasks" in arguments else ["--tasks", "3"]
+        return CliRunner().invoke(command, [*common, *arguments])
+
+    return run
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Callable[[str], results.Result]:
+    """Return a function from a name to the kept result."""
+    return lambda name: results.read_result(tmp_path / "out" / "reproduction" / f"{name}.json")
+
+
+Measured = Callable[[str], results.Result]
+
+
+def stop_at_the_fourth_task(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Interrupt where a fourth task is solved, of two at a time; return where numbers gather."""
+    solve = reproduction.Measurement.solve
+    solved: list[int] = []
+
+    def stop(self: object, some: object, first: int) -> None:
+        solved.append(first)
+        if len(solved) == 4:
+            raise KeyboardInterrupt
+        solve(self, some, first)  # type: ignore[arg-type]  # as it came
+
+    monkeypatch.setattr(reproduction, "TASKS_AT_A_TIME", 2)
+    monkeypatch.setattr(reproduction.Measurement, "solve", stop)
+    return solved
+
+
+def test_bundle_answers_its_recipes_rows_in_every_mode(
+    pack_small: PackSmall, reproduce: Reproduce, measured: Measured, tmp_path: Path
+) -> None:
+    bundle = pack_small()
+    done = reproduce("--only", "o15", "--bundle", f"omniglot-5way={bundle}")
+    result = measured("o15")
+
+    assert done.exit_code == 0, done.output
+    assert "o15: adapting: 3/3 tasks" in done.stderr
+    assert [row["batch_norm"] for row in result.rows] == MODES
+    settings = result.settings
+    assert (settings["tasks"], settings["step_count"], settings["batch_size"]) == (3, 50, 5)
+    assert (settings["preconditioner"], settings["head"]) == ("carried", "trained")
+    assert result.provenance.bundle_digest == load_bundle(bundle).digest
+    assert len(result.more["episodes_digest"]) == 64
+    assert list((tmp_path / "out").rglob("*unfinished*")) == []
+
+
+def test_command_measures_a_row_again(
+    pack_small: PackSmall,
+    reproduce: Reproduce,
+    measured: Measured,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bundle = pack_small("omniglot-5way", "outer.meta_iterations=7")
+    reproduce("--only", "o55", "--bundle", f"omniglot-5way={bundle}")
+    result = measured("o55")
+    for row in result.rows:
+        words = shlex.split(result.provenance.command.replace("MODE", row["batch_norm"]))
+        assert words[:3] == ["kshot", "evaluate", "BUNDLE"]
+        arguments = ["evaluate", str(bundle), "--data", str(tmp_path), *words[3:]]
+        assert main([*arguments, "--device", "cpu", "--no-compile", "--json"]) == 0
+        again = json.loads(capsys.readouterr().out)
+        assert {key: again[key] for key in ("accuracy", "ci95", "ci_method")} == {
+            key: row[key] for key in ("accuracy", "ci95", "ci_method")
+        }
+        assert again["episodes_digest"] == result.more["episodes_digest"]
+        for key in ("tasks", "step_count"):
+            assert again[key] == result.settings[key]
+    assert result.settings["meta_iterations"] == 7
+
+
+def test_maml_takes_its_own_few_steps_on_the_whole_support_set(
+    pack_small: PackSmall, reproduce: Reproduce, measured: Measured
+) -> None:
+    recipe = "omniglot-5way-5shot-fomaml"
+    done = reproduce("--only", "o55-fomaml", "--bundle", f"{recipe}={pack_small(recipe)}")
+    result = measured("o55-fomaml")
+
+    assert done.exit_code == 0, done.output
+    assert [row["batch_norm"] for row in result.rows] == ["transductive"]
+    settings = result.settings
+    assert (settings["algorithm"], settings["step_count"]) == ("fomaml", 3)
+    assert (settings["batch_size"], settings["preconditioner"]) == (25, "sgd")
+
+
+def test_any_training_on_cifar_fs_answers_its_rows(
+    pack_small: PackSmall, reproduce: Reproduce, measured: Measured
+) -> None:
+    """The bundle that ships as `cifar-fs` may come from another recipe than Reptile's."""
+    settings = ("data.dataset=cifar-fs", "data.split=bertinetto", "data.rotations=false")
+    bundle = pack_small("omniglot-5way-fomaml", *settings)
+    done = reproduce("--only", "cifar15-fomaml", "--bundle", f"cifar-fs-best={bundle}")
+    result = measured("cifar15-fomaml")
+
+    assert done.exit_code == 0, done.output
+    assert [row["batch_norm"] for row in result.rows] == MODES
+    assert (result.settings["recipe"], result.settings["queries"]) == ("omniglot-5way-fomaml", 15)
+
+
+def test_stopped_measurement_goes_on(
+    pack_small: PackSmall,
+    reproduce: Reproduce,
+    measured: Measured,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Counts of other weights are not gone on from."""
+    asked = ("--only", "o15", "--tasks", "5", "--bundle", f"omniglot-5way={pack_small()}")
+    assert reproduce(*asked).exit_code == 0
+    whole = measured("o15").rows
+    unfinished = tmp_path / "out" / "reproduction" / "o15.unfinished"
+
+    with monkeypatch.context() as patched:
+        solved = stop_at_the_fourth_task(patched)
+        assert reproduce(*asked, "--again").exit_code == 1
+        kept = json.loads(unfinished.read_text())
+        assert [len(counts) for counts in kept["correct"].values()] == [2, 2, 2]
+        assert reproduce(*asked, "--again").exit_code == 0
+    assert solved == [0, 1, 2, 3, 2, 3, 4]
+    assert measured("o15").rows == whole
+    assert not unfinished.exists()
+
+    unfinished.write_text(json.dumps(kept))
+    other = pack_small("omniglot-5way", "network.arguments.filters=6")
+    done = reproduce("--only", "o15", "--tasks", "5", "--bundle", f"omniglot-5way={other}")
+    assert "adapting: 0/5" in done.stderr
+
+
+def test_kept_rows_are_not_measured_again_unless_asked(
+    pack_small: PackSmall, reproduce: Reproduce, measured: Measured
+) -> None:
+    asked = ("--only", "o15", "--bundle", f"omniglot-5way={pack_small()}")
+    reproduce(*asked)
+    first = measured("o15")
+
+    again = reproduce(*asked)
+    assert "measured before" in again.stderr
+    assert "adapting" not in again.stderr
+    assert measured("o15") == first
+    assert "adapting: 3/3" in reproduce(*asked, "--again").stderr
+    assert "adapting: 2/2" in reproduce(*asked, "--tasks", "2").stderr
+    assert measured("o15").settings["tasks"] == 2
+    other = pack_small("omniglot-5way", "network.arguments.filters=6")
+    assert "adapting" in reproduce("--only", "o15", "--bundle", f"omniglot-5way={other}").stderr
+    assert measured("o15").settings["weights_digest"] != first.settings["weights_digest"]
+
+
+def test_bundle_that_is_calibrated_or_ships_later_keeps_its_accuracies(
+    pack_small: PackSmall,
+    reproduce: Reproduce,
+    measured: Measured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A change of the manifest alone changes no answer, and no measurement takes hours twice."""
+    before = pack_small()
+    after = load_bundle(pack_small("omniglot-5way", "serving.step_count=9", version=2))
+    reproduce("--only", "o15", "--bundle", f"omniglot-5way={before}")
+    first = measured("o15")
+    monkeypatch.setattr(reproduction, "find_builtin", lambda _name: after)
+    done = reproduce("--only", "o15")
+    renewed = measured("o15")
+
+    assert "measured before" in done.stderr
+    assert renewed.provenance.bundle_digest == after.digest != first.provenance.bundle_digest
+    assert renewed.provenance.command == first.provenance.command.replace("BUNDLE", "omniglot")
+    assert (renewed.rows, renewed.more) == (first.rows, first.more)
+
+
+def test_wrong_use_is_refused(pack_small: PackSmall, reproduce: Reproduce, tmp_path: Path) -> None:
+    bundle, good = pack_small("omniglot-5way-fomaml"), pack_small()
+    of_another_split = pack_small("omniglot-5way", "data.split=vinyals")
+    of_another_algorithm = pack_small("omniglot-5way", "outer.algorithm=fomaml")
+    recipe = "omniglot-20way-maml"
+    for arguments, message in (
+        (["--only", "o16"], "--only: expected some of o15, o15-fomaml"),
+        (["--only", "o15-maml"], "o15-maml: no bundle ships; add --bundle omniglot-5way-maml=PATH"),
+        (["--bundle", "x=y"], "--bundle: expected RECIPE=PATH, got 'x=y'"),
+        (
+            ["--bundle", f"omniglot-5way={bundle}"],
+            "o15, bundle omniglot-fomaml: recipe: expected omniglot-5way, got omniglot-5way-fomaml",
+        ),
+        (
+            ["--bundle", f"omniglot-5way={of_another_split}"],
+            "o15, bundle omniglot: split: expected reptile, got vinyals",
+        ),
+        (
+            ["--bundle", f"omniglot-5way={of_another_algorithm}"],
+            "o15, bundle omniglot: algorithm: expected reptile, got fomaml",
+        ),
+        (
+            ["--bundle", f"cifar-fs-best={of_another_split}"],
+            "cifar15-fomaml, bundle omniglot: dataset: expected cifar-fs, got omniglot",
+        ),
+        (
+            ["--only", "o15", "--bundle", f"omniglot-5way={good}", "--bundle", f"{recipe}={good}"],
+            "--bundle: no row is asked for of omniglot-20way-maml",
+        ),
+    ):
+        refused = reproduce(*arguments)
+
+        assert refused.exit_code == 2
+        assert f"Error: {message}" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_trial_needs_a_folder_of_its_own() -> None:
+    refused = CliRunner().invoke(command, ["--only", "o15", "--tasks", "3"])
+
+    assert refused.exit_code == 2
+    assert "Error: --tasks: a trial must not replace the results; add --out DIR" in refused.stderr
+
+
+def test_page_is_written_from_the_results(
+    pack_small: PackSmall, reproduce: Reproduce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "reproduction.md"
+    names = ("omniglot", "best", "mini-imagenet", "cifar-fs", "not-measured")
+    page.write_text("".join(f"<!-- {name}: x -->\nold\n<!-- end of {name} -->\n" for name in names))
+    monkeypatch.setattr(reproduction, "DOCS", tmp_path)
+    reproduce("--only", "o15", "--bundle", f"omniglot-5way={pack_small()}")
+    done = reproduce("--page")
+
+    assert done.exit_code == 0, done.output
+    assert "adapting" not in done.stderr
+    assert done.stderr == "reproduction.md: tables are written\n"
+    assert "| o15 | Reptile | 3 | 100,000 | **" in page.read_text()
+    assert "old" not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [target for target in TARGETS.values() if not target.row.startswith(("best", "cifar"))],
+    ids=lambda target: target.name,
+)
+def test_target_asks_for_what_its_recipe_reproduces(target: Target, manifest: Manifest) -> None:
+    recipe = load_image_recipe(target.recipe)
+    table, serving = recipe.evaluation.table, recipe.serving
+    inner = replace(
+        manifest.inner_loop,
+        step_count=serving.step_count,
+        batch_size_by_way=serving.batch_size_by_way,
+        preconditioner=serving.preconditioner,
+        preconditioners=serving.preconditioners,
+    )
+    provenance = replace(manifest.provenance, algorithm=recipe.outer.algorithm)
+    adaptation = adaptation_for(target, replace(manifest, inner_loop=inner, provenance=provenance))
+    way, shot = target.tasks.way, target.tasks.shot
+
+    assert (way, target.algorithm) == (recipe.evaluation.way, recipe.outer.algorithm)
+    assert shot in table.shots
+    assert adaptation["step_count"] == table.step_count
+    for published in target.published.values():
+        assert f"{100 * published:.4g}".rstrip("0") in recipe.reproduces.replace("0 %", " %")
+    if shot == recipe.evaluation.shot:
+        assert adaptation["batch_size"] == recipe.evaluation.batch_size
+    if target.algorithm != "reptile":
+        assert adaptation["batch_size"] == way * shot
