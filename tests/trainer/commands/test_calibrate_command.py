@@ -264,9 +264,9 @@ def test_too_few_images_are_told_before_anything_is_adapted(
     monkeypatch.setattr(Evaluator, "of_bundle", None)
 
     assert calibrate("--queries", "9") == 1
-    assert "1 support and 9 query images were asked of each class" in capsys.readouterr().err
+    assert "1 support and 9 query images per class: expected" in capsys.readouterr().err
     assert calibrate("--shots", "7", "--queries", "1") == 1
-    assert "7 support and 1 query images were asked of each class" in capsys.readouterr().err
+    assert "7 support and 1 query images per class: expected" in capsys.readouterr().err
 
 
 def test_classes_that_are_split_otherwise_are_refused(

@@ -114,10 +114,10 @@ def test_a_training_ends_in_a_bundle_that_can_be_evaluated(
     assert "4-way 1-shot, 2 steps, transductive: accuracy" in capsys.readouterr().out
 
     assert main([*arguments, "--way", "6"]) == 1
-    message = "kshot: way is 6, wanted at most the 5 classes of omniglot reptile test\n"
+    message = "kshot: way: expected at most the 5 classes of omniglot reptile test, got 6\n"
     assert capsys.readouterr().err.endswith(message)
     assert main([*arguments, "--shot", "6"]) == 1
-    assert "6 support and 1 query images were asked of each class" in capsys.readouterr().err
+    assert "6 support and 1 query images per class: expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_an_episode_file_is_written_once_and_then_says_which_tasks(
     message = capsys.readouterr().err
     assert "holds 6 4-way 2-shot tasks with 1 queries per class from seed 3" in message
     assert held("--episodes", str(path), "--split", "val") == 1
-    assert "is of other data" in capsys.readouterr().err
+    assert "belongs to other data" in capsys.readouterr().err
     path.write_bytes(content[:-1])
     assert held("--episodes", str(path)) == 1
     assert "is damaged" in capsys.readouterr().err
@@ -133,7 +133,7 @@ def test_a_protocol_names_tasks_and_queries(
     )
     assert "--tasks cannot be combined with --protocol" in capsys.readouterr().err
     assert main([*arguments, "--baseline", "prototype", "--protocol", "600x15"]) == 1
-    assert "1 support and 15 query images were asked of each class" in capsys.readouterr().err
+    assert "1 support and 15 query images per class: expected" in capsys.readouterr().err
 
 
 def test_a_baseline_without_logits_takes_no_temperature(

@@ -171,7 +171,7 @@ def test_a_bundle_is_its_initialization(
     assert list(results) == [SETTINGS.batch_norm_mode]
     assert timeless(results) == timeless(evaluator.evaluate(SETTINGS))
     assert reports[-1] == (23, 23)
-    with pytest.raises(DataError, match="way is 9, wanted at most the 8 classes"):
+    with pytest.raises(DataError, match="way: expected at most the 8 classes"):
         of_bundle.evaluate(replace(SETTINGS, way=9))
 
     odd = replace(weights, parameters={"odd": weights.parameters["head.bias"]})

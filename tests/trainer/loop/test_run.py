@@ -441,7 +441,7 @@ def test_what_cannot_end_well_does_not_start(
 ) -> None:
     """The table of the bundle wants 5 support images and a query of each test class."""
     out = tmp_path / "out"
-    with pytest.raises(DataError, match="5 support and 1 query images were asked of each class"):
+    with pytest.raises(DataError, match="5 support and 1 query images per class: expected"):
         train(
             *(small_recipe(), patterns(), patterns(image_count=5), out),
             resume=False,

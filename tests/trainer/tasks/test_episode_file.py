@@ -52,9 +52,13 @@ def test_tasks_of_other_data_are_refused(patterns: Patterns, tmp_path: Path) -> 
     path = tmp_path / "episodes"
     write_episodes(path, draw_episodes(patterns(), SHAPE))
 
-    with pytest.raises(DataError, match="is of other data: the digest of its images is"):
+    with pytest.raises(
+        DataError, match=r"belongs to other data: expected the digest .* of the images"
+    ):
         read_episodes(path, patterns(seed=1))
-    with pytest.raises(DataError, match="is of other data: the digest of its split is"):
+    with pytest.raises(
+        DataError, match=r"belongs to other data: expected the digest .* of the split"
+    ):
         read_episodes(path, replace(patterns(), split_digest="0" * 64))
 
 
@@ -74,46 +78,18 @@ def test_damage_at_any_place_is_refused(patterns: Patterns, tmp_path: Path) -> N
                 read_episodes(path, dataset)
 
 
-@pytest.mark.parametrize(
-    ("field", "change"),
-    [
-        ("queries", lambda rows: rows + 10**6),
-        ("support", lambda rows: rows - 10**6),
-        ("support", lambda rows: rows[:, :-1]),
-        ("support", lambda rows: rows.flip(1)),
-        ("classes", lambda classes: classes.float()),
-        ("query_classes", lambda classes: classes + 4),
-    ],
-)
-def test_a_consistent_file_of_tasks_that_cannot_be_is_refused(
-    patterns: Patterns,
-    tmp_path: Path,
-    field: str,
-    change: Callable[[torch.Tensor], torch.Tensor],
-) -> None:
-    """Another program may have written it, with digests that are right."""
-    dataset, path = patterns(), tmp_path / "episodes"
-    drawn = draw_episodes(dataset, SHAPE)
-    changed = change(getattr(drawn.episodes, field))
-    other = replace(drawn, episodes=replace(drawn.episodes, **{field: changed}))
-    write_episodes(path, other)
-
-    with pytest.raises(DataError, match="holds other tasks than it says, wanted 6 4-way tasks of"):
-        read_episodes(path, dataset)
-
-
 def test_a_file_that_is_no_episode_file_is_refused(patterns: Patterns, tmp_path: Path) -> None:
     dataset, path = patterns(), tmp_path / "episodes"
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_episodes(path, dataset)
     save_file({"images": torch.zeros(1)}, path)
-    with pytest.raises(DataError, match="is damaged: it has no kshot"):
+    with pytest.raises(DataError, match="is damaged: kshot is missing"):
         read_episodes(path, dataset)
     write_episodes(tmp_path / "good", draw_episodes(dataset, SHAPE))
     tensors = load_file(tmp_path / "good")
     header = {**draw_episodes(dataset, SHAPE).header(), "seed": 1}
     save_file(tensors, path, {"kshot": json.dumps(header)})
-    with pytest.raises(DataError, match="is damaged: its numbers are not those that were written"):
+    with pytest.raises(DataError, match="is damaged: its digest does not fit its content"):
         read_episodes(path, dataset)
     save_file(tensors, path, {"kshot": "[]"})
     with pytest.raises(DataError, match="is damaged"):
@@ -127,7 +103,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(patterns: Patterns, tmp_pa
     path = tmp_path / "there"
     path.write_bytes(b"kept")
 
-    with pytest.raises(DataError, match="is there already, wanted a new one"):
+    with pytest.raises(DataError, match="exists already; name a new file"):
         write_episodes(path, drawn)
 
     assert path.read_bytes() == b"kept"

@@ -96,17 +96,17 @@ def test_a_part_holds_the_same_tasks() -> None:
     part = episodes.part(8, 12)
 
     assert len(part) == 2
-    assert episode_digest(part[1]) == episode_digest(episodes[9])
+    assert episode_digest(part.part(1, 2)) == episode_digest(episodes.part(9, 10))
 
 
 @pytest.mark.parametrize(
     ("way", "shot", "queries", "message"),
     [
-        (7, 1, 1, "way is 7, wanted at most the 6 classes of blanks"),
-        (1, 1, 1, "way is 1, wanted at least 2"),
-        (2, 0, 1, "shot is 0, wanted at least 1"),
-        (2, 1, -1, "queries per class is -1, wanted at least 0"),
-        (2, 3, 2, "3 support and 2 query images were asked .* at most the 4 images of 5"),
+        (7, 1, 1, "way: expected at most the 6 classes of blanks, got 7"),
+        (1, 1, 1, "way: expected at least 2, got 1"),
+        (2, 0, 1, "shot: expected at least 1, got 0"),
+        (2, 1, -1, "queries per class: expected at least 0, got -1"),
+        (2, 3, 2, "3 support and 2 query images per class: expected at most the 4 images of 5"),
     ],
 )
 def test_a_dataset_too_small_for_the_task_is_refused(
@@ -117,7 +117,7 @@ def test_a_dataset_too_small_for_the_task_is_refused(
 
 
 def test_no_tasks_are_refused() -> None:
-    with pytest.raises(DataError, match="number of tasks is 0"):
+    with pytest.raises(DataError, match="number of tasks: expected at least 1, got 0"):
         sample_episodes(dataset_of([2, 2]), 0, 2, 1, 1, seeded())
 
 

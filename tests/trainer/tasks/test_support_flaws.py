@@ -93,10 +93,15 @@ def test_flaws_follow_from_the_seed(dataset: ImageDataset) -> None:
 @pytest.mark.parametrize(
     ("way", "shot", "flaws", "message"),
     [
-        (5, 1, SupportFlaws(wrong_labels=0.2), "1 wrong labels of 5 in 5 classes cannot be"),
-        (2, 5, SupportFlaws(wrong_labels=0.3), "3 wrong labels of 10 in 2 classes cannot be"),
-        (5, 1, SupportFlaws(imbalance=True), "shot is 1, wanted at least 2"),
-        (5, 6, SupportFlaws(imbalance=True), "8 images of each class .* want 5 more; .* has 12"),
+        (5, 1, SupportFlaws(wrong_labels=0.2), "cannot exchange 1 of 5 labels of 5 classes"),
+        (2, 5, SupportFlaws(wrong_labels=0.3), "cannot exchange 3 of 10 labels of 2 classes"),
+        (5, 1, SupportFlaws(imbalance=True), "shot: expected at least 2 for uneven shots, got 1"),
+        (
+            5,
+            6,
+            SupportFlaws(imbalance=True),
+            "need 5 more images per class than the 8 .* has only 12",
+        ),
     ],
 )
 def test_flaws_that_cannot_be_made_are_refused(

@@ -127,5 +127,5 @@ def test_unknown_queries_want_another_class(patterns: Patterns) -> None:
     generator = torch.Generator().manual_seed(0)
     episodes = sample_episodes(dataset, 2, 5, 1, 1, generator)
 
-    with pytest.raises(DataError, match="all 5 classes of patterns 0 are in each task"):
+    with pytest.raises(DataError, match="each 5-way task has all 5 classes of patterns 0"):
         sample_unknown(dataset, episodes, generator)

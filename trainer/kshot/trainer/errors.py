@@ -1,11 +1,11 @@
-"""What can go wrong in the trainer by a user's doing; each message is one sentence.
+"""The errors of the trainer; each message is one sentence for the user.
 
 TrainerError
-├── DataError         a data set is missing, incomplete, damaged, or too small for what was asked
-├── RecipeError       a recipe is unknown, or one of its keys is
+├── DataError         a data set is missing, incomplete, damaged, or too small
+├── RecipeError       a recipe is unknown, or one of its keys is wrong
 ├── CalibrationError  no temperature fits a bundle's answers
-└── TrainingError     a training cannot start, go on, or diverged
-    ├── OtherTrainingError  a checkpoint is another training's
+└── TrainingError     a training cannot start, cannot be resumed, or diverged
+    ├── OtherTrainingError  a checkpoint belongs to another training
     └── LostWorkerError     another process of the same training has ended
 """
 
@@ -15,7 +15,7 @@ class TrainerError(Exception):
 
 
 class DataError(TrainerError):
-    """Data are missing, incomplete, damaged, or too small for what was asked."""
+    """Data are missing, incomplete, damaged, or too small for the request."""
 
 
 class RecipeError(TrainerError):
@@ -23,7 +23,7 @@ class RecipeError(TrainerError):
 
 
 class CalibrationError(TrainerError):
-    """No temperature fits a bundle's answers, or they are more than memory holds."""
+    """No temperature fits a bundle's answers, or the answers do not fit into memory."""
 
 
 class TrainingError(TrainerError):
@@ -35,4 +35,4 @@ class OtherTrainingError(TrainingError):
 
 
 class LostWorkerError(TrainingError):
-    """Another process that takes a part of the same training has ended."""
+    """Another process of the same training has ended."""

@@ -1,4 +1,4 @@
-"""How sure a measured accuracy is, and how honest the probabilities are."""
+"""Intervals of measured accuracies, and the calibration error of probabilities."""
 
 import math
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, as of accuracies in 0..1, the half width of its 95 % interval, and its name."""
+    """A mean, the half width of its 95 % interval, and the interval's name."""
 
     mean: float
     half_width: float
@@ -37,17 +37,13 @@ class Interval:
 
 
 def accuracy_interval(per_task_correct: npt.NDArray[np.integer], queries_per_task: int) -> Interval:
-    """Estimate the accuracy on new tasks from the right answers of each task ``(tasks,)``.
+    """Estimate the accuracy on new tasks from the correct answers of each task `(tasks,)`.
 
-    Tasks are drawn independently, queries of a task share its support set: the spread is that of
-    the task means, with Student's quantile. It says nothing when there is one task or all tasks
-    agree; then the queries are counted as independent by Wilson's formula, which stays above zero.
+    Tasks are independent, but the queries of a task share its support set, so the interval comes
+    from the spread of the task means, with Student's quantile. With one task, or equal accuracies,
+    that spread says nothing; then Wilson's formula takes the queries as independent.
     """
     task_count = len(per_task_correct)
-    if task_count < 1 or queries_per_task < 1:
-        raise ValueError(
-            f"{task_count} tasks of {queries_per_task} queries, wanted at least one of each"
-        )
     accuracies = np.asarray(per_task_correct, dtype=np.float64) / queries_per_task
     mean = float(accuracies.mean())
     if task_count == 1 or np.ptp(accuracies) == 0:
@@ -58,21 +54,21 @@ def accuracy_interval(per_task_correct: npt.NDArray[np.integer], queries_per_tas
 
 
 def t_half_width(values: npt.NDArray[np.floating]) -> float:
-    """Return the half width of the 95 % interval of a mean of independent ``values`` ``(n,)``.
+    """Return the half width of the 95 % interval of a mean of independent `values` `(n,)`.
 
-    ``t(n - 1) s / sqrt(n)``, with s the standard deviation by n - 1; n is at least 2.
+    `t(n - 1) s / sqrt(n)`, with s the standard deviation by n - 1; n is at least 2.
     """
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
     return student_t_quantile(len(values) - 1) * error
 
 
 def all_equal(values: npt.NDArray[np.floating]) -> bool:
-    """Return whether values of tasks are one value but for rounding: their spread says nothing."""
+    """Return whether all values are equal up to rounding, so that their spread says nothing."""
     return bool(np.ptp(values) < ROUNDING)
 
 
 def differing_share_bound(count: int) -> float:
-    """Bound the share of tasks that differ from ``count`` equal ones: Wilson's z^2 / (n + z^2)."""
+    """Bound the share of tasks that differ from `count` equal ones: Wilson's z^2 / (n + z^2)."""
     z = NormalDist().inv_cdf(0.975)
     return z * z / (count + z * z)
 
@@ -80,11 +76,7 @@ def differing_share_bound(count: int) -> float:
 def expected_calibration_error(
     probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]
 ) -> float:
-    """Return the ECE of ``probabilities`` ``(n, classes)`` and ``labels`` ``(n,)``."""
-    if len(labels) < 1 or len(labels) != len(probabilities):
-        raise ValueError(
-            f"{len(probabilities)} answers and {len(labels)} labels, wanted the same, at least one"
-        )
+    """Return the ECE of `probabilities` `(n, classes)` and `labels` `(n,)`."""
     return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
 
 
@@ -93,8 +85,8 @@ def calibration_error(
 ) -> float:
     """Return ECE with 15 equal-width bins of the largest probability (Guo et al. 2017).
 
-    Sum over bins of |B| / n · |accuracy(B) - confidence(B)|, for ``confidence`` ``(n,)`` in 0..1
-    and whether each answer is ``correct`` ``(n,)``; bins are closed above.
+    Sum over bins of |B| / n · |accuracy(B) - confidence(B)|, for `confidence` `(n,)` in 0..1
+    and whether each answer is `correct` `(n,)`; bins are closed above.
     """
     sure = confidence.astype(np.float64)
     bins = np.clip(np.ceil(sure * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)

@@ -1,4 +1,4 @@
-"""Tasks kept in a file, so that all variants that are compared, anywhere, solve the same ones."""
+"""Tasks kept in a file, so that all compared variants solve the same tasks."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from kshot.bundle import sync_folder, write_synced
+from kshot.bundle import replace_file
 from kshot.learner import derive_seed
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import DataError
@@ -18,13 +18,13 @@ from kshot.trainer.tasks.episodes import EpisodeBatch, episode_digest, sample_ep
 __all__ = ["EpisodeSet", "TaskShape", "draw_episodes", "read_episodes", "write_episodes"]
 
 FORMAT = "kshot-episodes-1"
-# One key of metadata, for the library puts several in any order.
+# One key of metadata: the library writes several keys in any order.
 _KEY = "kshot"
 
 
 @dataclass(frozen=True)
 class TaskShape:
-    """How many tasks of which shape were drawn, from which seed; ``query_count`` is per class."""
+    """The number and shape of drawn tasks, and the seed; `query_count` is per class."""
 
     way: int
     shot: int
@@ -35,7 +35,7 @@ class TaskShape:
 
 @dataclass(frozen=True)
 class EpisodeSet:
-    """Tasks of one data set; the digests are those of its pixels and of its split."""
+    """Tasks of one data set, with the digests of its images and of its split."""
 
     episodes: EpisodeBatch
     shape: TaskShape
@@ -44,13 +44,13 @@ class EpisodeSet:
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 over everything here: equal tasks of equal data, equal digests."""
+        """Return the SHA-256 over everything here; equal tasks of equal data have equal digests."""
         document = {**self._identity(), "episodes": episode_digest(self.episodes)}
         canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def header(self) -> dict[str, int | str]:
-        """Return what names the tasks, as the file carries it."""
+        """Return the header of the file, which identifies the tasks."""
         return {**self._identity(), "digest": self.digest}
 
     def _identity(self) -> dict[str, int | str]:
@@ -59,7 +59,7 @@ class EpisodeSet:
 
 
 def draw_episodes(dataset: ImageDataset, shape: TaskShape) -> EpisodeSet:
-    """Draw tasks from the shape's seed; raises ``DataError`` when the data set is too small."""
+    """Draw tasks from the shape's seed; raises `DataError` when the data set is too small."""
     generator = torch.Generator().manual_seed(derive_seed(shape.seed))
     counts = shape.task_count, shape.way, shape.shot, shape.query_count
     episodes = sample_episodes(dataset, *counts, generator)
@@ -69,29 +69,24 @@ def draw_episodes(dataset: ImageDataset, shape: TaskShape) -> EpisodeSet:
 def write_episodes(path: Path, drawn: EpisodeSet) -> None:
     """Write tasks to a new file, whole or not at all; equal tasks give equal bytes.
 
-    Raises ``DataError`` when the file is there, or cannot be written.
+    Raises `DataError` when the file exists or cannot be written.
     """
     tensors = {
         field.name: getattr(drawn.episodes, field.name).contiguous()
         for field in fields(EpisodeBatch)
     }
     if path.exists():
-        raise DataError(f"episode file {path} is there already, wanted a new one")
-    temporary = path.with_name(f".{path.name}.partial")
+        raise DataError(f"episode file {path} exists already; name a new file")
     try:
-        temporary.unlink(missing_ok=True)  # of a run that was killed
-        write_synced(temporary, save(tensors, {_KEY: json.dumps(drawn.header())}))
-        temporary.replace(path)
-        sync_folder(path.parent)
+        replace_file(path, save(tensors, {_KEY: json.dumps(drawn.header())}))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"episode file {path} could not be written: {error.strerror}") from error
 
 
 def read_episodes(path: Path, dataset: ImageDataset) -> EpisodeSet:
-    """Read tasks of this very data set.
+    """Read tasks of a data set.
 
-    Raises ``DataError`` when the file cannot be read, is damaged, or is of other data.
+    Raises `DataError` when the file cannot be read, is damaged, or belongs to other data.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -103,59 +98,21 @@ def read_episodes(path: Path, dataset: ImageDataset) -> EpisodeSet:
         shape = TaskShape(**{field.name: header[field.name] for field in fields(TaskShape)})
         found = EpisodeSet(episodes, shape, header["data_digest"], header["split_digest"])
         if header != found.header():
-            raise ValueError("its numbers are not those that were written")
+            raise ValueError("its digest does not fit its content")
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"episode file {path} cannot be read: {reason}") from error
     except KeyError as error:
-        raise DataError(f"episode file {path} is damaged: it has no {error.args[0]}") from error
+        raise DataError(f"episode file {path} is damaged: {error.args[0]} is missing") from error
     except (SafetensorError, TypeError, ValueError) as error:
         raise DataError(f"episode file {path} is damaged: {error}") from error
-    for name, got, wanted in (
+    for name, got, expected in (
         ("split", found.split_digest, dataset.split_digest),
         ("images", found.data_digest, dataset.digest),
     ):
-        if got != wanted:
+        if got != expected:
             raise DataError(
-                f"episode file {path} is of other data: the digest of its {name} is {got}, "
-                f"that of {dataset.name} is {wanted}"
+                f"episode file {path} belongs to other data: expected the digest {expected} of the "
+                f"{name} of {dataset.name}, got {got}"
             )
-    if not _fits(found, dataset):
-        raise DataError(
-            f"episode file {path} holds other tasks than it says, wanted "
-            f"{found.shape.task_count} {found.shape.way}-way tasks of {dataset.name}, each image "
-            "of its label's class"
-        )
     return found
-
-
-def _fits(found: EpisodeSet, dataset: ImageDataset) -> bool:
-    """Return whether tasks are of their shape, and every image of the class that its label names.
-
-    Digests tell damage, not what another program has written.
-    """
-    episodes, shape = found.episodes, found.shape
-    counts = {"classes": shape.way}
-    counts |= dict.fromkeys(("support", "support_classes"), shape.way * shape.shot)
-    counts |= dict.fromkeys(("queries", "query_classes"), shape.way * shape.query_count)
-    bounds = {"classes": dataset.class_count, "support_classes": shape.way}
-    bounds["query_classes"] = shape.way
-    for name, count in counts.items():
-        indices = getattr(episodes, name)
-        if indices.dtype != torch.int64 or indices.shape != (shape.task_count, count):
-            return False
-        if count and not 0 <= int(indices.min()) <= int(indices.max()) < bounds.get(
-            name, dataset.image_count
-        ):
-            return False
-    ends = dataset.class_offsets[1:].contiguous()
-    return all(
-        torch.equal(
-            torch.searchsorted(ends, rows.contiguous(), right=True),
-            episodes.classes.gather(1, labels),
-        )
-        for rows, labels in (
-            (episodes.support, episodes.support_classes),
-            (episodes.queries, episodes.query_classes),
-        )
-    )

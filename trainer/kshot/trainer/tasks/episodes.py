@@ -1,7 +1,7 @@
-"""Few-shot tasks as index tensors: which images are support, which are queries, of which class."""
+"""Few-shot tasks as index tensors: support and query images, and their classes."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Episode:
-    """Point at one task's images; all int64.
+    """The images of one task; all int64.
 
-    ``support`` ``(way * shot,)`` and ``queries`` ``(way * query_count,)`` are rows of the data
-    set's images, class by class; ``support_classes`` and ``query_classes`` their labels 0..way-1
-    in the order in which the classes were drawn; ``classes`` ``(way,)`` are the data set's classes
-    of the labels.
+    `support` `(way * shot,)` and `queries` `(way * query_count,)` are rows of the data set's
+    images, class by class; `support_classes` and `query_classes` are their labels 0..way-1 in the
+    order in which the classes were drawn; `classes` `(way,)` are the data set's classes of the
+    labels.
     """
 
     support: torch.Tensor
@@ -40,7 +40,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class EpisodeBatch:
-    """Stack ``count`` tasks of one way and shot: each tensor of Episode, ``count`` first."""
+    """`count` stacked tasks of one way and shot: the tensors of `Episode`, `count` first."""
 
     support: torch.Tensor
     support_classes: torch.Tensor
@@ -52,42 +52,33 @@ class EpisodeBatch:
         return int(self.support.shape[0])
 
     def __getitem__(self, index: int) -> Episode:
-        return Episode(
-            self.support[index],
-            self.support_classes[index],
-            self.queries[index],
-            self.query_classes[index],
-            self.classes[index],
-        )
+        return Episode(*(tensor[index] for tensor in self.tensors()))
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the tensors in the order of the fields."""
+        return [getattr(self, field.name) for field in fields(self)]
 
     def part(self, start: int, stop: int) -> "EpisodeBatch":
-        """Return the tasks from ``start`` up to, not including, ``stop``; fewer at the end."""
-        return EpisodeBatch(
-            self.support[start:stop],
-            self.support_classes[start:stop],
-            self.queries[start:stop],
-            self.query_classes[start:stop],
-            self.classes[start:stop],
-        )
+        """Return the tasks from `start` up to, not including, `stop`; fewer at the end."""
+        return EpisodeBatch(*(tensor[start:stop] for tensor in self.tensors()))
 
 
 def check_episodes(dataset: ImageDataset, way: int, shot: int, query_count_per_class: int) -> None:
-    """Raise DataError unless the data set has classes and images enough for such a task."""
-    wanted = (("way", way, 2), ("shot", shot, 1), ("queries per class", query_count_per_class, 0))
-    for word, value, least in wanted:
-        if value < least:
-            raise DataError(f"{word} is {value}, wanted at least {least}")
+    """Raise `DataError` unless the data set has enough classes and images for such a task."""
+    least = (("way", way, 2), ("shot", shot, 1), ("queries per class", query_count_per_class, 0))
+    for word, value, minimum in least:
+        if value < minimum:
+            raise DataError(f"{word}: expected at least {minimum}, got {value}")
     if way > dataset.class_count:
-        raise DataError(
-            f"way is {way}, wanted at most the {dataset.class_count} classes of {dataset.name}"
-        )
+        classes = f"the {dataset.class_count} classes of {dataset.name}"
+        raise DataError(f"way: expected at most {classes}, got {way}")
     counts = dataset.class_offsets.diff()
     smallest = int(counts.argmin())
     if shot + query_count_per_class > int(counts[smallest]):
         raise DataError(
-            f"{shot} support and {query_count_per_class} query images were asked of each class, "
-            f"wanted together at most the {int(counts[smallest])} images of "
-            f"{dataset.class_names[smallest]} in {dataset.name}"
+            f"{shot} support and {query_count_per_class} query images per class: expected at most "
+            f"the {int(counts[smallest])} images of {dataset.class_names[smallest]} in "
+            f"{dataset.name}, got {shot + query_count_per_class}"
         )
 
 
@@ -101,12 +92,12 @@ def sample_episodes(
 ) -> EpisodeBatch:
     """Draw tasks: classes without replacement, and images of a class without replacement.
 
-    The tasks are a function of the generator's state and all arguments: two calls for 5 tasks give
-    others than one call for 10. Raises DataError when the data set is too small.
+    The tasks depend on the generator's state and on all arguments: two calls for 5 tasks do not
+    give the same tasks as one call for 10. Raises `DataError` when the data set is too small.
     """
     check_episodes(dataset, way, shot, query_count_per_class)
     if count < 1:
-        raise DataError(f"the number of tasks is {count}, wanted at least 1")
+        raise DataError(f"number of tasks: expected at least 1, got {count}")
     populations = torch.full((count,), dataset.class_count, dtype=torch.int64)
     classes = draw_distinct(populations, way, generator)  # (count, way)
     starts = dataset.class_offsets[classes]
@@ -130,20 +121,14 @@ def sample_episode(
     query_count_per_class: int,
     generator: torch.Generator,
 ) -> Episode:
-    """Draw one task as ``sample_episodes`` does."""
+    """Draw one task as `sample_episodes` does."""
     return sample_episodes(dataset, 1, way, shot, query_count_per_class, generator)[0]
 
 
-def episode_digest(episodes: Episode | EpisodeBatch) -> str:
-    """Name tasks by the SHA-256 of their indices and labels: equal tasks, equal digests."""
+def episode_digest(episodes: EpisodeBatch) -> str:
+    """Return the SHA-256 of the indices and labels of tasks; equal tasks have equal digests."""
     digest = hashlib.sha256()
-    for indices in (
-        episodes.support,
-        episodes.support_classes,
-        episodes.queries,
-        episodes.query_classes,
-        episodes.classes,
-    ):
+    for indices in episodes.tensors():
         digest.update(repr(tuple(indices.shape)).encode())
         digest.update(indices.contiguous().numpy().astype("<i8").tobytes())
     return digest.hexdigest()
@@ -152,7 +137,7 @@ def episode_digest(episodes: Episode | EpisodeBatch) -> str:
 def draw_distinct(
     populations: torch.Tensor, count: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Draw ``count`` different numbers below each population, in random order: ``(rows, count)``.
+    """Draw `count` different numbers below each population, in random order: `(rows, count)`.
 
     The i-th number is the r_i-th of those not drawn before it, r_i uniform. From the last pair
     backwards, a rank among the numbers without x becomes one among all by adding 1 where it is at

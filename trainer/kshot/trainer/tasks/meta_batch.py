@@ -17,13 +17,13 @@ from kshot.trainer.tasks.training_tasks import SupportBatch
 
 @dataclass(frozen=True)
 class MetaBatch:
-    """Point at the examples of T tasks; all int64, on the CPU.
+    """The examples of T tasks; all int64, on the CPU.
 
-    ``rows`` ``(T, n)`` are rows of the data set's images, ``classes`` ``(T, n)`` their labels,
-    ``indices`` ``(T, steps, batch)`` the examples, of n, that each inner step sees, and ``tail``
-    ``(T, tail batch)`` those of one more step where the tail is separate; ``early`` ``(T, n - tail
-    batch)`` are the others where it is answered like queries. ``transforms``, float32 ``(T, n, 2,
-    3)``, are the affine maps of augmented images.
+    `rows` `(T, n)` are rows of the data set's images, `classes` `(T, n)` their labels, `indices`
+    `(T, steps, batch)` the examples, of n, that each inner step sees. `tail` `(T, tail batch)` are
+    the examples of a separate tail, and `early` `(T, n - tail batch)` the others where the tail is
+    answered like queries. `transforms`, float32 `(T, n, 2, 3)`, are the affine maps of augmented
+    images.
     """
 
     rows: Tensor
@@ -46,11 +46,11 @@ class ImageTasks:
     pixels: DevicePixels
 
     def draw(self, meta_iteration: int) -> MetaBatch:
-        """Draw the tasks of a meta-iteration; a function of its number, and of nothing before."""
+        """Draw the tasks of a meta-iteration; they depend on its number alone."""
         return draw_meta_batch(self.recipe, self.dataset, meta_iteration)
 
     def load(self, drawn: MetaBatch, tasks: slice) -> SupportBatch:
-        """Take some of the drawn tasks to the device."""
+        """Copy some of the drawn tasks to the device."""
         device = self.pixels.images.device
         inputs = self.pixels.take(drawn.rows[tasks])
         if drawn.transforms is not None:
@@ -88,7 +88,7 @@ def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) 
 def _draw_tasks(
     recipe: Recipe, dataset: ImageDataset, generator: torch.Generator, seed: int
 ) -> MetaBatch:
-    """Draw tasks of classes numbered anew, and their mini-batches."""
+    """Draw tasks with their own class numbers, and their mini-batches."""
     task, inner, outer = recipe.task, recipe.inner, recipe.outer
     episodes = sample_episodes(dataset, outer.meta_batch_size, task.way, task.shot, 0, generator)
     examples = torch.arange(task.way * task.shot).reshape(task.way, task.shot)
@@ -110,7 +110,7 @@ def _draw_tasks(
 
 
 def _draw_from_all(recipe: Recipe, dataset: ImageDataset, generator: torch.Generator) -> MetaBatch:
-    """Draw images from all classes alike, each class with a label of its own: plain training."""
+    """Draw images from all classes, each class with its own label: plain training."""
     inner, task_count = recipe.inner, recipe.outer.meta_batch_size
     shape = task_count, inner.step_count, inner.batch_size
     rows = torch.randint(dataset.image_count, shape, generator=generator).flatten(1)

@@ -1,4 +1,4 @@
-"""What a seed is mixed with, so that no two kinds of draws share a stream."""
+"""Numbers mixed into a seed, so that no two kinds of draws share a stream."""
 
 INITIAL_PARAMETERS = 1
 TASKS = 2

@@ -1,4 +1,4 @@
-"""What users get wrong in their support sets, made on purpose: wrong labels and uneven shots."""
+"""Flaws of users' support sets, made on purpose: wrong labels and uneven shots."""
 
 from dataclasses import dataclass, replace
 
@@ -12,14 +12,14 @@ from kshot.trainer.tasks.episodes import EpisodeBatch, draw_distinct
 
 __all__ = ["SupportFlaws", "flawed"]
 
-# Mixed into the seed, above any task's number: no draw of a task's batches shares their stream.
+# Mixed into the seed, above any task's number, so that they share no stream with a task's draws.
 _IMBALANCE, _WRONG_LABELS = 2**40 + 1, 2**40 + 2
 _TRIES = 1000
 
 
 @dataclass(frozen=True)
 class SupportFlaws:
-    """``wrong_labels`` is a share of the support labels, 0..1; ``imbalance`` makes shots uneven."""
+    """`wrong_labels` is a share of the support labels, 0..1; `imbalance` makes shots uneven."""
 
     wrong_labels: float = 0.0
     imbalance: bool = False
@@ -28,9 +28,9 @@ class SupportFlaws:
 def flawed(
     dataset: ImageDataset, episodes: EpisodeBatch, shot: int, flaws: SupportFlaws, seed: int
 ) -> EpisodeBatch:
-    """Return the tasks with flawed support sets, uneven first; queries stay as they are.
+    """Return the tasks with flawed support sets and unchanged queries; uneven shots come first.
 
-    A function of the arguments alone. Raises ``DataError`` where the flaws cannot be made.
+    The result depends on the arguments alone. Raises `DataError` where the flaws are impossible.
     """
     if flaws.imbalance:
         generator = torch.Generator().manual_seed(derive_seed(seed, _IMBALANCE))
@@ -47,13 +47,13 @@ def flawed(
 def _uneven(
     dataset: ImageDataset, episodes: EpisodeBatch, shot: int, generator: torch.Generator
 ) -> EpisodeBatch:
-    """Move images between classes: 1 to 2 shot - 1 of each, as many in all as before.
+    """Move images between classes: 1 to 2 shot - 1 per class, with an unchanged total.
 
-    Of classes 2j and 2j + 1 one gets ``shot + d`` images and the other ``shot - d``, with d uniform
+    Of classes 2j and 2j + 1 one gets `shot + d` images and the other `shot - d`, with d uniform
     in -(shot - 1)..shot - 1; the last of an odd number of classes keeps its shots.
     """
     if shot < 2:
-        raise DataError(f"shot is {shot}, wanted at least 2 for shots that are uneven")
+        raise DataError(f"shot: expected at least 2 for uneven shots, got {shot}")
     task_count, way = episodes.classes.shape
     more = _further_images(dataset, episodes, shot - 1, generator)
     images = torch.cat([episodes.support.reshape(task_count, way, shot), more], dim=2)
@@ -73,7 +73,7 @@ def _uneven(
 def _further_images(
     dataset: ImageDataset, episodes: EpisodeBatch, count: int, generator: torch.Generator
 ) -> Tensor:
-    """Draw further images of each task's classes, no support and no query: ``(tasks, way, count)``.
+    """Draw unused images of each task's classes: `(tasks, way, count)`.
 
     A rank among a class's other images becomes one among all by adding 1 for each used image at or
     below it, on the way up.
@@ -86,8 +86,8 @@ def _further_images(
     others = sizes - ranks.shape[2]
     if int(others.min()) < count:
         raise DataError(
-            f"{ranks.shape[2]} images of each class are support or queries, and uneven shots want "
-            f"{count} more; a class of {dataset.name} has {int(sizes.min())}"
+            f"uneven shots need {count} more images per class than the {ranks.shape[2]} support "
+            f"and query images; a class of {dataset.name} has only {int(sizes.min())}"
         )
     drawn = draw_distinct(others.flatten(), count, generator).reshape(task_count, way, count)
     for rank in ranks.unbind(dim=2):
@@ -96,11 +96,11 @@ def _further_images(
 
 
 def _exchanged(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Exchange a share of the labels ``(n,)`` among their examples: each gets another class's.
+    """Exchange a share of the labels `(n,)`: each chosen example gets the label of another class.
 
-    The examples are drawn until no class owns more than half of them. In the order of their classes
-    the labels then move on by a random number of places, at least the largest class's number and
-    as much less than a full turn. Every class keeps as many labels as it had.
+    Examples are drawn until no class has more than half of them. Sorted by class, their labels
+    then rotate by a random number of places: at least the size of the largest class, and at most
+    the rest. Every class keeps its number of labels.
     """
     count = round(share * len(labels))
     for _ in range(_TRIES if count > 1 else 0):
@@ -113,6 +113,6 @@ def _exchanged(labels: Tensor, share: float, generator: torch.Generator) -> Tens
             exchanged[chosen] = labels[chosen].roll(places)
             return exchanged
     raise DataError(
-        f"{count} wrong labels of {len(labels)} in {int(labels.max()) + 1} classes cannot be "
-        "exchanged so that each is another class's, wanted another share of wrong labels"
+        f"cannot exchange {count} of {len(labels)} labels of {int(labels.max()) + 1} classes so "
+        "that each becomes another class's; choose another share of wrong labels"
     )

@@ -1,4 +1,4 @@
-"""The tasks that a meta-iteration adapts to: drawn on the CPU ahead, then taken to the device."""
+"""The tasks of a meta-iteration: drawn ahead on the CPU, then copied to the device."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Drawn = TypeVar("Drawn")
 
 @dataclass(frozen=True)
 class SupportBatch:
-    """Hold T tasks where they are trained on.
+    """T tasks on the device that trains.
 
-    ``inputs`` float32 ``(T, n, channels, height, width)``; ``targets`` ``(T, n)``, int64 classes or
-    float32 values; ``indices`` int64 ``(T, steps, batch)``: the examples, of n, that each inner
-    step sees. With a separate tail, ``tail`` ``(T, tail batch)`` are those of one more, last step,
-    and where that is answered like queries ``early`` ``(T, n - tail batch)`` are all others.
+    `inputs` float32 `(T, n, channels, height, width)`; `targets` `(T, n)`, int64 classes or float32
+    values; `indices` int64 `(T, steps, batch)`: the examples, of n, that each inner step sees. With
+    a separate tail, `tail` `(T, tail batch)` are the examples of one more, last step; where that is
+    answered like queries, `early` `(T, n - tail batch)` are all others.
     """
 
     inputs: Tensor
@@ -41,14 +41,14 @@ class SupportBatch:
         )
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return examples of each task by number ``(T, m)``: their inputs and targets."""
+        """Return examples of each task by number `(T, m)`: their inputs and targets."""
         rows = torch.arange(len(self), device=self.inputs.device).unsqueeze(1)
         return self.inputs[rows, indices], self.targets[rows, indices]
 
     def steps(self, steps: slice) -> SupportBatch:
-        """Return the tasks with some of their inner steps, of which the last may be the tail.
+        """Return the tasks with some of their inner steps; a separate tail comes alone.
 
-        No steps are on both sides of a separate tail: it has a batch of its own size.
+        Its batch has its own size.
         """
         if self.tail is not None and steps.start == self.indices.shape[1]:
             return replace(self, indices=self.tail.unsqueeze(1), tail=None)
@@ -59,10 +59,10 @@ class TrainingTasks(Protocol[Drawn]):
     """A source of tasks, whatever they are made of."""
 
     def draw(self, meta_iteration: int) -> Drawn:
-        """Draw the tasks of a meta-iteration; a function of its number, and of nothing before.
+        """Draw the tasks of a meta-iteration on the CPU; they depend on its number alone.
 
-        Called by another thread, it stays on the CPU.
+        Another thread calls this.
         """
 
     def load(self, drawn: Drawn, tasks: slice) -> SupportBatch:
-        """Take some of the drawn tasks to the device."""
+        """Copy some of the drawn tasks to the device."""

@@ -1,4 +1,4 @@
-"""Telling queries of unknown classes from those of a task's own, by the largest probability."""
+"""Detection of queries of unknown classes, by the largest probability."""
 
 from dataclasses import dataclass
 
@@ -35,11 +35,11 @@ TRUE_POSITIVE_RATE = 0.95
 
 @dataclass(frozen=True)
 class UnknownDetection:
-    """How well a score tells known from unknown queries, with one threshold for all tasks.
+    """How well a score separates known from unknown queries, with one threshold for all tasks.
 
-    ``auroc`` is the chance that a known query scores above an unknown one, ties counted half;
-    ``fpr_at_95_tpr`` the share of unknown queries taken for known where at least 95 % of the known
-    ones are.
+    `auroc` is the probability that a known query scores above an unknown one, ties counted half.
+    `fpr_at_95_tpr` is the share of unknown queries accepted as known at the threshold that accepts
+    at least 95 % of the known ones.
     """
 
     auroc: float
@@ -54,17 +54,17 @@ class UnknownDetection:
 def sample_unknown(
     dataset: ImageDataset, episodes: EpisodeBatch, generator: torch.Generator
 ) -> Tensor:
-    """Draw as many queries of other classes as each task has queries: rows ``(tasks, queries)``.
+    """Draw one query of another class for each query of each task: rows `(tasks, queries)`.
 
-    Each is a random image of a class drawn from those outside the task, independently of the
-    others. Raises ``DataError`` where there is no other class.
+    Each is a random image of a random class outside the task, independently of the others. Raises
+    `DataError` where there is no other class.
     """
     task_count, way = episodes.classes.shape
     others = dataset.class_count - way
     if others < 1:
         raise DataError(
-            f"all {dataset.class_count} classes of {dataset.name} are in each task of {way} "
-            "classes, wanted at least one more for queries of unknown classes"
+            f"each {way}-way task has all {dataset.class_count} classes of {dataset.name}; queries "
+            "of unknown classes need at least one more"
         )
     query_count = episodes.queries.shape[1]
     populations = torch.full((task_count * query_count,), others, dtype=torch.int64)
@@ -78,11 +78,12 @@ def sample_unknown(
 
 
 def detect_unknown(known: Scores, unknown: Scores) -> UnknownDetection:
-    """Score ``(tasks, n)`` known and ``(tasks, m)`` unknown queries, pooled over the tasks.
+    """Measure the scores of `(tasks, n)` known and `(tasks, m)` unknown queries, pooled over tasks.
 
-    The interval is that of the mean over tasks of each task's part in the area, for the queries of
-    a task share its support set (Obuchowski 1997, clustered ROC data). Where all parts are equal,
-    as with no query mistaken, or there is one, it is a bound on the pairs that may be otherwise.
+    The queries of a task share its support set, so the interval is that of the mean over tasks of
+    each task's part in the area (Obuchowski 1997, clustered ROC data). Where all parts are equal,
+    for example without a mistake, or there is one task, it is a bound on the share of pairs that
+    may differ.
     """
     auroc = area_under_roc(known.ravel(), unknown.ravel())
     above = _shares_below(unknown.ravel(), known)  # of each known query: (tasks, n)
@@ -103,7 +104,7 @@ def detect_unknown(known: Scores, unknown: Scores) -> UnknownDetection:
 def area_under_roc(known: Scores, unknown: Scores) -> float:
     """Return the share of pairs in which the known score is the larger; equal ones count half.
 
-    ``(R - n (n + 1) / 2) / (n m)``, with R the sum of the n known scores' ranks among all, equal
+    `(R - n (n + 1) / 2) / (n m)`, with R the sum of the n known scores' ranks among all, equal
     scores sharing their mean rank (Mann and Whitney 1947).
     """
     _, inverse, counts = np.unique(
@@ -116,9 +117,9 @@ def area_under_roc(known: Scores, unknown: Scores) -> float:
 
 
 def false_positive_rate(known: Scores, unknown: Scores, rate: float = TRUE_POSITIVE_RATE) -> float:
-    """Return the share of unknown scores at or above the threshold that ``rate`` of known reach.
+    """Return the share of unknown scores at or above a threshold.
 
-    The threshold is the largest score that at least this share of the known ones reach.
+    The threshold is the largest score that at least `rate` of the known scores reach.
     """
     wanted = int(np.ceil(rate * len(known) - 1e-9))
     threshold = np.sort(known)[len(known) - wanted]
