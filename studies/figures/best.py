@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from studies.figures.command import main
-from studies.figures.figure import Claim, Figure, FinalTasks, Panel, arm
+from studies.figures.command import figure_command
+from studies.figures.figure import Claim, Figure, Panel, arm
 from studies.figures.panels import draw_curve, draw_final
 
 TRAINED_HEAD = {
@@ -111,8 +111,10 @@ FIGURE = Figure(
             "ways-20",
         ),
     ),
-    final=FinalTasks(task_count=1000, query_count=1, part="val"),
+    part="val",
+    task_count=1000,
+    query_count=1,
 )
 
 if __name__ == "__main__":
-    main(FIGURE)
+    figure_command(FIGURE)()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.recipe.recipe import recipe_digest
@@ -14,36 +16,9 @@ from kshot.trainer.statistics import Interval
 from studies.common.results import Provenance, Result
 from studies.figures.figure import START, ZERO, Claim, Figure
 from studies.figures.run import Outcome, RunSettings
-from studies.figures.scores import ArmScores, mean_score
+from studies.figures.scores import mean_score
 
-__all__ = ["Verdict", "figure_result", "verdicts"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A claim and the differences that were found, by the score that was compared.
-
-    `differences` are of `factor * higher - lower`; `by_seed` are those of each seed alone.
-    """
-
-    claim: Claim
-    differences: Mapping[str, Interval]
-    by_seed: Mapping[str, Sequence[Interval]]
-
-    def holds(self, measured: str) -> bool:
-        """Return whether the whole interval is above the claim's least difference."""
-        return _above(self.differences[measured], self.claim)
-
-
-def verdicts(figure: Figure, outcomes: Sequence[Outcome]) -> tuple[Verdict, ...]:
-    """Judge the claims whose arms were run, on the tasks that all arms share."""
-    runs = {outcome.arm.name: [run.scores for run in outcome.runs] for outcome in outcomes}
-    start = runs[START]
-    return tuple(
-        _verdict(claim, runs.get(claim.lower, start), runs.get(claim.higher, start))
-        for claim in figure.claims
-        if {claim.lower, claim.higher} <= {*runs, ZERO}
-    )
+__all__ = ["figure_result", "orderings"]
 
 
 def figure_result(
@@ -59,7 +34,7 @@ def figure_result(
             "step_scale": settings.step_scale,
             "overrides": list(settings.overrides),
             "arms": list(settings.arms),
-            "device": settings.device,
+            "device": settings.device.type,
         },
         rows=[_row(outcome) for outcome in outcomes],
         more={
@@ -71,34 +46,58 @@ def figure_result(
                 ]
                 for outcome in outcomes
             },
-            "orderings": [_ordering(verdict) for verdict in verdicts(figure, outcomes)],
+            "orderings": orderings(figure, outcomes),
         },
     )
 
 
-def _verdict(claim: Claim, lower: Sequence[ArmScores], higher: Sequence[ArmScores]) -> Verdict:
-    differences, by_seed = {}, {}
-    for measured in lower[0].compared:
-        low, high = (
-            np.array([run.scores[ZERO if name == ZERO else measured] for run in runs])
-            for name, runs in ((claim.lower, lower), (claim.higher, higher))
-        )
-        high = claim.factor * high  # (seeds, tasks), as `low`
-        by_seed[measured] = [
-            paired_difference(left.tolist(), right.tolist())
-            for left, right in zip(high, low, strict=True)
-        ]
-        differences[measured] = paired_difference(
-            high.mean(axis=0).tolist(), low.mean(axis=0).tolist()
-        )
-    return Verdict(claim, differences, by_seed)
+def orderings(figure: Figure, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Judge the claims whose arms were run, on the tasks that all arms share.
+
+    Each claim has what was `found` by each compared score: the paired difference `factor * higher -
+    lower` with its interval, for the seeds together and alone, and whether the claim `holds`.
+    """
+    runs = {outcome.arm.name: [run.scores for run in outcome.runs] for outcome in outcomes}
+    runs[ZERO] = runs[START]
+
+    def task_scores(name: str, measured: str) -> npt.NDArray[np.float64]:
+        key = ZERO if name == ZERO else measured
+        return np.array([run.scores[key] for run in runs[name]])  # (seeds, tasks)
+
+    return [
+        {
+            **asdict(claim),
+            "found": {
+                measured: _found(
+                    claim,
+                    claim.factor * task_scores(claim.higher, measured),
+                    task_scores(claim.lower, measured),
+                )
+                for measured in runs[START][0].compared
+            },
+        }
+        for claim in figure.claims
+        if {claim.lower, claim.higher} <= runs.keys()
+    ]
 
 
-def _above(interval: Interval, claim: Claim) -> bool:
-    return interval.mean - interval.half_width > claim.least_difference
+def _found(
+    claim: Claim, high: npt.NDArray[np.float64], low: npt.NDArray[np.float64]
+) -> dict[str, Any]:
+    by_seed = [
+        paired_difference(left.tolist(), right.tolist())
+        for left, right in zip(high, low, strict=True)
+    ]
+    together = paired_difference(high.mean(axis=0).tolist(), low.mean(axis=0).tolist())
+    return {**_judged(claim, together), "by_seed": [_judged(claim, seed) for seed in by_seed]}
 
 
-def _row(outcome: Outcome) -> dict[str, object]:
+def _judged(claim: Claim, difference: Interval) -> dict[str, Any]:
+    above = difference.mean - difference.half_width > claim.least_difference
+    return {"holds": above, **_interval(difference)}
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
     runs = [run.scores for run in outcome.runs]
     outer = outcome.recipe.outer
     return {
@@ -121,34 +120,9 @@ def _row(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _ordering(verdict: Verdict) -> dict[str, object]:
-    claim = verdict.claim
-    return {
-        "text": claim.text,
-        "lower": claim.lower,
-        "higher": claim.higher,
-        "factor": claim.factor,
-        "least_difference": claim.least_difference,
-        "found": {
-            measured: {
-                "holds": verdict.holds(measured),
-                **_interval(difference),
-                "by_seed": [
-                    {"holds": _above(seed, claim), **_interval(seed)}
-                    for seed in verdict.by_seed[measured]
-                ],
-            }
-            for measured, difference in verdict.differences.items()
-        },
-    }
-
-
-def _interval(interval: Interval) -> dict[str, object]:
-    return {
-        "mean": _number(interval.mean),
-        "ci95": _number(interval.half_width),
-        "ci_method": interval.method,
-    }
+def _interval(interval: Interval) -> dict[str, Any]:
+    mean, half_width = _number(interval.mean), _number(interval.half_width)
+    return {"mean": mean, "ci95": half_width, "ci_method": interval.method}
 
 
 def _number(value: float) -> float | None:

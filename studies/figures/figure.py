@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from studies.figures.panels import PanelData
 
-__all__ = ["START", "ZERO", "Arm", "Claim", "Figure", "FinalTasks", "Panel", "arm", "sweep"]
+__all__ = ["START", "ZERO", "Arm", "Claim", "Figure", "Panel", "arm", "sweep"]
 
 # What a claim may name beside an arm: the untrained network, and the zero function.
 START, ZERO = "start", "zero"
@@ -33,7 +33,7 @@ class Arm:
     title: str
     line: str
     label: str
-    settings: tuple[str, ...]
+    settings: tuple[str, ...] = ()
     key: str | None = None
 
 
@@ -65,24 +65,12 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class FinalTasks:
-    """The tasks on which all arms are compared; `query_count` is per class.
-
-    They come from the data set's `part`, test by default. So do the tasks of the learning curves.
-    """
-
-    task_count: int
-    query_count: int
-    seed: int = 0
-    part: str | None = None
-
-
-@dataclass(frozen=True)
 class Figure:
     """Trainings that differ in few settings and what their comparison should show.
 
-    The recipe that the arms change is `NAME.toml` beside the script. Sine waves have no `final`:
-    their recipe says which waves are compared.
+    The recipe that the arms change is `NAME.toml` beside the script. Arms over images are compared
+    on `task_count` tasks, with `query_count` queries per class, of the data set's `part`; so are
+    their learning curves. Of sine waves these are empty: the recipe says what is compared.
     """
 
     name: str
@@ -90,15 +78,12 @@ class Figure:
     arms: tuple[Arm, ...]
     panels: tuple[Panel, ...]
     claims: tuple[Claim, ...]
-    final: FinalTasks | None = None
-
-    @property
-    def part(self) -> str:
-        """Return the part of the data set that the arms are compared on."""
-        return "test" if self.final is None else self.final.part or "test"
+    part: str = ""
+    task_count: int = 0
+    query_count: int = 0
 
     def recipe(self, arm: Arm, overrides: Sequence[str] = ()) -> AnyRecipe:
-        """Return an arm's recipe with further settings over it; raises RecipeError."""
+        """Return an arm's recipe with further settings over it; raises `RecipeError`."""
         base = Path(__file__).with_name(f"{self.name}.toml")
         named = f"name={self.name}-{arm.name}", f"description={self.title}: {arm.title}"
         return load_recipe(str(base), [*named, *arm.settings, *overrides])
@@ -111,19 +96,14 @@ def arm(name: str, title: str, changes: Mapping[str, object]) -> Arm:
 
 def sweep(
     line: str, label: str, changes: Mapping[str, object], key: str, values: Sequence[float]
-) -> tuple[Arm, ...]:
+) -> list[Arm]:
     """Make the arms of one line, one for each value of a key."""
-    return tuple(
-        Arm(
-            f"{line}-{value:g}".replace(".", "-"),
-            f"{label}, {key} {value:g}",
-            line,
-            label,
-            _settings({**changes, key: value}),
-            key,
-        )
-        for value in values
-    )
+    made = []
+    for value in values:
+        name = f"{line}-{value:g}".replace(".", "-")
+        settings = _settings({**changes, key: value})
+        made.append(Arm(name, f"{label}, {key} {value:g}", line, label, settings, key))
+    return made
 
 
 def _settings(changes: Mapping[str, object]) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from studies.figures.command import main
-from studies.figures.figure import START, Arm, Claim, Figure, FinalTasks, Panel, arm
+from studies.figures.command import figure_command
+from studies.figures.figure import START, Arm, Claim, Figure, Panel, arm
 from studies.figures.panels import draw_curve, draw_final
 
 
@@ -81,8 +81,10 @@ FIGURE = Figure(
             "fourth-g1-g2-g3-g4",
         ),
     ),
-    final=FinalTasks(task_count=1000, query_count=5),
+    part="test",
+    task_count=1000,
+    query_count=5,
 )
 
 if __name__ == "__main__":
-    main(FIGURE)
+    figure_command(FIGURE)()

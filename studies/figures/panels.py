@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from textwrap import fill
+from pathlib import Path
+from textwrap import fill, shorten
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kshot.trainer.output.curve_plot import CurvePoint
-from studies.common.plots import GREY, LOOKS, Look, draw_interval_line, legend_below
+from studies.common.plots import GREY, LOOKS, Look, draw_interval_line, legend_below, save_plot
 from studies.figures.figure import START, ZERO, Figure
 from studies.figures.run import Outcome
-from studies.figures.scores import ArmScores, Wave, mean_score
+from studies.figures.scores import mean_score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 __all__ = [
     "PanelData",
     "draw_curve",
-    "draw_figure",
     "draw_final",
     "draw_steps",
     "draw_sweep",
     "draw_waves",
-    "figure_size",
+    "plot",
 ]
 
 CHARACTERS_PER_INCH = 12
@@ -37,7 +36,7 @@ CHARACTERS_PER_INCH = 12
 class PanelData:
     """The lines of a panel, each the outcomes of its arms; the untrained start; how lines look.
 
-    Accuracies are of the data set's `part`.
+    Accuracies are of the data set's `part`; of sine waves it is empty.
     """
 
     lines: Mapping[str, Sequence[Outcome]]
@@ -46,50 +45,45 @@ class PanelData:
     part: str
 
     @property
-    def of_images(self) -> bool:
-        """Return whether scores are accuracies; otherwise they are squared errors."""
-        return self.start.runs[0].scores.query_count > 0
+    def unit(self) -> float:
+        """Return the unit of scores: per cent, or one for squared errors."""
+        return 100 if self.part else 1
 
     @property
     def measured(self) -> str:
-        """Name the score that is drawn."""
-        return self.start.runs[0].scores.primary
+        """Name the score that is drawn: the first of those that are compared."""
+        return self.start.runs[0].scores.compared[0]
 
     @property
     def label(self) -> str:
         """Describe the score that is drawn."""
-        if self.of_images:
-            classes = "validation" if self.part == "val" else self.part
-            return f"accuracy on {classes} classes, % ({self.measured})"
-        return f"mean squared error after {self.measured.replace('_', ' ')}"
+        if not self.part:
+            return f"mean squared error after {self.measured.replace('_', ' ')}"
+        classes = "validation" if self.part == "val" else self.part
+        return f"accuracy on {classes} classes, % ({self.measured})"
 
     def score(self, outcome: Outcome, measured: str | None = None) -> tuple[float, float]:
-        """Return an arm's final score and its interval's half width, accuracies in per cent."""
+        """Return an arm's final score and its interval's half width."""
         interval = mean_score([run.scores for run in outcome.runs], measured or self.measured)
-        unit = 100 if self.of_images else 1
-        return unit * interval.mean, unit * interval.half_width
-
-    def curve_value(self, point: CurvePoint) -> float:
-        """Return the score at a point of a curve; what was not finite is NaN."""
-        images = self.of_images
-        name, unit = (f"accuracy/{self.part}", 100) if images else ("squared_error", 1)
-        value = point.get(f"{name}/{self.measured}")
-        return float("nan") if value is None else unit * value
+        return self.unit * interval.mean, self.unit * interval.half_width
 
 
 def draw_curve(axes: Axes, data: PanelData) -> None:
     """Draw the mean of the seeds along the trainings, and the range of the seeds."""
+    quantity = f"accuracy/{data.part}" if data.part else "squared_error"
     for name, (outcome, *_) in data.lines.items():
         curves = [run.curve for run in outcome.runs]
         xs = [float(point["meta_iteration"] or 0) for point in curves[0]]
-        values = np.array([[data.curve_value(point) for point in curve] for curve in curves])
+        # None, what was not finite, becomes NaN, which is not drawn.
+        points = [[point.get(f"{quantity}/{data.measured}") for point in curve] for curve in curves]
+        values = data.unit * np.array(points, dtype=np.float64)
         look = data.looks[name]
         axes.plot(xs, values.mean(axis=0), look.dashes, color=look.colour, label=look.label)
         if len(curves) > 1:
             low, high = values.min(axis=0), values.max(axis=0)
             axes.fill_between(xs, low, high, color=look.colour, alpha=0.12, linewidth=0)
     axes.set_ylabel(data.label)
-    if not data.of_images:
+    if not data.part:
         axes.set_yscale("log")
 
 
@@ -135,27 +129,20 @@ def draw_steps(axes: Axes, data: PanelData) -> None:
 
 def draw_waves(axes: Axes, data: PanelData) -> None:
     """Draw one wave, its support set, and each arm's fits before and after the inner steps."""
-    first = _wave(next(iter(data.lines.values()))[0].runs[0].scores)
-    axes.plot(first.x, first.wanted, color="black", linewidth=2.5, alpha=0.35, label="true wave")
-    axes.plot(first.support_x, first.support_y, "k^", markersize=6, label="support set")
+    wave = data.start.runs[0].scores.picture or {}
+    x = wave["x"]
+    axes.plot(x, wave["wanted"], color="black", linewidth=2.5, alpha=0.35, label="true wave")
+    axes.plot(wave["support_x"], wave["support_y"], "k^", markersize=6, label="support set")
     for name, (outcome, *_) in data.lines.items():
-        wave, look = _wave(outcome.runs[0].scores), data.looks[name]
-        before, *_, after = wave.fits.values()
-        axes.plot(wave.x, before, ":", color=look.colour)
-        axes.plot(wave.x, after, "-", color=look.colour, label=look.label)
+        look, picture = data.looks[name], outcome.runs[0].scores.picture or {}
+        before, *_, after = picture["fits"].values()
+        axes.plot(x, before, ":", color=look.colour)
+        axes.plot(x, after, "-", color=look.colour, label=look.label)
     axes.set_ylabel("y")
 
 
-def figure_size(figure: Figure) -> tuple[float, float]:
-    """Return width and height in inches, with room for the legend."""
-    labels = {arm.label for arm in figure.arms}
-    return max(9.0, 4.6 * len(figure.panels)), 4.8 + 0.25 * (len(labels) // 3)
-
-
-def draw_figure(
-    figure: Figure, outcomes: Sequence[Outcome], subtitle: str
-) -> Callable[[Canvas], None]:
-    """Return the function that draws the panels, with the arms that were run."""
+def plot(path: Path, figure: Figure, outcomes: Sequence[Outcome], subtitle: str) -> None:
+    """Draw the panels with the arms that were run, and write them as a PNG."""
     lines: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         lines.setdefault(outcome.arm.line, []).append(outcome)
@@ -175,16 +162,11 @@ def draw_figure(
             if shown:
                 panel.draw(axes, PanelData(shown, start, looks, figure.part))
             else:
-                axes.set_xticks([])
-                axes.set_yticks([])
                 axes.text(0.5, 0.5, "not run", ha="center", transform=axes.transAxes)
         legend_below(canvas, all_axes)
-        wrapped = fill(subtitle, int(CHARACTERS_PER_INCH * canvas.get_figwidth()))
+        columns = int(CHARACTERS_PER_INCH * canvas.get_figwidth())
+        wrapped = fill(shorten(subtitle, 2 * columns), columns, break_on_hyphens=False)
         canvas.suptitle(f"{figure.title}\n{wrapped}", fontsize="medium")
 
-    return draw
-
-
-def _wave(scores: ArmScores) -> Wave:
-    assert scores.picture is not None  # noqa: S101 -- scores of sine waves have one
-    return scores.picture
+    width, height = max(9.0, 4.6 * len(figure.panels)), 4.8 + 0.25 * (len(labels) // 3)
+    save_plot(path, draw, width=width, height=height)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from studies.figures.command import main
-from studies.figures.figure import Claim, Figure, FinalTasks, Panel, arm
+from studies.figures.command import figure_command
+from studies.figures.figure import Claim, Figure, Panel, arm
 from studies.figures.panels import draw_curve, draw_final
 
 ARMS = (
@@ -68,8 +68,10 @@ FIGURE = Figure(
             -0.01,
         ),
     ),
-    final=FinalTasks(task_count=1000, query_count=5),
+    part="test",
+    task_count=1000,
+    query_count=5,
 )
 
 if __name__ == "__main__":
-    main(FIGURE)
+    figure_command(FIGURE)()

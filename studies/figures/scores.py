@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,20 +15,9 @@ from kshot.trainer.errors import TrainingError
 from kshot.trainer.statistics import T_METHOD, Interval, accuracy_interval, t_half_width
 from studies.figures.figure import ZERO
 
-__all__ = ["ArmScores", "Wave", "mean_score", "read_scores", "write_scores"]
+__all__ = ["ArmScores", "mean_score", "read_scores", "write_scores"]
 
 SCORES_FILE = "scores.json"
-
-
-@dataclass(frozen=True)
-class Wave:
-    """One test wave: its values `wanted` at `x`, its support set, the fits before and after."""
-
-    x: Sequence[float]
-    wanted: Sequence[float]
-    support_x: Sequence[float]
-    support_y: Sequence[float]
-    fits: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -35,13 +25,14 @@ class ArmScores:
     """The score of each task, by batch-norm mode or by number of inner steps.
 
     Scores are accuracies in 0..1 of `query_count` queries, or squared errors where that is 0. Equal
-    `identity` means equal training and tasks.
+    `identity` means equal training and tasks. Of sine waves, `picture` holds one: its values
+    `wanted` at `x`, its support set `support_x` and `support_y`, and the `fits` by inner steps.
     """
 
     identity: str
     query_count: int
     scores: Mapping[str, Sequence[float]]
-    picture: Wave | None = None
+    picture: Mapping[str, Any] | None = None
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -52,11 +43,6 @@ class ArmScores:
     def compared(self) -> tuple[str, ...]:
         """Name the scores that claims compare: each batch-norm mode, or the most inner steps."""
         return self.measured if self.query_count else self.measured[-1:]
-
-    @property
-    def primary(self) -> str:
-        """Name the score that is drawn: the first of those compared."""
-        return self.compared[0]
 
 
 def mean_score(runs: Sequence[ArmScores], measured: str) -> Interval:
@@ -85,9 +71,7 @@ def write_scores(folder: Path, scores: ArmScores) -> None:
 def read_scores(folder: Path, identity: str) -> ArmScores | None:
     """Read an arm's scores; None if there are none, or those of another training or other tasks."""
     try:
-        values = json.loads((folder / SCORES_FILE).read_bytes())
-        picture = values.pop("picture")
-        scores = ArmScores(**values, picture=None if picture is None else Wave(**picture))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        scores = ArmScores(**json.loads((folder / SCORES_FILE).read_bytes()))
+    except (OSError, ValueError, TypeError):
         return None
     return scores if scores.identity == identity else None

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from studies.figures.command import main
+from studies.figures.command import figure_command
 from studies.figures.figure import ZERO, Claim, Figure, Panel, arm
 from studies.figures.panels import draw_curve, draw_steps, draw_waves
 
@@ -73,4 +73,4 @@ FIGURE = Figure(
 )
 
 if __name__ == "__main__":
-    main(FIGURE)
+    figure_command(FIGURE)()

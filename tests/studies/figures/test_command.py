@@ -39,7 +39,7 @@ def test_figure_runs_and_resumes(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     again = run(FIGURE3, *words, "--resume")
 
     assert (first.exit_code, refused.exit_code, again.exit_code) == (0, 2, 0)
-    assert "which is not empty" in refused.stderr
+    assert "expected an empty or new folder" in refused.stderr
     told = first.stdout.splitlines()
     assert told[-2:] == [str(out / "figure3.json"), str(out / "figure3.png")]
     assert told[0].startswith("g1 makes no progress: ")

@@ -12,7 +12,7 @@ from kshot.trainer.evaluate.paired_differences import PAIRED_METHOD
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.statistics import T_METHOD, WILSON_METHOD
 from studies.common.results import provenance, read_result, write_result
-from studies.figures.comparison import figure_result, verdicts
+from studies.figures.comparison import figure_result, orderings
 from studies.figures.figure import Arm, Claim, Figure, Panel, arm
 from studies.figures.panels import draw_final
 from studies.figures.run import ArmRun, Outcome, RunSettings
@@ -24,7 +24,7 @@ def outcome(name: str, *seeds: tuple[float, ...]) -> Outcome:
         ArmRun(seed, ArmScores("training", 10, {"support": values}))
         for seed, values in enumerate(seeds)
     ]
-    return Outcome(Arm(name, name, name, name, ()), load_recipe("omniglot-5way"), runs)
+    return Outcome(Arm(name, name, name, name), load_recipe("omniglot-5way"), runs)
 
 
 def figure(*claims: Claim) -> Figure:
@@ -32,6 +32,7 @@ def figure(*claims: Claim) -> Figure:
     return Figure("f", "F", (arm("a", "a", {}), arm("b", "b", {})), (panel,), claims)
 
 
+CPU = torch.device("cpu")
 START = outcome("start", (0.2, 0.2, 0.1, 0.3))
 LOW, HIGH = outcome("a", (0.2, 0.4, 0.6, 0.8)), outcome("b", (0.3, 0.6, 0.7, 1.0))
 
@@ -41,37 +42,40 @@ LOW, HIGH = outcome("a", (0.2, 0.4, 0.6, 0.8)), outcome("b", (0.3, 0.6, 0.7, 1.0
 )
 def test_claim_holds_if_the_whole_interval_is_above(least: float, holds: bool) -> None:
     """Differences are 0.1, 0.2, 0.1, 0.2: 0.15 ± 3.182 * 0.0577 / 2 = 0.0919, down to 0.0581."""
-    (found,) = verdicts(figure(Claim("a < b", "a", "b", least)), (START, LOW, HIGH))
+    (ordering,) = orderings(figure(Claim("a < b", "a", "b", least)), (START, LOW, HIGH))
 
-    difference = found.differences["support"]
-    assert math.isclose(difference.mean, 0.15)
-    assert math.isclose(difference.half_width, 0.0919, abs_tol=1e-4)
-    assert difference.method == PAIRED_METHOD
-    assert found.holds("support") == holds
+    found = ordering["found"]["support"]
+    assert math.isclose(found["mean"], 0.15)
+    assert math.isclose(found["ci95"], 0.0919, abs_tol=1e-4)
+    assert found["ci_method"] == PAIRED_METHOD
+    assert found["holds"] == holds
 
 
 def test_factor_multiplies_the_higher_score() -> None:
-    (found,) = verdicts(figure(Claim("a < b / 2", "a", "b", factor=0.5)), (START, LOW, HIGH))
+    claim = Claim("a < b / 2", "a", "b", factor=0.5)
 
-    assert math.isclose(found.differences["support"].mean, 0.325 - 0.5)
-    assert not found.holds("support")
+    (ordering,) = orderings(figure(claim), (START, LOW, HIGH))
+
+    assert math.isclose(ordering["found"]["support"]["mean"], 0.325 - 0.5)
+    assert not ordering["found"]["support"]["holds"]
 
 
 def test_seeds_are_averaged_per_task() -> None:
     low, high = outcome("a", (0.2, 0.4), (0.0, 0.4)), outcome("b", (0.4, 0.5), (0.2, 0.7))
 
-    (found,) = verdicts(figure(Claim("a < b", "a", "b")), (START, low, high))
+    (ordering,) = orderings(figure(Claim("a < b", "a", "b")), (START, low, high))
 
-    assert math.isclose(found.differences["support"].mean, 0.2)  # of 0.2 and 0.2
-    assert [round(seed.mean, 12) for seed in found.by_seed["support"]] == [0.15, 0.25]
+    found = ordering["found"]["support"]
+    assert math.isclose(found["mean"], 0.2)  # of 0.2 and 0.2
+    assert [round(seed["mean"], 12) for seed in found["by_seed"]] == [0.15, 0.25]
 
 
 def test_claim_without_its_arm_is_left_out() -> None:
     claims = Claim("a < b", "a", "b"), Claim("start < a", "start", "a")
 
-    found = verdicts(figure(*claims), (START, LOW))
+    found = orderings(figure(*claims), (START, LOW))
 
-    assert [verdict.claim.text for verdict in found] == ["start < a"]
+    assert [ordering["text"] for ordering in found] == ["start < a"]
 
 
 def test_equal_accuracies_have_an_interval() -> None:
@@ -86,8 +90,8 @@ def test_equal_accuracies_have_an_interval() -> None:
 
 
 def test_result_holds_settings_arms_and_claims(tmp_path: Path) -> None:
-    settings = RunSettings(tmp_path, None, "cpu", None, scale=0.5, overrides=("outer.seed=0",))
-    made_with = provenance("python x.py", seeds=[0], device=torch.device("cpu"))
+    settings = RunSettings(tmp_path, None, CPU, None, scale=0.5, overrides=("outer.seed=0",))
+    made_with = provenance("python x.py", seeds=[0], device=CPU)
     diverged = replace(HIGH, runs=[ArmRun(0, ArmScores("t", 0, {"support": [math.nan] * 4}))])
     path = tmp_path / "f.json"
 

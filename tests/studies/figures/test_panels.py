@@ -1,37 +1,63 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
-from kshot.trainer.output.plotting import figure_of
-from studies.common.plots import save_plot
-from studies.figures.figure import START, ZERO, Arm, Figure
+from kshot.trainer.output.plotting import write_png
+from studies.common import plots
+from studies.figures.figure import START, ZERO, Figure
 from studies.figures.figure4 import FIGURE as FIGURE4
-from studies.figures.panels import draw_figure, figure_size
-from studies.figures.run import ArmRun, Outcome
-from studies.figures.scores import ArmScores, Wave
+from studies.figures.panels import plot
+from studies.figures.run import UNTRAINED, ArmRun, Outcome
+from studies.figures.scores import ArmScores
 
-WAVE = Wave(
-    [0.0, 1.0, 2.0], [0.0, 1.0, 0.0], [1.0], [1.0], {"0_steps": [0.0] * 3, "32_steps": [0.5] * 3}
-)
+WAVE = {
+    "x": [0.0, 1.0, 2.0],
+    "wanted": [0.0, 1.0, 0.0],
+    "support_x": [1.0],
+    "support_y": [1.0],
+    "fits": {"0_steps": [0.0] * 3, "32_steps": [0.5] * 3},
+}
 NAMES = ("best", "figure3", "figure4", "preconditioners", "sine")
+
+
+Drawn = Callable[[Figure, Sequence[Outcome], Path], Canvas]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """Return a function that writes a picture, x.png, and returns its canvas."""
+    kept: list[Canvas] = []
+
+    def write(path: Path, canvas: Canvas) -> None:
+        kept.append(canvas)
+        write_png(path, canvas)
+
+    monkeypatch.setattr(plots, "write_png", write)
+
+    def draw(figure: Figure, made: Sequence[Outcome], folder: Path) -> Canvas:
+        plot(folder / "x.png", figure, made, "made up")
+        return kept[-1]
+
+    return draw
 
 
 def outcomes(figure: Figure, seed_count: int) -> Sequence[Outcome]:
     """Make up results: each arm a little better than the one before."""
     made = []
-    for number, arm in enumerate([Arm(START, "start", START, "start", ()), *figure.arms]):
+    for number, arm in enumerate([UNTRAINED, *figure.arms]):
         recipe = figure.recipe(figure.arms[0] if arm.name == START else arm)
         mean = 0.3 + 0.5 * number / len(figure.arms)
         runs = []
         for seed in range(seed_count):
             values = [mean, mean + 0.1, mean + 0.02 * seed]
-            if figure.final is None:
+            if not figure.part:
                 scores = {
                     "0_steps": [9 * value for value in values],
                     "32_steps": values,
@@ -49,13 +75,9 @@ def outcomes(figure: Figure, seed_count: int) -> Sequence[Outcome]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_figure_is_drawn_in_many_colours(name: str, tmp_path: Path) -> None:
+def test_figure_is_drawn_in_many_colours(name: str, drawn: Drawn, tmp_path: Path) -> None:
     figure: Figure = import_module(f"studies.figures.{name}").FIGURE
-    width, height = figure_size(figure)
-    draw = draw_figure(figure, outcomes(figure, 2), "made up")
-
-    canvas = figure_of(draw, width=width, height=height)
-    save_plot(tmp_path / "x.png", draw, width=width, height=height)
+    canvas = drawn(figure, outcomes(figure, 2), tmp_path)
 
     assert [axes.get_title() for axes in canvas.axes] == [panel.title for panel in figure.panels]
     assert all(axes.get_xlabel() for axes in canvas.axes)
@@ -73,10 +95,10 @@ def test_sweep_has_the_trained_values() -> None:
     assert values["steps-shared-cycling-8"] == 8
 
 
-def test_panel_without_lines_says_so() -> None:
+def test_panel_without_lines_says_so(drawn: Drawn, tmp_path: Path) -> None:
     some = [item for item in outcomes(FIGURE4, 1) if item.arm.line in (START, "steps-reptile")]
 
-    canvas = figure_of(draw_figure(FIGURE4, some, "made up"))
+    canvas = drawn(FIGURE4, some, tmp_path)
 
     first, *others = canvas.axes
     assert first.has_data()
