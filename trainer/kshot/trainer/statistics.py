@@ -7,18 +7,6 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "SAME_METHOD",
-    "Interval",
-    "accuracy_interval",
-    "all_equal",
-    "calibration_error",
-    "differing_share_bound",
-    "expected_calibration_error",
-    "student_t_quantile",
-    "t_half_width",
-]
-
 T_METHOD = "95% t-interval over tasks"
 WILSON_METHOD = "95% Wilson interval over queries, wider side"
 SAME_METHOD = "95% Wilson bound on the share of tasks that differ otherwise"

@@ -8,8 +8,6 @@ from torch.nn import functional
 
 from kshot.trainer.recipe.recipe import Augmentation
 
-__all__ = ["draw_transforms", "warp"]
-
 
 def draw_transforms(
     augmentation: Augmentation,

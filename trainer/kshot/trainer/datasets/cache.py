@@ -19,8 +19,6 @@ from safetensors.torch import save_file
 from kshot.bundle import replacing
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
 
-__all__ = ["cache_folder", "cached_dataset"]
-
 
 def cache_folder() -> Path:
     """Choose the folder by `XDG_CACHE_HOME` as its specification says (absolute paths only)."""

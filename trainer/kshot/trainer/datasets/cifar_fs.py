@@ -23,8 +23,6 @@ from kshot.trainer.datasets.splits import (
 )
 from kshot.trainer.errors import DataError
 
-__all__ = ["CIFAR_SPLITS", "CifarSplit", "read_cifar"]
-
 FOLDER = "cifar_fs"
 UPSTREAM_FOLDER = Path("cifar100", "data")
 UPSTREAM_IMAGE_COUNT = 600

@@ -19,8 +19,6 @@ from kshot.trainer.datasets.splits import (
 )
 from kshot.trainer.errors import DataError
 
-__all__ = ["list_class_folders", "list_parts", "read_class_folders", "read_folder_files"]
-
 SEED = re.compile("[0-9]{1,18}")
 # What `kshot.bundle` decodes, and pictures that must not go missing silently.
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

@@ -11,15 +11,6 @@ import torch
 
 from kshot.trainer.errors import DataError
 
-__all__ = [
-    "ImageDataset",
-    "make_dataset",
-    "mirrored",
-    "names_digest",
-    "offsets_of",
-    "with_rotations",
-]
-
 ROTATIONS_DEGREES = (0, 90, 180, 270)
 
 

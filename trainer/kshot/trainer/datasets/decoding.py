@@ -13,8 +13,6 @@ from kshot.bundle import ImageError, InputSpec, pixels
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset, offsets_of
 from kshot.trainer.errors import DataError
 
-__all__ = ["DECODER_VERSION", "ClassFiles", "Progress", "ReadFile", "decode_classes"]
-
 Progress = Callable[[int, int], None]
 ReadFile = Callable[[str], bytes]
 

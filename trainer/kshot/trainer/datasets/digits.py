@@ -10,8 +10,6 @@ from kshot.trainer.datasets.reader import PartRequest
 from kshot.trainer.datasets.splits import check_split_name, classes_of, split_digest
 from kshot.trainer.errors import DataError
 
-__all__ = ["read_digits"]
-
 SPLIT = {"test": tuple("0123456789")}
 SIZE, MARGIN = 28, 4
 INK, PAPER, INK_BELOW = 0, 255, 160

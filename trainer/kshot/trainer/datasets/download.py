@@ -12,8 +12,6 @@ from kshot.trainer.datasets.image_files import list_archive
 from kshot.trainer.datasets.omniglot import FOLDERS, archive_names, check_drawings
 from kshot.trainer.errors import DataError
 
-__all__ = ["OMNIGLOT_URL", "Report", "download_omniglot"]
-
 OMNIGLOT_URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 # SHA-256 over the names and bytes of the drawings in each archive, `ImageFiles.content_digest`.
 CONTENT_DIGESTS = {

@@ -11,8 +11,6 @@ from pathlib import Path
 from kshot.trainer.datasets.decoding import ReadFile
 from kshot.trainer.errors import DataError
 
-__all__ = ["ImageFiles", "file_digest", "find_image_files", "list_archive"]
-
 # What zipfile raises for a damaged directory, unknown versions and undecodable names among them.
 _DAMAGED = (zipfile.BadZipFile, OSError, NotImplementedError, ValueError)
 

@@ -17,8 +17,6 @@ from kshot.trainer.datasets.splits import (
 )
 from kshot.trainer.errors import DataError
 
-__all__ = ["read_mini_imagenet"]
-
 FOLDERS = ("mini-imagenet", "miniimagenet")
 IMAGE_FOLDER = "images"
 LISTS = Path("splits", "miniimagenet")

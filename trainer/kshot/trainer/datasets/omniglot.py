@@ -16,17 +16,6 @@ from kshot.trainer.datasets.splits import (
 )
 from kshot.trainer.errors import DataError
 
-__all__ = [
-    "FOLDERS",
-    "OMNIGLOT_INPUT",
-    "SPLIT_DIGESTS",
-    "archive_names",
-    "check_drawings",
-    "read_omniglot",
-    "reptile_split",
-    "vinyals_split",
-]
-
 # The two halves as their author ships them: folder, number of characters.
 FOLDERS = {"images_background": 964, "images_evaluation": 659}
 DRAWING_COUNT = 20

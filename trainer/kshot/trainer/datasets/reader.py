@@ -12,8 +12,6 @@ from kshot.trainer.datasets.decoding import DECODER_VERSION, ClassFiles, Progres
 from kshot.trainer.datasets.image_files import ImageFiles
 from kshot.trainer.recipe.recipe import Data
 
-__all__ = ["PartRequest", "Reader", "cache_key", "read_class_files"]
-
 
 @dataclass(frozen=True)
 class PartRequest:

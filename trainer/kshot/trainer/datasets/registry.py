@@ -15,8 +15,6 @@ from kshot.trainer.datasets.reader import PartRequest, Reader
 from kshot.trainer.errors import DataError
 from kshot.trainer.recipe.recipe import Data
 
-__all__ = ["DATASETS", "data_of", "read_dataset"]
-
 # A reader returns one part of a data set, without the rotations that a recipe asks for.
 DATASETS: Mapping[str, Reader] = {
     "omniglot": omniglot.read_omniglot,

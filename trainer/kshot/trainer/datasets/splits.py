@@ -8,19 +8,6 @@ from pathlib import Path
 from kshot.trainer.datasets.dataset import names_digest
 from kshot.trainer.errors import DataError
 
-__all__ = [
-    "PARTS",
-    "Split",
-    "check_image_count",
-    "check_split_name",
-    "classes_of",
-    "parse_table",
-    "read_split_file",
-    "read_table",
-    "seeded_split",
-    "split_digest",
-]
-
 Split = Mapping[str, Sequence[str]]
 
 PARTS = ("train", "val", "test")

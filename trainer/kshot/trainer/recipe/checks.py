@@ -8,8 +8,6 @@ from kshot.trainer.recipe.manifest import manifest_of
 from kshot.trainer.recipe.recipe import Inner, Outer, Recipe, Task
 from kshot.trainer.recipe.sine import SineRecipe
 
-__all__ = ["check_recipe", "check_sine_recipe"]
-
 # The data set and split whose validation classes are mirror images.
 MIRRORED = ("omniglot", "reptile")
 # The manifest's fields that are other keys in a recipe.

@@ -10,8 +10,6 @@ from kshot.trainer.recipe.overrides import override
 from kshot.trainer.recipe.parsing import AnyRecipe, parse_recipe
 from kshot.trainer.recipe.recipe import Recipe
 
-__all__ = ["list_recipes", "load_image_recipe", "load_recipe", "shipped_text", "unknown_recipe"]
-
 _SHIPPED = files("kshot.trainer.recipe") / "shipped"
 
 

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from kshot.bundle.manifest import InnerLoop, Manifest, Provenance, Training
 from kshot.trainer.recipe.recipe import Recipe, recipe_digest
 
-__all__ = ["BUNDLE_VERSION", "manifest_of"]
-
 BUNDLE_VERSION = 1
 
 

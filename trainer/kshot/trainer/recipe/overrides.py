@@ -4,8 +4,6 @@ import tomllib
 
 from kshot.trainer.errors import RecipeError
 
-__all__ = ["override"]
-
 
 def override(document: dict[str, object], setting: str) -> None:
     """Set `dotted.key=value` in a document; raises `RecipeError`.

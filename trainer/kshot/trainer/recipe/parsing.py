@@ -8,8 +8,6 @@ from kshot.trainer.recipe.checks import check_recipe, check_sine_recipe
 from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.recipe.sine import SINE, SineRecipe
 
-__all__ = ["AnyRecipe", "parse_recipe"]
-
 AnyRecipe = Recipe | SineRecipe
 
 

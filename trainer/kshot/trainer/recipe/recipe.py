@@ -24,20 +24,6 @@ from kshot.bundle.manifest import (
     Way,
 )
 
-__all__ = [
-    "PROSE",
-    "Augmentation",
-    "Data",
-    "Evaluation",
-    "Inner",
-    "Outer",
-    "Recipe",
-    "Serving",
-    "Table",
-    "Task",
-    "recipe_digest",
-]
-
 # For people, and not part of the digest.
 PROSE = ("description", "reproduces", "cost")
 Share = Annotated[float, Rule("a number from 0 to less than 1", lambda value: 0 <= value < 1)]

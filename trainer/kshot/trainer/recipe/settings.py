@@ -9,8 +9,6 @@ from kshot.trainer.recipe.files import list_recipes, load_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.recipe.recipe import PROSE, recipe_digest
 
-__all__ = ["recipe_words"]
-
 
 def recipe_words(recipe: AnyRecipe) -> list[str] | None:
     """Return what to write after `kshot train` for a recipe, None without a shipped recipe.

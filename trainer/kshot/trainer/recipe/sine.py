@@ -7,8 +7,6 @@ from kshot.bundle.document import Rule
 from kshot.bundle.manifest import Count, Name, Natural, NetworkSpec, Text
 from kshot.trainer.recipe.recipe import Inner, Outer
 
-__all__ = ["SINE", "SineData", "SineEvaluation", "SineRecipe", "SineTask"]
-
 SINE = "sine"
 Range = Annotated[tuple[float, float], Rule("two growing numbers", lambda ends: ends[0] < ends[1])]
 

@@ -15,8 +15,6 @@ from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import DataError
 from kshot.trainer.tasks.episodes import EpisodeBatch, episode_digest, sample_episodes
 
-__all__ = ["EpisodeSet", "TaskShape", "draw_episodes", "read_episodes", "write_episodes"]
-
 FORMAT = "kshot-episodes-1"
 # One key of metadata: the library writes several keys in any order.
 _KEY = "kshot"

@@ -10,16 +10,6 @@ import torch
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import DataError
 
-__all__ = [
-    "Episode",
-    "EpisodeBatch",
-    "check_episodes",
-    "draw_distinct",
-    "episode_digest",
-    "sample_episode",
-    "sample_episodes",
-]
-
 
 @dataclass(frozen=True)
 class Episode:

@@ -10,8 +10,6 @@ from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import DataError
 from kshot.trainer.tasks.episodes import EpisodeBatch, draw_distinct
 
-__all__ = ["SupportFlaws", "flawed"]
-
 # Mixed into the seed, above any task's number, so that they share no stream with a task's draws.
 _IMBALANCE, _WRONG_LABELS = 2**40 + 1, 2**40 + 2
 _TRIES = 1000

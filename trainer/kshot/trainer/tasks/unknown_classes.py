@@ -17,15 +17,6 @@ from kshot.trainer.statistics import (
 )
 from kshot.trainer.tasks.episodes import EpisodeBatch, draw_distinct
 
-__all__ = [
-    "SCORE",
-    "UnknownDetection",
-    "area_under_roc",
-    "detect_unknown",
-    "false_positive_rate",
-    "sample_unknown",
-]
-
 Scores = npt.NDArray[np.floating]
 
 SCORE = "largest probability"
