@@ -14,8 +14,8 @@ from kshot.bundle.manifest import WEIGHTS_FILE
 from kshot.bundle.schema import manifest_document
 from kshot.trainer.commands.options import choose_data_folder
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.registry import data_of, read_dataset
-from kshot.trainer.evaluate.bundle_data import WITHOUT_FOLDER, check_split
+from kshot.trainer.datasets.registry import WITHOUT_FOLDER, data_of, read_dataset
+from kshot.trainer.evaluate.bundle_data import check_split
 from kshot.trainer.evaluate.evaluator import Evaluator, Report
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.output.progress import Progress

@@ -11,8 +11,8 @@ from kshot.bundle import Bundle, BundleError, Manifest, load_bundle, locate_bund
 from kshot.trainer.commands.evaluation_request import PROTOCOLS, EvaluateRequest, check_allowed
 from kshot.trainer.commands.options import choose_data_folder
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.registry import data_of, read_dataset
-from kshot.trainer.evaluate.bundle_data import WITHOUT_FOLDER, check_split
+from kshot.trainer.datasets.registry import WITHOUT_FOLDER, data_of, read_dataset
+from kshot.trainer.evaluate.bundle_data import check_split
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.output.progress import Progress

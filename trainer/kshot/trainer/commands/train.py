@@ -12,7 +12,7 @@ from kshot.trainer.commands.follower import Follower
 from kshot.trainer.commands.options import DataFolder, Device, choose_data_folder, choose_device
 from kshot.trainer.commands.requests import argument, option, takes
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.registry import read_dataset
+from kshot.trainer.datasets.registry import WITHOUT_FOLDER, read_dataset
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.loop.image_run import train
 from kshot.trainer.loop.run import CHECKPOINT_FILE
@@ -86,8 +86,8 @@ def command(request: TrainRequest) -> None:
         recipe = load_recipe(request.recipe_name, request.overrides)
     except RecipeError as error:
         raise click.UsageError(str(error)) from error
-    sine = isinstance(recipe, SineRecipe)
-    folder = Path() if sine else choose_data_folder(request.data_folder)
+    no_folder = recipe.data.dataset in WITHOUT_FOLDER
+    folder = Path() if no_folder else choose_data_folder(request.data_folder)
     device = choose_device(request.device)
     with joined_workers(device) as workers:
         if workers.first:

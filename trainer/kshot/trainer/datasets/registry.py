@@ -14,6 +14,7 @@ from kshot.trainer.datasets.mini_imagenet import read_mini_imagenet
 from kshot.trainer.datasets.reader import PartRequest, Reader
 from kshot.trainer.errors import DataError
 from kshot.trainer.recipe.recipe import Data
+from kshot.trainer.recipe.sine import SINE
 
 # A reader returns one part of a data set, without the rotations that a recipe asks for.
 DATASETS: Mapping[str, Reader] = {
@@ -24,6 +25,8 @@ DATASETS: Mapping[str, Reader] = {
     "digits": read_digits,
     "folder": read_class_folders,
 }
+# Data sets that a library brings, or that are generated.
+WITHOUT_FOLDER = frozenset({"digits", SINE})
 
 
 def read_dataset(

@@ -4,11 +4,6 @@ from kshot.bundle import Bundle
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import DataError
 
-__all__ = ["WITHOUT_FOLDER", "check_split"]
-
-# Data sets that come with a library.
-WITHOUT_FOLDER = ("digits",)
-
 
 def check_split(dataset: ImageDataset, bundle: Bundle, remedy: str = "") -> None:
     """Raise `DataError` when the classes are not split as they were for the training.
