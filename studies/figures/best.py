@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.figures.command import figure_command
-from studies.figures.figure import Claim, Figure, Panel, arm
-from studies.figures.panels import draw_curve, draw_final
+from studies.figures.figure import Claim, Figure, arm
+from studies.figures.panels import along_and_after
 
 TRAINED_HEAD = {
     "serving.head": "{ default = 'trained', allowed = ['trained', 'prototype', 'zero'] }"
@@ -81,19 +81,10 @@ FIGURE = Figure(
     name="best",
     title="One change after another: Omniglot, 5-way 1-shot, 5 inner steps",
     arms=ARMS,
-    panels=(
-        Panel(
-            draw_curve,
-            "along the training, 100 tasks at every point",
-            "meta-iterations",
-            ["reptile", "fomaml", "statistics", "prototypes", "ways-20", "updates"],
-        ),
-        Panel(
-            draw_final,
-            "after the training, the same tasks for all",
-            "accuracy, %",
-            [made.name for made in ARMS],
-        ),
+    panels=along_and_after(
+        100,
+        [made.name for made in ARMS],
+        along=["reptile", "fomaml", "statistics", "prototypes", "ways-20", "updates"],
     ),
     claims=(
         Claim(

@@ -12,12 +12,7 @@ from typing import Any
 import click
 
 from kshot.trainer.commands.follower import Follower
-from kshot.trainer.commands.options import (
-    choose_data_folder,
-    choose_device,
-    data_option,
-    device_option,
-)
+from kshot.trainer.commands.options import choose_device, data_option, device_option
 from kshot.trainer.errors import RecipeError, TrainerError
 from kshot.trainer.output.plotting import check_matplotlib
 from kshot.trainer.output.progress import Progress
@@ -74,8 +69,6 @@ def _run(figure: Figure, settings: RunSettings, resume: bool) -> None:
         seeds = list(dict.fromkeys(job.recipe.outer.seed for _, job in plan(figure, settings)))
     except RecipeError as error:
         raise click.UsageError(str(error)) from error
-    if figure.part:
-        choose_data_folder(settings.data_folder)
     if out.exists() and not (out.is_dir() and (resume or not any(out.iterdir()))):
         raise click.UsageError(
             f"--out: expected an empty or new folder, got {out}; "

@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.figures.command import figure_command
-from studies.figures.figure import START, Arm, Claim, Figure, Panel, arm
-from studies.figures.panels import draw_curve, draw_final
+from studies.figures.figure import START, Arm, Claim, Figure, arm
+from studies.figures.panels import along_and_after
 
 
 def gradients(
@@ -51,16 +51,12 @@ ARMS = (
     gradients("fourth-g1-g2-g3-g4", "(g1 + g2 + g3 + g4) / 4", 4, meta_step_size=0.0625),
     gradients("g4", "g4", 4, "fomaml"),
 )
-NAMES = [made.name for made in ARMS]
 
 FIGURE = Figure(
     name="figure3",
     title="Gradient combinations on Omniglot, 5-way 5-shot",
     arms=ARMS,
-    panels=(
-        Panel(draw_curve, "along the training, 50 tasks at every point", "meta-iterations", NAMES),
-        Panel(draw_final, "after the training, the same tasks for all", "accuracy, %", NAMES),
-    ),
+    panels=along_and_after(50, [made.name for made in ARMS]),
     # What the paper and its authors' blog say of the figure. "No progress" allows 3 points over the
     # untrained network: what joint training learns about images in general.
     claims=(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from studies.common.plots import GREY, LOOKS, Look, draw_interval_line, legend_below, save_plot
-from studies.figures.figure import START, ZERO, Figure
+from studies.figures.figure import START, ZERO, Figure, Panel
 from studies.figures.run import Outcome
 from studies.figures.scores import mean_score
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PanelData",
+    "along_and_after",
     "draw_curve",
     "draw_final",
     "draw_steps",
@@ -97,6 +98,17 @@ def draw_final(axes: Axes, data: PanelData) -> None:
     labels = [data.looks[name].label for name in data.lines]
     axes.set_yticks(range(len(labels)), labels, fontsize="small")
     axes.invert_yaxis()
+
+
+def along_and_after(
+    task_count: int, after: Sequence[str], along: Sequence[str] = ()
+) -> tuple[Panel, Panel]:
+    """Make the panels of accuracies along the trainings, by default of all arms, and after them."""
+    title = f"along the training, {task_count} tasks at every point"
+    return (
+        Panel(draw_curve, title, "meta-iterations", along or after),
+        Panel(draw_final, "after the training, the same tasks for all", "accuracy, %", after),
+    )
 
 
 def draw_sweep(axes: Axes, data: PanelData) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.figures.command import figure_command
-from studies.figures.figure import Claim, Figure, Panel, arm
-from studies.figures.panels import draw_curve, draw_final
+from studies.figures.figure import Claim, Figure, arm
+from studies.figures.panels import along_and_after
 
 ARMS = (
     arm("carried-serial", "Adam, v carried from task to task", {"outer.meta_batch": "serial"}),
@@ -41,16 +41,12 @@ ARMS = (
         },
     ),
 )
-NAMES = [made.name for made in ARMS]
 
 FIGURE = Figure(
     name="preconditioners",
     title="What the inner loop divides its gradients by: Omniglot, 5-way 1-shot",
     arms=ARMS,
-    panels=(
-        Panel(draw_curve, "along the training, 100 tasks at every point", "meta-iterations", NAMES),
-        Panel(draw_final, "after the training, the same tasks for all", "accuracy, %", NAMES),
-    ),
+    panels=along_and_after(100, [made.name for made in ARMS]),
     # What was expected: v is part of what is learned, and the order of tasks is not.
     claims=(
         Claim("a fresh v is worse than a carried one", "fresh", "carried-serial"),
