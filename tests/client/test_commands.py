@@ -142,13 +142,13 @@ def test_without_json_people_read_a_table(capsys: pytest.CaptureFixture[str], fo
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ("missing", "no such folder; want one with a folder for each class"),
-        ("file", "not a folder"),
-        ("empty", "no class folders; want at least two folders"),
-        ("one", "one class folder, 'cat'"),
-        ("hollow", "no image in this class folder"),
-        ("text", "not an image; want PNG, JPEG or WebP"),
-        ("nested", "not a file; a class folder holds images only"),
+        ("missing", "no such directory: expected one subdirectory per class"),
+        ("file", "not a directory"),
+        ("empty", "expected at least two subdirectories with images, got none"),
+        ("one", "expected at least two subdirectories with images, got only 'cat'"),
+        ("hollow", "hollow/cat: expected at least one image, got none"),
+        ("text", "not an image: expected PNG, JPEG or WebP"),
+        ("nested", "not a file; the directory of a class holds only images"),
     ],
 )
 def test_a_folder_that_does_not_fit_is_one_line(
@@ -179,14 +179,14 @@ def test_a_folder_that_does_not_fit_is_one_line(
     ("arguments", "code", "words"),
     [
         (["models", "list", "--server", "127.0.0.1:1"], 1, "127.0.0.1:1"),
-        (["models", "list", "--server", "nowhere"], 2, "want HOST:PORT"),
+        (["models", "list", "--server", "nowhere"], 2, "expected HOST:PORT"),
         (["models", "list", "--timeout", "0"], 2, "--timeout"),
         (["models", "get", "am-9"], 1, "there is no 'am-9'"),
         (["models", "delete", "am-9"], 1, "there is no 'am-9'"),
         (["models", "export", "am-9", "x.onnx"], 1, "there is no 'am-9'"),
         (["models", "lost"], 2, "lost"),
         (["predict", "am-9", "nowhere.png"], 2, "nowhere.png: No such file or directory"),
-        (["predict", "am-9"], 2, "no image given"),
+        (["predict", "am-9"], 2, "IMAGE: expected at least one, got none"),
         (["predict"], 2, "ID"),
         (["adapt", "."], 2, "--model"),
         (["adapt", ".", "--model", "omniglot", "--head", "neck"], 2, "neck"),

@@ -55,13 +55,16 @@ def test_paths_and_bytes_become_encoded_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (np.zeros((2, 8, 9)), "float64 of shape (2, 8, 9); want uint8"),
+        (np.zeros((2, 8, 9)), "got float64 of shape (2, 8, 9)"),
         (np.zeros((8, 9), np.uint8), "uint8 of shape (8, 9)"),
-        (np.zeros((2, 8, 9), np.float32), "want uint8 (n, height, width[, channels]) or prepared"),
+        (
+            np.zeros((2, 8, 9), np.float32),
+            "expected uint8 (n, height, width[, channels]) or prepared",
+        ),
         ([np.zeros((8, 9), np.uint8), np.zeros((9, 9), np.uint8)], "2 shapes"),
-        ("one.png", "one str; want a sequence"),
+        ("one.png", "expected a sequence of images, got one str"),
         (["nowhere/one.png"], "image 0: nowhere/one.png: No such file or directory"),
-        ([b"x", 3], "image 1 is of type int"),
+        ([b"x", 3], "image 1: expected a path or the bytes of an image file, got int"),
     ],
 )
 def test_what_cannot_be_sent_is_refused(images: Any, words: str) -> None:  # noqa: ANN401 -- forms differ
@@ -72,12 +75,12 @@ def test_what_cannot_be_sent_is_refused(images: Any, words: str) -> None:  # noq
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (["a"], "1 labels for 2 images; want one for each"),
-        (["a", 1], "strings and ints mixed"),
-        (["a", 1.5], "label 1 is 1.5; want a string or an int"),
-        (["a", "\udcff"], "label 1 is '\\udcff', which is not valid Unicode"),
-        ([True, False], "label 0 is True"),
-        (np.array([0.5, 1.5]), "label 0 is 0.5"),
+        (["a"], "labels: expected one for each of 2 images, got 1"),
+        (["a", 1], "labels: expected only strings or only ints, got both"),
+        (["a", 1.5], "label 1: expected a string or an int, got 1.5"),
+        (["a", "\udcff"], "label 1: expected valid Unicode, got '\\udcff'"),
+        ([True, False], "label 0: expected a string or an int, got True"),
+        (np.array([0.5, 1.5]), "label 0: expected a string or an int, got 0.5"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels: Any, words: str) -> None:  # noqa: ANN401 -- forms differ

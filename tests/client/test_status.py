@@ -31,11 +31,11 @@ def closed_port() -> Iterator[int]:
 def test_all_violations_arrive(client: Client, servicer: FakeServicer) -> None:
     info = ErrorInfo(reason="INVALID_REQUEST", domain="kshot", metadata={"got": "9"})
     bad = BadRequest()
-    bad.field_violations.add(field="options.step_count", description="9000; want 1..1000")
-    bad.field_violations.add(field="support_set", description="one class; want 2")
-    servicer.refuse(Code.INVALID_ARGUMENT, "2 fields do not fit", info, bad)
+    bad.field_violations.add(field="options.step_count", description="expected 1 to 1000, got 9000")
+    bad.field_violations.add(field="support_set", description="expected 2 classes, got 1")
+    servicer.refuse(Code.INVALID_ARGUMENT, "2 fields are invalid", info, bad)
 
-    with pytest.raises(package.InvalidArgumentError, match="2 fields do not fit") as caught:
+    with pytest.raises(package.InvalidArgumentError, match="2 fields are invalid") as caught:
         client.adapt(IMAGES, [0, 1], model="omniglot", step_count=9000)
 
     assert caught.value.reason == "INVALID_REQUEST"
@@ -43,8 +43,8 @@ def test_all_violations_arrive(client: Client, servicer: FakeServicer) -> None:
     assert caught.value.code is not None
     assert caught.value.code.name == "INVALID_ARGUMENT"
     assert [str(violation) for violation in caught.value.violations] == [
-        "options.step_count: 9000; want 1..1000",
-        "support_set: one class; want 2",
+        "options.step_count: expected 1 to 1000, got 9000",
+        "support_set: expected 2 classes, got 1",
     ]
 
 
@@ -114,5 +114,5 @@ def test_time_over_names_the_time(address: str, servicer: FakeServicer) -> None:
 
 @pytest.mark.parametrize("address", ["", "localhost", ":50051", "localhost:http", "host:99999"])
 def test_an_address_without_a_port_is_refused(address: str) -> None:
-    with pytest.raises(package.InputError, match="want HOST:PORT"):
+    with pytest.raises(package.InputError, match="expected HOST:PORT"):
         Client(address)

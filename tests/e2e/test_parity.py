@@ -50,7 +50,7 @@ def _reference(
     preconditioner: Preconditioner,
     learning_rate: float | None = None,
 ) -> np.ndarray:
-    """Adapt and answer with the learner alone: logits ``(queries, way)``, as calibrated."""
+    """Adapt and answer with the learner alone: logits `(queries, way)`, as calibrated."""
     manifest = bundle.manifest
     initialization = Initialization.from_bundle(bundle, torch.device("cpu"))
     network = initialization.network

@@ -20,7 +20,7 @@ class AdaptedModel:
     """An adapted model on a server, until it expires or is deleted.
 
     `labels` are the classes as the caller gave them to `adapt`, in the order of `class_names`;
-    `report` and `timing` are those of `adapt`. All three are None for a model that was looked up.
+    `report` and `timing` come from `adapt`. All three are None for a model that was looked up.
     """
 
     client: Client
@@ -51,12 +51,12 @@ class AdaptedModel:
 
     @property
     def step_count(self) -> int:
-        """The inner steps that were done."""
+        """The number of inner steps."""
         return self.description.step_count
 
     @property
     def support_accuracy(self) -> float:
-        """The share of its own support set that the model classifies rightly: 0..1."""
+        """The accuracy on its own support set: 0..1."""
         return self.description.support_accuracy
 
     def predict(
@@ -89,5 +89,5 @@ class AdaptedModel:
 
 
 def own_labels(adapted: AdaptedModel | str) -> Sequence[Label] | None:
-    """Return the caller's own labels where the handle knows them."""
+    """Return the caller's own labels if the handle knows them."""
     return None if isinstance(adapted, str) else adapted.labels

@@ -1,4 +1,4 @@
-"""What a server can do, as it says itself."""
+"""The capabilities that a server reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kshot.v1 import adaptation_pb2 as wire
 
 @dataclass(frozen=True)
 class ModelCapabilities:
-    """What can be asked of one served model; `input_shape` is (channels, height, width).
+    """The options and limits of one served model; `input_shape` is (channels, height, width).
 
     Probabilities are calibrated in the modes of `calibrated_batch_norm_modes`.
     """
@@ -38,7 +38,7 @@ class ModelCapabilities:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a server can do: its models by name, its limits, its engine's device or nothing."""
+    """A server's models by name, its limits, and its engine's device, empty without an engine."""
 
     server_version: str
     models: Mapping[str, ModelCapabilities]
@@ -57,7 +57,7 @@ class Capabilities:
 
 
 def decode_capabilities(response: wire.GetCapabilitiesResponse) -> Capabilities:
-    """Read what a server can do."""
+    """Read the capabilities of a server."""
     limits, engine = response.limits, response.engine
     return Capabilities(
         server_version=response.server_version,

@@ -1,4 +1,4 @@
-"""The channel to a server: message sizes, and which calls are tried again."""
+"""The channel to a server: message sizes, and the calls that are retried."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 
 from kshot.client.errors import InputError
 
-# `Adapt` and `AdaptAndPredict` are not among them: a second try would adapt a second time.
+# Without `Adapt` and `AdaptAndPredict`: a second try would adapt a second time.
 _SAFE_TO_REPEAT = (
     "Predict",
     "GetAdaptedModel",
@@ -43,23 +43,23 @@ def open_channel(address: str) -> grpc.Channel:
     """Make a channel to HOST:PORT; it connects with the first call. Raises `InputError`."""
     host, colon, port = address.rpartition(":")
     if not (host and colon and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise InputError(f"server address {address!r} does not fit; want HOST:PORT")
+        raise InputError(f"server address: expected HOST:PORT, got {address!r}")
     return grpc.insecure_channel(
         address,
         options=[
             ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
             ("grpc.max_receive_message_length", _MAX_RESPONSE_BYTES),
-            # How large a request may be is for the server to say.
+            # The server limits the size of a request.
             ("grpc.max_send_message_length", -1),
         ],
     )
 
 
 def check_timeout(timeout: float) -> float:
-    """Return a number of seconds that a call can wait; raise `InputError` for others."""
+    """Return a valid timeout in seconds; raise `InputError` for another."""
     try:
         if 0 < timeout < math.inf:
             return timeout
     except TypeError:
         pass
-    raise InputError(f"timeout is {timeout!r}, want a number of seconds above 0")
+    raise InputError(f"timeout: expected a number of seconds above 0, got {timeout!r}")

@@ -36,7 +36,7 @@ from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
 DEFAULT_TIMEOUT_S = 30.0
-_PAGE_SIZE = 100  # what the server gives at most
+_PAGE_SIZE = 100  # the server's maximum
 _Response = TypeVar("_Response", bound=Message)
 _Labels = Sequence[Label] | npt.NDArray[np.generic]
 
@@ -45,7 +45,7 @@ class Client:
     """A connection to a kshot server at HOST:PORT; a context manager, safe to share by threads.
 
     Every call has a deadline: `timeout` seconds, unless the call names its own. Calls raise
-    `kshot.client.KshotError`, of which each class says what its caller can do.
+    `kshot.client.KshotError`; its subclasses tell what a caller can do.
     """
 
     def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
@@ -78,7 +78,7 @@ class Client:
         timeout: float | None = None,
         **options: Unpack[AdaptOptions],
     ) -> AdaptedModel:
-        """Adapt `model` to labelled images and return a handle on what the server now keeps.
+        """Adapt `model` to labelled images and return a handle on the adapted model.
 
         Images are uint8 (n, height, width[, channels]), prepared float32 (n, channels, height,
         width), paths, or bytes of encoded images; labels are n strings or n ints.
@@ -129,7 +129,7 @@ class Client:
         timeout: float | None = None,
         **options: Unpack[AdaptOptions],
     ) -> Prediction:
-        """Adapt, classify queries and keep nothing: one call, as `adapt` and `predict` do it."""
+        """Adapt, classify queries and keep nothing, in one call."""
         support, classes = encode_support(images, labels)
         request = message(
             wire.AdaptAndPredictRequest,
@@ -176,8 +176,8 @@ class Client:
             return write_export(parts, Path(path))
         except grpc.RpcError as error:
             raise error_from(error, self.address, self.timeout) from error
-        except ValueError as error:  # gRPC's word for a closed channel
-            raise InputError(f"the call to {self.address} cannot be made: {error}") from error
+        except ValueError as error:  # gRPC's error for a closed channel
+            raise InputError(f"cannot call {self.address}: {error}") from error
 
     def capabilities(self) -> Capabilities:
         """Return the served models, their options and limits, and the server's own limits."""
@@ -190,13 +190,13 @@ class Client:
         request: Message,
         timeout: float | None = None,
     ) -> tuple[_Response, float]:
-        """Make one unary call; return its response and how long it took, in milliseconds."""
+        """Make one unary call; return its response and its time in milliseconds."""
         timeout = self.timeout if timeout is None else check_timeout(timeout)
         started = time.perf_counter()
         try:
             response = method(request, timeout=timeout)
         except grpc.RpcError as error:
             raise error_from(error, self.address, timeout) from error
-        except ValueError as error:  # gRPC's word for a closed channel
-            raise InputError(f"the call to {self.address} cannot be made: {error}") from error
+        except ValueError as error:  # gRPC's error for a closed channel
+            raise InputError(f"cannot call {self.address}: {error}") from error
         return response, 1e3 * (time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Between the wire's messages and the values of this package."""
+"""Turns values of this package into messages of the wire, and back."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _DATATYPES: dict[str, np.dtype[np.uint8 | np.float32]] = {
 
 
 def message(kind: Callable[..., _Message], **fields: object) -> _Message:
-    """Build a request; raises `InputError` for what its fields cannot hold."""
+    """Build a request; raise `InputError` for values that its fields cannot hold."""
     try:
         return kind(**fields)
     except (TypeError, ValueError) as error:
-        raise InputError(f"the call cannot be sent: {error}") from error
+        raise InputError(f"cannot send the call: {error}") from error
 
 
 def encode_images(images: Images) -> wire.Images:
@@ -69,7 +69,7 @@ def decode_tensor(tensor: wire.Tensor) -> npt.NDArray[np.float32]:
 def decode_prediction(
     response: wire.PredictResponse, labels: Sequence[Label] | None, round_trip_ms: float
 ) -> Prediction:
-    """Read the answer of a kept model; `labels` are the caller's own, where they are known."""
+    """Read the answer of a kept model; `labels` are the caller's own if they are known."""
     names = tuple(response.class_names)
     probabilities = decode_tensor(response.probabilities)
     return Prediction(
@@ -105,7 +105,7 @@ def decode_adapted_prediction(
 
 
 def decode_timing(timing: wire.Timing, round_trip_ms: float) -> Timing:
-    """Read the server's split and add the client's own measurement."""
+    """Read the server's timing and add the client's own measurement."""
     return Timing(
         queue_ms=1e3 * seconds(timing.queue),
         decode_ms=1e3 * seconds(timing.decode),
@@ -116,7 +116,7 @@ def decode_timing(timing: wire.Timing, round_trip_ms: float) -> Timing:
 
 
 def decode_description(model: wire.AdaptedModel) -> Description:
-    """Read what is known of an adapted model."""
+    """Read the description of an adapted model."""
     return Description(
         id=model.id,
         model=model.model,
@@ -134,7 +134,7 @@ def decode_description(model: wire.AdaptedModel) -> Description:
 
 
 def decode_report(report: wire.AdaptReport) -> Report:
-    """Read how an inner loop went."""
+    """Read the report of an inner loop."""
     return Report(
         stop_reason=decode_choice("stop_reason", report.stop_reason),
         support_loss=tuple(report.support_loss),

@@ -1,22 +1,22 @@
-"""The client's errors: one class for each thing that a caller can do something about.
+"""The client's errors: one class for each case that a caller can react to.
 
 KshotError
 ├── InputError                  refused before anything was sent (also a ValueError)
 ├── InvalidArgumentError        the server refused values; `violations` lists every one
-│   └── AdaptationDivergedError the inner loop's loss became infinite or not a number
+│   └── AdaptationDivergedError the inner loop's loss was not finite
 ├── NotFoundError
 │   ├── ModelNotFoundError      no bundle is served under this name
 │   └── AdaptedModelNotFoundError
 │       ├── AdaptedModelExpiredError
 │       └── AdaptedModelDeletedError
-├── FailedPreconditionError     the state of the server does not admit the call
+├── FailedPreconditionError     the state of the server does not allow the call
 │   ├── ModelChangedError       the bundle that the adapted model was made from is gone
 │   └── NonFiniteLogitsError    the adapted model has no finite answer to these queries
-├── ResourceExhaustedError      a message or a request is over a limit
+├── ResourceExhaustedError      a message or a request exceeds a limit
 │   ├── DeviceMemoryError       the task is too large for the server's device
 │   └── StoreFullError          delete adapted models, or wait until some expire
 ├── UnavailableError            not now: try again, after `retry_after` seconds where given
-├── DeadlineExceededError       the time given to the call was over
+├── DeadlineExceededError       the timeout of the call is over
 ├── CancelledError
 ├── DataLossError               a stored adapted model is damaged; adapt again
 ├── UnimplementedError          the server does not know the call
@@ -33,7 +33,7 @@ import grpc
 
 @dataclass(frozen=True)
 class Violation:
-    """One refused field of a request, by its dotted name, and what was wrong, got and wanted."""
+    """A refused field of a request, by its dotted name: what was expected and what it was."""
 
     field: str
     description: str
@@ -44,7 +44,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a server said beside its message; all empty for an error that the client found."""
+    """The details of a server's error; all empty for an error that the client found."""
 
     code: grpc.StatusCode | None = None
     reason: str = ""
@@ -71,7 +71,7 @@ class KshotError(Exception):
 
 
 class InputError(KshotError, ValueError):
-    """What was given cannot be sent: no file, no image, labels that do not fit the images."""
+    """The input cannot be sent: no file, no image, labels that do not match the images."""
 
 
 class InvalidArgumentError(KshotError):
@@ -79,11 +79,11 @@ class InvalidArgumentError(KshotError):
 
 
 class AdaptationDivergedError(InvalidArgumentError):
-    """The inner loop's loss became infinite or not a number: take a smaller learning rate."""
+    """The inner loop's loss was not finite: use a smaller learning rate."""
 
 
 class NotFoundError(KshotError):
-    """What the call names does not exist."""
+    """The call names something that does not exist."""
 
 
 class ModelNotFoundError(NotFoundError):
@@ -95,7 +95,7 @@ class AdaptedModelNotFoundError(NotFoundError):
 
 
 class AdaptedModelExpiredError(AdaptedModelNotFoundError):
-    """The adapted model's time is over: adapt again."""
+    """The adapted model has expired: adapt again."""
 
 
 class AdaptedModelDeletedError(AdaptedModelNotFoundError):
@@ -103,7 +103,7 @@ class AdaptedModelDeletedError(AdaptedModelNotFoundError):
 
 
 class FailedPreconditionError(KshotError):
-    """The server's state does not admit the call."""
+    """The server's state does not allow the call."""
 
 
 class ModelChangedError(FailedPreconditionError):
@@ -123,18 +123,18 @@ class DeviceMemoryError(ResourceExhaustedError):
 
 
 class StoreFullError(ResourceExhaustedError):
-    """The server keeps as much as it may: delete adapted models, or wait until some expire."""
+    """The server's store is full: delete adapted models, or wait until some expire."""
 
 
 class UnavailableError(KshotError):
     """The server cannot be reached or cannot take the call now.
 
-    Where the connection was lost on the way, an adaptation may have been kept all the same.
+    If the connection was lost during the call, the adaptation may have been kept nevertheless.
     """
 
 
 class DeadlineExceededError(KshotError):
-    """The time given to the call was over."""
+    """The timeout of the call is over."""
 
 
 class CancelledError(KshotError):
@@ -150,7 +150,7 @@ class UnimplementedError(KshotError):
 
 
 class ServerError(KshotError):
-    """The server failed in a way that it did not foresee."""
+    """The server failed unexpectedly."""
 
 
 BY_CODE: Mapping[grpc.StatusCode, type[KshotError]] = {

@@ -1,4 +1,4 @@
-"""Writing an exported model to disk, whole or not at all."""
+"""Writes an exported model to disk, whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kshot.v1 import adaptation_pb2 as wire
 def write_export(parts: Iterable[wire.ExportAdaptedModelResponse], path: Path) -> Path:
     """Write the streamed file beside `path`, check its digest, then give it its name.
 
-    Raises `DataLossError` when the bytes are not those announced, `InputError` when the file
-    cannot be written.
+    Raises `DataLossError` if the bytes are not those announced, `InputError` if the file cannot
+    be written.
     """
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -33,9 +33,9 @@ def write_export(parts: Iterable[wire.ExportAdaptedModelResponse], path: Path) -
                 size_bytes += file.write(part.chunk)
             if (size_bytes, digest.hexdigest()) != (header.size_bytes, header.sha256):
                 raise DataLossError(
-                    f"the export of {header.adapted_model.id} arrived damaged: {size_bytes} bytes "
-                    f"with SHA-256 {digest.hexdigest()}; want {header.size_bytes} bytes with "
-                    f"{header.sha256}"
+                    f"the export of {header.adapted_model.id} arrived damaged: expected "
+                    f"{header.size_bytes} bytes with SHA-256 {header.sha256}, got {size_bytes} "
+                    f"bytes with {digest.hexdigest()}"
                 )
             file.flush()
             os.fsync(file.fileno())

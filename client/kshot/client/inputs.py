@@ -1,4 +1,4 @@
-"""What callers hand in: images and labels, brought to the few forms that the wire has."""
+"""The images and labels of callers, brought to the few forms of the wire."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Classes:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The labels as the wire has them."""
+        """The labels as strings, as on the wire."""
         return tuple(map(str, self.labels))
 
 
@@ -40,7 +40,7 @@ def read_images(images: Images) -> npt.NDArray[np.generic] | tuple[bytes, ...]:
     if isinstance(images, np.ndarray):
         return _checked(images)
     if isinstance(images, str | bytes | Path):
-        raise InputError(f"images are one {type(images).__name__}; want a sequence of images")
+        raise InputError(f"images: expected a sequence of images, got one {type(images).__name__}")
     items = list(images)
     if not items:
         return ()
@@ -48,27 +48,27 @@ def read_images(images: Images) -> npt.NDArray[np.generic] | tuple[bytes, ...]:
         arrays = [item for item in items if isinstance(item, np.ndarray)]
         if len(shapes := {array.shape for array in arrays}) > 1:
             raise InputError(
-                f"the arrays have {len(shapes)} shapes, {sorted(shapes)[:3]} among them; "
-                "want one shape, or encoded images"
+                f"images: expected arrays of one shape, or encoded images, got {len(shapes)} "
+                f"shapes, {sorted(shapes)[:3]} among them"
             )
         return _checked(np.stack(arrays))
     return tuple(_encoded(index, item) for index, item in enumerate(items))
 
 
 def read_labels(labels: Sequence[Label] | npt.NDArray[np.generic], image_count: int) -> Classes:
-    """Return the classes of a support set; `InputError` unless there is one label per image."""
+    """Return the classes of a support set; raise `InputError` unless each image has one."""
     given = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     if len(given) != image_count:
-        raise InputError(f"{len(given)} labels for {image_count} images; want one for each")
+        raise InputError(f"labels: expected one for each of {image_count} images, got {len(given)}")
     plain: list[Label] = []
     for index, label in enumerate(given):
         if isinstance(label, bool) or not isinstance(label, str | int | np.integer):
-            raise InputError(f"label {index} is {label!r}; want a string or an int")
+            raise InputError(f"label {index}: expected a string or an int, got {label!r}")
         if isinstance(label, str) and not _is_unicode(label):
-            raise InputError(f"label {index} is {label!r}, which is not valid Unicode")
+            raise InputError(f"label {index}: expected valid Unicode, got {label!r}")
         plain.append(label if isinstance(label, str) else int(label))
     if len({type(label) for label in plain}) > 1:
-        raise InputError("labels are strings and ints mixed; want one of the two")
+        raise InputError("labels: expected only strings or only ints, got both")
     distinct = tuple(sorted(set(plain), key=lambda label: (isinstance(label, str), label)))
     place = {label: index for index, label in enumerate(distinct)}
     return Classes(distinct, tuple(place[label] for label in plain))
@@ -80,8 +80,8 @@ def _checked(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     if array.dtype.newbyteorder("=") == np.float32 and array.ndim == 4:
         return array
     raise InputError(
-        f"images are {array.dtype} of shape {array.shape}; want uint8 (n, height, width[, "
-        "channels]) or prepared float32 (n, channels, height, width)"
+        "images: expected uint8 (n, height, width[, channels]) or prepared float32 (n, channels, "
+        f"height, width), got {array.dtype} of shape {array.shape}"
     )
 
 
@@ -90,7 +90,8 @@ def _encoded(index: int, item: object) -> bytes:
         return item
     if not isinstance(item, str | Path):
         raise InputError(
-            f"image {index} is of type {type(item).__name__}; want bytes of an image file or a path"
+            f"image {index}: expected a path or the bytes of an image file, got "
+            f"{type(item).__name__}"
         )
     try:
         return Path(item).read_bytes()
@@ -99,7 +100,7 @@ def _encoded(index: int, item: object) -> bytes:
 
 
 def _is_unicode(text: str) -> bool:
-    """Tell text from what Python makes of a file name that is not UTF-8."""
+    """Tell whether text can be encoded; a file name that is not UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

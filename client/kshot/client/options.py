@@ -13,10 +13,10 @@ from kshot.v1 import adaptation_pb2 as wire
 
 
 class AdaptOptions(TypedDict, total=False):
-    """Options of `adapt`; what is absent or None takes the model's default.
+    """Options of `adapt`; an absent one, or None, means the model's default.
 
     `preconditioner`, `head`, `scope` and `batch_norm_mode` are names such as `carried`; `ttl` is
-    seconds or a timedelta. The server says what it allows: see `Client.capabilities`.
+    seconds or a timedelta. `Client.capabilities` tells what the server allows.
     """
 
     step_count: int | None
@@ -76,7 +76,7 @@ _ENUMS: dict[str, _Enum] = {
 
 
 def encode_options(options: AdaptOptions) -> wire.AdaptOptions:
-    """Write the options that are set; raise `InputError` for one that cannot be written."""
+    """Write the options that are set; raise `InputError` for one that cannot be sent."""
     message = wire.AdaptOptions()
     known = [option.name for option in fields(ResolvedOptions)]
     for name, value in options.items():

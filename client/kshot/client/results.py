@@ -1,4 +1,4 @@
-"""What calls return: frozen values, with arrays where there are many numbers."""
+"""The results of calls: frozen values, with arrays for many numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kshot.client.options import ResolvedOptions
 
 @dataclass(frozen=True)
 class Timing:
-    """Where a call's time went, in milliseconds: the server's parts, and all as the client saw."""
+    """The time of a call in milliseconds: the server's parts, and the whole at the client."""
 
     queue_ms: float
     decode_ms: float
@@ -35,7 +35,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Description:
-    """What the server knows of an adapted model; `id` and the times are unset when none is kept."""
+    """The server's description of an adapted model; without `id` and times if it is not kept."""
 
     id: str
     model: str
@@ -53,7 +53,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Report:
-    """How an inner loop went: why it stopped, its loss before each step, in nats, and where."""
+    """Why an inner loop stopped, its loss before each step in nats, and where it ran."""
 
     stop_reason: str
     support_loss: tuple[float, ...]

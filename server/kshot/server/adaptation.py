@@ -44,7 +44,7 @@ class CheckedTask:
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class AdaptResult:
     """The result of a request to adapt; `model` is not stored yet and has no id."""
 
     model: AdaptedModelRecord
@@ -97,7 +97,7 @@ def check_task_alone(task: AdaptInput, max_way: int, violations: Violations) -> 
     check_sent(images, "support_set.images", violations)
 
 
-async def adapt(task: CheckedTask, run_engine: RunEngine, workers: Workers) -> Adaptation:
+async def adapt(task: CheckedTask, run_engine: RunEngine, workers: Workers) -> AdaptResult:
     """Run the inner loop; raise `AdaptationDiverged`, `DeadlineExceeded` or `Unavailable`."""
     call = current_call()
     started = time.perf_counter()
@@ -122,7 +122,7 @@ def _finite(result: EngineResult) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
-def _adaptation(task: CheckedTask, result: EngineResult) -> Adaptation:
+def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
     engine_task, options = task.engine_task, task.engine_task.options
     if result.stop_reason == "DIVERGED" or not _finite(result):
         raise AdaptationDiverged(result.step_count, options.learning_rate)
@@ -147,7 +147,7 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> Adaptation:
         step_count=result.step_count,
         support_accuracy=result.support_accuracy,
     )
-    return Adaptation(
+    return AdaptResult(
         model=model,
         arrays=AdaptedArrays(result.parameters, result.statistics, engine_task.support),
         partial=result.stop_reason == "TIME_BUDGET",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from kshot.bundle import BatchNormMode
 from kshot.server.adaptation import (
-    Adaptation,
+    AdaptResult,
     CheckedTask,
     TaskLimits,
     adapt,
@@ -57,7 +57,7 @@ class Front:
     adapting: Admission
     predicting: Admission
 
-    async def adapt(self, task: AdaptInput, violations: Violations) -> Adaptation:
+    async def adapt(self, task: AdaptInput, violations: Violations) -> AdaptResult:
         """Adapt and store the adapted model."""
         with self.adapting.admit():
             ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
@@ -81,7 +81,7 @@ class Front:
         task: AdaptInput,
         query: PredictInput,
         violations: Violations,
-    ) -> tuple[Adaptation, Answers]:
+    ) -> tuple[AdaptResult, Answers]:
         """Adapt, classify queries, store nothing."""
         with self.adapting.admit():
             if "ttl" in task.options:

@@ -195,7 +195,7 @@ def test_an_interrupted_bench_deletes_what_it_made(server: ServerProcess) -> Non
             "--rate: expected at most 1000000 calls in all, got 1e+06 for 5 seconds",
         ),
         (["--seconds", "inf"], 2, "expected a number above 0, got inf"),
-        (["--server", "nonsense"], 2, "server address 'nonsense' does not fit"),
+        (["--server", "nonsense"], 2, "server address: expected HOST:PORT, got 'nonsense'"),
         (["--server", "127.0.0.1:1"], 1, "cannot reach a kshot server at 127.0.0.1:1"),
         (
             ["--server", "localhost:1", "--bundle", "omniglot"],

@@ -19,32 +19,32 @@ class LabelledFiles:
 def read_class_folders(folder: Path) -> LabelledFiles:
     """List the images of each class folder in `folder`; names that start with a dot are ignored.
 
-    Raises `InputError` when there is no folder, fewer than two classes, or a class with no image
-    or with something that is not a file.
+    Raises `InputError` if there is no folder, fewer than two classes, or a class without images or
+    with anything that is not a file.
     """
     if not folder.is_dir():
-        what = "not a folder" if folder.exists() else "no such folder"
-        raise InputError(f"{folder}: {what}; want one with a folder for each class")
+        what = "not a directory" if folder.exists() else "no such directory"
+        raise InputError(f"{folder}: {what}: expected one subdirectory per class")
     classes = [path for path in _visible(folder) if path.is_dir()]
     if len(classes) < 2:
-        found = f"one class folder, {classes[0].name!r}" if classes else "no class folders"
-        raise InputError(f"{folder}: {found}; want at least two folders, each with images")
+        found = f"only {classes[0].name!r}" if classes else "none"
+        raise InputError(f"{folder}: expected at least two subdirectories with images, got {found}")
     files: list[Path] = []
     labels: list[str] = []
     for class_folder in classes:
         images = _visible(class_folder)
         if not images:
-            raise InputError(f"{class_folder}: no image in this class folder; want at least one")
+            raise InputError(f"{class_folder}: expected at least one image, got none")
         for image in images:
             if not image.is_file():
-                raise InputError(f"{image}: not a file; a class folder holds images only")
+                raise InputError(f"{image}: not a file; the directory of a class holds only images")
         files += images
         labels += [class_folder.name] * len(images)
     return LabelledFiles(tuple(files), tuple(labels))
 
 
 def read_files(files: tuple[Path, ...]) -> tuple[bytes, ...]:
-    """Read files that have the beginning of a PNG, JPEG or WebP; raises `InputError` naming one."""
+    """Read PNG, JPEG or WebP files; raise `InputError` naming one that is not."""
     contents = []
     for file in files:
         try:
@@ -52,7 +52,7 @@ def read_files(files: tuple[Path, ...]) -> tuple[bytes, ...]:
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}") from error
         if not _looks_like_an_image(content):
-            raise InputError(f"{file}: not an image; want PNG, JPEG or WebP")
+            raise InputError(f"{file}: not an image: expected PNG, JPEG or WebP")
         contents.append(content)
     return tuple(contents)
 
@@ -62,7 +62,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _looks_like_an_image(content: bytes) -> bool:
-    """Tell images from other files by their first bytes; the server decodes and judges."""
+    """Tell whether the first bytes are those of an image; the server decodes it."""
     return content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (
         content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     )

@@ -59,7 +59,7 @@ def list_models(server: str, model: str, timeout: float, as_json: bool) -> None:
 @timeout_option
 @json_option
 def get(adapted_model: str, server: str, timeout: float, as_json: bool) -> None:
-    """Show what the server knows of the adapted model ID."""
+    """Show the adapted model ID."""
     with Client(server, timeout=timeout) as client:
         described = document(client.get(adapted_model))
     if as_json:
@@ -115,7 +115,7 @@ def export(
 
 
 def document(adapted: AdaptedModel) -> dict[str, object]:
-    """Return what is known of an adapted model, ready for JSON."""
+    """Return the description of an adapted model, ready for JSON."""
     described = adapted.description
     return {
         "adapted_model": described.id,

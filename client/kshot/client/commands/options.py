@@ -1,4 +1,4 @@
-"""What the commands of this folder share: where the server is, and how results are printed."""
+"""Shared by the commands: the server option, and printing results."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def print_document(document: object) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout; where that is no terminal, as wide as its content."""
+    """Print a table on stdout; as wide as its content unless stdout is a terminal."""
     table = Table()
     for index, heading in enumerate(headings):
-        # The first column is what people copy: an id or a path stays in one piece.
+        # People copy the first column: an id or a path stays in one piece.
         table.add_column(heading, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)

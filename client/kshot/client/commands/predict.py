@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Classify images with the adapted model ID, all in one request."""
     if not images:
-        raise click.UsageError("no image given; want at least one")
+        raise click.UsageError("IMAGE: expected at least one, got none")
     contents = read_files(images)
     with Client(server, timeout=timeout) as client:
         prediction = client.predict(adapted_model, contents, batch_norm_mode=batch_norm_mode)

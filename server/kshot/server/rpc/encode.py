@@ -11,7 +11,7 @@ import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from kshot.server.adaptation import Adaptation
+from kshot.server.adaptation import AdaptResult
 from kshot.server.call_context import Call
 from kshot.server.predict.prediction import Answers
 from kshot.server.request.options import AdaptOptions
@@ -39,7 +39,7 @@ def adapted_model_message(model: AdaptedModelRecord) -> wire.AdaptedModel:
     return message
 
 
-def report_message(adaptation: Adaptation) -> wire.AdaptReport:
+def report_message(adaptation: AdaptResult) -> wire.AdaptReport:
     """Tell how an inner loop went."""
     partial = adaptation.partial
     return wire.AdaptReport(
