@@ -117,7 +117,7 @@ def test_predictions_come_in_the_order_of_the_queries(client: Client) -> None:
     assert result.timing.decode_ms == 1.5
 
 
-def test_integer_labels_come_back_as_integers_in_numeric_order(client: Client) -> None:
+def test_integer_labels_stay_integers(client: Client) -> None:
     """As names, 10 would come before 9."""
     handle = adapted(client, [10, 9, 9, 10])
 
@@ -125,7 +125,7 @@ def test_integer_labels_come_back_as_integers_in_numeric_order(client: Client) -
     assert handle.predict(IMAGES[:2]).labels.tolist() == [9, 10]
 
 
-def test_a_model_that_was_looked_up_answers_with_class_names(client: Client) -> None:
+def test_a_looked_up_model_answers_class_names(client: Client) -> None:
     handle = client.get(adapted(client, [3, 4, 3, 4]).id)
 
     assert handle.predict(IMAGES[:2], batch_norm_mode="transductive").labels.tolist() == ["3", "4"]
@@ -246,7 +246,7 @@ def unavailable(servicer: FakeServicer) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "long"])
-def test_a_timeout_that_cannot_be_waited_for_is_refused(client: Client, timeout: float) -> None:
+def test_a_bad_timeout_is_refused(client: Client, timeout: float) -> None:
     with pytest.raises(InputError, match="expected a number of seconds above 0"):
         Client(client.address, timeout=timeout)
     with pytest.raises(InputError, match="expected a number of seconds above 0"):

@@ -64,7 +64,7 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple
 
 
 @pytest.mark.usefixtures("server")
-def test_adapt_prints_the_document_that_scripts_rely_on(
+def test_adapt_prints_json(
     capsys: pytest.CaptureFixture[str], folder: Path, servicer: FakeServicer
 ) -> None:
     printed = document(capsys, "adapt", folder, "--model", "omniglot", "--seed", "3")
@@ -87,9 +87,7 @@ def test_adapt_prints_the_document_that_scripts_rely_on(
 
 
 @pytest.mark.usefixtures("server")
-def test_predict_prints_the_document_that_scripts_rely_on(
-    capsys: pytest.CaptureFixture[str], folder: Path
-) -> None:
+def test_predict_prints_json(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     adapted = document(capsys, "adapt", folder, "--model", "omniglot")["adapted_model"]
     images = [folder / "cat" / "0.png", folder / "dog" / "0.png"]
 

@@ -32,7 +32,7 @@ def test_every_reason_comes_from_the_server() -> None:
     assert set(BY_REASON) <= sent
 
 
-def test_every_status_that_a_call_can_end_with_is_an_error_of_ours() -> None:
+def test_every_status_has_an_error_class() -> None:
     for code in grpc.StatusCode:
         assert issubclass(errors.error_class(code, ""), KshotError)
 

@@ -128,7 +128,7 @@ class Served:
         return f"{100 * row.accuracy:.2f} ± {100 * row.ci95:.2f} %"
 
 
-def test_the_accuracies_of_the_built_in_model_are_its_manifests() -> None:
+def test_readme_states_the_built_in_accuracies() -> None:
     own = Served("omniglot")
     table = [
         f"| after the default {own.steps} steps | 1 example of each class | 5 examples |",
@@ -155,7 +155,7 @@ def test_the_accuracies_of_the_built_in_model_are_its_manifests() -> None:
 @pytest.mark.parametrize(
     ("name", "task_count"), [("omniglot-best", 1000), ("omniglot-20way", 300), ("cifar-fs", 1000)]
 )
-def test_the_accuracies_of_other_bundles_are_their_manifests(name: str, task_count: int) -> None:
+def test_readme_states_the_bundles_accuracies(name: str, task_count: int) -> None:
     served = Served(name, task_count)
     (row,) = (line for line in README.splitlines() if line.startswith(f"| [`{name}`]"))
 

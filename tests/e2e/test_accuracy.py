@@ -57,7 +57,7 @@ def test_the_manifests_table_reaches_the_gates(bundle: Bundle, mode: BatchNormMo
 
 
 @pytest.mark.parametrize("name", BUILTIN)
-def test_other_tasks_give_what_the_table_of_a_bundle_says(name: str) -> None:
+def test_other_tasks_match_the_bundles_table(name: str) -> None:
     """On as many queries for each row, whatever the way: 100 tasks of 5 classes, 25 of 20."""
     bundle = load_bundle(builtin_bundle(name))
     manifest, dataset = bundle.manifest, read_test_classes(bundle)

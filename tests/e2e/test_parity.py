@@ -144,9 +144,7 @@ def test_options_reach_the_inner_loop(
     np.testing.assert_allclose(answer.probabilities, _softmax(reference), rtol=0, atol=1e-4)
 
 
-def test_one_mode_can_be_asked_of_a_model_adapted_in_another(
-    client: Client, bundle: Bundle
-) -> None:
+def test_a_model_answers_in_another_mode(client: Client, bundle: Bundle) -> None:
     images, labels, queries = _drawings(bundle, 5)
     adapted = client.adapt(
         images,

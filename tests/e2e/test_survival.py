@@ -36,9 +36,7 @@ def _adapt_when_available(client: Client, within_seconds: float) -> AdaptedModel
             threading.Event().wait(error.retry_after)
 
 
-def test_an_engine_that_dies_takes_one_adaptation_with_it(
-    start_server: StartServer, tmp_path: Path
-) -> None:
+def test_a_dying_engine_takes_one_adaptation(start_server: StartServer, tmp_path: Path) -> None:
     with (
         start_server(tmp_path / "store", tmp_path / "log") as server,
         Client(server.address, timeout=120) as client,
@@ -66,7 +64,7 @@ def test_an_engine_that_dies_takes_one_adaptation_with_it(
         assert server.stop() == 0
 
 
-def test_a_front_that_is_killed_loses_nothing_acknowledged(
+def test_a_killed_front_loses_nothing_acknowledged(
     start_server: StartServer, tmp_path: Path
 ) -> None:
     """Four callers adapt without pause while the front dies; every answer they got is kept."""

@@ -51,7 +51,7 @@ def test_the_variable_holds_paths_side_by_side(
     assert config.bundles == (builtin_bundle("omniglot"), Path("my models/own"))
 
 
-def test_a_name_that_is_neither_is_answered_with_those_there_are(
+def test_an_unknown_bundle_lists_the_built_in_ones(
     served: list[ServerConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

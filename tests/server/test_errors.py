@@ -56,7 +56,7 @@ def test_every_error_has_an_example_here() -> None:
     assert {type(error) for error in EXAMPLES} == set(leaves(RequestError))
 
 
-def test_the_wire_documents_every_code_reason_and_detail() -> None:
+def test_the_proto_documents_every_reason() -> None:
     rows = re.findall(r"^// \| ([A-Z_]+) +\| ([A-Z_]+) +\| (\w*)", PROTO.read_text(), re.MULTILINE)
 
     assert set(rows) == {

@@ -42,7 +42,7 @@ def test_a_close_waits_for_what_runs() -> None:
     asyncio.run(main())
 
 
-def test_predictions_do_not_wait_for_the_images_of_adaptations() -> None:
+def test_predictions_do_not_wait_for_decoding() -> None:
     go = threading.Event()
 
     async def main() -> None:

@@ -242,7 +242,7 @@ def test_tensors_that_do_not_fit(stub: AdaptationServiceStub, name: str, refusal
     assert {name.removeprefix("support_set.images.") for name in found} == {field}
 
 
-def test_a_long_list_of_violations_fits_into_the_trailers(
+def test_many_violations_fit_into_the_trailers(
     stub: AdaptationServiceStub, refusal: Refuse
 ) -> None:
     request = wire.AdaptRequest(

@@ -74,7 +74,7 @@ def test_logits_that_are_not_finite_are_no_answer(
     assert "PreconditionFailure" in refused.details
 
 
-def test_adapt_and_predict_lists_what_is_wrong_with_both(
+def test_adapt_and_predict_lists_all_violations(
     stub: AdaptationServiceStub, support_set: Make, refusal: Refuse
 ) -> None:
     request = wire.AdaptAndPredictRequest(
@@ -115,7 +115,7 @@ def test_malformed_ids_are_refused(
         assert set(refusal(call).violations) == {"adapted_model"}
 
 
-def test_all_that_is_wrong_beside_a_malformed_id_is_listed(
+def test_violations_beside_a_malformed_id_are_listed(
     stub: AdaptationServiceStub, refusal: Refuse
 ) -> None:
     predict = wire.PredictRequest(adapted_model="x", top_k=-1)

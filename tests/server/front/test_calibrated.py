@@ -115,7 +115,7 @@ def test_an_export_needs_no_temperature_beside_it(
         np.testing.assert_allclose(softmax(logits), numbers(answered.probabilities), atol=1e-5)
 
 
-def test_capabilities_say_in_which_modes_probabilities_are_calibrated(
+def test_capabilities_list_calibrated_modes(
     stub: AdaptationServiceStub, calibrated: AdaptationServiceStub
 ) -> None:
     modes = []

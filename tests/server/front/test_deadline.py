@@ -58,7 +58,7 @@ def test_the_engine_is_given_what_decoding_has_left(
     assert 0 < timeout < 200
 
 
-def test_a_deadline_that_comes_while_decoding_ends_the_call_there(
+def test_a_deadline_during_decoding_ends_the_call(
     server: Any,  # noqa: ANN401 -- a running server
     adapt_request: Make,
     let_pass: Callable[[float], None],

@@ -63,7 +63,7 @@ def adapt_until_it_works(server: Any, request: wire.AdaptRequest) -> wire.AdaptR
             return response
 
 
-def test_an_engine_that_dies_takes_only_the_adapt_it_ran(
+def test_a_dying_engine_takes_only_its_adapt(
     start_server: StartServer, adapt_request: Make, queries: Make, wait_arrival: Callable[[], str]
 ) -> None:
     with start_server() as server, ThreadPoolExecutor() as pool:
@@ -209,10 +209,11 @@ def test_callers_that_leave_in_crowds_do_no_harm(
                 break
 
 
-def test_what_the_engine_says_in_anger_stays_in_the_log(
+def test_engine_errors_are_not_leaked(
     server: Any,  # noqa: ANN401 -- a running server
     adapt_request: Make,
 ) -> None:
+    """The engine's own words stay in the log."""
     unforeseen = failure(lambda: server.stub.Adapt(adapt_request(seed=REFUSE), timeout=30))
     memory = failure(lambda: server.stub.Adapt(adapt_request(seed=NO_MEMORY), timeout=30))
 
@@ -225,12 +226,13 @@ def test_what_the_engine_says_in_anger_stays_in_the_log(
         assert "secret" not in str(error)
 
 
-def test_stopping_finishes_what_runs_and_takes_nothing_new(
+def test_a_stop_drains(
     start_server: StartServer,
     adapt_request: Make,
     wait_arrival: Callable[[], str],
     let_go: Callable[[], int],
 ) -> None:
+    """Running calls finish, and new ones are refused."""
     with start_server() as server, ThreadPoolExecutor() as pool:
         health = health_pb2_grpc.HealthStub(server.channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())

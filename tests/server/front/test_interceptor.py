@@ -54,7 +54,7 @@ def send(channel: grpc.Channel, method: str, content: bytes) -> None:
         channel.unary_unary(path, bytes, bytes)(content, timeout=30)
 
 
-def test_one_line_per_request_names_it_and_holds_no_values(
+def test_a_log_line_names_the_request(
     server: Any,  # noqa: ANN401 -- a running server
     adapt_request: Make,
     lines: Callable[[], list[dict[str, Any]]],
@@ -93,7 +93,7 @@ def test_a_refused_request_is_logged_with_its_reason(
 @pytest.mark.parametrize(
     ("timeout", "code"), [(2, "DEADLINE_EXCEEDED"), (None, "CANCELLED"), (1000, "CANCELLED")]
 )
-def test_a_call_that_its_caller_left_is_logged_with_why(
+def test_a_left_call_is_logged_with_its_reason(
     server: Any,  # noqa: ANN401 -- a running server
     adapt_request: Make,
     wait_arrival: Callable[[], str],
@@ -114,7 +114,7 @@ def test_a_call_that_its_caller_left_is_logged_with_why(
     assert (line["code"], line["reason"]) == (code, code)
 
 
-def test_an_unforeseen_error_is_logged_whole_and_answered_with_an_id(
+def test_an_unforeseen_error_gets_a_request_id(
     server: Any,  # noqa: ANN401 -- a running server
     adapt_request: Make,
     lines: Callable[[], list[dict[str, Any]]],
@@ -168,12 +168,13 @@ def test_any_bytes_get_an_answer_that_is_no_failure(
 @given(
     where=st.integers(0, 10**6), what=st.binary(min_size=1, max_size=8), cut=st.integers(0, 10**6)
 )
-def test_a_good_request_with_changed_bytes_gets_an_answer_that_is_no_failure(
+def test_changed_bytes_are_no_failure(
     server: Any,  # noqa: ANN401 -- a running server
     where: int,
     what: bytes,
     cut: int,
 ) -> None:
+    """A good request with changed bytes is answered or refused, never INTERNAL."""
     support = wire.SupportSet(
         images=wire.Images(
             tensor=wire.Tensor(datatype="FP32", shape=[2, 1, 4, 4], data=bytes(range(128)))

@@ -28,13 +28,15 @@ def probabilities(response: wire.PredictResponse) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("max_hot_sessions", [0, 2, 64])
 @pytest.mark.parametrize("cache_bytes", [3000, 2**28], ids=["two models", "all"])
-def test_callers_of_the_same_models_get_what_each_would_get_alone(
+def test_callers_of_shared_models_get_own_answers(
     start_server: StartServer,
     support_set: Make,
     queries: Make,
     max_hot_sessions: int,
     cache_bytes: int,
 ) -> None:
+    """Whatever is joined, cached or hot: each gets what it would get alone."""
+
     def count(caller: int, turn: int) -> int:
         return 1 + (caller * 7 + turn) % 20  # small ones join, larger ones do not
 
@@ -104,7 +106,7 @@ def test_a_bad_request_among_good_ones_fails_alone(
             )
 
 
-def test_what_was_deleted_is_answered_no_more_however_busy_it_was(
+def test_a_busy_model_can_be_deleted(
     server: Any,  # noqa: ANN401 -- a running server
     adapt_request: Make,
     queries: Make,

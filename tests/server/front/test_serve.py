@@ -132,7 +132,7 @@ def test_a_stop_before_the_engine_is_ready_is_a_stop(
 
 
 @pytest.mark.parametrize(("grace", "signals"), [("0.2", 1), ("1000", 2)])
-def test_a_thread_that_never_ends_does_not_hold_up_a_stop(
+def test_a_hanging_thread_does_not_block_a_stop(
     tiny_bundle: Bundle,
     tmp_path: Path,
     wait_arrival: Callable[[], str],
@@ -189,9 +189,7 @@ def test_what_was_acknowledged_survives_sigkill(tiny_bundle: Bundle, tmp_path: P
     assert [item.class_name for item in answer.predictions] == ["a", "b"]
 
 
-def test_a_second_server_on_the_store_or_the_port_is_refused(
-    tiny_bundle: Bundle, tmp_path: Path
-) -> None:
+def test_a_second_server_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
     with serve(tiny_bundle, tmp_path / "s") as process:
         address = ready_line(process)["grpc"]
         bundle = ("--bundle", str(tiny_bundle.path))

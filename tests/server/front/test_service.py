@@ -112,7 +112,7 @@ def test_predict_gives_no_more_than_was_asked_for(
 @pytest.mark.parametrize(
     "mode", [wire.BATCH_NORM_MODE_TRANSDUCTIVE, wire.BATCH_NORM_MODE_SUPPORT_AND_QUERY]
 )
-def test_predict_uses_the_mode_of_the_model_unless_told(
+def test_predict_uses_the_models_own_mode(
     stub: AdaptationServiceStub,
     adapt_request: Make,
     queries: Make,
@@ -134,7 +134,7 @@ def test_predict_uses_the_mode_of_the_model_unless_told(
     assert by_default.probabilities == by_request.probabilities != usual.probabilities
 
 
-def test_adapt_and_predict_equals_both_and_keeps_nothing(
+def test_adapt_and_predict_keeps_nothing(
     stub: AdaptationServiceStub, adapt_request: Make, queries: Make
 ) -> None:
     task = adapt_request(seed=11)
@@ -236,7 +236,7 @@ def test_capabilities_state_what_requests_may_ask(stub: AdaptationServiceStub) -
     assert answer.engine.compute_path == "fake"
 
 
-def test_support_set_of_files_and_of_pixels_adapts_the_same(stub: AdaptationServiceStub) -> None:
+def test_files_and_pixels_adapt_the_same(stub: AdaptationServiceStub) -> None:
     random = np.random.default_rng(3)
     pixels = random.integers(0, 256, (3, 9, 7), dtype=np.uint8)
     files = []

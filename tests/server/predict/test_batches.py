@@ -104,7 +104,8 @@ def test_a_request_alone_runs_at_once() -> None:
     assert network.run_sizes == [2]
 
 
-def test_requests_that_come_during_a_run_share_the_next_and_get_their_own_answers() -> None:
+def test_requests_during_a_run_share_the_next() -> None:
+    """Each gets its own answers."""
     network = Network()
 
     async def main() -> None:
@@ -236,7 +237,7 @@ def test_a_caller_who_leaves_takes_its_queries_along() -> None:
     assert network.run_sizes == [1, 2]
 
 
-def test_a_caller_who_leaves_during_the_run_harms_nobody() -> None:
+def test_a_leaving_caller_harms_nobody() -> None:
     network = Network()
 
     async def main() -> None:
@@ -280,7 +281,7 @@ def test_deadlines_and_ends_are_each_calls_own() -> None:
     assert network.run_sizes == [1, 2]
 
 
-def test_each_call_counts_its_own_wait_and_the_runs_time() -> None:
+def test_each_call_counts_its_own_time() -> None:
     network = Network()
 
     async def main() -> None:

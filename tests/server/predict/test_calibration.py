@@ -77,7 +77,7 @@ def test_logits_are_divided_whoever_computes_them(
 
 
 @pytest.mark.parametrize(("mode", "way", "support_count", "temperature"), CASES)
-def test_probabilities_are_those_of_torch_and_keep_their_order(
+def test_probabilities_match_torch(
     tiny_bundle: Bundle,
     calibrated_bundle: Bundle,
     make_arrays: MakeArrays,
@@ -104,7 +104,7 @@ def test_probabilities_are_those_of_torch_and_keep_their_order(
     assert before == after
 
 
-def test_classes_too_unlikely_for_a_probability_keep_their_order() -> None:
+def test_classes_of_probability_zero_keep_order() -> None:
     """A temperature below 1 takes probabilities to 0 that differed before."""
     logits = np.array([[-500.0, 900.0, -400.0, -450.0]], np.float32)
 

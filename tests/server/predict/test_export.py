@@ -20,7 +20,7 @@ MakeModel = Callable[..., AdaptedModelRecord]
 
 @pytest.mark.parametrize("mode", BatchNormMode)
 @pytest.mark.parametrize("way", [2, 7])
-def test_an_exported_model_answers_alone_as_the_server_does(
+def test_an_export_answers_as_the_server(
     tiny_bundle: Bundle,
     make_arrays: MakeArrays,
     make_model: MakeModel,

@@ -84,7 +84,7 @@ def test_the_first_request_makes_nothing_however_large(
     assert builds.count == 0
 
 
-def test_a_session_is_made_once_enough_images_were_asked(
+def test_a_session_is_made_after_enough_images(
     make_hot_set: Callable[..., HotSet], make_arrays: MakeArrays, builds: Builds
 ) -> None:
     hot_set, arrays = make_hot_set(after_images=10), make_arrays()
@@ -101,9 +101,10 @@ def test_a_session_is_made_once_enough_images_were_asked(
     assert builds.count == 1
 
 
-def test_requests_go_on_while_a_session_is_made_and_make_no_second(
+def test_one_session_is_made_at_a_time(
     make_hot_set: Callable[..., HotSet], make_arrays: MakeArrays, builds: Builds
 ) -> None:
+    """Requests go on while a session is made, and start no second one."""
     hot_set, arrays = make_hot_set(), make_arrays()
     builds.go_on.clear()
     for _ in range(2):
@@ -129,7 +130,7 @@ def test_each_mode_has_a_session_of_its_own(
     assert hot_set.find(arrays, SUPPORT, 1, builds) is one
 
 
-def test_the_longest_unused_session_makes_room_and_begins_anew(
+def test_the_longest_unused_session_makes_room(
     make_hot_set: Callable[..., HotSet], make_arrays: MakeArrays, builds: Builds
 ) -> None:
     hot_set = make_hot_set(max_sessions=2)
@@ -147,7 +148,7 @@ def test_the_longest_unused_session_makes_room_and_begins_anew(
     assert builds.count == 4
 
 
-def test_no_sessions_allowed_means_none_and_nothing_remembered(
+def test_zero_sessions_remember_nothing(
     make_hot_set: Callable[..., HotSet], make_arrays: MakeArrays, builds: Builds
 ) -> None:
     hot_set, arrays = make_hot_set(max_sessions=0), make_arrays()
@@ -170,7 +171,7 @@ def test_a_session_goes_with_its_arrays(
     assert (len(hot_set), hot_set.candidate_count) == (0, 0)
 
 
-def test_arrays_that_go_while_their_session_is_made_leave_nothing(
+def test_arrays_freed_during_a_build_leave_nothing(
     make_hot_set: Callable[..., HotSet], make_arrays: MakeArrays, builds: Builds
 ) -> None:
     hot_set, arrays = make_hot_set(), make_arrays()
@@ -186,7 +187,7 @@ def test_arrays_that_go_while_their_session_is_made_leave_nothing(
     assert (len(hot_set), hot_set.candidate_count) == (0, 0)
 
 
-def test_arrays_that_go_before_their_turn_get_no_session(
+def test_freed_arrays_get_no_session(
     make_hot_set: Callable[..., HotSet], make_arrays: MakeArrays, builds: Builds
 ) -> None:
     hot_set, first, second = make_hot_set(), make_arrays(1), make_arrays(2)
@@ -201,7 +202,7 @@ def test_arrays_that_go_before_their_turn_get_no_session(
     assert builds.count == 1
 
 
-def test_a_session_that_cannot_be_made_is_logged_once_and_done_without(
+def test_a_failed_session_is_logged_once(
     make_hot_set: Callable[..., HotSet], make_arrays: MakeArrays, caplog: pytest.LogCaptureFixture
 ) -> None:
     hot_set, arrays = make_hot_set(), make_arrays()

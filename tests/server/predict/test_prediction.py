@@ -104,7 +104,7 @@ def test_queries_of_transductive_mode_stay_together(
 
 
 @pytest.mark.parametrize("error", [CallCancelled, DeadlineExceeded])
-def test_a_call_that_is_over_ends_the_work_before_the_next_run(
+def test_an_ended_call_stops_before_the_next_run(
     question: Question,
     run_sizes: list[int],
     monkeypatch: pytest.MonkeyPatch,
@@ -126,7 +126,7 @@ def test_a_call_that_is_over_ends_the_work_before_the_next_run(
     assert run_sizes == [8, 8]
 
 
-def test_a_query_without_a_finite_answer_is_named_by_its_place(question: Question) -> None:
+def test_a_query_with_infinite_logits_is_named(question: Question) -> None:
     inputs = queries(20)
     inputs[13] = 3e38
 

@@ -81,7 +81,7 @@ def test_logits_are_those_of_the_network(
 
 
 @pytest.mark.parametrize("mode", [BatchNormMode.SUPPORT, BatchNormMode.SUPPORT_AND_QUERY])
-def test_an_answer_does_not_depend_on_the_other_queries(
+def test_answers_are_independent(
     predictor: Predictor, make_arrays: MakeArrays, mode: BatchNormMode
 ) -> None:
     arrays = make_arrays()
@@ -95,7 +95,7 @@ def test_an_answer_does_not_depend_on_the_other_queries(
 
 
 @pytest.mark.parametrize("mode", BatchNormMode)
-def test_large_requests_run_in_chunks_with_the_same_answers(
+def test_large_requests_run_in_chunks(
     predictor: Predictor,
     make_arrays: MakeArrays,
     mode: BatchNormMode,
@@ -124,7 +124,7 @@ def test_large_requests_run_in_chunks_with_the_same_answers(
 
 
 @pytest.mark.parametrize("mode", BatchNormMode)
-def test_threads_with_models_of_their_own_get_their_own_answers(
+def test_threads_with_own_models_get_own_answers(
     predictor: Predictor, make_arrays: MakeArrays, mode: BatchNormMode
 ) -> None:
     """One session serves all adapted models: nobody may be answered with another's weights."""
@@ -151,7 +151,7 @@ def test_a_support_set_beyond_one_run_still_answers(
 
 
 @pytest.mark.parametrize("mode", BatchNormMode)
-def test_arrays_from_the_store_answer_as_those_that_were_put(
+def test_stored_arrays_answer_the_same(
     predictor: Predictor,
     make_arrays: MakeArrays,
     make_model: MakeModel,
@@ -223,7 +223,7 @@ def test_a_session_of_its_own_answers_as_the_template(
         np.testing.assert_array_equal(got.argmax(axis=1), wanted.argmax(axis=1))
 
 
-def test_a_network_without_statistics_has_no_use_for_its_support_set(
+def test_a_network_without_statistics_ignores_support(
     hot_set: HotSet,
     tiny_bundle: Bundle,
     make_arrays: MakeArrays,
@@ -284,7 +284,7 @@ def test_arrays_from_the_store_make_sessions_too(
 
 
 @pytest.mark.parametrize("mode", BatchNormMode)
-def test_threads_get_their_own_answers_while_sessions_come_and_go(
+def test_threads_get_own_answers_as_sessions_change(
     tiny_bundle: Bundle, make_arrays: MakeArrays, mode: BatchNormMode
 ) -> None:
     """Twelve models share room for three: nobody may be answered with another's weights."""

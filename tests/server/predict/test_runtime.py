@@ -71,7 +71,7 @@ def test_a_gpu_is_used_without_a_word(
     assert reasons(caplog) == []
 
 
-def test_a_gpu_that_onnx_runtime_is_not_built_for_is_told_once(
+def test_an_unusable_gpu_is_logged_once(
     machine: Machine, tiny_bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine.built_with = [CPU]
@@ -90,7 +90,7 @@ def test_a_gpu_that_onnx_runtime_is_not_built_for_is_told_once(
         ("an error", "cuDNN 9 is missing"),
     ],
 )
-def test_a_provider_that_cannot_be_had_is_told_once_and_not_asked_for_again(
+def test_a_missing_provider_is_logged_once(
     machine: Machine,
     tiny_bundle: Bundle,
     caplog: pytest.LogCaptureFixture,

@@ -19,7 +19,7 @@ from kshot.v1 import adaptation_pb2 as wire
         (Scope, wire.Scope, "SCOPE"),
     ],
 )
-def test_the_wire_counts_choices_as_the_words_are_listed(
+def test_choices_are_counted_as_on_the_wire(
     words: type[StrEnum],
     enum: Any,  # noqa: ANN401 -- an enumeration of the wire
     prefix: str,

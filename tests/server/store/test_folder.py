@@ -52,14 +52,14 @@ def read_only() -> Iterator[Path]:
         folder.chmod(0o755)
 
 
-def test_a_store_in_use_is_refused_and_free_after_closing(folder: Path) -> None:
+def test_a_store_in_use_is_refused(folder: Path) -> None:
     with open_store(folder), pytest.raises(StoreUnusable, match="in use by another process"):
         open_store(folder)
 
     open_store(folder).close()
 
 
-def test_a_store_that_another_process_has_open_is_refused(folder: Path) -> None:
+def test_a_store_of_another_process_is_refused(folder: Path) -> None:
     hold = (
         "import sys; from pathlib import Path; from kshot.server.store.store import LocalStore\n"
         "store = LocalStore.open(Path(sys.argv[1]), max_count=9, max_bytes=9)\n"
@@ -80,7 +80,7 @@ def test_a_store_that_another_process_has_open_is_refused(folder: Path) -> None:
     open_store(folder).close()
 
 
-def test_a_newer_schema_is_refused_and_nothing_is_swept(folder: Path) -> None:
+def test_a_newer_schema_is_refused(folder: Path) -> None:
     connection = sqlite3.connect(folder / "index.sqlite3")
     connection.execute("PRAGMA user_version = 2")
     connection.execute("DELETE FROM adapted_models")
@@ -93,9 +93,7 @@ def test_a_newer_schema_is_refused_and_nothing_is_swept(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"these are words, not an index" * 100, None, b""])
-def test_files_without_their_index_are_refused_not_swept(
-    folder: Path, content: bytes | None
-) -> None:
+def test_files_without_an_index_are_refused(folder: Path, content: bytes | None) -> None:
     """A lost index must not take the models with it, however often the server starts."""
     for path in folder.glob("index.sqlite3*"):
         path.unlink()

@@ -71,7 +71,7 @@ async def open_workers() -> AsyncIterator[Workers]:
         await workers.close()
 
 
-def test_what_was_kept_for_a_caller_who_left_is_dropped(store: LocalStore, keep: Make) -> None:
+def test_a_model_of_a_caller_who_left_is_dropped(store: LocalStore, keep: Make) -> None:
     """Nobody knows the id of what an abandoned Adapt has stored: it must not fill the store."""
     slow = SlowStore(store)
 
@@ -90,7 +90,7 @@ def test_what_was_kept_for_a_caller_who_left_is_dropped(store: LocalStore, keep:
     assert store.list(10) == ([], "")
 
 
-def test_a_caller_who_leaves_just_after_it_was_kept_leaves_nothing(
+def test_a_caller_who_leaves_after_the_put_leaves_nothing(
     store: LocalStore, keep: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = threading.Event()
@@ -118,9 +118,10 @@ def test_a_caller_who_leaves_just_after_it_was_kept_leaves_nothing(
     assert store.list(10) == ([], "")
 
 
-def test_a_stop_that_cancels_does_not_fail_for_the_pool_that_is_closed(
+def test_a_cancelled_put_survives_a_closed_pool(
     store: LocalStore, keep: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A stop may close the pool before the caller's task is cancelled."""
     slow = SlowStore(store)
 
     async def main() -> None:
@@ -183,7 +184,7 @@ def test_what_has_expired_is_gone_from_memory_too(
     assert cache.used_bytes == 0
 
 
-def test_what_is_deleted_while_it_is_kept_is_not_held_in_memory(
+def test_a_model_deleted_during_put_is_not_cached(
     store: LocalStore, make_model: Make, make_arrays: Make
 ) -> None:
     """A list may name it before the caller who adapted it hears of it."""

@@ -36,7 +36,7 @@ def test_keeps_what_was_used_last_within_its_bytes(make_held: MakeHeld) -> None:
     assert cache.get_or_load("b", make_held) is not kept["b"]
 
 
-def test_what_is_larger_than_the_cache_is_returned_but_not_kept(make_held: MakeHeld) -> None:
+def test_a_model_larger_than_the_cache_is_not_kept(make_held: MakeHeld) -> None:
     cache = ModelCache(make_held().arrays.size_bytes - 1)
     first = cache.get_or_load("a", make_held)
 
@@ -75,7 +75,7 @@ def test_threads_that_ask_at_once_share_one_load(make_held: MakeHeld) -> None:
     assert len(loads) == 1
 
 
-def test_a_failed_load_fails_all_who_wait_and_is_tried_again(make_held: MakeHeld) -> None:
+def test_a_failed_load_is_tried_again(make_held: MakeHeld) -> None:
     cache = ModelCache(10**6)
 
     def fail() -> CachedModel:

@@ -87,7 +87,7 @@ class TestIds:
             "a\n",
         ],
     )
-    def test_a_malformed_id_is_refused_before_it_becomes_a_path(
+    def test_a_malformed_id_is_no_path(
         self,
         store: LocalStore,
         folder: Path,
@@ -132,7 +132,7 @@ class TestIds:
             store.put(make_model(), make_arrays(2))
 
 
-def test_threads_that_put_read_list_and_delete_keep_their_own(
+def test_threads_do_not_mix_models(
     store: LocalStore, make_model: MakeModel, make_arrays: MakeArrays, assert_same: AssertSame
 ) -> None:
     def work(worker: int) -> None:
@@ -151,7 +151,7 @@ def test_threads_that_put_read_list_and_delete_keep_their_own(
     assert len(store.list(100)[0]) == 24
 
 
-def test_a_closed_store_refuses_and_closing_twice_is_fine(store: LocalStore) -> None:
+def test_a_closed_store_refuses(store: LocalStore) -> None:
     store.close()
     store.close()
 

@@ -20,7 +20,7 @@ FileOf = Callable[[str], Path]
 
 
 @pytest.mark.parametrize("kind", ["flipped", "truncated", "emptied", "missing"])
-def test_a_damaged_file_is_lost_for_good_and_others_are_fine(
+def test_a_damaged_file_is_quarantined(
     store: LocalStore,
     folder: Path,
     make_model: MakeModel,
@@ -81,7 +81,7 @@ def test_an_expired_models_damaged_file_goes_too(
         store.read("a1")
 
 
-def test_a_refusal_of_the_system_is_not_taken_for_damage(
+def test_a_failed_read_is_not_damage(
     store: LocalStore,
     make_model: MakeModel,
     make_arrays: MakeArrays,

@@ -31,7 +31,7 @@ class TestDelete:
             with pytest.raises(DeletedId):
                 call("a1")
 
-    def test_a_read_that_races_with_it_says_deleted_not_damaged(
+    def test_a_racing_read_says_deleted(
         self,
         store: LocalStore,
         make_model: MakeModel,
@@ -50,7 +50,7 @@ class TestDelete:
         with pytest.raises(DeletedId):
             store.read("a1")
 
-    def test_a_file_that_could_not_be_removed_goes_with_the_next_sweep(
+    def test_the_next_sweep_removes_a_left_file(
         self,
         store: LocalStore,
         make_model: MakeModel,
@@ -74,7 +74,7 @@ class TestDelete:
 
 
 class TestExpiry:
-    def test_an_expired_model_is_gone_before_and_after_the_sweep(
+    def test_an_expired_model_is_gone(
         self,
         store: LocalStore,
         folder: Path,

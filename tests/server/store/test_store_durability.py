@@ -107,9 +107,8 @@ def assert_whole(store: LocalStore, model_id: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("point", KILL_POINTS)
-def test_a_put_that_is_killed_is_served_if_acknowledged_else_whole_or_unknown(
-    tmp_path: Path, point: str
-) -> None:
+def test_a_killed_put_is_whole_or_unknown(tmp_path: Path, point: str) -> None:
+    """An acknowledged put is served; any other is whole or unknown, and leaves no file."""
     code = f"put('earlier', 1)\n{KILL_POINTS[point]}\nput('victim', 2)\n"
     status, acknowledged = run_child(tmp_path, code)
 
@@ -131,7 +130,7 @@ def test_a_put_that_is_killed_is_served_if_acknowledged_else_whole_or_unknown(
 
 
 @pytest.mark.parametrize("count", [1, 7, 23])
-def test_all_that_was_acknowledged_before_a_kill_is_served(tmp_path: Path, count: int) -> None:
+def test_acknowledged_models_survive_a_kill(tmp_path: Path, count: int) -> None:
     code = "for seed in range(9999): put(f'm{seed}', seed)"
     with subprocess.Popen(
         [sys.executable, "-c", CHILD + code, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -147,7 +146,7 @@ def test_all_that_was_acknowledged_before_a_kill_is_served(tmp_path: Path, count
             assert_whole(store, model_id, seed)
 
 
-def test_a_delete_that_is_killed_after_its_row_stays_deleted(tmp_path: Path) -> None:
+def test_a_killed_delete_stays_deleted(tmp_path: Path) -> None:
     code = "put('victim', 1)\nStoreFiles.remove = die\nstore.delete('victim')"
     status, _ = run_child(tmp_path, code)
 
@@ -158,7 +157,7 @@ def test_a_delete_that_is_killed_after_its_row_stays_deleted(tmp_path: Path) -> 
     assert not (tmp_path / "models" / "victim.safetensors").exists()
 
 
-def test_a_quarantine_that_is_killed_half_way_is_finished(tmp_path: Path) -> None:
+def test_a_killed_quarantine_is_finished(tmp_path: Path) -> None:
     code = (
         "put('victim', 1)\n"
         "(Path(sys.argv[1]) / 'models' / 'victim.safetensors').write_bytes(b'?')\n"
@@ -172,7 +171,7 @@ def test_a_quarantine_that_is_killed_half_way_is_finished(tmp_path: Path) -> Non
         store.read("victim")
 
 
-def test_content_is_on_disk_before_its_name_and_its_name_before_its_row(
+def test_a_put_syncs_file_name_and_row_in_order(
     tmp_path: Path,
     make_model: MakeModel,
     make_arrays: MakeArrays,
@@ -220,13 +219,15 @@ def test_content_is_on_disk_before_its_name_and_its_name_before_its_row(
         "kshot.server.store.index.StoreIndex.insert",
     ],
 )
-def test_a_full_disk_leaves_nothing_half_written_and_earlier_models_fine(
+def test_a_full_disk_leaves_no_partial_file(
     tmp_path: Path,
     make_model: MakeModel,
     make_arrays: MakeArrays,
     monkeypatch: pytest.MonkeyPatch,
     place: str,
 ) -> None:
+    """Earlier models stay readable, and the same id can be put again."""
+
     def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -263,7 +264,7 @@ def test_an_index_that_cannot_grow_is_a_full_disk_too(
         assert {path.stem for path in (tmp_path / "models").iterdir()} == kept
 
 
-def test_a_write_that_the_system_cuts_short_is_taken_back(tmp_path: Path) -> None:
+def test_a_short_write_is_undone(tmp_path: Path) -> None:
     """The limit on a file's size stands for a disk that fills up in the middle of a file."""
     code = """
 import resource

@@ -47,7 +47,7 @@ def test_a_page_stays_in_place_when_models_come_and_go(
     assert token == ""
 
 
-def test_expired_models_and_those_of_other_models_are_left_out(
+def test_lists_leave_out_expired_and_other_models(
     store: LocalStore, clock: SimpleNamespace, make_model: MakeModel, make_arrays: MakeArrays
 ) -> None:
     store.put(make_model("a", expire_time=1500.0), make_arrays())

@@ -119,9 +119,10 @@ def test_many_cost_as_few_writes_as_one(store: LocalStore, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("put_short_and_long")
-def test_the_folder_is_not_given_away_before_a_sweep_is_over(
+def test_close_waits_for_a_sweep(
     store: LocalStore, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Another process must not get the folder before."""
     remove = store._files.remove
 
     def meanwhile(model_ids: Collection[str]) -> None:
@@ -141,7 +142,7 @@ def test_the_folder_is_not_given_away_before_a_sweep_is_over(
 
 
 @pytest.mark.usefixtures("put_short_and_long")
-def test_a_sweep_that_ends_half_way_is_finished_by_the_next_open(
+def test_open_finishes_a_partial_sweep(
     store: LocalStore,
     open_store: OpenStore,
     file_of: FileOf,
