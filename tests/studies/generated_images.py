@@ -1,10 +1,13 @@
 """Images in the place of data sets that cannot be shipped: many classes that learning tells apart.
 
-A class is a pattern of coarse cells; an image shows it shifted, under a shading and a noise that
-say nothing of the class. What helps on some classes, to look through the shading, helps on others:
-a network that has met some adapts better to new ones, and an untrained one is far from perfect.
+`python tests/studies/generated_images.py DIR` writes DIR/mini-imagenet, in that data set's form.
+
+A class is a pattern of coarse cells. An image shows it shifted, under a shading and a noise that
+say nothing of the class. To look through the shading helps on every class: a network that has met
+some classes adapts better to new ones, and an untrained one is far from perfect.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +45,7 @@ SHADING_CELLS = 3
 
 @dataclass(frozen=True)
 class ImageForm:
-    """What images are like: square, of one channel or three, so many of each class.
-
-    ``contrast`` in 0..1 is how much of an image's range is the class's.
-    """
+    """Square images of one channel or three; `contrast` is the class's share of the range."""
 
     side: int
     channels: int
@@ -54,7 +54,7 @@ class ImageForm:
 
 
 def class_images(form: ImageForm, seed: int) -> npt.NDArray[np.uint8]:
-    """Draw the images of one class: ``(image_count, side, side, channels)``."""
+    """Draw the images of one class: `(image_count, side, side, channels)`."""
     generator = np.random.default_rng(seed)
     side, count = form.side, form.image_count
     cell = -(-side // CELLS)
@@ -70,7 +70,7 @@ def class_images(form: ImageForm, seed: int) -> npt.NDArray[np.uint8]:
 
 
 def write_classes(folder: Path, form: ImageForm, parts: Mapping[str, Sequence[str]]) -> None:
-    """Write ``<part>/<class>/<image>.jpg`` below a folder, every class one of its own."""
+    """Write `<part>/<class>/<image>.jpg` below a folder, each class from its own seed."""
     places = [folder / part / name for part, names in parts.items() for name in names]
     for seed, place in enumerate(places):
         place.mkdir(parents=True)
@@ -80,7 +80,7 @@ def write_classes(folder: Path, form: ImageForm, parts: Mapping[str, Sequence[st
 
 
 def _smooth(coarse: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:
-    """Enlarge ``(n, cells, cells, channels)`` to ``(n, side, side, channels)``, linearly."""
+    """Enlarge `(n, cells, cells, channels)` to `(n, side, side, channels)`, linearly."""
     cells = coarse.shape[1]
     place = np.linspace(0, cells - 1, side)
     low = np.minimum(place.astype(int), cells - 2)
@@ -90,3 +90,8 @@ def _smooth(coarse: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float3
     weights[np.arange(side), low + 1] = part
     rows = np.einsum("ya,nabc->nybc", weights, coarse)
     return np.moveaxis(np.tensordot(rows, weights, (2, 1)), 3, 2)
+
+
+if __name__ == "__main__":
+    form = ImageForm(side=84, channels=3, image_count=600)
+    write_classes(Path(sys.argv[1]) / "mini-imagenet", form, MINI_IMAGENET)
