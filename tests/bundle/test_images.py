@@ -174,9 +174,9 @@ def test_the_limits_are_those_given() -> None:
     data = encoded(Image.new("L", (20, 10)))
 
     assert decode_image(data, ImageLimits(max_pixels=200)).size == (20, 10)
-    with pytest.raises(ImageError, match="claims 20 x 10 pixels, wanted at most 199 in all"):
+    with pytest.raises(ImageError, match="claims 20 x 10 pixels; expected at most 199 in all"):
         decode_image(data, ImageLimits(max_pixels=199))
-    with pytest.raises(ImageError, match=f"has {len(data)} bytes, wanted at most 8"):
+    with pytest.raises(ImageError, match=f"has {len(data)} bytes; expected at most 8"):
         decode_image(data, ImageLimits(max_bytes=8))
 
 

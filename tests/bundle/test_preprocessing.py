@@ -97,17 +97,20 @@ def test_prepared_float32_passes_through(gray_spec: InputSpec) -> None:
     [
         (
             np.zeros((2, 28, 28), np.float32),
-            r"float32 shape \(2, 28, 28\), wanted \(n, 1, 28, 28\)",
+            r"expected float32 shape \(n, 1, 28, 28\), got \(2, 28, 28\)",
         ),
-        (np.zeros((2, 3, 28, 28), np.float32), r"wanted \(n, 1, 28, 28\)"),
-        (np.zeros((0, 1, 28, 28), np.float32), "got 0 images"),
-        (np.zeros((2, 1, 28, 28), np.float64), "got dtype float64, wanted uint8 or float32"),
-        (np.zeros((2, 28, 28), np.int32), "got dtype int32"),
-        (np.zeros((28, 28), np.uint8), r"uint8 shape \(28, 28\), wanted \(n, height, width\)"),
-        (np.zeros((2, 28, 28, 2), np.uint8), r"wanted .* 1 \| 3 \| 4"),
+        (np.zeros((2, 3, 28, 28), np.float32), r"expected float32 shape \(n, 1, 28, 28\)"),
+        (np.zeros((0, 1, 28, 28), np.float32), "expected at least 1 image, got 0"),
+        (np.zeros((2, 1, 28, 28), np.float64), "expected dtype uint8 or float32, got float64"),
+        (np.zeros((2, 28, 28), np.int32), "expected dtype uint8 or float32, got int32"),
+        (
+            np.zeros((28, 28), np.uint8),
+            r"expected uint8 shape \(n, height, width\) .*, got \(28, 28\)",
+        ),
+        (np.zeros((2, 28, 28, 2), np.uint8), r"expected .* 1 \| 3 \| 4"),
         (np.zeros((0, 28, 28), np.uint8), "at least 1 image"),
         (np.zeros((1, 0, 28), np.uint8), "1 pixel"),
-        ([], "got 0 images"),
+        ([], "expected at least 1 image, got 0"),
     ],
 )
 def test_refuses_arrays_that_do_not_fit(

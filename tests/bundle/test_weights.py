@@ -30,14 +30,17 @@ def test_transposed_arrays_keep_their_values() -> None:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"parameters.w": np.ones(2, np.float32)}, "step: got none"),
-        ({"step": np.array(1, np.int32)}, "step: got int32"),
-        ({"step": np.array([1], np.int64)}, r"shape \(1,\), wanted int64 of shape \(\)"),
-        ({"step": np.array(1, np.int64)}, "parameters: got none"),
-        ({"step": np.array(1, np.int64), "w": np.ones(2)}, "w: got an unknown tensor"),
+        ({"parameters.w": np.ones(2, np.float32)}, r"step: expected int64 of shape \(\), got none"),
+        ({"step": np.array(1, np.int32)}, r"step: expected int64 of shape \(\), got int32"),
+        (
+            {"step": np.array([1], np.int64)},
+            r"expected int64 of shape \(\), got int64 of shape \(1,\)",
+        ),
+        ({"step": np.array(1, np.int64)}, "parameters: expected at least one, got none"),
+        ({"step": np.array(1, np.int64), "w": np.ones(2)}, "w: unknown tensor"),
         (
             {"step": np.array(1, np.int64), "parameters.w": np.ones(2, np.float32)},
-            "second_moment.w: got none",
+            "second_moment.w: missing; parameters.w exists",
         ),
     ],
 )
@@ -53,7 +56,7 @@ def test_refuses_tensors_that_do_not_fit(
     [
         ("parameters", np.full((2, 3), np.nan, np.float32), "not finite"),
         ("parameters", np.ones((2, 3), np.float64), "got float64"),
-        ("second_moment", np.ones((3, 2), np.float32), r"wanted float32 of shape \(2, 3\)"),
+        ("second_moment", np.ones((3, 2), np.float32), r"expected float32 of shape \(2, 3\)"),
         ("second_moment", np.full((2, 3), -1, np.float32), "below 0"),
     ],
 )
@@ -76,5 +79,5 @@ def test_refuses_values_that_do_not_fit(
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 64])
 def test_refuses_bytes_that_are_no_safetensors_file(content: bytes) -> None:
-    with pytest.raises(BundleError, match="is not a safetensors file"):
+    with pytest.raises(BundleError, match="not a safetensors file"):
         parse_weights(content)

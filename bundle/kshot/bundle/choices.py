@@ -1,4 +1,4 @@
-"""The words that the wire, the manifest, the learner and the commands share."""
+"""The choices that the wire, the manifest, the learner and the commands share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class BatchNormMode(StrEnum):
-    """Whose statistics normalise a query: the queries', the support set's with it, or frozen."""
+    """The statistics that normalize a query: of queries, support and query, or support."""
 
     TRANSDUCTIVE = "transductive"
     SUPPORT_AND_QUERY = "support_and_query"
@@ -14,7 +14,7 @@ class BatchNormMode(StrEnum):
 
 
 class Preconditioner(StrEnum):
-    """What divides an inner gradient: Adam's second moment carried, frozen or fresh, or nothing."""
+    """The divisor of an inner gradient: Adam's second moment carried, frozen or fresh, or none."""
 
     CARRIED = "carried"
     FROZEN = "frozen"
@@ -23,7 +23,7 @@ class Preconditioner(StrEnum):
 
 
 class Head(StrEnum):
-    """Where the rows of the last layer start: trained rows, class means, or zero."""
+    """The initial rows of the last layer: trained rows, class means, or zero."""
 
     TRAINED = "trained"
     PROTOTYPE = "prototype"
@@ -31,7 +31,7 @@ class Head(StrEnum):
 
 
 class Scope(StrEnum):
-    """Which parameters the inner loop changes."""
+    """The parameters that the inner loop changes."""
 
     ALL = "all"
     HEAD = "head"

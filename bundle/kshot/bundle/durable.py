@@ -56,7 +56,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    """Open an empty file that no other process writes to: whoever comes second waits."""
+    """Open an empty file for one process at a time; a second process waits."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         # Opened by name, so that `file.name` is the path: some libraries write to paths alone.
@@ -69,7 +69,7 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Tell whether an open file still has this name: its writer before may have renamed it."""
+    """Return whether an open file still has this name: an earlier writer may have renamed it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat(follow_symlinks=False))
     except FileNotFoundError:

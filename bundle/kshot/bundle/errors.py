@@ -1,7 +1,7 @@
 """The errors of this package.
 
 Exception
-├── BundleError   a bundle, or a document in it, does not say what it must
+├── BundleError   a bundle, or a document in it, is invalid
 └── ImageError    an image, or an array of images, cannot become a network's input
 """
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 
 class BundleError(Exception):
-    """A bundle is missing, damaged or contradicts itself; the sentence names file and field."""
+    """A bundle is missing, damaged or inconsistent; the message names the file and the field."""
 
 
 @dataclass(frozen=True)
 class ImageProblem:
-    """What is wrong with one image, or with all of them together (`index` None)."""
+    """The problem of one image, or of all images together (`index` None)."""
 
     index: int | None
     reason: str
@@ -27,7 +27,7 @@ class ImageProblem:
 
 
 class ImageError(Exception):
-    """Images are refused; `problems` holds one entry per image that is wrong, in order."""
+    """Images are refused; `problems` has one entry per invalid image, in order."""
 
     def __init__(self, problems: Sequence[ImageProblem]) -> None:
         super().__init__("; ".join(map(str, problems)))
@@ -35,5 +35,5 @@ class ImageError(Exception):
 
     @classmethod
     def about(cls, reason: str, index: int | None = None) -> ImageError:
-        """Make the error that has one problem."""
+        """Return an error with one problem."""
         return cls([ImageProblem(index, reason)])

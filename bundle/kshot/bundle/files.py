@@ -34,7 +34,7 @@ _BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder whose files were found to be what its manifest says.
+    """A folder whose files match its manifest.
 
     `digest` is the SHA-256 (hex) of `manifest.json`, which lists the digests of the other files.
     """
@@ -48,13 +48,13 @@ class Bundle:
         return self.path / template_file(mode)
 
     def read_weights(self) -> Weights:
-        """Read the initialization; raise `BundleError` when it does not fit."""
+        """Read the initialization; raise `BundleError` when it is invalid."""
         content = _read(self.path, WEIGHTS_FILE, self.manifest.files[WEIGHTS_FILE])
         return parse_weights(content)
 
 
 def load_bundle(path: Path) -> Bundle:
-    """Open `NAME/VERSION`, or `NAME` in its highest version; raise `BundleError` if it is unfit."""
+    """Open `NAME/VERSION`, or `NAME` in its highest version; raise `BundleError` if invalid."""
     folder = _version_folder(path)
     try:
         text = _read_manifest_file(folder)
@@ -76,13 +76,13 @@ def write_bundle(
     templates: Mapping[BatchNormMode, bytes],
     card: str,
 ) -> Bundle:
-    """Write `root/NAME/VERSION` at once or not at all; the manifest's `files` are filled in here.
+    """Write `root/NAME/VERSION` at once or not at all, and fill in the manifest's `files`.
 
-    Raises `BundleError` when the content does not fit or this version exists already.
+    Raises `BundleError` when the content is invalid or this version exists already.
     """
     for mode in BatchNormMode:
         if mode not in templates:
-            raise BundleError(f"{template_file(mode)}: got no template, wanted one per mode")
+            raise BundleError(f"{template_file(mode)}: template is missing; each mode needs one")
     contents = {template_file(mode): templates[mode] for mode in BatchNormMode}
     contents |= {WEIGHTS_FILE: weights_bytes(weights), CARD_FILE: card.encode()}
     manifest = replace(manifest, files={name: _entry(contents[name]) for name in bundle_files()})
@@ -100,14 +100,14 @@ def builtin_bundle(name: str = "omniglot") -> Path:
     """Return the folder of a bundle that ships with the package, in its highest version."""
     if not re.fullmatch(NAME_PATTERN, name) or not (_BUILTIN_FOLDER / name).is_dir():
         shipped = sorted(folder.name for folder in _BUILTIN_FOLDER.glob("[a-z0-9]*"))
-        raise BundleError(f"no built-in bundle {name!r}, wanted one of: {', '.join(shipped)}")
+        raise BundleError(f"no built-in bundle {name!r}; expected one of: {', '.join(shipped)}")
     return _version_folder(_BUILTIN_FOLDER / name)
 
 
 def locate_bundle(name: str) -> Path:
-    """Return a folder that is there, or else that of the built-in bundle of this name.
+    """Return an existing folder, or the folder of the built-in bundle of this name.
 
-    What has more than one part is a folder, whether it is there or not. Raises `BundleError`.
+    A path with several parts always means a folder. Raises `BundleError`.
     """
     folder = Path(name)
     if folder.exists() or len(folder.parts) > 1:
@@ -121,14 +121,14 @@ def locate_bundle(name: str) -> Path:
 def _version_folder(path: Path) -> Path:
     folder = path.resolve()
     if not folder.is_dir():
-        raise BundleError(f"{path}: is no folder, wanted NAME/VERSION with {MANIFEST_FILE}")
+        raise BundleError(f"{path}: not a directory; expected NAME/VERSION with {MANIFEST_FILE}")
     if (folder / MANIFEST_FILE).exists():
         return folder
     versions = [
         int(item.name) for item in folder.iterdir() if re.fullmatch(_VERSION_PATTERN, item.name)
     ]
     if not versions:
-        raise BundleError(f"{path}: has no {MANIFEST_FILE} and no folder of a version")
+        raise BundleError(f"{path}: has no {MANIFEST_FILE} and no version folder")
     return folder / str(max(versions))
 
 
@@ -140,27 +140,26 @@ def _read_manifest_file(folder: Path) -> bytes:
         raise BundleError(f"{MANIFEST_FILE}: cannot be read: {error.strerror}") from error
     if len(text) > _MAX_MANIFEST_BYTES:
         raise BundleError(
-            f"{MANIFEST_FILE}: got more than {_MAX_MANIFEST_BYTES} bytes, wanted less"
+            f"{MANIFEST_FILE}: expected at most {_MAX_MANIFEST_BYTES} bytes, got more"
         )
     return text
 
 
 def _check_place(folder: Path, manifest: Manifest) -> None:
-    for field, got, wanted in (
+    for field, got, expected in (
         ("name", manifest.name, folder.parent.name),
         ("version", str(manifest.version), folder.name),
     ):
-        if got != wanted:
-            raise BundleError(
-                f"{MANIFEST_FILE}: {field}: got {got}, wanted {wanted}, as the folder"
-            )
+        if got != expected:
+            problem = f"expected {expected}, the name of the folder, got {got}"
+            raise BundleError(f"{MANIFEST_FILE}: {field}: {problem}")
     if sorted(manifest.files) != sorted(bundle_files()):
-        listed, wanted = ", ".join(manifest.files), ", ".join(bundle_files())
-        raise BundleError(f"{MANIFEST_FILE}: files: got {listed or 'none'}, wanted {wanted}")
+        listed, expected = ", ".join(manifest.files), ", ".join(bundle_files())
+        raise BundleError(f"{MANIFEST_FILE}: files: expected {expected}, got {listed or 'none'}")
 
 
 def _read(folder: Path, name: str, entry: FileEntry) -> bytes:
-    """Read a file and hold it to the size and digest in the manifest."""
+    """Read a file and check it against the size and digest in the manifest."""
     try:
         size = (folder / name).stat().st_size
         _check_memory(name, size)
@@ -168,22 +167,22 @@ def _read(folder: Path, name: str, entry: FileEntry) -> bytes:
     except OSError as error:
         raise BundleError(f"{name}: cannot be read: {error.strerror}") from error
     if size != entry.size_bytes:
-        wanted = f"{entry.size_bytes} (files.{name}.size_bytes of {MANIFEST_FILE})"
-        raise BundleError(f"{name}: got {size} bytes, wanted {wanted}")
+        expected = f"{entry.size_bytes} bytes (files.{name}.size_bytes of {MANIFEST_FILE})"
+        raise BundleError(f"{name}: expected {expected}, got {size}")
     digest = hashlib.sha256(content).hexdigest()
     if digest != entry.sha256:
-        wanted = f"{entry.sha256} (files.{name}.sha256 of {MANIFEST_FILE})"
-        raise BundleError(f"{name}: got SHA-256 {digest}, wanted {wanted}")
+        expected = f"SHA-256 {entry.sha256} (files.{name}.sha256 of {MANIFEST_FILE})"
+        raise BundleError(f"{name}: expected {expected}, got {digest}")
     return content
 
 
 def _check_memory(name: str, size: int) -> None:
-    """Refuse a file that memory does not hold as it is and once more as arrays."""
+    """Refuse a file that does not fit into memory twice: as bytes and as arrays."""
     available = available_bytes()
     if available is not None and _COPIES * size > available:
         raise BundleError(
-            f"{name}: is {size} bytes and takes {_COPIES} times as many to read, wanted no more "
-            f"than the {available} bytes of memory that are available"
+            f"{name}: reading {size} bytes takes {_COPIES} times as much memory; only {available} "
+            "bytes are available"
         )
 
 
@@ -194,7 +193,7 @@ def _entry(content: bytes) -> FileEntry:
 def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
-        raise BundleError(f"{folder}: exists already, wanted a new version")
+        raise BundleError(f"{folder}: exists already; choose a new version")
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         temporary.chmod(0o755)

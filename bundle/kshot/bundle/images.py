@@ -28,7 +28,7 @@ _TRANSPOSITIONS = {
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """The largest encoded image that is decoded: bytes, and pixels as its header claims."""
+    """The largest encoded image to decode: its bytes, and the pixels that its header claims."""
 
     max_bytes: int = 16 * 2**20
     max_pixels: int = 4096 * 4096
@@ -52,9 +52,9 @@ def count_pixels(data: bytes, limits: ImageLimits | None = None) -> int:
 
 @contextmanager
 def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
-    """Open an image within the limits; what its decoder raises becomes an `ImageError`."""
+    """Open an image within the limits; any error of its decoder becomes an `ImageError`."""
     if len(data) > limits.max_bytes:
-        raise ImageError.about(f"has {len(data)} bytes, wanted at most {limits.max_bytes}")
+        raise ImageError.about(f"has {len(data)} bytes; expected at most {limits.max_bytes}")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.width, image.height, limits)
@@ -63,24 +63,24 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError.about(
-            f"claims more pixels than the {limits.max_pixels} that are allowed"
+            f"claims too many pixels; expected at most {limits.max_pixels}"
         ) from error
     except UnidentifiedImageError as error:
         raise ImageError.about("is not a PNG, JPEG or WebP image") from error
     except Exception as error:
-        # Pillow's decoders raise nearly anything on damaged data.
+        # Pillow's decoders raise nearly any exception on damaged data.
         raise ImageError.about("is damaged and cannot be decoded") from error
 
 
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:
     if width * height > limits.max_pixels:
         raise ImageError.about(
-            f"claims {width} x {height} pixels, wanted at most {limits.max_pixels} in all"
+            f"claims {width} x {height} pixels; expected at most {limits.max_pixels} in all"
         )
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Return the image in mode L or RGB; what is transparent shows white."""
+    """Return the image in mode L or RGB; transparent pixels become white."""
     if image.mode.startswith("I"):
         return _from_16_bit(image)
     gray = image.mode in ("1", "L", "LA", "La")
@@ -100,11 +100,11 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 where there is none that can be read."""
+    """Return the EXIF orientation, 1 where none can be read."""
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:
-        # Damaged metadata does not make the pixels worse.
+        # Damaged metadata does not affect the pixels.
         return 1
 
 

@@ -1,4 +1,4 @@
-"""What a bundle says about itself: the content of `manifest.json`."""
+"""The content of `manifest.json`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Rgb:
 
 @dataclass(frozen=True)
 class Resize:
-    """Bring an image of any size to `height` by `width` pixels, whatever its aspect."""
+    """Resize an image of any size and aspect to `height` by `width` pixels."""
 
     step: Literal["resize"] = field(default="resize", kw_only=True)
     height: Count
@@ -75,7 +75,7 @@ PreprocessingStep = Grayscale | Rgb | Resize | Rescale
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One prepared example: `(channels, height, width)`, and the steps that bring images there.
+    """The shape of a prepared example, `(channels, height, width)`, and the steps that make it.
 
     The steps are a colour step, a resize and a rescale, in this order.
     """
@@ -95,7 +95,7 @@ class BatchSizeRule:
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """The defaults of the inner loop and what a request may choose instead."""
+    """The defaults of the inner loop and the alternatives for requests."""
 
     learning_rate: Positive
     step_count: Count
@@ -109,7 +109,7 @@ class InnerLoop:
     second_moment_decay: Decay = 0.999
     epsilon: Positive = 1e-8
     weight_decay_rate: Positive | None = None
-    """Multiplies all parameters before each inner step; without it they are left as they are."""
+    """Multiplies all parameters before each inner step; None leaves them unchanged."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Training:
 
 @dataclass(frozen=True)
 class HeadPolicy:
-    """How the last layer may start."""
+    """The allowed initializations of the last layer."""
 
     default: Head
     allowed: tuple[Head, ...]
@@ -139,7 +139,7 @@ class HeadPolicy:
 
 @dataclass(frozen=True)
 class ScopePolicy:
-    """Which parameters may be adapted."""
+    """The allowed sets of adapted parameters."""
 
     default: Scope
     allowed: tuple[Scope, ...]
@@ -147,7 +147,7 @@ class ScopePolicy:
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest task and the largest options that a request may ask for."""
+    """The largest task and the largest options of a request."""
 
     max_way: Way
     max_support_count: Count
@@ -158,7 +158,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the initialization comes from; ``folder`` is that of a data set of class folders."""
+    """The origin of the initialization; `folder` is that of a data set of class folders."""
 
     recipe: Text
     recipe_digest: Text
@@ -200,12 +200,11 @@ class TemperatureRule:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What logits are divided by before the softmax, and the tasks that it was fitted on.
+    """The temperatures that divide logits before the softmax, and the tasks that fitted them.
 
-    These are `task_count` tasks of `way` classes for each `shot`, drawn from `seed` out of
-    `part` of the data that the initialization was trained on, `query_count` queries per class,
-    adapted by `step_count` steps and the bundle's other defaults. `data_digest` is that of the
-    part's images.
+    For each `shot` there were `task_count` tasks of `way` classes with `query_count` queries per
+    class, drawn from `seed` out of `part` of the training's data, whose images have `data_digest`,
+    and adapted by `step_count` steps and the bundle's other defaults.
     """
 
     rules: Annotated[tuple[TemperatureRule, ...], Rule("at least one rule", bool)]
@@ -218,7 +217,7 @@ class Calibration:
     seed: Natural
 
     def temperature(self, mode: BatchNormMode, way: int, support_count: int) -> float:
-        """Return what the logits of a task in `mode` are divided by; 1 where the mode has no rule.
+        """Return the temperature of a task in `mode`; 1 where the mode has no rule.
 
         Between the `shot`s of the mode's rules its logarithm is linear in that of the examples per
         class, `support_count / way`; below the first and above the last it is theirs.
@@ -246,7 +245,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that trainer, engine and front agree on about one bundle."""
+    """All that trainer, engine and front know about one bundle."""
 
     schema_version: Literal[1] = field(default=SCHEMA_VERSION, kw_only=True)
     name: Name
@@ -266,14 +265,11 @@ class Manifest:
 
     @property
     def usual_way(self) -> int:
-        """Return the classes of a task where nobody names any: the table's, or those trained with.
-
-        Training may have had more, because that makes a better initialization.
-        """
+        """Return the default number of classes of a task: the table's, else that of training."""
         return self.evaluation[0].way if self.evaluation else self.training.way
 
     def default_batch_size(self, way: int) -> int:
-        """Return the batch size that a task of `way` classes gets when it names none."""
+        """Return the default batch size of a task of `way` classes."""
         rules = self.inner_loop.batch_size_by_way
         fitting = (rule for rule in rules if way <= rule.max_way)
         return next(fitting, rules[-1]).batch_size
@@ -286,7 +282,7 @@ class Manifest:
         return tuple(mode for mode in self.batch_norm.allowed if mode in with_rules)
 
     def temperature(self, mode: BatchNormMode, way: int, support_count: int) -> float:
-        """Return what the logits of a task in `mode` are divided by; 1 without a calibration."""
+        """Return the temperature of a task in `mode`; 1 without a calibration."""
         if self.calibration is None:
             return 1.0
         return self.calibration.temperature(mode, way, support_count)

@@ -1,4 +1,4 @@
-"""How much memory there is, asked before much of it is taken."""
+"""The available memory, to check before much of it is allocated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _MEMORY_FACTS = Path("/proc/meminfo")
 
 
 def available_bytes() -> int | None:
-    """Return the bytes that a process can take without others being swapped, None if unknown."""
+    """Return the bytes that a process can allocate without swapping, None if unknown."""
     try:
         lines = _MEMORY_FACTS.read_text().splitlines()
     except OSError:

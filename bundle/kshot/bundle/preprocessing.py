@@ -1,4 +1,4 @@
-"""From images of any size to a network's input: the manifest's steps, for trainer and front."""
+"""From images of any size to a network's input, by the manifest's steps."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def prepare(
 ) -> Floats:
     """Return a network's input `(n, channels, height, width)`.
 
-    Encoded images and uint8 arrays go through the steps of `spec`; a float32 array is taken as
-    prepared. Raises `ImageError` with every image that is wrong.
+    Encoded images and uint8 arrays go through the steps of `spec`; a float32 array counts
+    as prepared. Raises `ImageError` with a problem for each invalid image.
     """
     if isinstance(images, np.ndarray) and images.dtype == np.float32:
         return _prepared(cast(Floats, images), spec)
@@ -45,16 +45,16 @@ def pixels(
     spec: InputSpec,
     limits: ImageLimits | None = None,
 ) -> Pixels:
-    """Return uint8 `(n, channels, height, width)`: all steps of `spec` but the rescale.
+    """Return uint8 `(n, channels, height, width)`: all steps of `spec` except the rescale.
 
     `images` are encoded (PNG, JPEG, WebP) or uint8 `(n, height, width[, 1 | 3 | 4])` of any
-    height and width. Raises `ImageError` with every image that is wrong.
+    height and width. Raises `ImageError` with a problem for each invalid image.
     """
     if isinstance(images, np.ndarray):
         _check_array(images)
         return np.stack([_fit(_picture(cast(Pixels, image)), spec) for image in images])
     if len(images) == 0:
-        raise ImageError.about("got 0 images, wanted at least 1")
+        raise ImageError.about("expected at least 1 image, got 0")
     fitted: list[Pixels] = []
     problems: list[ImageProblem] = []
     for index, data in enumerate(images):
@@ -76,12 +76,10 @@ def rescale(pixels: Pixels, spec: InputSpec) -> Floats:
 
 def _prepared(images: Floats, spec: InputSpec) -> Floats:
     if images.shape[1:] != spec.shape or images.ndim != 4:
-        wanted = ("n", *spec.shape)
-        raise ImageError.about(
-            f"float32 shape {images.shape}, wanted ({', '.join(map(str, wanted))})"
-        )
+        expected = ", ".join(map(str, ("n", *spec.shape)))
+        raise ImageError.about(f"expected float32 shape ({expected}), got {images.shape}")
     if len(images) == 0:
-        raise ImageError.about("got 0 images, wanted at least 1")
+        raise ImageError.about("expected at least 1 image, got 0")
     finite = np.isfinite(images).all(axis=(1, 2, 3))
     if not finite.all():
         raise ImageError(
@@ -95,18 +93,18 @@ def _prepared(images: Floats, spec: InputSpec) -> Floats:
 
 def _check_array(images: npt.NDArray[np.generic]) -> None:
     if images.dtype != np.uint8:
-        raise ImageError.about(f"got dtype {images.dtype}, wanted uint8 or float32")
+        raise ImageError.about(f"expected dtype uint8 or float32, got {images.dtype}")
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3, 4)):
         raise ImageError.about(
-            f"uint8 shape {images.shape}, wanted (n, height, width) or "
-            "(n, height, width, 1 | 3 | 4)"
+            "expected uint8 shape (n, height, width) or (n, height, width, 1 | 3 | 4), got "
+            f"{images.shape}"
         )
     if 0 in images.shape:
-        raise ImageError.about(f"uint8 shape {images.shape}, wanted at least 1 image and 1 pixel")
+        raise ImageError.about(f"expected at least 1 image and 1 pixel, got shape {images.shape}")
 
 
 def _picture(image: Pixels) -> Image.Image:
-    """Return mode L or RGB; alpha shows white."""
+    """Return mode L or RGB; transparent pixels become white."""
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     picture = Image.fromarray(np.ascontiguousarray(image))
@@ -117,7 +115,7 @@ def _picture(image: Pixels) -> Image.Image:
 
 
 def _fit(picture: Image.Image, spec: InputSpec) -> Pixels:
-    """Apply colour and resize; returns `(channels, height, width)`."""
+    """Apply colour and resize; return `(channels, height, width)`."""
     channels = spec.shape[0]
     picture = picture.convert("L" if channels == 1 else "RGB")
     resize = next(step for step in spec.preprocessing if isinstance(step, Resize))

@@ -1,4 +1,4 @@
-"""The initialization: parameters, and the second moment of the gradients carried from training."""
+"""The initialization: parameters, and the second moment of gradients from training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Weights:
 
 
 def weights_bytes(weights: Weights) -> bytes:
-    """Return the content of `weights.safetensors`; raise `BundleError` where weights do not fit."""
+    """Return the content of `weights.safetensors`; raise `BundleError` for invalid weights."""
     _check(weights)
     tensors: dict[str, npt.NDArray[np.generic]] = {_STEP: np.array(weights.step, np.int64)}
     for prefix, arrays in (
@@ -43,20 +43,20 @@ def weights_bytes(weights: Weights) -> bytes:
 
 
 def parse_weights(content: bytes) -> Weights:
-    """Read the content of `weights.safetensors`; raise `BundleError` where it does not fit."""
+    """Read the content of `weights.safetensors`; raise `BundleError` where it is invalid."""
     try:
         tensors = cast(dict[str, npt.NDArray[np.generic]], safetensors.numpy.load(content))
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise BundleError(f"{WEIGHTS_FILE}: is not a safetensors file") from error
+        raise BundleError(f"{WEIGHTS_FILE}: not a safetensors file") from error
     step = tensors.pop(_STEP, None)
     if step is None or step.dtype != np.int64 or step.shape != ():
-        raise BundleError(f"{WEIGHTS_FILE}: {_STEP}: got {_form(step)}, wanted int64 of shape ()")
+        raise BundleError(f"{WEIGHTS_FILE}: {_STEP}: expected int64 of shape (), got {_form(step)}")
     parts: dict[str, dict[str, npt.NDArray[np.float32]]] = {_PARAMETERS: {}, _SECOND_MOMENT: {}}
     for key, array in tensors.items():
         prefix = next((prefix for prefix in parts if key.startswith(prefix)), None)
         if prefix is None:
-            wanted = f"{_STEP}, {_PARAMETERS}… or {_SECOND_MOMENT}…"
-            raise BundleError(f"{WEIGHTS_FILE}: {key}: got an unknown tensor, wanted {wanted}")
+            expected = f"{_STEP}, {_PARAMETERS}… or {_SECOND_MOMENT}…"
+            raise BundleError(f"{WEIGHTS_FILE}: {key}: unknown tensor; expected {expected}")
         parts[prefix][key.removeprefix(prefix)] = cast(npt.NDArray[np.float32], array)
     weights = Weights(parts[_PARAMETERS], parts[_SECOND_MOMENT], int(cast(np.int64, step)))
     _check(weights)
@@ -66,26 +66,24 @@ def parse_weights(content: bytes) -> Weights:
 def _check(weights: Weights) -> None:
     parameters, second_moment = weights.parameters, weights.second_moment
     if not parameters:
-        raise BundleError(f"{WEIGHTS_FILE}: parameters: got none, wanted at least one")
+        raise BundleError(f"{WEIGHTS_FILE}: parameters: expected at least one, got none")
     for name in sorted(parameters.keys() ^ second_moment.keys()):
         there, missing = (
             (_PARAMETERS, _SECOND_MOMENT) if name in parameters else (_SECOND_MOMENT, _PARAMETERS)
         )
-        raise BundleError(f"{WEIGHTS_FILE}: {missing}{name}: got none, wanted it as {there}{name}")
+        raise BundleError(f"{WEIGHTS_FILE}: {missing}{name}: missing; {there}{name} exists")
     for name, array in parameters.items():
         moment = second_moment[name]
         for prefix, values in ((_PARAMETERS, array), (_SECOND_MOMENT, moment)):
             if values.dtype != np.float32 or values.shape != array.shape:
-                wanted = f"float32 of shape {array.shape}"
-                raise BundleError(
-                    f"{WEIGHTS_FILE}: {prefix}{name}: got {_form(values)}, wanted {wanted}"
-                )
+                problem = f"expected float32 of shape {array.shape}, got {_form(values)}"
+                raise BundleError(f"{WEIGHTS_FILE}: {prefix}{name}: {problem}")
             if not np.isfinite(values).all():
                 raise BundleError(f"{WEIGHTS_FILE}: {prefix}{name}: has values that are not finite")
         if moment.size and moment.min() < 0:
             raise BundleError(f"{WEIGHTS_FILE}: {_SECOND_MOMENT}{name}: has values below 0")
     if weights.step < 0:
-        raise BundleError(f"{WEIGHTS_FILE}: {_STEP}: got {weights.step}, wanted at least 0")
+        raise BundleError(f"{WEIGHTS_FILE}: {_STEP}: expected at least 0, got {weights.step}")
 
 
 def _form(array: npt.NDArray[np.generic] | None) -> str:

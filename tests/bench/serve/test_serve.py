@@ -204,7 +204,7 @@ def test_an_interrupted_bench_deletes_what_it_made(server: ServerProcess) -> Non
         ),
         (["--server", "localhost:1", "--memory"], 2, "--memory cannot be combined with --server"),
         (["--bundle", "nowhere"], 2, "there is no folder nowhere"),
-        (["--bundle", "no/where"], 1, "no/where: is no folder"),
+        (["--bundle", "no/where"], 1, "no/where: not a directory"),
         (["--models", "3"], 2, "--models requires --memory"),
         (["--memory", "--seconds", "3"], 2, "--seconds cannot be combined with --memory"),
         (["--plot", "plot.txt"], 2, "--plot: expected a file that ends in .png, got plot.txt"),

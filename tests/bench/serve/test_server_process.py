@@ -47,8 +47,8 @@ def test_a_failed_start_is_one_line(tmp_path: Path) -> None:
         pytest.fail("it started")
 
     assert caught.value.message == (
-        f"the server did not start: {tmp_path}/nowhere: is no folder, "
-        "wanted NAME/VERSION with manifest.json"
+        f"the server did not start: {tmp_path}/nowhere: not a directory; "
+        "expected NAME/VERSION with manifest.json"
     )
 
 

@@ -165,7 +165,7 @@ def test_different_answers_are_not_compared(bundle: Bundle) -> None:
         (["--shot", "10000"], 2, "--way times --shot: expected at most"),
         (["--batch-norm-mode", "running"], 2, "'running' is not one of"),
         (["--bundle", "nowhere"], 2, "there is no folder nowhere"),
-        (["--bundle", "no/where"], 1, "no/where: is no folder"),
+        (["--bundle", "no/where"], 1, "no/where: not a directory"),
     ],
 )
 def test_wrong_use_is_one_line(

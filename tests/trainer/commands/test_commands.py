@@ -211,7 +211,7 @@ def file_in_the_way(folder: Path) -> list[str]:
             id="out is a file",
         ),
         pytest.param(
-            lambda folder: ["evaluate", str(folder / "no")], 1, "is no folder", id="no bundle"
+            lambda folder: ["evaluate", str(folder / "no")], 1, "not a directory", id="no bundle"
         ),
         pytest.param(
             lambda _: ["evaluate", "unknown-name"],
