@@ -17,7 +17,6 @@ from kshot.client.adapted_model import AdaptedModel, own_labels
 from kshot.client.capabilities import Capabilities, decode_capabilities
 from kshot.client.channel import check_timeout, open_channel
 from kshot.client.encoding import (
-    decode_adapted_prediction,
     decode_description,
     decode_prediction,
     decode_report,
@@ -140,7 +139,7 @@ class Client:
             return_logits=return_logits,
         )
         response, round_trip_ms = self._call(self._stub.AdaptAndPredict, request, timeout)
-        return decode_adapted_prediction(response, classes.labels, round_trip_ms)
+        return decode_prediction(response, classes.labels, round_trip_ms)
 
     def get(self, adapted_model: str) -> AdaptedModel:
         """Return a handle on the adapted model with this id."""

@@ -67,40 +67,35 @@ def decode_tensor(tensor: wire.Tensor) -> npt.NDArray[np.float32]:
 
 
 def decode_prediction(
-    response: wire.PredictResponse, labels: Sequence[Label] | None, round_trip_ms: float
+    response: wire.PredictResponse | wire.AdaptAndPredictResponse,
+    labels: Sequence[Label] | None,
+    round_trip_ms: float,
 ) -> Prediction:
-    """Read the answer of a kept model; `labels` are the caller's own if they are known."""
-    names = tuple(response.class_names)
+    """Read the answer to queries; `labels` are the caller's own if they are known.
+
+    Only `AdaptAndPredict` describes the model that answered.
+    """
+    description = report = None
+    model: wire.PredictResponse | wire.AdaptedModel
+    if isinstance(response, wire.AdaptAndPredictResponse):
+        model, report = response.adapted_model, decode_report(response.report)
+        description = decode_description(model)
+        model_id = model.id
+    else:
+        model, model_id = response, response.adapted_model
+    names = tuple(model.class_names)
     probabilities = decode_tensor(response.probabilities)
     return Prediction(
         labels=np.asarray(names if labels is None else labels)[probabilities.argmax(axis=1)],
         probabilities=probabilities,
         logits=decode_tensor(response.logits) if response.HasField("logits") else None,
         class_names=names,
-        adapted_model=response.adapted_model,
-        weights_digest=response.weights_digest,
-        batch_norm_mode=decode_choice("batch_norm_mode", response.batch_norm_mode),
-        timing=decode_timing(response.timing, round_trip_ms),
-    )
-
-
-def decode_adapted_prediction(
-    response: wire.AdaptAndPredictResponse, labels: Sequence[Label], round_trip_ms: float
-) -> Prediction:
-    """Read the answer of a model that was adapted for these queries only."""
-    description = decode_description(response.adapted_model)
-    probabilities = decode_tensor(response.probabilities)
-    return Prediction(
-        labels=np.asarray(labels)[probabilities.argmax(axis=1)],
-        probabilities=probabilities,
-        logits=decode_tensor(response.logits) if response.HasField("logits") else None,
-        class_names=description.class_names,
-        adapted_model=description.id,
-        weights_digest=description.weights_digest,
+        adapted_model=model_id,
+        weights_digest=model.weights_digest,
         batch_norm_mode=decode_choice("batch_norm_mode", response.batch_norm_mode),
         timing=decode_timing(response.timing, round_trip_ms),
         description=description,
-        report=decode_report(response.report),
+        report=report,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from typing import Any, Protocol, TypedDict
+from typing import Any, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -56,17 +56,7 @@ class ResolvedOptions:
     )
 
 
-class _Enum(Protocol):
-    """The methods of an enumeration of the wire."""
-
-    def keys(self) -> list[str]: ...
-
-    def Name(self, number: Any) -> str: ...  # noqa: ANN401, N802 -- protobuf's own signature
-
-    def Value(self, name: str) -> Any: ...  # noqa: ANN401, N802 -- protobuf's own signature
-
-
-_ENUMS: dict[str, _Enum] = {
+_ENUMS: dict[str, Any] = {
     "preconditioner": wire.Preconditioner,
     "head": wire.Head,
     "scope": wire.Scope,
@@ -124,9 +114,10 @@ def encode_choice(kind: str, value: object) -> Any:  # noqa: ANN401 -- the value
 def decode_choice(kind: str, number: int) -> str:
     """Return the name of a choice; a number that this client does not know becomes its digits."""
     try:
-        return _ENUMS[kind].Name(number).removeprefix(f"{kind.upper()}_").lower()
+        name = str(_ENUMS[kind].Name(number))
     except ValueError:
         return str(number)
+    return name.removeprefix(f"{kind.upper()}_").lower()
 
 
 def _set_ttl(message: wire.AdaptOptions, value: object) -> None:

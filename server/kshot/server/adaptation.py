@@ -55,27 +55,23 @@ class AdaptResult:
     slot_bucket: int
 
 
-@dataclass(frozen=True)
-class TaskLimits:
-    """The server's limits of one request to adapt."""
-
-    ttl: TtlLimits
-    pixels: PixelBudget
-
-
 def check_task(
-    task: AdaptInput, model: ServedModel, limits: TaskLimits, violations: Violations
+    task: AdaptInput,
+    model: ServedModel,
+    ttl: TtlLimits,
+    pixels: PixelBudget,
+    violations: Violations,
 ) -> CheckedTask:
     """Check and prepare a request; blocks. The result is valid if no violation was noted."""
     support_set, manifest = task.support_set, model.bundle.manifest
     count = image_count(support_set.images)
     check_labels(support_set, count, manifest.limits.max_way, violations)
     way = len(support_set.class_names)
-    options = resolve_options(task.options, Bounds(manifest, way, limits.ttl), violations)
+    options = resolve_options(task.options, Bounds(manifest, way, ttl), violations)
     rules = ImageRules(
         "support_set.images",
         manifest.limits.max_support_count,
-        limits.pixels,
+        pixels,
         manifest.input,
     )
     support = prepare_images(support_set.images, rules, violations)

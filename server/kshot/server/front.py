@@ -8,7 +8,6 @@ from kshot.bundle import BatchNormMode
 from kshot.server.adaptation import (
     AdaptResult,
     CheckedTask,
-    TaskLimits,
     adapt,
     check_task,
     check_task_alone,
@@ -29,8 +28,8 @@ from kshot.server.predict.prediction import (
     check_size,
     prepare_queries,
     read_logits,
-    run_images,
 )
+from kshot.server.predict.predictor import images_per_query
 from kshot.server.request.images import PixelBudget, check_sent, image_count
 from kshot.server.request.inputs import AdaptInput, PredictInput
 from kshot.server.request.options import TtlLimits
@@ -61,12 +60,11 @@ class Front:
         """Adapt and store the adapted model."""
         with self.adapting.admit():
             ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
-            limits = TaskLimits(ttl, self._budget())
 
             def check() -> CheckedTask:
                 with current_call().measure("decode"):
                     model = self._find(task, violations)
-                    checked = check_task(task, model, limits, violations)
+                    checked = check_task(task, model, ttl, self._budget(), violations)
                     violations.check()
                     return checked
 
@@ -88,16 +86,16 @@ class Front:
                 violations.add("options.ttl", "expected none, since nothing is kept")
                 others = {name: task.options[name] for name in task.options if name != "ttl"}
                 task = replace(task, options=others)
-            limits = TaskLimits(TtlLimits(0, 0), self._budget())
+            no_ttl, budget = TtlLimits(0, 0), self._budget()
 
             def check() -> tuple[ServedModel, CheckedTask, Floats]:
                 with current_call().measure("decode"):
                     model = self._find(task, violations, query)
-                    checked = check_task(task, model, limits, violations)
+                    checked = check_task(task, model, no_ttl, budget, violations)
                     options = checked.engine_task.options
                     support_count = len(checked.engine_task.support)
                     self._check_size(query, support_count, options.batch_norm_mode, violations)
-                    queries = prepare_queries(query.queries, model, limits.pixels, violations)
+                    queries = prepare_queries(query.queries, model, budget, violations)
                     violations.check()
                     return model, checked, queries
 
@@ -130,7 +128,7 @@ class Front:
                     violations.check()
                     return queries
 
-            count = run_images(image_count(query.queries) or 0, support_count, mode)
+            count = (image_count(query.queries) or 0) * images_per_query(support_count, mode)
             if may_join(query.queries, count, mode):
                 request = Request(prepare, lambda logits: read_logits(logits, mode), count)
                 answers = await self.batches.answer(

@@ -13,6 +13,7 @@ from kshot.bundle import BatchNormMode
 from kshot.server.call_context import current_call
 from kshot.server.errors import NonFiniteLogits
 from kshot.server.predict.catalog import ServedModel
+from kshot.server.predict.predictor import images_per_query
 from kshot.server.request.images import ImageRules, PixelBudget, image_count, prepare_images
 from kshot.server.request.inputs import Images
 from kshot.server.request.options import check_allowed, one_of
@@ -57,12 +58,6 @@ def check_mode(mode: BatchNormMode | None, model: ServedModel, violations: Viola
         check_allowed("batch_norm_mode", mode, one_of(allowed), violations)
 
 
-def run_images(query_count: int, support_count: int, mode: BatchNormMode) -> int:
-    """Return how many images run through the network, support sets beside queries included."""
-    each = support_count + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
-    return query_count * each
-
-
 def check_size(
     queries: Images | None,
     support_count: int,
@@ -72,7 +67,7 @@ def check_size(
 ) -> None:
     """Note queries that are too many to run, each alone or with the support set beside it."""
     count = image_count(queries) or 0
-    each = run_images(1, support_count, mode)
+    each = images_per_query(support_count, mode)
     if count * each > max_images:
         violations.add(
             "queries",

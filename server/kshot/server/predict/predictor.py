@@ -58,7 +58,7 @@ class Predictor:
         """
         if mode is BatchNormMode.TRANSDUCTIVE:
             return [slice(0, query_count)]
-        step = max(1, MAX_RUN_IMAGES // _images_per_query(arrays, mode))
+        step = max(1, MAX_RUN_IMAGES // images_per_query(len(arrays.support), mode))
         return [slice(start, start + step) for start in range(0, query_count, step)]
 
     def logits(self, arrays: AdaptedArrays, inputs: Floats, mode: BatchNormMode) -> Floats:
@@ -67,10 +67,10 @@ class Predictor:
         In `transductive` mode the queries are normalised together; else each answer stands alone.
         They are divided by the bundle's temperature, so their softmax is calibrated.
         """
-        images_per_query = _images_per_query(arrays, mode)
-        session, feeds = self._choose(arrays, mode, len(inputs) * images_per_query)
+        per_query = images_per_query(len(arrays.support), mode)
+        session, feeds = self._choose(arrays, mode, len(inputs) * per_query)
         answers = [
-            _run(session, feeds | {QUERIES: inputs[part]}, images_per_query)
+            _run(session, feeds | {QUERIES: inputs[part]}, per_query)
             for part in self.parts(arrays, len(inputs), mode)
         ]
         logits = answers[0] if len(answers) == 1 else np.concatenate(answers)
@@ -107,9 +107,9 @@ class Predictor:
         return session
 
 
-def _images_per_query(arrays: AdaptedArrays, mode: BatchNormMode) -> int:
+def images_per_query(support_count: int, mode: BatchNormMode) -> int:
     """Return the images to run for a query: itself, in `support_and_query` the support set too."""
-    return len(arrays.support) + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
+    return support_count + 1 if mode is BatchNormMode.SUPPORT_AND_QUERY else 1
 
 
 def _feeds(arrays: AdaptedArrays, mode: BatchNormMode) -> dict[str, Floats]:
