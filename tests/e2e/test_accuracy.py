@@ -13,7 +13,7 @@ from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, builtin_bundle, l
 from kshot.client import Client
 from kshot.learner import derive_seed
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.evaluate.accuracy_table import measure_table
+from kshot.trainer.evaluate.accuracy_table import measure_plan, plan_table
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.recipe.files import load_image_recipe
 from kshot.trainer.statistics import accuracy_interval
@@ -68,7 +68,7 @@ def test_other_tasks_match_the_bundles_table(name: str) -> None:
         seed=1,
     )
 
-    found = measure_table(table, Evaluator.of_bundle(bundle, dataset, CPU))
+    found = measure_plan(plan_table(table, manifest), Evaluator.of_bundle(bundle, dataset, CPU))
 
     told = {tasks_of(row): row for row in manifest.evaluation}
     assert len(found) == len(table.shots) * len(BatchNormMode)
@@ -83,7 +83,9 @@ def evaluated(bundle: Bundle, test_classes: ImageDataset) -> Mapping[BatchNormMo
     table = load_image_recipe(bundle.manifest.provenance.recipe).evaluation.table
     table = replace(table, shots=(1,), query_count=1, task_count=TASK_COUNT, seed=0)
     assert table.step_count == bundle.manifest.inner_loop.step_count
-    rows = measure_table(table, Evaluator.of_bundle(bundle, test_classes, CPU))
+    rows = measure_plan(
+        plan_table(table, bundle.manifest), Evaluator.of_bundle(bundle, test_classes, CPU)
+    )
     return {row.batch_norm_mode: row for row in rows}
 
 

@@ -18,7 +18,7 @@ from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.datasets import registry as datasets
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.reader import PartRequest
-from kshot.trainer.evaluate.accuracy_table import measure_table
+from kshot.trainer.evaluate.accuracy_table import measure_plan, plan_table
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.recipe.recipe import Recipe
@@ -57,8 +57,9 @@ def pack(
         initialization = make_initialization(manifest)
         rows: tuple[EvaluationRow, ...] = ()
         if table:
-            rows = measure_table(
-                recipe.evaluation.table, Evaluator(initialization, manifest, dataset)
+            rows = measure_plan(
+                plan_table(recipe.evaluation.table, manifest),
+                Evaluator(initialization, manifest, dataset),
             )
         manifest = replace(manifest, evaluation=rows, **changes)  # type: ignore[arg-type] -- any
         return pack_bundle(tmp_path / name, manifest, initialization, recipe, dataset)

@@ -11,10 +11,10 @@ from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import DataError, RecipeError
 from kshot.trainer.evaluate.accuracy_table import (
-    check_rows,
-    check_table,
-    measure_again,
-    measure_table,
+    check_plan,
+    measure_plan,
+    plan_again,
+    plan_table,
 )
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
@@ -37,8 +37,8 @@ def test_evaluating_the_bundle_repeats_its_table(
     initialization = make_initialization(manifest)
     reports: list[tuple[int, int]] = []
 
-    rows = measure_table(
-        recipe.evaluation.table,
+    rows = measure_plan(
+        plan_table(recipe.evaluation.table, manifest),
         Evaluator(initialization, manifest, dataset),
         lambda done, total: reports.append((done, total)),
     )
@@ -70,8 +70,10 @@ def test_the_recipe_says_what_is_measured(
     manifest = draft_manifest(recipe, dataset)
     initialization = make_initialization(manifest)
 
-    rows = measure_table(table, Evaluator(initialization, manifest, dataset))
-    other = measure_table(replace(table, seed=1), Evaluator(initialization, manifest, dataset))
+    rows = measure_plan(plan_table(table, manifest), Evaluator(initialization, manifest, dataset))
+    other = measure_plan(
+        plan_table(replace(table, seed=1), manifest), Evaluator(initialization, manifest, dataset)
+    )
 
     described = [(row.shot, row.step_count, row.query_count, row.task_count) for row in rows]
     assert described == [(2, 10, 3, 4)] * 3
@@ -85,12 +87,14 @@ def test_a_table_may_have_its_own_way(
     table, dataset = recipe.evaluation.table, patterns()
     manifest = draft_manifest(recipe, dataset)
 
-    rows = measure_table(table, Evaluator(make_initialization(manifest), manifest, dataset))
+    rows = measure_plan(
+        plan_table(table, manifest), Evaluator(make_initialization(manifest), manifest, dataset)
+    )
 
     assert manifest.training.way == 3
     assert {row.way for row in rows} == {5}
-    with pytest.raises(DataError, match="way: expected at most the 8 classes"):
-        check_table(replace(table, way=9), manifest, dataset)
+    with pytest.raises(DataError, match="way is 9, wanted at most the 8 classes"):
+        check_plan(plan_table(replace(table, way=9), manifest), dataset)
     with pytest.raises(RecipeError, match=r"evaluation.table.way: expected at most serving"):
         small_recipe("evaluation.table.way=51")
 
@@ -98,12 +102,12 @@ def test_a_table_may_have_its_own_way(
 def test_a_table_needs_enough_images(small_recipe: Recipes, patterns: Patterns) -> None:
     recipe = small_recipe()
     table, manifest = recipe.evaluation.table, draft_manifest(recipe, patterns())
-    check_table(table, manifest, patterns(class_count=3, image_count=6))
+    check_plan(plan_table(table, manifest), patterns(class_count=3, image_count=6))
 
     with pytest.raises(DataError, match="5 support and 1 query"):
-        check_table(table, manifest, patterns(image_count=5))
-    with pytest.raises(DataError, match="way: expected at most the 2 classes"):
-        check_table(table, manifest, patterns(class_count=2))
+        check_plan(plan_table(table, manifest), patterns(image_count=5))
+    with pytest.raises(DataError, match="way is 3, wanted at most the 2 classes"):
+        check_plan(plan_table(table, manifest), patterns(class_count=2))
 
 
 def test_a_table_is_measured_again(
@@ -113,12 +117,14 @@ def test_a_table_is_measured_again(
     recipe, dataset = small_recipe(), patterns()
     manifest = draft_manifest(recipe, dataset)
     initialization = make_initialization(manifest)
-    rows = measure_table(recipe.evaluation.table, Evaluator(initialization, manifest, dataset))
+    rows = measure_plan(
+        plan_table(recipe.evaluation.table, manifest), Evaluator(initialization, manifest, dataset)
+    )
     changed = replace(manifest, inner_loop=replace(manifest.inner_loop, step_count=2))
     reports: list[tuple[int, int]] = []
 
-    again = measure_again(
-        rows,
+    again = measure_plan(
+        plan_again(rows, changed),
         Evaluator(initialization, changed, dataset),
         lambda done, total: reports.append((done, total)),
     )
@@ -128,13 +134,18 @@ def test_a_table_is_measured_again(
         (shot, step_count) for shot in (1, 5) for step_count in (2, 3, 10)
     ]
     assert tuple(row for row in again if row.step_count != 2) == rows
-    assert measure_again(rows, Evaluator(initialization, manifest, dataset)) == rows
-    assert measure_again((), Evaluator(initialization, manifest, dataset)) == ()
+    assert (
+        measure_plan(plan_again(rows, manifest), Evaluator(initialization, manifest, dataset))
+        == rows
+    )
+    assert (
+        measure_plan(plan_again((), manifest), Evaluator(initialization, manifest, dataset)) == ()
+    )
     fresh = replace(
         manifest,
         inner_loop=replace(manifest.inner_loop, preconditioner=Preconditioner.FRESH),
     )
-    others = measure_again(rows, Evaluator(initialization, fresh, dataset))
+    others = measure_plan(plan_again(rows, fresh), Evaluator(initialization, fresh, dataset))
     assert {row.preconditioner for row in others} == {Preconditioner.FRESH}
 
 
@@ -144,8 +155,10 @@ def test_a_table_again_needs_enough_images(
     recipe, dataset = small_recipe(), patterns()
     manifest = draft_manifest(recipe, dataset)
     initialization = make_initialization(manifest)
-    rows = measure_table(recipe.evaluation.table, Evaluator(initialization, manifest, dataset))
-    check_rows(rows, manifest, patterns(class_count=3, image_count=6))
+    rows = measure_plan(
+        plan_table(recipe.evaluation.table, manifest), Evaluator(initialization, manifest, dataset)
+    )
+    check_plan(plan_again(rows, manifest), patterns(class_count=3, image_count=6))
 
     with pytest.raises(DataError, match="5 support and 1 query"):
-        check_rows(rows, manifest, patterns(image_count=5))
+        check_plan(plan_again(rows, manifest), patterns(image_count=5))

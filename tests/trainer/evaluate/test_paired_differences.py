@@ -53,7 +53,7 @@ def test_equal_differences_are_equal_whatever_their_rounding() -> None:
 
 
 def test_tasks_without_a_partner_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 and 1 accuracies"):
+    with pytest.raises(ValueError, match="got 2 and 1"):
         paired_difference([0.5, 0.5], [0.5])
-    with pytest.raises(ValueError, match="0 and 0 accuracies"):
+    with pytest.raises(ValueError, match="got 0 and 0"):
         paired_difference([], [])

@@ -10,7 +10,6 @@ from kshot.learner import Initialization, cycling_indices
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.device_images import DevicePixels
-from kshot.trainer.errors import TrainingError
 from kshot.trainer.evaluate.baselines import Baseline
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.evaluate.solver import TaskSolver, build_solver
@@ -181,19 +180,3 @@ def test_answers_are_calibrated_as_the_bundle_says_unless_told_otherwise(
     assert replace(settings, calibrated=False).temperature(of_bundle) == 1
     assert replace(settings, baseline=Baseline.NIL).temperature(of_bundle) == 1
     assert settings.temperature(manifest) == 1
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (replace(SETTINGS, step_count=-1), "step count is -1, wanted 0 or more"),
-        (replace(SETTINGS, batch_size=0), "batch size is 0, wanted more than 0"),
-        (replace(SETTINGS, learning_rate=0.0), "learning rate is 0.0, wanted more than 0"),
-        (replace(SETTINGS, learning_rate=float("nan")), "learning rate is nan, wanted more than 0"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(
-    solve: Solve, wrong: EvaluationSettings, message: str
-) -> None:
-    with pytest.raises(TrainingError, match=message):
-        solve(wrong)

@@ -1,7 +1,7 @@
 """A calibrated copy of a bundle: other defaults, temperatures, its own table and card."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from kshot.bundle import (
@@ -18,34 +18,28 @@ from kshot.bundle.manifest import CARD_FILE
 from kshot.trainer.bundling.calibration import TemperatureFit
 from kshot.trainer.bundling.card import model_card, words_of_card
 
-__all__ = ["Defaults", "write_copy"]
+__all__ = ["with_defaults", "write_copy"]
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """How a bundle adapts by default; None keeps the bundle's own default."""
-
-    step_count: int | None = None
-    batch_norm_mode: BatchNormMode | None = None
-    preconditioner: Preconditioner | None = None
-    head: Head | None = None
-
-    def of(self, manifest: Manifest) -> Manifest:
-        """Return the manifest with these defaults."""
-        inner = manifest.inner_loop
-        return replace(
-            manifest,
-            inner_loop=replace(
-                inner,
-                step_count=self.step_count or inner.step_count,
-                preconditioner=self.preconditioner or inner.preconditioner,
-            ),
-            batch_norm=replace(
-                manifest.batch_norm,
-                default=self.batch_norm_mode or manifest.batch_norm.default,
-            ),
-            head=replace(manifest.head, default=self.head or manifest.head.default),
-        )
+def with_defaults(
+    manifest: Manifest,
+    step_count: int | None,
+    mode: BatchNormMode | None,
+    preconditioner: Preconditioner | None,
+    head: Head | None,
+) -> Manifest:
+    """Return a manifest with other defaults; None keeps the manifest's own."""
+    inner, batch_norm = manifest.inner_loop, manifest.batch_norm
+    return replace(
+        manifest,
+        inner_loop=replace(
+            inner,
+            step_count=step_count or inner.step_count,
+            preconditioner=preconditioner or inner.preconditioner,
+        ),
+        batch_norm=replace(batch_norm, default=mode or batch_norm.default),
+        head=replace(manifest.head, default=head or manifest.head.default),
+    )
 
 
 def write_copy(

@@ -22,7 +22,7 @@ from kshot.trainer.commands.options import (
 from kshot.trainer.commands.requests import takes
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.registry import data_of
-from kshot.trainer.evaluate.accuracy_table import check_rows, measure_again
+from kshot.trainer.evaluate.accuracy_table import check_plan, measure_plan, plan_again
 from kshot.trainer.evaluate.bundle_data import check_split
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.output.progress import Progress
@@ -45,7 +45,7 @@ def command(request: CalibrateRequest) -> None:
     _check(request, bundle.manifest)
     tasks = request.tasks(bundle.manifest)
     choose_data_folder(request.data_folder)
-    manifest = request.defaults().of(bundle.manifest)
+    manifest = request.with_defaults(bundle.manifest)
     folder = bundle_folder(request.out, manifest)
     if folder.exists():
         raise click.UsageError(f"--out: {folder} exists already")
@@ -54,10 +54,10 @@ def command(request: CalibrateRequest) -> None:
     dataset = _read(request, bundle, request.part)
     check_tasks(tasks, manifest, dataset)
     rows = manifest.evaluation
-    dataset_test = None
-    if rows and manifest != bundle.manifest:
+    plan = plan_again(rows if manifest != bundle.manifest else (), manifest)
+    if plan:
         dataset_test = _read(request, bundle, "test")
-        check_rows(rows, manifest, dataset_test)
+        check_plan(plan, dataset_test)
     load = partial(
         Evaluator.of_bundle,
         replace(bundle, manifest=manifest),
@@ -67,9 +67,9 @@ def command(request: CalibrateRequest) -> None:
     )
     with Progress("fitting temperatures", "tasks") as progress:
         calibration, fits = fit_calibration(tasks, load(dataset), progress.update)
-    if dataset_test is not None:
+    if plan:
         with Progress("measuring the copy's table", "tasks") as progress:
-            rows = measure_again(rows, load(dataset_test), progress.update)
+            rows = measure_plan(plan, load(dataset_test), progress.update)
     manifest = replace(manifest, evaluation=rows, calibration=calibration)
     copy = write_copy(request.out, bundle, manifest, fits)
     if request.as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 import click
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner
-from kshot.trainer.bundling.calibrated_copy import Defaults
+from kshot.trainer.bundling.calibrated_copy import with_defaults
 from kshot.trainer.bundling.calibration import CalibrationTasks
 from kshot.trainer.commands.options import (
     BUNDLES,
@@ -79,9 +79,11 @@ class CalibrateRequest:
     compiled: Compiled
     as_json: Json
 
-    def defaults(self) -> Defaults:
-        """Return the defaults of the copy."""
-        return Defaults(self.step_count, self.batch_norm_mode, self.preconditioner, self.head)
+    def with_defaults(self, manifest: Manifest) -> Manifest:
+        """Return the manifest of the copy: its defaults are those that were asked for."""
+        return with_defaults(
+            manifest, self.step_count, self.batch_norm_mode, self.preconditioner, self.head
+        )
 
     def tasks(self, manifest: Manifest) -> CalibrationTasks:
         """Return the tasks that were asked for; the default way is that of the bundle's table."""

@@ -5,7 +5,6 @@ import json
 import click
 
 from kshot.trainer.commands.evaluation_report import (
-    difference_document,
     difference_text,
     result_document,
     result_text,
@@ -22,6 +21,7 @@ from kshot.trainer.commands.requests import takes
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.output.progress import Progress
+from kshot.trainer.output.sweep_report import difference_document
 
 __all__ = ["command"]
 
@@ -54,7 +54,7 @@ def command(request: EvaluateRequest) -> None:
         other_result = _measure(other, f"evaluating {name}")
         difference = paired_difference(result.task_accuracies, other_result.task_accuracies)
         answer["compared"] = {"bundle": second.bundle_name, **_document(other, other_result)}
-        answer["difference"] = difference_document(difference, result.task_count)
+        answer["difference"] = {**difference_document(difference), "tasks": result.task_count}
         text += f"\n{name}: {_text(other, other_result)}"
         text += f"\n{difference_text(difference, result.task_count, name)}"
     click.echo(json.dumps(answer) if request.as_json else text)

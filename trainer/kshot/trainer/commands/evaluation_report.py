@@ -1,4 +1,4 @@
-"""What `kshot evaluate` prints."""
+"""The output of `kshot evaluate`, as JSON and as text."""
 
 from dataclasses import asdict
 
@@ -6,7 +6,7 @@ from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.statistics import Interval
 
-__all__ = ["difference_document", "difference_text", "result_document", "result_text"]
+__all__ = ["difference_text", "result_document", "result_text"]
 
 
 def result_document(
@@ -16,10 +16,9 @@ def result_document(
     *,
     per_task: bool = False,
 ) -> dict[str, object]:
-    """Lay out a result as the command's JSON: accuracies in 0..1, `ci95` a half width.
+    """Lay out a result as JSON; accuracies in 0..1, `ci95` is a half width.
 
-    ``temperature`` is what logits were divided by; ``per_task`` adds the right answers of each
-    task.
+    `temperature` divided the logits; `per_task` adds the right answers of each task.
     """
     document: dict[str, object] = {
         "accuracy": result.accuracy,
@@ -50,18 +49,8 @@ def result_document(
     return document
 
 
-def difference_document(difference: Interval, task_count: int) -> dict[str, object]:
-    """Lay out how much more accurate the first variant is on the same tasks."""
-    return {
-        "mean": difference.mean,
-        "ci95": difference.half_width,
-        "ci_method": difference.method,
-        "tasks": task_count,
-    }
-
-
 def result_text(result: EvaluationResult, settings: EvaluationSettings, temperature: float) -> str:
-    """Lay out a result for people; ``temperature`` is what logits were divided by."""
+    """Lay out a result as text; `temperature` divided the logits."""
     divided = "" if temperature == 1 else f"temperature {temperature:.3g}, "
     said = [
         f"{settings.way}-way {settings.shot}-shot, {_adaptation(result, settings)}, "
@@ -90,7 +79,7 @@ def result_text(result: EvaluationResult, settings: EvaluationSettings, temperat
 
 
 def difference_text(difference: Interval, task_count: int, other: str) -> str:
-    """Lay out a paired difference for people; ``other`` names what it is a difference to."""
+    """Lay out a paired difference to the variant `other` as text."""
     return (
         f"{100 * difference.mean:+.2f} points ± {100 * difference.half_width:.2f} to {other} "
         f"on the same tasks ({difference.method}, {task_count} tasks)"

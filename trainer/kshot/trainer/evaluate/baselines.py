@@ -1,4 +1,4 @@
-"""What adaptation is measured against: the head alone, no step at all, and no head."""
+"""Baselines of adaptation: the head alone, no step, and no head."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ IMAGES_AT_ONCE = 1024
 
 
 class Baseline(StrEnum):
-    """Neighbours' labels without a head (NIL), the head alone (ANIL), class means without a step.
+    """Labels of similar examples without a head (NIL), the head alone (ANIL), class means, no step.
 
     NIL and ANIL are those of Raghu et al. 2020.
     """
@@ -31,7 +31,7 @@ class Baseline(StrEnum):
 
 
 class Solver(Protocol):
-    """What answers the queries of tasks."""
+    """Adapts to tasks and answers their queries."""
 
     @property
     def step_count(self) -> int:
@@ -40,20 +40,20 @@ class Solver(Protocol):
     def trajectory(
         self, episodes: EpisodeBatch, first_task: int, step_counts: Sequence[int]
     ) -> Iterator[Parameters]:
-        """Adapt to T stacked tasks and yield what they are after each number of steps, growing."""
+        """Adapt to T stacked tasks and yield the parameters after each growing step count."""
 
     def answer(self, parameters: Parameters, episodes: EpisodeBatch, mode: BatchNormMode) -> Tensor:
-        """Answer the queries of T adapted tasks: probabilities, float32 ``(T, queries, way)``."""
+        """Answer the queries of T adapted tasks: probabilities, float32 `(T, queries, way)`."""
 
 
 @dataclass(frozen=True)
 class NilSolver:
     """Answers by the cosine similarity of a query's features to those of the support examples.
 
-    ``p(c | q) = sum of a_i over the examples i of class c``, with ``a = softmax_i cos(f(q),
-    f(s_i))``: the labels of the support set weighted as in matching networks (Vinyals et al. 2016),
-    by the features f of the initialization (NIL, Raghu et al. 2020, section 5). The softmax has no
-    temperature, so the probabilities are close to one another whatever they rank first.
+    `p(c | q) = sum of a_i over the examples i of class c`, with `a = softmax_i cos(f(q), f(s_i))`:
+    the labels of the support set weighted as in matching networks (Vinyals et al. 2016), by the
+    features f of the initialization (NIL, Raghu et al. 2020, section 5). The softmax has no
+    temperature, so the probabilities are close to each other.
     """
 
     initialization: Initialization
@@ -73,7 +73,7 @@ class NilSolver:
             yield {name: value.unsqueeze(0) for name, value in parameters.items()}
 
     def answer(self, parameters: Parameters, episodes: EpisodeBatch, mode: BatchNormMode) -> Tensor:
-        """Answer the queries of T tasks: probabilities, float32 ``(T, queries, way)``."""
+        """Answer the queries of T tasks: probabilities, float32 `(T, queries, way)`."""
         support, queries = self.pixels.take(episodes.support), self.pixels.take(episodes.queries)
         classes = to_device(episodes.support_classes, support.device)
         with torch.no_grad():
@@ -84,9 +84,9 @@ class NilSolver:
     def _similarities(
         self, parameters: Parameters, support: Tensor, queries: Tensor, mode: BatchNormMode
     ) -> Tensor:
-        """Compare queries with support examples: cosines ``(T, queries, n)``.
+        """Compare queries with support examples: cosines `(T, queries, n)`.
 
-        In ``support_and_query`` both are normalized together, for each query anew.
+        In `support_and_query`, each query is normalized together with all support examples.
         """
         network = self.initialization.network
         if mode is not BatchNormMode.SUPPORT_AND_QUERY:
@@ -109,5 +109,5 @@ class NilSolver:
 
 
 def _cosines(one: Tensor, other: Tensor) -> Tensor:
-    """Compare ``(T, a, features)`` with ``(T, b, features)``: ``(T, a, b)``."""
+    """Compare `(T, a, features)` with `(T, b, features)`: `(T, a, b)`."""
     return functional.normalize(one, dim=-1) @ functional.normalize(other, dim=-1).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Evaluates an initialization: adapts to tasks, answers their queries, scores the answers."""
+"""The evaluator: adapts an initialization to tasks, answers their queries, scores the answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

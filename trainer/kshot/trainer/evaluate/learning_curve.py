@@ -1,4 +1,4 @@
-"""Points of the learning curves: accuracy on fixed tasks of training and test classes."""
+"""Learning curves: accuracy on fixed tasks of training and test classes during a training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MODES = (BatchNormMode.SUPPORT, BatchNormMode.TRANSDUCTIVE)
 
 @dataclass(frozen=True)
 class Curves:
-    """What is measured along a training; data sets and pixels are keyed by the curve's name."""
+    """Measures the points of the curves; data sets and pixels are keyed by the curve's name."""
 
     recipe: Recipe
     manifest: Manifest
@@ -24,7 +24,7 @@ class Curves:
     pixels: Mapping[str, DevicePixels]
 
     def measure(self, initialization: Initialization) -> dict[str, float]:
-        """Return accuracies in 0..1 keyed ``accuracy/<data set>/<batch-norm mode>``.
+        """Return accuracies in 0..1 keyed `accuracy/<data set>/<batch-norm mode>`.
 
         The tasks are the same at every point and draw nothing from the training's randomness.
         """

@@ -1,4 +1,4 @@
-"""What one variant is better than another on the same tasks."""
+"""The difference of two variants' accuracies on the same tasks."""
 
 from collections.abc import Sequence
 
@@ -18,16 +18,16 @@ PAIRED_METHOD = "95% t-interval over paired tasks"
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """Estimate how much larger ``first`` is than ``second`` on new tasks; same tasks, same order.
+    """Estimate the mean of `first - second` on new tasks, given accuracies on the same tasks.
 
-    The mean of d_t = first_t - second_t with Student's interval of the d_t: what makes a task hard
-    is hard for both and cancels. Where all d_t are equal, or there is one, their spread says
-    nothing; the share of tasks with another difference is then below Wilson's bound
-    ``z^2 / (n + z^2)``, and a difference of accuracies is at most 1.
+    The mean of d_t = first_t - second_t with Student's interval of the d_t: the difficulty of a
+    task is the same for both and cancels. When all d_t are equal, or there is only one, their
+    spread is no estimate; the share of tasks with another difference is then below Wilson's bound
+    `z^2 / (n + z^2)`, and a difference of accuracies is at most 1.
     """
     if len(first) != len(second) or not first:
         raise ValueError(
-            f"{len(first)} and {len(second)} accuracies, wanted the same number, at least 1"
+            f"expected equally many accuracies, at least 1, got {len(first)} and {len(second)}"
         )
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     mean, count = float(differences.mean()), len(differences)

@@ -1,4 +1,4 @@
-"""The answers of an evaluation, kept as what its numbers need, and those numbers."""
+"""Answers to the queries of an evaluation, and the scores computed from them."""
 
 import time
 from collections.abc import Sequence
@@ -18,11 +18,12 @@ LEAST_LIKELIHOOD = 1e-12
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Accuracy and calibration in 0..1 (``nll`` in nats), and milliseconds of a task.
+    """Accuracy and ECE in 0..1, NLL in nats, and milliseconds per task.
 
-    ``ci95`` is the half width of the 95 % interval that ``ci_method`` names. ``correct_counts`` are
-    the right answers of each task, of ``query_count``; ``episodes_digest`` names the tasks.
-    ``diverged_count`` tasks had answers that are not finite: they count as wrong, equally likely.
+    `ci95` is the half width of the 95 % interval that `ci_method` names. `correct_counts` has the
+    right answers of each task, out of `query_count`; `episodes_digest` identifies the tasks.
+    `diverged_count` tasks had answers that are not finite: these count as wrong, with equal
+    probabilities.
     """
 
     accuracy: float
@@ -46,7 +47,7 @@ class EvaluationResult:
 
 
 class Stopwatch:
-    """Adds up the wall-clock seconds of the blocks that it guards, a GPU's work included."""
+    """Sums the wall-clock seconds of the blocks that it guards, including work on a GPU."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -63,7 +64,7 @@ class Stopwatch:
 
 
 class Answers:
-    """Gathers the answers of one variant, part by part, and scores them."""
+    """Collects the answers of one variant, part by part, and scores them."""
 
     def __init__(self) -> None:
         self.answering = Stopwatch()
@@ -75,7 +76,7 @@ class Answers:
         self._diverged = 0
 
     def add(self, probabilities: Tensor, classes: Tensor) -> None:
-        """Add answers ``(tasks, queries, way)`` to queries of classes ``(tasks, queries)``."""
+        """Add answers `(tasks, queries, way)` to queries of classes `(tasks, queries)`."""
         finite = torch.isfinite(probabilities).all(dim=-1)  # (tasks, queries)
         probabilities = _with_chance(probabilities)
         confidence, answers = probabilities.max(dim=-1)
@@ -85,7 +86,7 @@ class Answers:
         self._diverged += int((~finite).any(dim=1).sum())
 
     def add_mixed(self, probabilities: Tensor) -> None:
-        """Add answers ``(tasks, 2 queries, way)`` to known, then as many unknown queries."""
+        """Add answers `(tasks, 2 queries, way)` to known, then as many unknown queries."""
         known, unknown = _with_chance(probabilities).max(dim=-1).values.chunk(2, dim=1)
         self._known.append(known)
         self._unknown.append(unknown)
@@ -93,7 +94,7 @@ class Answers:
     def score(
         self, step_count: int, episodes_digest: str, adapting_seconds: float
     ) -> EvaluationResult:
-        """Score all answers added; the seconds of adapting to all tasks are added to theirs."""
+        """Score all answers; `adapting_seconds` are added to the time of answering."""
         confidence, correct = torch.cat(self._confidence), torch.cat(self._correct)
         task_count, query_count = correct.shape
         counts = correct.sum(dim=1).numpy()
@@ -121,6 +122,6 @@ class Answers:
 
 
 def _with_chance(probabilities: Tensor) -> Tensor:
-    """Put chance in the place of what is not finite."""
+    """Replace answers that are not finite by equal probabilities."""
     chance = 1 / probabilities.shape[-1]
     return torch.where(torch.isfinite(probabilities), probabilities, chance)

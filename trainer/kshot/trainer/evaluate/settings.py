@@ -1,4 +1,4 @@
-"""What to evaluate."""
+"""The settings of an evaluation."""
 
 from dataclasses import dataclass, field
 
@@ -12,11 +12,11 @@ __all__ = ["EvaluationSettings"]
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What to evaluate: the tasks, the inner loop or a baseline, and the batch-norm mode.
+    """The tasks, the inner loop or a baseline, and the batch-norm mode of an evaluation.
 
-    ``query_count`` is per class. What is None is the bundle's default. With ``unknown`` as many
-    queries of classes outside the task are scored too. Where it is ``calibrated``, logits are
-    divided by the bundle's temperature, as in service.
+    `query_count` is per class. None means the bundle's default. With `unknown`, as many queries of
+    classes outside the task are scored too. With `calibrated`, logits are divided by the bundle's
+    temperature, as the server does.
     """
 
     way: int
@@ -38,17 +38,11 @@ class EvaluationSettings:
 
     @property
     def task_shape(self) -> TaskShape:
-        """Return what decides which tasks are drawn."""
-        return TaskShape(
-            way=self.way,
-            shot=self.shot,
-            query_count=self.query_count,
-            task_count=self.task_count,
-            seed=self.seed,
-        )
+        """Return the settings that decide which tasks are drawn."""
+        return TaskShape(self.way, self.shot, self.query_count, self.task_count, self.seed)
 
     def temperature(self, manifest: Manifest) -> float:
-        """Return what logits are divided by in these tasks; 1 for the baseline that has none."""
+        """Return the temperature of the logits in these tasks; 1 for a baseline without logits."""
         if not self.calibrated or self.baseline is Baseline.NIL:
             return 1.0
         return manifest.temperature(self.batch_norm_mode, self.way, self.way * self.shot)

@@ -1,4 +1,4 @@
-"""Adaptation to sampled tasks and the answers to their queries, all options resolved."""
+"""The solver: adapts to sampled tasks and answers their queries."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,6 @@ from kshot.learner import (
     start_state,
 )
 from kshot.trainer.datasets.device_images import DevicePixels, to_device
-from kshot.trainer.errors import TrainingError
 from kshot.trainer.evaluate.baselines import Baseline
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.tasks.episodes import EpisodeBatch
@@ -35,9 +34,9 @@ __all__ = ["TaskSolver", "build_solver"]
 
 @dataclass(frozen=True)
 class TaskSolver:
-    """Adapts to tasks and answers their queries, all options resolved.
+    """Adapts to tasks and answers their queries, with all options resolved.
 
-    ``calibration`` has the temperatures of the answers; without, they are the network's own.
+    Without `calibration`, the answers are the network's own.
     """
 
     initialization: Initialization
@@ -53,9 +52,10 @@ class TaskSolver:
     calibration: Calibration | None = None
 
     def adapt(self, episodes: EpisodeBatch, first_task: int) -> Parameters:
-        """Adapt to T stacked tasks: ``{name: (T, *shape)}``.
+        """Adapt to T stacked tasks: `{name: (T, *shape)}`.
 
-        ``first_task`` numbers the tasks, so that a task draws the same batches in any company.
+        `first_task` is the number of the first task: a task's batches depend on its number, not on
+        the tasks beside it.
         """
         (adapted,) = self.trajectory(episodes, first_task, [self.step_count])
         return adapted
@@ -63,10 +63,10 @@ class TaskSolver:
     def trajectory(
         self, episodes: EpisodeBatch, first_task: int, step_counts: Sequence[int]
     ) -> Iterator[Parameters]:
-        """Adapt to T stacked tasks and yield what they are after each number of steps, growing.
+        """Adapt to T stacked tasks and yield the parameters after each of the growing step counts.
 
-        The batches of fewer steps are the first of those of more, and the state goes on: each is
-        what adapting by its number alone gives, bit for bit.
+        Fewer steps take the first of the same batches, so each yielded value equals, bit for bit,
+        an adaptation by that number of steps alone.
         """
         support = self.pixels.take(episodes.support)
         classes = to_device(episodes.support_classes, support.device)
@@ -93,9 +93,9 @@ class TaskSolver:
             yield state.layout.split(state.parameters)
 
     def answer(self, parameters: Parameters, episodes: EpisodeBatch, mode: BatchNormMode) -> Tensor:
-        """Answer the queries of T adapted tasks: probabilities, float32 ``(T, queries, way)``.
+        """Answer the queries of T adapted tasks: probabilities, float32 `(T, queries, way)`.
 
-        They are those of service: the softmax of the logits over the bundle's temperature.
+        As in service, they are the softmax of the logits over the bundle's temperature.
         """
         logits = self.logits(parameters, episodes, mode)
         if self.calibration is not None:
@@ -104,7 +104,7 @@ class TaskSolver:
         return torch.softmax(logits, dim=-1).cpu()
 
     def logits(self, parameters: Parameters, episodes: EpisodeBatch, mode: BatchNormMode) -> Tensor:
-        """Return the network's own logits for the queries: float32 ``(T, queries, way)``."""
+        """Return the network's own logits for the queries: float32 `(T, queries, way)`."""
         with torch.no_grad():
             return query_logits(
                 self.initialization.network,
@@ -136,25 +136,11 @@ def build_solver(
     pixels: DevicePixels,
     settings: EvaluationSettings,
 ) -> TaskSolver:
-    """Resolve settings against a manifest's defaults, and a baseline's against both.
-
-    Raises ``TrainingError`` when a count or a rate is too small.
-    """
+    """Build a solver from settings, with the manifest's defaults for what they leave out."""
     inner = manifest.inner_loop
     step_count = inner.step_count if settings.step_count is None else settings.step_count
-    batch_size = (
-        manifest.default_batch_size(settings.way)
-        if settings.batch_size is None
-        else settings.batch_size
-    )
-    learning_rate = (
-        inner.learning_rate if settings.learning_rate is None else settings.learning_rate
-    )
-    if step_count < 0:
-        raise TrainingError(f"step count is {step_count}, wanted 0 or more")
-    for name, value in (("batch size", batch_size), ("learning rate", learning_rate)):
-        if not value > 0:
-            raise TrainingError(f"{name} is {value}, wanted more than 0")
+    batch_size = settings.batch_size or manifest.default_batch_size(settings.way)
+    learning_rate = settings.learning_rate or inner.learning_rate
     head, scope = settings.head or manifest.head.default, settings.scope or manifest.scope.default
     if settings.baseline is Baseline.PROTOTYPE:
         step_count, head = 0, Head.PROTOTYPE

@@ -1,6 +1,6 @@
-"""Accuracy and time over numbers of steps, preconditioners, heads, scopes and batch-norm modes."""
+"""Sweeps: accuracy and time over step counts, preconditioners, heads, scopes and modes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -20,7 +20,7 @@ STEP_COUNTS = (0, 1, 2, 5, 10, 20, 50)
 
 @dataclass(frozen=True)
 class Axes:
-    """What a sweep goes over; the numbers of steps grow."""
+    """The values that a sweep combines; the numbers of steps grow."""
 
     step_counts: tuple[int, ...]
     preconditioners: tuple[Preconditioner, ...]
@@ -30,7 +30,7 @@ class Axes:
 
     @staticmethod
     def of(manifest: Manifest) -> "Axes":
-        """Return all that a bundle allows, with its default scope."""
+        """Return all values that a bundle allows, with its default scope alone."""
         return Axes(
             step_counts=STEP_COUNTS,
             preconditioners=manifest.inner_loop.preconditioners,
@@ -42,7 +42,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to adapt; a baseline has what it does not leave open."""
+    """One way to adapt. A baseline that decides a value has None for it."""
 
     preconditioner: Preconditioner | None = None
     head: Head | None = None
@@ -52,10 +52,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class SweepRow:
-    """A variant's result in one batch-norm mode; its steps are ``result.step_count``.
+    """A variant's result in one batch-norm mode, after `result.step_count` steps.
 
-    ``difference`` is the accuracy less that of the bundle's defaults on the same tasks, None where
-    these are not among the rows.
+    `difference` is the accuracy minus that of the bundle's defaults on the same tasks; it is None
+    when the defaults are not among the rows.
     """
 
     variant: Variant
@@ -74,20 +74,15 @@ def run_sweep(
 ) -> tuple[SweepRow, ...]:
     """Evaluate every variant on the same tasks, adapting once for all step counts and modes.
 
-    NIL comes first. The settings say what the axes do not. Raises what the evaluator raises.
+    NIL comes first. The settings hold what the axes do not. Raises what the evaluator raises.
     """
-    variants = [Variant(baseline=Baseline.NIL), *_variants(axes)]
+    combinations = product(axes.scopes, axes.heads, axes.preconditioners)
+    variants = [
+        Variant(baseline=Baseline.NIL),
+        *(Variant(preconditioner, head, scope) for scope, head, preconditioner in combinations),
+    ]
     compared = evaluator.compare(
-        [
-            replace(
-                settings,
-                preconditioner=variant.preconditioner,
-                head=variant.head,
-                scope=variant.scope,
-                baseline=variant.baseline,
-            )
-            for variant in variants
-        ],
+        [replace(settings, **vars(variant)) for variant in variants],
         axes.modes,
         step_counts=axes.step_counts,
         episodes=episodes,
@@ -99,19 +94,10 @@ def run_sweep(
         for results in along.values()
         for mode, result in results.items()
     ]
-    return _compared(rows, _defaults(evaluator.manifest, settings.batch_norm_mode))
-
-
-def _variants(axes: Axes) -> Iterator[Variant]:
-    for scope, head, preconditioner in product(axes.scopes, axes.heads, axes.preconditioners):
-        yield Variant(preconditioner, head, scope)
-
-
-def _defaults(manifest: Manifest, mode: BatchNormMode) -> tuple[Variant, BatchNormMode, int]:
-    """Return what a bundle does when it is asked for nothing, but for the mode."""
+    manifest = evaluator.manifest
     inner = manifest.inner_loop
-    variant = Variant(inner.preconditioner, manifest.head.default, manifest.scope.default)
-    return variant, mode, inner.step_count
+    defaults = Variant(inner.preconditioner, manifest.head.default, manifest.scope.default)
+    return _compared(rows, (defaults, settings.batch_norm_mode, inner.step_count))
 
 
 def _compared(

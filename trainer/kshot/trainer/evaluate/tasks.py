@@ -1,4 +1,4 @@
-"""The tasks of an evaluation, ready to be solved: drawn or read, flawed, with unknown queries."""
+"""The tasks of an evaluation, with support flaws and unknown queries."""
 
 from dataclasses import dataclass, replace
 
@@ -20,9 +20,9 @@ _UNKNOWN = 2**40 + 3
 
 @dataclass(frozen=True)
 class EvaluationTasks:
-    """Tasks to be solved; ``digest`` names them as they were drawn, without flaws.
+    """Tasks to solve; `digest` identifies them as they were drawn, without flaws.
 
-    ``mixed`` are the same tasks with as many queries again, of classes outside each.
+    `mixed` are the same tasks with as many more queries, of classes outside each task.
     """
 
     episodes: EpisodeBatch
@@ -30,7 +30,7 @@ class EvaluationTasks:
     digest: str
 
     def part(self, start: int, stop: int) -> "EvaluationTasks":
-        """Return the tasks from ``start`` up to, not including, ``stop``; fewer at the end."""
+        """Return the tasks from `start` up to, not including, `stop`; fewer at the end."""
         mixed = None if self.mixed is None else self.mixed.part(start, stop)
         return replace(self, episodes=self.episodes.part(start, stop), mixed=mixed)
 
@@ -38,10 +38,10 @@ class EvaluationTasks:
 def prepare_tasks(
     dataset: ImageDataset, settings: EvaluationSettings, drawn: EpisodeSet | None = None
 ) -> EvaluationTasks:
-    """Prepare tasks that were drawn, or draw them from the settings' seed.
+    """Prepare drawn tasks, or draw tasks from the settings' seed.
 
-    Flaws and unknown queries follow from the seed and the tasks alone. Raises ``DataError`` when
-    the data set is too small.
+    Flaws and unknown queries depend on the seed and the tasks alone. Raises `DataError` when the
+    data set is too small.
     """
     if drawn is None:
         drawn = draw_episodes(dataset, settings.task_shape)

@@ -17,7 +17,7 @@ from kshot.trainer.bundling.packaging import (
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.errors import DataError, TrainingError
-from kshot.trainer.evaluate.accuracy_table import check_table, measure_table
+from kshot.trainer.evaluate.accuracy_table import check_plan, measure_plan, plan_table
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.learning_curve import Curves
 from kshot.trainer.loop.checkpoint import TrainingIdentity
@@ -65,7 +65,8 @@ def train(
     """
     manifest = draft_manifest(recipe, dataset_train)
     training = image_training(recipe, manifest, dataset_train, dataset_test, device, workers)
-    check_table(recipe.evaluation.table, manifest, dataset_test)
+    plan = plan_table(recipe.evaluation.table, manifest)
+    check_plan(plan, dataset_test)
     folder = bundle_folder(out, manifest)
     if resume:
         resumed_state(training, out)
@@ -78,8 +79,7 @@ def train(
     if not workers.first:
         return folder
     initialization = training.initialization(state)
-    table = recipe.evaluation.table
-    rows = measure_table(table, Evaluator(initialization, manifest, dataset_test), report_table)
+    rows = measure_plan(plan, Evaluator(initialization, manifest, dataset_test), report_table)
     measured = replace(manifest, evaluation=rows)
     return pack_bundle(out, measured, initialization, recipe, dataset_train)
 

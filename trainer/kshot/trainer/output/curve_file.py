@@ -1,4 +1,4 @@
-"""The learning curves of a training beside its checkpoint: numbers as JSON, drawn as PNG."""
+"""The learning curves of a training: a JSON file and a PNG beside the checkpoint."""
 
 import json
 import math
@@ -19,7 +19,7 @@ PLOT_FILE = "curves.png"
 
 @dataclass
 class CurveFile:
-    """The points of a training so far; every new one is written, and drawn, at once."""
+    """The points of a training so far; each new point is written and drawn at once."""
 
     folder: Path
     title: str
@@ -30,9 +30,9 @@ class CurveFile:
     def open(
         folder: Path, title: str, meta_iteration: int, say: Callable[[str], None]
     ) -> "CurveFile":
-        """Take up the points up to ``meta_iteration``; later ones, or damaged ones, are void.
+        """Read the points up to `meta_iteration`; later points and damaged files are dropped.
 
-        Where nothing can be drawn ``say`` hears why, and the numbers are written alone.
+        Without matplotlib, `say` hears of it and only the numbers are written.
         """
         drawn = True
         try:
@@ -43,24 +43,21 @@ class CurveFile:
         return CurveFile(folder, title, drawn, _read(folder / CURVES_FILE, meta_iteration))
 
     def add(self, meta_iteration: int, scalars: Mapping[str, float]) -> None:
-        """Add a point; raises ``TrainingError`` when the disk does not take it.
+        """Add a point; raises `TrainingError` when it cannot be written.
 
-        JSON has no word for a number that is not finite: such a one becomes null.
+        A number that is not finite becomes null: JSON has no other word for it.
         """
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         self.points.append({ABSCISSA: meta_iteration, **finite})
-        self._write()
-        if self.drawn:
-            figure = figure_of(lambda figure: draw_curves(figure, self.title, self.points))
-            write_png(self.folder / PLOT_FILE, figure)
-
-    def _write(self) -> None:
         path = self.folder / CURVES_FILE
         text = json.dumps({"points": self.points}, indent=1) + "\n"
         try:
             replace_file(path, text.encode())
         except OSError as error:
             raise TrainingError(f"{path} could not be written: {error.strerror}") from error
+        if self.drawn:
+            figure = figure_of(lambda figure: draw_curves(figure, self.title, self.points))
+            write_png(self.folder / PLOT_FILE, figure)
 
 
 def _read(path: Path, meta_iteration: int) -> list[CurvePoint]:

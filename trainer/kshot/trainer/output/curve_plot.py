@@ -1,4 +1,4 @@
-"""Learning curves as a picture: one line for each part of the data and each way of measuring."""
+"""Plots of learning curves: a line for each part of the data and each batch-norm mode."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 __all__ = ["ABSCISSA", "CurvePoint", "draw_curves"]
 
 ABSCISSA = "meta_iteration"
-# What else is in a point is a measurement, keyed `<quantity>/<part>/<mode>` or `<quantity>/<mode>`.
+# All other keys of a point are measurements, `<quantity>/<part>/<mode>` or `<quantity>/<mode>`.
 CurvePoint = Mapping[str, float | None]
 
 LOGARITHMIC = ("squared_error",)
 
 
 def draw_curves(figure: Figure, title: str, points: Sequence[CurvePoint]) -> None:
-    """Draw every measurement over the meta-iterations, each quantity on axes of its own.
+    """Draw every measurement over the meta-iterations, each quantity on its own axes.
 
-    A mode has one color; curves of training classes are dashed. What is None is a gap.
+    A mode has one color; curves of training classes are dashed; None is a gap.
     """
     names = list(dict.fromkeys(name for point in points for name in point if name != ABSCISSA))
     quantities = list(dict.fromkeys(name.partition("/")[0] for name in names))

@@ -1,14 +1,13 @@
-"""Figures without a display, as PNG files that equal data make equal."""
+"""Plots: matplotlib figures, drawn without a display and written as PNG files."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kshot.bundle import replacing
 from kshot.trainer.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ DOTS_PER_INCH = 120
 
 
 def check_matplotlib() -> None:
-    """Raise ``TrainingError`` with the pip command where matplotlib is not installed."""
+    """Raise `TrainingError` with the pip command when matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         raise TrainingError(
             "plots need 'matplotlib', which is not installed: pip install 'kshot[train]'"
@@ -28,9 +27,9 @@ def check_matplotlib() -> None:
 
 
 def figure_of(draw: Callable[[Figure], None], *, width: float = 9.0, height: float = 4.5) -> Figure:
-    """Make a figure of this size in inches and let ``draw`` fill it, by matplotlib's own style.
+    """Make a figure of this size in inches and let `draw` fill it, in matplotlib's own style.
 
-    Raises ``TrainingError`` without matplotlib.
+    Raises `TrainingError` without matplotlib.
     """
     check_matplotlib()
     from matplotlib import style
@@ -43,23 +42,15 @@ def figure_of(draw: Callable[[Figure], None], *, width: float = 9.0, height: flo
 
 
 def write_png(path: Path, figure: Figure) -> None:
-    """Write a figure as a PNG, whole or not at all; an older file is replaced at once.
+    """Write a figure as a PNG in the place of an older file; raises `TrainingError` on failure.
 
-    Equal figures give equal bytes with the same matplotlib: nothing tells when or by what the file
-    was made. Raises ``TrainingError`` when it cannot be written.
+    Equal figures give equal bytes with the same matplotlib: the file does not tell when or by what
+    it was made.
     """
     from matplotlib import style
 
-    temporary: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as stream, style.context("default"):
+        with replacing(path) as stream, style.context("default"):
             figure.savefig(stream, format="png", metadata={"Software": None})
-        temporary.chmod(0o644)
-        temporary.replace(path)
     except OSError as error:
         raise TrainingError(f"plot {path} could not be written: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

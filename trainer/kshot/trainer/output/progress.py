@@ -1,4 +1,4 @@
-"""How far a long work is, told on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: a bar on a terminal, otherwise a line every 30 seconds."""
 
 import time
 from collections.abc import Callable
@@ -22,9 +22,9 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
-    """Show one work's progress from its first update until the context ends.
+    """Shows the progress of one work from its first update until the context ends.
 
-    ``unit`` is what is counted, in the plural. Where stderr is no terminal a line is written with
+    `unit` is what is counted, in the plural. If stderr is not a terminal, a line is written with
     the first update, then every 30 seconds, and with the last.
     """
 
@@ -68,7 +68,7 @@ class Progress:
             self._bar.stop()
 
     def update(self, done: int, total: int, note: str = "") -> None:
-        """Show ``done`` of ``total``, with a note such as a rate or a loss."""
+        """Show `done` of `total`, with a note such as a rate or a loss."""
         now = self._clock()
         if self._first is None:
             self._first = (now, done)
@@ -85,7 +85,7 @@ class Progress:
             self._console.print(", ".join(parts), soft_wrap=True, highlight=False, markup=False)
 
     def _remaining(self, now: float, done: int, total: int) -> str:
-        """Extrapolate from the first update, which a resumed work starts anywhere."""
+        """Extrapolate from the first update; resumed work starts anywhere."""
         if self._first is None:
             return ""
         started, first_done = self._first

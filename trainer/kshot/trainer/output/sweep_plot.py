@@ -1,9 +1,8 @@
-"""A sweep as a picture: accuracy over steps, and over milliseconds, in each batch-norm mode."""
+"""Plots of a sweep: accuracy over steps and over milliseconds, in each batch-norm mode."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
@@ -19,21 +18,13 @@ __all__ = ["draw_sweep", "figure_size"]
 MODES = list(BatchNormMode)
 
 
-@dataclass(frozen=True)
-class Style:
-    """How a preconditioner's lines look; thick ones are drawn first, so that thin ones show."""
-
-    colour: str
-    marker: str
-    width: float
-
-
-# Colours that colour-blind eyes tell apart too (Okabe and Ito 2008).
+# Colour, marker and line width of each preconditioner. Thick lines are drawn first, so that thin
+# ones show; colour-blind eyes tell the colours apart (Okabe and Ito 2008).
 STYLES = {
-    Preconditioner.CARRIED: Style("#0072B2", "o", 3.2),
-    Preconditioner.FROZEN: Style("#D55E00", "s", 2.4),
-    Preconditioner.FRESH: Style("#009E73", "^", 1.7),
-    Preconditioner.SGD: Style("#CC79A7", "D", 1.0),
+    Preconditioner.CARRIED: ("#0072B2", "o", 3.2),
+    Preconditioner.FROZEN: ("#D55E00", "s", 2.4),
+    Preconditioner.FRESH: ("#009E73", "^", 1.7),
+    Preconditioner.SGD: ("#CC79A7", "D", 1.0),
 }
 LINES: dict[Head, Literal["-", "--", ":"]] = {
     Head.TRAINED: "-",
@@ -45,12 +36,12 @@ GREY = "#555555"
 
 
 def figure_size(rows: Sequence[SweepRow]) -> tuple[float, float]:
-    """Return width and height in inches, for at least the legend's width."""
+    """Return width and height in inches, at least the width of the legend."""
     return max(4.4 * len({row.mode for row in rows}), 9.0), 8.5
 
 
 def draw_sweep(title: str, rows: Sequence[SweepRow]) -> Callable[[Figure], None]:
-    """Return what draws a sweep: modes side by side, steps above and milliseconds below."""
+    """Return a function that draws a sweep: a column for each mode, steps above milliseconds."""
     modes = sorted({row.mode for row in rows}, key=lambda mode: MODES.index(mode))
     step_counts = sorted({row.result.step_count for row in rows})
 
@@ -73,7 +64,7 @@ def draw_sweep(title: str, rows: Sequence[SweepRow]) -> Callable[[Figure], None]
             above.set_xlabel("inner steps")
             below.set_xscale("log")
             low, high = below.get_xlim()
-            # As many ticks as there is room for, and some between two powers of ten.
+            # Ticks between two powers of ten too, and not more than fit.
             ticks = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
             below.xaxis.set_major_locator(LogLocator(subs=ticks))
             below.xaxis.set_major_formatter("{x:g}")
@@ -95,7 +86,7 @@ def _draw_line(
 ) -> None:
     accuracies = [100 * row.result.accuracy for row in rows]
     widths = [100 * row.result.ci95 for row in rows]
-    # No accuracy is outside 0..100 %, though an interval that is symmetric may reach there.
+    # A symmetric interval may reach beyond 0 or 100 %, an accuracy does not.
     below = [min(width, of) for of, width in zip(accuracies, widths, strict=True)]
     above = [min(width, 100 - of) for of, width in zip(accuracies, widths, strict=True)]
     if variant.preconditioner is None or variant.head is None or variant.scope is None:
@@ -104,29 +95,27 @@ def _draw_line(
         return
     low = [of - width for of, width in zip(accuracies, below, strict=True)]
     high = [of + width for of, width in zip(accuracies, above, strict=True)]
-    style = STYLES[variant.preconditioner]
-    panel.fill_between(places, low, high, color=style.colour, alpha=0.1, linewidth=0)
+    colour, marker, width = STYLES[variant.preconditioner]
+    panel.fill_between(places, low, high, color=colour, alpha=0.1, linewidth=0)
     panel.plot(
         places,
         accuracies,
-        color=style.colour,
+        color=colour,
         linestyle=LINES[variant.head],
-        linewidth=style.width,
-        marker=style.marker,
+        linewidth=width,
+        marker=marker,
         markersize=4,
         fillstyle=FILLS[variant.scope],
     )
 
 
 def _legend(variants: Sequence[Variant]) -> list[Line2D]:
-    """Explain colours, kinds of lines, and, where there are two scopes, hollow markers."""
+    """Explain colours, kinds of lines, and hollow markers if there are two scopes."""
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D(
-            [], [], label=kind.value, color=style.colour, linewidth=style.width, marker=style.marker
-        )
-        for kind, style in STYLES.items()
+        Line2D([], [], label=kind.value, color=colour, linewidth=width, marker=marker)
+        for kind, (colour, marker, width) in STYLES.items()
         if any(variant.preconditioner is kind for variant in variants)
     ]
     handles += [
@@ -134,12 +123,11 @@ def _legend(variants: Sequence[Variant]) -> list[Line2D]:
         for head, line in LINES.items()
         if any(variant.head is head for variant in variants)
     ]
-    scopes = [scope for scope in FILLS if any(variant.scope is scope for variant in variants)]
+    scopes = {variant.scope for variant in variants} - {None}
     handles += [
-        Line2D(
-            [], [], label=f"scope {scope}", color=GREY, ls="", marker="o", fillstyle=FILLS[scope]
-        )
-        for scope in (scopes if len(scopes) > 1 else ())
+        Line2D([], [], label=f"scope {scope}", color=GREY, ls="", marker="o", fillstyle=fill)
+        for scope, fill in FILLS.items()
+        if len(scopes) > 1 and scope in scopes
     ]
     if any(variant.baseline for variant in variants):
         handles.append(Line2D([], [], label="NIL", color=GREY, linestyle="", marker="*"))

@@ -7,21 +7,19 @@ from itertools import groupby
 
 from kshot.bundle import BatchNormMode, Bundle
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.evaluate.baselines import Baseline
 from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.evaluate.sweep import SweepRow, Variant
 from kshot.trainer.statistics import Interval
 
-__all__ = ["SweepSubject", "sweep_json", "sweep_markdown", "variant_name"]
+__all__ = ["SweepSubject", "difference_document", "sweep_json", "sweep_markdown"]
 
 MODES = list(BatchNormMode)
-BASELINE_NAMES = {Baseline.NIL: "NIL (no adaptation, cosine)"}
 
 
 @dataclass(frozen=True)
 class SweepSubject:
-    """What was swept: a bundle, on tasks of a data set, computed on a device (in words)."""
+    """The subject of a sweep: a bundle, tasks of a data set, and the device in words."""
 
     bundle: Bundle
     dataset: ImageDataset
@@ -29,15 +27,24 @@ class SweepSubject:
     device: str
 
 
+def difference_document(difference: Interval) -> dict[str, object]:
+    """Lay out a paired difference as JSON; `ci95` is a half width."""
+    return {
+        "mean": difference.mean,
+        "ci95": difference.half_width,
+        "ci_method": difference.method,
+    }
+
+
 def sweep_json(subject: SweepSubject, rows: Sequence[SweepRow]) -> str:
-    """Write a sweep as JSON, a row a line; accuracies in 0..1, `ci95` a half width."""
+    """Lay out a sweep as JSON, one row per line; accuracies in 0..1, `ci95` is a half width."""
     described = json.dumps(_header(subject, rows), indent=1)[:-2]
     lines = ",\n".join(f"  {json.dumps(_row_document(subject, row))}" for row in rows)
     return f'{described},\n "rows": [\n{lines}\n ]\n}}\n'
 
 
 def sweep_markdown(subject: SweepSubject, rows: Sequence[SweepRow]) -> str:
-    """Write a sweep as Markdown: a table for each batch-norm mode, a column for each step count."""
+    """Lay out a sweep as Markdown: a table per batch-norm mode, a column per step count."""
     settings, manifest = subject.settings, subject.bundle.manifest
     first = rows[0].result
     step_counts = sorted({row.result.step_count for row in rows})
@@ -60,10 +67,9 @@ def sweep_markdown(subject: SweepSubject, rows: Sequence[SweepRow]) -> str:
     return "\n".join(lines)
 
 
-def variant_name(variant: Variant, *, with_scope: bool) -> str:
-    """Name a variant for people."""
+def _name(variant: Variant, *, with_scope: bool) -> str:
     if variant.baseline is not None:
-        return BASELINE_NAMES[variant.baseline]
+        return "NIL (no adaptation, cosine)"
     name = f"{variant.preconditioner}, head {variant.head}"
     return f"{name}, scope {variant.scope}" if with_scope else name
 
@@ -77,7 +83,7 @@ def _table(rows: Sequence[SweepRow], step_counts: Sequence[int]) -> list[str]:
     lines = [head, ["---", *["---:"] * len(step_counts)]]
     for variant, by_steps in results.items():
         cells = [_cell(by_steps.get(count)) for count in step_counts]
-        lines.append([variant_name(variant, with_scope=with_scope), *cells])
+        lines.append([_name(variant, with_scope=with_scope), *cells])
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
@@ -135,16 +141,6 @@ def _row_document(subject: SweepSubject, row: SweepRow) -> dict[str, object]:
         "ms_per_task": result.ms_per_task,
         "diverged": result.diverged_count,
         "unknown": asdict(result.unknown) if result.unknown else None,
-        "difference": _interval(row.difference),
+        "difference": row.difference and difference_document(row.difference),
         "correct_counts": result.correct_counts,
-    }
-
-
-def _interval(interval: Interval | None) -> dict[str, object] | None:
-    if interval is None:
-        return None
-    return {
-        "mean": interval.mean,
-        "ci95": interval.half_width,
-        "ci_method": interval.method,
     }

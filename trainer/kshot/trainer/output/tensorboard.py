@@ -16,14 +16,14 @@ FILE_VERSION = "brain.Event:2"
 
 
 class ScalarFile:
-    """Appends to an event file of its own, and to the disk at once.
+    """Appends scalars to a new event file, unbuffered.
 
-    A writer that queues would lose, with a killed training, points of meta-iterations that its
-    checkpoint counts as done. Raises ``TrainingError`` when the disk does not take them.
+    After a kill, a writer with a queue would lose points of meta-iterations that the checkpoint
+    counts as done. Raises `TrainingError` when the file cannot be written.
     """
 
     def __init__(self, folder: Path, meta_iteration: int) -> None:
-        """Open a file for what follows ``meta_iteration``; later points of earlier files are void.
+        """Open a file for points after `meta_iteration`; it voids later points of earlier files.
 
         TensorBoard reads the files of a folder in the order of their names.
         """
