@@ -93,7 +93,7 @@ def test_a_table_may_have_its_own_way(
 
     assert manifest.training.way == 3
     assert {row.way for row in rows} == {5}
-    with pytest.raises(DataError, match="way is 9, wanted at most the 8 classes"):
+    with pytest.raises(DataError, match="way: expected at most the 8 classes"):
         check_plan(plan_table(replace(table, way=9), manifest), dataset)
     with pytest.raises(RecipeError, match=r"evaluation.table.way: expected at most serving"):
         small_recipe("evaluation.table.way=51")
@@ -106,7 +106,7 @@ def test_a_table_needs_enough_images(small_recipe: Recipes, patterns: Patterns) 
 
     with pytest.raises(DataError, match="5 support and 1 query"):
         check_plan(plan_table(table, manifest), patterns(image_count=5))
-    with pytest.raises(DataError, match="way is 3, wanted at most the 2 classes"):
+    with pytest.raises(DataError, match="way: expected at most the 2 classes"):
         check_plan(plan_table(table, manifest), patterns(class_count=2))
 
 
