@@ -96,7 +96,7 @@ def test_a_part_holds_the_same_tasks() -> None:
     part = episodes.part(8, 12)
 
     assert len(part) == 2
-    assert episode_digest(part.part(1, 2)) == episode_digest(episodes.part(9, 10))
+    assert episode_digest(part[1]) == episode_digest(episodes[9])
 
 
 @pytest.mark.parametrize(

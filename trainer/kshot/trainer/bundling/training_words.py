@@ -5,8 +5,8 @@ import shlex
 from kshot.bundle import Manifest
 from kshot.trainer.bundling.card import CardWords, counted
 from kshot.trainer.datasets.dataset import ROTATIONS_DEGREES, ImageDataset
+from kshot.trainer.recipe.differences import recipe_words
 from kshot.trainer.recipe.recipe import Inner, Outer, Recipe, Task
-from kshot.trainer.recipe.settings import recipe_words
 
 __all__ = ["training_words"]
 

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 from kshot.bundle import replace_file
-from kshot.bundle.document import plain
 from kshot.trainer.errors import TrainingError
+from kshot.trainer.recipe.differences import differences, plain_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
-from kshot.trainer.recipe.recipe import PROSE
 
 RECIPE_FILE = "recipe.json"
 
@@ -16,7 +15,7 @@ def write_recipe(folder: Path, recipe: AnyRecipe) -> None:
     """Write a recipe with every setting, replacing an earlier one; raises `TrainingError`."""
     path = folder / RECIPE_FILE
     try:
-        replace_file(path, (json.dumps(plain(recipe), indent=2) + "\n").encode())
+        replace_file(path, (json.dumps(plain_recipe(recipe), indent=2) + "\n").encode())
     except OSError as error:
         raise TrainingError(f"{path} could not be written: {error.strerror}") from error
 
@@ -30,20 +29,9 @@ def recipe_differences(folder: Path, recipe: AnyRecipe) -> str:
         recorded = json.loads((folder / RECIPE_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):
         return ""
-    there, here = _leaves(recorded), _leaves(plain(recipe))
-    return ", ".join(
-        f"{key} is {there.get(key, 'not set')}, here {here.get(key, 'not set')}"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key) and key not in PROSE
-    )
+    found = differences(recorded, plain_recipe(recipe)) if isinstance(recorded, dict) else ()
+    return ", ".join(f"{key} is {_shown(there)}, here {_shown(here)}" for key, there, here in found)
 
 
-def _leaves(value: object, key: str = "") -> dict[str, str]:
-    """Flatten objects to dotted keys; any other value becomes JSON."""
-    if not isinstance(value, dict):
-        return {key: json.dumps(value)}
-    return {
-        leaf: text
-        for name, item in value.items()
-        for leaf, text in _leaves(item, f"{key}.{name}" if key else name).items()
-    }
+def _shown(value: object) -> str:
+    return "not set" if value is None else json.dumps(value)

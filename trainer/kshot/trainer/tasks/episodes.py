@@ -12,25 +12,14 @@ from kshot.trainer.errors import DataError
 
 
 @dataclass(frozen=True)
-class Episode:
-    """The images of one task; all int64.
-
-    `support` `(way * shot,)` and `queries` `(way * query_count,)` are rows of the data set's
-    images, class by class; `support_classes` and `query_classes` are their labels 0..way-1 in the
-    order in which the classes were drawn; `classes` `(way,)` are the data set's classes of the
-    labels.
-    """
-
-    support: torch.Tensor
-    support_classes: torch.Tensor
-    queries: torch.Tensor
-    query_classes: torch.Tensor
-    classes: torch.Tensor
-
-
-@dataclass(frozen=True)
 class EpisodeBatch:
-    """`count` stacked tasks of one way and shot: the tensors of `Episode`, `count` first."""
+    """`count` tasks of one way and shot; all int64.
+
+    `support` `(count, way * shot)` and `queries` `(count, way * query_count)` are rows of the data
+    set's images, class by class; `support_classes` and `query_classes` are their labels 0..way-1 in
+    the order in which the classes were drawn; `classes` `(count, way)` are the data set's classes
+    of the labels. A single task, `episodes[index]`, has no first dimension.
+    """
 
     support: torch.Tensor
     support_classes: torch.Tensor
@@ -41,16 +30,16 @@ class EpisodeBatch:
     def __len__(self) -> int:
         return int(self.support.shape[0])
 
-    def __getitem__(self, index: int) -> Episode:
-        return Episode(*(tensor[index] for tensor in self.tensors()))
+    def __getitem__(self, tasks: int | slice) -> "EpisodeBatch":
+        return EpisodeBatch(*(tensor[tasks] for tensor in self.tensors()))
+
+    def part(self, start: int, stop: int) -> "EpisodeBatch":
+        """Return the tasks from `start` up to, not including, `stop`; fewer at the end."""
+        return self[start:stop]
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the tensors in the order of the fields."""
         return [getattr(self, field.name) for field in fields(self)]
-
-    def part(self, start: int, stop: int) -> "EpisodeBatch":
-        """Return the tasks from `start` up to, not including, `stop`; fewer at the end."""
-        return EpisodeBatch(*(tensor[start:stop] for tensor in self.tensors()))
 
 
 def check_episodes(dataset: ImageDataset, way: int, shot: int, query_count_per_class: int) -> None:
@@ -110,7 +99,7 @@ def sample_episode(
     shot: int,
     query_count_per_class: int,
     generator: torch.Generator,
-) -> Episode:
+) -> EpisodeBatch:
     """Draw one task as `sample_episodes` does."""
     return sample_episodes(dataset, 1, way, shot, query_count_per_class, generator)[0]
 

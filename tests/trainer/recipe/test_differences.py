@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from kshot.trainer.recipe.differences import recipe_words
 from kshot.trainer.recipe.files import list_recipes, load_image_recipe, load_recipe
 from kshot.trainer.recipe.recipe import recipe_digest
-from kshot.trainer.recipe.settings import recipe_words
 
 
 @pytest.mark.parametrize("name", list_recipes())

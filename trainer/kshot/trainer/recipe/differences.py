@@ -1,0 +1,55 @@
+"""The differences between two recipes, and the command-line words that make one of the other."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+from kshot.bundle.document import plain
+from kshot.trainer.recipe.files import list_recipes, load_recipe
+from kshot.trainer.recipe.parsing import AnyRecipe
+from kshot.trainer.recipe.recipe import PROSE
+
+Document = Mapping[str, object]
+
+
+def recipe_words(recipe: AnyRecipe) -> list[str] | None:
+    """Return what to write after `kshot train` for a recipe, None where no words lead to it.
+
+    These are the name of a shipped recipe and a `--set key=value` for each value that differs.
+    """
+    if recipe.name not in list_recipes():
+        return None
+    words = [recipe.name]
+    for key, _, value in differences(plain_recipe(load_recipe(recipe.name)), plain_recipe(recipe)):
+        if value is None:  # no setting removes a key
+            return None
+        words += ["--set", f"{key}={_toml(value)}"]
+    return words
+
+
+def differences(
+    there: Document, here: Document, prefix: str = ""
+) -> Iterator[tuple[str, object, object]]:
+    """Yield the dotted key and both values of each difference, without prose; None is no value.
+
+    A table that lacks a key of the other's is one value.
+    """
+    for name in {**there, **here}:
+        old, new = there.get(name), here.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and old.keys() <= new.keys():
+            yield from differences(old, new, f"{prefix}{name}.")
+        elif old != new and name not in PROSE:
+            yield f"{prefix}{name}", old, new
+
+
+def plain_recipe(recipe: AnyRecipe) -> Document:
+    """Return a recipe as the values of its file, every setting resolved."""
+    return cast(Document, plain(recipe))
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
