@@ -22,8 +22,8 @@ from kshot.bench.environment import environment
 from kshot.bench.speed.timing import interleave, median
 from kshot.bundle import NetworkSpec, Preconditioner, Scope, builtin_bundle, load_bundle
 from kshot.learner import Conv4, StepRule, StepSpec, build_inner_step, build_network, graphed
-from kshot.learner.compile.package import load_package, write_package
 from kshot.learner.steps.inner_step import InnerStep
+from kshot.learner.torch_internals import load_package, write_package
 
 BLOCKS = 4
 MINI_IMAGENET = NetworkSpec("conv4", {"filters": 32, "downsampling": "max_pool"})

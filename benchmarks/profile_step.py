@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from kshot.bench.environment import environment
 from kshot.bundle import Preconditioner, Scope, builtin_bundle, load_bundle
 from kshot.learner import StepRule, StepSpec
-from kshot.learner.compile.package import load_package, write_package
+from kshot.learner.torch_internals import load_package, write_package
 
 WARM_UP_STEPS = 20
 
@@ -43,11 +43,11 @@ def main(way: int, batch_size: int, tasks: int, device: str, steps: int) -> None
     with (
         tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),
-        torch._inductor.config.patch({"cpp.enable_kernel_profile": True}),
     ):
         warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
         package = Path(folder) / "step.pt2"
-        write_package(spec.build(tuned_for=place), arguments, package)
+        options = {"cpp.enable_kernel_profile": True}
+        write_package(spec.build(tuned_for=place), arguments, package, options)
         step = load_package(package)
     for _ in range(WARM_UP_STEPS):
         step(*arguments)

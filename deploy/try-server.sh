@@ -112,7 +112,7 @@ start_server() {
     listen=$address
     [[ $KSHOT_CONTAINED == no ]] || server=$(pgrep -P "$waited")
     expect_health 0 "when it is ready"
-    if grep -E '"(not_compiled|compile_failed|compiled_step_damaged)"' "$work/server.log" >&2; then
+    if grep -E '"(not_compiled|compile_failed|compiled_step_(not_loaded|refused))"' "$work/server.log" >&2; then
         fail "the engine's steps are not compiled"
     fi
 }

@@ -38,6 +38,16 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def interrupts() -> None:
+    """Let SIGINT interrupt the processes that tests start, however this run was started.
+
+    A background job of a shell ignores SIGINT, and its children inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def step_cache(pytestconfig: pytest.Config) -> Iterator[None]:
     """Keep compiled steps from one run of the tests to the next; their engines share them."""
     with pytest.MonkeyPatch.context() as patch:

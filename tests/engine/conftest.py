@@ -25,13 +25,18 @@ from kshot.bundle import (
     write_bundle,
 )
 from kshot.engine.models import LoadedModel, load_models
-from kshot.engine.task import AdaptationTask
+from kshot.engine.slot_tasks import step_spec
+from kshot.engine.task import EngineTask
+from kshot.engine.warm_up import blank_task
 from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
 from kshot.learner import (
     Conv4,
+    StepCache,
     StepRule,
+    StepSpec,
     build_inner_step,
     cycling_indices,
+    default_cache_folder,
     initial_parameters,
     logits_of,
     run_inner_loop,
@@ -123,8 +128,21 @@ def engine(bundle: Bundle) -> Iterator[engine_pb2_grpc.EngineServiceStub]:
         yield stub
 
 
+@pytest.fixture(scope="session")
+def default_step(bundle: Bundle) -> StepSpec:
+    """The step of the small model's defaults, compiled: engines only load it."""
+    torch.set_num_threads(1)
+    model = load_models([bundle.path], torch.device("cpu"))["small"]
+    spec = step_spec(model, blank_task(model)).of_tasks(1)
+    StepCache.open(default_cache_folder()).compile(spec, model.device)
+    return spec
+
+
 @pytest.fixture(scope="module")
-def compiled_engine(bundle: Bundle) -> Iterator[engine_pb2_grpc.EngineServiceStub]:
+def compiled_engine(
+    bundle: Bundle,
+    default_step: StepSpec,  # noqa: ARG001 -- asked for its effect
+) -> Iterator[engine_pb2_grpc.EngineServiceStub]:
     """A stub of an engine on the CPU that compiles; a module's tests share it."""
     with _engine_stub(bundle) as stub:
         yield stub
@@ -159,10 +177,10 @@ def model(bundle: Bundle) -> LoadedModel:
 
 
 @pytest.fixture
-def reference() -> Callable[[LoadedModel, AdaptationTask], Reference]:
+def reference() -> Callable[[LoadedModel, EngineTask], Reference]:
     """Adapt without slots, compiler or padding: what every engine has to answer."""
 
-    def adapt(model: LoadedModel, task: AdaptationTask) -> Reference:
+    def adapt(model: LoadedModel, task: EngineTask) -> Reference:
         support, classes = torch.from_numpy(task.support), torch.from_numpy(task.classes)
         state = start_state(
             model.initialization,

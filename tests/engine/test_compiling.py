@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kshot.engine.adaptation import step_spec
 from kshot.engine.compiling import failure_reason
 from kshot.engine.models import LoadedModel
+from kshot.engine.slot_tasks import step_spec
 from kshot.engine.warm_up import blank_task
 from kshot.learner import CompilationError
 
@@ -27,7 +27,7 @@ def test_a_command_that_is_not_there_is_named() -> None:
         failure = _failure(error, "the inner step cannot be compiled: [Errno 2]")
 
     assert failure_reason(failure) == (
-        "compiling needs the command no-such-command, which was not found: install it"
+        "the command no-such-command was not found; install it to compile steps"
     )
 
 

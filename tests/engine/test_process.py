@@ -71,7 +71,7 @@ def test_a_changed_byte_is_refused_at_start(bundle: Bundle, tmp_path: Path) -> N
 def test_a_gpu_that_is_not_there_is_refused_at_start(bundle: Bundle, tmp_path: Path) -> None:
     reason = _reason(_run(bundle.path, tmp_path / "engine.sock", "cuda"))
 
-    assert reason == "device cuda was asked for, but torch sees no GPU: use cpu or auto"
+    assert reason == "device: expected a GPU for cuda, torch finds none; use cpu or auto"
 
 
 def test_a_user_without_a_home_gets_slower_steps_and_a_reason(

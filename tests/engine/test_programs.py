@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from kshot.engine.adaptation import step_spec
 from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
+from kshot.engine.slot_tasks import step_spec
 from kshot.engine.warm_up import blank_task
-from kshot.learner import StepCache, default_cache_folder
+from kshot.learner import RefusedStepError, StepCache, StepSpec, default_cache_folder
 
 
 def test_a_failure_is_logged_with_the_helper_s_reason(
@@ -54,18 +54,45 @@ def test_without_a_compiler_nothing_is_tried(
     assert not caplog.records
 
 
-def test_a_step_that_failed_when_it_ran_is_given_out_no_more(
-    model: LoadedModel,
+@pytest.mark.compiled
+def test_a_step_that_failed_when_it_ran_is_never_returned_again(
+    model: LoadedModel, default_step: StepSpec
 ) -> None:
     programs = Programs(StepCache.open(default_cache_folder()), model.device)
-    spec = step_spec(model, blank_task(model)).of_tasks(1)
-    programs.wait([spec])
-    assert programs.get(spec) is not None
+    assert programs.get(default_step) is not None
 
-    programs.forget(spec)
+    programs.refuse(default_step)
 
-    assert programs.get(spec) is None
+    assert programs.get(default_step) is None
     programs.close()
+
+
+def test_a_refused_step_is_logged_once_and_not_compiled_again(
+    model: LoadedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is intact: compiling it at every start would change nothing."""
+
+    def refuse(*_: object) -> None:
+        raise RefusedStepError("step.pt2: the compiled step cannot be loaded here")
+
+    def fail(*_: object) -> str:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(StepCache, "load", refuse)
+    monkeypatch.setattr(Programs, "_compile", fail)
+    programs = Programs(StepCache.open(tmp_path / "cache"), model.device)
+    spec = step_spec(model, blank_task(model)).of_tasks(1)
+
+    with caplog.at_level(logging.WARNING):
+        programs.wait([spec])
+        assert [programs.get(spec) for _ in range(3)] == [None] * 3
+
+    (record,) = caplog.records
+    assert record.getMessage() == "compiled_step_refused"
+    assert "step.pt2" in record.fields["reason"]  # type: ignore[attr-defined]  # what the engine adds
 
 
 def test_without_a_cache_nothing_is_compiled(model: LoadedModel) -> None:

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from kshot.bundle import Bundle
-from kshot.engine.adaptation import step_spec
 from kshot.engine.models import LoadedModel
-from kshot.engine.task import AdaptationTask
+from kshot.engine.slot_tasks import step_spec
+from kshot.engine.task import EngineTask
 from kshot.engine.wire import decode_task
 from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
 from kshot.learner import StepCache, default_cache_folder
 
 ENDLESS = 20_000  # takes much longer than any deadline here
 Stub = engine_pb2_grpc.EngineServiceStub
-Adapt = Callable[[LoadedModel, AdaptationTask], Any]
+Adapt = Callable[[LoadedModel, EngineTask], Any]
 
 
 def _arrays(tensors: Iterable[engine_pb2.NamedTensor]) -> dict[str, np.ndarray]:
@@ -66,6 +66,7 @@ def test_an_adaptation_is_the_learners(
             np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.compiled
 def test_what_is_compiled_is_the_learners_too(
     compiled_engine: Stub,
     model: LoadedModel,
@@ -84,6 +85,7 @@ def test_what_is_compiled_is_the_learners_too(
         np.testing.assert_allclose(array, wanted.parameters[name], rtol=0, atol=1e-3)
 
 
+@pytest.mark.compiled
 def test_another_kind_of_step_is_compiled_while_the_plain_one_serves(
     compiled_engine: Stub, model: LoadedModel, request_message: engine_pb2.AdaptRequest
 ) -> None:

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from kshot.engine.adaptation import slot_task, step_spec
 from kshot.engine.device import choose_device
 from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import SlotPlan
+from kshot.engine.slot_tasks import slot_task, step_spec
 from kshot.engine.warm_up import MEASURED_STEPS, blank_task, choose_plan, measure_rates, plan_slots
 
 

@@ -58,7 +58,13 @@ FORBIDDEN: dict[str, set[str]] = {
 # Component: its rooms (sub-packages) and the modules at its root, from the lowest floor to the
 # highest. A module imports from its own floor and from those below it.
 FLOORS: dict[str, list[set[str]]] = {
-    "learner": [{"layout", "numerics"}, {"networks"}, {"inference"}, {"steps"}, {"compile"}],
+    "learner": [
+        {"layout", "reproducibility", "torch_internals"},
+        {"networks"},
+        {"inference"},
+        {"steps"},
+        {"compile"},
+    ],
     "trainer": [
         {"errors", "statistics"},
         {"recipe"},

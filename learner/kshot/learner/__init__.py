@@ -1,7 +1,8 @@
 """The learner: networks as pure functions of flat parameters, and the inner loop over them."""
 
-from kshot.learner.compile.compilation import (
+from kshot.learner.compile.step_cache import (
     CompilationError,
+    RefusedStepError,
     StepCache,
     compile_program,
     compile_step,
@@ -29,13 +30,12 @@ from kshot.learner.networks.network import (
     logits_of,
 )
 from kshot.learner.networks.resnet12 import Resnet12
-from kshot.learner.numerics import compute_reproducibly
-from kshot.learner.steps.graphs import graphed
+from kshot.learner.reproducibility import compute_reproducibly
+from kshot.learner.steps.cuda_graphs import graphed
 from kshot.learner.steps.head import prototype_head, with_prototype_heads
 from kshot.learner.steps.initialization import Initialization, LoopState, stack_states, start_state
-from kshot.learner.steps.inner_loop import InnerLoopResult, StopReason, run_inner_loop
+from kshot.learner.steps.inner_loop import InnerLoopResult, run_inner_loop
 from kshot.learner.steps.inner_step import InnerStep, build_inner_step, loss_gradients
-from kshot.learner.steps.objective import Objective, task_losses
 from kshot.learner.steps.preconditioner import StepRule
 from kshot.learner.steps.query_gradient import QueryGradient, build_query_gradient
 from kshot.learner.steps.query_spec import QuerySpec
@@ -43,6 +43,7 @@ from kshot.learner.steps.sampler import cycling_indices, derive_seed, replacemen
 from kshot.learner.steps.second_order import maml_gradient
 from kshot.learner.steps.slots import SlotResult, Slots, SlotTask
 from kshot.learner.steps.step_spec import StepSpec, Tunable
+from kshot.learner.steps.task_losses import Objective, task_losses
 
 __all__ = [
     "NETWORKS",
@@ -59,6 +60,7 @@ __all__ = [
     "Parameters",
     "QueryGradient",
     "QuerySpec",
+    "RefusedStepError",
     "Resnet12",
     "SlotResult",
     "SlotTask",
@@ -67,7 +69,6 @@ __all__ = [
     "StepCache",
     "StepRule",
     "StepSpec",
-    "StopReason",
     "Tunable",
     "build_inner_step",
     "build_network",

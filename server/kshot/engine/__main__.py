@@ -41,7 +41,7 @@ _log = logging.getLogger("kshot.engine")  # this module is `__main__`
 
 
 def main() -> int:
-    """Serve until SIGTERM or until the front is gone; return 1 where it cannot start."""
+    """Serve until SIGTERM or until the front is gone; return 1 if the engine cannot start."""
     arguments = _parse_arguments()
     start_logging(process="engine")
     torch.set_num_threads(COMPUTE_THREADS)
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def _cache(device: torch.device) -> StepCache | None:
-    """Open the folder of compiled steps; say once where nothing can be compiled."""
+    """Open the folder of compiled steps; log once if nothing can be compiled."""
     reason = None
     cache = None
     try:
@@ -76,10 +76,10 @@ def _cache(device: torch.device) -> StepCache | None:
     except CompilationError as error:
         reason = str(error)
     except RuntimeError:  # a user without a home
-        reason = "this user has no home: name a folder for compiled steps by KSHOT_CACHE"
+        reason = "this user has no home folder; set KSHOT_CACHE to a folder for compiled steps"
     if cache is not None and compiler_name(device) is None:
-        # What was compiled before is loaded all the same.
-        reason = "no compiler was found: install g++ or clang++"
+        # Steps that were compiled before are still loaded.
+        reason = "no C++ compiler was found; install g++ or clang++"
     if reason is not None:
         _log.warning("not_compiled", extra={"fields": {"reason": reason, "effect": "slower steps"}})
     return cache
@@ -118,7 +118,7 @@ async def _serve(
 
 
 def remove_socket(socket: Path) -> None:
-    """Remove the socket, and its folder if that is the front's temporary one and now empty.
+    """Remove the socket, and its folder if that is the front's temporary one.
 
     The front does so itself, unless it was killed.
     """
@@ -129,7 +129,7 @@ def remove_socket(socket: Path) -> None:
 
 
 def _watch_parent(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
-    """Stop when standard input ends: the front holds its other end and takes it to its grave."""
+    """Stop when standard input ends: the front holds the other end, which closes when it dies."""
 
     def wait_for_end() -> None:
         # not through sys.stdin: its lock, held by a daemon thread, aborts the interpreter's exit

@@ -1,4 +1,4 @@
-"""When an inner loop must stop: its caller left, or its time is nearly over."""
+"""The time budget of a call: its deadline, and whether its caller is still there."""
 
 import threading
 import time
@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kshot.learner import StopReason
+from kshot.engine.task import StopReason
 
-ANSWER_SECONDS = 0.1  # what the answer's way back may take
-ANSWER_STEPS = 4  # what the statistics and the accuracy may take, in steps
+ANSWER_SECONDS = 0.1  # for the answer's way back
+ANSWER_STEPS = 4  # for the statistics and the accuracy, in steps
 LAST_STEPS = 8
 
 
@@ -17,9 +17,9 @@ LAST_STEPS = 8
 class Budget:
     """Watches one call; the inner loop asks before each step.
 
-    ``seconds_left`` is what the call had when it came, None without a deadline. A partial answer
-    keeps a margin before the deadline: some steps as long as the longest of the last ones, at most
-    half of the time (a first step may be slow by itself), and a constant.
+    `seconds_left` is the time that the call had when it came, None without a deadline. A partial
+    answer keeps a margin before the deadline: a constant, and some steps as long as the longest of
+    the last ones, but at most half of the time, for a first step may be slow.
     """
 
     seconds_left: float | None
@@ -33,8 +33,8 @@ class Budget:
         """Start the clock."""
         self._started = self.clock()
 
-    def should_stop(self, _steps_done: int) -> StopReason | None:
-        """Return why to stop before the next step, or None to go on."""
+    def should_stop(self) -> StopReason | None:
+        """Return why the loop stops before its next step, or None to go on."""
         now = self.clock()
         if self._asked is not None:
             self._last.append(now - self._asked)

@@ -22,7 +22,7 @@ STANDARD_INPUT, STANDARD_OUTPUT, STANDARD_ERROR = 0, 1, 2
 
 
 def main() -> int:
-    """Compile; return 1 and say why in one line where that fails.
+    """Compile the step; on failure print the reason in one line and return 1.
 
     Nothing else reaches standard output, whatever the compiler's own processes print.
     """
@@ -45,18 +45,18 @@ def main() -> int:
 
 
 def failure_reason(error: CompilationError) -> str:
-    """Say in one line why compiling failed; a command that was not found is what to install."""
+    """Say in one line why compiling failed; name a missing command to install."""
     cause: BaseException | None = error
     while cause is not None:
-        # A path that is not there has slashes: that is another failure.
+        # A missing file has slashes in its name: that is another failure.
         if isinstance(cause, FileNotFoundError) and "/" not in str(cause.filename or "/"):
-            return f"compiling needs the command {cause.filename}, which was not found: install it"
+            return f"the command {cause.filename} was not found; install it to compile steps"
         cause = cause.__cause__ or cause.__context__
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _leave_with_parent() -> None:
-    """End with the engine, and with us the compiler: we lead a process group of our own."""
+    """End together with the engine, and with the compiler: it is in this process's group."""
     while os.read(STANDARD_INPUT, 4096):
         pass
     if os.getpgrp() == os.getpid():

@@ -1,4 +1,4 @@
-"""The device that computes, and what is told of it."""
+"""The device that computes, and its description."""
 
 import platform
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 
 COMPUTE_THREADS = 1
-# How many tasks a launch may step. On a CPU one core is busy with one task; a small network leaves
-# a GPU idle unless many step together.
+# How many tasks a launch may step. One task keeps a core busy; a small network leaves a GPU idle
+# unless many tasks step together.
 LAUNCH_WIDTHS = {"cpu": (1, 2), "cuda": (1, 4, 16, 64)}
 
 
 @dataclass(frozen=True)
 class DeviceDescription:
-    """A device; ``variant`` tells computing on it from computing elsewhere."""
+    """A device; results may differ between devices of different `variant`s."""
 
     device: torch.device
     name: str
@@ -23,11 +23,11 @@ class DeviceDescription:
 
     @property
     def kind(self) -> str:
-        """``cpu`` or ``cuda``."""
+        """`cpu` or `cuda`."""
         return self.device.type
 
     def compute_path(self, *, compiled: bool) -> str:
-        """Name how steps are computed: equal paths give equal bytes for equal adaptations."""
+        """Name how steps are computed: equal paths give equal bytes for equal tasks."""
         how = "compiled" if compiled else "eager"
         return f"{how}/float32/{self.kind}/{self.variant}/torch-{torch.__version__}"
 
@@ -35,11 +35,11 @@ class DeviceDescription:
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> DeviceDescription:
     """Take the GPU that torch sees, or the CPU.
 
-    Raises ``ValueError`` when a GPU is asked for and torch sees none.
+    Raises `ValueError` when a GPU is asked for and torch finds none.
     """
     has_gpu = torch.cuda.is_available()
     if wanted == "cuda" and not has_gpu:
-        raise ValueError("device cuda was asked for, but torch sees no GPU: use cpu or auto")
+        raise ValueError("device: expected a GPU for cuda, torch finds none; use cpu or auto")
     if wanted != "cpu" and has_gpu:
         device, name = torch.device("cuda"), torch.cuda.get_device_name()
         variant = name.replace(" ", "-")

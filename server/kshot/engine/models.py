@@ -14,7 +14,7 @@ MOST_STARTS = 16  # about a megabyte each
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A bundle with its initialization on the engine's device; for one thread at a time."""
+    """A bundle with its initialization on the engine's device; one thread at a time uses it."""
 
     bundle: Bundle
     initialization: Initialization
@@ -22,7 +22,7 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """The name under which requests ask for it."""
+        """The name that requests use."""
         return self.bundle.manifest.name
 
     @property
@@ -31,7 +31,7 @@ class LoadedModel:
         return self.initialization.parameters["head.bias"].device
 
     def way_bucket(self, way: int) -> int:
-        """Return the rows of the head of a task: the least bucket that holds its way."""
+        """Return the number of rows of a task's head: the smallest bucket that holds its way."""
         buckets = self.bundle.manifest.inner_loop.way_buckets
         return min((bucket for bucket in buckets if bucket >= way), default=way)
 
@@ -43,9 +43,9 @@ class LoadedModel:
         support: torch.Tensor,
         classes: torch.Tensor,
     ) -> LoopState:
-        """Start a task, its head padded to its bucket; not to be written to.
+        """Return the start of a task, its head padded to its bucket; do not write to it.
 
-        What does not depend on the support set is made once.
+        Starts that do not depend on the support set are made once.
         """
         key = way, head, preconditioner
         if (kept := self._starts.get(key)) is not None:
@@ -69,14 +69,14 @@ class LoadedModel:
 def load_models(paths: Sequence[Path], device: torch.device) -> dict[str, LoadedModel]:
     """Load bundles, keyed by model name.
 
-    Raises ``BundleError`` when one does not fit its manifest or its network, or two share a name.
+    Raises `BundleError` when a bundle does not fit its network, or two share a name.
     """
     models: dict[str, LoadedModel] = {}
     for path in paths:
         bundle = load_bundle(path)
         manifest = bundle.manifest
         if manifest.name in models:
-            raise BundleError(f"{path}: model {manifest.name} is loaded already from another path")
+            raise BundleError(f"{path}: model {manifest.name} is already loaded from another path")
         try:
             initialization = Initialization.from_bundle(bundle, device)
         except ValueError as error:

@@ -4,21 +4,21 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from kshot.engine.adaptation import finish
 from kshot.engine.budget import Budget
 from kshot.engine.models import LoadedModel
-from kshot.engine.task import Adaptation, AdaptationTask
-from kshot.learner import Slots, SlotTask, StopReason
+from kshot.engine.slot_tasks import finish
+from kshot.engine.task import EngineResult, EngineTask, StopReason
+from kshot.learner import Slots, SlotTask
 
 
 @dataclass
 class Job:
-    """A task on its way through the engine, and the one who waits for it."""
+    """A task on its way through the engine, and the future of its result."""
 
     model: LoadedModel
-    task: AdaptationTask
+    task: EngineTask
     budget: Budget
-    answer: "Future[Adaptation]" = field(default_factory=Future)
+    answer: "Future[EngineResult]" = field(default_factory=Future)
 
 
 @dataclass
@@ -29,7 +29,7 @@ class _Running:
 
 
 class Pool:
-    """Slots with the jobs inside; a job leaves when it is done, and whatever else ends it."""
+    """Slots and the jobs inside; a job leaves when it completes, stops or diverges."""
 
     def __init__(self, slots: Slots, compute_path: str) -> None:
         self.compute_path = compute_path
@@ -50,13 +50,13 @@ class Pool:
         return (running.job for running in self._running.values())
 
     def join(self, job: Job, started: SlotTask, clock: float) -> None:
-        """Give a job a slot; the clock is ``time.perf_counter``'s when its computing began."""
+        """Give a job a slot; its computing began when `time.perf_counter` showed `clock`."""
         self._running[self._slots.join(started)] = _Running(job, started, clock)
 
     def advance(self) -> None:
-        """Let those leave who must; take a step of the others, and let those leave who are done."""
+        """Take one step of every job that may go on, and let the others and the finished leave."""
         for handle, running in list(self._running.items()):
-            reason = running.job.budget.should_stop(self._slots.steps_done(handle))
+            reason = running.job.budget.should_stop()
             if reason is not None:
                 self._leave(handle, reason)
         if not self._running:
@@ -70,11 +70,11 @@ class Pool:
 
     def _leave(self, handle: int, reason: StopReason) -> None:
         running = self._running[handle]
-        result = self._slots.leave(handle)  # where this fails, the job still counts as inside
+        result = self._slots.leave(handle)  # if this fails, the job still counts as inside
         del self._running[handle]
         job = running.job
         try:
-            adaptation = finish(
+            finished = finish(
                 job.model,
                 job.task.way,
                 running.started,
@@ -86,4 +86,4 @@ class Pool:
         except Exception as error:
             job.answer.set_exception(error)
         else:
-            job.answer.set_result(adaptation)
+            job.answer.set_result(finished)

@@ -1,4 +1,4 @@
-"""The compiled inner steps of the engine: those that are there, and those in the making."""
+"""The compiled inner steps of the engine: those that are loaded, and those being compiled."""
 
 import itertools
 import logging
@@ -14,12 +14,19 @@ from collections.abc import Sequence
 
 import torch
 
-from kshot.learner import CompilationError, InnerStep, StepCache, StepSpec, compiler_name
+from kshot.learner import (
+    CompilationError,
+    InnerStep,
+    RefusedStepError,
+    StepCache,
+    StepSpec,
+    compiler_name,
+)
 
 _log = logging.getLogger(__name__)
 
 COMPILE_SECONDS = 600.0
-# An engine that waited for longer would be given up by its front.
+# The front gives up an engine that takes longer to start.
 WAIT_SECONDS = 120.0
 # About 2 MB each; those used last are kept.
 MOST_LOADED = 32
@@ -28,10 +35,10 @@ BACKGROUND = 10  # adaptations go first
 
 
 class Programs:
-    """Compiled steps by their specs; a helper process makes one after another, as asked for.
+    """Compiled steps by their specs; another process compiles them one after another, on demand.
 
-    Compiling takes seconds in which a process answers slowly, and it may fail in any way: so it
-    happens elsewhere, and steps run uncompiled until then. Any thread may use it.
+    Compiling takes seconds in which a process answers slowly, and it may fail in any way. Until a
+    step is compiled, the plain one runs. Steps are loaded and checked in the thread that asks.
     """
 
     def __init__(self, cache: StepCache | None, device: torch.device) -> None:
@@ -41,41 +48,43 @@ class Programs:
         self._lock = threading.Lock()
         self._can_compile = compiler_name(device) is not None
         self._loaded: OrderedDict[StepSpec, InnerStep] = OrderedDict()
-        self._broken: set[StepSpec] = set()
+        self._refused: set[StepSpec] = set()
         self._asked: dict[StepSpec, threading.Event] = {}
-        # By niceness, then in the order asked: who waits for a start goes first.
+        # By niceness, then in the order of requests: a start that waits goes first.
         self._wanted: queue.PriorityQueue[tuple[int, int, StepSpec]] = queue.PriorityQueue()
         self._count = itertools.count()
         if cache is not None and self._can_compile:
             threading.Thread(target=self._compile_all, name="compiling", daemon=True).start()
 
     def get(self, spec: StepSpec, niceness: int = BACKGROUND) -> InnerStep | None:
-        """Return a compiled step; where there is none yet, have it made and return None.
+        """Return a compiled step; if there is none, request it and return None.
 
-        The greater the niceness, the more the making leaves to other processes.
+        The greater the niceness, the more processor time compiling leaves to other processes.
         """
         with self._lock:
             if spec in self._loaded:
                 self._loaded.move_to_end(spec)
                 return self._loaded[spec]
-            if self._cache is None or (spec in self._asked and not self._asked[spec].is_set()):
+            asked = self._asked.get(spec)
+            compiling = asked is not None and not asked.is_set()
+            if self._cache is None or spec in self._refused or compiling:
                 return None
-            asked_before = spec in self._asked
             event = self._asked.setdefault(spec, threading.Event())
-        if asked_before:  # it failed, or had to go for others
-            return self._load(spec)
-        if (step := self._load(spec)) is not None or not self._can_compile:
+        step = self._load(self._cache, spec)
+        if step is None and asked is None and self._can_compile and spec not in self._refused:
+            self._wanted.put((niceness, next(self._count), spec))
+        else:
             event.set()
-            return step
-        self._wanted.put((niceness, next(self._count), spec))
-        return None
+        return step
 
-    def _load(self, spec: StepSpec) -> InnerStep | None:
-        """Load a step that was compiled before, None where there is none that can be loaded."""
-        if self._cache is None or spec in self._broken:
-            return None
+    def _load(self, cache: StepCache, spec: StepSpec) -> InnerStep | None:
+        """Load a step that is compiled, None if there is none; log once if it is refused."""
         try:
-            step = self._cache.load(spec, self._device)
+            step = cache.load(spec, self._device)
+        except RefusedStepError as error:
+            _log.warning("compiled_step_refused", extra={"fields": {"reason": str(error)}})
+            self.refuse(spec)
+            return None
         except CompilationError as error:
             _log.warning("compiled_step_not_loaded", extra={"fields": {"reason": str(error)}})
             return None
@@ -86,14 +95,14 @@ class Programs:
                     self._loaded.popitem(last=False)
         return step
 
-    def forget(self, spec: StepSpec) -> None:
-        """Give out no more a step that failed when it ran."""
+    def refuse(self, spec: StepSpec) -> None:
+        """Never return this compiled step again: it failed, or cannot be used here."""
         with self._lock:
-            self._broken.add(spec)
+            self._refused.add(spec)
             self._loaded.pop(spec, None)
 
     def wait(self, specs: Sequence[StepSpec]) -> None:
-        """Have steps compiled and wait until each is there or has failed, or time is over."""
+        """Request steps and wait until each is compiled or has failed, or time is over."""
         until = time.monotonic() + WAIT_SECONDS
         for spec in specs:
             self.get(spec, FOREGROUND)
@@ -102,7 +111,7 @@ class Programs:
                 self._asked[spec].wait(max(0.0, until - time.monotonic()))
 
     def close(self) -> None:
-        """Let go of the compiled code: what was unpacked to load it is removed."""
+        """Release the compiled code: torch then removes the files that it unpacked to load it."""
         with self._lock:
             self._loaded.clear()
 
@@ -110,14 +119,21 @@ class Programs:
         while True:
             niceness, _, spec = self._wanted.get()
             try:
-                self._compile(spec, niceness)
-            except Exception:
-                _log.exception("compile_failed", extra={"fields": {"step": spec.document()}})
-            finally:
-                self._asked[spec].set()
+                reason = self._compile(spec, niceness)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+            if reason:
+                _log.warning(
+                    "compile_failed", extra={"fields": {"reason": reason, "step": spec.document()}}
+                )
+                self.refuse(spec)
+            self._asked[spec].set()
 
-    def _compile(self, spec: StepSpec, niceness: int) -> None:
-        """Compile in a process that ends with ours: its standard input closes."""
+    def _compile(self, spec: StepSpec, niceness: int) -> str:
+        """Compile in a process that ends with ours: its standard input closes.
+
+        Return why that failed, "" if it did not.
+        """
         assert self._cache is not None  # noqa: S101 -- no thread runs without a cache
         command = [sys.executable, "-P", "-m", "kshot.engine.compiling"]
         command += [str(self._cache.folder), self._device.type, spec.text, str(niceness)]
@@ -131,11 +147,11 @@ class Programs:
         ) as process:
             assert process.stdout is not None  # noqa: S101 -- a pipe
             try:
-                said = process.stdout.read() if process.wait(COMPILE_SECONDS) is not None else ""
+                process.wait(COMPILE_SECONDS)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-                said = f"took longer than {COMPILE_SECONDS:g} s"
-        if self._load(spec) is None:
-            lines = said.strip().splitlines()
-            fields = {"reason": lines[0] if lines else "the compiler ended without a word"}
-            _log.warning("compile_failed", extra={"fields": fields | {"step": spec.document()}})
+                return f"compiling took longer than {COMPILE_SECONDS:g} s"
+            if process.returncode == 0:
+                return ""
+            lines = process.stdout.read().strip().splitlines()
+            return lines[0] if lines else "the compiler ended without a message"

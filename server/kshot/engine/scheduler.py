@@ -1,4 +1,4 @@
-"""Continuous batching of adaptations: who steps when, in one thread."""
+"""Continuous batching of tasks in one thread."""
 
 import itertools
 import logging
@@ -11,24 +11,24 @@ from dataclasses import dataclass
 
 import torch
 
-from kshot.engine.adaptation import slot_task, step_spec
 from kshot.engine.budget import Budget
 from kshot.engine.device import DeviceDescription
 from kshot.engine.models import LoadedModel
 from kshot.engine.pool import Job, Pool
 from kshot.engine.programs import Programs
-from kshot.engine.task import Adaptation, AdaptationTask
+from kshot.engine.slot_tasks import slot_task, step_spec
+from kshot.engine.task import EngineResult, EngineTask
 from kshot.learner import InnerStep, Slots, SlotTask, StepSpec, graphed
 
 CLOSE_SECONDS = 5.0
-IDLE_POOLS = 4  # kept with their buffers and graphs when nobody is inside
+IDLE_POOLS = 4  # kept with their buffers and graphs when no job is inside
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """How many tasks may step at once, and how many rows a launch may have."""
+    """How many tasks step at once, and how many rows a launch may have."""
 
     slot_count: int
     widths: tuple[int, ...]
@@ -45,14 +45,14 @@ class _PoolKey:
 class Scheduler:
     """Runs jobs in the order they came, as many at once as there are slots.
 
-    A job joins at the next inner step and leaves when it is done, told to stop, diverged or out of
+    A job joins at the next inner step and leaves when it completes, stops, diverges or runs out of
     time; each round takes one step of every job inside.
     """
 
     def __init__(
         self, programs: Programs, device: DeviceDescription, plans: Mapping[str, SlotPlan]
     ) -> None:
-        """Start the thread that computes; the plans are by model."""
+        """Start the thread that computes; `plans` are by model name."""
         self._programs = programs
         self._device = device
         self._plans = dict(plans)
@@ -66,11 +66,11 @@ class Scheduler:
         self._thread.start()
 
     def submit(
-        self, model: LoadedModel, task: AdaptationTask, budget: Budget
-    ) -> "Future[Adaptation]":
-        """Let a task wait for a slot; the answer raises what the computing raises.
+        self, model: LoadedModel, task: EngineTask, budget: Budget
+    ) -> "Future[EngineResult]":
+        """Queue a task for a slot; the future raises what the computing raises.
 
-        Raises ``ValueError`` where the task does not fit the model.
+        Raises `ValueError` if the task does not fit the model.
         """
         task.check(model)
         job = Job(model, task, budget)
@@ -83,12 +83,12 @@ class Scheduler:
         return job.answer
 
     def stalled_seconds(self) -> float:
-        """Return for how long the present round has been going on, 0 between rounds."""
+        """Return how long the current round has taken so far, 0 between rounds."""
         began = self._round_began
         return 0.0 if began is None else time.monotonic() - began
 
     def close(self) -> None:
-        """Drop the jobs that wait, and let the thread end after its round; no job runs on."""
+        """Cancel all jobs, waiting and running, and end the thread after its round."""
         with self._changed:
             self._closing = True
             dropped, self._waiting = list(self._waiting), deque()
@@ -119,7 +119,7 @@ class Scheduler:
         return sum(map(len, self._pools.values()))
 
     def _admit(self) -> None:
-        """Give slots to those who wait, first come first served."""
+        """Give free slots to waiting jobs, first come first served."""
         while self._active() < self._slot_count:
             with self._changed:
                 if not self._waiting:
@@ -140,29 +140,29 @@ class Scheduler:
                     job.answer.set_exception(error)
 
     def _take(self, job: Job) -> bool:
-        """Take the first job from the queue; tell whether somebody still waits for its answer."""
+        """Take the first job from the queue; tell whether its answer is still wanted."""
         with self._changed:
             if not self._waiting or self._waiting[0] is not job:
-                return False  # dropped meanwhile
+                return False  # cancelled meanwhile
             self._waiting.popleft()
         return job.answer.set_running_or_notify_cancel()
 
     def _advance(self, key: _PoolKey, pool: Pool) -> None:
         try:
             pool.advance()
-        except Exception as error:  # the buffers are in no known state
+        except Exception as error:  # the state of the buffers is unknown
             _log.exception("step_failed")
             del self._pools[key]
             # The plain step takes over, unless it was memory that failed.
             if key.compiled and not isinstance(error, torch.OutOfMemoryError):
                 for width in key.widths:
-                    self._programs.forget(key.spec.of_tasks(width))
+                    self._programs.refuse(key.spec.of_tasks(width))
             _give_back_memory(error)
             for job in pool.jobs():
                 job.answer.set_exception(error)
 
     def _kind(self, job: Job) -> tuple[_PoolKey, Mapping[int, InnerStep]]:
-        """Return what pool a job belongs to, and its steps: compiled ones where there are."""
+        """Return the key of a job's pool and its steps by width, compiled ones if there are any."""
         spec, plan = step_spec(job.model, job.task), self._plans[job.model.name]
         widths = (1,) if job.task.deterministic else plan.widths
         steps = {width: self._programs.get(spec.of_tasks(width)) for width in widths}
@@ -173,7 +173,7 @@ class Scheduler:
         return _PoolKey(job.model, spec, widths, compiled=False), dict.fromkeys(widths, plain)
 
     def _pool(self, key: _PoolKey, steps: Mapping[int, InnerStep], like: SlotTask) -> Pool:
-        """Return the pool of a kind, a new one for tasks like the one given where there is none."""
+        """Return the pool of a key; make one for tasks like the one given if there is none."""
         if key not in self._pools:
             self._forget_idle()
             slots = Slots(
@@ -195,7 +195,7 @@ class Scheduler:
 
 
 def _give_back_memory(error: Exception) -> None:
-    """Let others have the memory that was not enough: in this thread, which takes the graphs."""
+    """Return unused memory to the device after it ran out, in the thread that takes the graphs."""
     if isinstance(error, torch.OutOfMemoryError):
         error.__traceback__ = None  # it holds the tensors
         torch.cuda.empty_cache()

@@ -13,13 +13,12 @@ from kshot.engine.budget import Budget
 from kshot.engine.device import DeviceDescription
 from kshot.engine.models import LoadedModel
 from kshot.engine.scheduler import Scheduler
-from kshot.engine.task import Adaptation, AdaptationTask
-from kshot.engine.wire import decode_task, encode_adaptation
+from kshot.engine.task import EngineResult, EngineTask, StopReason
+from kshot.engine.wire import decode_task, encode_result
 from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
-from kshot.learner import StopReason
 
 EXIT_DEVICE_FAILED = 70
-# No round of steps takes so long: one that does hangs, and the front is told so by a refusal.
+# A round of steps that takes longer hangs; the front learns it from a refused description.
 STALL_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
@@ -79,20 +78,20 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         remaining = context.time_remaining()
         budget = Budget(remaining, request.allow_partial)
-        adaptation = await self._compute(model, task, budget, context)
-        if adaptation.stop_reason is StopReason.CANCELLED:
+        result = await self._compute(model, task, budget, context)
+        if result.stop_reason is StopReason.CANCELLED:
             await context.abort(grpc.StatusCode.CANCELLED, "the caller left")
-        partial = adaptation.stop_reason is StopReason.TIME_BUDGET
-        if partial and not (request.allow_partial and adaptation.step_count):
+        partial = result.stop_reason is StopReason.TIME_BUDGET
+        if partial and not (request.allow_partial and result.step_count):
             await context.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"the deadline came after {adaptation.step_count} of {task.step_count} steps",
+                f"the deadline came after {result.step_count} of {task.step_count} steps",
             )
-        return encode_adaptation(adaptation)
+        return encode_result(result)
 
     async def _compute(
-        self, model: LoadedModel, task: AdaptationTask, budget: Budget, context: AdaptContext
-    ) -> Adaptation:
+        self, model: LoadedModel, task: EngineTask, budget: Budget, context: AdaptContext
+    ) -> EngineResult:
         try:
             return await asyncio.wrap_future(self._scheduler.submit(model, task, budget))
         except asyncio.CancelledError:

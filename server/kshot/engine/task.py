@@ -1,5 +1,6 @@
-"""What the engine is asked for, and what it answers."""
+"""The tasks that the engine adapts to, and their results."""
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,16 +9,24 @@ import numpy.typing as npt
 
 from kshot.bundle import Head, Preconditioner, Scope
 from kshot.engine.models import LoadedModel
-from kshot.learner import StopReason
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
-class AdaptationTask:
-    """A prepared support set ``(n, channels, height, width)``, its classes ``(n,)``, options.
+class StopReason(enum.Enum):
+    """Why an inner loop ended."""
 
-    A ``deterministic`` one never shares a launch with others, whose number might change its sums.
+    COMPLETED = "completed"
+    TIME_BUDGET = "time_budget"
+    CANCELLED = "cancelled"
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True)
+class EngineTask:
+    """A prepared support set `(n, channels, height, width)`, its classes `(n,)`, and options.
+
+    A `deterministic` task shares no launch with others: their number might change its sums.
     """
 
     support: npt.NDArray[np.float32]
@@ -33,41 +42,43 @@ class AdaptationTask:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ``ValueError`` for what the front should not have let through."""
+        """Raise `ValueError` for what the front should have refused."""
         if self.support.ndim != 4 or self.classes.shape != self.support.shape[:1]:
             raise ValueError(
-                f"{self.classes.shape[0]} classes for a support set of {self.support.shape}, "
-                "wanted (n, channels, height, width) and n classes"
+                "support: expected shape (n, channels, height, width) and n classes, got "
+                f"{self.support.shape} and {self.classes.shape[0]} classes"
             )
         if self.way < 2 or set(self.classes.tolist()) != set(range(self.way)):
-            raise ValueError(f"classes must be 0..{self.way - 1}, each with an example")
+            raise ValueError(f"classes: expected 0..{self.way - 1}, each with an example")
         for name, value in (
             ("step_count", self.step_count),
             ("batch_size", self.batch_size),
             ("learning_rate", self.learning_rate),
         ):
             if not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value}, wanted a number above 0")
+                raise ValueError(f"{name}: expected a number above 0, got {value}")
 
     def check(self, model: LoadedModel) -> None:
-        """Raise ``ValueError`` where the task does not fit a model."""
+        """Raise `ValueError` if the task does not fit a model."""
         shape = model.bundle.manifest.input.shape
         most = model.bundle.manifest.limits.max_step_count
         if self.step_count > most:
-            raise ValueError(f"step_count is {self.step_count}, model {model.name} allows {most}")
+            raise ValueError(
+                f"step_count: expected at most {most} for model {model.name}, got {self.step_count}"
+            )
         if self.support.shape[1:] != tuple(shape):
             raise ValueError(
-                f"support shape is {self.support.shape[1:]}, model {model.name} wants "
-                f"{tuple(shape)}"
+                f"support: expected examples of shape {tuple(shape)} for model {model.name}, got "
+                f"{self.support.shape[1:]}"
             )
 
 
 @dataclass(frozen=True)
-class Adaptation:
-    """What an adaptation made; without arrays when it diverged or did no step.
+class EngineResult:
+    """An adapted task; without arrays when it diverged or took no step.
 
-    ``slot_bucket`` counts the rows of the widest launch that it took part in; ``compute_seconds``
-    go from its first step to its end.
+    `slot_bucket` counts the rows of the task's widest launch; `compute_seconds` run from its first
+    step to its end.
     """
 
     parameters: Arrays

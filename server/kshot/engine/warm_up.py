@@ -1,4 +1,4 @@
-"""What an engine does before it is ready: compile, measure how many slots pay, compute once."""
+"""The start of an engine: it compiles its steps and measures how many slots pay."""
 
 import logging
 import time
@@ -8,28 +8,28 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from kshot.engine.adaptation import slot_task, step_spec
 from kshot.engine.device import LAUNCH_WIDTHS, DeviceDescription
 from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import SlotPlan
-from kshot.engine.task import AdaptationTask
+from kshot.engine.slot_tasks import slot_task, step_spec
+from kshot.engine.task import EngineTask
 from kshot.learner import InnerStep, Slots, SlotTask, graphed
 
-# On one core a second slot gains nothing but this: a short adaptation does not wait for a long one.
+# On one core a second slot serves only short tasks, which then do not wait for long ones.
 LEAST_SLOTS = 2
 MEASURED_STEPS = 20
-# More slots cost each task time: they must bring more than this.
+# More slots slow down each task, so they must raise the rate beyond this share of the best.
 NEAR_BEST = 0.9
 
 _log = logging.getLogger(__name__)
 
 
-def blank_task(model: LoadedModel) -> AdaptationTask:
-    """Make a task with the model's defaults, of blank images."""
+def blank_task(model: LoadedModel) -> EngineTask:
+    """Make a task of blank images with the model's defaults."""
     manifest = model.bundle.manifest
     way = manifest.usual_way
-    return AdaptationTask(
+    return EngineTask(
         support=np.zeros((way, *manifest.input.shape), dtype=np.float32),
         classes=np.arange(way),
         way=way,
@@ -46,8 +46,8 @@ def blank_task(model: LoadedModel) -> AdaptationTask:
 def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription) -> SlotPlan:
     """Compile the default step of a model, and measure how many tasks should step together.
 
-    On a CPU only the step of one task is waited for; that of more counts when it was compiled
-    before. Without a compiler uncompiled steps are measured.
+    On a CPU this waits only for the step of one task; the step of more counts if it was compiled
+    before. Without a compiler plain steps are measured.
     """
     task = blank_task(model)
     spec = step_spec(model, task)
@@ -58,7 +58,7 @@ def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription
     if 1 not in steps:
         steps = dict.fromkeys(widths, spec.build())
     like = slot_task(model, task)
-    # of any number of steps: they are only measured
+    # The number of steps is that of the measurement.
     like = replace(like, indices=like.indices[:1].repeat(MEASURED_STEPS + 1, 1))
     try:
         rates = measure_rates(like, steps, device.device)
@@ -67,7 +67,7 @@ def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription
             raise
         _log.warning("compiled_step_fails", extra={"fields": {"reason": str(error)}})
         for width in steps:
-            programs.forget(spec.of_tasks(width))
+            programs.refuse(spec.of_tasks(width))
         rates = measure_rates(like, dict.fromkeys(widths, spec.build()), device.device)
     plan = choose_plan(rates)
     _log.info(
@@ -84,7 +84,7 @@ def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription
 
 
 def choose_plan(rates: Mapping[int, float]) -> SlotPlan:
-    """Choose the least launch whose steps per second are near the best, and slots to fill it."""
+    """Choose the smallest launch whose rate is near the best, and the slots that fill it."""
     best = max(rates.values())
     widest = min(width for width, rate in rates.items() if rate >= NEAR_BEST * best)
     widths = tuple(sorted(width for width in rates if width <= widest))
@@ -94,9 +94,9 @@ def choose_plan(rates: Mapping[int, float]) -> SlotPlan:
 def measure_rates(
     like: SlotTask, steps: Mapping[int, InnerStep], device: torch.device
 ) -> dict[int, float]:
-    """Return how many tasks take a step in a second, by the number that step together.
+    """Return the steps per second of all tasks, by the number of tasks that step together.
 
-    The task given has ``MEASURED_STEPS`` and one.
+    The task given has `MEASURED_STEPS + 1` steps.
     """
     rates = {}
     for width, step in steps.items():

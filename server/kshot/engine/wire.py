@@ -1,4 +1,4 @@
-"""Internal wire messages to the engine's own objects, and back."""
+"""Conversion between the internal wire messages and the engine's own objects."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import Head, Preconditioner, Scope
-from kshot.engine.task import Adaptation, AdaptationTask
+from kshot.engine.task import EngineResult, EngineTask, StopReason
 from kshot.internal.v1 import engine_pb2
-from kshot.learner import StopReason
 
 _STOP_REASONS = {
     StopReason.COMPLETED: engine_pb2.STOP_REASON_COMPLETED,
@@ -17,11 +16,11 @@ _STOP_REASONS = {
 }
 
 
-def decode_task(request: engine_pb2.AdaptRequest) -> AdaptationTask:
-    """Read a request; raises ``ValueError`` where it does not fit together."""
+def decode_task(request: engine_pb2.AdaptRequest) -> EngineTask:
+    """Read a request; raises `ValueError` when its fields are inconsistent."""
     shape = tuple(request.support.shape)
     support = np.frombuffer(request.support.data, dtype="<f4").reshape(shape)
-    return AdaptationTask(
+    return EngineTask(
         support=support.astype(np.float32),  # a copy that torch may write to
         classes=np.array(request.class_indices, dtype=np.int64),
         way=request.way,
@@ -36,19 +35,19 @@ def decode_task(request: engine_pb2.AdaptRequest) -> AdaptationTask:
     )
 
 
-def encode_adaptation(adaptation: Adaptation) -> engine_pb2.AdaptResponse:
-    """Write an adaptation."""
+def encode_result(result: EngineResult) -> engine_pb2.AdaptResponse:
+    """Write the answer to a request."""
     response = engine_pb2.AdaptResponse(
-        parameters=_named_tensors(adaptation.parameters),
-        statistics=_named_tensors(adaptation.statistics),
-        step_count=adaptation.step_count,
-        stop_reason=_STOP_REASONS[adaptation.stop_reason],
-        support_loss=adaptation.support_losses,
-        support_accuracy=adaptation.support_accuracy,
-        compute_path=adaptation.compute_path,
-        slot_bucket=adaptation.slot_bucket,
+        parameters=_named_tensors(result.parameters),
+        statistics=_named_tensors(result.statistics),
+        step_count=result.step_count,
+        stop_reason=_STOP_REASONS[result.stop_reason],
+        support_loss=result.support_losses,
+        support_accuracy=result.support_accuracy,
+        compute_path=result.compute_path,
+        slot_bucket=result.slot_bucket,
     )
-    response.compute_time.FromNanoseconds(round(adaptation.compute_seconds * 1e9))
+    response.compute_time.FromNanoseconds(round(result.compute_seconds * 1e9))
     return response
 
 

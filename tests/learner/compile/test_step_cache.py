@@ -17,7 +17,7 @@ from kshot.learner import (
     compile_step,
     default_cache_folder,
 )
-from kshot.learner.compile import compilation
+from kshot.learner.compile import step_cache
 
 CPU = torch.device("cpu")
 
@@ -39,8 +39,11 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int)
     with pytest.raises(CompilationError) as caught:
         StepCache.open(folder)
 
-    assert str(caught.value).startswith(f"{folder} keeps code that is run: it belongs to user")
-    assert f"with mode {mode:o}, wanted user {os.getuid()} and mode 700" in str(caught.value)
+    owner = os.getuid()
+    assert str(caught.value) == (
+        f"{folder}: expected a folder of user {owner} with mode 700, for its files are run; "
+        f"got user {owner} and mode {mode:o}"
+    )
 
 
 def test_a_folder_that_others_may_read_is_taken(tmp_path: Path) -> None:
@@ -57,7 +60,9 @@ def test_a_folder_of_another_user_is_refused(
     owner = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: owner + 1)
 
-    with pytest.raises(CompilationError, match=rf"user {owner} .*, wanted user {owner + 1} "):
+    with pytest.raises(
+        CompilationError, match=rf"expected a folder of user {owner + 1} .* got user {owner} "
+    ):
         StepCache.open(tmp_path / "theirs")
 
 
@@ -88,7 +93,7 @@ def test_a_step_is_not_compiled_into_a_folder_that_is_refused(
     tmp_path.chmod(0o777)
     monkeypatch.setenv("KSHOT_CACHE", str(tmp_path))
 
-    with pytest.raises(CompilationError, match="keeps code that is run"):
+    with pytest.raises(CompilationError, match="expected a folder of user"):
         compile_step(spec, CPU)
 
     assert list(tmp_path.iterdir()) == []
@@ -101,7 +106,7 @@ def test_a_folder_that_takes_no_files_is_one_line(
     cache = StepCache.open(tmp_path / "cache")
     lock = cache.path(spec, CPU).with_suffix(".lock")
     lock.mkdir()
-    monkeypatch.setattr(compilation, "compiler_name", lambda _device: "g++")
+    monkeypatch.setattr(step_cache, "compiler_name", lambda _device: "g++")
 
     with pytest.raises(CompilationError) as caught:
         cache.compile(spec, CPU)
@@ -131,11 +136,11 @@ def _other_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _other_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "_processor", lambda: "model name: another")
+    monkeypatch.setattr(step_cache, "_processor", lambda: "model name: another")
 
 
 def _other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation, "_source_digest", lambda: "another")
+    monkeypatch.setattr(step_cache, "_source_digest", lambda: "another")
 
 
 @pytest.mark.parametrize("change", [_other_threads, _other_torch, _other_processor, _other_sources])
@@ -163,11 +168,11 @@ def test_another_spec_is_another_file(spec: StepSpec, tmp_path: Path) -> None:
 def test_the_digest_of_the_sources_follows_every_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest = compilation._source_digest.__wrapped__  # a process digests but once
+    digest = step_cache._source_digest.__wrapped__  # a process digests but once
     digests = [digest()]
     copied = tmp_path / "learner"
-    shutil.copytree(Path(compilation.__file__).parents[1], copied)
-    monkeypatch.setattr(compilation, "__file__", str(copied / "compile" / "compilation.py"))
+    shutil.copytree(Path(step_cache.__file__).parents[1], copied)
+    monkeypatch.setattr(step_cache, "__file__", str(copied / "compile" / "step_cache.py"))
     digests.append(digest())
     with (copied / "networks" / "columns.py").open("a") as file:
         file.write("# changed\n")

@@ -1,9 +1,8 @@
 import pytest
 import torch
-from torch._inductor import lowering
 
 from kshot.learner.networks import products
-from kshot.learner.networks.products import products_compiled, times_transposed
+from kshot.learner.networks.products import times_transposed
 
 
 @pytest.mark.parametrize("task_count", [1, 3])
@@ -12,7 +11,7 @@ from kshot.learner.networks.products import products_compiled, times_transposed
 def test_products_of_any_strides_are_matrix_products(
     monkeypatch: pytest.MonkeyPatch, task_count: int, dtype: torch.dtype, there: bool
 ) -> None:
-    monkeypatch.setattr(products, "_onednn_there", lambda: there)
+    monkeypatch.setattr(products, "has_onednn_product", lambda: there)
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(task_count, 7, 5, generator=generator, dtype=dtype)
     right = torch.randn(task_count, 4, 5, generator=generator, dtype=dtype)
@@ -27,18 +26,3 @@ def test_products_of_any_strides_are_matrix_products(
 
     torch.testing.assert_close(straight, expected, rtol=0, atol=tolerance)
     torch.testing.assert_close(turned, expected, rtol=0, atol=tolerance)
-
-
-@pytest.mark.filterwarnings(
-    # torch's own compiler still calls what torch deprecates
-    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
-)
-def test_the_compiler_is_left_as_it_was() -> None:
-    operation = torch.ops.mkldnn._linear_pointwise.default
-    before = lowering.lowerings.get(operation)
-
-    with pytest.raises(RuntimeError, match="inside"), products_compiled():
-        assert lowering.lowerings[operation] is not before
-        raise RuntimeError("inside")
-
-    assert lowering.lowerings.get(operation) is before

@@ -15,7 +15,6 @@ from kshot.learner import (
     Slots,
     SlotTask,
     StepRule,
-    StopReason,
     build_inner_step,
     cycling_indices,
     layout_of,
@@ -91,10 +90,8 @@ def _alone(
         task.state,
         task.support[None],
         task.classes[None],
-        task.indices[None],
+        task.indices[None, :stay],
         task.rule,
-        lambda done: StopReason.CANCELLED if done == stay else None,
-        watch_divergence=False,
     )
 
 

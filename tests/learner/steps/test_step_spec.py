@@ -103,6 +103,11 @@ def test_the_arguments_made_are_of_the_steps_shapes(
 
     wanted = arguments_of(spec, torch.float32)
     assert [(each.shape, each.dtype) for each in made] == [(w.shape, w.dtype) for w in wanted]
+    again = spec.example_arguments(torch.device("cpu"))
+    assert all(one.equal(other) for one, other in zip(made, again, strict=True))
+    losses = spec.build()(*made)
+    assert losses.isfinite().all()
+    assert not made[0].equal(again[0])
 
 
 @dataclass(frozen=True)

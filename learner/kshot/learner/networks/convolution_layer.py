@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kshot.learner.networks.batch_norm import freeze, normalize
 from kshot.learner.networks.convolution import convolve, convolve_images
-from kshot.learner.networks.glorot import glorot_uniform
+from kshot.learner.networks.initial_weights import glorot_uniform
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kshot.learner.networks.batch_norm import normalize
-from kshot.learner.networks.glorot import glorot_uniform
+from kshot.learner.networks.initial_weights import glorot_uniform
 
 Activation = Literal["relu", "tanh"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from kshot.bundle import NetworkSpec
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.networks.conv4 import Conv4
-from kshot.learner.networks.glorot import glorot_uniform
+from kshot.learner.networks.initial_weights import glorot_uniform
 from kshot.learner.networks.mlp import Mlp
 from kshot.learner.networks.plugins import load_plugin, plugin_names
 from kshot.learner.networks.resnet12 import Resnet12

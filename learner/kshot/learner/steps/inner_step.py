@@ -8,8 +8,8 @@ from torch import Tensor
 from kshot.bundle import Scope
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.networks.network import Network, logits_of
-from kshot.learner.steps.objective import Objective, task_losses
 from kshot.learner.steps.preconditioner import StepRule
+from kshot.learner.steps.task_losses import Objective, task_losses
 
 InnerStep = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(parameters, scale, inputs, targets, way mask, step sizes) -> losses ``(T,)``.
@@ -48,7 +48,7 @@ def loss_gradients(
 
 
 def first_adapted(layout: ParameterLayout, scope: Scope) -> int:
-    """Return where in a parameter vector that begins which adapts."""
+    """Return the index of the first adapted parameter."""
     return layout.body_size if scope is Scope.HEAD else 0
 
 
@@ -82,34 +82,3 @@ def build_inner_step(
         return losses
 
     return step
-
-
-def take_steps(
-    step: InnerStep,
-    parameters: Tensor,
-    scale: Tensor,
-    support: Tensor,
-    targets: Tensor,
-    indices: Tensor,
-    way_mask: Tensor,
-    step_sizes: Tensor,
-) -> Tensor:
-    """Take all steps of T tasks in turn; return their losses ``(steps, T)``.
-
-    Parameters and scale are updated in place. ``support`` ``(T, n, channels, height, width)``,
-    ``targets`` ``(T, n)``; ``indices`` int64 ``(T, steps, batch)``, at least one step, are the
-    examples each step sees; ``step_sizes`` ``(steps, T)``.
-    """
-    rows = torch.arange(len(indices), device=support.device).unsqueeze(1)
-    losses = []
-    for drawn, sizes in zip(indices.unbind(1), step_sizes.unbind(), strict=True):
-        batch = batch_of(support, targets, rows, drawn)
-        losses.append(step(parameters, scale, *batch, way_mask, sizes))
-    return torch.stack(losses)
-
-
-def batch_of(
-    support: Tensor, targets: Tensor, rows: Tensor, drawn: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Take the examples ``drawn`` ``(T, batch)`` of tasks ``rows`` ``(T, 1)``, contiguous."""
-    return support[rows, drawn].contiguous(), targets[rows, drawn].contiguous()

@@ -9,7 +9,7 @@ from kshot.bundle import BatchNormMode, Head
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.networks.network import Network, Parameters, Statistics, logits_of
 from kshot.learner.steps.head import prototype_head
-from kshot.learner.steps.objective import task_losses
+from kshot.learner.steps.task_losses import task_losses
 
 QueryGradient = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(initialization, displacement, support, support classes, queries, query classes) -> gradient and

@@ -1,4 +1,4 @@
-"""What the code of a query gradient depends on: everything but the numbers in its tensors."""
+"""The description of a query gradient: all its code depends on but the tensors' numbers."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from kshot.bundle import BatchNormMode, Head, NetworkSpec
-from kshot.learner.networks.network import Network, build_network, layout_of
+from kshot.learner.networks.network import (
+    Network,
+    build_network,
+    initial_parameters,
+    layout_of,
+)
 from kshot.learner.steps.query_gradient import QueryGradient, build_query_gradient
 from kshot.learner.steps.step_spec import tuned_network
 
@@ -49,14 +54,16 @@ class QuerySpec:
         )
 
     def example_arguments(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Make arguments of the right shapes and types for a ``QueryGradient``."""
-        tasks = self.task_count
-        vectors = torch.zeros(tasks, layout_of(self._network(), self.way).size, device=device)
-        arguments = [vectors, vectors.clone()]
+        """Make the arguments of a `QueryGradient` on a small random task, the same each time."""
+        generator = torch.Generator().manual_seed(0)
+        network, tasks = self._network(), self.task_count
+        parameters = initial_parameters(network, self.way, generator)
+        vectors = layout_of(network, self.way).join(parameters).repeat(tasks, 1)
+        arguments = [vectors, 0.01 * torch.randn(vectors.shape, generator=generator)]
         for count in (self.support_count, self.query_count):
-            arguments.append(torch.zeros(tasks, count, *self.input_shape, device=device))
-            arguments.append(torch.zeros(tasks, count, dtype=torch.int64, device=device))
-        return tuple(arguments)
+            arguments.append(torch.rand(tasks, count, *self.input_shape, generator=generator))
+            arguments.append((torch.arange(count) % self.way).repeat(tasks, 1))
+        return tuple(argument.to(device) for argument in arguments)
 
     def of_tasks(self, task_count: int) -> Self:
         """Describe the same gradient of another number of tasks."""

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.networks.network import Network, logits_of
-from kshot.learner.steps.objective import Objective, task_losses
 from kshot.learner.steps.preconditioner import StepRule
+from kshot.learner.steps.task_losses import Objective, task_losses
 
 Batch = tuple[Tensor, Tensor]
 """Inputs ``(T, batch, channels, height, width)`` and targets ``(T, batch)``."""

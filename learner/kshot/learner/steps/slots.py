@@ -8,8 +8,9 @@ from torch import Tensor
 
 from kshot.learner.steps.initialization import LoopState
 from kshot.learner.steps.inner_step import InnerStep
-from kshot.learner.steps.loss_reader import LossReader
+from kshot.learner.steps.loss_readback import LossReader
 from kshot.learner.steps.preconditioner import StepRule
+from kshot.learner.steps.step_tables import StepTables
 
 LEAST_EXAMPLES = 32
 
@@ -83,19 +84,23 @@ class Slots:
         self._capacity = capacity
         self._occupants: list[_Occupant] = []
         self._handles = 0
+        self._max_step_count = max_step_count
         vector, way_mask = like.state.parameters, like.state.real_ways
         zeros = vector.new_zeros
-        self._parameters = zeros(capacity, vector.shape[1])
-        self._scales = torch.ones_like(self._parameters)
-        self._way_masks = way_mask.new_ones(capacity, way_mask.shape[1])
-        table = capacity, max_step_count, like.indices.shape[1]
-        self._drawn = like.classes.new_zeros(table)  # rows of the examples
-        self._targets = like.classes.new_zeros(table)
-        self._step_sizes, self._losses = zeros(table[:2]), zeros(table[:2])
+        shape = max_step_count, capacity, like.indices.shape[1]
+        self._tables = StepTables(
+            parameters=zeros(capacity, vector.shape[1]),
+            scales=torch.ones(capacity, vector.shape[1], dtype=vector.dtype, device=vector.device),
+            way_masks=way_mask.new_ones(capacity, way_mask.shape[1]),
+            examples=like.support.new_zeros(0, *like.support.shape[1:]),
+            drawn=like.classes.new_zeros(shape),
+            targets=like.classes.new_zeros(shape),
+            step_sizes=zeros(shape[:2]),
+            losses=zeros(shape[:2]),
+        )
         self._positions = like.classes.new_zeros(capacity)
         self._newest = zeros(capacity)
         self._rows = torch.arange(capacity, device=vector.device)
-        self._examples = like.support.new_zeros(0, *like.support.shape[1:])
         self._examples_each = 0
         self._reader = LossReader(vector.device)
 
@@ -113,24 +118,23 @@ class Slots:
 
         Raises ``ValueError`` when no slot is free or the steps are more than there is room for.
         """
-        most = self._drawn.shape[1]
-        if self.full or task.step_count > most:
+        if self.full or task.step_count > self._max_step_count:
             raise ValueError(
                 f"a task of {task.step_count} steps cannot join: {len(self)} of {self._capacity} "
-                f"slots are taken, each for up to {most} steps"
+                f"slots are taken, each for up to {self._max_step_count} steps"
             )
         if task.support.shape[0] > self._examples_each:
             self._make_room(task.support.shape[0])
         row, count = len(self._occupants), task.step_count
-        first = row * self._examples_each
-        self._examples[first : first + task.support.shape[0]] = task.support
-        self._parameters[row] = task.state.parameters[0]
-        self._scales[row] = task.rule.scale_of(task.state.second_moment[0])
-        self._way_masks[row] = task.state.real_ways[0]
-        self._drawn[row, :count] = task.indices + first
-        self._targets[row, :count] = task.classes[task.indices]
+        first, tables = row * self._examples_each, self._tables
+        tables.examples[first : first + task.support.shape[0]] = task.support
+        tables.parameters[row] = task.state.parameters[0]
+        tables.scales[row] = task.rule.scale_of(task.state.second_moment[0])
+        tables.way_masks[row] = task.state.real_ways[0]
+        tables.drawn[:count, row] = task.indices + first
+        tables.targets[:count, row] = task.classes[task.indices]
         sizes = task.rule.step_sizes(task.state.step, count)
-        self._step_sizes[row, :count] = torch.tensor(sizes, dtype=self._step_sizes.dtype)
+        tables.step_sizes[:count, row] = torch.tensor(sizes, dtype=tables.step_sizes.dtype)
         self._positions[row] = 0
         self._handles += 1
         self._occupants.append(_Occupant(self._handles, count))
@@ -154,17 +158,8 @@ class Slots:
         left = len(self._occupants) - first
         width = next((width for width in self._steps if width >= left), max(self._steps))
         part = slice(first, first + width)
-        rows, positions = self._rows[part], self._positions[part]
-        losses = self._steps[width](
-            self._parameters[part],
-            self._scales[part],
-            self._examples[self._drawn[rows, positions]],
-            self._targets[rows, positions],
-            self._way_masks[part],
-            self._step_sizes[rows, positions],
-        )
-        self._losses[rows, positions] = losses
-        self._newest[part] = losses
+        at = self._positions[part], self._rows[part]
+        self._newest[part] = self._tables.take_step(self._steps[width], part, at)
         for occupant in self._occupants[part]:
             occupant.done += 1
             occupant.width = max(occupant.width, width)
@@ -183,8 +178,8 @@ class Slots:
         row, last = self._row(handle), len(self._occupants) - 1
         occupant = self._occupants[row]
         result = SlotResult(
-            self._parameters[row].clone(),
-            self._losses[row, : occupant.done].clone(),
+            self._tables.parameters[row].clone(),
+            self._tables.losses[: occupant.done, row].clone(),
             occupant.width,
         )
         if row != last:
@@ -198,31 +193,24 @@ class Slots:
         return [item.handle for item in self._occupants].index(handle)
 
     def _move(self, source: int, target: int) -> None:
-        each = self._examples_each
-        blocks = self._examples.view(self._capacity, each, *self._examples.shape[1:])
-        for buffer in (
-            self._parameters,
-            self._scales,
-            self._way_masks,
-            self._drawn,
-            self._targets,
-            self._step_sizes,
-            self._losses,
-            self._positions,
-            blocks,
-        ):
-            buffer[target] = buffer[source]
-        self._drawn[target] += (target - source) * each
+        each, tables = self._examples_each, self._tables
+        for rows in (tables.parameters, tables.scales, tables.way_masks, self._positions):
+            rows[target] = rows[source]
+        for table in (tables.drawn, tables.targets, tables.step_sizes, tables.losses):
+            table[:, target] = table[:, source]
+        tables.drawn[:, target] += (target - source) * each
+        blocks = tables.examples.view(self._capacity, each, *tables.examples.shape[1:])
+        blocks[target] = blocks[source]
 
     def _make_room(self, count: int) -> None:
-        """Give each slot room for twice as many examples, until so many fit."""
-        each = max(self._examples_each, LEAST_EXAMPLES)
+        """Double each slot's room for examples until it holds this many."""
+        each, tables = max(self._examples_each, LEAST_EXAMPLES), self._tables
         while each < count:
             each *= 2
-        shape = self._examples.shape[1:]
-        examples = self._examples.new_zeros(self._capacity, each, *shape)
-        examples[:, : self._examples_each] = self._examples.view(
+        shape = tables.examples.shape[1:]
+        examples = tables.examples.new_zeros(self._capacity, each, *shape)
+        examples[:, : self._examples_each] = tables.examples.view(
             self._capacity, self._examples_each, *shape
         )
-        self._drawn += (self._rows * (each - self._examples_each))[:, None, None]
-        self._examples, self._examples_each = examples.flatten(0, 1), each
+        tables.drawn += (self._rows * (each - self._examples_each))[:, None]
+        tables.examples, self._examples_each = examples.flatten(0, 1), each

@@ -1,4 +1,4 @@
-"""What the code of an inner step depends on: everything but the numbers in its tensors."""
+"""The description of an inner step: everything its code depends on but the tensors' numbers."""
 
 import json
 from collections.abc import Mapping
@@ -11,10 +11,15 @@ from torch import Tensor
 
 from kshot.bundle import Manifest, NetworkSpec, Preconditioner, Scope
 from kshot.learner.layout import ParameterLayout
-from kshot.learner.networks.network import Network, build_network, layout_of
+from kshot.learner.networks.network import (
+    Network,
+    build_network,
+    initial_parameters,
+    layout_of,
+)
 from kshot.learner.steps.inner_step import InnerStep, build_inner_step
-from kshot.learner.steps.objective import Objective
 from kshot.learner.steps.preconditioner import StepRule
+from kshot.learner.steps.task_losses import Objective
 
 
 @runtime_checkable
@@ -113,19 +118,28 @@ class StepSpec:
         return build_inner_step(network, layout, rule, self.scope, self.objective)
 
     def example_arguments(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Make arguments of the right shapes and types for an ``InnerStep``."""
-        size = self.layout().size
-        tasks = self.task_count
-        classes = self.objective is Objective.CROSS_ENTROPY
-        kind = torch.int64 if classes else torch.float32
-        return (
-            torch.zeros(tasks, size, device=device),
-            torch.ones(tasks, size, device=device),
-            torch.zeros(tasks, self.batch_size, *self.input_shape, device=device),
-            torch.zeros(tasks, self.batch_size, dtype=kind, device=device),
-            torch.ones(tasks, self.way, dtype=torch.bool, device=device),
-            torch.ones(tasks, device=device),
+        """Make the arguments of an `InnerStep` on a small random task, the same each time.
+
+        The last way is padding where there are more than two.
+        """
+        generator = torch.Generator().manual_seed(0)
+        tasks, ways = self.task_count, self.way - (self.way > 2)
+        layout = self.layout()
+        parameters = layout.join(initial_parameters(self._network(), self.way, generator))
+        scale = 0.1 + torch.rand(tasks, layout.size, generator=generator)
+        inputs = torch.rand(tasks, self.batch_size, *self.input_shape, generator=generator)
+        targets = torch.arange(tasks * self.batch_size).reshape(tasks, -1) % ways
+        if self.objective is Objective.SQUARED_ERROR:
+            targets = torch.rand(tasks, self.batch_size, generator=generator)
+        arguments = (
+            parameters.repeat(tasks, 1),
+            scale * (1e-4 if self.updates_second_moment else 100.0),
+            inputs,
+            targets,
+            (torch.arange(self.way) < ways).repeat(tasks, 1),
+            torch.full((tasks,), 1e-2),
         )
+        return tuple(argument.to(device) for argument in arguments)
 
     def _network(self) -> Network:
         return build_network(self.network, self.input_shape, self.batch_norm_epsilon)

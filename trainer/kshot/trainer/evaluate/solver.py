@@ -88,7 +88,6 @@ class TaskSolver:
                 classes,
                 indices[:, done:wanted],
                 self.rule,
-                watch_divergence=False,
             ).state
             yield state.layout.split(state.parameters)
 

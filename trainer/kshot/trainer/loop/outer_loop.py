@@ -138,7 +138,6 @@ class OuterLoop(Generic[Drawn]):
             batch.targets,
             batch.indices,
             self.rule,
-            watch_divergence=False,
         )
 
     def _displace_by_queries(

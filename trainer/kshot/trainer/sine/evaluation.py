@@ -104,9 +104,7 @@ def sine_fits(initialization: Initialization, recipe: SineRecipe) -> SineFits:
     done = 0
     for count in evaluation.step_counts:
         indices = whole.expand(-1, count - done, -1)
-        state = run_inner_loop(
-            step, state, inputs, targets, indices, rule, watch_divergence=False
-        ).state
+        state = run_inner_loop(step, state, inputs, targets, indices, rule).state
         done = count
         with torch.no_grad():
             outputs, _ = logits_of(initialization.network, layout.split(state.parameters), queries)

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from kshot.bundle import Bundle, Preconditioner
-from kshot.engine.adaptation import slot_task, step_rule, step_spec
 from kshot.engine.models import LoadedModel
+from kshot.engine.slot_tasks import slot_task, step_rule, step_spec
 from kshot.engine.wire import decode_task
 from kshot.internal.v1 import engine_pb2
 from kshot.learner import Initialization, run_inner_loop

@@ -1,4 +1,4 @@
-"""Compilation of the learner's programs ahead of time, into files that load in milliseconds."""
+"""The cache of compiled steps: files that are compiled once and load in milliseconds."""
 
 import hashlib
 import os
@@ -6,65 +6,45 @@ import platform
 import shutil
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import cast
 
 import torch
-from torch import Tensor
 
-from kshot.bundle import NetworkSpec
-from kshot.learner.compile.package import (
-    check_archive,
-    check_libraries,
-    load_package,
-    write_package,
-)
+from kshot.learner.compile.compilable import LARGEST_DIFFERENCE, Compilable, Program, difference
+from kshot.learner.compile.packages import check_archive, check_libraries
 from kshot.learner.networks.plugins import plugin_digest
-from kshot.learner.steps.graphs import graphed
+from kshot.learner.steps.cuda_graphs import graphed
 from kshot.learner.steps.inner_step import InnerStep
 from kshot.learner.steps.step_spec import StepSpec
+from kshot.learner.torch_internals import load_package, write_package
 
 CACHE_VARIABLE = "KSHOT_CACHE"
 _PRIVATE = 0o700
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-Program = TypeVar("Program", bound=Callable[..., Any])
-Program_co = TypeVar("Program_co", bound=Callable[..., Any], covariant=True)
-
-
 class CompilationError(Exception):
-    """A program could not be compiled, or its compiled form not be loaded: says why."""
+    """A program cannot be compiled, or its compiled form cannot be used: says why."""
 
 
-class Compilable(Protocol[Program_co]):
-    """What describes a program of the learner: an inner step, or a query gradient."""
+class RefusedStepError(CompilationError):
+    """An intact compiled program is not used: it cannot be loaded here, or computes otherwise.
 
-    @property
-    def network(self) -> NetworkSpec:
-        """The network that it goes through."""
-
-    @property
-    def text(self) -> str:
-        """The whole description in one line."""
-
-    def build(self, tuned_for: torch.device | None = None) -> Program_co:
-        """Build it, tuned for a device in the form that compiles to the fastest."""
-
-    def example_arguments(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Make arguments of the right shapes and types."""
+    Compiling it again would not help.
+    """
 
 
 def compiler_name(device: torch.device) -> str | None:
     """Name the compiler that inner steps need on a device, or None where none is found.
 
-    That one is found does not mean that it works.
+    Whether it works is not tried.
     """
     if device.type == "cuda" and find_spec("triton") is None:
         return None
@@ -91,7 +71,7 @@ class StepCache:
 
     @staticmethod
     def open(folder: Path) -> "StepCache":
-        """Make the folder where it is missing; raise ``CompilationError`` when it is not ours."""
+        """Make the folder if it is missing; raise `CompilationError` if others may write to it."""
         try:
             folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
             status = folder.stat()
@@ -99,8 +79,8 @@ class StepCache:
             raise CompilationError(f"{folder}: {error.strerror}") from None
         if status.st_uid != os.getuid() or status.st_mode & _OTHERS_MAY_WRITE:
             raise CompilationError(
-                f"{folder} keeps code that is run: it belongs to user {status.st_uid} with mode "
-                f"{stat.S_IMODE(status.st_mode):o}, wanted user {os.getuid()} and mode 700"
+                f"{folder}: expected a folder of user {os.getuid()} with mode 700, for its files "
+                f"are run; got user {status.st_uid} and mode {stat.S_IMODE(status.st_mode):o}"
             )
         return StepCache(folder)
 
@@ -119,26 +99,42 @@ class StepCache:
         return self.folder / f"step-{key[:32]}.pt2"
 
     def load(self, spec: Compilable[Program], device: torch.device) -> Program | None:
-        """Load a compiled program, None where it is not; raise ``CompilationError`` if damaged."""
+        """Load a compiled program and compare it once with its plain form; None if there is none.
+
+        Raises `CompilationError` when the file is damaged, and `RefusedStepError` when it is intact
+        but cannot be loaded here or does not compute what the plain form computes.
+        """
         path = self.path(spec, device)
         if not path.exists():
             return None
         try:
             check_archive(path)
-            return cast(Program, load_package(path))
-        except Exception as error:  # of whatever kind loaders raise
+        except Exception as error:  # of whatever kind archives raise
             raise CompilationError(f"{path}: {_first_line(error)}") from error
+        try:
+            program = load_package(path)
+            distance = difference(program, spec, device)
+        except Exception as error:  # of whatever kind loaders raise
+            raise RefusedStepError(
+                f"{path}: the compiled step cannot be loaded here: {_first_line(error)}"
+            ) from error
+        if not distance <= LARGEST_DIFFERENCE:
+            raise RefusedStepError(
+                f"{path}: expected the plain step's results to {LARGEST_DIFFERENCE:.0%}, got a "
+                f"difference of {distance:.2g}; delete the file to compile it again"
+            )
+        return cast(Program, program)
 
     def compile(self, spec: Compilable[Program], device: torch.device) -> Program:
-        """Compile a program, unless it is there, and load it; takes ten seconds and more.
+        """Load a program, compiled now if it is not there yet: that takes ten seconds and more.
 
         Processes that want the same one at once wait for one of them; a damaged file is made
-        again. Raises ``CompilationError``.
+        again. Raises `CompilationError`.
         """
         if (loaded := self._load_undamaged(spec, device)) is not None:
             return loaded
         if compiler_name(device) is None:
-            raise CompilationError("no compiler was found: install g++ or clang++")
+            raise CompilationError("no C++ compiler was found; install g++ or clang++")
         path = self.path(spec, device)
         with self._locked(path):
             loaded = self._load_undamaged(spec, device)
@@ -152,6 +148,8 @@ class StepCache:
     def _load_undamaged(self, spec: Compilable[Program], device: torch.device) -> Program | None:
         try:
             return self.load(spec, device)
+        except RefusedStepError:
+            raise
         except CompilationError:
             return None
 
@@ -185,14 +183,14 @@ class StepCache:
 
 
 def compile_program(spec: Compilable[Program], device: torch.device) -> Program:
-    """Compile a program with the user's cache; raises ``CompilationError``."""
+    """Compile a program with the user's cache; raises `CompilationError`."""
     return StepCache.open(default_cache_folder()).compile(spec, device)
 
 
 def compile_step(spec: StepSpec, device: torch.device) -> InnerStep:
     """Compile a step with the user's cache; on a GPU it launches as one graph.
 
-    Raises ``CompilationError``.
+    Raises `CompilationError`.
     """
     return graphed(compile_program(spec, device), device)
 
@@ -216,7 +214,7 @@ def _processor() -> str:
 def _source_digest() -> str:
     """Digest this package: a step compiled from other code is another step.
 
-    Once: the code that runs is the one that was there at first, should the files change.
+    Once in a process: the files may change, the code that runs does not.
     """
     digest = hashlib.sha256()
     learner = Path(__file__).parents[1]

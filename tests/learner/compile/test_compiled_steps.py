@@ -1,5 +1,6 @@
-"""Compiled inner steps. Their session's cache is kept: only changed sources compile anew."""
+"""Compiled inner steps. The session's cache is kept: only changed sources are compiled again."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,16 +17,18 @@ from kshot.bundle import NetworkSpec, Scope
 from kshot.learner import (
     CompilationError,
     InnerStep,
+    RefusedStepError,
     StepCache,
     StepSpec,
     compile_step,
     compiler_name,
 )
-from kshot.learner.compile import compilation
+from kshot.learner.compile import step_cache
 
 CPU = torch.device("cpu")
 ArgumentsOf = Callable[[StepSpec, torch.dtype], list[torch.Tensor]]
 
+pytestmark = pytest.mark.compiled
 needs_compiler = pytest.mark.skipif(compiler_name(CPU) is None, reason="no C++ compiler found")
 
 
@@ -69,25 +72,26 @@ def _assert_the_same_step(
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("updates_second_moment", "scope", "task_count"),
-    [(True, Scope.ALL, 1), (False, Scope.ALL, 3), (True, Scope.HEAD, 3), (False, Scope.HEAD, 1)],
+    ("updates_second_moment", "scope"), [(False, Scope.ALL), (True, Scope.HEAD)]
 )
-def test_a_compiled_step_is_the_plain_one(
-    spec: StepSpec,
-    arguments_of: ArgumentsOf,
-    updates_second_moment: bool,
-    scope: Scope,
-    task_count: int,
+def test_a_compiled_step_of_many_tasks_is_the_plain_one(
+    spec: StepSpec, arguments_of: ArgumentsOf, updates_second_moment: bool, scope: Scope
 ) -> None:
-    """Any two of the three choices meet; the first task has a padded way."""
-    spec = replace(
-        spec,
-        updates_second_moment=updates_second_moment,
-        scope=scope,
-        task_count=task_count,
-    )
+    """The first task has a padded way."""
+    choices = {"updates_second_moment": updates_second_moment, "scope": scope}
+    spec = replace(spec, **choices, task_count=3)  # type: ignore[arg-type]  # of one type each
 
     _assert_the_same_step(compile_step(spec, CPU), spec, arguments_of, 1e-3)
+
+
+@needs_compiler
+def test_a_compiled_step_is_the_plain_one(
+    made: StepCache, spec: StepSpec, arguments_of: ArgumentsOf
+) -> None:
+    step = made.load(spec, CPU)
+
+    assert step is not None
+    _assert_the_same_step(step, spec, arguments_of, 1e-3)
 
 
 @needs_compiler
@@ -193,7 +197,7 @@ def test_a_damaged_step_is_made_again(
     whole = made.path(spec, CPU).read_bytes()
     DAMAGES[damage](copied.path(spec, CPU))
     monkeypatch.setattr(
-        compilation, "write_package", lambda _step, _like, package: package.write_bytes(whole)
+        step_cache, "write_package", lambda _step, _like, package: package.write_bytes(whole)
     )
 
     copied.compile(spec, CPU)
@@ -206,17 +210,59 @@ def test_without_a_compiler_a_damaged_step_stays_an_error(
     copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied.path(spec, CPU).write_bytes(b"")
-    monkeypatch.setattr(compilation, "compiler_name", lambda _device: None)
+    monkeypatch.setattr(step_cache, "compiler_name", lambda _device: None)
 
-    with pytest.raises(CompilationError, match="no compiler was found"):
+    with pytest.raises(CompilationError, match="no C\\+\\+ compiler was found"):
         copied.compile(spec, CPU)
+
+
+def _compile_nothing(_step: InnerStep, _like: tuple[torch.Tensor, ...], _package: Path) -> None:
+    raise AssertionError("compiled again")
+
+
+@needs_compiler
+def test_an_intact_step_of_another_formula_is_refused(
+    made: StepCache, spec: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its archive is whole and its shapes fit: only a comparison with the plain step tells."""
+    cache, other = StepCache.open(tmp_path / "cache"), replace(spec, second_moment_decay=0.9)
+    path = shutil.copy(made.path(spec, CPU), cache.path(other, CPU))
+    monkeypatch.setattr(step_cache, "write_package", _compile_nothing)
+
+    for load in (cache.load, cache.compile):
+        with pytest.raises(RefusedStepError, match="expected the plain step's results") as caught:
+            load(other, CPU)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert str(caught.value).endswith("delete the file to compile it again")
+
+
+@needs_compiler
+def test_an_intact_step_that_cannot_be_loaded_is_not_compiled_again(
+    copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a temporary folder that forbids to execute: each start would compile for nothing."""
+
+    def fail(_package: Path) -> None:
+        raise RuntimeError("failed to map segment from shared object\nand a trace")
+
+    monkeypatch.setattr(step_cache, "load_package", fail)
+    monkeypatch.setattr(step_cache, "write_package", _compile_nothing)
+
+    with pytest.raises(RefusedStepError) as caught:
+        copied.compile(spec, CPU)
+
+    assert str(caught.value) == (
+        f"{copied.path(spec, CPU)}: the compiled step cannot be loaded here: "
+        "failed to map segment from shared object"
+    )
+    assert copied.path(spec, CPU).exists()
 
 
 WANT_THE_STEP = """
 import json, sys, torch
 from pathlib import Path
 from kshot.learner import StepCache, StepSpec
-from kshot.learner.compile import compilation
+from kshot.learner.compile import step_cache
 
 folder, whole, calls, document = sys.argv[1:]
 
@@ -225,7 +271,7 @@ def compile_by_copying(step, arguments, package):
         file.write("compiled\\n")
     package.write_bytes(Path(whole).read_bytes())
 
-compilation.write_package = compile_by_copying
+step_cache.write_package = compile_by_copying
 torch.set_num_threads(1)
 spec, cache = StepSpec.from_document(json.loads(document)), StepCache.open(Path(folder))
 print("ready", flush=True)
@@ -255,7 +301,9 @@ def test_processes_that_want_the_same_step_make_it_once(
 
     assert [process.returncode for process in processes] == [0, 0]
     assert calls.read_text() == "compiled\n"
-    assert said[0] == said[1] == f"{[torch.tensor(4.0).log().item()]}\n"
+    losses = spec.build()(*spec.example_arguments(CPU)).tolist()
+    assert said[0] == said[1]
+    assert json.loads(said[0]) == pytest.approx(losses, abs=1e-5)
     assert set(cache.folder.iterdir()) == {path, path.with_suffix(".lock")}
 
 
@@ -268,8 +316,8 @@ def test_a_failed_compilation_leaves_nothing_but_its_lock(
         (package.parent / "half.cpp").write_text("int main(")
         raise RuntimeError("C++ compile error\nmany\nlines")
 
-    monkeypatch.setattr(compilation, "write_package", fail)
-    monkeypatch.setattr(compilation, "compiler_name", lambda _device: "g++")
+    monkeypatch.setattr(step_cache, "write_package", fail)
+    monkeypatch.setattr(step_cache, "compiler_name", lambda _device: "g++")
 
     with pytest.raises(CompilationError) as caught:
         cache.compile(spec, CPU)
@@ -310,8 +358,8 @@ def test_a_compiler_that_links_the_c_plus_plus_library_statically_is_refused(
     said = subprocess.check_output(command, text=True, env={**os.environ, "CXX": str(static)})
 
     assert said == (
-        "the inner step cannot be compiled: the compiler links the C++ library into programs, "
-        "wanted one in CXX without -static-libstdc++\n"
+        "the inner step cannot be compiled: CXX: expected a compiler that links the C++ library "
+        "dynamically, got one that links it into programs; use one without -static-libstdc++\n"
     )
     assert [path.suffix for path in folder.iterdir()] == [".lock"]
 
@@ -326,7 +374,7 @@ def test_what_a_killed_compilation_left_is_cleared_by_the_next(
     scratch.mkdir()
     (scratch / "half.cpp").write_text("int main(")
     monkeypatch.setattr(
-        compilation, "write_package", lambda _step, _like, package: package.write_bytes(whole)
+        step_cache, "write_package", lambda _step, _like, package: package.write_bytes(whole)
     )
 
     cache.compile(spec, CPU)
@@ -344,7 +392,7 @@ def test_without_a_compiler_nothing_is_compiled(
     with pytest.raises(CompilationError) as caught:
         cache.compile(spec, CPU)
 
-    assert str(caught.value) == "no compiler was found: install g++ or clang++"
+    assert str(caught.value) == "no C++ compiler was found; install g++ or clang++"
     assert list(cache.folder.iterdir()) == []
 
 
@@ -359,5 +407,5 @@ def test_the_compiler_named_by_the_environment_comes_first(
     assert compiler_name(CPU) == "mine"
     monkeypatch.delenv("CXX")
     assert compiler_name(CPU) == "clang++"
-    monkeypatch.setattr(compilation, "find_spec", lambda _name: None)
+    monkeypatch.setattr(step_cache, "find_spec", lambda _name: None)
     assert compiler_name(torch.device("cuda")) is None

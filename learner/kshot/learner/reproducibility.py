@@ -1,4 +1,4 @@
-"""How exactly a device computes."""
+"""Settings of torch by which a device computes exactly and repeatably."""
 
 import torch
 

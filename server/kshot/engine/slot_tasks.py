@@ -1,4 +1,4 @@
-"""From a task to a slot's, and from what left a slot to an adaptation."""
+"""A task in its slot: its inner step, its start there, and its result."""
 
 import time
 
@@ -6,13 +6,12 @@ import torch
 
 from kshot.bundle import Preconditioner
 from kshot.engine.models import LoadedModel
-from kshot.engine.task import Adaptation, AdaptationTask
+from kshot.engine.task import EngineResult, EngineTask, StopReason
 from kshot.learner import (
     SlotResult,
     SlotTask,
     StepRule,
     StepSpec,
-    StopReason,
     cycling_indices,
     layout_of,
     logits_of,
@@ -24,15 +23,15 @@ def step_rule(model: LoadedModel, preconditioner: Preconditioner, learning_rate:
     return StepRule.of(model.bundle.manifest.inner_loop, preconditioner, learning_rate)
 
 
-def step_spec(model: LoadedModel, task: AdaptationTask) -> StepSpec:
+def step_spec(model: LoadedModel, task: EngineTask) -> StepSpec:
     """Describe the inner step that a task needs."""
     rule = step_rule(model, task.preconditioner, task.learning_rate)
     bucket = model.way_bucket(task.way)
     return StepSpec.of(model.bundle.manifest, bucket, task.batch_size, rule, task.scope)
 
 
-def slot_task(model: LoadedModel, task: AdaptationTask) -> SlotTask:
-    """Take a task to the model's device."""
+def slot_task(model: LoadedModel, task: EngineTask) -> SlotTask:
+    """Move a task to the model's device, ready to join its slots."""
     support = torch.from_numpy(task.support).to(model.device)
     classes = torch.from_numpy(task.classes).to(model.device)
     indices = cycling_indices(support.shape[0], task.batch_size, task.step_count, task.seed)
@@ -54,16 +53,16 @@ def finish(
     *,
     began: float,
     compute_path: str,
-) -> Adaptation:
-    """Take the support set's statistics and accuracy with what a task left its slot with.
+) -> EngineResult:
+    """Add statistics and accuracy on the support set to the parameters that left a slot.
 
-    ``began`` is ``time.perf_counter``'s when the computing began, which ends here.
+    The computing began when `time.perf_counter` showed `began`, and ends here.
     """
     losses = tuple(result.losses.tolist())
 
-    def without_arrays(reason: StopReason) -> Adaptation:
+    def without_arrays(reason: StopReason) -> EngineResult:
         seconds = time.perf_counter() - began
-        return Adaptation(
+        return EngineResult(
             {}, {}, len(losses), reason, losses, 0.0, seconds, compute_path, result.width
         )
 
@@ -75,7 +74,7 @@ def finish(
     network = model.initialization.network
     padded = started.state.layout.split(result.parameters[None])
     shapes = layout_of(network, way).shapes
-    # without the head's padding
+    # without the padding of the head
     parameters = {name: padded[name][:, : shape[0]] for name, shape in shapes.items()}
     with torch.no_grad():  # on its own support set, transductive and frozen statistics are the same
         logits, statistics = logits_of(network, parameters, started.support[None])
@@ -86,7 +85,7 @@ def finish(
         {name: value[0].cpu().numpy() for name, value in named.items()}
         for named in (parameters, statistics)
     )
-    return Adaptation(
+    return EngineResult(
         adapted,
         frozen,
         len(losses),

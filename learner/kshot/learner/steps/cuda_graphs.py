@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kshot.learner.steps.inner_step import InnerStep, take_steps
+from kshot.learner.steps.inner_step import InnerStep
+from kshot.learner.steps.step_tables import StepTables
 
 WARM_UP_RUNS = 3
 
@@ -35,14 +36,17 @@ class GraphedStep:
         return self._alone(arguments)
 
     def take_steps(self, *arguments: Tensor) -> Tensor:
-        """Take a loop's steps in one launch: the arguments and losses of ``take_steps``.
+        """Take a loop's steps in one launch: arguments of `StepTables.of` to losses `(steps, T)`.
 
         A graph is kept for each number of steps and each shape.
         """
         shapes = tuple(argument.shape for argument in arguments)
         if shapes not in self._loops:
-            self._loops[shapes] = _Graph(lambda *given: take_steps(self._step, *given), arguments)
+            self._loops[shapes] = _Graph(self._take_all, arguments)
         return self._loops[shapes](arguments)
+
+    def _take_all(self, *arguments: Tensor) -> Tensor:
+        return StepTables.of(*arguments).take_steps(self._step)
 
 
 class _Graph:
