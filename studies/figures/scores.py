@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kshot.bundle import replace_file
-from kshot.trainer.errors import TrainingError
+from kshot.trainer.errors import writing
 from kshot.trainer.statistics import T_METHOD, Interval, accuracy_interval, t_half_width
 from studies.figures.figure import ZERO
 
@@ -61,11 +61,9 @@ def mean_score(runs: Sequence[ArmScores], measured: str) -> Interval:
 def write_scores(folder: Path, scores: ArmScores) -> None:
     """Write an arm's scores to its folder; raises `TrainingError`."""
     path = folder / SCORES_FILE
-    try:
+    with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(asdict(scores)).encode())
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_scores(folder: Path, identity: str) -> ArmScores | None:

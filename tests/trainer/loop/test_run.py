@@ -380,10 +380,10 @@ def test_a_finished_training_is_left_as_it_is(
 
     assert run(small_recipe(), tmp_path, resume=True, report=refuse, report_table=refuse) == folder
     assert contents(tmp_path) == before
-    with pytest.raises(TrainingError, match="holds a training already: resume it, or"):
+    with pytest.raises(TrainingError, match="holds a training already; resume it or"):
         run(small_recipe(), tmp_path)
     (tmp_path / CHECKPOINT_FILE).unlink()
-    with pytest.raises(TrainingError, match="holds a training already: resume it, or"):
+    with pytest.raises(TrainingError, match="holds a training already; resume it or"):
         run(small_recipe(), tmp_path)
     (tmp_path / CHECKPOINT_FILE).write_bytes(before[CHECKPOINT_FILE])
     (folder / "README.md").write_text("damaged")

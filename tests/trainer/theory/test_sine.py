@@ -39,7 +39,7 @@ def test_drawn_waves_stay_in_their_ranges_and_fill_them() -> None:
 
 @pytest.mark.parametrize("phase", [(0.0, math.pi), (0.0, 3.0), (1.0, 1.0 + 2.5 * math.pi)])
 def test_phases_that_are_no_whole_turns_have_no_such_constant(phase: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="wanted whole ones"):
+    with pytest.raises(ValueError, match="expected whole turns"):
         zero_predictor_error(replace(TASK, phase=phase))
 
 

@@ -9,6 +9,10 @@ TrainerError
     └── LostWorkerError     another process of the same training has ended
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class TrainerError(Exception):
     """Base of all errors whose message is meant for the user."""
@@ -36,3 +40,12 @@ class OtherTrainingError(TrainingError):
 
 class LostWorkerError(TrainingError):
     """Another process of the same training has ended."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of writing a file into a `TrainingError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(f"{path} could not be written: {error.strerror}") from error

@@ -11,7 +11,7 @@ from kshot.bundle import Manifest, replace_file
 from kshot.trainer.commands.evaluation_request import EvaluateRequest
 from kshot.trainer.commands.evaluation_session import Session
 from kshot.trainer.commands.options import check_writable
-from kshot.trainer.errors import TrainingError
+from kshot.trainer.errors import writing
 from kshot.trainer.evaluate.sweep import Axes, run_sweep
 from kshot.trainer.output.plotting import check_matplotlib, figure_of, write_png
 from kshot.trainer.output.progress import Progress
@@ -68,13 +68,7 @@ def sweep(session: Session, axes: Axes, folder: Path) -> tuple[str, str]:
     width, height = figure_size(rows)
     figure = figure_of(draw_sweep(title, rows), width=width, height=height)
     for name, text in zip(FILES, (document, table), strict=False):
-        _write(folder / name, text)
+        with writing(folder / name):
+            replace_file(folder / name, text.encode())
     write_png(folder / FILES[2], figure)
     return document, table
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        replace_file(path, text.encode())
-    except OSError as error:
-        raise TrainingError(f"{path} could not be written: {error.strerror}") from error

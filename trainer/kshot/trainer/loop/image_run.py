@@ -74,7 +74,7 @@ def train(
         if finished is not None:
             return finished
     elif workers.first and ((out / CHECKPOINT_FILE).exists() or folder.exists()):
-        raise TrainingError(f"{out} holds a training already: resume it, or name another folder")
+        raise TrainingError(f"{out} holds a training already; resume it or name another folder")
     state = run_training(training, out, resume=resume, compiled=compiled, report=report, say=say)
     if not workers.first:
         return folder

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kshot.bundle import replace_file
-from kshot.trainer.errors import TrainingError
+from kshot.trainer.errors import TrainingError, writing
 from kshot.trainer.output.curve_plot import ABSCISSA, CurvePoint, draw_curves
 from kshot.trainer.output.plotting import check_matplotlib, figure_of, write_png
 
@@ -51,10 +51,8 @@ class CurveFile:
         self.points.append({ABSCISSA: meta_iteration, **finite})
         path = self.folder / CURVES_FILE
         text = json.dumps({"points": self.points}, indent=1) + "\n"
-        try:
+        with writing(path):
             replace_file(path, text.encode())
-        except OSError as error:
-            raise TrainingError(f"{path} could not be written: {error.strerror}") from error
         if self.drawn:
             figure = figure_of(lambda figure: draw_curves(figure, self.title, self.points))
             write_png(self.folder / PLOT_FILE, figure)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kshot.bundle import replacing
-from kshot.trainer.errors import TrainingError
+from kshot.trainer.errors import TrainingError, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,8 +49,5 @@ def write_png(path: Path, figure: Figure) -> None:
     """
     from matplotlib import style
 
-    try:
-        with replacing(path) as stream, style.context("default"):
-            figure.savefig(stream, format="png", metadata={"Software": None})
-    except OSError as error:
-        raise TrainingError(f"plot {path} could not be written: {error.strerror}") from error
+    with writing(path), replacing(path) as stream, style.context("default"):
+        figure.savefig(stream, format="png", metadata={"Software": None})

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from kshot.bundle import replace_file
-from kshot.trainer.errors import TrainingError
+from kshot.trainer.errors import writing
 from kshot.trainer.recipe.differences import differences, plain_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
 
@@ -14,10 +14,8 @@ RECIPE_FILE = "recipe.json"
 def write_recipe(folder: Path, recipe: AnyRecipe) -> None:
     """Write a recipe with every setting, replacing an earlier one; raises `TrainingError`."""
     path = folder / RECIPE_FILE
-    try:
+    with writing(path):
         replace_file(path, (json.dumps(plain_recipe(recipe), indent=2) + "\n").encode())
-    except OSError as error:
-        raise TrainingError(f"{path} could not be written: {error.strerror}") from error
 
 
 def recipe_differences(folder: Path, recipe: AnyRecipe) -> str:

@@ -1,4 +1,4 @@
-"""How well an initialization fits waves that it has not seen."""
+"""Adaptation of an initialization to test waves, and its errors."""
 
 from dataclasses import dataclass
 
@@ -28,9 +28,9 @@ __all__ = ["SineErrors", "SineFits", "sine_errors", "sine_fits"]
 
 @dataclass(frozen=True)
 class SineErrors:
-    """The mean squared error over the grid of each task after so many inner steps.
+    """The mean squared errors of each task over the grid, after each number of inner steps.
 
-    ``errors`` is float64 ``(len(step_counts), tasks)``; ``zero`` ``(tasks,)`` those of the zero
+    `errors` is float64 `(len(step_counts), tasks)`. `zero` `(tasks,)` are the errors of the zero
     function on the same tasks.
     """
 
@@ -50,11 +50,11 @@ class SineErrors:
 
 @dataclass(frozen=True)
 class SineFits:
-    """Test waves and what an initialization makes of them after each number of inner steps.
+    """Test waves, and their fits after each number of inner steps.
 
-    All float32, over the same grid ``x`` ``(grid,)``: ``support`` ``(tasks, shot)`` are the x of
-    each support set, ``wanted`` ``(tasks, grid)`` the waves, ``outputs``
-    ``(len(step_counts), tasks, grid)`` the fits.
+    All are float32, over the same grid `x` `(grid,)`: `support` `(tasks, shot)` holds the x of each
+    support set, `wanted` `(tasks, grid)` the waves, `outputs` `(len(step_counts), tasks, grid)` the
+    fits.
     """
 
     step_counts: tuple[int, ...]
@@ -71,15 +71,15 @@ class SineFits:
 
 
 def sine_errors(initialization: Initialization, recipe: SineRecipe) -> SineErrors:
-    """Adapt to test tasks as ``sine_fits`` does, and measure."""
+    """Adapt to test tasks as `sine_fits` does, and return the errors."""
     return sine_fits(initialization, recipe).errors()
 
 
 def sine_fits(initialization: Initialization, recipe: SineRecipe) -> SineFits:
-    """Adapt to test tasks, all side by side, and answer after each of the recipe's step counts.
+    """Adapt to all test tasks side by side, and answer after each of the recipe's step counts.
 
-    Every step sees the whole support set, ``shot`` points of the grid drawn with replacement, and
-    is of the training's rule. The tasks follow from the evaluation's seed alone.
+    Each step takes the whole support set, `shot` points of the grid drawn with replacement, by the
+    training's rule. The tasks depend only on the evaluation's seed.
     """
     task, evaluation = recipe.task, recipe.evaluation
     device = next(iter(initialization.parameters.values())).device

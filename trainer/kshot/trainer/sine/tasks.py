@@ -18,13 +18,13 @@ __all__ = ["DrawnWaves", "SineTasks", "SineWaves", "draw_waves", "grid", "zero_p
 
 @dataclass(frozen=True)
 class SineWaves:
-    """T waves ``y = a sin(x + b)``; amplitude a and phase b are float32 ``(T,)``."""
+    """T waves `y = a sin(x + b)`; amplitude a and phase b are float32 `(T,)`."""
 
     amplitude: Tensor
     phase: Tensor
 
     def at(self, x: Tensor) -> Tensor:
-        """Return the values ``(T, n)`` at ``x``, ``(n,)`` or ``(T, n)``."""
+        """Return the values `(T, n)` at `x`, `(n,)` or `(T, n)`."""
         return self.amplitude[:, None] * torch.sin(x + self.phase[:, None])
 
 
@@ -44,7 +44,7 @@ class SineTasks:
     device: torch.device
 
     def draw(self, meta_iteration: int) -> DrawnWaves:
-        """Draw the waves of a meta-iteration; a function of its number, and of nothing before."""
+        """Draw the waves of a meta-iteration; they depend only on the recipe and its number."""
         task, inner, outer = self.recipe.task, self.recipe.inner, self.recipe.outer
         seed = derive_seed(outer.seed, TASKS, meta_iteration)
         waves = draw_waves(task, outer.meta_batch_size, torch.Generator().manual_seed(seed))
@@ -56,7 +56,7 @@ class SineTasks:
         return DrawnWaves(waves, torch.stack(indices))
 
     def load(self, drawn: DrawnWaves, tasks: slice) -> SupportBatch:
-        """Take some of the waves to the device: inputs ``(T, grid, 1, 1, 1)``."""
+        """Move some of the waves to the device: inputs `(T, grid, 1, 1, 1)`."""
         x = grid(self.recipe.task)
         values = drawn.waves.at(x)[tasks]
         inputs = x.expand_as(values)[:, :, None, None, None]
@@ -73,19 +73,19 @@ def draw_waves(task: SineTask, count: int, generator: torch.Generator) -> SineWa
 
 
 def grid(task: SineTask) -> Tensor:
-    """Return the evenly spaced points of a task, both ends among them: ``(grid_count,)``."""
+    """Return the evenly spaced points of a task `(grid_count,)`, including both ends."""
     return torch.linspace(*task.interval, task.grid_count)
 
 
 def zero_predictor_error(task: SineTask) -> float:
     """Return the mean squared error of the zero function over all waves.
 
-    ``E[a^2] / 2`` with ``E[a^2] = (A^2 + A B + B^2) / 3`` for a from U(A, B), where the phases
-    cover whole turns: 4.2517 for amplitudes from 0.1 to 5. Raises ``ValueError`` where they do not.
+    `E[a^2] / 2` with `E[a^2] = (A^2 + A B + B^2) / 3` for a from U(A, B), if the phases cover
+    whole turns: 4.2517 for amplitudes from 0.1 to 5. Raises `ValueError` if they do not.
     """
     turns = (task.phase[1] - task.phase[0]) / (2 * math.pi)
     if abs(turns - round(turns)) > 1e-6:
-        raise ValueError(f"phases cover {turns:.3f} turns, wanted whole ones")
+        raise ValueError(f"phases: expected whole turns, got {turns:.3f}")
     least, most = task.amplitude
     return (least**2 + least * most + most**2) / 6
 
