@@ -82,7 +82,7 @@ def test_a_training_stopped_by_a_signal_goes_on_to_the_same_bundle(
     stopped = capsys.readouterr()
     assert stopped.out == ""
     (line,) = stopped.err.splitlines()
-    reason, _, again = line.partition("; to go on from here: ")
+    reason, _, again = line.partition("; to continue: ")
     assert reason == f"kshot: stopped by {number.name}"
     assert signal.getsignal(signal.SIGTERM) is handler
 

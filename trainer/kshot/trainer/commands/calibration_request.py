@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import click
 
@@ -11,6 +11,7 @@ from kshot.trainer.bundling.calibrated_copy import with_defaults
 from kshot.trainer.bundling.calibration import CalibrationTasks
 from kshot.trainer.commands.options import (
     BUNDLES,
+    DIRECTORY,
     MAX_STEPS,
     MAX_TASKS,
     Compiled,
@@ -18,7 +19,7 @@ from kshot.trainer.commands.options import (
     Device,
     Json,
 )
-from kshot.trainer.commands.requests import Numbers, argument, option
+from kshot.trainer.commands.requests import argument, numbers, option
 
 __all__ = ["CalibrateRequest"]
 
@@ -35,19 +36,17 @@ class CalibrateRequest:
         option(
             "Folder for the copy, DIR/NAME/VERSION.",
             required=True,
-            type=click.Path(path_type=Path, file_okay=False),
+            type=DIRECTORY,
             metavar="DIR",
         ),
     ]
     data_folder: DataFolder
     part: Annotated[
-        str,
+        Literal["val", "train"],
         option(
             "Part of the bundle's data that temperatures are fitted on.",
             "--split",
-            type=click.Choice(["val", "train"]),
             default="val",
-            show_default=True,
         ),
     ]
     way: Annotated[
@@ -58,19 +57,18 @@ class CalibrateRequest:
         tuple[int, ...],
         option(
             "Examples per class; a temperature is fitted for each.",
-            type=Numbers(1, MAX_SHOT),
+            type=numbers(1, MAX_SHOT),
             default="1,2,5",
-            show_default=True,
         ),
     ]
     task_count: Annotated[
         int,
-        option(flag="--tasks", type=click.IntRange(1, MAX_TASKS), default=1000, show_default=True),
+        option(flag="--tasks", type=click.IntRange(1, MAX_TASKS), default=1000),
     ]
     query_count: Annotated[
-        int, option("Per class.", "--queries", type=click.IntRange(1), default=5, show_default=True)
+        int, option("Per class.", "--queries", type=click.IntRange(1), default=5)
     ]
-    seed: Annotated[int, option(type=click.IntRange(0), default=0, show_default=True)]
+    seed: Annotated[int, option(type=click.IntRange(0), default=0)]
     step_count: Annotated[int | None, option(BUNDLES, type=click.IntRange(1, MAX_STEPS))]
     batch_norm_mode: Annotated[BatchNormMode | None, option(BUNDLES)]
     preconditioner: Annotated[Preconditioner | None, option(BUNDLES)]

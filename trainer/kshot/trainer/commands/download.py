@@ -28,7 +28,6 @@ class DownloadRequest:
             "Where images_background.zip and images_evaluation.zip are.",
             "--url",
             default=OMNIGLOT_URL,
-            show_default=True,
             metavar="URL",
         ),
     ]

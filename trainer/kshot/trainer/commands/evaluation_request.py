@@ -4,13 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import click
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
 from kshot.trainer.commands.options import (
     BUNDLES,
+    DIRECTORY,
     MAX_STEPS,
     MAX_TASKS,
     Compiled,
@@ -19,7 +20,7 @@ from kshot.trainer.commands.options import (
     Json,
     check_choice,
 )
-from kshot.trainer.commands.requests import Numbers, argument, flag_and_type, option
+from kshot.trainer.commands.requests import argument, flag_and_type, numbers, option
 from kshot.trainer.evaluate.baselines import Baseline
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.tasks.episode_file import TaskShape
@@ -60,13 +61,11 @@ class EvaluateRequest:
     bundle_name: Annotated[str, argument("BUNDLE")]
     data_folder: DataFolder
     part: Annotated[
-        str,
+        Literal["test", "val", "train"],
         option(
             "Part of the data set.",
             "--split",
-            type=click.Choice(["test", "val", "train"]),
             default="test",
-            show_default=True,
         ),
     ]
     dataset: Annotated[
@@ -158,13 +157,16 @@ class EvaluateRequest:
         option(
             "Write the table of all variants to DIR, as JSON, Markdown and PNG.",
             "--sweep",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=DIRECTORY,
             metavar="DIR",
         ),
     ]
     step_counts: Annotated[
         tuple[int, ...] | None,
-        option("For --sweep.  [default: 0,1,2,5,10,20,50]", type=Numbers(0, MAX_STEPS)),
+        option(
+            "For --sweep.  [default: 0,1,2,5,10,20,50]",
+            type=numbers(0, MAX_STEPS),
+        ),
     ]
     preconditioners: Annotated[tuple[Preconditioner, ...] | None, option(_ALL)]
     heads: Annotated[tuple[Head, ...] | None, option(_ALL)]

@@ -1,4 +1,4 @@
-"""A long training on a terminal: its progress, and signals turned into one line."""
+"""A training on a terminal: its progress, and the message when a signal stops it."""
 
 import signal
 from contextlib import ExitStack
@@ -15,10 +15,10 @@ __all__ = ["Follower"]
 
 
 class Follower:
-    """Shows a training's progress, then its table's; makes of a signal one line and its exit code.
+    """Shows the progress of a training, then of its table; turns a signal into one line.
 
-    SIGTERM interrupts as Ctrl-C does. ``again`` is the command that goes on from the checkpoint.
-    A ``silent`` one shows nothing, and ends with the exit code alone.
+    SIGTERM interrupts as Ctrl-C does. `again` is the command that continues from the checkpoint.
+    A `silent` follower shows nothing and ends with the exit code alone.
     """
 
     def __init__(self, checkpoint: Path, again: str, *, silent: bool = False) -> None:
@@ -30,7 +30,7 @@ class Follower:
         self._table = Progress("measuring the bundle", "tasks")
         self._shown: Progress | None = None
         self._bars = ExitStack()
-        self._refusal = _Interrupted
+        self._signal = signal.SIGINT
 
     def __enter__(self) -> Self:
         self._handler = signal.signal(signal.SIGTERM, self._terminate)
@@ -45,18 +45,18 @@ class Follower:
         self._bars.close()
         signal.signal(signal.SIGTERM, self._handler)
         if isinstance(error, KeyboardInterrupt) and self._silent:
-            raise click.exceptions.Exit(self._refusal.exit_code) from error
+            raise click.exceptions.Exit(128 + self._signal) from error
         if isinstance(error, KeyboardInterrupt):
-            hint = f"; to go on from here: {self._again}" if self._checkpoint.exists() else ""
-            raise self._refusal(hint) from error
+            hint = f"; to continue: {self._again}" if self._checkpoint.exists() else ""
+            raise _Stopped(self._signal, hint) from error
 
     def show_training(self, report: TrainingReport) -> None:
-        """Show how far the meta-iterations are."""
+        """Show the progress of the meta-iterations."""
         note = f"{report.meta_iterations_per_second:.1f}/s, loss {report.loss:.3f}"
         self._show(self._training, report.meta_iteration, report.meta_iterations, note)
 
     def show_table(self, done: int, total: int) -> None:
-        """Show how far the bundle's table is."""
+        """Show the progress of the bundle's table."""
         self._show(self._table, done, total)
 
     def say(self, sentence: str) -> None:
@@ -74,22 +74,13 @@ class Follower:
         progress.update(done, total, note)
 
     def _terminate(self, _number: int, _frame: FrameType | None) -> None:
-        self._refusal = _Terminated
+        self._signal = signal.SIGTERM
         raise KeyboardInterrupt
 
 
-class _Interrupted(click.ClickException):
-    """SIGINT ended the training; the exit code is a shell's for that signal."""
+class _Stopped(click.ClickException):
+    """A signal ended the training; the exit code is a shell's for that signal."""
 
-    number = signal.SIGINT
-    exit_code = 128 + number
-
-    def __init__(self, hint: str) -> None:
-        super().__init__(f"stopped by {self.number.name}{hint}")
-
-
-class _Terminated(_Interrupted):
-    """SIGTERM ended it."""
-
-    number = signal.SIGTERM
-    exit_code = 128 + number
+    def __init__(self, number: signal.Signals, hint: str) -> None:
+        super().__init__(f"stopped by {number.name}{hint}")
+        self.exit_code = 128 + number  # type: ignore[misc] # as click does

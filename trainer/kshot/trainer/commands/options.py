@@ -14,6 +14,7 @@ from kshot.trainer.commands.requests import option
 
 __all__ = [
     "BUNDLES",
+    "DIRECTORY",
     "MAX_STEPS",
     "MAX_TASKS",
     "Compiled",
@@ -32,6 +33,7 @@ __all__ = [
 MAX_STEPS, MAX_TASKS = 100_000, 1_000_000
 # The help of an option that the bundle has a default for.
 BUNDLES = "[default: the bundle's]"
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 _DATA = option(
     "Folder with the data sets' archives or their extracted folders. [env: KSHOT_DATA]",
@@ -45,7 +47,6 @@ _DEVICE = option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
-    show_default=True,
 )
 DataFolder = Annotated[Path | None, _DATA]
 Device = Annotated[str, _DEVICE]

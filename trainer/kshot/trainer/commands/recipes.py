@@ -1,9 +1,8 @@
-"""`kshot recipes`: the trainings that the package ships."""
+"""`kshot recipes`: the recipes that the package ships."""
 
 import json
 import re
 import textwrap
-from collections.abc import Iterable
 
 import click
 
@@ -21,9 +20,9 @@ WIDTH = 80
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(names: tuple[str, ...], as_json: bool) -> None:
-    """List the recipes that `kshot train` knows, what each reproduces and what it costs.
+    """List the recipes that `kshot train` knows, with what each reproduces and costs.
 
-    With NAME print that recipe as TOML: a file of one's own starts from it.
+    With NAME, print that recipe as TOML, as a start for your own.
     """
     known = list_recipes()
     for name in names:
@@ -39,14 +38,14 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
 
 
 def recipe_document(recipe: AnyRecipe) -> dict[str, object]:
-    """Lay out a recipe for machines: its digest and every key."""
+    """Lay out a recipe as JSON: its digest and every key."""
     document = plain(recipe)
     assert isinstance(document, dict)  # noqa: S101 -- a dataclass becomes a dict
     return {"name": recipe.name, "digest": recipe_digest(recipe), **document}
 
 
 def listing() -> str:
-    """Lay out all recipes for people, by data set."""
+    """Lay out all recipes as text, by data set."""
     by_dataset: dict[str, list[AnyRecipe]] = {}
     for name in sorted(list_recipes(), key=_natural):
         recipe = load_recipe(name)
@@ -62,17 +61,17 @@ def _recipe_text(recipe: AnyRecipe) -> str:
     return "\n".join(
         (
             f"  {recipe.name}",
-            *_wrapped([recipe.description], ""),
-            *_wrapped([recipe.reproduces], "reproduces  "),
-            *_wrapped([recipe.cost], "cost        "),
+            *_wrapped(recipe.description, ""),
+            *_wrapped(recipe.reproduces, "reproduces  "),
+            *_wrapped(recipe.cost, "cost        "),
         )
     )
 
 
-def _wrapped(parts: Iterable[str], label: str) -> list[str]:
+def _wrapped(text: str, label: str) -> list[str]:
     indent = " " * 4
     return textwrap.wrap(
-        ", ".join(parts),
+        text,
         WIDTH,
         initial_indent=indent + label,
         subsequent_indent=indent + " " * len(label),
@@ -81,5 +80,5 @@ def _wrapped(parts: Iterable[str], label: str) -> list[str]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Order names with numbers by these: 5way before 20way."""
+    """Order names by the numbers in them: 5way before 20way."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -5,15 +5,15 @@ of all fields and calls it with the request.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
-__all__ = ["Numbers", "Option", "argument", "flag_and_type", "option", "takes"]
+__all__ = ["Option", "argument", "flag_and_type", "numbers", "option", "takes"]
 
 Request = TypeVar("Request")
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -39,12 +39,13 @@ def argument(metavar: str, **settings: object) -> Option:
 
 
 def option(help_text: str | None = None, flag: str | None = None, **settings: object) -> Option:
-    """Declare a command's option, in the words of `click.option`.
+    """Declare a command's option, in the words of `click.option`; a default is shown.
 
-    The flag is that of the field's name unless it is given. A field of an enumeration, of a tuple
-    of one, or a boolean needs no type.
+    The flag is that of the field's name unless it is given. Booleans, `Literal`s, enumerations and
+    tuples of an enumeration need no type.
     """
-    return Option(click.option, flag, {"help": help_text, **settings})
+    shown = {"show_default": True} if settings.get("default") is not None else {}
+    return Option(click.option, flag, {"help": help_text, **shown, **settings})
 
 
 def takes(request: type[Request]) -> Callable[[Callable[[Request], None]], Callable[..., None]]:
@@ -74,22 +75,25 @@ def _declared(request: type) -> dict[str, Option]:
     """Return what the fields declare, with flags and types that follow from names and hints."""
     declared = {}
     for name, hint in get_type_hints(request, include_extras=True).items():
-        option = hint.__metadata__[0]
-        settings = {**_type_of(hint.__origin__), **option.settings}
-        if option.kind is click.option:
-            option = replace(option, flag=option.flag or "--" + name.replace("_", "-"))
-            if "/" in option.flag:
-                settings.pop("is_flag")
-        declared[name] = replace(option, settings=settings)
+        found = hint.__metadata__[0]
+        if found.kind is click.option:
+            flag = found.flag or "--" + name.replace("_", "-")
+            settings = {**_type_of(hint.__origin__, flag), **found.settings}
+            found = Option(found.kind, flag, settings)
+        declared[name] = found
     return declared
 
 
-def _type_of(hint: Any) -> dict[str, Any]:  # noqa: ANN401 -- any type there is
-    kind = next((of for of in get_args(hint) if isinstance(hint, UnionType)), hint)
+def _type_of(hint: Any, flag: str) -> dict[str, Any]:  # noqa: ANN401 -- any type there is
+    kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint  # without None
     if kind is bool:
-        return {"is_flag": True}
-    if get_origin(kind) is tuple and issubclass(get_args(kind)[0], StrEnum):
-        return {"type": Words(get_args(kind)[0])}
+        return {"is_flag": True} if "/" not in flag else {}
+    if get_origin(kind) is Literal:
+        return {"type": click.Choice(get_args(kind))}
+    if get_origin(kind) is tuple:
+        member = get_args(kind)[0]
+        types = {"type": _words(member)} if issubclass(member, StrEnum) else {}
+        return {"metavar": "LIST", **types}
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return {"type": Word(kind)}
     return {}
@@ -113,41 +117,25 @@ class Word(click.Choice[str]):
         return self._kind(super().convert(value, param, ctx))
 
 
-class Words(click.ParamType[Any]):
-    """Words of an enumeration, separated by commas; each is kept once."""
+def _words(kind: type[StrEnum]) -> Callable[[str], tuple[StrEnum, ...]]:
+    """Return the type of words separated by commas, each kept once."""
+    word = Word(kind)
 
-    name = "list"
+    def convert(text: str) -> tuple[StrEnum, ...]:
+        parts = text.split(",")
+        return tuple(dict.fromkeys(word.convert(part.strip(), None, None) for part in parts))
 
-    def __init__(self, kind: type[StrEnum]) -> None:
-        self._word = Word(kind)
-
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401 -- as click declares it
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> Any:  # noqa: ANN401 -- as above
-        """Return the members of the enumeration."""
-        words = [self._word.convert(word.strip(), param, ctx) for word in value.split(",")]
-        return tuple(dict.fromkeys(words))
+    return convert
 
 
-class Numbers(click.ParamType[Any]):
-    """Whole numbers in a range, separated by commas; they are sorted and each is kept once."""
+def numbers(least: int, most: int) -> Callable[[str], tuple[int, ...]]:
+    """Return the type of whole numbers separated by commas: sorted, each kept once."""
+    number = click.IntRange(least, most)
 
-    name = "list"
-
-    def __init__(self, least: int, most: int) -> None:
-        self._number = click.IntRange(least, most)
-
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401 -- as click declares it
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> Any:  # noqa: ANN401 -- as above
-        """Return the numbers."""
-        words = [word.strip() for word in value.split(",")]
+    def convert(text: str) -> tuple[int, ...]:
+        words = [word.strip() for word in text.split(",")]
         if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-            self.fail(f"expected whole numbers separated by commas, got {value!r}", param, ctx)
-        return tuple(sorted({self._number.convert(word, param, ctx) for word in words}))
+            raise click.BadParameter(f"expected whole numbers separated by commas, got {text!r}")
+        return tuple(sorted({number.convert(int(word), None, None) for word in words}))
+
+    return convert

@@ -9,7 +9,13 @@ import click
 import torch
 
 from kshot.trainer.commands.follower import Follower
-from kshot.trainer.commands.options import DataFolder, Device, choose_data_folder, choose_device
+from kshot.trainer.commands.options import (
+    DIRECTORY,
+    DataFolder,
+    Device,
+    choose_data_folder,
+    choose_device,
+)
 from kshot.trainer.commands.requests import argument, option, takes
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.registry import WITHOUT_FOLDER, read_dataset
@@ -37,7 +43,7 @@ class TrainRequest:
         option(
             "Folder for checkpoint, recipe, TensorBoard scalars and the bundle.",
             required=True,
-            type=click.Path(path_type=Path, file_okay=False),
+            type=DIRECTORY,
             metavar="DIR",
         ),
     ]
