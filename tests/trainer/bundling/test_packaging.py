@@ -67,5 +67,5 @@ def test_a_bundle_is_packed(
         pack_bundle(tmp_path, manifest, initialization, recipe, dataset)
     assert load_bundle(folder).digest == bundle.digest
     other = draft_manifest(small_recipe("inner.step_count=3"), dataset)
-    with pytest.raises(TrainingError, match="is another training's bundle"):
+    with pytest.raises(TrainingError, match="is the bundle of another training"):
         finished_bundle(tmp_path, other)

@@ -64,8 +64,8 @@ def test_equal_answers_have_equal_temperatures() -> None:
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ([0, 1], "no temperature down to 0.001 is low enough, as where all answers are right (h"),
-        ([1, 0], "no temperature up to 1000 is high enough, as for answers no better than chanc"),
+        ([0, 1], "no temperature down to 0.001 is low enough: 2 of 2 answers are right; use mor"),
+        ([1, 0], "no temperature up to 1000 is high enough; are the answers no better than chan"),
     ],
 )
 def test_where_none_is_best_the_sentence_says_why(classes: list[int], message: str) -> None:

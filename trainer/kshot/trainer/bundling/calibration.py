@@ -1,4 +1,4 @@
-"""The temperatures of a bundle, fitted to the answers to tasks that are adapted as in service."""
+"""The temperatures of a bundle, fitted to answers to tasks that are adapted as in service."""
 
 from dataclasses import dataclass, replace
 
@@ -17,15 +17,15 @@ from kshot.trainer.tasks.episodes import check_episodes
 
 __all__ = ["CalibrationTasks", "TemperatureFit", "check_tasks", "fit_calibration"]
 
-# A logit as it is kept, and what fitting one mode's takes at most beside it, in float64.
+# Bytes per logit: of the kept logits, and what fitting those of one mode needs beside, in float64.
 KEPT_BYTES, FITTED_BYTES = 4, 48
 
 
 @dataclass(frozen=True)
 class CalibrationTasks:
-    """What temperatures are fitted on: tasks of ``way`` classes, for each of the growing ``shots``.
+    """The tasks that temperatures are fitted on: `task_count` for each of the growing `shots`.
 
-    They are drawn from ``seed`` out of a part of the bundle's data; ``query_count`` is per class.
+    They are drawn from `seed` out of a part of the bundle's data; `query_count` is per class.
     """
 
     part: str
@@ -38,10 +38,10 @@ class CalibrationTasks:
 
 @dataclass(frozen=True)
 class TemperatureFit:
-    """A temperature, and how right and sure the answers are that it was fitted to.
+    """A temperature, and the accuracy and calibration of the answers that it was fitted to.
 
-    All numbers are those that ``kshot evaluate`` gives for these tasks, ``uncalibrated`` ones
-    without the temperature. ``diverged_count`` tasks had answers that are not finite.
+    `kshot evaluate` gives the same numbers for these tasks; `uncalibrated` ones are without the
+    temperature. `diverged_count` tasks had answers that are not finite.
     """
 
     rule: TemperatureRule
@@ -54,7 +54,7 @@ class TemperatureFit:
 
 
 def check_tasks(tasks: CalibrationTasks, manifest: Manifest, dataset: ImageDataset) -> None:
-    """Raise ``DataError`` where the data set is too small, ``CalibrationError`` where memory is."""
+    """Raise `DataError` when the data set is too small, `CalibrationError` when memory is."""
     way = tasks.way
     for shot in tasks.shots:
         check_episodes(dataset, way, shot, tasks.query_count)
@@ -63,9 +63,9 @@ def check_tasks(tasks: CalibrationTasks, manifest: Manifest, dataset: ImageDatas
     available = available_bytes()
     if available is not None and needed > available:
         raise CalibrationError(
-            f"the answers to {tasks.task_count} tasks of {tasks.query_count} queries per class "
-            f"take {needed} bytes, wanted no more than the {available} bytes of memory that are "
-            "available: name fewer tasks or queries"
+            f"the answers to {tasks.task_count} tasks with {tasks.query_count} queries per class "
+            f"need {needed} bytes of memory, but {available} are available; use fewer tasks or "
+            "queries"
         )
 
 
@@ -120,7 +120,7 @@ def _settings(tasks: CalibrationTasks, shot: int, manifest: Manifest) -> Evaluat
 
 
 def _fit(rule: TemperatureRule, logits: Tensor, classes: Tensor) -> TemperatureFit:
-    """Fit a rule's temperature to logits ``(tasks, queries, way)`` of ``(tasks, queries)``."""
+    """Fit a rule's temperature to logits `(tasks, queries, way)` of classes `(tasks, queries)`."""
     finite = torch.isfinite(logits).all(dim=-1)
     try:
         if not finite.any():

@@ -1,4 +1,4 @@
-"""Steps back in an exported ONNX graph: axes that are put in and taken out again."""
+"""Simplifies an exported ONNX graph: removes pairs of nodes that undo each other."""
 
 from collections.abc import Mapping, MutableSequence, Sequence
 from typing import TypeVar
@@ -11,9 +11,9 @@ Message = TypeVar("Message", onnx.NodeProto, onnx.TensorProto, onnx.ValueInfoPro
 
 
 def drop_axis_pairs(graph: onnx.GraphProto) -> None:
-    """Take out each ``Squeeze`` that undoes an ``Unsqueeze``, and what then serves nothing.
+    """Remove each `Squeeze` that undoes an `Unsqueeze`, then all that is unused.
 
-    ONNX Runtime copies a tensor at each of them. Axes have to be constants of the graph.
+    ONNX Runtime copies a tensor at each of them. Only axes that are constants are considered.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
@@ -37,7 +37,7 @@ def _axes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> li
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Take out nodes, constants and notes on values that no output needs."""
+    """Remove nodes, constants and value infos that no output needs."""
     needed = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):

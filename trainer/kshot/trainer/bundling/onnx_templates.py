@@ -1,4 +1,4 @@
-"""ONNX templates of the three batch-norm modes: a network without its data."""
+"""ONNX templates of the three batch-norm modes: a network whose weights are inputs."""
 
 import logging
 import warnings
@@ -26,7 +26,7 @@ TRACE_SUPPORT_COUNT = 7
 
 
 class _Template(nn.Module):
-    """One batch-norm mode as a function of tensors in a fixed order, for the exporter to trace."""
+    """One batch-norm mode as a function of tensors in a fixed order, for the exporter."""
 
     def __init__(
         self, network: Network, mode: BatchNormMode, names: Sequence[str], extras: Sequence[str]
@@ -36,7 +36,7 @@ class _Template(nn.Module):
         self._names, self._extras = tuple(names), tuple(extras)
 
     def forward(self, inputs: Tensor, weights: list[Tensor], *extras: Tensor) -> Tensor:
-        """Answer queries ``(n, channels, height, width)``: logits ``(n, way)``."""
+        """Answer queries `(n, channels, height, width)`: logits `(n, way)`."""
         parameters = {
             name: value.unsqueeze(0) for name, value in zip(self._names, weights, strict=True)
         }
@@ -57,10 +57,10 @@ class _Template(nn.Module):
 def build_template(network: Network, mode: BatchNormMode) -> bytes:
     """Export a mode as a serialized ONNX model whose weights are inputs.
 
-    Inputs: ``inputs`` float32 ``(query_count, channels, height, width)``, every parameter by its
-    name (the head's with a symbolic ``way``), and each layer's statistics (``support``) or the
-    prepared support set ``support`` ``(support_count, channels, height, width)``
-    (``support_and_query``). Output: ``logits`` float32 ``(query_count, way)``.
+    Inputs: `inputs` float32 `(query_count, channels, height, width)`, every parameter by its name
+    (the head's with a symbolic `way`), and each layer's statistics (`support`) or the prepared
+    support set `support` `(support_count, channels, height, width)` (`support_and_query`). Output:
+    `logits` float32 `(query_count, way)`.
     """
     shapes = layout_of(network, TRACE_WAY).shapes
     extras: Mapping[str, tuple[int, ...]] = {}
@@ -103,10 +103,10 @@ def build_template(network: Network, mode: BatchNormMode) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's remarks on itself: a user of ours can do nothing about them.
+    """Silence the exporter's warnings about itself, which a user cannot act on.
 
-    They are its use of deprecated functions, the packages that it would support were they there,
-    and that axes of one size get one name, as we ask.
+    They concern its use of deprecated functions, optional packages, and axes of one size that
+    share a name, as we ask.
     """
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
@@ -122,7 +122,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _forget_trace(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes: where in its own source each node was traced."""
+    """Remove the exporter's metadata, such as the source line of each node."""
     model.doc_string = ""
     del model.metadata_props[:]
     for node in model.graph.node:

@@ -1,4 +1,4 @@
-"""From a finished training to its bundle: manifest, weights, templates, card."""
+"""Packages a finished training as a bundle: manifest, weights, templates, card."""
 
 import platform
 from contextlib import suppress
@@ -24,20 +24,19 @@ from kshot.trainer.recipe.recipe import Recipe
 
 
 def draft_manifest(recipe: Recipe, dataset: ImageDataset) -> Manifest:
-    """Write down what is known before training: everything but accuracies and files."""
+    """Return the manifest before the training, without accuracies and files."""
     return manifest_of(recipe, dataset.digest, dataset.split_digest, library_versions())
 
 
 def bundle_folder(out: Path, manifest: Manifest) -> Path:
-    """Return the folder that a training in ``out`` ends with, ``out/NAME/VERSION``."""
+    """Return the bundle folder of a training in `out`, `out/NAME/VERSION`."""
     return out / manifest.name / str(manifest.version)
 
 
 def finished_bundle(out: Path, manifest: Manifest) -> Path | None:
-    """Return the folder of the bundle that this very training has written, or None.
+    """Return the folder of the bundle that this training has written already, or None.
 
-    Raises ``TrainingError`` when another training's is in its place, ``BundleError`` when it is
-    damaged.
+    Raises `TrainingError` for the bundle of another training, `BundleError` for a damaged one.
     """
     folder = bundle_folder(out, manifest)
     if not folder.exists():
@@ -47,7 +46,7 @@ def finished_bundle(out: Path, manifest: Manifest) -> Path | None:
         for provenance in (load_bundle(folder).manifest.provenance, manifest.provenance)
     )
     if found != wanted:
-        raise TrainingError(f"{folder} is another training's bundle: name another folder")
+        raise TrainingError(f"{folder} is the bundle of another training; name another folder")
     return folder
 
 
@@ -58,9 +57,9 @@ def pack_bundle(
     recipe: Recipe,
     dataset: ImageDataset,
 ) -> Path:
-    """Write ``out/NAME/VERSION`` and return that folder; its card tells of recipe and data set.
+    """Write `out/NAME/VERSION` and return that folder; raises `BundleError` when it exists.
 
-    Raises ``BundleError`` when it exists already.
+    The data set is the training part: the card describes it.
     """
     templates = {mode: build_template(initialization.network, mode) for mode in BatchNormMode}
     weights = Weights(
@@ -74,7 +73,7 @@ def pack_bundle(
 
 
 def library_versions() -> dict[str, str]:
-    """Name what the result depends on, in order; what is not installed as a package is left out."""
+    """Return the versions of the packages that the result depends on, if they are installed."""
     versions = {}
     for package in ("kshot", "numpy", "onnx", "onnxscript", "torch"):
         with suppress(PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""The one number that makes a network as sure as it is right: the temperature of its logits."""
+"""Temperature scaling: one factor that calibrates the probabilities of a network."""
 
 import torch
 from torch import Tensor
@@ -8,28 +8,28 @@ from kshot.trainer.errors import CalibrationError
 
 __all__ = ["LEAST", "MOST", "fit_temperature"]
 
-# What a manifest allows.
+# The range that a manifest allows.
 LEAST, MOST = 0.001, 1000.0
 MAX_ITERATIONS = 200
 
 
 def fit_temperature(logits: Tensor, classes: Tensor) -> float:
-    """Return the T that minimizes the mean of ``-ln softmax(z / T)_y`` (Guo et al. 2017).
+    """Return the T that minimizes the mean of `-ln softmax(z / T)_y` (Guo et al. 2017).
 
-    The logits z are ``(n, way)``, their classes y int64 ``(n,)``. As a function of 1 / T the mean
-    is convex, so it has one minimum or none; L-BFGS finds it by the logarithm of 1 / T, in
-    float64. Raises ``CalibrationError`` where it is not between ``LEAST`` and ``MOST``.
+    The logits z are `(n, way)`, their classes y int64 `(n,)`. The mean is convex in 1 / T, so it
+    has one minimum or none; L-BFGS finds it over the logarithm of 1 / T, in float64. Raises
+    `CalibrationError` when it is not between `LEAST` and `MOST`.
     """
     z = logits.detach().to(torch.float64)
     if _slope(z, classes, 1 / MOST) >= 0:
         raise CalibrationError(
-            f"no temperature up to {MOST:g} is high enough, as for answers no better than chance"
+            f"no temperature up to {MOST:g} is high enough; are the answers no better than chance?"
         )
     if _slope(z, classes, 1 / LEAST) <= 0:
         right = int((z.argmax(dim=1) == classes).sum())
         raise CalibrationError(
-            f"no temperature down to {LEAST:g} is low enough, as where all answers are right (here "
-            f"{right} of {len(z)}); wanted more or harder tasks"
+            f"no temperature down to {LEAST:g} is low enough: {right} of {len(z)} answers are "
+            "right; use more or harder tasks"
         )
     log_inverse = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -52,6 +52,6 @@ def fit_temperature(logits: Tensor, classes: Tensor) -> float:
 
 
 def _slope(z: Tensor, classes: Tensor, inverse: float) -> float:
-    """Return the derivative of the mean by 1 / T: the expected logit less the class's own."""
+    """Return the derivative of the mean by 1 / T: the expected logit minus the class's own."""
     expected = (torch.softmax(z * inverse, dim=1) * z).sum(dim=1)  # (n,)
     return float((expected - z.gather(1, classes.unsqueeze(1)).squeeze(1)).mean())
