@@ -14,12 +14,13 @@ import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import click
 import torch
 
 from kshot.bench.environment import environment
-from kshot.bench.speed.timing import interleave, median
+from kshot.bench.speed.timing import interleave
 from kshot.bundle import NetworkSpec, Preconditioner, Scope, builtin_bundle, load_bundle
 from kshot.learner import Conv4, StepRule, StepSpec, build_inner_step, build_network, graphed
 from kshot.learner.steps.inner_step import InnerStep

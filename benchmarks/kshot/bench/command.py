@@ -1,7 +1,5 @@
 """`kshot bench`: each benchmark is imported only when it runs."""
 
-from __future__ import annotations
-
 import click
 
 from kshot.command.table import Entry, LazyGroup

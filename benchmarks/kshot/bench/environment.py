@@ -1,7 +1,5 @@
 """The machine and the versions of a measurement."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil
@@ -12,6 +10,7 @@ from pathlib import Path
 import torch
 
 from kshot.command.version import version
+from kshot.engine.device import choose_device
 
 _LIBRARIES = {
     "torch": ("torch",),
@@ -32,7 +31,7 @@ def environment() -> dict[str, object]:
     changed since. Call this before a long measurement: the checkout may change while it runs.
     """
     return {
-        "cpu": _processor_name(),
+        "cpu": choose_device("cpu").name,
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
@@ -41,16 +40,6 @@ def environment() -> dict[str, object]:
         "kshot": version(),
         "commit": _commit(Path(__file__)),
     }
-
-
-def _processor_name() -> str:
-    """Return the processor's name from Linux, elsewhere its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _installed(distributions: tuple[str, ...]) -> str | None:

@@ -3,73 +3,66 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import torch
 
 from kshot.bench.plot import write_plot
-from kshot.bench.report import Report, print_document
-from kshot.bundle import BatchNormMode, Bundle, BundleError, load_bundle, locate_bundle
+from kshot.bench.report import Report
+from kshot.bundle import BatchNormMode, Limits
+from kshot.client import ModelCapabilities
 from kshot.trainer.commands.options import choose_device as choose_reproducible_device
 from kshot.trainer.commands.options import device_option
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from matplotlib.figure import Figure
 
 COUNT = click.IntRange(min=1)
 _MAX_CALLERS = 10_000
+_MODES = [mode.value for mode in BatchNormMode]
 
+Kind = TypeVar("Kind", bound="DataclassInstance")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+option = functools.partial(click.option, show_default=True)
 _OPTIONS: Mapping[str, Decorator] = {
-    "bundle_name": click.option(
+    "bundle_name": option(
         "--bundle",
         "bundle_name",
         default="omniglot",
-        show_default=True,
         metavar="PATH",
         help="Folder of a bundle, or the name of a built-in bundle.",
     ),
-    "way": click.option("--way", type=click.IntRange(min=2), default=5, show_default=True),
-    "shot": click.option("--shot", type=COUNT, default=1, show_default=True),
-    "batch_norm_mode": click.option(
-        "--batch-norm-mode", type=click.Choice([mode.value for mode in BatchNormMode])
-    ),
-    "rounds": click.option(
-        "--rounds",
-        type=COUNT,
-        default=20,
-        show_default=True,
-        help="Samples of each contender; use at least 20.",
+    "way": option("--way", type=click.IntRange(min=2), default=5),
+    "shot": option("--shot", type=COUNT, default=1),
+    "batch_norm_mode": option("--batch-norm-mode", type=click.Choice(_MODES)),
+    "rounds": option(
+        "--rounds", type=COUNT, default=20, help="Samples of each contender; use at least 20."
     ),
     "device": device_option,
-    "threads": click.option(
-        "--threads",
-        type=COUNT,
-        default=1,
-        show_default=True,
-        help="CPU threads of each contender.",
-    ),
-    "compiled": click.option(
+    "threads": option("--threads", type=COUNT, default=1, help="CPU threads of each contender."),
+    "compiled": option(
         "--compile/--no-compile",
         "compiled",
         default=None,
         help="Compile kshot's inner step. [default: where that works]",
     ),
-    "jax": click.option(
+    "jax": option(
         "--jax/--no-jax",
         default=None,
         help="Measure JAX too. [default: where it is installed, on a CPU]",
     ),
-    "as_json": click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
-    "plot": click.option(
+    "as_json": option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+    "plot": option(
         "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Write a plot."
     ),
 }
@@ -118,43 +111,23 @@ class Shared:
     ) -> None:
         """Print the document or the report, then draw the plot where one was asked for."""
         if self.as_json:
-            print_document(document)
+            click.echo(json.dumps(document, allow_nan=False))
         else:
             report.print()
         if self.plot is not None and draw is not None:
             write_plot(self.plot, draw)
 
 
+def gathered(kind: type[Kind], given: Mapping[str, Any]) -> Kind:
+    """Make a dataclass of the options' values that it has fields for."""
+    names = {field.name for field in fields(kind)} & set(given)
+    return kind(**{name: given[name] for name in names})
+
+
 def shared_options(*names: str) -> Decorator:
-    """Add shared options to a command, which takes their values as one argument `shared`."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def with_shared(**values: object) -> None:
-            shared: dict[str, Any] = {
-                field.name: values.pop(field.name)
-                for field in fields(Shared)
-                if field.name in names
-            }
-            command(shared=Shared(**shared), **values)
-
-        for name in reversed(names):
-            _OPTIONS[name](with_shared)
-        return with_shared
-
-    return decorate
-
-
-def open_bundle(name: str) -> Bundle:
-    """Open a folder's bundle or a built-in one.
-
-    Raises `UsageError` when it is neither, `BundleError` when the folder holds no sound bundle.
-    """
-    try:
-        folder = locate_bundle(name)
-    except BundleError as error:
-        raise click.UsageError(str(error)) from error
-    return load_bundle(folder)
+    """Add shared options to a command, which gathers their values as `Shared`."""
+    options = [_OPTIONS[name] for name in reversed(names)]
+    return lambda command: functools.reduce(lambda made, option: option(made), options, command)
 
 
 def choose_device(name: str, threads: int) -> torch.device:
@@ -175,21 +148,33 @@ def limit_jax_threads(count: int) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
-def check_limits(owner: str, *limits: tuple[str, int, int]) -> None:
-    """Check (option, value, maximum) against what a model allows; raises `UsageError`."""
-    for option, value, most in limits:
+def check_limits(
+    limits: Limits | ModelCapabilities,
+    owner: str,
+    *,
+    way: int,
+    shot: int,
+    step_count: int = 0,
+    images: int = 0,
+) -> None:
+    """Check a workload against the limits of a bundle or a served model; raises `UsageError`."""
+    for option_name, value, most in (
+        ("--way", way, limits.max_way),
+        ("--way times --shot", way * shot, limits.max_support_count),
+        ("--step-count", step_count, limits.max_step_count),
+        ("--images", images, limits.max_query_count),
+    ):
         if value > most:
             raise click.UsageError(
-                f"{option}: expected at most {most}, the limit of {owner}, got {value}"
+                f"{option_name}: expected at most {most}, the limit of {owner}, got {value}"
             )
 
 
-def check_choice(option: str, value: object, allowed: Iterable[object], owner: str) -> None:
+def check_choice(name: str, value: object, allowed: Sequence[object], owner: str) -> None:
     """Check an option's value against those that a model allows; raises `UsageError`."""
-    allowed = list(allowed)
     if value not in allowed:
         choices = ", ".join(map(str, allowed))
-        raise click.UsageError(f"{option}: expected one of {choices} ({owner}), got {value}")
+        raise click.UsageError(f"{name}: expected one of {choices} ({owner}), got {value}")
 
 
 def read_positive(

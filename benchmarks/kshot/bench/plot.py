@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kshot.bundle import replacing
+from kshot.trainer.output.plotting import figure_of, write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,13 +39,8 @@ def check_plot(path: Path | None) -> None:
 
 
 def write_plot(path: Path, draw: Callable[[Figure], None]) -> None:
-    """Draw a figure without a display and write it as a PNG; raises `OSError`."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
-    draw(figure)
-    with replacing(path) as file:
-        figure.savefig(file, format="png")
+    """Draw a figure without a display and write it as a PNG; raises `TrainingError`."""
+    write_png(path, figure_of(draw))
 
 
 def draw_bars(figure: Figure, values: Mapping[str, float], title: str) -> None:

@@ -1,9 +1,6 @@
-"""Output of a benchmark: a table for people, one JSON document for machines."""
+"""The table that a benchmark prints for people, and its progress."""
 
-from __future__ import annotations
-
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
@@ -36,11 +33,6 @@ class Report:
         console.print(table)
         for note in self.notes:
             console.print(note, soft_wrap=True)
-
-
-def print_document(document: Mapping[str, object]) -> None:
-    """Print one JSON document on stdout."""
-    click.echo(json.dumps(document, allow_nan=False))
 
 
 def say(sentence: str) -> None:

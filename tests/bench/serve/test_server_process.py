@@ -28,7 +28,7 @@ def test_a_server_lives_as_long_as_its_block() -> None:
         server.check()
         with Client(server.address, timeout=60) as client:
             assert list(client.capabilities().models) == ["omniglot"]
-        front, engine = server.front_pid, server.engine_pid
+        front, engine = server.process.pid, server.engine_pid
         assert running(front)
         assert running(engine)
         assert front != engine

@@ -51,7 +51,8 @@ def make_task(small_manifest: Manifest) -> Callable[..., TimedTask]:
         second_moment = {name: torch.full_like(value, 1e-3) for name, value in parameters.items()}
         initialization = Initialization(network, way, parameters, second_moment, 100_000)
         size = Size(way, shot, step_count, batch_size)
-        return generated_task(small_manifest, initialization, size, preconditioner)
+        inner_loop = replace(small_manifest.inner_loop, preconditioner=preconditioner)
+        return generated_task(replace(small_manifest, inner_loop=inner_loop), initialization, size)
 
     return make
 

@@ -14,8 +14,7 @@ from PIL import Image
 from kshot.__main__ import main
 from kshot.bench import options
 from kshot.bench.speed import accuracy_curve
-from kshot.bench.speed.adapt import Measurement, stacked
-from kshot.bench.speed.timing import Percentiles
+from kshot.bench.speed.adapt import Measurement
 from kshot.bundle import builtin_bundle
 
 QUICK = ["bench", "adapt", "--step-count", "1", "--rounds", "2", "--device", "cpu"]
@@ -130,7 +129,7 @@ def test_the_plot_shows_accuracy_on_digits(
         (["--bundle", "omniglott"], "there is no folder omniglott, and no built-in bundle"),
         (["--plot", "nowhere/plot.png"], "--plot: cannot write nowhere/plot.png: No such file"),
         (["--plot", "plot.pdf"], "--plot: expected a file that ends in .png, got plot.pdf"),
-        (["--plot", "plot.png", "--data", "nowhere"], "data folder is nowhere"),
+        (["--plot", "plot.png", "--data", "nowhere"], "data folder nowhere does not exist"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(
@@ -184,7 +183,7 @@ def test_a_gpu_that_is_not_there_is_one_line_and_exit_2(
     assert main(["bench", "adapt", "--device", "cuda"]) == 2
 
     assert capsys.readouterr().err == (
-        "kshot: device is cuda, but torch sees no GPU: wanted cpu or auto\n"
+        "kshot: --device: torch sees no GPU; expected cpu or auto, got cuda\n"
     )
 
 
@@ -223,10 +222,12 @@ def test_figures_follow_from_the_samples() -> None:
 
 
 def test_stacked_figures_follow_from_the_samples() -> None:
-    many = stacked(4, [20.0, 10.0, 40.0], alone=[10.0, 10.0, 10.0])
+    measurement = Measurement({"kshot": [10.0] * 3}, {"mm": [1.0]}, 1, 4, [20.0, 10.0, 40.0])
 
-    assert many.tasks == 4
-    assert many.ms == Percentiles(20.0, pytest.approx(38.0), pytest.approx(39.6))
-    assert many.ms_per_task == 5.0
-    assert many.adaptations_per_second == pytest.approx(200.0)
-    assert many.ratio_vs_alone == pytest.approx(2.0)
+    assert measurement.document()["stacked"] == {
+        "tasks": 4,
+        "ms": {"p50": 20.0, "p95": pytest.approx(38.0), "p99": pytest.approx(39.6)},
+        "ms_per_task": 5.0,
+        "adaptations_per_second": pytest.approx(200.0),
+        "ratio_vs_alone": pytest.approx(2.0),
+    }

@@ -9,8 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kshot.bench.speed.arithmetic_floor import (
     MATRIX_SIDE,
-    Layer,
-    conv4_layers,
+    conv4_multiply_adds,
     gflop_per_second,
     matrix_products,
     step_flop,
@@ -21,11 +20,11 @@ from kshot.learner import Conv4
 
 def test_a_tiny_network_is_counted_by_hand() -> None:
     """4x4 pixels become 2x2, then 1x1 for the rest; two filters; two features; three classes."""
-    layers = conv4_layers(Conv4((1, 4, 4), filters=2), way=3)
+    counts = conv4_multiply_adds(Conv4((1, 4, 4), filters=2), way=3)
 
-    assert layers == (Layer(8, 9), Layer(2, 18), Layer(2, 18), Layer(2, 18), Layer(3, 2))
+    assert counts == (8 * 9, 2 * 18, 2 * 18, 2 * 18, 3 * 2)
     # forward 72 + 36 + 36 + 36 + 6 = 186; three times that without the first layer's 72 once
-    assert step_flop(layers, batch_size=5) == 2 * 5 * (3 * 186 - 72)
+    assert step_flop(counts, batch_size=5) == 2 * 5 * (3 * 186 - 72)
 
 
 @pytest.mark.parametrize(("shape", "way"), [((1, 28, 28), 5), ((3, 84, 83), 20)])
@@ -36,7 +35,7 @@ def test_torch_counts_the_same(shape: tuple[int, int, int], way: int) -> None:
     with FlopCounterMode(display=False) as counter:
         functional.cross_entropy(model(images), classes).backward()
 
-    counted = step_flop(conv4_layers(Conv4(shape, filters=16), way), batch_size=7)
+    counted = step_flop(conv4_multiply_adds(Conv4(shape, filters=16), way), batch_size=7)
     assert counted == counter.get_total_flops()
 
 

@@ -188,4 +188,4 @@ def test_a_gpu_that_is_not_there_is_one_line(
 
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "kshot: device is cuda, but torch sees no GPU: wanted cpu or auto\n"
+    assert captured.err == "kshot: --device: torch sees no GPU; expected cpu or auto, got cuda\n"

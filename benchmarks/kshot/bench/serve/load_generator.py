@@ -1,7 +1,5 @@
 """Load generator: callers in a closed loop, arrivals in an open loop; independent of gRPC."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import selectors

@@ -1,7 +1,5 @@
 """The server that a bench measures: one that already runs, or the bench's own."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

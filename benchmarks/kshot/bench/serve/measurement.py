@@ -1,7 +1,5 @@
 """The loads of `kshot bench serve`, one after the other."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,33 +7,13 @@ from dataclasses import dataclass
 import click
 
 from kshot.bench.report import say
-from kshot.bench.serve.load_generator import (
-    OK,
-    Clock,
-    Load,
-    Sample,
-    Send,
-    arrival_times,
-    closed_loop,
-    continuous_load,
-    join_loads,
-    open_loop,
-)
+from kshot.bench.serve import load_generator as generator
+from kshot.bench.serve import summary
+from kshot.bench.serve.load_generator import OK, Clock, Load, Sample, Send
 from kshot.bench.serve.measured_server import MeasuredServer
 from kshot.bench.serve.process_usage import cpu_per_call
 from kshot.bench.serve.server_calls import Session
-from kshot.bench.serve.summary import (
-    BesideAdapt,
-    ClosedLoop,
-    MethodLoads,
-    OpenLoop,
-    Response,
-    ServeResult,
-    answered,
-    compute_paths,
-    overhead,
-    summarize,
-)
+from kshot.bench.serve.summary import BesideAdapt, ClosedLoop, MethodLoads, OpenLoop, ServeResult
 from kshot.bench.speed.timing import percentiles
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -77,7 +55,7 @@ class Method:
 
     name: str
     send: Send
-    response: Response
+    response: summary.Response
 
 
 @dataclass(frozen=True)
@@ -106,8 +84,10 @@ async def measure(bench: Bench) -> ServeResult:
     return ServeResult(
         adapt=adapt_loads,
         predict=MethodLoads(closed, await _open_loop(bench, predict, closed)),
-        adapt_overhead=overhead(samples.get(1, ())),
-        compute_paths=compute_paths([sample for level in samples.values() for sample in level]),
+        adapt_overhead=summary.overhead(samples.get(1, ())),
+        compute_paths=summary.compute_paths(
+            [sample for level in samples.values() for sample in level]
+        ),
         predict_beside_adapt=await _beside_adapt(bench, predict),
     )
 
@@ -116,7 +96,9 @@ async def _warm_up(bench: Bench, method: Method) -> None:
     """Run the plan's heaviest load without counting it."""
     say(f"{method.name}, warming up")
     callers, seconds = max(bench.plan.concurrency), min(_WARM_UP_SECONDS, bench.plan.seconds)
-    await _end(bench, method, await closed_loop(method.send, callers, seconds, bench.clock))
+    await _end(
+        bench, method, await generator.closed_loop(method.send, callers, seconds, bench.clock)
+    )
 
 
 async def _closed_loops(
@@ -127,11 +109,11 @@ async def _closed_loops(
     for callers in bench.plan.concurrency:
         say(f"{method.name}, closed loop, concurrency {callers}")
         before = bench.server.cpu()
-        load = await closed_loop(method.send, callers, bench.plan.seconds, bench.clock)
+        load = await generator.closed_loop(method.send, callers, bench.plan.seconds, bench.clock)
         after = bench.server.cpu()
         await _end(bench, method, load)
-        summary = summarize(load, method.response)
-        loops.append(ClosedLoop(callers, summary, cpu_per_call(before, after, summary.answered)))
+        weighed = summary.summarize(load, method.response)
+        loops.append(ClosedLoop(callers, weighed, cpu_per_call(before, after, weighed.answered)))
         samples[callers] = load.samples
     return tuple(loops), samples
 
@@ -141,10 +123,10 @@ async def _open_loop(bench: Bench, method: Method, closed: Sequence[ClosedLoop])
     plan = bench.plan
     rate = plan.rate or max(level.load.calls_per_second for level in closed) / 2
     say(f"{method.name}, open loop, {rate:.4g} calls per second")
-    arrivals = arrival_times(plan.arrivals, rate, plan.seconds, _SEED)
-    load = await _end(bench, method, await open_loop(method.send, arrivals, bench.clock))
+    arrivals = generator.arrival_times(plan.arrivals, rate, plan.seconds, _SEED)
+    load = await _end(bench, method, await generator.open_loop(method.send, arrivals, bench.clock))
     lateness = percentiles([sample.lateness_ms for sample in load.samples])
-    return OpenLoop(plan.arrivals, rate, lateness, summarize(load, method.response))
+    return OpenLoop(plan.arrivals, rate, lateness, summary.summarize(load, method.response))
 
 
 async def _beside_adapt(bench: Bench, predict: Method) -> tuple[BesideAdapt, ...]:
@@ -159,8 +141,8 @@ async def _beside_adapt(bench: Bench, predict: Method) -> tuple[BesideAdapt, ...
 
 async def _turn(bench: Bench, predict: Method, callers: int) -> Turn:
     begin, clock = bench.clock.now(), bench.clock
-    async with continuous_load(bench.session.adapt, callers, clock) as adaptations:
-        load = await closed_loop(predict.send, 1, bench.plan.seconds / _TURNS, clock)
+    async with generator.continuous_load(bench.session.adapt, callers, clock) as adaptations:
+        load = await generator.closed_loop(predict.send, 1, bench.plan.seconds / _TURNS, clock)
     seconds = clock.now() - begin
     return Turn(await _end(bench, predict, load), tuple(adaptations), seconds)
 
@@ -168,12 +150,14 @@ async def _turn(bench: Bench, predict: Method, callers: int) -> Turn:
 def compare(alone: Sequence[Turn], turns: Sequence[Turn], callers: int) -> BesideAdapt:
     """Compare predictions beside adaptations with those alone; some of each must be answered."""
     reference, load = (
-        summarize(join_loads([turn.predictions for turn in each]), wire.PredictResponse)
+        summary.summarize(
+            generator.join_loads([turn.predictions for turn in each]), wire.PredictResponse
+        )
         for each in (alone, turns)
     )
     if load.latency_ms is None or reference.latency_ms is None:
         raise ValueError("predictions: expected at least one answer in each load, got none")
-    adapted = sum(len(answered(turn.adaptations)) for turn in turns)
+    adapted = sum(len(summary.answered(turn.adaptations)) for turn in turns)
     beside, base = load.latency_ms, reference.latency_ms
     return BesideAdapt(
         adapting_callers=callers,

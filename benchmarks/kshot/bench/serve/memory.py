@@ -1,7 +1,5 @@
 """Cost of adapted models: memory of the server's processes, bytes on disk, growth over rounds."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The requests of `kshot bench serve` as bytes: noise in the form that a served model takes."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,11 +51,12 @@ def choose_model(capabilities: Capabilities, name: str | None) -> ModelCapabilit
 def check_workload(workload: Workload, model: ModelCapabilities) -> None:
     """Check a workload against a model's limits; raises `UsageError`."""
     check_limits(
+        model,
         model.model,
-        ("--way", workload.way, model.max_way),
-        ("--way times --shot", workload.way * workload.shot, model.max_support_count),
-        ("--step-count", workload.step_count, model.max_step_count),
-        ("--images", workload.images, model.max_query_count),
+        way=workload.way,
+        shot=workload.shot,
+        step_count=workload.step_count,
+        images=workload.images,
     )
     if workload.batch_norm_mode is not None:
         modes = model.batch_norm_modes

@@ -1,11 +1,10 @@
 """`kshot bench serve`: a real server under load, over the wire."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import click
 
@@ -13,7 +12,8 @@ from kshot.bench.environment import environment
 from kshot.bench.options import (
     COUNT,
     Shared,
-    open_bundle,
+    gathered,
+    option,
     read_counts,
     read_positive,
     shared_options,
@@ -30,6 +30,7 @@ from kshot.bench.serve.server_process import ServerProcess, interrupted_by_signa
 from kshot.bench.serve.summary import ServeResult
 from kshot.bench.serve.tables import draw_result, loads_report, memory_report
 from kshot.client import ModelCapabilities
+from kshot.trainer.commands.evaluation_session import find_bundle
 
 _MAX_ARRIVALS = 1_000_000
 _NOT_WITH_SERVER = ("bundle_name", "device", "memory")
@@ -38,76 +39,61 @@ _NOT_WITH_MEMORY = ("concurrency", "rate", "arrivals", "seconds", "adapted_model
 
 
 @click.command("serve")
-@click.option(
+@option(
     "--server",
     metavar="HOST:PORT",
     help="Measure this running server. [default: a new server on a free loopback port]",
 )
-@click.option("--model", metavar="NAME", help="Model to adapt. [default: the only one served]")
-@click.option(
+@option("--model", metavar="NAME", help="Model to adapt. [default: the only one served]")
+@option(
     "--concurrency",
     callback=read_counts,
     default="1,8,64",
-    show_default=True,
     help="Callers of each closed loop, between commas.",
 )
-@click.option(
+@option(
     "--rate",
     type=float,
     callback=read_positive,
     help="Calls per second of the open loops. [default: half of the closed loops' best rate]",
 )
-@click.option(
+@option(
     "--arrivals",
     type=click.Choice(ARRIVALS),
     default="poisson",
-    show_default=True,
     help="Spacing of an open loop's calls.",
 )
-@click.option(
+@option(
     "--seconds",
     type=float,
     callback=read_positive,
     default=5.0,
-    show_default=True,
     help="Length of each load.",
 )
-@click.option(
+@option(
     "--adapted-models",
     type=COUNT,
     default=1,
-    show_default=True,
     help="Adapted models that predictions go to in turn.",
 )
-@click.option("--step-count", type=COUNT, default=10, show_default=True)
-@click.option(
-    "--images", type=COUNT, default=1, show_default=True, help="Queries of each call to Predict."
-)
-@click.option(
+@option("--step-count", type=COUNT, default=10)
+@option("--images", type=COUNT, default=1, help="Queries of each call to Predict.")
+@option(
     "--memory",
     is_flag=True,
     help="Measure memory and disk instead: over --rounds of adapt, predict and delete, then with "
     "--models adapted models kept.",
 )
-@click.option("--models", type=COUNT, default=1000, show_default=True)
-@click.option("--rounds", type=COUNT, default=2000, show_default=True)
+@option("--models", type=COUNT, default=1000)
+@option("--rounds", type=COUNT, default=2000)
 @shared_options("bundle_name", "device", "way", "shot", "batch_norm_mode", "as_json", "plot")
-@click.pass_context
 def command(
-    context: click.Context,
     server: str | None,
     model: str | None,
-    concurrency: tuple[int, ...],
-    rate: float | None,
-    arrivals: str,
-    seconds: float,
-    adapted_models: int,
-    step_count: int,
-    images: int,
     memory: bool,
     models: int,
     rounds: int,
-    shared: Shared,
+    **given: Any,  # noqa: ANN401 -- the options' own types
 ) -> None:
     """Measure the latency of Adapt and Predict under load, over loopback.
 
@@ -117,25 +103,25 @@ def command(
     own server keeps its adapted models in a temporary folder (see TMPDIR) and takes its other
     settings from KSHOT_... variables. The bench deletes the adapted models that it makes.
     """
+    shared, plan = gathered(Shared, given), gathered(ServePlan, given)
+    workload = gathered(Workload, given)
     if server is not None:
-        _refuse(context, _NOT_WITH_SERVER, "cannot be combined with --server")
+        _refuse(_NOT_WITH_SERVER, "cannot be combined with --server")
     if memory:
-        _refuse(context, _NOT_WITH_MEMORY, "cannot be combined with --memory")
+        _refuse(_NOT_WITH_MEMORY, "cannot be combined with --memory")
         resident_bytes(os.getpid())
     else:
-        _refuse(context, _ONLY_WITH_MEMORY, "requires --memory")
-    if rate is not None and rate * seconds > _MAX_ARRIVALS:
+        _refuse(_ONLY_WITH_MEMORY, "requires --memory")
+    if plan.rate is not None and plan.rate * plan.seconds > _MAX_ARRIVALS:
         raise click.UsageError(
-            f"--rate: expected at most {_MAX_ARRIVALS} calls in all, got {rate:g} for {seconds:g} "
-            "seconds"
+            f"--rate: expected at most {_MAX_ARRIVALS} calls in all, got {plan.rate:g} for "
+            f"{plan.seconds:g} seconds"
         )
     check_plot(shared.plot)
-    plan = ServePlan(concurrency, seconds, rate, arrivals, adapted_models)
-    workload = Workload(shared.way, shared.shot, step_count, shared.batch_norm_mode, images)
     chosen = (
         other_server(server)
         if server
-        else own_server(open_bundle(shared.bundle_name), shared.device)
+        else own_server(find_bundle(shared.bundle_name), shared.device)
     )
     with interrupted_by_signals(), chosen as measured:
         served = choose_model(measured.capabilities, model)
@@ -174,8 +160,9 @@ async def _measure_memory(
         return await measure_memory(session, process, models, rounds)
 
 
-def _refuse(context: click.Context, parameters: Iterable[str], why: str) -> None:
+def _refuse(parameters: Iterable[str], why: str) -> None:
     """Raise `UsageError` when one of the parameters was given on the command line."""
+    context = click.get_current_context()
     flags = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     for name in parameters:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:

@@ -1,7 +1,5 @@
 """The connections of one bench to one server, its calls, and the adapted models that it makes."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -11,17 +9,9 @@ import click
 import grpc
 
 from kshot.bench.report import say
+from kshot.bench.serve import requests
 from kshot.bench.serve.load_generator import OK, Answer, Send
-from kshot.bench.serve.requests import (
-    Workload,
-    adapt_request,
-    adapt_requests,
-    delete_request,
-    noise,
-    predict_requests,
-    queries,
-    support_set,
-)
+from kshot.bench.serve.requests import Workload, noise, support_set
 from kshot.client import Client, ModelCapabilities, ResolvedOptions
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -77,14 +67,18 @@ class Session:
     What `adapt` makes lasts until `forget`, what `keep` makes until `forget_kept`.
     """
 
-    def __init__(self, address: str, workload: Workload, model: ModelCapabilities) -> None:
-        self._adapting = open_connection(address)
-        self._predicting = open_connection(address)
-        self._adapt = make_call(self._adapting, "Adapt")
-        self._delete = make_call(self._adapting, "DeleteAdaptedModel")
-        self._predict = make_call(self._predicting, "Predict")
-        self._next_adapt = adapt_requests(adapt_request(workload, model))
-        self._queries = queries(workload, model)
+    def __init__(
+        self,
+        adapting: grpc.aio.Channel,
+        predicting: grpc.aio.Channel,
+        workload: Workload,
+        model: ModelCapabilities,
+    ) -> None:
+        self._adapt = make_call(adapting, "Adapt")
+        self._delete = make_call(adapting, "DeleteAdaptedModel")
+        self._predict = make_call(predicting, "Predict")
+        self._next_adapt = requests.adapt_requests(requests.adapt_request(workload, model))
+        self._queries = requests.queries(workload, model)
         self._made: list[bytes] = []
         self._kept: list[str] = []
 
@@ -105,7 +99,7 @@ class Session:
 
     def predict(self, adapted_models: Sequence[str]) -> Send:
         """Return a function that predicts with each adapted model in turn."""
-        next_predict = predict_requests(adapted_models, self._queries)
+        next_predict = requests.predict_requests(adapted_models, self._queries)
         return lambda: self._predict(next_predict())
 
     async def forget(self) -> None:
@@ -125,18 +119,13 @@ class Session:
 
         async def work() -> None:
             while waiting:
-                answer = await self._delete(delete_request(waiting.pop()))
+                answer = await self._delete(requests.delete_request(waiting.pop()))
                 if answer.code != OK:
                     refusals[answer.code] += 1
 
         await asyncio.gather(*(work() for _ in range(_CONCURRENT_DELETES)))
         for code, count in refusals.items():
             say(f"{count} adapted models were not deleted ({code}); they expire within an hour")
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._adapting.close()
-        await self._predicting.close()
 
 
 @asynccontextmanager
@@ -147,14 +136,14 @@ async def open_session(
 
     The bench's own server ends anyway.
     """
-    session = Session(address, workload, model)
-    try:
-        yield session
-    finally:
-        if not own:
-            await session.forget()
-            await session.forget_kept()
-        await session.close()
+    async with open_connection(address) as adapting, open_connection(address) as predicting:
+        session = Session(adapting, predicting, workload, model)
+        try:
+            yield session
+        finally:
+            if not own:
+                await session.forget()
+                await session.forget_kept()
 
 
 def _id(content: bytes) -> str:

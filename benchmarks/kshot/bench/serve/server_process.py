@@ -1,7 +1,5 @@
 """A `kshot serve` as a child process, on a free loopback port with a temporary store."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -40,11 +38,6 @@ class ServerProcess:
         return self.folder / _STORE
 
     @property
-    def front_pid(self) -> int:
-        """Return the process id of the front."""
-        return self.process.pid
-
-    @property
     def engine_pid(self) -> int:
         """Return the process id of the last engine in the log that was connected."""
         entries = (_entry(line) for line in (self.folder / _LOG).read_text().splitlines())
@@ -62,11 +55,11 @@ class ServerProcess:
     def memory(self) -> Memory:
         """Read the memory of its processes; raises `ClickException` when it has ended."""
         self.check()
-        return Memory(resident_bytes(self.front_pid), resident_bytes(self.engine_pid))
+        return Memory(resident_bytes(self.process.pid), resident_bytes(self.engine_pid))
 
     def cpu(self) -> Cpu:
         """Read the processor time of its processes; raises `ClickException` without /proc."""
-        return Cpu(cpu_ms(self.front_pid), cpu_ms(self.engine_pid))
+        return Cpu(cpu_ms(self.process.pid), cpu_ms(self.engine_pid))
 
 
 @contextmanager

@@ -1,14 +1,13 @@
 """Summaries of loads; their fields are those of the JSON document."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from statistics import median
 
 from kshot.bench.serve.load_generator import OK, Load, Sample
 from kshot.bench.serve.process_usage import Cpu
-from kshot.bench.speed.timing import Percentiles, median, percentiles
+from kshot.bench.speed.timing import Percentiles, percentiles
 from kshot.v1 import adaptation_pb2 as wire
 
 Response = type[wire.AdaptResponse] | type[wire.PredictResponse]

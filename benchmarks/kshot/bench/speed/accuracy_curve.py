@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from kshot.bench.report import say
 from kshot.bench.speed.adapt_contenders import kshot_loop
 from kshot.bench.speed.timed_task import TimedTask
-from kshot.bench.speed.timing import interleave, median
+from kshot.bench.speed.timing import interleave
 from kshot.bundle import Bundle
 from kshot.learner import InnerStep, cycling_indices
 from kshot.trainer.datasets.dataset import ImageDataset

@@ -1,10 +1,10 @@
 """`kshot bench adapt`: one adaptation, in this process, beside its alternatives."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import click
 
@@ -14,7 +14,8 @@ from kshot.bench.options import (
     Shared,
     check_choice,
     check_limits,
-    open_bundle,
+    gathered,
+    option,
     shared_options,
 )
 from kshot.bench.plot import check_plot
@@ -22,15 +23,21 @@ from kshot.bench.report import Report, say
 from kshot.bench.speed.accuracy_curve import draw_accuracy, handwriting, measure_accuracy
 from kshot.bench.speed.adapt_contenders import inner_step, kshot_loop, kshot_spec, plain
 from kshot.bench.speed.arithmetic_floor import (
-    conv4_layers,
+    conv4_multiply_adds,
     gflop_per_second,
     matrix_products,
     step_flop,
 )
 from kshot.bench.speed.timed_task import Size, TimedTask, generated_task, open_initialization
-from kshot.bench.speed.timing import RATIO_METHOD, Percentiles, interleave, percentiles, ratio
-from kshot.bundle import Manifest
+from kshot.bench.speed.timing import (
+    RATIO_METHOD,
+    against_kshot,
+    interleave,
+    percentiles,
+    ratio,
+)
 from kshot.learner import InnerStep
+from kshot.trainer.commands.evaluation_session import find_bundle
 from kshot.trainer.commands.options import choose_data_folder, data_option
 from kshot.trainer.tasks.episodes import check_episodes
 
@@ -43,64 +50,56 @@ _TITLES = {
 
 
 @dataclass(frozen=True)
-class Stacked:
-    """Adaptations that step together: `ms` is the time of all, the ratio is to one at a time."""
-
-    tasks: int
-    ms: Percentiles
-    ms_per_task: float
-    adaptations_per_second: float
-    ratio_vs_alone: float
-
-
-def stacked(tasks: int, samples: list[float], alone: list[float]) -> Stacked:
-    """Summarize rounds of so many tasks together, in turns with rounds of one task."""
-    times = percentiles(samples)
-    rate = 1e3 * tasks / times.p50
-    return Stacked(tasks, times, times.p50 / tasks, rate, tasks * ratio(alone, samples))
-
-
-@dataclass(frozen=True)
 class Measurement:
     """Milliseconds of each contender's and product's rounds by name, and the operations.
 
-    `stacked` has many tasks that step together, where they were asked for.
+    `stacked` are rounds of `tasks` tasks that step together, where those were asked for.
     """
 
     samples: dict[str, list[float]]
     products: dict[str, list[float]]
     flop: int
-    stacked: Stacked | None = None
+    tasks: int = 0
+    stacked: list[float] = field(default_factory=list)
 
+    @property
     def floor_ms(self) -> float:
         """Return the time of the operations at the rate of the fastest matrix product."""
         fastest = min(min(samples) for samples in self.products.values())
         return self.flop / gflop_per_second([fastest]) / 1e6
 
+    @property
+    def ratio_vs_alone(self) -> float:
+        """Return how much faster stacked tasks are than one after another."""
+        return self.tasks * ratio(self.samples["kshot"], self.stacked)
+
     def document(self) -> dict[str, object]:
-        """Return the measurement for JSON; a ratio above 1 means that kshot is faster."""
-        kshot = self.samples["kshot"]
-        document: dict[str, object] = {}
-        for name in _TITLES:
-            samples = self.samples.get(name)
-            document[f"{name}_ms"] = asdict(percentiles(samples)) if samples else None
-            if name != "kshot":
-                document[f"ratio_vs_{name}"] = ratio(samples, kshot) if samples else None
-        floor = self.floor_ms()
-        return document | {
-            "ratio_method": RATIO_METHOD,
+        """Return the measurement for JSON; times of stacked tasks are of all, unless per task."""
+        document = against_kshot(
+            self.samples, _TITLES, "ms", lambda values: asdict(percentiles(values))
+        )
+        document |= {
             "flop": self.flop,
             "product_gflop_per_second": {
                 name: gflop_per_second(samples) for name, samples in self.products.items()
             },
-            "floor_ms": floor,
-            "ratio_to_floor": percentiles(kshot).p50 / floor,
-            "stacked": asdict(self.stacked) if self.stacked else None,
+            "floor_ms": self.floor_ms,
+            "ratio_to_floor": median(self.samples["kshot"]) / self.floor_ms,
+            "stacked": None,
         }
+        if self.tasks:
+            document["stacked"] = {
+                "tasks": self.tasks,
+                "ms": asdict(percentiles(self.stacked)),
+                "ms_per_task": median(self.stacked) / self.tasks,
+                "adaptations_per_second": 1e3 * self.tasks / median(self.stacked),
+                "ratio_vs_alone": self.ratio_vs_alone,
+            }
+        return document
 
     def report(self, title: str) -> Report:
         """Return the measurement as a table."""
-        kshot, floor = self.samples["kshot"], self.floor_ms()
+        kshot, floor = self.samples["kshot"], self.floor_ms
         rows = []
         for name, samples in self.samples.items():
             times = percentiles(samples)
@@ -108,10 +107,10 @@ class Measurement:
             ratios = (f"{ratio(samples, kshot):.2f}", f"{times.p50 / floor:.2f}")
             rows.append((_TITLES[name], *cells, *ratios))
         rows.append(("the floor", f"{floor:.1f}", "", "", "", "1.00"))
-        if (many := self.stacked) is not None:
-            ratios = (f"{1 / many.ratio_vs_alone:.2f}", f"{many.ms_per_task / floor:.2f}")
-            title_of_many = f"… {many.tasks} tasks, each"
-            rows.insert(1, (title_of_many, f"{many.ms_per_task:.2f}", "", "", *ratios))
+        if self.tasks:
+            each = median(self.stacked) / self.tasks
+            ratios = (f"{1 / self.ratio_vs_alone:.2f}", f"{each / floor:.2f}")
+            rows.insert(1, (f"… {self.tasks} tasks, each", f"{each:.2f}", "", "", *ratios))
         rates = ", ".join(
             f"{name} {gflop_per_second(samples):.0f}" for name, samples in self.products.items()
         )
@@ -125,7 +124,7 @@ class Measurement:
 
 
 @click.command("adapt")
-@click.option("--step-count", type=COUNT, default=50, show_default=True)
+@option("--step-count", type=COUNT, default=50)
 @click.option("--batch-size", type=COUNT, help="[default: the bundle's for this way]")
 @click.option(
     "--tasks", type=click.IntRange(min=2), help="Measure kshot with this many tasks together too."
@@ -148,7 +147,7 @@ def command(
     batch_size: int | None,
     tasks: int | None,
     data_folder: Path | None,
-    shared: Shared,
+    **given: Any,  # noqa: ANN401 -- the shared options' own types
 ) -> None:
     """Time one adaptation with kshot, a plain PyTorch loop and JAX, and compute its floor.
 
@@ -157,12 +156,15 @@ def command(
     rate of the machine's best matrix product. The plot shows accuracy over steps: on Omniglot when
     --data holds it, otherwise on scikit-learn's digits.
     """
+    shared = gathered(Shared, given)
     check_plot(shared.plot)
-    bundle = open_bundle(shared.bundle_name)
+    bundle = find_bundle(shared.bundle_name)
     manifest = bundle.manifest
     batch_size = batch_size or manifest.default_batch_size(shared.way)
     size = Size(shared.way, shared.shot, step_count, batch_size)
-    _check_size(manifest, size)
+    limits, owner = manifest.limits, f"bundle {manifest.name}"
+    check_limits(limits, owner, way=size.way, shot=size.shot, step_count=step_count)
+    check_choice("--batch-size", batch_size, manifest.inner_loop.batch_sizes, owner)
     device = shared.choose_device()
     with_jax = shared.choose_jax(device)
     # Before the measurement: wrong data should not cost its time.
@@ -183,7 +185,7 @@ def command(
         "options": {
             "bundle": f"{manifest.name}/{manifest.version}",
             **asdict(size),
-            "preconditioner": task.preconditioner,
+            "preconditioner": manifest.inner_loop.preconditioner,
             "compiled": compiled,
             "threads": shared.threads,
         },
@@ -225,22 +227,11 @@ def measure(
     say(f"warming up, then {rounds} rounds")
     together = {"stacked": kshot_loop(task, wide[1], wide[0])} if wide else {}
     samples = interleave({**contenders, **together, **products}, rounds)
-    layers = conv4_layers(task.network, task.size.way)
+    multiply_adds = conv4_multiply_adds(task.network, task.size.way)
     return Measurement(
         {name: samples[name] for name in contenders},
         {name: samples[name] for name in products},
-        task.size.step_count * step_flop(layers, task.size.batch_size),
-        stacked(wide[0], samples["stacked"], samples["kshot"]) if wide else None,
+        task.size.step_count * step_flop(multiply_adds, task.size.batch_size),
+        wide[0] if wide else 0,
+        samples.get("stacked", []),
     )
-
-
-def _check_size(manifest: Manifest, size: Size) -> None:
-    """Apply the bundle's limits on requests; raises `UsageError`."""
-    limits, owner = manifest.limits, f"bundle {manifest.name}"
-    check_limits(
-        owner,
-        ("--way", size.way, limits.max_way),
-        ("--step-count", size.step_count, limits.max_step_count),
-        ("--way times --shot", size.way * size.shot, limits.max_support_count),
-    )
-    check_choice("--batch-size", size.batch_size, manifest.inner_loop.batch_sizes, owner)

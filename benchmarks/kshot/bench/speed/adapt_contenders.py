@@ -3,8 +3,6 @@
 Each is a function without arguments that adapts once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import click

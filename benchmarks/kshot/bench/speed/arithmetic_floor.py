@@ -1,10 +1,7 @@
 """A lower bound of an adaptation's time: its arithmetic at the rate of matrix products."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
@@ -15,41 +12,27 @@ from kshot.learner import Conv4
 MATRIX_SIDE = 1024
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A layer with weights: outputs of one example, and weights that each of them multiplies."""
-
-    output_count: int
-    weights_per_output: int
-
-    @property
-    def multiply_adds(self) -> int:
-        """Multiply-adds of the forward pass of one example."""
-        return self.output_count * self.weights_per_output
-
-
-def conv4_layers(network: Conv4, way: int) -> tuple[Layer, ...]:
-    """List the convolutions and the head of a network for tasks of `way` classes.
+def conv4_multiply_adds(network: Conv4, way: int) -> tuple[int, ...]:
+    """Return the multiply-adds of one example in each convolution and the head for `way` classes.
 
     Batch norm, ReLU, loss and optimizer are left out: they are a few per cent.
     """
     _, height, width = network.input_shape
-    layers = []
+    counts = []
     for name, shape in network.body_shapes.items():
         if name.endswith("convolution.weight"):
             height, width = math.ceil(height / 2), math.ceil(width / 2)
-            layers.append(Layer(shape[0] * height * width, math.prod(shape[1:])))
-    return (*layers, Layer(way, network.feature_count))
+            counts.append(height * width * math.prod(shape))
+    return (*counts, way * network.feature_count)
 
 
-def step_flop(layers: Sequence[Layer], batch_size: int) -> int:
-    """Count an inner step's floating-point operations: two for each multiply-add.
+def step_flop(multiply_adds: Sequence[int], batch_size: int) -> int:
+    """Count an inner step's floating-point operations: two for each layer's multiply-add.
 
     In each layer, forward, weight gradients and input gradients cost the same; the first layer
     needs no input gradient.
     """
-    forward = sum(layer.multiply_adds for layer in layers)
-    return 2 * batch_size * (3 * forward - layers[0].multiply_adds)
+    return 2 * batch_size * (3 * sum(multiply_adds) - multiply_adds[0])
 
 
 def matrix_products(device: torch.device) -> dict[str, Callable[[], object]]:

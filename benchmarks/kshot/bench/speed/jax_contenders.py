@@ -1,7 +1,5 @@
 """JAX's contenders of `kshot bench adapt` and `train`; imported only where JAX takes part."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import jax

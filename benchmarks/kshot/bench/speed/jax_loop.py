@@ -3,8 +3,6 @@
 A reference on the CPU, where JAX is installed.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import partial

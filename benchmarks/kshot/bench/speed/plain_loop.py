@@ -3,8 +3,6 @@
 It imports nothing from kshot: an `nn.Module`, `torch.optim.Adam` and a loop, one task at a time.
 """
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Iterable, Sequence

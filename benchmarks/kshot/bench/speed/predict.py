@@ -1,10 +1,9 @@
 """`kshot bench predict`: answers of one adapted model, in this process, beside PyTorch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import click
 import numpy as np
@@ -16,7 +15,8 @@ from kshot.bench.options import (
     Shared,
     check_choice,
     check_limits,
-    open_bundle,
+    gathered,
+    option,
     read_counts,
     shared_options,
 )
@@ -35,6 +35,7 @@ from kshot.bench.speed.timing import Percentiles, interleave, percentiles, ratio
 from kshot.bundle import BatchNormMode
 from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
+from kshot.trainer.commands.evaluation_session import find_bundle
 
 # The contenders' logits may differ by this, relative and absolute.
 _TOLERANCE = 1e-3
@@ -62,22 +63,15 @@ class Comparison:
 
 
 @click.command("predict")
-@click.option(
+@option(
     "--images",
     default="1,25",
-    show_default=True,
     callback=read_counts,
     help="Queries of one answer, between commas.",
 )
-@click.option(
-    "--rounds",
-    type=COUNT,
-    default=200,
-    show_default=True,
-    help="Samples of each contender; use at least 20.",
-)
+@option("--rounds", type=COUNT, default=200, help="Samples of each contender; use at least 20.")
 @shared_options("bundle_name", "way", "shot", "batch_norm_mode", "device", "threads", "as_json")
-def command(images: tuple[int, ...], rounds: int, shared: Shared) -> None:
+def command(images: tuple[int, ...], rounds: int, **given: Any) -> None:  # noqa: ANN401 -- the shared options' own types
     """Time answers by ONNX Runtime, as the server gives them, and by PyTorch without compiling.
 
     All take turns in this process, without a server, from prepared queries to logits. PyTorch is an
@@ -85,18 +79,14 @@ def command(images: tuple[int, ...], rounds: int, shared: Shared) -> None:
     is the initialization itself: time does not depend on the values of the weights. Without
     --batch-norm-mode each mode of the bundle is measured.
     """
-    bundle = open_bundle(shared.bundle_name)
+    shared = gathered(Shared, given)
+    bundle = find_bundle(shared.bundle_name)
     manifest, way, shot = bundle.manifest, shared.way, shared.shot
     modes, limits, owner = manifest.batch_norm.allowed, manifest.limits, f"bundle {manifest.name}"
     if shared.batch_norm_mode is not None:
         check_choice("--batch-norm-mode", shared.batch_norm_mode, modes, owner)
         modes = (BatchNormMode(shared.batch_norm_mode),)
-    check_limits(
-        owner,
-        ("--way", way, limits.max_way),
-        ("--way times --shot", way * shot, limits.max_support_count),
-        ("--images", max(images), limits.max_query_count),
-    )
+    check_limits(limits, owner, way=way, shot=shot, images=max(images))
     runtime = Runtime(shared.choose_device().type, shared.threads)
     predictor = Predictor(bundle, runtime)
     if shared.device == "cuda" and not runtime.on_gpu:

@@ -1,7 +1,5 @@
 """Contenders of `kshot bench predict`: functions from prepared queries to logits."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy

@@ -1,14 +1,12 @@
 """The task that the contenders of `kshot bench adapt` adapt to, with generated images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import click
 import torch
 from torch import Tensor
 
-from kshot.bundle import Bundle, Manifest, Preconditioner
+from kshot.bundle import Bundle, Manifest
 from kshot.learner import (
     Conv4,
     Initialization,
@@ -50,7 +48,6 @@ class TimedTask:
     support: Tensor
     classes: Tensor
     batches: Tensor
-    preconditioner: Preconditioner
 
     @property
     def device(self) -> torch.device:
@@ -60,7 +57,7 @@ class TimedTask:
     @property
     def rule(self) -> StepRule:
         """Return the bundle's inner step."""
-        return StepRule.of(self.manifest.inner_loop, self.preconditioner)
+        return StepRule.of(self.manifest.inner_loop, self.manifest.inner_loop.preconditioner)
 
     @property
     def way_bucket(self) -> int:
@@ -75,7 +72,7 @@ class TimedTask:
             self.initialization,
             self.size.way,
             head=self.manifest.head.default,
-            preconditioner=self.preconditioner,
+            preconditioner=self.manifest.inner_loop.preconditioner,
             support=self.support,
             classes=self.classes,
             bucket=bucket,
@@ -92,28 +89,17 @@ def comparable_network(network: Network) -> Conv4:
 
 
 def open_initialization(bundle: Bundle, device: torch.device) -> Initialization:
-    """Load a bundle's weights onto a device.
-
-    Raises `ClickException` when they do not fit its network, or the plain loop does not implement
-    it.
-    """
+    """Load a bundle's weights onto a device; raises `ClickException` when they do not fit it."""
     try:
-        initialization = Initialization.from_bundle(bundle, device)
+        return Initialization.from_bundle(bundle, device)
     except ValueError as error:
         raise click.ClickException(f"bundle {bundle.path} cannot be used: {error}") from None
-    comparable_network(initialization.network)
-    return initialization
 
 
-def generated_task(
-    manifest: Manifest,
-    initialization: Initialization,
-    size: Size,
-    preconditioner: Preconditioner | None = None,
-) -> TimedTask:
+def generated_task(manifest: Manifest, initialization: Initialization, size: Size) -> TimedTask:
     """Make a task of generated images: the cost of an adaptation does not depend on its images.
 
-    Without a preconditioner it is the manifest's default.
+    Raises `ClickException` when the plain loop does not implement the network.
     """
     device = initialization.parameters["head.bias"].device
     dataset = generated_dataset(manifest.input.shape, size.way, size.shot)
@@ -129,7 +115,6 @@ def generated_task(
         support,
         episode.support_classes.to(device),
         batches.to(device),
-        preconditioner or manifest.inner_loop.preconditioner,
     )
 
 

@@ -1,10 +1,9 @@
 """Timing of several contenders in turns, so that a drift of the machine affects all of them."""
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TypeVar
 
 import numpy as np
@@ -31,17 +30,31 @@ def percentiles(samples_ms: Sequence[float]) -> Percentiles:
     return Percentiles(*(float(value) for value in np.percentile(samples_ms, (50, 95, 99))))
 
 
-def median(samples: Sequence[float]) -> float:
-    """Return the middle sample; raises `ValueError` without samples."""
-    return percentiles(samples).p50
-
-
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     """Return the median of the rounds' ratios: a drift that both share in a round cancels.
 
     Raises `ValueError` when the numbers of samples differ.
     """
     return median([above / below for above, below in zip(numerators, denominators, strict=True)])
+
+
+def against_kshot(
+    samples: Mapping[str, Sequence[float]],
+    names: Iterable[str],
+    unit: str,
+    figure: Callable[[Sequence[float]], object],
+) -> dict[str, object]:
+    """Return each contender's figure and its ratio to kshot for JSON; None for an absent one.
+
+    A ratio above 1 means that kshot is faster.
+    """
+    document: dict[str, object] = {}
+    for name in names:
+        values = samples.get(name)
+        document[f"{name}_{unit}"] = figure(values) if values else None
+        if name != "kshot":
+            document[f"ratio_vs_{name}"] = ratio(values, samples["kshot"]) if values else None
+    return document | {"ratio_method": RATIO_METHOD}
 
 
 def synchronized(work: Callable[..., Result], device: torch.device) -> Callable[..., Result]:

@@ -1,18 +1,18 @@
 """`kshot bench train`: meta-iterations per second, beside the alternatives."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import median
+from typing import Any
 
 import click
 
 from kshot.bench.environment import environment
-from kshot.bench.options import COUNT, Shared, shared_options
+from kshot.bench.options import COUNT, Shared, gathered, option, shared_options
 from kshot.bench.plot import check_plot, draw_bars
 from kshot.bench.report import Report, say
 from kshot.bench.speed.adapt_contenders import inner_step
-from kshot.bench.speed.timing import RATIO_METHOD, interleave, median, ratio
+from kshot.bench.speed.timing import RATIO_METHOD, against_kshot, interleave, ratio
 from kshot.bench.speed.train_contenders import Workload, kshot_reptile, plain_reptile, workload
 from kshot.learner import InnerStep
 from kshot.trainer.loop.recipe_loop import step_spec
@@ -29,21 +29,21 @@ _TITLES = {
 
 
 @click.command("train")
-@click.option(
+@option(
     "--meta-iterations",
     type=COUNT,
     default=2,
-    show_default=True,
     help="Meta-iterations of each contender in a round.",
 )
 @shared_options("rounds", "device", "threads", "compiled", "jax", "as_json", "plot")
-def command(meta_iterations: int, shared: Shared) -> None:
+def command(meta_iterations: int, **given: Any) -> None:  # noqa: ANN401 -- the shared options' own types
     """Count meta-iterations per second of kshot, a plain PyTorch loop and JAX.
 
     All train by recipe omniglot-5way on generated images of Omniglot's number and shape, sampling
     included, and take turns in this process. The plain loop is plain_loop.py beside this file. JAX
     runs twice: with a meta-batch's tasks side by side under vmap, and one after another.
     """
+    shared = gathered(Shared, given)
     check_plot(shared.plot)
     device = shared.choose_device()
     with_jax = shared.choose_jax(device)
@@ -94,15 +94,11 @@ def measure(
 
 
 def document(samples: dict[str, list[float]], meta_iterations: int) -> dict[str, object]:
-    """Lay out milliseconds by contender for JSON; a ratio above 1 means that kshot is faster."""
-    laid_out: dict[str, object] = {}
-    for name in _TITLES:
-        values = samples.get(name)
-        laid_out[f"{name}_per_second"] = _rate(values, meta_iterations) if values else None
-        if name != "kshot":
-            laid_out[f"ratio_vs_{name}"] = ratio(values, samples["kshot"]) if values else None
-    return laid_out | {"ratio_method": RATIO_METHOD}
+    """Return the rates of milliseconds by contender for JSON."""
+    return against_kshot(
+        samples, _TITLES, "per_second", lambda values: _rate(values, meta_iterations)
+    )
 
 
-def _rate(samples_ms: list[float], meta_iterations: int) -> float:
+def _rate(samples_ms: Sequence[float], meta_iterations: int) -> float:
     return meta_iterations / median(samples_ms) * 1e3

@@ -3,8 +3,6 @@
 Each is a function that does so many more meta-iterations and returns what it has trained.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
