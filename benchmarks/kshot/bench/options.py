@@ -19,8 +19,7 @@ from kshot.bench.plot import write_plot
 from kshot.bench.report import Report
 from kshot.bundle import BatchNormMode, Limits
 from kshot.client import ModelCapabilities
-from kshot.trainer.commands.options import choose_device as choose_reproducible_device
-from kshot.trainer.commands.options import device_option
+from kshot.trainer.commands.options import choose_device, device_option
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -85,8 +84,13 @@ class Shared:
     plot: Path | None = None
 
     def choose_device(self) -> torch.device:
-        """Choose the device, reproducible, with `threads` CPU threads."""
-        return choose_device(self.device, self.threads)
+        """Choose the device, reproducible, with `threads` CPU threads.
+
+        Raises `UsageError` when a GPU is asked for and torch sees none.
+        """
+        device = choose_device(self.device)
+        torch.set_num_threads(self.threads)
+        return device
 
     def choose_jax(self, device: torch.device) -> bool:
         """Decide whether JAX is measured, and set its threads before it is imported.
@@ -128,16 +132,6 @@ def shared_options(*names: str) -> Decorator:
     """Add shared options to a command, which gathers their values as `Shared`."""
     options = [_OPTIONS[name] for name in reversed(names)]
     return lambda command: functools.reduce(lambda made, option: option(made), options, command)
-
-
-def choose_device(name: str, threads: int) -> torch.device:
-    """Choose the device, reproducible, with `threads` CPU threads.
-
-    Raises `UsageError` when a GPU is asked for and torch sees none.
-    """
-    device = choose_reproducible_device(name)
-    torch.set_num_threads(threads)
-    return device
 
 
 def limit_jax_threads(count: int) -> None:

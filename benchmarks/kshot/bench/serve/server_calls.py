@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import click
 import grpc
@@ -33,7 +34,7 @@ def open_connection(address: str) -> grpc.aio.Channel:
 
 def make_call(
     channel: grpc.aio.Channel, method: str, timeout: float = CALL_SECONDS
-) -> Callable[[bytes], Awaitable[Answer]]:
+) -> Callable[[bytes], Coroutine[Any, Any, Answer]]:
     """Return a function that sends a request and gives its answer, of whatever status."""
     send: Callable[..., Awaitable[bytes]] = channel.unary_unary(f"/{SERVICE}/{method}")
 
@@ -79,23 +80,19 @@ class Session:
         self._predict = make_call(predicting, "Predict")
         self._next_adapt = requests.adapt_requests(requests.adapt_request(workload, model))
         self._queries = requests.queries(workload, model)
-        self._made: list[bytes] = []
-        self._kept: list[str] = []
+        self._made: list[asyncio.Task[Answer]] = []
+        self._kept: list[asyncio.Task[Answer]] = []
 
     async def adapt(self) -> Answer:
         """Adapt to the support set with a new seed."""
-        answer = await self._adapt(self._next_adapt())
-        if answer.code == OK:
-            self._made.append(answer.content)
-        return answer
+        return await self._adapt_into(self._made)
 
     async def keep(self) -> str:
         """Adapt and return the id; raises `ClickException` when the server refuses."""
-        answer = await self._adapt(self._next_adapt())
+        answer = await self._adapt_into(self._kept)
         if answer.code != OK:
             raise click.ClickException(f"Adapt answered {answer.code}")
-        self._kept.append(_id(answer.content))
-        return self._kept[-1]
+        return _id(answer)
 
     def predict(self, adapted_models: Sequence[str]) -> Send:
         """Return a function that predicts with each adapted model in turn."""
@@ -104,13 +101,11 @@ class Session:
 
     async def forget(self) -> None:
         """Delete what `adapt` has made."""
-        made, self._made = self._made, []
-        await self.delete(map(_id, made))
+        await self._delete_made(self._made)
 
     async def forget_kept(self) -> None:
         """Delete what `keep` has made."""
-        kept, self._kept = self._kept, []
-        await self.delete(kept)
+        await self._delete_made(self._kept)
 
     async def delete(self, adapted_models: Iterable[str]) -> None:
         """Delete adapted models; say on stderr how many the server did not delete."""
@@ -126,6 +121,16 @@ class Session:
         await asyncio.gather(*(work() for _ in range(_CONCURRENT_DELETES)))
         for code, count in refusals.items():
             say(f"{count} adapted models were not deleted ({code}); they expire within an hour")
+
+    async def _adapt_into(self, made: list[asyncio.Task[Answer]]) -> Answer:
+        # An interrupt must not cancel the call: the server may keep what nobody can delete then.
+        made.append(asyncio.create_task(self._adapt(self._next_adapt())))
+        return await asyncio.shield(made[-1])
+
+    async def _delete_made(self, made: list[asyncio.Task[Answer]]) -> None:
+        answers = await asyncio.gather(*made)
+        made.clear()
+        await self.delete(_id(answer) for answer in answers if answer.code == OK)
 
 
 @asynccontextmanager
@@ -146,5 +151,5 @@ async def open_session(
                 await session.forget_kept()
 
 
-def _id(content: bytes) -> str:
-    return wire.AdaptResponse.FromString(content).adapted_model.id
+def _id(answer: Answer) -> str:
+    return wire.AdaptResponse.FromString(answer.content).adapted_model.id
