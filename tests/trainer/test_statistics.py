@@ -7,7 +7,7 @@ from kshot.trainer.statistics import (
     T_METHOD,
     WILSON_METHOD,
     accuracy_interval,
-    expected_calibration_error,
+    calibration_error,
     student_t_quantile,
 )
 
@@ -55,13 +55,11 @@ def test_one_task_is_counted_by_its_queries() -> None:
 
 
 def test_calibration_error_is_the_weighted_gap_of_the_bins() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.0, 1.0]])
-    labels = np.array([0, 1, 1, 1])
+    confidence, correct = np.array([0.9, 0.9, 0.6, 1.0]), np.array([True, False, True, True])
 
     # Bins hold {0.9, 0.9}: gap 0.4; {0.6}: gap 0.4; {1.0}: gap 0.
-    error = expected_calibration_error(probabilities, labels)
-    assert error == pytest.approx((2 * 0.4 + 0.4) / 4)
+    assert calibration_error(confidence, correct) == pytest.approx((2 * 0.4 + 0.4) / 4)
 
 
 def test_certain_and_right_is_calibrated() -> None:
-    assert expected_calibration_error(np.eye(4), np.arange(4)) == 0
+    assert calibration_error(np.ones(4), np.ones(4, dtype=bool)) == 0

@@ -61,13 +61,6 @@ def differing_share_bound(count: int) -> float:
     return z * z / (count + z * z)
 
 
-def expected_calibration_error(
-    probabilities: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]
-) -> float:
-    """Return the ECE of `probabilities` `(n, classes)` and `labels` `(n,)`."""
-    return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
-
-
 def calibration_error(
     confidence: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_]
 ) -> float:

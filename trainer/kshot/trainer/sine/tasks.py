@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from kshot.trainer.recipe.sine import Range, SineRecipe, SineTask
 from kshot.trainer.tasks.seeds import TASKS
 from kshot.trainer.tasks.training_tasks import SupportBatch
 
-__all__ = ["DrawnWaves", "SineTasks", "SineWaves", "draw_waves", "grid", "zero_predictor_error"]
+__all__ = ["DrawnWaves", "SineTasks", "SineWaves", "draw_waves", "grid"]
 
 
 @dataclass(frozen=True)
@@ -75,19 +74,6 @@ def draw_waves(task: SineTask, count: int, generator: torch.Generator) -> SineWa
 def grid(task: SineTask) -> Tensor:
     """Return the evenly spaced points of a task `(grid_count,)`, including both ends."""
     return torch.linspace(*task.interval, task.grid_count)
-
-
-def zero_predictor_error(task: SineTask) -> float:
-    """Return the mean squared error of the zero function over all waves.
-
-    `E[a^2] / 2` with `E[a^2] = (A^2 + A B + B^2) / 3` for a from U(A, B), if the phases cover
-    whole turns: 4.2517 for amplitudes from 0.1 to 5. Raises `ValueError` if they do not.
-    """
-    turns = (task.phase[1] - task.phase[0]) / (2 * math.pi)
-    if abs(turns - round(turns)) > 1e-6:
-        raise ValueError(f"phases: expected whole turns, got {turns:.3f}")
-    least, most = task.amplitude
-    return (least**2 + least * most + most**2) / 6
 
 
 def _uniform(ends: Range, count: int, generator: torch.Generator) -> Tensor:
