@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import click
 
@@ -11,13 +11,12 @@ from kshot.trainer.bundling.calibrated_copy import with_defaults
 from kshot.trainer.bundling.calibration import CalibrationTasks
 from kshot.trainer.commands.options import (
     BUNDLES,
+    COMPILED,
+    DATA,
+    DEVICE,
     DIRECTORY,
     MAX_STEPS,
     MAX_TASKS,
-    Compiled,
-    DataFolder,
-    Device,
-    Json,
 )
 from kshot.trainer.commands.requests import argument, numbers, option
 
@@ -30,52 +29,32 @@ MAX_SHOT = 1000
 class CalibrateRequest:
     """The options as they were given; None is not given."""
 
-    bundle_name: Annotated[str, argument("BUNDLE")]
-    out: Annotated[
-        Path,
-        option(
-            "Folder for the copy, DIR/NAME/VERSION.",
-            required=True,
-            type=DIRECTORY,
-            metavar="DIR",
-        ),
-    ]
-    data_folder: DataFolder
-    part: Annotated[
-        Literal["val", "train"],
-        option(
-            "Part of the bundle's data that temperatures are fitted on.",
-            "--split",
-            default="val",
-        ),
-    ]
-    way: Annotated[
-        int | None,
-        option("Classes per task.  [default: as in the bundle's table]", type=click.IntRange(2)),
-    ]
-    shots: Annotated[
-        tuple[int, ...],
-        option(
-            "Examples per class; a temperature is fitted for each.",
-            type=numbers(1, MAX_SHOT),
-            default="1,2,5",
-        ),
-    ]
-    task_count: Annotated[
-        int,
-        option(flag="--tasks", type=click.IntRange(1, MAX_TASKS), default=1000),
-    ]
-    query_count: Annotated[
-        int, option("Per class.", "--queries", type=click.IntRange(1), default=5)
-    ]
-    seed: Annotated[int, option(type=click.IntRange(0), default=0)]
-    step_count: Annotated[int | None, option(BUNDLES, type=click.IntRange(1, MAX_STEPS))]
-    batch_norm_mode: Annotated[BatchNormMode | None, option(BUNDLES)]
-    preconditioner: Annotated[Preconditioner | None, option(BUNDLES)]
-    head: Annotated[Head | None, option(BUNDLES)]
-    device: Device
-    compiled: Compiled
-    as_json: Json
+    bundle_name: str = argument("BUNDLE")
+    out: Path = option(
+        "Folder for the copy, DIR/NAME/VERSION.", required=True, type=DIRECTORY, metavar="DIR"
+    )
+    data_folder: Path | None = option(flag="--data", **DATA)
+    part: Literal["val", "train"] = option(
+        "Part of the bundle's data that temperatures are fitted on.", "--split", default="val"
+    )
+    way: int | None = option(
+        "Classes per task.  [default: as in the bundle's table]", type=click.IntRange(2)
+    )
+    shots: tuple[int, ...] = option(
+        "Examples per class; a temperature is fitted for each.",
+        type=numbers(1, MAX_SHOT),
+        default="1,2,5",
+    )
+    task_count: int = option(flag="--tasks", type=click.IntRange(1, MAX_TASKS), default=1000)
+    query_count: int = option("Per class.", "--queries", type=click.IntRange(1), default=5)
+    seed: int = option(type=click.IntRange(0), default=0)
+    step_count: int | None = option(BUNDLES, type=click.IntRange(1, MAX_STEPS))
+    batch_norm_mode: BatchNormMode | None = option(BUNDLES)
+    preconditioner: Preconditioner | None = option(BUNDLES)
+    head: Head | None = option(BUNDLES)
+    device: str = option(**DEVICE)
+    compiled: bool | None = option(flag="--compile/--no-compile", **COMPILED)
+    as_json: bool = option("Print one JSON document.", "--json")
 
     def with_defaults(self, manifest: Manifest) -> Manifest:
         """Return the manifest of the copy: its defaults are those that were asked for."""

@@ -2,11 +2,11 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
 
 import click
 
-from kshot.trainer.commands.options import DataFolder
+from kshot.trainer.commands.options import DATA
 from kshot.trainer.commands.requests import argument, option, takes
 from kshot.trainer.datasets.download import OMNIGLOT_URL, download_omniglot
 from kshot.trainer.output.progress import Progress
@@ -20,17 +20,14 @@ _BYTES_PER_KB = 1000
 class DownloadRequest:
     """The options as they were given."""
 
-    dataset: Annotated[str, argument("DATASET", type=click.Choice(["omniglot"]))]
-    data_folder: DataFolder
-    base_url: Annotated[
-        str,
-        option(
-            "Where images_background.zip and images_evaluation.zip are.",
-            "--url",
-            default=OMNIGLOT_URL,
-            metavar="URL",
-        ),
-    ]
+    dataset: str = argument("DATASET", type=click.Choice(["omniglot"]))
+    data_folder: Path | None = option(flag="--data", **DATA)
+    base_url: str = option(
+        "Where images_background.zip and images_evaluation.zip are.",
+        "--url",
+        default=OMNIGLOT_URL,
+        metavar="URL",
+    )
 
 
 @click.command("download")

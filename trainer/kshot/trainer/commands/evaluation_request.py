@@ -4,20 +4,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import click
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
 from kshot.trainer.commands.options import (
     BUNDLES,
+    COMPILED,
+    DATA,
+    DEVICE,
     DIRECTORY,
     MAX_STEPS,
     MAX_TASKS,
-    Compiled,
-    DataFolder,
-    Device,
-    Json,
     check_choice,
 )
 from kshot.trainer.commands.requests import argument, flag_and_type, numbers, option
@@ -58,124 +57,86 @@ _ALL = "For --sweep.  [default: all that the bundle allows]"
 class EvaluateRequest:
     """The options as they were given; None is not given."""
 
-    bundle_name: Annotated[str, argument("BUNDLE")]
-    data_folder: DataFolder
-    part: Annotated[
-        Literal["test", "val", "train"],
-        option(
-            "Part of the data set.",
-            "--split",
-            default="test",
-        ),
-    ]
-    dataset: Annotated[
-        str | None, option("Use another data set than the bundle's, as digits.", metavar="NAME")
-    ]
-    dataset_split: Annotated[str | None, option("The split of --dataset.", metavar="NAME")]
-    dataset_folder: Annotated[
-        str | None, option("With --dataset folder: its folder below --data.", metavar="DIR")
-    ]
-    protocol: Annotated[
-        str | None,
-        option(
-            "Use the tasks x queries per class of one of the two standards.",
-            type=click.Choice(list(PROTOCOLS)),
-        ),
-    ]
-    way: Annotated[int | None, option(BUNDLES, type=click.IntRange(2))]
-    shot: Annotated[int | None, option("[default: 1]", type=click.IntRange(1))]
-    query_count: Annotated[
-        int | None, option("Per class.  [default: 1]", "--queries", type=click.IntRange(1))
-    ]
-    task_count: Annotated[
-        int | None, option("[default: 1000]", "--tasks", type=click.IntRange(1, MAX_TASKS))
-    ]
-    seed: Annotated[int | None, option("[default: 0]", type=click.IntRange(0))]
-    episode_path: Annotated[
-        Path | None,
-        option(
-            "Take the tasks from FILE; if it is missing, draw the tasks and write it.",
-            "--episodes",
-            type=click.Path(path_type=Path, dir_okay=False),
-            metavar="FILE",
-        ),
-    ]
-    batch_norm_mode: Annotated[BatchNormMode | None, option(BUNDLES)]
-    step_count: Annotated[int | None, option(BUNDLES, type=click.IntRange(0, MAX_STEPS))]
-    batch_size: Annotated[int | None, option(BUNDLES, type=click.IntRange(1, 1000))]
-    learning_rate: Annotated[
-        float | None, option(BUNDLES, type=click.FloatRange(min=0, min_open=True))
-    ]
-    preconditioner: Annotated[Preconditioner | None, option(BUNDLES)]
-    head: Annotated[Head | None, option(BUNDLES)]
-    scope: Annotated[Scope | None, option(BUNDLES)]
-    baseline: Annotated[
-        Baseline | None,
-        option(
-            "nil: cosine to the support, nothing adapted; anil: the head alone; prototype: class "
-            "means, no step."
-        ),
-    ]
-    calibrated: Annotated[
-        bool | None,
-        option(
-            "Divide logits by the bundle's temperatures, as the server does.  [default: if it "
-            "has any]",
-            "--calibrated/--no-calibrated",
-            default=None,
-        ),
-    ]
-    wrong_labels: Annotated[
-        float,
-        option(
-            "Replace this share of the support labels by wrong ones.",
-            type=click.FloatRange(0, 1),
-            default=0.0,
-            metavar="SHARE",
-        ),
-    ]
-    imbalance: Annotated[bool, option("Use 1 to 2 shot - 1 support images per class.")]
-    unknown: Annotated[bool, option("Score as many queries of unknown classes: AUROC.")]
-    compared: Annotated[
-        str | None,
-        option(
-            "Solve the same tasks with this bundle; print the paired difference.",
-            "--compare",
-            metavar="BUNDLE",
-        ),
-    ]
-    versus: Annotated[
-        tuple[str, ...],
-        option(
-            "Compare with another value of an option, as step-count=0; may be repeated.",
-            multiple=True,
-            metavar="OPTION=VALUE",
-        ),
-    ]
-    sweep_folder: Annotated[
-        Path | None,
-        option(
-            "Write the table of all variants to DIR, as JSON, Markdown and PNG.",
-            "--sweep",
-            type=DIRECTORY,
-            metavar="DIR",
-        ),
-    ]
-    step_counts: Annotated[
-        tuple[int, ...] | None,
-        option(
-            "For --sweep.  [default: 0,1,2,5,10,20,50]",
-            type=numbers(0, MAX_STEPS),
-        ),
-    ]
-    preconditioners: Annotated[tuple[Preconditioner, ...] | None, option(_ALL)]
-    heads: Annotated[tuple[Head, ...] | None, option(_ALL)]
-    scopes: Annotated[tuple[Scope, ...] | None, option(f"For --sweep.  {BUNDLES}")]
-    batch_norm_modes: Annotated[tuple[BatchNormMode, ...] | None, option(_ALL)]
-    device: Device
-    compiled: Compiled
-    per_task: Annotated[bool, option("With --json: add the right answers of each task.")]
-    as_json: Json
+    bundle_name: str = argument("BUNDLE")
+    data_folder: Path | None = option(flag="--data", **DATA)
+    part: Literal["test", "val", "train"] = option(
+        "Part of the data set.", "--split", default="test"
+    )
+    dataset: str | None = option(
+        "Use another data set than the bundle's, as digits.", metavar="NAME"
+    )
+    dataset_split: str | None = option("The split of --dataset.", metavar="NAME")
+    dataset_folder: str | None = option(
+        "With --dataset folder: its folder below --data.", metavar="DIR"
+    )
+    protocol: str | None = option(
+        "Use the tasks x queries per class of one of the two standards.",
+        type=click.Choice(list(PROTOCOLS)),
+    )
+    way: int | None = option(BUNDLES, type=click.IntRange(2))
+    shot: int | None = option("[default: 1]", type=click.IntRange(1))
+    query_count: int | None = option(
+        "Per class.  [default: 1]", "--queries", type=click.IntRange(1)
+    )
+    task_count: int | None = option("[default: 1000]", "--tasks", type=click.IntRange(1, MAX_TASKS))
+    seed: int | None = option("[default: 0]", type=click.IntRange(0))
+    episode_path: Path | None = option(
+        "Take the tasks from FILE; if it is missing, draw the tasks and write it.",
+        "--episodes",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+    )
+    batch_norm_mode: BatchNormMode | None = option(BUNDLES)
+    step_count: int | None = option(BUNDLES, type=click.IntRange(0, MAX_STEPS))
+    batch_size: int | None = option(BUNDLES, type=click.IntRange(1, 1000))
+    learning_rate: float | None = option(BUNDLES, type=click.FloatRange(min=0, min_open=True))
+    preconditioner: Preconditioner | None = option(BUNDLES)
+    head: Head | None = option(BUNDLES)
+    scope: Scope | None = option(BUNDLES)
+    baseline: Baseline | None = option(
+        "nil: cosine to the support, nothing adapted; anil: the head alone; prototype: class "
+        "means, no step."
+    )
+    calibrated: bool | None = option(
+        "Divide logits by the bundle's temperatures, as the server does.  [default: if it has any]",
+        "--calibrated/--no-calibrated",
+        default=None,
+    )
+    wrong_labels: float = option(
+        "Replace this share of the support labels by wrong ones.",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        metavar="SHARE",
+    )
+    imbalance: bool = option("Use 1 to 2 shot - 1 support images per class.")
+    unknown: bool = option("Score as many queries of unknown classes: AUROC.")
+    compared: str | None = option(
+        "Solve the same tasks with this bundle; print the paired difference.",
+        "--compare",
+        metavar="BUNDLE",
+    )
+    versus: tuple[str, ...] = option(
+        "Compare with another value of an option, as step-count=0; may be repeated.",
+        multiple=True,
+        metavar="OPTION=VALUE",
+    )
+    sweep_folder: Path | None = option(
+        "Write the table of all variants to DIR, as JSON, Markdown and PNG.",
+        "--sweep",
+        type=DIRECTORY,
+        metavar="DIR",
+    )
+    step_counts: tuple[int, ...] | None = option(
+        "For --sweep.  [default: 0,1,2,5,10,20,50]", type=numbers(0, MAX_STEPS)
+    )
+    preconditioners: tuple[Preconditioner, ...] | None = option(_ALL)
+    heads: tuple[Head, ...] | None = option(_ALL)
+    scopes: tuple[Scope, ...] | None = option(f"For --sweep.  {BUNDLES}")
+    batch_norm_modes: tuple[BatchNormMode, ...] | None = option(_ALL)
+    device: str = option(**DEVICE)
+    compiled: bool | None = option(flag="--compile/--no-compile", **COMPILED)
+    per_task: bool = option("With --json: add the right answers of each task.")
+    as_json: bool = option("Print one JSON document.", "--json")
 
     def settings(self, manifest: Manifest, shape: TaskShape) -> EvaluationSettings:
         """Return the settings for a bundle on tasks of this shape."""

@@ -4,23 +4,21 @@ from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated
+from typing import Any
 
 import click
 import torch
 
 from kshot.learner import compute_reproducibly
-from kshot.trainer.commands.requests import option
 
 __all__ = [
     "BUNDLES",
+    "COMPILED",
+    "DATA",
+    "DEVICE",
     "DIRECTORY",
     "MAX_STEPS",
     "MAX_TASKS",
-    "Compiled",
-    "DataFolder",
-    "Device",
-    "Json",
     "check_choice",
     "check_writable",
     "choose_data_folder",
@@ -35,31 +33,24 @@ MAX_STEPS, MAX_TASKS = 100_000, 1_000_000
 BUNDLES = "[default: the bundle's]"
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
-_DATA = option(
-    "Folder with the data sets' archives or their extracted folders. [env: KSHOT_DATA]",
-    "--data",
-    type=click.Path(path_type=Path),
-    envvar="KSHOT_DATA",
-    metavar="DIR",
-)
-_DEVICE = option(
-    "Where to compute; auto takes a GPU when there is one.",
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-)
-DataFolder = Annotated[Path | None, _DATA]
-Device = Annotated[str, _DEVICE]
-data_option, device_option = _DATA.decorator("data_folder"), _DEVICE.decorator("device")
-Compiled = Annotated[
-    bool | None,
-    option(
-        "Compile the inner step.  [default: on a CPU, where that works and pays]",
-        "--compile/--no-compile",
-        default=None,
-    ),
-]
-Json = Annotated[bool, option("Print one JSON document.", "--json")]
+DATA: dict[str, Any] = {
+    "type": click.Path(path_type=Path),
+    "envvar": "KSHOT_DATA",
+    "metavar": "DIR",
+    "help": "Folder with the data sets' archives or their extracted folders. [env: KSHOT_DATA]",
+}
+DEVICE: dict[str, Any] = {
+    "type": click.Choice(["auto", "cpu", "cuda"]),
+    "default": "auto",
+    "show_default": True,
+    "help": "Where to compute; auto takes a GPU when there is one.",
+}
+COMPILED: dict[str, Any] = {
+    "default": None,
+    "help": "Compile the inner step.  [default: on a CPU, where that works and pays]",
+}
+data_option = click.option("--data", "data_folder", **DATA)
+device_option = click.option("--device", **DEVICE)
 
 
 def check_choice(

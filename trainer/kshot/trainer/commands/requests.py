@@ -1,11 +1,11 @@
 """Requests: dataclasses whose fields declare the options of a command.
 
-A field is `Annotated` with what `option` or `argument` returns; `takes` gives a command the options
+The default of a field is what `option` or `argument` returns. `takes` gives a command the options
 of all fields and calls it with the request.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import field, fields
 from enum import StrEnum
 from functools import wraps
 from types import UnionType
@@ -13,39 +13,25 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
-__all__ = ["Option", "argument", "flag_and_type", "numbers", "option", "takes"]
+__all__ = ["argument", "flag_and_type", "numbers", "option", "takes"]
 
 Request = TypeVar("Request")
-Command = TypeVar("Command", bound=Callable[..., None])
 
 
-@dataclass(frozen=True)
-class Option:
-    """How an option or an argument is declared to click."""
-
-    kind: Callable[..., Callable[[Command], Command]]
-    flag: str | None
-    settings: Mapping[str, Any]
-
-    def decorator(self, name: str) -> Callable[[Command], Command]:
-        """Return what gives a command this option, as the parameter of this name."""
-        flags = (self.flag,) if self.flag else ()
-        return self.kind(*flags, name, **self.settings)
+def argument(metavar: str, **settings: object) -> Any:  # noqa: ANN401 -- as `dataclasses.field`
+    """Declare a field of a request as an argument, in the words of `click.argument`."""
+    return field(metadata={"declare": click.argument, "metavar": metavar, **settings})
 
 
-def argument(metavar: str, **settings: object) -> Option:
-    """Declare a command's argument, in the words of `click.argument`."""
-    return Option(click.argument, None, {"metavar": metavar, **settings})
+def option(help_text: str | None = None, flag: str | None = None, **settings: object) -> Any:  # noqa: ANN401 -- as `dataclasses.field`
+    """Declare a field of a request as an option, in the words of `click.option`.
 
-
-def option(help_text: str | None = None, flag: str | None = None, **settings: object) -> Option:
-    """Declare a command's option, in the words of `click.option`; a default is shown.
-
-    The flag is that of the field's name unless it is given. Booleans, `Literal`s, enumerations and
-    tuples of an enumeration need no type.
+    The flag is that of the field's name unless it is given; a default is shown. Booleans,
+    `Literal`s, enumerations and tuples of an enumeration need no type.
     """
     shown = {"show_default": True} if settings.get("default") is not None else {}
-    return Option(click.option, flag, {"help": help_text, **shown, **settings})
+    given = {"declare": click.option, "flag": flag, "help": help_text}
+    return field(metadata={**given, **shown, **settings})
 
 
 def takes(request: type[Request]) -> Callable[[Callable[[Request], None]], Callable[..., None]]:
@@ -56,31 +42,28 @@ def takes(request: type[Request]) -> Callable[[Callable[[Request], None]], Calla
         def taking(**given: object) -> None:
             command(request(**given))
 
-        for name, declared in reversed(_declared(request).items()):
-            taking = declared.decorator(name)(taking)
+        for name, settings in reversed(_declared(request).items()):
+            flags = [settings.pop("flag")] if "flag" in settings else []
+            taking = settings.pop("declare")(*flags, name, **settings)(taking)
         return taking
 
     return decorate
 
 
 def flag_and_type(request: type, name: str) -> tuple[str, click.ParamType[Any]]:
-    """Return the flag of a request's field, without dashes, and the type of its values."""
-    declared = _declared(request)[name]
-    assert declared.flag is not None  # noqa: S101 -- only options are asked for
-    flag = declared.flag.split("/")[0].removeprefix("--")
-    return flag, declared.settings.get("type", click.BOOL)
+    """Return the flag of a request's option, without dashes, and the type of its values."""
+    settings = _declared(request)[name]
+    return settings["flag"].split("/")[0].removeprefix("--"), settings.get("type", click.BOOL)
 
 
-def _declared(request: type) -> dict[str, Option]:
+def _declared(request: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401 -- any dataclass
     """Return what the fields declare, with flags and types that follow from names and hints."""
-    declared = {}
-    for name, hint in get_type_hints(request, include_extras=True).items():
-        found = hint.__metadata__[0]
-        if found.kind is click.option:
-            flag = found.flag or "--" + name.replace("_", "-")
-            settings = {**_type_of(hint.__origin__, flag), **found.settings}
-            found = Option(found.kind, flag, settings)
-        declared[name] = found
+    hints, declared = get_type_hints(request), {}
+    for of in fields(request):
+        declared[of.name] = settings = dict(of.metadata)
+        if "flag" in settings:
+            settings["flag"] = settings["flag"] or "--" + of.name.replace("_", "-")
+            declared[of.name] = {**_type_of(hints[of.name], settings["flag"]), **settings}
     return declared
 
 

@@ -3,16 +3,16 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import click
 import torch
 
 from kshot.trainer.commands.follower import Follower
 from kshot.trainer.commands.options import (
+    DATA,
+    DEVICE,
     DIRECTORY,
-    DataFolder,
-    Device,
     choose_data_folder,
     choose_device,
 )
@@ -37,36 +37,27 @@ __all__ = ["command"]
 class TrainRequest:
     """The options as they were given."""
 
-    recipe_name: Annotated[str, argument("RECIPE")]
-    out: Annotated[
-        Path,
-        option(
-            "Folder for checkpoint, recipe, TensorBoard scalars and the bundle.",
-            required=True,
-            type=DIRECTORY,
-            metavar="DIR",
-        ),
-    ]
-    data_folder: DataFolder
-    overrides: Annotated[
-        tuple[str, ...],
-        option(
-            "Replace one value of the recipe, as inner.step_count=3; may be repeated.",
-            "--set",
-            multiple=True,
-            metavar="KEY=VALUE",
-        ),
-    ]
-    resume: Annotated[bool, option("Continue from the checkpoint in DIR.")]
-    device: Device
-    compiled: Annotated[
-        bool | None,
-        option(
-            "Compile the inner step.  [default: where that works]",
-            "--compile/--no-compile",
-            default=None,
-        ),
-    ]
+    recipe_name: str = argument("RECIPE")
+    out: Path = option(
+        "Folder for checkpoint, recipe, TensorBoard scalars and the bundle.",
+        required=True,
+        type=DIRECTORY,
+        metavar="DIR",
+    )
+    data_folder: Path | None = option(flag="--data", **DATA)
+    overrides: tuple[str, ...] = option(
+        "Replace one value of the recipe, as inner.step_count=3; may be repeated.",
+        "--set",
+        multiple=True,
+        metavar="KEY=VALUE",
+    )
+    resume: bool = option("Continue from the checkpoint in DIR.")
+    device: str = option(**DEVICE)
+    compiled: bool | None = option(
+        "Compile the inner step.  [default: where that works]",
+        "--compile/--no-compile",
+        default=None,
+    )
 
     def again(self) -> list[str]:
         """Return the words of a command that starts the same training."""
