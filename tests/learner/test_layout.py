@@ -22,5 +22,5 @@ def test_join_names_what_does_not_fit() -> None:
 
     with pytest.raises(ValueError, match=r"do not fit the network: body"):
         LAYOUT.join({name: value for name, value in parameters.items() if name != "body"})
-    with pytest.raises(ValueError, match=r"head.bias has shape \(3,\), the network wants \(2,\)"):
+    with pytest.raises(ValueError, match=r"head.bias: expected shape \(2,\), got \(3,\)"):
         LAYOUT.join(parameters | {"head.bias": torch.zeros(3)})

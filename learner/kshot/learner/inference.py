@@ -10,13 +10,13 @@ IMAGES_AT_ONCE = 1024
 
 
 def support_statistics(network: Network, parameters: Parameters, support: Tensor) -> Statistics:
-    """Freeze each layer's mean and variance from the support sets ``(T, n, ...)``."""
+    """Freeze each layer's mean and variance from the support sets `(T, n, ...)`."""
     _, statistics = network.features(parameters, support, None)
     return statistics
 
 
 def transductive_logits(network: Network, parameters: Parameters, queries: Tensor) -> Tensor:
-    """Answer ``(T, n, ...)`` queries normalized by one another's statistics: ``(T, n, way)``."""
+    """Answer `(T, n, ...)` queries normalized by one another's statistics: `(T, n, way)`."""
     logits, _ = logits_of(network, parameters, queries)
     return logits
 
@@ -32,10 +32,10 @@ def support_logits(
 def support_and_query_logits(
     network: Network, parameters: Parameters, queries: Tensor, support: Tensor
 ) -> Tensor:
-    """Answer each query of one task normalized by the support set and itself: ``(1, n, way)``.
+    """Answer each query of one task normalized by the support set and itself: `(1, n, way)`.
 
     The paper's mode without transduction: one forward of the whole support set and the query for
-    every query ``(1, n, ...)``. The queries take the task axis; the parameters serve them all. A
+    every query `(1, n, ...)`. The queries take the task axis; the parameters serve them all. A
     network without statistics answers each query by itself anyway: no support set goes through it.
     """
     if not network.statistics_shapes:
@@ -55,9 +55,9 @@ def query_logits(
     support: Tensor,
     mode: BatchNormMode,
 ) -> Tensor:
-    """Answer T tasks' queries ``(T, n, ...)`` in a batch-norm mode: ``(T, n, way)``.
+    """Answer T tasks' queries `(T, n, ...)` in a batch-norm mode: `(T, n, way)`.
 
-    In ``support_and_query`` so many queries go together that memory stays bounded.
+    In `support_and_query` queries are answered in parts, so that memory stays bounded.
     """
     if mode is BatchNormMode.TRANSDUCTIVE:
         return transductive_logits(network, parameters, queries)

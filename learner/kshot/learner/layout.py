@@ -1,4 +1,4 @@
-"""Where each named parameter lies in a flat parameter vector."""
+"""The layout of named parameters in a flat parameter vector."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from torch import Tensor
 class ParameterLayout:
     """Order and shapes of a network's parameters; the head's come last, so the body is a prefix.
 
-    The parameters of T tasks are one tensor ``(T, P)``: an optimizer is then one elementwise pass,
+    The parameters of T tasks are one tensor `(T, P)`: an optimizer is then one elementwise pass,
     whatever the network.
     """
 
@@ -39,7 +39,7 @@ class ParameterLayout:
         )
 
     def split(self, vectors: Tensor) -> dict[str, Tensor]:
-        """View ``(T, P)`` vectors as ``{name: (T, *shape)}``."""
+        """View `(T, P)` vectors as `{name: (T, *shape)}`."""
         task_count = vectors.shape[0]
         return {
             name: part.reshape(task_count, *shape)
@@ -49,17 +49,16 @@ class ParameterLayout:
         }
 
     def join(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Flatten ``{name: shape}`` into one ``(P,)`` vector.
+        """Flatten `{name: shape}` into one `(P,)` vector.
 
-        Raises ``ValueError`` when the names or shapes are not the layout's.
+        Raises `ValueError` when the names or shapes are not the layout's.
         """
         if set(parameters) != set(self.shapes):
             wrong = sorted(set(parameters) ^ set(self.shapes))
-            raise ValueError(f"parameters do not fit the network: {', '.join(wrong)}")
+            raise ValueError(f"parameters: missing or unknown names {', '.join(wrong)}")
         for name, shape in self.shapes.items():
             if tuple(parameters[name].shape) != shape:
                 raise ValueError(
-                    f"parameter {name} has shape {tuple(parameters[name].shape)}, "
-                    f"the network wants {shape}"
+                    f"parameter {name}: expected shape {shape}, got {tuple(parameters[name].shape)}"
                 )
         return torch.cat([parameters[name].reshape(-1) for name in self.shapes])

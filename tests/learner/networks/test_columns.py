@@ -89,5 +89,5 @@ def test_the_tuned_form_is_columns_where_convolutions_stride() -> None:
 
 @pytest.mark.parametrize("blocks", [(0,), (5,), (1, 9)])
 def test_blocks_that_do_not_exist_are_refused(blocks: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"column_blocks is .*, wanted blocks of 1\.\.4"):
+    with pytest.raises(ValueError, match=r"column_blocks: expected blocks of 1\.\.4"):
         Conv4((1, 8, 8), column_blocks=blocks)

@@ -158,12 +158,18 @@ def test_one_kernel_serves_all_tasks() -> None:
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        (NetworkSpec("conv4", {"filters": 0}), "filters is 0, wanted an integer of at least 1"),
-        (NetworkSpec("conv4", {"filters": 64.5}), "filters is 64.5, wanted an integer"),
-        (NetworkSpec("conv4", {"filters": True}), "filters is True, wanted an integer"),
+        (NetworkSpec("conv4", {"filters": 0}), "filters: expected .* got 0"),
+        (
+            NetworkSpec("conv4", {"filters": 64.5}),
+            "filters: expected an integer .* got 64.5",
+        ),
+        (
+            NetworkSpec("conv4", {"filters": True}),
+            "filters: expected an integer .* got True",
+        ),
         (
             NetworkSpec("conv4", {"downsampling": "mean_pool"}),
-            "conv4 downsampling is 'mean_pool', wanted stride or max_pool",
+            "conv4 downsampling: expected stride or max_pool, got 'mean_pool'",
         ),
     ],
 )

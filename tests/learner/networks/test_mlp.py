@@ -63,10 +63,10 @@ def test_batch_norm_takes_the_place_of_biases() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"hidden_units": 0}, "mlp hidden_units is 0, wanted an integer of at least 1"),
-        ({"hidden_layers": 1.5}, "mlp hidden_layers is 1.5, wanted an integer of at least 1"),
-        ({"activation": "gelu"}, "mlp activation is 'gelu', wanted relu or tanh"),
-        ({"batch_norm": 1}, "mlp batch_norm is 1, wanted true or false"),
+        ({"hidden_units": 0}, "mlp hidden_units: expected an integer of at least 1, got 0"),
+        ({"hidden_layers": 1.5}, "mlp hidden_layers: expected an integer of at least 1, got 1.5"),
+        ({"activation": "gelu"}, "mlp activation: expected relu or tanh, got 'gelu'"),
+        ({"batch_norm": 1}, "mlp batch_norm: expected true or false, got 1"),
     ],
 )
 def test_arguments_without_sense_are_refused(

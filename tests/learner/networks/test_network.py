@@ -211,9 +211,12 @@ def test_a_head_of_one_row_is_a_regression() -> None:
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        (NetworkSpec("conv5", {}), "network 'conv5' is unknown; known: conv4, mlp, resnet12"),
-        (NetworkSpec("conv4", {"depth": 3}), "'conv4' does not take these arguments: .*'depth'"),
-        (NetworkSpec("mlp", {"filters": 3}), "'mlp' does not take these arguments: .*'filters'"),
+        (
+            NetworkSpec("conv5", {}),
+            "'conv5' is unknown; known networks: conv4, mlp, resnet12",
+        ),
+        (NetworkSpec("conv4", {"depth": 3}), "'conv4' does not accept these arguments: .*'depth'"),
+        (NetworkSpec("mlp", {"filters": 3}), "'mlp' does not accept these arguments: .*'filters'"),
     ],
 )
 def test_a_network_that_does_not_exist_is_refused(spec: NetworkSpec, complaint: str) -> None:

@@ -44,7 +44,8 @@ def test_a_distributions_network_is_found_by_its_name(install: Install) -> None:
 
     assert build("found", filters=3) == Conv4((1, 8, 8), filters=3, epsilon=1e-3)
     assert "found" in plugin_names()
-    with pytest.raises(ValueError, match="'lost' is unknown; known: conv4, found, mlp, resnet12"):
+    known = "conv4, found, mlp, resnet12"
+    with pytest.raises(ValueError, match=f"'lost' is unknown; known networks: {known}"):
         build("lost")
 
 
@@ -63,7 +64,7 @@ def test_a_built_in_name_wins(install: Install) -> None:
             "'broken' cannot be loaded from plugin_broken:make: ModuleNotFoundError: No module",
         ),
         ("plugin_empty", "", "'empty' cannot be loaded from plugin_empty:make: AttributeError"),
-        ("plugin_number", "make = 3", "'number' is 3 at plugin_number:make, wanted a function"),
+        ("plugin_number", "make = 3", "'number': expected a function at plugin_number:make, got 3"),
         (
             "plugin_failing",
             "def make(**_): return {}['wanted']",
@@ -72,7 +73,7 @@ def test_a_built_in_name_wins(install: Install) -> None:
         (
             "plugin_strict",
             "def make(input_shape, epsilon): return None",
-            "'strict' does not take these arguments: .*'filters'",
+            "'strict' does not accept these arguments: .*'filters'",
         ),
         (
             "plugin_refusing",
@@ -82,7 +83,7 @@ def test_a_built_in_name_wins(install: Install) -> None:
         (
             "plugin_partial",
             "class make:\n  def __init__(self, **_): self.input_shape = self.features = 1",
-            "'partial' is .*, which lacks feature_count, body_shapes, statistics_shapes, init",
+            "'partial': required members are missing: feature_count, body_shapes, statistics_sh",
         ),
     ],
 )

@@ -63,5 +63,5 @@ def test_a_block_adds_its_shortcut_to_three_convolutions() -> None:
 
 @pytest.mark.parametrize("filters", [0, 64.5, True])
 def test_filters_without_sense_are_refused(filters: float) -> None:
-    with pytest.raises(ValueError, match=f"resnet12 filters is {filters}, wanted an integer"):
+    with pytest.raises(ValueError, match=f"filters: expected an integer .* got {filters}"):
         build_network(NetworkSpec("resnet12", {"filters": filters}), (3, 28, 28), 1e-3)

@@ -446,7 +446,7 @@ def test_no_task_joins_with_more_steps_than_there_is_room_for(
 def test_the_capacity_is_a_multiple_of_the_greatest_width(
     initialization: Initialization, capacity: int, widths: tuple[int, ...]
 ) -> None:
-    with pytest.raises(ValueError, match=f"{capacity} slots cannot run in launches of"):
+    with pytest.raises(ValueError, match=f"capacity: expected a multiple of .* got {capacity}"):
         _slots(initialization, _task(initialization, 1), widths, capacity)
 
 

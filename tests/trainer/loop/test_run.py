@@ -453,7 +453,7 @@ def test_what_cannot_end_well_does_not_start(
         run(small_recipe("evaluation.shot=7"), out)
     with pytest.raises(DataError, match="8 support and 0 query images"):
         run(small_recipe("task.shot=8"), out)
-    with pytest.raises(TrainingError, match=r"^recipe omniglot-5way: conv4 filters is 0, wanted"):
+    with pytest.raises(TrainingError, match=r"^recipe omniglot-5way: conv4 filters: expected"):
         run(small_recipe("network.arguments.filters=0"), out)
     assert not out.exists()
 
@@ -537,7 +537,7 @@ def test_a_training_beyond_memory_is_refused_with_a_sentence(
         raise error
 
     monkeypatch.setattr(OuterLoop, "advance", fail)
-    with pytest.raises(TrainingError, match=r"^the training needs more memory than there is, "):
+    with pytest.raises(TrainingError, match=r"^the training needs more memory than there is; "):
         run(small_recipe(), tmp_path)
 
     assert (tmp_path / CHECKPOINT_FILE).exists()

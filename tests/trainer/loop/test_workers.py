@@ -78,7 +78,7 @@ def test_processes_add_up_agree_and_hear_of_an_end(
         assert seen["same"] is True
         assert seen["different"] is False
     assert (tmp_path / "lost").read_text() == (
-        "another of the 2 processes of this training has ended, and it ends with it"
+        "another of the 2 processes of this training has ended, so this one ends too"
     )
 
 
@@ -88,7 +88,9 @@ def test_processes_that_do_not_meet_are_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("WORLD_SIZE", "2")
 
     with (
-        pytest.raises(TrainingError, match=r"^the 2 processes of this training did not meet: "),
+        pytest.raises(
+            TrainingError, match=r"^the 2 processes of this training could not connect: "
+        ),
         joined_workers(CPU),
     ):
         pass
@@ -100,7 +102,9 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
 
     with (
-        pytest.raises(TrainingError, match=r"^process 1 of this machine, .* finds 1 GPUs, wanted"),
+        pytest.raises(
+            TrainingError, match=r"^process 1 of this machine: expected one GPU .* found 1 in all"
+        ),
         joined_workers(torch.device("cuda")),
     ):
         pass
@@ -110,8 +114,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("meta_batch", "message"),
     [
-        ("serial", r"^outer\.meta_batch is serial, wanted stacked for 3 processes: "),
-        ("stacked", r"^3 processes share 2 tasks of a meta-batch, wanted at most one process"),
+        ("serial", r"^outer\.meta_batch: expected stacked for 3 processes, got serial; "),
+        ("stacked", r"^outer\.meta_batch_size: expected .* each of 3 processes, got 2$"),
     ],
 )
 def test_a_meta_batch_that_cannot_be_shared_is_refused_before_anything_is_written(

@@ -11,10 +11,10 @@ def normalize(
     statistics: tuple[Tensor, Tensor] | None,
     epsilon: float,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Compute ``scale * (x - mean) / sqrt(variance + epsilon) + shift`` per task and channel.
+    """Compute `scale * (x - mean) / sqrt(variance + epsilon) + shift` per task and channel.
 
-    Inputs ``(T, n, channels, ...)``, of images or of vectors; scale, shift, mean and variance
-    ``(T or 1, channels)``. Without given statistics, mean and biased variance are those of each
+    Inputs `(T, n, channels, ...)`, of images or of vectors; scale, shift, mean and variance
+    `(T or 1, channels)`. Without given statistics, mean and biased variance are those of each
     task's own batch (Ioffe and Szegedy 2015, algorithm 1). Returns the outputs and the statistics
     used.
     """
@@ -33,10 +33,10 @@ def normalize(
 def freeze(
     scale: Tensor, shift: Tensor, statistics: tuple[Tensor, Tensor], epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """Compute factor and offset of batch norm with given statistics: ``factor * x + offset``.
+    """Compute factor and offset of batch norm with given statistics: `factor * x + offset`.
 
-    All are ``(..., channels)``. ``factor = scale / sqrt(variance + epsilon)`` and ``offset = shift
-    - factor * mean``; a layer before it takes them as ``factor * weight`` and as its bias.
+    All are `(..., channels)`. `factor = scale / sqrt(variance + epsilon)` and `offset = shift
+    - factor * mean`; a layer before it takes them as `factor * weight` and as its bias.
     """
     mean, variance = statistics
     factor = scale * torch.rsqrt(variance + epsilon)

@@ -15,7 +15,7 @@ Padding = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class _Window:
-    """How a kernel goes over an image: sides of both, steps and padding."""
+    """How a kernel moves over an image: the sides of both, the stride and the padding."""
 
     height: int
     width: int
@@ -36,8 +36,8 @@ class _Window:
 def convolve_columns(inputs: Tensor, weight: Tensor, stride: int, padding: Padding) -> Tensor:
     """Convolve each task's images with its own kernel, or all with one kernel.
 
-    ``(T, n, channels, height, width)`` with ``(T or 1, filters, channels, kernel, kernel)`` gives
-    ``(T, n, filters, height', width')``. Channels lie next to one another in memory: patches are
+    `(T, n, channels, height, width)` with `(T or 1, filters, channels, kernel, kernel)` gives
+    `(T, n, filters, height', width')`. Channels lie next to one another in memory: patches are
     gathered, and their gradients gathered back, a row of channels at a time.
     """
     task_count, image_count, _, height, width = inputs.shape
@@ -61,7 +61,7 @@ class _Convolution(torch.autograd.Function):
         weight: Tensor,
         window: _Window,
     ) -> Tensor:
-        """Map ``(T, n, height * width, channels)`` to ``(T, n, height' * width', filters)``."""
+        """Map `(T, n, height * width, channels)` to `(T, n, height' * width', filters)`."""
         task_count, image_count, _, channels = rows.shape
         filters, kernel = weight.shape[1], weight.shape[-1]
         patches = _take(rows, _patch_rows(window, rows.device))  # (T, n, places, k * k, c)
@@ -76,7 +76,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:  # noqa: ANN401 -- torch has no types for them
         """Gather the gradient of each input from the patches that it was part of.
 
-        Raises ``RuntimeError`` when the gradients are to be differentiated again: what was saved
+        Raises `RuntimeError` when the gradients are to be differentiated again: what was saved
         here does not know what it was made from, so they would be wrong.
         """
         if torch.is_grad_enabled():
@@ -95,16 +95,16 @@ class _Convolution(torch.autograd.Function):
 
 
 def _take(rows: Tensor, places: Tensor) -> Tensor:
-    """Gather rows ``(T, n, R, c)`` at ``(A, B)`` places into ``(T, n, A, B, c)``; R means zeros."""
+    """Gather rows `(T, n, R, c)` at `(A, B)` places into `(T, n, A, B, c)`; R means zeros."""
     count = rows.shape[2]
     taken = rows[:, :, places.clamp(max=count - 1)]
     return torch.where((places < count)[:, :, None], taken, 0.0)
 
 
 def _patch_rows(window: _Window, device: torch.device) -> Tensor:
-    """Say which row each element of a patch is: ``(places, k * k)``, padding beyond all.
+    """Return the row of each element of each patch `(places, k * k)`; padding is beyond all rows.
 
-    Computed, not tabulated: a compiler makes the arithmetic a part of the gathering.
+    Computed, not tabulated: a compiler merges the arithmetic into the gathering.
     """
     (down, across), (left, _, top, _) = window.places, window.padding
     offsets = torch.arange(window.kernel, device=device)
@@ -117,7 +117,7 @@ def _patch_rows(window: _Window, device: torch.device) -> Tensor:
 
 
 def _rows_patches(window: _Window, device: torch.device) -> Tensor:
-    """Say where among the elements of all patches each row is: ``(height * width, at most)``."""
+    """Return the elements, of all patches, that hold each row: `(height * width, at most)`."""
     (down, across), (left, _, top, _) = window.places, window.padding
     earlier = torch.arange(math.ceil(window.kernel / window.stride), device=device)
     y = (torch.arange(window.height, device=device) + top)[:, None]

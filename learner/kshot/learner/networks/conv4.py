@@ -21,10 +21,10 @@ from kshot.learner.networks.convolution_layer import (
 
 BLOCK_COUNT = 4
 STRIDE = 2
-REDUCTION = 2**4  # of an image's sides, by all blocks
+REDUCTION = 2**4  # all blocks together divide an image's sides by it
 
 Downsampling = Literal["stride", "max_pool"]
-"""What halves an image's sides in each block."""
+"""The operation that halves an image's sides in each block."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,20 @@ class Conv4:
 
     def __post_init__(self) -> None:
         if type(self.filters) is not int or self.filters < 1:
-            raise ValueError(f"conv4 filters is {self.filters}, wanted an integer of at least 1")
+            raise ValueError(
+                f"conv4 filters: expected an integer of at least 1, got {self.filters}"
+            )
         if self.downsampling not in get_args(Downsampling):
             raise ValueError(
-                f"conv4 downsampling is {self.downsampling!r}, wanted stride or max_pool"
+                f"conv4 downsampling: expected stride or max_pool, got {self.downsampling!r}"
             )
         if not set(self.column_blocks) <= set(range(1, BLOCK_COUNT + 1)):
             raise ValueError(
-                f"conv4 column_blocks is {self.column_blocks!r}, wanted blocks of 1..{BLOCK_COUNT}"
+                f"conv4 column_blocks: expected blocks of 1..{BLOCK_COUNT}, "
+                f"got {self.column_blocks!r}"
             )
         if min(self.input_shape) < 1:
-            raise ValueError(f"conv4 input shape is {self.input_shape}, wanted positive sides")
+            raise ValueError(f"conv4 input_shape: expected positive sides, got {self.input_shape}")
 
     @cached_property
     def _layers(self) -> tuple[ConvolutionLayer, ...]:
@@ -97,12 +100,12 @@ class Conv4:
         inputs: Tensor,
         statistics: Mapping[str, Tensor] | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Map ``(T, n, channels, height, width)`` to ``(T, n, feature_count)``."""
+        """Map `(T, n, channels, height, width)` to `(T, n, feature_count)`."""
         fold = not self.column_blocks
         forward = ForwardPass(parameters, inputs, statistics, self.epsilon, fold=fold)
         hidden = forward.inputs
         for layer in self._layers:
-            # The paper pools before ReLU, which gives the same; runtimes fuse ReLU as it is here.
+            # The paper pools before ReLU, with the same result; in this order runtimes fuse ReLU.
             hidden = functional.relu(forward.apply(layer, hidden))
             if self.downsampling == "max_pool":
                 hidden = max_pool(hidden)

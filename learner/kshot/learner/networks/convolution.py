@@ -1,4 +1,4 @@
-"""What convolutional networks are made of, for the images of T tasks at once."""
+"""Convolution and pooling of the images of T tasks at once."""
 
 import math
 
@@ -11,10 +11,10 @@ POOL = 2
 
 
 def convolve(inputs: Tensor, weight: Tensor, stride: int, columns: bool = False) -> Tensor:
-    """Convolve each task's images with its own kernel, or all with one kernel where T is 1.
+    """Convolve each task's images with its own kernel, or all with one kernel if its T is 1.
 
-    ``(T, n, channels, height, width)`` with ``(T or 1, filters, channels, kernel, kernel)`` gives
-    ``(T, n, filters, ceil(height / stride), ceil(width / stride))``. As matrix products of columns,
+    `(T, n, channels, height, width)` with `(T or 1, filters, channels, kernel, kernel)` gives
+    `(T, n, filters, ceil(height / stride), ceil(width / stride))`. As matrix products of columns,
     or else by the library: own kernels become one grouped convolution, and between layers the
     tensors keep its memory order, so no layer copies.
     """
@@ -38,10 +38,10 @@ def convolve(inputs: Tensor, weight: Tensor, stride: int, columns: bool = False)
 def convolve_images(
     images: Tensor, kernel: Tensor, stride: int, bias: Tensor | None = None, groups: int = 1
 ) -> Tensor:
-    """Convolve ``(n, channels, height, width)`` with TensorFlow's SAME padding."""
+    """Convolve `(n, channels, height, width)` with TensorFlow's SAME padding."""
     height, width = images.shape[2:]
     side = kernel.shape[-1]
-    if stride == 1 and side % 2:  # both ends alike, whatever the image: the library pads by itself
+    if stride == 1 and side % 2:  # both ends are padded alike, so the library does it
         return functional.conv2d(images, kernel, bias, padding=side // 2, groups=groups)
     padding = (*same_padding(width, side, stride), *same_padding(height, side, stride))
     padded = functional.pad(images, padding)
@@ -51,14 +51,14 @@ def convolve_images(
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
     """Return TensorFlow's SAME padding before and after an image's side.
 
-    The outputs' side is ``ceil(side / stride)``; an odd one of padding goes to the end.
+    The outputs' side is `ceil(side / stride)`; an odd one of padding goes to the end.
     """
     total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2
 
 
 def max_pool(inputs: Tensor) -> Tensor:
-    """Take the greatest of each 2x2 places of ``(..., height, width)``: ``ceil(side / 2)`` sides.
+    """Take the maximum of each 2x2 square of `(..., height, width)`: `ceil(side / 2)` sides.
 
     As TensorFlow's SAME padding has it, an odd side's last places have fewer of them.
     """

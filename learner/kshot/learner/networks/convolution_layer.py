@@ -1,4 +1,4 @@
-"""A convolution with its batch norm, and the way of a batch through such layers."""
+"""A convolution with its batch norm, and the forward pass through such layers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from kshot.learner.networks.initial_weights import glorot_uniform
 
 @dataclass(frozen=True)
 class ConvolutionLayer:
-    """A convolution and the batch norm after it, whose tensors begin with the layer's name.
+    """A convolution and the batch norm after it; the layer's name prefixes their tensors' names.
 
-    The convolution has no bias: batch norm would cancel it. With ``columns`` it runs as a matrix
+    The convolution has no bias: batch norm would cancel it. With `columns` it runs as a matrix
     product of columns: the same function.
     """
 
@@ -68,11 +68,11 @@ def initialize(layers: Iterable[ConvolutionLayer], generator: torch.Generator) -
 
 
 class ForwardPass:
-    """One batch ``(T, n, channels, height, width)`` on its way through a network's layers.
+    """One batch `(T, n, channels, height, width)` on its way through a network's layers.
 
     Statistics that are given, for parameters with T = 1, make batch norm a part of the convolution,
-    unless ``fold`` is false: products of columns have a task axis. Folded, there is no task axis
-    between layers, ``(T * n, channels, height, width)``, so that what runs an exported network may
+    unless `fold` is false: products of columns have a task axis. Folded, there is no task axis
+    between layers, `(T * n, channels, height, width)`, so that what runs an exported network may
     fuse them.
     """
 
@@ -91,11 +91,11 @@ class ForwardPass:
         self._folded = given and _task_counts(parameters, statistics or {}) == {1}
         self._used: dict[str, Tensor] = {}
         self.inputs = inputs.flatten(0, 1) if self._folded else inputs
-        """What the first layer takes."""
+        """The input of the first layer."""
 
     @property
     def statistics(self) -> Mapping[str, Tensor]:
-        """The statistics given, or else those of the batch in the layers that it went through."""
+        """The given statistics, or else those of the batch in the layers so far."""
         return self._used if self._given is None else self._given
 
     def apply(self, layer: ConvolutionLayer, hidden: Tensor) -> Tensor:
@@ -121,12 +121,12 @@ class ForwardPass:
         return hidden
 
     def features(self, hidden: Tensor) -> Tensor:
-        """Shape what the last layer gave as ``(T, n, feature_count)``."""
+        """Reshape the last layer's output to `(T, n, feature_count)`."""
         if self._folded:
             return hidden.flatten(start_dim=1).reshape(*self._batch_shape, -1)
         return hidden.flatten(start_dim=2)
 
 
 def _task_counts(*groups: Mapping[str, Tensor]) -> set[int]:
-    """Return the task counts T of tensors ``(T, ...)``."""
+    """Return the task counts T of tensors `(T, ...)`."""
     return {len(tensor) for group in groups for tensor in group.values()}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def glorot_uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw a float32 weight ``(out, in, ...)`` from U(-a, a), a = sqrt(6 / (fan_in + fan_out)).
+    """Draw a float32 weight `(out, in, ...)` from U(-a, a), a = sqrt(6 / (fan_in + fan_out)).
 
     Source: Glorot and Bengio 2010, equation 16.
     """

@@ -34,13 +34,13 @@ class Mlp:
         for name in ("hidden_units", "hidden_layers"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ValueError(f"mlp {name} is {value}, wanted an integer of at least 1")
+                raise ValueError(f"mlp {name}: expected an integer of at least 1, got {value}")
         if self.activation not in get_args(Activation):
-            raise ValueError(f"mlp activation is {self.activation!r}, wanted relu or tanh")
+            raise ValueError(f"mlp activation: expected relu or tanh, got {self.activation!r}")
         if type(self.batch_norm) is not bool:
-            raise ValueError(f"mlp batch_norm is {self.batch_norm!r}, wanted true or false")
+            raise ValueError(f"mlp batch_norm: expected true or false, got {self.batch_norm!r}")
         if min(self.input_shape) < 1:
-            raise ValueError(f"mlp input shape is {self.input_shape}, wanted positive sides")
+            raise ValueError(f"mlp input_shape: expected positive sides, got {self.input_shape}")
 
     @property
     def feature_count(self) -> int:
@@ -71,7 +71,7 @@ class Mlp:
         }
 
     def initialize_body(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw weights by Glorot's uniform rule where batch norm, the identity, follows.
+        """Draw weights by Glorot's uniform rule if batch norm, at first the identity, follows.
 
         Without it, weights and biases come from U(-a, a), a = 1 / sqrt(fan_in): with biases at zero
         every unit over a single input is an odd function of it, and waves are not learned.
@@ -94,7 +94,7 @@ class Mlp:
         inputs: Tensor,
         statistics: Mapping[str, Tensor] | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Map ``(T, n, channels, height, width)`` to ``(T, n, hidden_units)``."""
+        """Map `(T, n, channels, height, width)` to `(T, n, hidden_units)`."""
         activate = torch.relu if self.activation == "relu" else torch.tanh
         used: dict[str, Tensor] = {}
         hidden = inputs.flatten(start_dim=2)

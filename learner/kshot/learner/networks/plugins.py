@@ -12,35 +12,35 @@ GROUP = "kshot.networks"
 
 
 def plugin_names() -> list[str]:
-    """Return the names of the networks that installed distributions bring."""
+    """Return the names of the networks of installed distributions."""
     return sorted(entry_points(group=GROUP).names)
 
 
 @cache
 def load_plugin(name: str) -> Callable[..., Any] | None:
-    """Load the factory that a distribution has entered under a name, None where none has.
+    """Load the factory that a distribution registers under a name, None if there is none.
 
-    Raises ``ValueError`` when it cannot be imported, or two distributions enter the name.
+    Raises `ValueError` when it cannot be imported, or two distributions register the name.
     """
     entry = _find(name)
     if entry is None:
         return None
     try:
         factory: object = entry.load()
-    except Exception as error:  # of whatever kind a third party's module raises
+    except Exception as error:  # a third party's module may raise anything
         raise ValueError(
             f"network {name!r} cannot be loaded from {entry.value}: {type(error).__name__}: {error}"
         ) from error
     if not callable(factory):
-        raise ValueError(f"network {name!r} is {factory!r} at {entry.value}, wanted a function")
+        raise ValueError(f"network {name!r}: expected a function at {entry.value}, got {factory!r}")
     return factory
 
 
 @cache
 def plugin_digest(name: str) -> str:
-    """Digest the source of the package that a network comes from, "" where no plugin has the name.
+    """Digest the source of a plugin network's package; "" if no plugin has the name.
 
-    Once: the code that runs is the one that was there at first, should the files change.
+    Once in a process: the files may change, the code that runs does not.
     """
     digest = hashlib.sha256()
     entries = entry_points(group=GROUP, name=name)
@@ -52,10 +52,12 @@ def plugin_digest(name: str) -> str:
 
 
 def _find(name: str) -> EntryPoint | None:
-    # A distribution that is there twice, in two folders of the path, enters the same value twice.
+    # A distribution in two folders of the path registers the same value twice.
     found = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
     if len(found) > 1:
-        raise ValueError(f"network {name!r} is entered more than once: {', '.join(sorted(found))}")
+        raise ValueError(
+            f"network {name!r} is registered more than once: {', '.join(sorted(found))}"
+        )
     return next(iter(found.values()), None)
 
 

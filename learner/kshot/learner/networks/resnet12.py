@@ -17,7 +17,7 @@ from kshot.learner.networks.convolution_layer import (
     statistics_shapes,
 )
 
-WIDTHS = (1, 2, 4, 8)  # of the blocks, in filters of the first
+WIDTHS = (1, 2, 4, 8)  # of the blocks, as multiples of the first
 NEGATIVE_SLOPE = 0.1
 
 
@@ -29,7 +29,7 @@ class _Block:
     shortcut: ConvolutionLayer
 
     def apply(self, forward: ForwardPass, inputs: Tensor) -> Tensor:
-        """Add what the convolutions and the shortcut give, and halve the sides, rounded up."""
+        """Add the outputs of convolutions and shortcut, and halve the sides, rounded up."""
         first, second, third = self.layers
         hidden = _activate(forward.apply(first, inputs))
         hidden = _activate(forward.apply(second, hidden))
@@ -53,9 +53,13 @@ class Resnet12:
 
     def __post_init__(self) -> None:
         if type(self.filters) is not int or self.filters < 1:
-            raise ValueError(f"resnet12 filters is {self.filters}, wanted an integer of at least 1")
+            raise ValueError(
+                f"resnet12 filters: expected an integer of at least 1, got {self.filters}"
+            )
         if min(self.input_shape) < 1:
-            raise ValueError(f"resnet12 input shape is {self.input_shape}, wanted positive sides")
+            raise ValueError(
+                f"resnet12 input_shape: expected positive sides, got {self.input_shape}"
+            )
 
     @cached_property
     def _blocks(self) -> tuple[_Block, ...]:
@@ -99,7 +103,7 @@ class Resnet12:
         inputs: Tensor,
         statistics: Mapping[str, Tensor] | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Map ``(T, n, channels, height, width)`` to ``(T, n, feature_count)``."""
+        """Map `(T, n, channels, height, width)` to `(T, n, feature_count)`."""
         forward = ForwardPass(parameters, inputs, statistics, self.epsilon)
         hidden = forward.inputs
         for block in self._blocks:

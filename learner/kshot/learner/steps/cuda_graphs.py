@@ -12,7 +12,7 @@ WARM_UP_RUNS = 3
 
 
 def graphed(step: InnerStep, device: torch.device) -> InnerStep:
-    """Return a step that launches as one CUDA graph on a GPU, the step itself elsewhere.
+    """Return a step that launches as one CUDA graph on a GPU; elsewhere return the step itself.
 
     A small network's step is bound by its launches. The graph is taken at the first call, of
     buffers of its own: later calls copy their arguments there, so all calls must have the shapes
@@ -22,7 +22,7 @@ def graphed(step: InnerStep, device: torch.device) -> InnerStep:
 
 
 class GraphedStep:
-    """An inner step on a GPU that launches as one CUDA graph, and many of them as one, too."""
+    """An inner step on a GPU that launches as one CUDA graph, and so does a loop of steps."""
 
     def __init__(self, step: InnerStep) -> None:
         self._step = step
@@ -30,7 +30,7 @@ class GraphedStep:
         self._loops: dict[tuple[torch.Size, ...], _Graph] = {}
 
     def __call__(self, *arguments: Tensor) -> Tensor:
-        """Take a step, as an ``InnerStep`` does."""
+        """Take a step, as an `InnerStep` does."""
         if self._alone is None:
             self._alone = _Graph(self._step, arguments)
         return self._alone(arguments)
@@ -50,10 +50,10 @@ class GraphedStep:
 
 
 class _Graph:
-    """A function whose first two arguments are updated in place, as a graph of own buffers."""
+    """The CUDA graph of a function that updates its first two arguments, with its own buffers."""
 
     def __init__(self, function: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> None:
-        """Warm up on a stream of its own, as capturing wants, then take the graph."""
+        """Warm up on a separate stream, as capturing requires, then capture the graph."""
         self._buffers = tuple(argument.clone() for argument in arguments)
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types for it
         stream.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""The meta-learned start of every adaptation, and its head for any way."""
+"""The meta-learned start of every inner loop, and its head for any way."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from kshot.learner.steps.head import support_head
 
 @dataclass(frozen=True)
 class Initialization:
-    """What meta-training learned: parameters, Adam's second moment v of each, and Adam's step t."""
+    """The result of meta-training: parameters, Adam's second moment v of each, Adam's step t."""
 
     network: Network
     way: int
@@ -25,25 +25,25 @@ class Initialization:
 
     @staticmethod
     def from_bundle(bundle: Bundle, device: torch.device) -> "Initialization":
-        """Build a bundle's network and take its weights to a device.
+        """Build a bundle's network and move its weights to a device.
 
-        Raises ``ValueError`` when they do not fit each other or the manifest.
+        Raises `ValueError` when they do not fit each other or the manifest.
         """
         manifest = bundle.manifest
         network = build_network(manifest.network, manifest.input.shape, manifest.batch_norm.epsilon)
         initialization = Initialization.from_weights(network, bundle.read_weights(), device)
         if initialization.way != manifest.training.way:
             raise ValueError(
-                f"the head has {initialization.way} rows, the manifest says training.way "
-                f"{manifest.training.way}"
+                f"head.bias: expected {manifest.training.way} rows as the manifest's training.way, "
+                f"got {initialization.way}"
             )
         return initialization
 
     @staticmethod
     def from_weights(network: Network, weights: Weights, device: torch.device) -> "Initialization":
-        """Take a bundle's weights to a device.
+        """Move a bundle's weights to a device.
 
-        Raises ``ValueError`` when their names or shapes are not the network's.
+        Raises `ValueError` when their names or shapes are not the network's.
         """
         parameters, second_moment = (
             {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
@@ -60,9 +60,9 @@ class Initialization:
 
 @dataclass(frozen=True)
 class LoopState:
-    """T tasks inside their inner loops: parameters and v ``(T, P)``, Adam's step, real ways.
+    """T tasks inside their inner loops: parameters and v `(T, P)`, Adam's step, real ways.
 
-    ``way_mask`` is bool ``(T, bucket)``, true where a class is real; None where all are.
+    `way_mask` is bool `(T, bucket)`, true where a class is real; None where all are.
     """
 
     layout: ParameterLayout
@@ -73,7 +73,7 @@ class LoopState:
 
     @property
     def real_ways(self) -> Tensor:
-        """Return the way mask, true everywhere where there is none."""
+        """Return the way mask; without one, all ways are real."""
         if self.way_mask is not None:
             return self.way_mask
         shape = self.parameters.shape[0], self.layout.shapes["head.bias"][0]
@@ -90,12 +90,12 @@ def start_state(
     classes: Tensor | None = None,
     bucket: int | None = None,
 ) -> LoopState:
-    """Start one task of any way: the trained body, and a head of ``way`` rows.
+    """Start one task of any way: the trained body, and a head of `way` rows.
 
-    ``trained`` keeps rows 0..way-1 and fills the rest with the mean row; ``zero`` starts at zero;
-    ``prototype`` is ``prototype_head``; it needs the prepared support set ``(n, channels, height,
-    width)`` and its classes ``(n,)``. In all three, v of a row is the
-    trained row's, or the mean row's beyond it. A ``bucket`` larger than the way pads the head with
+    `trained` keeps rows 0..way-1 and fills the rest with the mean row; `zero` starts at zero;
+    `prototype` is `prototype_head`; it needs the prepared support set `(n, channels, height,
+    width)` and its classes `(n,)`. In all three, v of a row is the
+    trained row's, or the mean row's beyond it. A `bucket` larger than the way pads the head with
     rows that are masked out of the loss.
     """
     bucket = way if bucket is None else bucket
@@ -134,7 +134,7 @@ def start_state(
 def stack_states(states: list[LoopState]) -> LoopState:
     """Stack tasks that share a layout and a step along the task axis.
 
-    Raises ``ValueError`` when they do not share them.
+    Raises `ValueError` when they do not share them.
     """
     first = states[0]
     if any(s.layout != first.layout or s.step != first.step for s in states):
@@ -149,7 +149,7 @@ def stack_states(states: list[LoopState]) -> LoopState:
 
 
 def _resized(name: str, value: Tensor, way: int, bucket: int) -> Tensor:
-    """Give a head's tensor ``bucket`` rows: trained rows, then the mean row, then zero padding."""
+    """Give a head's tensor `bucket` rows: trained rows, then the mean row, then zero padding."""
     if not name.startswith("head."):
         return value
     trained = value[:way]

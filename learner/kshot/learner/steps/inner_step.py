@@ -12,12 +12,12 @@ from kshot.learner.steps.preconditioner import StepRule
 from kshot.learner.steps.task_losses import Objective, task_losses
 
 InnerStep = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(parameters, scale, inputs, targets, way mask, step sizes) -> losses ``(T,)``.
+"""(parameters, scale, inputs, targets, way mask, step sizes) -> losses `(T,)`.
 
-Parameters and scale ``(T, P)`` are updated in place; inputs ``(T, batch, channels, height,
-width)``, targets ``(T, batch)``, int64 for cross-entropy and float32 for squared error, way mask
-bool ``(T, way)``, step sizes ``(T,)``; all contiguous.
-``StepRule.scale_of`` says what the scale is.
+Parameters and scale `(T, P)` are updated in place; inputs `(T, batch, channels, height,
+width)`, targets `(T, batch)`, int64 for cross-entropy and float32 for squared error, way mask
+bool `(T, way)`, step sizes `(T,)`; all contiguous.
+`StepRule.scale_of` says what the scale is.
 """
 
 
@@ -31,9 +31,9 @@ def loss_gradients(
     scope: Scope = Scope.ALL,
     objective: Objective = Objective.CROSS_ENTROPY,
 ) -> tuple[Tensor, Tensor]:
-    """Differentiate each task's loss with respect to its own parameters: ``(T, P)`` and ``(T,)``.
+    """Differentiate each task's loss with respect to its own parameters: `(T, P)` and `(T,)`.
 
-    With scope ``head`` only with respect to the head's, ``(T, P - body)``: nothing goes back
+    With scope `head` only with respect to the head's, `(T, P - body)`: nothing goes back
     through the body. The losses are summed over tasks first: no task's loss depends on another's
     parameters, so one backward pass gives every task its own gradient.
     """
@@ -59,7 +59,7 @@ def build_inner_step(
     scope: Scope = Scope.ALL,
     objective: Objective = Objective.CROSS_ENTROPY,
 ) -> InnerStep:
-    """Build the function of one inner step; scope ``head`` leaves the body as it is.
+    """Build the function of one inner step; scope `head` leaves the body as it is.
 
     Weights decay before the gradient is taken, as the paper's code has it.
     """

@@ -1,4 +1,4 @@
-"""Reading losses back from a device without stopping it."""
+"""Losses that are read back from a device without stopping it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class _Sent:
-    """Losses on their way to the host, who they are of, and what tells that they have arrived."""
+    """Losses on their way to the host, their tasks' handles, and the event of their arrival."""
 
     handles: tuple[int, ...]
     losses: Tensor
@@ -24,7 +24,7 @@ class LossReader:
         self._sent: _Sent | None = None
 
     def read(self, handles: Sequence[int], losses: Tensor) -> dict[int, float]:
-        """Send a step's losses ``(T,)`` on their way, and return the newest that have arrived."""
+        """Send a step's losses `(T,)` to the host; return the newest that have arrived."""
         if not self._on_gpu:
             return dict(zip(handles, losses.tolist(), strict=True))
         host = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=True)

@@ -1,4 +1,4 @@
-"""How a gradient becomes a step: Adam without momentum in its served forms, or plain SGD."""
+"""The update rules of inner steps: Adam without momentum, in several forms, and plain SGD."""
 
 import math
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from kshot.bundle import InnerLoop, Preconditioner
 class StepRule:
     """The constants of an inner step.
 
-    ``carried`` and ``fresh`` differ only in the v and the step that they start from.
-    ``weight_decay_rate`` multiplies the parameters before each step; 1 leaves them as they are.
+    `carried` and `fresh` differ only in the v and the step that they start from.
+    `weight_decay_rate` multiplies the parameters before each step; 1 leaves them as they are.
     """
 
     preconditioner: Preconditioner
@@ -40,7 +40,7 @@ class StepRule:
         """Return the learning rate with Adam's bias correction before the step-th update.
 
         Kingma and Ba 2015, section 2, last paragraph, with beta1 = 0:
-        ``alpha_t = alpha * sqrt(1 - beta2 ** t)``; epsilon stays outside the correction, as in the
+        `alpha_t = alpha * sqrt(1 - beta2 ** t)`; epsilon stays outside the correction, as in the
         paper's TensorFlow. A frozen v of step 0 has seen nothing: its correction is taken as 1.
         """
         if self.preconditioner is Preconditioner.SGD or step == 0:
@@ -48,11 +48,11 @@ class StepRule:
         return self.learning_rate * math.sqrt(1 - self.second_moment_decay**step)
 
     def step_sizes(self, start: int, count: int) -> list[float]:
-        """Return the sizes of ``count`` updates after Adam's step ``start``."""
+        """Return the sizes of `count` updates after Adam's step `start`."""
         return [self.step_size(self.steps_taken(start, done)) for done in range(1, count + 1)]
 
     def steps_taken(self, start: int, count: int) -> int:
-        """Return Adam's step t after ``count`` updates from ``start``."""
+        """Return Adam's step t after `count` updates from `start`."""
         return start + count if self.updates_second_moment else start
 
     @property
@@ -61,9 +61,9 @@ class StepRule:
         return self.preconditioner in (Preconditioner.CARRIED, Preconditioner.FRESH)
 
     def scale_of(self, second_moment: Tensor) -> Tensor:
-        """Return what scales gradients, a new tensor: v where it follows them, else a fixed rate.
+        """Return a new tensor that scales gradients: v if it follows them, else a fixed rate.
 
-        The rate of each parameter is ``1 / (sqrt(v) + epsilon)`` when v is frozen, 1 with SGD: such
+        The rate of each parameter is `1 / (sqrt(v) + epsilon)` when v is frozen, 1 with SGD: such
         a step keeps no state of an optimizer.
         """
         if self.updates_second_moment:
@@ -75,10 +75,10 @@ class StepRule:
     def update(
         self, parameters: Tensor, scale: Tensor, gradient: Tensor, step_sizes: Tensor
     ) -> None:
-        """Take one step in place; all tensors ``(T, P)``, step sizes ``(T, 1)``.
+        """Take one step in place; all tensors `(T, P)`, step sizes `(T, 1)`.
 
-        Where v follows the gradients, ``v <- beta2 v + (1 - beta2) g^2``, then
-        ``p <- p - alpha_t g / (sqrt(v) + epsilon)``; else ``p <- p - alpha_t g rate``.
+        Where v follows the gradients, `v <- beta2 v + (1 - beta2) g^2`, then
+        `p <- p - alpha_t g / (sqrt(v) + epsilon)`; else `p <- p - alpha_t g rate`.
         """
         if self.updates_second_moment:
             decay = self.second_moment_decay

@@ -1,4 +1,4 @@
-"""First-order MAML's gradient on queries that are answered as service answers them."""
+"""First-order MAML's gradient on queries that are answered as the server answers them."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,8 @@ QueryGradient = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple
 """(initialization, displacement, support, support classes, queries, query classes) -> gradient and
 losses.
 
-Initialization, displacement and gradient ``(T, P)``; support ``(T, n, channels, height, width)``,
-its classes int64 ``(T, n)``; queries and theirs alike; losses ``(T,)``. The displacement is what
+Initialization, displacement and gradient `(T, P)`; support `(T, n, channels, height, width)`,
+its classes int64 `(T, n)`; queries and theirs alike; losses `(T,)`. The displacement is what
 the inner steps added.
 """
 
@@ -29,23 +29,23 @@ def build_query_gradient(
     *,
     displaced: bool,
 ) -> QueryGradient:
-    """Build the function of the outer gradient ``d L(phi_1(theta) + D) / d theta``.
+    """Build the function of the outer gradient `d L(phi_1(theta) + D) / d theta`.
 
-    ``L`` is the queries' mean cross-entropy in the batch-norm mode, ``support`` or
-    ``transductive``, ``phi_1`` the start of the inner loop, and D its displacement, a constant:
-    that is what makes it first-order (Finn et al. 2017, section 5.2). With head ``trained`` phi_1
-    is theta, and this FOMAML's gradient. With ``prototype`` the head of phi_1 is made from the
+    `L` is the queries' mean cross-entropy in the batch-norm mode, `support` or
+    `transductive`, `phi_1` the start of the inner loop, and D its displacement, a constant:
+    that is what makes it first-order (Finn et al. 2017, section 5.2). With head `trained` phi_1
+    is theta, and this FOMAML's gradient. With `prototype` the head of phi_1 is made from the
     support set's features, and the gradient goes through it into the body (Triantafillou et al.
-    2020, section 3); theta's own head takes no part. Without ``displaced`` there were no steps: D
+    2020, section 3); theta's own head takes no part. Without `displaced` there were no steps: D
     is not looked at, and the support set goes through the network once; what is left are
     prototypical networks (Snell et al. 2017). The gradient goes through batch statistics too.
 
-    Raises ``ValueError`` for another head or mode.
+    Raises `ValueError` for another head or mode.
     """
     if head is Head.ZERO or mode is BatchNormMode.SUPPORT_AND_QUERY:
         raise ValueError(
-            f"head is {head} and batch-norm mode {mode}, wanted trained or prototype, and support "
-            "or transductive"
+            "expected head trained or prototype and batch-norm mode support or transductive, got "
+            f"{head} and {mode}"
         )
     way = layout.shapes["head.bias"][0]
 

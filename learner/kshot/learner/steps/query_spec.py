@@ -21,9 +21,9 @@ from kshot.learner.steps.step_spec import tuned_network
 
 @dataclass(frozen=True)
 class QuerySpec:
-    """The gradient of ``task_count`` tasks' queries; ``displaced`` where inner steps came before.
+    """The gradient of `task_count` tasks' queries; `displaced` where inner steps came before.
 
-    Raises ``ValueError``, when it is built, for a head or a mode that has none.
+    Raises `ValueError`, when it is built, for a head or a mode that has none.
     """
 
     network: NetworkSpec

@@ -9,7 +9,7 @@ from kshot.learner.steps.preconditioner import StepRule
 from kshot.learner.steps.task_losses import Objective, task_losses
 
 Batch = tuple[Tensor, Tensor]
-"""Inputs ``(T, batch, channels, height, width)`` and targets ``(T, batch)``."""
+"""Inputs `(T, batch, channels, height, width)` and targets `(T, batch)`."""
 
 
 def maml_gradient(
@@ -23,10 +23,10 @@ def maml_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Differentiate the loss on the last batch through the SGD steps before it.
 
-    ``g_MAML = U_1'(phi_1) ... U_{k-1}'(phi_{k-1}) L_k'(phi_k)`` with
-    ``U_i(phi) = phi - a L_i'(phi)`` (Nichol et al. 2018, the analysis), the mean over T tasks that
-    all start from ``parameters`` ``(P,)``. Returns the gradient ``(P,)`` and each task's loss on
-    its last batch ``(T,)``.
+    `g_MAML = U_1'(phi_1) ... U_{k-1}'(phi_{k-1}) L_k'(phi_k)` with
+    `U_i(phi) = phi - a L_i'(phi)` (Nichol et al. 2018, the analysis), the mean over T tasks that
+    all start from `parameters` `(P,)`. Returns the gradient `(P,)` and each task's loss on
+    its last batch `(T,)`.
     """
     task_count, way = last[1].shape[0], layout.shapes["head.bias"][0]
     mask = torch.ones(task_count, way, dtype=torch.bool, device=parameters.device)

@@ -1,4 +1,4 @@
-"""Slots: tasks join a running inner loop at its next step, and leave it each on their own."""
+"""Slots: tasks join a running inner loop at its next step, and leave it independently."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ LEAST_EXAMPLES = 32
 
 @dataclass(frozen=True)
 class SlotTask:
-    """One adaptation: its start, with T = 1, its support set and the examples of each step.
+    """One task: its start, with T = 1, its support set and the examples of each step.
 
-    ``support`` ``(n, channels, height, width)``, ``classes`` int64 ``(n,)``, ``indices`` int64
-    ``(steps, batch)``. The tasks of some slots share the layout and the batch size, and whether v
+    `support` `(n, channels, height, width)`, `classes` int64 `(n,)`, `indices` int64
+    `(steps, batch)`. The tasks of some slots share the layout and the batch size, and whether v
     follows the gradients; all else is their own.
     """
 
@@ -32,15 +32,15 @@ class SlotTask:
 
     @property
     def step_count(self) -> int:
-        """Steps to do."""
+        """Number of steps to take."""
         return self.indices.shape[0]
 
 
 @dataclass(frozen=True)
 class SlotResult:
-    """What a task leaves with: parameters ``(P,)`` and the loss of each step done ``(steps,)``.
+    """The result of a task: parameters `(P,)` and the loss of each step taken `(steps,)`.
 
-    ``width`` counts the rows of the widest launch that it took part in.
+    `width` counts the rows of the widest launch that it took part in.
     """
 
     parameters: Tensor
@@ -62,7 +62,7 @@ class Slots:
     """Buffers of the tasks that step together: `advance` takes one step of each.
 
     The tasks inside are the first rows of the buffers. A step is one launch of the least of
-    ``widths`` that holds them all, or several of the greatest; a launch's rows without a task
+    `widths` that holds them all, or several of the greatest; a launch's rows without a task
     compute what nobody reads. For one thread.
     """
 
@@ -76,10 +76,13 @@ class Slots:
     ) -> None:
         """Allocate for tasks like the one given.
 
-        Raises ``ValueError`` when the capacity is no multiple of the greatest width.
+        Raises `ValueError` when the capacity is no multiple of the greatest width.
         """
         if capacity < 1 or capacity % max(widths):
-            raise ValueError(f"{capacity} slots cannot run in launches of {tuple(widths)}")
+            raise ValueError(
+                f"capacity: expected a multiple of the widest launch of {tuple(widths)}, "
+                f"got {capacity}"
+            )
         self._steps = {width: step_of_width(width) for width in sorted(widths)}
         self._capacity = capacity
         self._occupants: list[_Occupant] = []
@@ -114,9 +117,9 @@ class Slots:
         return len(self._occupants) == self._capacity
 
     def join(self, task: SlotTask) -> int:
-        """Let a task take part from the next step on; return the handle it is known by.
+        """Let a task take part from the next step on; return its handle.
 
-        Raises ``ValueError`` when no slot is free or the steps are more than there is room for.
+        Raises `ValueError` when no slot is free or the steps are more than there is room for.
         """
         if self.full or task.step_count > self._max_step_count:
             raise ValueError(
@@ -154,7 +157,7 @@ class Slots:
         return self._reader.read(handles, self._newest[: len(handles)])
 
     def _launch(self, first: int) -> int:
-        """Step the tasks from a row on that fit into one launch; return its width."""
+        """Step the tasks that fit into one launch, from a row on; return its width."""
         left = len(self._occupants) - first
         width = next((width for width in self._steps if width >= left), max(self._steps))
         part = slice(first, first + width)
@@ -166,15 +169,15 @@ class Slots:
         return width
 
     def steps_done(self, handle: int) -> int:
-        """Count the steps that a task has done."""
+        """Count the steps that a task has taken."""
         return self._occupants[self._row(handle)].done
 
     def finished(self) -> list[int]:
-        """Return the handles of the tasks that have done all their steps."""
+        """Return the handles of the tasks that have taken all their steps."""
         return [item.handle for item in self._occupants if item.done == item.step_count]
 
     def leave(self, handle: int) -> SlotResult:
-        """Take a task out, wherever it stands; the others do not notice."""
+        """Remove a task at any time; the others are not affected."""
         row, last = self._row(handle), len(self._occupants) - 1
         occupant = self._occupants[row]
         result = SlotResult(
@@ -185,7 +188,7 @@ class Slots:
         if row != last:
             self._move(last, row)
             self._occupants[row] = self._occupants[last]
-        self._positions[last] = 0  # within the table, for launches that pad with this row
+        self._positions[last] = 0  # a valid position, for launches that pad with this row
         self._occupants.pop()
         return result
 

@@ -27,7 +27,7 @@ class Tunable(Protocol):
     """A network that knows a faster form of itself."""
 
     def tuned(self, device: str) -> Network:
-        """Return the same function in the form that takes inner steps fastest on ``cpu|cuda``."""
+        """Return the same function in the form that takes inner steps fastest on `cpu|cuda`."""
 
 
 def tuned_network(network: Network, tuned_for: torch.device | None) -> Network:
@@ -39,7 +39,7 @@ def tuned_network(network: Network, tuned_for: torch.device | None) -> Network:
 
 @dataclass(frozen=True)
 class StepSpec:
-    """An inner step of ``task_count`` tasks whose heads have ``way`` rows, padding included."""
+    """An inner step of `task_count` tasks whose heads have `way` rows, padding included."""
 
     network: NetworkSpec
     input_shape: tuple[int, int, int]
@@ -74,7 +74,7 @@ class StepSpec:
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> "StepSpec":
-        """Read what ``document`` wrote."""
+        """Read what `document` wrote."""
         network = NetworkSpec(**document["network"])
         shape = tuple(document["input_shape"])
         choices = {

@@ -1,4 +1,4 @@
-"""What an inner step makes small: the loss of each task on its batch."""
+"""Inner-loop losses of T tasks."""
 
 from enum import StrEnum
 
@@ -20,11 +20,11 @@ def task_losses(
     way_mask: Tensor,
     objective: Objective = Objective.CROSS_ENTROPY,
 ) -> Tensor:
-    """Average a loss over each task's examples: ``(T,)``.
+    """Average a loss over each task's examples: `(T,)`.
 
-    Cross-entropy takes logits ``(T, n, way)`` and int64 classes ``(T, n)``; classes whose mask
-    ``(T, way)`` is false take no part. Squared error takes outputs ``(T, n, 1)`` and float32
-    targets ``(T, n)``, and no heed of the mask.
+    Cross-entropy takes logits `(T, n, way)` and int64 classes `(T, n)`; classes whose mask
+    `(T, way)` is false take no part. Squared error takes outputs `(T, n, 1)` and float32
+    targets `(T, n)`, and no heed of the mask.
     """
     if objective is Objective.SQUARED_ERROR:
         return (outputs.squeeze(2) - targets).square().mean(dim=1)

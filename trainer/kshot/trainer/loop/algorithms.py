@@ -1,4 +1,4 @@
-"""What tells the algorithms apart: how much each inner gradient of a task counts."""
+"""Meta-learning algorithms as weights of a task's inner gradients."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ Weights = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Algorithm:
-    """An outer update ``w_1 g_1 + ... + w_k g_k`` of a task's inner gradients.
+    """An outer update `w_1 g_1 + ... + w_k g_k` of a task's inner gradients.
 
-    ``g_i`` is the gradient at the parameters before the i-th inner step, ``phi_i``, on its batch
-    (Nichol et al. 2018, the analysis). With ``second_order`` the last one goes back through the
+    `g_i` is the gradient at the parameters before the i-th inner step, `phi_i`, on its batch
+    (Nichol et al. 2018, the analysis). With `second_order` the last one goes back through the
     steps before it, and all other weights are zero.
     """
 
@@ -22,9 +22,9 @@ class Algorithm:
     second_order: bool = False
 
     def runs(self) -> Iterator[tuple[float, slice]]:
-        """Yield the runs of neighbouring steps that weigh the same, as weight and steps.
+        """Yield the runs of neighbouring steps of equal weight, as weight and steps.
 
-        What a run adds is its weight times its way from start to end: the sum of its steps.
+        A run adds its weight times the sum of its steps: its displacement from start to end.
         """
         for weight, steps in groupby(range(len(self.weights)), self.weights.__getitem__):
             numbers = list(steps)

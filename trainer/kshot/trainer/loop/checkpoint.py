@@ -24,7 +24,7 @@ DIGEST = "tensors_sha256"
 
 @dataclass(frozen=True)
 class TrainingIdentity:
-    """What must be equal for a training to go on from a checkpoint; digests are SHA-256, hex."""
+    """The digests that a training and its checkpoint must share; SHA-256, hex."""
 
     recipe_digest: str
     data_digest: str
@@ -33,15 +33,15 @@ class TrainingIdentity:
 def write_checkpoint(
     path: Path, state: OuterState, layout: ParameterLayout, identity: TrainingIdentity
 ) -> None:
-    """Write a checkpoint beside ``path`` and rename it over the last one.
+    """Write a checkpoint in the place of the last one.
 
-    Equal states give equal bytes. Raises ``TrainingError`` when the disk does not take it; one
-    written before is then untouched.
+    Equal states give equal bytes. Raises `TrainingError` when it cannot be written; the last one
+    is then untouched.
     """
     tensors = _counters(state)
     for prefix, vector in _vectors(state).items():
         if prefix != PARAMETERS and not vector.any():
-            continue  # what is zero, as v of a training by SGD, is left out
+            continue  # zero vectors, as v of a training by SGD, are left out
         for name, value in layout.split(vector.unsqueeze(0)).items():
             tensors[f"{prefix}.{name}"] = value[0].cpu().contiguous()
     metadata = {DIGEST: _digest(tensors), **asdict(identity)}
@@ -49,17 +49,16 @@ def write_checkpoint(
         replace_file(path, _with_ordered_metadata(save(tensors, metadata)))
     except OSError as error:
         raise TrainingError(
-            f"checkpoint {path} could not be written: {error.strerror}; "
-            "one written before is untouched"
+            f"checkpoint {path} could not be written: {error.strerror}; the last one is untouched"
         ) from error
 
 
 def read_checkpoint(
     path: Path, layout: ParameterLayout, identity: TrainingIdentity, first: OuterState
 ) -> OuterState:
-    """Read a checkpoint of this very training, to where its first state is.
+    """Read a checkpoint of this training, to the device of its first state.
 
-    Raises ``TrainingError`` when there is none or it is damaged, ``OtherTrainingError`` when it
+    Raises `TrainingError` when there is none or it is damaged, `OtherTrainingError` when it
     belongs to another recipe or other data.
     """
     try:
@@ -81,7 +80,7 @@ def read_checkpoint(
             moments = OuterMoments(*map(vector_or_zeros, OUTER_MOMENTS))
         step, meta_iteration = (int(tensors[name]) for name in COUNTERS)
         if metadata[DIGEST] != _digest(tensors):
-            raise ValueError("its numbers are not those that were written")
+            raise ValueError("its digest is not that of its numbers")
         return OuterState(parameters, second_moment, step, meta_iteration, moments)
     except FileNotFoundError as error:
         raise TrainingError(f"there is no checkpoint {path} to resume from") from error
@@ -89,13 +88,13 @@ def read_checkpoint(
         reason = error.strerror or error
         raise TrainingError(f"checkpoint {path} cannot be read: {reason}") from error
     except KeyError as error:
-        raise TrainingError(f"checkpoint {path} is damaged: it has no {error.args[0]}") from error
+        raise TrainingError(f"checkpoint {path} is damaged: {error.args[0]} is missing") from error
     except (SafetensorError, ValueError) as error:
         raise TrainingError(f"checkpoint {path} is damaged: {error}") from error
 
 
 def state_digest(state: OuterState) -> str:
-    """Return the SHA-256 over all that a checkpoint keeps of a state."""
+    """Return the SHA-256 of all numbers that a checkpoint keeps of a state."""
     return _digest(_counters(state) | _vectors(state))
 
 
@@ -119,10 +118,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _with_ordered_metadata(content: bytes) -> bytes:
-    """Put a safetensors file's metadata in order: the library shuffles them.
-
-    So equal states have equal bytes.
-    """
+    """Sort a safetensors file's metadata, whose order the library leaves to chance."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -135,6 +131,6 @@ def _check_identity(path: Path, metadata: Mapping[str, str], identity: TrainingI
         if metadata.get(key) != value:
             found = json.dumps(metadata.get(key))
             raise OtherTrainingError(
-                f"checkpoint {path} cannot be resumed: its {key} is {found}, this training's "
-                f"is {json.dumps(value)}"
+                f"checkpoint {path} cannot be resumed: its {key} is {found}, expected "
+                f"{json.dumps(value)}"
             )

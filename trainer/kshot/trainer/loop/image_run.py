@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from kshot.bundle import Manifest
-from kshot.learner import Network, build_network
 from kshot.trainer.bundling.packaging import (
     bundle_folder,
     draft_manifest,
@@ -53,15 +52,15 @@ def train(
     say: Callable[[str], None] = lambda _sentence: None,
     workers: Workers = ALONE,
 ) -> Path:
-    """Train, write what ``run_training`` writes to ``out``, and end with a bundle.
+    """Train, write the files of `run_training` and a bundle to `out`; return the bundle's folder.
 
-    A training whose bundle is there already is left as it is, and nothing is reported.
-    ``report_table`` hears how many tasks of the bundle's table are measured. ``compiled`` compiles
-    the inner step; with None it is compiled where that works, and ``say`` hears of it. Returns the
-    bundle's folder. Raises ``TrainingError`` when the recipe does not fit its network, the inner
-    step was to be compiled and cannot be, the training diverges, the disk does not take a file, or
-    a checkpoint is missing, damaged or another training's; ``DataError`` when a data set does not
-    fit; ``BundleError`` when a bundle there is damaged.
+    A resumed training whose bundle exists changes nothing and reports nothing. `report_table`
+    receives how many tasks of the bundle's table are measured. `compiled` compiles the inner step;
+    with None it is compiled if that works, and `say` receives how it went. Raises `TrainingError`
+    when the recipe does not fit its network, the inner step cannot be compiled though `compiled` is
+    true, the training diverges, a file cannot be written, or a checkpoint is missing, damaged or
+    belongs to another training; `DataError` when a data set does not fit; `BundleError` when the
+    bundle is damaged.
     """
     manifest = draft_manifest(recipe, dataset_train)
     training = image_training(recipe, manifest, dataset_train, dataset_test, device, workers)
@@ -92,7 +91,7 @@ def image_training(
     device: torch.device,
     workers: Workers = ALONE,
 ) -> Training[MetaBatch]:
-    """Put a training together; raises what ``train`` raises, now rather than hours later."""
+    """Build a training; raises the errors of `train` before hours are spent."""
     _check_datasets(recipe, dataset_train, dataset_test)
     datasets = {"train": dataset_train, "test": dataset_test}
     pixels = {
@@ -117,15 +116,14 @@ def image_loop(
     workers: Workers = ALONE,
     pixels: DevicePixels | None = None,
 ) -> OuterLoop[MetaBatch]:
-    """Put the outer loop of a recipe together, its steps uncompiled.
+    """Build the outer loop of a recipe, its steps uncompiled.
 
-    ``pixels`` are the data set's where they are on the device already. Raises ``TrainingError``
-    when the recipe does not fit its network, ``DataError`` when the images do not fit its input.
+    `pixels` are those of the data set if they are already on the device. Raises `TrainingError`
+    when the recipe does not fit its network, `DataError` when the images do not fit its input.
     """
-    network = _network(recipe)
     if pixels is None:
         pixels = DevicePixels.load(dataset, recipe.input, device)
-    return recipe_loop(recipe, ImageTasks(recipe, dataset, pixels), network, workers)
+    return recipe_loop(recipe, ImageTasks(recipe, dataset, pixels), workers)
 
 
 def _check_datasets(
@@ -135,15 +133,8 @@ def _check_datasets(
     check_episodes(dataset_train, task.way, task.shot, 0)
     if task.labels == "fixed" and task.way != dataset_train.class_count:
         raise DataError(
-            f"way is {task.way}, wanted all {dataset_train.class_count} classes of "
-            f"{dataset_train.name} with fixed labels"
+            f"task.way: expected all {dataset_train.class_count} classes of {dataset_train.name} "
+            f"with fixed labels, got {task.way}"
         )
     for dataset in (dataset_train, dataset_test):
         check_episodes(dataset, evaluation.way, evaluation.shot, evaluation.query_count)
-
-
-def _network(recipe: Recipe) -> Network:
-    try:
-        return build_network(recipe.network, recipe.input.shape, recipe.batch_norm.epsilon)
-    except ValueError as error:
-        raise TrainingError(f"recipe {recipe.name}: {error}") from None

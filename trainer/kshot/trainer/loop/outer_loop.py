@@ -1,4 +1,4 @@
-"""The outer loop: how adaptations to tasks move the initialization, whatever the algorithm."""
+"""The outer loop: adaptations to tasks move the initialization, for every algorithm."""
 
 from dataclasses import dataclass, replace
 from typing import Generic
@@ -28,10 +28,10 @@ from kshot.trainer.tasks.training_tasks import Drawn, SupportBatch, TrainingTask
 
 @dataclass(frozen=True)
 class OuterLoop(Generic[Drawn]):
-    """One meta-training: its settings, its tasks, and what steps through them.
+    """One meta-training: its settings, its tasks and its inner steps.
 
-    ``tail_step`` takes the last inner step where that has a batch of its own size. Where there is a
-    ``query_gradient`` the tail is answered like queries instead, and that is the outer gradient.
+    `tail_step` takes the last inner step if its batch has another size. With a `query_gradient` the
+    tail is answered like queries instead, and that gradient is the outer one.
     """
 
     inner: Inner
@@ -49,14 +49,14 @@ class OuterLoop(Generic[Drawn]):
     workers: Workers = ALONE
 
     def draw(self, meta_iteration: int) -> Drawn:
-        """Draw the tasks of a meta-iteration; a function of its number, and of nothing before."""
+        """Draw the tasks of a meta-iteration, from its number alone."""
         return self.tasks.draw(meta_iteration)
 
     def advance(self, state: OuterState, drawn: Drawn | None = None) -> tuple[OuterState, Tensor]:
-        """Do one meta-iteration; return the new state and ``Adaptations.loss``.
+        """Do one meta-iteration; return the new state and `Adaptations.loss`.
 
-        ``drawn`` are the tasks of ``draw``, drawn here where they were not drawn ahead. On a GPU
-        nothing here waits for the device.
+        `drawn` are the tasks of `draw`; without them they are drawn here. On a GPU nothing here
+        waits for the device.
         """
         if drawn is None:
             drawn = self.draw(state.meta_iteration)
@@ -66,12 +66,12 @@ class OuterLoop(Generic[Drawn]):
         return updated(state, adaptations, self.outer, self.rule.learning_rate), adaptations.loss
 
     def _adapt_serially(self, state: OuterState, batch: SupportBatch) -> Adaptations:
-        """Adapt to one task after another, v carried from each to the next, as the paper's code."""
+        """Adapt to one task after another and carry v between them, as the paper's code does."""
         second_moment, step = state.second_moment, state.step
         displacement = torch.zeros_like(state.parameters)
         losses = []
         for task in range(len(batch)):
-            start = self._start(state.parameters[None], second_moment[None], step)
+            start = LoopState(self.layout, state.parameters[None], second_moment[None], step)
             moved, end, loss = self._displace(start, batch.part(slice(task, task + 1)))
             displacement += moved[0]
             if self.inner.preconditioner == "carried":
@@ -88,7 +88,7 @@ class OuterLoop(Generic[Drawn]):
         parameters, second_moment = (
             vector.repeat(task_count, 1) for vector in (state.parameters, state.second_moment)
         )
-        start = self._start(parameters, second_moment, state.step)
+        start = LoopState(self.layout, parameters, second_moment, state.step)
         moved, end, loss = self._displace(start, batch)
         # One vector, so that processes exchange one message.
         sums = torch.cat([moved.sum(dim=0), end.second_moment.sum(dim=0), loss[None] * task_count])
@@ -100,13 +100,10 @@ class OuterLoop(Generic[Drawn]):
             return Adaptations(displacement, state.second_moment, state.step, mean_loss[0])
         return Adaptations(displacement, second_moment, end.step, mean_loss[0])
 
-    def _start(self, parameters: Tensor, second_moment: Tensor, step: int) -> LoopState:
-        return LoopState(self.layout, parameters, second_moment, step)
-
     def _displace(self, start: LoopState, batch: SupportBatch) -> tuple[Tensor, LoopState, Tensor]:
-        """Adapt to T tasks: their displacements ``(T, P)``, the end, and ``Adaptations.loss``.
+        """Adapt to T tasks: their displacements `(T, P)`, the end, and `Adaptations.loss`.
 
-        ``d = w_1 (phi_2 - phi_1) + ... + w_k (phi_{k+1} - phi_k)``, of inner SGD ``-a`` times the
+        `d = w_1 (phi_2 - phi_1) + ... + w_k (phi_{k+1} - phi_k)`, of inner SGD `-a` times the
         algorithm's gradient.
         """
         if self.algorithm.second_order:
@@ -131,19 +128,12 @@ class OuterLoop(Generic[Drawn]):
         return displacement, state, torch.cat(losses).mean()
 
     def _adapt(self, step: InnerStep, state: LoopState, batch: SupportBatch) -> InnerLoopResult:
-        return run_inner_loop(
-            step,
-            state,
-            batch.inputs,
-            batch.targets,
-            batch.indices,
-            self.rule,
-        )
+        return run_inner_loop(step, state, batch.inputs, batch.targets, batch.indices, self.rule)
 
     def _displace_by_queries(
         self, start: LoopState, batch: SupportBatch, query_gradient: QueryGradient
     ) -> tuple[Tensor, LoopState, Tensor]:
-        """Adapt by all steps but the tail's, and turn the gradient on the tail into displacements.
+        """Adapt by all steps but the tail's, and turn the tail's gradient into displacements.
 
         The loss is the tail's.
         """
@@ -171,7 +161,7 @@ class OuterLoop(Generic[Drawn]):
         return -self.rule.learning_rate * gradient, adapted, losses.mean()
 
     def _runs(self, batch: SupportBatch) -> list[tuple[float, slice]]:
-        """Return the algorithm's runs, a separate tail in one of its own."""
+        """Return the algorithm's runs; a separate tail is a run of its own."""
         tail = batch.indices.shape[1]
         runs: list[tuple[float, slice]] = []
         for weight, steps in self.algorithm.runs():
@@ -184,11 +174,9 @@ class OuterLoop(Generic[Drawn]):
     def _displace_through_steps(
         self, start: LoopState, batch: SupportBatch
     ) -> tuple[Tensor, LoopState, Tensor]:
-        """Turn MAML's gradient of T tasks into displacements, the mean of them in each row."""
-        rows = torch.arange(len(batch), device=batch.inputs.device).unsqueeze(1)
-        indices = list(batch.indices.unbind(1))
-        indices += [] if batch.tail is None else [batch.tail]
-        batches = [(batch.inputs[rows, drawn], batch.targets[rows, drawn]) for drawn in indices]
+        """Turn MAML's gradient of T tasks into displacements, each their mean."""
+        indices = [*batch.indices.unbind(1), *([] if batch.tail is None else [batch.tail])]
+        batches = [batch.take(drawn) for drawn in indices]
         gradient, losses = maml_gradient(
             self.network,
             self.layout,

@@ -1,4 +1,4 @@
-"""What a training has learned so far, and how an outer update moves it."""
+"""The state of a meta-training, and its outer update."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class OuterMoments:
-    """Adam's moments of the outer gradient, both ``(P,)``; its t is the meta-iteration."""
+    """Adam's moments of the outer gradient, both `(P,)`; its t is the meta-iteration."""
 
     first: Tensor
     second: Tensor
@@ -22,10 +22,10 @@ class OuterMoments:
 
 @dataclass(frozen=True)
 class OuterState:
-    """Hold ``parameters`` and the inner ``second_moment``, both ``(P,)``.
+    """Hold `parameters` and the inner `second_moment`, both `(P,)`.
 
-    ``step`` is the inner Adam's t, ``meta_iteration`` the number of meta-iterations done, and
-    ``moments`` are there where the outer optimizer is Adam.
+    `step` is the inner Adam's t, `meta_iteration` the number of meta-iterations done, and
+    `moments` are there where the outer optimizer is Adam.
     """
 
     parameters: Tensor
@@ -37,10 +37,10 @@ class OuterState:
 
 @dataclass(frozen=True)
 class Adaptations:
-    """What the tasks of a meta-batch give: their mean displacement ``(P,)``, and the next v and t.
+    """The outcome of a meta-batch: its tasks' mean displacement `(P,)`, and the next v and t.
 
-    ``loss`` is the mean of all inner steps'; of MAML, and where a tail is answered like queries, it
-    is the last one's alone.
+    `loss` is the mean over all inner steps; of MAML, and of a tail that is answered like queries,
+    it is the last step's alone.
     """
 
     displacement: Tensor
@@ -54,9 +54,9 @@ def updated(
 ) -> OuterState:
     """Take one outer step from the tasks' mean displacement d.
 
-    "sgd": ``phi <- phi + eps d``, for Reptile the step of the batched form of its paper, with eps
+    "sgd": `phi <- phi + eps d`, for Reptile the step of the batched form of its paper, with eps
     annealed linearly. "adam": Adam (Kingma and Ba 2015, algorithm 1) with rate eps on the gradient
-    ``g = -d / a``, a the inner learning rate: of inner SGD that is the weighted sum of the inner
+    `g = -d / a`, a the inner learning rate: of inner SGD that is the weighted sum of the inner
     gradients, as MAML's code has it.
     """
     size = meta_step_size(outer, state.meta_iteration)
@@ -78,6 +78,6 @@ def updated(
 
 
 def meta_step_size(outer: Outer, meta_iteration: int) -> float:
-    """Anneal linearly: ``start (1 - i / N) + final i / N`` before the i-th outer update."""
+    """Anneal linearly: `start (1 - i / N) + final i / N` before the i-th outer update."""
     progress = meta_iteration / outer.meta_iterations
     return outer.meta_step_size * (1 - progress) + outer.meta_step_size_final * progress

@@ -1,4 +1,4 @@
-"""Things made by a thread while those before them are used."""
+"""Values that a thread makes ahead of their use."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,10 +14,10 @@ AHEAD = 2
 
 @contextmanager
 def prefetch(make: Callable[[int], T], start: int, stop: int) -> Iterator[Iterator[T]]:
-    """Give an iterator over ``make(start)`` to ``make(stop - 1)``, made by one thread.
+    """Give an iterator over `make(start)` to `make(stop - 1)`, made by one thread.
 
-    At most two are made before they are asked for. What ``make`` raises is raised where its result
-    is asked for. The thread ends with the context, at the latest after what it is making.
+    At most two are made ahead. An error of `make` is raised when its result is asked for. The
+    thread ends with the context, after the value that it is making.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     try:

@@ -1,10 +1,19 @@
-"""From a recipe to its outer loop: the inner steps that it asks for, and what goes around them."""
+"""The outer loop of a recipe: its network, its inner steps and its tasks, put together."""
 
 from dataclasses import replace
 from typing import TypeVar
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
-from kshot.learner import Network, Objective, QuerySpec, StepRule, StepSpec, layout_of
+from kshot.learner import (
+    Network,
+    Objective,
+    QuerySpec,
+    StepRule,
+    StepSpec,
+    build_network,
+    layout_of,
+)
+from kshot.trainer.errors import TrainingError
 from kshot.trainer.loop.algorithms import algorithm_of
 from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.workers import Workers
@@ -26,10 +35,13 @@ Drawn = TypeVar("Drawn")
 def recipe_loop(
     recipe: AnyRecipe,
     tasks: TrainingTasks[Drawn],
-    network: Network,
     workers: Workers,
 ) -> OuterLoop[Drawn]:
-    """Put the outer loop of a recipe together, its steps uncompiled."""
+    """Build the outer loop of a recipe, its steps uncompiled.
+
+    Raises `TrainingError` when the recipe does not fit its network.
+    """
+    network = _network(recipe)
     spec, tail, queries = step_spec(recipe), tail_spec(recipe), query_spec(recipe)
     step = spec.build()
     return OuterLoop(
@@ -50,7 +62,7 @@ def recipe_loop(
 
 
 def step_spec(recipe: AnyRecipe) -> StepSpec:
-    """Describe the inner step of a recipe: of one task, or of a meta-batch that is stacked."""
+    """Describe the inner step of a recipe: of one task, or of a stacked meta-batch."""
     inner, outer = recipe.inner, recipe.outer
     return StepSpec(
         network=recipe.network,
@@ -69,7 +81,7 @@ def step_spec(recipe: AnyRecipe) -> StepSpec:
 
 
 def tail_spec(recipe: AnyRecipe) -> StepSpec:
-    """Describe the last inner step of a recipe: another one where it has a separate tail."""
+    """Describe the last inner step of a recipe, which a separate tail makes a different one."""
     spec = step_spec(recipe)
     if recipe.task.tail_shot:
         return replace(spec, batch_size=recipe.task.way * recipe.task.tail_shot)
@@ -77,7 +89,7 @@ def tail_spec(recipe: AnyRecipe) -> StepSpec:
 
 
 def query_spec(recipe: AnyRecipe) -> QuerySpec | None:
-    """Describe the outer gradient of a recipe whose tail is answered like queries, or None."""
+    """Describe the outer gradient of a recipe that answers its tail like queries, or None."""
     if not recipe.task.tail_as_served:
         return None
     task, outer = recipe.task, recipe.outer
@@ -104,3 +116,16 @@ def step_rule(inner: Inner) -> StepRule:
         inner.epsilon,
         inner.weight_decay_rate,
     )
+
+
+def _network(recipe: AnyRecipe) -> Network:
+    try:
+        network = build_network(recipe.network, recipe.input_shape, recipe.batch_norm_epsilon)
+    except ValueError as error:
+        raise TrainingError(f"recipe {recipe.name}: {error}") from None
+    if Objective(recipe.objective) is Objective.SQUARED_ERROR and network.statistics_shapes:
+        raise TrainingError(
+            f"recipe {recipe.name}: network.name: expected a network without batch norm for "
+            f"regression, got {recipe.network.name}, which normalizes over a batch"
+        )
+    return network

@@ -52,7 +52,7 @@ REPORT_EVERY_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """How far a training is: iterations done, their rate, the mean inner loss, curve scalars."""
+    """The progress of a training: iterations done, their rate, the mean inner loss, scalars."""
 
     meta_iteration: int
     meta_iterations: int
@@ -63,10 +63,10 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class Training(Generic[Drawn]):
-    """One training, ready to run; ``measure`` gives the scalars of its learning curves.
+    """One training, ready to run; `measure` gives the scalars of its learning curves.
 
-    With ``mean_rows`` its classes are none of a task's: the head that it gives has so many rows,
-    each the mean of those trained.
+    With `mean_rows` its classes are not those of a task: the resulting head has that many rows,
+    each the mean of the trained ones.
     """
 
     recipe: AnyRecipe
@@ -77,13 +77,13 @@ class Training(Generic[Drawn]):
     mean_rows: int | None = None
 
     def initialization(self, state: OuterState) -> Initialization:
-        """Name what a training has learned so far."""
+        """Return a state as an initialization."""
         return initialization_of(self.loop.network, self.loop.layout, state, self.mean_rows)
 
 
 @contextmanager
 def _within_memory() -> Iterator[None]:
-    """Turn what PyTorch raises when memory is exhausted into a ``TrainingError``."""
+    """Turn PyTorch's errors of exhausted memory into a `TrainingError`."""
     try:
         yield
     except RuntimeError as error:
@@ -91,7 +91,7 @@ def _within_memory() -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "CPUAllocator" not in str(error):
             raise
         raise TrainingError(
-            "the training needs more memory than there is, wanted a smaller outer.meta_batch_size, "
+            "the training needs more memory than there is; choose a smaller outer.meta_batch_size, "
             "inner.batch_size or network"
         ) from error
 
@@ -106,13 +106,12 @@ def run_training(
     report: Callable[[TrainingReport], None],
     say: Callable[[str], None],
 ) -> OuterState:
-    """Train to the end; write checkpoints, recipe, TensorBoard scalars and curves to ``out``.
+    """Train to the end; write checkpoints, recipe, TensorBoard scalars and curves to `out`.
 
-    With ``resume`` the training goes on from its checkpoint; on a CPU the result then equals an
-    uninterrupted training's bit for bit. A ``KeyboardInterrupt``, or the end of another process,
-    leaves a checkpoint of what was last recorded, at most a second old. The inner steps are
-    compiled, or found not to be, before anything is written. Of several processes the first one
-    writes. Raises ``TrainingError``.
+    With `resume` the training goes on from its checkpoint; on a CPU the result then equals an
+    uninterrupted training's bit for bit. A `KeyboardInterrupt`, or the end of another process,
+    leaves a checkpoint of the last record, at most a second old. The inner steps are compiled
+    before anything is written. Of several processes the first one writes. Raises `TrainingError`.
     """
     recipe, loop = training.recipe, training.loop
     state = resumed_state(training, out) if resume else training.first
@@ -151,7 +150,7 @@ def run_training(
                 progress = {"inner_loss": loss, "meta_step_size": step_size}
                 scalar_file.write(done, {**progress, **scalars})
                 state = advanced
-                # After its scalars: what a checkpoint counts as done is never recorded again.
+                # After its scalars: a resumed training does not record them again.
                 if done == total or done % evaluation.checkpoint_interval == 0:
                     save(state)
                 report(TrainingReport(done, total, rate, loss, scalars))
@@ -162,7 +161,7 @@ def run_training(
 
 
 def first_state(loop: OuterLoop[Drawn], device: torch.device) -> OuterState:
-    """Draw the parameters that training starts from, by the recipe's seed; moments are zero."""
+    """Draw the first parameters by the recipe's seed; moments are zero."""
     seed = derive_seed(loop.outer.seed, INITIAL_PARAMETERS)
     generator = torch.Generator().manual_seed(seed)
     way = loop.layout.shapes["head.bias"][0]
@@ -173,7 +172,7 @@ def first_state(loop: OuterLoop[Drawn], device: torch.device) -> OuterState:
 
 
 def resumed_state(training: Training[Drawn], out: Path) -> OuterState:
-    """Read a training's checkpoint; raises ``TrainingError`` naming what differs, or is damaged."""
+    """Read a training's checkpoint; raises `TrainingError` that names the difference or damage."""
     path, layout = out / CHECKPOINT_FILE, training.loop.layout
     try:
         return read_checkpoint(path, layout, training.identity, training.first)
@@ -186,7 +185,7 @@ def resumed_state(training: Training[Drawn], out: Path) -> OuterState:
 def initialization_of(
     network: Network, layout: ParameterLayout, state: OuterState, mean_rows: int | None
 ) -> Initialization:
-    """Name what a training has learned so far; ``mean_rows`` is that of ``Training``."""
+    """Return a state as an initialization; `mean_rows` is that of `Training`."""
 
     def named(vector: Tensor) -> dict[str, Tensor]:
         parts = {name: value[0] for name, value in layout.split(vector.unsqueeze(0)).items()}
@@ -205,7 +204,7 @@ def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainingError(f"folder {out} cannot be made: {error.strerror}") from error
+        raise TrainingError(f"folder {out} cannot be created: {error.strerror}") from error
 
 
 def _check_workers(training: Training[Drawn], state: OuterState, compiled: bool | None) -> None:
@@ -213,23 +212,23 @@ def _check_workers(training: Training[Drawn], state: OuterState, compiled: bool 
     count = workers.count
     if count > 1 and outer.meta_batch != "stacked":
         raise TrainingError(
-            f"outer.meta_batch is {outer.meta_batch}, wanted stacked for {count} processes: "
+            f"outer.meta_batch: expected stacked for {count} processes, got {outer.meta_batch}; "
             "serial tasks wait for one another"
         )
     if count > outer.meta_batch_size:
         raise TrainingError(
-            f"{count} processes share {outer.meta_batch_size} tasks of a meta-batch, wanted at "
-            "most one process for each"
+            f"outer.meta_batch_size: expected at least one task for each of {count} processes, got "
+            f"{outer.meta_batch_size}"
         )
     if count > 1 and not workers.agree(f"{training.identity} {state_digest(state)} {compiled}"):
         raise TrainingError(
-            f"the {count} processes of this training differ, wanted the same recipe, data, "
-            "checkpoint and way of compiling for each"
+            f"the {count} processes of this training differ: expected the same recipe, data, "
+            "checkpoint and --compile for each"
         )
 
 
 def _follow(training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState) -> OuterState:
-    """Take this process's part of every meta-iteration; another one writes."""
+    """Take this process's share of every meta-iteration; another process writes."""
     with prefetch(loop.draw, state.meta_iteration, loop.outer.meta_iterations) as drawn:
         for advanced, _, _ in _meta_iterations(training, loop, state, drawn):
             state = advanced
@@ -239,10 +238,10 @@ def _follow(training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState
 def _meta_iterations(
     training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState, batches: Iterator[Drawn]
 ) -> Iterator[tuple[OuterState, float, float]]:
-    """Advance through all batches; yield state, mean loss and meta-iterations per second where due.
+    """Advance through all batches; yield state, mean loss and meta-iterations per second.
 
-    Due is about once a second, at every checkpoint and evaluation, and at the end. Raises
-    ``TrainingError`` when the loss, a parameter or its second moment is not finite.
+    It yields about once a second, at every checkpoint and evaluation, and at the end. Raises
+    `TrainingError` when the loss, a parameter or its second moment is not finite.
     """
     evaluation, total = training.recipe.evaluation, loop.outer.meta_iterations
     intervals = evaluation.checkpoint_interval, evaluation.interval
@@ -254,13 +253,13 @@ def _meta_iterations(
         done = state.meta_iteration
         due = done == total or any(done % interval == 0 for interval in intervals)
         if due or time.monotonic() - reported >= REPORT_EVERY_SECONDS:
-            mean_loss = float(torch.stack(losses).mean())  # waits for a GPU to come so far
+            mean_loss = float(torch.stack(losses).mean())  # waits for a GPU
             seconds = time.monotonic() - reported
             learned = torch.cat([state.parameters, state.second_moment])
             if not math.isfinite(mean_loss) or not torch.isfinite(learned).all():
                 raise TrainingError(
-                    f"training diverged: at meta-iteration {done} the inner loss is {mean_loss}, "
-                    "wanted it, all parameters and their second moments finite"
+                    f"training diverged: at meta-iteration {done} the inner loss is {mean_loss}; "
+                    "expected it, all parameters and their second moments to be finite"
                 )
             yield state, mean_loss, len(losses) / max(seconds, 1e-9)
             losses, reported = [], time.monotonic()

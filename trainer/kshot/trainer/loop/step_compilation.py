@@ -1,4 +1,4 @@
-"""The inner steps of a training, compiled where that works."""
+"""Compilation of a training's inner steps."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,15 +35,15 @@ def compiled_loop(
     compiled: bool | None,
     say: Callable[[str], None],
 ) -> OuterLoop[Drawn]:
-    """Compile a loop's inner steps and try them; with None for ``compiled``, where that works.
+    """Compile a loop's inner steps and try them; with None for `compiled`, if that works.
 
-    MAML goes back through its steps, which compiled ones do not allow. On a GPU steps launch as
-    graphs, compiled or not. Raises ``TrainingError`` when ``compiled`` asks for what cannot be.
+    MAML differentiates through its steps, which compiled ones do not allow. On a GPU steps launch
+    as graphs, compiled or not. Raises `TrainingError` when `compiled` is true and compiling fails.
     """
     device = state.parameters.device
     if loop.algorithm.second_order:
         if compiled:
-            raise TrainingError("algorithm maml cannot be compiled, wanted --no-compile")
+            raise TrainingError("algorithm maml cannot be compiled; use --no-compile")
         return loop
     loop = replace(
         loop,
@@ -56,29 +56,22 @@ def compiled_loop(
     if compiled or compiler_name(device) is not None:
         say("compiling the inner step")
         try:
-            faster = _compiled(loop, recipe, state)
+            compiled_steps = _compiled(loop, recipe, device)
+            # Changes nothing, for the tasks follow from the state, and waits for no other process.
+            replace(compiled_steps, workers=loop.workers.set_apart()).advance(state)
+            faster = compiled_steps
         except (CompilationError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             if compiled:
                 raise TrainingError(reason) from error
     if not loop.workers.agree(str(faster is loop)):
-        faster, reason = loop, reason or "not every process can compile the inner step"
+        faster, reason = loop, reason or "some process cannot compile the inner step"
     if reason:
         say(f"{reason}; the training is slower without")
     return faster
 
 
-def _compiled(loop: OuterLoop[Drawn], recipe: AnyRecipe, state: OuterState) -> OuterLoop[Drawn]:
-    """Compile a loop's inner steps and let them run once."""
-    faster = _compiled_steps(loop, recipe, state.parameters.device)
-    # Changes nothing, for what is drawn follows from the state; and waits for no other process.
-    replace(faster, workers=loop.workers.set_apart()).advance(state)
-    return faster
-
-
-def _compiled_steps(
-    loop: OuterLoop[Drawn], recipe: AnyRecipe, device: torch.device
-) -> OuterLoop[Drawn]:
+def _compiled(loop: OuterLoop[Drawn], recipe: AnyRecipe, device: torch.device) -> OuterLoop[Drawn]:
     main, tail = (_shared(spec, loop) for spec in (step_spec(recipe), tail_spec(recipe)))
     if (queries := query_spec(recipe)) is not None:
         gradient = compile_program(_shared(queries, loop), device)
@@ -91,7 +84,7 @@ def _compiled_steps(
 
 
 def _shared(spec: Spec, loop: OuterLoop[Drawn]) -> Spec:
-    """Describe the step of those tasks of a stacked meta-batch that this process takes."""
+    """Describe the step of this process's share of a stacked meta-batch."""
     if loop.outer.meta_batch == "serial":
         return spec
     own = loop.workers.own(loop.outer.meta_batch_size)

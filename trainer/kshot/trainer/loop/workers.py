@@ -16,15 +16,15 @@ from kshot.trainer.errors import LostWorkerError, TrainingError
 
 __all__ = ["ALONE", "Workers", "joined_workers"]
 
-# All wait while the first one measures a point of the curves, or one still reads its images.
+# The others wait while the first one measures its curves, or one still reads its images.
 PATIENCE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The number of this process among those that share the tasks of each meta-batch.
+    """One process among those that share the tasks of each meta-batch.
 
-    With ``apart`` it takes its share of the tasks, and exchanges nothing.
+    With `apart` it takes its share of the tasks but exchanges nothing.
     """
 
     rank: int
@@ -34,30 +34,30 @@ class Workers:
 
     @property
     def first(self) -> bool:
-        """Tell whether this process is the one that writes and reports."""
+        """Tell whether this process writes and reports."""
         return self.rank == 0
 
     def own(self, task_count: int) -> slice:
-        """Return the tasks, of a meta-batch's, that this process adapts to."""
+        """Return this process's share of a meta-batch's tasks."""
         return slice(
             self.rank * task_count // self.count, (self.rank + 1) * task_count // self.count
         )
 
     def set_apart(self) -> Self:
-        """Return the same process without the others."""
+        """Return this process apart from the others."""
         return replace(self, apart=True)
 
     def total(self, tensor: Tensor) -> Tensor:
-        """Add up a tensor of all processes; the sum is in all of them, to the same bit.
+        """Sum a tensor over all processes; all get the same bits.
 
-        Raises ``LostWorkerError`` when one of them has ended.
+        Raises `LostWorkerError` when one of them has ended.
         """
         return self._reduced(tensor, torch.distributed.ReduceOp.SUM)
 
     def agree(self, text: str) -> bool:
-        """Tell whether all processes came here with the same text; it waits for them to come.
+        """Wait for all processes, and tell whether they pass the same text.
 
-        Raises ``LostWorkerError`` when one of them has ended.
+        Raises `LostWorkerError` when one of them has ended.
         """
         number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
         ends = torch.tensor([number, -number], device=self.device)
@@ -70,8 +70,8 @@ class Workers:
                 torch.distributed.all_reduce(tensor, operation)
             except RuntimeError as error:
                 raise LostWorkerError(
-                    f"another of the {self.count} processes of this training has ended, and it "
-                    "ends with it"
+                    f"another of the {self.count} processes of this training has ended, so this "
+                    "one ends too"
                 ) from error
         return tensor
 
@@ -81,10 +81,10 @@ ALONE = Workers(0, 1)
 
 @contextmanager
 def joined_workers(device: torch.device) -> Iterator[Workers]:
-    """Join the other processes that `torchrun` started, if it did, until the context ends.
+    """Join the other processes of `torchrun`, if there are any, until the context ends.
 
-    On GPUs each process of a machine takes the one of its own number. Raises ``TrainingError`` when
-    there are too few, or the others cannot be reached.
+    On GPUs each process of a machine takes the GPU of its own number. Raises `TrainingError` when
+    there are too few GPUs, or the other processes cannot be reached.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -98,9 +98,9 @@ def joined_workers(device: torch.device) -> Iterator[Workers]:
         torch.distributed.init_process_group(backend, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise TrainingError(f"the {count} processes of this training did not meet: {reason}") from (
-            error
-        )
+        raise TrainingError(
+            f"the {count} processes of this training could not connect: {reason}"
+        ) from (error)
     try:
         yield Workers(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
     finally:
@@ -111,7 +111,7 @@ def _take_gpu() -> None:
     own, gpu_count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if own >= gpu_count:
         raise TrainingError(
-            f"process {own} of this machine, counted from 0, finds {gpu_count} GPUs, wanted one "
-            "for each process"
+            f"process {own} of this machine: expected one GPU for each process, found "
+            f"{gpu_count} in all"
         )
     torch.cuda.set_device(own)

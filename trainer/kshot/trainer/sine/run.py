@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from kshot.bundle import replace_file
-from kshot.learner import Initialization, Network, build_network
+from kshot.learner import Initialization
 from kshot.trainer.errors import TrainingError, writing
 from kshot.trainer.loop.checkpoint import TrainingIdentity
 from kshot.trainer.loop.recipe_loop import recipe_loop
@@ -63,7 +63,7 @@ def sine_training(
 
     Its learning curves are mean squared errors on test waves, named `squared_error/N_steps`.
     """
-    loop = recipe_loop(recipe, SineTasks(recipe, device), _network(recipe), workers)
+    loop = recipe_loop(recipe, SineTasks(recipe, device), workers)
 
     def measure(initialization: Initialization) -> Mapping[str, float]:
         measured = sine_errors(initialization, recipe)
@@ -73,16 +73,3 @@ def sine_training(
     # The recipe describes the data completely.
     identity = TrainingIdentity(recipe_digest(recipe), SINE)
     return Training(recipe, identity, loop, first_state(loop, device), measure)
-
-
-def _network(recipe: SineRecipe) -> Network:
-    try:
-        network = build_network(recipe.network, recipe.input_shape, recipe.batch_norm_epsilon)
-    except ValueError as error:
-        raise TrainingError(f"recipe {recipe.name}: {error}") from None
-    if network.statistics_shapes:
-        raise TrainingError(
-            f"recipe {recipe.name}: network.name: expected a network without batch norm for "
-            f"regression, got {recipe.network.name}, which normalizes over a batch"
-        )
-    return network
