@@ -55,22 +55,20 @@ class CompiledSteps:
         if self._compiled is False or not step_count:
             return solvers
         specs = [
-            StepSpec.of(self._manifest, of.way, of.batch_size, of.rule, of.scope).of_tasks(
-                tasks_at_once
-            )
-            for of in solvers
+            StepSpec.of(self._manifest, of.way, of.batch_size, of.rule, of.scope) for of in solvers
         ]
-        missing = [
-            spec
-            for spec in dict.fromkeys(specs)
-            if spec not in self._steps and not _compiled_before(spec, self._device)
-        ]
-        if self._compiled is None and not self._pays(step_count, len(missing)):
+        specs = [spec.of_tasks(tasks_at_once) for spec in specs]
+        wanted = [spec for spec in dict.fromkeys(specs) if spec not in self._steps]
+        new = [spec for spec in wanted if not _compiled_before(spec, self._device)]
+        if self._compiled is None and not self._pays(step_count, len(new)):
             return solvers
         try:
-            for spec in dict.fromkeys(specs):
-                if spec not in self._steps:
-                    self._steps[spec] = self._compile(spec, new=spec in missing)
+            for spec in wanted:
+                if spec in new:
+                    self._say("compiling the inner step")
+                step = compile_step(spec, self._device)
+                step(*spec.example_arguments(self._device))
+                self._steps[spec] = step
         except (CompilationError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             if self._compiled:
@@ -86,19 +84,9 @@ class CompiledSteps:
             for of, spec in zip(solvers, specs, strict=True)
         ]
 
-    def _pays(self, step_count: int, missing_count: int) -> bool:
-        return (
-            self._device.type == "cpu"
-            and compiler_name(self._device) is not None
-            and step_count >= WORTHWHILE_STEPS * missing_count
-        )
-
-    def _compile(self, spec: StepSpec, *, new: bool) -> InnerStep:
-        if new:
-            self._say("compiling the inner step")
-        step = compile_step(spec, self._device)
-        step(*spec.example_arguments(self._device))
-        return step
+    def _pays(self, step_count: int, new_count: int) -> bool:
+        compiles = self._device.type == "cpu" and compiler_name(self._device) is not None
+        return compiles and step_count >= WORTHWHILE_STEPS * new_count
 
 
 def _compiled_before(spec: StepSpec, device: torch.device) -> bool:

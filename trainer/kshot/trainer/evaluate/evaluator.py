@@ -33,10 +33,9 @@ class Evaluator:
     """Evaluates one initialization on the tasks of one data set.
 
     Holds the images on the device of the initialization, and the compiled inner steps. `compiled`
-    says whether inner steps are compiled: None means on a CPU, where that works and pays; `say`
-    hears of it. Tasks are adapted to in stacks of `tasks_at_once`. A method raises `DataError`
-    when the data set is too small for the tasks, and `TrainingError` when a step that is to be
-    compiled does not compile.
+    says whether steps are compiled: None means on a CPU, where that works and pays; `say` hears of
+    it. Methods raise `DataError` when the data set is too small for the tasks, and `TrainingError`
+    when a step that is to be compiled does not compile.
     """
 
     def __init__(
@@ -46,7 +45,6 @@ class Evaluator:
         dataset: ImageDataset,
         *,
         pixels: DevicePixels | None = None,
-        tasks_at_once: int | None = None,
         compiled: bool | None = False,
         say: Callable[[str], None] = lambda _sentence: None,
     ) -> None:
@@ -54,7 +52,7 @@ class Evaluator:
         self.initialization, self.manifest, self.dataset = initialization, manifest, dataset
         device = next(iter(initialization.parameters.values())).device
         self.pixels = pixels or DevicePixels.load(dataset, manifest.input, device)
-        self.tasks_at_once = tasks_at_once or TASKS_AT_ONCE[device.type]
+        self.tasks_at_once = TASKS_AT_ONCE[device.type]
         self._steps = CompiledSteps(manifest, device, compiled, say)
 
     @staticmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,27 +23,26 @@ def draw_curves(figure: Figure, title: str, points: Sequence[CurvePoint]) -> Non
 
     A mode has one color; curves of training classes are dashed; None is a gap.
     """
-    names = list(dict.fromkeys(name for point in points for name in point if name != ABSCISSA))
-    quantities = list(dict.fromkeys(name.partition("/")[0] for name in names))
-    all_axes = figure.subplots(1, max(1, len(quantities)), squeeze=False)[0]
-    for axes, quantity in zip(all_axes, quantities, strict=False):
-        chosen = [name for name in names if name.partition("/")[0] == quantity]
-        _draw_quantity(axes, quantity, chosen, points)
+    by_quantity: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for point in points for name in point if name != ABSCISSA):
+        by_quantity.setdefault(name.partition("/")[0], []).append(name)
+    all_axes = figure.subplots(1, max(1, len(by_quantity)), squeeze=False)[0]
+    for axes, (quantity, names) in zip(all_axes, by_quantity.items(), strict=False):
+        _draw_quantity(axes, quantity, names, points)
     figure.suptitle(title)
 
 
 def _draw_quantity(
     axes: Axes, quantity: str, names: Sequence[str], points: Sequence[CurvePoint]
 ) -> None:
-    modes = dict.fromkeys(name.rpartition("/")[2] for name in names)
-    colors = dict(zip(modes, cycle(f"C{number}" for number in range(10)), strict=False))
+    modes = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
     for name in names:
         _, *part, mode = name.split("/")
         shown = [point for point in points if name in point]
         axes.plot(
             [_number(point[ABSCISSA]) for point in shown],
             [_number(point[name]) for point in shown],
-            color=colors[mode],
+            color=f"C{modes.index(mode) % 10}",
             linestyle="--" if part == ["train"] else "-",
             marker=".",
             label=", ".join([*part, mode]).replace("_", " "),

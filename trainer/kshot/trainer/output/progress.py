@@ -78,18 +78,15 @@ class Progress:
         self._bar.update(self._task, completed=done, total=total, note=note)
         if not self._console.is_terminal and (now >= self._line_at or done == total):
             self._line_at = now + SECONDS_BETWEEN_LINES
-            parts = [f"{self._description}: {done}/{total} {self._unit}"]
-            parts += [note] if note else []
-            remaining = self._remaining(now, done, total)
-            parts += [f"ETA {remaining}"] if remaining else []
-            self._console.print(", ".join(parts), soft_wrap=True, highlight=False, markup=False)
+            progress = f"{self._description}: {done}/{total} {self._unit}"
+            parts = [progress, note, self._remaining(now, done, total)]
+            line = ", ".join(part for part in parts if part)
+            self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def _remaining(self, now: float, done: int, total: int) -> str:
         """Extrapolate from the first update; resumed work starts anywhere."""
-        if self._first is None:
+        if self._first is None or done in (self._first[1], total):
             return ""
         started, first_done = self._first
-        if done in (first_done, total):
-            return ""
         seconds = (now - started) / (done - first_done) * (total - done)
-        return str(timedelta(seconds=round(seconds)))
+        return f"ETA {timedelta(seconds=round(seconds))}"

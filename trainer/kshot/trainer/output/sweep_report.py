@@ -11,6 +11,7 @@ from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.evaluate.sweep import SweepRow, Variant
 from kshot.trainer.statistics import Interval
+from kshot.trainer.tasks.support_flaws import SupportFlaws
 
 __all__ = ["SweepSubject", "difference_document", "sweep_json", "sweep_markdown"]
 
@@ -53,7 +54,7 @@ def sweep_markdown(subject: SweepSubject, rows: Sequence[SweepRow]) -> str:
         "",
         f"{settings.way}-way {settings.shot}-shot tasks of {subject.dataset.name}: "
         f"{first.task_count} tasks of {first.query_count} queries, the same for all rows "
-        f"(seed {settings.seed}, episodes `{first.episodes_digest}`).{_flaws(settings)} "
+        f"(seed {settings.seed}, episodes `{first.episodes_digest}`).{_flaws(settings.flaws)} "
         f"Computed on {subject.device}.",
         "",
         "Accuracy in % ± the half width of its interval "
@@ -67,13 +68,6 @@ def sweep_markdown(subject: SweepSubject, rows: Sequence[SweepRow]) -> str:
     return "\n".join(lines)
 
 
-def _name(variant: Variant, *, with_scope: bool) -> str:
-    if variant.baseline is not None:
-        return "NIL (no adaptation, cosine)"
-    name = f"{variant.preconditioner}, head {variant.head}"
-    return f"{name}, scope {variant.scope}" if with_scope else name
-
-
 def _table(rows: Sequence[SweepRow], step_counts: Sequence[int]) -> list[str]:
     with_scope = len({row.variant.scope for row in rows} - {None}) > 1
     results: dict[Variant, dict[int, EvaluationResult]] = {}
@@ -82,25 +76,23 @@ def _table(rows: Sequence[SweepRow], step_counts: Sequence[int]) -> list[str]:
     head = ["variant", *(f"{count} step{'' if count == 1 else 's'}" for count in step_counts)]
     lines = [head, ["---", *["---:"] * len(step_counts)]]
     for variant, by_steps in results.items():
-        cells = [_cell(by_steps.get(count)) for count in step_counts]
-        lines.append([_name(variant, with_scope=with_scope), *cells])
+        name = f"{variant.preconditioner}, head {variant.head}"
+        name += f", scope {variant.scope}" if with_scope else ""
+        name = "NIL (no adaptation, cosine)" if variant.baseline else name
+        lines.append([name, *(_cell(by_steps.get(count)) for count in step_counts)])
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _cell(result: EvaluationResult | None) -> str:
     if result is None:
         return ""
-    accuracy = f"{100 * result.accuracy:.2f} ± {100 * result.ci95:.2f}"
-    return f"{accuracy}, {result.ms_per_task:.1f} ms"
+    accuracy, ci95 = 100 * result.accuracy, 100 * result.ci95
+    return f"{accuracy:.2f} ± {ci95:.2f}, {result.ms_per_task:.1f} ms"
 
 
-def _flaws(settings: EvaluationSettings) -> str:
-    flaws, sentence = settings.flaws, ""
-    if flaws.wrong_labels:
-        sentence += f" {100 * flaws.wrong_labels:g} % of the support labels are wrong."
-    if flaws.imbalance:
-        sentence += " Shots are uneven."
-    return sentence
+def _flaws(flaws: SupportFlaws) -> str:
+    wrong = f" {100 * flaws.wrong_labels:g} % of the support labels are wrong."
+    return wrong * bool(flaws.wrong_labels) + " Shots are uneven." * flaws.imbalance
 
 
 def _header(subject: SweepSubject, rows: Sequence[SweepRow]) -> dict[str, object]:
