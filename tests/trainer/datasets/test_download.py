@@ -220,7 +220,7 @@ def test_the_command_prints_what_came_and_shows_how_far_it_is(
     assert main(arguments) == 0
     again = capsys.readouterr()
     assert again.out == ""
-    assert "has omniglot already: nothing was downloaded" in again.err
+    assert "already has omniglot: nothing was downloaded" in again.err
 
 
 def test_the_command_refuses_what_it_does_not_know(
