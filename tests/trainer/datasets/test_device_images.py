@@ -39,7 +39,9 @@ def test_images_of_another_shape_are_refused(
         "narrow", dataset.images[..., :27], dataset.class_offsets, dataset.class_names
     )
 
-    with pytest.raises(DataError, match=r"images of narrow have shape \(1, 28, 27\), the input"):
+    with pytest.raises(
+        DataError, match=r"images of narrow: expected shape \(1, 28, 28\), got \(1, 28, 27\)"
+    ):
         DevicePixels.load(narrow, small_recipe().input, CPU)
 
 

@@ -1,4 +1,4 @@
-"""Training images changed by chance: turned over, moved, rotated, enlarged."""
+"""Random changes of training images: mirrored, moved, rotated, enlarged."""
 
 import math
 
@@ -17,7 +17,7 @@ def draw_transforms(
 ) -> Tensor:
     """Draw an affine map for each image of `sides` (height, width): float32 `(*shape, 2, 3)`.
 
-    It maps places of the new image to places of the old one, both in -1..1, x before y.
+    It maps positions in the new image to positions in the old one, both in -1..1, x before y.
     """
 
     def uniform(most: float) -> Tensor:
@@ -35,7 +35,7 @@ def draw_transforms(
         torch.stack([mirror * sine / aspect, cosine], dim=-1),
     )
     linear = torch.stack(rows, dim=-2)
-    # By a share of a side, which is 2 long, in the new image.
+    # A share of a side, which is 2 long, in the new image.
     moves = (uniform(2 * augmentation.shift), uniform(2 * augmentation.shift))
     return torch.cat([linear, linear @ torch.stack(moves, dim=-1).unsqueeze(-1)], dim=-1)
 

@@ -1,4 +1,4 @@
-"""A data set's pixels on the device that trains, prepared as they are taken."""
+"""A data set's pixels on the training device, prepared when they are taken."""
 
 from dataclasses import dataclass
 
@@ -19,14 +19,11 @@ class DevicePixels:
 
     @staticmethod
     def load(dataset: ImageDataset, spec: InputSpec, device: torch.device) -> "DevicePixels":
-        """Bring a data set to a device.
-
-        Raises `DataError` when its images do not have the input's shape.
-        """
+        """Copy a data set to a device; raise `DataError` when its images do not fit the input."""
         shape = tuple(dataset.images.shape[1:])
         if shape != tuple(spec.shape):
             raise DataError(
-                f"images of {dataset.name} have shape {shape}, the input wants {tuple(spec.shape)}"
+                f"images of {dataset.name}: expected shape {tuple(spec.shape)}, got {shape}"
             )
         factor = next(step.factor for step in spec.preprocessing if isinstance(step, Rescale))
         return DevicePixels(dataset.images.to(device), factor)
@@ -37,12 +34,12 @@ class DevicePixels:
         The rows are on the CPU.
         """
         images = self.images[to_device(rows, self.images.device)]
-        # Multiplied in float64 and rounded once: the very numbers that serving prepares.
+        # Multiplied in float64 and rounded once: exactly the numbers that the server prepares.
         return images.to(torch.float64).mul_(self.factor).to(torch.float32)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Bring a tensor from the CPU to a device; the host does not wait for a GPU to have it."""
+    """Copy a tensor from the CPU to a device; the host does not wait for a GPU."""
     if device.type == "cuda":
         # Expanded tensors cannot be pinned: pinning keeps strides, and writes every element.
         tensor = tensor.contiguous().pin_memory()
