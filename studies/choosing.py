@@ -10,10 +10,8 @@ milliseconds of every choice on the same tasks, and the paired difference to the
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -33,7 +31,8 @@ from studies.rows.pairs import SWEPT, Pair
 
 STUDY = "choosing"
 # Digits after the point, far below the half widths of the intervals.
-DIGITS, MILLISECOND_DIGITS = 5, 2
+DIGITS = 5
+MEASURED = ("accuracy", "ci95", "ece", "nll", "ms_per_task")
 
 
 @click.command()
@@ -65,7 +64,6 @@ def evaluation(pair: Pair, compiled: bool) -> Evaluation:
     )
     deciding = {
         **deciding_answers(bundle, pair.tasks),
-        "defaults": defaults_of(bundle.manifest),
         "step_counts": axes.step_counts,
         "compiled": compiled,
     }
@@ -77,17 +75,6 @@ def all_choices(manifest: Manifest) -> Axes:
     axes = Axes.of(manifest)
     step_counts = tuple(sorted({*axes.step_counts, manifest.inner_loop.step_count}))
     return replace(axes, step_counts=step_counts, scopes=manifest.scope.allowed)
-
-
-def defaults_of(manifest: Manifest) -> Mapping[str, Any]:
-    """Return what a bundle does for a request that names nothing."""
-    return {
-        "batch_norm_mode": manifest.batch_norm.default.value,
-        "preconditioner": manifest.inner_loop.preconditioner.value,
-        "head": manifest.head.default.value,
-        "scope": manifest.scope.default.value,
-        "step_count": manifest.inner_loop.step_count,
-    }
 
 
 def measure(running: Running) -> Found:
@@ -105,21 +92,15 @@ def measure(running: Running) -> Found:
 
 def _row(row: SweepRow) -> Row:
     """Lay out a row; the bundle's defaults have no difference to themselves."""
-    variant, result, difference = row.variant, row.result, row.difference
+    found = {name: getattr(row.result, name) for name in MEASURED}
+    difference = row.difference
+    found["difference"] = difference.mean if difference else None
+    found["difference_ci95"] = difference.half_width if difference else None
     return {
-        "batch_norm_mode": row.mode.value,
-        "preconditioner": variant.preconditioner,
-        "head": variant.head,
-        "scope": variant.scope,
-        "step_count": result.step_count,
-        "baseline": variant.baseline,
-        "accuracy": round(result.accuracy, DIGITS),
-        "ci95": round(result.ci95, DIGITS),
-        "ece": round(result.ece, DIGITS),
-        "nll": round(result.nll, DIGITS),
-        "ms_per_task": round(result.ms_per_task, MILLISECOND_DIGITS),
-        "difference": round(difference.mean, DIGITS) if difference else None,
-        "difference_ci95": round(difference.half_width, DIGITS) if difference else None,
+        "batch_norm_mode": row.mode,
+        **vars(row.variant),
+        "step_count": row.result.step_count,
+        **{name: value and round(value, DIGITS) for name, value in found.items()},
     }
 
 

@@ -1,6 +1,6 @@
 """Measure the rows of the Reptile paper's tables by the bundles that ship, and by given ones.
 
-python studies/reproduction.py [--data DIR] [--only o15,o55] [--bundle RECIPE=PATH] [--page]
+python studies/reproduction.py [--data DIR] [--only o15,o55] [--bundle DIR] [--page]
 
 A row's batch-norm modes share the adaptations. A row that was stopped goes on where it was.
 `--page` measures nothing and writes the tables of docs/reproduction.md.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from studies.common.page import write_blocks
 from studies.common.results import DOCS, read_results
 from studies.common.runner import Found, Options, chosen, run_work, say, study_options
 from studies.pages.reproduction import page_blocks
-from studies.rows.reproduction import TARGETS, Target
+from studies.rows.reproduction import BUILTIN, TARGETS, Target
 
 STUDY = "reproduction"
 # Every evaluation of Reptile in the paper's appendix A.
@@ -41,51 +41,39 @@ TASKS_AT_A_TIME = 256
 @click.command()
 @study_options
 @click.option(
-    "--bundle", "given", multiple=True, metavar="RECIPE=PATH", help="Measure a recipe's rows by it."
+    "--bundle", "paths", multiple=True, metavar="DIR", help="Measure the rows that it answers."
 )
-def command(options: Options, given: Sequence[str]) -> None:
+def command(options: Options, paths: Sequence[str]) -> None:
     """Measure rows and keep them, or write the page."""
     if options.page:
         results = read_results(STUDY, TARGETS, options.out)
         write_blocks(DOCS / "reproduction.md", page_blocks(results))
         return
-    for target, bundle in asked(options, given):
-        asked_for = evaluation(target, bundle)
+    bundles = [load_bundle(Path(path)) for path in paths] or [find_builtin(of) for of in BUILTIN]
+    asked = answered(chosen(TARGETS.items(), options), bundles)
+    if not asked:
+        known = ", ".join(bundle.manifest.name for bundle in bundles)
+        raise click.UsageError(f"--bundle: none of these rows is answered by {known}")
+    for target, bundle in asked:
+        asked_for = evaluation(target, bundle, ships=not paths)
         work = asked_for.work(partial(measure, target, asked_for.deciding), options)
         for row in run_work(STUDY, work, options).rows:
             say(f"{target.name}: {row['batch_norm']} {row['accuracy']:.4f} ± {row['ci95']:.4f}")
 
 
-def asked(options: Options, given: Sequence[str]) -> list[tuple[Target, Bundle]]:
-    """Return the rows to measure and the bundle that answers each.
-
-    Rows without a bundle are left out unless they are named. Raises `UsageError`.
-    """
-    paths = dict(_given(text) for text in given)
+def answered(targets: Iterable[Target], bundles: Sequence[Bundle]) -> list[tuple[Target, Bundle]]:
+    """Return the rows that a bundle answers by its training, and the first that does."""
     found = []
-    for target in chosen(TARGETS.items(), options):
-        if target.recipe not in paths and target.builtin is None:
-            if options.only:
-                missing = f"no bundle ships; add --bundle {target.recipe}=PATH"
-                raise click.UsageError(f"{target.name}: {missing}")
-            continue
-        path = paths.get(target.recipe)
-        bundle = find_builtin(str(target.builtin)) if path is None else load_bundle(path)
-        mismatch = target.mismatch(bundle.manifest.provenance)
-        if mismatch is not None:
-            raise click.UsageError(f"{target.name}, bundle {bundle.manifest.name}: {mismatch}")
-        found.append((target, bundle))
-    unused = paths.keys() - {target.recipe for target, _ in found}
-    if unused:
-        raise click.UsageError(f"--bundle: no row is asked for of {', '.join(sorted(unused))}")
+    for target in targets:
+        answering = [of for of in bundles if target.answered_by(of.manifest.provenance)]
+        found += [(target, bundle) for bundle in answering[:1]]
     return found
 
 
-def evaluation(target: Target, bundle: Bundle) -> Evaluation:
+def evaluation(target: Target, bundle: Bundle, *, ships: bool) -> Evaluation:
     """Return what is evaluated, and what decides the numbers."""
-    manifest, builtin = bundle.manifest, target.builtin
+    manifest = bundle.manifest
     adaptation, provenance = adaptation_for(target, manifest), manifest.provenance
-    ships = builtin is not None and find_builtin(builtin).digest == bundle.digest
     words = [
         word
         for name, value in adaptation.items()
@@ -106,7 +94,7 @@ def evaluation(target: Target, bundle: Bundle) -> Evaluation:
     return Evaluation(
         target.name,
         bundle,
-        str(builtin) if ships else "BUNDLE",
+        manifest.name if ships else "BUNDLE",
         target.tasks,
         [*words, "--batch-norm-mode", "MODE"],
         deciding,
@@ -176,13 +164,6 @@ def measure(target: Target, deciding: Mapping[str, Any], running: Running) -> Fo
             }
         )
     return rows, {}
-
-
-def _given(text: str) -> tuple[str, Path]:
-    recipe, equals, path = text.partition("=")
-    if not equals or recipe not in {target.recipe for target in TARGETS.values()}:
-        raise click.UsageError(f"--bundle: expected RECIPE=PATH, got {text!r}")
-    return recipe, Path(path)
 
 
 if __name__ == "__main__":

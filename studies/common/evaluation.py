@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kshot.bundle import Bundle, builtin_bundle, load_bundle
+from kshot.bundle.document import plain
 from kshot.bundle.manifest import WEIGHTS_FILE
-from kshot.bundle.schema import manifest_document
-from kshot.trainer.commands.options import choose_data_folder
+from kshot.trainer.commands.evaluation_session import read_part
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.registry import WITHOUT_FOLDER, data_of, read_dataset
+from kshot.trainer.datasets.registry import data_of
 from kshot.trainer.evaluate.bundle_data import check_split
 from kshot.trainer.evaluate.evaluator import Evaluator, Report
 from kshot.trainer.evaluate.settings import EvaluationSettings
@@ -35,8 +33,8 @@ __all__ = [
 ]
 
 DIGITS = Data("digits", "all", rotations=False)
-# What a manifest says that decides no logit.
-TOLD = ("version", "provenance", "evaluation", "calibration", "files")
+# The parts of a manifest that decide logits.
+DECIDING = ("network", "input", "inner_loop", "batch_norm", "head", "scope")
 
 
 @dataclass(frozen=True)
@@ -144,8 +142,7 @@ def read_test_classes(
     split of its own data.
     """
     data = other or data_of(bundle.manifest.provenance)
-    folder = Path() if data.dataset in WITHOUT_FOLDER else choose_data_folder(data_folder)
-    dataset = read_dataset(data, folder, "test", input_spec=bundle.manifest.input)
+    dataset = read_part(data, data_folder, "test", bundle)
     if other is None:
         check_split(dataset, bundle)
     return dataset
@@ -163,11 +160,9 @@ def deciding_answers(bundle: Bundle, tasks: Tasks) -> Mapping[str, Any]:
     card, the table of accuracies and other temperatures may change without it.
     """
     manifest = bundle.manifest
-    document = manifest_document(manifest)
-    deciding = {key: value for key, value in document.items() if key not in TOLD}
-    content = json.dumps([weights_digest(bundle), deciding], sort_keys=True)
     return {
-        "adaptation_digest": hashlib.sha256(content.encode()).hexdigest(),
+        "weights_digest": weights_digest(bundle),
+        **{name: plain(getattr(manifest, name)) for name in DECIDING},
         "temperatures": {
             mode: manifest.temperature(mode, tasks.way, tasks.way * tasks.shot)
             for mode in manifest.batch_norm.allowed

@@ -91,7 +91,5 @@ def _missing(results: Results) -> str:
 def _reason(target: Target) -> str:
     if target.row.startswith("m"):
         return "mini-ImageNet's images are ImageNet's and cannot be shipped"
-    if target.builtin is None:
-        hours = load_recipe(target.recipe).cost.partition(": ")[2]
-        return f"the recipe `{target.recipe}` was not trained: {hours}"
-    return f"the bundle `{target.builtin}` was not measured"
+    hours = load_recipe(target.recipe).cost.partition(": ")[2]
+    return f"the recipe `{target.recipe}` was not trained: {hours}"

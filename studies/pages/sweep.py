@@ -54,7 +54,10 @@ class Sweep:
             choice = Choice(**{name: row[name] for name in Choice.__dataclass_fields__})
             found = {name: row[name] for name in row if name in Measured.__dataclass_fields__}
             rows[choice] = Measured(choice, **found)
-        return Sweep(rows, Choice(**result.settings["defaults"]))
+        of, inner = result.settings, result.settings["inner_loop"]
+        mode, head, scope = (of[name]["default"] for name in ("batch_norm", "head", "scope"))
+        defaults = Choice(mode, inner["preconditioner"], head, scope, inner["step_count"])
+        return Sweep(rows, defaults)
 
     @property
     def served(self) -> Measured:

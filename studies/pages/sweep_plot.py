@@ -6,18 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from studies.common.plots import (
-    BLUE,
-    GREEN,
-    GREY,
-    PINK,
-    RED,
-    SKY,
-    YELLOW,
-    Look,
-    log_ticks,
-    step_ticks,
-)
+from studies.common import plots
+from studies.common.plots import Look, log_ticks, step_ticks
 from studies.pages.sweep import Measured, Sweep
 
 if TYPE_CHECKING:
@@ -29,15 +19,15 @@ __all__ = ["SIZE", "draw_choices"]
 # Inches.
 SIZE = (12.0, 10.5)
 COLOURS = {
-    ("preconditioner", "carried"): BLUE,
-    ("preconditioner", "frozen"): RED,
-    ("preconditioner", "fresh"): GREEN,
-    ("preconditioner", "sgd"): PINK,
-    ("head", "trained"): BLUE,
-    ("head", "prototype"): YELLOW,
-    ("head", "zero"): SKY,
-    ("scope", "all"): BLUE,
-    ("scope", "head"): GREY,
+    "carried": plots.BLUE,
+    "frozen": plots.RED,
+    "fresh": plots.GREEN,
+    "sgd": plots.PINK,
+    "head trained": plots.BLUE,
+    "head prototype": plots.YELLOW,
+    "head zero": plots.SKY,
+    "scope all": plots.BLUE,
+    "scope head": plots.GREY,
 }
 DASHES = {"preconditioner": "-", "head": "--", "scope": ":"}
 MODES = ("support", "support_and_query", "transductive")
@@ -102,7 +92,7 @@ def _lines(sweep: Sweep, mode: str) -> Iterator[tuple[Look, Sequence[Measured]]]
             choice = replace(start, **{axis: value})
             if choice != start and choice in sweep.rows:
                 label = value if axis == "preconditioner" else f"{axis} {value}"
-                look = Look(label, COLOURS[axis, value], dashes, width=1.4)
+                look = Look(label, COLOURS[label], dashes, width=1.4)
                 yield look, sweep.along_steps(choice)
 
 

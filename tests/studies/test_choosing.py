@@ -16,7 +16,7 @@ from studies import choosing
 from studies.choosing import all_choices, command
 from studies.common import results
 from studies.common.results import DOCS, read_result
-from studies.pages.sweep import Sweep
+from studies.pages.sweep import Choice, Sweep
 
 PackSmall = Callable[..., Path]
 RunSweep = Callable[..., Result]
@@ -66,17 +66,11 @@ def test_pair_is_swept_over_all_choices(sweep: RunSweep, swept: Swept, tmp_path:
     # two preconditioners, two heads, two scopes, three numbers of steps, three modes; and NIL
     assert len(found.rows) == 2 * 2 * 2 * 3 * 3 + 3
     assert (found.settings["tasks"], found.settings["queries"]) == (3, 3)
-    assert found.settings["defaults"] == {
-        "batch_norm_mode": "support",
-        "preconditioner": "carried",
-        "head": "trained",
-        "scope": "all",
-        "step_count": 10,
-    }
     assert found.settings["temperatures"] == dict.fromkeys(map(str, BatchNormMode), 1.0)
     picture = tmp_path / "out" / "choosing" / "omniglot-1shot.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     read = Sweep.of(found)
+    assert read.defaults == Choice("support", "carried", "trained", "all", 10)
     assert read.served.difference is None
     assert [row.choice.step_count for row in read.along_steps(read.defaults)] == [0, 2, 10]
     assert [row.choice.scope for row in read.changed("scope")] == ["head"]

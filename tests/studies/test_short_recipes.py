@@ -1,22 +1,17 @@
 """`studies/short_recipes.py`, shortened to seconds, on generated images."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
-from kshot.__main__ import main
-from kshot.bundle import BatchNormMode
-from kshot.learner import Network
-from kshot.trainer.bundling import packaging
 from kshot.trainer.datasets import mini_imagenet
 from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.datasets.splits import split_digest
 from kshot.trainer.recipe.files import load_image_recipe
-from studies import short_recipes
 from studies.common.results import RESULTS, read_result
 from studies.rows.short_runs import SHORT_RUNS, ShortRun
 from studies.short_recipes import command, compared, work
@@ -29,18 +24,9 @@ SMALL = (*GENERATED, "network.arguments.filters=16", "evaluation.checkpoint_inte
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train in this process, keep decoded images with the test, and pack names for templates."""
-
-    def name_mode(_network: Network, mode: BatchNormMode) -> bytes:
-        return mode.value.encode()
-
-    def train(arguments: Sequence[str]) -> None:
-        assert main(list(arguments)) == 0
-
+    """Keep decoded images with the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(packaging, "build_template", name_mode)
-    monkeypatch.setattr(short_recipes, "train", train)
-    monkeypatch.setattr(short_recipes, "RATE_SECONDS", 0.1)
+    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,13 @@ def result_of(rows: Rows) -> Result:
         for choice, (accuracy, difference) in rows.items()
     ]
     made_with = Provenance("kshot evaluate omniglot --sweep OUT", None, [0], None, {})
-    return Result("choosing", "omniglot-1shot", made_with, {"defaults": asdict(SERVED)}, listed)
+    settings = {
+        "inner_loop": {"preconditioner": SERVED.preconditioner, "step_count": SERVED.step_count},
+        "batch_norm": {"default": SERVED.batch_norm_mode},
+        "head": {"default": SERVED.head},
+        "scope": {"default": SERVED.scope},
+    }
+    return Result("choosing", "omniglot-1shot", made_with, settings, listed)
 
 
 def blocks_of(rows: Rows) -> Mapping[str, str]:

@@ -79,6 +79,6 @@ def test_missing_rows_say_why() -> None:
     whole = page_blocks({"o15": result("o15", 0.95)})["not-measured"]
     assert "o15 (Reptile)" in blocks["not-measured"]
     assert "o15 (Reptile)" not in whole
-    assert "- o55 (Reptile): the bundle `omniglot` was not measured." in whole
+    assert "- o55 (Reptile): the recipe `omniglot-5way` was not trained: about" in whole
     assert "m15 (Reptile), m15 (first-order MAML)" in blocks["not-measured"]
     assert "`omniglot-5way-maml` was not trained: about 4 hours" in blocks["not-measured"]
