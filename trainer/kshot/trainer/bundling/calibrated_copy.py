@@ -18,8 +18,6 @@ from kshot.bundle.manifest import CARD_FILE
 from kshot.trainer.bundling.calibration import TemperatureFit
 from kshot.trainer.bundling.card import model_card, words_of_card
 
-__all__ = ["with_defaults", "write_copy"]
-
 
 def with_defaults(
     manifest: Manifest,

@@ -15,8 +15,6 @@ from kshot.trainer.evaluate.scores import Answers, EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.tasks.episodes import check_episodes
 
-__all__ = ["CalibrationTasks", "TemperatureFit", "check_tasks", "fit_calibration"]
-
 # Bytes per logit: of the kept logits, and what fitting those of one mode needs beside, in float64.
 KEPT_BYTES, FITTED_BYTES = 4, 48
 

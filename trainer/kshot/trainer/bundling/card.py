@@ -7,8 +7,6 @@ from kshot.bundle import Calibration, EvaluationRow, Manifest
 from kshot.trainer.bundling.calibration import TemperatureFit
 from kshot.trainer.evaluate.accuracy_table import TABLE_SEED
 
-__all__ = ["CardWords", "counted", "model_card", "words_of_card"]
-
 # The sections that are rendered; earlier versions called the third one `Again`.
 RENDERED = ("Accuracy", "Calibration", "Reproduction", "Again", "Limits")
 

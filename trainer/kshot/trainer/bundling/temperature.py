@@ -6,8 +6,6 @@ from torch.nn import functional
 
 from kshot.trainer.errors import CalibrationError
 
-__all__ = ["LEAST", "MOST", "fit_temperature"]
-
 # The range that a manifest allows.
 LEAST, MOST = 0.001, 1000.0
 MAX_ITERATIONS = 200

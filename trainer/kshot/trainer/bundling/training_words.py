@@ -8,8 +8,6 @@ from kshot.trainer.datasets.dataset import ROTATIONS_DEGREES, ImageDataset
 from kshot.trainer.recipe.differences import recipe_words
 from kshot.trainer.recipe.recipe import Inner, Outer, Recipe, Task
 
-__all__ = ["training_words"]
-
 ALGORITHMS = {
     "reptile": "Reptile",
     "fomaml": "FOMAML",

@@ -27,8 +27,6 @@ from kshot.trainer.evaluate.bundle_data import check_split
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.output.progress import Progress
 
-__all__ = ["command"]
-
 
 @click.command("calibrate")
 @takes(CalibrateRequest)

@@ -20,8 +20,6 @@ from kshot.trainer.commands.options import (
 )
 from kshot.trainer.commands.requests import argument, numbers, option
 
-__all__ = ["CalibrateRequest"]
-
 MAX_SHOT = 1000
 
 

@@ -11,8 +11,6 @@ from kshot.trainer.commands.requests import argument, option, takes
 from kshot.trainer.datasets.download import OMNIGLOT_URL, download_omniglot
 from kshot.trainer.output.progress import Progress
 
-__all__ = ["command"]
-
 _BYTES_PER_KB = 1000
 
 

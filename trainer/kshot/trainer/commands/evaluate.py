@@ -23,8 +23,6 @@ from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.output.sweep_report import difference_document
 
-__all__ = ["command"]
-
 
 @click.command("evaluate")
 @takes(EvaluateRequest)

@@ -6,8 +6,6 @@ from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.statistics import Interval
 
-__all__ = ["difference_text", "result_document", "result_text"]
-
 
 def result_document(
     result: EvaluationResult,

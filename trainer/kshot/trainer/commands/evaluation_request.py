@@ -25,8 +25,6 @@ from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.tasks.episode_file import TaskShape
 from kshot.trainer.tasks.support_flaws import SupportFlaws
 
-__all__ = ["EvaluateRequest", "check_allowed", "check_together", "second_request"]
-
 # Tasks x queries per class of the two standards: the Reptile paper's, and that of MAML++,
 # LibFewShot and Meta-Dataset.
 PROTOCOLS = {"10000x1": (10_000, 1), "600x15": (600, 15)}

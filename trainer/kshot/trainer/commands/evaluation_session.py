@@ -25,8 +25,6 @@ from kshot.trainer.tasks.episode_file import (
     write_episodes,
 )
 
-__all__ = ["Session", "find_bundle", "open_bundle", "open_session", "read_part", "say_once"]
-
 
 @dataclass(frozen=True)
 class Session:

@@ -18,8 +18,6 @@ from kshot.trainer.output.progress import Progress
 from kshot.trainer.output.sweep_plot import draw_sweep, figure_size
 from kshot.trainer.output.sweep_report import SweepSubject, sweep_json, sweep_markdown
 
-__all__ = ["prepare_sweep", "sweep"]
-
 FILES = ("sweep.json", "sweep.md", "sweep.png")
 
 

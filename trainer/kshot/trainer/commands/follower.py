@@ -11,8 +11,6 @@ import click
 from kshot.trainer.loop.run import TrainingReport
 from kshot.trainer.output.progress import Progress
 
-__all__ = ["Follower"]
-
 
 class Follower:
     """Shows the progress of a training, then of its table; turns a signal into one line.

@@ -11,22 +11,6 @@ import torch
 
 from kshot.learner import compute_reproducibly
 
-__all__ = [
-    "BUNDLES",
-    "COMPILED",
-    "DATA",
-    "DEVICE",
-    "DIRECTORY",
-    "MAX_STEPS",
-    "MAX_TASKS",
-    "check_choice",
-    "check_writable",
-    "choose_data_folder",
-    "choose_device",
-    "data_option",
-    "device_option",
-]
-
 # Beyond what anybody waits for, and within what memory holds.
 MAX_STEPS, MAX_TASKS = 100_000, 1_000_000
 # The help of an option that the bundle has a default for.

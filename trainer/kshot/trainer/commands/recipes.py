@@ -11,8 +11,6 @@ from kshot.trainer.recipe.files import list_recipes, load_recipe, shipped_text, 
 from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.recipe.recipe import recipe_digest
 
-__all__ = ["command", "listing", "recipe_document"]
-
 WIDTH = 80
 
 

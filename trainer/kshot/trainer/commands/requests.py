@@ -13,8 +13,6 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
-__all__ = ["argument", "flag_and_type", "numbers", "option", "takes"]
-
 Request = TypeVar("Request")
 
 

@@ -30,8 +30,6 @@ from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.recipe.sine import SineRecipe
 from kshot.trainer.sine.run import RESULT_FILE, train_sine
 
-__all__ = ["command"]
-
 
 @dataclass(frozen=True)
 class TrainRequest:

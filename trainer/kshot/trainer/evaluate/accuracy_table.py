@@ -9,8 +9,6 @@ from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.recipe.recipe import Table
 from kshot.trainer.tasks.episodes import check_episodes
 
-__all__ = ["TABLE_SEED", "check_plan", "measure_plan", "plan_again", "plan_table"]
-
 # The seed of every shipped recipe's table; a bundle does not record its table's seed.
 TABLE_SEED = 0
 

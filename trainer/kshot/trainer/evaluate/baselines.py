@@ -14,8 +14,6 @@ from kshot.learner import Initialization, Parameters
 from kshot.trainer.datasets.device_images import DevicePixels, to_device
 from kshot.trainer.tasks.episodes import EpisodeBatch
 
-__all__ = ["Baseline", "NilSolver", "Solver"]
-
 IMAGES_AT_ONCE = 1024
 
 

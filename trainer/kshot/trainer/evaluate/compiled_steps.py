@@ -19,8 +19,6 @@ from kshot.learner import (
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.evaluate.solver import TaskSolver
 
-__all__ = ["CompiledSteps"]
-
 # On one core compiling takes about thirty seconds, and saves three milliseconds of each step.
 WORTHWHILE_STEPS = 10_000
 

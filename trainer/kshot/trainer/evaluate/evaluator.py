@@ -19,8 +19,6 @@ from kshot.trainer.evaluate.solver import TaskSolver, build_solver
 from kshot.trainer.evaluate.tasks import EvaluationTasks, prepare_tasks
 from kshot.trainer.tasks.episode_file import EpisodeSet
 
-__all__ = ["Evaluator", "Measurement", "Report", "ResultsAlong", "part_of"]
-
 # On one core stacked tasks gain nothing; a GPU needs many.
 TASKS_AT_ONCE = {"cpu": 1, "cuda": 64}
 

@@ -12,8 +12,6 @@ from kshot.trainer.statistics import (
     t_half_width,
 )
 
-__all__ = ["PAIRED_METHOD", "paired_difference"]
-
 PAIRED_METHOD = "95% t-interval over paired tasks"
 
 

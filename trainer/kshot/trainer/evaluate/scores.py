@@ -11,8 +11,6 @@ from torch import Tensor
 from kshot.trainer.statistics import accuracy_interval, calibration_error
 from kshot.trainer.tasks.unknown_classes import UnknownDetection, detect_unknown
 
-__all__ = ["Answers", "EvaluationResult", "Stopwatch"]
-
 LEAST_LIKELIHOOD = 1e-12
 
 

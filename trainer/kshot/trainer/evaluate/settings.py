@@ -7,8 +7,6 @@ from kshot.trainer.evaluate.baselines import Baseline
 from kshot.trainer.tasks.episode_file import TaskShape
 from kshot.trainer.tasks.support_flaws import SupportFlaws
 
-__all__ = ["EvaluationSettings"]
-
 
 @dataclass(frozen=True)
 class EvaluationSettings:

@@ -29,8 +29,6 @@ from kshot.trainer.evaluate.baselines import Baseline
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.tasks.episodes import EpisodeBatch
 
-__all__ = ["TaskSolver", "build_solver"]
-
 
 @dataclass(frozen=True)
 class TaskSolver:

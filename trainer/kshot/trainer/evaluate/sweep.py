@@ -13,8 +13,6 @@ from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.statistics import Interval
 from kshot.trainer.tasks.episode_file import EpisodeSet
 
-__all__ = ["STEP_COUNTS", "Axes", "SweepRow", "Variant", "run_sweep"]
-
 STEP_COUNTS = (0, 1, 2, 5, 10, 20, 50)
 
 

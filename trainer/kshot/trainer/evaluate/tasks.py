@@ -12,8 +12,6 @@ from kshot.trainer.tasks.episodes import EpisodeBatch
 from kshot.trainer.tasks.support_flaws import flawed
 from kshot.trainer.tasks.unknown_classes import sample_unknown
 
-__all__ = ["EvaluationTasks", "prepare_tasks"]
-
 # Mixed into the seed, above any task's number: see kshot.trainer.tasks.support_flaws.
 _UNKNOWN = 2**40 + 3
 

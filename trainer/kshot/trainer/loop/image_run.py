@@ -35,8 +35,6 @@ from kshot.trainer.recipe.recipe import Recipe, recipe_digest
 from kshot.trainer.tasks.episodes import check_episodes
 from kshot.trainer.tasks.meta_batch import ImageTasks, MetaBatch
 
-__all__ = ["image_loop", "image_training", "train"]
-
 
 def train(
     recipe: Recipe,

@@ -21,14 +21,6 @@ from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.recipe.recipe import Inner
 from kshot.trainer.tasks.training_tasks import TrainingTasks
 
-__all__ = [
-    "query_spec",
-    "recipe_loop",
-    "step_rule",
-    "step_spec",
-    "tail_spec",
-]
-
 Drawn = TypeVar("Drawn")
 
 

@@ -36,16 +36,6 @@ from kshot.trainer.recipe.record import recipe_differences, write_recipe
 from kshot.trainer.tasks.seeds import INITIAL_PARAMETERS
 from kshot.trainer.tasks.training_tasks import Drawn
 
-__all__ = [
-    "CHECKPOINT_FILE",
-    "Training",
-    "TrainingReport",
-    "first_state",
-    "initialization_of",
-    "resumed_state",
-    "run_training",
-]
-
 CHECKPOINT_FILE = "checkpoint.safetensors"
 REPORT_EVERY_SECONDS = 1.0
 

@@ -21,8 +21,6 @@ from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.recipe_loop import query_spec, step_spec, tail_spec
 from kshot.trainer.recipe.parsing import AnyRecipe
 
-__all__ = ["compiled_loop"]
-
 Drawn = TypeVar("Drawn")
 Spec = TypeVar("Spec", StepSpec, QuerySpec)
 

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from kshot.trainer.errors import LostWorkerError, TrainingError
 
-__all__ = ["ALONE", "Workers", "joined_workers"]
-
 # The others wait while the first one measures its curves, or one still reads its images.
 PATIENCE = timedelta(hours=6)
 

@@ -11,8 +11,6 @@ from kshot.trainer.errors import TrainingError, writing
 from kshot.trainer.output.curve_plot import ABSCISSA, CurvePoint, draw_curves
 from kshot.trainer.output.plotting import check_matplotlib, figure_of, write_png
 
-__all__ = ["CURVES_FILE", "PLOT_FILE", "CurveFile"]
-
 CURVES_FILE = "curves.json"
 PLOT_FILE = "curves.png"
 

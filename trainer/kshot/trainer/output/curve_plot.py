@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ABSCISSA", "CurvePoint", "draw_curves"]
-
 ABSCISSA = "meta_iteration"
 # All other keys of a point are measurements, `<quantity>/<part>/<mode>` or `<quantity>/<mode>`.
 CurvePoint = Mapping[str, float | None]

@@ -13,8 +13,6 @@ from kshot.trainer.errors import TrainingError, writing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["check_matplotlib", "figure_of", "write_png"]
-
 DOTS_PER_INCH = 120
 
 

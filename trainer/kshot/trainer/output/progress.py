@@ -16,8 +16,6 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-__all__ = ["Progress"]
-
 SECONDS_BETWEEN_LINES = 30.0
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["draw_sweep", "figure_size"]
-
 MODES = list(BatchNormMode)
 
 

@@ -13,8 +13,6 @@ from kshot.trainer.evaluate.sweep import SweepRow, Variant
 from kshot.trainer.statistics import Interval
 from kshot.trainer.tasks.support_flaws import SupportFlaws
 
-__all__ = ["SweepSubject", "difference_document", "sweep_json", "sweep_markdown"]
-
 MODES = list(BatchNormMode)
 
 

@@ -23,8 +23,6 @@ from kshot.trainer.sine.tasks import draw_waves, grid
 from kshot.trainer.statistics import T_METHOD, t_half_width
 from kshot.trainer.tasks.seeds import SINE_EVALUATION
 
-__all__ = ["SineErrors", "SineFits", "sine_errors", "sine_fits"]
-
 
 @dataclass(frozen=True)
 class SineErrors:

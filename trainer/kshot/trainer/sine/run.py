@@ -24,8 +24,6 @@ from kshot.trainer.recipe.sine import SINE, SineRecipe
 from kshot.trainer.sine.evaluation import SineErrors, sine_errors
 from kshot.trainer.sine.tasks import DrawnWaves, SineTasks
 
-__all__ = ["RESULT_FILE", "sine_training", "train_sine"]
-
 RESULT_FILE = "result.json"
 
 

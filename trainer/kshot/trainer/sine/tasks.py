@@ -12,8 +12,6 @@ from kshot.trainer.recipe.sine import Range, SineRecipe, SineTask
 from kshot.trainer.tasks.seeds import TASKS
 from kshot.trainer.tasks.training_tasks import SupportBatch
 
-__all__ = ["DrawnWaves", "SineTasks", "SineWaves", "draw_waves", "grid"]
-
 
 @dataclass(frozen=True)
 class SineWaves:
