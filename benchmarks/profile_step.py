@@ -40,10 +40,7 @@ def main(way: int, batch_size: int, tasks: int, device: str, steps: int) -> None
     spec = StepSpec.of(manifest, way, batch_size, rule, Scope.ALL).of_tasks(tasks)
     place = torch.device(device)
     arguments = spec.example_arguments(place)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        warnings.catch_warnings(),
-    ):
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
         package = Path(folder) / "step.pt2"
         options = {"cpp.enable_kernel_profile": True}

@@ -129,8 +129,8 @@ def gathered(kind: type[Kind], given: Mapping[str, Any]) -> Kind:
 
 
 def shared_options(*names: str) -> Decorator:
-    """Add shared options to a command, which gathers their values as `Shared`."""
-    options = [_OPTIONS[name] for name in reversed(names)]
+    """Add `--device`, `--json` and other shared options; a command gathers them as `Shared`."""
+    options = [_OPTIONS[name] for name in reversed((*names, "device", "as_json"))]
     return lambda command: functools.reduce(lambda made, option: option(made), options, command)
 
 

@@ -86,7 +86,7 @@ async def measure(bench: Bench) -> ServeResult:
         predict=MethodLoads(closed, await _open_loop(bench, predict, closed)),
         adapt_overhead=summary.overhead(samples.get(1, ())),
         compute_paths=summary.compute_paths(
-            [sample for level in samples.values() for sample in level]
+            [sample for some in samples.values() for sample in some]
         ),
         predict_beside_adapt=await _beside_adapt(bench, predict),
     )
@@ -96,9 +96,8 @@ async def _warm_up(bench: Bench, method: Method) -> None:
     """Run the plan's heaviest load without counting it."""
     say(f"{method.name}, warming up")
     callers, seconds = max(bench.plan.concurrency), min(_WARM_UP_SECONDS, bench.plan.seconds)
-    await _end(
-        bench, method, await generator.closed_loop(method.send, callers, seconds, bench.clock)
-    )
+    load = await generator.closed_loop(method.send, callers, seconds, bench.clock)
+    await _end(bench, method, load)
 
 
 async def _closed_loops(
@@ -149,12 +148,8 @@ async def _turn(bench: Bench, predict: Method, callers: int) -> Turn:
 
 def compare(alone: Sequence[Turn], turns: Sequence[Turn], callers: int) -> BesideAdapt:
     """Compare predictions beside adaptations with those alone; some of each must be answered."""
-    reference, load = (
-        summary.summarize(
-            generator.join_loads([turn.predictions for turn in each]), wire.PredictResponse
-        )
-        for each in (alone, turns)
-    )
+    joined = (generator.join_loads([turn.predictions for turn in each]) for each in (alone, turns))
+    reference, load = (summary.summarize(each, wire.PredictResponse) for each in joined)
     if load.latency_ms is None or reference.latency_ms is None:
         raise ValueError("predictions: expected at least one answer in each load, got none")
     adapted = sum(len(summary.answered(turn.adaptations)) for turn in turns)

@@ -63,18 +63,9 @@ _NOT_WITH_MEMORY = ("concurrency", "rate", "arrivals", "seconds", "adapted_model
     default="poisson",
     help="Spacing of an open loop's calls.",
 )
+@option("--seconds", type=float, callback=read_positive, default=5.0, help="Length of each load.")
 @option(
-    "--seconds",
-    type=float,
-    callback=read_positive,
-    default=5.0,
-    help="Length of each load.",
-)
-@option(
-    "--adapted-models",
-    type=COUNT,
-    default=1,
-    help="Adapted models that predictions go to in turn.",
+    "--adapted-models", type=COUNT, default=1, help="Adapted models that predictions go to in turn."
 )
 @option("--step-count", type=COUNT, default=10)
 @option("--images", type=COUNT, default=1, help="Queries of each call to Predict.")
@@ -86,7 +77,7 @@ _NOT_WITH_MEMORY = ("concurrency", "rate", "arrivals", "seconds", "adapted_model
 )
 @option("--models", type=COUNT, default=1000)
 @option("--rounds", type=COUNT, default=2000)
-@shared_options("bundle_name", "device", "way", "shot", "batch_norm_mode", "as_json", "plot")
+@shared_options("bundle_name", "way", "shot", "batch_norm_mode", "plot")
 def command(
     server: str | None,
     model: str | None,

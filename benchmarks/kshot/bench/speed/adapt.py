@@ -29,13 +29,7 @@ from kshot.bench.speed.arithmetic_floor import (
     step_flop,
 )
 from kshot.bench.speed.timed_task import Size, TimedTask, generated_task, open_initialization
-from kshot.bench.speed.timing import (
-    RATIO_METHOD,
-    against_kshot,
-    interleave,
-    percentiles,
-    ratio,
-)
+from kshot.bench.speed.timing import RATIO_METHOD, against_kshot, interleave, percentiles, ratio
 from kshot.learner import InnerStep
 from kshot.trainer.commands.evaluation_session import find_bundle
 from kshot.trainer.commands.options import choose_data_folder, data_option
@@ -130,18 +124,7 @@ class Measurement:
     "--tasks", type=click.IntRange(min=2), help="Measure kshot with this many tasks together too."
 )
 @data_option
-@shared_options(
-    "bundle_name",
-    "way",
-    "shot",
-    "rounds",
-    "device",
-    "threads",
-    "compiled",
-    "jax",
-    "as_json",
-    "plot",
-)
+@shared_options("bundle_name", "way", "shot", "rounds", "threads", "compiled", "jax", "plot")
 def command(
     step_count: int,
     batch_size: int | None,

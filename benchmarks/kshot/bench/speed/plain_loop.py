@@ -79,10 +79,7 @@ def adapt(
 
 
 def reptile_iteration(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    tasks: Iterable[Task],
-    meta_step_size: float,
+    model: nn.Module, optimizer: torch.optim.Optimizer, tasks: Iterable[Task], meta_step_size: float
 ) -> None:
     """Move a model towards the mean of its adaptations to some tasks.
 

@@ -40,11 +40,7 @@ from kshot.trainer.commands.evaluation_session import find_bundle
 # The contenders' logits may differ by this, relative and absolute.
 _TOLERANCE = 1e-3
 _MAX_SESSION_ROUNDS = 50
-_TITLES = {
-    "constants": "weights as constants",
-    "inputs": "weights as inputs",
-    "eager": "PyTorch",
-}
+_TITLES = {"constants": "weights as constants", "inputs": "weights as inputs", "eager": "PyTorch"}
 
 
 @dataclass(frozen=True)
@@ -64,13 +60,10 @@ class Comparison:
 
 @click.command("predict")
 @option(
-    "--images",
-    default="1,25",
-    callback=read_counts,
-    help="Queries of one answer, between commas.",
+    "--images", default="1,25", callback=read_counts, help="Queries of one answer, between commas."
 )
 @option("--rounds", type=COUNT, default=200, help="Samples of each contender; use at least 20.")
-@shared_options("bundle_name", "way", "shot", "batch_norm_mode", "device", "threads", "as_json")
+@shared_options("bundle_name", "way", "shot", "batch_norm_mode", "threads")
 def command(images: tuple[int, ...], rounds: int, **given: Any) -> None:  # noqa: ANN401 -- the shared options' own types
     """Time answers by ONNX Runtime, as the server gives them, and by PyTorch without compiling.
 

@@ -30,12 +30,9 @@ _TITLES = {
 
 @click.command("train")
 @option(
-    "--meta-iterations",
-    type=COUNT,
-    default=2,
-    help="Meta-iterations of each contender in a round.",
+    "--meta-iterations", type=COUNT, default=2, help="Meta-iterations of each contender in a round."
 )
-@shared_options("rounds", "device", "threads", "compiled", "jax", "as_json", "plot")
+@shared_options("rounds", "threads", "compiled", "jax", "plot")
 def command(meta_iterations: int, **given: Any) -> None:  # noqa: ANN401 -- the shared options' own types
     """Count meta-iterations per second of kshot, a plain PyTorch loop and JAX.
 
