@@ -172,7 +172,7 @@ def test_a_damaged_bundle_is_one_line_and_exit_1(
     assert main([*QUICK, "--bundle", str(folder)]) == 1
 
     error = capsys.readouterr().err
-    assert "weights.safetensors: got 0 bytes" in error
+    assert "weights.safetensors: expected 906544 bytes" in error
     assert error.count("\n") == 1
 
 
