@@ -14,6 +14,7 @@ from kshot.trainer.bundling.calibration import TemperatureFit
 from kshot.trainer.bundling.card import CardWords, model_card, words_of_card
 from kshot.trainer.bundling.training_words import training_words
 from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.recipe.files import load_image_recipe
 from kshot.trainer.recipe.recipe import recipe_digest
 
@@ -46,19 +47,16 @@ def fits(bundle: Bundle, card: str) -> list[TemperatureFit]:
     errors = re.findall(r"^\| \w+ \| [\d.]+ \| [\d.]+ \|" + r" ([\d.]+)%? \|" * 4 + "$", card, re.M)
     assert len(errors) == len(calibration.rules)
     return [
-        TemperatureFit(
-            rule,
-            accuracy=0,
-            ece=float(after) / 100,
-            nll=float(nll),
-            uncalibrated_ece=float(before) / 100,
-            uncalibrated_nll=float(uncalibrated_nll),
-            diverged_count=0,
-        )
+        TemperatureFit(rule, score(before, uncalibrated_nll), score(after, nll))
         for rule, (before, after, uncalibrated_nll, nll) in zip(
             calibration.rules, errors, strict=True
         )
     ]
+
+
+def score(ece_percent: str, nll: str) -> EvaluationResult:
+    ece = float(ece_percent) / 100
+    return EvaluationResult(0.9, 0, "", ece, float(nll), 1, 1, 0, (1,), 1, "")
 
 
 def facts(card: str) -> list[str]:

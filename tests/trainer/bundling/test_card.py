@@ -10,6 +10,7 @@ from kshot.trainer.bundling.card import CardWords, model_card, words_of_card
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.bundling.training_words import training_words
 from kshot.trainer.datasets.dataset import ImageDataset, with_rotations
+from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.recipe.recipe import Recipe
 
@@ -189,6 +190,10 @@ def test_a_card_without_a_table_says_so(card: Callable[..., str]) -> None:
     assert "\n## Accuracy\n\nNot measured.\n" in card(())
 
 
+def score(ece: float, nll: float) -> EvaluationResult:
+    return EvaluationResult(0.9, 0.01, "an interval", ece, nll, 9, 10, 1.0, (5,) * 9, 6, "e" * 64)
+
+
 @pytest.fixture
 def copy(
     small_recipe: Recipes, dataset: ImageDataset, calibrated: Callable[[Manifest], Manifest]
@@ -203,7 +208,7 @@ def calibrate(copy: Manifest) -> Callable[[str], str]:
     """Return a function from the card of a bundle to that of its calibrated copy."""
     assert copy.calibration is not None
     fits = [
-        TemperatureFit(rule, 0.9, 0.01 * number, 0.2, 0.05, 0.25, 0)
+        TemperatureFit(rule, score(0.05, 0.25), score(0.01 * number, 0.2))
         for number, rule in enumerate(copy.calibration.rules, start=1)
     ]
     original = replace(copy, calibration=None)

@@ -1,5 +1,6 @@
 """The temperatures of a bundle, fitted to answers to tasks that are adapted as in service."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,73 +21,57 @@ KEPT_BYTES, FITTED_BYTES = 4, 48
 
 
 @dataclass(frozen=True)
-class CalibrationTasks:
-    """The tasks that temperatures are fitted on: `task_count` for each of the growing `shots`.
-
-    They are drawn from `seed` out of a part of the bundle's data; `query_count` is per class.
-    """
-
-    part: str
-    way: int
-    shots: tuple[int, ...]
-    task_count: int
-    query_count: int
-    seed: int
-
-
-@dataclass(frozen=True)
 class TemperatureFit:
-    """A temperature, and the accuracy and calibration of the answers that it was fitted to.
+    """A temperature, and the scores of the answers that it was fitted to, without and with it.
 
-    `kshot evaluate` gives the same numbers for these tasks; `uncalibrated` ones are without the
-    temperature. `diverged_count` tasks had answers that are not finite.
+    `kshot evaluate` gives the same scores for the same tasks.
     """
 
     rule: TemperatureRule
-    accuracy: float
-    ece: float
-    nll: float
-    uncalibrated_ece: float
-    uncalibrated_nll: float
-    diverged_count: int
+    before: EvaluationResult
+    after: EvaluationResult
 
 
-def check_tasks(tasks: CalibrationTasks, manifest: Manifest, dataset: ImageDataset) -> None:
+def check_tasks(
+    settings: EvaluationSettings, shots: Sequence[int], manifest: Manifest, dataset: ImageDataset
+) -> None:
     """Raise `DataError` when the data set is too small, `CalibrationError` when memory is."""
-    way = tasks.way
-    for shot in tasks.shots:
-        check_episodes(dataset, way, shot, tasks.query_count)
-    logit_count = tasks.task_count * tasks.query_count * way * way  # of one mode
+    way, task_count, query_count = settings.way, settings.task_count, settings.query_count
+    for shot in shots:
+        check_episodes(dataset, way, shot, query_count)
+    logit_count = task_count * query_count * way * way  # of one mode
     needed = logit_count * (KEPT_BYTES * len(manifest.batch_norm.allowed) + FITTED_BYTES)
     available = available_bytes()
     if available is not None and needed > available:
         raise CalibrationError(
-            f"the answers to {tasks.task_count} tasks with {tasks.query_count} queries per class "
+            f"the answers to {task_count} tasks with {query_count} queries per class "
             f"need {needed} bytes of memory, but {available} are available; use fewer tasks or "
             "queries"
         )
 
 
 def fit_calibration(
-    tasks: CalibrationTasks,
+    settings: EvaluationSettings,
+    shots: Sequence[int],
+    part: str,
     evaluator: Evaluator,
     report: Report = lambda _done, _total: None,
 ) -> tuple[Calibration, tuple[TemperatureFit, ...]]:
-    """Fit a temperature for each allowed batch-norm mode and shot, adapting by the defaults.
+    """Fit a temperature for each allowed batch-norm mode and each of the growing shots.
 
-    Answers that are not finite are left out of the fit; the server does not give them. Raises
-    `CalibrationError`, which names shot and mode, where no temperature fits, and what the
-    evaluator raises.
+    `part` names the evaluator's part of the data. Answers that are not finite are left out of the
+    fit; the server does not give them. Raises `CalibrationError`, which names shot and mode, when
+    no temperature fits, and what the evaluator raises.
     """
-    manifest, total = evaluator.manifest, len(tasks.shots) * tasks.task_count
-    modes = manifest.batch_norm.allowed
+    modes, task_count = evaluator.manifest.batch_norm.allowed, settings.task_count
+    total = len(shots) * task_count
     fits: list[TemperatureFit] = []
-    for done, shot in zip(range(0, total, tasks.task_count), tasks.shots, strict=True):
+    for number, shot in enumerate(shots):
         logits, classes = evaluator.logits(
-            _settings(tasks, shot, manifest),
+            replace(settings, shot=shot),
             modes,
             planned_tasks=total,
-            report=part_of(report, done, total),
+            report=part_of(report, number * task_count, total),
         )
         fits += [
             _fit(TemperatureRule(mode, shot, 1.0), of_mode, classes)
@@ -95,26 +80,15 @@ def fit_calibration(
     fits.sort(key=lambda fit: modes.index(fit.rule.batch_norm_mode))  # shots still grow
     calibration = Calibration(
         rules=tuple(fit.rule for fit in fits),
-        part=tasks.part,
+        part=part,
         data_digest=evaluator.dataset.digest,
-        way=tasks.way,
-        task_count=tasks.task_count,
-        query_count=tasks.query_count,
-        step_count=manifest.inner_loop.step_count,
-        seed=tasks.seed,
+        way=settings.way,
+        task_count=task_count,
+        query_count=settings.query_count,
+        step_count=evaluator.manifest.inner_loop.step_count,
+        seed=settings.seed,
     )
     return calibration, tuple(fits)
-
-
-def _settings(tasks: CalibrationTasks, shot: int, manifest: Manifest) -> EvaluationSettings:
-    return EvaluationSettings(
-        way=tasks.way,
-        shot=shot,
-        query_count=tasks.query_count,
-        task_count=tasks.task_count,
-        batch_norm_mode=manifest.batch_norm.default,
-        seed=tasks.seed,
-    )
 
 
 def _fit(rule: TemperatureRule, logits: Tensor, classes: Tensor) -> TemperatureFit:
@@ -127,16 +101,8 @@ def _fit(rule: TemperatureRule, logits: Tensor, classes: Tensor) -> TemperatureF
     except CalibrationError as error:
         shot, mode = rule.shot, rule.batch_norm_mode
         raise CalibrationError(f"{shot:g}-shot tasks in mode {mode}: {error}") from None
-    before, after = _score(logits, classes), _score(logits / temperature, classes)
-    return TemperatureFit(
-        rule=replace(rule, temperature=temperature),
-        accuracy=after.accuracy,
-        ece=after.ece,
-        nll=after.nll,
-        uncalibrated_ece=before.ece,
-        uncalibrated_nll=before.nll,
-        diverged_count=after.diverged_count,
-    )
+    rule = replace(rule, temperature=temperature)
+    return TemperatureFit(rule, _score(logits, classes), _score(logits / temperature, classes))
 
 
 def _score(logits: Tensor, classes: Tensor) -> EvaluationResult:

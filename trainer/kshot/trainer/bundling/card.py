@@ -119,8 +119,8 @@ def _calibration_row(fit: TemperatureFit) -> str:
     rule = fit.rule
     return (
         f"| {rule.batch_norm_mode} | {rule.shot:g} | {rule.temperature:.4g} "
-        f"| {fit.uncalibrated_ece:.2%} | {fit.ece:.2%} | {fit.uncalibrated_nll:.4f} "
-        f"| {fit.nll:.4f} |"
+        f"| {fit.before.ece:.2%} | {fit.after.ece:.2%} | {fit.before.nll:.4f} "
+        f"| {fit.after.nll:.4f} |"
     )
 
 

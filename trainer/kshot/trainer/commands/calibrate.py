@@ -41,7 +41,6 @@ def command(request: CalibrateRequest) -> None:
     """
     bundle = find_bundle(request.bundle_name)
     _check(request, bundle.manifest)
-    tasks = request.tasks(bundle.manifest)
     choose_data_folder(request.data_folder)
     manifest = request.with_defaults(bundle.manifest)
     folder = bundle_folder(request.out, manifest)
@@ -50,7 +49,8 @@ def command(request: CalibrateRequest) -> None:
     check_writable("--out", folder.parent)
     device = choose_device(request.device)
     dataset = _read(request, bundle, request.part)
-    check_tasks(tasks, manifest, dataset)
+    settings = request.settings(manifest)
+    check_tasks(settings, request.shots, manifest, dataset)
     rows = manifest.evaluation
     plan = plan_again(rows if manifest != bundle.manifest else (), manifest)
     if plan:
@@ -64,7 +64,9 @@ def command(request: CalibrateRequest) -> None:
         say=say_once(),
     )
     with Progress("fitting temperatures", "tasks") as progress:
-        calibration, fits = fit_calibration(tasks, load(dataset), progress.update)
+        calibration, fits = fit_calibration(
+            settings, request.shots, request.part, load(dataset), progress.update
+        )
     if plan:
         with Progress("measuring the copy's table", "tasks") as progress:
             rows = measure_plan(plan, load(dataset_test), progress.update)
@@ -124,12 +126,12 @@ def _document(
                 "batch_norm_mode": fit.rule.batch_norm_mode,
                 "shot": fit.rule.shot,
                 "temperature": fit.rule.temperature,
-                "accuracy": fit.accuracy,
-                "ece": fit.ece,
-                "nll": fit.nll,
-                "uncalibrated_ece": fit.uncalibrated_ece,
-                "uncalibrated_nll": fit.uncalibrated_nll,
-                "diverged": fit.diverged_count,
+                "accuracy": fit.after.accuracy,
+                "ece": fit.after.ece,
+                "nll": fit.after.nll,
+                "uncalibrated_ece": fit.before.ece,
+                "uncalibrated_nll": fit.before.nll,
+                "diverged": fit.after.diverged_count,
             }
             for fit in fits
         ],
@@ -140,8 +142,8 @@ def _text(copy: Bundle, fits: Sequence[TemperatureFit]) -> str:
     """Lay out the temperatures of a calibrated copy for people; its folder comes last."""
     said = [
         f"{fit.rule.batch_norm_mode}, {fit.rule.shot:g}-shot: temperature "
-        f"{fit.rule.temperature:.4g}, ECE {fit.uncalibrated_ece:.4f} -> {fit.ece:.4f}, NLL "
-        f"{fit.uncalibrated_nll:.4f} -> {fit.nll:.4f}"
+        f"{fit.rule.temperature:.4g}, ECE {fit.before.ece:.4f} -> {fit.after.ece:.4f}, NLL "
+        f"{fit.before.nll:.4f} -> {fit.after.nll:.4f}"
         for fit in fits
     ]
     return "\n".join([*said, str(copy.path)])

@@ -8,7 +8,6 @@ import click
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner
 from kshot.trainer.bundling.calibrated_copy import with_defaults
-from kshot.trainer.bundling.calibration import CalibrationTasks
 from kshot.trainer.commands.options import (
     BUNDLES,
     COMPILED,
@@ -19,6 +18,7 @@ from kshot.trainer.commands.options import (
     MAX_TASKS,
 )
 from kshot.trainer.commands.requests import argument, numbers, option
+from kshot.trainer.evaluate.settings import EvaluationSettings
 
 MAX_SHOT = 1000
 
@@ -60,9 +60,8 @@ class CalibrateRequest:
             manifest, self.step_count, self.batch_norm_mode, self.preconditioner, self.head
         )
 
-    def tasks(self, manifest: Manifest) -> CalibrationTasks:
+    def settings(self, manifest: Manifest) -> EvaluationSettings:
         """Return the tasks that were asked for; the default way is that of the bundle's table."""
         way = self.way or manifest.usual_way
-        return CalibrationTasks(
-            self.part, way, self.shots, self.task_count, self.query_count, self.seed
-        )
+        counts = self.shots[0], self.query_count, self.task_count
+        return EvaluationSettings(way, *counts, manifest.batch_norm.default, seed=self.seed)
