@@ -33,7 +33,7 @@ def command(options: Options) -> None:
         results = read_results(STUDY, CALIBRATED, options.out)
         write_blocks(DOCS / "choosing.md", {"calibration": calibration_block(results)})
         return
-    for pair in chosen(CALIBRATED.items(), options):
+    for pair in chosen(CALIBRATED, options):
         run_work(STUDY, evaluation(pair).work(measure, options), options)
 
 

@@ -47,7 +47,7 @@ def command(options: Options) -> None:
         options = replace(options, compiled=compiled)
         results = {
             pair.name: run_work(STUDY, evaluation(pair, compiled).work(measure, options), options)
-            for pair in chosen(SWEPT.items(), options)
+            for pair in chosen(SWEPT, options)
         }
     for name, result in results.items():
         _draw(result_path(STUDY, name, options.out).with_suffix(".png"), result)

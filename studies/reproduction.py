@@ -50,7 +50,7 @@ def command(options: Options, paths: Sequence[str]) -> None:
         write_blocks(DOCS / "reproduction.md", page_blocks(results))
         return
     bundles = [load_bundle(Path(path)) for path in paths] or [find_builtin(of) for of in BUILTIN]
-    asked = answered(chosen(TARGETS.items(), options), bundles)
+    asked = answered(chosen(TARGETS, options), bundles)
     if not asked:
         known = ", ".join(bundle.manifest.name for bundle in bundles)
         raise click.UsageError(f"--bundle: none of these rows is answered by {known}")
@@ -80,10 +80,7 @@ def evaluation(target: Target, bundle: Bundle, *, ships: bool) -> Evaluation:
         for word in (f"--{name.replace('_', '-')}", str(value))
     ]
     deciding = {
-        **{
-            name: str(value) if isinstance(value, str) else value
-            for name, value in adaptation.items()
-        },
+        **adaptation,
         "learning_rate": manifest.inner_loop.learning_rate,
         "weights_digest": weights_digest(bundle),
         "algorithm": provenance.algorithm,

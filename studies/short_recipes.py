@@ -48,7 +48,7 @@ def command(options: Options) -> None:
         results = read_results(STUDY, SHORT_RUNS, options.out)
         write_blocks(DOCS / "recipes.md", {"short trainings": block(results)})
         return
-    for run in chosen(SHORT_RUNS.items(), options):
+    for run in chosen(SHORT_RUNS, options):
         asked = replace(run, task_count=options.task_count or run.task_count)
         try:
             result = run_work(STUDY, work(asked, options.data_folder or Path()), options)

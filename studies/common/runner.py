@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,9 +106,8 @@ def study_options(command: Callable[..., None]) -> Callable[..., None]:
     return functools.reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), run)
 
 
-def chosen(named: Iterable[tuple[str, Subject]], options: Options) -> list[Subject]:
+def chosen(known: Mapping[str, Subject], options: Options) -> list[Subject]:
     """Return what `--only` names, or all; raises `UsageError` for an unknown name."""
-    known = dict(named)
     names = [name.strip() for name in options.only.split(",") if name.strip()]
     for name in names:
         if name not in known:
