@@ -16,7 +16,6 @@ from kshot.bench.speed.predict_contenders import (
     eager,
     inputs,
     make_model,
-    make_session,
     noise,
 )
 from kshot.bundle import (
@@ -121,7 +120,7 @@ def test_the_timed_session_answers_as_the_servers(bundle: Bundle, mode: BatchNor
     model = make_model(bundle, way=2, shot=1, device=CPU)
     queries = noise(bundle, 3)
 
-    session = make_session(model, Runtime(), mode)()
+    session = Predictor(bundle).make_session(mode, model.arrays)
 
     (logits,) = session.run(["logits"], {"inputs": queries})
     temperature = np.float32(bundle.manifest.temperature(mode, way=2, support_count=2))

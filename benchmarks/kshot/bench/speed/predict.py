@@ -28,7 +28,6 @@ from kshot.bench.speed.predict_contenders import (
     eager,
     inputs,
     make_model,
-    make_session,
     noise,
 )
 from kshot.bench.speed.timing import Percentiles, interleave, percentiles, ratio
@@ -91,7 +90,7 @@ def command(images: tuple[int, ...], rounds: int, **given: Any) -> None:  # noqa
         contenders = {"inputs": inputs(predictor, model, mode), "eager": eager(model, mode)}
         if not runtime.on_gpu:
             contenders = {"constants": constants(model, runtime, mode), **contenders}
-            making = {"make": make_session(model, runtime, mode)}
+            making = {"make": partial(predictor.make_session, mode, model.arrays)}
             samples = interleave(making, min(rounds, _MAX_SESSION_ROUNDS))
             sessions[mode.value] = percentiles(samples["make"])
         for count in images:

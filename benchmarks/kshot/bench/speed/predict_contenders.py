@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import click
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 from torch import nn
 
@@ -20,7 +19,6 @@ from kshot.learner import start_state, support_statistics
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
-from kshot.server.predict.template import SUPPORT, expect_constants
 from kshot.server.store.adapted_model import AdaptedArrays
 
 Floats = npt.NDArray[np.float32]
@@ -90,20 +88,6 @@ def constants(model: Model, runtime: Runtime, mode: BatchNormMode) -> Answer:
         time.sleep(0.001)
     hot_set.close()
     return answer
-
-
-def make_session(
-    model: Model, runtime: Runtime, mode: BatchNormMode
-) -> Callable[[], onnxruntime.InferenceSession]:
-    """Return a function that makes a session with constants, as the server does."""
-    template = model.bundle.template_path(mode).read_bytes()
-    arrays = dict(model.arrays.parameters)
-    if mode is BatchNormMode.SUPPORT:
-        arrays |= model.arrays.statistics
-    if mode is BatchNormMode.SUPPORT_AND_QUERY:
-        arrays |= {SUPPORT: model.arrays.support}
-    shapes = {name: array.shape for name, array in arrays.items()}
-    return lambda: runtime.open(expect_constants(template, shapes), arrays)
 
 
 def eager(model: Model, mode: BatchNormMode) -> Answer:

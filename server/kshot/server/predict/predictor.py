@@ -77,24 +77,26 @@ class Predictor:
         temperature = self._manifest.temperature(mode, logits.shape[1], len(arrays.support))
         return logits if temperature == 1 else logits / np.float32(temperature)
 
+    def make_session(
+        self, mode: BatchNormMode, arrays: AdaptedArrays
+    ) -> onnxruntime.InferenceSession:
+        """Make a session with the arrays as constants."""
+        feeds, used = _feeds(arrays, mode), self._used[mode]
+        constants = {name: array for name, array in feeds.items() if name in used}
+        shapes = {name: array.shape for name, array in constants.items()}
+        return self._runtime.open(expect_constants(self._templates[mode], shapes), constants)
+
     def _choose(
         self, arrays: AdaptedArrays, mode: BatchNormMode, image_count: int
     ) -> tuple[onnxruntime.InferenceSession, dict[str, Floats]]:
         """Return the session that answers fastest, and its inputs beside the queries."""
         session = self._sessions[mode]
         if self._hot_set is not None:
-            build = partial(self._build, mode)
+            build = partial(self.make_session, mode)
             own = self._hot_set.find(arrays, mode, image_count, build)
             if own is not None:
                 return own, {}
         return session, _feeds(arrays, mode)
-
-    def _build(self, mode: BatchNormMode, arrays: AdaptedArrays) -> onnxruntime.InferenceSession:
-        """Make a session with the arrays as constants."""
-        feeds, used = _feeds(arrays, mode), self._used[mode]
-        constants = {name: array for name, array in feeds.items() if name in used}
-        shapes = {name: array.shape for name, array in constants.items()}
-        return self._runtime.open(expect_constants(self._templates[mode], shapes), constants)
 
     def _open(self, bundle: Bundle, mode: BatchNormMode) -> onnxruntime.InferenceSession:
         path = bundle.template_path(mode)
