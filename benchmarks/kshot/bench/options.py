@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import torch
 
+from kshot.bench.environment import environment
 from kshot.bench.plot import write_plot
 from kshot.bench.report import Report
 from kshot.bundle import BatchNormMode, Limits
@@ -106,6 +107,18 @@ class Shared:
         if joins:
             limit_jax_threads(self.threads)
         return joins
+
+    def document(
+        self, device: torch.device, figures: Mapping[str, object], options: Mapping[str, object]
+    ) -> dict[str, object]:
+        """Return a benchmark's figures for JSON, with its options and environment."""
+        return {
+            "device": device.type,
+            **figures,
+            "rounds": self.rounds,
+            "options": {**options, "threads": self.threads},
+            "environment": environment(),
+        }
 
     def publish(
         self,

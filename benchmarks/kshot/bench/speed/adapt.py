@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from kshot.bench.environment import environment
 from kshot.bench.options import (
     COUNT,
     Shared,
@@ -161,19 +160,13 @@ def command(
     # Either all of kshot is compiled or nothing.
     wide = (tasks, inner_step(spec.of_tasks(tasks), device, compiled)[0]) if tasks else None
     measurement = measure(task, step, shared.rounds, with_jax=with_jax, wide=wide)
-    document = {
-        "device": device.type,
-        **measurement.document(),
-        "rounds": shared.rounds,
-        "options": {
-            "bundle": f"{manifest.name}/{manifest.version}",
-            **asdict(size),
-            "preconditioner": manifest.inner_loop.preconditioner,
-            "compiled": compiled,
-            "threads": shared.threads,
-        },
-        "environment": environment(),
+    options = {
+        "bundle": f"{manifest.name}/{manifest.version}",
+        **asdict(size),
+        "preconditioner": manifest.inner_loop.preconditioner,
+        "compiled": compiled,
     }
+    document = shared.document(device, measurement.document(), options)
     points = measure_accuracy(task, step, dataset, shared.rounds) if dataset else []
     if points:
         document["accuracy"] = [asdict(point) for point in points]

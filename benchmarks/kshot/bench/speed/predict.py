@@ -9,7 +9,6 @@ import click
 import numpy as np
 import torch
 
-from kshot.bench.environment import environment
 from kshot.bench.options import (
     COUNT,
     Shared,
@@ -63,7 +62,7 @@ class Comparison:
 )
 @option("--rounds", type=COUNT, default=200, help="Samples of each contender; use at least 20.")
 @shared_options("bundle_name", "way", "shot", "batch_norm_mode", "threads")
-def command(images: tuple[int, ...], rounds: int, **given: Any) -> None:  # noqa: ANN401 -- the shared options' own types
+def command(images: tuple[int, ...], **given: Any) -> None:  # noqa: ANN401 -- the shared options' own types
     """Time answers by ONNX Runtime, as the server gives them, and by PyTorch without compiling.
 
     All take turns in this process, without a server, from prepared queries to logits. PyTorch is an
@@ -91,24 +90,17 @@ def command(images: tuple[int, ...], rounds: int, **given: Any) -> None:  # noqa
         if not runtime.on_gpu:
             contenders = {"constants": constants(model, runtime, mode), **contenders}
             making = {"make": partial(predictor.make_session, mode, model.arrays)}
-            samples = interleave(making, min(rounds, _MAX_SESSION_ROUNDS))
+            samples = interleave(making, min(shared.rounds, _MAX_SESSION_ROUNDS))
             sessions[mode.value] = percentiles(samples["make"])
         for count in images:
-            say(f"{mode}, {count} images, {rounds} rounds")
-            comparisons.append(compare(contenders, mode, noise(bundle, count), rounds))
-    document = {
-        "device": device.type,
+            say(f"{mode}, {count} images, {shared.rounds} rounds")
+            comparisons.append(compare(contenders, mode, noise(bundle, count), shared.rounds))
+    figures = {
         "answers": [asdict(comparison) for comparison in comparisons],
         "make_session_ms": {mode: asdict(times) for mode, times in sessions.items()},
-        "rounds": rounds,
-        "options": {
-            "bundle": f"{manifest.name}/{manifest.version}",
-            "way": way,
-            "shot": shot,
-            "threads": shared.threads,
-        },
-        "environment": environment(),
     }
+    options = {"bundle": f"{manifest.name}/{manifest.version}", "way": way, "shot": shot}
+    document = shared.document(device, figures, options)
     title = f"Answers on {device}, {way}-way {shot}-shot"
     shared.publish(document, _report(title, comparisons, sessions))
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from kshot.bench.environment import environment
 from kshot.bench.options import COUNT, Shared, gathered, option, shared_options
 from kshot.bench.plot import check_plot, draw_bars
 from kshot.bench.report import Report, say
@@ -48,19 +47,13 @@ def command(meta_iterations: int, **given: Any) -> None:  # noqa: ANN401 -- the 
     work = workload(load_image_recipe(_RECIPE), _CLASS_COUNT, device)
     step, compiled = inner_step(step_spec(work.recipe), device, shared.compiled)
     samples = measure(work, step, shared.rounds, meta_iterations, with_jax=with_jax)
-    result = {
-        "device": device.type,
-        **document(samples, meta_iterations),
-        "rounds": shared.rounds,
-        "options": {
-            "recipe": _RECIPE,
-            "images": work.dataset.image_count,
-            "meta_iterations": meta_iterations,
-            "compiled": compiled,
-            "threads": shared.threads,
-        },
-        "environment": environment(),
+    options = {
+        "recipe": _RECIPE,
+        "images": work.dataset.image_count,
+        "meta_iterations": meta_iterations,
+        "compiled": compiled,
     }
+    result = shared.document(device, document(samples, meta_iterations), options)
     title = f"Meta-iterations per second on {device.type}: {_RECIPE}"
     rates = {_TITLES[name]: _rate(values, meta_iterations) for name, values in samples.items()}
     rows = [
