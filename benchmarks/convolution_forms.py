@@ -87,7 +87,7 @@ def compiled(spec: StepSpec, rule: StepRule, form: str, device: torch.device) ->
     """Compile the step of a network in a form."""
     network = build_network(spec.network, spec.input_shape, spec.batch_norm_epsilon)
     if not isinstance(network, Conv4) or set(form) - set("dc") or len(form) != BLOCKS:
-        raise click.UsageError(f"form is {form!r}, wanted {BLOCKS} letters of d and c")
+        raise click.UsageError(f"form: expected {BLOCKS} letters of d and c, got {form!r}")
     blocks = tuple(block for block, letter in enumerate(form, start=1) if letter == "c")
     step = build_inner_step(replace(network, column_blocks=blocks), spec.layout(), rule, spec.scope)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():

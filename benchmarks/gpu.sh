@@ -1,38 +1,38 @@
 #!/usr/bin/env bash
-# Runs on a machine with a GPU, without network and without installing kshot, in stages: the tests
-# marked gpu, the benches with profiles, a training from its recipe with resume, an evaluation.
+# Runs tests, benches, a training and an evaluation on a machine with a GPU. It needs no network and
+# no installation of kshot.
 #
 #   KSHOT_DATA=DIR OUT=DIR benchmarks/gpu.sh
 #
-# A stage that fails does not stop the next; the exit code is 1 when any failed. What is left in OUT,
-# every piece below 16 MiB:
+# After a failed stage the next one still runs; the exit code is then 1. Files in OUT, each smaller
+# than 16 MiB:
 #   environment.json        the GPU, the versions, the commit
-#   gpu-tests.txt           what pytest said
-#   BENCH.json, BENCH.log   each bench's result, and what it said on the way
-#   checkpoint.safetensors  the training so far; a later run that finds it in RESUME goes on from it
-#   bundle.tar.gz           the bundle, once the training is finished
+#   gpu-tests.txt           pytest's output of the tests that are marked gpu
+#   BENCH.json, BENCH.log   the result of each bench, and its progress
+#   checkpoint.safetensors  the training so far; a later run continues it from RESUME
+#   bundle.tar.gz           the bundle of a finished training
 #   evaluation-MODE.json    the evaluation in each batch-norm mode
-#   training.log            the progress
+#   training.log            the training's progress
 #
-# STAGES           which of tests, bench, train and evaluate to run      [tests bench train evaluate]
-# BENCHES          which benches to run, by their names in bench()       [all]
+# STAGES           stages to run: tests, bench, train, evaluate          [tests bench train evaluate]
+# BENCHES          benches to run, by their names in bench()             [all]
 # ROUNDS           samples of each contender                             [each bench's own number]
 # STACKED          tasks that step together                              [64]
-# FORMS            convolutions' forms to time                           [dddd cddc cccc]
+# FORMS            forms of the convolutions to time                     [dddd cddc cccc]
 # PROFILE_STEPS    steps under the profiler                              [200]
 # SERVE_SECONDS    length of each load                                   [5]
 # CONCURRENCY      callers of the loads                                  [1,8,64]
-# BENCH_SECONDS    time after which a bench is ended and has failed      [300]
+# BENCH_SECONDS    time limit of each bench                              [300]
 # RESUME           folder with the checkpoint.safetensors of an earlier run
 # RECIPE           recipe to train                                       [omniglot-5way]
 # META_ITERATIONS  length of the training                                [the recipe's]
 # TRAIN_SECONDS    time after which the training stops at a checkpoint   [420]
-# BUNDLE           bundle to evaluate where none is trained              [omniglot, the built-in one]
+# BUNDLE           bundle to evaluate when none is trained               [omniglot, a built-in bundle]
 # TASKS            tasks of the evaluation                               [1000]
 # DEVICE           cuda, or cpu to try this script                       [cuda]
 # PYTHON           interpreter                                           [python3]
-# KSHOT_CACHE      folder of compiled steps, which a later run loads
-#                  instead of compiling; git ignores the default         [build/kshot-cache]
+# KSHOT_CACHE      folder of compiled steps for later runs;
+#                  git ignores the default                               [build/kshot-cache]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -46,14 +46,14 @@ for stage in $stages; do
     tests | bench) ;;
     train | evaluate) : "${KSHOT_DATA:?names the folder with the data sets}" ;;
     *)
-      echo "STAGES: got $stage, wanted any of tests, bench, train, evaluate" >&2
+      echo "STAGES: expected tests, bench, train or evaluate, got $stage" >&2
       exit 2
       ;;
   esac
 done
 export PYTHONPATH=proto:bundle:learner:trainer:server:client:benchmarks${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1
-# With several GPUs the others' users should not notice.
+# Leave other GPUs to their users.
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
 export KSHOT_CACHE=${KSHOT_CACHE:-$PWD/build/kshot-cache}
 mkdir -p "$OUT"
@@ -111,18 +111,18 @@ bench() {
     profile-1) command=("${profile[@]}" --tasks 1) ;;
     profile-stacked) command=("${profile[@]}" --tasks "${STACKED:-64}") ;;
     *)
-      echo "BENCHES: there is no bench $1" >&2
+      echo "BENCHES: expected a name in bench(), got $1" >&2
       return 1
       ;;
   esac
   echo "bench $1" >&2
   local ended=0
-  # INT, so that a server of its own is stopped; KILL where that does not help.
+  # INT lets a bench stop its own server; KILL ends one that does not stop.
   timeout --signal=INT --kill-after=30 "${BENCH_SECONDS:-300}" "${command[@]}" \
     >"$scratch/result.json" 2>"$OUT/$1.log" || ended=$?
   if ((ended)); then
     tail -n 3 "$OUT/$1.log" >&2
-    echo "bench $1 failed with exit code $ended (124: it took ${BENCH_SECONDS:-300} s)" >&2
+    echo "bench $1 failed with exit code $ended (124: over ${BENCH_SECONDS:-300} s)" >&2
     return 1
   fi
   cp "$scratch/result.json" "$OUT/$1.json"
@@ -143,7 +143,7 @@ run_train() {
     resume=(--resume)
   fi
   [ -z "${META_ITERATIONS:-}" ] || length=(--set "outer.meta_iterations=$META_ITERATIONS")
-  # The signal makes the training write a checkpoint and leave with 130.
+  # On the signal, the training writes a checkpoint and exits with 130.
   timeout --signal=INT "${TRAIN_SECONDS:-420}" \
     "$python" -m kshot train "$recipe" --out "$run" --device "$device" "${length[@]}" "${resume[@]}" \
     >"$scratch/bundle-path" 2>"$OUT/training.log" || trained=$?
@@ -161,7 +161,7 @@ run_train() {
 
 run_evaluate() {
   if [ -z "$bundle" ] && [[ " $stages " == *" train "* ]]; then
-    echo "there is no trained bundle to evaluate" >&2
+    echo "evaluate: no trained bundle" >&2
     return
   fi
   local mode

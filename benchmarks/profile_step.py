@@ -1,10 +1,10 @@
-"""Say where the time of one compiled inner step goes, kernel by kernel.
+"""Profile one compiled inner step, kernel by kernel.
 
 python benchmarks/profile_step.py --way 5 --batch-size 5 [--tasks 1] [--device cpu] [--steps 200]
 
-Prints JSON: microseconds of a step by kernel, the longest first. Kernels of the compiler have
-names that list what they fuse; those of a library begin with aten::. The profiler itself slows
-every kernel a little: shares count, not sums.
+Prints JSON: microseconds of a step by kernel, the longest first. The names of compiled kernels list
+what they fuse; names of library kernels begin with aten::. The profiler slows every kernel a
+little: compare shares, not sums.
 """
 
 import json

@@ -34,9 +34,7 @@ def _print_version(context: click.Context, _option: click.Parameter, wanted: boo
 
 
 @click.group(
-    cls=ProgramGroup,
-    entries=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    cls=ProgramGroup, entries=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.option(
     "--version",

@@ -32,16 +32,11 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "server,engine,cpu",
         ),
         "adapt": Entry(
-            "kshot.client.commands.adapt",
-            "Adapt a model to a folder of class folders of images.",
+            "kshot.client.commands.adapt", "Adapt a model to a folder of class folders of images."
         ),
-        "predict": Entry(
-            "kshot.client.commands.predict",
-            "Classify images with an adapted model.",
-        ),
+        "predict": Entry("kshot.client.commands.predict", "Classify images with an adapted model."),
         "models": Entry(
-            "kshot.client.commands.models",
-            "List, show, delete or export adapted models.",
+            "kshot.client.commands.models", "List, show, delete or export adapted models."
         ),
         "train": Entry(
             "kshot.trainer.commands.train",
@@ -58,15 +53,9 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "Write a bundle's copy with calibrated probabilities.",
             "train",
         ),
-        "recipes": Entry(
-            "kshot.trainer.commands.recipes",
-            "List the recipes that `train` knows.",
-            "train",
-        ),
+        "recipes": Entry("kshot.trainer.commands.recipes", "List the recipes of `train`.", "train"),
         "download": Entry(
-            "kshot.trainer.commands.download",
-            "Download a data set and check that it is whole.",
-            "train",
+            "kshot.trainer.commands.download", "Download a data set and check it.", "train"
         ),
         "bench": Entry(
             "kshot.bench.command",
