@@ -17,7 +17,7 @@ from kshot.trainer.datasets.splits import (
     seeded_split,
     split_digest,
 )
-from kshot.trainer.errors import DataError
+from kshot.trainer.errors import DataError, reading
 
 SEED = re.compile("[0-9]{1,18}")
 # What `kshot.bundle` decodes, and pictures that must not go missing silently.
@@ -117,10 +117,8 @@ def _images(folder: Path) -> list[Path]:
 
 def _visible(folder: Path) -> list[Path]:
     """Return what a folder holds, sorted, without hidden names; names go into digests and JSON."""
-    try:
+    with reading(folder):
         found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"cannot read folder {folder}: {error.strerror}") from error
     for path in found:
         try:
             path.name.encode()

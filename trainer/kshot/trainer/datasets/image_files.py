@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kshot.trainer.datasets.decoding import ReadFile
-from kshot.trainer.errors import DataError
+from kshot.trainer.errors import DataError, reading
 
 # What zipfile raises for a damaged directory, unknown versions and undecodable names among them.
 _DAMAGED = (zipfile.BadZipFile, OSError, NotImplementedError, ValueError)
@@ -35,10 +35,8 @@ class ImageFiles:
             return file_digest(self.source)
         digest = hashlib.sha256()
         for name in self.names:
-            try:
+            with reading(self.source / name):
                 status = (self.source / name).stat()
-            except OSError as error:
-                raise DataError(f"cannot read {self.source / name}: {error.strerror}") from error
             digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
@@ -74,10 +72,8 @@ class ImageFiles:
             yield read
 
     def _read_file(self, name: str) -> bytes:
-        try:
+        with reading(self.source / name):
             return (self.source / name).read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot read {self.source / name}: {error.strerror}") from error
 
 
 def find_image_files(
@@ -109,11 +105,8 @@ def list_archive(path: Path, folder_name: str) -> ImageFiles:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file; raises `DataError` when it cannot be read."""
-    try:
-        with path.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    with reading(path), path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _drawings(names: Sequence[str], folder_name: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from kshot.trainer.datasets.splits import (
     read_table,
     split_digest,
 )
-from kshot.trainer.errors import DataError
+from kshot.trainer.errors import DataError, reading
 
 FOLDERS = ("mini-imagenet", "miniimagenet")
 IMAGE_FOLDER = "images"
@@ -65,7 +65,8 @@ def read_mini_imagenet(request: PartRequest) -> ImageDataset:
 
 def _listed_parts(folder: Path, list_folders: Sequence[Path]) -> dict[str, dict[str, list[str]]]:
     """Read the lists of all parts; each image is in the folder and in one list, once."""
-    there = {path.name for path in (folder / IMAGE_FOLDER).iterdir()}
+    with reading(folder / IMAGE_FOLDER):
+        there = {path.name for path in (folder / IMAGE_FOLDER).iterdir()}
     parts: dict[str, dict[str, list[str]]] = {}
     part_of: dict[str, str] = {}
     seen: set[str] = set()

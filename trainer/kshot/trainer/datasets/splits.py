@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from kshot.trainer.datasets.dataset import names_digest
-from kshot.trainer.errors import DataError
+from kshot.trainer.errors import DataError, reading
 
 Split = Mapping[str, Sequence[str]]
 
@@ -95,11 +95,8 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, tuple[str,
 
     Raises `DataError` when it cannot be read or has other columns.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    return parse_table(content, columns, str(path))
+    with reading(path):
+        return parse_table(path.read_bytes(), columns, str(path))
 
 
 def parse_table(
