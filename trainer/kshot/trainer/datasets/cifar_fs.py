@@ -159,7 +159,8 @@ def _members(path: Path) -> dict[str, bytes]:
         with tarfile.open(path, "r:xz") as archive:
             for member in archive:
                 folder, _, name = member.name.removeprefix("./").partition("/")
-                content = archive.extractfile(member) if folder == FOLDER else None
+                wanted = folder == FOLDER and member.isfile()
+                content = archive.extractfile(member) if wanted else None
                 if content is not None:
                     members[name] = content.read()
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:

@@ -56,7 +56,7 @@ class SupportBatch:
 
 
 class TrainingTasks(Protocol[Drawn]):
-    """A source of tasks, whatever they are made of."""
+    """A source of training tasks."""
 
     def draw(self, meta_iteration: int) -> Drawn:
         """Draw the tasks of a meta-iteration on the CPU; they depend on its number alone.
