@@ -95,16 +95,9 @@ def detect_unknown(known: Scores, unknown: Scores) -> UnknownDetection:
 def area_under_roc(known: Scores, unknown: Scores) -> float:
     """Return the share of pairs in which the known score is the larger; equal ones count half.
 
-    `(R - n (n + 1) / 2) / (n m)`, with R the sum of the n known scores' ranks among all, equal
-    scores sharing their mean rank (Mann and Whitney 1947).
+    It is U / (n m) of Mann and Whitney (1947), for n known and m unknown scores.
     """
-    _, inverse, counts = np.unique(
-        np.concatenate([known, unknown]), return_inverse=True, return_counts=True
-    )
-    mean_ranks = np.cumsum(counts) - (counts - 1) / 2
-    count = len(known)
-    rank_sum = mean_ranks[inverse[:count]].sum()
-    return float((rank_sum - count * (count + 1) / 2) / (count * len(unknown)))
+    return float(_twice_below(unknown, known).sum() / (2 * len(known) * len(unknown)))
 
 
 def false_positive_rate(known: Scores, unknown: Scores, rate: float = TRUE_POSITIVE_RATE) -> float:
@@ -119,7 +112,11 @@ def false_positive_rate(known: Scores, unknown: Scores, rate: float = TRUE_POSIT
 
 def _shares_below(reference: Scores, scores: Scores) -> Scores:
     """Return for each score the share of the reference below it, equal ones counted half."""
-    ordered = np.sort(reference)
-    left, right = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
-    shares: Scores = (left + right) / (2 * len(ordered))
+    shares: Scores = _twice_below(reference, scores) / (2 * len(reference))
     return shares
+
+
+def _twice_below(reference: Scores, scores: Scores) -> npt.NDArray[np.integer]:
+    """Return for each score twice the number of the reference below it, plus the equal ones."""
+    ordered = np.sort(reference)
+    return np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
