@@ -30,7 +30,7 @@ from kshot.bench.serve.server_process import ServerProcess, interrupted_by_signa
 from kshot.bench.serve.summary import ServeResult
 from kshot.bench.serve.tables import draw_result, loads_report, memory_report
 from kshot.client import ModelCapabilities
-from kshot.trainer.commands.evaluation_session import find_bundle
+from kshot.trainer.commands.options import find_bundle
 
 _MAX_ARRIVALS = 1_000_000
 _NOT_WITH_SERVER = ("bundle_name", "device", "memory")

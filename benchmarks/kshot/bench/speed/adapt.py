@@ -30,8 +30,7 @@ from kshot.bench.speed.arithmetic_floor import (
 from kshot.bench.speed.timed_task import Size, TimedTask, generated_task, open_initialization
 from kshot.bench.speed.timing import RATIO_METHOD, against_kshot, interleave, percentiles, ratio
 from kshot.learner import InnerStep
-from kshot.trainer.commands.evaluation_session import find_bundle
-from kshot.trainer.commands.options import choose_data_folder, data_option
+from kshot.trainer.commands.options import choose_data_folder, data_option, find_bundle
 from kshot.trainer.tasks.episodes import check_episodes
 
 _TITLES = {

@@ -33,7 +33,7 @@ from kshot.bench.speed.timing import Percentiles, interleave, percentiles, ratio
 from kshot.bundle import BatchNormMode
 from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
-from kshot.trainer.commands.evaluation_session import find_bundle
+from kshot.trainer.commands.options import find_bundle
 
 # The contenders' logits may differ by this, relative and absolute.
 _TOLERANCE = 1e-3

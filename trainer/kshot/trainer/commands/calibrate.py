@@ -12,12 +12,13 @@ from kshot.trainer.bundling.calibrated_copy import write_copy
 from kshot.trainer.bundling.calibration import TemperatureFit, check_tasks, fit_calibration
 from kshot.trainer.bundling.packaging import bundle_folder
 from kshot.trainer.commands.calibration_request import CalibrateRequest
-from kshot.trainer.commands.evaluation_session import find_bundle, read_part, say_once
+from kshot.trainer.commands.evaluation_session import read_part, say_once
 from kshot.trainer.commands.options import (
-    check_choice,
+    check_allowed,
     check_writable,
     choose_data_folder,
     choose_device,
+    find_bundle,
 )
 from kshot.trainer.commands.requests import takes
 from kshot.trainer.datasets.dataset import ImageDataset
@@ -83,12 +84,7 @@ def _check(request: CalibrateRequest, manifest: Manifest) -> None:
     name = request.bundle_name
     if manifest.calibration is not None:
         raise click.UsageError(f"{name} is calibrated already")
-    for flag, chosen, allowed in (
-        ("--batch-norm-mode", request.batch_norm_mode, manifest.batch_norm.allowed),
-        ("--preconditioner", request.preconditioner, manifest.inner_loop.preconditioners),
-        ("--head", request.head, manifest.head.allowed),
-    ):
-        check_choice(flag, [chosen] if chosen else [], allowed, name)
+    check_allowed(request, manifest)
     for flag, number, most in (
         ("--step-count", request.step_count, manifest.limits.max_step_count),
         ("--way", request.way, manifest.limits.max_way),

@@ -4,6 +4,7 @@ import json
 
 import click
 
+from kshot.bundle import Bundle
 from kshot.trainer.commands.evaluation_report import (
     difference_text,
     result_document,
@@ -14,9 +15,9 @@ from kshot.trainer.commands.evaluation_request import (
     check_together,
     second_request,
 )
-from kshot.trainer.commands.evaluation_session import Session, open_bundle, open_session
+from kshot.trainer.commands.evaluation_session import Session, open_session
 from kshot.trainer.commands.evaluation_sweep import prepare_sweep, sweep
-from kshot.trainer.commands.options import choose_device
+from kshot.trainer.commands.options import check_allowed, choose_device, find_bundle
 from kshot.trainer.commands.requests import takes
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.evaluate.scores import EvaluationResult
@@ -34,7 +35,7 @@ def command(request: EvaluateRequest) -> None:
     must be one that it allows, except for baselines. docs/evaluation.md defines every number.
     """
     check_together(request)
-    bundle = open_bundle(request)
+    bundle = _open(request)
     if request.sweep_folder is not None:
         axes = prepare_sweep(request, bundle.manifest, request.sweep_folder)
         session = open_session(request, bundle, choose_device(request.device))
@@ -42,7 +43,7 @@ def command(request: EvaluateRequest) -> None:
         click.echo(document if request.as_json else table, nl=False)
         return
     second = second_request(request)
-    second_bundle = None if second is None else open_bundle(second)
+    second_bundle = None if second is None else _open(second)
     session = open_session(request, bundle, choose_device(request.device))
     result = _measure(session, "evaluating")
     answer, text = _document(session, result), _text(session, result)
@@ -58,6 +59,12 @@ def command(request: EvaluateRequest) -> None:
     click.echo(json.dumps(answer) if request.as_json else text)
 
 
+def _open(request: EvaluateRequest) -> Bundle:
+    bundle = find_bundle(request.bundle_name)
+    check_allowed(request, bundle.manifest)
+    return bundle
+
+
 def _measure(session: Session, doing: str) -> EvaluationResult:
     settings = session.settings
     with Progress(doing, "tasks") as progress:
@@ -68,11 +75,9 @@ def _measure(session: Session, doing: str) -> EvaluationResult:
 
 
 def _document(session: Session, result: EvaluationResult) -> dict[str, object]:
-    settings = session.settings
-    temperature = settings.temperature(session.bundle.manifest)
-    return result_document(result, settings, temperature, per_task=session.request.per_task)
+    manifest, per_task = session.bundle.manifest, session.request.per_task
+    return result_document(result, session.settings, manifest, per_task=per_task)
 
 
 def _text(session: Session, result: EvaluationResult) -> str:
-    settings = session.settings
-    return result_text(result, settings, settings.temperature(session.bundle.manifest))
+    return result_text(result, session.settings, session.bundle.manifest)

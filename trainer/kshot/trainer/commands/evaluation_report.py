@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from kshot.bundle import Manifest
 from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.statistics import Interval
@@ -10,13 +11,13 @@ from kshot.trainer.statistics import Interval
 def result_document(
     result: EvaluationResult,
     settings: EvaluationSettings,
-    temperature: float,
+    manifest: Manifest,
     *,
     per_task: bool = False,
 ) -> dict[str, object]:
     """Lay out a result as JSON; accuracies in 0..1, `ci95` is a half width.
 
-    `temperature` divided the logits; `per_task` adds the right answers of each task.
+    `per_task` adds the right answers of each task.
     """
     document: dict[str, object] = {
         "accuracy": result.accuracy,
@@ -33,7 +34,7 @@ def result_document(
         "queries_per_task": result.query_count,
         "seed": settings.seed,
         "batch_norm_mode": settings.batch_norm_mode,
-        "temperature": temperature,
+        "temperature": settings.temperature(manifest),
         "baseline": settings.baseline,
         "wrong_labels": settings.flaws.wrong_labels,
         "imbalance": settings.flaws.imbalance,
@@ -47,26 +48,29 @@ def result_document(
     return document
 
 
-def result_text(result: EvaluationResult, settings: EvaluationSettings, temperature: float) -> str:
-    """Lay out a result as text; `temperature` divided the logits."""
+def result_text(result: EvaluationResult, settings: EvaluationSettings, manifest: Manifest) -> str:
+    """Lay out a result as text."""
+    temperature = settings.temperature(manifest)
+    steps = f"{result.step_count} step{'' if result.step_count == 1 else 's'}"
+    baseline = f"baseline {settings.baseline}, " if settings.baseline else ""
     divided = "" if temperature == 1 else f"temperature {temperature:.3g}, "
     said = [
-        f"{settings.way}-way {settings.shot}-shot, {_adaptation(result, settings)}, "
+        f"{settings.way}-way {settings.shot}-shot, {baseline}{steps}, "
         f"{settings.batch_norm_mode}: accuracy {result.accuracy:.2%} ± {result.ci95:.2%} "
         f"({result.ci_method}, {result.task_count} tasks), ECE {result.ece:.3f}, "
         f"NLL {result.nll:.3f}, {divided}{result.ms_per_task:.0f} ms per task"
     ]
     flaws = settings.flaws
     if flaws.wrong_labels or flaws.imbalance:
-        parts = [f"{flaws.wrong_labels:.0%} of the support labels wrong"]
-        parts = parts if flaws.wrong_labels else []
-        parts += ["uneven shots"] if flaws.imbalance else []
+        parts = ["uneven shots"] if flaws.imbalance else []
+        if flaws.wrong_labels:
+            parts.insert(0, f"{flaws.wrong_labels:.0%} of the support labels wrong")
         said.append(f"support flawed: {', '.join(parts)}")
     if result.unknown is not None:
         found = result.unknown
         said.append(
             f"unknown classes by {found.score}: AUROC {found.auroc:.4f} ± {found.ci95:.4f} "
-            f"({found.ci_method}), {found.fpr_at_95_tpr:.2%} taken for known where 95 % of the "
+            f"({found.ci_method}), {found.fpr_at_95_tpr:.2%} taken for known when 95 % of the "
             f"known are ({found.known_count} known, {found.unknown_count} unknown queries)"
         )
     if result.diverged_count:
@@ -82,8 +86,3 @@ def difference_text(difference: Interval, task_count: int, other: str) -> str:
         f"{100 * difference.mean:+.2f} points ± {100 * difference.half_width:.2f} to {other} "
         f"on the same tasks ({difference.method}, {task_count} tasks)"
     )
-
-
-def _adaptation(result: EvaluationResult, settings: EvaluationSettings) -> str:
-    steps = f"{result.step_count} step{'' if result.step_count == 1 else 's'}"
-    return steps if settings.baseline is None else f"baseline {settings.baseline}, {steps}"

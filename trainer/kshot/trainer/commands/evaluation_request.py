@@ -17,7 +17,6 @@ from kshot.trainer.commands.options import (
     DIRECTORY,
     MAX_STEPS,
     MAX_TASKS,
-    check_choice,
 )
 from kshot.trainer.commands.requests import argument, flag_and_type, numbers, option
 from kshot.trainer.evaluate.baselines import Baseline
@@ -171,19 +170,6 @@ def check_together(request: EvaluateRequest) -> None:
             raise click.UsageError(f"{_flag(name)}: expected a finite number, got {value}")
     if request.per_task and not request.as_json:
         raise click.UsageError("--per-task needs --json")
-
-
-def check_allowed(request: EvaluateRequest, manifest: Manifest) -> None:
-    """Raise `UsageError` for a choice that the bundle does not allow."""
-    for one, several, allowed in (
-        ("batch_norm_mode", "batch_norm_modes", manifest.batch_norm.allowed),
-        ("preconditioner", "preconditioners", manifest.inner_loop.preconditioners),
-        ("head", "heads", manifest.head.allowed),
-        ("scope", "scopes", manifest.scope.allowed),
-    ):
-        chosen = getattr(request, one)
-        check_choice(_flag(one), [chosen] if chosen else [], allowed, request.bundle_name)
-        check_choice(_flag(several), getattr(request, several) or (), allowed, request.bundle_name)
 
 
 def second_request(request: EvaluateRequest) -> EvaluateRequest | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import torch
 
-from kshot.bundle import Bundle, BundleError, Manifest, load_bundle, locate_bundle
-from kshot.trainer.commands.evaluation_request import PROTOCOLS, EvaluateRequest, check_allowed
+from kshot.bundle import Bundle, Manifest
+from kshot.trainer.commands.evaluation_request import PROTOCOLS, EvaluateRequest
 from kshot.trainer.commands.options import choose_data_folder
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.registry import WITHOUT_FOLDER, data_of, read_dataset
@@ -65,25 +65,6 @@ class Session:
         if bundle.manifest.input != self.bundle.manifest.input:
             dataset = read_part(self.data, request.data_folder, request.part, bundle)
         return replace(self, request=request, bundle=bundle, dataset=dataset)
-
-
-def open_bundle(request: EvaluateRequest) -> Bundle:
-    """Open the bundle, and check that it allows what the request chooses.
-
-    Raises `BundleError`; `UsageError` for an unknown name and for what is not allowed.
-    """
-    bundle = find_bundle(request.bundle_name)
-    check_allowed(request, bundle.manifest)
-    return bundle
-
-
-def find_bundle(name: str) -> Bundle:
-    """Open a folder or a built-in bundle; raises `BundleError`, `UsageError` for neither."""
-    try:
-        folder = locate_bundle(name)
-    except BundleError as error:
-        raise click.UsageError(str(error)) from error
-    return load_bundle(folder)
 
 
 def open_session(request: EvaluateRequest, bundle: Bundle, device: torch.device) -> Session:

@@ -1,7 +1,5 @@
 """Options that several of the trainer's commands share, and what their values choose."""
 
-from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import click
 import torch
 
+from kshot.bundle import Bundle, BundleError, Manifest, load_bundle, locate_bundle
 from kshot.learner import compute_reproducibly
 
 # Beyond what anybody waits for, and within what memory holds.
@@ -37,16 +36,31 @@ data_option = click.option("--data", "data_folder", **DATA)
 device_option = click.option("--device", **DEVICE)
 
 
-def check_choice(
-    flag: str, chosen: Sequence[StrEnum], allowed: Sequence[StrEnum], bundle_name: str
-) -> None:
-    """Raise `UsageError` unless the bundle allows all that was chosen."""
-    for word in chosen:
-        if word not in allowed:
-            raise click.UsageError(
-                f"{flag}: {word} is not allowed by {bundle_name}; expected one of: "
-                f"{', '.join(allowed)}"
-            )
+def find_bundle(name: str) -> Bundle:
+    """Open a folder or a built-in bundle; raises `BundleError`, `UsageError` for neither."""
+    try:
+        folder = locate_bundle(name)
+    except BundleError as error:
+        raise click.UsageError(str(error)) from error
+    return load_bundle(folder)
+
+
+def check_allowed(request: Any, manifest: Manifest) -> None:  # noqa: ANN401 -- any request
+    """Raise `UsageError` for a choice of a request that its bundle does not allow."""
+    for name, allowed in (
+        ("batch_norm_mode", manifest.batch_norm.allowed),
+        ("preconditioner", manifest.inner_loop.preconditioners),
+        ("head", manifest.head.allowed),
+        ("scope", manifest.scope.allowed),
+    ):
+        one, several = getattr(request, name, None), getattr(request, f"{name}s", None)
+        for word in (one,) if one else several or ():
+            if word not in allowed:
+                flag = name.replace("_", "-") + ("" if one else "s")
+                raise click.UsageError(
+                    f"--{flag}: {word} is not allowed by {request.bundle_name}; expected one of: "
+                    f"{', '.join(allowed)}"
+                )
 
 
 def check_writable(flag: str, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Sweeps: accuracy and time over step counts, preconditioners, heads, scopes and modes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -95,21 +94,15 @@ def run_sweep(
     manifest = evaluator.manifest
     inner = manifest.inner_loop
     defaults = Variant(inner.preconditioner, manifest.head.default, manifest.scope.default)
-    return _compared(rows, (defaults, settings.batch_norm_mode, inner.step_count))
+    wanted = defaults, settings.batch_norm_mode, inner.step_count
+    for reference in rows:
+        if (reference.variant, reference.mode, reference.result.step_count) == wanted:
+            return tuple(_compared(row, reference) for row in rows)
+    return tuple(rows)
 
 
-def _compared(
-    rows: Sequence[SweepRow], defaults: tuple[Variant, BatchNormMode, int]
-) -> tuple[SweepRow, ...]:
-    reference = next(
-        (row for row in rows if (row.variant, row.mode, row.result.step_count) == defaults), None
-    )
-    if reference is None:
-        return tuple(rows)
-    accuracies = reference.result.task_accuracies
-    return tuple(
-        row
-        if row is reference
-        else replace(row, difference=paired_difference(row.result.task_accuracies, accuracies))
-        for row in rows
-    )
+def _compared(row: SweepRow, reference: SweepRow) -> SweepRow:
+    if row is reference:
+        return row
+    accuracies = row.result.task_accuracies, reference.result.task_accuracies
+    return replace(row, difference=paired_difference(*accuracies))

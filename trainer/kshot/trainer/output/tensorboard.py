@@ -3,14 +3,13 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from kshot.trainer.errors import TrainingError
+from kshot.trainer.errors import writing
 
 FILE_VERSION = "brain.Event:2"
 
@@ -29,10 +28,8 @@ class ScalarFile:
         """
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         self._path = folder / f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}"
-        try:
+        with writing(self._path):
             self._file = self._path.open("xb", buffering=0)
-        except OSError as error:
-            raise self._refusal(error) from error
         self._records = RecordWriter(self._file)
         self._append(Event(wall_time=time.time(), file_version=FILE_VERSION))
         start = SessionLog(status=SessionLog.START)
@@ -41,12 +38,7 @@ class ScalarFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def write(self, meta_iteration: int, scalars: Mapping[str, float]) -> None:
@@ -57,10 +49,5 @@ class ScalarFile:
         )
 
     def _append(self, event: Event) -> None:
-        try:
+        with writing(self._path):
             self._records.write(event.SerializeToString())
-        except OSError as error:
-            raise self._refusal(error) from error
-
-    def _refusal(self, error: OSError) -> TrainingError:
-        return TrainingError(f"scalars {self._path} could not be written: {error.strerror}")
