@@ -40,7 +40,9 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     with ScalarFile(tmp_path, 0) as scalars:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
         try:
-            with pytest.raises(TrainingError, match=r"events.out.tfevents\..* could not be written: "):
+            with pytest.raises(
+                TrainingError, match=r"events.out.tfevents\..* could not be written: "
+            ):
                 for meta_iteration in range(10):
                     scalars.write(meta_iteration, {"loss": 0.5})
         finally:
