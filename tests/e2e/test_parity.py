@@ -19,6 +19,7 @@ from kshot.learner import (
     start_state,
 )
 
+pytestmark = pytest.mark.compiled
 SHOT = 2
 QUERY_COUNT = 9
 STEP_COUNT = 10

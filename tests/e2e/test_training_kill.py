@@ -84,6 +84,7 @@ def kill_after(process: "subprocess.Popen[str]", checkpoint: Path, seconds: floa
     return process.returncode != 0
 
 
+@pytest.mark.compiled
 @pytest.mark.skipif(
     compiler_name(torch.device("cpu")) is None, reason="no compiler for inner steps is installed"
 )

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from kshot.bundle import NetworkSpec, Scope
+from kshot.bundle import Scope, builtin_bundle, load_bundle
 from kshot.learner import (
     CompilationError,
     InnerStep,
     RefusedStepError,
     StepCache,
+    StepRule,
     StepSpec,
     compile_step,
     compiler_name,
@@ -43,10 +44,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, spec: StepSpec) -> Iterator[S
         yield cache
 
 
-def _full_size(spec: StepSpec) -> StepSpec:
-    """The step of the Omniglot network for 5 ways."""
-    network = NetworkSpec("conv4", {"filters": 64})
-    return replace(spec, network=network, input_shape=(1, 28, 28), way=5, batch_size=5)
+@pytest.fixture(scope="module")
+def full_size() -> StepSpec:
+    """The default step of the built-in bundle, which servers of other tests compile too."""
+    manifest = load_bundle(builtin_bundle()).manifest
+    rule = StepRule.of(manifest.inner_loop, manifest.inner_loop.preconditioner)
+    return StepSpec.of(manifest, 5, 5, rule, Scope.ALL)
 
 
 def _assert_the_same_step(
@@ -96,21 +99,18 @@ def test_a_compiled_step_is_the_plain_one(
 
 @needs_compiler
 def test_a_compiled_step_of_full_size_is_the_plain_one(
-    spec: StepSpec, arguments_of: ArgumentsOf
+    full_size: StepSpec, arguments_of: ArgumentsOf
 ) -> None:
-    spec = _full_size(spec)
-
-    _assert_the_same_step(compile_step(spec, CPU), spec, arguments_of, 1e-3)
+    _assert_the_same_step(compile_step(full_size, CPU), full_size, arguments_of, 1e-3)
 
 
 @needs_compiler
 def test_a_compiled_step_gives_the_same_bytes_in_every_row(
-    spec: StepSpec, arguments_of: ArgumentsOf
+    full_size: StepSpec, arguments_of: ArgumentsOf
 ) -> None:
     """A row of slots lies anywhere: matrix products must not depend on its alignment."""
-    spec = _full_size(spec)
-    step = compile_step(spec, CPU)
-    parameters, scale, *rest = arguments_of(spec, torch.float32)
+    step = compile_step(full_size, CPU)
+    parameters, scale, *rest = arguments_of(full_size, torch.float32)
     rows = parameters.repeat(7, 1), scale.repeat(7, 1)
 
     for row in range(7):

@@ -81,6 +81,7 @@ def feeds(
     return {name: value.numpy() for name, value in given.items()}
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("way", [2, 5, 7, 20])
 @pytest.mark.parametrize("support_count", [2, 100])
@@ -218,6 +219,7 @@ OTHERS: Mapping[str, Network] = {
 }
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("network", OTHERS.values(), ids=OTHERS.keys())
 @pytest.mark.parametrize("mode", MODES)
 def test_every_networks_template_answers_as_the_learner(

@@ -201,6 +201,7 @@ def test_it_learns(
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
+@pytest.mark.compiled
 def test_compiled_it_trains_the_same(
     small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
 ) -> None:
