@@ -30,6 +30,8 @@ def private_uses(path: Path) -> Iterator[str]:
             names = [ast.unparse(node)]
         for name in names:
             parts = name.split(".")
+            if not all(part.isidentifier() for part in parts):
+                continue  # an attribute of something that is not a module
             private = any(part.startswith("_") and part[1:2] != "_" for part in parts)
             if parts[0] == "torch" and (private or parts[-1] == "make_fx"):
                 yield name
