@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from kshot.bench.plot import write_plot
 from kshot.bench.report import Report
 from kshot.bundle import BatchNormMode, Limits
 from kshot.client import ModelCapabilities
+from kshot.client.commands.options import json_option, print_document
 from kshot.trainer.commands.options import choose_device, device_option
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ _OPTIONS: Mapping[str, Decorator] = {
         default=None,
         help="Measure JAX too. [default: where it is installed, on a CPU]",
     ),
-    "as_json": option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+    "as_json": json_option,
     "plot": option(
         "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Write a plot."
     ),
@@ -128,7 +128,7 @@ class Shared:
     ) -> None:
         """Print the document or the report, then draw the plot where one was asked for."""
         if self.as_json:
-            click.echo(json.dumps(document, allow_nan=False))
+            print_document(document)
         else:
             report.print()
         if self.plot is not None and draw is not None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from kshot.bench.serve.requests import (
     Workload,
     adapt_request,
     adapt_requests,
-    delete_request,
     noise,
     predict_requests,
-    queries,
 )
 from kshot.client import ModelCapabilities
+from kshot.client.encoding import encode_images
 from kshot.v1 import adaptation_pb2 as wire
 
 
@@ -33,19 +30,13 @@ def test_adapt_requests_differ_in_the_seed() -> None:
 
 
 def test_adapted_models_take_turns() -> None:
-    queries = wire.Images(encoded=wire.EncodedImages(items=[b"x"]))
+    queries = noise((1, 8, 9), 2)
     next_request = predict_requests(["a", "b"], queries)
 
     read = [wire.PredictRequest.FromString(next_request()) for _ in range(3)]
 
     assert [item.adapted_model for item in read] == ["a", "b", "a"]
-    assert all(item.queries == queries for item in read)
-
-
-def test_a_delete_request_names_its_model() -> None:
-    read = wire.DeleteAdaptedModelRequest.FromString(delete_request("am-1"))
-
-    assert read.adapted_model == "am-1"
+    assert all(item.queries == encode_images(queries) for item in read)
 
 
 @pytest.mark.parametrize(
@@ -57,10 +48,11 @@ def test_a_delete_request_names_its_model() -> None:
     ],
 )
 def test_images_have_the_form_that_clients_send(
-    model: ModelCapabilities, shape: tuple[int, ...], wanted: tuple[int, ...], datatype: str
+    shape: tuple[int, ...], wanted: tuple[int, ...], datatype: str
 ) -> None:
-    tensor = queries(Workload(images=4), replace(model, input_shape=shape)).tensor
+    request = predict_requests(["a"], noise(shape, 4))()
 
+    tensor = wire.PredictRequest.FromString(request).queries.tensor
     assert tuple(tensor.shape) == wanted
     assert tensor.datatype == datatype
     assert noise(shape, 4).shape == wanted

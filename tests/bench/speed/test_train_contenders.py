@@ -7,6 +7,7 @@ import torch
 from kshot.bench.speed import plain_loop
 from kshot.bench.speed.adapt_contenders import load_plain, named_parameters
 from kshot.bench.speed.train_contenders import Workload, kshot_reptile, plain_reptile
+from kshot.trainer.loop.outer_state import meta_step_size
 from kshot.trainer.loop.recipe_loop import step_spec
 from kshot.trainer.tasks.meta_batch import draw_meta_batch
 
@@ -34,7 +35,7 @@ def test_the_plain_loop_trains_as_kshot(work: Workload) -> None:
             "exp_avg_sq": moment.clone(),
         }
     for meta_iteration in range(2):
-        size = work.meta_step_size(meta_iteration)
+        size = meta_step_size(work.recipe.outer, meta_iteration)
         plain_loop.reptile_iteration(model, optimizer, plain_tasks(work, meta_iteration), size)
 
     advance = kshot_reptile(work, step_spec(work.recipe).build())

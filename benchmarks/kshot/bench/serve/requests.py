@@ -90,11 +90,6 @@ def adapt_request(workload: Workload, model: ModelCapabilities) -> wire.AdaptReq
     return wire.AdaptRequest(model=model.model, support_set=support, options=options)
 
 
-def queries(workload: Workload, model: ModelCapabilities) -> wire.Images:
-    """Draw the queries of each request to predict."""
-    return encode_images(noise(model.input_shape, workload.images, seed=1))
-
-
 def adapt_requests(request: wire.AdaptRequest) -> Callable[[], bytes]:
     """Return a function that gives the request with another seed each time.
 
@@ -111,15 +106,11 @@ def adapt_requests(request: wire.AdaptRequest) -> Callable[[], bytes]:
     return next_request
 
 
-def predict_requests(adapted_models: Sequence[str], images: wire.Images) -> Callable[[], bytes]:
+def predict_requests(adapted_models: Sequence[str], queries: Pixels) -> Callable[[], bytes]:
     """Return a function that gives requests to each adapted model in turn."""
+    images = encode_images(queries)
     requests = [
         wire.PredictRequest(adapted_model=name, queries=images).SerializeToString()
         for name in adapted_models
     ]
     return itertools.cycle(requests).__next__
-
-
-def delete_request(adapted_model: str) -> bytes:
-    """Write the request to delete one adapted model."""
-    return wire.DeleteAdaptedModelRequest(adapted_model=adapted_model).SerializeToString()

@@ -79,7 +79,7 @@ class Session:
         self._delete = make_call(adapting, "DeleteAdaptedModel")
         self._predict = make_call(predicting, "Predict")
         self._next_adapt = requests.adapt_requests(requests.adapt_request(workload, model))
-        self._queries = requests.queries(workload, model)
+        self._queries = noise(model.input_shape, workload.images, seed=1)
         self._made: list[asyncio.Task[Answer]] = []
         self._kept: list[asyncio.Task[Answer]] = []
 
@@ -114,7 +114,8 @@ class Session:
 
         async def work() -> None:
             while waiting:
-                answer = await self._delete(requests.delete_request(waiting.pop()))
+                request = wire.DeleteAdaptedModelRequest(adapted_model=waiting.pop())
+                answer = await self._delete(request.SerializeToString())
                 if answer.code != OK:
                     refusals[answer.code] += 1
 

@@ -14,6 +14,7 @@ from kshot.bench.speed.adapt_contenders import named_parameters
 from kshot.bench.speed.timed_task import TimedTask
 from kshot.bench.speed.train_contenders import IMAGES_PER_CLASS, Workload
 from kshot.learner import ParameterLayout
+from kshot.trainer.loop.outer_state import meta_step_size
 from kshot.trainer.recipe.recipe import Inner, Task
 
 Indices = npt.NDArray[np.int64]
@@ -58,7 +59,7 @@ def jax_reptile(work: Workload, *, serial: bool, seed: int = 0) -> Callable[[int
                 for _ in range(outer.meta_batch_size)
             ]
             rows, batches = (np.stack(arrays) for arrays in zip(*drawn, strict=True))
-            size = np.float32(work.meta_step_size(done))
+            size = np.float32(meta_step_size(outer, done))
             state, _ = jax_loop.reptile_iteration(
                 state, images, rows, classes, batches, size, loop=loop, serial=serial
             )

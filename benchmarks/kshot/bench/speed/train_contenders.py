@@ -39,10 +39,6 @@ class Workload:
         """Return the layout of the start's vectors."""
         return layout_of(self.network, self.recipe.task.way)
 
-    def meta_step_size(self, meta_iteration: int) -> float:
-        """Return the recipe's step size of one meta-iteration."""
-        return meta_step_size(self.recipe.outer, meta_iteration)
-
 
 def workload(recipe: Recipe, class_count: int, device: torch.device) -> Workload:
     """Make the images and the start of a training by a recipe with the network conv4."""
@@ -91,7 +87,7 @@ def plain_reptile(work: Workload, seed: int = 0) -> Callable[[int], plain_loop.P
                 )
                 for _ in range(outer.meta_batch_size)
             )
-            plain_loop.reptile_iteration(model, optimizer, tasks, work.meta_step_size(done))
+            plain_loop.reptile_iteration(model, optimizer, tasks, meta_step_size(outer, done))
             done += 1
         return model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -35,12 +36,24 @@ def print_document(document: object) -> None:
     click.echo(json.dumps(document))
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout; as wide as its content unless stdout is a terminal."""
-    table = Table()
+def print_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    justify: Literal["left", "right"] = "left",
+) -> None:
+    """Print a table on stdout; as wide as its content unless stdout is a terminal.
+
+    `justify` places the columns after the first.
+    """
+    table = Table(title=title, title_justify="left")
     for index, heading in enumerate(headings):
         # People copy the first column: an id or a path stays in one piece.
-        table.add_column(heading, overflow="fold", no_wrap=index == 0)
+        first = index == 0
+        table.add_column(
+            heading, overflow="fold", no_wrap=first, justify="left" if first else justify
+        )
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
