@@ -89,13 +89,13 @@ class Evaluation:
     def _run(
         self, measure: Callable[[Running], Found], options: Options, unfinished: Path
     ) -> Found:
-        manifest, tasks = self.bundle.manifest, self.tasks
+        tasks = self.tasks
         settings = EvaluationSettings(
             way=tasks.way,
             shot=tasks.shot,
             query_count=tasks.query_count,
             task_count=options.task_count or tasks.task_count,
-            batch_norm_mode=manifest.batch_norm.default,
+            batch_norm_mode=self.bundle.manifest.batch_norm.default,
             seed=SEED,
             **self.adaptation,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kshot.trainer.recipe.recipe import Data
 from studies.common.evaluation import DIGITS, Tasks
 
 __all__ = ["CALIBRATED", "SWEPT", "Pair"]
@@ -39,26 +40,18 @@ SWEPT = _named(
 )
 
 
-def _own(bundle: str, way: int, *shots: int) -> list[Pair]:
-    """Make the pairs of a bundle and its own test classes."""
+def _calibrated(bundle: str, way: int, shot: int, other: Data | None = None) -> Pair:
+    """Make a pair of between 10,000 and 25,000 answers: fewer leave a point of ECE to chance."""
     size = (5, 1000) if way == 5 else (1, 500)
-    return [
-        Pair(f"{bundle}-{shot}shot", bundle, f"`{bundle}`", Tasks(way, shot, *size))
-        for shot in shots
-    ]
+    on, title = ("digits-", f"`{bundle}` on digits") if other else ("", f"`{bundle}`")
+    return Pair(f"{bundle}-{on}{shot}shot", bundle, title, Tasks(way, shot, *size, other))
 
 
-def _digits(bundle: str) -> Pair:
-    name = f"{bundle}-digits-5shot"
-    return Pair(name, bundle, f"`{bundle}` on digits", Tasks(5, 5, 5, 1000, DIGITS))
-
-
-# Between 10,000 and 25,000 answers: a few thousand leave a point of ECE to chance.
 CALIBRATED = _named(
-    *_own("omniglot", 5, 1, 2, 5),
-    _digits("omniglot"),
-    *_own("omniglot-best", 5, 1, 2, 5),
-    _digits("omniglot-best"),
-    *_own("omniglot-20way", 20, 1, 5),
-    *_own("cifar-fs", 5, 1, 2, 3, 5),
+    *(_calibrated("omniglot", 5, shot) for shot in (1, 2, 5)),
+    _calibrated("omniglot", 5, 5, DIGITS),
+    *(_calibrated("omniglot-best", 5, shot) for shot in (1, 2, 5)),
+    _calibrated("omniglot-best", 5, 5, DIGITS),
+    *(_calibrated("omniglot-20way", 20, shot) for shot in (1, 5)),
+    *(_calibrated("cifar-fs", 5, shot) for shot in (1, 2, 3, 5)),
 )

@@ -19,7 +19,9 @@ from studies.short_recipes import command, compared, work
 from .generated_images import MINI_IMAGENET, ImageForm, class_images, write_classes
 
 GENERATED = ("data.dataset=folder", "data.split=parts", "data.folder=generated")
-SMALL = (*GENERATED, "network.arguments.filters=16", "evaluation.checkpoint_interval=1000")
+NO_CURVES = ("evaluation.interval=40000", "evaluation.checkpoint_interval=1000")
+WAVES = "evaluation.task_count=200"
+SMALL = (*GENERATED, *NO_CURVES, "network.arguments.filters=16")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             id="fomaml",
         ),
         pytest.param(
-            ShortRun("sine", 1000, ("outer.meta_step_size=0.5", "evaluation.task_count=200")),
+            ShortRun("sine", 500, (*NO_CURVES, "outer.meta_step_size=0.5", WAVES)),
             id="sine",
         ),
     ],
