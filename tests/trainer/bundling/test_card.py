@@ -220,7 +220,7 @@ def sections(card: str) -> dict[str, str]:
     return dict([("", introduction), *(part.split("\n", 1) for part in parts)])
 
 
-def test_a_copys_card_keeps_what_calibration_does_not_change(
+def test_a_copys_card_keeps_the_rest(
     card: Callable[..., str], calibrate: Callable[[str], str]
 ) -> None:
     original = card((row(BatchNormMode.SUPPORT, 10, 0.9),))
@@ -271,7 +271,7 @@ def test_a_copys_card_tells_of_the_calibration(
     )
 
 
-def test_a_card_of_an_earlier_version_is_rendered_again(calibrate: Callable[[str], str]) -> None:
+def test_an_old_card_is_rendered_again(calibrate: Callable[[str], str]) -> None:
     table = "| 5 | 1 | 10 | carried | support | 93.08% ± 0.69% |"
     train = "    kshot train omniglot-5way --out OUT --data DATA"
     limits = "- 2 to 50 classes.\n- Probabilities are not calibrated.\n"
@@ -314,6 +314,6 @@ def test_a_copy_without_a_table_has_no_evaluation(copy: Manifest) -> None:
     assert "kshot evaluate" not in card["Reproduction"]
 
 
-def test_a_card_says_that_probabilities_are_not_calibrated(card: Callable[..., str]) -> None:
+def test_a_card_tells_uncalibrated_probabilities(card: Callable[..., str]) -> None:
     assert card(()).endswith("\n- Probabilities are not calibrated.\n")
     assert "## Calibration" not in card(())

@@ -18,7 +18,7 @@ def simplified(nodes: str) -> list[str]:
     return [f"{node.op_type}({node.input[0]})" for node in model.graph.node]
 
 
-def test_an_axis_put_in_and_taken_out_again_is_dropped_with_what_served_it() -> None:
+def test_axis_pairs_are_removed() -> None:
     model = parsed("wide = Unsqueeze(x, zero) flat = Squeeze(wide, same) y = Relu(flat)")
 
     drop_axis_pairs(model.graph)

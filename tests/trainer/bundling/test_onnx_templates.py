@@ -120,7 +120,7 @@ def with_constants(template: bytes, constants: Mapping[str, np.ndarray]) -> byte
 
 
 @pytest.mark.parametrize("way", [2, 5, 20])
-def test_frozen_statistics_fold_into_constant_convolutions(
+def test_frozen_statistics_fold_into_convolutions(
     templates: Mapping[BatchNormMode, bytes], way: int, tmp_path: Path
 ) -> None:
     """ONNX Runtime makes convolution, batch norm and ReLU one step, and answers as the learner."""
@@ -187,7 +187,7 @@ def test_inputs_are_named_by_what_they_are(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_template_is_small_and_says_nothing_of_where_it_was_made(
+def test_a_template_has_no_metadata(
     templates: Mapping[BatchNormMode, bytes], mode: BatchNormMode
 ) -> None:
     template = templates[mode]
@@ -222,9 +222,7 @@ OTHERS: Mapping[str, Network] = {
 @pytest.mark.compiled
 @pytest.mark.parametrize("network", OTHERS.values(), ids=OTHERS.keys())
 @pytest.mark.parametrize("mode", MODES)
-def test_every_networks_template_answers_as_the_learner(
-    network: Network, mode: BatchNormMode
-) -> None:
+def test_templates_answer_as_the_learner(network: Network, mode: BatchNormMode) -> None:
     """At ONNX Runtime's default level, odd sides that are pooled among them.
 
     Inputs below zero, and batch norms that turn them round, would lose against padding by zeros.
@@ -253,7 +251,7 @@ def test_every_networks_template_answers_as_the_learner(
 OUTSIDE = Path(__file__).parents[1] / "outside_network.py"
 
 
-def test_a_network_of_another_package_trains_and_is_exported(tmp_path: Path) -> None:
+def test_a_foreign_network_is_exported(tmp_path: Path) -> None:
     """A distribution on the path, that kshot has never heard of."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "__init__.py").write_text(OUTSIDE.read_text())

@@ -85,7 +85,7 @@ def calibrate(bundle: Bundle, out: Path, tmp_path: Path) -> Calibrate:
     return lambda *more, name=None: main(["calibrate", name or str(bundle.path), *common, *more])
 
 
-def test_a_copy_answers_the_same_and_is_as_sure_as_it_is_right(
+def test_a_copy_is_calibrated(
     calibrate: Calibrate,
     bundle: Bundle,
     out: Path,
@@ -259,7 +259,7 @@ def test_a_folder_that_takes_nothing_is_refused(
         assert "locked/omniglot: Permission denied" in capsys.readouterr().err
 
 
-def test_too_few_images_are_told_before_anything_is_adapted(
+def test_too_few_images_are_refused_first(
     calibrate: Calibrate, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Evaluator, "of_bundle", None)
@@ -299,7 +299,7 @@ def test_where_no_temperature_fits_nothing_is_written(
     assert not (out / "omniglot" / "1").exists()
 
 
-def test_a_data_set_without_the_part_names_those_there_are(
+def test_a_missing_part_names_the_others(
     pack: Callable[..., Path],
     calibrate: Calibrate,
     tmp_path: Path,
@@ -323,7 +323,7 @@ def test_a_data_set_without_the_part_names_those_there_are(
     assert captured.err.count("\n") == 1
 
 
-def test_tasks_are_of_the_way_that_is_asked_for_or_of_the_tables(
+def test_the_way_is_asked_for_or_the_tables(
     calibrate: Calibrate,
     pack: Callable[..., Path],
     out: Path,

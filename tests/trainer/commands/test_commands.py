@@ -85,7 +85,7 @@ def train(out: Path, data_folder: Path, *more: str) -> int:
     )
 
 
-def test_a_training_ends_in_a_bundle_that_can_be_evaluated(
+def test_a_trained_bundle_is_evaluated(
     tmp_path: Path,
     data_folder: Path,
     capsys: pytest.CaptureFixture[str],
@@ -129,7 +129,7 @@ def test_a_training_ends_in_a_bundle_that_can_be_evaluated(
         ("serving.scope.allowed", "--scope", "head", "all"),
     ],
 )
-def test_a_choice_that_the_bundle_does_not_allow_is_not_evaluated(
+def test_a_forbidden_choice_is_refused(
     tmp_path: Path,
     data_folder: Path,
     capsys: pytest.CaptureFixture[str],
@@ -262,7 +262,7 @@ def test_a_truncated_archive_is_refused(
     assert "images_background.zip: truncated, or not a ZIP a" in capsys.readouterr().err
 
 
-def test_recipes_are_listed_with_what_they_reproduce_and_cost(
+def test_recipes_are_listed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["recipes", "--json"]) == 0

@@ -98,7 +98,7 @@ def test_the_documents_first_keys_are_the_contract(
     assert "correct_counts" not in document(capsys)
 
 
-def test_an_episode_file_is_written_once_and_then_says_which_tasks(
+def test_an_episode_file_holds_the_tasks(
     held: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "episodes.safetensors"
@@ -136,7 +136,7 @@ def test_a_protocol_names_tasks_and_queries(
     assert "1 support and 15 query images per class: expected" in capsys.readouterr().err
 
 
-def test_a_baseline_without_logits_takes_no_temperature(
+def test_nil_takes_no_temperature(
     bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["evaluate", bundle, "--data", str(tmp_path), "--baseline", "nil"]
@@ -191,7 +191,7 @@ def test_two_bundles_are_compared_on_the_same_tasks(
     assert f"{larger}: 3-way 1-shot, 2 steps" in capsys.readouterr().out
 
 
-def test_probabilities_are_measured_as_service_gives_them_or_as_the_networks_own(
+def test_temperatures_apply_unless_refused(
     pack: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A temperature changes no answer, only how sure it is."""
@@ -283,7 +283,7 @@ def test_a_sweep_is_written_as_json_markdown_and_png(
     assert json.loads(capsys.readouterr().out)["rows"]
 
 
-def test_digits_are_another_domain_without_a_data_folder(
+def test_digits_need_no_data_folder(
     bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("sklearn")
@@ -320,7 +320,7 @@ def test_digits_are_another_domain_without_a_data_folder(
         (["--compare", "nothing"], "there is no folder nothing, and no built-in bundle"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused_in_one_line(
+def test_contradicting_options_are_refused(
     evaluate: Evaluate, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert evaluate(*options) == 2
@@ -344,7 +344,7 @@ def test_options_that_do_not_go_together_are_refused_in_one_line(
         (["--preconditioners", ""], "'--preconditioners': '' is not one of"),
     ],
 )
-def test_lists_of_a_sweep_are_checked_before_anything_is_made(
+def test_lists_of_a_sweep_are_checked_first(
     bundle: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -359,7 +359,7 @@ def test_lists_of_a_sweep_are_checked_before_anything_is_made(
     assert not out.exists()
 
 
-def test_a_sweep_that_could_not_be_kept_is_refused_before_anything_is_measured(
+def test_an_unwritable_sweep_is_refused_first(
     bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["evaluate", bundle, "--data", str(tmp_path), "--sweep"]
@@ -371,7 +371,7 @@ def test_a_sweep_that_could_not_be_kept_is_refused_before_anything_is_measured(
     assert "--sweep: cannot write to /proc" in capsys.readouterr().err
 
 
-def test_classes_that_are_not_split_as_for_the_training_are_refused(
+def test_another_split_is_refused(
     evaluate: Evaluate,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -391,7 +391,7 @@ def test_classes_that_are_not_split_as_for_the_training_are_refused(
     assert evaluate("--dataset", "omniglot", "--dataset-split", "reptile") == 0
 
 
-def test_a_bundle_of_another_split_is_told_beside_a_comparison(
+def test_a_comparison_tells_another_split(
     evaluate: Evaluate,
     pack: Callable[..., str],
     patterns: Callable[..., ImageDataset],
@@ -412,7 +412,7 @@ def test_a_bundle_of_another_split_is_told_beside_a_comparison(
     assert "another split" not in capsys.readouterr().err
 
 
-def test_a_sweep_without_matplotlib_names_the_pip_command(
+def test_a_sweep_needs_matplotlib(
     bundle: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

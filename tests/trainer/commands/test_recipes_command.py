@@ -13,7 +13,7 @@ from kshot.trainer.recipe.recipe import recipe_digest
 Capture = pytest.CaptureFixture[str]
 
 
-def test_the_list_names_every_recipe_once_under_its_data_set(capsys: Capture) -> None:
+def test_the_list_names_every_recipe_once(capsys: Capture) -> None:
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
 
@@ -25,7 +25,7 @@ def test_the_list_names_every_recipe_once_under_its_data_set(capsys: Capture) ->
     assert named.index("omniglot-5way") < named.index("omniglot-20way")
 
 
-def test_the_list_says_what_is_reproduced_and_what_it_costs(capsys: Capture) -> None:
+def test_the_list_tells_results_and_costs(capsys: Capture) -> None:
     main(["recipes"])
     listed = " ".join(capsys.readouterr().out.split())
 
@@ -61,7 +61,7 @@ def test_a_named_recipe_is_one_document_of_json(capsys: Capture) -> None:
     assert (document["name"], document["task"]["grid_count"]) == ("sine", 50)
 
 
-def test_an_unknown_recipe_is_refused_with_the_known_ones(capsys: Capture) -> None:
+def test_an_unknown_recipe_is_refused(capsys: Capture) -> None:
     assert main(["recipes", "omniglot-6way"]) == 2
     assert "recipe: expected one of " in capsys.readouterr().err
 

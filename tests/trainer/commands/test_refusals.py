@@ -169,7 +169,7 @@ def nothing(_place: Workplace) -> None:
         (lose_the_split, (), 1, "cannot read"),
     ],
 )
-def test_nonsense_is_refused_with_a_sentence_and_without_damage(
+def test_nonsense_is_refused_without_damage(
     workplace: Workplace,
     capsys: pytest.CaptureFixture[str],
     damage: Callable[[Workplace], None],
@@ -215,7 +215,7 @@ def test_a_recipe_file_with_an_unknown_key_is_refused(
         ((), True, "its data_digest is"),
     ],
 )
-def test_another_recipe_or_other_data_do_not_go_on_from_a_checkpoint(
+def test_another_training_is_not_resumed(
     workplace: Workplace,
     capsys: pytest.CaptureFixture[str],
     settings: tuple[str, ...],
@@ -235,7 +235,7 @@ def test_another_recipe_or_other_data_do_not_go_on_from_a_checkpoint(
     assert workplace.contents() == before
 
 
-def test_a_place_that_cannot_take_a_training_is_refused(
+def test_an_unusable_folder_is_refused(
     workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = workplace.contents()
@@ -262,7 +262,7 @@ def test_a_place_that_cannot_take_a_training_is_refused(
     assert list(empty.iterdir()) == []
 
 
-def test_a_checkpoint_that_is_damaged_or_a_folder_is_refused(
+def test_a_damaged_checkpoint_is_refused(
     workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = workplace.out / CHECKPOINT_FILE
@@ -293,7 +293,7 @@ def files_of_at_most(size_bytes: int) -> Iterator[None]:
     ("size_bytes", "name"),
     [(4096, CHECKPOINT_FILE), (1000, "recipe.json"), (60, "recipe.json")],
 )
-def test_a_full_disk_leaves_the_checkpoint_and_what_is_freed_goes_on_to_the_same_end(
+def test_a_full_disk_leaves_the_checkpoint(
     workplace: Workplace, capsys: pytest.CaptureFixture[str], size_bytes: int, name: str
 ) -> None:
     whole = workplace.folder / "whole"

@@ -63,7 +63,7 @@ def signal_before(meta_iteration: int, number: signal.Signals) -> Callable[..., 
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_training_stopped_by_a_signal_goes_on_to_the_same_bundle(
+def test_a_stopped_training_resumes(
     train: Train,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -95,7 +95,7 @@ def test_a_training_stopped_by_a_signal_goes_on_to_the_same_bundle(
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_resuming_a_finished_training_names_its_bundle_at_once(
+def test_a_finished_training_names_its_bundle(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -116,7 +116,7 @@ def compile_and_fail(_spec: StepSpec, _device: torch.device) -> InnerStep:
     raise CompilationError("the inner step cannot be compiled: no working compiler")
 
 
-def test_where_nothing_can_be_compiled_the_training_says_so_and_goes_on(
+def test_a_training_runs_without_a_compiler(
     train: Train,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -144,7 +144,7 @@ def test_where_nothing_can_be_compiled_the_training_says_so_and_goes_on(
     assert not (tmp_path / "forced").exists()
 
 
-def test_what_is_compiled_has_run_before_anything_is_written(
+def test_compiled_steps_run_before_writing(
     train: Train,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -66,9 +66,7 @@ def test_labels_are_weighted_by_the_softmax_of_cosines(
             torch.testing.assert_close(probabilities[task, number], wanted, atol=1e-6, rtol=0)
 
 
-def test_probabilities_add_up_and_patterns_are_told_apart(
-    solver: NilSolver, episodes: EpisodeBatch
-) -> None:
+def test_nil_tells_patterns_apart(solver: NilSolver, episodes: EpisodeBatch) -> None:
     probabilities = answer(solver, episodes, BatchNormMode.SUPPORT)
 
     assert probabilities.shape == (3, 8, WAY)
@@ -78,7 +76,7 @@ def test_probabilities_add_up_and_patterns_are_told_apart(
 
 
 @pytest.mark.parametrize("mode", [BatchNormMode.SUPPORT, BatchNormMode.SUPPORT_AND_QUERY])
-def test_an_answer_does_not_depend_on_the_other_queries(
+def test_an_answer_ignores_other_queries(
     solver: NilSolver, episodes: EpisodeBatch, mode: BatchNormMode
 ) -> None:
     one = replace(episodes, queries=episodes.queries[:, :1])

@@ -44,7 +44,7 @@ def test_tasks_that_all_differ_alike_still_leave_doubt(shift: float) -> None:
     assert difference.method == SAME_METHOD
 
 
-def test_equal_differences_are_equal_whatever_their_rounding() -> None:
+def test_equal_differences_survive_rounding() -> None:
     """3/5 - 2/5 and 2/5 - 1/5 are not the same number: their spread is no sign of certainty."""
     difference = paired_difference([0.6, 0.4, 0.6], [0.4, 0.2, 0.4])
 

@@ -25,7 +25,7 @@ def test_the_numbers_are_those_of_the_definitions() -> None:
     assert result.ms_per_task == 250
 
 
-def test_answers_that_are_not_finite_are_wrong_and_as_likely_as_any() -> None:
+def test_answers_that_are_not_finite_are_wrong() -> None:
     answers = Answers()
     nothing = [math.nan, math.nan]
     answers.add(torch.tensor([[nothing, [1.0, 0.0]], [nothing, nothing]]), torch.zeros(2, 2).long())
@@ -37,7 +37,7 @@ def test_answers_that_are_not_finite_are_wrong_and_as_likely_as_any() -> None:
     assert result.nll == pytest.approx(0.75 * math.log(2), rel=1e-6)
 
 
-def test_unknown_queries_are_scored_by_the_largest_probability() -> None:
+def test_unknown_queries_are_scored() -> None:
     answers = Answers()
     answers.add(torch.tensor([[[0.9, 0.1]]]), torch.tensor([[0]]))
     answers.add_mixed(torch.tensor([[[0.9, 0.1], [0.4, 0.6]]]))

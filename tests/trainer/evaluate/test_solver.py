@@ -81,9 +81,7 @@ def test_the_scope_says_what_moves(
 
 
 @pytest.mark.parametrize(("example_count", "batch_size"), [(5, 5), (25, 15), (3, 10), (7, 2)])
-def test_the_batches_of_fewer_steps_are_the_first_of_those_of_more(
-    example_count: int, batch_size: int
-) -> None:
+def test_fewer_steps_take_the_first_batches(example_count: int, batch_size: int) -> None:
     most = cycling_indices(example_count, batch_size, 50, seed=3)
 
     for step_count in (0, 1, 2, 5, 10, 20, 49):
@@ -93,7 +91,7 @@ def test_the_batches_of_fewer_steps_are_the_first_of_those_of_more(
 
 @pytest.mark.parametrize("preconditioner", list(Preconditioner))
 @pytest.mark.parametrize("head", [Head.TRAINED, Head.PROTOTYPE])
-def test_a_trajectory_passes_where_adapting_by_each_number_of_steps_ends(
+def test_a_trajectory_equals_adaptations(
     solve: Solve, patterns: Patterns, preconditioner: Preconditioner, head: Head
 ) -> None:
     """Bit for bit, so that a sweep need not adapt again for every number of steps."""
@@ -153,7 +151,7 @@ def test_weights_decay_as_the_bundle_says(
         (BatchNormMode.SUPPORT_AND_QUERY, 3, 1.0),
     ],
 )
-def test_answers_are_calibrated_as_the_bundle_says_unless_told_otherwise(
+def test_answers_are_calibrated(
     manifest: Manifest,
     make_initialization: Callable[[Manifest], Initialization],
     calibrated: Callable[[Manifest], Manifest],

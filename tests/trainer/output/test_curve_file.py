@@ -45,7 +45,7 @@ def test_every_point_is_written_and_drawn_at_once(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [CURVES_FILE, PLOT_FILE]
 
 
-def test_points_after_the_checkpoint_are_void_and_equal_points_are_equal_bytes(
+def test_points_after_the_checkpoint_are_dropped(
     tmp_path: Path,
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -61,7 +61,7 @@ def test_points_after_the_checkpoint_are_void_and_equal_points_are_equal_bytes(
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_the_point_of_the_first_state_is_void_until_its_checkpoint_counts_more(
+def test_the_first_point_is_dropped_before_its_checkpoint(
     tmp_path: Path,
 ) -> None:
     open_curves(tmp_path).add(0, {"accuracy/test/support": 0.25})
@@ -104,7 +104,7 @@ def test_what_is_not_finite_is_null_and_a_gap(tmp_path: Path) -> None:
     assert len(open_curves(tmp_path, 4).points) == 5
 
 
-def test_a_picture_has_a_line_for_each_part_and_mode_and_names_its_axes() -> None:
+def test_a_plot_has_a_line_for_each_part_and_mode() -> None:
     points = [
         {
             "meta_iteration": count,
@@ -138,7 +138,7 @@ def test_a_picture_has_a_line_for_each_part_and_mode_and_names_its_axes() -> Non
     assert figure.get_suptitle() == "a recipe"
 
 
-def test_without_matplotlib_the_numbers_are_written_alone_and_one_sentence_says_so(
+def test_numbers_are_written_without_matplotlib(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> None:
@@ -155,9 +155,7 @@ def test_without_matplotlib_the_numbers_are_written_alone_and_one_sentence_says_
 
 
 @pytest.mark.parametrize(("size_bytes", "name"), [(10, CURVES_FILE), (1000, PLOT_FILE)])
-def test_a_full_disk_is_one_sentence_and_leaves_what_was_written(
-    tmp_path: Path, size_bytes: int, name: str
-) -> None:
+def test_a_full_disk_leaves_the_curves(tmp_path: Path, size_bytes: int, name: str) -> None:
     curves = open_curves(tmp_path)
     curves.add(0, {"accuracy/test/support": 0.5})
     before = (tmp_path / name).read_bytes()

@@ -38,7 +38,7 @@ def test_the_size_is_in_inches() -> None:
     assert tuple(figure.get_size_inches()) == (4, 3)
 
 
-def test_a_plot_replaces_an_older_one_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_a_plot_replaces_an_older_one(tmp_path: Path) -> None:
     path = tmp_path / "plot.png"
     path.write_bytes(b"old")
 
@@ -48,7 +48,7 @@ def test_a_plot_replaces_an_older_one_and_leaves_nothing_else(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_plot_that_cannot_be_written_leaves_the_older_one(
+def test_a_failed_plot_leaves_the_older_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "plot.png"

@@ -13,7 +13,7 @@ class Clock:
         return self.now
 
 
-def test_without_a_terminal_a_line_is_written_every_thirty_seconds_and_at_the_end() -> None:
+def test_lines_are_written_every_thirty_seconds() -> None:
     stream = io.StringIO()
     clock = Clock()
     with Progress("training", "rounds", console=Console(file=stream), clock=clock) as progress:
@@ -31,7 +31,7 @@ def test_without_a_terminal_a_line_is_written_every_thirty_seconds_and_at_the_en
     ]
 
 
-def test_what_a_resumed_work_had_done_before_does_not_count_for_its_end() -> None:
+def test_resumed_work_is_extrapolated_from_its_start() -> None:
     stream = io.StringIO()
     clock = Clock()
     with Progress("training", "rounds", console=Console(file=stream), clock=clock) as progress:

@@ -93,9 +93,7 @@ def test_json_names_what_was_swept_and_keeps_every_row(
     }
 
 
-def test_markdown_has_a_table_for_each_mode_with_time_beside_accuracy(
-    subject: SweepSubject, rows: list[SweepRow]
-) -> None:
+def test_markdown_has_a_table_for_each_mode(subject: SweepSubject, rows: list[SweepRow]) -> None:
     text = sweep_markdown(subject, rows)
 
     assert text.index("## `transductive`") < text.index("## `support`")
@@ -118,7 +116,7 @@ def test_the_scope_is_named_only_where_there_are_two(
     assert "| carried, head trained |" in sweep_markdown(subject, one)
 
 
-def test_the_plot_has_steps_above_and_milliseconds_below_for_each_mode(
+def test_the_plot_has_steps_above_milliseconds(
     rows: list[SweepRow],
 ) -> None:
     width, height = figure_size(rows)

@@ -25,7 +25,7 @@ def test_tensorboard_shows_the_points(tmp_path: Path) -> None:
     assert points(tmp_path, "accuracy") == [(2, 1.0)]
 
 
-def test_points_after_the_checkpoint_are_replaced_and_those_up_to_it_stay(tmp_path: Path) -> None:
+def test_later_points_are_replaced(tmp_path: Path) -> None:
     with ScalarFile(tmp_path, 0) as scalars:
         for meta_iteration in range(1, 6):
             scalars.write(meta_iteration, {"loss": 1.0})

@@ -99,10 +99,10 @@ on the batch-norm mode and on the number of examples per class. Between two rows
 logarithm is interpolated linearly in the logarithm of that number; outside the rows, the nearest \
 row applies. Each temperature minimizes the negative log-likelihood on \
 {calibration.task_count:,} {calibration.way}-way tasks with its number of examples and {queries} \
-per class, from the part \
-`{calibration.part}` of the data (digest of its images `{calibration.data_digest}`), seed \
-{calibration.seed}, adapted by this bundle's defaults: {calibration.step_count} steps, \
-preconditioner `{inner.preconditioner}`, head `{manifest.head.default}`, scope \
+per class, from the part `{calibration.part}` of the data (digest of its images \
+`{calibration.data_digest}`), seed {calibration.seed}, adapted by this bundle's defaults: \
+{calibration.step_count} steps, preconditioner `{inner.preconditioner}`, head \
+`{manifest.head.default}`, scope \
 `{manifest.scope.default}`. ECE (15 bins) and NLL (nats) are those of the same answers.
 
 | batch-norm mode | examples per class | temperature | ECE before | ECE after | NLL before \
