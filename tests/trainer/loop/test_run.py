@@ -432,7 +432,9 @@ def test_another_training_is_not_resumed(
     shutil.copytree(
         tmp_path / "other" / "omniglot", tmp_path / "out" / "omniglot", dirs_exist_ok=True
     )
-    with pytest.raises(TrainingError, match="is the bundle of another training; name another folder"):
+    with pytest.raises(
+        TrainingError, match="is the bundle of another training; name another folder"
+    ):
         run(small_recipe(), tmp_path / "out", resume=True)
 
 
