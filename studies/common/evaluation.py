@@ -21,17 +21,6 @@ from kshot.trainer.recipe.recipe import Data
 from kshot.trainer.tasks.episode_file import EpisodeSet, draw_episodes
 from studies.common.runner import SEED, Found, Options, Work, say
 
-__all__ = [
-    "DIGITS",
-    "Evaluation",
-    "Running",
-    "Tasks",
-    "deciding_answers",
-    "find_builtin",
-    "read_test_classes",
-    "weights_digest",
-]
-
 DIGITS = Data("digits", "all", rotations=False)
 # The parts of a manifest that decide logits.
 DECIDING = ("network", "input", "inner_loop", "batch_norm", "head", "scope")

@@ -10,8 +10,6 @@ import click
 
 from kshot.bundle import replace_file
 
-__all__ = ["replace_blocks", "table", "write_blocks"]
-
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lay out a Markdown table."""

@@ -28,24 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = [
-    "BLACK",
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "LOOKS",
-    "PINK",
-    "RED",
-    "SKY",
-    "YELLOW",
-    "Look",
-    "draw_interval_line",
-    "legend_below",
-    "log_ticks",
-    "save_plot",
-    "step_ticks",
-]
-
 # Colour-blind eyes tell these apart (Okabe and Ito 2008).
 BLUE, RED, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 YELLOW, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#777777"

@@ -22,19 +22,6 @@ import torch
 from kshot.bench.environment import environment
 from kshot.bundle import Bundle, replace_file
 
-__all__ = [
-    "DOCS",
-    "RESULTS",
-    "Provenance",
-    "Result",
-    "Row",
-    "provenance",
-    "read_result",
-    "read_results",
-    "result_path",
-    "write_result",
-]
-
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "studies" / "results"
 DOCS = ROOT / "docs"

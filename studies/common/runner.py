@@ -25,8 +25,6 @@ from studies.common.results import (
     write_result,
 )
 
-__all__ = ["SEED", "Options", "Work", "chosen", "run_work", "say", "study_options"]
-
 # The seed of the tasks of every study.
 SEED = 0
 Subject = TypeVar("Subject")

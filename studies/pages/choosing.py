@@ -10,8 +10,6 @@ from studies.common.results import Result
 from studies.pages.sweep import Choice, Measured, Sweep, choice_words
 from studies.rows.pairs import CALIBRATED, SWEPT, Pair
 
-__all__ = ["calibration_block", "page_blocks"]
-
 PICTURES = "../studies/results/choosing"
 OVERVIEW = ("bundle and tasks", "as served, %", "ECE", "ms", "as good from", "most accurate")
 DEFAULTS = ("bundle", "mode", "preconditioner", "head", "scope", "steps")

@@ -10,8 +10,6 @@ from studies.common.page import table
 from studies.common.results import Result
 from studies.rows.reproduction import TARGETS, Target
 
-__all__ = ["page_blocks", "recipe_length"]
-
 ALGORITHMS = {"reptile": "Reptile", "fomaml": "first-order MAML", "maml": "MAML"}
 # The tables by how their rows are named, in the order of the page.
 TABLES = {"omniglot": "o", "best": "best", "mini-imagenet": "m", "cifar-fs": "cifar"}

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 
 from studies.common.results import Result
 
-__all__ = ["Choice", "Measured", "Sweep", "choice_words"]
-
 
 @dataclass(frozen=True)
 class Choice:

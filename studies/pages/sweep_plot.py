@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SIZE", "draw_choices"]
-
 # Inches.
 SIZE = (12.0, 10.5)
 COLOURS = {

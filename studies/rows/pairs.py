@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from kshot.trainer.recipe.recipe import Data
 from studies.common.evaluation import DIGITS, Tasks
 
-__all__ = ["CALIBRATED", "SWEPT", "Pair"]
-
 
 @dataclass(frozen=True)
 class Pair:

@@ -13,8 +13,6 @@ from kshot.bundle import BatchNormMode, Provenance
 from kshot.trainer.recipe.files import load_image_recipe
 from studies.common.evaluation import Tasks
 
-__all__ = ["BUILTIN", "TARGETS", "Target"]
-
 TRANSDUCTIVE, PLAIN, SUPPORT = (
     BatchNormMode.TRANSDUCTIVE,
     BatchNormMode.SUPPORT_AND_QUERY,

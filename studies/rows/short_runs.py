@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["SHORT_RUNS", "ShortRun"]
-
 # MAML's code has 16 or 32 tasks in a meta-batch, 4 for mini-ImageNet. A short run gets further with
 # fewer.
 _FOUR = ("outer.meta_batch_size=4",)
