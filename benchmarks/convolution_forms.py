@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +21,7 @@ import click
 import torch
 
 from kshot.bench.environment import environment
-from kshot.bench.speed.timing import interleave
+from kshot.bench.speed.timing import interleave, synchronized
 from kshot.bundle import NetworkSpec, Preconditioner, Scope, builtin_bundle, load_bundle
 from kshot.learner import Conv4, StepRule, StepSpec, build_inner_step, build_network, graphed
 from kshot.learner.steps.inner_step import InnerStep
@@ -60,27 +61,15 @@ def main(
         print(f"compiling {form}", file=sys.stderr)
         steps[form] = compiled(spec, rule, form, torch.device(device))
 
-    def run(step: InnerStep) -> None:
-        step(*arguments)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    samples = interleave(
-        {form: lambda step=step: run(step) for form, step in steps.items()},  # type: ignore[misc]  # a default argument
-        rounds,
-        warm_up=5,
-    )
-    milliseconds = {form: round(median(values), 4) for form, values in samples.items()}
-    size = {
-        "network": network,
-        "way": way,
-        "batch_size": batch_size,
-        "tasks": tasks,
-        "rounds": rounds,
+    runs = {
+        form: synchronized(partial(step, *arguments), torch.device(device))
+        for form, step in steps.items()
     }
-    print(
-        json.dumps({**size, "milliseconds": milliseconds, "environment": environment()}, indent=2)
-    )
+    samples = interleave(runs, rounds, warm_up=5)
+    milliseconds = {form: round(median(values), 4) for form, values in samples.items()}
+    size = {"network": network, "way": way, "batch_size": batch_size, "tasks": tasks}
+    document = {**size, "rounds": rounds, "milliseconds": milliseconds}
+    print(json.dumps({**document, "environment": environment()}, indent=2))
 
 
 def compiled(spec: StepSpec, rule: StepRule, form: str, device: torch.device) -> InnerStep:

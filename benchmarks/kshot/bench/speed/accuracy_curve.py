@@ -109,6 +109,6 @@ def _adapt_ms(task: TimedTask, step: InnerStep, rounds: int) -> dict[int, float]
             task.device
         )
         size = replace(task.size, step_count=step_count)
-        loops[str(step_count)] = kshot_loop(replace(task, size=size, batches=batches), step)
+        loops[step_count] = kshot_loop(replace(task, size=size, batches=batches), step)
     samples = interleave(loops, rounds)
-    return {int(name): median(values) for name, values in samples.items()}
+    return {step_count: median(values) for step_count, values in samples.items()}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 Result = TypeVar("Result")
+Name = TypeVar("Name", str, int)
 
 RATIO_METHOD = "median of the rounds' ratios"
 
@@ -71,8 +72,8 @@ def synchronized(work: Callable[..., Result], device: torch.device) -> Callable[
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 1
-) -> dict[str, list[float]]:
+    contenders: Mapping[Name, Callable[[], object]], rounds: int, *, warm_up: int = 1
+) -> dict[Name, list[float]]:
     """Time every contender once per round: milliseconds by name, in the order of the rounds.
 
     Each first runs `warm_up` times untimed. Every round begins with the next contender, so that
@@ -82,7 +83,7 @@ def interleave(
     for name in names:
         for _ in range(warm_up):
             contenders[name]()
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    samples: dict[Name, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         first = number % max(len(names), 1)
         for name in names[first:] + names[:first]:
