@@ -108,7 +108,7 @@ class Evaluator:
         once per variant; a result's milliseconds are those of its own steps and answers. The
         variants take turns, so that a drift of the machine affects all alike; their steps are all
         compiled, or none. They differ in how they adapt, not in their tasks. `planned_tasks`
-        counts the tasks of this call and its sisters, where compiling has to pay for all together.
+        is the number of tasks of several calls, when compiling has to pay for all of them together.
         """
         if step_counts is not None:
             variants = [replace(variant, step_count=step_counts[-1]) for variant in variants]
@@ -152,9 +152,9 @@ class Evaluator:
         return {mode: torch.cat(kept) for mode, kept in parts.items()}, episodes.query_classes
 
     def solvers(self, variants: Sequence[EvaluationSettings], task_count: int) -> list[Solver]:
-        """Build what solves tasks as each variant says, compiled where that pays for all together.
+        """Build a solver for each variant; compile their steps when that pays for all together.
 
-        `task_count` counts the tasks that each of them is to solve.
+        `task_count` is the number of tasks that each of them will solve.
         """
         nil = NilSolver(self.initialization, self.pixels, variants[0].way)
         adapting = [variant for variant in variants if variant.baseline is not Baseline.NIL]
