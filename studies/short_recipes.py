@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kshot.trainer.errors import DataError
 from kshot.trainer.evaluate.paired_differences import paired_difference
+from kshot.trainer.loop.run import TrainingReport
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.recipe.recipe import Recipe
@@ -31,7 +32,9 @@ from kshot.trainer.statistics import T_METHOD, t_half_width
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, Row, read_results
 from studies.common.runner import Found, Options, Work, chosen, run_work, say, study_options
-from studies.figures.training import ArmJob, Tasks, train_arm
+from studies.figures.figure import Figure
+from studies.figures.plan import Job, RunSettings
+from studies.figures.training import compared_names, train_arm
 from studies.rows.short_runs import SHORT_RUNS, ShortRun
 
 STUDY = "short-recipes"
@@ -101,18 +104,21 @@ def _measure(run: ShortRun, settings: Sequence[str], data_folder: Path, _: Path)
     if isinstance(recipe, Recipe):
         step_count = run.step_count or recipe.serving.step_count
         recipe = load_recipe(run.recipe, [*settings, f"evaluation.step_count={step_count}"])
-    tasks, device = Tasks(run.task_count, run.query_count), torch.device("cpu")
+    asked, device = Figure(run.recipe, "", query_count=run.query_count), torch.device("cpu")
     scores = []
     with tempfile.TemporaryDirectory() as scratch, Progress(run.recipe, "meta-iterations") as shown:
+        settled = RunSettings(Path(scratch), data_folder, device, False, task_count=run.task_count)
+
+        def report(at: TrainingReport) -> None:
+            shown.update(at.meta_iteration, at.meta_iterations)
+
         for trained in (False, True):
-            folder = Path(scratch) / str(trained)
-            job = ArmJob(recipe, folder, trained, tasks, data_folder, device, compiled=False)
-            arm = train_arm(
-                job, lambda at: shown.update(at.meta_iteration, at.meta_iterations), say
-            )
-            scores.append(arm.scores[arm.compared[0]])
+            job = Job(recipe, Path(scratch) / str(trained), trained)
+            arm = train_arm(asked, settled, job, report, say)
+            measured = compared_names(arm["scores"], arm["query_count"])[0]
+            scores.append(arm["scores"][measured])
     measure = "accuracy" if isinstance(recipe, Recipe) else "squared_error"
-    return [compared(measure, *scores)], {"measured": arm.compared[0]}
+    return [compared(measure, *scores)], {"measured": measured}
 
 
 def _cells(result: Result) -> Sequence[str]:

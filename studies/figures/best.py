@@ -103,7 +103,6 @@ FIGURE = Figure(
         ),
     ),
     part="val",
-    task_count=1000,
     query_count=1,
 )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,12 @@ from kshot.trainer.commands.follower import Follower
 from kshot.trainer.commands.options import choose_device, data_option, device_option
 from kshot.trainer.errors import RecipeError, TrainerError
 from kshot.trainer.output.plotting import check_matplotlib
-from kshot.trainer.output.progress import Progress
 from studies.common.results import provenance, write_result
 from studies.figures.comparison import figure_result
 from studies.figures.figure import Figure
 from studies.figures.panels import plot
-from studies.figures.run import RunSettings, plan, run_figure
-
-__all__ = ["figure_command"]
+from studies.figures.plan import RunSettings, plan
+from studies.figures.training import run_figure
 
 ABOVE_ZERO, FOLDER = click.FloatRange(min=0, min_open=True), click.Path(path_type=Path)
 OUT_HELP = "Folder for the result, NAME.json and NAME.png, and a folder for each training."
@@ -51,11 +48,12 @@ def figure_command(figure: Figure) -> click.Command:
     @click.option("--resume", is_flag=True, help=RESUME_HELP)
     @device_option
     @click.option("--compile/--no-compile", "compiled", default=None, help=COMPILE_HELP)
-    def run(arms: str, resume: bool, device: str, **options: object) -> None:
-        make: Callable[..., RunSettings] = RunSettings
+    def run(arms: str, resume: bool, device: str, **given: Any) -> None:  # noqa: ANN401 -- as above
         names = [name.strip() for name in arms.split(",") if name.strip()]
         try:
-            _run(figure, make(arms=names, device=choose_device(device), **options), resume)
+            _run(figure, RunSettings(arms=names, device=choose_device(device), **given), resume)
+        except RecipeError as error:
+            raise click.UsageError(str(error)) from error
         except TrainerError as error:
             raise click.ClickException(str(error)) from error
 
@@ -64,37 +62,29 @@ def figure_command(figure: Figure) -> click.Command:
 
 def _run(figure: Figure, settings: RunSettings, resume: bool) -> None:
     check_matplotlib()
-    out = settings.out
-    try:
-        seeds = list(dict.fromkeys(job.recipe.outer.seed for _, job in plan(figure, settings)))
-    except RecipeError as error:
-        raise click.UsageError(str(error)) from error
+    out, path = settings.out, settings.out / f"{figure.name}.json"
+    seeds = [job.recipe.outer.seed for job in plan(figure, settings)[0][1]]
     if out.exists() and not (out.is_dir() and (resume or not any(out.iterdir()))):
         raise click.UsageError(
             f"--out: expected an empty or new folder, got {out}; "
             "add --resume to resume the run in it"
         )
     made_with = provenance(_command(figure), seeds=seeds, device=settings.device)
-    with (
-        Follower(out, "the same command with --resume") as follower,
-        Progress(figure.name, "meta-iterations") as progress,
-    ):
-        outcomes = run_figure(figure, settings, progress.update, follower.say)
-    result, path = figure_result(figure, settings, outcomes, made_with), out / f"{figure.name}.json"
+    with Follower(out, "the same command with --resume") as follower:
+        outcomes = run_figure(figure, settings, follower.show_training, follower.say)
+    result = figure_result(figure, settings, outcomes, made_with)
     write_result(path, result)
     plot(path.with_suffix(".png"), figure, outcomes, made_with.command)
+    unit, name = (100, " points") if figure.part else (1, "")
     for claim in result.more["orderings"]:
         for measured, found in claim["found"].items():
-            click.echo(f"{claim['text']}: {_finding(measured, found, figure)}")
+            holds = "holds" if found["holds"] else "does not hold"
+            # None is what was not finite.
+            mean, ci95 = (
+                unit * (math.nan if found[key] is None else found[key]) for key in ("mean", "ci95")
+            )
+            click.echo(f"{claim['text']}: {holds} ({measured}: {mean:+.3g} ± {ci95:.2g}{name})")
     click.echo(f"{path}\n{path.with_suffix('.png')}")
-
-
-def _finding(measured: str, found: Mapping[str, Any], figure: Figure) -> str:
-    """Say whether a claim holds, and the difference that was found."""
-    holds = "holds" if found["holds"] else "does not hold"
-    unit, name = (100, " points") if figure.part else (1, "")
-    values = (math.nan if found[key] is None else unit * found[key] for key in ("mean", "ci95"))
-    return f"{holds} ({measured}: {next(values):+.3g} ± {next(values):.2g}{name})"
 
 
 def _command(figure: Figure) -> str:

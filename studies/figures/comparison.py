@@ -5,26 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kshot.trainer.evaluate.paired_differences import paired_difference
+from kshot.trainer.output.curve_plot import CurvePoint
 from kshot.trainer.recipe.recipe import recipe_digest
-from kshot.trainer.statistics import Interval
+from kshot.trainer.statistics import T_METHOD, Interval, accuracy_interval, t_half_width
 from studies.common.results import Provenance, Result
 from studies.figures.figure import START, ZERO, Claim, Figure
-from studies.figures.run import Outcome, RunSettings
-from studies.figures.scores import mean_score
-
-__all__ = ["figure_result", "orderings"]
+from studies.figures.plan import RunSettings
+from studies.figures.training import Outcome
 
 
 def figure_result(
     figure: Figure, settings: RunSettings, outcomes: Sequence[Outcome], made_with: Provenance
 ) -> Result:
     """Lay out a run's arms, a row each, with curves and claims beside them."""
+    empty: list[CurvePoint] = []
+    curves = {
+        outcome.arm.name: [
+            {"seed": seed, "points": points}
+            for seed, points in zip_longest(made_with.seeds, outcome.curves, fillvalue=empty)
+        ]
+        for outcome in outcomes
+    }
     return Result(
         "figures",
         figure.name,
@@ -39,13 +47,8 @@ def figure_result(
         rows=[_row(outcome) for outcome in outcomes],
         more={
             "title": figure.title,
-            "queries_per_task": outcomes[0].runs[0].scores.query_count,
-            "curves": {
-                outcome.arm.name: [
-                    {"seed": run.seed, "points": list(run.curve)} for run in outcome.runs
-                ]
-                for outcome in outcomes
-            },
+            "queries_per_task": outcomes[0].query_count,
+            "curves": curves,
             "orderings": orderings(figure, outcomes),
         },
     )
@@ -57,65 +60,63 @@ def orderings(figure: Figure, outcomes: Sequence[Outcome]) -> list[dict[str, Any
     Each claim has what was `found` by each compared score: the paired difference `factor * higher -
     lower` with its interval, for the seeds together and alone, and whether the claim `holds`.
     """
-    runs = {outcome.arm.name: [run.scores for run in outcome.runs] for outcome in outcomes}
-    runs[ZERO] = runs[START]
+    start, scores = outcomes[0], {outcome.arm.name: outcome.scores for outcome in outcomes}
+    if ZERO in start.scores:
+        scores[ZERO] = dict.fromkeys(start.compared, start.scores[ZERO])
 
-    def task_scores(name: str, measured: str) -> npt.NDArray[np.float64]:
-        key = ZERO if name == ZERO else measured
-        return np.array([run.scores[key] for run in runs[name]])  # (seeds, tasks)
+    def judge(claim: Claim, measured: str) -> dict[str, Any]:
+        high, low = claim.factor * scores[claim.higher][measured], scores[claim.lower][measured]
+        found = []
+        for left, right in [(high.mean(axis=0), low.mean(axis=0)), *zip(high, low, strict=True)]:
+            difference = paired_difference(left.tolist(), right.tolist())
+            holds = difference.mean - difference.half_width > claim.least_difference
+            found.append({"holds": holds, **_interval(difference)})
+        return {**found[0], "by_seed": found[1:]}
 
     return [
         {
             **asdict(claim),
-            "found": {
-                measured: _found(
-                    claim,
-                    claim.factor * task_scores(claim.higher, measured),
-                    task_scores(claim.lower, measured),
-                )
-                for measured in runs[START][0].compared
-            },
+            "found": {measured: judge(claim, measured) for measured in start.compared},
         }
         for claim in figure.claims
-        if {claim.lower, claim.higher} <= runs.keys()
+        if {claim.lower, claim.higher} <= scores.keys()
     ]
 
 
-def _found(
-    claim: Claim, high: npt.NDArray[np.float64], low: npt.NDArray[np.float64]
-) -> dict[str, Any]:
-    by_seed = [
-        paired_difference(left.tolist(), right.tolist())
-        for left, right in zip(high, low, strict=True)
-    ]
-    together = paired_difference(high.mean(axis=0).tolist(), low.mean(axis=0).tolist())
-    return {**_judged(claim, together), "by_seed": [_judged(claim, seed) for seed in by_seed]}
+def mean_score(scores: npt.NDArray[np.float64], query_count: int) -> Interval:
+    """Estimate an arm's mean score on new tasks, from its scores `(seeds, tasks)`.
 
-
-def _judged(claim: Claim, difference: Interval) -> dict[str, Any]:
-    above = difference.mean - difference.half_width > claim.least_difference
-    return {"holds": above, **_interval(difference)}
+    The interval is over tasks, each task's score averaged over the seeds. It covers other tasks,
+    not other seeds.
+    """
+    values = scores.mean(axis=0)
+    if query_count:
+        queries = query_count * len(scores)
+        return accuracy_interval(np.rint(values * queries).astype(np.int64), queries)
+    return Interval(float(values.mean()), t_half_width(values), T_METHOD)
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
-    runs = [run.scores for run in outcome.runs]
-    outer = outcome.recipe.outer
+    arm, outer = outcome.arm, outcome.recipe.outer
     return {
-        "name": outcome.arm.name,
-        "title": outcome.arm.title,
-        "line": outcome.arm.line,
-        "set": list(outcome.arm.settings),
+        "name": arm.name,
+        "title": arm.title,
+        "line": arm.line,
+        "set": arm.settings,
         "value": outcome.value,
         "recipe_digest": recipe_digest(outcome.recipe),
-        "meta_iterations": outer.meta_iterations if outcome.arm.name != START else 0,
+        "meta_iterations": outer.meta_iterations if arm.name != START else 0,
         "meta_step_size": outer.meta_step_size,
-        "task_count": len(next(iter(runs[0].scores.values()))),
+        "task_count": outcome.scores[outcome.compared[0]].shape[1],
         "scores": {
             measured: {
-                **_interval(mean_score(runs, measured)),
-                "by_seed": [_number(mean_score([run], measured).mean) for run in runs],
+                **_interval(mean_score(scores, outcome.query_count)),
+                "by_seed": [
+                    _number(mean_score(scores[[seed]], outcome.query_count).mean)
+                    for seed in range(len(scores))
+                ],
             }
-            for measured in runs[0].scores
+            for measured, scores in outcome.scores.items()
         },
     }
 

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from studies.figures.panels import PanelData
-
-__all__ = ["START", "ZERO", "Arm", "Claim", "Figure", "Panel", "arm", "sweep"]
 
 # What a claim may name beside an arm: the untrained network, and the zero function.
 START, ZERO = "start", "zero"
@@ -23,7 +16,7 @@ START, ZERO = "start", "zero"
 
 @dataclass(frozen=True)
 class Arm:
-    """One training: `settings` over the figure's recipe, each `key=value` as for `--set`.
+    """One training: `changes` of the figure's recipe, by key.
 
     `line` names the plotted line and `label` its entry in the legend. `key` is the swept key of an
     arm that is one point of a line.
@@ -33,8 +26,13 @@ class Arm:
     title: str
     line: str
     label: str
-    settings: tuple[str, ...] = ()
+    changes: Mapping[str, object]
     key: str | None = None
+
+    @property
+    def settings(self) -> list[str]:
+        """Return the changes, each as for `--set`."""
+        return [f"{key}={value}" for key, value in self.changes.items()]
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,10 @@ class Claim:
 class Panel:
     """One of the plots side by side, and the lines in it."""
 
-    draw: Callable[[Axes, PanelData], None]
+    draw: Callable[[Any], None]  # of a `Drawing`
     title: str
     x_label: str
     lines: Sequence[str]
-    x_scale: str = "linear"
 
 
 @dataclass(frozen=True)
@@ -70,17 +67,17 @@ class Figure:
 
     The recipe that the arms change is `NAME.toml` beside the script. Arms over images are compared
     on `task_count` tasks, with `query_count` queries per class, of the data set's `part`; so are
-    their learning curves. Of sine waves these are empty: the recipe says what is compared.
+    their learning curves. Of sine waves `part` is empty: the recipe says what is compared.
     """
 
     name: str
     title: str
-    arms: tuple[Arm, ...]
-    panels: tuple[Panel, ...]
-    claims: tuple[Claim, ...]
-    part: str = ""
-    task_count: int = 0
-    query_count: int = 0
+    arms: Sequence[Arm] = ()
+    panels: Sequence[Panel] = ()
+    claims: Sequence[Claim] = ()
+    part: str = "test"
+    task_count: int = 1000
+    query_count: int = 5
 
     def recipe(self, arm: Arm, overrides: Sequence[str] = ()) -> AnyRecipe:
         """Return an arm's recipe with further settings over it; raises `RecipeError`."""
@@ -91,20 +88,4 @@ class Figure:
 
 def arm(name: str, title: str, changes: Mapping[str, object]) -> Arm:
     """Make an arm that is a line of its own."""
-    return Arm(name, title, name, title, _settings(changes))
-
-
-def sweep(
-    line: str, label: str, changes: Mapping[str, object], key: str, values: Sequence[float]
-) -> list[Arm]:
-    """Make the arms of one line, one for each value of a key."""
-    made = []
-    for value in values:
-        name = f"{line}-{value:g}".replace(".", "-")
-        settings = _settings({**changes, key: value})
-        made.append(Arm(name, f"{label}, {key} {value:g}", line, label, settings, key))
-    return made
-
-
-def _settings(changes: Mapping[str, object]) -> tuple[str, ...]:
-    return tuple(f"{key}={value}" for key, value in changes.items())
+    return Arm(name, title, name, title, changes)

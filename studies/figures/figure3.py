@@ -77,9 +77,6 @@ FIGURE = Figure(
             "fourth-g1-g2-g3-g4",
         ),
     ),
-    part="test",
-    task_count=1000,
-    query_count=5,
 )
 
 if __name__ == "__main__":

@@ -18,14 +18,15 @@ as large as the default batch; its full batch is the other 75 examples.
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from studies.common.plots import GREY, draw_interval_line
 from studies.figures.command import figure_command
-from studies.figures.figure import Arm, Claim, Figure, Panel, sweep
-from studies.figures.panels import draw_sweep
+from studies.figures.figure import Arm, Claim, Figure, Panel
+from studies.figures.panels import Drawing
 
 FOMAML: dict[str, object] = {"outer.algorithm": "fomaml"}
 REPLACEMENT: dict[str, object] = {"inner.sampling": "replacement"}
@@ -35,25 +36,57 @@ METHODS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "shared-cycling": ("FOMAML, shared tail, cycling", FOMAML),
     "shared-replacement": ("FOMAML, shared tail, replacement", FOMAML | REPLACEMENT),
     "separate-cycling": ("FOMAML, separate tail, cycling", FOMAML | SEPARATE),
-    "separate-replacement": (
-        "FOMAML, separate tail, replacement",
-        FOMAML | REPLACEMENT | SEPARATE,
-    ),
+    "separate-replacement": ("FOMAML, separate tail, replacement", FOMAML | REPLACEMENT | SEPARATE),
+}
+SWEPT: Mapping[str, tuple[str, Sequence[float]]] = {
+    "steps": ("inner.step_count", (2, 4, 5, 6, 8, 10)),
+    "batch": ("inner.batch_size", (10, 25, 50, 75, 100)),
+    "outer": ("outer.meta_step_size", (0.125, 0.25, 0.5, 1.0)),
 }
 CYCLING = ("reptile", "shared-cycling", "separate-cycling")
 
 
-def line(panel: str, method: str) -> list[Arm]:
+def sweep(panel: str, method: str) -> list[Arm]:
     """Make the arms of a method in a panel: "steps", "batch", or "outer" on the full batch."""
     label, changes = METHODS[method]
-    name, full = f"{panel}-{method}", 75 if "separate" in method else 100
-    if panel == "steps":
-        return sweep(name, label, changes, "inner.step_count", (2, 4, 5, 6, 8, 10))
+    full = 75 if "separate" in method else 100
+    key, values = SWEPT[panel]
     if panel == "batch":
-        sizes = [size for size in (10, 25, 50, 75, 100) if size <= full]
-        return sweep(name, label, changes, "inner.batch_size", sizes)
-    on_all = {**changes, "inner.batch_size": full}
-    return sweep(name, label, on_all, "outer.meta_step_size", (0.125, 0.25, 0.5, 1.0))
+        values = [size for size in values if size <= full]
+    if panel == "outer":
+        changes = {**changes, "inner.batch_size": full}
+    line = f"{panel}-{method}"
+    return [
+        Arm(
+            f"{line}-{value:g}".replace(".", "-"),
+            f"{label}, {key} {value:g}",
+            line,
+            label,
+            {**changes, key: value},
+            key,
+        )
+        for value in values
+    ]
+
+
+def draw_sweep(to: Drawing) -> None:
+    """Draw the final scores over the values of each line's sweep, with intervals."""
+    ticks: set[float] = set()
+    for look, arms in to.lines:
+        values = [arm.value for arm in arms if arm.value is not None]
+        means, errors = zip(*map(to.score, arms), strict=True)
+        draw_interval_line(to.axes, look, values, means, errors)
+        ticks.update(values)
+    to.axes.set_xticks(sorted(ticks), [f"{value:g}" for value in sorted(ticks)])
+    to.axes.minorticks_off()
+    to.axes.axhline(to.score(to.start)[0], color=GREY, linestyle=":", label="before training")
+    to.name_score()
+
+
+def draw_outer(to: Drawing) -> None:
+    """Draw a sweep of outer step sizes, on a logarithmic axis."""
+    to.axes.set_xscale("log")
+    draw_sweep(to)
 
 
 def names(panel: str, methods: Iterable[str] = METHODS) -> list[str]:
@@ -81,9 +114,9 @@ FIGURE = Figure(
     name="figure4",
     title="Shared and separate tails on Omniglot, 5-way 5-shot",
     arms=(
-        *(arm for method in METHODS for arm in line("steps", method)),
-        *(arm for method in METHODS for arm in line("batch", method)),
-        *(arm for method in CYCLING for arm in line("outer", method)),
+        *(arm for method in METHODS for arm in sweep("steps", method)),
+        *(arm for method in METHODS for arm in sweep("batch", method)),
+        *(arm for method in CYCLING for arm in sweep("outer", method)),
     ),
     panels=(
         Panel(draw_sweep, "(a) inner steps, batches of 25", "inner steps", names("steps")),
@@ -91,11 +124,10 @@ FIGURE = Figure(
             draw_sweep, "(b) batch size, four steps", "inner batch size, examples", names("batch")
         ),
         Panel(
-            draw_sweep,
+            draw_outer,
             "(c) outer step size, full batch, four steps",
             "outer step size at the start",
             names("outer", CYCLING),
-            x_scale="log",
         ),
     ),
     claims=(
@@ -122,9 +154,6 @@ FIGURE = Figure(
         far_below("outer step 1 on the full batch", "outer", "1"),
         as_good(OUTER, "outer-reptile", "0-25", "1"),
     ),
-    part="test",
-    task_count=1000,
-    query_count=5,
 )
 
 if __name__ == "__main__":

@@ -64,9 +64,6 @@ FIGURE = Figure(
             -0.01,
         ),
     ),
-    part="test",
-    task_count=1000,
-    query_count=5,
 )
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from studies.common.plots import GREY, draw_interval_line
 from studies.figures.command import figure_command
 from studies.figures.figure import ZERO, Claim, Figure, Panel, arm
-from studies.figures.panels import draw_curve, draw_steps, draw_waves
+from studies.figures.panels import Drawing, draw_curve
 
 ADAM = {"outer.optimizer": "adam", "outer.meta_step_size": 0.001}
 ARMS = (
@@ -38,6 +39,34 @@ ARMS = (
     arm("maml", "MAML", {"outer.algorithm": "maml", **ADAM}),
 )
 NAMES = [made.name for made in ARMS]
+
+
+def draw_waves(to: Drawing) -> None:
+    """Draw one wave, its support set, and each arm's fits before and after the inner steps."""
+    axes, wave = to.axes, to.start.picture or {}
+    x = wave["x"]
+    axes.plot(x, wave["wanted"], color="black", linewidth=2.5, alpha=0.35, label="true wave")
+    axes.plot(wave["support_x"], wave["support_y"], "k^", markersize=6, label="support set")
+    for look, (outcome, *_) in to.lines:
+        before, *_, after = (outcome.picture or {})["fits"].values()
+        axes.plot(x, before, ":", color=look.colour)
+        axes.plot(x, after, "-", color=look.colour, label=look.label)
+    axes.set_ylabel("y")
+
+
+def draw_steps(to: Drawing) -> None:
+    """Draw the errors after each number of inner steps, with intervals."""
+    axes, names = to.axes, [name for name in to.start.scores if name != ZERO]
+    steps = [float(name.removesuffix("_steps")) for name in names]
+    for look, (outcome, *_) in to.lines:
+        means, errors = zip(*(to.score(outcome, name) for name in names), strict=True)
+        draw_interval_line(axes, look, steps, means, errors)
+    zero, _ = to.score(to.start, ZERO)
+    axes.axhline(zero, color=GREY, linestyle=":", label="zero function")
+    axes.axhline(zero / 10, color=GREY, linestyle="--", label="a tenth of it")
+    axes.set_yscale("log")
+    axes.set_ylabel("mean squared error")
+
 
 FIGURE = Figure(
     name="sine",
@@ -70,6 +99,7 @@ FIGURE = Figure(
         Claim("FOMAML is below joint training", "fomaml", "joint"),
         Claim("MAML is below joint training", "maml", "joint"),
     ),
+    part="",
 )
 
 if __name__ == "__main__":

@@ -1,140 +1,181 @@
-"""The training of one arm, and its scores."""
+"""The trainings of a run, one after another, and their scores on the tasks that arms share."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from kshot.bundle import BatchNormMode, InputSpec
+from kshot.bundle import BatchNormMode, InputSpec, replace_file
 from kshot.bundle.document import plain
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.commands.options import choose_data_folder
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.registry import read_dataset
+from kshot.trainer.errors import TrainerError, writing
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.learning_curve import MODES
 from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.loop.image_run import image_training
 from kshot.trainer.loop.run import CHECKPOINT_FILE, Training, TrainingReport, run_training
+from kshot.trainer.output.curve_file import CURVES_FILE
+from kshot.trainer.output.curve_plot import CurvePoint
 from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.recipe.recipe import Data, Recipe
 from kshot.trainer.recipe.sine import SineRecipe
 from kshot.trainer.sine.evaluation import sine_fits
 from kshot.trainer.sine.run import sine_training
-from studies.figures.figure import ZERO
-from studies.figures.scores import ArmScores, read_scores, write_scores
-
-__all__ = ["ArmJob", "Tasks", "train_arm"]
+from studies.figures.figure import ZERO, Arm, Figure
+from studies.figures.plan import Job, RunSettings, plan
 
 WAVE_CHOICES = 5
-Results = dict[BatchNormMode, EvaluationResult]
-# A training, the digest of all that decides its scores, and how its result is scored.
-Prepared = tuple[Training[Any], str, Callable[[Initialization], ArmScores]]
+# What an arm reaches, as its scores.json keeps it; its `identity` is that of training and tasks.
+Scores = dict[str, Any]
+Report = Callable[[TrainingReport], None]
+Say = Callable[[str], None]
+# A training, the tasks that it is scored on, and how its result is scored.
+Prepared = tuple[Training[Any], Sequence[object], Callable[[Initialization], Scores]]
 
 
 @dataclass(frozen=True)
-class Tasks:
-    """The tasks that arms over images are scored on; `query_count` is per class.
+class Outcome:
+    """What an arm reached: its scores, each `(seeds, tasks)`, and its learning curves.
 
-    They come from the data set's `part`; None means test, as in the scores of earlier builds.
+    Scores are accuracies in 0..1 of `query_count` queries, by batch-norm mode, or squared errors by
+    number of inner steps; `query_count` is then 0. Of sine waves, `picture` holds one: its values
+    `wanted` at `x`, its support set `support_x` and `support_y`, and the `fits` by inner steps.
+    `recipe` and `picture` are those of the first seed. The untrained start has no curves.
     """
 
-    task_count: int
-    query_count: int
-    seed: int = 0
-    part: str | None = None
-
-
-@dataclass(frozen=True)
-class ArmJob:
-    """One training in a folder; with `trained` false its untrained start is scored instead.
-
-    Sine waves need no `tasks` and no `data_folder`.
-    """
-
+    arm: Arm
     recipe: AnyRecipe
-    folder: Path
-    trained: bool
-    tasks: Tasks
-    data_folder: Path | None
-    device: torch.device
-    compiled: bool | None
+    query_count: int
+    scores: Mapping[str, npt.NDArray[np.float64]]
+    curves: Sequence[Sequence[CurvePoint]] = ()
+    picture: Mapping[str, Any] | None = None
+
+    @property
+    def value(self) -> float | None:
+        """Return the value of the swept key after all changes and scales, None without a sweep."""
+        return None if self.arm.key is None else float(attrgetter(self.arm.key)(self.recipe))
+
+    @property
+    def compared(self) -> list[str]:
+        """Name the scores that claims compare."""
+        return compared_names(self.scores, self.query_count)
 
 
-def train_arm(
-    job: ArmJob, report: Callable[[TrainingReport], None], say: Callable[[str], None]
-) -> ArmScores:
-    """Train an arm, or resume it, and score it; a finished one is read.
+def run_figure(figure: Figure, settings: RunSettings, report: Report, say: Say) -> list[Outcome]:
+    """Run all trainings of a figure and return the outcomes, that of the untrained start first.
 
-    Raises `TrainingError` and `DataError` as `kshot.trainer.loop.image_run.train` does.
+    Finished trainings are read, unfinished ones resume. `say` hears the folder of each before its
+    reports. Raises `TrainerError`.
     """
-    recipe, folder = job.recipe, job.folder
-    prepared = _sine(job, recipe) if isinstance(recipe, SineRecipe) else _images(job, recipe)
-    training, identity, score = prepared
-    finished = read_scores(folder, identity)
-    if finished is not None:
-        return finished
+    outcomes = []
+    for arm, jobs in plan(figure, settings):
+        kept, curves = [], []
+        for job in jobs:
+            title = job.folder.relative_to(settings.out).as_posix()
+            say(title)
+            try:
+                kept.append(train_arm(figure, settings, job, report, say))
+            except TrainerError as error:
+                raise type(error)(f"{title}: {error}") from error
+            if job.trained:
+                curves.append(json.loads((job.folder / CURVES_FILE).read_bytes())["points"])
+        first = kept[0]
+        scores = {name: np.array([one["scores"][name] for one in kept]) for name in first["scores"]}
+        of_first = first["query_count"], scores, curves, first["picture"]
+        outcomes.append(Outcome(arm, jobs[0].recipe, *of_first))
+    return outcomes
+
+
+def compared_names(scores: Iterable[str], query_count: int) -> list[str]:
+    """Name the scores that are compared: each batch-norm mode, or the most inner steps."""
+    measured = [name for name in scores if name != ZERO]
+    return measured if query_count else measured[-1:]
+
+
+def train_arm(figure: Figure, settings: RunSettings, job: Job, report: Report, say: Say) -> Scores:
+    """Train or resume an arm and score it, or read its scores."""
+    recipe, path = job.recipe, job.folder / "scores.json"
+    if isinstance(recipe, SineRecipe):
+        training, tasks, score = _sine(recipe, settings)
+    else:
+        training, tasks, score = _images(recipe, figure, settings)
+    text = repr((training.identity, [*tasks, job.trained]))
+    identity = hashlib.sha256(text.encode()).hexdigest()
+    kept: Scores = json.loads(path.read_bytes()) if path.exists() else {}
+    if kept.get("identity") == identity:
+        return kept
     state = training.first
     if job.trained:
-        resume = (folder / CHECKPOINT_FILE).exists()
+        resume, compiled = (job.folder / CHECKPOINT_FILE).exists(), settings.compiled
         state = run_training(
-            training, folder, resume=resume, compiled=job.compiled, report=report, say=say
+            training, job.folder, resume=resume, compiled=compiled, report=report, say=say
         )
-    scores = score(training.initialization(state))
-    write_scores(folder, scores)
+    scores = {"identity": identity, **score(training.initialization(state))}
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(scores).encode())
     return scores
 
 
-def _images(job: ArmJob, recipe: Recipe) -> Prepared:
-    evaluation, part = recipe.evaluation, job.tasks.part or "test"
-    folder = choose_data_folder(job.data_folder)
+def _images(recipe: Recipe, figure: Figure, settings: RunSettings) -> Prepared:
+    evaluation, part = recipe.evaluation, figure.part
+    folder = choose_data_folder(settings.data_folder)
     train, unseen = (_dataset(recipe.data, recipe.input, folder, name) for name in ("train", part))
     manifest = draft_manifest(recipe, train)
-    training = image_training(recipe, manifest, train, unseen, job.device)
-    identity = _identity(training, unseen.digest, job.tasks, job.trained)
+    training = image_training(recipe, manifest, train, unseen, settings.device)
+    along_tasks = EvaluationSettings(
+        way=evaluation.way,
+        shot=evaluation.shot,
+        query_count=evaluation.query_count,
+        task_count=evaluation.task_count,
+        batch_norm_mode=MODES[0],
+        step_count=evaluation.step_count,
+        batch_size=evaluation.batch_size,
+        learning_rate=recipe.inner.learning_rate,
+        seed=recipe.outer.seed,
+    )
+    task_count, query_count = settings.task_count or figure.task_count, figure.query_count
+    tasks = replace(along_tasks, task_count=task_count, query_count=query_count, seed=0)
+    deciding: dict[str, object] = {"task_count": task_count, "query_count": query_count, "seed": 0}
+    if part != "test":  # so that scores of earlier builds are known
+        deciding["part"] = part
 
-    def evaluate(initialization: Initialization, tasks: Tasks) -> Results:
-        settings = EvaluationSettings(
-            way=evaluation.way,
-            shot=evaluation.shot,
-            query_count=tasks.query_count,
-            task_count=tasks.task_count,
-            batch_norm_mode=MODES[0],
-            step_count=evaluation.step_count,
-            batch_size=evaluation.batch_size,
-            learning_rate=recipe.inner.learning_rate,
-            seed=tasks.seed,
-        )
-        evaluator = Evaluator(initialization, manifest, unseen, compiled=job.compiled)
-        return evaluator.evaluate(settings, MODES)
+    def evaluate(
+        start: Initialization, tasks: EvaluationSettings
+    ) -> Mapping[BatchNormMode, EvaluationResult]:
+        return Evaluator(start, manifest, unseen, compiled=settings.compiled).evaluate(tasks, MODES)
 
-    def measure(initialization: Initialization) -> Mapping[str, float]:
-        tasks = Tasks(evaluation.task_count, evaluation.query_count, recipe.outer.seed)
-        results = evaluate(initialization, tasks)
-        return {f"accuracy/{part}/{mode}": result.accuracy for mode, result in results.items()}
+    def measure(start: Initialization) -> Mapping[str, float]:
+        results = evaluate(start, along_tasks).items()
+        return {f"accuracy/{part}/{mode}": result.accuracy for mode, result in results}
 
-    def score(initialization: Initialization) -> ArmScores:
-        results = evaluate(initialization, job.tasks)
-        accuracies = {mode.value: result.task_accuracies for mode, result in results.items()}
-        return ArmScores(identity, job.tasks.query_count * evaluation.way, accuracies)
+    def score(start: Initialization) -> Scores:
+        results = evaluate(start, tasks).items()
+        accuracies = {mode.value: result.task_accuracies for mode, result in results}
+        queries = query_count * evaluation.way
+        return {"query_count": queries, "scores": accuracies, "picture": None}
 
-    return replace(training, measure=measure), identity, score
+    return replace(training, measure=measure), [unseen.digest, deciding], score
 
 
-def _sine(job: ArmJob, recipe: SineRecipe) -> Prepared:
-    training = sine_training(recipe, job.device)
-    identity = _identity(training, recipe.evaluation, job.trained)
-
-    def score(initialization: Initialization) -> ArmScores:
-        fits = sine_fits(initialization, recipe)
+def _sine(recipe: SineRecipe, settings: RunSettings) -> Prepared:
+    def score(start: Initialization) -> Scores:
+        fits = sine_fits(start, recipe)
         measured = fits.errors()
         names = [f"{count}_steps" for count in fits.step_counts]
         errors = dict(zip(names, measured.errors.tolist(), strict=True))
@@ -149,18 +190,13 @@ def _sine(job: ArmJob, recipe: SineRecipe) -> Prepared:
             "support_y": fits.wanted[shown][places].tolist(),
             "fits": dict(zip(names, fits.outputs[:, shown].tolist(), strict=True)),
         }
-        return ArmScores(identity, 0, {**errors, ZERO: measured.zero.tolist()}, picture)
+        scores = {**errors, ZERO: measured.zero.tolist()}
+        return {"query_count": 0, "scores": scores, "picture": picture}
 
-    return training, identity, score
+    return sine_training(recipe, settings.device), [plain(recipe.evaluation)], score
 
 
 @cache
 def _dataset(data: Data, spec: InputSpec, data_folder: Path, part: str) -> ImageDataset:
     """Read a part once for all arms; raises `DataError`."""
     return read_dataset(data, data_folder, part, input_spec=spec)
-
-
-def _identity(training: Training[Any], *others: object) -> str:
-    """Return the SHA-256 of all that decides an arm's scores."""
-    text = repr((training.identity, [plain(other) for other in others]))
-    return hashlib.sha256(text.encode()).hexdigest()

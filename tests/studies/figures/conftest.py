@@ -1,8 +1,13 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
 from studies.figures import training
+from studies.figures.plan import RunSettings
 
 TINY = (
     "network.arguments.filters=4",
@@ -36,3 +41,19 @@ def one_thread() -> None:
 def tiny() -> tuple[str, ...]:
     """Return settings that make an arm over images cheap."""
     return TINY
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny: tuple[str, ...]) -> Callable[..., RunSettings]:
+    """Return a function that makes settings of four meta-iterations for g1 and g2."""
+    made = RunSettings(
+        out=tmp_path,
+        data_folder=tmp_path,
+        device=torch.device("cpu"),
+        compiled=False,
+        scale=0.0001,
+        overrides=tiny,
+        arms=("g1", "g2"),
+        task_count=3,
+    )
+    return lambda **changes: replace(made, **changes)

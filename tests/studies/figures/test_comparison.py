@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,19 +12,17 @@ from kshot.trainer.evaluate.paired_differences import PAIRED_METHOD
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.statistics import T_METHOD, WILSON_METHOD
 from studies.common.results import provenance, read_result, write_result
-from studies.figures.comparison import figure_result, orderings
-from studies.figures.figure import Arm, Claim, Figure, Panel, arm
+from studies.figures.comparison import figure_result, mean_score, orderings
+from studies.figures.figure import Claim, Figure, Panel, arm
 from studies.figures.panels import draw_final
-from studies.figures.run import ArmRun, Outcome, RunSettings
-from studies.figures.scores import ArmScores, mean_score, read_scores, write_scores
+from studies.figures.plan import RunSettings
+from studies.figures.training import Outcome
 
 
 def outcome(name: str, *seeds: tuple[float, ...]) -> Outcome:
-    runs = [
-        ArmRun(seed, ArmScores("training", 10, {"support": values}))
-        for seed, values in enumerate(seeds)
-    ]
-    return Outcome(Arm(name, name, name, name), load_recipe("omniglot-5way"), runs)
+    return Outcome(
+        arm(name, name, {}), load_recipe("omniglot-5way"), 10, {"support": np.array(seeds)}
+    )
 
 
 def figure(*claims: Claim) -> Figure:
@@ -79,9 +77,9 @@ def test_claim_without_its_arm_is_left_out() -> None:
 
 
 def test_equal_accuracies_have_an_interval() -> None:
-    agreed = mean_score([ArmScores("t", 10, {"support": (1.0, 1.0)})], "support")
-    spread = mean_score([ArmScores("t", 10, {"support": (0.9, 1.0)})], "support")
-    errors = mean_score([ArmScores("t", 0, {"32_steps": (1.0, 2.0)})], "32_steps")
+    agreed = mean_score(np.array([[1.0, 1.0]]), 10)
+    spread = mean_score(np.array([[0.9, 1.0]]), 10)
+    errors = mean_score(np.array([[1.0, 2.0]]), 0)
 
     assert (agreed.mean, agreed.method) == (1.0, WILSON_METHOD)
     assert agreed.half_width > 0
@@ -92,7 +90,7 @@ def test_equal_accuracies_have_an_interval() -> None:
 def test_result_holds_settings_arms_and_claims(tmp_path: Path) -> None:
     settings = RunSettings(tmp_path, None, CPU, None, scale=0.5, overrides=("outer.seed=0",))
     made_with = provenance("python x.py", seeds=[0], device=CPU)
-    diverged = replace(HIGH, runs=[ArmRun(0, ArmScores("t", 0, {"support": [math.nan] * 4}))])
+    diverged = replace(HIGH, query_count=0, scores={"support": np.full((1, 4), math.nan)})
     path = tmp_path / "f.json"
 
     claim = Claim("a < b", "a", "b")
@@ -109,15 +107,3 @@ def test_result_holds_settings_arms_and_claims(tmp_path: Path) -> None:
     assert ordering["found"]["support"]["holds"] is True
     assert len(ordering["found"]["support"]["by_seed"]) == 1
     assert read_result(path).rows[1]["scores"]["support"]["mean"] is None
-
-
-def test_scores_are_read_for_equal_training_and_tasks(tmp_path: Path) -> None:
-    scores = ArmScores("this", 5, {"support": [0.5, 1.0]})
-    assert read_scores(tmp_path / "arm", "this") is None
-
-    write_scores(tmp_path / "arm", scores)
-
-    assert read_scores(tmp_path / "arm", "this") == scores
-    assert read_scores(tmp_path / "arm", "another") is None
-    (tmp_path / "arm" / "scores.json").write_text(json.dumps({"identity": "this"}))
-    assert read_scores(tmp_path / "arm", "this") is None

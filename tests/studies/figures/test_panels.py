@@ -14,8 +14,8 @@ from studies.common import plots
 from studies.figures.figure import START, ZERO, Figure
 from studies.figures.figure4 import FIGURE as FIGURE4
 from studies.figures.panels import plot
-from studies.figures.run import UNTRAINED, ArmRun, Outcome
-from studies.figures.scores import ArmScores
+from studies.figures.plan import UNTRAINED
+from studies.figures.training import Outcome
 
 WAVE = {
     "x": [0.0, 1.0, 2.0],
@@ -54,23 +54,14 @@ def outcomes(figure: Figure, seed_count: int) -> Sequence[Outcome]:
     for number, arm in enumerate([UNTRAINED, *figure.arms]):
         recipe = figure.recipe(figure.arms[0] if arm.name == START else arm)
         mean = 0.3 + 0.5 * number / len(figure.arms)
-        runs = []
-        for seed in range(seed_count):
-            values = [mean, mean + 0.1, mean + 0.02 * seed]
-            if not figure.part:
-                scores = {
-                    "0_steps": [9 * value for value in values],
-                    "32_steps": values,
-                    ZERO: [4.0, 4.2, 4.4],
-                }
-                made_up = ArmScores("x", 0, scores, WAVE)
-                name = "squared_error/32_steps"
-            else:
-                made_up = ArmScores("x", 50, {"support": values, "transductive": values})
-                name = f"accuracy/{figure.part}/support"
-            curve = [{"meta_iteration": i, name: mean + i} for i in (0, 1)]
-            runs.append(ArmRun(seed, made_up, curve))
-        made.append(Outcome(arm, recipe, runs))
+        values = np.array([[mean, mean + 0.1, mean + 0.02 * seed] for seed in range(seed_count)])
+        scores, name = {"support": values}, f"accuracy/{figure.part}/support"
+        if not figure.part:
+            zero = np.array([[4.0, 4.2, 4.4]] * seed_count)
+            scores = {"0_steps": 9 * values, "32_steps": values, ZERO: zero}
+            name = "squared_error/32_steps"
+        curves = [[{"meta_iteration": i, name: mean + i} for i in (0, 1)]] * seed_count
+        made.append(Outcome(arm, recipe, 50 if figure.part else 0, scores, curves, WAVE))
     return made
 
 

@@ -12,7 +12,7 @@ from kshot.trainer.recipe.recipe import recipe_digest
 from studies.common.results import read_result, result_path
 from studies.figures import command
 from studies.figures.figure import Figure
-from studies.figures.run import RunSettings, plan
+from studies.figures.plan import RunSettings, plan
 
 NAMES = ("best", "figure3", "figure4", "preconditioners", "sine")
 
@@ -28,15 +28,16 @@ def test_kept_command_trains_the_kept_recipes(name: str, monkeypatch: pytest.Mon
     done = CliRunner().invoke(command.figure_command(figure), [*words, "--device", "cpu"])
 
     assert (python, script, done.exit_code) == ("python", f"studies/figures/{name}.py", 0)
-    jobs: dict[str, str] = {}
-    for arm, job in plan(figure, asked[0]):
-        jobs.setdefault(arm.name, recipe_digest(job.recipe))
-    assert jobs == {row["name"]: row["recipe_digest"] for row in result.rows}
+    planned = plan(figure, asked[0])
+    digests = {arm.name: recipe_digest(jobs[0].recipe) for arm, jobs in planned}
+    assert digests == {row["name"]: row["recipe_digest"] for row in result.rows}
     for key in ("scale", "step_scale"):
         assert getattr(asked[0], key) == result.settings[key]
     assert list(asked[0].overrides) == result.settings["overrides"]
     assert asked[0].seed_count == len(result.provenance.seeds)
-    task_count = asked[0].task_count or figure.task_count or 600  # sine waves: by their recipe
+    task_count = asked[0].task_count or (
+        figure.task_count if figure.part else 600
+    )  # waves: the recipe's
     assert {row["task_count"] for row in result.rows} == {task_count}
     texts = {claim.text for claim in figure.claims}
     assert {ordering["text"] for ordering in result.more["orderings"]} <= texts
