@@ -20,7 +20,7 @@ def test_split_undoes_join() -> None:
 def test_join_names_what_does_not_fit() -> None:
     parameters = {name: torch.zeros(shape) for name, shape in LAYOUT.shapes.items()}
 
-    with pytest.raises(ValueError, match=r"do not fit the network: body"):
+    with pytest.raises(ValueError, match=r"missing or unknown names body"):
         LAYOUT.join({name: value for name, value in parameters.items() if name != "body"})
     with pytest.raises(ValueError, match=r"head.bias: expected shape \(2,\), got \(3,\)"):
         LAYOUT.join(parameters | {"head.bias": torch.zeros(3)})
