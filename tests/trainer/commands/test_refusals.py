@@ -255,7 +255,7 @@ def test_an_unusable_folder_is_refused(
     assert codes == [2, 2, 1, 1]
     assert len(refusals) == 4
     assert "not empty" in refusals[0]
-    assert "below cannot be created: Not a directory" in refusals[2]
+    assert "below could not be written: Not a directory" in refusals[2]
     assert "there is no checkpoint" in refusals[3]
     assert workplace.contents() == before
     assert file.read_text() == "of somebody"

@@ -132,7 +132,7 @@ def test_a_smaller_last_stack_uses_the_plain_step(
     episodes = sample_episodes(patterns(), 3, 4, 1, 1, torch.Generator().manual_seed(0))
     compiler.calls.clear()
 
-    for part in (episodes.part(0, 2), episodes.part(2, 4)):
+    for part in (episodes[0:2], episodes[2:4]):
         one, other = (each.adapt(part, 0)["head.bias"] for each in (found, solver))
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 

@@ -9,7 +9,6 @@ from kshot.trainer.errors import DataError
 from kshot.trainer.tasks.episodes import (
     EpisodeBatch,
     episode_digest,
-    sample_episode,
     sample_episodes,
 )
 
@@ -69,13 +68,13 @@ def test_every_image_of_a_class_is_support_equally_often() -> None:
 
 
 def test_a_class_can_be_used_up_and_all_classes_drawn() -> None:
-    episode = sample_episode(dataset_of([3, 3]), 2, 2, 1, seeded())
+    episode = sample_episodes(dataset_of([3, 3]), 1, 2, 2, 1, seeded())[0]
 
     assert sorted(torch.cat([episode.support, episode.queries]).tolist()) == [0, 1, 2, 3, 4, 5]
 
 
 def test_an_episode_without_queries_is_for_training() -> None:
-    episode = sample_episode(dataset_of([3, 3]), 2, 3, 0, seeded())
+    episode = sample_episodes(dataset_of([3, 3]), 1, 2, 3, 0, seeded())[0]
 
     assert episode.queries.shape == (0,)
     assert episode.queries.dtype == torch.int64
@@ -93,7 +92,7 @@ def test_the_generator_decides_the_tasks() -> None:
 
 def test_a_part_holds_the_same_tasks() -> None:
     episodes = sample_episodes(dataset_of([4] * 6), 10, 3, 1, 1, seeded())
-    part = episodes.part(8, 12)
+    part = episodes[8:12]
 
     assert len(part) == 2
     assert episode_digest(part[1]) == episode_digest(episodes[9])
@@ -113,7 +112,7 @@ def test_a_dataset_too_small_for_the_task_is_refused(
     way: int, shot: int, queries: int, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        sample_episode(dataset_of([9, 9, 9, 9, 9, 4]), way, shot, queries, seeded())
+        sample_episodes(dataset_of([9, 9, 9, 9, 9, 4]), 1, way, shot, queries, seeded())[0]
 
 
 def test_no_tasks_are_refused() -> None:

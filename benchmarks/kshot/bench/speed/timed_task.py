@@ -18,7 +18,7 @@ from kshot.learner import (
 )
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
 from kshot.trainer.datasets.device_images import DevicePixels
-from kshot.trainer.tasks.episodes import sample_episode
+from kshot.trainer.tasks.episodes import sample_episodes
 
 _INK, _PAPER = 0, 255
 
@@ -104,7 +104,7 @@ def generated_task(manifest: Manifest, initialization: Initialization, size: Siz
     device = initialization.parameters["head.bias"].device
     dataset = generated_dataset(manifest.input.shape, size.way, size.shot)
     generator = torch.Generator().manual_seed(0)
-    episode = sample_episode(dataset, size.way, size.shot, 0, generator)
+    episode = sample_episodes(dataset, 1, size.way, size.shot, 0, generator)[0]
     support = DevicePixels.load(dataset, manifest.input, device).take(episode.support)
     batches = cycling_indices(len(episode.support), size.batch_size, size.step_count, seed=0)
     return TimedTask(

@@ -144,7 +144,7 @@ class Evaluator:
         (solver,) = self._task_solvers([settings], planned_tasks or task_count)
         parts: dict[BatchNormMode, list[Tensor]] = {mode: [] for mode in modes}
         for first in range(0, task_count, self.tasks_at_once):
-            some = episodes.part(first, first + self.tasks_at_once)
+            some = episodes[first : first + self.tasks_at_once]
             adapted = solver.adapt(some, first)
             for mode, kept in parts.items():
                 kept.append(solver.logits(adapted, some, mode).cpu())

@@ -29,8 +29,8 @@ class EvaluationTasks:
 
     def part(self, start: int, stop: int) -> "EvaluationTasks":
         """Return the tasks from `start` up to, not including, `stop`; fewer at the end."""
-        mixed = None if self.mixed is None else self.mixed.part(start, stop)
-        return replace(self, episodes=self.episodes.part(start, stop), mixed=mixed)
+        mixed = None if self.mixed is None else self.mixed[start:stop]
+        return replace(self, episodes=self.episodes[start:stop], mixed=mixed)
 
 
 def prepare_tasks(

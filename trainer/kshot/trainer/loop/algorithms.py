@@ -38,20 +38,12 @@ def algorithm_of(outer: Outer, step_count: int) -> Algorithm:
     return ALGORITHMS[outer.algorithm](step_count)
 
 
-def _sum(step_count: int) -> Weights:
-    return (1.0,) * step_count
-
-
-def _last(step_count: int) -> Weights:
-    return (*(0.0,) * (step_count - 1), 1.0)
-
-
 ALGORITHMS: Mapping[str, Callable[[int], Algorithm]] = {
     # g_1 + ... + g_k: Reptile; with k = 1 it is joint training
-    "reptile": lambda step_count: Algorithm(_sum(step_count)),
-    "joint": lambda step_count: Algorithm(_sum(step_count)),
+    "reptile": lambda step_count: Algorithm((1.0,) * step_count),
+    "joint": lambda step_count: Algorithm((1.0,) * step_count),
     # g_k: the last gradient, as it is
-    "fomaml": lambda step_count: Algorithm(_last(step_count)),
+    "fomaml": lambda step_count: Algorithm((*(0.0,) * (step_count - 1), 1.0)),
     # U_1' ... U_{k-1}' g_k
-    "maml": lambda step_count: Algorithm(_last(step_count), second_order=True),
+    "maml": lambda step_count: Algorithm((*(0.0,) * (step_count - 1), 1.0), second_order=True),
 }

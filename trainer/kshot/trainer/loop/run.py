@@ -18,7 +18,7 @@ from kshot.learner import (
     derive_seed,
     initial_parameters,
 )
-from kshot.trainer.errors import LostWorkerError, OtherTrainingError, TrainingError
+from kshot.trainer.errors import LostWorkerError, OtherTrainingError, TrainingError, writing
 from kshot.trainer.loop.checkpoint import (
     TrainingIdentity,
     read_checkpoint,
@@ -115,7 +115,8 @@ def run_training(
     if not loop.workers.first:
         return _follow(training, loop, state)
     if not resume:
-        _make_folder(out)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
         save(state)
     write_recipe(out, recipe)
     evaluation, total = recipe.evaluation, recipe.outer.meta_iterations
@@ -188,13 +189,6 @@ def initialization_of(
     parameters = named(state.parameters)
     way = parameters["head.bias"].shape[0]
     return Initialization(network, way, parameters, named(state.second_moment), state.step)
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"folder {out} cannot be created: {error.strerror}") from error
 
 
 def _check_workers(training: Training[Drawn], state: OuterState, compiled: bool | None) -> None:

@@ -1,7 +1,5 @@
 """Strict reading of a recipe: each key by itself, then the keys together."""
 
-from collections.abc import Callable, Mapping
-
 from kshot.bundle.document import DocumentError, parse
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.recipe.checks import check_recipe, check_sine_recipe
@@ -18,27 +16,13 @@ def parse_recipe(document: object, source: str) -> AnyRecipe:
     mistyped, out of range, or inconsistent with another key.
     """
     try:
-        return _PARSERS.get(_dataset(document), _parse_images)(document)
+        data = document.get("data") if isinstance(document, dict) else None
+        if isinstance(data, dict) and data.get("dataset") == SINE:
+            waves = parse(SineRecipe, document)
+            check_sine_recipe(waves)
+            return waves
+        images = parse(Recipe, document)
+        check_recipe(images)
+        return images
     except DocumentError as error:
         raise RecipeError(f"recipe {source}: {error}") from error
-
-
-def _dataset(document: object) -> str:
-    data = document.get("data") if isinstance(document, dict) else None
-    return str(data.get("dataset")) if isinstance(data, dict) else ""
-
-
-def _parse_images(document: object) -> Recipe:
-    recipe = parse(Recipe, document)
-    check_recipe(recipe)
-    return recipe
-
-
-def _parse_sine(document: object) -> SineRecipe:
-    recipe = parse(SineRecipe, document)
-    check_sine_recipe(recipe)
-    return recipe
-
-
-# The data sets whose recipes have keys of their own.
-_PARSERS: Mapping[str, Callable[[object], AnyRecipe]] = {SINE: _parse_sine}

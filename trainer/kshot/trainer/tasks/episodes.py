@@ -33,10 +33,6 @@ class EpisodeBatch:
     def __getitem__(self, tasks: int | slice) -> "EpisodeBatch":
         return EpisodeBatch(*(tensor[tasks] for tensor in self.tensors()))
 
-    def part(self, start: int, stop: int) -> "EpisodeBatch":
-        """Return the tasks from `start` up to, not including, `stop`; fewer at the end."""
-        return self[start:stop]
-
     def tensors(self) -> list[torch.Tensor]:
         """Return the tensors in the order of the fields."""
         return [getattr(self, field.name) for field in fields(self)]
@@ -91,17 +87,6 @@ def sample_episodes(
         query_classes=labels.repeat_interleave(query_count_per_class).expand(count, -1),
         classes=classes,
     )
-
-
-def sample_episode(
-    dataset: ImageDataset,
-    way: int,
-    shot: int,
-    query_count_per_class: int,
-    generator: torch.Generator,
-) -> EpisodeBatch:
-    """Draw one task as `sample_episodes` does."""
-    return sample_episodes(dataset, 1, way, shot, query_count_per_class, generator)[0]
 
 
 def episode_digest(episodes: EpisodeBatch) -> str:
