@@ -176,9 +176,8 @@ def _images(recipe: Recipe, figure: Figure, settings: RunSettings) -> Prepared:
 def _sine(recipe: SineRecipe, settings: RunSettings) -> Prepared:
     def score(start: Initialization) -> Scores:
         fits = sine_fits(start, recipe)
-        measured = fits.errors()
         names = [f"{count}_steps" for count in fits.step_counts]
-        errors = dict(zip(names, measured.errors.tolist(), strict=True))
+        errors = dict(zip(names, fits.errors.tolist(), strict=True))
         # The largest of the first few: a flat wave shows nothing.
         shown = int(fits.wanted[:WAVE_CHOICES].abs().amax(dim=1).argmax())
         support = fits.support[shown].sort().values
@@ -190,7 +189,7 @@ def _sine(recipe: SineRecipe, settings: RunSettings) -> Prepared:
             "support_y": fits.wanted[shown][places].tolist(),
             "fits": dict(zip(names, fits.outputs[:, shown].tolist(), strict=True)),
         }
-        scores = {**errors, ZERO: measured.zero.tolist()}
+        scores = {**errors, ZERO: fits.zero_errors.tolist()}
         return {"query_count": 0, "scores": scores, "picture": picture}
 
     return sine_training(recipe, settings.device), [plain(recipe.evaluation)], score

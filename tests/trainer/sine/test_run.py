@@ -14,7 +14,7 @@ from kshot.trainer.loop.workers import Workers
 from kshot.trainer.output.curve_file import CURVES_FILE, PLOT_FILE
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.recipe.sine import SineRecipe
-from kshot.trainer.sine.evaluation import SineErrors
+from kshot.trainer.sine.evaluation import SineFits
 from kshot.trainer.sine.run import RESULT_FILE, sine_training, train_sine
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def run(
     compiled: bool | None = False,
     report: Callable[[TrainingReport], None] = lambda _report: None,
     say: Callable[[str], None] = lambda _sentence: None,
-) -> SineErrors:
+) -> SineFits:
     return train_sine(
         recipe, out, resume=resume, device=CPU, compiled=compiled, report=report, say=say
     )

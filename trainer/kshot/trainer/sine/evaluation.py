@@ -25,28 +25,6 @@ from kshot.trainer.tasks.seeds import SINE_EVALUATION
 
 
 @dataclass(frozen=True)
-class SineErrors:
-    """The mean squared errors of each task over the grid, after each number of inner steps.
-
-    `errors` is float64 `(len(step_counts), tasks)`. `zero` `(tasks,)` are the errors of the zero
-    function on the same tasks.
-    """
-
-    step_counts: tuple[int, ...]
-    errors: npt.NDArray[np.float64]
-    zero: npt.NDArray[np.float64]
-
-    def document(self) -> dict[str, object]:
-        """Lay out means and 95 % intervals over tasks for JSON."""
-        rows = zip(self.step_counts, self.errors, strict=True)
-        return {
-            "tasks": len(self.zero),
-            "zero_predictor": _summary(self.zero),
-            "rows": [{"step_count": count, **_summary(errors)} for count, errors in rows],
-        }
-
-
-@dataclass(frozen=True)
 class SineFits:
     """Test waves, and their fits after each number of inner steps.
 
@@ -61,16 +39,24 @@ class SineFits:
     wanted: Tensor
     outputs: Tensor
 
-    def errors(self) -> SineErrors:
-        """Return mean squared errors over the grid."""
-        errors = (self.outputs - self.wanted).square().mean(dim=2).double().numpy()
-        zero = self.wanted.square().mean(dim=1).double().numpy()
-        return SineErrors(self.step_counts, errors, zero)
+    @property
+    def errors(self) -> npt.NDArray[np.float64]:
+        """Return mean squared errors over the grid `(len(step_counts), tasks)`."""
+        return (self.outputs - self.wanted).square().mean(dim=2).double().numpy()
 
+    @property
+    def zero_errors(self) -> npt.NDArray[np.float64]:
+        """Return the errors of the zero function on the same tasks `(tasks,)`."""
+        return self.wanted.square().mean(dim=1).double().numpy()
 
-def sine_errors(initialization: Initialization, recipe: SineRecipe) -> SineErrors:
-    """Adapt to test tasks as `sine_fits` does, and return the errors."""
-    return sine_fits(initialization, recipe).errors()
+    def document(self) -> dict[str, object]:
+        """Lay out means and 95 % intervals of the errors over tasks for JSON."""
+        rows = zip(self.step_counts, self.errors, strict=True)
+        return {
+            "tasks": len(self.wanted),
+            "zero_predictor": _summary(self.zero_errors),
+            "rows": [{"step_count": count, **_summary(errors)} for count, errors in rows],
+        }
 
 
 def sine_fits(initialization: Initialization, recipe: SineRecipe) -> SineFits:

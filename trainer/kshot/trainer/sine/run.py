@@ -21,7 +21,7 @@ from kshot.trainer.loop.run import (
 from kshot.trainer.loop.workers import ALONE, Workers
 from kshot.trainer.recipe.recipe import recipe_digest
 from kshot.trainer.recipe.sine import SINE, SineRecipe
-from kshot.trainer.sine.evaluation import SineErrors, sine_errors
+from kshot.trainer.sine.evaluation import SineFits, sine_fits
 from kshot.trainer.sine.tasks import DrawnWaves, SineTasks
 
 RESULT_FILE = "result.json"
@@ -37,7 +37,7 @@ def train_sine(
     report: Callable[[TrainingReport], None],
     say: Callable[[str], None] = lambda _sentence: None,
     workers: Workers = ALONE,
-) -> SineErrors:
+) -> SineFits:
     """Train, measure the errors on test waves, and write them to `out` as JSON.
 
     Raises `TrainingError` as `kshot.trainer.loop.image_run.train` does.
@@ -46,7 +46,7 @@ def train_sine(
         raise TrainingError(f"{out} holds a training already; resume it or name another folder")
     training = sine_training(recipe, device, workers)
     state = run_training(training, out, resume=resume, compiled=compiled, report=report, say=say)
-    measured = sine_errors(training.initialization(state), recipe)
+    measured = sine_fits(training.initialization(state), recipe)
     if workers.first:
         with writing(out / RESULT_FILE):
             text = json.dumps(measured.document(), indent=2) + "\n"
@@ -64,7 +64,7 @@ def sine_training(
     loop = recipe_loop(recipe, SineTasks(recipe, device), workers)
 
     def measure(initialization: Initialization) -> Mapping[str, float]:
-        measured = sine_errors(initialization, recipe)
+        measured = sine_fits(initialization, recipe)
         rows = zip(measured.step_counts, measured.errors, strict=True)
         return {f"squared_error/{count}_steps": float(errors.mean()) for count, errors in rows}
 
