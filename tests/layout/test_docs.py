@@ -94,3 +94,18 @@ def test_the_pages_are_short_together() -> None:
     counts = {name_of(path): len(path.read_text().split()) for path in PAGES}
 
     assert sum(counts.values()) <= MAX_WORDS, counts
+
+
+def test_rooms_are_listed_with_their_modules() -> None:
+    """A newcomer finds the file for a change by the page of the architecture alone."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = page.split("\n## Rooms\n")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", rooms))
+    modules = {
+        path.stem
+        for root in ("bundle", "learner", "trainer", "server", "client")
+        for path in (ROOT / root / "kshot").rglob("*.py")
+        if not path.stem.startswith("__") and path.parent.name not in {"commands", "command"}
+    }
+
+    assert modules - named == set()
