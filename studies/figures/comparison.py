@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kshot.trainer.evaluate.paired_differences import paired_difference
-from kshot.trainer.output.curve_plot import CurvePoint
 from kshot.trainer.recipe.recipe import recipe_digest
 from kshot.trainer.statistics import T_METHOD, Interval, accuracy_interval, t_half_width
 from studies.common.results import Provenance, Result
@@ -25,14 +23,10 @@ def figure_result(
     figure: Figure, settings: RunSettings, outcomes: Sequence[Outcome], made_with: Provenance
 ) -> Result:
     """Lay out a run's arms, a row each, with curves and claims beside them."""
-    empty: list[CurvePoint] = []
-    curves = {
-        outcome.arm.name: [
-            {"seed": seed, "points": points}
-            for seed, points in zip_longest(made_with.seeds, outcome.curves, fillvalue=empty)
-        ]
-        for outcome in outcomes
-    }
+    curves = {}
+    for outcome in outcomes:
+        along = zip(made_with.seeds, outcome.curves, strict=True)
+        curves[outcome.arm.name] = [{"seed": seed, "points": points} for seed, points in along]
     return Result(
         "figures",
         figure.name,

@@ -110,6 +110,28 @@ REPLACEMENT_FALLS_LESS = "at 5 steps replacement falls less than cycling"
 SAME_STEPS = "4 steps: a shared tail is as good as a separate one"
 OUTER = "Reptile: outer step 1 on the full batch is as good as 0.25"
 
+CLAIMS = (
+    far_below("5 steps", "steps", "5"),
+    far_below("8 steps", "steps", "8"),
+    far_below("10 steps", "steps", "10"),
+    Claim(SAME_STEPS, f"{SEPARATE_TAIL}-4", f"{SHARED}-4", -0.03),
+    Claim("shared tail: 5 steps are below 4", f"{SHARED}-5", f"{SHARED}-4"),
+    Claim(REPLACEMENT_FALLS_LESS, f"{SHARED}-5", "steps-shared-replacement-5"),
+    as_good("separate tail: 8 steps are as good as 4", SEPARATE_TAIL, "4", "8"),
+    as_good("Reptile: 8 steps are as good as 4", "steps-reptile", "4", "8"),
+    as_good("separate tail: 10 steps are as good as 4", SEPARATE_TAIL, "4", "10"),
+    as_good("Reptile: 10 steps are as good as 4", "steps-reptile", "4", "10"),
+    far_below("batches of 75", "batch", "75"),
+    far_below("batches of 50", "batch", "50"),
+    as_good(
+        "separate tail: batches of 75 are as good as of 25", "batch-separate-cycling", "25", "75"
+    ),
+    as_good("Reptile: batches of 100 are as good as of 25", "batch-reptile", "25", "100"),
+    far_below("outer step 0.25 on the full batch", "outer", "0-25"),
+    far_below("outer step 1 on the full batch", "outer", "1"),
+    as_good(OUTER, "outer-reptile", "0-25", "1"),
+)
+
 FIGURE = Figure(
     name="figure4",
     title="Shared and separate tails on Omniglot, 5-way 5-shot",
@@ -130,30 +152,7 @@ FIGURE = Figure(
             names("outer", CYCLING),
         ),
     ),
-    claims=(
-        far_below("5 steps", "steps", "5"),
-        far_below("8 steps", "steps", "8"),
-        far_below("10 steps", "steps", "10"),
-        Claim(SAME_STEPS, f"{SEPARATE_TAIL}-4", f"{SHARED}-4", -0.03),
-        Claim("shared tail: 5 steps are below 4", f"{SHARED}-5", f"{SHARED}-4"),
-        Claim(REPLACEMENT_FALLS_LESS, f"{SHARED}-5", "steps-shared-replacement-5"),
-        as_good("separate tail: 8 steps are as good as 4", SEPARATE_TAIL, "4", "8"),
-        as_good("Reptile: 8 steps are as good as 4", "steps-reptile", "4", "8"),
-        as_good("separate tail: 10 steps are as good as 4", SEPARATE_TAIL, "4", "10"),
-        as_good("Reptile: 10 steps are as good as 4", "steps-reptile", "4", "10"),
-        far_below("batches of 75", "batch", "75"),
-        far_below("batches of 50", "batch", "50"),
-        as_good(
-            "separate tail: batches of 75 are as good as of 25",
-            "batch-separate-cycling",
-            "25",
-            "75",
-        ),
-        as_good("Reptile: batches of 100 are as good as of 25", "batch-reptile", "25", "100"),
-        far_below("outer step 0.25 on the full batch", "outer", "0-25"),
-        far_below("outer step 1 on the full batch", "outer", "1"),
-        as_good(OUTER, "outer-reptile", "0-25", "1"),
-    ),
+    claims=CLAIMS,
 )
 
 if __name__ == "__main__":

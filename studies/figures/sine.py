@@ -68,6 +68,16 @@ def draw_steps(to: Drawing) -> None:
     axes.set_ylabel("mean squared error")
 
 
+CLAIMS = (
+    Claim("Reptile is below a tenth of the zero function's error", "reptile", ZERO, factor=0.1),
+    Claim(
+        "joint training is above a tenth of the zero function's error", ZERO, "joint", factor=10.0
+    ),
+    Claim("Reptile is below joint training", "reptile", "joint"),
+    Claim("FOMAML is below joint training", "fomaml", "joint"),
+    Claim("MAML is below joint training", "maml", "joint"),
+)
+
 FIGURE = Figure(
     name="sine",
     title="Sine waves from ten points",
@@ -87,18 +97,7 @@ FIGURE = Figure(
         ),
         Panel(draw_curve, "along the training", "meta-iterations", NAMES),
     ),
-    claims=(
-        Claim("Reptile is below a tenth of the zero function's error", "reptile", ZERO, factor=0.1),
-        Claim(
-            "joint training is above a tenth of the zero function's error",
-            ZERO,
-            "joint",
-            factor=10.0,
-        ),
-        Claim("Reptile is below joint training", "reptile", "joint"),
-        Claim("FOMAML is below joint training", "fomaml", "joint"),
-        Claim("MAML is below joint training", "maml", "joint"),
-    ),
+    claims=CLAIMS,
     part="",
 )
 

@@ -55,7 +55,7 @@ class Outcome:
     Scores are accuracies in 0..1 of `query_count` queries, by batch-norm mode, or squared errors by
     number of inner steps; `query_count` is then 0. Of sine waves, `picture` holds one: its values
     `wanted` at `x`, its support set `support_x` and `support_y`, and the `fits` by inner steps.
-    `recipe` and `picture` are those of the first seed. The untrained start has no curves.
+    `recipe` and `picture` are those of the first seed. The untrained start's curves are empty.
     """
 
     arm: Arm
@@ -92,8 +92,8 @@ def run_figure(figure: Figure, settings: RunSettings, report: Report, say: Say) 
                 kept.append(train_arm(figure, settings, job, report, say))
             except TrainerError as error:
                 raise type(error)(f"{title}: {error}") from error
-            if job.trained:
-                curves.append(json.loads((job.folder / CURVES_FILE).read_bytes())["points"])
+            kept_curve = (job.folder / CURVES_FILE).read_bytes() if job.trained else b"{}"
+            curves.append(json.loads(kept_curve).get("points", []))
         first = kept[0]
         scores = {name: np.array([one["scores"][name] for one in kept]) for name in first["scores"]}
         of_first = first["query_count"], scores, curves, first["picture"]

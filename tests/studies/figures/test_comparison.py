@@ -21,7 +21,11 @@ from studies.figures.training import Outcome
 
 def outcome(name: str, *seeds: tuple[float, ...]) -> Outcome:
     return Outcome(
-        arm(name, name, {}), load_recipe("omniglot-5way"), 10, {"support": np.array(seeds)}
+        arm(name, name, {}),
+        load_recipe("omniglot-5way"),
+        10,
+        {"support": np.array(seeds)},
+        [[]] * len(seeds),
     )
 
 
