@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kshot.trainer.evaluate.unknown_detection import UnknownDetection, detect_unknown
 from kshot.trainer.statistics import accuracy_interval, calibration_error
-from kshot.trainer.tasks.unknown_classes import UnknownDetection, detect_unknown
 
 LEAST_LIKELIHOOD = 1e-12
 
