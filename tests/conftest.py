@@ -28,15 +28,6 @@ from kshot.bundle import (
 )
 
 
-def pytest_configure() -> None:
-    """Let children get SIGINT: a shell starts its background jobs with SIGINT ignored.
-
-    A process hands that on to its children, and tests send them this signal.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def interrupts() -> None:
     """Let SIGINT interrupt the processes that tests start, however this run was started.
