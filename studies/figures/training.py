@@ -45,7 +45,7 @@ Scores = dict[str, Any]
 Report = Callable[[TrainingReport], None]
 Say = Callable[[str], None]
 # A training, the tasks that it is scored on, and how its result is scored.
-Prepared = tuple[Training[Any], Sequence[object], Callable[[Initialization], Scores]]
+Prepared = tuple[Training, Sequence[object], Callable[[Initialization], Scores]]
 
 
 @dataclass(frozen=True)

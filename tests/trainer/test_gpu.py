@@ -12,7 +12,6 @@ from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterMoments, OuterState
 from kshot.trainer.loop.step_compilation import compiled_loop
 from kshot.trainer.recipe.recipe import Recipe
-from kshot.trainer.tasks.meta_batch import MetaBatch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,7 +51,7 @@ KINDS = {
     "updates and queries": (*QUERIES, "inner.step_count=3"),
     "maml": ("outer.algorithm=maml", *SGD, *OUTER_ADAM),
 }
-Loops = Callable[[str], tuple[OuterLoop[MetaBatch], OuterState]]
+Loops = Callable[[str], tuple[OuterLoop, OuterState]]
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def make_loop(
     settings = (f"outer.meta_batch={meta_batch}", "outer.meta_batch_size=3", *KINDS[kind])
     recipe = small_recipe(*settings)
 
-    def make(name: str) -> tuple[OuterLoop[MetaBatch], OuterState]:
+    def make(name: str) -> tuple[OuterLoop, OuterState]:
         device = torch.device(name)
         loop = image_loop(recipe, patterns(), device)
         generator = torch.Generator().manual_seed(3)

@@ -70,7 +70,7 @@ def test_jax_trains_as_the_recipe(
 ) -> None:
     """Serial is the recipe as it is, side by side the recipe with `stacked`."""
     drawn = draw_meta_batch(work.recipe, work.dataset, 0)
-    draws = iter(zip(drawn.rows.numpy(), drawn.indices.numpy(), strict=True))
+    draws = iter(zip(drawn.inputs.numpy(), drawn.indices.numpy(), strict=True))
     monkeypatch.setattr(jax_contenders, "_draw", lambda *_: next(draws))
     order = "serial" if serial else "stacked"
     outer = replace(work.recipe.outer, meta_batch=order)

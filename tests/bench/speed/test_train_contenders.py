@@ -18,7 +18,7 @@ def plain_tasks(work: Workload, meta_iteration: int) -> list[plain_loop.Task]:
     images = work.dataset.images.float() / 255
     return [
         plain_loop.Task(images[rows], classes, indices)
-        for rows, classes, indices in zip(drawn.rows, drawn.classes, drawn.indices, strict=True)
+        for rows, classes, indices in zip(drawn.inputs, drawn.targets, drawn.indices, strict=True)
     ]
 
 

@@ -16,7 +16,7 @@ from kshot.__main__ import main
 from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.run import CHECKPOINT_FILE
-from kshot.trainer.tasks.meta_batch import MetaBatch
+from kshot.trainer.tasks.training_tasks import SupportBatch
 
 CLASSES = {"train": [f"train{number}" for number in range(6)], "test": ["a", "b", "c", "d"]}
 SPLIT = "split.csv"
@@ -66,7 +66,7 @@ def write_split(path: Path, classes: dict[str, list[str]]) -> None:
 def interrupted_before(meta_iteration: int) -> Iterator[None]:
     advance = OuterLoop.advance
 
-    def stop(loop: OuterLoop[MetaBatch], state: OuterState, drawn: MetaBatch) -> object:
+    def stop(loop: OuterLoop, state: OuterState, drawn: SupportBatch) -> object:
         if state.meta_iteration == meta_iteration:
             raise KeyboardInterrupt
         return advance(loop, state, drawn)

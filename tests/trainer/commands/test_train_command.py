@@ -17,7 +17,7 @@ from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.run import CHECKPOINT_FILE
 from kshot.trainer.recipe.recipe import Data
-from kshot.trainer.tasks.meta_batch import MetaBatch
+from kshot.trainer.tasks.training_tasks import SupportBatch
 
 SETTINGS = (
     *("network.arguments.filters=4", "task.way=3", "task.shot=2", "inner.batch_size=3"),
@@ -54,7 +54,7 @@ def signal_before(meta_iteration: int, number: signal.Signals) -> Callable[..., 
     """Return an `advance` that lets this process get a signal before a meta-iteration."""
     advance = OuterLoop.advance
 
-    def advance_or_stop(loop: OuterLoop[MetaBatch], state: OuterState, tasks: MetaBatch) -> object:
+    def advance_or_stop(loop: OuterLoop, state: OuterState, tasks: SupportBatch) -> object:
         if state.meta_iteration == meta_iteration:
             signal.raise_signal(number)
         return advance(loop, state, tasks)

@@ -98,14 +98,14 @@ def test_tasks_are_the_same_and_their_images_are_not(
     )
 
     assert before.transforms is None
-    assert torch.equal(before.rows, after.rows)
+    assert torch.equal(before.inputs, after.inputs)
     assert torch.equal(before.indices, after.indices)
     assert after.transforms is not None
     assert again.transforms is not None
     assert later.transforms is not None
     assert torch.equal(after.transforms, again.transforms)
     assert not torch.equal(after.transforms, later.transforms)
-    assert len(after.transforms.flatten(0, 1).unique(dim=0)) == after.rows.numel()
+    assert len(after.transforms.flatten(0, 1).unique(dim=0)) == after.inputs.numel()
 
 
 def test_a_training_sees_augmented_images(

@@ -14,11 +14,11 @@ from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.run import first_state
 from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.tasks.episodes import EpisodeBatch, sample_episodes
-from kshot.trainer.tasks.meta_batch import ImageTasks, MetaBatch
+from kshot.trainer.tasks.meta_batch import ImageTasks
 from kshot.trainer.tasks.seeds import TASKS
 
 CPU = torch.device("cpu")
-Loop = OuterLoop[MetaBatch]
+Loop = OuterLoop
 
 
 def make_loop(recipe: Recipe, dataset: ImageDataset) -> Loop:
@@ -336,8 +336,8 @@ def test_a_recipes_algorithm_is_the_one_written_out(
     for task in range(len(tasks)):
         batches = list(tasks.indices[task])
         batches += [] if tasks.tail is None else [tasks.tail[task]]
-        images = images_of(loop).pixels.take(tasks.rows[task])
-        path = reference_path(loop, state, images, tasks.classes[task], batches)
+        images = images_of(loop).pixels.take(tasks.inputs[task])
+        path = reference_path(loop, state, images, tasks.targets[task], batches)
         moved.append((torch.tensor(weights)[:, None] * path.diff(dim=0)).sum(dim=0))
     displacement = torch.stack(moved).mean(dim=0)
     assert displacement.abs().max() > 1e-4
@@ -366,12 +366,12 @@ def test_maml_is_the_gradient_of_the_last_loss_written_out(
     leaf = state.parameters.clone().requires_grad_()
     last_losses = []
     for task in range(len(tasks)):
-        images = images_of(loops[0]).pixels.take(tasks.rows[task])
+        images = images_of(loops[0]).pixels.take(tasks.inputs[task])
         batches = list(tasks.indices[task])
         batches += [] if tasks.tail is None else [tasks.tail[task]]
         vector: Tensor = leaf
         for number, batch in enumerate(batches):
-            loss = reference_loss(loops[0], vector, images[batch], tasks.classes[task][batch])
+            loss = reference_loss(loops[0], vector, images[batch], tasks.targets[task][batch])
             if number < 2:
                 (gradient,) = torch.autograd.grad(loss, vector, create_graph=True)
                 vector = vector - 0.1 * gradient
@@ -426,7 +426,7 @@ def test_a_separate_tail_is_of_examples_that_no_other_step_sees(
         for task in range(len(tasks)):
             tail, early = tasks.tail[task], tasks.indices[task].flatten()
             assert len(set(tail.tolist())) == len(tail) == 6
-            assert tasks.classes[task][tail].bincount().tolist() == [2, 2, 2]
+            assert tasks.targets[task][tail].bincount().tolist() == [2, 2, 2]
             assert sorted([*early.tolist(), *tail.tolist()]) == list(range(15))
 
 
@@ -501,9 +501,9 @@ def test_fixed_labels_are_the_classes_of_the_whole_data_set(
     tasks = loop.draw(0)
     advanced, loss = loop.advance(state)
 
-    assert torch.equal(tasks.classes, tasks.rows // 4)
-    assert tasks.classes.unique().tolist() == list(range(6))
-    images = images_of(loop).pixels.take(tasks.rows[0])
-    wanted = reference_loss(loop, state.parameters, images, tasks.classes[0])
+    assert torch.equal(tasks.targets, tasks.inputs // 4)
+    assert tasks.targets.unique().tolist() == list(range(6))
+    images = images_of(loop).pixels.take(tasks.inputs[0])
+    wanted = reference_loss(loop, state.parameters, images, tasks.targets[0])
     assert float(loss) == pytest.approx(wanted.item(), rel=1e-5)
     assert not torch.equal(advanced.parameters, state.parameters)

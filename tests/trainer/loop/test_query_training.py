@@ -29,7 +29,7 @@ from kshot.trainer.loop.run import first_state, initialization_of
 from kshot.trainer.loop.step_compilation import compiled_loop
 from kshot.trainer.recipe.files import load_image_recipe
 from kshot.trainer.recipe.recipe import Recipe
-from kshot.trainer.tasks.meta_batch import ImageTasks, MetaBatch
+from kshot.trainer.tasks.meta_batch import ImageTasks
 
 CPU = torch.device("cpu")
 BASE = (
@@ -48,16 +48,16 @@ PROTOTYPE = (
 SUPPORT = ("task.tail_batch_norm=support",)
 
 
-def images_of(loop: OuterLoop[MetaBatch]) -> ImageTasks:
+def images_of(loop: OuterLoop) -> ImageTasks:
     assert isinstance(loop.tasks, ImageTasks)
     return loop.tasks
 
 
-def tail_loss(loop: OuterLoop[MetaBatch], state: OuterState, task: int) -> Tensor:
+def tail_loss(loop: OuterLoop, state: OuterState, task: int) -> Tensor:
     """Adapt to one task and answer its tail by what serves; differentiable in the start."""
     recipe = images_of(loop).recipe
     drawn = loop.draw(0)
-    images, classes = images_of(loop).pixels.take(drawn.rows[task]), drawn.classes[task]
+    images, classes = images_of(loop).pixels.take(drawn.inputs[task]), drawn.targets[task]
     assert drawn.tail is not None
     tail = drawn.tail[task]
     early = torch.tensor([i for i in range(len(classes)) if i not in tail.tolist()])

@@ -30,7 +30,7 @@ from kshot.trainer.recipe.parsing import parse_recipe
 from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.recipe.record import RECIPE_FILE
 from kshot.trainer.sine.run import RESULT_FILE
-from kshot.trainer.tasks.meta_batch import MetaBatch
+from kshot.trainer.tasks.training_tasks import SupportBatch
 
 CPU = torch.device("cpu")
 Patterns = Callable[..., ImageDataset]
@@ -481,7 +481,7 @@ def test_a_second_moment_that_overflows_is_divergence(
     advance = OuterLoop.advance
 
     def overflow(
-        loop: OuterLoop[MetaBatch], state: OuterState, tasks: MetaBatch | None = None
+        loop: OuterLoop, state: OuterState, tasks: SupportBatch | None = None
     ) -> tuple[OuterState, torch.Tensor]:
         advanced, loss = advance(loop, state, tasks)
         if advanced.meta_iteration == 3:
@@ -505,7 +505,7 @@ def test_a_draw_that_fails_ends_the_training_where_it_was_wanted(
     run(recipe, tmp_path / "whole")
     draw = OuterLoop.draw
 
-    def fail(loop: OuterLoop[MetaBatch], meta_iteration: int) -> MetaBatch:
+    def fail(loop: OuterLoop, meta_iteration: int) -> SupportBatch:
         if meta_iteration == 3:
             raise MemoryError("no room for the fourth")
         return draw(loop, meta_iteration)

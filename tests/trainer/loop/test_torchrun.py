@@ -26,7 +26,7 @@ from kshot.__main__ import main
 from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.run import CHECKPOINT_FILE
-from kshot.trainer.sine.tasks import DrawnWaves
+from kshot.trainer.tasks.training_tasks import SupportBatch
 
 TOLERANCE = 1e-5
 Torchrun = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -183,7 +183,7 @@ def test_another_number_of_processes_goes_on_from_a_checkpoint(
     assert main(train_arguments("sine", tmp_path / "whole", settings=SINE)) == 0
     advance = OuterLoop.advance
 
-    def stop(loop: OuterLoop[DrawnWaves], state: OuterState, drawn: DrawnWaves) -> object:
+    def stop(loop: OuterLoop, state: OuterState, drawn: SupportBatch) -> object:
         if state.meta_iteration == 5:
             raise KeyboardInterrupt
         return advance(loop, state, drawn)

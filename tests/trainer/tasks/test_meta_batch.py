@@ -61,9 +61,9 @@ def test_seed_0_of_omniglot_5way_draws_these(
     """Whoever changes the draws makes trained bundles irreproducible."""
     drawn = draw_meta_batch(load_image_recipe("omniglot-5way"), blanks, meta_iteration)
 
-    assert drawn.rows[0, :5].tolist() == first_images
+    assert drawn.inputs[0, :5].tolist() == first_images
     assert drawn.indices[1, 0, :5].tolist() == first_batch
-    assert (digest(drawn.rows), digest(drawn.indices)) == (rows, indices)
+    assert (digest(drawn.inputs), digest(drawn.indices)) == (rows, indices)
 
 
 def test_a_meta_batch_is_its_tasks_and_the_batches_of_each(
@@ -76,8 +76,8 @@ def test_a_meta_batch_is_its_tasks_and_the_batches_of_each(
     seed = derive_seed(9, TASKS, 4)
     tasks = sample_episodes(dataset, 3, 3, 2, 0, torch.Generator().manual_seed(seed))
     assert len(drawn) == 3
-    assert torch.equal(drawn.rows, tasks.support)
-    assert torch.equal(drawn.classes, tasks.support_classes)
+    assert torch.equal(drawn.inputs, tasks.support)
+    assert torch.equal(drawn.targets, tasks.support_classes)
     for number in range(3):
         assert torch.equal(
             drawn.indices[number], cycling_indices(6, 3, 2, derive_seed(seed, number))
@@ -97,8 +97,8 @@ def test_a_draw_is_a_function_of_seed_and_number_alone(
         draw_meta_batch(small_recipe("outer.seed=1"), dataset, 3),
     ]
 
-    assert torch.equal(first.rows, again.rows)
+    assert torch.equal(first.inputs, again.inputs)
     assert torch.equal(first.indices, again.indices)
     for other in others:
-        assert not torch.equal(first.rows, other.rows)
+        assert not torch.equal(first.inputs, other.inputs)
         assert not torch.equal(first.indices, other.indices)

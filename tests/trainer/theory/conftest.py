@@ -15,7 +15,7 @@ from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.recipe.recipe import Inner, Outer
 from kshot.trainer.tasks.training_tasks import SupportBatch
 
-Loops = Callable[..., OuterLoop[SupportBatch]]
+Loops = Callable[..., OuterLoop]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def loop_of() -> Loops:
         meta_batch: str = "stacked",
         preconditioner: str = "sgd",
         weight_decay_rate: float = 1.0,
-    ) -> OuterLoop[SupportBatch]:
+    ) -> OuterLoop:
         weights = algorithm if isinstance(algorithm, tuple) else None
         task_count, step_count, batch_size = batches[0].indices.shape
         step_count += batches[0].tail is not None

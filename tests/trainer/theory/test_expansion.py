@@ -18,7 +18,7 @@ from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.tasks.training_tasks import SupportBatch
 
-Loops = Callable[..., OuterLoop[SupportBatch]]
+Loops = Callable[..., OuterLoop]
 States = Callable[[Tensor], OuterState]
 
 BATCHES, SIZE = 5, 3

@@ -16,7 +16,7 @@ from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.tasks.training_tasks import SupportBatch
 
-Loops = Callable[..., OuterLoop[SupportBatch]]
+Loops = Callable[..., OuterLoop]
 States = Callable[[Tensor], OuterState]
 
 INPUTS, EXAMPLES, TASKS = 6, 3, 5

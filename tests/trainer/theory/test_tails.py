@@ -14,7 +14,7 @@ from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.tasks.training_tasks import SupportBatch
 
-Loops = Callable[..., OuterLoop[SupportBatch]]
+Loops = Callable[..., OuterLoop]
 States = Callable[[Tensor], OuterState]
 
 INPUTS, SUPPORT, TASKS, META_ITERATIONS, RATE = 10, 6, 4, 60, 0.05

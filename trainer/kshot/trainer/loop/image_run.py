@@ -33,7 +33,7 @@ from kshot.trainer.loop.run import (
 from kshot.trainer.loop.workers import ALONE, Workers
 from kshot.trainer.recipe.recipe import Recipe, recipe_digest
 from kshot.trainer.tasks.episodes import check_episodes
-from kshot.trainer.tasks.meta_batch import ImageTasks, MetaBatch
+from kshot.trainer.tasks.meta_batch import ImageTasks
 
 
 def train(
@@ -88,7 +88,7 @@ def image_training(
     dataset_test: ImageDataset,
     device: torch.device,
     workers: Workers = ALONE,
-) -> Training[MetaBatch]:
+) -> Training:
     """Build a training; raises the errors of `train` before hours are spent."""
     _check_datasets(recipe, dataset_train, dataset_test)
     datasets = {"train": dataset_train, "test": dataset_test}
@@ -113,7 +113,7 @@ def image_loop(
     device: torch.device,
     workers: Workers = ALONE,
     pixels: DevicePixels | None = None,
-) -> OuterLoop[MetaBatch]:
+) -> OuterLoop:
     """Build the outer loop of a recipe, its steps uncompiled.
 
     `pixels` are those of the data set if they are already on the device. Raises `TrainingError`

@@ -1,7 +1,6 @@
 """The outer loop: adaptations to tasks move the initialization, for every algorithm."""
 
 from dataclasses import dataclass, replace
-from typing import Generic
 
 import torch
 from torch import Tensor
@@ -23,11 +22,11 @@ from kshot.trainer.loop.algorithms import Algorithm
 from kshot.trainer.loop.outer_state import Adaptations, OuterState, updated
 from kshot.trainer.loop.workers import ALONE, Workers
 from kshot.trainer.recipe.recipe import Inner, Outer
-from kshot.trainer.tasks.training_tasks import Drawn, SupportBatch, TrainingTasks
+from kshot.trainer.tasks.training_tasks import SupportBatch, TrainingTasks
 
 
 @dataclass(frozen=True)
-class OuterLoop(Generic[Drawn]):
+class OuterLoop:
     """One meta-training: its settings, its tasks and its inner steps.
 
     `tail_step` takes the last inner step if its batch has another size. With a `query_gradient` the
@@ -37,7 +36,7 @@ class OuterLoop(Generic[Drawn]):
     inner: Inner
     outer: Outer
     algorithm: Algorithm
-    tasks: TrainingTasks[Drawn]
+    tasks: TrainingTasks
     network: Network
     layout: ParameterLayout
     objective: Objective
@@ -48,11 +47,13 @@ class OuterLoop(Generic[Drawn]):
     prototype_head: bool = False
     workers: Workers = ALONE
 
-    def draw(self, meta_iteration: int) -> Drawn:
+    def draw(self, meta_iteration: int) -> SupportBatch:
         """Draw the tasks of a meta-iteration, from its number alone."""
         return self.tasks.draw(meta_iteration)
 
-    def advance(self, state: OuterState, drawn: Drawn | None = None) -> tuple[OuterState, Tensor]:
+    def advance(
+        self, state: OuterState, drawn: SupportBatch | None = None
+    ) -> tuple[OuterState, Tensor]:
         """Do one meta-iteration; return the new state and `Adaptations.loss`.
 
         `drawn` are the tasks of `draw`; without them they are drawn here. On a GPU nothing here

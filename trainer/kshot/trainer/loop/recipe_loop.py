@@ -1,7 +1,6 @@
 """The outer loop of a recipe: its network, its inner steps and its tasks, put together."""
 
 from dataclasses import replace
-from typing import TypeVar
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
 from kshot.learner import (
@@ -21,14 +20,12 @@ from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.recipe.recipe import Inner
 from kshot.trainer.tasks.training_tasks import TrainingTasks
 
-Drawn = TypeVar("Drawn")
-
 
 def recipe_loop(
     recipe: AnyRecipe,
-    tasks: TrainingTasks[Drawn],
+    tasks: TrainingTasks,
     workers: Workers,
-) -> OuterLoop[Drawn]:
+) -> OuterLoop:
     """Build the outer loop of a recipe, its steps uncompiled.
 
     Raises `TrainingError` when the recipe does not fit its network.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ from kshot.trainer.output.tensorboard import ScalarFile
 from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.recipe.record import recipe_differences, write_recipe
 from kshot.trainer.tasks.seeds import INITIAL_PARAMETERS
-from kshot.trainer.tasks.training_tasks import Drawn
+from kshot.trainer.tasks.training_tasks import SupportBatch
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 REPORT_EVERY_SECONDS = 1.0
@@ -52,7 +51,7 @@ class TrainingReport:
 
 
 @dataclass(frozen=True)
-class Training(Generic[Drawn]):
+class Training:
     """One training, ready to run; `measure` gives the scalars of its learning curves.
 
     With `mean_rows` its classes are not those of a task: the resulting head has that many rows,
@@ -61,7 +60,7 @@ class Training(Generic[Drawn]):
 
     recipe: AnyRecipe
     identity: TrainingIdentity
-    loop: OuterLoop[Drawn]
+    loop: OuterLoop
     first: OuterState
     measure: Callable[[Initialization], Mapping[str, float]]
     mean_rows: int | None = None
@@ -88,7 +87,7 @@ def _within_memory() -> Iterator[None]:
 
 @_within_memory()
 def run_training(
-    training: Training[Drawn],
+    training: Training,
     out: Path,
     *,
     resume: bool,
@@ -151,7 +150,7 @@ def run_training(
     return state
 
 
-def first_state(loop: OuterLoop[Drawn], device: torch.device) -> OuterState:
+def first_state(loop: OuterLoop, device: torch.device) -> OuterState:
     """Draw the first parameters by the recipe's seed; moments are zero."""
     seed = derive_seed(loop.outer.seed, INITIAL_PARAMETERS)
     generator = torch.Generator().manual_seed(seed)
@@ -162,7 +161,7 @@ def first_state(loop: OuterLoop[Drawn], device: torch.device) -> OuterState:
     return OuterState(parameters, zeros, 0, 0, moments)
 
 
-def resumed_state(training: Training[Drawn], out: Path) -> OuterState:
+def resumed_state(training: Training, out: Path) -> OuterState:
     """Read a training's checkpoint; raises `TrainingError` that names the difference or damage."""
     path, layout = out / CHECKPOINT_FILE, training.loop.layout
     try:
@@ -191,7 +190,7 @@ def initialization_of(
     return Initialization(network, way, parameters, named(state.second_moment), state.step)
 
 
-def _check_workers(training: Training[Drawn], state: OuterState, compiled: bool | None) -> None:
+def _check_workers(training: Training, state: OuterState, compiled: bool | None) -> None:
     workers, outer = training.loop.workers, training.loop.outer
     count = workers.count
     if count > 1 and outer.meta_batch != "stacked":
@@ -211,7 +210,7 @@ def _check_workers(training: Training[Drawn], state: OuterState, compiled: bool 
         )
 
 
-def _follow(training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState) -> OuterState:
+def _follow(training: Training, loop: OuterLoop, state: OuterState) -> OuterState:
     """Take this process's share of every meta-iteration; another process writes."""
     with prefetch(loop.draw, state.meta_iteration, loop.outer.meta_iterations) as drawn:
         for advanced, _, _ in _meta_iterations(training, loop, state, drawn):
@@ -220,7 +219,7 @@ def _follow(training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState
 
 
 def _meta_iterations(
-    training: Training[Drawn], loop: OuterLoop[Drawn], state: OuterState, batches: Iterator[Drawn]
+    training: Training, loop: OuterLoop, state: OuterState, batches: Iterator[SupportBatch]
 ) -> Iterator[tuple[OuterState, float, float]]:
     """Advance through all batches; yield state, mean loss and meta-iterations per second.
 

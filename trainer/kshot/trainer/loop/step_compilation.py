@@ -21,18 +21,17 @@ from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.recipe_loop import query_spec, step_spec, tail_spec
 from kshot.trainer.recipe.parsing import AnyRecipe
 
-Drawn = TypeVar("Drawn")
 Spec = TypeVar("Spec", StepSpec, QuerySpec)
 
 
 def compiled_loop(
-    loop: OuterLoop[Drawn],
+    loop: OuterLoop,
     recipe: AnyRecipe,
     state: OuterState,
     *,
     compiled: bool | None,
     say: Callable[[str], None],
-) -> OuterLoop[Drawn]:
+) -> OuterLoop:
     """Compile a loop's inner steps and try them; with None for `compiled`, if that works.
 
     MAML differentiates through its steps, which compiled ones do not allow. On a GPU steps launch
@@ -69,7 +68,7 @@ def compiled_loop(
     return faster
 
 
-def _compiled(loop: OuterLoop[Drawn], recipe: AnyRecipe, device: torch.device) -> OuterLoop[Drawn]:
+def _compiled(loop: OuterLoop, recipe: AnyRecipe, device: torch.device) -> OuterLoop:
     main, tail = (_shared(spec, loop) for spec in (step_spec(recipe), tail_spec(recipe)))
     if (queries := query_spec(recipe)) is not None:
         gradient = compile_program(_shared(queries, loop), device)
@@ -81,7 +80,7 @@ def _compiled(loop: OuterLoop[Drawn], recipe: AnyRecipe, device: torch.device) -
     )
 
 
-def _shared(spec: Spec, loop: OuterLoop[Drawn]) -> Spec:
+def _shared(spec: Spec, loop: OuterLoop) -> Spec:
     """Describe the step of this process's share of a stacked meta-batch."""
     if loop.outer.meta_batch == "serial":
         return spec

@@ -22,7 +22,7 @@ from kshot.trainer.loop.workers import ALONE, Workers
 from kshot.trainer.recipe.recipe import recipe_digest
 from kshot.trainer.recipe.sine import SINE, SineRecipe
 from kshot.trainer.sine.evaluation import SineFits, sine_fits
-from kshot.trainer.sine.tasks import DrawnWaves, SineTasks
+from kshot.trainer.sine.tasks import SineTasks
 
 RESULT_FILE = "result.json"
 
@@ -54,9 +54,7 @@ def train_sine(
     return measured
 
 
-def sine_training(
-    recipe: SineRecipe, device: torch.device, workers: Workers = ALONE
-) -> Training[DrawnWaves]:
+def sine_training(recipe: SineRecipe, device: torch.device, workers: Workers = ALONE) -> Training:
     """Assemble a training; raises `TrainingError` when the network does not fit.
 
     Its learning curves are mean squared errors on test waves, named `squared_error/N_steps`.

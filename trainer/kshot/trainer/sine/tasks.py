@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kshot.learner import cycling_indices, derive_seed, replacement_indices
+from kshot.learner import derive_seed
 from kshot.trainer.recipe.sine import Range, SineRecipe, SineTask
 from kshot.trainer.tasks.seeds import TASKS
-from kshot.trainer.tasks.training_tasks import SupportBatch
+from kshot.trainer.tasks.training_tasks import SupportBatch, draw_indices
 
 
 @dataclass(frozen=True)
@@ -26,40 +26,29 @@ class SineWaves:
 
 
 @dataclass(frozen=True)
-class DrawnWaves:
-    """The waves of one meta-iteration, and the grid points that each inner step sees."""
-
-    waves: SineWaves
-    indices: Tensor
-
-
-@dataclass(frozen=True)
 class SineTasks:
     """The tasks of a recipe: each a wave at every point of the grid, on a device."""
 
     recipe: SineRecipe
     device: torch.device
 
-    def draw(self, meta_iteration: int) -> DrawnWaves:
-        """Draw the waves of a meta-iteration; they depend only on the recipe and its number."""
-        task, inner, outer = self.recipe.task, self.recipe.inner, self.recipe.outer
-        seed = derive_seed(outer.seed, TASKS, meta_iteration)
-        waves = draw_waves(task, outer.meta_batch_size, torch.Generator().manual_seed(seed))
-        deal = cycling_indices if inner.sampling == "cycling" else replacement_indices
-        indices = [
-            deal(task.grid_count, inner.batch_size, inner.step_count, derive_seed(seed, number))
-            for number in range(outer.meta_batch_size)
-        ]
-        return DrawnWaves(waves, torch.stack(indices))
+    def draw(self, meta_iteration: int) -> SupportBatch:
+        """Draw the waves of a meta-iteration, inputs `(T, grid, 1, 1, 1)`.
 
-    def load(self, drawn: DrawnWaves, tasks: slice) -> SupportBatch:
-        """Move some of the waves to the device: inputs `(T, grid, 1, 1, 1)`."""
-        x = grid(self.recipe.task)
-        values = drawn.waves.at(x)[tasks]
-        inputs = x.expand_as(values)[:, :, None, None, None]
-        return SupportBatch(
-            inputs.to(self.device), values.to(self.device), drawn.indices[tasks].to(self.device)
-        )
+        They depend only on the recipe and the meta-iteration's number.
+        """
+        task, inner, outer = self.recipe.task, self.recipe.inner, self.recipe.outer
+        seed, count = derive_seed(outer.seed, TASKS, meta_iteration), outer.meta_batch_size
+        x = grid(task)
+        values = draw_waves(task, count, torch.Generator().manual_seed(seed)).at(x)
+        indices = draw_indices(inner, task.grid_count, inner.step_count, count, seed)
+        return SupportBatch(x.expand_as(values)[:, :, None, None, None], values, indices)
+
+    def load(self, drawn: SupportBatch, tasks: slice) -> SupportBatch:
+        """Move some of the waves to the device."""
+        part = drawn.part(tasks)
+        moved = (tensor.to(self.device) for tensor in (part.inputs, part.targets, part.indices))
+        return SupportBatch(*moved)
 
 
 def draw_waves(task: SineTask, count: int, generator: torch.Generator) -> SineWaves:

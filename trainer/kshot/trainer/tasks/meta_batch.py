@@ -3,38 +3,15 @@
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from kshot.learner import cycling_indices, derive_seed, replacement_indices
+from kshot.learner import derive_seed
 from kshot.trainer.datasets.augmentation import draw_transforms, warp
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.device_images import DevicePixels, to_device
 from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.tasks.episodes import sample_episodes
 from kshot.trainer.tasks.seeds import AUGMENTATION, TASKS
-from kshot.trainer.tasks.training_tasks import SupportBatch
-
-
-@dataclass(frozen=True)
-class MetaBatch:
-    """The examples of T tasks; all int64, on the CPU.
-
-    `rows` `(T, n)` are rows of the data set's images, `classes` `(T, n)` their labels, `indices`
-    `(T, steps, batch)` the examples, of n, that each inner step sees. `tail` `(T, tail batch)` are
-    the examples of a separate tail, and `early` `(T, n - tail batch)` the others where the tail is
-    answered like queries. `transforms`, float32 `(T, n, 2, 3)`, are the affine maps of augmented
-    images.
-    """
-
-    rows: Tensor
-    classes: Tensor
-    indices: Tensor
-    tail: Tensor | None = None
-    early: Tensor | None = None
-    transforms: Tensor | None = None
-
-    def __len__(self) -> int:
-        return int(self.rows.shape[0])
+from kshot.trainer.tasks.training_tasks import SupportBatch, draw_indices
 
 
 @dataclass(frozen=True)
@@ -45,26 +22,26 @@ class ImageTasks:
     dataset: ImageDataset
     pixels: DevicePixels
 
-    def draw(self, meta_iteration: int) -> MetaBatch:
+    def draw(self, meta_iteration: int) -> SupportBatch:
         """Draw the tasks of a meta-iteration; they depend on its number alone."""
         return draw_meta_batch(self.recipe, self.dataset, meta_iteration)
 
-    def load(self, drawn: MetaBatch, tasks: slice) -> SupportBatch:
+    def load(self, drawn: SupportBatch, tasks: slice) -> SupportBatch:
         """Copy some of the drawn tasks to the device."""
-        device = self.pixels.images.device
-        inputs = self.pixels.take(drawn.rows[tasks])
-        if drawn.transforms is not None:
-            inputs = warp(inputs, to_device(drawn.transforms[tasks], device))
+        part, device = drawn.part(tasks), self.pixels.images.device
+        inputs = self.pixels.take(part.inputs)
+        if part.transforms is not None:
+            inputs = warp(inputs, to_device(part.transforms, device))
         return SupportBatch(
             inputs,
-            to_device(drawn.classes[tasks], device),
-            to_device(drawn.indices[tasks], device),
-            None if drawn.tail is None else to_device(drawn.tail[tasks], device),
-            None if drawn.early is None else to_device(drawn.early[tasks], device),
+            to_device(part.targets, device),
+            to_device(part.indices, device),
+            None if part.tail is None else to_device(part.tail, device),
+            None if part.early is None else to_device(part.early, device),
         )
 
 
-def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) -> MetaBatch:
+def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) -> SupportBatch:
     """Draw the tasks of a meta-iteration, and their mini-batches.
 
     Everything random follows from the recipe's seed and the meta-iteration's number, so that a
@@ -81,39 +58,37 @@ def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) 
     seed = derive_seed(recipe.outer.seed, AUGMENTATION, meta_iteration)
     own = torch.Generator().manual_seed(seed)
     sides = recipe.input.shape[1:]
-    transforms = draw_transforms(recipe.augmentation, tuple(drawn.rows.shape), sides, own)
+    transforms = draw_transforms(recipe.augmentation, tuple(drawn.inputs.shape), sides, own)
     return replace(drawn, transforms=transforms)
 
 
 def _draw_tasks(
     recipe: Recipe, dataset: ImageDataset, generator: torch.Generator, seed: int
-) -> MetaBatch:
+) -> SupportBatch:
     """Draw tasks with their own class numbers, and their mini-batches."""
     task, inner, outer = recipe.task, recipe.inner, recipe.outer
     episodes = sample_episodes(dataset, outer.meta_batch_size, task.way, task.shot, 0, generator)
     examples = torch.arange(task.way * task.shot).reshape(task.way, task.shot)
     early = examples[:, : task.shot - task.tail_shot].flatten()
     tail = examples[:, task.shot - task.tail_shot :].flatten()
-    deal = cycling_indices if inner.sampling == "cycling" else replacement_indices
     step_count = inner.step_count - (1 if task.tail_shot else 0)
-    indices = [
-        early[deal(len(early), inner.batch_size, step_count, derive_seed(seed, number))]
-        for number in range(outer.meta_batch_size)
-    ]
-    return MetaBatch(
+    indices = draw_indices(inner, len(early), step_count, outer.meta_batch_size, seed)
+    return SupportBatch(
         episodes.support,
         episodes.support_classes,
-        torch.stack(indices),
+        early[indices],
         tail.expand(outer.meta_batch_size, -1) if task.tail_shot else None,
         early.expand(outer.meta_batch_size, -1) if task.tail_as_served else None,
     )
 
 
-def _draw_from_all(recipe: Recipe, dataset: ImageDataset, generator: torch.Generator) -> MetaBatch:
+def _draw_from_all(
+    recipe: Recipe, dataset: ImageDataset, generator: torch.Generator
+) -> SupportBatch:
     """Draw images from all classes, each class with its own label: plain training."""
     inner, task_count = recipe.inner, recipe.outer.meta_batch_size
     shape = task_count, inner.step_count, inner.batch_size
     rows = torch.randint(dataset.image_count, shape, generator=generator).flatten(1)
     classes = torch.bucketize(rows, dataset.class_offsets[1:], right=True)
     indices = torch.arange(rows.shape[1]).reshape(shape[1:]).expand(shape)
-    return MetaBatch(rows, classes, indices)
+    return SupportBatch(rows, classes, indices)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Drawn = TypeVar("Drawn")
+from kshot.learner import cycling_indices, derive_seed, replacement_indices
+from kshot.trainer.recipe.recipe import Inner
 
 
 @dataclass(frozen=True)
 class SupportBatch:
-    """T tasks on the device that trains.
+    """T tasks of n examples.
 
-    `inputs` float32 `(T, n, channels, height, width)`; `targets` `(T, n)`, int64 classes or float32
-    values; `indices` int64 `(T, steps, batch)`: the examples, of n, that each inner step sees. With
-    a separate tail, `tail` `(T, tail batch)` are the examples of one more, last step; where that is
-    answered like queries, `early` `(T, n - tail batch)` are all others.
+    `inputs` are float32 `(T, n, channels, height, width)` or, of images that are only drawn, int64
+    rows of the data set `(T, n)`; `targets` `(T, n)` are int64 classes or float32 values; `indices`
+    int64 `(T, steps, batch)` are the examples, of n, that each inner step sees. With a separate
+    tail, `tail` `(T, tail batch)` are the examples of one more, last step; where that is answered
+    like queries, `early` `(T, n - tail batch)` are all others. `transforms`, float32
+    `(T, n, 2, 3)`, are the affine maps that are still to be applied to augmented images.
     """
 
     inputs: Tensor
@@ -26,19 +29,15 @@ class SupportBatch:
     indices: Tensor
     tail: Tensor | None = None
     early: Tensor | None = None
+    transforms: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.inputs.shape[0])
 
     def part(self, tasks: slice) -> SupportBatch:
         """Return some of the tasks."""
-        return SupportBatch(
-            self.inputs[tasks],
-            self.targets[tasks],
-            self.indices[tasks],
-            None if self.tail is None else self.tail[tasks],
-            None if self.early is None else self.early[tasks],
-        )
+        tensors: dict[str, Tensor | None] = vars(self)
+        return replace(self, **{name: t[tasks] for name, t in tensors.items() if t is not None})
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return examples of each task by number `(T, m)`: their inputs and targets."""
@@ -55,14 +54,23 @@ class SupportBatch:
         return replace(self, indices=self.indices[:, steps], tail=None)
 
 
-class TrainingTasks(Protocol[Drawn]):
+class TrainingTasks(Protocol):
     """A source of training tasks."""
 
-    def draw(self, meta_iteration: int) -> Drawn:
+    def draw(self, meta_iteration: int) -> SupportBatch:
         """Draw the tasks of a meta-iteration on the CPU; they depend on its number alone.
 
         Another thread calls this.
         """
 
-    def load(self, drawn: Drawn, tasks: slice) -> SupportBatch:
+    def load(self, drawn: SupportBatch, tasks: slice) -> SupportBatch:
         """Copy some of the drawn tasks to the device."""
+
+
+def draw_indices(
+    inner: Inner, example_count: int, step_count: int, task_count: int, seed: int
+) -> Tensor:
+    """Draw the examples that each inner step of each task sees: `(T, steps, batch)`."""
+    deal = cycling_indices if inner.sampling == "cycling" else replacement_indices
+    seeds = (derive_seed(seed, number) for number in range(task_count))
+    return torch.stack([deal(example_count, inner.batch_size, step_count, own) for own in seeds])
