@@ -2,6 +2,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
 from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
@@ -93,6 +94,28 @@ def test_a_refused_step_is_logged_once_and_not_compiled_again(
     (record,) = caplog.records
     assert record.getMessage() == "compiled_step_refused"
     assert "step.pt2" in record.fields["reason"]  # type: ignore[attr-defined]  # what the engine adds
+
+
+def test_a_load_without_memory_is_tried_again(
+    model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes: list[Exception | str] = [torch.OutOfMemoryError("out of memory"), "the step"]
+
+    def load(*_: object) -> str:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(StepCache, "load", load)
+    monkeypatch.setattr(Programs, "_compile", lambda *_: "")
+    programs = Programs(StepCache.open(tmp_path / "cache"), model.device)
+    spec = step_spec(model, blank_task(model)).of_tasks(1)
+
+    programs.wait([spec])
+
+    assert programs.get(spec) == "the step"
+    programs.close()
 
 
 def test_without_a_cache_nothing_is_compiled(model: LoadedModel) -> None:

@@ -38,7 +38,8 @@ class Programs:
     """Compiled steps by their specs; another process compiles them one after another, on demand.
 
     Compiling takes seconds in which a process answers slowly, and it may fail in any way. Until a
-    step is compiled, the plain one runs. Steps are loaded and checked in the thread that asks.
+    step is compiled, the plain one runs. The process that compiles a step compares it with the
+    plain one; the thread that asks for it loads it in milliseconds.
     """
 
     def __init__(self, cache: StepCache | None, device: torch.device) -> None:
@@ -88,6 +89,11 @@ class Programs:
         except CompilationError as error:
             _log.warning("compiled_step_not_loaded", extra={"fields": {"reason": str(error)}})
             return None
+        except torch.OutOfMemoryError as error:  # the next to ask tries again
+            _log.warning("compiled_step_not_loaded", extra={"fields": {"reason": str(error)}})
+            error.__traceback__ = None  # it holds the tensors
+            torch.cuda.empty_cache()
+            return None
         if step is not None:
             with self._lock:
                 self._loaded[spec] = step
@@ -118,16 +124,14 @@ class Programs:
     def _compile_all(self) -> None:
         while True:
             niceness, _, spec = self._wanted.get()
+            step = {"step": spec.document()}
             try:
-                reason = self._compile(spec, niceness)
-            except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-            if reason:
-                _log.warning(
-                    "compile_failed", extra={"fields": {"reason": reason, "step": spec.document()}}
-                )
-                self.refuse(spec)
-            self._asked[spec].set()
+                if reason := self._compile(spec, niceness):
+                    _log.warning("compile_failed", extra={"fields": {"reason": reason} | step})
+            except Exception:
+                _log.exception("compile_failed", extra={"fields": step})
+            finally:
+                self._asked[spec].set()
 
     def _compile(self, spec: StepSpec, niceness: int) -> str:
         """Compile in a process that ends with ours: its standard input closes.
@@ -152,6 +156,7 @@ class Programs:
                 os.killpg(process.pid, signal.SIGKILL)
                 return f"compiling took longer than {COMPILE_SECONDS:g} s"
             if process.returncode == 0:
-                return ""
+                path = self._cache.path(spec, self._device)
+                return "" if path.exists() else f"{path}: the compiled step is missing"
             lines = process.stdout.read().strip().splitlines()
             return lines[0] if lines else "the compiler ended without a message"

@@ -125,10 +125,11 @@ def test_a_compiled_step_gives_the_same_bytes_in_every_row(
 
 
 @needs_compiler
-def test_compiling_leaves_the_step_and_its_lock(made: StepCache, spec: StepSpec) -> None:
+def test_compiling_leaves_the_step_its_lock_and_its_digest(made: StepCache, spec: StepSpec) -> None:
     step = made.path(spec, CPU)
 
-    assert set(made.folder.iterdir()) == {step, step.with_suffix(".lock")}
+    beside = {step.with_suffix(suffix) for suffix in (".lock", ".compared")}
+    assert set(made.folder.iterdir()) == {step, *beside}
     assert step.name.startswith("step-")
     elsewhere = made.folder.parent / "elsewhere"
     assert not elsewhere.exists() or not list(elsewhere.iterdir())
@@ -251,11 +252,47 @@ def test_an_intact_step_that_cannot_be_loaded_is_not_compiled_again(
     with pytest.raises(RefusedStepError) as caught:
         copied.compile(spec, CPU)
 
-    assert str(caught.value) == (
+    assert str(caught.value).startswith(
         f"{copied.path(spec, CPU)}: the compiled step cannot be loaded here: "
-        "failed to map segment from shared object"
+        "failed to map segment from shared object; delete the file"
     )
     assert copied.path(spec, CPU).exists()
+
+
+@needs_compiler
+def test_a_step_is_compared_once(
+    copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison takes seconds for a large network, in a thread that others wait for."""
+    compared: list[StepSpec] = []
+
+    def count(_program: InnerStep, compiled: StepSpec, _device: torch.device) -> float:
+        compared.append(compiled)
+        return 0.0
+
+    monkeypatch.setattr(step_cache, "difference", count)
+    copied.path(spec, CPU).with_suffix(".compared").write_text("another file's digest")
+
+    for _ in range(2):
+        assert copied.load(spec, CPU) is not None
+
+    assert compared == [spec]
+
+
+@needs_compiler
+def test_without_memory_to_compare_a_step_is_not_refused(
+    copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> float:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(step_cache, "difference", fail)
+        copied.path(spec, CPU).with_suffix(".compared").unlink(missing_ok=True)
+        with pytest.raises(torch.OutOfMemoryError):
+            copied.load(spec, CPU)
+
+    assert copied.load(spec, CPU) is not None
 
 
 WANT_THE_STEP = """
@@ -304,7 +341,8 @@ def test_processes_that_want_the_same_step_make_it_once(
     losses = spec.build()(*spec.example_arguments(CPU)).tolist()
     assert said[0] == said[1]
     assert json.loads(said[0]) == pytest.approx(losses, abs=1e-5)
-    assert set(cache.folder.iterdir()) == {path, path.with_suffix(".lock")}
+    beside = {path.with_suffix(suffix) for suffix in (".lock", ".compared")}
+    assert set(cache.folder.iterdir()) == {path, *beside}
 
 
 def test_a_failed_compilation_leaves_nothing_but_its_lock(
@@ -379,7 +417,8 @@ def test_what_a_killed_compilation_left_is_cleared_by_the_next(
 
     cache.compile(spec, CPU)
 
-    assert set(cache.folder.iterdir()) == {path, path.with_suffix(".lock")}
+    beside = {path.with_suffix(suffix) for suffix in (".lock", ".compared")}
+    assert set(cache.folder.iterdir()) == {path, *beside}
 
 
 def test_without_a_compiler_nothing_is_compiled(

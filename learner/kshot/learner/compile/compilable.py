@@ -11,7 +11,8 @@ from kshot.bundle import NetworkSpec
 Program = TypeVar("Program", bound=Callable[..., Any])
 Program_co = TypeVar("Program_co", bound=Callable[..., Any], covariant=True)
 
-# Sums in another order differ by less than a thousandth of this, another formula by more.
+# Sums in another order differed by at most 6e-4 (conv4 on 84 x 84 images), other formulas by 0.012
+# and more (the head's bias alone is not updated).
 LARGEST_DIFFERENCE = 0.01
 
 
@@ -56,7 +57,9 @@ def _outcome(program: Callable[..., Any], arguments: tuple[Tensor, ...]) -> list
 
 
 def _relative(got: Tensor, expected: Tensor) -> float:
+    if not (torch.isfinite(got).all() and torch.isfinite(expected).all()):
+        return torch.inf
     distance, size = (tensor.double().norm().item() for tensor in (got - expected, expected))
     if distance == 0:
         return 0.0
-    return distance / size if size and torch.isfinite(got).all() else torch.inf
+    return distance / size if size else torch.inf

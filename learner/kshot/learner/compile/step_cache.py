@@ -17,6 +17,7 @@ from typing import cast
 
 import torch
 
+from kshot.bundle import replace_file
 from kshot.learner.compile.compilable import LARGEST_DIFFERENCE, Compilable, Program, difference
 from kshot.learner.compile.packages import check_archive, check_libraries
 from kshot.learner.networks.plugins import plugin_digest
@@ -99,31 +100,47 @@ class StepCache:
         return self.folder / f"step-{key[:32]}.pt2"
 
     def load(self, spec: Compilable[Program], device: torch.device) -> Program | None:
-        """Load a compiled program and compare it once with its plain form; None if there is none.
+        """Load a compiled program; None if there is none.
 
-        Raises `CompilationError` when the file is damaged, and `RefusedStepError` when it is intact
-        but cannot be loaded here or does not compute what the plain form computes.
+        The first to load a file compares it with its plain form and notes the file's digest beside
+        it, so that later loads take milliseconds. Raises `CompilationError` when the file is
+        damaged, `RefusedStepError` when it is intact but cannot be loaded here or does not compute
+        what the plain form computes, and torch's own errors when a device has no memory left.
         """
         path = self.path(spec, device)
         if not path.exists():
             return None
         try:
             check_archive(path)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
         except Exception as error:  # of whatever kind archives raise
             raise CompilationError(f"{path}: {_first_line(error)}") from error
         try:
             program = load_package(path)
-            distance = difference(program, spec, device)
+            compared = path.with_suffix(".compared")
+            if not (compared.exists() and compared.read_text() == digest):
+                self._compare(program, spec, device, path)
+                replace_file(compared, digest.encode())
+        except (RefusedStepError, torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
         except Exception as error:  # of whatever kind loaders raise
             raise RefusedStepError(
-                f"{path}: the compiled step cannot be loaded here: {_first_line(error)}"
+                f"{path}: the compiled step cannot be loaded here: {_first_line(error)}; delete "
+                "the file to compile it again, or name a temporary folder in TMPDIR whose files "
+                "may be executed"
             ) from error
+        return cast(Program, program)
+
+    def _compare(
+        self, program: Program, spec: Compilable[Program], device: torch.device, path: Path
+    ) -> None:
+        """Raise `RefusedStepError` if a program does not compute what its plain form computes."""
+        distance = difference(program, spec, device)
         if not distance <= LARGEST_DIFFERENCE:
             raise RefusedStepError(
                 f"{path}: expected the plain step's results to {LARGEST_DIFFERENCE:.0%}, got a "
                 f"difference of {distance:.2g}; delete the file to compile it again"
             )
-        return cast(Program, program)
 
     def compile(self, spec: Compilable[Program], device: torch.device) -> Program:
         """Load a program, compiled now if it is not there yet: that takes ten seconds and more.
@@ -142,7 +159,9 @@ class StepCache:
                 self._write(spec, device, path)
                 loaded = self.load(spec, device)
         if loaded is None:
-            raise CompilationError(f"{path} is gone: is another process emptying the folder?")
+            raise CompilationError(
+                f"{path} is gone after it was compiled; check what else empties the folder"
+            )
         return loaded
 
     def _load_undamaged(self, spec: Compilable[Program], device: torch.device) -> Program | None:
