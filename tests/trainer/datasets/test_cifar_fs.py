@@ -213,7 +213,7 @@ def edit(old: str, new: str) -> Callable[[Files], None]:
             edit("class,superclass", "superclass,class"),
             r"expected the columns 'class,superclass,cifar_fs",
         ),
-        (edit("crab", "worm"), r"does not have the classes of cifar-fs's split bertinetto"),
+        (edit("crab", "worm"), r"line 5: class 'worm' is named twice"),
         (edit("worm", "wasp"), r"does not have the classes of cifar-fs's split bertinetto"),
         (edit("val,val,3", "val,val,many"), r"line 4: expected a number of images, got 'many'"),
     ],

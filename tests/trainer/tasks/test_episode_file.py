@@ -78,6 +78,35 @@ def test_damage_at_any_place_is_refused(patterns: Patterns, tmp_path: Path) -> N
                 read_episodes(path, dataset)
 
 
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("queries", lambda rows: rows + 10**6),
+        ("support", lambda rows: rows - 10**6),
+        ("support", lambda rows: rows[:, :-1]),
+        ("support", lambda rows: rows.flip(1)),
+        ("classes", lambda classes: classes.float()),
+        ("query_classes", lambda classes: classes + 4),
+        ("query_classes", lambda classes: classes.roll(1, dims=1)),
+    ],
+)
+def test_impossible_tasks_are_refused(
+    patterns: Patterns,
+    tmp_path: Path,
+    field: str,
+    change: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    """Another program may have written the file, with digests that fit."""
+    dataset, path = patterns(), tmp_path / "episodes"
+    drawn = draw_episodes(dataset, SHAPE)
+    changed = change(getattr(drawn.episodes, field))
+    other = replace(drawn, episodes=replace(drawn.episodes, **{field: changed}))
+    write_episodes(path, other)
+
+    with pytest.raises(DataError, match=r"expected 6 4-way \d-shot tasks of patterns"):
+        read_episodes(path, dataset)
+
+
 def test_a_file_that_is_no_episode_file_is_refused(patterns: Patterns, tmp_path: Path) -> None:
     dataset, path = patterns(), tmp_path / "episodes"
     with pytest.raises(DataError, match="cannot be read: No such file"):

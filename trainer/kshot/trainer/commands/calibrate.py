@@ -45,7 +45,11 @@ def command(request: CalibrateRequest) -> None:
     choose_data_folder(request.data_folder)
     manifest = request.with_defaults(bundle.manifest)
     folder = bundle_folder(request.out, manifest)
-    if folder.exists():
+    try:
+        exists = folder.exists()
+    except OSError as error:
+        raise click.UsageError(f"--out: {folder}: {error.strerror}") from error
+    if exists:
         raise click.UsageError(f"--out: {folder} exists already")
     check_writable("--out", folder.parent)
     device = choose_device(request.device)

@@ -171,11 +171,16 @@ def _members(path: Path) -> dict[str, bytes]:
 
 
 def _image_counts(rows: Iterable[tuple[int, tuple[str, ...]]], source: str) -> dict[str, int]:
-    """Return the number of images of each class; raise `DataError` where it is not a number."""
-    counts = {}
+    """Return the number of images of each class.
+
+    Raises `DataError` for a class that is named twice, and for a count that is not a number.
+    """
+    counts: dict[str, int] = {}
     for line, (name, *_, count) in rows:
         if not (count.isascii() and count.isdigit()):
             raise DataError(f"{source}, line {line}: expected a number of images, got {count!r}")
+        if name in counts:
+            raise DataError(f"{source}, line {line}: class {name!r} is named twice")
         counts[name] = int(count)
     return counts
 

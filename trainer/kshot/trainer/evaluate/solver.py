@@ -136,8 +136,14 @@ def build_solver(
     """Build a solver from settings, with the manifest's defaults for what they leave out."""
     inner = manifest.inner_loop
     step_count = inner.step_count if settings.step_count is None else settings.step_count
-    batch_size = settings.batch_size or manifest.default_batch_size(settings.way)
-    learning_rate = settings.learning_rate or inner.learning_rate
+    batch_size = (
+        manifest.default_batch_size(settings.way)
+        if settings.batch_size is None
+        else settings.batch_size
+    )
+    learning_rate = (
+        inner.learning_rate if settings.learning_rate is None else settings.learning_rate
+    )
     head, scope = settings.head or manifest.head.default, settings.scope or manifest.scope.default
     if settings.baseline is Baseline.PROTOTYPE:
         step_count, head = 0, Head.PROTOTYPE

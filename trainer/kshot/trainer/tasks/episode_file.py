@@ -113,4 +113,42 @@ def read_episodes(path: Path, dataset: ImageDataset) -> EpisodeSet:
                 f"episode file {path} belongs to other data: expected the digest {expected} of the "
                 f"{name} of {dataset.name}, got {got}"
             )
+    if not _fits(found, dataset):
+        raise DataError(
+            f"episode file {path} holds other tasks than its header names: expected "
+            f"{shape.task_count} {shape.way}-way {shape.shot}-shot tasks of {dataset.name}, each "
+            "image of its label's class"
+        )
     return found
+
+
+def _fits(found: EpisodeSet, dataset: ImageDataset) -> bool:
+    """Tell whether tasks have their shape, and every image is of the class that its label names.
+
+    Another program may have written the file, with digests that fit.
+    """
+    episodes, shape = found.episodes, found.shape
+    counts = {"classes": shape.way}
+    counts |= dict.fromkeys(("support", "support_classes"), shape.way * shape.shot)
+    counts |= dict.fromkeys(("queries", "query_classes"), shape.way * shape.query_count)
+    bounds = {"classes": dataset.class_count, "support_classes": shape.way}
+    bounds["query_classes"] = shape.way
+    for name, count in counts.items():
+        indices = getattr(episodes, name)
+        if indices.dtype != torch.int64 or indices.shape != (shape.task_count, count):
+            return False
+        if count and not 0 <= int(indices.min()) <= int(indices.max()) < bounds.get(
+            name, dataset.image_count
+        ):
+            return False
+    ends = dataset.class_offsets[1:].contiguous()
+    return all(
+        torch.equal(
+            torch.searchsorted(ends, rows.contiguous(), right=True),
+            episodes.classes.gather(1, labels),
+        )
+        for rows, labels in (
+            (episodes.support, episodes.support_classes),
+            (episodes.queries, episodes.query_classes),
+        )
+    )
