@@ -53,7 +53,10 @@ def command(options: Options, paths: Sequence[str]) -> None:
     asked = answered(chosen(TARGETS, options), bundles)
     if not asked:
         known = ", ".join(bundle.manifest.name for bundle in bundles)
-        raise click.UsageError(f"--bundle: none of these rows is answered by {known}")
+        option = "--bundle" if paths else "--only"
+        raise click.UsageError(
+            f"{option}: {known} answer none of these rows; name another bundle with --bundle DIR"
+        )
     for target, bundle in asked:
         asked_for = evaluation(target, bundle, ships=not paths)
         work = asked_for.work(partial(measure, target, asked_for.deciding), options)

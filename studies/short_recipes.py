@@ -3,8 +3,8 @@
 python studies/short_recipes.py [--data DIR] [--only NAME,NAME] [--page]
 
 The start and the end of a training adapt to the same test tasks; the paired difference has a 95 %
-interval. Recipes whose data are not in the data folder are left out. `--page` measures nothing and
-writes the table of docs/recipes.md.
+interval. All is computed on the CPU, uncompiled. Recipes whose data are missing are left out.
+`--page` measures nothing and writes the table of docs/recipes.md.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ def command(options: Options) -> None:
         results = read_results(STUDY, SHORT_RUNS, options.out)
         write_blocks(DOCS / "recipes.md", {"short trainings": block(results)})
         return
+    on_cpu = replace(options, device=torch.device("cpu"), compiled=False)
     for run in chosen(SHORT_RUNS, options):
         asked = replace(run, task_count=options.task_count or run.task_count)
         try:
-            result = run_work(STUDY, work(asked, options.data_folder or Path()), options)
+            result = run_work(STUDY, work(asked, options.data_folder or Path()), on_cpu)
         except DataError as error:
             say(f"{run.recipe}: left out; {error}")
         else:

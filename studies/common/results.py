@@ -11,6 +11,7 @@ runs is the code at its start.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -107,8 +108,13 @@ def read_result(path: Path) -> Result:
 
 
 def read_results(study: str, names: Iterable[str], folder: Path = RESULTS) -> Mapping[str, Result]:
-    """Read those of these results that were measured, by name."""
+    """Read those of these results that were measured, by name.
+
+    Raises `FileNotFoundError` if none was: a page without a row would replace one with rows.
+    """
     paths = {name: result_path(study, name, folder) for name in names}
+    if not any(path.exists() for path in paths.values()):
+        raise FileNotFoundError(errno.ENOENT, "no result of this study", str(folder / study))
     return {name: read_result(path) for name, path in paths.items() if path.exists()}
 
 

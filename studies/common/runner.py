@@ -92,7 +92,7 @@ def study_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(device: str, **given: Any) -> None:  # noqa: ANN401 -- the options have their own types
         shared = {name: given.pop(name) for name in list(given) if name in Options.__annotations__}
         options = Options(device=choose_device(device), **shared)
-        if options.task_count and options.out == RESULTS:
+        if options.task_count and options.out.resolve() == RESULTS.resolve():
             raise click.UsageError("--tasks: a trial must not replace the results; add --out DIR")
         try:
             command(options, **given)

@@ -44,7 +44,9 @@ _OPTIONS: Mapping[str, Decorator] = {
     ),
     "way": option("--way", type=click.IntRange(min=2), default=5),
     "shot": option("--shot", type=COUNT, default=1),
-    "batch_norm_mode": option("--batch-norm-mode", type=click.Choice(_MODES)),
+    "batch_norm_mode": option(
+        "--batch-norm-mode", type=click.Choice(_MODES), help="[default: the model's]"
+    ),
     "rounds": option(
         "--rounds", type=COUNT, default=20, help="Samples of each contender; use at least 20."
     ),
