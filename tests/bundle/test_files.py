@@ -236,7 +236,7 @@ def test_a_bundle_that_memory_does_not_hold_is_refused(
     monkeypatch.setattr(bundle_files_module, "available_bytes", lambda: 2 * size - 1)
 
     with pytest.raises(
-        BundleError, match=f"weights.safetensors: reading {size} bytes takes 2 times"
+        BundleError, match=f"weights.safetensors: reading it needs {2 * size} bytes of memory"
     ):
         load_bundle(bundle.path)
 

@@ -117,7 +117,7 @@ def test_values_that_json_lacks_are_not_written(manifest: Manifest, value: float
         ("head.allowed", [], "an allowed value"),
         ("scope.default", "head", ""),
         ("limits.max_way", 1, "at least 2"),
-        ("training.way", 21, "at most limits.max_way, 20"),
+        ("training.way", 21, "at most 20 (limits.max_way)"),
         ("provenance.seed", -1, "at least 0"),
         ("provenance.recipe", " ", "some text"),
         ("evaluation", {}, "a list"),

@@ -77,7 +77,7 @@ def test_adapt_sends_the_options_that_are_set(client: Client, servicer: FakeServ
         ({"step_count": 1 << 40}, "step_count: cannot send "),
         ({"ttl": "an hour"}, "ttl: expected seconds or a timedelta, got 'an hour'"),
         ({"ttl": float("inf")}, "ttl: expected seconds or a timedelta, got inf"),
-        ({"steps": 3}, "option 'steps': expected one of step_count, "),
+        ({"steps": 3}, "unknown option 'steps'; expected one of step_count, "),
     ],
 )
 def test_an_option_that_cannot_be_sent_is_named(

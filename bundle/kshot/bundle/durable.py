@@ -33,7 +33,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     The content goes to one hidden file beside `path`, so a killed writer leaves at most one behind;
     `file.name` is its path. It is synced before it is renamed. Writers of the same path take turns.
-    After an error, `path` is what it was. Raises `OSError`.
+    After an error before the rename, `path` is what it was; if only the folder cannot be synced,
+    the new content is there but may not survive a power cut. Raises `OSError`.
     """
     partial = path.with_name(f".{path.name}.partial")
     with _locked(partial) as file:

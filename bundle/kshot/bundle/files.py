@@ -181,8 +181,8 @@ def _check_memory(name: str, size: int) -> None:
     available = available_bytes()
     if available is not None and _COPIES * size > available:
         raise BundleError(
-            f"{name}: reading {size} bytes takes {_COPIES} times as much memory; only {available} "
-            "bytes are available"
+            f"{name}: reading it needs {_COPIES * size} bytes of memory, only {available} are "
+            "available"
         )
 
 

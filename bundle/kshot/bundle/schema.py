@@ -44,7 +44,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_policies(manifest)
     _check_calibration(manifest)
     way, most = manifest.training.way, manifest.limits.max_way
-    expect(way <= most, "training.way", f"at most limits.max_way, {most}", way)
+    expect(way <= most, "training.way", f"at most {most} (limits.max_way)", way)
 
 
 def read_manifest(text: bytes) -> Manifest:
@@ -94,12 +94,12 @@ def _check_inner_loop(loop: InnerLoop, limits: Limits) -> None:
         field = f"inner_loop.batch_size_by_way[{index}].batch_size"
         _check_member(field, rule.batch_size, loop.batch_sizes)
     for field, last in (("batch_size_by_way", ways[-1]), ("way_buckets", loop.way_buckets[-1])):
-        expected = f"the last to reach limits.max_way, {limits.max_way}"
+        expected = f"the last value to be at least {limits.max_way} (limits.max_way)"
         expect(last >= limits.max_way, f"inner_loop.{field}", expected, last)
     steps, rate = limits.max_step_count, limits.max_learning_rate
-    expected = f"at most limits.max_step_count, {steps}"
+    expected = f"at most {steps} (limits.max_step_count)"
     expect(loop.step_count <= steps, "inner_loop.step_count", expected, loop.step_count)
-    expected = f"at most limits.max_learning_rate, {rate}"
+    expected = f"at most {rate} (limits.max_learning_rate)"
     expect(loop.learning_rate <= rate, "inner_loop.learning_rate", expected, loop.learning_rate)
 
 

@@ -73,7 +73,7 @@ def encode_options(options: AdaptOptions) -> wire.AdaptOptions:
         if value is None:
             continue
         if name not in known:
-            raise InputError(f"option {name!r}: expected one of {', '.join(known)}")
+            raise InputError(f"unknown option {name!r}; expected one of {', '.join(known)}")
         if name == "ttl":
             _set_ttl(message, value)
             continue

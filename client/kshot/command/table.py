@@ -32,7 +32,8 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "server,engine,cpu",
         ),
         "adapt": Entry(
-            "kshot.client.commands.adapt", "Adapt a model to a folder of class folders of images."
+            "kshot.client.commands.adapt",
+            "Adapt a model to a folder with one subfolder of images per class.",
         ),
         "predict": Entry("kshot.client.commands.predict", "Classify images with an adapted model."),
         "models": Entry(

@@ -49,7 +49,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         """Describe the device and the models, unless the computing hangs."""
         if (stalled := self._scheduler.stalled_seconds()) > STALL_SECONDS:
             await context.abort(
-                grpc.StatusCode.UNAVAILABLE, f"a step has not ended for {stalled:.0f} seconds"
+                grpc.StatusCode.UNAVAILABLE, f"a step has been running for {stalled:.0f} seconds"
             )
         return engine_pb2.DescribeEngineResponse(
             device=self._device.kind,
@@ -85,7 +85,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         if partial and not (request.allow_partial and result.step_count):
             await context.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"the deadline came after {result.step_count} of {task.step_count} steps",
+                f"the deadline passed after {result.step_count} of {task.step_count} steps",
             )
         return encode_result(result)
 

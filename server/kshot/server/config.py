@@ -132,7 +132,8 @@ class ServerConfig:
                 )
         if self.default_ttl > self.max_ttl:
             raise ConfigError(
-                f"default_ttl: expected at most max_ttl, {self.max_ttl:g}, got {self.default_ttl:g}"
+                f"default_ttl: expected at most {self.max_ttl:g} (max_ttl), "
+                f"got {self.default_ttl:g}"
             )
         host = self.host
         if not self.insecure and not _loopback(host):

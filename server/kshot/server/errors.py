@@ -121,7 +121,7 @@ class ModelNotFound(RequestError):
 
     def __init__(self, model: str, served: Sequence[str]) -> None:
         model = model[:64]
-        message = f"model: expected one of {', '.join(served)}, got {model!r}"
+        message = f"model {model!r} is not served; expected one of {', '.join(served)}"
         super().__init__(message, resource("Model", model, message), model=model)
 
 

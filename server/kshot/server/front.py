@@ -83,7 +83,7 @@ class Front:
         """Adapt, classify queries, store nothing."""
         with self.adapting.admit():
             if "ttl" in task.options:
-                violations.add("options.ttl", "expected none, since nothing is kept")
+                violations.add("options.ttl", "must not be set: AdaptAndPredict keeps no model")
                 others = {name: task.options[name] for name in task.options if name != "ttl"}
                 task = replace(task, options=others)
             no_ttl, budget = TtlLimits(0, 0), self._budget()

@@ -256,7 +256,7 @@ def test_many_violations_fit_into_the_trailers(
 
     found = refusal(adapt(stub, request)).violations
 
-    assert any("more violations" in description for description in found.values())
+    assert any("further violations" in description for description in found.values())
 
 
 @pytest.mark.parametrize("seed", [DIVERGE, NOT_FINITE])

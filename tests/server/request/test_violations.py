@@ -17,7 +17,7 @@ def test_violations_are_bounded_however_many_they_are() -> None:
 
     size = sum(len(value) for _, value in trailers_of(caught.value, "r"))
     assert size + 3 * len(message_of(caught.value).encode()) < 7000
-    assert "more violations" in caught.value.violations[-1].description
+    assert "further violations" in caught.value.violations[-1].description
 
 
 def test_no_violations_are_no_error() -> None:

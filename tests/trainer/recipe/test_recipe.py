@@ -72,7 +72,7 @@ def test_a_setting_replaces_one_value() -> None:
         ("inner.learning_rate=-1", "inner.learning_rate: expected a number above 0, got -1"),
         (
             "inner.learning_rate=2",
-            "expected at most serving.limits.max_learning_rate, 1.0, got 2.0",
+            "expected at most 1.0 (serving.limits.max_learning_rate), got 2.0",
         ),
         ("inner.steps=3", "inner.steps: unknown key; expected one of preconditioner"),
         ("inner.step_count.x=3", "inner.step_count is a value and has no key 'x'"),
@@ -106,7 +106,7 @@ def test_a_setting_replaces_one_value() -> None:
         ("=3", "setting: expected key=value, as in inner.step_count=3, got '=3'"),
         (
             "serving.way_buckets=[5, 10]",
-            "expected the last to reach serving.limits.max_way, 50, got 10",
+            "expected the last value to be at least 50 (serving.limits.max_way), got 10",
         ),
         (
             "serving.way_buckets=[10, 5, 50]",
@@ -124,8 +124,8 @@ def test_a_setting_replaces_one_value() -> None:
             "serving.batch_sizes=[5]",
             "serving.batch_size_by_way[1].batch_size: expected an allowed value (5), got 10",
         ),
-        ("task.way=60", "task.way: expected at most serving.limits.max_way, 50, got 60"),
-        ("serving.step_count=201", "expected at most serving.limits.max_step_count, 200"),
+        ("task.way=60", "task.way: expected at most 50 (serving.limits.max_way), got 60"),
+        ("serving.step_count=201", "expected at most 200 (serving.limits.max_step_count)"),
         (
             "serving.preconditioners=['sgd']",
             "serving.preconditioner: expected an allowed value (sgd)",

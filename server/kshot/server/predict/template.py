@@ -30,8 +30,7 @@ def check_template(
     extra = [] if mode is BatchNormMode.SUPPORT else sorted(names - wanted)
     if missing or extra:
         raise BundleError(
-            f"{path}: expected the inputs of weights.safetensors, "
-            f"got unknown inputs {extra} and missing inputs {missing}"
+            f"{path}: inputs do not match weights.safetensors: missing {missing}, unknown {extra}"
         )
     if [value.name for value in session.get_outputs()] != [LOGITS]:
         raise BundleError(f"{path}: expected one output, {LOGITS}")

@@ -70,7 +70,7 @@ def _check_indices(
     for position in outside[:_MAX_INDICES_NOTED]:
         violations.add(f"{field}[{position}]", f"expected 0 to {last}, got {indices[position]}")
     if len(outside) > _MAX_INDICES_NOTED:
-        violations.add(field, f"expected 0 to {last}, got {len(outside)} other indices")
+        violations.add(field, f"{len(outside)} indices are outside 0 to {last}")
     for index in sorted(set(range(len(names))) - set(indices.tolist())):
         violations.add(
             f"support_set.class_names[{index}]",

@@ -35,7 +35,10 @@ class Violations:
             if shown and used > _MAX_BYTES:
                 rest = len(self._found) - len(shown)
                 shown.append(
-                    FieldViolation(violation.field, f"and {rest} more violations, from here")
+                    FieldViolation(
+                        violation.field,
+                        f"{rest} further violations are not shown; the first is here",
+                    )
                 )
                 break
             shown.append(violation)

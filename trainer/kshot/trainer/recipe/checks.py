@@ -123,5 +123,5 @@ def _check_evaluation(recipe: Recipe) -> None:
     evaluation, most = recipe.evaluation, recipe.serving.limits.max_way
     check_growing("evaluation.table.shots", evaluation.table.shots)
     for field, way in (("way", evaluation.way), ("table.way", evaluation.table.way or 0)):
-        expected = f"at most serving.limits.max_way, {most}"
+        expected = f"at most {most} (serving.limits.max_way)"
         expect(way <= most, f"evaluation.{field}", expected, way)
