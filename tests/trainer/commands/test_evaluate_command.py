@@ -212,7 +212,7 @@ def test_temperatures_apply_unless_refused(
     assert main([*arguments, "--versus", "calibrated=false"]) == 0
     first, second, _ = capsys.readouterr().out.splitlines()
     assert ", temperature 1.5, " in first
-    assert "temperature" not in second
+    assert ", temperature" not in second
     assert main([*arguments[:-2], "--baseline", "nil", "--json"]) == 0
     assert document(capsys)["temperature"] == 1
 

@@ -262,14 +262,20 @@ def test_only_what_is_set_is_part_of_a_recipe() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("outer.algorithm=reptile",), "task.head: got there, wanted none with algorithm reptile"),
-        (("task.tail_shot=0",), "task.tail_shot: got 0, wanted at least 1 with task.head"),
+        (
+            ("outer.algorithm=reptile",),
+            "outer.algorithm: expected fomaml with task.head, got reptile",
+        ),
+        (("task.tail_shot=0",), "task.tail_shot: expected at least 1 with task.head, got 0"),
         (
             ("serving.head.allowed=['prototype', 'zero']",),
-            "serving.head.allowed: got prototype, zero, wanted prototype alone",
+            "serving.head.allowed: expected prototype alone .*, got prototype, zero",
         ),
-        (("task.head=zero",), "task.head: got .*zero.*, wanted"),
-        (("task.tail_batch_norm=support_and_query",), "task.tail_batch_norm: got .*, wanted"),
+        (("task.head=zero",), 'task.head: expected one of trained, prototype, got "zero"'),
+        (
+            ("task.tail_batch_norm=support_and_query",),
+            "task.tail_batch_norm: expected one of support, transductive, got",
+        ),
         (
             (
                 "inner.step_count=1",
@@ -277,7 +283,7 @@ def test_only_what_is_set_is_part_of_a_recipe() -> None:
                 "serving.preconditioners=['carried']",
                 "serving.preconditioner=carried",
             ),
-            "inner.preconditioner: got carried, wanted fresh or sgd: no step before the tail",
+            "inner.preconditioner: expected fresh or sgd with one inner step .*, got carried",
         ),
     ],
 )
@@ -293,5 +299,7 @@ def test_recipes_that_cannot_be_trained_so_are_refused(
 def test_without_a_prototype_head_a_tail_alone_leaves_the_other_examples_unused(
     small_recipe: Callable[..., Recipe],
 ) -> None:
-    with pytest.raises(RecipeError, match=r"inner.step_count: got 1, wanted at least 2"):
+    with pytest.raises(
+        RecipeError, match=r"inner.step_count: expected at least 2 with a separate tail, got 1"
+    ):
         small_recipe(*BASE, *SUPPORT, "inner.step_count=1")
