@@ -55,7 +55,7 @@ def command(options: Options, paths: Sequence[str]) -> None:
         known = ", ".join(bundle.manifest.name for bundle in bundles)
         option = "--bundle" if paths else "--only"
         raise click.UsageError(
-            f"{option}: {known} answer none of these rows; name another bundle with --bundle DIR"
+            f"{option}: expected rows of {known}; name another bundle with --bundle DIR"
         )
     for target, bundle in asked:
         asked_for = evaluation(target, bundle, ships=not paths)

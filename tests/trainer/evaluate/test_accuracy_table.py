@@ -95,7 +95,7 @@ def test_a_table_may_have_its_own_way(
     assert {row.way for row in rows} == {5}
     with pytest.raises(DataError, match="way: expected at most the 8 classes"):
         check_plan(plan_table(replace(table, way=9), manifest), dataset)
-    with pytest.raises(RecipeError, match=r"evaluation.table.way: expected at most serving"):
+    with pytest.raises(RecipeError, match=r"evaluation.table.way: expected at most 50 .serving"):
         small_recipe("evaluation.table.way=51")
 
 
