@@ -280,6 +280,21 @@ def test_a_step_is_compared_once(
 
 
 @needs_compiler
+def test_a_read_only_cache_serves_its_steps(
+    copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose image brings the compiled steps."""
+
+    def fail(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(step_cache, "replace_file", fail)
+    copied.path(spec, CPU).with_suffix(".compared").unlink(missing_ok=True)
+
+    assert copied.load(spec, CPU) is not None
+
+
+@needs_compiler
 def test_without_memory_to_compare_a_step_is_not_refused(
     copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

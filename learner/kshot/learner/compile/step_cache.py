@@ -7,7 +7,7 @@ import shutil
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from functools import cache
@@ -120,7 +120,8 @@ class StepCache:
             compared = path.with_suffix(".compared")
             if not (compared.exists() and compared.read_text() == digest):
                 self._compare(program, spec, device, path)
-                replace_file(compared, digest.encode())
+                with suppress(OSError):  # in a read-only folder each process compares
+                    replace_file(compared, digest.encode())
         except (RefusedStepError, torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except Exception as error:  # of whatever kind loaders raise
