@@ -68,12 +68,12 @@ def provenance(
     command: str, *, seeds: Sequence[int], device: torch.device, bundle: Bundle | None = None
 ) -> Provenance:
     """Describe this run: the checkout's commit, the processor and the versions."""
-    found = environment()
+    found: Mapping[str, Any] = environment()
     return Provenance(
         command,
-        commit=_text(found["commit"]),
+        commit=found["commit"],
         seeds=list(seeds),
-        processor=_text(found["gpu" if device.type == "cuda" else "cpu"]),
+        processor=found["gpu" if device.type == "cuda" else "cpu"],
         versions={name: str(found[name]) for name in VERSIONS},
         bundle=None if bundle is None else bundle.manifest.name,
         bundle_digest=None if bundle is None else bundle.digest,
@@ -88,14 +88,15 @@ def result_path(study: str, name: str, folder: Path = RESULTS) -> Path:
 def write_result(path: Path, result: Result) -> None:
     """Write a result, a row per line, whole or not at all; its folder is made if it is missing."""
     document = asdict(result)
-    rows = document.pop("rows")
+    document["columns"] = columns = list(result.rows[0])
+    rows = [json.dumps([row[name] for name in columns], allow_nan=False) for row in result.rows]
+    del document["rows"]
     if not document["more"]:
         del document["more"]
-    document["columns"] = list(rows[0])
     head = json.dumps(document, indent=1, allow_nan=False)
-    lines = ",\n".join(f"  {json.dumps(_values(row, rows[0]), allow_nan=False)}" for row in rows)
+    lines = ",\n  ".join(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, f'{head[:-2]},\n "rows": [\n{lines}\n ]\n}}\n'.encode())
+    replace_file(path, f'{head[:-2]},\n "rows": [\n  {lines}\n ]\n}}\n'.encode())
 
 
 def read_result(path: Path) -> Result:
@@ -116,13 +117,3 @@ def read_results(study: str, names: Iterable[str], folder: Path = RESULTS) -> Ma
     if not any(path.exists() for path in paths.values()):
         raise FileNotFoundError(errno.ENOENT, "no result of this study", str(folder / study))
     return {name: read_result(path) for name, path in paths.items() if path.exists()}
-
-
-def _values(row: Row, first: Row) -> list[Any]:
-    if row.keys() != first.keys():
-        raise ValueError(f"rows differ in their keys: {sorted(row.keys() ^ first.keys())}")
-    return [row[key] for key in first]
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)

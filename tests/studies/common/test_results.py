@@ -47,11 +47,6 @@ def test_provenance_names_the_checkout_and_the_versions(tmp_path: Path) -> None:
     assert found["commit"] is None or len(found["commit"].partition("-")[0]) == 40
 
 
-def test_rows_have_the_same_keys(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="rows differ in their keys"):
-        write_result(tmp_path / "x.json", result(rows=[{"a": 1}, {"b": 2}]))
-
-
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.json")), ids=lambda path: path.stem)
 def test_committed_results_are_in_the_format(path: Path, tmp_path: Path) -> None:
     found = read_result(path)
