@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from studies.common.evaluation import Evaluation, Running, deciding_answers, find_builtin
 from studies.common.page import write_blocks
 from studies.common.results import DOCS, read_results
+from studies.common.rows import CALIBRATED, Pair
 from studies.common.runner import Found, Options, chosen, run_work, study_options
 from studies.pages.choosing import calibration_block
-from studies.rows.pairs import CALIBRATED, Pair
 
 STUDY = "calibration"
 

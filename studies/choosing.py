@@ -23,11 +23,11 @@ from studies.common.evaluation import Evaluation, Running, deciding_answers, fin
 from studies.common.page import write_blocks
 from studies.common.plots import save_plot
 from studies.common.results import DOCS, Result, Row, read_results, result_path
+from studies.common.rows import SWEPT, Pair
 from studies.common.runner import Found, Options, chosen, run_work, study_options
 from studies.pages.choosing import page_blocks
 from studies.pages.sweep import Sweep
 from studies.pages.sweep_plot import SIZE, draw_choices
-from studies.rows.pairs import SWEPT, Pair
 
 STUDY = "choosing"
 # Digits after the point, far below the half widths of the intervals.

@@ -27,9 +27,9 @@ from kshot.trainer.statistics import accuracy_interval
 from studies.common.evaluation import Evaluation, Running, find_builtin, weights_digest
 from studies.common.page import write_blocks
 from studies.common.results import DOCS, read_results
+from studies.common.rows import BUILTIN, TARGETS, Target
 from studies.common.runner import Found, Options, chosen, run_work, say, study_options
 from studies.pages.reproduction import page_blocks
-from studies.rows.reproduction import BUILTIN, TARGETS, Target
 
 STUDY = "reproduction"
 # Every evaluation of Reptile in the paper's appendix A.

@@ -31,11 +31,11 @@ from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.statistics import T_METHOD, t_half_width
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, Row, read_results
+from studies.common.rows import SHORT_RUNS, ShortRun
 from studies.common.runner import Found, Options, Work, chosen, run_work, say, study_options
 from studies.figures.figure import Figure
 from studies.figures.plan import Job, RunSettings
 from studies.figures.training import compared_names, train_arm
-from studies.rows.short_runs import SHORT_RUNS, ShortRun
 
 STUDY = "short-recipes"
 # Points of the curves and the bundle's own table take time and decide nothing here.

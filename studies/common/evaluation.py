@@ -19,22 +19,11 @@ from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.recipe.recipe import Data
 from kshot.trainer.tasks.episode_file import EpisodeSet, draw_episodes
+from studies.common.rows import Tasks
 from studies.common.runner import SEED, Found, Options, Work, say
 
-DIGITS = Data("digits", "all", rotations=False)
 # The parts of a manifest that decide logits.
 DECIDING = ("network", "input", "inner_loop", "batch_norm", "head", "scope")
-
-
-@dataclass(frozen=True)
-class Tasks:
-    """Tasks of a bundle's own test classes, or of `other` data; `query_count` is per class."""
-
-    way: int
-    shot: int
-    query_count: int
-    task_count: int
-    other: Data | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class Evaluation:
 
     def work(self, measure: Callable[[Running], Found], options: Options) -> Work:
         """Return the work of measuring this, on as many tasks as the options ask for."""
-        tasks = self.tasks
+        tasks, other = self.tasks, self.tasks.other
         sizes = {
             "way": tasks.way,
             "shot": tasks.shot,
@@ -63,47 +52,38 @@ class Evaluation:
             "tasks": options.task_count or tasks.task_count,
         }
         words: list[object] = ["kshot", "evaluate", self.bundle_name]
-        if tasks.other is not None:
-            words += ["--dataset", tasks.other.dataset, "--dataset-split", tasks.other.split]
+        if other is not None:
+            words += ["--dataset", other.dataset, "--dataset-split", other.split]
         words += [word for name, size in sizes.items() for word in (f"--{name}", size)]
-        words += ["--seed", SEED, *self.words]
-        return Work(
-            self.name,
-            " ".join(map(str, words)),
-            {**sizes, **self.deciding},
-            lambda unfinished: self._run(measure, options, unfinished),
-            self.bundle,
-        )
+        command = " ".join(map(str, [*words, "--seed", SEED, *self.words]))
 
-    def _run(
-        self, measure: Callable[[Running], Found], options: Options, unfinished: Path
-    ) -> Found:
-        tasks = self.tasks
-        settings = EvaluationSettings(
-            way=tasks.way,
-            shot=tasks.shot,
-            query_count=tasks.query_count,
-            task_count=options.task_count or tasks.task_count,
-            batch_norm_mode=self.bundle.manifest.batch_norm.default,
-            seed=SEED,
-            **self.adaptation,
-        )
-        dataset = read_test_classes(self.bundle, options.data_folder, tasks.other)
-        evaluator = Evaluator.of_bundle(
-            self.bundle, dataset, options.device, compiled=options.compiled, say=say
-        )
-        episodes = draw_episodes(dataset, settings.task_shape)
-        with Progress(f"{self.name}: adapting", "tasks") as progress:
-            rows, more = measure(
-                Running(evaluator, settings, episodes, progress.update, unfinished)
+        def run(unfinished: Path) -> Found:
+            settings = EvaluationSettings(
+                way=tasks.way,
+                shot=tasks.shot,
+                query_count=tasks.query_count,
+                task_count=sizes["tasks"],
+                batch_norm_mode=self.bundle.manifest.batch_norm.default,
+                seed=SEED,
+                **self.adaptation,
             )
-        known = {
-            "data": dataset.name,
-            "data_digest": dataset.digest,
-            "split_digest": dataset.split_digest,
-            "episodes_digest": episodes.digest,
-        }
-        return rows, {**known, **more}
+            dataset = read_test_classes(self.bundle, options.data_folder, other)
+            evaluator = Evaluator.of_bundle(
+                self.bundle, dataset, options.device, compiled=options.compiled, say=say
+            )
+            episodes = draw_episodes(dataset, settings.task_shape)
+            with Progress(f"{self.name}: adapting", "tasks") as shown:
+                running = Running(evaluator, settings, episodes, shown.update, unfinished)
+                rows, more = measure(running)
+            known = {
+                "data": dataset.name,
+                "data_digest": dataset.digest,
+                "split_digest": dataset.split_digest,
+                "episodes_digest": episodes.digest,
+            }
+            return rows, {**known, **more}
+
+        return Work(self.name, command, {**sizes, **self.deciding}, run, self.bundle)
 
 
 @dataclass(frozen=True)
@@ -130,8 +110,7 @@ def read_test_classes(
     Raises `UsageError` without a data folder, and `DataError` if the bundle was trained on another
     split of its own data.
     """
-    data = other or data_of(bundle.manifest.provenance)
-    dataset = read_part(data, data_folder, "test", bundle)
+    dataset = read_part(other or data_of(bundle.manifest.provenance), data_folder, "test", bundle)
     if other is None:
         check_split(dataset, bundle)
     return dataset

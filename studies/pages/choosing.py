@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from kshot.bundle import BatchNormMode
 from studies.common.page import table
 from studies.common.results import Result
+from studies.common.rows import CALIBRATED, SWEPT, Pair
 from studies.pages.sweep import Choice, Measured, Sweep, choice_words
-from studies.rows.pairs import CALIBRATED, SWEPT, Pair
 
 PICTURES = "../studies/results/choosing"
 OVERVIEW = ("bundle and tasks", "as served, %", "ECE", "ms", "as good from", "most accurate")

@@ -8,7 +8,7 @@ from kshot.bundle import BatchNormMode
 from kshot.trainer.recipe.files import list_recipes, load_recipe
 from studies.common.page import table
 from studies.common.results import Result
-from studies.rows.reproduction import TARGETS, Target
+from studies.common.rows import TARGETS, Target
 
 ALGORITHMS = {"reptile": "Reptile", "fomaml": "first-order MAML", "maml": "MAML"}
 # The tables by how their rows are named, in the order of the page.

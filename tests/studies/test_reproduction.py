@@ -14,8 +14,8 @@ from kshot.bundle import Manifest, load_bundle
 from kshot.trainer.recipe.files import load_image_recipe
 from studies import reproduction
 from studies.common import results
+from studies.common.rows import TARGETS, Target
 from studies.reproduction import adaptation_for, command
-from studies.rows.reproduction import TARGETS, Target
 
 PackSmall = Callable[..., Path]
 Reproduce = Callable[..., Result]

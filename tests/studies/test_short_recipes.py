@@ -13,7 +13,7 @@ from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.datasets.splits import split_digest
 from kshot.trainer.recipe.files import load_image_recipe
 from studies.common.results import RESULTS, read_result
-from studies.rows.short_runs import SHORT_RUNS, ShortRun
+from studies.common.rows import SHORT_RUNS, ShortRun
 from studies.short_recipes import command, compared, work
 
 from .generated_images import MINI_IMAGENET, ImageForm, class_images, write_classes
@@ -34,13 +34,13 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        pytest.param(ShortRun("omniglot-5way", 60, SMALL, 100, step_count=3), id="reptile"),
+        pytest.param(ShortRun("omniglot-5way", 60, SMALL, 100, 5, step_count=3), id="reptile"),
         pytest.param(
-            ShortRun("omniglot-5way-fomaml", 100, (*SMALL, "outer.meta_batch_size=4"), 100),
+            ShortRun("omniglot-5way-fomaml", 100, (*SMALL, "outer.meta_batch_size=4"), 100, 5),
             id="fomaml",
         ),
         pytest.param(
-            ShortRun("sine", 500, (*NO_CURVES, "outer.meta_step_size=0.5", WAVES)),
+            ShortRun("sine", 500, (*NO_CURVES, "outer.meta_step_size=0.5", WAVES), 600, 5),
             id="sine",
         ),
     ],

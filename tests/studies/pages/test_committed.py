@@ -16,13 +16,11 @@ from studies import calibration, choosing, reproduction, short_recipes
 from studies.common.evaluation import Evaluation, find_builtin
 from studies.common.page import replace_blocks
 from studies.common.results import DOCS, RESULTS, Result, Row, read_results, result_path
+from studies.common.rows import BUILTIN, CALIBRATED, SHORT_RUNS, SWEPT, TARGETS
 from studies.common.runner import Options
 from studies.pages.choosing import calibration_block
 from studies.pages.choosing import page_blocks as choosing_blocks
 from studies.pages.reproduction import page_blocks as reproduction_blocks
-from studies.rows.pairs import CALIBRATED, SWEPT
-from studies.rows.reproduction import BUILTIN, TARGETS
-from studies.rows.short_runs import SHORT_RUNS
 
 OPTIONS = Options("", None, None, torch.device("cpu"), None, False, RESULTS, False)
 REPRODUCED = read_results("reproduction", TARGETS)
@@ -142,7 +140,7 @@ def test_gates_are_below_the_published_figures_by_at_most_two_points() -> None:
         assert set(target.gates) == set(target.published)
         for mode, gate in target.gates.items():
             assert target.published[mode] - 0.02 < gate < target.published[mode]
-            assert mode is not BatchNormMode.SUPPORT
+            assert mode != BatchNormMode.SUPPORT
 
 
 def test_every_shipped_recipe_was_trained_shortly_and_improved() -> None:

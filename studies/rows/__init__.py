@@ -1,1 +1,0 @@
-"""What each study measures, as data."""
