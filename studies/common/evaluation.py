@@ -10,10 +10,8 @@ from typing import Any
 from kshot.bundle import Bundle, builtin_bundle, load_bundle
 from kshot.bundle.document import plain
 from kshot.bundle.manifest import WEIGHTS_FILE
-from kshot.trainer.commands.evaluation_session import read_part
+from kshot.trainer.commands.options import read_own_part, read_part
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.registry import data_of
-from kshot.trainer.evaluate.bundle_data import check_split
 from kshot.trainer.evaluate.evaluator import Evaluator, Report
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.output.progress import Progress
@@ -110,10 +108,9 @@ def read_test_classes(
     Raises `UsageError` without a data folder, and `DataError` if the bundle was trained on another
     split of its own data.
     """
-    dataset = read_part(other or data_of(bundle.manifest.provenance), data_folder, "test", bundle)
     if other is None:
-        check_split(dataset, bundle)
-    return dataset
+        return read_own_part(bundle, data_folder, "test")
+    return read_part(other, data_folder, "test", bundle.manifest.input)
 
 
 def weights_digest(bundle: Bundle) -> str:

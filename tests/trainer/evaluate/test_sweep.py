@@ -20,7 +20,7 @@ AXES = Axes(
     preconditioners=(Preconditioner.CARRIED, Preconditioner.SGD),
     heads=(Head.TRAINED, Head.PROTOTYPE),
     scopes=(Scope.ALL, Scope.HEAD),
-    modes=MODES,
+    batch_norm_modes=MODES,
 )
 Patterns = Callable[..., ImageDataset]
 
@@ -103,5 +103,6 @@ def test_the_axes_are_what_the_bundle_allows(evaluator: Evaluator) -> None:
 
     assert axes.step_counts == (0, 1, 2, 5, 10, 20, 50)
     assert axes.preconditioners == manifest.inner_loop.preconditioners
-    assert (axes.heads, axes.modes) == (manifest.head.allowed, manifest.batch_norm.allowed)
+    assert axes.heads == manifest.head.allowed
+    assert axes.batch_norm_modes == manifest.batch_norm.allowed
     assert axes.scopes == (manifest.scope.default,)

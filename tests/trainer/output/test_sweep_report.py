@@ -14,8 +14,7 @@ from kshot.trainer.evaluate.baselines import Baseline
 from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.evaluate.sweep import SweepRow, Variant
-from kshot.trainer.output.plotting import figure_of
-from kshot.trainer.output.sweep_plot import draw_sweep, figure_size
+from kshot.trainer.output.sweep_plot import sweep_figure
 from kshot.trainer.output.sweep_report import SweepSubject, sweep_json, sweep_markdown
 from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.statistics import Interval
@@ -119,8 +118,7 @@ def test_the_scope_is_named_only_where_there_are_two(
 def test_the_plot_has_steps_above_milliseconds(
     rows: list[SweepRow],
 ) -> None:
-    width, height = figure_size(rows)
-    figure = figure_of(draw_sweep("a sweep", rows), width=width, height=height)
+    figure = sweep_figure("a sweep", rows)
 
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["transductive", "support", "", ""]
@@ -143,7 +141,7 @@ def test_milliseconds_and_intervals_can_be_read_off(rows: list[SweepRow]) -> Non
     for place, row in enumerate(rows):
         result = replace(row.result, ms_per_task=30.0 + 40 * place / len(rows), ci95=0.7)
         spread.append(replace(row, result=result))
-    figure = figure_of(draw_sweep("a sweep", spread))
+    figure = sweep_figure("a sweep", spread)
     below = figure.axes[2]
     low, high = below.get_xlim()
 

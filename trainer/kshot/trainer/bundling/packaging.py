@@ -1,6 +1,7 @@
-"""Packages a finished training as a bundle: manifest, weights, templates, card."""
+"""Packages a training, or a calibrated copy, as a bundle: manifest, weights, templates, card."""
 
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -8,13 +9,17 @@ from pathlib import Path
 
 from kshot.bundle import (
     BatchNormMode,
+    Bundle,
+    BundleError,
     Manifest,
     Weights,
     load_bundle,
     write_bundle,
 )
+from kshot.bundle.manifest import CARD_FILE
 from kshot.learner import Initialization
-from kshot.trainer.bundling.card import model_card
+from kshot.trainer.bundling.calibration import TemperatureFit
+from kshot.trainer.bundling.card import model_card, words_of_card
 from kshot.trainer.bundling.onnx_templates import build_template
 from kshot.trainer.bundling.training_words import training_words
 from kshot.trainer.datasets.dataset import ImageDataset
@@ -70,6 +75,23 @@ def pack_bundle(
     words = training_words(manifest, recipe, dataset)
     card = model_card(words, manifest, table_seed=recipe.evaluation.table.seed)
     return write_bundle(out, manifest, weights, templates, card).path
+
+
+def pack_copy(
+    out: Path, bundle: Bundle, manifest: Manifest, fits: Sequence[TemperatureFit]
+) -> Bundle:
+    """Write `out/NAME/VERSION`: the bundle's weights and templates beside another manifest.
+
+    `manifest` has the copy's defaults, table and calibration, `fits` are those of its
+    temperatures. Raises `BundleError` when the folder exists, cannot be written, or a file of the
+    bundle has changed.
+    """
+    if load_bundle(bundle.path) != bundle:
+        raise BundleError(f"{bundle.path} has changed while it was calibrated")
+    templates = {mode: bundle.template_path(mode).read_bytes() for mode in BatchNormMode}
+    card = (bundle.path / CARD_FILE).read_text(encoding="utf-8", errors="replace")
+    card = model_card(words_of_card(card, bundle.manifest), manifest, fits)
+    return write_bundle(out, replace(manifest, files={}), bundle.read_weights(), templates, card)
 
 
 def library_versions() -> dict[str, str]:

@@ -2,35 +2,75 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import click
 
-from kshot.bundle import Bundle, Calibration, Manifest
-from kshot.trainer.bundling.calibrated_copy import write_copy
+from kshot.bundle import BatchNormMode, Bundle, Calibration, Head, Manifest, Preconditioner
 from kshot.trainer.bundling.calibration import TemperatureFit, check_tasks, fit_calibration
-from kshot.trainer.bundling.packaging import bundle_folder
-from kshot.trainer.commands.calibration_request import CalibrateRequest
-from kshot.trainer.commands.evaluation_session import read_part, say_once
+from kshot.trainer.bundling.packaging import bundle_folder, pack_copy
+from kshot.trainer.commands.evaluation_session import say_once
 from kshot.trainer.commands.options import (
-    check_allowed,
+    BUNDLES,
+    COMPILED,
+    DATA,
+    DEVICE,
+    DIRECTORY,
+    MAX_STEPS,
+    MAX_TASKS,
     check_writable,
     choose_data_folder,
     choose_device,
-    find_bundle,
+    open_bundle,
+    read_own_part,
 )
-from kshot.trainer.commands.requests import takes
-from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.registry import data_of
+from kshot.trainer.commands.requests import argument, command_of, numbers, option
 from kshot.trainer.evaluate.accuracy_table import check_plan, measure_plan, plan_again
-from kshot.trainer.evaluate.bundle_data import check_split
 from kshot.trainer.evaluate.evaluator import Evaluator
+from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.output.progress import Progress
 
+MAX_SHOT = 1000
 
-@click.command("calibrate")
-@takes(CalibrateRequest)
+
+@dataclass(frozen=True)
+class CalibrateRequest:
+    """The options as they were given; None is not given."""
+
+    bundle_name: str = argument("BUNDLE")
+    out: Path = option(
+        "Folder for the copy, DIR/NAME/VERSION.", required=True, type=DIRECTORY, metavar="DIR"
+    )
+    data_folder: Path | None = option(flag="--data", **DATA)
+    part: str = option(
+        "Part of the bundle's data that temperatures are fitted on.",
+        "--split",
+        type=click.Choice(["val", "train"]),
+        default="val",
+    )
+    way: int | None = option(
+        "Classes per task.  [default: as in the bundle's table]", type=click.IntRange(2)
+    )
+    shots: tuple[int, ...] = option(
+        "Examples per class; a temperature is fitted for each.",
+        type=numbers(1, MAX_SHOT),
+        default="1,2,5",
+    )
+    task_count: int = option(flag="--tasks", type=click.IntRange(1, MAX_TASKS), default=1000)
+    query_count: int = option("Per class.", "--queries", type=click.IntRange(1), default=5)
+    seed: int = option(type=click.IntRange(0), default=0)
+    step_count: int | None = option(BUNDLES, type=click.IntRange(1, MAX_STEPS))
+    batch_norm_mode: BatchNormMode | None = option(BUNDLES)
+    preconditioner: Preconditioner | None = option(BUNDLES)
+    head: Head | None = option(BUNDLES)
+    device: str = option(**DEVICE)
+    compiled: bool | None = option(flag="--compile/--no-compile", **COMPILED)
+    as_json: bool = option("Print one JSON document.", "--json")
+
+
+@command_of("calibrate", CalibrateRequest)
 def command(request: CalibrateRequest) -> None:
     """Write a copy of BUNDLE, a folder or a built-in name, with calibrated probabilities.
 
@@ -40,10 +80,10 @@ def command(request: CalibrateRequest) -> None:
     table is then measured again on test tasks. A temperature alone changes no answer.
     docs/evaluation.md defines the temperature.
     """
-    bundle = find_bundle(request.bundle_name)
+    bundle = open_bundle(request)
     _check(request, bundle.manifest)
     choose_data_folder(request.data_folder)
-    manifest = request.with_defaults(bundle.manifest)
+    manifest = _with_defaults(bundle.manifest, request)
     folder = bundle_folder(request.out, manifest)
     try:
         exists = folder.exists()
@@ -53,13 +93,15 @@ def command(request: CalibrateRequest) -> None:
         raise click.UsageError(f"--out: {folder} exists already")
     check_writable("--out", folder.parent)
     device = choose_device(request.device)
-    dataset = _read(request, bundle, request.part)
-    settings = request.settings(manifest)
+    dataset = read_own_part(bundle, request.data_folder, request.part)
+    way, mode = request.way or manifest.usual_way, manifest.batch_norm.default
+    counts = request.shots[0], request.query_count, request.task_count
+    settings = EvaluationSettings(way, *counts, mode, seed=request.seed)
     check_tasks(settings, request.shots, manifest, dataset)
     rows = manifest.evaluation
     plan = plan_again(rows if manifest != bundle.manifest else (), manifest)
     if plan:
-        dataset_test = _read(request, bundle, "test")
+        dataset_test = read_own_part(bundle, request.data_folder, "test")
         check_plan(plan, dataset_test)
     load = partial(
         Evaluator.of_bundle,
@@ -76,7 +118,7 @@ def command(request: CalibrateRequest) -> None:
         with Progress("measuring the copy's table", "tasks") as progress:
             rows = measure_plan(plan, load(dataset_test), progress.update)
     manifest = replace(manifest, evaluation=rows, calibration=calibration)
-    copy = write_copy(request.out, bundle, manifest, fits)
+    copy = pack_copy(request.out, bundle, manifest, fits)
     if request.as_json:
         click.echo(json.dumps(_document(copy, calibration, fits)))
     else:
@@ -84,11 +126,10 @@ def command(request: CalibrateRequest) -> None:
 
 
 def _check(request: CalibrateRequest, manifest: Manifest) -> None:
-    """Raise `UsageError` for a calibrated bundle and for what the bundle does not allow."""
+    """Raise `UsageError` for a calibrated bundle and for numbers above its limits."""
     name = request.bundle_name
     if manifest.calibration is not None:
         raise click.UsageError(f"{name} is calibrated already")
-    check_allowed(request, manifest)
     for flag, number, most in (
         ("--step-count", request.step_count, manifest.limits.max_step_count),
         ("--way", request.way, manifest.limits.max_way),
@@ -99,12 +140,19 @@ def _check(request: CalibrateRequest, manifest: Manifest) -> None:
             )
 
 
-def _read(request: CalibrateRequest, bundle: Bundle, part: str) -> ImageDataset:
-    """Read a part of the bundle's data; raises `DataError` when they are split differently."""
-    data = data_of(bundle.manifest.provenance)
-    dataset = read_part(data, request.data_folder, part, bundle)
-    check_split(dataset, bundle)
-    return dataset
+def _with_defaults(manifest: Manifest, request: CalibrateRequest) -> Manifest:
+    """Return the manifest of the copy: its defaults are those that were asked for."""
+    inner, batch_norm, head = manifest.inner_loop, manifest.batch_norm, manifest.head
+    return replace(
+        manifest,
+        inner_loop=replace(
+            inner,
+            step_count=request.step_count or inner.step_count,
+            preconditioner=request.preconditioner or inner.preconditioner,
+        ),
+        batch_norm=replace(batch_norm, default=request.batch_norm_mode or batch_norm.default),
+        head=replace(head, default=request.head or head.default),
+    )
 
 
 def _document(

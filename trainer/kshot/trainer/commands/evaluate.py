@@ -1,10 +1,12 @@
 """`kshot evaluate`: a bundle's accuracy on tasks that it was not trained on."""
 
 import json
+from pathlib import Path
 
 import click
+import torch
 
-from kshot.bundle import Bundle
+from kshot.bundle import replace_file
 from kshot.trainer.commands.evaluation_report import (
     difference_text,
     result_document,
@@ -16,17 +18,25 @@ from kshot.trainer.commands.evaluation_request import (
     second_request,
 )
 from kshot.trainer.commands.evaluation_session import Session, open_session
-from kshot.trainer.commands.evaluation_sweep import prepare_sweep, sweep
-from kshot.trainer.commands.options import check_allowed, choose_device, find_bundle
-from kshot.trainer.commands.requests import takes
+from kshot.trainer.commands.options import check_writable, open_bundle
+from kshot.trainer.commands.requests import command_of
+from kshot.trainer.errors import writing
 from kshot.trainer.evaluate.paired_differences import paired_difference
-from kshot.trainer.evaluate.scores import EvaluationResult
+from kshot.trainer.evaluate.sweep import run_sweep
+from kshot.trainer.output.plotting import check_matplotlib, write_png
 from kshot.trainer.output.progress import Progress
-from kshot.trainer.output.sweep_report import difference_document
+from kshot.trainer.output.sweep_plot import sweep_figure
+from kshot.trainer.output.sweep_report import (
+    SweepSubject,
+    difference_document,
+    sweep_json,
+    sweep_markdown,
+)
+
+SWEEP_FILES = ("sweep.json", "sweep.md", "sweep.png")
 
 
-@click.command("evaluate")
-@takes(EvaluateRequest)
+@command_of("evaluate", EvaluateRequest)
 def command(request: EvaluateRequest) -> None:
     """Measure the accuracy of BUNDLE, a folder or a built-in name, on sampled tasks.
 
@@ -35,49 +45,68 @@ def command(request: EvaluateRequest) -> None:
     must be one that it allows, except for baselines. docs/evaluation.md defines every number.
     """
     check_together(request)
-    bundle = _open(request)
+    bundle = open_bundle(request)
     if request.sweep_folder is not None:
-        axes = prepare_sweep(request, bundle.manifest, request.sweep_folder)
-        session = open_session(request, bundle, choose_device(request.device))
-        document, table = sweep(session, axes, request.sweep_folder)
+        _check_sweep_folder(request.sweep_folder)
+        document, table = _sweep(open_session(request, bundle), request.sweep_folder)
         click.echo(document if request.as_json else table, nl=False)
         return
     second = second_request(request)
-    second_bundle = None if second is None else _open(second)
-    session = open_session(request, bundle, choose_device(request.device))
-    result = _measure(session, "evaluating")
-    answer, text = _document(session, result), _text(session, result)
-    if second is not None and second_bundle is not None:
-        other = session.of(second, second_bundle)
-        name = " ".join([second.bundle_name, *request.versus])
-        other_result = _measure(other, f"evaluating {name}")
-        difference = paired_difference(result.task_accuracies, other_result.task_accuracies)
-        answer["compared"] = {"bundle": second.bundle_name, **_document(other, other_result)}
+    compared = None if second is None else (second, open_bundle(second))
+    session = open_session(request, bundle)
+    result = session.measure("evaluating")
+    answer, text = result_document(session, result), result_text(session, result)
+    if compared is not None:
+        other = session.of(*compared)
+        name = " ".join([other.request.bundle_name, *request.versus])
+        found = other.measure(f"evaluating {name}")
+        difference = paired_difference(result.task_accuracies, found.task_accuracies)
+        answer["compared"] = {
+            "bundle": other.request.bundle_name,
+            **result_document(other, found),
+        }
         answer["difference"] = {**difference_document(difference), "tasks": result.task_count}
-        text += f"\n{name}: {_text(other, other_result)}"
+        text += f"\n{name}: {result_text(other, found)}"
         text += f"\n{difference_text(difference, result.task_count, name)}"
     click.echo(json.dumps(answer) if request.as_json else text)
 
 
-def _open(request: EvaluateRequest) -> Bundle:
-    bundle = find_bundle(request.bundle_name)
-    check_allowed(request, bundle.manifest)
-    return bundle
+def _check_sweep_folder(folder: Path) -> None:
+    """Make the folder of a sweep before anything is measured.
+
+    Raises `UsageError` for a folder that cannot be written; `TrainingError` without matplotlib.
+    """
+    check_matplotlib()
+    check_writable("--sweep", folder)
+    for path in (folder / name for name in SWEEP_FILES):
+        if path.is_dir():
+            raise click.UsageError(f"--sweep: {path} is a directory, expected a file or none")
 
 
-def _measure(session: Session, doing: str) -> EvaluationResult:
-    settings = session.settings
-    with Progress(doing, "tasks") as progress:
-        results = session.evaluator().evaluate(
-            settings, episodes=session.episodes, report=progress.update
+def _sweep(session: Session, folder: Path) -> tuple[str, str]:
+    """Run a sweep, write its files to a folder, and return its JSON and its Markdown.
+
+    Raises `TrainingError` when a file cannot be written.
+    """
+    device, settings, manifest = session.device, session.settings, session.bundle.manifest
+    with Progress("sweeping", "tasks") as progress:
+        rows = run_sweep(
+            session.evaluator(),
+            settings,
+            session.request.axes(manifest),
+            episodes=session.episodes,
+            report=progress.update,
         )
-    return results[settings.batch_norm_mode]
-
-
-def _document(session: Session, result: EvaluationResult) -> dict[str, object]:
-    manifest, per_task = session.bundle.manifest, session.request.per_task
-    return result_document(result, session.settings, manifest, per_task=per_task)
-
-
-def _text(session: Session, result: EvaluationResult) -> str:
-    return result_text(result, session.settings, session.bundle.manifest)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "one CPU thread"
+    subject = SweepSubject(session.bundle, session.dataset, settings, where)
+    document, table = sweep_json(subject, rows), sweep_markdown(subject, rows)
+    title = (
+        f"{manifest.name}: {settings.way}-way {settings.shot}-shot, "
+        f"{settings.task_count} tasks of {session.dataset.name}"
+    )
+    figure = sweep_figure(title, rows)
+    for name, text in zip(SWEEP_FILES, (document, table), strict=False):
+        with writing(folder / name):
+            replace_file(folder / name, text.encode())
+    write_png(folder / SWEEP_FILES[2], figure)
+    return document, table

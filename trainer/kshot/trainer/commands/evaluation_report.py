@@ -2,23 +2,14 @@
 
 from dataclasses import asdict
 
-from kshot.bundle import Manifest
+from kshot.trainer.commands.evaluation_session import Session
 from kshot.trainer.evaluate.scores import EvaluationResult
-from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.statistics import Interval
 
 
-def result_document(
-    result: EvaluationResult,
-    settings: EvaluationSettings,
-    manifest: Manifest,
-    *,
-    per_task: bool = False,
-) -> dict[str, object]:
-    """Lay out a result as JSON; accuracies in 0..1, `ci95` is a half width.
-
-    `per_task` adds the right answers of each task.
-    """
+def result_document(session: Session, result: EvaluationResult) -> dict[str, object]:
+    """Lay out a result as JSON; accuracies in 0..1, `ci95` is a half width."""
+    settings = session.settings
     document: dict[str, object] = {
         "accuracy": result.accuracy,
         "ci95": result.ci95,
@@ -34,7 +25,7 @@ def result_document(
         "queries_per_task": result.query_count,
         "seed": settings.seed,
         "batch_norm_mode": settings.batch_norm_mode,
-        "temperature": settings.temperature(manifest),
+        "temperature": settings.temperature(session.bundle.manifest),
         "baseline": settings.baseline,
         "wrong_labels": settings.flaws.wrong_labels,
         "imbalance": settings.flaws.imbalance,
@@ -43,14 +34,15 @@ def result_document(
     }
     if result.unknown is not None:
         document["unknown"] = asdict(result.unknown)
-    if per_task:
+    if session.request.per_task:
         document["correct_counts"] = result.correct_counts
     return document
 
 
-def result_text(result: EvaluationResult, settings: EvaluationSettings, manifest: Manifest) -> str:
+def result_text(session: Session, result: EvaluationResult) -> str:
     """Lay out a result as text."""
-    temperature = settings.temperature(manifest)
+    settings = session.settings
+    temperature = settings.temperature(session.bundle.manifest)
     steps = f"{result.step_count} step{'' if result.step_count == 1 else 's'}"
     baseline = f"baseline {settings.baseline}, " if settings.baseline else ""
     divided = "" if temperature == 1 else f"temperature {temperature:.3g}, "

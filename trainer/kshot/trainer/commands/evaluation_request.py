@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -18,9 +18,10 @@ from kshot.trainer.commands.options import (
     MAX_STEPS,
     MAX_TASKS,
 )
-from kshot.trainer.commands.requests import argument, flag_and_type, numbers, option
+from kshot.trainer.commands.requests import argument, numbers, option, parameters
 from kshot.trainer.evaluate.baselines import Baseline
 from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.sweep import Axes
 from kshot.trainer.tasks.episode_file import TaskShape
 from kshot.trainer.tasks.support_flaws import SupportFlaws
 
@@ -35,18 +36,11 @@ _DECIDED = {
     Baseline.PROTOTYPE: _INNER,
     Baseline.ANIL: ("scope",),
 }
-_LISTS = ("step_counts", "preconditioners", "heads", "scopes", "batch_norm_modes")
+_LISTS = tuple(Axes.__dataclass_fields__)
 # What a sweep has lists for, or does not do.
 _NOT_SWEPT = ("step_count", "preconditioner", "head", "scope", "batch_norm_mode", "baseline")
 # What may differ between two variants that solve the same tasks.
-_VARIABLE = (
-    "batch_norm_mode",
-    *_INNER,
-    "baseline",
-    "calibrated",
-    "wrong_labels",
-    "imbalance",
-)
+_VARIABLE = ("batch_norm_mode", *_INNER, "baseline", "calibrated", "wrong_labels", "imbalance")
 _ALL = "For --sweep.  [default: all that the bundle allows]"
 
 
@@ -56,8 +50,11 @@ class EvaluateRequest:
 
     bundle_name: str = argument("BUNDLE")
     data_folder: Path | None = option(flag="--data", **DATA)
-    part: Literal["test", "val", "train"] = option(
-        "Part of the data set.", "--split", default="test"
+    part: str = option(
+        "Part of the data set.",
+        "--split",
+        type=click.Choice(["test", "val", "train"]),
+        default="test",
     )
     dataset: str | None = option(
         "Use another data set than the bundle's, as digits.", metavar="NAME"
@@ -145,6 +142,12 @@ class EvaluateRequest:
             calibrated=self.calibrated is not False,
         )
 
+    def axes(self, manifest: Manifest) -> Axes:
+        """Return what a sweep of a bundle goes over."""
+        lists = {name: getattr(self, name) for name in _LISTS}
+        given = {name: values for name, values in lists.items() if values is not None}
+        return replace(Axes.of(manifest), **given)
+
 
 def check_together(request: EvaluateRequest) -> None:
     """Raise `UsageError` for options that contradict each other or need another one."""
@@ -180,7 +183,8 @@ def second_request(request: EvaluateRequest) -> EvaluateRequest | None:
     """
     if request.compared is None and not request.versus:
         return None
-    types = dict(flag_and_type(EvaluateRequest, name) for name in _VARIABLE)
+    options = parameters(EvaluateRequest)
+    types = {name.replace("_", "-"): options[name].type for name in _VARIABLE}
     changes: dict[str, Any] = {}
     for setting in request.versus:
         flag, equals, value = setting.partition("=")
@@ -207,5 +211,4 @@ def _refuse(request: EvaluateRequest, names: Sequence[str], beside: str) -> None
 
 
 def _flag(name: str) -> str:
-    flag, _ = flag_and_type(EvaluateRequest, name)
-    return f"--{flag}"
+    return parameters(EvaluateRequest)[name].opts[0]

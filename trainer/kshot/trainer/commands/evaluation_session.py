@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cache, partial
 
 import click
 import torch
 
 from kshot.bundle import Bundle, Manifest
 from kshot.trainer.commands.evaluation_request import PROTOCOLS, EvaluateRequest
-from kshot.trainer.commands.options import choose_data_folder
+from kshot.trainer.commands.options import choose_device, read_own_part, read_part
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.registry import WITHOUT_FOLDER, data_of, read_dataset
-from kshot.trainer.evaluate.bundle_data import check_split
+from kshot.trainer.datasets.registry import data_of
 from kshot.trainer.evaluate.evaluator import Evaluator
+from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.recipe.recipe import Data
@@ -50,6 +50,15 @@ class Session:
             self.bundle, self.dataset, self.device, compiled=compiled, say=self.say
         )
 
+    def measure(self, doing: str) -> EvaluationResult:
+        """Evaluate as the request asks, and show the progress."""
+        settings = self.settings
+        with Progress(doing, "tasks") as progress:
+            results = self.evaluator().evaluate(
+                settings, episodes=self.episodes, report=progress.update
+            )
+        return results[settings.batch_norm_mode]
+
     def of(self, request: EvaluateRequest, bundle: Bundle) -> "Session":
         """Return a session of another request and bundle on the same tasks.
 
@@ -61,27 +70,28 @@ class Session:
                 f"{request.bundle_name} was trained on another split than {self.bundle.path}: it "
                 "may have been trained on classes of these tasks"
             )
-        dataset = self.dataset
-        if bundle.manifest.input != self.bundle.manifest.input:
-            dataset = read_part(self.data, request.data_folder, request.part, bundle)
+        dataset, spec = self.dataset, bundle.manifest.input
+        if spec != self.bundle.manifest.input:
+            dataset = read_part(self.data, request.data_folder, request.part, spec)
         return replace(self, request=request, bundle=bundle, dataset=dataset)
 
 
-def open_session(request: EvaluateRequest, bundle: Bundle, device: torch.device) -> Session:
+def open_session(request: EvaluateRequest, bundle: Bundle) -> Session:
     """Read the data, then read the tasks or draw them; write an episode file that is missing.
 
     Raises `DataError`, also when the bundle's own data are not split as for its training, and
     `UsageError` when the file holds other tasks than the request names.
     """
-    if request.dataset is None or request.dataset_split is None:
-        data = data_of(bundle.manifest.provenance)
-    else:
-        folder = request.dataset_folder
-        data = Data(request.dataset, request.dataset_split, rotations=False, folder=folder)
-    dataset = read_part(data, request.data_folder, request.part, bundle)
+    device = choose_device(request.device)
+    data_folder, part = request.data_folder, request.part
     if request.dataset is None:
+        data = data_of(bundle.manifest.provenance)
         remedy = f"; `--dataset {data.dataset} ...` evaluates all the same"
-        check_split(dataset, bundle, remedy)
+        dataset = read_own_part(bundle, data_folder, part, remedy)
+    else:
+        split, folder = request.dataset_split or "", request.dataset_folder
+        data = Data(request.dataset, split, rotations=False, folder=folder)
+        dataset = read_part(data, data_folder, part, bundle.manifest.input)
     path = request.episode_path
     held = read_episodes(path, dataset) if path is not None and path.exists() else None
     shape = _task_shape(request, bundle.manifest, held.shape if held else None)
@@ -117,25 +127,6 @@ def _words(shape: TaskShape) -> str:
     )
 
 
-def read_part(data: Data, data_folder: Path | None, part: str, bundle: Bundle) -> ImageDataset:
-    """Read a part of a data set in the form of a bundle's input, showing progress.
-
-    Raises `UsageError` when a data folder is needed and none is named, and `DataError`.
-    """
-    folder = Path() if data.dataset in WITHOUT_FOLDER else choose_data_folder(data_folder)
-    with Progress(f"reading {data.dataset}", "images") as progress:
-        return read_dataset(
-            data, folder, part, input_spec=bundle.manifest.input, progress=progress.update
-        )
-
-
 def say_once() -> Callable[[str], None]:
     """Return a function that prints each sentence once, on stderr."""
-    said: set[str] = set()
-
-    def say(sentence: str) -> None:
-        if sentence not in said:
-            said.add(sentence)
-            click.echo(sentence, err=True)
-
-    return say
+    return cache(partial(click.echo, err=True))

@@ -3,7 +3,7 @@
 import signal
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 import click
@@ -34,19 +34,18 @@ class Follower:
         self._handler = signal.signal(signal.SIGTERM, self._terminate)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._bars.close()
         signal.signal(signal.SIGTERM, self._handler)
-        if isinstance(error, KeyboardInterrupt) and self._silent:
-            raise click.exceptions.Exit(128 + self._signal) from error
-        if isinstance(error, KeyboardInterrupt):
-            hint = f"; to continue: {self._again}" if self._checkpoint.exists() else ""
-            raise _Stopped(self._signal, hint) from error
+        if not isinstance(error, KeyboardInterrupt):
+            return
+        code = 128 + self._signal  # a shell's for that signal
+        if self._silent:
+            raise click.exceptions.Exit(code) from error
+        hint = f"; to continue: {self._again}" if self._checkpoint.exists() else ""
+        stopped = click.ClickException(f"stopped by {self._signal.name}{hint}")
+        stopped.exit_code = code  # type: ignore[misc] # as click does
+        raise stopped from error
 
     def show_training(self, report: TrainingReport) -> None:
         """Show the progress of the meta-iterations."""
@@ -74,11 +73,3 @@ class Follower:
     def _terminate(self, _number: int, _frame: FrameType | None) -> None:
         self._signal = signal.SIGTERM
         raise KeyboardInterrupt
-
-
-class _Stopped(click.ClickException):
-    """A signal ended the training; the exit code is a shell's for that signal."""
-
-    def __init__(self, number: signal.Signals, hint: str) -> None:
-        super().__init__(f"stopped by {number.name}{hint}")
-        self.exit_code = 128 + number  # type: ignore[misc] # as click does

@@ -15,18 +15,16 @@ from kshot.trainer.commands.options import (
     DIRECTORY,
     choose_data_folder,
     choose_device,
+    read_part,
 )
-from kshot.trainer.commands.requests import argument, option, takes
-from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.registry import WITHOUT_FOLDER, read_dataset
+from kshot.trainer.commands.requests import argument, command_of, option
+from kshot.trainer.datasets.registry import WITHOUT_FOLDER
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.loop.image_run import train
 from kshot.trainer.loop.run import CHECKPOINT_FILE
 from kshot.trainer.loop.workers import Workers, joined_workers
-from kshot.trainer.output.progress import Progress
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
-from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.recipe.sine import SineRecipe
 from kshot.trainer.sine.run import RESULT_FILE, train_sine
 
@@ -68,8 +66,7 @@ class TrainRequest:
         return words
 
 
-@click.command("train")
-@takes(TrainRequest)
+@command_of("train", TrainRequest)
 def command(request: TrainRequest) -> None:
     """Meta-train by RECIPE, a name from `kshot recipes` or a TOML file, and write a bundle.
 
@@ -81,8 +78,8 @@ def command(request: TrainRequest) -> None:
         recipe = load_recipe(request.recipe_name, request.overrides)
     except RecipeError as error:
         raise click.UsageError(str(error)) from error
-    no_folder = recipe.data.dataset in WITHOUT_FOLDER
-    folder = Path() if no_folder else choose_data_folder(request.data_folder)
+    if recipe.data.dataset not in WITHOUT_FOLDER:
+        choose_data_folder(request.data_folder)
     device = choose_device(request.device)
     with joined_workers(device) as workers:
         if workers.first:
@@ -90,7 +87,7 @@ def command(request: TrainRequest) -> None:
         resuming = shlex.join([*_launcher(workers), *request.again(), "--resume"])
         checkpoint = request.out / CHECKPOINT_FILE
         with Follower(checkpoint, resuming, silent=not workers.first) as follower:
-            result = _train(recipe, folder, request, device, workers, follower)
+            result = _train(recipe, request, device, workers, follower)
     if not workers.first:
         return
     if follower.idle:
@@ -100,7 +97,6 @@ def command(request: TrainRequest) -> None:
 
 def _train(
     recipe: AnyRecipe,
-    folder: Path,
     request: TrainRequest,
     device: torch.device,
     workers: Workers,
@@ -118,14 +114,12 @@ def _train(
     if isinstance(recipe, SineRecipe):
         train_sine(recipe, request.out, **how)
         return request.out / RESULT_FILE
-    return train(
-        recipe,
-        _read(recipe, folder, "train", workers),
-        _read(recipe, folder, "test", workers),
-        request.out,
-        report_table=follower.show_table,
-        **how,
+    train_part, test_part = (
+        read_part(recipe.data, request.data_folder, part, recipe.input, silent=not workers.first)
+        for part in ("train", "test")
     )
+    show_table = follower.show_table
+    return train(recipe, train_part, test_part, request.out, report_table=show_table, **how)
 
 
 def _launcher(workers: Workers) -> list[str]:
@@ -142,15 +136,4 @@ def _check_out(out: Path, resume: bool) -> None:
         raise click.UsageError(
             f"--out: expected an empty or new directory, {out} is not empty; to continue the "
             "training in it, add --resume"
-        )
-
-
-def _read(recipe: Recipe, folder: Path, part: str, workers: Workers) -> ImageDataset:
-    with Progress(f"reading {recipe.data.dataset}", "images") as progress:
-        return read_dataset(
-            recipe.data,
-            folder,
-            part,
-            input_spec=recipe.input,
-            progress=progress.update if workers.first else None,
         )

@@ -23,7 +23,7 @@ class Axes:
     preconditioners: tuple[Preconditioner, ...]
     heads: tuple[Head, ...]
     scopes: tuple[Scope, ...]
-    modes: tuple[BatchNormMode, ...]
+    batch_norm_modes: tuple[BatchNormMode, ...]
 
     @staticmethod
     def of(manifest: Manifest) -> "Axes":
@@ -33,7 +33,7 @@ class Axes:
             preconditioners=manifest.inner_loop.preconditioners,
             heads=manifest.head.allowed,
             scopes=(manifest.scope.default,),
-            modes=manifest.batch_norm.allowed,
+            batch_norm_modes=manifest.batch_norm.allowed,
         )
 
 
@@ -80,7 +80,7 @@ def run_sweep(
     ]
     compared = evaluator.compare(
         [replace(settings, **vars(variant)) for variant in variants],
-        axes.modes,
+        axes.batch_norm_modes,
         step_counts=axes.step_counts,
         episodes=episodes,
         report=report,

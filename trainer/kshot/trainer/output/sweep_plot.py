@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
 from kshot.trainer.evaluate.sweep import SweepRow, Variant
+from kshot.trainer.output.plotting import figure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Panel
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 MODES = list(BatchNormMode)
-
 
 # Colour, marker and line width of each preconditioner. Thick lines are drawn first, so that thin
 # ones show; colour-blind eyes tell the colours apart (Okabe and Ito 2008).
@@ -33,50 +33,46 @@ FILLS: dict[Scope, Literal["full", "none"]] = {Scope.ALL: "full", Scope.HEAD: "n
 GREY = "#555555"
 
 
-def figure_size(rows: Sequence[SweepRow]) -> tuple[float, float]:
-    """Return width and height in inches, at least the width of the legend."""
-    return max(4.4 * len({row.mode for row in rows}), 9.0), 8.5
+def sweep_figure(title: str, rows: Sequence[SweepRow]) -> Figure:
+    """Draw a sweep: a column for each mode, steps above milliseconds."""
+    width = max(4.4 * len({row.mode for row in rows}), 9.0)  # at least that of the legend
+    return figure_of(lambda figure: _draw(figure, title, rows), width=width, height=8.5)
 
 
-def draw_sweep(title: str, rows: Sequence[SweepRow]) -> Callable[[Figure], None]:
-    """Return a function that draws a sweep: a column for each mode, steps above milliseconds."""
+def _draw(figure: Figure, title: str, rows: Sequence[SweepRow]) -> None:
+    from matplotlib.ticker import LogLocator
+
     modes = sorted({row.mode for row in rows}, key=lambda mode: MODES.index(mode))
     step_counts = sorted({row.result.step_count for row in rows})
-
-    def draw(figure: Figure) -> None:
-        from matplotlib.ticker import LogLocator
-
-        panels = figure.subplots(2, len(modes), sharey=True, squeeze=False)
-        for column, mode in enumerate(modes):
-            of_mode = [row for row in rows if row.mode == mode]
-            above, below = panels[0][column], panels[1][column]
-            for variant in dict.fromkeys(row.variant for row in of_mode):
-                line = [row for row in of_mode if row.variant == variant]
-                _draw_line(above, variant, line, [row.result.step_count for row in line])
-                _draw_line(below, variant, line, [row.result.ms_per_task for row in line])
-            above.set_title(mode.value.replace("_", " "))
-            # Linear from 0 to 1, so that no step at all has its place.
-            above.set_xscale("symlog", linthresh=1, linscale=0.5)
-            above.set_xlim(-0.2, max(step_counts[-1], 1) * 1.25)
-            above.set_xticks(step_counts, [str(count) for count in step_counts])
-            above.set_xlabel("inner steps")
-            below.set_xscale("log")
-            low, high = below.get_xlim()
-            # Ticks between two powers of ten too, and not more than fit.
-            ticks = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
-            below.xaxis.set_major_locator(LogLocator(subs=ticks))
-            below.xaxis.set_major_formatter("{x:g}")
-            below.set_xlabel("milliseconds per task, adaptation and answers")
-            for panel in (above, below):
-                panel.minorticks_off()
-                panel.grid(alpha=0.3)
-        for row_of_panels in panels:
-            row_of_panels[0].set_ylabel("accuracy, %")
-        handles = _legend([row.variant for row in rows])
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
-        figure.suptitle(title)
-
-    return draw
+    panels = figure.subplots(2, len(modes), sharey=True, squeeze=False)
+    for column, mode in enumerate(modes):
+        of_mode = [row for row in rows if row.mode == mode]
+        above, below = panels[0][column], panels[1][column]
+        for variant in dict.fromkeys(row.variant for row in of_mode):
+            line = [row for row in of_mode if row.variant == variant]
+            _draw_line(above, variant, line, [row.result.step_count for row in line])
+            _draw_line(below, variant, line, [row.result.ms_per_task for row in line])
+        above.set_title(mode.value.replace("_", " "))
+        # Linear from 0 to 1, so that no step at all has its place.
+        above.set_xscale("symlog", linthresh=1, linscale=0.5)
+        above.set_xlim(-0.2, max(step_counts[-1], 1) * 1.25)
+        above.set_xticks(step_counts, [str(count) for count in step_counts])
+        above.set_xlabel("inner steps")
+        below.set_xscale("log")
+        low, high = below.get_xlim()
+        # Ticks between two powers of ten too, and not more than fit.
+        ticks = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
+        below.xaxis.set_major_locator(LogLocator(subs=ticks))
+        below.xaxis.set_major_formatter("{x:g}")
+        below.set_xlabel("milliseconds per task, adaptation and answers")
+        for panel in (above, below):
+            panel.minorticks_off()
+            panel.grid(alpha=0.3)
+    for row_of_panels in panels:
+        row_of_panels[0].set_ylabel("accuracy, %")
+    handles = _legend([row.variant for row in rows])
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+    figure.suptitle(title)
 
 
 def _draw_line(
