@@ -33,8 +33,7 @@ from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, Row, read_results
 from studies.common.rows import SHORT_RUNS, ShortRun
 from studies.common.runner import Found, Options, Work, chosen, run_work, say, study_options
-from studies.figures.figure import Figure
-from studies.figures.plan import Job, RunSettings
+from studies.figures.figure import Figure, Job, RunSettings
 from studies.figures.training import compared_names, train_arm
 
 STUDY = "short-recipes"

@@ -16,9 +16,8 @@ from kshot.trainer.errors import RecipeError, TrainerError
 from kshot.trainer.output.plotting import check_matplotlib
 from studies.common.results import provenance, write_result
 from studies.figures.comparison import figure_result
-from studies.figures.figure import Figure
+from studies.figures.figure import Figure, RunSettings, plan
 from studies.figures.panels import plot
-from studies.figures.plan import RunSettings, plan
 from studies.figures.training import run_figure
 
 ABOVE_ZERO, FOLDER = click.FloatRange(min=0, min_open=True), click.Path(path_type=Path)

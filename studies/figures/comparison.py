@@ -14,8 +14,7 @@ from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.recipe.recipe import recipe_digest
 from kshot.trainer.statistics import T_METHOD, Interval, accuracy_interval, t_half_width
 from studies.common.results import Provenance, Result
-from studies.figures.figure import START, ZERO, Claim, Figure
-from studies.figures.plan import RunSettings
+from studies.figures.figure import START, ZERO, Claim, Figure, RunSettings
 from studies.figures.training import Outcome
 
 

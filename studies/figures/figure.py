@@ -1,14 +1,20 @@
-"""What a figure's script says: its arms, panels and claims."""
+"""A figure: what its script says, how it is run, and the trainings that this makes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from kshot.trainer.errors import RecipeError
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
+from kshot.trainer.recipe.recipe import recipe_digest
+from studies.common.rows import ROWS
 
 # What a claim may name beside an arm: the untrained network, and the zero function.
 START, ZERO = "start", "zero"
@@ -16,7 +22,7 @@ START, ZERO = "start", "zero"
 
 @dataclass(frozen=True)
 class Arm:
-    """One training: `changes` of the figure's recipe, by key.
+    """One training: `settings` change the figure's recipe, each as for `--set`.
 
     `line` names the plotted line and `label` its entry in the legend. `key` is the swept key of an
     arm that is one point of a line.
@@ -24,15 +30,13 @@ class Arm:
 
     name: str
     title: str
+    settings: Sequence[str]
     line: str
     label: str
-    changes: Mapping[str, object]
     key: str | None = None
 
-    @property
-    def settings(self) -> list[str]:
-        """Return the changes, each as for `--set`."""
-        return [f"{key}={value}" for key, value in self.changes.items()]
+
+UNTRAINED = Arm(START, "before training", (), START, "before training")
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,97 @@ class Figure:
         return load_recipe(str(base), [*named, *arm.settings, *overrides])
 
 
-def arm(name: str, title: str, changes: Mapping[str, object]) -> Arm:
-    """Make an arm that is a line of its own."""
-    return Arm(name, title, name, title, changes)
+@dataclass(frozen=True)
+class RunSettings:
+    """How a figure is run.
+
+    `scale` multiplies the meta-iterations and evaluation intervals of all arms, `step_scale` their
+    outer step sizes. `overrides` are set in all arms, over their own settings, before that. `arms`
+    names the arms or lines to run; empty means all. Seed i of `seed_count` is the recipe's seed
+    plus i, the same for all arms. `task_count` replaces the number of compared tasks.
+    """
+
+    out: Path
+    data_folder: Path | None
+    device: torch.device
+    compiled: bool | None
+    scale: float = 1.0
+    step_scale: float = 1.0
+    seed_count: int = 1
+    overrides: Sequence[str] = ()
+    arms: Sequence[str] = ()
+    task_count: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training in a folder; untrained, its start is scored."""
+
+    recipe: AnyRecipe
+    folder: Path
+    trained: bool
+
+
+def read_arms(figure: str) -> Sequence[Arm]:
+    """Read the arms of `studies/rows/FIGURE.toml`.
+
+    A row with a `key` is a line of several arms, one for each of its `values`.
+    """
+    arms = []
+    for line, row in tomllib.loads((ROWS / f"{figure}.toml").read_text()).items():
+        label, settings, key = row["title"], row["settings"], row.get("key")
+        if key is None:
+            arms.append(Arm(line, label, settings, line, label))
+        for value in row.get("values", ()):
+            name = f"{line}-{value:g}".replace(".", "-")
+            swept = [*settings, f"{key}={value}"]
+            arms.append(Arm(name, f"{label}, {key} {value:g}", swept, line, label, key))
+    return arms
+
+
+def lines_of(arms: Iterable[Arm], begins: str = "") -> list[str]:
+    """Name the lines of these arms, or those whose names begin so."""
+    return [line for line in dict.fromkeys(arm.line for arm in arms) if line.startswith(begins)]
+
+
+def plan(figure: Figure, settings: RunSettings) -> list[tuple[Arm, list[Job]]]:
+    """List the trainings of a figure's arms, one per seed, the start first; raises `RecipeError`.
+
+    Arms whose recipes differ only in the name share a training. Which ones do does not depend on
+    which arms are run.
+    """
+    known = list(dict.fromkeys(name for arm in figure.arms for name in (arm.line, arm.name)))
+    for name in settings.arms:
+        if name not in known:
+            raise RecipeError(f"arm: expected one of {', '.join(known)}; got {name}")
+    chosen = {START, *(settings.arms or known)}
+    first: dict[str, Job] = {}  # by the digest of all of the recipe but its name
+    planned = []
+    for arm in [UNTRAINED, *figure.arms]:
+        trained = arm is not UNTRAINED
+        of_arm = []
+        for seed in range(settings.seed_count):
+            recipe = _recipe(figure, arm if trained else figure.arms[0], settings, seed)
+            job = Job(recipe, settings.out / arm.name / f"seed-{recipe.outer.seed}", trained)
+            digest = recipe_digest(replace(recipe, name="-"))
+            of_arm.append(first.setdefault(digest, job) if trained else job)
+        if chosen & {arm.line, arm.name}:
+            planned.append((arm, of_arm))
+    return planned
+
+
+def _recipe(figure: Figure, arm: Arm, settings: RunSettings, seed: int) -> AnyRecipe:
+    """Return an arm's recipe after all settings and scales."""
+    recipe = figure.recipe(arm, settings.overrides)
+    outer, scale, step_scale = recipe.outer, settings.scale, settings.step_scale
+    changes = {
+        "outer.seed": outer.seed + seed,
+        "outer.meta_iterations": max(1, round(outer.meta_iterations * scale)),
+        "outer.meta_step_size": outer.meta_step_size * step_scale,
+        "outer.meta_step_size_final": outer.meta_step_size_final * step_scale,
+        "evaluation.interval": max(1, round(recipe.evaluation.interval * scale)),
+    }
+    if settings.task_count and not figure.part:
+        changes["evaluation.task_count"] = settings.task_count
+    scaled = (f"{key}={value}" for key, value in changes.items())
+    return figure.recipe(arm, [*settings.overrides, *scaled])

@@ -19,38 +19,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.figures.command import figure_command
-from studies.figures.figure import START, Arm, Claim, Figure, arm
+from studies.figures.figure import START, Claim, Figure, lines_of, read_arms
 from studies.figures.panels import along_and_after
 
-
-def gradients(
-    name: str, title: str, count: int, algorithm: str = "reptile", meta_step_size: float = 0.25
-) -> Arm:
-    """Make the arm whose outer step is the sum (Reptile) or the last (FOMAML) of the gradients.
-
-    A scaled sum is the same sum with a part of the outer step size, as in the authors' commands.
-    """
-    changes = {
-        "inner.step_count": count,
-        "task.shot": 5 * count,
-        "outer.algorithm": algorithm,
-        "outer.meta_step_size": meta_step_size,
-    }
-    return arm(name, title, changes)
-
-
-ARMS = (
-    gradients("g1", "g1", 1),
-    gradients("g1-g2", "g1 + g2", 2),
-    gradients("half-g1-g2", "(g1 + g2) / 2", 2, meta_step_size=0.125),
-    gradients("g2", "g2", 2, "fomaml"),
-    gradients("g1-g2-g3", "g1 + g2 + g3", 3),
-    gradients("third-g1-g2-g3", "(g1 + g2 + g3) / 3", 3, meta_step_size=0.08325),
-    gradients("g3", "g3", 3, "fomaml"),
-    gradients("g1-g2-g3-g4", "g1 + g2 + g3 + g4", 4),
-    gradients("fourth-g1-g2-g3-g4", "(g1 + g2 + g3 + g4) / 4", 4, meta_step_size=0.0625),
-    gradients("g4", "g4", 4, "fomaml"),
-)
+ARMS = read_arms("figure3")
 
 # What the paper and its authors' blog say of the figure. "No progress" allows 3 points over the
 # untrained network: what joint training learns about images in general.
@@ -75,7 +47,7 @@ FIGURE = Figure(
     name="figure3",
     title="Gradient combinations on Omniglot, 5-way 5-shot",
     arms=ARMS,
-    panels=along_and_after(50, [made.name for made in ARMS]),
+    panels=along_and_after(50, lines_of(ARMS)),
     claims=CLAIMS,
 )
 

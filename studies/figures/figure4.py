@@ -18,55 +18,16 @@ as large as the default batch; its full batch is the other 75 examples.
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.common.plots import GREY, draw_interval_line
 from studies.figures.command import figure_command
-from studies.figures.figure import Arm, Claim, Figure, Panel
+from studies.figures.figure import Claim, Figure, Panel, lines_of, read_arms
 from studies.figures.panels import Drawing
 
-FOMAML: dict[str, object] = {"outer.algorithm": "fomaml"}
-REPLACEMENT: dict[str, object] = {"inner.sampling": "replacement"}
-SEPARATE: dict[str, object] = {"task.tail_shot": 5}
-METHODS: Mapping[str, tuple[str, Mapping[str, object]]] = {
-    "reptile": ("Reptile", {}),
-    "shared-cycling": ("FOMAML, shared tail, cycling", FOMAML),
-    "shared-replacement": ("FOMAML, shared tail, replacement", FOMAML | REPLACEMENT),
-    "separate-cycling": ("FOMAML, separate tail, cycling", FOMAML | SEPARATE),
-    "separate-replacement": ("FOMAML, separate tail, replacement", FOMAML | REPLACEMENT | SEPARATE),
-}
-SWEPT: Mapping[str, tuple[str, Sequence[float]]] = {
-    "steps": ("inner.step_count", (2, 4, 5, 6, 8, 10)),
-    "batch": ("inner.batch_size", (10, 25, 50, 75, 100)),
-    "outer": ("outer.meta_step_size", (0.125, 0.25, 0.5, 1.0)),
-}
-CYCLING = ("reptile", "shared-cycling", "separate-cycling")
-
-
-def sweep(panel: str, method: str) -> list[Arm]:
-    """Make the arms of a method in a panel: "steps", "batch", or "outer" on the full batch."""
-    label, changes = METHODS[method]
-    full = 75 if "separate" in method else 100
-    key, values = SWEPT[panel]
-    if panel == "batch":
-        values = [size for size in values if size <= full]
-    if panel == "outer":
-        changes = {**changes, "inner.batch_size": full}
-    line = f"{panel}-{method}"
-    return [
-        Arm(
-            f"{line}-{value:g}".replace(".", "-"),
-            f"{label}, {key} {value:g}",
-            line,
-            label,
-            {**changes, key: value},
-            key,
-        )
-        for value in values
-    ]
+ARMS = read_arms("figure4")
 
 
 def draw_sweep(to: Drawing) -> None:
@@ -87,11 +48,6 @@ def draw_outer(to: Drawing) -> None:
     """Draw a sweep of outer step sizes, on a logarithmic axis."""
     to.axes.set_xscale("log")
     draw_sweep(to)
-
-
-def names(panel: str, methods: Iterable[str] = METHODS) -> list[str]:
-    """Name the lines of a panel."""
-    return [f"{panel}-{method}" for method in methods]
 
 
 def far_below(text: str, panel: str, value: str) -> Claim:
@@ -135,21 +91,20 @@ CLAIMS = (
 FIGURE = Figure(
     name="figure4",
     title="Shared and separate tails on Omniglot, 5-way 5-shot",
-    arms=(
-        *(arm for method in METHODS for arm in sweep("steps", method)),
-        *(arm for method in METHODS for arm in sweep("batch", method)),
-        *(arm for method in CYCLING for arm in sweep("outer", method)),
-    ),
+    arms=ARMS,
     panels=(
-        Panel(draw_sweep, "(a) inner steps, batches of 25", "inner steps", names("steps")),
+        Panel(draw_sweep, "(a) inner steps, batches of 25", "inner steps", lines_of(ARMS, "steps")),
         Panel(
-            draw_sweep, "(b) batch size, four steps", "inner batch size, examples", names("batch")
+            draw_sweep,
+            "(b) batch size, four steps",
+            "inner batch size, examples",
+            lines_of(ARMS, "batch"),
         ),
         Panel(
             draw_outer,
             "(c) outer step size, full batch, four steps",
             "outer step size at the start",
-            names("outer", CYCLING),
+            lines_of(ARMS, "outer"),
         ),
     ),
     claims=CLAIMS,

@@ -15,32 +15,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.figures.command import figure_command
-from studies.figures.figure import Claim, Figure, arm
+from studies.figures.figure import Claim, Figure, lines_of, read_arms
 from studies.figures.panels import along_and_after
 
-ARMS = (
-    arm("carried-serial", "Adam, v carried from task to task", {"outer.meta_batch": "serial"}),
-    arm("carried-stacked", "Adam, v carried as the mean of tasks", {"outer.meta_batch": "stacked"}),
-    arm(
-        "fresh",
-        "Adam, v fresh in each task",
-        {
-            "inner.preconditioner": "fresh",
-            "serving.preconditioner": "fresh",
-            "serving.preconditioners": ["fresh", "sgd"],
-        },
-    ),
-    arm(
-        "sgd",
-        "SGD",
-        {
-            "inner.preconditioner": "sgd",
-            "inner.learning_rate": 0.05,
-            "serving.preconditioner": "sgd",
-            "serving.preconditioners": ["fresh", "sgd"],
-        },
-    ),
-)
+ARMS = read_arms("preconditioners")
 
 # What was expected: v is part of what is learned, and the order of tasks is not.
 CLAIMS = (
@@ -58,7 +36,7 @@ FIGURE = Figure(
     name="preconditioners",
     title="What the inner loop divides its gradients by: Omniglot, 5-way 1-shot",
     arms=ARMS,
-    panels=along_and_after(100, [made.name for made in ARMS]),
+    panels=along_and_after(100, lines_of(ARMS)),
     claims=CLAIMS,
 )
 

@@ -19,26 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.common.plots import GREY, draw_interval_line
 from studies.figures.command import figure_command
-from studies.figures.figure import ZERO, Claim, Figure, Panel, arm
+from studies.figures.figure import ZERO, Claim, Figure, Panel, lines_of, read_arms
 from studies.figures.panels import Drawing, draw_curve
 
-ADAM = {"outer.optimizer": "adam", "outer.meta_step_size": 0.001}
-ARMS = (
-    arm("reptile", "Reptile", {"outer.algorithm": "reptile"}),
-    arm(
-        "joint",
-        "joint training",
-        {
-            "outer.algorithm": "joint",
-            "outer.meta_step_size": 0.5,
-            "inner.step_count": 1,
-            "inner.batch_size": 50,
-        },
-    ),
-    arm("fomaml", "FOMAML", {"outer.algorithm": "fomaml", **ADAM}),
-    arm("maml", "MAML", {"outer.algorithm": "maml", **ADAM}),
-)
-NAMES = [made.name for made in ARMS]
+ARMS = read_arms("sine")
 
 
 def draw_waves(to: Drawing) -> None:
@@ -93,9 +77,9 @@ FIGURE = Figure(
             draw_steps,
             "error on test waves, mean and 95 % interval",
             "inner steps on ten points",
-            NAMES,
+            lines_of(ARMS),
         ),
-        Panel(draw_curve, "along the training", "meta-iterations", NAMES),
+        Panel(draw_curve, "along the training", "meta-iterations", lines_of(ARMS)),
     ),
     claims=CLAIMS,
     part="",

@@ -37,8 +37,7 @@ from kshot.trainer.recipe.recipe import Data, Recipe
 from kshot.trainer.recipe.sine import SineRecipe
 from kshot.trainer.sine.evaluation import sine_fits
 from kshot.trainer.sine.run import sine_training
-from studies.figures.figure import ZERO, Arm, Figure
-from studies.figures.plan import Job, RunSettings, plan
+from studies.figures.figure import ZERO, Arm, Figure, Job, RunSettings, plan
 
 WAVE_CHOICES = 5
 # What an arm reaches, as its scores.json keeps it; its `identity` is that of training and tasks.

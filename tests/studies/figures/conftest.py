@@ -7,7 +7,7 @@ import torch
 
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
 from studies.figures import training
-from studies.figures.plan import RunSettings
+from studies.figures.figure import RunSettings
 
 TINY = (
     "network.arguments.filters=4",

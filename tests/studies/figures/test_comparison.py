@@ -13,15 +13,18 @@ from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.statistics import T_METHOD, WILSON_METHOD
 from studies.common.results import provenance, read_result, write_result
 from studies.figures.comparison import figure_result, mean_score, orderings
-from studies.figures.figure import Claim, Figure, Panel, arm
+from studies.figures.figure import Arm, Claim, Figure, Panel, RunSettings
 from studies.figures.panels import draw_final
-from studies.figures.plan import RunSettings
 from studies.figures.training import Outcome
+
+
+def arm(name: str) -> Arm:
+    return Arm(name, name, (), name, name)
 
 
 def outcome(name: str, *seeds: tuple[float, ...]) -> Outcome:
     return Outcome(
-        arm(name, name, {}),
+        arm(name),
         load_recipe("omniglot-5way"),
         10,
         {"support": np.array(seeds)},
@@ -31,7 +34,7 @@ def outcome(name: str, *seeds: tuple[float, ...]) -> Outcome:
 
 def figure(*claims: Claim) -> Figure:
     panel = Panel(draw_final, "at the end", "accuracy, %", ("a", "b"))
-    return Figure("f", "F", (arm("a", "a", {}), arm("b", "b", {})), (panel,), claims)
+    return Figure("f", "F", (arm("a"), arm("b")), (panel,), claims)
 
 
 CPU = torch.device("cpu")

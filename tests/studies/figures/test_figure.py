@@ -1,10 +1,11 @@
-"""The arms of the five scripts."""
+"""The arms of the five scripts, and the trainings that they make."""
 
 from __future__ import annotations
 
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 from kshot.trainer.recipe.files import load_image_recipe, load_recipe
 from kshot.trainer.recipe.recipe import Recipe, recipe_digest
 from studies.figures import best, figure3, figure4, sine
-from studies.figures.figure import START, ZERO, Figure
+from studies.figures.figure import START, ZERO, Figure, RunSettings, plan
 
+Settings = Callable[..., RunSettings]
 ROOT = Path(__file__).parents[3]
 NAMES = ("best", "figure3", "figure4", "preconditioners", "sine")
 
@@ -132,6 +134,32 @@ def test_settings_stay_with_their_recipe() -> None:
 
     assert sine.FIGURE.recipe(arm, ["outer.seed=7"]).outer.seed == 7
     assert sine.FIGURE.recipe(arm).outer.seed == 0
+
+
+def test_scales_seeds_and_settings_reach_every_arm(settings: Settings) -> None:
+    planned = plan(figure3.FIGURE, settings(seed_count=2, step_scale=2.0, scale=0.01))
+
+    assert [(arm.name, [job.recipe.outer.seed for job in jobs]) for arm, jobs in planned] == [
+        (name, [0, 1]) for name in ("start", "g1", "g2")
+    ]
+    for recipe in (job.recipe for _, jobs in planned for job in jobs):
+        assert recipe.outer.meta_iterations == 400
+        assert recipe.outer.meta_step_size == 0.5
+        assert recipe.evaluation.interval == 400
+        assert recipe.network.arguments["filters"] == 4
+
+
+def test_equal_arms_share_a_training(settings: Settings) -> None:
+    planned = plan(
+        figure4.FIGURE, settings(arms=("steps-reptile-4", "batch-reptile", "outer-reptile"))
+    )
+
+    folders = {arm.name: jobs[0].folder for arm, jobs in planned}
+    assert folders["batch-reptile-25"] == folders["steps-reptile-4"]
+    assert folders["outer-reptile-0-25"] == folders["batch-reptile-100"]
+    assert len(set(folders.values())) == len(folders) - 2
+    alone = plan(figure4.FIGURE, settings(arms=("batch-reptile-25",)))
+    assert alone == [item for item in planned if item[0].name in ("start", "batch-reptile-25")]
 
 
 def test_script_runs_from_anywhere(tmp_path: Path) -> None:

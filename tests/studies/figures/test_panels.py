@@ -11,10 +11,9 @@ from PIL import Image
 
 from kshot.trainer.output.plotting import write_png
 from studies.common import plots
-from studies.figures.figure import START, ZERO, Figure
+from studies.figures.figure import START, UNTRAINED, ZERO, Figure
 from studies.figures.figure4 import FIGURE as FIGURE4
 from studies.figures.panels import plot
-from studies.figures.plan import UNTRAINED
 from studies.figures.training import Outcome
 
 WAVE = {

@@ -11,8 +11,7 @@ from click.testing import CliRunner
 from kshot.trainer.recipe.recipe import recipe_digest
 from studies.common.results import read_result, result_path
 from studies.figures import command
-from studies.figures.figure import Figure
-from studies.figures.plan import RunSettings, plan
+from studies.figures.figure import Figure, RunSettings, plan
 
 NAMES = ("best", "figure3", "figure4", "preconditioners", "sine")
 

@@ -10,9 +10,8 @@ import pytest
 from kshot.trainer.errors import OtherTrainingError
 from kshot.trainer.loop.run import TrainingReport
 from studies.figures.best import FIGURE as BEST
-from studies.figures.figure import Figure
+from studies.figures.figure import Figure, RunSettings
 from studies.figures.figure3 import FIGURE as FIGURE3
-from studies.figures.plan import RunSettings
 from studies.figures.training import Outcome, run_figure
 
 pytestmark = pytest.mark.usefixtures("noise_is_the_data")
