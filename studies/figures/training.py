@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kshot.bundle import BatchNormMode, InputSpec, replace_file
+from kshot.bundle import InputSpec, replace_file
 from kshot.bundle.document import plain
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest
@@ -25,8 +25,7 @@ from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.errors import TrainerError, writing
 from kshot.trainer.evaluate.evaluator import Evaluator
-from kshot.trainer.evaluate.learning_curve import MODES
-from kshot.trainer.evaluate.scores import EvaluationResult
+from kshot.trainer.evaluate.learning_curve import MODES, curve_tasks
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.loop.image_run import image_training
 from kshot.trainer.loop.run import CHECKPOINT_FILE, Training, TrainingReport, run_training
@@ -136,41 +135,27 @@ def train_arm(figure: Figure, settings: RunSettings, job: Job, report: Report, s
 
 
 def _images(recipe: Recipe, figure: Figure, settings: RunSettings) -> Prepared:
-    evaluation, part = recipe.evaluation, figure.part
+    part, query_count = figure.part, figure.query_count
     folder = choose_data_folder(settings.data_folder)
     train, unseen = (_dataset(recipe.data, recipe.input, folder, name) for name in ("train", part))
     manifest = draft_manifest(recipe, train)
     training = image_training(recipe, manifest, train, unseen, settings.device)
-    along_tasks = EvaluationSettings(
-        way=evaluation.way,
-        shot=evaluation.shot,
-        query_count=evaluation.query_count,
-        task_count=evaluation.task_count,
-        batch_norm_mode=MODES[0],
-        step_count=evaluation.step_count,
-        batch_size=evaluation.batch_size,
-        learning_rate=recipe.inner.learning_rate,
-        seed=recipe.outer.seed,
-    )
-    task_count, query_count = settings.task_count or figure.task_count, figure.query_count
-    tasks = replace(along_tasks, task_count=task_count, query_count=query_count, seed=0)
+    task_count, along = settings.task_count or figure.task_count, curve_tasks(recipe)
+    compared = replace(along, task_count=task_count, query_count=query_count, seed=0)
     deciding: dict[str, object] = {"task_count": task_count, "query_count": query_count, "seed": 0}
     if part != "test":  # so that scores of earlier builds are known
         deciding["part"] = part
 
-    def evaluate(
-        start: Initialization, tasks: EvaluationSettings
-    ) -> Mapping[BatchNormMode, EvaluationResult]:
-        return Evaluator(start, manifest, unseen, compiled=settings.compiled).evaluate(tasks, MODES)
+    def evaluate(start: Initialization, tasks: EvaluationSettings) -> Iterator[tuple[str, Any]]:
+        evaluator = Evaluator(start, manifest, unseen, compiled=settings.compiled)
+        return ((mode.value, found) for mode, found in evaluator.evaluate(tasks, MODES).items())
 
     def measure(start: Initialization) -> Mapping[str, float]:
-        results = evaluate(start, along_tasks).items()
-        return {f"accuracy/{part}/{mode}": result.accuracy for mode, result in results}
+        return {f"accuracy/{part}/{mode}": of.accuracy for mode, of in evaluate(start, along)}
 
     def score(start: Initialization) -> Scores:
-        results = evaluate(start, tasks).items()
-        accuracies = {mode.value: result.task_accuracies for mode, result in results}
-        queries = query_count * evaluation.way
+        accuracies = {mode: of.task_accuracies for mode, of in evaluate(start, compared)}
+        queries = query_count * compared.way
         return {"query_count": queries, "scores": accuracies, "picture": None}
 
     return replace(training, measure=measure), [unseen.digest, deciding], score

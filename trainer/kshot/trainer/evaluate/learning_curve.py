@@ -24,21 +24,8 @@ class Curves:
     pixels: Mapping[str, DevicePixels]
 
     def measure(self, initialization: Initialization) -> dict[str, float]:
-        """Return accuracies in 0..1 keyed `accuracy/<data set>/<batch-norm mode>`.
-
-        The tasks are the same at every point and draw nothing from the training's randomness.
-        """
-        evaluation = self.recipe.evaluation
-        settings = EvaluationSettings(
-            way=evaluation.way,
-            shot=evaluation.shot,
-            query_count=evaluation.query_count,
-            task_count=evaluation.task_count,
-            batch_norm_mode=MODES[0],
-            step_count=evaluation.step_count,
-            batch_size=evaluation.batch_size,
-            seed=self.recipe.outer.seed,
-        )
+        """Return accuracies in 0..1 keyed `accuracy/<data set>/<batch-norm mode>`."""
+        settings = curve_tasks(self.recipe)
         scalars = {}
         for name, dataset in self.datasets.items():
             evaluator = Evaluator(initialization, self.manifest, dataset, pixels=self.pixels[name])
@@ -46,3 +33,21 @@ class Curves:
             for mode, result in results.items():
                 scalars[f"accuracy/{name}/{mode}"] = result.accuracy
         return scalars
+
+
+def curve_tasks(recipe: Recipe) -> EvaluationSettings:
+    """Return the tasks of each data set and how they are adapted to.
+
+    They are the same at every point and draw nothing from the training's randomness.
+    """
+    evaluation = recipe.evaluation
+    return EvaluationSettings(
+        way=evaluation.way,
+        shot=evaluation.shot,
+        query_count=evaluation.query_count,
+        task_count=evaluation.task_count,
+        batch_norm_mode=MODES[0],
+        step_count=evaluation.step_count,
+        batch_size=evaluation.batch_size,
+        seed=recipe.outer.seed,
+    )
