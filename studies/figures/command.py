@@ -20,7 +20,7 @@ from studies.figures.figure import Figure, RunSettings, plan
 from studies.figures.panels import plot
 from studies.figures.training import run_figure
 
-ABOVE_ZERO, FOLDER = click.FloatRange(min=0, min_open=True), click.Path(path_type=Path)
+FOLDER, MOST_FACTOR = click.Path(path_type=Path), 1e6
 OUT_HELP = "Folder for the result, NAME.json and NAME.png, and a folder for each training."
 SCALE_HELP = "Multiply the meta-iterations of all arms.  [default: 1]"
 STEP_SCALE_HELP = "Multiply the outer step sizes of all arms.  [default: 1]"
@@ -32,14 +32,23 @@ RESUME_HELP = "Resume the run in DIR; finished arms are kept."
 COMPILE_HELP = "Compile the inner steps.  [default: where that works]"
 
 
+def _factor(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    """Return a factor; raises `BadParameter` for others, nan among them, which ranges let pass."""
+    if not 0 < value <= MOST_FACTOR:
+        raise click.BadParameter(
+            f"expected a number above 0 and at most {MOST_FACTOR:g}, got {value:g}"
+        )
+    return value
+
+
 def figure_command(figure: Figure) -> click.Command:
     """Return the command that trains a figure's arms and compares them on the same tasks."""
 
     @click.command(figure.name, help=f"{figure.title}: train the arms and compare them.")
     @click.option("--out", required=True, type=FOLDER, metavar="DIR", help=OUT_HELP)
     @data_option
-    @click.option("--scale", type=ABOVE_ZERO, default=1.0, help=SCALE_HELP)
-    @click.option("--step-scale", type=ABOVE_ZERO, default=1.0, help=STEP_SCALE_HELP)
+    @click.option("--scale", type=float, callback=_factor, default=1.0, help=SCALE_HELP)
+    @click.option("--step-scale", type=float, callback=_factor, default=1.0, help=STEP_SCALE_HELP)
     @click.option("--seeds", "seed_count", type=click.IntRange(min=1), default=1, help=SEEDS_HELP)
     @click.option("--tasks", "task_count", type=click.IntRange(min=2), help=TASKS_HELP)
     @click.option("--arms", metavar="NAME,...", default="", help=ARMS_HELP)

@@ -61,7 +61,12 @@ def test_figure_runs_and_resumes(tmp_path: Path, tiny: tuple[str, ...]) -> None:
     [
         (SINE, ["--arms", "g1"], "got g1"),
         (SINE, ["--set", "a.b=1"], "a: unknown key"),
-        (SINE, ["--scale", "0"], "x>0"),
+        *(
+            (SINE, [option, value], f"'{option}': expected a number above 0 and at most 1e+06")
+            for option in ("--scale", "--step-scale")
+            for value in ("0", "-1", "nan", "inf", "1e307")
+        ),
+        (SINE, ["--scale", "half"], "'half' is not a valid float"),
         (FIGURE3, [], "--data"),
     ],
 )
