@@ -91,9 +91,8 @@ bench() {
   [ -z "${ROUNDS:-}" ] || rounds=(--rounds "$ROUNDS")
   local kshot=("$python" -m kshot bench)
   local adapt=("${kshot[@]}" adapt --tasks "${STACKED:-64}" --device "$device" --json "${rounds[@]}")
-  local forms=("$python" benchmarks/convolution_forms.py --device "$device" "${rounds[@]}")
-  local profile=("$python" benchmarks/profile_step.py --device "$device")
-  profile+=(--steps "${PROFILE_STEPS:-200}")
+  local step=("$python" benchmarks/inner_step.py --device "$device")
+  local forms=(forms "${rounds[@]}") profile=(profile --steps "${PROFILE_STEPS:-200}")
   local which
   read -ra which <<<"${FORMS:-dddd cddc cccc}"
   case $1 in
@@ -106,10 +105,10 @@ bench() {
       command=("${kshot[@]}" serve --device "$device" --json
         --seconds "${SERVE_SECONDS:-5}" --concurrency "${CONCURRENCY:-1,8,64}")
       ;;
-    forms-1) command=("${forms[@]}" --tasks 1 "${which[@]}") ;;
-    forms-stacked) command=("${forms[@]}" --tasks "${STACKED:-64}" "${which[@]}") ;;
-    profile-1) command=("${profile[@]}" --tasks 1) ;;
-    profile-stacked) command=("${profile[@]}" --tasks "${STACKED:-64}") ;;
+    forms-1) command=("${step[@]}" --tasks 1 "${forms[@]}" "${which[@]}") ;;
+    forms-stacked) command=("${step[@]}" --tasks "${STACKED:-64}" "${forms[@]}" "${which[@]}") ;;
+    profile-1) command=("${step[@]}" --tasks 1 "${profile[@]}") ;;
+    profile-stacked) command=("${step[@]}" --tasks "${STACKED:-64}" "${profile[@]}") ;;
     *)
       echo "BENCHES: expected a name in bench(), got $1" >&2
       return 1

@@ -116,7 +116,7 @@ class Conv4:
 
         On a CPU that is a product of columns in every block where convolutions stride, and the
         library's convolution where they do not and columns overlap most, as
-        benchmarks/convolution_forms.py measures.
+        `benchmarks/inner_step.py forms` measures.
         """
         if self.downsampling == "max_pool":
             return replace(self, column_blocks=())
