@@ -274,6 +274,10 @@ class Manifest:
         fitting = (rule for rule in rules if way <= rule.max_way)
         return next(fitting, rules[-1]).batch_size
 
+    def way_bucket(self, way: int) -> int:
+        """Return the number of rows of a task's head: the smallest bucket that holds its way."""
+        return next((bucket for bucket in self.inner_loop.way_buckets if bucket >= way), way)
+
     @property
     def calibrated_modes(self) -> tuple[BatchNormMode, ...]:
         """Return the allowed batch-norm modes that have temperatures, in the order of `allowed`."""
@@ -283,9 +287,7 @@ class Manifest:
 
     def temperature(self, mode: BatchNormMode, way: int, support_count: int) -> float:
         """Return the temperature of a task in `mode`; 1 without a calibration."""
-        if self.calibration is None:
-            return 1.0
-        return self.calibration.temperature(mode, way, support_count)
+        return self.calibration.temperature(mode, way, support_count) if self.calibration else 1.0
 
 
 def template_file(mode: BatchNormMode) -> str:

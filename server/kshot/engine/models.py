@@ -30,11 +30,6 @@ class LoadedModel:
         """The device that holds its parameters."""
         return self.initialization.parameters["head.bias"].device
 
-    def way_bucket(self, way: int) -> int:
-        """Return the number of rows of a task's head: the smallest bucket that holds its way."""
-        buckets = self.bundle.manifest.inner_loop.way_buckets
-        return min((bucket for bucket in buckets if bucket >= way), default=way)
-
     def start(
         self,
         way: int,
@@ -57,7 +52,7 @@ class LoadedModel:
             preconditioner=preconditioner,
             support=support,
             classes=classes,
-            bucket=self.way_bucket(way),
+            bucket=self.bundle.manifest.way_bucket(way),
         )
         if head is not Head.PROTOTYPE:
             if len(self._starts) >= MOST_STARTS:

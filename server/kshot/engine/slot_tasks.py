@@ -26,8 +26,9 @@ def step_rule(model: LoadedModel, preconditioner: Preconditioner, learning_rate:
 def step_spec(model: LoadedModel, task: EngineTask) -> StepSpec:
     """Describe the inner step that a task needs."""
     rule = step_rule(model, task.preconditioner, task.learning_rate)
-    bucket = model.way_bucket(task.way)
-    return StepSpec.of(model.bundle.manifest, bucket, task.batch_size, rule, task.scope)
+    manifest = model.bundle.manifest
+    bucket = manifest.way_bucket(task.way)
+    return StepSpec.of(manifest, bucket, task.batch_size, rule, task.scope)
 
 
 def slot_task(model: LoadedModel, task: EngineTask) -> SlotTask:

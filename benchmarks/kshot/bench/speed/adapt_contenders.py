@@ -48,8 +48,8 @@ def inner_step(
 
 def kshot_spec(task: TimedTask) -> StepSpec:
     """Describe the inner step that serves a task, its way padded to the bundle's bucket."""
-    scope = task.manifest.scope.default
-    return StepSpec.of(task.manifest, task.way_bucket, task.size.batch_size, task.rule, scope)
+    manifest, bucket = task.manifest, task.manifest.way_bucket(task.size.way)
+    return StepSpec.of(manifest, bucket, task.size.batch_size, task.rule, manifest.scope.default)
 
 
 def kshot_loop(task: TimedTask, step: InnerStep, tasks: int = 1) -> Callable[[], list[SlotResult]]:
@@ -59,7 +59,7 @@ def kshot_loop(task: TimedTask, step: InnerStep, tasks: int = 1) -> Callable[[],
     """
 
     def started() -> SlotTask:
-        state = task.start(task.way_bucket)
+        state = task.start(task.manifest.way_bucket(task.size.way))
         return SlotTask(state, task.support, task.classes, task.batches, task.rule)
 
     most = task.manifest.limits.max_step_count

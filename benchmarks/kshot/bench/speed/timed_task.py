@@ -59,13 +59,6 @@ class TimedTask:
         """Return the bundle's inner step."""
         return StepRule.of(self.manifest.inner_loop, self.manifest.inner_loop.preconditioner)
 
-    @property
-    def way_bucket(self) -> int:
-        """Return the number of ways to which the bundle pads the head."""
-        buckets = self.manifest.inner_loop.way_buckets
-        way = self.size.way
-        return min((bucket for bucket in buckets if bucket >= way), default=way)
-
     def start(self, bucket: int | None = None) -> LoopState:
         """Make the state from which an adaptation starts, its head padded to a bucket of ways."""
         return start_state(
