@@ -10,14 +10,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from kshot.bench import plot
-from kshot.bench.plot import check_plot, draw_bars, write_plot
+from kshot.bench.plot import check_plot, draw_bars
+from kshot.trainer.output.plotting import figure_of, write_png
 
 
 def test_a_plot_replaces_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "bars.png"
     path.write_bytes(b"an older file")
 
-    write_plot(path, lambda figure: draw_bars(figure, {"one": 1.0, "two": 2.5}, "numbers"))
+    write_png(
+        path, figure_of(lambda figure: draw_bars(figure, {"one": 1.0, "two": 2.5}, "numbers"))
+    )
 
     with Image.open(path) as image:
         image.load()
@@ -34,7 +37,7 @@ def test_a_failed_drawing_leaves_the_old_file(tmp_path: Path) -> None:
         figure.text(0.5, 0.5, "$\\frac{$")  # no formula
 
     with pytest.raises(ValueError, match="frac"):
-        write_plot(path, fail_when_rendered)
+        write_png(path, figure_of(fail_when_rendered))
 
     assert path.read_bytes() == b"an older file"
     assert [file.name for file in tmp_path.iterdir()] == ["bars.png"]

@@ -15,12 +15,12 @@ import click
 import torch
 
 from kshot.bench.environment import environment
-from kshot.bench.plot import write_plot
 from kshot.bench.report import Report
 from kshot.bundle import BatchNormMode, Limits
 from kshot.client import ModelCapabilities
 from kshot.client.commands.options import json_option, print_document
 from kshot.trainer.commands.options import choose_device, device_option
+from kshot.trainer.output.plotting import figure_of, write_png
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -134,7 +134,7 @@ class Shared:
         else:
             report.print()
         if self.plot is not None and draw is not None:
-            write_plot(self.plot, draw)
+            write_png(self.plot, figure_of(draw))
 
 
 def gathered(kind: type[Kind], given: Mapping[str, Any]) -> Kind:

@@ -1,16 +1,14 @@
-"""Plots as PNG files, written whole or not at all."""
+"""Checks of `--plot` before a measurement, and bars."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from kshot.trainer.output.plotting import figure_of, write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,11 +34,6 @@ def check_plot(path: Path | None) -> None:
             pass
     except OSError as error:
         raise click.UsageError(f"--plot: cannot write {path}: {error.strerror}") from None
-
-
-def write_plot(path: Path, draw: Callable[[Figure], None]) -> None:
-    """Draw a figure without a display and write it as a PNG; raises `TrainingError`."""
-    write_png(path, figure_of(draw))
 
 
 def draw_bars(figure: Figure, values: Mapping[str, float], title: str) -> None:

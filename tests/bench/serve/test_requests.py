@@ -6,7 +6,6 @@ import pytest
 
 from kshot.bench.serve.requests import (
     Workload,
-    adapt_request,
     adapt_requests,
     noise,
     predict_requests,
@@ -16,17 +15,15 @@ from kshot.client.encoding import encode_images
 from kshot.v1 import adaptation_pb2 as wire
 
 
-def test_adapt_requests_differ_in_the_seed() -> None:
-    request = wire.AdaptRequest(model="m", options=wire.AdaptOptions(step_count=7, seed=99))
-    request.support_set.class_indices.extend([0, 1])
-    next_request = adapt_requests(request)
+def test_adapt_requests_differ_in_the_seed(model: ModelCapabilities) -> None:
+    next_request = adapt_requests(Workload(step_count=7), model)
 
     read = [wire.AdaptRequest.FromString(next_request()) for _ in range(3)]
 
     assert [item.options.seed for item in read] == [1, 2, 3]
     for item in read:
         item.options.seed = 99
-    assert read == [request] * 3
+    assert read == [read[0]] * 3
 
 
 def test_adapted_models_take_turns() -> None:
@@ -59,8 +56,11 @@ def test_images_have_the_form_that_clients_send(
 
 
 def test_each_class_has_its_examples(model: ModelCapabilities) -> None:
-    request = adapt_request(Workload(way=3, shot=2, step_count=7), model)
+    next_request = adapt_requests(Workload(way=3, shot=2, step_count=7), model)
 
+    request = wire.AdaptRequest.FromString(next_request())
+
+    assert request.model == model.model
     assert list(request.support_set.class_indices) == [0, 1, 2, 0, 1, 2]
     assert len(request.support_set.class_names) == 3
     assert request.options.step_count == 7

@@ -109,14 +109,8 @@ def arrival_times(kind: str, rate: float, seconds: float, seed: int) -> tuple[fl
 async def closed_loop(send: Send, callers: int, seconds: float, clock: Clock) -> Load:
     """Let each caller send its next call when its last is answered, for some seconds."""
     begin, cpu = clock.now(), time.process_time()
-    samples: list[Sample] = []
-
-    def over() -> bool:
-        return clock.now() >= begin + seconds
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(callers):
-            group.create_task(_call_until(over, send, samples, clock))
+    async with continuous_load(send, callers, clock) as samples:
+        await clock.sleep_until(begin + seconds)
     return _load(samples, begin, cpu, clock)
 
 
@@ -149,9 +143,18 @@ async def continuous_load(send: Send, callers: int, clock: Clock) -> AsyncIterat
     """
     samples: list[Sample] = []
     stopped = False
+
+    async def call() -> None:
+        while not stopped:
+            sent = clock.now()
+            answer = await send()
+            samples.append(Sample(sent, sent, clock.now(), answer))
+            if answer.code != OK:
+                await clock.sleep_until(clock.now() + REFUSAL_PAUSE_SECONDS)
+
     async with asyncio.TaskGroup() as group:
         for _ in range(callers):
-            group.create_task(_call_until(lambda: stopped, send, samples, clock))
+            group.create_task(call())
         try:
             yield samples
         finally:
@@ -164,17 +167,6 @@ def join_loads(loads: Sequence[Load]) -> Load:
     cpu_seconds = sum(load.generator_cpu * load.seconds for load in loads)
     samples = tuple(sample for load in loads for sample in load.samples)
     return Load(samples, seconds, cpu_seconds / seconds if seconds > 0 else 0.0)
-
-
-async def _call_until(
-    over: Callable[[], bool], send: Send, samples: list[Sample], clock: Clock
-) -> None:
-    while not over():
-        sent = clock.now()
-        answer = await send()
-        samples.append(Sample(sent, sent, clock.now(), answer))
-        if answer.code != OK:
-            await clock.sleep_until(clock.now() + REFUSAL_PAUSE_SECONDS)
 
 
 def _load(samples: Sequence[Sample], begin: float, cpu: float, clock: Clock) -> Load:

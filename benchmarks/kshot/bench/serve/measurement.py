@@ -10,9 +10,9 @@ from kshot.bench.report import say
 from kshot.bench.serve import load_generator as generator
 from kshot.bench.serve import summary
 from kshot.bench.serve.load_generator import OK, Clock, Load, Sample, Send
-from kshot.bench.serve.measured_server import MeasuredServer
 from kshot.bench.serve.process_usage import cpu_per_call
 from kshot.bench.serve.server_calls import Session
+from kshot.bench.serve.server_process import ServerProcess
 from kshot.bench.serve.summary import BesideAdapt, ClosedLoop, MethodLoads, OpenLoop, ServeResult
 from kshot.bench.speed.timing import percentiles
 from kshot.v1 import adaptation_pb2 as wire
@@ -41,9 +41,9 @@ class ServePlan:
 
 @dataclass(frozen=True)
 class Bench:
-    """The server, the session with it, and the plan of the loads."""
+    """The server where it is the bench's own, the session with it, and the plan of the loads."""
 
-    server: MeasuredServer
+    server: ServerProcess | None
     session: Session
     plan: ServePlan
     clock: Clock
@@ -78,12 +78,11 @@ async def measure(bench: Bench) -> ServeResult:
     predict = Method("Predict", bench.session.predict(kept), wire.PredictResponse)
     for method in (adapt, predict):
         await _warm_up(bench, method)
-    closed, samples = await _closed_loops(bench, adapt)
-    adapt_loads = MethodLoads(closed, await _open_loop(bench, adapt, closed))
-    closed, _ = await _closed_loops(bench, predict)
+    adapt_loads, samples = await _loads(bench, adapt)
+    predict_loads, _ = await _loads(bench, predict)
     return ServeResult(
         adapt=adapt_loads,
-        predict=MethodLoads(closed, await _open_loop(bench, predict, closed)),
+        predict=predict_loads,
         adapt_overhead=summary.overhead(samples.get(1, ())),
         compute_paths=summary.compute_paths(
             [sample for some in samples.values() for sample in some]
@@ -100,32 +99,30 @@ async def _warm_up(bench: Bench, method: Method) -> None:
     await _end(bench, method, load)
 
 
-async def _closed_loops(
+async def _loads(
     bench: Bench, method: Method
-) -> tuple[tuple[ClosedLoop, ...], Mapping[int, Sequence[Sample]]]:
-    """Run the closed loops; returns their summaries, and their calls by the number of callers."""
-    loops, samples = [], {}
-    for callers in bench.plan.concurrency:
+) -> tuple[MethodLoads, Mapping[int, Sequence[Sample]]]:
+    """Run a method's loads; returns the calls of the closed loops too, by number of callers.
+
+    The open loop runs by default at half of the closed loops' best rate.
+    """
+    plan, closed, samples = bench.plan, [], {}
+    for callers in plan.concurrency:
         say(f"{method.name}, closed loop, concurrency {callers}")
-        before = bench.server.cpu()
-        load = await generator.closed_loop(method.send, callers, bench.plan.seconds, bench.clock)
-        after = bench.server.cpu()
+        before = bench.server.cpu() if bench.server else None
+        load = await generator.closed_loop(method.send, callers, plan.seconds, bench.clock)
+        after = bench.server.cpu() if bench.server else None
         await _end(bench, method, load)
         weighed = summary.summarize(load, method.response)
-        loops.append(ClosedLoop(callers, weighed, cpu_per_call(before, after, weighed.answered)))
+        closed.append(ClosedLoop(callers, weighed, cpu_per_call(before, after, weighed.answered)))
         samples[callers] = load.samples
-    return tuple(loops), samples
-
-
-async def _open_loop(bench: Bench, method: Method, closed: Sequence[ClosedLoop]) -> OpenLoop:
-    """Run the open loop, by default at half of the closed loops' best rate."""
-    plan = bench.plan
     rate = plan.rate or max(level.load.calls_per_second for level in closed) / 2
     say(f"{method.name}, open loop, {rate:.4g} calls per second")
     arrivals = generator.arrival_times(plan.arrivals, rate, plan.seconds, _SEED)
     load = await _end(bench, method, await generator.open_loop(method.send, arrivals, bench.clock))
     lateness = percentiles([sample.lateness_ms for sample in load.samples])
-    return OpenLoop(plan.arrivals, rate, lateness, summary.summarize(load, method.response))
+    weighed = summary.summarize(load, method.response)
+    return MethodLoads(tuple(closed), OpenLoop(plan.arrivals, rate, lateness, weighed)), samples
 
 
 async def _beside_adapt(bench: Bench, predict: Method) -> tuple[BesideAdapt, ...]:
@@ -167,7 +164,8 @@ def compare(alone: Sequence[Turn], turns: Sequence[Turn], callers: int) -> Besid
 
 async def _end(bench: Bench, method: Method, load: Load) -> Load:
     """Delete the load's adapted models and check that some of its calls were answered."""
-    bench.server.check()
+    if bench.server is not None:
+        bench.server.check()
     await bench.session.forget()
     codes = Counter(sample.answer.code for sample in load.samples)
     if not codes[OK]:

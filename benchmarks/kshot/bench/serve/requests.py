@@ -83,19 +83,15 @@ def support_set(workload: Workload, model: ModelCapabilities) -> tuple[Pixels, l
     return noise(model.input_shape, len(labels)), labels
 
 
-def adapt_request(workload: Workload, model: ModelCapabilities) -> wire.AdaptRequest:
-    """Write the request to adapt."""
-    support, _classes = encode_support(*support_set(workload, model))
-    options = encode_options(workload.options)
-    return wire.AdaptRequest(model=model.model, support_set=support, options=options)
-
-
-def adapt_requests(request: wire.AdaptRequest) -> Callable[[], bytes]:
-    """Return a function that gives the request with another seed each time.
+def adapt_requests(workload: Workload, model: ModelCapabilities) -> Callable[[], bytes]:
+    """Return a function that gives the request to adapt with another seed each time.
 
     A server may answer equal requests by one run. Protobuf merges messages that are concatenated,
     so only the seed is encoded anew.
     """
+    support, _classes = encode_support(*support_set(workload, model))
+    options = encode_options(workload.options)
+    request = wire.AdaptRequest(model=model.model, support_set=support, options=options)
     fixed = request.SerializeToString()
     seeds = itertools.count(1)
 

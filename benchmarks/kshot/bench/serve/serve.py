@@ -1,10 +1,11 @@
 """`kshot bench serve`: a real server under load, over the wire."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -19,20 +20,23 @@ from kshot.bench.options import (
     shared_options,
 )
 from kshot.bench.plot import check_plot
+from kshot.bench.report import say
 from kshot.bench.serve.load_generator import ARRIVALS, Clock, run
-from kshot.bench.serve.measured_server import MeasuredServer, other_server, own_server
 from kshot.bench.serve.measurement import Bench, ServePlan, measure
-from kshot.bench.serve.memory import MemoryResult, measure_memory
+from kshot.bench.serve.memory import measure_memory
 from kshot.bench.serve.process_usage import resident_bytes
 from kshot.bench.serve.requests import Workload, check_workload, choose_model
-from kshot.bench.serve.server_calls import open_session, try_out
-from kshot.bench.serve.server_process import ServerProcess, interrupted_by_signals
-from kshot.bench.serve.summary import ServeResult
+from kshot.bench.serve.server_calls import Session, open_session, try_out
+from kshot.bench.serve.server_process import ServerProcess, interrupted_by_signals, running_server
 from kshot.bench.serve.tables import draw_result, loads_report, memory_report
-from kshot.client import ModelCapabilities
+from kshot.client import Capabilities, Client, ModelCapabilities
 from kshot.trainer.commands.options import find_bundle
 
+Result = TypeVar("Result")
+
 _MAX_ARRIVALS = 1_000_000
+# A bench may make more adapted models than a server keeps by default.
+_LIMITS = ("--max-adapted-models", "1000000", "--max-adapted-bytes", str(2**50))
 _NOT_WITH_SERVER = ("bundle_name", "device", "memory")
 _ONLY_WITH_MEMORY = ("models", "rounds")
 _NOT_WITH_MEMORY = ("concurrency", "rate", "arrivals", "seconds", "adapted_models", "plot")
@@ -109,46 +113,54 @@ def command(
             f"{plan.seconds:g} seconds"
         )
     check_plot(shared.plot)
-    chosen = (
-        other_server(server)
-        if server
-        else own_server(find_bundle(shared.bundle_name), shared.device)
-    )
-    with interrupted_by_signals(), chosen as measured:
-        served = choose_model(measured.capabilities, model)
+    running: AbstractContextManager[ServerProcess | None] = nullcontext()
+    if not server:
+        bundle = find_bundle(shared.bundle_name)
+        say(f"starting a server of {bundle.manifest.name}")
+        running = running_server(bundle.path, shared.device, _LIMITS)
+    with interrupted_by_signals(), running as own:
+        address = own.address if own is not None else str(server)
+        with Client(address) as client:
+            capabilities = client.capabilities()
+        served = choose_model(capabilities, model)
         check_workload(workload, served)
-        resolved = try_out(measured.address, workload, served)
+        resolved = try_out(address, workload, served)
         workload = replace(workload, batch_norm_mode=resolved.batch_norm_mode)
         document: dict[str, object] = {
             "environment": environment(),
-            "server": measured.document(),
+            "server": {
+                "address": address,
+                "own": own is not None,
+                "version": capabilities.server_version,
+                "device": capabilities.device,
+                "device_name": capabilities.device_name,
+                "compute_path": capabilities.compute_path,
+            },
             "workload": {"model": served.model, **asdict(workload)},
         }
-        title = _title(workload, served, measured)
-        if measured.process is not None and memory:
-            costs = run(_measure_memory(measured.process, workload, served, models, rounds))
+        title = _title(workload, capabilities, served.model)
+        in_session = partial(_in_session, address, workload, served, own=own is not None)
+        if own is not None and memory:
+            costs = run(in_session(lambda session: measure_memory(session, own, models, rounds)))
             report, draw = memory_report(title, costs), None
             document |= {"memory": asdict(costs)}
         else:
-            result = run(_measure_loads(measured, workload, served, plan))
+            result = run(in_session(lambda session: measure(Bench(own, session, plan, Clock()))))
             report, draw = loads_report(title, result), partial(draw_result, title, result)
             document |= {"plan": asdict(plan), **asdict(result)}
     shared.publish(document, report, draw)
 
 
-async def _measure_loads(
-    server: MeasuredServer, workload: Workload, model: ModelCapabilities, plan: ServePlan
-) -> ServeResult:
-    own = server.process is not None
-    async with open_session(server.address, workload, model, own=own) as session:
-        return await measure(Bench(server, session, plan, Clock()))
-
-
-async def _measure_memory(
-    process: ServerProcess, workload: Workload, model: ModelCapabilities, models: int, rounds: int
-) -> MemoryResult:
-    async with open_session(process.address, workload, model, own=True) as session:
-        return await measure_memory(session, process, models, rounds)
+async def _in_session(
+    address: str,
+    workload: Workload,
+    model: ModelCapabilities,
+    work: Callable[[Session], Awaitable[Result]],
+    *,
+    own: bool,
+) -> Result:
+    async with open_session(address, workload, model, own=own) as session:
+        return await work(session)
 
 
 def _refuse(parameters: Iterable[str], why: str) -> None:
@@ -160,9 +172,9 @@ def _refuse(parameters: Iterable[str], why: str) -> None:
             raise click.UsageError(f"{flags[name]} {why}")
 
 
-def _title(workload: Workload, model: ModelCapabilities, server: MeasuredServer) -> str:
+def _title(workload: Workload, server: Capabilities, model: str) -> str:
     return (
-        f"{model.model}, {workload.way}-way {workload.shot}-shot, {workload.step_count} steps, "
+        f"{model}, {workload.way}-way {workload.shot}-shot, {workload.step_count} steps, "
         f"{workload.images} queries a call, {workload.batch_norm_mode}, "
-        f"on {server.capabilities.device_name or server.capabilities.device}"
+        f"on {server.device_name or server.device}"
     )

@@ -65,7 +65,7 @@ def try_out(address: str, workload: Workload, model: ModelCapabilities) -> Resol
 class Session:
     """Sends the calls of a bench over two connections: one adapts and deletes, one predicts.
 
-    What `adapt` makes lasts until `forget`, what `keep` makes until `forget_kept`.
+    What `adapt` makes lasts until `forget()`, what `keep` makes until `forget(kept=True)`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Session:
         self._adapt = make_call(adapting, "Adapt")
         self._delete = make_call(adapting, "DeleteAdaptedModel")
         self._predict = make_call(predicting, "Predict")
-        self._next_adapt = requests.adapt_requests(requests.adapt_request(workload, model))
+        self._next_adapt = requests.adapt_requests(workload, model)
         self._queries = noise(model.input_shape, workload.images, seed=1)
         self._made: list[asyncio.Task[Answer]] = []
         self._kept: list[asyncio.Task[Answer]] = []
@@ -99,13 +99,12 @@ class Session:
         next_predict = requests.predict_requests(adapted_models, self._queries)
         return lambda: self._predict(next_predict())
 
-    async def forget(self) -> None:
-        """Delete what `adapt` has made."""
-        await self._delete_made(self._made)
-
-    async def forget_kept(self) -> None:
-        """Delete what `keep` has made."""
-        await self._delete_made(self._kept)
+    async def forget(self, *, kept: bool = False) -> None:
+        """Delete what `adapt` has made, or what `keep` has."""
+        made = self._kept if kept else self._made
+        answers = await asyncio.gather(*made)
+        made.clear()
+        await self.delete(_id(answer) for answer in answers if answer.code == OK)
 
     async def delete(self, adapted_models: Iterable[str]) -> None:
         """Delete adapted models; say on stderr how many the server did not delete."""
@@ -128,11 +127,6 @@ class Session:
         made.append(asyncio.create_task(self._adapt(self._next_adapt())))
         return await asyncio.shield(made[-1])
 
-    async def _delete_made(self, made: list[asyncio.Task[Answer]]) -> None:
-        answers = await asyncio.gather(*made)
-        made.clear()
-        await self.delete(_id(answer) for answer in answers if answer.code == OK)
-
 
 @asynccontextmanager
 async def open_session(
@@ -149,7 +143,7 @@ async def open_session(
         finally:
             if not own:
                 await session.forget()
-                await session.forget_kept()
+                await session.forget(kept=True)
 
 
 def _id(answer: Answer) -> str:

@@ -57,8 +57,10 @@ class ServerProcess:
         self.check()
         return Memory(resident_bytes(self.process.pid), resident_bytes(self.engine_pid))
 
-    def cpu(self) -> Cpu:
-        """Read the processor time of its processes; raises `ClickException` without /proc."""
+    def cpu(self) -> Cpu | None:
+        """Read the processor time of its processes; None without /proc."""
+        if not Path(f"/proc/{os.getpid()}/stat").exists():
+            return None
         return Cpu(cpu_ms(self.process.pid), cpu_ms(self.engine_pid))
 
 

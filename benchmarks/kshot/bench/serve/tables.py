@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from kshot.bench.report import Report
@@ -89,13 +90,11 @@ def _row(name: str, load: LoadSummary) -> tuple[str, ...]:
     errors = ", ".join(f"{count} {code}" for code, count in load.errors.items())
     if load.latency_ms is None or load.timing_ms is None:
         return (name, *["-"] * 9, errors)
-    latency, split = load.latency_ms, load.timing_ms
-    spans = (split.queue, split.decode, split.compute, split.store, split.rest)
     return (
         name,
-        *(f"{value:.2f}" for value in (latency.p50, latency.p95, latency.p99)),
+        *load.latency_ms.cells(2),
         f"{load.calls_per_second:.1f}",
-        *(f"{value:.2f}" for value in spans),
+        *(f"{value:.2f}" for value in astuple(load.timing_ms)),
         errors or "0",
     )
 

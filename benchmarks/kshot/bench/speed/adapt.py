@@ -95,9 +95,8 @@ class Measurement:
         rows = []
         for name, samples in self.samples.items():
             times = percentiles(samples)
-            cells = [f"{value:.1f}" for value in (times.p50, times.p95, times.p99)]
             ratios = (f"{ratio(samples, kshot):.2f}", f"{times.p50 / floor:.2f}")
-            rows.append((_TITLES[name], *cells, *ratios))
+            rows.append((_TITLES[name], *times.cells(1), *ratios))
         rows.append(("the floor", f"{floor:.1f}", "", "", "", "1.00"))
         if self.tasks:
             each = median(self.stacked) / self.tasks

@@ -137,7 +137,7 @@ def _report(
     rows = [
         (
             f"{comparison.batch_norm_mode}, {comparison.images} images: {_TITLES[name]}",
-            *(f"{value:.3f}" for value in (times.p50, times.p95, times.p99)),
+            *times.cells(3),
             f"{comparison.ratio_vs_eager[name]:.2f}" if name != "eager" else "",
         )
         for comparison in comparisons

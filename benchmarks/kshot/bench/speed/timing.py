@@ -23,11 +23,13 @@ class Percentiles:
     p95: float
     p99: float
 
+    def cells(self, digits: int) -> tuple[str, ...]:
+        """Return them as cells of a table."""
+        return tuple(f"{value:.{digits}f}" for value in (self.p50, self.p95, self.p99))
+
 
 def percentiles(samples_ms: Sequence[float]) -> Percentiles:
-    """Interpolate percentiles between the nearest samples; raises `ValueError` without samples."""
-    if not samples_ms:
-        raise ValueError("percentiles: expected at least 1 sample, got 0 samples")
+    """Interpolate percentiles between the nearest of at least one sample."""
     return Percentiles(*(float(value) for value in np.percentile(samples_ms, (50, 95, 99))))
 
 
