@@ -5,33 +5,25 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from kshot.server.errors import ConfigError
 
 DAY_SECONDS = 24 * 3600.0
 
-_MOST_COUNTED = 2**53
-# The least and the greatest value of each number.
-_SPANS: dict[str, tuple[float, float]] = {
-    "max_message_bytes": (1024, 2**31 - 1),  # gRPC's own bound
-    "max_image_pixels": (1, 2**26),  # decoders refuse more
-    "max_request_pixels": (1, _MOST_COUNTED),
-    "max_predict_images": (1, _MOST_COUNTED),
-    "max_adapted_models": (1, _MOST_COUNTED),
-    "max_adapted_bytes": (1, _MOST_COUNTED),
-    # The time of expiry must be before the year 10,000.
-    "default_ttl": (0.001, 36_500 * DAY_SECONDS),
-    "max_ttl": (0.001, 36_500 * DAY_SECONDS),
-    "max_adapt_queue": (1, 1_000_000),
-    "max_predict_queue": (1, 1_000_000),
-    "cache_bytes": (0, _MOST_COUNTED),
-    "max_hot_sessions": (0, 100_000),
-    "drain_grace": (0.001, DAY_SECONDS),
-    "engine_start": (0.001, DAY_SECONDS),
-    "engine_probe": (0.001, DAY_SECONDS),
-}
+# The time of expiry must be before the year 10,000.
+_MAX_TTL = 36_500 * DAY_SECONDS
+
+
+def _count(default: int, text: str, least: int = 1, greatest: int = 2**53) -> int:
+    """Declare a number that has a flag: its default, its help, its least and greatest value."""
+    return field(default=default, metadata={"help": text, "span": (least, greatest)})
+
+
+def _seconds(default: float, text: str, greatest: float = DAY_SECONDS) -> float:
+    """Declare a span of time that has a flag: its default, its help, its greatest value."""
+    return field(default=default, metadata={"help": text, "span": (0.001, greatest)})
 
 
 @dataclass(frozen=True)
@@ -51,70 +43,62 @@ class ServerConfig:
     """Where the engine computes: `auto`, `cpu` or `cuda`."""
     insecure: bool = False
     """Whether to listen on an address that other machines can reach, without encryption or keys."""
-    max_message_bytes: int = field(
-        default=16 * 2**20, metadata={"help": "Maximum size of a request, in bytes."}
+    # At most gRPC's own bound.
+    max_message_bytes: int = _count(
+        16 * 2**20, "Maximum size of a request, in bytes.", least=1024, greatest=2**31 - 1
     )
-    max_image_pixels: int = field(
-        default=2**24, metadata={"help": "Maximum pixels of one image before resizing."}
+    # Decoders refuse more than the greatest value.
+    max_image_pixels: int = _count(
+        2**24, "Maximum pixels of one image before resizing.", greatest=2**26
     )
-    max_request_pixels: int = field(
-        default=2**26,
-        metadata={"help": "Maximum pixels of all images of a request before resizing."},
+    max_request_pixels: int = _count(
+        2**26, "Maximum pixels of all images of a request before resizing."
     )
-    max_predict_images: int = field(
-        default=2**17,
-        metadata={
-            "help": "Maximum images that a request to predict may run through the network; mode "
-            "support_and_query runs the support set with each query."
-        },
+    max_predict_images: int = _count(
+        2**17,
+        "Maximum images that a request to predict may run through the network; mode "
+        "support_and_query runs the support set with each query.",
     )
-    max_adapted_models: int = field(
-        default=10_000, metadata={"help": "Maximum number of stored adapted models."}
+    max_adapted_models: int = _count(10_000, "Maximum number of stored adapted models.")
+    max_adapted_bytes: int = _count(8 * 2**30, "Maximum bytes of stored adapted models.")
+    default_ttl: float = _seconds(
+        7 * DAY_SECONDS,
+        "Seconds an adapted model is kept unless the caller sets a time to live.",
+        greatest=_MAX_TTL,
     )
-    max_adapted_bytes: int = field(
-        default=8 * 2**30, metadata={"help": "Maximum bytes of stored adapted models."}
+    max_ttl: float = _seconds(
+        30 * DAY_SECONDS,
+        "Maximum time to live that a caller may set, in seconds.",
+        greatest=_MAX_TTL,
     )
-    default_ttl: float = field(
-        default=7 * DAY_SECONDS,
-        metadata={
-            "help": "Seconds an adapted model is kept unless the caller sets a time to live."
-        },
+    max_adapt_queue: int = _count(
+        256,
+        "Maximum calls that adapt or wait to adapt; others get UNAVAILABLE.",
+        greatest=1_000_000,
     )
-    max_ttl: float = field(
-        default=30 * DAY_SECONDS,
-        metadata={"help": "Maximum time to live that a caller may set, in seconds."},
+    max_predict_queue: int = _count(
+        256,
+        "Maximum calls that predict or wait to predict; others get UNAVAILABLE.",
+        greatest=1_000_000,
     )
-    max_adapt_queue: int = field(
-        default=256,
-        metadata={"help": "Maximum calls that adapt or wait to adapt; others get UNAVAILABLE."},
+    cache_bytes: int = _count(
+        256 * 2**20, "Maximum bytes of adapted models held in memory.", least=0
     )
-    max_predict_queue: int = field(
-        default=256,
-        metadata={"help": "Maximum calls that predict or wait to predict; others get UNAVAILABLE."},
+    max_hot_sessions: int = _count(
+        64,
+        "Maximum adapted models in memory with a network of their own. It answers in "
+        "half the time and takes about three times the memory of its weights; unused on a GPU.",
+        least=0,
+        greatest=100_000,
     )
-    cache_bytes: int = field(
-        default=256 * 2**20, metadata={"help": "Maximum bytes of adapted models held in memory."}
+    drain_grace: float = _seconds(
+        30.0, "Seconds that running calls may take to finish when the server stops."
     )
-    max_hot_sessions: int = field(
-        default=64,
-        metadata={
-            "help": "Maximum adapted models in memory with a network of their own. It answers in "
-            "half the time and takes about three times the memory of its weights; unused on a GPU."
-        },
-    )
-    drain_grace: float = field(
-        default=30.0,
-        metadata={"help": "Seconds that running calls may take to finish when the server stops."},
-    )
-    engine_start: float = field(
-        default=300.0, metadata={"help": "Seconds that the engine may take to become ready."}
-    )
-    engine_probe: float = field(
-        default=5.0,
-        metadata={
-            "help": "Seconds between probes of the engine, and to wait for each answer; an engine "
-            "that misses three in a row is replaced."
-        },
+    engine_start: float = _seconds(300.0, "Seconds that the engine may take to become ready.")
+    engine_probe: float = _seconds(
+        5.0,
+        "Seconds between probes of the engine, and to wait for each answer; an engine "
+        "that misses three in a row is replaced.",
     )
     engine_command: tuple[str, ...] = (sys.executable, "-P", "-m", "kshot.engine")
     """The command that starts an engine; its flags are appended."""
@@ -124,11 +108,13 @@ class ServerConfig:
             raise ConfigError("bundles: expected at least one, got none")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device: expected auto, cpu or cuda, got {self.device!r}")
-        for name, (least, greatest) in _SPANS.items():
-            value = getattr(self, name)
+        for setting in fields(self):
+            if "span" not in setting.metadata:
+                continue
+            value, (least, greatest) = getattr(self, setting.name), setting.metadata["span"]
             if not least <= value <= greatest:
                 raise ConfigError(
-                    f"{name}: expected {least:.16g} to {greatest:.16g}, got {value:.16g}"
+                    f"{setting.name}: expected {least:.16g} to {greatest:.16g}, got {value:.16g}"
                 )
         if self.default_ttl > self.max_ttl:
             raise ConfigError(
