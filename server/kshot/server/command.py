@@ -18,7 +18,6 @@ from kshot.bundle.json_log import start_logging
 from kshot.server.config import ServerConfig, default_store
 from kshot.server.errors import ConfigError, StartError
 from kshot.server.server import serve
-from kshot.server.store.errors import StoreUnusable
 
 
 @click.command(name="serve", context_settings={"show_default": True})
@@ -75,7 +74,7 @@ def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 
         _leave()
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    except (StartError, StoreUnusable) as error:
+    except StartError as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -3,6 +3,8 @@
 KshotServerError
 ├── StartError                  the server cannot start
 │   └── ConfigError             a setting is invalid
+├── StoreFailed                 the system refused to read or write the store
+│   └── DiskFull                the disk or the user's quota is full
 └── RequestError                sent to one caller: a status code, a reason, details
     ├── InvalidRequest          fields of the request are invalid; all of them are listed
     ├── AdaptationDiverged      the loss or the parameters are not finite
@@ -59,18 +61,27 @@ class ConfigError(StartError):
     """A setting is invalid; the message names its key and its value."""
 
 
+class StoreFailed(KshotServerError):
+    """The system refused to read or write; everything stored before is unchanged."""
+
+
+class DiskFull(StoreFailed):
+    """The disk has no room for the new content."""
+
+
 class RequestError(KshotServerError):
     """Base of the errors that a caller receives.
 
     `metadata` holds the values of the message for programs, `details` the `google.rpc` messages
-    beside the ErrorInfo.
+    beside the ErrorInfo. A class without a message of its own has a `sentence`.
     """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     reason: ClassVar[str] = "INTERNAL"
+    sentence: ClassVar[str] = ""
 
-    def __init__(self, message: str, *details: Message, **metadata: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", *details: Message, **metadata: str) -> None:
+        super().__init__(message or self.sentence)
         self.details = details
         self.metadata = metadata
 
@@ -101,16 +112,13 @@ class AdaptationDiverged(RequestError):
     reason = "ADAPTATION_DIVERGED"
 
     def __init__(self, step_count: int, learning_rate: float) -> None:
+        rate = f"{learning_rate:g}"
         message = (
-            f"the adaptation diverged after {step_count} steps at learning rate {learning_rate:g}; "
+            f"the adaptation diverged after {step_count} steps at learning rate {rate}; "
             "try a smaller learning rate"
         )
-        super().__init__(
-            message,
-            bad_request([FieldViolation("options.learning_rate", message)]),
-            step_count=str(step_count),
-            learning_rate=f"{learning_rate:g}",
-        )
+        refused = bad_request([FieldViolation("options.learning_rate", message)])
+        super().__init__(message, refused, step_count=str(step_count), learning_rate=rate)
 
 
 class ModelNotFound(RequestError):
@@ -130,7 +138,7 @@ class AdaptedModelNotFound(RequestError):
 
     code = grpc.StatusCode.NOT_FOUND
     reason = "ADAPTED_MODEL_NOT_FOUND"
-    sentence: ClassVar[str] = "there is no adapted model {}"
+    sentence = "there is no adapted model {}"
 
     def __init__(self, adapted_model: str, **metadata: str) -> None:
         message = self.sentence.format(adapted_model)
@@ -179,8 +187,7 @@ class NonFiniteLogits(RequestError):
 
     def __init__(self, query: int) -> None:
         message = f"the logits of query {query} are not finite; its values are too large"
-        failure = precondition(self.reason, "queries", message)
-        super().__init__(message, failure, query=str(query))
+        super().__init__(message, precondition(self.reason, "queries", message), query=str(query))
 
 
 class StoreIsFull(RequestError):
@@ -212,7 +219,7 @@ class Unavailable(RequestError):
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "UNAVAILABLE"
-    sentence: ClassVar[str] = "the server cannot answer now; try again"
+    sentence = "the server cannot answer now; try again"
     retry_seconds: ClassVar[float] = 1.0
 
     def __init__(self) -> None:
@@ -253,9 +260,7 @@ class DeadlineExceeded(RequestError):
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
-
-    def __init__(self) -> None:
-        super().__init__("the deadline came before the answer")
+    sentence = "the deadline came before the answer"
 
 
 class CallCancelled(RequestError):
@@ -263,9 +268,7 @@ class CallCancelled(RequestError):
 
     code = grpc.StatusCode.CANCELLED
     reason = "CANCELLED"
-
-    def __init__(self) -> None:
-        super().__init__("the call was cancelled")
+    sentence = "the call was cancelled"
 
 
 class AdaptedModelDamaged(RequestError):
@@ -285,9 +288,7 @@ class MethodNotFound(RequestError):
 
     code = grpc.StatusCode.UNIMPLEMENTED
     reason = "METHOD_NOT_FOUND"
-
-    def __init__(self) -> None:
-        super().__init__("there is no such method")
+    sentence = "there is no such method"
 
 
 class InternalError(RequestError):

@@ -48,7 +48,7 @@ async def serve(config: ServerConfig, announce: Announce) -> None:
 
     Threads that outlast the grace still run when this returns.
 
-    `announce` receives the ready event. Raises `StartError`, `BundleError` or `StoreUnusable`.
+    `announce` receives the ready event. Raises `StartError` or `BundleError`.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
 

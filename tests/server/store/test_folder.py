@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from kshot.server.errors import AdaptedModelDamaged, AdaptedModelNotFound, StartError
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.errors import DamagedModel, StoreUnusable, UnknownId
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -19,13 +19,13 @@ MakeModel = Callable[..., AdaptedModelRecord]
 OPEN_WITHOUT_PRIVILEGES = """
 import os, sys
 from pathlib import Path
-from kshot.server.store.errors import StoreUnusable
+from kshot.server.errors import StartError
 from kshot.server.store.store import LocalStore
 if os.geteuid() == 0:
     os.setuid(65534)
 try:
     LocalStore.open(Path(sys.argv[1]), max_count=9, max_bytes=9)
-except StoreUnusable as error:
+except StartError as error:
     print(error)
 """
 
@@ -53,7 +53,7 @@ def read_only() -> Iterator[Path]:
 
 
 def test_a_store_in_use_is_refused(folder: Path) -> None:
-    with open_store(folder), pytest.raises(StoreUnusable, match="in use by another process"):
+    with open_store(folder), pytest.raises(StartError, match="in use by another process"):
         open_store(folder)
 
     open_store(folder).close()
@@ -73,7 +73,7 @@ def test_a_store_of_another_process_is_refused(folder: Path) -> None:
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
-        with pytest.raises(StoreUnusable, match="in use by another process"):
+        with pytest.raises(StartError, match="in use by another process"):
             open_store(folder)
         other.kill()
 
@@ -87,7 +87,7 @@ def test_a_newer_schema_is_refused(folder: Path) -> None:
     connection.commit()
     connection.close()
 
-    with pytest.raises(StoreUnusable, match="expected schema version 1, got 2: another release"):
+    with pytest.raises(StartError, match="expected schema version 1, got 2: another release"):
         open_store(folder)
     assert (folder / "models" / "a1.safetensors").exists()
 
@@ -102,7 +102,7 @@ def test_files_without_an_index_are_refused(folder: Path, content: bytes | None)
 
     for _ in range(2):
         with pytest.raises(
-            StoreUnusable, match=r"not a database|expected the index of the stored models"
+            StartError, match=r"not a database|expected the index of the stored models"
         ):
             open_store(folder)
     assert (folder / "models" / "a1.safetensors").exists()
@@ -119,7 +119,7 @@ def test_what_a_crash_left_is_cleared(folder: Path) -> None:
     (models / "notes.txt").write_text("not ours")
     with open_store(folder) as store:
         assert store.read("a1").support.shape == (5, 1, 4, 4)
-        with pytest.raises(UnknownId):
+        with pytest.raises(AdaptedModelNotFound, match="there is no"):
             store.get("a3")
 
     assert sorted(path.name for path in models.iterdir()) == ["a1.safetensors", "notes.txt"]
@@ -129,7 +129,7 @@ def test_what_a_crash_left_is_cleared(folder: Path) -> None:
 def test_a_row_without_its_file_is_damaged(folder: Path) -> None:
     (folder / "models" / "a1.safetensors").unlink()
 
-    with open_store(folder) as store, pytest.raises(DamagedModel):
+    with open_store(folder) as store, pytest.raises(AdaptedModelDamaged):
         store.get("a1")
 
 
@@ -138,7 +138,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
     for path in (tmp_path / "store", tmp_path / "store" / "below"):
         with pytest.raises(
-            StoreUnusable, match=r"cannot open the store: (File exists|Not a directory)"
+            StartError, match=r"cannot open the store: (File exists|Not a directory)"
         ):
             open_store(path)
 

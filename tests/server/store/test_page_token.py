@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kshot.server.store.errors import BadPageToken
+from kshot.server.errors import InvalidRequest
 from kshot.server.store.page_token import START, page_token, parse_page_token
 
 ID = "am-" + "a" * 26
@@ -31,11 +31,11 @@ def test_no_token_is_the_beginning() -> None:
 
 @pytest.mark.parametrize("model_id", ["\ud800", "a\0", "", "../a", "a" * 65, "\N{SNOWMAN}"])
 def test_an_id_that_no_store_gives_is_refused(model_id: str) -> None:
-    with pytest.raises(BadPageToken):
+    with pytest.raises(InvalidRequest):
         parse_page_token(page_token((1.0, model_id), None), None)
 
 
 @pytest.mark.parametrize("create_time", [math.inf, -math.inf, math.nan])
 def test_a_time_that_is_not_finite_is_refused(create_time: float) -> None:
-    with pytest.raises(BadPageToken):
+    with pytest.raises(InvalidRequest):
         parse_page_token(page_token((create_time, ID), None), None)

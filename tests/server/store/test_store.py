@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kshot.server.errors import AdaptedModelDeleted, AdaptedModelNotFound, StoreFailed
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.errors import DeletedId, MalformedId, StoreFailed, TakenId, UnknownId
 from kshot.server.store.files import arrays_bytes
 from kshot.server.store.store import LocalStore
 
@@ -55,7 +55,7 @@ def test_all_is_there_after_opening_again(
     with open_store() as again:
         assert [again.get("a0"), again.get("a2")] == [kept[0], kept[2]]
         assert_same(again.read("a2"), make_arrays(2))
-        with pytest.raises(DeletedId):
+        with pytest.raises(AdaptedModelDeleted):
             again.get("a1")
 
 
@@ -103,7 +103,7 @@ class TestIds:
             lambda: store.put(make_model(model_id), make_arrays()),
         ]
         for call in calls:
-            with pytest.raises(MalformedId) as caught:
+            with pytest.raises(ValueError, match="id: expected a match of") as caught:
                 call()
             assert len(str(caught.value)) < 400
 
@@ -111,7 +111,7 @@ class TestIds:
 
     def test_an_id_that_was_never_there_is_unknown(self, store: LocalStore) -> None:
         for call in (store.get, store.read, store.delete):
-            with pytest.raises(UnknownId, match="there is no adapted model 'never'"):
+            with pytest.raises(AdaptedModelNotFound, match="there is no adapted model never"):
                 call("never")
 
     def test_an_id_is_used_once(
@@ -123,12 +123,12 @@ class TestIds:
     ) -> None:
         store.put(make_model(), make_arrays(1))
 
-        with pytest.raises(TakenId):
+        with pytest.raises(ValueError, match="id: expected a new one"):
             store.put(make_model(), make_arrays(2))
         assert_same(store.read("a1"), make_arrays(1))
 
         store.delete("a1")
-        with pytest.raises(TakenId):
+        with pytest.raises(ValueError, match="id: expected a new one"):
             store.put(make_model(), make_arrays(2))
 
 

@@ -8,8 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from kshot.server.errors import (
+    AdaptedModelDamaged,
+    AdaptedModelDeleted,
+    AdaptedModelExpired,
+    StoreFailed,
+)
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.errors import DamagedModel, DeletedId, ExpiredId, StoreFailed
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -43,7 +48,7 @@ def test_a_damaged_file_is_quarantined(
         )
 
     for _ in range(2):
-        with pytest.raises(DamagedModel, match="bad is damaged in the store; adapt again"):
+        with pytest.raises(AdaptedModelDamaged, match="bad is damaged in the store; adapt again"):
             store.read("bad")
     assert not path.exists()
     assert (folder / "quarantine" / path.name).exists() == (kind != "missing")
@@ -53,10 +58,10 @@ def test_a_damaged_file_is_quarantined(
     store.close()
     with open_store(max_count=9) as again:
         for call in (again.get, again.read):
-            with pytest.raises(DamagedModel):
+            with pytest.raises(AdaptedModelDamaged):
                 call("bad")
         again.delete("bad")
-        with pytest.raises(DeletedId):
+        with pytest.raises(AdaptedModelDeleted):
             again.get("bad")
         assert list((folder / "quarantine").iterdir()) == []
 
@@ -71,13 +76,13 @@ def test_an_expired_models_damaged_file_goes_too(
 ) -> None:
     store.put(make_model(), make_arrays())
     file_of("a1").write_bytes(b"damaged")
-    with pytest.raises(DamagedModel):
+    with pytest.raises(AdaptedModelDamaged):
         store.read("a1")
     clock.now = 2000.0
     store.sweep()
 
     assert list((folder / "quarantine").iterdir()) == []
-    with pytest.raises(ExpiredId):
+    with pytest.raises(AdaptedModelExpired):
         store.read("a1")
 
 

@@ -8,8 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from kshot.server.errors import (
+    AdaptedModelDeleted,
+    AdaptedModelExpired,
+    AdaptedModelNotFound,
+    StoreFailed,
+)
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.errors import DeletedId, ExpiredId, StoreFailed, UnknownId
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -28,7 +33,7 @@ class TestDelete:
 
         assert list((folder / "models").iterdir()) == []
         for call in (store.get, store.read, store.delete):
-            with pytest.raises(DeletedId):
+            with pytest.raises(AdaptedModelDeleted):
                 call("a1")
 
     def test_a_racing_read_says_deleted(
@@ -47,7 +52,7 @@ class TestDelete:
 
         monkeypatch.setattr(store._files, "read", delete_first)
 
-        with pytest.raises(DeletedId):
+        with pytest.raises(AdaptedModelDeleted):
             store.read("a1")
 
     def test_the_next_sweep_removes_a_left_file(
@@ -69,7 +74,7 @@ class TestDelete:
         store.sweep()
 
         assert not file_of("a1").exists()
-        with pytest.raises(DeletedId):
+        with pytest.raises(AdaptedModelDeleted):
             store.get("a1")
 
 
@@ -88,9 +93,9 @@ class TestExpiry:
 
         for swept in (0, 1):
             for call in (store.get, store.read, store.delete):
-                with pytest.raises(ExpiredId) as caught:
+                with pytest.raises(AdaptedModelExpired) as caught:
                     call("short")
-                assert caught.value.expire_time == 1500.0
+                assert caught.value.metadata["expire_time"] == "1970-01-01T00:25:00+00:00"
             assert store.sweep() == 1 - swept
         assert [path.name for path in (folder / "models").iterdir()] == ["long.safetensors"]
         assert store.get("long").id == "long"
@@ -110,14 +115,14 @@ class TestExpiry:
         clock.now = 1000.0 + 7 * DAY - 1
         store.sweep()
 
-        with pytest.raises(DeletedId):
+        with pytest.raises(AdaptedModelDeleted):
             store.get("deleted")
-        with pytest.raises(ExpiredId):
+        with pytest.raises(AdaptedModelExpired):
             store.get("expired")
 
         clock.now = 1001.0 + 7 * DAY
         store.sweep()
 
         for model_id in ("deleted", "expired"):
-            with pytest.raises(UnknownId):
+            with pytest.raises(AdaptedModelNotFound, match="there is no"):
                 store.get(model_id)

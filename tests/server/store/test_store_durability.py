@@ -13,8 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kshot.server.errors import (
+    AdaptedModelDamaged,
+    AdaptedModelDeleted,
+    AdaptedModelNotFound,
+    DiskFull,
+)
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.errors import DamagedModel, DeletedId, DiskFull, UnknownId
 from kshot.server.store.index import StoreIndex
 from kshot.server.store.store import LocalStore
 
@@ -119,7 +124,7 @@ def test_a_killed_put_is_whole_or_unknown(tmp_path: Path, point: str) -> None:
         if point in ("after the commit", "after the answer"):
             assert_whole(store, "victim", 2)
         else:
-            with pytest.raises(UnknownId):
+            with pytest.raises(AdaptedModelNotFound, match="there is no"):
                 store.get("victim")
         listed = {f"{model.id}.safetensors" for model in store.list(9)[0]}
         assert {path.name for path in (tmp_path / "models").iterdir()} == listed
@@ -152,7 +157,7 @@ def test_a_killed_delete_stays_deleted(tmp_path: Path) -> None:
 
     assert status == -signal.SIGKILL
     assert (tmp_path / "models" / "victim.safetensors").exists()
-    with open_store(tmp_path) as store, pytest.raises(DeletedId):
+    with open_store(tmp_path) as store, pytest.raises(AdaptedModelDeleted):
         store.get("victim")
     assert not (tmp_path / "models" / "victim.safetensors").exists()
 
@@ -167,7 +172,7 @@ def test_a_killed_quarantine_is_finished(tmp_path: Path) -> None:
     status, _ = run_child(tmp_path, code)
 
     assert status == -signal.SIGKILL
-    with open_store(tmp_path) as store, pytest.raises(DamagedModel):
+    with open_store(tmp_path) as store, pytest.raises(AdaptedModelDamaged):
         store.read("victim")
 
 
@@ -242,7 +247,7 @@ def test_a_full_disk_leaves_no_partial_file(
 
         assert [path.name for path in (tmp_path / "models").iterdir()] == ["earlier.safetensors"]
         assert store.read("earlier").support.shape == (5, 1, 4, 4)
-        with pytest.raises(UnknownId):
+        with pytest.raises(AdaptedModelNotFound, match="there is no"):
             store.get("victim")
         store.put(make_model("victim"), make_arrays())
         assert store.read("victim").support.shape == (5, 1, 4, 4)
@@ -282,5 +287,5 @@ print(*os.listdir(Path(sys.argv[1]) / 'models'))
     assert lines == ["earlier", "StoreFailed", "earlier.safetensors"]
     with open_store(tmp_path) as store:
         assert_whole(store, "earlier", 1)
-        with pytest.raises(UnknownId):
+        with pytest.raises(AdaptedModelNotFound, match="there is no"):
             store.get("victim")

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from kshot.server.errors import InvalidRequest
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.errors import BadPageToken
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -65,7 +65,7 @@ def test_lists_leave_out_expired_and_other_models(
     ["x", "é", "bm9wZQ==", "W10=", "WzEsMixudWxsXQ==", "A" * 65536, "WzFlOTk5LCAiYSIsIG51bGxd"],
 )
 def test_a_token_that_no_page_gave_is_refused(store: LocalStore, token: str) -> None:
-    with pytest.raises(BadPageToken):
+    with pytest.raises(InvalidRequest):
         store.list(2, token)
 
 
@@ -76,6 +76,6 @@ def test_a_token_is_for_the_list_that_gave_it(
         store.put(make_model(f"m{index}"), make_arrays())
     _, token = store.list(2, model="tiny")
 
-    with pytest.raises(BadPageToken):
+    with pytest.raises(InvalidRequest):
         store.list(2, token)
     assert len(store.list(2, token, model="tiny")[0]) == 1

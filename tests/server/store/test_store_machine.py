@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.server.errors import (
+    AdaptedModelDamaged,
+    AdaptedModelDeleted,
+    AdaptedModelExpired,
+    KshotServerError,
+    StoreIsFull,
+)
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.errors import DamagedModel, DeletedId, ExpiredId, StoreError, StoreFull
 from kshot.server.store.store import LocalStore
 
 MAX_COUNT = 4
@@ -50,7 +56,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.put_count = 0
         self.alive: dict[str, int] = {}
         self.expiry: dict[str, int] = {}
-        self.gone: dict[str, type[StoreError]] = {}
+        self.gone: dict[str, type[KshotServerError]] = {}
         self.lost: set[str] = set()
         self.open()
 
@@ -69,7 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
     def expire(self) -> None:
         for model_id in [each for each in self.alive if self.expiry[each] <= self.now]:
             del self.alive[model_id]
-            self.gone[model_id] = ExpiredId
+            self.gone[model_id] = AdaptedModelExpired
             self.lost.discard(model_id)
 
     @rule(target=ids, lifetime=st.integers(1, 50))
@@ -82,9 +88,9 @@ class StoreMachine(RuleBasedStateMachine):
         )  # fmt: skip
         try:
             self.store.put(model, arrays_of(number))
-        except StoreFull:
+        except StoreIsFull:
             assert len(self.alive) == MAX_COUNT
-            self.gone[model_id] = StoreError
+            self.gone[model_id] = KshotServerError
             return model_id
         assert len(self.alive) < MAX_COUNT
         self.alive[model_id], self.expiry[model_id] = number, self.now + lifetime
@@ -97,7 +103,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.get(model_id).options == replace(OPTIONS, seed=number)
             assert self.store.read(model_id).parameters["w"][1, 2] == number
         else:
-            wanted = DamagedModel if model_id in self.lost else self.gone[model_id]
+            wanted = AdaptedModelDamaged if model_id in self.lost else self.gone[model_id]
             try:
                 self.store.read(model_id)
             except wanted:
@@ -109,7 +115,7 @@ class StoreMachine(RuleBasedStateMachine):
         if model_id in self.alive:
             self.store.delete(model_id)
             del self.alive[model_id]
-            self.gone[model_id] = DeletedId
+            self.gone[model_id] = AdaptedModelDeleted
             self.lost.discard(model_id)
 
     @rule(model_id=ids, missing=st.booleans())

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from kshot.server.errors import AdaptedModelExpired, AdaptedModelNotFound, StartError
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.errors import ExpiredId, StoreUnusable, TakenId, UnknownId
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -48,9 +48,9 @@ def test_others_go_on_while_files_are_removed(
             pool.submit(store.read, "long").result(timeout=60)
             pool.submit(store.put, make_model("new"), make_arrays()).result(timeout=60)
             pool.submit(store.delete, "new").result(timeout=60)
-            with pytest.raises(ExpiredId):
+            with pytest.raises(AdaptedModelExpired):
                 pool.submit(store.read, "short0").result(timeout=60)
-            with pytest.raises(TakenId):
+            with pytest.raises(ValueError, match="id: expected a new one"):
                 pool.submit(store.put, make_model("short0"), make_arrays()).result(timeout=60)
         remove(model_ids)
 
@@ -127,7 +127,7 @@ def test_close_waits_for_a_sweep(
 
     def meanwhile(model_ids: Collection[str]) -> None:
         closing.append(pool.submit(store.close))
-        with pytest.raises(StoreUnusable, match="in use"):
+        with pytest.raises(StartError, match="in use"):
             open_store()
         remove(model_ids)
 
@@ -160,7 +160,7 @@ def test_open_finishes_a_partial_sweep(
 
     with open_store() as again:
         assert [entry.name for entry in os.scandir(file_of("long").parent)] == ["long.safetensors"]
-        with pytest.raises(ExpiredId):
+        with pytest.raises(AdaptedModelExpired):
             again.get("short0")
-        with pytest.raises(UnknownId):
+        with pytest.raises(AdaptedModelNotFound, match="there is no"):
             again.get("never")

@@ -13,7 +13,6 @@ import safetensors.numpy
 
 from kshot.bundle import replace_file, sync_folder
 from kshot.server.store.adapted_model import AdaptedArrays, Arrays
-from kshot.server.store.errors import MalformedId
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PARAMETERS = "parameters."
@@ -24,9 +23,9 @@ _PARTIAL = ".partial"
 
 
 def checked_id(model_id: str) -> str:
-    """Return an id if it is safe in a file name; raise `MalformedId` otherwise."""
+    """Return an id if it is safe in a file name; raise `ValueError` otherwise."""
     if not _ID.fullmatch(model_id):
-        raise MalformedId(model_id)
+        raise ValueError(f"id: expected a match of {_ID.pattern}, got {model_id[:64]!r}")
     return model_id
 
 

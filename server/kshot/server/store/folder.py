@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kshot.bundle import sync_folder
-from kshot.server.store.errors import StoreUnusable
+from kshot.server.errors import StartError
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.index import StoreIndex
 
@@ -27,7 +27,7 @@ class StoreFolder:
 
     @classmethod
     def open(cls, path: Path) -> StoreFolder:
-        """Open a folder, create it if necessary, and clear it; raise `StoreUnusable`."""
+        """Open a folder, create it if necessary, and clear it; raise `StartError`."""
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = _lock_folder(path)
@@ -37,9 +37,9 @@ class StoreFolder:
                 os.close(lock)
                 raise
         except OSError as error:
-            raise StoreUnusable(f"{path}: cannot open the store: {error.strerror}") from error
+            raise StartError(f"{path}: cannot open the store: {error.strerror}") from error
         except sqlite3.Error as error:
-            raise StoreUnusable(f"{path / _INDEX_FILE}: cannot open the index: {error}") from error
+            raise StartError(f"{path / _INDEX_FILE}: cannot open the index: {error}") from error
         return cls(files, index, lock)
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ def _lock_folder(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise StoreUnusable(
+        raise StartError(
             f"{path}: in use by another process; stop it or choose another folder"
         ) from error
     except BaseException:

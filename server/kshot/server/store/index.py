@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kshot.server.errors import StartError
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedModelRecord
-from kshot.server.store.errors import StoreUnusable
 
 SCHEMA_VERSION = 1
 
@@ -61,7 +61,7 @@ class StoreIndex:
     """The tables of a store, for one thread at a time; every method raises `sqlite3.Error`."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
-        """Open the index, or `create` a missing one; raise `StoreUnusable` if it is not usable."""
+        """Open the index, or `create` a missing one; raise `StartError` if it is not usable."""
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(path, create=create)
@@ -149,17 +149,15 @@ class StoreIndex:
         self._connection.execute("PRAGMA synchronous = FULL")
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, SCHEMA_VERSION):
-            raise StoreUnusable(
+            raise StartError(
                 f"{path}: expected schema version {SCHEMA_VERSION}, got {version}: "
                 "another release of kshot wrote this store"
             )
         (state,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
-            raise StoreUnusable(f"{path}: the index is damaged: {state}")
+            raise StartError(f"{path}: the index is damaged: {state}")
         if version == 0 and not create:
-            raise StoreUnusable(
-                f"{path}: expected the index of the stored models, got an empty file"
-            )
+            raise StartError(f"{path}: expected the index of the stored models, got an empty file")
         if version == 0:
             with self._transaction():
                 for statement in _SCHEMA.split(";"):

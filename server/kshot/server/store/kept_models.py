@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import TypeVar
 
 from kshot.server.errors import (
-    AdaptedModelDamaged,
-    AdaptedModelDeleted,
     AdaptedModelExpired,
-    AdaptedModelNotFound,
+    DiskFull,
     InvalidRequest,
+    KshotServerError,
+    StoreFailed,
     StoreIsFull,
     StoreUnavailable,
 )
@@ -26,17 +26,6 @@ from kshot.server.event_log import LOGGER, log_event
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.errors import (
-    BadPageToken,
-    DamagedModel,
-    DeletedId,
-    DiskFull,
-    ExpiredId,
-    StoreError,
-    StoreFailed,
-    StoreFull,
-    UnknownId,
-)
 from kshot.server.store.model_cache import CachedModel, ModelCache
 from kshot.server.store.store import LocalStore
 from kshot.server.workers import Workers
@@ -66,7 +55,7 @@ class KeptModels:
                 self._drop(model.id)
                 return kept
             # The load asks the store again: it fails if the model was deleted meanwhile.
-            with suppress(StoreError):
+            with suppress(KshotServerError):
                 self._cache.get_or_load(
                     kept.id, lambda: CachedModel(self._store.get(kept.id), arrays)
                 )
@@ -79,8 +68,6 @@ class KeptModels:
                 with suppress(RuntimeError):  # the server has stopped: it stays until it expires
                     self._workers.store_later(lambda: self._drop(model.id))
             raise
-        except StoreFull as error:
-            raise StoreIsFull(error.unit, error.limit) from error
 
     async def get(self, model_id: str) -> AdaptedModelRecord:
         """Return the record of an adapted model."""
@@ -101,12 +88,7 @@ class KeptModels:
         if page_size < 0:
             raise InvalidRequest.about("page_size", f"expected 0 or more, got {page_size}")
         size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        try:
-            return await self._in_store(lambda: self._store.list(size, page_token, model or None))
-        except BadPageToken as error:
-            raise InvalidRequest.about(
-                "page_token", "expected a token from an earlier page of this list"
-            ) from error
+        return await self._in_store(lambda: self._store.list(size, page_token, model or None))
 
     async def delete(self, model_id: str) -> None:
         """Delete an adapted model."""
@@ -130,15 +112,9 @@ class KeptModels:
         violations.check()
         try:
             return await self._in_store(function)
-        except ExpiredId as error:
+        except AdaptedModelExpired:
             self._cache.discard(model_id)
-            raise AdaptedModelExpired(model_id, error.expire_time) from error
-        except DeletedId as error:
-            raise AdaptedModelDeleted(model_id) from error
-        except UnknownId as error:
-            raise AdaptedModelNotFound(model_id) from error
-        except DamagedModel as error:
-            raise AdaptedModelDamaged(model_id) from error
+            raise
 
     async def _in_store(self, function: Callable[[], Result]) -> Result:
         """Run in a thread of the store; log what the system refuses there."""
@@ -153,10 +129,10 @@ class KeptModels:
     def _drop(self, model_id: str) -> None:
         """Delete a model whose caller never heard of it; blocks."""
         try:
-            with suppress(ExpiredId):
+            with suppress(AdaptedModelExpired):
                 self._store.delete(model_id)
             self._cache.discard(model_id)
-        except StoreError:
+        except KshotServerError:
             LOGGER.exception("failure")
 
 

@@ -6,7 +6,7 @@ import base64
 import json
 import math
 
-from kshot.server.store.errors import BadPageToken, MalformedId
+from kshot.server.errors import InvalidRequest
 from kshot.server.store.files import checked_id
 
 Position = tuple[float, str]
@@ -20,20 +20,21 @@ def page_token(position: Position, model: str | None) -> str:
 
 
 def parse_page_token(token: str, model: str | None) -> Position:
-    """Return where a page starts, the beginning for an empty token; raise `BadPageToken`."""
+    """Return where a page starts, the beginning for an empty token; raise `InvalidRequest`."""
     if not token:
         return START
+    refused = InvalidRequest.about(
+        "page_token", "expected a token from an earlier page of this list"
+    )
     try:
         content = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
         create_time, model_id, listed = content
+        checked_id(model_id)
     except (ValueError, TypeError, RecursionError) as error:
-        raise BadPageToken from error
+        raise refused from error
     # The comparison refuses tokens that decode but differ from what `page_token` writes.
-    if not (isinstance(create_time, float) and isinstance(model_id, str) and listed == model):
-        raise BadPageToken
-    if not math.isfinite(create_time) or page_token((create_time, model_id), model) != token:
-        raise BadPageToken
-    try:
-        return create_time, checked_id(model_id)
-    except MalformedId as error:
-        raise BadPageToken from error
+    if not (isinstance(create_time, float) and math.isfinite(create_time) and listed == model):
+        raise refused
+    if page_token((create_time, model_id), model) != token:
+        raise refused
+    return create_time, model_id

@@ -13,17 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.errors import (
-    DamagedModel,
-    DeletedId,
+from kshot.server.errors import (
+    AdaptedModelDamaged,
+    AdaptedModelDeleted,
+    AdaptedModelExpired,
+    AdaptedModelNotFound,
     DiskFull,
-    ExpiredId,
     StoreFailed,
-    StoreFull,
-    TakenId,
-    UnknownId,
+    StoreIsFull,
 )
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.files import arrays_bytes, checked_id, parse_arrays
 from kshot.server.store.folder import StoreFolder
 from kshot.server.store.index import Row
@@ -35,7 +34,7 @@ TOMBSTONE_SECONDS = 7 * 24 * 3600
 class LocalStore:
     """A folder of adapted models, for one process and any number of its threads.
 
-    Its methods wait for the disk: call them off the event loop. All raise only `StoreError`s.
+    Its methods wait for the disk: call them off the event loop.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class LocalStore:
         max_bytes: int,
         clock: Callable[[], float] = time.time,
     ) -> LocalStore:
-        """Open a folder, create it if necessary, and clear it; raise `StoreUnusable`."""
+        """Open a folder, create it if necessary, and clear it; raise `StartError`."""
         return cls(StoreFolder.open(path), (max_count, max_bytes), clock)
 
     def __enter__(self) -> LocalStore:
@@ -86,7 +85,8 @@ class LocalStore:
     def put(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
         """Write an adapted model to disk and return it with its `size_bytes`.
 
-        Raises `StoreFull`, `TakenId`, `MalformedId` or `StoreFailed`; then nothing of it is left.
+        Raises `StoreIsFull`, `StoreFailed`, or `ValueError` for a malformed id or one that was used
+        before; then nothing of it is left.
         """
         checked_id(model.id)
         content = arrays_bytes(arrays)
@@ -107,13 +107,13 @@ class LocalStore:
         return model
 
     def get(self, model_id: str) -> AdaptedModelRecord:
-        """Return a record; raise `UnknownId`, `ExpiredId`, `DeletedId` or `DamagedModel`."""
+        """Return a record; raise `AdaptedModelNotFound` or `AdaptedModelDamaged`."""
         return self._live_row(model_id).model
 
     def read(self, model_id: str) -> AdaptedArrays:
         """Return the arrays, which are read-only; raise as `get` does.
 
-        A file that was changed goes to quarantine: `DamagedModel`, now and later.
+        A file that was changed goes to quarantine: `AdaptedModelDamaged`, now and later.
         """
         row = self._live_row(model_id)
         with _system_errors():
@@ -128,14 +128,14 @@ class LocalStore:
                 self._live_row(model_id)
                 self._files.quarantine(model_id)
                 self._index.mark_damaged(model_id)
-        raise DamagedModel(model_id)
+        raise AdaptedModelDamaged(model_id)
 
     def list(
         self, page_size: int, page_token: str = "", model: str | None = None
     ) -> tuple[Sequence[AdaptedModelRecord], str]:
         """Return up to `page_size` records, oldest first, and the token of the next page or "".
 
-        Expired and damaged models are left out. Raises `BadPageToken`.
+        Expired and damaged models are left out. Raises `InvalidRequest`.
         """
         after = parse_page_token(page_token, model)
         with self._lock, _system_errors():
@@ -148,7 +148,7 @@ class LocalStore:
         checked_id(model_id)
         with _system_errors():
             with self._lock:
-                with suppress(DamagedModel):
+                with suppress(AdaptedModelDamaged):
                     self._live_row(model_id)
                 # The row goes first: a crash leaves a file without a row; the next open removes it.
                 self._index.bury(model_id, self._clock())
@@ -176,16 +176,16 @@ class LocalStore:
             tombstone = None if row else self._index.tombstone(model_id)
         if tombstone is not None:
             raise (
-                DeletedId(model_id)
+                AdaptedModelDeleted(model_id)
                 if tombstone.deleted
-                else ExpiredId(model_id, tombstone.expire_time)
+                else AdaptedModelExpired(model_id, tombstone.expire_time)
             )
         if row is None:
-            raise UnknownId(model_id)
+            raise AdaptedModelNotFound(model_id)
         if row.model.expire_time <= self._clock():
-            raise ExpiredId(model_id, row.model.expire_time)
+            raise AdaptedModelExpired(model_id, row.model.expire_time)
         if row.damaged:
-            raise DamagedModel(model_id)
+            raise AdaptedModelDamaged(model_id)
         return row
 
     def _remove(self, buried: Sequence[str]) -> None:
@@ -199,25 +199,25 @@ class LocalStore:
             if full := self._try_to_reserve(model_id, size_bytes):
                 raise full
 
-    def _try_to_reserve(self, model_id: str, size_bytes: int) -> StoreFull | None:
+    def _try_to_reserve(self, model_id: str, size_bytes: int) -> StoreIsFull | None:
         with self._lock, _system_errors():
             taken = self._index.row(model_id) or self._index.tombstone(model_id)
             if taken or model_id in self._reserved:
-                raise TakenId(model_id)
+                raise ValueError(f"id: expected a new one, got {model_id}")
             full = self._full(size_bytes)
             if full is None:
                 self._reserved[model_id] = size_bytes
             return full
 
-    def _full(self, size_bytes: int) -> StoreFull | None:
+    def _full(self, size_bytes: int) -> StoreIsFull | None:
         count, used_bytes = self._index.use()
         count += len(self._reserved)
         used_bytes += sum(self._reserved.values())
         max_count, max_bytes = self._caps
         if count + 1 > max_count:
-            return StoreFull("models", max_count, count, 1)
+            return StoreIsFull("models", max_count)
         if used_bytes + size_bytes > max_bytes:
-            return StoreFull("bytes", max_bytes, used_bytes, size_bytes)
+            return StoreIsFull("bytes", max_bytes)
         return None
 
 
