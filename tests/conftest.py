@@ -2,7 +2,11 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,7 +29,12 @@ from kshot.bundle import (
     Scope,
     ScopePolicy,
     Training,
+    builtin_bundle,
+    load_bundle,
 )
+
+if TYPE_CHECKING:
+    from kshot.learner import StepSpec
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,7 +55,34 @@ def step_cache(pytestconfig: pytest.Config) -> Iterator[None]:
             folder = pytestconfig.rootpath / ".pytest_cache" / "kshot"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             patch.setenv("KSHOT_CACHE", str(folder))
+        # Torch builds programs in each process that compiles, to see what the processor can do.
+        patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")
         yield
+
+
+@pytest.fixture(scope="session")
+def builtin_step(step_cache: None) -> "StepSpec":  # noqa: ARG001 -- asked for its effect
+    """The default step of the built-in bundle, compiled: servers only load it."""
+    import torch  # tests of the client start without it
+
+    from kshot.learner import CompilationError, StepRule, StepSpec, compile_step
+
+    torch.set_num_threads(1)
+    manifest = load_bundle(builtin_bundle()).manifest
+    rule = StepRule.of(manifest.inner_loop, manifest.inner_loop.preconditioner)
+    spec = StepSpec.of(manifest, 5, 5, rule, Scope.ALL)
+    with suppress(CompilationError):  # without a compiler servers run plain steps
+        compile_step(spec, torch.device("cpu"))
+    return spec
+
+
+@pytest.fixture(scope="session")
+def path_without_compiler(builtin_step: "StepSpec") -> str:  # noqa: ARG001 -- asked for its effect
+    """Return a PATH for servers: they load the default step, and compile nothing beside the tests.
+
+    With a compiler a server begins to compile further steps, which no test waits for.
+    """
+    return str(Path(sys.executable).parent)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -39,9 +40,12 @@ def digits() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def address(digits: ModuleType) -> Iterator[str]:
+def address(digits: ModuleType, path_without_compiler: str) -> Iterator[str]:
     """The address of a server on the built-in bundle."""
-    with digits.running_server() as running:
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", path_without_compiler)
+            running = stack.enter_context(digits.running_server())
         yield running
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,11 @@ class Server:
 
 
 @contextmanager
-def running_server(store: Path, log: Path, *options: str) -> Iterator[Server]:
-    """Run `kshot serve` until the block ends: the built-in bundle unless options name another."""
+def running_server(path: str, store: Path, log: Path, *options: str) -> Iterator[Server]:
+    """Run `kshot serve` until the block ends: the built-in bundle unless options name another.
+
+    `path` is its PATH.
+    """
     command = [sys.executable, "-m", "kshot", "serve", "--listen", "127.0.0.1:0"]
     with (
         log.open("a") as stderr,
@@ -47,7 +51,7 @@ def running_server(store: Path, log: Path, *options: str) -> Iterator[Server]:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": path},
         ) as process,
     ):
         assert process.stdout is not None
@@ -72,18 +76,20 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, path_without_compiler: str
+) -> Iterator[Server]:
     """A server that tests share; none of them may hurt it."""
     folder = tmp_path_factory.mktemp("server")
-    with running_server(folder / "store", folder / "log") as server:
+    with running_server(path_without_compiler, folder / "store", folder / "log") as server:
         yield server
         assert server.stop() == 0
 
 
 @pytest.fixture
-def start_server() -> StartServer:
+def start_server(path_without_compiler: str) -> StartServer:
     """Start servers of one's own: `with start_server(store, log, *options) as server`."""
-    return running_server
+    return partial(running_server, path_without_compiler)
 
 
 @pytest.fixture

@@ -12,12 +12,19 @@ from kshot.bundle import builtin_bundle
 from kshot.client import Client, ModelCapabilities
 
 
+@pytest.fixture(autouse=True)
+def own_servers(path_without_compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the servers that benches start compile nothing."""
+    monkeypatch.setenv("PATH", path_without_compiler)
+
+
 @pytest.fixture(scope="session")
-def server() -> Iterator[ServerProcess]:
+def server(path_without_compiler: str) -> Iterator[ServerProcess]:
     """A server that takes two adaptations at once and refuses more."""
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OMP_NUM_THREADS", "1")
+            patch.setenv("PATH", path_without_compiler)
             patch.setenv("KSHOT_MAX_ADAPT_QUEUE", "2")
             process = stack.enter_context(running_server(builtin_bundle(), "cpu"))
         yield process

@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from kshot.bundle import Scope, builtin_bundle, load_bundle
+from kshot.bundle import NetworkSpec, Scope
 from kshot.learner import (
     CompilationError,
     InnerStep,
     RefusedStepError,
     StepCache,
-    StepRule,
     StepSpec,
     compile_step,
     compiler_name,
@@ -34,22 +33,30 @@ needs_compiler = pytest.mark.skipif(compiler_name(CPU) is None, reason="no C++ c
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, spec: StepSpec) -> Iterator[StepCache]:
+def small() -> StepSpec:
+    """A step that compiles fast."""
+    return StepSpec(
+        network=NetworkSpec("mlp", {"hidden_units": 8}),
+        input_shape=(1, 8, 8),
+        batch_norm_epsilon=1e-3,
+        way=4,
+        batch_size=6,
+        updates_second_moment=True,
+        second_moment_decay=0.999,
+        epsilon=1e-8,
+        scope=Scope.ALL,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, small: StepSpec) -> Iterator[StepCache]:
     """A folder of its own with one step, compiled now; torch's own cache would be `elsewhere`."""
     folder = tmp_path_factory.mktemp("steps")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "elsewhere"))
         cache = StepCache.open(folder / "cache")
-        cache.compile(spec, CPU)
+        cache.compile(small, CPU)
         yield cache
-
-
-@pytest.fixture(scope="module")
-def full_size() -> StepSpec:
-    """The default step of the built-in bundle, which servers of other tests compile too."""
-    manifest = load_bundle(builtin_bundle()).manifest
-    rule = StepRule.of(manifest.inner_loop, manifest.inner_loop.preconditioner)
-    return StepSpec.of(manifest, 5, 5, rule, Scope.ALL)
 
 
 def _assert_the_same_step(
@@ -89,28 +96,28 @@ def test_a_compiled_step_of_many_tasks_is_the_plain_one(
 
 @needs_compiler
 def test_a_compiled_step_is_the_plain_one(
-    made: StepCache, spec: StepSpec, arguments_of: ArgumentsOf
+    made: StepCache, small: StepSpec, arguments_of: ArgumentsOf
 ) -> None:
-    step = made.load(spec, CPU)
+    step = made.load(small, CPU)
 
     assert step is not None
-    _assert_the_same_step(step, spec, arguments_of, 1e-3)
+    _assert_the_same_step(step, small, arguments_of, 1e-3)
 
 
 @needs_compiler
 def test_a_compiled_step_of_full_size_is_the_plain_one(
-    full_size: StepSpec, arguments_of: ArgumentsOf
+    builtin_step: StepSpec, arguments_of: ArgumentsOf
 ) -> None:
-    _assert_the_same_step(compile_step(full_size, CPU), full_size, arguments_of, 1e-3)
+    _assert_the_same_step(compile_step(builtin_step, CPU), builtin_step, arguments_of, 1e-3)
 
 
 @needs_compiler
 def test_a_compiled_step_gives_the_same_bytes_in_every_row(
-    full_size: StepSpec, arguments_of: ArgumentsOf
+    builtin_step: StepSpec, arguments_of: ArgumentsOf
 ) -> None:
     """A row of slots lies anywhere: matrix products must not depend on its alignment."""
-    step = compile_step(full_size, CPU)
-    parameters, scale, *rest = arguments_of(full_size, torch.float32)
+    step = compile_step(builtin_step, CPU)
+    parameters, scale, *rest = arguments_of(builtin_step, torch.float32)
     rows = parameters.repeat(7, 1), scale.repeat(7, 1)
 
     for row in range(7):
@@ -125,8 +132,10 @@ def test_a_compiled_step_gives_the_same_bytes_in_every_row(
 
 
 @needs_compiler
-def test_compiling_leaves_the_step_its_lock_and_its_digest(made: StepCache, spec: StepSpec) -> None:
-    step = made.path(spec, CPU)
+def test_compiling_leaves_the_step_its_lock_and_its_digest(
+    made: StepCache, small: StepSpec
+) -> None:
+    step = made.path(small, CPU)
 
     beside = {step.with_suffix(suffix) for suffix in (".lock", ".compared")}
     assert set(made.folder.iterdir()) == {step, *beside}
@@ -137,18 +146,18 @@ def test_compiling_leaves_the_step_its_lock_and_its_digest(made: StepCache, spec
 
 @needs_compiler
 def test_a_step_that_is_there_is_loaded_without_a_compiler(
-    made: StepCache, spec: StepSpec, arguments_of: ArgumentsOf, monkeypatch: pytest.MonkeyPatch
+    made: StepCache, small: StepSpec, arguments_of: ArgumentsOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "/no/such/compiler")
     monkeypatch.setenv("PATH", "")
-    before = made.path(spec, CPU).stat()
+    before = made.path(small, CPU).stat()
 
-    step = made.compile(spec, CPU)
+    step = made.compile(small, CPU)
 
-    after = made.path(spec, CPU).stat()
+    after = made.path(small, CPU).stat()
     assert compiler_name(CPU) is None
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert step(*arguments_of(spec, torch.float32)).isfinite().all()
+    assert step(*arguments_of(small, torch.float32)).isfinite().all()
 
 
 def _flip(path: Path, part: float) -> None:
@@ -166,21 +175,21 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.fixture
-def copied(made: StepCache, spec: StepSpec, tmp_path: Path) -> StepCache:
+def copied(made: StepCache, small: StepSpec, tmp_path: Path) -> StepCache:
     """The same step in another folder, where nothing is compiled: its file is copied."""
     cache = StepCache.open(tmp_path / "copied")
-    shutil.copy(made.path(spec, CPU), cache.path(spec, CPU))
+    shutil.copy(made.path(small, CPU), cache.path(small, CPU))
     return cache
 
 
 @needs_compiler
 @pytest.mark.parametrize("damage", list(DAMAGES))
-def test_a_damaged_step_is_not_loaded(copied: StepCache, spec: StepSpec, damage: str) -> None:
-    path = copied.path(spec, CPU)
+def test_a_damaged_step_is_not_loaded(copied: StepCache, small: StepSpec, damage: str) -> None:
+    path = copied.path(small, CPU)
     DAMAGES[damage](path)
 
     with pytest.raises(CompilationError) as caught:
-        copied.load(spec, CPU)
+        copied.load(small, CPU)
 
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
@@ -191,30 +200,30 @@ def test_a_damaged_step_is_not_loaded(copied: StepCache, spec: StepSpec, damage:
 def test_a_damaged_step_is_made_again(
     made: StepCache,
     copied: StepCache,
-    spec: StepSpec,
+    small: StepSpec,
     damage: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = made.path(spec, CPU).read_bytes()
-    DAMAGES[damage](copied.path(spec, CPU))
+    whole = made.path(small, CPU).read_bytes()
+    DAMAGES[damage](copied.path(small, CPU))
     monkeypatch.setattr(
         step_cache, "write_package", lambda _step, _like, package: package.write_bytes(whole)
     )
 
-    copied.compile(spec, CPU)
+    copied.compile(small, CPU)
 
-    assert copied.path(spec, CPU).read_bytes() == whole
+    assert copied.path(small, CPU).read_bytes() == whole
 
 
 @needs_compiler
 def test_without_a_compiler_a_damaged_step_stays_an_error(
-    copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
+    copied: StepCache, small: StepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copied.path(spec, CPU).write_bytes(b"")
+    copied.path(small, CPU).write_bytes(b"")
     monkeypatch.setattr(step_cache, "compiler_name", lambda _device: None)
 
     with pytest.raises(CompilationError, match="no C\\+\\+ compiler was found"):
-        copied.compile(spec, CPU)
+        copied.compile(small, CPU)
 
 
 def _compile_nothing(_step: InnerStep, _like: tuple[torch.Tensor, ...], _package: Path) -> None:
@@ -223,11 +232,11 @@ def _compile_nothing(_step: InnerStep, _like: tuple[torch.Tensor, ...], _package
 
 @needs_compiler
 def test_an_intact_step_of_another_formula_is_refused(
-    made: StepCache, spec: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: StepCache, small: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its archive is whole and its shapes fit: only a comparison with the plain step tells."""
-    cache, other = StepCache.open(tmp_path / "cache"), replace(spec, second_moment_decay=0.9)
-    path = shutil.copy(made.path(spec, CPU), cache.path(other, CPU))
+    cache, other = StepCache.open(tmp_path / "cache"), replace(small, second_moment_decay=0.9)
+    path = shutil.copy(made.path(small, CPU), cache.path(other, CPU))
     monkeypatch.setattr(step_cache, "write_package", _compile_nothing)
 
     for load in (cache.load, cache.compile):
@@ -239,7 +248,7 @@ def test_an_intact_step_of_another_formula_is_refused(
 
 @needs_compiler
 def test_an_intact_step_that_cannot_be_loaded_is_not_compiled_again(
-    copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
+    copied: StepCache, small: StepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a temporary folder that forbids to execute: each start would compile for nothing."""
 
@@ -250,18 +259,18 @@ def test_an_intact_step_that_cannot_be_loaded_is_not_compiled_again(
     monkeypatch.setattr(step_cache, "write_package", _compile_nothing)
 
     with pytest.raises(RefusedStepError) as caught:
-        copied.compile(spec, CPU)
+        copied.compile(small, CPU)
 
     assert str(caught.value).startswith(
-        f"{copied.path(spec, CPU)}: the compiled step cannot be loaded here: "
+        f"{copied.path(small, CPU)}: the compiled step cannot be loaded here: "
         "failed to map segment from shared object; delete the file"
     )
-    assert copied.path(spec, CPU).exists()
+    assert copied.path(small, CPU).exists()
 
 
 @needs_compiler
 def test_a_step_is_compared_once(
-    copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
+    copied: StepCache, small: StepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A comparison takes seconds for a large network, in a thread that others wait for."""
     compared: list[StepSpec] = []
@@ -271,17 +280,17 @@ def test_a_step_is_compared_once(
         return 0.0
 
     monkeypatch.setattr(step_cache, "difference", count)
-    copied.path(spec, CPU).with_suffix(".compared").write_text("another file's digest")
+    copied.path(small, CPU).with_suffix(".compared").write_text("another file's digest")
 
     for _ in range(2):
-        assert copied.load(spec, CPU) is not None
+        assert copied.load(small, CPU) is not None
 
-    assert compared == [spec]
+    assert compared == [small]
 
 
 @needs_compiler
 def test_a_read_only_cache_serves_its_steps(
-    copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
+    copied: StepCache, small: StepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a container whose image brings the compiled steps."""
 
@@ -289,25 +298,25 @@ def test_a_read_only_cache_serves_its_steps(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(step_cache, "replace_file", fail)
-    copied.path(spec, CPU).with_suffix(".compared").unlink(missing_ok=True)
+    copied.path(small, CPU).with_suffix(".compared").unlink(missing_ok=True)
 
-    assert copied.load(spec, CPU) is not None
+    assert copied.load(small, CPU) is not None
 
 
 @needs_compiler
 def test_without_memory_to_compare_a_step_is_not_refused(
-    copied: StepCache, spec: StepSpec, monkeypatch: pytest.MonkeyPatch
+    copied: StepCache, small: StepSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> float:
         raise torch.OutOfMemoryError("out of memory")
 
     with monkeypatch.context() as patched:
         patched.setattr(step_cache, "difference", fail)
-        copied.path(spec, CPU).with_suffix(".compared").unlink(missing_ok=True)
+        copied.path(small, CPU).with_suffix(".compared").unlink(missing_ok=True)
         with pytest.raises(torch.OutOfMemoryError):
-            copied.load(spec, CPU)
+            copied.load(small, CPU)
 
-    assert copied.load(spec, CPU) is not None
+    assert copied.load(small, CPU) is not None
 
 
 WANT_THE_STEP = """
@@ -334,13 +343,13 @@ print(step(*spec.example_arguments(torch.device("cpu"))).tolist())
 
 @needs_compiler
 def test_processes_that_want_the_same_step_make_it_once(
-    made: StepCache, spec: StepSpec, tmp_path: Path
+    made: StepCache, small: StepSpec, tmp_path: Path
 ) -> None:
     """Both are on their way before either may begin: the test holds the lock until then."""
     cache, calls = StepCache.open(tmp_path / "cache"), tmp_path / "calls"
-    path = cache.path(spec, CPU)
+    path = cache.path(small, CPU)
     command = [sys.executable, "-c", WANT_THE_STEP, str(cache.folder)]
-    command += [str(made.path(spec, CPU)), str(calls), spec.text]
+    command += [str(made.path(small, CPU)), str(calls), small.text]
     with path.with_suffix(".lock").open("w") as lock:
         flock(lock, LOCK_EX)
         processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -353,7 +362,7 @@ def test_processes_that_want_the_same_step_make_it_once(
 
     assert [process.returncode for process in processes] == [0, 0]
     assert calls.read_text() == "compiled\n"
-    losses = spec.build()(*spec.example_arguments(CPU)).tolist()
+    losses = small.build()(*small.example_arguments(CPU)).tolist()
     assert said[0] == said[1]
     assert json.loads(said[0]) == pytest.approx(losses, abs=1e-5)
     beside = {path.with_suffix(suffix) for suffix in (".lock", ".compared")}
@@ -361,7 +370,7 @@ def test_processes_that_want_the_same_step_make_it_once(
 
 
 def test_a_failed_compilation_leaves_nothing_but_its_lock(
-    spec: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = StepCache.open(tmp_path / "cache")
 
@@ -373,10 +382,10 @@ def test_a_failed_compilation_leaves_nothing_but_its_lock(
     monkeypatch.setattr(step_cache, "compiler_name", lambda _device: "g++")
 
     with pytest.raises(CompilationError) as caught:
-        cache.compile(spec, CPU)
+        cache.compile(small, CPU)
 
     assert str(caught.value) == "the inner step cannot be compiled: C++ compile error"
-    assert list(cache.folder.iterdir()) == [cache.path(spec, CPU).with_suffix(".lock")]
+    assert list(cache.folder.iterdir()) == [cache.path(small, CPU).with_suffix(".lock")]
 
 
 COMPILE_THE_STEP = """
@@ -395,7 +404,7 @@ except CompilationError as error:
 
 @needs_compiler
 def test_a_compiler_that_links_the_c_plus_plus_library_statically_is_refused(
-    spec: StepSpec, tmp_path: Path
+    small: StepSpec, tmp_path: Path
 ) -> None:
     """In a process of its own: torch asks once for CXX."""
     compiler = str(shutil.which(str(compiler_name(CPU))))
@@ -406,7 +415,7 @@ def test_a_compiler_that_links_the_c_plus_plus_library_statically_is_refused(
     static.write_text(f'#!/bin/sh\nexec {compiler} -static-libstdc++ "$@"\n')
     static.chmod(0o700)
     folder = tmp_path / "cache"
-    command = [sys.executable, "-c", COMPILE_THE_STEP, str(folder), spec.text]
+    command = [sys.executable, "-c", COMPILE_THE_STEP, str(folder), small.text]
 
     said = subprocess.check_output(command, text=True, env={**os.environ, "CXX": str(static)})
 
@@ -419,10 +428,10 @@ def test_a_compiler_that_links_the_c_plus_plus_library_statically_is_refused(
 
 @needs_compiler
 def test_what_a_killed_compilation_left_is_cleared_by_the_next(
-    made: StepCache, spec: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: StepCache, small: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache, whole = StepCache.open(tmp_path / "cache"), made.path(spec, CPU).read_bytes()
-    path = cache.path(spec, CPU)
+    cache, whole = StepCache.open(tmp_path / "cache"), made.path(small, CPU).read_bytes()
+    path = cache.path(small, CPU)
     scratch = path.with_suffix(".scratch")
     scratch.mkdir()
     (scratch / "half.cpp").write_text("int main(")
@@ -430,21 +439,21 @@ def test_what_a_killed_compilation_left_is_cleared_by_the_next(
         step_cache, "write_package", lambda _step, _like, package: package.write_bytes(whole)
     )
 
-    cache.compile(spec, CPU)
+    cache.compile(small, CPU)
 
     beside = {path.with_suffix(suffix) for suffix in (".lock", ".compared")}
     assert set(cache.folder.iterdir()) == {path, *beside}
 
 
 def test_without_a_compiler_nothing_is_compiled(
-    spec: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = StepCache.open(tmp_path / "cache")
     monkeypatch.setenv("CXX", "/no/such/compiler")
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(CompilationError) as caught:
-        cache.compile(spec, CPU)
+        cache.compile(small, CPU)
 
     assert str(caught.value) == "no C++ compiler was found; install g++ or clang++"
     assert list(cache.folder.iterdir()) == []
