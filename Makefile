@@ -29,7 +29,8 @@ $(STAMP):
 	rm -f $(VENV)/stamp-*
 	$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_RUNTIME) 2>/dev/null
 	sed 's/^onnxruntime==/$(RUNTIME)==/' requirements.lock > $(VENV)/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/requirements.txt
+	# Python compiles a module to bytecode when it is first imported; few of torch's ever are.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
