@@ -17,10 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.figures.command import figure_command
-from studies.figures.figure import Claim, Figure, lines_of, read_arms
+from studies.figures.figure import Claim, Figure, read_arms
 from studies.figures.panels import along_and_after
 
-ARMS = read_arms("best")
 CLAIMS = (
     Claim("queries that were not adapted to: FOMAML is better than Reptile", "reptile", "fomaml"),
     Claim("queries normalized as in service are better", "fomaml", "statistics"),
@@ -37,11 +36,9 @@ CLAIMS = (
 FIGURE = Figure(
     name="best",
     title="One change after another: Omniglot, 5-way 1-shot, 5 inner steps",
-    arms=ARMS,
+    arms=read_arms("best"),
     panels=along_and_after(
-        100,
-        lines_of(ARMS),
-        along=["reptile", "fomaml", "statistics", "prototypes", "ways-20", "updates"],
+        100, along=("reptile", "fomaml", "statistics", "prototypes", "ways-20", "updates")
     ),
     claims=CLAIMS,
     part="val",

@@ -1,7 +1,5 @@
 """The command line that all figures share."""
 
-from __future__ import annotations
-
 import math
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """What a figure's run found: arms with intervals, and claims about paired differences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict

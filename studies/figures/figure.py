@@ -1,9 +1,7 @@
 """A figure: what its script says, how it is run, and the trainings that this makes."""
 
-from __future__ import annotations
-
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,12 +55,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Panel:
-    """One of the plots side by side, and the lines in it."""
+    """One of the plots side by side; `lines` are the beginnings of the names of its lines."""
 
     draw: Callable[[Any], None]  # of a `Drawing`
     title: str
     x_label: str
-    lines: Sequence[str]
+    lines: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True)
@@ -136,11 +134,6 @@ def read_arms(figure: str) -> Sequence[Arm]:
             swept = [*settings, f"{key}={value}"]
             arms.append(Arm(name, f"{label}, {key} {value:g}", swept, line, label, key))
     return arms
-
-
-def lines_of(arms: Iterable[Arm], begins: str = "") -> list[str]:
-    """Name the lines of these arms, or those whose names begin so."""
-    return [line for line in dict.fromkeys(arm.line for arm in arms) if line.startswith(begins)]
 
 
 def plan(figure: Figure, settings: RunSettings) -> list[tuple[Arm, list[Job]]]:

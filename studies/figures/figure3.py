@@ -19,10 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.figures.command import figure_command
-from studies.figures.figure import START, Claim, Figure, lines_of, read_arms
+from studies.figures.figure import START, Claim, Figure, read_arms
 from studies.figures.panels import along_and_after
-
-ARMS = read_arms("figure3")
 
 # What the paper and its authors' blog say of the figure. "No progress" allows 3 points over the
 # untrained network: what joint training learns about images in general.
@@ -46,8 +44,8 @@ CLAIMS = (
 FIGURE = Figure(
     name="figure3",
     title="Gradient combinations on Omniglot, 5-way 5-shot",
-    arms=ARMS,
-    panels=along_and_after(50, lines_of(ARMS)),
+    arms=read_arms("figure3"),
+    panels=along_and_after(50),
     claims=CLAIMS,
 )
 

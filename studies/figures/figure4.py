@@ -24,10 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.common.plots import GREY, draw_interval_line
 from studies.figures.command import figure_command
-from studies.figures.figure import Claim, Figure, Panel, lines_of, read_arms
+from studies.figures.figure import Claim, Figure, Panel, read_arms
 from studies.figures.panels import Drawing
-
-ARMS = read_arms("figure4")
 
 
 def draw_sweep(to: Drawing) -> None:
@@ -91,20 +89,15 @@ CLAIMS = (
 FIGURE = Figure(
     name="figure4",
     title="Shared and separate tails on Omniglot, 5-way 5-shot",
-    arms=ARMS,
+    arms=read_arms("figure4"),
     panels=(
-        Panel(draw_sweep, "(a) inner steps, batches of 25", "inner steps", lines_of(ARMS, "steps")),
-        Panel(
-            draw_sweep,
-            "(b) batch size, four steps",
-            "inner batch size, examples",
-            lines_of(ARMS, "batch"),
-        ),
+        Panel(draw_sweep, "(a) inner steps, batches of 25", "inner steps", ("steps-",)),
+        Panel(draw_sweep, "(b) batch size, four steps", "inner batch size, examples", ("batch-",)),
         Panel(
             draw_outer,
             "(c) outer step size, full batch, four steps",
             "outer step size at the start",
-            lines_of(ARMS, "outer"),
+            ("outer-",),
         ),
     ),
     claims=CLAIMS,

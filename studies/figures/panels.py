@@ -80,14 +80,12 @@ def draw_final(to: Drawing) -> None:
     to.axes.invert_yaxis()
 
 
-def along_and_after(
-    task_count: int, after: Sequence[str], along: Sequence[str] = ()
-) -> tuple[Panel, Panel]:
-    """Make the panels of accuracies along the trainings, by default of all arms, and after them."""
+def along_and_after(task_count: int, along: tuple[str, ...] = ("",)) -> tuple[Panel, Panel]:
+    """Make the panels of accuracies along the trainings, of all lines or some, and after them."""
     title = f"along the training, {task_count} tasks at every point"
     return (
-        Panel(draw_curve, title, "meta-iterations", along or after),
-        Panel(draw_final, "after the training, the same tasks for all", "accuracy, %", after),
+        Panel(draw_curve, title, "meta-iterations", along),
+        Panel(draw_final, "after the training, the same tasks for all", "accuracy, %"),
     )
 
 
@@ -104,7 +102,7 @@ def plot(path: Path, figure: Figure, outcomes: Sequence[Outcome], subtitle: str)
     def draw(canvas: Canvas) -> None:
         all_axes = canvas.subplots(1, len(figure.panels), squeeze=False)[0]
         for axes, panel in zip(all_axes, figure.panels, strict=True):
-            shown = [(looks[name], lines[name]) for name in panel.lines if name in lines]
+            shown = [(looks[name], lines[name]) for name in lines if name.startswith(panel.lines)]
             axes.set_title(panel.title, fontsize="medium")
             axes.set_xlabel(panel.x_label)
             axes.grid(alpha=0.3)

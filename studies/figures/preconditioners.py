@@ -15,10 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.figures.command import figure_command
-from studies.figures.figure import Claim, Figure, lines_of, read_arms
+from studies.figures.figure import Claim, Figure, read_arms
 from studies.figures.panels import along_and_after
-
-ARMS = read_arms("preconditioners")
 
 # What was expected: v is part of what is learned, and the order of tasks is not.
 CLAIMS = (
@@ -35,8 +33,8 @@ CLAIMS = (
 FIGURE = Figure(
     name="preconditioners",
     title="What the inner loop divides its gradients by: Omniglot, 5-way 1-shot",
-    arms=ARMS,
-    panels=along_and_after(100, lines_of(ARMS)),
+    arms=read_arms("preconditioners"),
+    panels=along_and_after(100),
     claims=CLAIMS,
 )
 

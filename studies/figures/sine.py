@@ -19,10 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.common.plots import GREY, draw_interval_line
 from studies.figures.command import figure_command
-from studies.figures.figure import ZERO, Claim, Figure, Panel, lines_of, read_arms
+from studies.figures.figure import ZERO, Claim, Figure, Panel, read_arms
 from studies.figures.panels import Drawing, draw_curve
-
-ARMS = read_arms("sine")
 
 
 def draw_waves(to: Drawing) -> None:
@@ -65,21 +63,18 @@ CLAIMS = (
 FIGURE = Figure(
     name="sine",
     title="Sine waves from ten points",
-    arms=ARMS,
+    arms=read_arms("sine"),
     panels=(
         Panel(
             draw_waves,
             "one test wave: before (dotted) and after 32 steps",
             "x",
-            ["reptile", "joint"],
+            ("reptile", "joint"),
         ),
         Panel(
-            draw_steps,
-            "error on test waves, mean and 95 % interval",
-            "inner steps on ten points",
-            lines_of(ARMS),
+            draw_steps, "error on test waves, mean and 95 % interval", "inner steps on ten points"
         ),
-        Panel(draw_curve, "along the training", "meta-iterations", lines_of(ARMS)),
+        Panel(draw_curve, "along the training", "meta-iterations"),
     ),
     claims=CLAIMS,
     part="",

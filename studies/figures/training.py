@@ -1,11 +1,8 @@
 """The trainings of a run, one after another, and their scores on the tasks that arms share."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from operator import attrgetter
@@ -115,12 +112,9 @@ def train_arm(figure: Figure, settings: RunSettings, job: Job, report: Report, s
         training, tasks, score = _images(recipe, figure, settings)
     text = repr((training.identity, [*tasks, job.trained]))
     identity = hashlib.sha256(text.encode()).hexdigest()
-    with suppress(
-        FileNotFoundError, ValueError, KeyError, TypeError
-    ):  # a damaged file is measured again
-        kept: Scores = json.loads(path.read_bytes())
-        if kept["identity"] == identity:
-            return kept
+    kept: Scores = json.loads(path.read_bytes()) if path.exists() else {}
+    if kept.get("identity") == identity:
+        return kept
     state = training.first
     if job.trained:
         resume, compiled = (job.folder / CHECKPOINT_FILE).exists(), settings.compiled

@@ -59,7 +59,8 @@ def test_panels_and_claims_name_arms(name: str) -> None:
     of = figure(name)
     lines, arms = {arm.line for arm in of.arms}, {arm.name for arm in of.arms}
 
-    assert all(lines >= set(panel.lines) for panel in of.panels)
+    begins = {begin for panel in of.panels for begin in panel.lines}
+    assert all(any(line.startswith(begin) for line in lines) for begin in begins)
     assert all({claim.lower, claim.higher} <= arms | {START, ZERO} for claim in of.claims)
     assert not arms & {START, ZERO}
 
@@ -110,7 +111,9 @@ def test_figure3_follows_the_authors_commands() -> None:
 
 
 def test_figure4_varies_one_thing_per_panel() -> None:
-    assert [len(panel.lines) for panel in figure4.FIGURE.panels] == [5, 5, 3]
+    lines = {arm.line for arm in figure4.FIGURE.arms}
+    shown = [panel.lines for panel in figure4.FIGURE.panels]
+    assert [sum(line.startswith(begins) for line in lines) for begins in shown] == [5, 5, 3]
     for name, recipe in image_recipes(figure4.FIGURE).items():
         inner, outer, task = recipe.inner, recipe.outer, recipe.task
         assert task.way * task.shot == 100
