@@ -7,8 +7,6 @@ milliseconds of every choice on the same tasks, and the paired difference to the
 `--page` measures nothing; it draws the pictures again and writes the tables of docs/choosing.md.
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +19,11 @@ from kshot.bundle import Manifest
 from kshot.trainer.evaluate.sweep import Axes, SweepRow, run_sweep
 from studies.common.evaluation import Evaluation, Running, deciding_answers, find_builtin
 from studies.common.page import write_blocks
-from studies.common.plots import save_plot
-from studies.common.results import DOCS, Result, Row, read_results, result_path
+from studies.common.results import DOCS, Row, read_results, result_path
 from studies.common.rows import SWEPT, Pair
 from studies.common.runner import Found, Options, chosen, run_work, study_options
 from studies.pages.choosing import page_blocks
-from studies.pages.sweep import Sweep
-from studies.pages.sweep_plot import SIZE, draw_choices
+from studies.pages.sweep import plot_sweep
 
 STUDY = "choosing"
 # Digits after the point, far below the half widths of the intervals.
@@ -50,7 +46,7 @@ def command(options: Options) -> None:
             for pair in chosen(SWEPT, options)
         }
     for name, result in results.items():
-        _draw(result_path(STUDY, name, options.out).with_suffix(".png"), result)
+        plot_sweep(result_path(STUDY, name, options.out).with_suffix(".png"), result)
 
 
 def evaluation(pair: Pair, compiled: bool) -> Evaluation:
@@ -102,17 +98,6 @@ def _row(row: SweepRow) -> Row:
         "step_count": row.result.step_count,
         **{name: value and round(value, DIGITS) for name, value in found.items()},
     }
-
-
-def _draw(path: Path, result: Result) -> None:
-    tasks, of = result.settings, result.provenance.bundle
-    title = (
-        f"{of}: {tasks['way']}-way {tasks['shot']}-shot, {tasks['tasks']} tasks of "
-        f"{result.more['data']}"
-    )
-    answers = tasks["tasks"] * tasks["queries"] * tasks["way"]
-    draw = draw_choices(title, Sweep.of(result), answers)
-    save_plot(path, draw, width=SIZE[0], height=SIZE[1])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kshot.trainer.output.plotting import figure_of, write_png
 
@@ -52,27 +52,27 @@ class Look:
     marker: str = "o"
     width: float = 1.5
 
+    @property
+    def style(self) -> dict[str, Any]:
+        """Return the arguments of matplotlib's functions that draw a line."""
+        return {
+            "color": self.colour,
+            "linestyle": self.dashes,
+            "linewidth": self.width,
+            "marker": self.marker,
+            "label": self.label,
+        }
+
 
 def draw_interval_line(
     axes: Axes,
     look: Look,
     xs: Sequence[float],
     means: Sequence[float],
-    half_widths: Sequence[float] | None = None,
+    half_widths: Sequence[float],
 ) -> None:
     """Draw points joined by a line, with a bar for each interval."""
-    axes.errorbar(
-        xs,
-        means,
-        yerr=half_widths,
-        color=look.colour,
-        linestyle=look.dashes,
-        linewidth=look.width,
-        marker=look.marker,
-        markersize=4,
-        capsize=2,
-        label=look.label,
-    )
+    axes.errorbar(xs, means, half_widths, markersize=4, capsize=2, **look.style)
 
 
 def step_ticks(axes: Axes, step_counts: Sequence[int]) -> None:
@@ -110,9 +110,7 @@ def legend_below(figure: Figure, panels: Iterable[Axes], most_columns: int = 5) 
     )
 
 
-def save_plot(
-    path: Path, draw: Callable[[Figure], None], *, width: float = 9.0, height: float = 4.5
-) -> None:
+def save_plot(path: Path, draw: Callable[[Figure], None], *, width: float, height: float) -> None:
     """Draw a figure of this size in inches and write it as a PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_png(path, figure_of(draw, width=width, height=height))

@@ -1,20 +1,17 @@
 """The tables of docs/choosing.md: an overview, each change of the defaults, calibration."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 from kshot.bundle import BatchNormMode
 from studies.common.page import table
-from studies.common.results import Result
+from studies.common.results import Result, Row
 from studies.common.rows import CALIBRATED, SWEPT, Pair
-from studies.pages.sweep import Choice, Measured, Sweep, choice_words
+from studies.pages.sweep import AXES, Sweep, choice_words, step_words
 
 PICTURES = "../studies/results/choosing"
 OVERVIEW = ("bundle and tasks", "as served, %", "ECE", "ms", "as good from", "most accurate")
 DEFAULTS = ("bundle", "mode", "preconditioner", "head", "scope", "steps")
 CALIBRATION = ("", "examples", "tasks", *(f"`{mode}`, %" for mode in BatchNormMode))
-AXES = ("batch_norm_mode", "preconditioner", "head", "scope", "step_count")
 # Half a point of accuracy goes unnoticed in service.
 AS_GOOD = -0.005
 
@@ -28,7 +25,7 @@ def page_blocks(results: Mapping[str, Result]) -> Mapping[str, str]:
     for pair, sweep in sweeps.items():
         bundles.setdefault(pair.bundle, {})[pair] = sweep
     served = [
-        [f"`{bundle}`", *(f"`{value}`" for value in _axes(next(iter(of.values())).defaults))]
+        [f"`{bundle}`", *(f"`{next(iter(of.values())).defaults[axis]}`" for axis in AXES)]
         for bundle, of in bundles.items()
     ]
     commands = [
@@ -53,20 +50,16 @@ def calibration_block(results: Mapping[str, Result]) -> str:
     return table(CALIBRATION, lines)
 
 
-def _axes(choice: Choice) -> Iterator[object]:
-    return (getattr(choice, axis) for axis in AXES)
-
-
 def _overview(pair: Pair, sweep: Sweep) -> Sequence[str]:
     served, best = sweep.served, sweep.best()
-    ahead = choice_words(best.choice, sweep.defaults)
+    ahead = choice_words(best, sweep.defaults)
     return (
         f"`{pair.bundle}`: {pair.title}",
         _accuracy(served),
-        f"{served.ece:.3f}",
-        f"{served.ms_per_task:.0f}",
+        f"{served['ece']:.3f}",
+        f"{served['ms_per_task']:.0f}",
         _fewest(sweep),
-        f"{ahead}: {_difference(best)}" if best.difference else ahead,
+        f"{ahead}: {_difference(best)}" if best["difference"] else ahead,
     )
 
 
@@ -75,13 +68,13 @@ def _fewest(sweep: Sweep) -> str:
 
     Larger numbers than the defaults' own are not asked.
     """
-    count = served = sweep.defaults.step_count
-    for row in reversed(sweep.along_steps(sweep.defaults)):
-        if row.choice.step_count < served:
-            if row.difference is not None and row.difference <= AS_GOOD:
+    count = served = sweep.defaults["step_count"]
+    for row in reversed(sweep.where("step_count")):
+        if row["step_count"] < served:
+            if row["difference"] is not None and row["difference"] <= AS_GOOD:
                 break
-            count = row.choice.step_count
-    return f"{count} step{'' if count == 1 else 's'}"
+            count = row["step_count"]
+    return step_words(count)
 
 
 def _changes(sweeps: Sweeps) -> str:
@@ -94,37 +87,35 @@ def _changes(sweeps: Sweeps) -> str:
     for words in dict.fromkeys(words for of in changes.values() for words in of):
         rows = [of[words] for of in changes.values()]
         if words.startswith("mode") or any(map(_matters, rows)):
-            cells = [f"{_difference(row)} ({row.ms_per_task:.0f})" for row in rows]
+            cells = [f"{_difference(row)} ({row['ms_per_task']:.0f})" for row in rows]
             lines.append([words, *cells])
-    served = [f"{_accuracy(of.served)} ({of.served.ms_per_task:.0f})" for of in sweeps.values()]
+    served = [f"{_accuracy(of.served)} ({of.served['ms_per_task']:.0f})" for of in sweeps.values()]
     head = ["changed", *(pair.title for pair in sweeps)]
     return table(head, [["nothing: accuracy, %", *served], *lines])
 
 
-def _rows(sweep: Sweep) -> Iterator[tuple[str, Measured]]:
+def _rows(sweep: Sweep) -> Iterator[tuple[str, Row]]:
     """Go over single changes of the defaults and the two that take no step."""
-    defaults = sweep.defaults
     for axis in AXES:
         for row in sweep.changed(axis):
-            yield choice_words(row.choice, defaults), row
-    mode = defaults.batch_norm_mode
-    means = Choice(mode, defaults.preconditioner, "prototype", defaults.scope, 0)
-    if defaults.head != means.head and means in sweep.rows:
-        yield "class means, 0 steps", sweep.rows[means]
-    for row in sweep.baselines(mode):
+            yield choice_words(row, sweep.defaults), row
+    if sweep.defaults["head"] != "prototype":
+        for row in sweep.where(head="prototype", step_count=0):
+            yield "class means, 0 steps", row
+    for row in sweep.baselines(sweep.defaults["batch_norm_mode"]):
         yield "NIL", row
 
 
-def _accuracy(row: Measured) -> str:
-    return f"{100 * row.accuracy:.2f} ± {100 * row.ci95:.2f}"
+def _accuracy(row: Row) -> str:
+    return f"{100 * row['accuracy']:.2f} ± {100 * row['ci95']:.2f}"
 
 
-def _matters(row: Measured) -> bool:
-    return abs(row.difference or 0.0) > (row.difference_ci95 or 0.0)
+def _matters(row: Row) -> bool:
+    return bool(abs(row["difference"] or 0.0) > (row["difference_ci95"] or 0.0))
 
 
-def _difference(row: Measured) -> str:
+def _difference(row: Row) -> str:
     """Return the difference in points, in bold where it is larger than its interval."""
-    points = round(100 * (row.difference or 0.0), 2) + 0.0  # no -0.00
-    said = f"{points:+.2f} ± {100 * (row.difference_ci95 or 0.0):.2f}"
+    points = round(100 * (row["difference"] or 0.0), 2) + 0.0  # no -0.00
+    said = f"{points:+.2f} ± {100 * (row['difference_ci95'] or 0.0):.2f}"
     return f"**{said}**" if _matters(row) else said

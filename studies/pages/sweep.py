@@ -1,106 +1,168 @@
-"""A sweep over the choices of an adaptation, as its result holds it."""
+"""A sweep over the choices of an adaptation, as its result holds it, and its picture.
+
+The picture has single changes of the defaults over steps and milliseconds, by batch-norm mode.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from studies.common.results import Result
+from studies.common import plots
+from studies.common.plots import Look, log_ticks, save_plot, step_ticks
+from studies.common.results import Result, Row
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class Choice:
-    """How a task is adapted to and answered; a baseline has only a mode and its steps."""
-
-    batch_norm_mode: str
-    preconditioner: str | None
-    head: str | None
-    scope: str | None
-    step_count: int
-    baseline: str | None = None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A row: fractions in 0..1, `nll` in nats, milliseconds per task.
-
-    `difference` is the paired difference to the bundle's defaults, None for these.
-    """
-
-    choice: Choice
-    accuracy: float
-    ci95: float
-    ece: float
-    nll: float
-    ms_per_task: float
-    difference: float | None
-    difference_ci95: float | None
+AXES = ("batch_norm_mode", "preconditioner", "head", "scope", "step_count")
+COLOURS = {
+    "carried": plots.BLUE,
+    "frozen": plots.RED,
+    "fresh": plots.GREEN,
+    "sgd": plots.PINK,
+    "head trained": plots.BLUE,
+    "head prototype": plots.YELLOW,
+    "head zero": plots.SKY,
+    "scope all": plots.BLUE,
+    "scope head": plots.GREY,
+}
+DASHES = {"preconditioner": "-", "head": "--", "scope": ":"}
+MODES = ("support", "support_and_query", "transductive")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The rows of a result by their choices, and the bundle's defaults."""
+    """The rows of a result, and the bundle's defaults: a value for each of `AXES`.
 
-    rows: Mapping[Choice, Measured]
-    defaults: Choice
+    Rows have fractions in 0..1, `nll` in nats, milliseconds per task, and the paired difference to
+    the defaults, None for these. A row with a `baseline` has only a mode and its steps.
+    """
+
+    rows: Sequence[Row]
+    defaults: Mapping[str, Any]
 
     @staticmethod
     def of(result: Result) -> Sweep:
         """Read a result."""
-        rows = {}
-        for row in result.rows:
-            choice = Choice(**{name: row[name] for name in Choice.__dataclass_fields__})
-            found = {name: row[name] for name in row if name in Measured.__dataclass_fields__}
-            rows[choice] = Measured(choice, **found)
         of, inner = result.settings, result.settings["inner_loop"]
         mode, head, scope = (of[name]["default"] for name in ("batch_norm", "head", "scope"))
-        defaults = Choice(mode, inner["preconditioner"], head, scope, inner["step_count"])
-        return Sweep(rows, defaults)
+        values = mode, inner["preconditioner"], head, scope, inner["step_count"]
+        return Sweep(result.rows, dict(zip(AXES, values, strict=True)))
 
     @property
-    def served(self) -> Measured:
+    def served(self) -> Row:
         """Return the row of the bundle's defaults."""
-        return self.rows[self.defaults]
+        (row,) = self.where()
+        return row
 
-    def changed(self, axis: str) -> list[Measured]:
-        """Return the rows that differ from the defaults in one field of `Choice` alone."""
-        return [
-            row
-            for choice, row in self.rows.items()
-            if choice != self.defaults
-            and replace(choice, **{axis: getattr(self.defaults, axis)}) == self.defaults
-        ]
+    def where(self, free: str | None = None, **changes: object) -> list[Row]:
+        """Return the rows of the defaults with changes and any value of a free axis.
 
-    def along_steps(self, choice: Choice) -> list[Measured]:
-        """Return the rows of a choice by growing numbers of steps."""
-        rows = (
-            self.rows[of] for of in self.rows if replace(choice, step_count=of.step_count) == of
-        )
-        return sorted(rows, key=lambda row: row.choice.step_count)
+        They are in the order of their numbers of steps.
+        """
+        wanted = {axis: changes.get(axis, self.defaults[axis]) for axis in AXES if axis != free}
+        rows = (row for row in self.rows if all(row[axis] == wanted[axis] for axis in wanted))
+        return sorted(rows, key=lambda row: int(row["step_count"]))
 
-    def baselines(self, mode: str) -> list[Measured]:
+    def changed(self, axis: str) -> list[Row]:
+        """Return the rows that differ from the defaults on one axis alone."""
+        return [row for row in self.where(axis) if row[axis] != self.defaults[axis]]
+
+    def baselines(self, mode: str) -> list[Row]:
         """Return the rows that adapt nothing, in a mode."""
-        rows = self.rows.values()
-        return [of for of in rows if of.choice.baseline and of.choice.batch_norm_mode == mode]
+        return [row for row in self.rows if row["baseline"] and row["batch_norm_mode"] == mode]
 
-    def best(self) -> Measured:
+    def best(self) -> Row:
         """Return the most accurate row of the default mode; of equals the defaults or quickest."""
-        mode = self.defaults.batch_norm_mode
+        mode, served = self.defaults["batch_norm_mode"], self.served
         return max(
-            (row for row in self.rows.values() if row.choice.batch_norm_mode == mode),
-            key=lambda row: (row.accuracy, row.choice == self.defaults, -row.ms_per_task),
+            (row for row in self.rows if row["batch_norm_mode"] == mode),
+            key=lambda row: (row["accuracy"], row is served, -row["ms_per_task"]),
         )
 
 
-def choice_words(choice: Choice, defaults: Choice) -> str:
+def choice_words(row: Row, defaults: Mapping[str, Any]) -> str:
     """Name what differs from the defaults."""
-    if choice.baseline is not None:
-        return f"`{choice.baseline}`"
-    said = [
-        f"{axis.removeprefix('batch_norm_')} `{getattr(choice, axis)}`"
-        for axis in ("batch_norm_mode", "preconditioner", "head", "scope")
-        if getattr(choice, axis) != getattr(defaults, axis)
-    ]
-    if choice.step_count != defaults.step_count:
-        said.append(f"{choice.step_count} step{'' if choice.step_count == 1 else 's'}")
+    if row["baseline"] is not None:
+        return f"`{row['baseline']}`"
+    changed = [axis for axis in AXES if row[axis] != defaults[axis]]
+    said = [f"{axis.removeprefix('batch_norm_')} `{row[axis]}`" for axis in changed]
+    if "step_count" in changed:
+        said[-1] = step_words(row["step_count"])
     return ", ".join(said) or "the defaults"
+
+
+def step_words(count: int) -> str:
+    """Say a number of steps."""
+    return f"{count} step{'' if count == 1 else 's'}"
+
+
+def plot_sweep(path: Path, result: Result) -> None:
+    """Draw a sweep and write it as a PNG.
+
+    Errors are on a logarithmic scale; no error at all is drawn as half a wrong answer.
+    """
+    sweep, of = Sweep.of(result), result.settings
+    modes = [mode for mode in MODES if any(row["batch_norm_mode"] == mode for row in sweep.rows)]
+    step_counts = sorted({row["step_count"] for row in sweep.rows})
+    least = 50 / float(of["tasks"] * of["queries"] * of["way"])
+    title = (
+        f"{result.provenance.bundle}: {of['way']}-way {of['shot']}-shot, {of['tasks']} tasks of "
+        f"{result.more['data']}"
+    )
+
+    def error(row: Row) -> float:
+        return max(100 * (1 - float(row["accuracy"])), least)
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(3, len(modes), sharey="row", squeeze=False)
+        for column, mode in enumerate(modes):
+            errors, calibration, times = (panels[row][column] for row in range(3))
+            for look, rows in _lines(sweep, mode):
+                style = {**look.style, "markersize": 3.5}
+                steps, missed = [row["step_count"] for row in rows], list(map(error, rows))
+                errors.plot(steps, missed, **style)
+                calibration.plot(steps, [max(row["ece"], 1e-3) for row in rows], **style)
+                times.plot([row["ms_per_task"] for row in rows], missed, **style)
+            for nil in sweep.baselines(mode):
+                errors.plot([0], [error(nil)], "*", color="black", markersize=10, zorder=5)
+                times.plot([nil["ms_per_task"]], [error(nil)], "*", color="black", markersize=10)
+            errors.set_title(mode)
+            for panel in (errors, calibration):
+                step_ticks(panel, step_counts)
+            times.set_xscale("log")
+            low, high = times.get_xlim()
+            log_ticks(times.xaxis, (1, 2, 5) if high < 100 * low else (1, 3))
+            times.set_xlabel("milliseconds of a task, adaptation and answers")
+        for row, name in enumerate(("error, %", "expected calibration error", "error, %")):
+            panels[row][0].set_ylabel(name)
+            for panel in panels[row]:
+                panel.set_yscale("log")
+                log_ticks(panel.yaxis)
+                panel.grid(alpha=0.3)
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        star = panels[0][0].plot([], [], "*", color="black")[0]
+        figure.legend(
+            [*handles, star],
+            [*labels, "NIL: no head, no step"],
+            loc="outside lower center",
+            ncols=min(len(handles) + 1, 5),
+        )
+        figure.suptitle(title)
+
+    save_plot(path, draw, width=12.0, height=10.5)
+
+
+def _lines(sweep: Sweep, mode: str) -> Iterator[tuple[Look, Sequence[Row]]]:
+    """Go over the defaults and everything that differs from them on one of three axes."""
+    label = "{preconditioner}, head {head}, scope {scope}: the defaults".format(**sweep.defaults)
+    yield Look(label, "black", width=2.6), sweep.where("step_count", batch_norm_mode=mode)
+    for axis, dashes in DASHES.items():
+        for value in dict.fromkeys(row[axis] for row in sweep.rows if not row["baseline"]):
+            rows = sweep.where("step_count", batch_norm_mode=mode, **{axis: value})
+            if value != sweep.defaults[axis] and rows:
+                label = value if axis == "preconditioner" else f"{axis} {value}"
+                yield Look(label, COLOURS[label], dashes, width=1.4), rows

@@ -16,7 +16,7 @@ from studies import choosing
 from studies.choosing import all_choices, command
 from studies.common import results
 from studies.common.results import DOCS, read_result
-from studies.pages.sweep import Choice, Sweep
+from studies.pages.sweep import Sweep
 
 PackSmall = Callable[..., Path]
 RunSweep = Callable[..., Result]
@@ -70,10 +70,10 @@ def test_pair_is_swept_over_all_choices(sweep: RunSweep, swept: Swept, tmp_path:
     picture = tmp_path / "out" / "choosing" / "omniglot-1shot.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     read = Sweep.of(found)
-    assert read.defaults == Choice("support", "carried", "trained", "all", 10)
-    assert read.served.difference is None
-    assert [row.choice.step_count for row in read.along_steps(read.defaults)] == [0, 2, 10]
-    assert [row.choice.scope for row in read.changed("scope")] == ["head"]
+    assert list(read.defaults.values()) == ["support", "carried", "trained", "all", 10]
+    assert read.served["difference"] is None
+    assert [row["step_count"] for row in read.where("step_count")] == [0, 2, 10]
+    assert [row["scope"] for row in read.changed("scope")] == ["head"]
 
 
 def test_command_sweeps_a_pair_again(

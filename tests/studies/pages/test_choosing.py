@@ -1,39 +1,44 @@
 """The tables of docs/choosing.md."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
 from studies.common.results import Provenance, Result
 from studies.pages.choosing import page_blocks
-from studies.pages.sweep import Choice, Sweep, choice_words
+from studies.pages.sweep import AXES, Sweep, choice_words
 
-SERVED = Choice("support", "carried", "trained", "all", 10)
-Rows = Mapping[Choice, tuple[float, float | None]]
+Choice = Mapping[str, Any]
+SERVED: Choice = dict(
+    zip((*AXES, "baseline"), ("support", "carried", "trained", "all", 10, None), strict=True)
+)
+NIL = {**dict.fromkeys(SERVED), "batch_norm_mode": "support", "step_count": 0, "baseline": "nil"}
+# Each a choice, its accuracy and its difference to the defaults.
+Rows = Sequence[tuple[Choice, float, float | None]]
 
 
 def result_of(rows: Rows) -> Result:
     """Lay out accuracies and differences by their choices as a sweep's result."""
     listed = [
         {
-            **asdict(choice),
+            **choice,
             "accuracy": accuracy,
             "ci95": 0.01,
             "ece": 0.02,
             "nll": 0.3,
-            "ms_per_task": 10.0 + choice.step_count,
+            "ms_per_task": 10.0 + choice["step_count"],
             "difference": difference,
             "difference_ci95": None if difference is None else 0.002,
         }
-        for choice, (accuracy, difference) in rows.items()
+        for choice, accuracy, difference in rows
     ]
     made_with = Provenance("kshot evaluate omniglot --sweep OUT", None, [0], None, {})
     settings = {
-        "inner_loop": {"preconditioner": SERVED.preconditioner, "step_count": SERVED.step_count},
-        "batch_norm": {"default": SERVED.batch_norm_mode},
-        "head": {"default": SERVED.head},
-        "scope": {"default": SERVED.scope},
+        "inner_loop": {name: SERVED[name] for name in ("preconditioner", "step_count")},
+        "batch_norm": {"default": SERVED["batch_norm_mode"]},
+        "head": {"default": SERVED["head"]},
+        "scope": {"default": SERVED["scope"]},
     }
     return Result("choosing", "omniglot-1shot", made_with, settings, listed)
 
@@ -44,17 +49,17 @@ def blocks_of(rows: Rows) -> Mapping[str, str]:
 
 def test_table_has_the_changes_that_matter() -> None:
     blocks = blocks_of(
-        {
-            Choice("support", None, None, None, 0, "nil"): (0.8, -0.13),
-            SERVED: (0.93, None),
-            replace(SERVED, step_count=0): (0.2, -0.73),
-            replace(SERVED, step_count=5): (0.926, -0.004),
-            replace(SERVED, step_count=20): (0.93, 0.002),
-            replace(SERVED, step_count=50): (0.94, 0.01),
-            replace(SERVED, head="prototype", step_count=0): (0.85, -0.08),
-            replace(SERVED, preconditioner="sgd", scope="head"): (0.95, 0.02),
-            replace(SERVED, batch_norm_mode="transductive"): (0.93, 0.0),
-        }
+        [
+            (NIL, 0.8, -0.13),
+            (SERVED, 0.93, None),
+            ({**SERVED, "step_count": 0}, 0.2, -0.73),
+            ({**SERVED, "step_count": 5}, 0.926, -0.004),
+            ({**SERVED, "step_count": 20}, 0.93, 0.002),
+            ({**SERVED, "step_count": 50}, 0.94, 0.01),
+            ({**SERVED, "head": "prototype", "step_count": 0}, 0.85, -0.08),
+            ({**SERVED, "preconditioner": "sgd", "scope": "head"}, 0.95, 0.02),
+            ({**SERVED, "batch_norm_mode": "transductive"}, 0.93, 0.0),
+        ]
     )
 
     assert blocks["changes of omniglot"].splitlines()[2:] == [
@@ -70,7 +75,7 @@ def test_table_has_the_changes_that_matter() -> None:
         "| 5 steps | preconditioner `sgd`, scope `head`: **+2.00 ± 0.20** |"
     )
     assert "omniglot-1shot.png): `kshot evaluate omniglot --sweep OUT`" in blocks["commands"]
-    assert blocks_of({SERVED: (0.93, None)})["overview"].endswith("| 10 steps | the defaults |")
+    assert blocks_of([(SERVED, 0.93, None)])["overview"].endswith("| 10 steps | the defaults |")
 
 
 @pytest.mark.parametrize(
@@ -87,21 +92,21 @@ def test_table_has_the_changes_that_matter() -> None:
 def test_steps_are_as_good_from_where_no_larger_number_falls_behind(
     differences: Mapping[int, float], words: str
 ) -> None:
-    rows: dict[Choice, tuple[float, float | None]] = {SERVED: (0.9, None)}
+    rows: list[tuple[Choice, float, float | None]] = [(SERVED, 0.9, None)]
     for steps, difference in reversed(differences.items()):
-        rows[replace(SERVED, step_count=steps)] = (0.9 + difference, difference)
+        rows.append(({**SERVED, "step_count": steps}, 0.9 + difference, difference))
 
     assert blocks_of(rows)["overview"].splitlines()[-1].split(" | ")[4] == words
 
 
 def test_of_equally_accurate_choices_the_defaults_are_best() -> None:
-    rows = {replace(SERVED, step_count=0): (0.93, 0.0), SERVED: (0.93, None)}
+    result = result_of([({**SERVED, "step_count": 0}, 0.93, 0.0), (SERVED, 0.93, None)])
 
-    assert Sweep.of(result_of(rows)).best().choice == SERVED
+    assert Sweep.of(result).best() == result.rows[1]
 
 
 def test_choice_is_named_by_what_differs() -> None:
-    other = replace(SERVED, step_count=1, head="zero", batch_norm_mode="transductive")
+    other = {**SERVED, "step_count": 1, "head": "zero", "batch_norm_mode": "transductive"}
 
     assert choice_words(other, SERVED) == "mode `transductive`, head `zero`, 1 step"
     assert choice_words(SERVED, SERVED) == "the defaults"
