@@ -6,8 +6,6 @@ Each pair of bundle and tasks is adapted and answered by the bundle's defaults, 
 in every batch-norm mode. `--page` measures nothing and writes the table of docs/choosing.md.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -6,8 +6,6 @@ A row's batch-norm modes share the adaptations. A row that was stopped goes on w
 `--page` measures nothing and writes the tables of docs/reproduction.md.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kshot.bundle import Bundle, Head, Manifest, Preconditioner, load_bundle, replace_file
+from kshot.bundle.document import plain
 from kshot.trainer.evaluate.evaluator import Measurement
 from kshot.trainer.evaluate.tasks import prepare_tasks
 from kshot.trainer.statistics import accuracy_interval
@@ -75,15 +74,8 @@ def answered(targets: Iterable[Target], bundles: Sequence[Bundle]) -> list[tuple
 
 def evaluation(target: Target, bundle: Bundle, *, ships: bool) -> Evaluation:
     """Return what is evaluated, and what decides the numbers."""
-    manifest = bundle.manifest
-    adaptation, provenance = adaptation_for(target, manifest), manifest.provenance
-    words = [
-        word
-        for name, value in adaptation.items()
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    manifest, provenance = bundle.manifest, bundle.manifest.provenance
     deciding = {
-        **adaptation,
         "learning_rate": manifest.inner_loop.learning_rate,
         "weights_digest": weights_digest(bundle),
         "algorithm": provenance.algorithm,
@@ -96,9 +88,9 @@ def evaluation(target: Target, bundle: Bundle, *, ships: bool) -> Evaluation:
         bundle,
         manifest.name if ships else "BUNDLE",
         target.tasks,
-        [*words, "--batch-norm-mode", "MODE"],
+        ("--batch-norm-mode", "MODE"),
         deciding,
-        adaptation,
+        adaptation_for(target, manifest),
     )
 
 
@@ -131,13 +123,12 @@ def measure(target: Target, deciding: Mapping[str, Any], running: Running) -> Fo
     evaluator, settings = running.evaluator, running.settings
     tasks = prepare_tasks(evaluator.dataset, settings, running.episodes)
     (solver,) = evaluator.solvers([settings], settings.task_count)
-    identity = [deciding, tasks.digest]
+    identity = [deciding, plain(settings), tasks.digest]
     kept = json.loads(running.unfinished.read_text()) if running.unfinished.exists() else {}
     if kept.get("identity") != identity:
-        kept = {"identity": identity, "correct": {}, "diverged": {}}
-    correct: dict[str, list[int]] = kept["correct"]
-    diverged: dict[str, int] = kept["diverged"]
-    done = len(correct.get(target.modes[0], ()))
+        nothing = {"correct": [], "diverged": 0}
+        kept = {"identity": identity, **{mode: dict(nothing) for mode in target.modes}}
+    done = len(kept[target.modes[0]]["correct"])
     running.report(done, settings.task_count)
     for start in range(done, settings.task_count, TASKS_AT_A_TIME):
         stop = min(start + TASKS_AT_A_TIME, settings.task_count)
@@ -148,21 +139,16 @@ def measure(target: Target, deciding: Mapping[str, Any], running: Running) -> Fo
             running.report(last, settings.task_count)
         (results,) = measurement.results(tasks.digest).values()
         for mode, result in results.items():
-            correct[mode] = [*correct.get(mode, ()), *result.correct_counts]
-            diverged[mode] = diverged.get(mode, 0) + result.diverged_count
+            so_far = kept[mode]
+            so_far["correct"] = [*so_far["correct"], *result.correct_counts]
+            so_far["diverged"] += result.diverged_count
         replace_file(running.unfinished, json.dumps(kept).encode())
-    rows = []
+    rows, query_count = [], settings.way * settings.query_count
     for mode in target.modes:
-        interval = accuracy_interval(np.array(correct[mode]), settings.way * settings.query_count)
-        rows.append(
-            {
-                "batch_norm": mode.value,
-                "accuracy": interval.mean,
-                "ci95": interval.half_width,
-                "ci_method": interval.method,
-                "diverged": diverged[mode],
-            }
-        )
+        interval = accuracy_interval(np.array(kept[mode]["correct"]), query_count)
+        found = {"accuracy": interval.mean, "ci95": interval.half_width}
+        more = {"ci_method": interval.method, "diverged": kept[mode]["diverged"]}
+        rows.append({"batch_norm": mode.value, **found, **more})
     return rows, {}
 
 

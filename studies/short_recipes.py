@@ -7,8 +7,6 @@ interval. All is computed on the CPU, uncompiled. Recipes whose data are missing
 `--page` measures nothing and writes the table of docs/recipes.md.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -65,12 +63,10 @@ def work(run: ShortRun, data_folder: Path) -> Work:
     """Return what decides a recipe's comparison, and how it is trained and measured."""
     few = FEW if isinstance(load_recipe(run.recipe), Recipe) else ()
     settings = [f"outer.meta_iterations={run.meta_iterations}", *run.settings, *few]
-    words = ["kshot", "train", run.recipe]
-    words += [word for setting in settings for word in ("--set", setting)]
-    words += ["--no-compile", "--device", "cpu"]
+    command = " --set ".join([f"kshot train {run.recipe}", *settings])
     deciding = {**vars(run), "settings": settings}
     measure = partial(_measure, run, settings, data_folder)
-    return Work(run.recipe, " ".join(words), deciding, measure)
+    return Work(run.recipe, f"{command} --no-compile --device cpu", deciding, measure)
 
 
 def block(results: Mapping[str, Result]) -> str:
@@ -104,17 +100,16 @@ def _measure(run: ShortRun, settings: Sequence[str], data_folder: Path, _: Path)
     if isinstance(recipe, Recipe):
         step_count = run.step_count or recipe.serving.step_count
         recipe = load_recipe(run.recipe, [*settings, f"evaluation.step_count={step_count}"])
-    asked, device = Figure(run.recipe, "", query_count=run.query_count), torch.device("cpu")
-    scores = []
+    figure, scores = Figure(run.recipe, "", query_count=run.query_count), []
     with tempfile.TemporaryDirectory() as scratch, Progress(run.recipe, "meta-iterations") as shown:
-        settled = RunSettings(Path(scratch), data_folder, device, False, task_count=run.task_count)
+        out, device = Path(scratch), torch.device("cpu")
+        settled = RunSettings(out, data_folder, device, False, task_count=run.task_count)
 
         def report(at: TrainingReport) -> None:
             shown.update(at.meta_iteration, at.meta_iterations)
 
         for trained in (False, True):
-            job = Job(recipe, Path(scratch) / str(trained), trained)
-            arm = train_arm(asked, settled, job, report, say)
+            arm = train_arm(figure, settled, Job(recipe, out / str(trained), trained), report, say)
             measured = compared_names(arm["scores"], arm["query_count"])[0]
             scores.append(arm["scores"][measured])
     measure = "accuracy" if isinstance(recipe, Recipe) else "squared_error"

@@ -1,7 +1,5 @@
 """A bundle evaluated on tasks: the tasks, the command, and what decides the answers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,17 @@ from studies.common.runner import SEED, Found, Options, Work, say
 
 # The parts of a manifest that decide logits.
 DECIDING = ("network", "input", "inner_loop", "batch_norm", "head", "scope")
+
+
+@dataclass(frozen=True)
+class Running:
+    """An evaluation that runs; `unfinished` is the place of a file for what it has so far."""
+
+    evaluator: Evaluator
+    settings: EvaluationSettings
+    episodes: EpisodeSet
+    report: Report
+    unfinished: Path
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,10 @@ class Evaluation:
         words: list[object] = ["kshot", "evaluate", self.bundle_name]
         if other is not None:
             words += ["--dataset", other.dataset, "--dataset-split", other.split]
-        words += [word for name, size in sizes.items() for word in (f"--{name}", size)]
-        command = " ".join(map(str, [*words, "--seed", SEED, *self.words]))
+        for name, value in {**sizes, "seed": SEED, **self.adaptation}.items():
+            words += [f"--{name.replace('_', '-')}", value]
+        command = " ".join(map(str, [*words, *self.words]))
+        deciding = {**sizes, **self.adaptation, **self.deciding}
 
         def run(unfinished: Path) -> Found:
             settings = EvaluationSettings(
@@ -81,18 +92,7 @@ class Evaluation:
             }
             return rows, {**known, **more}
 
-        return Work(self.name, command, {**sizes, **self.deciding}, run, self.bundle)
-
-
-@dataclass(frozen=True)
-class Running:
-    """An evaluation that runs; `unfinished` is the place of a file for what it has so far."""
-
-    evaluator: Evaluator
-    settings: EvaluationSettings
-    episodes: EpisodeSet
-    report: Report
-    unfinished: Path
+        return Work(self.name, command, deciding, run, self.bundle)
 
 
 def find_builtin(name: str) -> Bundle:

@@ -1,7 +1,5 @@
 """Pages of the documentation: tables are written between markers, the text by hand."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

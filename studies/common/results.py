@@ -9,8 +9,6 @@ All rows of a result have the same keys. Call `provenance` before a long measure
 runs is the code at its start.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What the studies measure, as data: a row for each table of `studies/rows/STUDY.toml`."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

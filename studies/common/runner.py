@@ -1,7 +1,5 @@
 """The one runner: the shared options, what was measured before, and errors of one line."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -31,27 +29,21 @@ Subject = TypeVar("Subject")
 # Rows, and what else is worth keeping.
 Found = tuple[Sequence[Row], Mapping[str, Any]]
 
+ONLY_HELP = "Names, separated by commas.  [default: all]"
+TASKS_HELP = "Tasks of a trial, which needs its own --out.  [default: each result's own]"
+COMPILE_HELP = "Compile the inner steps, as the server does.  [default: on a CPU]"
+AGAIN_HELP = "Measure again what was measured before."
+OUT, OUT_HELP = click.Path(path_type=Path), "Folder of the results."
+PAGE_HELP = "Only write the page, from the kept results."
 _OPTIONS = (
-    click.option("--only", default="", help="Names, separated by commas.  [default: all]"),
+    click.option("--only", default="", help=ONLY_HELP),
     data_option,
-    click.option(
-        "--tasks",
-        "task_count",
-        type=click.IntRange(min=1),
-        help="Tasks of a trial, which needs its own --out.  [default: each result's own]",
-    ),
+    click.option("--tasks", "task_count", type=click.IntRange(min=1), help=TASKS_HELP),
     device_option,
-    click.option(
-        "--compile/--no-compile",
-        "compiled",
-        default=None,
-        help="Compile the inner steps, as the server does.  [default: on a CPU]",
-    ),
-    click.option("--again", is_flag=True, help="Measure again what was measured before."),
-    click.option(
-        "--out", default=RESULTS, type=click.Path(path_type=Path), help="Folder of the results."
-    ),
-    click.option("--page", is_flag=True, help="Only write the page, from the kept results."),
+    click.option("--compile/--no-compile", "compiled", default=None, help=COMPILE_HELP),
+    click.option("--again", is_flag=True, help=AGAIN_HELP),
+    click.option("--out", default=RESULTS, type=OUT, help=OUT_HELP),
+    click.option("--page", is_flag=True, help=PAGE_HELP),
 )
 
 

@@ -1,7 +1,5 @@
 """The tables of docs/reproduction.md: a line for each target, a column for each mode."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from kshot.bundle import BatchNormMode
@@ -27,20 +25,14 @@ def page_blocks(results: Results) -> Mapping[str, str]:
     return {**blocks, "not-measured": _missing(results)}
 
 
-def recipe_length(recipe: str) -> int | None:
-    """Return the meta-iterations of a shipped recipe; None for another."""
-    return load_recipe(recipe).outer.meta_iterations if recipe in list_recipes() else None
-
-
 def _line(target: Target, result: Result | None) -> list[str]:
     algorithm, tasks, length = target.algorithm, "not measured", ""
     if result is not None:
-        algorithm, tasks = result.settings["algorithm"], f"{result.settings['tasks']:,}"
-        trained, whole = (
-            result.settings["meta_iterations"],
-            recipe_length(result.settings["recipe"]),
-        )
-        length = f"{trained:,}" if whole in (None, trained) else f"{trained:,} of {whole:,}"
+        of = result.settings
+        algorithm, tasks, length = of["algorithm"], f"{of['tasks']:,}", f"{of['meta_iterations']:,}"
+        if of["recipe"] in list_recipes():
+            whole = load_recipe(of["recipe"]).outer.meta_iterations
+            length += f" of {whole:,}" * (whole != of["meta_iterations"])
     cells = [_cell(target, result, mode) for mode in BatchNormMode]
     return [target.row, ALGORITHMS.get(algorithm, algorithm), tasks, length, *cells]
 
@@ -51,9 +43,8 @@ def _cell(target: Target, result: Result | None, mode: BatchNormMode) -> str:
     Fewer tasks than the decisive number cannot reach a gate; they miss it if their whole interval
     lies below.
     """
-    found = (
-        next((row for row in result.rows if row["batch_norm"] == mode), None) if result else None
-    )
+    rows = {row["batch_norm"]: row for row in result.rows} if result else {}
+    found = rows.get(mode)
     measured = f"**{_percent(found['accuracy'])}** ± {_percent(found['ci95'])}" if found else ""
     compared = []
     if mode in target.published:
