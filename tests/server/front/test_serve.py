@@ -15,6 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from kshot.__main__ import main
 from kshot.bundle import Bundle
 from kshot.server.server import SERVICE
 from kshot.v1 import adaptation_pb2 as wire
@@ -39,6 +40,7 @@ def hang(*_arguments):
 predictor._run = hang
 """
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
+Refused = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @contextmanager
@@ -80,6 +82,17 @@ def kshot(*arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=100,
         check=False,
     )
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Return a function that runs the command in this process, where it does not start a server."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        code = main(["serve", *arguments])
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
 
 
 def support_set() -> wire.SupportSet:
@@ -224,11 +237,16 @@ def test_a_second_server_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None
     ],
 )
 def test_wrong_use_is_one_line(
-    tiny_bundle: Bundle, tmp_path: Path, arguments: list[str], code: int, message: str
+    refused: Refused,
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
 ) -> None:
     bundle = [] if "--bundle" in arguments else ["--bundle", str(tiny_bundle.path)]
 
-    done = kshot("--store", str(tmp_path / "s"), *bundle, *arguments)
+    done = refused("--store", str(tmp_path / "s"), *bundle, *arguments)
 
     assert done.returncode == code
     assert done.stdout == ""
@@ -237,22 +255,26 @@ def test_wrong_use_is_one_line(
     assert done.stderr.startswith("kshot: ")
 
 
-def test_two_bundles_of_one_name_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_two_bundles_of_one_name_are_refused(
+    refused: Refused, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
     path = str(tiny_bundle.path)
 
-    done = kshot("--store", str(tmp_path / "s"), "--bundle", path, "--bundle", path)
+    done = refused("--store", str(tmp_path / "s"), "--bundle", path, "--bundle", path)
 
     assert done.returncode == 1
     assert "2 bundles named 'tiny'" in done.stderr
 
 
-def test_a_bundle_with_a_changed_byte_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_bundle_with_a_changed_byte_is_refused(
+    refused: Refused, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
     copy = tmp_path / "tiny" / "1"
     shutil.copytree(tiny_bundle.path, copy)
     card = copy / "README.md"
     card.write_bytes(b"X" + card.read_bytes()[1:])
 
-    done = kshot("--store", str(tmp_path / "s"), "--bundle", str(copy))
+    done = refused("--store", str(tmp_path / "s"), "--bundle", str(copy))
 
     assert done.returncode == 1
     assert "README.md" in done.stderr
