@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from kshot.__main__ import main
+from kshot.trainer.bundling import packaging
 from kshot.trainer.datasets import omniglot
 from kshot.trainer.datasets.dataset import names_digest
 from kshot.trainer.datasets.omniglot import reptile_split
@@ -37,6 +38,13 @@ QUICK = (
     "evaluation.interval=2",
     "evaluation.checkpoint_interval=1",
 )
+# A setting of the recipe, the option that overrides it, a choice that is refused, the only one.
+ONLY_CHOICES = (
+    ("batch_norm.allowed", "--batch-norm-mode", "transductive", "support"),
+    ("serving.preconditioners", "--preconditioner", "sgd", "carried"),
+    ("serving.head.allowed", "--head", "zero", "trained"),
+    ("serving.scope.allowed", "--scope", "head", "all"),
+)
 
 
 def drawing(generator: np.random.Generator) -> bytes:
@@ -58,18 +66,20 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def small_omniglot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("KSHOT_DATA", raising=False)
-    monkeypatch.setattr(omniglot, "FOLDERS", {name: len(of) for name, of in CHARACTERS.items()})
-    monkeypatch.setattr(omniglot, "DRAWING_COUNT", DRAWING_COUNT)
-    monkeypatch.setattr(omniglot, "TRAIN_CHARACTER_COUNT", 6)
+@pytest.fixture(scope="module", autouse=True)
+def small_omniglot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     listed = [f"{folder}/{name}" for folder, names in CHARACTERS.items() for name in names]
-    split = reptile_split(listed)
-    digest = names_digest(split["train"] + split["test"])
-    monkeypatch.setattr(omniglot, "SPLIT_DIGESTS", {"reptile": digest})
-    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("KSHOT_DATA", raising=False)
+        patch.setattr(omniglot, "FOLDERS", {name: len(of) for name, of in CHARACTERS.items()})
+        patch.setattr(omniglot, "DRAWING_COUNT", DRAWING_COUNT)
+        patch.setattr(omniglot, "TRAIN_CHARACTER_COUNT", 6)
+        split = reptile_split(listed)
+        digest = names_digest(split["train"] + split["test"])
+        patch.setattr(omniglot, "SPLIT_DIGESTS", {"reptile": digest})
+        torch.set_num_threads(1)
+        yield
 
 
 def settings(*more: str) -> list[str]:
@@ -120,39 +130,46 @@ def test_a_trained_bundle_is_evaluated(
     assert "6 support and 1 query images per class: expected" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("setting", "option", "refused", "allowed"),
-    [
-        ("batch_norm.allowed", "--batch-norm-mode", "transductive", "support"),
-        ("serving.preconditioners", "--preconditioner", "sgd", "carried"),
-        ("serving.head.allowed", "--head", "zero", "trained"),
-        ("serving.scope.allowed", "--scope", "head", "all"),
-    ],
-)
+@pytest.fixture(scope="module")
+def strict_run(
+    data_folder: Path,
+    small_omniglot: None,  # noqa: ARG001 -- asked for its effect
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Train a bundle that allows only one choice of each kind; return the training's folder."""
+    out = tmp_path_factory.mktemp("strict") / "run"
+    only = [
+        word
+        for setting, _, _, allowed in ONLY_CHOICES
+        for word in ("--set", f"{setting}=['{allowed}']")
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packaging, "build_template", lambda _network, mode: mode.value.encode())
+        assert train(out, data_folder, *only) == 0
+    return out
+
+
+@pytest.mark.parametrize(("option", "refused", "allowed"), [choice[1:] for choice in ONLY_CHOICES])
 def test_a_forbidden_choice_is_refused(
-    tmp_path: Path,
+    strict_run: Path,
     data_folder: Path,
     capsys: pytest.CaptureFixture[str],
-    setting: str,
     option: str,
     refused: str,
     allowed: str,
 ) -> None:
-    assert train(tmp_path / "run", data_folder, "--set", f"{setting}=['{allowed}']") == 0
-    bundle = capsys.readouterr().out.strip()
+    bundle = strict_run / "omniglot" / "1"
 
-    assert main(["evaluate", bundle, "--data", str(data_folder), option, refused]) == 2
+    assert main(["evaluate", str(bundle), "--data", str(data_folder), option, refused]) == 2
 
     wanted = f"kshot: {option}: {refused} is not allowed by {bundle}; expected one of: {allowed}\n"
     assert capsys.readouterr().err == wanted
 
 
 def test_a_training_is_resumed_only_when_asked(
-    tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+    strict_run: Path, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "run"
-    assert train(out, data_folder) == 0
-    capsys.readouterr()
+    out = strict_run
 
     assert train(out, data_folder) == 2
     assert "run is not empty; to continue" in capsys.readouterr().err
