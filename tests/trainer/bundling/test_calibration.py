@@ -78,13 +78,17 @@ def test_an_evaluation_repeats_the_fit(
     of_bundle = replace(manifest, calibration=calibration)
     evaluator = Evaluator(make_initialization(manifest), of_bundle, patterns())
     timeless: dict[str, Any] = {"ms_per_task": 0, "step_count": 0, "episodes_digest": ""}
-    for found in fits:
-        mode = found.rule.batch_norm_mode
-        settings = EvaluationSettings(3, int(found.rule.shot), 2, 12, mode, seed=4)
-        after, before = (
-            evaluator.evaluate(replace(settings, calibrated=calibrated))[mode]
-            for calibrated in (True, False)
+    modes = tuple(BatchNormMode)
+    evaluated = {
+        (shot, calibrated): evaluator.evaluate(
+            replace(SETTINGS, shot=shot, calibrated=calibrated), modes
         )
+        for shot in SHOTS
+        for calibrated in (True, False)
+    }
+    for found in fits:
+        mode, shot = found.rule.batch_norm_mode, int(found.rule.shot)
+        after, before = (evaluated[shot, calibrated][mode] for calibrated in (True, False))
 
         assert replace(found.after, **timeless) == replace(after, **timeless)
         assert replace(found.before, **timeless) == replace(before, **timeless)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from kshot.__main__ import main
-from kshot.bundle import Bundle, EvaluationRow, Manifest, load_bundle
+from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, Manifest, load_bundle
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.datasets import registry as datasets
@@ -41,12 +41,19 @@ def patterns_for_omniglot(patterns: Patterns, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(datasets, "DATASETS", {**datasets.DATASETS, "omniglot": read})
 
 
+@pytest.fixture(scope="module")
+def tables() -> dict[tuple[str, ...], tuple[EvaluationRow, ...]]:
+    """What was measured already, by the settings of the recipe."""
+    return {}
+
+
 @pytest.fixture
 def pack(
     small_recipe: Recipes,
     make_initialization: Callable[[Manifest], Initialization],
     patterns: Patterns,
     small_bundle: None,  # noqa: ARG001 -- templates are names
+    tables: dict[tuple[str, ...], tuple[EvaluationRow, ...]],
     tmp_path: Path,
 ) -> Callable[..., Path]:
     """Return a function that packs a bundle, its table measured or not."""
@@ -55,12 +62,12 @@ def pack(
         recipe, dataset = small_recipe(*settings), patterns()
         manifest = draft_manifest(recipe, dataset)
         initialization = make_initialization(manifest)
-        rows: tuple[EvaluationRow, ...] = ()
-        if table:
-            rows = measure_plan(
+        if table and settings not in tables:
+            tables[settings] = measure_plan(
                 plan_table(recipe.evaluation.table, manifest),
                 Evaluator(initialization, manifest, dataset),
             )
+        rows = tables[settings] if table else ()
         manifest = replace(manifest, evaluation=rows, **changes)  # type: ignore[arg-type] -- any
         return pack_bundle(tmp_path / name, manifest, initialization, recipe, dataset)
 
@@ -104,13 +111,18 @@ def test_a_copy_is_calibrated(
     assert (found["split"], found["tasks"], found["queries"]) == ("val", 12, 2)
     assert (found["way"], found["step_count"], found["seed"]) == (3, 10, 0)
     assert found["data_digest"] == manifest.calibration.data_digest == patterns(seed=1).digest
+    evaluator = Evaluator.of_bundle(copy, patterns(seed=1), torch.device("cpu"))
+    evaluated = {
+        shot: evaluator.evaluate(
+            EvaluationSettings(3, shot, 2, 12, BatchNormMode.SUPPORT), tuple(BatchNormMode)
+        )
+        for shot in (1, 3)
+    }
     for entry, rule in zip(found["temperatures"], manifest.calibration.rules, strict=True):
         assert entry["batch_norm_mode"] == rule.batch_norm_mode
         assert (entry["shot"], entry["temperature"]) == (rule.shot, rule.temperature)
         assert entry["nll"] < entry["uncalibrated_nll"]
-        settings = EvaluationSettings(3, int(rule.shot), 2, 12, rule.batch_norm_mode)
-        evaluator = Evaluator.of_bundle(copy, patterns(seed=1), torch.device("cpu"))
-        measured = evaluator.evaluate(settings)[rule.batch_norm_mode]
+        measured = evaluated[int(rule.shot)][rule.batch_norm_mode]
         assert (entry["ece"], entry["nll"]) == (measured.ece, measured.nll)
     original = replace(bundle.manifest, files={}, calibration=manifest.calibration)
     assert replace(manifest, files={}) == original
