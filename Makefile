@@ -38,7 +38,7 @@ demo: setup  ## start a server, adapt to handwritten digits, print accuracy and 
 	$(BIN)/python examples/digits.py
 
 test: setup  ## run the tests, a process per core; ARGUMENTS goes to pytest
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile $(ARGUMENTS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGUMENTS)
 
 check: setup  ## lint, format, types, wire
 	$(BIN)/ruff check .
