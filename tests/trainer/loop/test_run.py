@@ -28,7 +28,7 @@ from kshot.trainer.loop.run import CHECKPOINT_FILE, TrainingReport
 from kshot.trainer.output.curve_file import CURVES_FILE
 from kshot.trainer.recipe.parsing import parse_recipe
 from kshot.trainer.recipe.recipe import Recipe
-from kshot.trainer.recipe.record import RECIPE_FILE
+from kshot.trainer.recipe.differences import RECIPE_FILE
 from kshot.trainer.sine.run import RESULT_FILE
 from kshot.trainer.tasks.training_tasks import SupportBatch
 

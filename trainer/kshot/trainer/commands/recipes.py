@@ -6,10 +6,9 @@ import textwrap
 
 import click
 
-from kshot.bundle.document import plain
 from kshot.trainer.recipe.files import list_recipes, load_recipe, shipped_text, unknown_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
-from kshot.trainer.recipe.recipe import recipe_digest
+from kshot.trainer.recipe.recipe import plain_recipe, recipe_digest
 
 WIDTH = 80
 
@@ -37,9 +36,7 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
 
 def recipe_document(recipe: AnyRecipe) -> dict[str, object]:
     """Lay out a recipe as JSON: its digest and every key."""
-    document = plain(recipe)
-    assert isinstance(document, dict)  # noqa: S101 -- a dataclass becomes a dict
-    return {"name": recipe.name, "digest": recipe_digest(recipe), **document}
+    return {"name": recipe.name, "digest": recipe_digest(recipe), **plain_recipe(recipe)}
 
 
 def listing() -> str:

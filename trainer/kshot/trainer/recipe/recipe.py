@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, cast
 
 from kshot.bundle.choices import Preconditioner
 from kshot.bundle.document import Rule, plain
@@ -214,10 +214,14 @@ class Recipe:
         return self.batch_norm.epsilon
 
 
+def plain_recipe(recipe: object) -> dict[str, object]:
+    """Return a recipe as the values of its file, every setting resolved."""
+    return cast(dict[str, object], plain(recipe))
+
+
 def recipe_digest(recipe: object) -> str:
     """Return the SHA-256 of the canonical JSON of a recipe without its prose."""
-    document = plain(recipe)
-    assert isinstance(document, dict)  # noqa: S101 -- a dataclass becomes a dict
+    document = plain_recipe(recipe)
     for prose in PROSE:
         del document[prose]
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
