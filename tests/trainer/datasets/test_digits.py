@@ -6,10 +6,12 @@ import pytest
 
 from kshot.bundle import InputSpec
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.omniglot import OMNIGLOT_INPUT
 from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.errors import DataError
+from kshot.trainer.recipe.files import load_image_recipe
 from kshot.trainer.recipe.recipe import Data
+
+OMNIGLOT_INPUT = load_image_recipe("omniglot-5way").input
 
 
 def read(part: str = "test", split: str = "all", spec: InputSpec = OMNIGLOT_INPUT) -> ImageDataset:

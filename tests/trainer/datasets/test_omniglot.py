@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kshot.bundle import InputSpec
+from kshot.bundle import InputSpec, Rescale
+from kshot.bundle.manifest import Grayscale, Resize
 from kshot.trainer.datasets import omniglot, reader
 from kshot.trainer.datasets.cache import cache_folder
 from kshot.trainer.datasets.dataset import ImageDataset, names_digest
@@ -18,6 +19,7 @@ from kshot.trainer.datasets.decoding import ClassFiles, Progress, ReadFile, deco
 from kshot.trainer.datasets.omniglot import reptile_split
 from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.errors import DataError
+from kshot.trainer.recipe.files import load_image_recipe
 from kshot.trainer.recipe.recipe import Data
 
 REAL = Path(os.environ.get("KSHOT_DATA", "/nonexistent"))
@@ -30,6 +32,7 @@ CHARACTERS = {
     "images_background": ["Beta/character01", "Beta/character02", "Delta/character01"],
     "images_evaluation": ["Alpha/character01", "Gamma/character01", "Gamma/character02"],
 }
+OMNIGLOT_INPUT = load_image_recipe("omniglot-5way").input
 DRAWING_COUNT = 2
 TRAIN_COUNT = 4
 
@@ -40,7 +43,7 @@ def read(
     *,
     split: str = "reptile",
     rotations: bool = False,
-    input_spec: InputSpec = omniglot.OMNIGLOT_INPUT,
+    input_spec: InputSpec = OMNIGLOT_INPUT,
     progress: Progress | None = None,
 ) -> ImageDataset:
     data = Data("omniglot", split, rotations)
@@ -182,9 +185,7 @@ def test_images_are_decoded_once_and_again_when_the_cache_is_damaged(tmp_path: P
 @pytest.mark.usefixtures("small_omniglot")
 def test_other_preprocessing_has_a_cache_of_its_own(tmp_path: Path) -> None:
     folder = write_archives(tmp_path / "data", drawings())
-    spec = omniglot.InputSpec(
-        (1, 14, 14), (omniglot.Grayscale(), omniglot.Resize(14, 14, "box"), omniglot.Rescale(1.0))
-    )
+    spec = InputSpec((1, 14, 14), (Grayscale(), Resize(14, 14, "box"), Rescale(1.0)))
 
     assert read(folder, "test").images.shape[2:] == (28, 28)
     assert read(folder, "test", input_spec=spec).images.shape[2:] == (14, 14)

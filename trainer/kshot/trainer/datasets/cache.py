@@ -47,13 +47,8 @@ def _read(path: Path) -> ImageDataset | None:
             images: torch.Tensor = opened.get_tensor("images")
             class_offsets: torch.Tensor = opened.get_tensor("class_offsets")
             metadata: Mapping[str, str] = opened.metadata() or {}
-        dataset = make_dataset(
-            metadata["name"],
-            images,
-            class_offsets,
-            tuple(json.loads(metadata["class_names"])),
-            metadata["split_digest"],
-        )
+        names, split_digest = tuple(json.loads(metadata["class_names"])), metadata["split_digest"]
+        dataset = make_dataset(metadata["name"], images, class_offsets, names, split_digest)
         return dataset if metadata["sha256"] == _checksum(dataset) else None
     return None
 

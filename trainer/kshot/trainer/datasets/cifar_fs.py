@@ -14,7 +14,6 @@ from kshot.trainer.datasets.image_files import file_digest
 from kshot.trainer.datasets.reader import PartRequest, cache_key
 from kshot.trainer.datasets.splits import (
     PARTS,
-    Split,
     check_split_name,
     classes_of,
     parse_table,
@@ -51,14 +50,6 @@ class CifarSplit:
     val: tuple[str, ...]
     test: tuple[str, ...]
     digest: str
-
-    def divide(self, classes: Iterable[str]) -> Split:
-        """Return the classes of each part, sorted."""
-        parts: dict[str, list[str]] = {part: [] for part in PARTS}
-        for name in sorted(classes):
-            part = "test" if name in self.test else "val" if name in self.val else "train"
-            parts[part].append(name)
-        return parts
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -111,11 +102,9 @@ def read_cifar(request: PartRequest) -> ImageDataset:
     extracted, upstream = request.folder / FOLDER, request.folder / UPSTREAM_FOLDER
     if extracted.is_dir():
         counts = _image_counts(read_table(extracted / TABLE, COLUMNS), str(extracted / TABLE))
-        classes = {
-            name: files
-            for listed in list_parts(extracted).values()
-            for name, files in listed.items()
-        }
+        classes: dict[str, list[str]] = {}
+        for listed in list_parts(extracted).values():
+            classes |= listed
         return read_folder_files(request, _choose(request, extracted, classes, counts))
     if upstream.is_dir():
         classes = list_class_folders(upstream)
@@ -130,11 +119,11 @@ def read_cifar(request: PartRequest) -> ImageDataset:
 def _archives(request: PartRequest) -> list[Path]:
     """Find the archives that hold a part; both hold classes of each part of FC100."""
     parts = PARTS if request.data.dataset == "fc100" else (request.part,)
-    names = dict.fromkeys(ARCHIVES[part] for part in parts)
-    for name in names:
-        if not (request.folder / name).is_file():
-            raise DataError(f"{request.folder} has no {name} and no folder {FOLDER}; {_REMEDY}")
-    return [request.folder / name for name in names]
+    archives = [request.folder / name for name in dict.fromkeys(ARCHIVES[part] for part in parts)]
+    for path in archives:
+        if not path.is_file():
+            raise DataError(f"{path.parent} has no {path.name} and no folder {FOLDER}; {_REMEDY}")
+    return archives
 
 
 def _decode_archives(request: PartRequest, archives: Sequence[Path]) -> ImageDataset:
@@ -160,8 +149,7 @@ def _members(path: Path) -> dict[str, bytes]:
             for member in archive:
                 folder, _, name = member.name.removeprefix("./").partition("/")
                 wanted = folder == FOLDER and member.isfile()
-                content = archive.extractfile(member) if wanted else None
-                if content is not None:
+                if wanted and (content := archive.extractfile(member)):
                     members[name] = content.read()
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise DataError(
@@ -194,7 +182,11 @@ def _choose(
     """Choose the files of a part's classes, and check their number."""
     dataset, part = request.data.dataset, request.part
     known = CIFAR_SPLITS[dataset]
-    split = known.divide(counts)
+    split = {
+        "train": sorted(counts.keys() - {*known.val, *known.test}),
+        "val": sorted(counts.keys() & known.val),
+        "test": sorted(counts.keys() & known.test),
+    }
     if split_digest(split) != known.digest:
         raise DataError(f"{source} does not have the classes of {dataset}'s split {known.name}")
     chosen = {name: classes.get(name, []) for name in classes_of(split, part, dataset)}

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 from kshot.trainer.datasets.dataset import ImageDataset
@@ -137,11 +138,9 @@ def _inside(name: str, what: str) -> str:
 
 
 def _refuse_shared_classes(folder: Path, parts: Mapping[str, Mapping[str, object]]) -> None:
-    part_of: dict[str, str] = {}
-    for part, classes in parts.items():
-        for name in classes:
-            if part_of.setdefault(name, part) != part:
-                raise DataError(
-                    f"class {name!r} in {folder} is in {part_of[name]} and in {part}; each class "
-                    "belongs to one part"
-                )
+    for (part, classes), (other, others) in combinations(parts.items(), 2):
+        for name in sorted(classes.keys() & others.keys()):
+            raise DataError(
+                f"class {name!r} in {folder} is in {part} and in {other}; each class belongs to "
+                "one part"
+            )

@@ -78,10 +78,8 @@ def with_rotations(dataset: ImageDataset) -> ImageDataset:
             f"images of {dataset.name}: expected square ones to rotate, got {height}x{width}"
         )
     turned = [torch.rot90(dataset.images, turn, dims=(2, 3)) for turn in range(4)]
-    pieces: list[torch.Tensor] = []
-    offsets = dataset.class_offsets.tolist()
-    for start, end in pairwise(offsets):
-        pieces.extend(images[start:end] for images in turned)
+    spans = pairwise(dataset.class_offsets.tolist())
+    pieces = [images[start:end] for start, end in spans for images in turned]
     class_offsets = offsets_of(dataset.class_offsets.diff().repeat_interleave(4))
     class_names = tuple(
         f"{name}@{degrees}" for name in dataset.class_names for degrees in ROTATIONS_DEGREES
@@ -96,13 +94,8 @@ def mirrored(dataset: ImageDataset, name: str) -> ImageDataset:
 
     The mirror image of a drawn sign without an axis of symmetry is none of its rotations.
     """
-    return make_dataset(
-        name,
-        dataset.images.flip(3),
-        dataset.class_offsets,
-        tuple(f"{name}@mirrored" for name in dataset.class_names),
-        dataset.split_digest,
-    )
+    images, names = dataset.images.flip(3), tuple(f"{one}@mirrored" for one in dataset.class_names)
+    return make_dataset(name, images, dataset.class_offsets, names, dataset.split_digest)
 
 
 def _digest(images: torch.Tensor, class_offsets: torch.Tensor, class_names: tuple[str, ...]) -> str:
@@ -112,6 +105,5 @@ def _digest(images: torch.Tensor, class_offsets: torch.Tensor, class_names: tupl
     digest.update(class_offsets.numpy().astype("<i8").tobytes())
     for name in class_names:
         encoded = name.encode()
-        digest.update(len(encoded).to_bytes(8, "little"))
-        digest.update(encoded)
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()

@@ -65,10 +65,6 @@ def decode_classes(
                 progress(done, len(names))
     finally:
         pool.shutdown(cancel_futures=True)
-    return make_dataset(
-        files.name,
-        torch.from_numpy(decoded),
-        offsets_of([len(listed) for listed in files.classes.values()]),
-        tuple(files.classes),
-        files.split_digest,
-    )
+    images, class_names = torch.from_numpy(decoded), tuple(files.classes)
+    offsets = offsets_of([len(listed) for listed in files.classes.values()])
+    return make_dataset(files.name, images, offsets, class_names, files.split_digest)

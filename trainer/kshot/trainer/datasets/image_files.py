@@ -1,6 +1,7 @@
 """Image files of a data set, read from an archive or from its extracted folder alike."""
 
 import hashlib
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -46,8 +47,7 @@ class ImageFiles:
         with self.opened() as read:
             for name in self.names:
                 content = read(name)
-                digest.update(f"{name}\0{len(content)}\0".encode())
-                digest.update(content)
+                digest.update(f"{name}\0{len(content)}\0".encode() + content)
         return digest.hexdigest()
 
     @contextmanager
@@ -111,15 +111,8 @@ def file_digest(path: Path) -> str:
 
 def _drawings(names: Sequence[str], folder_name: str) -> tuple[str, ...]:
     """Return the names of PNG files at the right depth, sorted, without hidden ones."""
-    split = {name: name.split("/") for name in names if name.endswith(".png")}
-    return tuple(
-        sorted(
-            name
-            for name, parts in split.items()
-            if len(parts) == 4 and parts[0] == folder_name
-            if not any(part.startswith(".") for part in parts)
-        )
-    )
+    drawing = re.compile(rf"{re.escape(folder_name)}(/[^./][^/]*){{3}}(?<=\.png)")
+    return tuple(sorted(filter(drawing.fullmatch, names)))
 
 
 def _open_archive(path: Path) -> zipfile.ZipFile:

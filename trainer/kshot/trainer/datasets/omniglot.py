@@ -3,40 +3,24 @@
 import random
 from collections.abc import Sequence
 
-from kshot.bundle.manifest import Grayscale, InputSpec, Rescale, Resize
 from kshot.trainer.datasets.dataset import ImageDataset, mirrored, names_digest, with_rotations
 from kshot.trainer.datasets.decoding import ClassFiles
 from kshot.trainer.datasets.image_files import ImageFiles, find_image_files
 from kshot.trainer.datasets.reader import PartRequest, read_class_files
-from kshot.trainer.datasets.splits import (
-    Split,
-    check_image_count,
-    check_split_name,
-    classes_of,
-)
+from kshot.trainer.datasets.splits import Split, check_image_count, check_split_name, classes_of
 from kshot.trainer.errors import DataError
 
 # The two halves as their author ships them: folder, number of characters.
 FOLDERS = {"images_background": 964, "images_evaluation": 659}
 DRAWING_COUNT = 20
 TRAIN_CHARACTER_COUNT = 1200
-VINYALS_VAL_ALPHABETS = (
-    "Armenian",
-    "Bengali",
-    "Early_Aramaic",
-    "Hebrew",
-    "Mkhedruli_(Georgian)",
-)
+VINYALS_VAL_ALPHABETS = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 # SHA-256 of the published list of characters of each split, one a line, training before validation
 # before test. Each reading checks that it reproduces the split exactly.
 SPLIT_DIGESTS = {
     "reptile": "b468b8c85e5e8607e4cc7c577e5320581f5eaf615dc61702563d5ae748d841c0",
     "vinyals": "0751975a724d0d19ba6b160455d71ab181932bb687251d0db96f3d2d4b75e22b",
 }
-OMNIGLOT_INPUT = InputSpec(
-    shape=(1, 28, 28),
-    preprocessing=(Grayscale(), Resize(28, 28, "nearest"), Rescale(1 / 255)),
-)
 _REMEDY = (
     "name a folder, by --data or KSHOT_DATA, with Omniglot's images_background.zip and "
     "images_evaluation.zip (`kshot download omniglot` gets them from "
@@ -72,12 +56,8 @@ def read_omniglot(request: PartRequest) -> ImageDataset:
     mirror = split_name == "reptile" and part == "val"
     listed_part = "train" if mirror else part
     chosen = classes_of(split, listed_part, f"omniglot {split_name}")
-    files = ClassFiles(
-        f"omniglot {split_name} {listed_part}",
-        folder,
-        {name: drawings[name] for name in chosen},
-        digest,
-    )
+    title = f"omniglot {split_name} {listed_part}"
+    files = ClassFiles(title, folder, {name: drawings[name] for name in chosen}, digest)
     dataset = read_class_files(request, files, sources)
     if mirror:
         return mirrored(dataset, f"omniglot {split_name} {part}")

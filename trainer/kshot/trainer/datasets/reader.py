@@ -1,6 +1,6 @@
 """What a reader of a data set gets, and the decoding that all readers share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,6 @@ class PartRequest:
     progress: Progress | None = None
 
 
-Reader = Callable[[PartRequest], ImageDataset]
-
-
 def read_class_files(
     request: PartRequest,
     files: ClassFiles,
@@ -44,12 +41,11 @@ def read_class_files(
 
     def decode() -> ImageDataset:
         with ExitStack() as stack:
-            reads = [(set(found.names), stack.enter_context(found.opened())) for found in sources]
-
-            def read(name: str) -> bytes:
-                return next(read for names, read in reads if name in names)(name)
-
-            return decode_classes(files, read, request.input_spec, request.progress)
+            opened = [(found.names, stack.enter_context(found.opened())) for found in sources]
+            reads = {name: read for names, read in opened for name in names}
+            return decode_classes(
+                files, lambda name: reads[name](name), request.input_spec, request.progress
+            )
 
     fingerprints = (found.fingerprint() for found in sources)
     return cached_dataset(cache_key(request, files.name, *identity, *fingerprints), decode)

@@ -1,6 +1,6 @@
 """The data sets that recipes and bundles can name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kshot.bundle import InputSpec, Provenance
@@ -11,13 +11,13 @@ from kshot.trainer.datasets.dataset import ImageDataset, with_rotations
 from kshot.trainer.datasets.decoding import Progress
 from kshot.trainer.datasets.digits import read_digits
 from kshot.trainer.datasets.mini_imagenet import read_mini_imagenet
-from kshot.trainer.datasets.reader import PartRequest, Reader
+from kshot.trainer.datasets.reader import PartRequest
 from kshot.trainer.errors import DataError
 from kshot.trainer.recipe.recipe import Data
 from kshot.trainer.recipe.sine import SINE
 
 # A reader returns one part of a data set, without the rotations that a recipe asks for.
-DATASETS: Mapping[str, Reader] = {
+DATASETS: Mapping[str, Callable[[PartRequest], ImageDataset]] = {
     "omniglot": omniglot.read_omniglot,
     "mini-imagenet": read_mini_imagenet,
     "cifar-fs": read_cifar,
