@@ -1,5 +1,6 @@
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from kshot.trainer.tasks.episodes import (
     EpisodeBatch,
     episode_digest,
     sample_episodes,
+    sample_unknown,
 )
+
+Patterns = Callable[..., ImageDataset]
 
 
 def dataset_of(sizes: list[int]) -> ImageDataset:
@@ -130,3 +134,28 @@ def test_five_thousand_five_way_episodes_take_less_than_a_second() -> None:
         return time.process_time() - started
 
     assert min(seconds() for _ in range(3)) < 1
+
+
+def test_unknown_queries_are_of_every_other_class_and_of_no_known_one(patterns: Patterns) -> None:
+    dataset = patterns(class_count=8, image_count=7)
+    generator = seeded()
+    episodes = sample_episodes(dataset, 300, 5, 1, 2, generator)
+
+    unknown = sample_unknown(dataset, episodes, generator)
+
+    assert unknown.shape == (300, 10)
+    classes = torch.searchsorted(dataset.class_offsets, unknown, right=True) - 1
+    for own, drawn in zip(episodes.classes, classes, strict=True):
+        assert not set(own.tolist()) & set(drawn.tolist())
+    counts = classes.flatten().bincount(minlength=8)
+    assert counts.min() > 0.7 * 3000 / 8
+    assert unknown.flatten().unique().numel() == 56
+
+
+def test_unknown_queries_want_another_class(patterns: Patterns) -> None:
+    dataset = patterns(class_count=5)
+    generator = seeded()
+    episodes = sample_episodes(dataset, 2, 5, 1, 1, generator)
+
+    with pytest.raises(DataError, match="each 5-way task has all 5 classes of patterns 0"):
+        sample_unknown(dataset, episodes, generator)

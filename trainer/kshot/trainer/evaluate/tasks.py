@@ -8,9 +8,8 @@ from kshot.learner import derive_seed
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.tasks.episode_file import EpisodeSet, draw_episodes
-from kshot.trainer.tasks.episodes import EpisodeBatch
+from kshot.trainer.tasks.episodes import EpisodeBatch, sample_unknown
 from kshot.trainer.tasks.support_flaws import flawed
-from kshot.trainer.tasks.unknown_classes import sample_unknown
 
 # Mixed into the seed, above any task's number: see kshot.trainer.tasks.support_flaws.
 _UNKNOWN = 2**40 + 3

@@ -69,10 +69,7 @@ def write_episodes(path: Path, drawn: EpisodeSet) -> None:
 
     Raises `DataError` when the file exists or cannot be written.
     """
-    tensors = {
-        field.name: getattr(drawn.episodes, field.name).contiguous()
-        for field in fields(EpisodeBatch)
-    }
+    tensors = {name: tensor.contiguous() for name, tensor in vars(drawn.episodes).items()}
     if path.exists():
         raise DataError(f"episode file {path} exists already; name a new file")
     try:
@@ -128,27 +125,19 @@ def _fits(found: EpisodeSet, dataset: ImageDataset) -> bool:
     Another program may have written the file, with digests that fit.
     """
     episodes, shape = found.episodes, found.shape
-    counts = {"classes": shape.way}
-    counts |= dict.fromkeys(("support", "support_classes"), shape.way * shape.shot)
-    counts |= dict.fromkeys(("queries", "query_classes"), shape.way * shape.query_count)
-    bounds = {"classes": dataset.class_count, "support_classes": shape.way}
-    bounds["query_classes"] = shape.way
-    for name, count in counts.items():
-        indices = getattr(episodes, name)
+    for indices, per_class, bound in (
+        (episodes.support, shape.shot, dataset.image_count),
+        (episodes.support_classes, shape.shot, shape.way),
+        (episodes.queries, shape.query_count, dataset.image_count),
+        (episodes.query_classes, shape.query_count, shape.way),
+        (episodes.classes, 1, dataset.class_count),
+    ):
+        count = shape.way * per_class
         if indices.dtype != torch.int64 or indices.shape != (shape.task_count, count):
             return False
-        if count and not 0 <= int(indices.min()) <= int(indices.max()) < bounds.get(
-            name, dataset.image_count
-        ):
+        if not ((indices >= 0) & (indices < bound)).all():
             return False
-    ends = dataset.class_offsets[1:].contiguous()
-    return all(
-        torch.equal(
-            torch.searchsorted(ends, rows.contiguous(), right=True),
-            episodes.classes.gather(1, labels),
-        )
-        for rows, labels in (
-            (episodes.support, episodes.support_classes),
-            (episodes.queries, episodes.query_classes),
-        )
-    )
+    rows = torch.cat([episodes.support, episodes.queries], dim=1)
+    labels = torch.cat([episodes.support_classes, episodes.query_classes], dim=1)
+    class_of = torch.repeat_interleave(dataset.class_offsets.diff())
+    return torch.equal(class_of[rows], episodes.classes.gather(1, labels))

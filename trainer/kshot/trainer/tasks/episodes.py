@@ -1,7 +1,7 @@
 """Few-shot tasks as index tensors: support and query images, and their classes."""
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +31,7 @@ class EpisodeBatch:
         return int(self.support.shape[0])
 
     def __getitem__(self, tasks: int | slice) -> "EpisodeBatch":
-        return EpisodeBatch(*(tensor[tasks] for tensor in self.tensors()))
-
-    def tensors(self) -> list[torch.Tensor]:
-        """Return the tensors in the order of the fields."""
-        return [getattr(self, field.name) for field in fields(self)]
+        return EpisodeBatch(*(tensor[tasks] for tensor in vars(self).values()))
 
 
 def check_episodes(dataset: ImageDataset, way: int, shot: int, query_count_per_class: int) -> None:
@@ -89,10 +85,35 @@ def sample_episodes(
     )
 
 
+def sample_unknown(
+    dataset: ImageDataset, episodes: EpisodeBatch, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw one query of another class for each query of each task: rows `(tasks, queries)`.
+
+    Each is a random image of a random class outside the task, independently of the others. Raises
+    `DataError` where there is no other class.
+    """
+    others = dataset.class_count - episodes.classes.shape[1]
+    if others < 1:
+        raise DataError(
+            f"each {episodes.classes.shape[1]}-way task has all {dataset.class_count} classes of "
+            f"{dataset.name}; queries of unknown classes need at least one more"
+        )
+    shape = episodes.queries.shape
+    populations = torch.full((shape.numel(),), others, dtype=torch.int64)
+    classes = draw_distinct(populations, 1, generator).reshape(shape)
+    # The r-th of the others is r, plus one for each class of the task at or below it on the way up.
+    for known in episodes.classes.sort(dim=1).values.T:
+        classes = classes + (classes >= known[:, None])
+    starts = dataset.class_offsets[classes]
+    sizes = (dataset.class_offsets[classes + 1] - starts).flatten()
+    return starts + draw_distinct(sizes, 1, generator).reshape(shape)
+
+
 def episode_digest(episodes: EpisodeBatch) -> str:
     """Return the SHA-256 of the indices and labels of tasks; equal tasks have equal digests."""
     digest = hashlib.sha256()
-    for indices in episodes.tensors():
+    for indices in vars(episodes).values():
         digest.update(repr(tuple(indices.shape)).encode())
         digest.update(indices.contiguous().numpy().astype("<i8").tobytes())
     return digest.hexdigest()
