@@ -13,6 +13,7 @@ SAME_METHOD = "95% Wilson bound on the share of tasks that differ otherwise"
 # Far above the rounding of sums of accuracies, far below one answer's share of them.
 ROUNDING = 1e-12
 CALIBRATION_BINS = 15
+Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ def all_equal(values: npt.NDArray[np.floating]) -> bool:
 
 def differing_share_bound(count: int) -> float:
     """Bound the share of tasks that differ from `count` equal ones: Wilson's z^2 / (n + z^2)."""
-    z = NormalDist().inv_cdf(0.975)
-    return z * z / (count + z * z)
+    return Z * Z / (count + Z * Z)
 
 
 def calibration_error(
@@ -110,7 +110,6 @@ def _student_t_distribution(value: float, degrees: int) -> float:
 
 
 def _wilson_wider_side(mean: float, count: int) -> float:
-    z = NormalDist().inv_cdf(0.975)
-    center = (mean + z * z / (2 * count)) / (1 + z * z / count)
-    spread = z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count + (z / count / 2) ** 2)
+    center = (mean + Z * Z / (2 * count)) / (1 + Z * Z / count)
+    spread = Z / (1 + Z * Z / count) * math.sqrt(mean * (1 - mean) / count + (Z / count / 2) ** 2)
     return max(center + spread - mean, mean - (center - spread))
