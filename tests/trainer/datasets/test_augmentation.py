@@ -117,9 +117,9 @@ def test_a_training_sees_augmented_images(
     )
     plain = image_loop(small_recipe(), patterns(), torch.device("cpu"))
 
-    seen, unchanged = (made.tasks.load(made.draw(0), slice(1, 2)) for made in (loop, plain))
+    seen, unchanged = (made.tasks.load(made.tasks.draw(0), slice(1, 2)) for made in (loop, plain))
 
-    transforms = loop.draw(0).transforms
+    transforms = loop.tasks.draw(0).transforms
     assert transforms is not None
     torch.testing.assert_close(seen.inputs, warp(unchanged.inputs, transforms[1:2]))
     state = first_state(loop, torch.device("cpu"))

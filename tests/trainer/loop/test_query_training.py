@@ -25,7 +25,7 @@ from kshot.trainer.loop.image_run import image_loop
 from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.recipe_loop import query_spec, step_rule
-from kshot.trainer.loop.run import first_state, initialization_of
+from kshot.trainer.loop.run import first_state
 from kshot.trainer.loop.step_compilation import compiled_loop
 from kshot.trainer.recipe.files import load_image_recipe
 from kshot.trainer.recipe.recipe import Recipe
@@ -56,21 +56,18 @@ def images_of(loop: OuterLoop) -> ImageTasks:
 def tail_loss(loop: OuterLoop, state: OuterState, task: int) -> Tensor:
     """Adapt to one task and answer its tail by what serves; differentiable in the start."""
     recipe = images_of(loop).recipe
-    drawn = loop.draw(0)
+    drawn = loop.tasks.draw(0)
     images, classes = images_of(loop).pixels.take(drawn.inputs[task]), drawn.targets[task]
     assert drawn.tail is not None
     tail = drawn.tail[task]
     early = torch.tensor([i for i in range(len(classes)) if i not in tail.tolist()])
-    initialization = initialization_of(loop.network, loop.layout, state, None)
+    parameters, moments = (
+        {name: value[0] for name, value in loop.layout.split(vector[None]).items()}
+        for vector in (state.parameters, state.second_moment)
+    )
     head = Head(recipe.task.head or "trained")
     start = start_state(
-        Initialization(
-            loop.network,
-            recipe.task.way,
-            initialization.parameters,
-            initialization.second_moment,
-            0,
-        ),
+        Initialization(loop.network, recipe.task.way, parameters, moments, 0),
         recipe.task.way,
         head=head,
         preconditioner=step_rule(recipe.inner).preconditioner,
@@ -159,7 +156,7 @@ def test_adams_second_moment_goes_on_from_the_steps_before_the_tail(
 
     one, _ = as_queries.advance(state)
 
-    drawn = as_step.draw(0)
+    drawn = as_step.tasks.draw(0)
     without_tail = replace(drawn, tail=None)
     shorter = replace(as_step, algorithm=algorithm_of(as_step.outer, 2))
     other, _ = shorter.advance(state, without_tail)

@@ -26,10 +26,11 @@ from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.run import CHECKPOINT_FILE, TrainingReport
 from kshot.trainer.output.curve_file import CURVES_FILE
+from kshot.trainer.recipe.differences import RECIPE_FILE
 from kshot.trainer.recipe.parsing import parse_recipe
 from kshot.trainer.recipe.recipe import Recipe
-from kshot.trainer.recipe.differences import RECIPE_FILE
 from kshot.trainer.sine.run import RESULT_FILE
+from kshot.trainer.tasks.meta_batch import ImageTasks
 from kshot.trainer.tasks.training_tasks import SupportBatch
 
 CPU = torch.device("cpu")
@@ -503,16 +504,16 @@ def test_a_draw_that_fails_ends_the_training_where_it_was_wanted(
 ) -> None:
     recipe = small_recipe()
     run(recipe, tmp_path / "whole")
-    draw = OuterLoop.draw
+    draw = ImageTasks.draw
 
-    def fail(loop: OuterLoop, meta_iteration: int) -> SupportBatch:
+    def fail(tasks: ImageTasks, meta_iteration: int) -> SupportBatch:
         if meta_iteration == 3:
             raise MemoryError("no room for the fourth")
-        return draw(loop, meta_iteration)
+        return draw(tasks, meta_iteration)
 
     reports: list[TrainingReport] = []
     with monkeypatch.context() as patched, pytest.raises(MemoryError, match="for the fourth"):
-        patched.setattr(OuterLoop, "draw", fail)
+        patched.setattr(ImageTasks, "draw", fail)
         run(recipe, tmp_path / "out", report=reports.append)
     run(recipe, tmp_path / "out", resume=True, report=reports.append)
 

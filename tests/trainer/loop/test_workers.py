@@ -19,6 +19,7 @@ CPU = torch.device("cpu")
 # Its first process ends without a word while the second one waits for it.
 PROCESS = """
 import json, os, sys
+from dataclasses import replace
 from pathlib import Path
 import torch
 from kshot.trainer.errors import LostWorkerError
@@ -30,7 +31,7 @@ with joined_workers(torch.device("cpu")) as workers:
         "first": workers.first,
         "own": list(range(3))[workers.own(3)],
         "total": workers.total(torch.tensor([0.1, float(workers.rank)])).tolist(),
-        "apart": workers.set_apart().total(torch.tensor([1.0])).tolist(),
+        "apart": replace(workers, apart=True).total(torch.tensor([1.0])).tolist(),
         "same": workers.agree("the same"),
         "different": workers.agree(f"of process {workers.rank}"),
     }

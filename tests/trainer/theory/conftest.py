@@ -140,7 +140,6 @@ def loop_of() -> Loops:
         layout = layout_of(network, 1)
         step = build_inner_step(network, layout, rule, objective=Objective.SQUARED_ERROR)
         return OuterLoop(
-            inner,
             outer,
             algorithm_of(outer, step_count),
             GivenTasks(batches),

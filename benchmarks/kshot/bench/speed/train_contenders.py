@@ -59,7 +59,7 @@ def kshot_reptile(work: Workload, step: InnerStep) -> Callable[[int], OuterState
     def advance(count: int) -> OuterState:
         nonlocal state
         done = state.meta_iteration
-        with prefetch(loop.draw, done, done + count) as batches:
+        with prefetch(loop.tasks.draw, done, done + count) as batches:
             for tasks in batches:
                 state, _ = loop.advance(state, tasks)
         return state

@@ -1,12 +1,10 @@
 """Meta-learning algorithms as weights of a task's inner gradients."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
 from kshot.trainer.recipe.recipe import Outer
-
-Weights = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -18,15 +16,17 @@ class Algorithm:
     steps before it, and all other weights are zero.
     """
 
-    weights: Weights
+    weights: tuple[float, ...]
     second_order: bool = False
 
-    def runs(self) -> Iterator[tuple[float, slice]]:
+    def runs(self, tail: int | None = None) -> Iterator[tuple[float, slice]]:
         """Yield the runs of neighbouring steps of equal weight, as weight and steps.
 
-        A run adds its weight times the sum of its steps: its displacement from start to end.
+        A run adds its weight times the sum of its steps: its displacement from start to end. A
+        separate tail, the step of that number, is a run of its own.
         """
-        for weight, steps in groupby(range(len(self.weights)), self.weights.__getitem__):
+        kinds = [(weight, step == tail) for step, weight in enumerate(self.weights)]
+        for (weight, _), steps in groupby(range(len(kinds)), kinds.__getitem__):
             numbers = list(steps)
             yield weight, slice(numbers[0], numbers[-1] + 1)
 
@@ -35,15 +35,8 @@ def algorithm_of(outer: Outer, step_count: int) -> Algorithm:
     """Return the algorithm that a recipe names, for its number of inner steps k."""
     if outer.gradient_weights is not None:
         return Algorithm(outer.gradient_weights)
-    return ALGORITHMS[outer.algorithm](step_count)
-
-
-ALGORITHMS: Mapping[str, Callable[[int], Algorithm]] = {
-    # g_1 + ... + g_k: Reptile; with k = 1 it is joint training
-    "reptile": lambda step_count: Algorithm((1.0,) * step_count),
-    "joint": lambda step_count: Algorithm((1.0,) * step_count),
-    # g_k: the last gradient, as it is
-    "fomaml": lambda step_count: Algorithm((*(0.0,) * (step_count - 1), 1.0)),
-    # U_1' ... U_{k-1}' g_k
-    "maml": lambda step_count: Algorithm((*(0.0,) * (step_count - 1), 1.0), second_order=True),
-}
+    if outer.algorithm in ("reptile", "joint"):  # g_1 + ... + g_k; joint training has k = 1
+        return Algorithm((1.0,) * step_count)
+    # First-order MAML takes g_k as it is, and MAML U_1' ... U_{k-1}' g_k.
+    last = (*(0.0,) * (step_count - 1), 1.0)
+    return Algorithm(last, second_order=outer.algorithm == "maml")

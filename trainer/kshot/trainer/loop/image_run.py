@@ -95,7 +95,7 @@ def image_training(
     pixels = {
         name: DevicePixels.load(dataset, recipe.input, device) for name, dataset in datasets.items()
     }
-    loop = image_loop(recipe, dataset_train, device, workers, pixels["train"])
+    loop = recipe_loop(recipe, ImageTasks(recipe, dataset_train, pixels["train"]), workers)
     curves = Curves(recipe, manifest, datasets, pixels)
     return Training(
         recipe,
@@ -107,21 +107,14 @@ def image_training(
     )
 
 
-def image_loop(
-    recipe: Recipe,
-    dataset: ImageDataset,
-    device: torch.device,
-    workers: Workers = ALONE,
-    pixels: DevicePixels | None = None,
-) -> OuterLoop:
-    """Build the outer loop of a recipe, its steps uncompiled.
+def image_loop(recipe: Recipe, dataset: ImageDataset, device: torch.device) -> OuterLoop:
+    """Build the outer loop of a recipe, its steps uncompiled, without the rest of a training.
 
-    `pixels` are those of the data set if they are already on the device. Raises `TrainingError`
-    when the recipe does not fit its network, `DataError` when the images do not fit its input.
+    Raises `TrainingError` when the recipe does not fit its network, `DataError` when the images do
+    not fit its input.
     """
-    if pixels is None:
-        pixels = DevicePixels.load(dataset, recipe.input, device)
-    return recipe_loop(recipe, ImageTasks(recipe, dataset, pixels), workers)
+    pixels = DevicePixels.load(dataset, recipe.input, device)
+    return recipe_loop(recipe, ImageTasks(recipe, dataset, pixels))
 
 
 def _check_datasets(

@@ -1,10 +1,12 @@
 """The outer loop: adaptations to tasks move the initialization, for every algorithm."""
 
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+from kshot.bundle import Preconditioner
 from kshot.learner import (
     InnerLoopResult,
     InnerStep,
@@ -21,7 +23,7 @@ from kshot.learner import (
 from kshot.trainer.loop.algorithms import Algorithm
 from kshot.trainer.loop.outer_state import Adaptations, OuterState, updated
 from kshot.trainer.loop.workers import ALONE, Workers
-from kshot.trainer.recipe.recipe import Inner, Outer
+from kshot.trainer.recipe.recipe import Outer
 from kshot.trainer.tasks.training_tasks import SupportBatch, TrainingTasks
 
 
@@ -33,7 +35,6 @@ class OuterLoop:
     tail is answered like queries instead, and that gradient is the outer one.
     """
 
-    inner: Inner
     outer: Outer
     algorithm: Algorithm
     tasks: TrainingTasks
@@ -47,20 +48,15 @@ class OuterLoop:
     prototype_head: bool = False
     workers: Workers = ALONE
 
-    def draw(self, meta_iteration: int) -> SupportBatch:
-        """Draw the tasks of a meta-iteration, from its number alone."""
-        return self.tasks.draw(meta_iteration)
-
     def advance(
         self, state: OuterState, drawn: SupportBatch | None = None
     ) -> tuple[OuterState, Tensor]:
         """Do one meta-iteration; return the new state and `Adaptations.loss`.
 
-        `drawn` are the tasks of `draw`; without them they are drawn here. On a GPU nothing here
-        waits for the device.
+        Tasks that are not `drawn` ahead are drawn here. On a GPU nothing here waits for the device.
         """
         if drawn is None:
-            drawn = self.draw(state.meta_iteration)
+            drawn = self.tasks.draw(state.meta_iteration)
         batch = self.tasks.load(drawn, self.workers.own(self.outer.meta_batch_size))
         adapt = self._adapt_serially if self.outer.meta_batch == "serial" else self._adapt_together
         adaptations = adapt(state, batch)
@@ -75,7 +71,7 @@ class OuterLoop:
             start = LoopState(self.layout, state.parameters[None], second_moment[None], step)
             moved, end, loss = self._displace(start, batch.part(slice(task, task + 1)))
             displacement += moved[0]
-            if self.inner.preconditioner == "carried":
+            if self.rule.preconditioner is Preconditioner.CARRIED:
                 second_moment, step = end.second_moment[0], end.step
             losses.append(loss)
         return Adaptations(
@@ -97,7 +93,7 @@ class OuterLoop:
             self.workers.total(sums) / self.outer.meta_batch_size,
             [self.layout.size, self.layout.size, 1],
         )
-        if self.inner.preconditioner != "carried":
+        if self.rule.preconditioner is not Preconditioner.CARRIED:
             return Adaptations(displacement, state.second_moment, state.step, mean_loss[0])
         return Adaptations(displacement, second_moment, end.step, mean_loss[0])
 
@@ -111,22 +107,16 @@ class OuterLoop:
             return self._displace_through_steps(start, batch)
         if self.query_gradient is not None:
             return self._displace_by_queries(start, batch, self.query_gradient)
-        displacement: Tensor | None = None
-        losses = []
-        state = start
-        for weight, steps in self._runs(batch):
-            part = batch.steps(steps)
-            step = self.tail_step if steps.start == batch.indices.shape[1] else self.inner_step
-            result = self._adapt(step, state, part)
+        displacements, losses = [], []
+        state, tail = start, batch.indices.shape[1]
+        for weight, steps in self.algorithm.runs(tail):
+            step = self.tail_step if steps.start == tail else self.inner_step
+            result = self._adapt(step, state, batch.steps(steps))
             if weight:
-                way = result.state.parameters - state.parameters
-                way = way if weight == 1 else way * weight
-                displacement = way if displacement is None else displacement + way
+                displacements.append(weight * (result.state.parameters - state.parameters))
             state = result.state
             losses.append(result.losses)
-        if displacement is None:
-            displacement = torch.zeros_like(start.parameters)
-        return displacement, state, torch.cat(losses).mean()
+        return reduce(torch.add, displacements), state, torch.cat(losses).mean()
 
     def _adapt(self, step: InnerStep, state: LoopState, batch: SupportBatch) -> InnerLoopResult:
         return run_inner_loop(step, state, batch.inputs, batch.targets, batch.indices, self.rule)
@@ -140,7 +130,7 @@ class OuterLoop:
         """
         assert batch.early is not None and batch.tail is not None  # noqa: S101 -- checked
         support, support_classes = batch.take(batch.early)
-        queries, query_classes = batch.take(batch.tail)
+        examples = (support, support_classes, *batch.take(batch.tail))
         initialization, adapted = start.parameters, start
         displacement = torch.zeros_like(initialization)
         if batch.indices.shape[1]:
@@ -149,43 +139,22 @@ class OuterLoop:
                     self.network, self.layout, start.parameters, support, support_classes
                 )
                 start = replace(start, parameters=vectors)
-            adapted = self._adapt(self.inner_step, start, batch.steps(slice(0, None))).state
+            adapted = self._adapt(self.inner_step, start, batch).state
             displacement = adapted.parameters - start.parameters
         gradient, losses = query_gradient(
-            initialization,
-            displacement,
-            support.contiguous(),
-            support_classes.contiguous(),
-            queries.contiguous(),
-            query_classes.contiguous(),
+            initialization, displacement, *(tensor.contiguous() for tensor in examples)
         )
         return -self.rule.learning_rate * gradient, adapted, losses.mean()
-
-    def _runs(self, batch: SupportBatch) -> list[tuple[float, slice]]:
-        """Return the algorithm's runs; a separate tail is a run of its own."""
-        tail = batch.indices.shape[1]
-        runs: list[tuple[float, slice]] = []
-        for weight, steps in self.algorithm.runs():
-            if steps.start < tail < steps.stop:
-                runs += [(weight, slice(steps.start, tail)), (weight, slice(tail, steps.stop))]
-            else:
-                runs.append((weight, steps))
-        return runs
 
     def _displace_through_steps(
         self, start: LoopState, batch: SupportBatch
     ) -> tuple[Tensor, LoopState, Tensor]:
         """Turn MAML's gradient of T tasks into displacements, each their mean."""
         indices = [*batch.indices.unbind(1), *([] if batch.tail is None else [batch.tail])]
-        batches = [batch.take(drawn) for drawn in indices]
+        *steps, last = (batch.take(drawn) for drawn in indices)
+        initial = start.parameters[0]
         gradient, losses = maml_gradient(
-            self.network,
-            self.layout,
-            start.parameters[0],
-            batches[:-1],
-            batches[-1],
-            self.rule,
-            self.objective,
+            self.network, self.layout, initial, steps, last, self.rule, self.objective
         )
         displacement = (-self.rule.learning_rate * gradient).expand(len(batch), -1)
         return displacement, start, losses.mean()

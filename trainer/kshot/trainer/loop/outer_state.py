@@ -13,26 +13,18 @@ EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
-class OuterMoments:
-    """Adam's moments of the outer gradient, both `(P,)`; its t is the meta-iteration."""
-
-    first: Tensor
-    second: Tensor
-
-
-@dataclass(frozen=True)
 class OuterState:
     """Hold `parameters` and the inner `second_moment`, both `(P,)`.
 
-    `step` is the inner Adam's t, `meta_iteration` the number of meta-iterations done, and
-    `moments` are there where the outer optimizer is Adam.
+    `step` is the inner Adam's t, and `meta_iteration` the number of meta-iterations done. Where the
+    outer optimizer is Adam, `moments` are its first and second, both `(P,)`.
     """
 
     parameters: Tensor
     second_moment: Tensor
     step: int
     meta_iteration: int
-    moments: OuterMoments | None = None
+    moments: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,9 +57,9 @@ def updated(
         moved = state.parameters + size * adaptations.displacement
     else:
         gradient = adaptations.displacement / -inner_learning_rate
-        first = torch.lerp(moments.first, gradient, 1 - FIRST_MOMENT_DECAY)
-        second = torch.lerp(moments.second, gradient.square(), 1 - SECOND_MOMENT_DECAY)
-        moments = OuterMoments(first, second)
+        first = torch.lerp(moments[0], gradient, 1 - FIRST_MOMENT_DECAY)
+        second = torch.lerp(moments[1], gradient.square(), 1 - SECOND_MOMENT_DECAY)
+        moments = first, second
         t = state.meta_iteration + 1
         unbiased = first / (1 - FIRST_MOMENT_DECAY**t)
         spread = (second / (1 - SECOND_MOMENT_DECAY**t)).sqrt() + EPSILON

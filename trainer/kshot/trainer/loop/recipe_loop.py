@@ -1,7 +1,5 @@
 """The outer loop of a recipe: its network, its inner steps and its tasks, put together."""
 
-from dataclasses import replace
-
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
 from kshot.learner import (
     Network,
@@ -15,26 +13,21 @@ from kshot.learner import (
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.loop.algorithms import algorithm_of
 from kshot.trainer.loop.outer_loop import OuterLoop
-from kshot.trainer.loop.workers import Workers
+from kshot.trainer.loop.workers import ALONE, Workers
 from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.recipe.recipe import Inner
 from kshot.trainer.tasks.training_tasks import TrainingTasks
 
 
-def recipe_loop(
-    recipe: AnyRecipe,
-    tasks: TrainingTasks,
-    workers: Workers,
-) -> OuterLoop:
+def recipe_loop(recipe: AnyRecipe, tasks: TrainingTasks, workers: Workers = ALONE) -> OuterLoop:
     """Build the outer loop of a recipe, its steps uncompiled.
 
     Raises `TrainingError` when the recipe does not fit its network.
     """
     network = _network(recipe)
-    spec, tail, queries = step_spec(recipe), tail_spec(recipe), query_spec(recipe)
+    spec, queries = step_spec(recipe), query_spec(recipe)
     step = spec.build()
     return OuterLoop(
-        inner=recipe.inner,
         outer=recipe.outer,
         algorithm=algorithm_of(recipe.outer, recipe.inner.step_count),
         tasks=tasks,
@@ -43,7 +36,7 @@ def recipe_loop(
         objective=spec.objective,
         rule=step_rule(recipe.inner),
         inner_step=step,
-        tail_step=step if tail == spec else tail.build(),
+        tail_step=step,
         query_gradient=None if queries is None else queries.build(),
         prototype_head=queries is not None and queries.head is Head.PROTOTYPE,
         workers=workers,
@@ -67,14 +60,6 @@ def step_spec(recipe: AnyRecipe) -> StepSpec:
         weight_decay_rate=inner.weight_decay_rate,
         objective=Objective(recipe.objective),
     )
-
-
-def tail_spec(recipe: AnyRecipe) -> StepSpec:
-    """Describe the last inner step of a recipe, which a separate tail makes a different one."""
-    spec = step_spec(recipe)
-    if recipe.task.tail_shot:
-        return replace(spec, batch_size=recipe.task.way * recipe.task.tail_shot)
-    return spec
 
 
 def query_spec(recipe: AnyRecipe) -> QuerySpec | None:

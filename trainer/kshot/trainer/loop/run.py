@@ -2,21 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kshot.learner import (
-    Initialization,
-    Network,
-    ParameterLayout,
-    derive_seed,
-    initial_parameters,
-)
+from kshot.learner import Initialization, derive_seed, initial_parameters
 from kshot.trainer.errors import LostWorkerError, OtherTrainingError, TrainingError, writing
 from kshot.trainer.loop.checkpoint import (
     TrainingIdentity,
@@ -25,7 +19,7 @@ from kshot.trainer.loop.checkpoint import (
     write_checkpoint,
 )
 from kshot.trainer.loop.outer_loop import OuterLoop
-from kshot.trainer.loop.outer_state import OuterMoments, OuterState, meta_step_size
+from kshot.trainer.loop.outer_state import OuterState, meta_step_size
 from kshot.trainer.loop.prefetch import prefetch
 from kshot.trainer.loop.step_compilation import compiled_loop
 from kshot.trainer.output.curve_file import CurveFile
@@ -33,7 +27,6 @@ from kshot.trainer.output.tensorboard import ScalarFile
 from kshot.trainer.recipe.differences import recipe_differences, write_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.tasks.seeds import INITIAL_PARAMETERS
-from kshot.trainer.tasks.training_tasks import SupportBatch
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 REPORT_EVERY_SECONDS = 1.0
@@ -67,7 +60,18 @@ class Training:
 
     def initialization(self, state: OuterState) -> Initialization:
         """Return a state as an initialization."""
-        return initialization_of(self.loop.network, self.loop.layout, state, self.mean_rows)
+        parameters = self._named(state.parameters)
+        way, moments = len(parameters["head.bias"]), self._named(state.second_moment)
+        return Initialization(self.loop.network, way, parameters, moments, state.step)
+
+    def _named(self, vector: Tensor) -> dict[str, Tensor]:
+        layout = self.loop.layout
+        parts = {name: value[0] for name, value in layout.split(vector.unsqueeze(0)).items()}
+        if self.mean_rows is not None:
+            for name in ("head.weight", "head.bias"):
+                mean_row = parts[name].mean(dim=0, keepdim=True)
+                parts[name] = mean_row.expand(self.mean_rows, *mean_row.shape[1:]).contiguous()
+        return parts
 
 
 @contextmanager
@@ -102,17 +106,19 @@ def run_training(
     leaves a checkpoint of the last record, at most a second old. The inner steps are compiled
     before anything is written. Of several processes the first one writes. Raises `TrainingError`.
     """
-    recipe, loop = training.recipe, training.loop
+    recipe = training.recipe
     state = resumed_state(training, out) if resume else training.first
     _check_workers(training, state, compiled)
-    loop = compiled_loop(loop, recipe, state, compiled=compiled, say=say)
-    checkpoint = out / CHECKPOINT_FILE
+    loop = compiled_loop(training.loop, recipe, state, compiled=compiled, say=say)
+    training = replace(training, loop=loop)
+    if not loop.workers.first:
+        for advanced, _, _ in _meta_iterations(training, state):
+            state = advanced
+        return state
 
     def save(state: OuterState) -> None:
-        write_checkpoint(checkpoint, state, loop.layout, training.identity)
+        write_checkpoint(out / CHECKPOINT_FILE, state, loop.layout, training.identity)
 
-    if not loop.workers.first:
-        return _follow(training, loop, state)
     if not resume:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -123,14 +129,14 @@ def run_training(
     try:
         with (
             ScalarFile(out, recorded) as scalar_file,
-            prefetch(loop.draw, state.meta_iteration, total) as drawn,
+            closing(_meta_iterations(training, state)) as meta_iterations,
         ):
             curve_file = CurveFile.open(out, recipe.name, recorded, say)
             if state.meta_iteration == 0:
                 scalars = training.measure(training.initialization(state))
                 scalar_file.write(0, scalars)
                 curve_file.add(0, scalars)
-            for advanced, loss, rate in _meta_iterations(training, loop, state, drawn):
+            for advanced, loss, rate in meta_iterations:
                 done = advanced.meta_iteration
                 scalars = {}
                 if done == total or done % evaluation.interval == 0:
@@ -157,7 +163,7 @@ def first_state(loop: OuterLoop, device: torch.device) -> OuterState:
     way = loop.layout.shapes["head.bias"][0]
     parameters = loop.layout.join(initial_parameters(loop.network, way, generator)).to(device)
     zeros = torch.zeros_like(parameters)
-    moments = OuterMoments(zeros, zeros) if loop.outer.optimizer == "adam" else None
+    moments = (zeros, zeros) if loop.outer.optimizer == "adam" else None
     return OuterState(parameters, zeros, 0, 0, moments)
 
 
@@ -167,27 +173,8 @@ def resumed_state(training: Training, out: Path) -> OuterState:
     try:
         return read_checkpoint(path, layout, training.identity, training.first)
     except OtherTrainingError as error:
-        differences = recipe_differences(out, training.recipe)
-        message = f"{error}; {differences}" if differences else str(error)
-        raise OtherTrainingError(message) from None
-
-
-def initialization_of(
-    network: Network, layout: ParameterLayout, state: OuterState, mean_rows: int | None
-) -> Initialization:
-    """Return a state as an initialization; `mean_rows` is that of `Training`."""
-
-    def named(vector: Tensor) -> dict[str, Tensor]:
-        parts = {name: value[0] for name, value in layout.split(vector.unsqueeze(0)).items()}
-        if mean_rows is not None:
-            for name in ("head.weight", "head.bias"):
-                mean_row = parts[name].mean(dim=0, keepdim=True)
-                parts[name] = mean_row.expand(mean_rows, *mean_row.shape[1:]).contiguous()
-        return parts
-
-    parameters = named(state.parameters)
-    way = parameters["head.bias"].shape[0]
-    return Initialization(network, way, parameters, named(state.second_moment), state.step)
+        said = str(error), recipe_differences(out, training.recipe)
+        raise OtherTrainingError("; ".join(filter(None, said))) from None
 
 
 def _check_workers(training: Training, state: OuterState, compiled: bool | None) -> None:
@@ -210,39 +197,33 @@ def _check_workers(training: Training, state: OuterState, compiled: bool | None)
         )
 
 
-def _follow(training: Training, loop: OuterLoop, state: OuterState) -> OuterState:
-    """Take this process's share of every meta-iteration; another process writes."""
-    with prefetch(loop.draw, state.meta_iteration, loop.outer.meta_iterations) as drawn:
-        for advanced, _, _ in _meta_iterations(training, loop, state, drawn):
-            state = advanced
-    return state
-
-
 def _meta_iterations(
-    training: Training, loop: OuterLoop, state: OuterState, batches: Iterator[SupportBatch]
-) -> Iterator[tuple[OuterState, float, float]]:
-    """Advance through all batches; yield state, mean loss and meta-iterations per second.
+    training: Training, state: OuterState
+) -> Generator[tuple[OuterState, float, float]]:
+    """Advance to the end; yield state, mean loss and meta-iterations per second.
 
     It yields about once a second, at every checkpoint and evaluation, and at the end. Raises
     `TrainingError` when the loss, a parameter or its second moment is not finite.
     """
-    evaluation, total = training.recipe.evaluation, loop.outer.meta_iterations
+    evaluation, total = training.recipe.evaluation, training.recipe.outer.meta_iterations
     intervals = evaluation.checkpoint_interval, evaluation.interval
     losses: list[Tensor] = []
     reported = time.monotonic()
-    for tasks in batches:
-        state, loss = loop.advance(state, tasks)
-        losses.append(loss)
-        done = state.meta_iteration
-        due = done == total or any(done % interval == 0 for interval in intervals)
-        if due or time.monotonic() - reported >= REPORT_EVERY_SECONDS:
-            mean_loss = float(torch.stack(losses).mean())  # waits for a GPU
-            seconds = time.monotonic() - reported
-            learned = torch.cat([state.parameters, state.second_moment])
-            if not math.isfinite(mean_loss) or not torch.isfinite(learned).all():
-                raise TrainingError(
-                    f"training diverged: at meta-iteration {done} the inner loss is {mean_loss}; "
-                    "expected it, all parameters and their second moments to be finite"
-                )
-            yield state, mean_loss, len(losses) / max(seconds, 1e-9)
-            losses, reported = [], time.monotonic()
+    with prefetch(training.loop.tasks.draw, state.meta_iteration, total) as batches:
+        for tasks in batches:
+            state, loss = training.loop.advance(state, tasks)
+            losses.append(loss)
+            done = state.meta_iteration
+            due = done == total or any(done % interval == 0 for interval in intervals)
+            if due or time.monotonic() - reported >= REPORT_EVERY_SECONDS:
+                mean_loss = float(torch.stack(losses).mean())  # waits for a GPU
+                seconds = time.monotonic() - reported
+                learned = torch.cat([state.parameters, state.second_moment])
+                if not math.isfinite(mean_loss) or not torch.isfinite(learned).all():
+                    raise TrainingError(
+                        f"training diverged: at meta-iteration {done} the inner loss is "
+                        f"{mean_loss}; expected it, all parameters and their second moments to be "
+                        "finite"
+                    )
+                yield state, mean_loss, len(losses) / max(seconds, 1e-9)
+                losses, reported = [], time.monotonic()

@@ -2,26 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 
-from kshot.learner import (
-    CompilationError,
-    QuerySpec,
-    StepSpec,
-    compile_program,
-    compile_step,
-    compiler_name,
-    graphed,
-)
+from kshot.learner import CompilationError, compile_program, compile_step, compiler_name, graphed
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
-from kshot.trainer.loop.recipe_loop import query_spec, step_spec, tail_spec
+from kshot.trainer.loop.recipe_loop import query_spec, step_spec
 from kshot.trainer.recipe.parsing import AnyRecipe
-
-Spec = TypeVar("Spec", StepSpec, QuerySpec)
 
 
 def compiled_loop(
@@ -55,7 +44,8 @@ def compiled_loop(
         try:
             compiled_steps = _compiled(loop, recipe, device)
             # Changes nothing, for the tasks follow from the state, and waits for no other process.
-            replace(compiled_steps, workers=loop.workers.set_apart()).advance(state)
+            apart = replace(loop.workers, apart=True)
+            replace(compiled_steps, workers=apart).advance(state)
             faster = compiled_steps
         except (CompilationError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -69,20 +59,16 @@ def compiled_loop(
 
 
 def _compiled(loop: OuterLoop, recipe: AnyRecipe, device: torch.device) -> OuterLoop:
-    main, tail = (_shared(spec, loop) for spec in (step_spec(recipe), tail_spec(recipe)))
-    if (queries := query_spec(recipe)) is not None:
-        gradient = compile_program(_shared(queries, loop), device)
-        step = compile_step(main, device) if queries.displaced else loop.inner_step
+    """Compile the steps of this process's share of the tasks."""
+    task, spec, queries = recipe.task, step_spec(recipe), query_spec(recipe)
+    own = loop.workers.own(spec.task_count)
+    share = own.stop - own.start
+    spec = spec.of_tasks(share)
+    if queries is not None:
+        gradient = compile_program(queries.of_tasks(share), device)
+        step = compile_step(spec, device) if queries.displaced else loop.inner_step
         return replace(loop, inner_step=step, query_gradient=gradient)
-    step = compile_step(main, device)
-    return replace(
-        loop, inner_step=step, tail_step=step if tail == main else compile_step(tail, device)
-    )
-
-
-def _shared(spec: Spec, loop: OuterLoop) -> Spec:
-    """Describe the step of this process's share of a stacked meta-batch."""
-    if loop.outer.meta_batch == "serial":
-        return spec
-    own = loop.workers.own(loop.outer.meta_batch_size)
-    return spec.of_tasks(own.stop - own.start)
+    step = tail_step = compile_step(spec, device)
+    if task.tail_shot and task.way * task.tail_shot != spec.batch_size:
+        tail_step = compile_step(replace(spec, batch_size=task.way * task.tail_shot), device)
+    return replace(loop, inner_step=step, tail_step=tail_step)

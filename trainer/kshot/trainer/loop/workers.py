@@ -4,9 +4,8 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Self
 
 import torch
 import torch.distributed
@@ -40,10 +39,6 @@ class Workers:
         return slice(
             self.rank * task_count // self.count, (self.rank + 1) * task_count // self.count
         )
-
-    def set_apart(self) -> Self:
-        """Return this process apart from the others."""
-        return replace(self, apart=True)
 
     def total(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all processes; all get the same bits.
@@ -98,7 +93,7 @@ def joined_workers(device: torch.device) -> Iterator[Workers]:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise TrainingError(
             f"the {count} processes of this training could not connect: {reason}"
-        ) from (error)
+        ) from error
     try:
         yield Workers(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
     finally:
