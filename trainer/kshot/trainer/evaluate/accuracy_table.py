@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from kshot.bundle import EvaluationRow, Manifest
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.evaluate.evaluator import Evaluator, Report, ResultsAlong, part_of
+from kshot.trainer.evaluate.evaluator import Evaluator, Report, part_of
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.recipe.recipe import Table
 from kshot.trainer.tasks.episodes import check_episodes
@@ -62,27 +62,21 @@ def measure_plan(
             planned_tasks=total,
             report=part_of(report, before, total),
         )
-        rows += _rows(settings, evaluator.manifest, along)
+        rows += [
+            EvaluationRow(
+                way=settings.way,
+                shot=settings.shot,
+                query_count=settings.query_count,
+                task_count=result.task_count,
+                step_count=result.step_count,
+                batch_norm_mode=mode,
+                preconditioner=evaluator.manifest.inner_loop.preconditioner,
+                accuracy=result.accuracy,
+                ci95=result.ci95,
+                ci_method=result.ci_method,
+            )
+            for results in along.values()
+            for mode, result in results.items()
+        ]
         before += settings.task_count
     return tuple(rows)
-
-
-def _rows(
-    settings: EvaluationSettings, manifest: Manifest, along: ResultsAlong
-) -> list[EvaluationRow]:
-    return [
-        EvaluationRow(
-            way=settings.way,
-            shot=settings.shot,
-            query_count=settings.query_count,
-            task_count=result.task_count,
-            step_count=result.step_count,
-            batch_norm_mode=mode,
-            preconditioner=manifest.inner_loop.preconditioner,
-            accuracy=result.accuracy,
-            ci95=result.ci95,
-            ci_method=result.ci_method,
-        )
-        for results in along.values()
-        for mode, result in results.items()
-    ]

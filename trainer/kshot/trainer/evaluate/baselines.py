@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,22 +25,6 @@ class Baseline(StrEnum):
     NIL = "nil"
     ANIL = "anil"
     PROTOTYPE = "prototype"
-
-
-class Solver(Protocol):
-    """Adapts to tasks and answers their queries."""
-
-    @property
-    def step_count(self) -> int:
-        """Inner steps of an adaptation."""
-
-    def trajectory(
-        self, episodes: EpisodeBatch, first_task: int, step_counts: Sequence[int]
-    ) -> Iterator[Parameters]:
-        """Adapt to T stacked tasks and yield the parameters after each growing step count."""
-
-    def answer(self, parameters: Parameters, episodes: EpisodeBatch, mode: BatchNormMode) -> Tensor:
-        """Answer the queries of T adapted tasks: probabilities, float32 `(T, queries, way)`."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Compiled inner steps for evaluations, made where that works and saves more time than it takes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from kshot.trainer.evaluate.solver import TaskSolver
 WORTHWHILE_STEPS = 10_000
 
 
+@dataclass(frozen=True)
 class CompiledSteps:
     """Compiles the inner steps of solvers on one device, and keeps what it compiled.
 
@@ -30,16 +31,11 @@ class CompiledSteps:
     `say` hears what is done.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        device: torch.device,
-        compiled: bool | None,
-        say: Callable[[str], None],
-    ) -> None:
-        self._manifest, self._device = manifest, device
-        self._compiled, self._say = compiled, say
-        self._steps: dict[StepSpec, InnerStep] = {}
+    manifest: Manifest
+    device: torch.device
+    compiled: bool | None
+    say: Callable[[str], None]
+    _steps: dict[StepSpec, InnerStep] = field(default_factory=dict)
 
     def give(
         self, solvers: Sequence[TaskSolver], step_count: int, tasks_at_once: int
@@ -50,31 +46,33 @@ class CompiledSteps:
         counts the steps of all solvers and tasks; compiling has to pay for each step that was not
         compiled before. Raises `TrainingError` when `compiled` is true and a step does not compile.
         """
-        if self._compiled is False or not step_count:
+        if self.compiled is False or not step_count:
             return solvers
         specs = [
-            StepSpec.of(self._manifest, of.way, of.batch_size, of.rule, of.scope) for of in solvers
+            StepSpec.of(self.manifest, of.way, of.batch_size, of.rule, of.scope).of_tasks(
+                tasks_at_once
+            )
+            for of in solvers
         ]
-        specs = [spec.of_tasks(tasks_at_once) for spec in specs]
         wanted = [spec for spec in dict.fromkeys(specs) if spec not in self._steps]
-        new = [spec for spec in wanted if not _compiled_before(spec, self._device)]
-        if self._compiled is None and not self._pays(step_count, len(new)):
+        new = [spec for spec in wanted if not _compiled_before(spec, self.device)]
+        if self.compiled is None and not self._pays(step_count, len(new)):
             return solvers
         try:
             for spec in wanted:
                 if spec in new:
-                    self._say("compiling the inner step")
-                step = compile_step(spec, self._device)
-                step(*spec.example_arguments(self._device))
+                    self.say("compiling the inner step")
+                step = compile_step(spec, self.device)
+                step(*spec.example_arguments(self.device))
                 self._steps[spec] = step
         except (CompilationError, RuntimeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            if self._compiled:
+            if self.compiled:
                 raise TrainingError(reason) from error
-            self._say(f"{reason}; the evaluation is slower without")
+            self.say(f"{reason}; the evaluation is slower without")
             return solvers
         count = len(set(specs))
-        self._say(
+        self.say(
             "the inner step is compiled" if count == 1 else f"{count} inner steps are compiled"
         )
         return [
@@ -83,7 +81,7 @@ class CompiledSteps:
         ]
 
     def _pays(self, step_count: int, new_count: int) -> bool:
-        compiles = self._device.type == "cpu" and compiler_name(self._device) is not None
+        compiles = self.device.type == "cpu" and compiler_name(self.device) is not None
         return compiles and step_count >= WORTHWHILE_STEPS * new_count
 
 

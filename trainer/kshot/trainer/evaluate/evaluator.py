@@ -11,7 +11,7 @@ from kshot.learner import Initialization
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.errors import TrainingError
-from kshot.trainer.evaluate.baselines import Baseline, NilSolver, Solver
+from kshot.trainer.evaluate.baselines import Baseline, NilSolver
 from kshot.trainer.evaluate.compiled_steps import CompiledSteps
 from kshot.trainer.evaluate.scores import Answers, EvaluationResult, Stopwatch
 from kshot.trainer.evaluate.settings import EvaluationSettings
@@ -25,6 +25,8 @@ TASKS_AT_ONCE = {"cpu": 1, "cuda": 64}
 # Called with the number of finished tasks and the number of all tasks.
 Report = Callable[[int, int], None]
 ResultsAlong = dict[int, dict[BatchNormMode, EvaluationResult]]
+# Adapts to tasks and answers their queries.
+Solver = NilSolver | TaskSolver
 
 
 class Evaluator:

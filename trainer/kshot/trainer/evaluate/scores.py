@@ -66,11 +66,9 @@ class Answers:
 
     def __init__(self) -> None:
         self.answering = Stopwatch()
-        self._confidence: list[Tensor] = []  # each (tasks, queries), as the next two
-        self._correct: list[Tensor] = []
-        self._likelihood: list[Tensor] = []
-        self._known: list[Tensor] = []
-        self._unknown: list[Tensor] = []
+        # Confidence, correctness and likelihood, each (tasks, queries).
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._mixed: list[Tensor] = []  # confidence, (tasks, 2 queries)
         self._diverged = 0
 
     def add(self, probabilities: Tensor, classes: Tensor) -> None:
@@ -78,30 +76,27 @@ class Answers:
         finite = torch.isfinite(probabilities).all(dim=-1)  # (tasks, queries)
         probabilities = _with_chance(probabilities)
         confidence, answers = probabilities.max(dim=-1)
-        self._confidence.append(confidence)
-        self._correct.append((answers == classes) & finite)
-        self._likelihood.append(probabilities.gather(2, classes.unsqueeze(2)).squeeze(2))
+        likelihood = probabilities.gather(2, classes.unsqueeze(2)).squeeze(2)
+        self._parts.append((confidence, (answers == classes) & finite, likelihood))
         self._diverged += int((~finite).any(dim=1).sum())
 
     def add_mixed(self, probabilities: Tensor) -> None:
         """Add answers `(tasks, 2 queries, way)` to known, then as many unknown queries."""
-        known, unknown = _with_chance(probabilities).max(dim=-1).values.chunk(2, dim=1)
-        self._known.append(known)
-        self._unknown.append(unknown)
+        self._mixed.append(_with_chance(probabilities).max(dim=-1).values)
 
     def score(
         self, step_count: int, episodes_digest: str, adapting_seconds: float
     ) -> EvaluationResult:
         """Score all answers; `adapting_seconds` are added to the time of answering."""
-        confidence, correct = torch.cat(self._confidence), torch.cat(self._correct)
+        confidence, correct, likelihood = map(torch.cat, zip(*self._parts, strict=True))
         task_count, query_count = correct.shape
         counts = correct.sum(dim=1).numpy()
         interval = accuracy_interval(counts, query_count)
-        likelihood = torch.cat(self._likelihood).to(torch.float64).clamp_min(LEAST_LIKELIHOOD)
+        likelihood = likelihood.to(torch.float64).clamp_min(LEAST_LIKELIHOOD)
         unknown = None
-        if self._known:
-            known, others = (torch.cat(scores).numpy() for scores in (self._known, self._unknown))
-            unknown = detect_unknown(known.astype(np.float64), others.astype(np.float64))
+        if self._mixed:
+            mixed = torch.cat(self._mixed).to(torch.float64).numpy()
+            unknown = detect_unknown(*np.split(mixed, 2, axis=1))
         return EvaluationResult(
             accuracy=interval.mean,
             ci95=interval.half_width,

@@ -11,7 +11,6 @@ from kshot.bundle import BatchNormMode, Calibration, Head, Manifest, Scope
 from kshot.learner import (
     Initialization,
     InnerStep,
-    LoopState,
     Parameters,
     StepRule,
     build_inner_step,
@@ -77,16 +76,22 @@ class TaskSolver:
             ]
         )
         indices = to_device(indices, support.device)
-        state = self._start(support, classes)
+        starts = [
+            start_state(
+                self.initialization,
+                self.way,
+                head=self.head,
+                preconditioner=self.rule.preconditioner,
+                support=images,
+                classes=labels,
+            )
+            for images, labels in zip(support, classes, strict=True)
+        ]
+        state = stack_states(starts)
         for done, wanted in pairwise([0, *step_counts]):
-            state = run_inner_loop(
-                self.inner_step,
-                state,
-                support,
-                classes,
-                indices[:, done:wanted],
-                self.rule,
-            ).state
+            part = indices[:, done:wanted]
+            ran = run_inner_loop(self.inner_step, state, support, classes, part, self.rule)
+            state = ran.state
             yield state.layout.split(state.parameters)
 
     def answer(self, parameters: Parameters, episodes: EpisodeBatch, mode: BatchNormMode) -> Tensor:
@@ -111,21 +116,6 @@ class TaskSolver:
                 mode,
             )
 
-    def _start(self, support: Tensor, classes: Tensor) -> LoopState:
-        return stack_states(
-            [
-                start_state(
-                    self.initialization,
-                    self.way,
-                    head=self.head,
-                    preconditioner=self.rule.preconditioner,
-                    support=images,
-                    classes=labels,
-                )
-                for images, labels in zip(support, classes, strict=True)
-            ]
-        )
-
 
 def build_solver(
     initialization: Initialization,
@@ -136,14 +126,6 @@ def build_solver(
     """Build a solver from settings, with the manifest's defaults for what they leave out."""
     inner = manifest.inner_loop
     step_count = inner.step_count if settings.step_count is None else settings.step_count
-    batch_size = (
-        manifest.default_batch_size(settings.way)
-        if settings.batch_size is None
-        else settings.batch_size
-    )
-    learning_rate = (
-        inner.learning_rate if settings.learning_rate is None else settings.learning_rate
-    )
     head, scope = settings.head or manifest.head.default, settings.scope or manifest.scope.default
     if settings.baseline is Baseline.PROTOTYPE:
         step_count, head = 0, Head.PROTOTYPE
@@ -151,7 +133,7 @@ def build_solver(
         scope = Scope.HEAD
     rule = StepRule(
         settings.preconditioner or inner.preconditioner,
-        learning_rate,
+        settings.learning_rate or inner.learning_rate,
         inner.second_moment_decay,
         inner.epsilon,
         1.0 if inner.weight_decay_rate is None else inner.weight_decay_rate,
@@ -163,7 +145,7 @@ def build_solver(
         pixels=pixels,
         way=settings.way,
         step_count=step_count,
-        batch_size=batch_size,
+        batch_size=settings.batch_size or manifest.default_batch_size(settings.way),
         rule=rule,
         head=head,
         scope=scope,

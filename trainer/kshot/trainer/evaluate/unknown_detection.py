@@ -5,12 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kshot.trainer.statistics import (
-    SAME_METHOD,
-    all_equal,
-    differing_share_bound,
-    t_half_width,
-)
+from kshot.trainer.statistics import SAME_METHOD, all_equal, differing_share_bound, t_half_width
 
 Scores = npt.NDArray[np.floating]
 
@@ -46,8 +41,8 @@ def detect_unknown(known: Scores, unknown: Scores) -> UnknownDetection:
     may differ.
     """
     auroc = area_under_roc(known.ravel(), unknown.ravel())
-    above = _shares_below(unknown.ravel(), known)  # of each known query: (tasks, n)
-    below = 1 - _shares_below(known.ravel(), unknown)  # of each unknown query: (tasks, m)
+    above = _twice_below(unknown.ravel(), known) / (2 * unknown.size)  # (tasks, n)
+    below = 1 - _twice_below(known.ravel(), unknown) / (2 * known.size)  # (tasks, m)
     parts = above.mean(axis=1) + below.mean(axis=1) - auroc
     same = all_equal(parts)
     return UnknownDetection(
@@ -77,12 +72,6 @@ def false_positive_rate(known: Scores, unknown: Scores, rate: float = TRUE_POSIT
     wanted = int(np.ceil(rate * len(known) - 1e-9))
     threshold = np.sort(known)[len(known) - wanted]
     return float((unknown >= threshold).mean())
-
-
-def _shares_below(reference: Scores, scores: Scores) -> Scores:
-    """Return for each score the share of the reference below it, equal ones counted half."""
-    shares: Scores = _twice_below(reference, scores) / (2 * len(reference))
-    return shares
 
 
 def _twice_below(reference: Scores, scores: Scores) -> npt.NDArray[np.integer]:
