@@ -1,6 +1,7 @@
 """Adaptation of an initialization to test waves, and its errors."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -78,18 +79,16 @@ def sine_fits(initialization: Initialization, recipe: SineRecipe) -> SineFits:
     layout = layout_of(initialization.network, initialization.way)
     rule = step_rule(recipe.inner)
     step = build_inner_step(initialization.network, layout, rule, objective=Objective.SQUARED_ERROR)
-    vectors = [
+    parameters, second_moment = (
         layout.join(named).repeat(evaluation.task_count, 1)
         for named in (initialization.parameters, initialization.second_moment)
-    ]
-    state = LoopState(layout, vectors[0], vectors[1], initialization.step)
+    )
+    state = LoopState(layout, parameters, second_moment, initialization.step)
     whole = torch.arange(task.shot, device=device).expand(evaluation.task_count, 1, -1)
     fits = []
-    done = 0
-    for count in evaluation.step_counts:
+    for done, count in pairwise([0, *evaluation.step_counts]):
         indices = whole.expand(-1, count - done, -1)
         state = run_inner_loop(step, state, inputs, targets, indices, rule).state
-        done = count
         with torch.no_grad():
             outputs, _ = logits_of(initialization.network, layout.split(state.parameters), queries)
         fits.append(outputs[..., 0].cpu())

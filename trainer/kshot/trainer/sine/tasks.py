@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kshot.learner import derive_seed
-from kshot.trainer.recipe.sine import Range, SineRecipe, SineTask
+from kshot.trainer.recipe.sine import SineRecipe, SineTask
 from kshot.trainer.tasks.seeds import TASKS
 from kshot.trainer.tasks.training_tasks import SupportBatch, draw_indices
 
@@ -53,15 +53,13 @@ class SineTasks:
 
 def draw_waves(task: SineTask, count: int, generator: torch.Generator) -> SineWaves:
     """Draw amplitudes and phases uniformly."""
-    return SineWaves(
-        _uniform(task.amplitude, count, generator), _uniform(task.phase, count, generator)
+    amplitude, phase = (
+        low + (high - low) * torch.rand(count, generator=generator)
+        for low, high in (task.amplitude, task.phase)
     )
+    return SineWaves(amplitude, phase)
 
 
 def grid(task: SineTask) -> Tensor:
     """Return the evenly spaced points of a task `(grid_count,)`, including both ends."""
     return torch.linspace(*task.interval, task.grid_count)
-
-
-def _uniform(ends: Range, count: int, generator: torch.Generator) -> Tensor:
-    return ends[0] + (ends[1] - ends[0]) * torch.rand(count, generator=generator)
