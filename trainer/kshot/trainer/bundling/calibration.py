@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kshot.bundle import Calibration, Manifest, TemperatureRule
+from kshot.bundle import BatchNormMode, Calibration, Manifest, TemperatureRule
 from kshot.bundle.memory import available_bytes
 from kshot.trainer.bundling.temperature import fit_temperature
 from kshot.trainer.datasets.dataset import ImageDataset
@@ -73,10 +73,7 @@ def fit_calibration(
             planned_tasks=total,
             report=part_of(report, number * task_count, total),
         )
-        fits += [
-            _fit(TemperatureRule(mode, shot, 1.0), of_mode, classes)
-            for mode, of_mode in logits.items()
-        ]
+        fits += [_fit(mode, shot, of_mode, classes) for mode, of_mode in logits.items()]
     fits.sort(key=lambda fit: modes.index(fit.rule.batch_norm_mode))  # shots still grow
     calibration = Calibration(
         rules=tuple(fit.rule for fit in fits),
@@ -91,17 +88,16 @@ def fit_calibration(
     return calibration, tuple(fits)
 
 
-def _fit(rule: TemperatureRule, logits: Tensor, classes: Tensor) -> TemperatureFit:
-    """Fit a rule's temperature to logits `(tasks, queries, way)` of classes `(tasks, queries)`."""
+def _fit(mode: BatchNormMode, shot: int, logits: Tensor, classes: Tensor) -> TemperatureFit:
+    """Fit a temperature to logits `(tasks, queries, way)` of classes `(tasks, queries)`."""
     finite = torch.isfinite(logits).all(dim=-1)
     try:
         if not finite.any():
             raise CalibrationError("no answer is finite")
         temperature = fit_temperature(logits[finite], classes[finite])
     except CalibrationError as error:
-        shot, mode = rule.shot, rule.batch_norm_mode
-        raise CalibrationError(f"{shot:g}-shot tasks in mode {mode}: {error}") from None
-    rule = replace(rule, temperature=temperature)
+        raise CalibrationError(f"{shot}-shot tasks in mode {mode}: {error}") from None
+    rule = TemperatureRule(mode, shot, temperature)
     return TemperatureFit(rule, _score(logits, classes), _score(logits / temperature, classes))
 
 

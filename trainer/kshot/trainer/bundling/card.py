@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kshot.bundle import Calibration, EvaluationRow, Manifest
+from kshot.bundle import Calibration, Manifest
 from kshot.trainer.bundling.calibration import TemperatureFit
 from kshot.trainer.evaluate.accuracy_table import TABLE_SEED
 
@@ -66,7 +66,11 @@ def _accuracy(manifest: Manifest) -> str:
     first = manifest.evaluation[0]
     queries = counted(first.query_count, "query", "queries")
     methods = " or a ".join(dict.fromkeys(row.ci_method for row in manifest.evaluation))
-    rows = "\n".join(map(_accuracy_row, manifest.evaluation))
+    rows = "\n".join(
+        f"| {row.way} | {row.shot} | {row.step_count} | {row.preconditioner} "
+        f"| {row.batch_norm_mode} | {row.accuracy:.2%} ± {row.ci95:.2%} |"
+        for row in manifest.evaluation
+    )
     return f"""\
 ## Accuracy
 
@@ -78,19 +82,17 @@ class; ± is the half width of a {methods}.
 {rows}"""
 
 
-def _accuracy_row(row: EvaluationRow) -> str:
-    return (
-        f"| {row.way} | {row.shot} | {row.step_count} | {row.preconditioner} "
-        f"| {row.batch_norm_mode} | {row.accuracy:.2%} ± {row.ci95:.2%} |"
-    )
-
-
 def _calibration(manifest: Manifest, fits: Sequence[TemperatureFit]) -> str:
     calibration, inner = manifest.calibration, manifest.inner_loop
     if calibration is None:
         return ""
     queries = counted(calibration.query_count, "query", "queries")
-    rows = "\n".join(map(_calibration_row, fits))
+    rows = "\n".join(
+        f"| {fit.rule.batch_norm_mode} | {fit.rule.shot:g} | {fit.rule.temperature:.4g} "
+        f"| {fit.before.ece:.2%} | {fit.after.ece:.2%} | {fit.before.nll:.4f} "
+        f"| {fit.after.nll:.4f} |"
+        for fit in fits
+    )
     return f"""\
 ## Calibration
 
@@ -115,31 +117,16 @@ This command fits the temperatures again, to the bundle that training writes to 
     {_calibrate_command(calibration, manifest)}"""
 
 
-def _calibration_row(fit: TemperatureFit) -> str:
-    rule = fit.rule
-    return (
-        f"| {rule.batch_norm_mode} | {rule.shot:g} | {rule.temperature:.4g} "
-        f"| {fit.before.ece:.2%} | {fit.after.ece:.2%} | {fit.before.nll:.4f} "
-        f"| {fit.after.nll:.4f} |"
-    )
-
-
 def _calibrate_command(calibration: Calibration, manifest: Manifest) -> str:
     shots = sorted({rule.shot for rule in calibration.rules})
-    options = {
-        "out": "CALIBRATED",
-        "data": "DATA",
-        "split": calibration.part,
-        "shots": ",".join(f"{shot:g}" for shot in shots),
-        "tasks": calibration.task_count,
-        "queries": calibration.query_count,
-        "seed": calibration.seed,
-        "step-count": calibration.step_count,
-        "batch-norm-mode": manifest.batch_norm.default,
-        "preconditioner": manifest.inner_loop.preconditioner,
-        "head": manifest.head.default,
-    }
-    return _command(f"kshot calibrate OUT/{manifest.name}/{manifest.version}", options)
+    return (
+        f"kshot calibrate OUT/{manifest.name}/{manifest.version} --out CALIBRATED --data DATA "
+        f"--split {calibration.part} --shots {','.join(f'{shot:g}' for shot in shots)} "
+        f"--tasks {calibration.task_count} --queries {calibration.query_count} "
+        f"--seed {calibration.seed} --step-count {calibration.step_count} "
+        f"--batch-norm-mode {manifest.batch_norm.default} "
+        f"--preconditioner {manifest.inner_loop.preconditioner} --head {manifest.head.default}"
+    )
 
 
 def _reproduction(training: str | None, manifest: Manifest, table_seed: int) -> str:
@@ -165,28 +152,24 @@ def _reproduction(training: str | None, manifest: Manifest, table_seed: int) -> 
 
 
 def _evaluate_command(manifest: Manifest, seed: int) -> str:
-    row = manifest.evaluation[0]
-    options = {
-        "data": "DATA",
-        "way": row.way,
-        "shot": row.shot,
-        "queries": row.query_count,
-        "tasks": row.task_count,
-        "seed": seed,
-        "step-count": row.step_count,
-        "preconditioner": row.preconditioner,
-        "batch-norm-mode": row.batch_norm_mode,
-    }
-    out = "OUT" if manifest.calibration is None else "CALIBRATED"
-    return _command(f"kshot evaluate {out}/{manifest.name}/{manifest.version}", options)
-
-
-def _command(start: str, options: dict[str, object]) -> str:
-    return " ".join([start, *(f"--{name} {value}" for name, value in options.items())])
+    row, out = manifest.evaluation[0], "OUT" if manifest.calibration is None else "CALIBRATED"
+    return (
+        f"kshot evaluate {out}/{manifest.name}/{manifest.version} --data DATA --way {row.way} "
+        f"--shot {row.shot} --queries {row.query_count} --tasks {row.task_count} --seed {seed} "
+        f"--step-count {row.step_count} --preconditioner {row.preconditioner} "
+        f"--batch-norm-mode {row.batch_norm_mode}"
+    )
 
 
 def _limits(manifest: Manifest) -> list[str]:
-    limits = manifest.limits
+    limits, said = manifest.limits, "- Probabilities are not calibrated."
+    if manifest.calibration is not None:
+        modes = ", ".join(f"`{mode}`" for mode in manifest.calibrated_modes)
+        said = (
+            f"{CALIBRATED}in the modes {modes}, for images like those above, "
+            f"{manifest.calibration.way} classes and the default options; for others they may be "
+            "too high or too low."
+        )
     return [
         f"- 2 to {limits.max_way} classes, at most {limits.max_support_count:,} examples and "
         f"{limits.max_query_count:,} queries a request, at most {limits.max_step_count} inner "
@@ -194,19 +177,8 @@ def _limits(manifest: Manifest) -> list[str]:
         "- Images unlike the training images adapt worse than the table says: measure on your own.",
         "- `transductive` answers depend on the other queries of the same request; the other two "
         "modes answer each query by itself.",
-        _calibration_limit(manifest),
+        said,
     ]
-
-
-def _calibration_limit(manifest: Manifest) -> str:
-    if manifest.calibration is None:
-        return "- Probabilities are not calibrated."
-    modes = ", ".join(f"`{mode}`" for mode in manifest.calibrated_modes)
-    return (
-        f"{CALIBRATED}in the modes {modes}, for images like those above, "
-        f"{manifest.calibration.way} classes and the default options; for others they may be too "
-        "high or too low."
-    )
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

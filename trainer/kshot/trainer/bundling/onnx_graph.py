@@ -1,13 +1,10 @@
 """Simplifies an exported ONNX graph: removes pairs of nodes that undo each other."""
 
-from collections.abc import Mapping, MutableSequence, Sequence
-from typing import TypeVar
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 import onnx.numpy_helper
-
-Message = TypeVar("Message", onnx.NodeProto, onnx.TensorProto, onnx.ValueInfoProto)
 
 
 def drop_axis_pairs(graph: onnx.GraphProto) -> None:
@@ -46,11 +43,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
             needed.update(node.input)
     tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
     values = [value for value in graph.value_info if value.name in needed]
-    _replace(graph.node, kept[::-1])
-    _replace(graph.initializer, tensors)
-    _replace(graph.value_info, values)
-
-
-def _replace(field: MutableSequence[Message], items: Sequence[Message]) -> None:
-    del field[:]
-    field.extend(items)
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(kept[::-1])
+    graph.initializer.extend(tensors)
+    graph.value_info.extend(values)
