@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-MODES = list(BatchNormMode)
-
 # Colour, marker and line width of each preconditioner. Thick lines are drawn first, so that thin
 # ones show; colour-blind eyes tell the colours apart (Okabe and Ito 2008).
 STYLES = {
@@ -42,7 +40,7 @@ def sweep_figure(title: str, rows: Sequence[SweepRow]) -> Figure:
 def _draw(figure: Figure, title: str, rows: Sequence[SweepRow]) -> None:
     from matplotlib.ticker import LogLocator
 
-    modes = sorted({row.mode for row in rows}, key=lambda mode: MODES.index(mode))
+    modes = [mode for mode in BatchNormMode if any(row.mode == mode for row in rows)]
     step_counts = sorted({row.result.step_count for row in rows})
     panels = figure.subplots(2, len(modes), sharey=True, squeeze=False)
     for column, mode in enumerate(modes):

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 
 from kshot.bundle import BatchNormMode, Bundle
 from kshot.trainer.datasets.dataset import ImageDataset
@@ -12,8 +11,6 @@ from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.evaluate.sweep import SweepRow, Variant
 from kshot.trainer.statistics import Interval
 from kshot.trainer.tasks.support_flaws import SupportFlaws
-
-MODES = list(BatchNormMode)
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,7 @@ class SweepSubject:
 
 def difference_document(difference: Interval) -> dict[str, object]:
     """Lay out a paired difference as JSON; `ci95` is a half width."""
-    return {
-        "mean": difference.mean,
-        "ci95": difference.half_width,
-        "ci_method": difference.method,
-    }
+    return {"mean": difference.mean, "ci95": difference.half_width, "ci_method": difference.method}
 
 
 def sweep_json(subject: SweepSubject, rows: Sequence[SweepRow]) -> str:
@@ -60,9 +53,9 @@ def sweep_markdown(subject: SweepSubject, rows: Sequence[SweepRow]) -> str:
         "(adaptation and answers).",
         "",
     ]
-    ordered = sorted(rows, key=lambda row: MODES.index(row.mode))
-    for mode, of_mode in groupby(ordered, key=lambda row: row.mode):
-        lines += [f"## `{mode}`", "", *_table(list(of_mode), step_counts), ""]
+    for mode in BatchNormMode:
+        if of_mode := [row for row in rows if row.mode == mode]:
+            lines += [f"## `{mode}`", "", *_table(of_mode, step_counts), ""]
     return "\n".join(lines)
 
 

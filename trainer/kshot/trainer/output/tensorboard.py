@@ -31,9 +31,8 @@ class ScalarFile:
         with writing(self._path):
             self._file = self._path.open("xb", buffering=0)
         self._records = RecordWriter(self._file)
-        self._append(Event(wall_time=time.time(), file_version=FILE_VERSION))
-        start = SessionLog(status=SessionLog.START)
-        self._append(Event(wall_time=time.time(), step=meta_iteration + 1, session_log=start))
+        self._append(file_version=FILE_VERSION)
+        self._append(step=meta_iteration + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> Self:
         return self
@@ -44,10 +43,9 @@ class ScalarFile:
     def write(self, meta_iteration: int, scalars: Mapping[str, float]) -> None:
         """Append one point of each scalar."""
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
-        self._append(
-            Event(wall_time=time.time(), step=meta_iteration, summary=Summary(value=values))
-        )
+        self._append(step=meta_iteration, summary=Summary(value=values))
 
-    def _append(self, event: Event) -> None:
+    def _append(self, **content: object) -> None:
+        event = Event(wall_time=time.time(), **content)
         with writing(self._path):
             self._records.write(event.SerializeToString())
