@@ -7,11 +7,7 @@ import click
 import torch
 
 from kshot.bundle import replace_file
-from kshot.trainer.commands.evaluation_report import (
-    difference_text,
-    result_document,
-    result_text,
-)
+from kshot.trainer.commands.evaluation_report import difference_text, result_document, result_text
 from kshot.trainer.commands.evaluation_request import (
     EvaluateRequest,
     check_together,
@@ -61,10 +57,7 @@ def command(request: EvaluateRequest) -> None:
         name = " ".join([other.request.bundle_name, *request.versus])
         found = other.measure(f"evaluating {name}")
         difference = paired_difference(result.task_accuracies, found.task_accuracies)
-        answer["compared"] = {
-            "bundle": other.request.bundle_name,
-            **result_document(other, found),
-        }
+        answer["compared"] = {"bundle": other.request.bundle_name, **result_document(other, found)}
         answer["difference"] = {**difference_document(difference), "tasks": result.task_count}
         text += f"\n{name}: {result_text(other, found)}"
         text += f"\n{difference_text(difference, result.task_count, name)}"

@@ -27,8 +27,7 @@ def result_document(session: Session, result: EvaluationResult) -> dict[str, obj
         "batch_norm_mode": settings.batch_norm_mode,
         "temperature": settings.temperature(session.bundle.manifest),
         "baseline": settings.baseline,
-        "wrong_labels": settings.flaws.wrong_labels,
-        "imbalance": settings.flaws.imbalance,
+        **asdict(settings.flaws),
         "diverged": result.diverged_count,
         "episodes_digest": result.episodes_digest,
     }

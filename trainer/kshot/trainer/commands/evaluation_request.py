@@ -38,7 +38,10 @@ _DECIDED = {
 }
 _LISTS = tuple(Axes.__dataclass_fields__)
 # What a sweep has lists for, or does not do.
-_NOT_SWEPT = ("step_count", "preconditioner", "head", "scope", "batch_norm_mode", "baseline")
+_NOT_SWEPT = (
+    *("step_count", "preconditioner", "head", "scope", "batch_norm_mode", "baseline"),
+    *("compared", "versus"),
+)
 # What may differ between two variants that solve the same tasks.
 _VARIABLE = ("batch_norm_mode", *_INNER, "baseline", "calibrated", "wrong_labels", "imbalance")
 _ALL = "For --sweep.  [default: all that the bundle allows]"
@@ -152,21 +155,20 @@ class EvaluateRequest:
 def check_together(request: EvaluateRequest) -> None:
     """Raise `UsageError` for options that contradict each other or need another one."""
     if request.baseline is not None:
-        _refuse(request, _DECIDED[request.baseline], f"--baseline {request.baseline}")
-    if request.sweep_folder is not None:
-        _refuse(request, (*_NOT_SWEPT, "compared", "versus"), "--sweep")
+        beside = f"cannot be combined with --baseline {request.baseline}"
+        _refuse(request, _DECIDED[request.baseline], beside)
+    if request.sweep_folder is None:
+        _refuse(request, _LISTS, "needs --sweep DIR")
+    else:
+        _refuse(request, _NOT_SWEPT, "cannot be combined with --sweep")
     if request.protocol is not None:
-        _refuse(request, ("task_count", "query_count"), "--protocol")
-    for name in _LISTS if request.sweep_folder is None else ():
-        if getattr(request, name) is not None:
-            raise click.UsageError(f"{_flag(name)} needs --sweep DIR")
-    if request.dataset is not None and request.dataset_split is None:
+        _refuse(request, ("task_count", "query_count"), "cannot be combined with --protocol")
+    if request.dataset is None:
+        _refuse(request, ("dataset_split", "dataset_folder"), "needs --dataset")
+    elif request.dataset_split is None:
         raise click.UsageError(
             f"--dataset {request.dataset} needs --dataset-split (digits has the split all)"
         )
-    for name in ("dataset_split", "dataset_folder") if request.dataset is None else ():
-        if getattr(request, name) is not None:
-            raise click.UsageError(f"{_flag(name)} needs --dataset")
     for name in ("learning_rate", "wrong_labels"):
         value = getattr(request, name)
         if value is not None and not math.isfinite(value):  # click's ranges let nan pass
@@ -204,10 +206,10 @@ def second_request(request: EvaluateRequest) -> EvaluateRequest | None:
     return second
 
 
-def _refuse(request: EvaluateRequest, names: Sequence[str], beside: str) -> None:
+def _refuse(request: EvaluateRequest, names: Sequence[str], why: str) -> None:
     for name in names:
         if getattr(request, name) not in (None, ()):
-            raise click.UsageError(f"{_flag(name)} cannot be combined with {beside}")
+            raise click.UsageError(f"{_flag(name)} {why}")
 
 
 def _flag(name: str) -> str:

@@ -41,37 +41,27 @@ def recipe_document(recipe: AnyRecipe) -> dict[str, object]:
 
 def listing() -> str:
     """Lay out all recipes as text, by data set."""
-    by_dataset: dict[str, list[AnyRecipe]] = {}
-    for name in sorted(list_recipes(), key=_natural):
-        recipe = load_recipe(name)
-        by_dataset.setdefault(recipe.data.dataset, []).append(recipe)
-    groups = [
-        f"{dataset}\n\n" + "\n\n".join(map(_recipe_text, by_dataset[dataset]))
-        for dataset in sorted(by_dataset)
-    ]
-    return "\n\n\n".join(groups)
+    recipes = [load_recipe(name) for name in sorted(list_recipes(), key=_natural)]
+    return "\n\n\n".join(
+        "\n\n".join([dataset, *(_recipe_text(of) for of in recipes if of.data.dataset == dataset)])
+        for dataset in sorted({recipe.data.dataset for recipe in recipes})
+    )
 
 
 def _recipe_text(recipe: AnyRecipe) -> str:
-    return "\n".join(
-        (
-            f"  {recipe.name}",
-            *_wrapped(recipe.description, ""),
-            *_wrapped(recipe.reproduces, "reproduces  "),
-            *_wrapped(recipe.cost, "cost        "),
+    said = [f"  {recipe.name}"]
+    paragraphs = {
+        "": recipe.description,
+        "reproduces  ": recipe.reproduces,
+        "cost        ": recipe.cost,
+    }
+    for label, text in paragraphs.items():
+        first = f"    {label}"
+        rest = " " * len(first)
+        said += textwrap.wrap(
+            text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
         )
-    )
-
-
-def _wrapped(text: str, label: str) -> list[str]:
-    indent = " " * 4
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=indent + label,
-        subsequent_indent=indent + " " * len(label),
-        break_on_hyphens=False,
-    )
+    return "\n".join(said)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

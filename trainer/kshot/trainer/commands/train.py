@@ -84,9 +84,10 @@ def command(request: TrainRequest) -> None:
     with joined_workers(device) as workers:
         if workers.first:
             _check_out(request.out, request.resume)
-        resuming = shlex.join([*_launcher(workers), *request.again(), "--resume"])
+        launcher = ["torchrun", "--nproc-per-node", str(workers.count), "--no-python"]
+        words = [*(launcher if workers.count > 1 else ()), *request.again(), "--resume"]
         checkpoint = request.out / CHECKPOINT_FILE
-        with Follower(checkpoint, resuming, silent=not workers.first) as follower:
+        with Follower(checkpoint, shlex.join(words), silent=not workers.first) as follower:
             result = _train(recipe, request, device, workers, follower)
     if not workers.first:
         return
@@ -120,13 +121,6 @@ def _train(
     )
     show_table = follower.show_table
     return train(recipe, train_part, test_part, request.out, report_table=show_table, **how)
-
-
-def _launcher(workers: Workers) -> list[str]:
-    """Return the words before `kshot` in the command of this training."""
-    if workers.count == 1:
-        return []
-    return ["torchrun", "--nproc-per-node", str(workers.count), "--no-python"]
 
 
 def _check_out(out: Path, resume: bool) -> None:
