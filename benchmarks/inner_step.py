@@ -10,13 +10,14 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 import click
 import torch.profiler
+from torch import Tensor
 
 from kshot.bench.environment import environment
 from kshot.bench.speed.timing import interleave, synchronized
@@ -30,27 +31,7 @@ MINI_IMAGENET = NetworkSpec("conv4", {"filters": 32, "downsampling": "max_pool"}
 RULE = StepRule(Preconditioner.CARRIED, 1.0)  # step sizes are an argument
 WARM_UP_STEPS = 20
 
-
-@dataclass(frozen=True)
-class Subject:
-    """The step that is measured, and its options for JSON."""
-
-    spec: StepSpec
-    device: torch.device
-    options: Mapping[str, object]
-
-    def compile(self, step: InnerStep, options: Mapping[str, object] | None = None) -> InnerStep:
-        """Compile a form of the step, with further options of the compiler."""
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
-            package = Path(folder) / "step.pt2"
-            write_package(step, self.spec.example_arguments(self.device), package, options)
-            return load_package(package)
-
-    def print(self, **figures: object) -> None:
-        """Print figures with the options and the environment."""
-        document = {**self.options, **figures, "environment": environment()}
-        print(json.dumps(document, indent=2))
+Step = tuple[StepSpec, torch.device]
 
 
 @click.group()
@@ -69,28 +50,27 @@ def main(
     spec = StepSpec.of(manifest, way, batch_size, RULE, Scope.ALL).of_tasks(tasks)
     if network == "mini-imagenet":
         spec = replace(spec, network=MINI_IMAGENET, input_shape=(3, 84, 84))
-    options = {"network": network, "way": way, "batch_size": batch_size, "tasks": tasks}
-    context.obj = Subject(spec, torch.device(device), options)
+    context.obj = spec, torch.device(device)
 
 
 @main.command()
 @click.option("--steps", default=200)
 @click.pass_obj
-def profile(subject: Subject, steps: int) -> None:
+def profile(step: Step, steps: int) -> None:
     """Profile the step: microseconds by kernel, the longest first.
 
     The names of compiled kernels list what they fuse; names of library kernels begin with aten::.
     The profiler slows every kernel a little: compare shares, not sums.
     """
-    on_gpu = subject.device.type == "cuda"
-    arguments = subject.spec.example_arguments(subject.device)
-    form = subject.spec.build(tuned_for=subject.device)
-    step = subject.compile(form, {"cpp.enable_kernel_profile": True})
+    spec, device = step
+    on_gpu, arguments = device.type == "cuda", spec.example_arguments(device)
+    marked = {"cpp.enable_kernel_profile": True}
+    compiled = compile_form(spec.build(tuned_for=device), arguments, marked)
     for _ in range(WARM_UP_STEPS):
-        step(*arguments)
+        compiled(*arguments)
     with torch.profiler.profile() as recorded:
         for _ in range(steps):
-            step(*arguments)
+            compiled(*arguments)
     # The time of a kernel is without what it calls.
     microseconds = {
         str(item.key): (item.self_device_time_total if on_gpu else item.self_cpu_time_total) / steps
@@ -102,29 +82,29 @@ def profile(subject: Subject, steps: int) -> None:
         for name, value in sorted(microseconds.items(), key=lambda item: -item[1])
         if value > 0
     ]
-    subject.print(steps=steps, kernels=rows)
+    publish({"steps": steps, "kernels": rows})
 
 
 @main.command()
 @click.option("--rounds", default=60)
 @click.argument("names", metavar="[FORM]...", nargs=-1)
 @click.pass_obj
-def forms(subject: Subject, rounds: int, names: tuple[str, ...]) -> None:
+def forms(step: Step, rounds: int, names: tuple[str, ...]) -> None:
     """Time the step with each block's convolution in each of its two forms, in turns.
 
     A FORM is a letter for each block, d for the library's convolution and c for a product of
     columns; without forms all 16 are compiled, which takes minutes. Times are medians.
     """
-    spec, device = subject.spec, subject.device
+    spec, device = step
     arguments = spec.example_arguments(device)
     runs = {}
     for name in names or map("".join, itertools.product("dc", repeat=BLOCKS)):
         print(f"compiling {name}", file=sys.stderr)
-        step = graphed(subject.compile(step_of_form(spec, name)), device)
-        runs[name] = synchronized(partial(step, *arguments), device)
+        compiled = graphed(compile_form(step_of_form(spec, name), arguments), device)
+        runs[name] = synchronized(partial(compiled, *arguments), device)
     samples = interleave(runs, rounds, warm_up=5)
     milliseconds = {name: round(median(values), 4) for name, values in samples.items()}
-    subject.print(rounds=rounds, milliseconds=milliseconds)
+    publish({"rounds": rounds, "milliseconds": milliseconds})
 
 
 def step_of_form(spec: StepSpec, form: str) -> InnerStep:
@@ -134,6 +114,23 @@ def step_of_form(spec: StepSpec, form: str) -> InnerStep:
         raise click.UsageError(f"form: expected {BLOCKS} letters of d and c, got {form!r}")
     blocks = tuple(block for block, letter in enumerate(form, start=1) if letter == "c")
     return build_inner_step(replace(network, column_blocks=blocks), spec.layout(), RULE, spec.scope)
+
+
+def compile_form(
+    form: InnerStep, arguments: tuple[Tensor, ...], options: Mapping[str, object] | None = None
+) -> InnerStep:
+    """Compile a form of the step, with further options of the compiler."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
+        package = Path(folder) / "step.pt2"
+        write_package(form, arguments, package, options)
+        return load_package(package)
+
+
+def publish(figures: Mapping[str, object]) -> None:
+    """Print figures as JSON, with the step's options and the environment."""
+    options = click.get_current_context().find_root().params
+    print(json.dumps({**options, **figures, "environment": environment()}, indent=2))
 
 
 if __name__ == "__main__":

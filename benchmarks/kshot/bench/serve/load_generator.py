@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -83,10 +84,7 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
 
     The default loop waits whole milliseconds, which is as long as a call to Predict takes.
     """
-
-    def precise_loop() -> asyncio.AbstractEventLoop:
-        return asyncio.SelectorEventLoop(selectors.SelectSelector())
-
+    precise_loop = partial(asyncio.SelectorEventLoop, selectors.SelectSelector())
     with asyncio.Runner(loop_factory=precise_loop) as runner:
         return runner.run(main)
 

@@ -1,11 +1,11 @@
 """`kshot bench serve`: a real server under load, over the wire."""
 
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -23,16 +23,15 @@ from kshot.bench.plot import check_plot
 from kshot.bench.report import say
 from kshot.bench.serve.load_generator import ARRIVALS, Clock, run
 from kshot.bench.serve.measurement import Bench, ServePlan, measure
-from kshot.bench.serve.memory import measure_memory
+from kshot.bench.serve.memory import MemoryResult, measure_memory
 from kshot.bench.serve.process_usage import resident_bytes
 from kshot.bench.serve.requests import Workload, check_workload, choose_model
-from kshot.bench.serve.server_calls import Session, open_session, try_out
+from kshot.bench.serve.server_calls import open_session, try_out
 from kshot.bench.serve.server_process import ServerProcess, interrupted_by_signals, running_server
+from kshot.bench.serve.summary import ServeResult
 from kshot.bench.serve.tables import draw_result, loads_report, memory_report
-from kshot.client import Capabilities, Client, ModelCapabilities
+from kshot.client import Capabilities, Client
 from kshot.trainer.commands.options import find_bundle
-
-Result = TypeVar("Result")
 
 _MAX_ARRIVALS = 1_000_000
 # A bench may make more adapted models than a server keeps by default.
@@ -139,28 +138,21 @@ def command(
             "workload": {"model": served.model, **asdict(workload)},
         }
         title = _title(workload, capabilities, served.model)
-        in_session = partial(_in_session, address, workload, served, own=own is not None)
-        if own is not None and memory:
-            costs = run(in_session(lambda session: measure_memory(session, own, models, rounds)))
-            report, draw = memory_report(title, costs), None
-            document |= {"memory": asdict(costs)}
+
+        async def in_session() -> MemoryResult | ServeResult:
+            async with open_session(address, workload, served, own=own is not None) as session:
+                if own is not None and memory:
+                    return await measure_memory(session, own, models, rounds)
+                return await measure(Bench(own, session, plan, Clock()))
+
+        result = run(in_session())
+        if isinstance(result, MemoryResult):
+            report, draw = memory_report(title, result), None
+            document |= {"memory": asdict(result)}
         else:
-            result = run(in_session(lambda session: measure(Bench(own, session, plan, Clock()))))
             report, draw = loads_report(title, result), partial(draw_result, title, result)
             document |= {"plan": asdict(plan), **asdict(result)}
     shared.publish(document, report, draw)
-
-
-async def _in_session(
-    address: str,
-    workload: Workload,
-    model: ModelCapabilities,
-    work: Callable[[Session], Awaitable[Result]],
-    *,
-    own: bool,
-) -> Result:
-    async with open_session(address, workload, model, own=own) as session:
-        return await work(session)
 
 
 def _refuse(parameters: Iterable[str], why: str) -> None:
