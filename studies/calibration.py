@@ -7,20 +7,22 @@ in every batch-norm mode. `--page` measures nothing and writes the table of docs
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from kshot.bundle import BatchNormMode
 from studies.common.evaluation import Evaluation, Running, deciding_answers, find_builtin
-from studies.common.page import write_blocks
-from studies.common.results import DOCS, read_results
+from studies.common.page import table, write_blocks
+from studies.common.results import DOCS, Result, read_results
 from studies.common.rows import CALIBRATED, Pair
 from studies.common.runner import Found, Options, chosen, run_work, study_options
-from studies.pages.choosing import calibration_block
 
 STUDY = "calibration"
+HEAD = ("", "examples", "tasks", *(f"`{mode}`, %" for mode in BatchNormMode))
 
 
 @click.command()
@@ -29,7 +31,7 @@ def command(options: Options) -> None:
     """Measure pairs and keep what was found, or write the page."""
     if options.page:
         results = read_results(STUDY, CALIBRATED, options.out)
-        write_blocks(DOCS / "choosing.md", {"calibration": calibration_block(results)})
+        write_blocks(DOCS / "choosing.md", {"calibration": page_block(results)})
         return
     for pair in chosen(CALIBRATED, options):
         run_work(STUDY, evaluation(pair).work(measure, options), options)
@@ -54,6 +56,16 @@ def measure(running: Running) -> Found:
         for mode, result in found.items()
     ]
     return rows, {}
+
+
+def page_block(results: Mapping[str, Result]) -> str:
+    """Return the expected calibration errors, a line for each pair that was measured."""
+    lines = []
+    for name, result in results.items():
+        pair, errors = CALIBRATED[name], {row["batch_norm"]: row["ece"] for row in result.rows}
+        tasks = (str(pair.tasks.shot), f"{result.settings['tasks']:,}")
+        lines.append([pair.title, *tasks, *(f"{100 * errors[mode]:.1f}" for mode in BatchNormMode)])
+    return table(HEAD, lines)
 
 
 if __name__ == "__main__":

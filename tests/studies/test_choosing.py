@@ -16,7 +16,7 @@ from studies import choosing
 from studies.choosing import all_choices, command
 from studies.common import results
 from studies.common.results import DOCS, read_result
-from studies.pages.sweep import Sweep
+from studies.common.sweep import Sweep
 
 PackSmall = Callable[..., Path]
 RunSweep = Callable[..., Result]

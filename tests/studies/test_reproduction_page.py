@@ -3,7 +3,7 @@
 import pytest
 
 from studies.common.results import Provenance, Result
-from studies.pages.reproduction import page_blocks
+from studies.reproduction import page_blocks
 
 MADE_WITH = Provenance("kshot evaluate", None, [0], None, {})
 

@@ -18,9 +18,6 @@ from studies.common.page import replace_blocks
 from studies.common.results import DOCS, RESULTS, Result, Row, read_results, result_path
 from studies.common.rows import BUILTIN, CALIBRATED, SHORT_RUNS, SWEPT, TARGETS
 from studies.common.runner import Options
-from studies.pages.choosing import calibration_block
-from studies.pages.choosing import page_blocks as choosing_blocks
-from studies.pages.reproduction import page_blocks as reproduction_blocks
 
 OPTIONS = Options("", None, None, torch.device("cpu"), None, False, RESULTS, False)
 REPRODUCED = read_results("reproduction", TARGETS)
@@ -64,11 +61,13 @@ def test_results_are_of_the_bundles_that_ship(study: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("page", "blocks"),
     [
-        ("reproduction.md", lambda: reproduction_blocks(REPRODUCED)),
-        ("choosing.md", lambda: choosing_blocks(read_results("choosing", SWEPT))),
+        ("reproduction.md", lambda: reproduction.page_blocks(REPRODUCED)),
+        ("choosing.md", lambda: choosing.page_blocks(read_results("choosing", SWEPT))),
         (
             "choosing.md",
-            lambda: {"calibration": calibration_block(read_results("calibration", CALIBRATED))},
+            lambda: {
+                "calibration": calibration.page_block(read_results("calibration", CALIBRATED))
+            },
         ),
         (
             "recipes.md",

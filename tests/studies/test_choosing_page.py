@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from studies.choosing import page_blocks
 from studies.common.results import Provenance, Result
-from studies.pages.choosing import page_blocks
-from studies.pages.sweep import AXES, Sweep, choice_words
+from studies.common.sweep import AXES, Sweep, choice_words
 
 Choice = Mapping[str, Any]
 SERVED: Choice = dict(
