@@ -8,15 +8,15 @@ from typing import Any
 from kshot.bundle import Bundle, builtin_bundle, load_bundle
 from kshot.bundle.document import plain
 from kshot.bundle.manifest import WEIGHTS_FILE
-from kshot.trainer.commands.options import read_own_part, read_part
-from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.commands.evaluate import command as kshot_evaluate
+from kshot.trainer.commands.evaluation_request import EvaluateRequest
+from kshot.trainer.commands.evaluation_session import open_session
 from kshot.trainer.evaluate.evaluator import Evaluator, Report
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.output.progress import Progress
-from kshot.trainer.recipe.recipe import Data
-from kshot.trainer.tasks.episode_file import EpisodeSet, draw_episodes
+from kshot.trainer.tasks.episode_file import EpisodeSet
 from studies.common.rows import Tasks
-from studies.common.runner import SEED, Found, Options, Work, say
+from studies.common.runner import SEED, Found, Options, Work
 
 # The parts of a manifest that decide logits.
 DECIDING = ("network", "input", "inner_loop", "batch_norm", "head", "scope")
@@ -45,12 +45,15 @@ class Evaluation:
     bundle: Bundle
     bundle_name: str
     tasks: Tasks
-    words: Sequence[object]
+    words: Sequence[str]
     deciding: Mapping[str, Any]
     adaptation: Mapping[str, Any] = field(default_factory=dict)
 
     def work(self, measure: Callable[[Running], Found], options: Options) -> Work:
-        """Return the work of measuring this, on as many tasks as the options ask for."""
+        """Return the work of measuring this, on as many tasks as the options ask for.
+
+        What is measured is what the words of the command ask for.
+        """
         tasks, other = self.tasks, self.tasks.other
         sizes = {
             "way": tasks.way,
@@ -58,29 +61,19 @@ class Evaluation:
             "queries": tasks.query_count,
             "tasks": options.task_count or tasks.task_count,
         }
-        words: list[object] = ["kshot", "evaluate", self.bundle_name]
+        words = [self.bundle_name]
         if other is not None:
             words += ["--dataset", other.dataset, "--dataset-split", other.split]
         for name, value in {**sizes, "seed": SEED, **self.adaptation}.items():
-            words += [f"--{name.replace('_', '-')}", value]
-        command = " ".join(map(str, [*words, *self.words]))
-        deciding = {**sizes, **self.adaptation, **self.deciding}
+            words += [f"--{name.replace('_', '-')}", str(value)]
 
         def run(unfinished: Path) -> Found:
-            settings = EvaluationSettings(
-                way=tasks.way,
-                shot=tasks.shot,
-                query_count=tasks.query_count,
-                task_count=sizes["tasks"],
-                batch_norm_mode=self.bundle.manifest.batch_norm.default,
-                seed=SEED,
-                **self.adaptation,
-            )
-            dataset = read_test_classes(self.bundle, options.data_folder, other)
-            evaluator = Evaluator.of_bundle(
-                self.bundle, dataset, options.device, compiled=options.compiled, say=say
-            )
-            episodes = draw_episodes(dataset, settings.task_shape)
+            context = kshot_evaluate.make_context("evaluate", list(words))
+            where = {"data_folder": options.data_folder, "device": options.device.type}
+            given = {**context.params, **where, "compiled": options.compiled}
+            session = open_session(EvaluateRequest(**given), self.bundle)
+            dataset, episodes, settings = session.dataset, session.episodes, session.settings
+            evaluator = session.evaluator()
             with Progress(f"{self.name}: adapting", "tasks") as shown:
                 running = Running(evaluator, settings, episodes, shown.update, unfinished)
                 rows, more = measure(running)
@@ -92,25 +85,14 @@ class Evaluation:
             }
             return rows, {**known, **more}
 
+        command = " ".join(["kshot evaluate", *words, *self.words])
+        deciding = {**sizes, **self.adaptation, **self.deciding}
         return Work(self.name, command, deciding, run, self.bundle)
 
 
 def find_builtin(name: str) -> Bundle:
     """Load a bundle that ships with the package; raises `BundleError` if there is none."""
     return load_bundle(builtin_bundle(name))
-
-
-def read_test_classes(
-    bundle: Bundle, data_folder: Path | None, other: Data | None = None
-) -> ImageDataset:
-    """Read the test classes of a bundle's own data, or of others, in the form of its input.
-
-    Raises `UsageError` without a data folder, and `DataError` if the bundle was trained on another
-    split of its own data.
-    """
-    if other is None:
-        return read_own_part(bundle, data_folder, "test")
-    return read_part(other, data_folder, "test", bundle.manifest.input)
 
 
 def weights_digest(bundle: Bundle) -> str:

@@ -12,13 +12,13 @@ import torch
 from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, builtin_bundle, load_bundle
 from kshot.client import Client
 from kshot.learner import derive_seed
+from kshot.trainer.commands.options import read_own_part
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.evaluate.accuracy_table import measure_plan, plan_table
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.recipe.files import load_image_recipe
 from kshot.trainer.statistics import accuracy_interval
 from kshot.trainer.tasks.episodes import sample_episodes
-from studies.common import evaluation
 
 CPU = torch.device("cpu")
 TASK_COUNT = 200
@@ -34,7 +34,7 @@ def read_test_classes(bundle: Bundle) -> ImageDataset:
     folder = os.environ.get("KSHOT_DATA")
     if not folder:
         pytest.skip("KSHOT_DATA names no folder with the data sets")
-    return evaluation.read_test_classes(bundle, Path(folder))
+    return read_own_part(bundle, Path(folder), "test")
 
 
 def tasks_of(row: EvaluationRow) -> tuple[object, ...]:
