@@ -76,8 +76,12 @@ async def measure(bench: Bench) -> ServeResult:
     kept = [await bench.session.keep() for _ in range(bench.plan.adapted_models)]
     adapt = Method("Adapt", bench.session.adapt, wire.AdaptResponse)
     predict = Method("Predict", bench.session.predict(kept), wire.PredictResponse)
+    # The heaviest load of each is not counted.
+    callers, seconds = max(bench.plan.concurrency), min(_WARM_UP_SECONDS, bench.plan.seconds)
     for method in (adapt, predict):
-        await _warm_up(bench, method)
+        say(f"{method.name}, warming up")
+        load = await generator.closed_loop(method.send, callers, seconds, bench.clock)
+        await _end(bench, method, load)
     adapt_loads, samples = await _loads(bench, adapt)
     predict_loads, _ = await _loads(bench, predict)
     return ServeResult(
@@ -89,14 +93,6 @@ async def measure(bench: Bench) -> ServeResult:
         ),
         predict_beside_adapt=await _beside_adapt(bench, predict),
     )
-
-
-async def _warm_up(bench: Bench, method: Method) -> None:
-    """Run the plan's heaviest load without counting it."""
-    say(f"{method.name}, warming up")
-    callers, seconds = max(bench.plan.concurrency), min(_WARM_UP_SECONDS, bench.plan.seconds)
-    load = await generator.closed_loop(method.send, callers, seconds, bench.clock)
-    await _end(bench, method, load)
 
 
 async def _loads(

@@ -29,7 +29,7 @@ def jax_adapt(task: TimedTask) -> Callable[[], tuple[jax_loop.State, Array]]:
     loop = jax_loop.Loop(task.rule.learning_rate, task.network.epsilon)
 
     def adapt() -> tuple[jax_loop.State, Array]:
-        adapted, losses = jax_loop.adapt(state, support, classes, batches, loop=loop)
+        adapted, losses = jax_loop.adapt(loop, state, support, classes, batches)
         losses.block_until_ready()
         return adapted, losses
 

@@ -37,6 +37,10 @@ class State(NamedTuple):
 def _adapt(
     loop: Loop, state: State, support: Array, classes: Array, batches: Array
 ) -> tuple[State, Array]:
+    """Adapt to one task: support `(n, height, width, channels)`, batches `(steps, batch)`.
+
+    Returns the state afterwards and the loss of each step before its update.
+    """
     # The first layer's columns do not change in the loop: each batch takes its rows of them.
     columns = _columns(support)
 
@@ -60,15 +64,7 @@ def _adapt(
     return lax.scan(inner_step, state, batches)
 
 
-@partial(jax.jit, static_argnames="loop")
-def adapt(
-    state: State, support: Array, classes: Array, batches: Array, *, loop: Loop
-) -> tuple[State, Array]:
-    """Adapt to one task: support `(n, height, width, channels)`, batches `(steps, batch)`.
-
-    Returns the state afterwards and the loss of each step before its update.
-    """
-    return _adapt(loop, state, support, classes, batches)
+adapt = jax.jit(_adapt, static_argnames="loop")
 
 
 @partial(jax.jit, static_argnames=("loop", "serial"))
