@@ -15,7 +15,9 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kshot.bundle import BatchNormMode
-from studies.common.evaluation import Evaluation, Running, deciding_answers, find_builtin
+from kshot.trainer.commands.evaluation_session import Session
+from kshot.trainer.evaluate.evaluator import Report
+from studies.common.evaluation import Evaluation, deciding_answers, find_builtin
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, read_results
 from studies.common.rows import CALIBRATED, Pair
@@ -44,12 +46,10 @@ def evaluation(pair: Pair) -> Evaluation:
     return Evaluation(pair.name, bundle, pair.bundle, pair.tasks, words, deciding)
 
 
-def measure(running: Running) -> Found:
+def measure(session: Session, report: Report, _unfinished: Path) -> Found:
     """Adapt once and answer in every mode; a row for each."""
-    modes = running.evaluator.manifest.batch_norm.allowed
-    found = running.evaluator.evaluate(
-        running.settings, modes, episodes=running.episodes, report=running.report
-    )
+    modes, episodes = session.bundle.manifest.batch_norm.allowed, session.episodes
+    found = session.evaluator().evaluate(session.settings, modes, episodes=episodes, report=report)
     columns = ("accuracy", "ci95", "ece", "nll")
     rows = [
         {"batch_norm": mode.value, **{name: getattr(result, name) for name in columns}}

@@ -18,8 +18,10 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kshot.bundle import Manifest
+from kshot.trainer.commands.evaluation_session import Session
+from kshot.trainer.evaluate.evaluator import Report
 from kshot.trainer.evaluate.sweep import Axes, SweepRow, run_sweep
-from studies.common.evaluation import Evaluation, Running, deciding_answers, find_builtin
+from studies.common.evaluation import Evaluation, deciding_answers, find_builtin
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, Row, read_results, result_path
 from studies.common.rows import SWEPT, Pair
@@ -80,11 +82,10 @@ def all_choices(manifest: Manifest) -> Axes:
     return replace(axes, step_counts=step_counts, scopes=manifest.scope.allowed)
 
 
-def measure(running: Running) -> Found:
+def measure(session: Session, report: Report, _unfinished: Path) -> Found:
     """Sweep all choices on the same tasks."""
-    settings, evaluator = running.settings, running.evaluator
-    axes = all_choices(evaluator.manifest)
-    rows = run_sweep(evaluator, settings, axes, episodes=running.episodes, report=running.report)
+    axes, episodes = all_choices(session.bundle.manifest), session.episodes
+    rows = run_sweep(session.evaluator(), session.settings, axes, episodes=episodes, report=report)
     more = {
         "ci_methods": sorted({row.result.ci_method for row in rows}),
         "difference_methods": sorted({row.difference.method for row in rows if row.difference}),

@@ -28,11 +28,12 @@ from kshot.bundle import (
     replace_file,
 )
 from kshot.bundle.document import plain
-from kshot.trainer.evaluate.evaluator import Measurement
+from kshot.trainer.commands.evaluation_session import Session
+from kshot.trainer.evaluate.evaluator import Measurement, Report
 from kshot.trainer.evaluate.tasks import prepare_tasks
 from kshot.trainer.recipe.files import list_recipes, load_recipe
 from kshot.trainer.statistics import accuracy_interval
-from studies.common.evaluation import Evaluation, Running, find_builtin, weights_digest
+from studies.common.evaluation import Evaluation, find_builtin, weights_digest
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, read_results
 from studies.common.rows import BUILTIN, TARGETS, Target
@@ -128,34 +129,36 @@ def adaptation_for(target: Target, manifest: Manifest) -> Mapping[str, Any]:
     return adaptation
 
 
-def measure(target: Target, deciding: Mapping[str, Any], running: Running) -> Found:
+def measure(
+    target: Target, deciding: Mapping[str, Any], session: Session, report: Report, unfinished: Path
+) -> Found:
     """Count the right answers of each task by mode; a row for each.
 
     The counts are kept in a file after every part, from which the same work goes on.
     """
-    evaluator, settings = running.evaluator, running.settings
-    tasks = prepare_tasks(evaluator.dataset, settings, running.episodes)
+    evaluator, settings = session.evaluator(), session.settings
+    tasks = prepare_tasks(session.dataset, settings, session.episodes)
     (solver,) = evaluator.solvers([settings], settings.task_count)
     identity = [deciding, plain(settings), tasks.digest]
-    kept = json.loads(running.unfinished.read_text()) if running.unfinished.exists() else {}
+    kept = json.loads(unfinished.read_text()) if unfinished.exists() else {}
     if kept.get("identity") != identity:
         nothing = {"correct": [], "diverged": 0}
         kept = {"identity": identity, **{mode: dict(nothing) for mode in target.modes}}
     done = len(kept[target.modes[0]]["correct"])
-    running.report(done, settings.task_count)
+    report(done, settings.task_count)
     for start in range(done, settings.task_count, TASKS_AT_A_TIME):
         stop = min(start + TASKS_AT_A_TIME, settings.task_count)
         measurement = Measurement(solver, [solver.step_count], target.modes)
         for first in range(start, stop, evaluator.tasks_at_once):
             last = min(first + evaluator.tasks_at_once, stop)
             measurement.solve(tasks.part(first, last), first)
-            running.report(last, settings.task_count)
+            report(last, settings.task_count)
         (results,) = measurement.results(tasks.digest).values()
         for mode, result in results.items():
             so_far = kept[mode]
             so_far["correct"] = [*so_far["correct"], *result.correct_counts]
             so_far["diverged"] += result.diverged_count
-        replace_file(running.unfinished, json.dumps(kept).encode())
+        replace_file(unfinished, json.dumps(kept).encode())
     rows, query_count = [], settings.way * settings.query_count
     for mode in target.modes:
         interval = accuracy_interval(np.array(kept[mode]["correct"]), query_count)

@@ -10,27 +10,16 @@ from kshot.bundle.document import plain
 from kshot.bundle.manifest import WEIGHTS_FILE
 from kshot.trainer.commands.evaluate import command as kshot_evaluate
 from kshot.trainer.commands.evaluation_request import EvaluateRequest
-from kshot.trainer.commands.evaluation_session import open_session
-from kshot.trainer.evaluate.evaluator import Evaluator, Report
-from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.commands.evaluation_session import Session, open_session
+from kshot.trainer.evaluate.evaluator import Report
 from kshot.trainer.output.progress import Progress
-from kshot.trainer.tasks.episode_file import EpisodeSet
 from studies.common.rows import Tasks
 from studies.common.runner import SEED, Found, Options, Work
 
 # The parts of a manifest that decide logits.
 DECIDING = ("network", "input", "inner_loop", "batch_norm", "head", "scope")
-
-
-@dataclass(frozen=True)
-class Running:
-    """An evaluation that runs; `unfinished` is the place of a file for what it has so far."""
-
-    evaluator: Evaluator
-    settings: EvaluationSettings
-    episodes: EpisodeSet
-    report: Report
-    unfinished: Path
+# Measures the tasks of a session. The path is the place of a file for what it has so far.
+Measure = Callable[[Session, Report, Path], Found]
 
 
 @dataclass(frozen=True)
@@ -49,7 +38,7 @@ class Evaluation:
     deciding: Mapping[str, Any]
     adaptation: Mapping[str, Any] = field(default_factory=dict)
 
-    def work(self, measure: Callable[[Running], Found], options: Options) -> Work:
+    def work(self, measure: Measure, options: Options) -> Work:
         """Return the work of measuring this, on as many tasks as the options ask for.
 
         What is measured is what the words of the command ask for.
@@ -72,16 +61,14 @@ class Evaluation:
             where = {"data_folder": options.data_folder, "device": options.device.type}
             given = {**context.params, **where, "compiled": options.compiled}
             session = open_session(EvaluateRequest(**given), self.bundle)
-            dataset, episodes, settings = session.dataset, session.episodes, session.settings
-            evaluator = session.evaluator()
             with Progress(f"{self.name}: adapting", "tasks") as shown:
-                running = Running(evaluator, settings, episodes, shown.update, unfinished)
-                rows, more = measure(running)
+                rows, more = measure(session, shown.update, unfinished)
+            dataset = session.dataset
             known = {
                 "data": dataset.name,
                 "data_digest": dataset.digest,
                 "split_digest": dataset.split_digest,
-                "episodes_digest": episodes.digest,
+                "episodes_digest": session.episodes.digest,
             }
             return rows, {**known, **more}
 

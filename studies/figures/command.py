@@ -54,7 +54,7 @@ def figure_command(figure: Figure) -> click.Command:
     @click.option("--resume", is_flag=True, help=RESUME_HELP)
     @device_option
     @click.option("--compile/--no-compile", "compiled", default=None, help=COMPILE_HELP)
-    def run(arms: str, resume: bool, device: str, **given: Any) -> None:  # noqa: ANN401 -- as above
+    def run(arms: str, resume: bool, device: str, **given: Any) -> None:  # noqa: ANN401 -- the options' types
         names = [name.strip() for name in arms.split(",") if name.strip()]
         try:
             _run(figure, RunSettings(arms=names, device=choose_device(device), **given), resume)

@@ -45,7 +45,7 @@ def evaluation_of(study: str, name: str) -> Evaluation:
 def test_results_are_of_the_bundles_that_ship(study: str, name: str) -> None:
     """The settings name the bundle's weights or all that decides its answers."""
     (result,), evaluation = read_results(study, [name]).values(), evaluation_of(study, name)
-    work = evaluation.work(lambda _running: ([], {}), OPTIONS)
+    work = evaluation.work(lambda *_: ([], {}), OPTIONS)
 
     assert result.settings == as_read(work.settings)
     assert result.provenance.command == work.command
