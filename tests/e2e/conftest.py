@@ -86,13 +86,13 @@ def server(
         assert server.stop() == 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_server(path_without_compiler: str) -> StartServer:
     """Start servers of one's own: `with start_server(store, log, *options) as server`."""
     return partial(running_server, path_without_compiler)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[Client]:
     with Client(server.address, timeout=120) as client:
         yield client
