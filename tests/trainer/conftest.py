@@ -61,19 +61,20 @@ def no_thread_is_left() -> Iterator[None]:
     assert set(threading.enumerate()) <= before
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_recipe() -> Callable[..., Recipe]:
     """Return a function from further settings, as `outer.seed=1`, to a recipe."""
     return lambda *settings: load_image_recipe("omniglot-5way", (*SMALL, *settings))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def patterns() -> Callable[..., ImageDataset]:
     """Return a function that makes classes of coarse patterns with a little noise.
 
     Its images are grey, so that nothing holds for black and white alone.
     """
 
+    @functools.cache
     def make(class_count: int = 8, image_count: int = 7, seed: int = 0) -> ImageDataset:
         generator = torch.Generator().manual_seed(seed)
         coarse = torch.rand(class_count, 1, 7, 7, generator=generator).round() * 200
@@ -102,7 +103,7 @@ def small_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curve_file, "write_png", draw_nothing)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_initialization() -> Callable[[Manifest], Initialization]:
     """Return a function that draws an initialization of a manifest's network."""
 
@@ -116,7 +117,7 @@ def make_initialization() -> Callable[[Manifest], Initialization]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def calibrated() -> Callable[[Manifest], Manifest]:
     """Return a function that gives a manifest temperatures, in two of its modes.
 

@@ -16,6 +16,7 @@ from kshot.__main__ import main
 from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.run import CHECKPOINT_FILE
+from kshot.trainer.output import curve_file
 from kshot.trainer.tasks.training_tasks import SupportBatch
 
 CLASSES = {"train": [f"train{number}" for number in range(6)], "test": ["a", "b", "c", "d"]}
@@ -76,15 +77,10 @@ def interrupted_before(meta_iteration: int) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def workplace(
-    tmp_path: Path,
-    small_bundle: None,  # noqa: ARG001 -- asked for its effect
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Workplace:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    place = Workplace(tmp_path)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the workplace that each test copies."""
+    place = Workplace(tmp_path_factory.mktemp("prepared"))
     generator = np.random.default_rng(0)
     for name in [name for names in CLASSES.values() for name in names]:
         (place.letters / name).mkdir(parents=True)
@@ -92,10 +88,24 @@ def workplace(
             pixels = generator.integers(0, 256, (28, 28)).astype(np.uint8)
             Image.fromarray(pixels).save(place.letters / name / f"{number}.png")
     write_split(place.letters / SPLIT, CLASSES)
-    with interrupted_before(4):
+    with pytest.MonkeyPatch.context() as patch, interrupted_before(4):
+        patch.setenv("XDG_CACHE_HOME", str(place.folder / "cache"))
+        for name in ("figure_of", "write_png"):
+            patch.setattr(curve_file, name, lambda *_: None)
         assert place.train() == 130
-    capsys.readouterr()
-    return place
+    return place.folder
+
+
+@pytest.fixture
+def workplace(
+    prepared: Path,
+    tmp_path: Path,
+    small_bundle: None,  # noqa: ARG001 -- asked for its effect
+    monkeypatch: pytest.MonkeyPatch,
+) -> Workplace:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return Workplace(tmp_path)
 
 
 def corrupt_an_image(place: Workplace) -> None:

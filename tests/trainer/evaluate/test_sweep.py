@@ -25,7 +25,7 @@ AXES = Axes(
 Patterns = Callable[..., ImageDataset]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def evaluator(
     small_recipe: Callable[..., Recipe],
     make_initialization: Callable[[Manifest], Initialization],
@@ -35,7 +35,7 @@ def evaluator(
     return Evaluator(make_initialization(manifest), manifest, patterns())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows(evaluator: Evaluator) -> tuple[SweepRow, ...]:
     return run_sweep(evaluator, SETTINGS, AXES)
 
