@@ -32,11 +32,13 @@ QUICK = (
     "outer.meta_iterations=4",
     "outer.meta_batch_size=2",
     "evaluation.table.task_count=2",
+    "evaluation.table.step_count=3",
     "evaluation.way=3",
     "evaluation.task_count=2",
     "evaluation.step_count=2",
     "evaluation.interval=2",
     "evaluation.checkpoint_interval=1",
+    "serving.step_count=4",
 )
 # A setting of the recipe, the option that overrides it, a choice that is refused, the only one.
 ONLY_CHOICES = (

@@ -27,7 +27,7 @@ SETTINGS = (
     *("inner.batch_size=3", "inner.step_count=2", "outer.meta_iterations=6"),
     *("outer.meta_batch_size=2", "evaluation.way=3", "evaluation.task_count=2"),
     *("evaluation.step_count=2", "evaluation.interval=3", "evaluation.checkpoint_interval=1"),
-    *("evaluation.table.task_count=2", "evaluation.table.step_count=3"),
+    *("evaluation.table.task_count=2", "evaluation.table.step_count=3", "serving.step_count=4"),
 )
 
 

@@ -23,7 +23,7 @@ SETTINGS = (
     *("network.arguments.filters=4", "task.way=3", "task.shot=2", "inner.batch_size=3"),
     *("inner.step_count=2", "outer.meta_iterations=6", "outer.meta_batch_size=2"),
     *("evaluation.way=3", "evaluation.task_count=2", "evaluation.step_count=2"),
-    *("evaluation.table.task_count=2", "evaluation.table.step_count=3"),
+    *("evaluation.table.task_count=2", "evaluation.table.step_count=3", "serving.step_count=4"),
 )
 Train = Callable[..., int]
 

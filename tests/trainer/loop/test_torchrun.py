@@ -43,7 +43,7 @@ IMAGES = (
     *("inner.step_count=2", "outer.meta_iterations=4", "outer.meta_batch_size=3"),
     *("outer.meta_batch=stacked", "evaluation.way=3", "evaluation.task_count=2"),
     *("evaluation.step_count=2", "evaluation.interval=4", "evaluation.checkpoint_interval=2"),
-    *("evaluation.table.task_count=2", "evaluation.table.step_count=3"),
+    *("evaluation.table.task_count=2", "evaluation.table.step_count=3", "serving.step_count=4"),
 )
 
 # Queries as they are served, and images changed by chance.
