@@ -1,7 +1,7 @@
 """What `kshot evaluate` measures of a calibrated bundle is what `kshot serve` answers with it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -40,8 +40,8 @@ TEMPERATURES = {
 WAY, QUERY_COUNT = 5, 3
 
 
-@pytest.fixture
-def calibrated(bundle: Bundle, tmp_path: Path) -> Bundle:
+@pytest.fixture(scope="module")
+def calibrated(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The built-in bundle with temperatures of its own for one example per class, and for five."""
     rules = tuple(
         TemperatureRule(mode, shot, temperature)
@@ -50,7 +50,7 @@ def calibrated(bundle: Bundle, tmp_path: Path) -> Bundle:
     )
     fitted = Calibration(rules, "val", "d4", 5, task_count=9, query_count=2, step_count=10, seed=0)
     return write_bundle(
-        tmp_path / "bundles",
+        tmp_path_factory.mktemp("bundles"),
         replace(bundle.manifest, calibration=fitted, files={}),
         bundle.read_weights(),
         {mode: bundle.template_path(mode).read_bytes() for mode in BatchNormMode},
@@ -70,13 +70,22 @@ def dataset() -> ImageDataset:
     return make_dataset("patterns", images, torch.arange(13) * 9, names)
 
 
+@pytest.fixture(scope="module")
+def client(
+    calibrated: Bundle, start_server: StartServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("server")
+    options = ("--bundle", str(calibrated.path))
+    with (
+        start_server(folder / "store", folder / "log", *options) as server,
+        Client(server.address, timeout=120) as client,
+    ):
+        yield client
+
+
 @pytest.mark.parametrize("shot", [1, 3])
 def test_evaluation_and_service_agree(
-    calibrated: Bundle,
-    dataset: ImageDataset,
-    start_server: StartServer,
-    tmp_path: Path,
-    shot: int,
+    calibrated: Bundle, dataset: ImageDataset, client: Client, tmp_path: Path, shot: int
 ) -> None:
     """In every mode, to 1e-4; the export too. Task 0 draws its batches from the mixed seed."""
     seed = 5
@@ -89,38 +98,33 @@ def test_evaluation_and_service_agree(
     support, queries = (
         dataset.images[rows[0]].squeeze(1).numpy() for rows in (episodes.support, episodes.queries)
     )
-    options = ("--bundle", str(calibrated.path))
-    with (
-        start_server(tmp_path / "store", tmp_path / "log", *options) as server,
-        Client(server.address, timeout=120) as client,
-    ):
-        kept = client.adapt(
-            support,
-            episodes.support_classes[0].tolist(),
-            model="omniglot",
-            seed=derive_seed(seed, 0),
+    kept = client.adapt(
+        support,
+        episodes.support_classes[0].tolist(),
+        model="omniglot",
+        seed=derive_seed(seed, 0),
+    )
+    for mode, temperatures in TEMPERATURES.items():
+        wanted = solver.answer(adapted, episodes, mode)[0].numpy()
+        own = torch.softmax(solver.logits(adapted, episodes, mode), dim=-1)[0].numpy()
+        assert solver.calibration is not None
+        one, five = temperatures
+        wanted_temperature = one * (five / one) ** math.log(shot, 5)
+        assert calibrated.manifest.temperature(mode, WAY, len(support)) == pytest.approx(
+            wanted_temperature
         )
-        for mode, temperatures in TEMPERATURES.items():
-            wanted = solver.answer(adapted, episodes, mode)[0].numpy()
-            own = torch.softmax(solver.logits(adapted, episodes, mode), dim=-1)[0].numpy()
-            assert solver.calibration is not None
-            one, five = temperatures
-            wanted_temperature = one * (five / one) ** math.log(shot, 5)
-            assert calibrated.manifest.temperature(mode, WAY, len(support)) == pytest.approx(
-                wanted_temperature
-            )
 
-            answer = kept.predict(queries, batch_norm_mode=mode)
-            content = kept.export(tmp_path / f"{mode}.onnx", batch_norm_mode=mode)
-            session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-            inputs = prepare(queries, calibrated.manifest.input)
-            (logits,) = session.run(["logits"], {"inputs": inputs})
-            exported = torch.softmax(torch.from_numpy(logits), dim=-1).numpy()
+        answer = kept.predict(queries, batch_norm_mode=mode)
+        content = kept.export(tmp_path / f"{mode}.onnx", batch_norm_mode=mode)
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        inputs = prepare(queries, calibrated.manifest.input)
+        (logits,) = session.run(["logits"], {"inputs": inputs})
+        exported = torch.softmax(torch.from_numpy(logits), dim=-1).numpy()
 
-            np.testing.assert_allclose(answer.probabilities, wanted, rtol=0, atol=1e-4)
-            np.testing.assert_allclose(exported, wanted, rtol=0, atol=1e-4)
-            assert np.abs(own - wanted).max() > 0.01
-            assert own.argmax(axis=1).tolist() == answer.labels.tolist()
-        assert set(client.capabilities().models["omniglot"].calibrated_batch_norm_modes) == {
-            *BatchNormMode
-        }
+        np.testing.assert_allclose(answer.probabilities, wanted, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(exported, wanted, rtol=0, atol=1e-4)
+        assert np.abs(own - wanted).max() > 0.01
+        assert own.argmax(axis=1).tolist() == answer.labels.tolist()
+    assert set(client.capabilities().models["omniglot"].calibrated_batch_norm_modes) == {
+        *BatchNormMode
+    }
