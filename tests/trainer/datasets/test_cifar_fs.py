@@ -15,7 +15,8 @@ from kshot.trainer.datasets import cifar_fs
 from kshot.trainer.datasets.cache import cache_folder
 from kshot.trainer.datasets.cifar_fs import CIFAR_SPLITS, CifarSplit
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.decoding import ClassFiles, Progress, ReadFile, decode_classes
+from kshot.trainer.datasets.image_files import ReadFile
+from kshot.trainer.datasets.reader import ClassFiles, Progress, decode_classes
 from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.datasets.splits import split_digest
 from kshot.trainer.errors import DataError

@@ -15,8 +15,9 @@ from kshot.bundle.manifest import Grayscale, Resize
 from kshot.trainer.datasets import omniglot, reader
 from kshot.trainer.datasets.cache import cache_folder
 from kshot.trainer.datasets.dataset import ImageDataset, names_digest
-from kshot.trainer.datasets.decoding import ClassFiles, Progress, ReadFile, decode_classes
+from kshot.trainer.datasets.image_files import ReadFile
 from kshot.trainer.datasets.omniglot import reptile_split
+from kshot.trainer.datasets.reader import ClassFiles, Progress, decode_classes
 from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.errors import DataError
 from kshot.trainer.recipe.files import load_image_recipe

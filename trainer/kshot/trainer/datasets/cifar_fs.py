@@ -9,9 +9,8 @@ from pathlib import Path, PurePosixPath
 from kshot.trainer.datasets.cache import cached_dataset
 from kshot.trainer.datasets.class_folders import list_class_folders, list_parts, read_folder_files
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.decoding import ClassFiles, decode_classes
 from kshot.trainer.datasets.image_files import file_digest
-from kshot.trainer.datasets.reader import PartRequest, cache_key
+from kshot.trainer.datasets.reader import ClassFiles, PartRequest, cache_key, decode_classes
 from kshot.trainer.datasets.splits import (
     PARTS,
     check_split_name,

@@ -7,9 +7,8 @@ from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.decoding import ClassFiles
 from kshot.trainer.datasets.image_files import ImageFiles
-from kshot.trainer.datasets.reader import PartRequest, read_class_files
+from kshot.trainer.datasets.reader import ClassFiles, PartRequest, read_class_files
 from kshot.trainer.datasets.splits import (
     PARTS,
     Split,

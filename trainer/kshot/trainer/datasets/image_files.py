@@ -4,13 +4,14 @@ import hashlib
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kshot.trainer.datasets.decoding import ReadFile
 from kshot.trainer.errors import DataError, reading
+
+ReadFile = Callable[[str], bytes]
 
 # What zipfile raises for a damaged directory, unknown versions and undecodable names among them.
 _DAMAGED = (zipfile.BadZipFile, OSError, NotImplementedError, ValueError)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from kshot.trainer.datasets.class_folders import list_parts, read_folder_files
 from kshot.trainer.datasets.dataset import ImageDataset
-from kshot.trainer.datasets.decoding import ClassFiles
-from kshot.trainer.datasets.reader import PartRequest
+from kshot.trainer.datasets.reader import ClassFiles, PartRequest
 from kshot.trainer.datasets.splits import (
     PARTS,
     check_image_count,

@@ -4,9 +4,8 @@ import random
 from collections.abc import Sequence
 
 from kshot.trainer.datasets.dataset import ImageDataset, mirrored, names_digest, with_rotations
-from kshot.trainer.datasets.decoding import ClassFiles
 from kshot.trainer.datasets.image_files import ImageFiles, find_image_files
-from kshot.trainer.datasets.reader import PartRequest, read_class_files
+from kshot.trainer.datasets.reader import ClassFiles, PartRequest, read_class_files
 from kshot.trainer.datasets.splits import Split, check_image_count, check_split_name, classes_of
 from kshot.trainer.errors import DataError
 

@@ -8,10 +8,9 @@ from kshot.trainer.datasets import omniglot
 from kshot.trainer.datasets.cifar_fs import read_cifar
 from kshot.trainer.datasets.class_folders import read_class_folders
 from kshot.trainer.datasets.dataset import ImageDataset, with_rotations
-from kshot.trainer.datasets.decoding import Progress
 from kshot.trainer.datasets.digits import read_digits
 from kshot.trainer.datasets.mini_imagenet import read_mini_imagenet
-from kshot.trainer.datasets.reader import PartRequest
+from kshot.trainer.datasets.reader import PartRequest, Progress
 from kshot.trainer.errors import DataError
 from kshot.trainer.recipe.recipe import Data
 from kshot.trainer.recipe.sine import SINE
