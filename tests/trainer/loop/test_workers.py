@@ -18,12 +18,15 @@ CPU = torch.device("cpu")
 
 # Its first process ends without a word while the second one waits for it.
 PROCESS = """
-import json, os, sys
+import json, os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
 from kshot.trainer.errors import LostWorkerError
 from kshot.trainer.loop.workers import joined_workers
+
+# torchrun ends the second when it sees that the first has ended, which may be before it hears so.
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 with joined_workers(torch.device("cpu")) as workers:
     seen = {
