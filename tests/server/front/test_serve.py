@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -89,7 +90,12 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
     """Return a function that runs the command in this process, where it does not start a server."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        code = main(["serve", *arguments])
+        root = logging.getLogger()
+        level = root.level
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(root, "handlers", [])  # the command sends all records to stderr
+            code = main(["serve", *arguments])
+        root.setLevel(level)
         return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return run
