@@ -138,6 +138,13 @@ def default_step(bundle: Bundle) -> StepSpec:
     return spec
 
 
+@pytest.fixture
+def small_step(model: LoadedModel) -> StepSpec:
+    """A step whose C++ torch writes in a few seconds."""
+    spec = step_spec(model, blank_task(model)).of_tasks(1)
+    return replace(spec, network=NetworkSpec("mlp", {"hidden_units": 4, "hidden_layers": 1}))
+
+
 @pytest.fixture(scope="module")
 def compiled_engine(
     bundle: Bundle,

@@ -6,10 +6,7 @@ from pathlib import Path
 import pytest
 
 from kshot.engine.compiling import failure_reason
-from kshot.engine.models import LoadedModel
-from kshot.engine.slot_tasks import step_spec
-from kshot.engine.warm_up import blank_task
-from kshot.learner import CompilationError
+from kshot.learner import CompilationError, StepSpec
 
 
 def _failure(cause: Exception, message: str) -> CompilationError:
@@ -45,17 +42,16 @@ def test_other_failures_are_one_line(cause: Exception) -> None:
     assert failure_reason(_failure(cause, "what was wrong\nand a trace")) == "what was wrong"
 
 
-def test_a_reason_is_all_that_reaches_standard_output(model: LoadedModel, tmp_path: Path) -> None:
+def test_a_reason_is_all_that_reaches_standard_output(small_step: StepSpec, tmp_path: Path) -> None:
     """The compiler here fails, and talks on its standard output."""
     compiler = tmp_path / "g++"
     compiler.write_text("#!/bin/sh\necho noise\necho more noise >&2\nexit 1\n")
     compiler.chmod(0o755)
     cache = tmp_path / "cache"
-    spec = step_spec(model, blank_task(model)).of_tasks(1)
     command = [sys.executable, "-P", "-m", "kshot.engine.compiling"]
 
     with subprocess.Popen(
-        [*command, str(cache), "cpu", spec.text, "0"],
+        [*command, str(cache), "cpu", small_step.text, "0"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ from kshot.learner import RefusedStepError, StepCache, StepSpec, default_cache_f
 
 def test_a_failure_is_logged_with_the_helper_s_reason(
     model: LoadedModel,
+    small_step: StepSpec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -24,12 +25,11 @@ def test_a_failure_is_logged_with_the_helper_s_reason(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     programs = Programs(StepCache.open(tmp_path / "cache"), model.device)
-    spec = step_spec(model, blank_task(model)).of_tasks(1)
 
     with caplog.at_level(logging.WARNING):
-        programs.wait([spec])
+        programs.wait([small_step])
 
-    assert programs.get(spec) is None
+    assert programs.get(small_step) is None
     (record,) = caplog.records
     assert record.getMessage() == "compile_failed"
     assert record.fields["reason"].startswith("the inner step cannot be compiled: ")  # type: ignore[attr-defined]  # what the engine adds
