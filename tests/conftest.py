@@ -2,10 +2,8 @@
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -77,12 +75,15 @@ def builtin_step(step_cache: None) -> "StepSpec":  # noqa: ARG001 -- asked for i
 
 
 @pytest.fixture(scope="session")
-def path_without_compiler(builtin_step: "StepSpec") -> str:  # noqa: ARG001 -- asked for its effect
+def path_without_compiler(
+    builtin_step: "StepSpec",  # noqa: ARG001 -- asked for its effect
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
     """Return a PATH for servers: they load the default step, and compile nothing beside the tests.
 
     With a compiler a server begins to compile further steps, which no test waits for.
     """
-    return str(Path(sys.executable).parent)
+    return str(tmp_path_factory.mktemp("no-compiler"))
 
 
 @pytest.fixture(scope="session")
