@@ -45,3 +45,18 @@ def test_each_benchmark_has_help(name: str, capsys: pytest.CaptureFixture[str]) 
     assert main(["bench", name, "--help"]) == 0
 
     assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [("predict", "[default: each that the bundle allows]"), ("serve", "[default: the model's]")],
+)
+def test_the_help_says_which_modes_are_measured(
+    name: str, default: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`predict` measures every mode, `serve` one."""
+    assert main(["bench", name, "--help"]) == 0
+
+    said = " ".join(capsys.readouterr().out.split())
+    _, _, after_choices = said.partition("--batch-norm-mode [")[2].partition("] ")
+    assert after_choices.startswith(default)

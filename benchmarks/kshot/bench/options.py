@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COUNT = click.IntRange(min=1)
+BATCH_NORM_MODE = click.Choice([mode.value for mode in BatchNormMode])
 _MAX_CALLERS = 10_000
-_MODES = [mode.value for mode in BatchNormMode]
 
 Kind = TypeVar("Kind", bound="DataclassInstance")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -45,7 +45,7 @@ _OPTIONS: Mapping[str, Decorator] = {
     "way": option("--way", type=click.IntRange(min=2), default=5),
     "shot": option("--shot", type=COUNT, default=1),
     "batch_norm_mode": option(
-        "--batch-norm-mode", type=click.Choice(_MODES), help="[default: the model's]"
+        "--batch-norm-mode", type=BATCH_NORM_MODE, help="[default: the model's]"
     ),
     "rounds": option(
         "--rounds", type=COUNT, default=20, help="Samples of each contender; use at least 20."

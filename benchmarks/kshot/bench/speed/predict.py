@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from kshot.bench.options import (
+    BATCH_NORM_MODE,
     COUNT,
     Shared,
     check_choice,
@@ -61,7 +62,8 @@ class Comparison:
     "--images", default="1,25", callback=read_counts, help="Queries of one answer, between commas."
 )
 @option("--rounds", type=COUNT, default=200, help="Samples of each contender; use at least 20.")
-@shared_options("bundle_name", "way", "shot", "batch_norm_mode", "threads")
+@option("--batch-norm-mode", type=BATCH_NORM_MODE, help="[default: each that the bundle allows]")
+@shared_options("bundle_name", "way", "shot", "threads")
 def command(images: tuple[int, ...], **given: Any) -> None:  # noqa: ANN401 -- the shared options' own types
     """Time answers by ONNX Runtime, as the server gives them, and by PyTorch without compiling.
 
