@@ -1,4 +1,5 @@
 import functools
+import itertools
 import json
 import os
 import re
@@ -93,10 +94,13 @@ def feeds(
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("way", [2, 5, 7, 20])
-@pytest.mark.parametrize("support_count", [2, 20])
-@pytest.mark.parametrize("query_count", [1, 25])
+@pytest.mark.parametrize(
+    ("mode", "way", "support_count", "query_count"),
+    [
+        *itertools.product(MODES, [2, 5, 7, 20], [2, 20], [1, 25]),
+        (BatchNormMode.SUPPORT_AND_QUERY, 20, 100, 1),
+    ],
+)
 def test_a_template_answers_as_the_learner(
     sessions: Mapping[BatchNormMode, onnxruntime.InferenceSession],
     mode: BatchNormMode,
