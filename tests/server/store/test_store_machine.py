@@ -16,7 +16,7 @@ from kshot.server.errors import (
     AdaptedModelDamaged,
     AdaptedModelDeleted,
     AdaptedModelExpired,
-    KshotServerError,
+    AdaptedModelNotFound,
     StoreIsFull,
 )
 from kshot.server.request.options import AdaptOptions
@@ -56,7 +56,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.put_count = 0
         self.alive: dict[str, int] = {}
         self.expiry: dict[str, int] = {}
-        self.gone: dict[str, type[KshotServerError]] = {}
+        self.gone: dict[str, type[AdaptedModelNotFound]] = {}
         self.lost: set[str] = set()
         self.open()
 
@@ -90,7 +90,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.put(model, arrays_of(number))
         except StoreIsFull:
             assert len(self.alive) == MAX_COUNT
-            self.gone[model_id] = KshotServerError
+            self.gone[model_id] = AdaptedModelNotFound
             return model_id
         assert len(self.alive) < MAX_COUNT
         self.alive[model_id], self.expiry[model_id] = number, self.now + lifetime
