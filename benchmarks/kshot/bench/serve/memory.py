@@ -65,7 +65,7 @@ async def measure_memory(
     for _ in range(models):
         await _adapt_and_predict(session)
     kept, disk_kept = server.memory(), disk_bytes(server.store)
-    await session.forget(kept=True)
+    await session.forget_kept()
     return MemoryResult(
         rounds=rounds,
         looks=tuple(looks),
@@ -82,7 +82,7 @@ async def measure_memory(
 async def _run_rounds(session: Session, rounds: int) -> None:
     for _ in range(rounds):
         await _adapt_and_predict(session)
-        await session.forget(kept=True)
+        await session.forget_kept()
 
 
 async def _adapt_and_predict(session: Session) -> None:

@@ -65,7 +65,7 @@ def try_out(address: str, workload: Workload, model: ModelCapabilities) -> Resol
 class Session:
     """Sends the calls of a bench over two connections: one adapts and deletes, one predicts.
 
-    What `adapt` makes lasts until `forget()`, what `keep` makes until `forget(kept=True)`.
+    What `adapt` makes lasts until `forget`, what `keep` makes until `forget_kept`.
     """
 
     def __init__(
@@ -99,9 +99,15 @@ class Session:
         next_predict = requests.predict_requests(adapted_models, self._queries)
         return lambda: self._predict(next_predict())
 
-    async def forget(self, *, kept: bool = False) -> None:
-        """Delete what `adapt` has made, or what `keep` has."""
-        made = self._kept if kept else self._made
+    async def forget(self) -> None:
+        """Delete what `adapt` has made."""
+        await self._delete_all(self._made)
+
+    async def forget_kept(self) -> None:
+        """Delete what `keep` has made."""
+        await self._delete_all(self._kept)
+
+    async def _delete_all(self, made: list[asyncio.Task[Answer]]) -> None:
         answers = await asyncio.gather(*made)
         made.clear()
         await self.delete(_id(answer) for answer in answers if answer.code == OK)
@@ -143,7 +149,7 @@ async def open_session(
         finally:
             if not own:
                 await session.forget()
-                await session.forget(kept=True)
+                await session.forget_kept()
 
 
 def _id(answer: Answer) -> str:
