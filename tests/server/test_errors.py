@@ -56,6 +56,12 @@ def test_every_error_has_an_example_here() -> None:
     assert {type(error) for error in EXAMPLES} == set(leaves(RequestError))
 
 
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_every_error_has_a_message(error: RequestError) -> None:
+    """Its own, or the `sentence` of its class; the base has none."""
+    assert str(error)
+
+
 def test_the_proto_documents_every_reason() -> None:
     rows = re.findall(r"^// \| ([A-Z_]+) +\| ([A-Z_]+) +\| (\w*)", PROTO.read_text(), re.MULTILINE)
 

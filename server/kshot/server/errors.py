@@ -3,8 +3,6 @@
 KshotServerError
 ├── StartError                  the server cannot start
 │   └── ConfigError             a setting is invalid
-├── StoreFailed                 the system refused to read or write the store
-│   └── DiskFull                the disk or the user's quota is full
 └── RequestError                sent to one caller: a status code, a reason, details
     ├── InvalidRequest          fields of the request are invalid; all of them are listed
     ├── AdaptationDiverged      the loss or the parameters are not finite
@@ -26,6 +24,8 @@ KshotServerError
     ├── AdaptedModelDamaged     the stored file is missing or was changed
     ├── MethodNotFound          no such RPC
     └── InternalError           any other failure; the caller gets an id, the log the cause
+
+The store adds failures that no caller receives (`store/failures.py`).
 """
 # ruff: noqa: N818 -- the names state conditions, as in the tree above
 
@@ -59,14 +59,6 @@ class StartError(KshotServerError):
 
 class ConfigError(StartError):
     """A setting is invalid; the message names its key and its value."""
-
-
-class StoreFailed(KshotServerError):
-    """The system refused to read or write; everything stored before is unchanged."""
-
-
-class DiskFull(StoreFailed):
-    """The disk has no room for the new content."""
 
 
 class RequestError(KshotServerError):
@@ -134,14 +126,14 @@ class ModelNotFound(RequestError):
 
 
 class AdaptedModelNotFound(RequestError):
-    """No adapted model has this id."""
+    """No adapted model has this id, which the `template` of the message takes."""
 
     code = grpc.StatusCode.NOT_FOUND
     reason = "ADAPTED_MODEL_NOT_FOUND"
-    sentence = "there is no adapted model {}"
+    template: ClassVar[str] = "there is no adapted model {}"
 
     def __init__(self, adapted_model: str, **metadata: str) -> None:
-        message = self.sentence.format(adapted_model)
+        message = self.template.format(adapted_model)
         info = resource("AdaptedModel", adapted_model, message)
         super().__init__(message, info, adapted_model=adapted_model, **metadata)
 
@@ -150,7 +142,7 @@ class AdaptedModelExpired(AdaptedModelNotFound):
     """The adapted model has expired; `expire_time` in Unix seconds."""
 
     reason = "ADAPTED_MODEL_EXPIRED"
-    sentence = "the adapted model {} has expired; adapt again"
+    template = "the adapted model {} has expired; adapt again"
 
     def __init__(self, adapted_model: str, expire_time: float) -> None:
         expired = datetime.fromtimestamp(expire_time, UTC).isoformat()
@@ -161,7 +153,7 @@ class AdaptedModelDeleted(AdaptedModelNotFound):
     """The adapted model was deleted."""
 
     reason = "ADAPTED_MODEL_DELETED"
-    sentence = "the adapted model {} was deleted; adapt again"
+    template = "the adapted model {} was deleted; adapt again"
 
 
 class ModelChanged(RequestError):
@@ -223,7 +215,7 @@ class Unavailable(RequestError):
     retry_seconds: ClassVar[float] = 1.0
 
     def __init__(self) -> None:
-        super().__init__(self.sentence, retry_info(self.retry_seconds))
+        super().__init__("", retry_info(self.retry_seconds))
 
 
 class QueueFull(Unavailable):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kshot.server.errors import AdaptedModelDeleted, AdaptedModelNotFound, StoreFailed
+from kshot.server.errors import AdaptedModelDeleted, AdaptedModelNotFound
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.failures import StoreFailed
 from kshot.server.store.files import arrays_bytes
 from kshot.server.store.store import LocalStore
 

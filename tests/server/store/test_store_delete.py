@@ -12,9 +12,9 @@ from kshot.server.errors import (
     AdaptedModelDeleted,
     AdaptedModelExpired,
     AdaptedModelNotFound,
-    StoreFailed,
 )
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.failures import StoreFailed
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]

@@ -17,9 +17,9 @@ from kshot.server.errors import (
     AdaptedModelDamaged,
     AdaptedModelDeleted,
     AdaptedModelNotFound,
-    DiskFull,
 )
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.failures import DiskFull
 from kshot.server.store.index import StoreIndex
 from kshot.server.store.store import LocalStore
 

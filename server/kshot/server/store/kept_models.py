@@ -15,10 +15,8 @@ from typing import TypeVar
 
 from kshot.server.errors import (
     AdaptedModelExpired,
-    DiskFull,
     InvalidRequest,
     KshotServerError,
-    StoreFailed,
     StoreIsFull,
     StoreUnavailable,
 )
@@ -26,6 +24,7 @@ from kshot.server.event_log import LOGGER, log_event
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.failures import DiskFull, StoreFailed
 from kshot.server.store.model_cache import CachedModel, ModelCache
 from kshot.server.store.store import LocalStore
 from kshot.server.workers import Workers

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +16,10 @@ from kshot.server.errors import (
     AdaptedModelDeleted,
     AdaptedModelExpired,
     AdaptedModelNotFound,
-    DiskFull,
-    StoreFailed,
     StoreIsFull,
 )
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.failures import system_errors
 from kshot.server.store.files import arrays_bytes, checked_id, parse_arrays
 from kshot.server.store.folder import StoreFolder
 from kshot.server.store.index import Row
@@ -34,7 +31,8 @@ TOMBSTONE_SECONDS = 7 * 24 * 3600
 class LocalStore:
     """A folder of adapted models, for one process and any number of its threads.
 
-    Its methods wait for the disk: call them off the event loop.
+    Its methods wait for the disk: call them off the event loop. They raise `KshotServerError`s, and
+    `ValueError` for an id that no store gives.
     """
 
     def __init__(
@@ -93,7 +91,7 @@ class LocalStore:
         model = replace(model, size_bytes=len(content))
         self._reserve(model.id, len(content))
         try:
-            with _system_errors():
+            with system_errors():
                 self._files.write(model.id, content)
                 with self._lock:
                     self._index.insert(model, hashlib.sha256(content).hexdigest())
@@ -116,7 +114,7 @@ class LocalStore:
         A file that was changed goes to quarantine: `AdaptedModelDamaged`, now and later.
         """
         row = self._live_row(model_id)
-        with _system_errors():
+        with system_errors():
             try:
                 content = self._files.read(model_id)
             except FileNotFoundError:
@@ -138,7 +136,7 @@ class LocalStore:
         Expired and damaged models are left out. Raises `InvalidRequest`.
         """
         after = parse_page_token(page_token, model)
-        with self._lock, _system_errors():
+        with self._lock, system_errors():
             found = self._index.page(page_size + 1, after, self._clock(), model)
         page = found[:page_size]
         return page, _next_token(page, model) if len(found) > page_size else ""
@@ -146,7 +144,7 @@ class LocalStore:
     def delete(self, model_id: str) -> None:
         """Delete an adapted model and its file; raise as `get` does, except for damage."""
         checked_id(model_id)
-        with _system_errors():
+        with system_errors():
             with self._lock:
                 with suppress(AdaptedModelDamaged):
                     self._live_row(model_id)
@@ -160,7 +158,7 @@ class LocalStore:
 
         Other threads go on meanwhile: they wait for the index only, not for the files.
         """
-        with self._removing, _system_errors():
+        with self._removing, system_errors():
             with self._lock:
                 expired = self._index.bury_expired(self._clock())
                 self._index.purge(self._clock() - TOMBSTONE_SECONDS)
@@ -171,7 +169,7 @@ class LocalStore:
 
     def _live_row(self, model_id: str) -> Row:
         checked_id(model_id)
-        with self._lock, _system_errors():
+        with self._lock, system_errors():
             row = self._index.row(model_id)
             tombstone = None if row else self._index.tombstone(model_id)
         if tombstone is not None:
@@ -200,7 +198,7 @@ class LocalStore:
                 raise full
 
     def _try_to_reserve(self, model_id: str, size_bytes: int) -> StoreIsFull | None:
-        with self._lock, _system_errors():
+        with self._lock, system_errors():
             taken = self._index.row(model_id) or self._index.tombstone(model_id)
             if taken or model_id in self._reserved:
                 raise ValueError(f"id: expected a new one, got {model_id}")
@@ -223,17 +221,3 @@ class LocalStore:
 
 def _next_token(page: Sequence[AdaptedModelRecord], model: str | None) -> str:
     return page_token((page[-1].create_time, page[-1].id), model)
-
-
-@contextmanager
-def _system_errors() -> Iterator[None]:
-    """Turn errors of the system into `StoreFailed` or `DiskFull`, without file names."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-        kind = DiskFull if full else StoreFailed
-        raise kind(f"the store's index failed: {error}") from error
-    except OSError as error:
-        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreFailed
-        raise kind(f"the store's files failed: {error.strerror}") from error
