@@ -13,7 +13,7 @@ import torch
 from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, builtin_bundle, load_bundle
 from kshot.client import Client
 from kshot.learner import derive_seed
-from kshot.trainer.commands.options import read_own_part
+from kshot.trainer.commands.data_parts import read_own_part
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.evaluate.accuracy_table import measure_plan, plan_table
 from kshot.trainer.evaluate.evaluator import Evaluator

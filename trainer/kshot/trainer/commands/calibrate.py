@@ -11,6 +11,7 @@ import click
 from kshot.bundle import BatchNormMode, Bundle, Calibration, Head, Manifest, Preconditioner
 from kshot.trainer.bundling.calibration import TemperatureFit, check_tasks, fit_calibration
 from kshot.trainer.bundling.packaging import bundle_folder, pack_copy
+from kshot.trainer.commands.data_parts import read_own_part
 from kshot.trainer.commands.evaluation_session import say_once
 from kshot.trainer.commands.options import (
     BUNDLES,
@@ -24,7 +25,6 @@ from kshot.trainer.commands.options import (
     choose_data_folder,
     choose_device,
     open_bundle,
-    read_own_part,
 )
 from kshot.trainer.commands.requests import argument, command_of, numbers, option
 from kshot.trainer.evaluate.accuracy_table import check_plan, measure_plan, plan_again

@@ -8,8 +8,9 @@ import click
 import torch
 
 from kshot.bundle import Bundle, Manifest
+from kshot.trainer.commands.data_parts import read_own_part, read_part
 from kshot.trainer.commands.evaluation_request import PROTOCOLS, EvaluateRequest
-from kshot.trainer.commands.options import choose_device, read_own_part, read_part
+from kshot.trainer.commands.options import choose_device
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.registry import data_of
 from kshot.trainer.evaluate.evaluator import Evaluator

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import torch
 
+from kshot.trainer.commands.data_parts import read_part
 from kshot.trainer.commands.follower import Follower
 from kshot.trainer.commands.options import (
     DATA,
@@ -15,7 +16,6 @@ from kshot.trainer.commands.options import (
     DIRECTORY,
     choose_data_folder,
     choose_device,
-    read_part,
 )
 from kshot.trainer.commands.requests import argument, command_of, option
 from kshot.trainer.datasets.registry import WITHOUT_FOLDER
