@@ -25,7 +25,7 @@ TASKS_AT_ONCE = {"cpu": 1, "cuda": 64}
 # Called with the number of finished tasks and the number of all tasks.
 Report = Callable[[int, int], None]
 ResultsAlong = dict[int, dict[BatchNormMode, EvaluationResult]]
-# Adapts to tasks and answers their queries.
+# Both have a `step_count`, a `trajectory` that adapts to tasks, and an `answer` to their queries.
 Solver = NilSolver | TaskSolver
 
 

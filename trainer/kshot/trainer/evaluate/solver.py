@@ -11,6 +11,7 @@ from kshot.bundle import BatchNormMode, Calibration, Head, Manifest, Scope
 from kshot.learner import (
     Initialization,
     InnerStep,
+    LoopState,
     Parameters,
     StepRule,
     build_inner_step,
@@ -76,18 +77,7 @@ class TaskSolver:
             ]
         )
         indices = to_device(indices, support.device)
-        starts = [
-            start_state(
-                self.initialization,
-                self.way,
-                head=self.head,
-                preconditioner=self.rule.preconditioner,
-                support=images,
-                classes=labels,
-            )
-            for images, labels in zip(support, classes, strict=True)
-        ]
-        state = stack_states(starts)
+        state = self._start(support, classes)
         for done, wanted in pairwise([0, *step_counts]):
             part = indices[:, done:wanted]
             ran = run_inner_loop(self.inner_step, state, support, classes, part, self.rule)
@@ -116,6 +106,22 @@ class TaskSolver:
                 mode,
             )
 
+    def _start(self, support: Tensor, classes: Tensor) -> LoopState:
+        """Stack the states of T tasks before their first step."""
+        return stack_states(
+            [
+                start_state(
+                    self.initialization,
+                    self.way,
+                    head=self.head,
+                    preconditioner=self.rule.preconditioner,
+                    support=images,
+                    classes=labels,
+                )
+                for images, labels in zip(support, classes, strict=True)
+            ]
+        )
+
 
 def build_solver(
     initialization: Initialization,
@@ -126,6 +132,11 @@ def build_solver(
     """Build a solver from settings, with the manifest's defaults for what they leave out."""
     inner = manifest.inner_loop
     step_count = inner.step_count if settings.step_count is None else settings.step_count
+    batch_size, learning_rate = settings.batch_size, settings.learning_rate
+    if batch_size is None:
+        batch_size = manifest.default_batch_size(settings.way)
+    if learning_rate is None:
+        learning_rate = inner.learning_rate
     head, scope = settings.head or manifest.head.default, settings.scope or manifest.scope.default
     if settings.baseline is Baseline.PROTOTYPE:
         step_count, head = 0, Head.PROTOTYPE
@@ -133,7 +144,7 @@ def build_solver(
         scope = Scope.HEAD
     rule = StepRule(
         settings.preconditioner or inner.preconditioner,
-        settings.learning_rate or inner.learning_rate,
+        learning_rate,
         inner.second_moment_decay,
         inner.epsilon,
         1.0 if inner.weight_decay_rate is None else inner.weight_decay_rate,
@@ -145,7 +156,7 @@ def build_solver(
         pixels=pixels,
         way=settings.way,
         step_count=step_count,
-        batch_size=settings.batch_size or manifest.default_batch_size(settings.way),
+        batch_size=batch_size,
         rule=rule,
         head=head,
         scope=scope,
