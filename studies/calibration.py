@@ -17,10 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from kshot.bundle import BatchNormMode
 from kshot.trainer.commands.evaluation_session import Session
 from kshot.trainer.evaluate.evaluator import Report
-from studies.common.evaluation import Evaluation, deciding_answers, find_builtin
+from studies.common.evaluation import Evaluation, Pair, deciding_answers, find_builtin, read_pairs
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, read_results
-from studies.common.rows import CALIBRATED, Pair
 from studies.common.runner import Found, Options, chosen, run_work, study_options
 
 STUDY = "calibration"
@@ -32,10 +31,10 @@ HEAD = ("", "examples", "tasks", *(f"`{mode}`, %" for mode in BatchNormMode))
 def command(options: Options) -> None:
     """Measure pairs and keep what was found, or write the page."""
     if options.page:
-        results = read_results(STUDY, CALIBRATED, options.out)
+        results = read_results(STUDY, read_pairs(STUDY), options.out)
         write_blocks(DOCS / "choosing.md", {"calibration": page_block(results)})
         return
-    for pair in chosen(CALIBRATED, options):
+    for pair in chosen(read_pairs(STUDY), options):
         run_work(STUDY, evaluation(pair).work(measure, options), options)
 
 
@@ -60,9 +59,9 @@ def measure(session: Session, report: Report, _unfinished: Path) -> Found:
 
 def page_block(results: Mapping[str, Result]) -> str:
     """Return the expected calibration errors, a line for each pair that was measured."""
-    lines = []
+    lines, pairs = [], read_pairs(STUDY)
     for name, result in results.items():
-        pair, errors = CALIBRATED[name], {row["batch_norm"]: row["ece"] for row in result.rows}
+        pair, errors = pairs[name], {row["batch_norm"]: row["ece"] for row in result.rows}
         tasks = (str(pair.tasks.shot), f"{result.settings['tasks']:,}")
         lines.append([pair.title, *tasks, *(f"{100 * errors[mode]:.1f}" for mode in BatchNormMode)])
     return table(HEAD, lines)

@@ -21,10 +21,9 @@ from kshot.bundle import Manifest
 from kshot.trainer.commands.evaluation_session import Session
 from kshot.trainer.evaluate.evaluator import Report
 from kshot.trainer.evaluate.sweep import Axes, SweepRow, run_sweep
-from studies.common.evaluation import Evaluation, deciding_answers, find_builtin
+from studies.common.evaluation import Evaluation, Pair, deciding_answers, find_builtin, read_pairs
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, Row, read_results, result_path
-from studies.common.rows import SWEPT, Pair
 from studies.common.runner import Found, Options, chosen, run_work, study_options
 from studies.common.sweep import AXES, Sweep, choice_words, plot_sweep, step_words
 
@@ -45,14 +44,14 @@ Sweeps = Mapping[Pair, Sweep]
 def command(options: Options) -> None:
     """Sweep pairs and keep what was found, or write the page."""
     if options.page:
-        results = read_results(STUDY, SWEPT, options.out)
+        results = read_results(STUDY, read_pairs(STUDY), options.out)
         write_blocks(DOCS / "choosing.md", page_blocks(results))
     else:
         compiled = options.device.type == "cpu" if options.compiled is None else options.compiled
         options = replace(options, compiled=compiled)
         results = {
             pair.name: run_work(STUDY, evaluation(pair, compiled).work(measure, options), options)
-            for pair in chosen(SWEPT, options)
+            for pair in chosen(read_pairs(STUDY), options)
         }
     for name, result in results.items():
         plot_sweep(result_path(STUDY, name, options.out).with_suffix(".png"), result)
@@ -110,7 +109,8 @@ def _row(row: SweepRow) -> Row:
 
 def page_blocks(results: Mapping[str, Result]) -> Mapping[str, str]:
     """Return the text of each block: overview, defaults, a table for each bundle, the commands."""
-    sweeps = {pair: Sweep.of(results[pair.name]) for pair in SWEPT.values() if pair.name in results}
+    pairs = read_pairs(STUDY)
+    sweeps = {pairs[name]: Sweep.of(result) for name, result in results.items()}
     bundles: dict[str, dict[Pair, Sweep]] = {}
     for pair, sweep in sweeps.items():
         bundles.setdefault(pair.bundle, {})[pair] = sweep
@@ -174,8 +174,9 @@ def _changes(sweeps: Sweeps) -> str:
 def _rows(sweep: Sweep) -> Iterator[tuple[str, Row]]:
     """Go over single changes of the defaults and the two that take no step."""
     for axis in AXES:
-        for row in sweep.changed(axis):
-            yield choice_words(row, sweep.defaults), row
+        for row in sweep.where(axis):
+            if row is not sweep.served:
+                yield choice_words(row, sweep.defaults), row
     if sweep.defaults["head"] != "prototype":
         for row in sweep.where(head="prototype", step_count=0):
             yield "class means, 0 steps", row

@@ -9,7 +9,8 @@ A row's batch-norm modes share the adaptations. A row that was stopped goes on w
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,26 @@ from kshot.bundle import (
     Head,
     Manifest,
     Preconditioner,
+    Provenance,
     load_bundle,
     replace_file,
 )
 from kshot.bundle.document import plain
+from kshot.bundle.manifest import WEIGHTS_FILE
 from kshot.trainer.commands.evaluation_session import Session
 from kshot.trainer.evaluate.evaluator import Measurement, Report
 from kshot.trainer.evaluate.tasks import prepare_tasks
-from kshot.trainer.recipe.files import list_recipes, load_recipe
+from kshot.trainer.recipe.files import list_recipes, load_image_recipe, load_recipe
 from kshot.trainer.statistics import accuracy_interval
-from studies.common.evaluation import Evaluation, find_builtin, weights_digest
+from studies.common.evaluation import Evaluation, Tasks, find_builtin
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, read_results
-from studies.common.rows import BUILTIN, TARGETS, Target
+from studies.common.rows import read_rows
 from studies.common.runner import Found, Options, chosen, run_work, say, study_options
 
 STUDY = "reproduction"
+# The bundles that ship with the package.
+BUILTIN = ("omniglot", "omniglot-20way", "omniglot-best", "cifar-fs")
 # Every evaluation of Reptile in the paper's appendix A.
 STEP_COUNT = 50
 # A minute or two on one core; a multiple of the tasks that step together on a GPU.
@@ -49,6 +54,53 @@ ALGORITHMS = {"reptile": "Reptile", "fomaml": "first-order MAML", "maml": "MAML"
 TABLES = {"omniglot": "o", "best": "best", "mini-imagenet": "m", "cifar-fs": "cifar"}
 HEAD = ("row", "algorithm", "tasks", "meta-iterations", *(f"`{mode}`, %" for mode in BatchNormMode))
 Results = Mapping[str, Result]
+Fractions = Mapping[BatchNormMode, float]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One adaptation of the same tasks, answered in each batch-norm mode.
+
+    A bundle of `recipe` answers it; with `any_training` another one on its data does, too.
+    `published` and `gates` are accuracies in 0..1; a mode is reproduced if it reaches its gate on
+    `decisive_count` tasks. `batch_size` is the paper's, for Reptile. The name, for `--only`, is
+    that of the row and, but for Reptile, the algorithm: `o15`, `o15-fomaml`.
+    """
+
+    name: str
+    recipe: str
+    tasks: Tasks
+    any_training: bool
+    modes: tuple[BatchNormMode, ...]
+    published: Fractions
+    gates: Fractions
+    decisive_count: int
+    batch_size: int | None = None
+
+    @property
+    def row(self) -> str:
+        """Return the row of the paper's table."""
+        return self.name.partition("-")[0]
+
+    @property
+    def algorithm(self) -> str:
+        """Return the algorithm of the training."""
+        return self.name.partition("-")[2] or "reptile"
+
+    def answered_by(self, provenance: Provenance) -> bool:
+        """Tell whether a bundle of this origin answers the row."""
+        data = load_image_recipe(self.recipe).data
+        trained = (provenance.recipe, provenance.algorithm) == (self.recipe, self.algorithm)
+        same_data = (provenance.dataset, provenance.split) == (data.dataset, data.split)
+        return same_data and (trained or self.any_training)
+
+
+@cache
+def targets() -> Mapping[str, Target]:
+    """Read the rows by their names, the algorithms of a row one after another."""
+    found = read_rows(STUDY, Target)
+    rows = [target.row for target in found.values()]
+    return dict(sorted(found.items(), key=lambda item: rows.index(item[1].row)))
 
 
 @click.command()
@@ -59,11 +111,11 @@ Results = Mapping[str, Result]
 def command(options: Options, paths: Sequence[str]) -> None:
     """Measure rows and keep them, or write the page."""
     if options.page:
-        results = read_results(STUDY, TARGETS, options.out)
+        results = read_results(STUDY, targets(), options.out)
         write_blocks(DOCS / "reproduction.md", page_blocks(results))
         return
     bundles = [load_bundle(Path(path)) for path in paths] or [find_builtin(of) for of in BUILTIN]
-    asked = answered(chosen(TARGETS, options), bundles)
+    asked = answered(chosen(targets(), options), bundles)
     if not asked:
         known = ", ".join(bundle.manifest.name for bundle in bundles)
         option = "--bundle" if paths else "--only"
@@ -91,7 +143,7 @@ def evaluation(target: Target, bundle: Bundle, *, ships: bool) -> Evaluation:
     manifest, provenance = bundle.manifest, bundle.manifest.provenance
     deciding = {
         "learning_rate": manifest.inner_loop.learning_rate,
-        "weights_digest": weights_digest(bundle),
+        "weights_digest": manifest.files[WEIGHTS_FILE].sha256,
         "algorithm": provenance.algorithm,
         "recipe": provenance.recipe,
         "meta_iterations": provenance.meta_iterations,
@@ -171,7 +223,7 @@ def measure(
 def page_blocks(results: Results) -> Mapping[str, str]:
     """Return the text of each block: a table for each data set, and what is missing."""
     lines: dict[str, list[list[str]]] = {prefix: [] for prefix in TABLES.values()}
-    for target in TARGETS.values():
+    for target in targets().values():
         lines[target.row.rstrip("0123456789")].append(_line(target, results.get(target.name)))
     blocks = {name: table(HEAD, lines[prefix]) for name, prefix in TABLES.items()}
     return {**blocks, "not-measured": _missing(results)}
@@ -221,7 +273,7 @@ def _percent(fraction: float) -> str:
 def _missing(results: Results) -> str:
     """List what was not measured by its reason."""
     reasons: dict[str, list[str]] = {}
-    for target in TARGETS.values():
+    for target in targets().values():
         if target.name not in results:
             name = f"{target.row} ({ALGORITHMS[target.algorithm]})"
             reasons.setdefault(_reason(target), []).append(name)

@@ -10,8 +10,8 @@ interval. All is computed on the CPU, uncompiled. Recipes whose data are missing
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import click
@@ -29,7 +29,7 @@ from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.statistics import T_METHOD, t_half_width
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, Row, read_results
-from studies.common.rows import SHORT_RUNS, ShortRun
+from studies.common.rows import read_rows
 from studies.common.runner import Found, Options, Work, chosen, run_work, say, study_options
 from studies.figures.figure import Figure, Job, RunSettings
 from studies.figures.training import compared_names, train_arm
@@ -40,16 +40,38 @@ FEW = ("evaluation.task_count=2", "evaluation.table.task_count=2")
 HEAD = ("recipe", "meta-iterations", "better by (points)")
 
 
+@dataclass(frozen=True)
+class ShortRun:
+    """How a recipe is cut short, and the test tasks on which its start and its end are compared.
+
+    `settings` are further values for `--set`. `query_count` is per class; `step_count` is that of
+    both adaptations, None the bundle's own. Sine waves have tasks of their own.
+    """
+
+    recipe: str
+    meta_iterations: int
+    settings: tuple[str, ...]
+    task_count: int
+    query_count: int
+    step_count: int | None = None
+
+
+@cache
+def short_runs() -> Mapping[str, ShortRun]:
+    """Read the short trainings by their recipes."""
+    return read_rows("short_recipes", ShortRun)
+
+
 @click.command()
 @study_options
 def command(options: Options) -> None:
     """Train and compare recipes and keep what was found, or write the page."""
     if options.page:
-        results = read_results(STUDY, SHORT_RUNS, options.out)
+        results = read_results(STUDY, short_runs(), options.out)
         write_blocks(DOCS / "recipes.md", {"short trainings": block(results)})
         return
     on_cpu = replace(options, device=torch.device("cpu"), compiled=False)
-    for run in chosen(SHORT_RUNS, options):
+    for run in chosen(short_runs(), options):
         asked = replace(run, task_count=options.task_count or run.task_count)
         try:
             result = run_work(STUDY, work(asked, options.data_folder or Path()), on_cpu)

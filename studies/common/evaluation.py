@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,35 @@ from kshot.trainer.commands.evaluation_request import EvaluateRequest
 from kshot.trainer.commands.evaluation_session import Session, open_session
 from kshot.trainer.evaluate.evaluator import Report
 from kshot.trainer.output.progress import Progress
-from studies.common.rows import Tasks
+from kshot.trainer.recipe.recipe import Data
+from studies.common.rows import read_rows
 from studies.common.runner import SEED, Found, Options, Work
 
 # The parts of a manifest that decide logits.
 DECIDING = ("network", "input", "inner_loop", "batch_norm", "head", "scope")
 # Measures the tasks of a session. The path is the place of a file for what it has so far.
 Measure = Callable[[Session, Report, Path], Found]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks of a bundle's own test classes, or of `other` data; `query_count` is per class."""
+
+    way: int
+    shot: int
+    query_count: int
+    task_count: int
+    other: Data | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A built-in bundle and the tasks that its choices or its calibration are measured on."""
+
+    name: str
+    bundle: str
+    title: str
+    tasks: Tasks
 
 
 @dataclass(frozen=True)
@@ -77,14 +100,15 @@ class Evaluation:
         return Work(self.name, command, deciding, run, self.bundle)
 
 
+@cache
+def read_pairs(study: str) -> Mapping[str, Pair]:
+    """Read the pairs of a study, by their names."""
+    return read_rows(study, Pair)
+
+
 def find_builtin(name: str) -> Bundle:
     """Load a bundle that ships with the package; raises `BundleError` if there is none."""
     return load_bundle(builtin_bundle(name))
-
-
-def weights_digest(bundle: Bundle) -> str:
-    """Return the SHA-256 (hex) of the initialization as the bundle stores it."""
-    return bundle.manifest.files[WEIGHTS_FILE].sha256
 
 
 def deciding_answers(bundle: Bundle, tasks: Tasks) -> Mapping[str, Any]:
@@ -95,7 +119,7 @@ def deciding_answers(bundle: Bundle, tasks: Tasks) -> Mapping[str, Any]:
     """
     manifest = bundle.manifest
     return {
-        "weights_digest": weights_digest(bundle),
+        "weights_digest": manifest.files[WEIGHTS_FILE].sha256,
         **{name: plain(getattr(manifest, name)) for name in DECIDING},
         "temperatures": {
             mode: manifest.temperature(mode, tasks.way, tasks.way * tasks.shot)

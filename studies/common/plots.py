@@ -3,7 +3,7 @@
     def draw(figure):
         panels = figure.subplots(1, 2)
         look = Look("Reptile", *LOOKS[0])
-        draw_interval_line(panels[0], look, xs, means, half_widths)
+        panels[0].errorbar(xs, means, half_widths, **look.style)
         step_ticks(panels[0], [0, 1, 2, 5])
         legend_below(figure, panels)
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +34,9 @@ COLOURS = (BLUE, RED, GREEN, PINK, YELLOW, SKY, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # (colour, dashes, marker), for as many lines as a picture may hold.
 LOOKS = tuple(
-    (COLOURS[number], dashes, MARKERS[number])
-    for dashes, number in product(("-", "--", ":"), range(len(COLOURS)))
+    (colour, dashes, marker)
+    for dashes in ("-", "--", ":")
+    for colour, marker in zip(COLOURS, MARKERS, strict=True)
 )
 CHARACTERS_PER_INCH = 12
 HANDLE_CHARACTERS = 8  # a line's sample and the space around it
@@ -62,17 +62,6 @@ class Look:
             "marker": self.marker,
             "label": self.label,
         }
-
-
-def draw_interval_line(
-    axes: Axes,
-    look: Look,
-    xs: Sequence[float],
-    means: Sequence[float],
-    half_widths: Sequence[float],
-) -> None:
-    """Draw points joined by a line, with a bar for each interval."""
-    axes.errorbar(xs, means, half_widths, markersize=4, capsize=2, **look.style)
 
 
 def step_ticks(axes: Axes, step_counts: Sequence[int]) -> None:

@@ -86,13 +86,14 @@ def result_path(study: str, name: str, folder: Path = RESULTS) -> Path:
 def write_result(path: Path, result: Result) -> None:
     """Write a result, a row per line, whole or not at all; its folder is made if it is missing."""
     document = asdict(result)
-    document["columns"] = columns = list(result.rows[0])
-    rows = [json.dumps([row[name] for name in columns], allow_nan=False) for row in result.rows]
-    del document["rows"]
+    rows = document.pop("rows")
+    document["columns"] = columns = list(rows[0])
+    if any(list(row) != columns for row in rows):
+        raise ValueError(f"{path}: expected rows with the same keys, got others than {columns}")
     if not document["more"]:
         del document["more"]
     head = json.dumps(document, indent=1, allow_nan=False)
-    lines = ",\n  ".join(rows)
+    lines = ",\n  ".join(json.dumps(list(row.values()), allow_nan=False) for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, f'{head[:-2]},\n "rows": [\n  {lines}\n ]\n}}\n'.encode())
 

@@ -28,22 +28,21 @@ SEED = 0
 Subject = TypeVar("Subject")
 # Rows, and what else is worth keeping.
 Found = tuple[Sequence[Row], Mapping[str, Any]]
+# Says on stderr what is being done.
+say = functools.partial(click.echo, err=True)
 
-ONLY_HELP = "Names, separated by commas.  [default: all]"
 TASKS_HELP = "Tasks of a trial, which needs its own --out.  [default: each result's own]"
 COMPILE_HELP = "Compile the inner steps, as the server does.  [default: on a CPU]"
-AGAIN_HELP = "Measure again what was measured before."
 OUT, OUT_HELP = click.Path(path_type=Path), "Folder of the results."
-PAGE_HELP = "Only write the page, from the kept results."
 _OPTIONS = (
-    click.option("--only", default="", help=ONLY_HELP),
+    click.option("--only", default="", help="Names, separated by commas.  [default: all]"),
     data_option,
     click.option("--tasks", "task_count", type=click.IntRange(min=1), help=TASKS_HELP),
     device_option,
     click.option("--compile/--no-compile", "compiled", default=None, help=COMPILE_HELP),
-    click.option("--again", is_flag=True, help=AGAIN_HELP),
+    click.option("--again", is_flag=True, help="Measure again what was measured before."),
     click.option("--out", default=RESULTS, type=OUT, help=OUT_HELP),
-    click.option("--page", is_flag=True, help=PAGE_HELP),
+    click.option("--page", is_flag=True, help="Only write the page, from the kept results."),
 )
 
 
@@ -130,8 +129,3 @@ def run_work(study: str, work: Work, options: Options) -> Result:
         unfinished.unlink(missing_ok=True)
     write_result(path, result)
     return result
-
-
-def say(sentence: str) -> None:
-    """Say on stderr what is being done."""
-    click.echo(sentence, err=True)

@@ -67,10 +67,6 @@ class Sweep:
         rows = (row for row in self.rows if all(row[axis] == wanted[axis] for axis in wanted))
         return sorted(rows, key=lambda row: int(row["step_count"]))
 
-    def changed(self, axis: str) -> list[Row]:
-        """Return the rows that differ from the defaults on one axis alone."""
-        return [row for row in self.where(axis) if row[axis] != self.defaults[axis]]
-
     def baselines(self, mode: str) -> list[Row]:
         """Return the rows that adapt nothing, in a mode."""
         return [row for row in self.rows if row["baseline"] and row["batch_norm_mode"] == mode]

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from studies.common.plots import GREY, draw_interval_line
+from studies.common.plots import GREY
 from studies.figures.command import figure_command
 from studies.figures.figure import Claim, Figure, Panel, read_arms
 from studies.figures.panels import Drawing
@@ -33,8 +33,7 @@ def draw_sweep(to: Drawing) -> None:
     ticks: set[float] = set()
     for look, arms in to.lines:
         values = [arm.value for arm in arms if arm.value is not None]
-        means, errors = zip(*map(to.score, arms), strict=True)
-        draw_interval_line(to.axes, look, values, means, errors)
+        to.draw_scores(look, values, map(to.score, arms))
         ticks.update(values)
     to.axes.set_xticks(sorted(ticks), [f"{value:g}" for value in sorted(ticks)])
     to.axes.minorticks_off()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill, shorten
@@ -42,6 +42,13 @@ class Drawing:
         interval = mean_score(outcome.scores[measured or self.measured], outcome.query_count)
         unit = 100 if self.part else 1
         return unit * interval.mean, unit * interval.half_width
+
+    def draw_scores(
+        self, look: Look, xs: Sequence[float], scores: Iterable[tuple[float, float]]
+    ) -> None:
+        """Draw scores joined by a line, with a bar for each interval."""
+        means, errors = zip(*scores, strict=True)
+        self.axes.errorbar(xs, means, errors, markersize=4, capsize=2, **look.style)
 
     def name_score(self) -> None:
         """Write on the y axis which score is drawn."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from studies.common.plots import GREY, draw_interval_line
+from studies.common.plots import GREY
 from studies.figures.command import figure_command
 from studies.figures.figure import ZERO, Claim, Figure, Panel, read_arms
 from studies.figures.panels import Drawing, draw_curve
@@ -41,8 +41,7 @@ def draw_steps(to: Drawing) -> None:
     axes, names = to.axes, [name for name in to.start.scores if name != ZERO]
     steps = [float(name.removesuffix("_steps")) for name in names]
     for look, (outcome, *_) in to.lines:
-        means, errors = zip(*(to.score(outcome, name) for name in names), strict=True)
-        draw_interval_line(axes, look, steps, means, errors)
+        to.draw_scores(look, steps, [to.score(outcome, name) for name in names])
     zero, _ = to.score(to.start, ZERO)
     axes.axhline(zero, color=GREY, linestyle=":", label="zero function")
     axes.axhline(zero / 10, color=GREY, linestyle="--", label="a tenth of it")

@@ -15,6 +15,7 @@ from kshot.bundle import TemperatureRule as Rule
 from studies import choosing
 from studies.choosing import all_choices, command
 from studies.common import results
+from studies.common.evaluation import read_pairs
 from studies.common.results import DOCS, read_result
 from studies.common.sweep import Sweep
 
@@ -73,7 +74,7 @@ def test_pair_is_swept_over_all_choices(sweep: RunSweep, swept: Swept, tmp_path:
     assert list(read.defaults.values()) == ["support", "carried", "trained", "all", 10]
     assert read.served["difference"] is None
     assert [row["step_count"] for row in read.where("step_count")] == [0, 2, 10]
-    assert [row["scope"] for row in read.changed("scope")] == ["head"]
+    assert [row["scope"] for row in read.where("scope") if row is not read.served] == ["head"]
 
 
 def test_command_sweeps_a_pair_again(
@@ -123,7 +124,7 @@ def test_what_decides_the_answers_decides_whether_a_sweep_is_kept(pack_small: Pa
     rules = tuple(Rule(mode, shot, 1.0) for mode in BatchNormMode for shot in (1, 4))
     fitted = Calibration(rules, "val", "d4", 5, task_count=9, query_count=5, step_count=2, seed=0)
     hotter = replace(fitted, rules=(replace(rules[0], temperature=1.1), *rules[1:]))
-    tasks = choosing.SWEPT["omniglot-1shot"].tasks
+    tasks = read_pairs("choosing")["omniglot-1shot"].tasks
 
     def deciding(*settings: str, **changes: object) -> object:
         bundle = load_bundle(pack_small("omniglot-5way", *settings, **changes))
@@ -139,7 +140,7 @@ def test_what_decides_the_answers_decides_whether_a_sweep_is_kept(pack_small: Pa
     ):
         assert deciding(settings) != own
     assert deciding(calibration=hotter) != own
-    pair = choosing.SWEPT["omniglot-1shot"]
+    pair = read_pairs("choosing")["omniglot-1shot"]
     compiled, plain = (choosing.evaluation(pair, compiled=of) for of in (True, False))
     assert compiled.deciding != plain.deciding
 

@@ -13,21 +13,23 @@ import torch
 from kshot.bundle import BatchNormMode, EvaluationRow
 from kshot.trainer.recipe.files import list_recipes, load_recipe
 from studies import calibration, choosing, reproduction, short_recipes
-from studies.common.evaluation import Evaluation, find_builtin
+from studies.common.evaluation import Evaluation, find_builtin, read_pairs
 from studies.common.page import replace_blocks
 from studies.common.results import DOCS, RESULTS, Result, Row, read_results, result_path
-from studies.common.rows import BUILTIN, CALIBRATED, SHORT_RUNS, SWEPT, TARGETS
 from studies.common.runner import Options
+from studies.reproduction import BUILTIN, targets
+from studies.short_recipes import short_runs
 
+SWEPT, CALIBRATED = read_pairs("choosing"), read_pairs("calibration")
 OPTIONS = Options("", None, None, torch.device("cpu"), None, False, RESULTS, False)
-REPRODUCED = read_results("reproduction", TARGETS)
+REPRODUCED = read_results("reproduction", targets())
 BUNDLES = [find_builtin(name) for name in BUILTIN]
 
 
 def evaluation_of(study: str, name: str) -> Evaluation:
     """Return what was evaluated, with the bundle that ships."""
     if study == "reproduction":
-        ((target, bundle),) = reproduction.answered([TARGETS[name]], BUNDLES)
+        ((target, bundle),) = reproduction.answered([targets()[name]], BUNDLES)
         return reproduction.evaluation(target, bundle, ships=True)
     if study == "choosing":
         return choosing.evaluation(SWEPT[name], compiled=True)
@@ -54,7 +56,7 @@ def test_results_are_of_the_bundles_that_ship(study: str, name: str) -> None:
     if study == "choosing":
         assert result_path(study, name).with_suffix(".png").exists()
     else:
-        modes = TARGETS[name].modes if study == "reproduction" else tuple(BatchNormMode)
+        modes = targets()[name].modes if study == "reproduction" else tuple(BatchNormMode)
         assert tuple(row["batch_norm"] for row in result.rows) == modes
 
 
@@ -72,7 +74,7 @@ def test_results_are_of_the_bundles_that_ship(study: str, name: str) -> None:
         (
             "recipes.md",
             lambda: {
-                "short trainings": short_recipes.block(read_results("short-recipes", SHORT_RUNS))
+                "short trainings": short_recipes.block(read_results("short-recipes", short_runs()))
             },
         ),
     ],
@@ -85,7 +87,7 @@ def test_pages_say_what_the_results_say(page: str, blocks: Callable[[], Mapping[
 
 
 def test_every_shipped_bundle_was_reproduced() -> None:
-    answered = [target.name for target, _ in reproduction.answered(TARGETS.values(), BUNDLES)]
+    answered = [target.name for target, _ in reproduction.answered(targets().values(), BUNDLES)]
 
     assert answered == list(REPRODUCED)
 
@@ -116,7 +118,7 @@ def test_rows_agree_with_the_cards_of_the_bundles() -> None:
     for name, result in REPRODUCED.items():
         for row in result.rows:
             for told in told_of(result, row):
-                compared.add((TARGETS[name].row, row["batch_norm"]))
+                compared.add((targets()[name].row, row["batch_norm"]))
                 assert abs(told.accuracy - row["accuracy"]) <= told.ci95 + row["ci95"], name
 
     # omniglot-20way adapts otherwise than its rows, omniglot-best's card has 5 ways, and cifar-fs's
@@ -132,7 +134,7 @@ def test_rows_agree_with_the_cards_of_the_bundles() -> None:
 
 
 def test_gates_are_below_the_published_figures_by_at_most_two_points() -> None:
-    gated = [target for target in TARGETS.values() if target.gates and target.published]
+    gated = [target for target in targets().values() if target.gates and target.published]
 
     assert len(gated) == 6
     for target in gated:
@@ -143,12 +145,12 @@ def test_gates_are_below_the_published_figures_by_at_most_two_points() -> None:
 
 
 def test_every_shipped_recipe_was_trained_shortly_and_improved() -> None:
-    found = read_results("short-recipes", SHORT_RUNS)
+    found = read_results("short-recipes", short_runs())
 
-    assert set(found) == set(SHORT_RUNS) == set(list_recipes())
+    assert set(found) == set(short_runs()) == set(list_recipes())
     for name, result in found.items():
         (row,) = result.rows
-        work = short_recipes.work(SHORT_RUNS[name], Path())
+        work = short_recipes.work(short_runs()[name], Path())
         assert result.settings == as_read(work.settings)
         assert result.provenance.command == work.command
         load_recipe(name, result.settings["settings"])

@@ -13,8 +13,7 @@ from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.datasets.splits import split_digest
 from kshot.trainer.recipe.files import load_image_recipe
 from studies.common.results import RESULTS, read_result
-from studies.common.rows import SHORT_RUNS, ShortRun
-from studies.short_recipes import command, compared, work
+from studies.short_recipes import ShortRun, command, compared, short_runs, work
 
 from .generated_images import MINI_IMAGENET, ImageForm, class_images, write_classes
 
@@ -75,7 +74,7 @@ def test_kept_comparison_is_not_made_again(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, ["--only", "sine", "--out", str(tmp_path)])
     assert "sine: measured before" in done.stderr
     assert read_result(path) == read_result(RESULTS / "short-recipes" / "sine.json")
-    changed = replace(SHORT_RUNS["sine"], task_count=5)
+    changed = replace(short_runs()["sine"], task_count=5)
     assert work(changed, tmp_path).settings != read_result(path).settings
 
 
