@@ -9,7 +9,7 @@ import torch
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.loop.image_run import image_loop
 from kshot.trainer.loop.outer_loop import OuterLoop
-from kshot.trainer.loop.outer_state import OuterState
+from kshot.trainer.loop.outer_state import OuterMoments, OuterState
 from kshot.trainer.loop.step_compilation import compiled_loop
 from kshot.trainer.recipe.recipe import Recipe
 
@@ -75,7 +75,7 @@ def make_loop(
         state = OuterState(parameters.to(device), moment.to(device), 40, 0)
         if recipe.outer.optimizer == "adam":
             zeros = torch.zeros_like(state.parameters)
-            state = replace(state, moments=(zeros, zeros))
+            state = replace(state, moments=OuterMoments(zeros, zeros))
         loop = compiled_loop(loop, recipe, state, compiled=compiled, say=lambda _sentence: None)
         return loop, state
 

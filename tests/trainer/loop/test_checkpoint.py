@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from kshot.learner import ParameterLayout
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.loop.checkpoint import TrainingIdentity, read_checkpoint, write_checkpoint
-from kshot.trainer.loop.outer_state import OuterState
+from kshot.trainer.loop.outer_state import OuterMoments, OuterState
 
 LAYOUT = ParameterLayout({"body": (3, 2), "head.weight": (2, 3), "head.bias": (2,)})
 IDENTITY = TrainingIdentity("recipe", "data")
@@ -63,10 +63,10 @@ def test_moments_of_the_outer_gradient_come_back_too_and_zeros_take_no_room(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    first = replace(FIRST, moments=(ZEROS, ZEROS))
+    first = replace(FIRST, moments=OuterMoments(ZEROS, ZEROS))
     state = replace(make_state(3), second_moment=ZEROS, step=0)
-    moved = replace(state, moments=(state.parameters * 2, state.parameters.square()))
-    for written in (replace(state, moments=(ZEROS, ZEROS)), moved):
+    moved = replace(state, moments=OuterMoments(state.parameters * 2, state.parameters.square()))
+    for written in (replace(state, moments=OuterMoments(ZEROS, ZEROS)), moved):
         write_checkpoint(path, written, LAYOUT, IDENTITY)
         found = read_checkpoint(path, LAYOUT, IDENTITY, first)
 

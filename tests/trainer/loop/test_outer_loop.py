@@ -409,7 +409,7 @@ def test_an_outer_adam_steps_by_its_rate_whatever_the_inner_one(
     torch.testing.assert_close(moved[clear], 0.01 * displacement[clear].sign(), atol=1e-5, rtol=0)
     assert torch.equal(advanced.second_moment, reference.second_moment)
     assert again.moments is not None
-    assert not torch.equal(again.moments[0], state.moments[0])
+    assert not torch.equal(again.moments.first, state.moments.first)
 
 
 def test_a_separate_tail_is_of_examples_that_no_other_step_sees(

@@ -6,6 +6,7 @@ import torch
 
 from kshot.trainer.loop.outer_state import (
     Adaptations,
+    OuterMoments,
     OuterState,
     meta_step_size,
     updated,
@@ -67,7 +68,7 @@ def test_adam_is_torchs_on_the_displacement_over_the_inner_learning_rate() -> No
     """Float64, 1e-12, over five updates with an annealed rate."""
     outer = replace(OUTER, optimizer="adam", meta_step_size=0.01, meta_iterations=5)
     zeros = torch.zeros(7, dtype=torch.float64)
-    state = replace(some_state(1), moments=(zeros, zeros))
+    state = replace(some_state(1), moments=OuterMoments(zeros, zeros))
     wanted = state.parameters.clone().requires_grad_()
     optimizer = torch.optim.Adam([wanted])
     for number in range(5):

@@ -13,7 +13,7 @@ class Algorithm:
 
     `g_i` is the gradient at the parameters before the i-th inner step, `phi_i`, on its batch
     (Nichol et al. 2018, the analysis). With `second_order` the last one goes back through the
-    steps before it, and all other weights are zero.
+    steps before it, and all other weights are zero. At least one weight is not 0.
     """
 
     weights: tuple[float, ...]

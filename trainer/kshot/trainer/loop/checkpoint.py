@@ -14,7 +14,7 @@ from torch import Tensor
 from kshot.bundle import replace_file
 from kshot.learner import ParameterLayout
 from kshot.trainer.errors import OtherTrainingError, TrainingError
-from kshot.trainer.loop.outer_state import OuterState
+from kshot.trainer.loop.outer_state import OuterMoments, OuterState
 
 COUNTERS = ("step", "meta_iteration")
 PARAMETERS, SECOND_MOMENT = "parameters", "second_moment"
@@ -68,14 +68,16 @@ def read_checkpoint(
         _check_identity(path, metadata, identity)
 
         def vector(prefix: str) -> Tensor:
-            if prefix != PARAMETERS and not any(name.startswith(f"{prefix}.") for name in tensors):
-                return torch.zeros_like(first.parameters)
             return layout.join({name: tensors[f"{prefix}.{name}"] for name in layout.shapes})
 
-        parameters, second_moment = vector(PARAMETERS), vector(SECOND_MOMENT)
+        def vector_or_zeros(prefix: str) -> Tensor:
+            written = any(name.startswith(f"{prefix}.") for name in tensors)
+            return vector(prefix) if written else torch.zeros_like(first.parameters)
+
+        parameters, second_moment = vector(PARAMETERS), vector_or_zeros(SECOND_MOMENT)
         moments = None
         if first.moments is not None:
-            moments = vector(OUTER_MOMENTS[0]), vector(OUTER_MOMENTS[1])
+            moments = OuterMoments(*map(vector_or_zeros, OUTER_MOMENTS))
         step, meta_iteration = (int(tensors[name]) for name in COUNTERS)
         if metadata[DIGEST] != _digest(tensors):
             raise ValueError("its digest is not that of its numbers")

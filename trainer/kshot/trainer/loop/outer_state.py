@@ -1,6 +1,7 @@
 """The state of a meta-training, and its outer update."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,19 +13,26 @@ SECOND_MOMENT_DECAY = 0.999
 EPSILON = 1e-8
 
 
+class OuterMoments(NamedTuple):
+    """The moments of the outer Adam, both `(P,)`."""
+
+    first: Tensor
+    second: Tensor
+
+
 @dataclass(frozen=True)
 class OuterState:
     """Hold `parameters` and the inner `second_moment`, both `(P,)`.
 
-    `step` is the inner Adam's t, and `meta_iteration` the number of meta-iterations done. Where the
-    outer optimizer is Adam, `moments` are its first and second, both `(P,)`.
+    `step` is the inner Adam's t, and `meta_iteration` the number of meta-iterations done. The outer
+    `moments` exist where the outer optimizer is Adam.
     """
 
     parameters: Tensor
     second_moment: Tensor
     step: int
     meta_iteration: int
-    moments: tuple[Tensor, Tensor] | None = None
+    moments: OuterMoments | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +65,9 @@ def updated(
         moved = state.parameters + size * adaptations.displacement
     else:
         gradient = adaptations.displacement / -inner_learning_rate
-        first = torch.lerp(moments[0], gradient, 1 - FIRST_MOMENT_DECAY)
-        second = torch.lerp(moments[1], gradient.square(), 1 - SECOND_MOMENT_DECAY)
-        moments = first, second
+        first = torch.lerp(moments.first, gradient, 1 - FIRST_MOMENT_DECAY)
+        second = torch.lerp(moments.second, gradient.square(), 1 - SECOND_MOMENT_DECAY)
+        moments = OuterMoments(first, second)
         t = state.meta_iteration + 1
         unbiased = first / (1 - FIRST_MOMENT_DECAY**t)
         spread = (second / (1 - SECOND_MOMENT_DECAY**t)).sqrt() + EPSILON

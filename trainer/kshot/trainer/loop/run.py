@@ -19,7 +19,7 @@ from kshot.trainer.loop.checkpoint import (
     write_checkpoint,
 )
 from kshot.trainer.loop.outer_loop import OuterLoop
-from kshot.trainer.loop.outer_state import OuterState, meta_step_size
+from kshot.trainer.loop.outer_state import OuterMoments, OuterState, meta_step_size
 from kshot.trainer.loop.prefetch import prefetch
 from kshot.trainer.loop.step_compilation import compiled_loop
 from kshot.trainer.output.curve_file import CurveFile
@@ -163,7 +163,7 @@ def first_state(loop: OuterLoop, device: torch.device) -> OuterState:
     way = loop.layout.shapes["head.bias"][0]
     parameters = loop.layout.join(initial_parameters(loop.network, way, generator)).to(device)
     zeros = torch.zeros_like(parameters)
-    moments = (zeros, zeros) if loop.outer.optimizer == "adam" else None
+    moments = OuterMoments(zeros, zeros) if loop.outer.optimizer == "adam" else None
     return OuterState(parameters, zeros, 0, 0, moments)
 
 
