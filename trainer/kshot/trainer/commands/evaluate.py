@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 import torch
 
-from kshot.bundle import replace_file
 from kshot.trainer.commands.evaluation_report import difference_text, result_document, result_text
 from kshot.trainer.commands.evaluation_request import (
     EvaluateRequest,
@@ -16,20 +15,16 @@ from kshot.trainer.commands.evaluation_request import (
 from kshot.trainer.commands.evaluation_session import Session, open_session
 from kshot.trainer.commands.options import check_writable, open_bundle
 from kshot.trainer.commands.requests import command_of
-from kshot.trainer.errors import writing
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.evaluate.sweep import run_sweep
-from kshot.trainer.output.plotting import check_matplotlib, write_png
+from kshot.trainer.output.plotting import check_matplotlib
 from kshot.trainer.output.progress import Progress
-from kshot.trainer.output.sweep_plot import sweep_figure
 from kshot.trainer.output.sweep_report import (
+    SWEEP_FILES,
     SweepSubject,
     difference_document,
-    sweep_json,
-    sweep_markdown,
+    write_sweep,
 )
-
-SWEEP_FILES = ("sweep.json", "sweep.md", "sweep.png")
 
 
 @command_of("evaluate", EvaluateRequest)
@@ -81,25 +76,14 @@ def _sweep(session: Session, folder: Path) -> tuple[str, str]:
 
     Raises `TrainingError` when a file cannot be written.
     """
-    device, settings, manifest = session.device, session.settings, session.bundle.manifest
+    device, settings = session.device, session.settings
     with Progress("sweeping", "tasks") as progress:
         rows = run_sweep(
             session.evaluator(),
             settings,
-            session.request.axes(manifest),
+            session.request.axes(session.bundle.manifest),
             episodes=session.episodes,
             report=progress.update,
         )
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "one CPU thread"
-    subject = SweepSubject(session.bundle, session.dataset, settings, where)
-    document, table = sweep_json(subject, rows), sweep_markdown(subject, rows)
-    title = (
-        f"{manifest.name}: {settings.way}-way {settings.shot}-shot, "
-        f"{settings.task_count} tasks of {session.dataset.name}"
-    )
-    figure = sweep_figure(title, rows)
-    for name, text in zip(SWEEP_FILES, (document, table), strict=False):
-        with writing(folder / name):
-            replace_file(folder / name, text.encode())
-    write_png(folder / SWEEP_FILES[2], figure)
-    return document, table
+    return write_sweep(folder, SweepSubject(session.bundle, session.dataset, settings, where), rows)

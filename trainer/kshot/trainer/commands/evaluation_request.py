@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,18 @@ _DECIDED = {
     Baseline.PROTOTYPE: _INNER,
     Baseline.ANIL: ("scope",),
 }
-_LISTS = tuple(Axes.__dataclass_fields__)
+# The lists of a sweep: each axis has an option of its name.
+_LISTS = tuple(axis.name for axis in fields(Axes))
 # What a sweep has lists for, or does not do.
 _NOT_SWEPT = (
-    *("step_count", "preconditioner", "head", "scope", "batch_norm_mode", "baseline"),
-    *("compared", "versus"),
+    "step_count",
+    "preconditioner",
+    "head",
+    "scope",
+    "batch_norm_mode",
+    "baseline",
+    "compared",
+    "versus",
 )
 # What may differ between two variants that solve the same tasks.
 _VARIABLE = ("batch_norm_mode", *_INNER, "baseline", "calibrated", "wrong_labels", "imbalance")

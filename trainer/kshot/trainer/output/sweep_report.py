@@ -1,16 +1,23 @@
-"""A sweep as JSON and as Markdown."""
+"""The files of a sweep: JSON, Markdown and a plot."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from kshot.bundle import BatchNormMode, Bundle
+from kshot.bundle import BatchNormMode, Bundle, replace_file
 from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.errors import writing
 from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.evaluate.sweep import SweepRow, Variant
+from kshot.trainer.output.plotting import write_png
+from kshot.trainer.output.sweep_plot import sweep_figure
 from kshot.trainer.statistics import Interval
 from kshot.trainer.tasks.support_flaws import SupportFlaws
+
+JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "sweep.json", "sweep.md", "sweep.png"
+SWEEP_FILES = (JSON_FILE, MARKDOWN_FILE, PLOT_FILE)
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,25 @@ class SweepSubject:
     dataset: ImageDataset
     settings: EvaluationSettings
     device: str
+
+
+def write_sweep(folder: Path, subject: SweepSubject, rows: Sequence[SweepRow]) -> tuple[str, str]:
+    """Write the files of a sweep to a folder, and return its JSON and its Markdown.
+
+    Raises `TrainingError` when a file cannot be written, and without matplotlib.
+    """
+    settings = subject.settings
+    title = (
+        f"{subject.bundle.manifest.name}: {settings.way}-way {settings.shot}-shot, "
+        f"{settings.task_count} tasks of {subject.dataset.name}"
+    )
+    figure = sweep_figure(title, rows)
+    document, table = sweep_json(subject, rows), sweep_markdown(subject, rows)
+    for name, text in ((JSON_FILE, document), (MARKDOWN_FILE, table)):
+        with writing(folder / name):
+            replace_file(folder / name, text.encode())
+    write_png(folder / PLOT_FILE, figure)
+    return document, table
 
 
 def difference_document(difference: Interval) -> dict[str, object]:
