@@ -17,9 +17,9 @@ from kshot.trainer.loop.image_run import train
 from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.run import CHECKPOINT_FILE, TrainingReport
-from kshot.trainer.recipe.differences import RECIPE_FILE
 from kshot.trainer.recipe.parsing import parse_recipe
 from kshot.trainer.recipe.recipe import Recipe
+from kshot.trainer.recipe.record import RECIPE_FILE
 from kshot.trainer.tasks.meta_batch import ImageTasks
 from kshot.trainer.tasks.training_tasks import SupportBatch
 

@@ -112,6 +112,7 @@ def file_digest(path: Path) -> str:
 
 def _drawings(names: Sequence[str], folder_name: str) -> tuple[str, ...]:
     """Return the names of PNG files at the right depth, sorted, without hidden ones."""
+    # As `images_background/Greek/character01/0394_01.png`.
     drawing = re.compile(rf"{re.escape(folder_name)}(/[^./][^/]*){{3}}(?<=\.png)")
     return tuple(sorted(filter(drawing.fullmatch, names)))
 

@@ -1,4 +1,4 @@
-"""What a reader of a data set gets, and the decoding that all readers share."""
+"""The reading of one part of a data set from its image files, which the readers share."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

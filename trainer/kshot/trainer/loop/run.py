@@ -24,8 +24,8 @@ from kshot.trainer.loop.prefetch import prefetch
 from kshot.trainer.loop.step_compilation import compiled_loop
 from kshot.trainer.output.curve_file import CurveFile
 from kshot.trainer.output.tensorboard import ScalarFile
-from kshot.trainer.recipe.differences import recipe_differences, write_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
+from kshot.trainer.recipe.record import recipe_differences, write_recipe
 from kshot.trainer.tasks.seeds import INITIAL_PARAMETERS
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
