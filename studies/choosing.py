@@ -66,11 +66,8 @@ def evaluation(pair: Pair, compiled: bool) -> Evaluation:
         *("--scopes", ",".join(axes.scopes)),
         *("--compile" if compiled else "--no-compile", "--sweep", "OUT"),
     )
-    deciding = {
-        **deciding_answers(bundle, pair.tasks),
-        "step_counts": axes.step_counts,
-        "compiled": compiled,
-    }
+    swept = {"step_counts": axes.step_counts, "compiled": compiled}
+    deciding = {**deciding_answers(bundle, pair.tasks), **swept}
     return Evaluation(pair.name, bundle, pair.bundle, pair.tasks, words, deciding)
 
 
@@ -95,8 +92,7 @@ def measure(session: Session, report: Report, _unfinished: Path) -> Found:
 
 def _row(row: SweepRow) -> Row:
     """Lay out a row; the bundle's defaults have no difference to themselves."""
-    found = {name: getattr(row.result, name) for name in MEASURED}
-    difference = row.difference
+    found, difference = {name: getattr(row.result, name) for name in MEASURED}, row.difference
     found["difference"] = difference.mean if difference else None
     found["difference_ci95"] = difference.half_width if difference else None
     return {

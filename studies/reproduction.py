@@ -131,11 +131,11 @@ def command(options: Options, paths: Sequence[str]) -> None:
 
 def answered(targets: Iterable[Target], bundles: Sequence[Bundle]) -> list[tuple[Target, Bundle]]:
     """Return the rows that a bundle answers by its training, and the first that does."""
-    found = []
-    for target in targets:
-        answering = [of for of in bundles if target.answered_by(of.manifest.provenance)]
-        found += [(target, bundle) for bundle in answering[:1]]
-    return found
+    return [
+        (target, answering[0])
+        for target in targets
+        if (answering := [of for of in bundles if target.answered_by(of.manifest.provenance)])
+    ]
 
 
 def evaluation(target: Target, bundle: Bundle, *, ships: bool) -> Evaluation:
@@ -276,16 +276,13 @@ def _missing(results: Results) -> str:
     for target in targets().values():
         if target.name not in results:
             name = f"{target.row} ({ALGORITHMS[target.algorithm]})"
-            reasons.setdefault(_reason(target), []).append(name)
+            reason = "mini-ImageNet's images are ImageNet's and cannot be shipped"
+            if not target.row.startswith("m"):
+                hours = load_recipe(target.recipe).cost.partition(": ")[2]
+                reason = f"the recipe `{target.recipe}` was not trained: {hours}"
+            reasons.setdefault(reason, []).append(name)
     lines = [f"- {', '.join(names)}: {reason}." for reason, names in reasons.items()]
     return "\n".join(lines) or "Every row was measured."
-
-
-def _reason(target: Target) -> str:
-    if target.row.startswith("m"):
-        return "mini-ImageNet's images are ImageNet's and cannot be shipped"
-    hours = load_recipe(target.recipe).cost.partition(": ")[2]
-    return f"the recipe `{target.recipe}` was not trained: {hours}"
 
 
 if __name__ == "__main__":

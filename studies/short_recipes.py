@@ -56,10 +56,8 @@ class ShortRun:
     step_count: int | None = None
 
 
-@cache
-def short_runs() -> Mapping[str, ShortRun]:
-    """Read the short trainings by their recipes."""
-    return read_rows("short_recipes", ShortRun)
+# Reads the short trainings, by their recipes.
+short_runs = cache(partial(read_rows, "short_recipes", ShortRun))
 
 
 @click.command()

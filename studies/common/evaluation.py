@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ class Pair:
     bundle: str
     title: str
     tasks: Tasks
+
+
+# Reads the pairs of a study, by their names.
+read_pairs = cache(partial(read_rows, kind=Pair))
 
 
 @dataclass(frozen=True)
@@ -86,24 +90,17 @@ class Evaluation:
             session = open_session(EvaluateRequest(**given), self.bundle)
             with Progress(f"{self.name}: adapting", "tasks") as shown:
                 rows, more = measure(session, shown.update, unfinished)
-            dataset = session.dataset
-            known = {
-                "data": dataset.name,
-                "data_digest": dataset.digest,
-                "split_digest": dataset.split_digest,
+            return rows, {
+                "data": session.dataset.name,
+                "data_digest": session.dataset.digest,
+                "split_digest": session.dataset.split_digest,
                 "episodes_digest": session.episodes.digest,
+                **more,
             }
-            return rows, {**known, **more}
 
         command = " ".join(["kshot evaluate", *words, *self.words])
         deciding = {**sizes, **self.adaptation, **self.deciding}
         return Work(self.name, command, deciding, run, self.bundle)
-
-
-@cache
-def read_pairs(study: str) -> Mapping[str, Pair]:
-    """Read the pairs of a study, by their names."""
-    return read_rows(study, Pair)
 
 
 def find_builtin(name: str) -> Bundle:

@@ -33,17 +33,7 @@ say = functools.partial(click.echo, err=True)
 
 TASKS_HELP = "Tasks of a trial, which needs its own --out.  [default: each result's own]"
 COMPILE_HELP = "Compile the inner steps, as the server does.  [default: on a CPU]"
-OUT, OUT_HELP = click.Path(path_type=Path), "Folder of the results."
-_OPTIONS = (
-    click.option("--only", default="", help="Names, separated by commas.  [default: all]"),
-    data_option,
-    click.option("--tasks", "task_count", type=click.IntRange(min=1), help=TASKS_HELP),
-    device_option,
-    click.option("--compile/--no-compile", "compiled", default=None, help=COMPILE_HELP),
-    click.option("--again", is_flag=True, help="Measure again what was measured before."),
-    click.option("--out", default=RESULTS, type=OUT, help=OUT_HELP),
-    click.option("--page", is_flag=True, help="Only write the page, from the kept results."),
-)
+FOLDER = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True)
@@ -79,6 +69,14 @@ class Work:
 def study_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the shared options as its first argument, and errors of one line."""
 
+    @click.option("--only", default="", help="Names, separated by commas.  [default: all]")
+    @data_option
+    @click.option("--tasks", "task_count", type=click.IntRange(min=1), help=TASKS_HELP)
+    @device_option
+    @click.option("--compile/--no-compile", "compiled", default=None, help=COMPILE_HELP)
+    @click.option("--again", is_flag=True, help="Measure again what was measured before.")
+    @click.option("--out", default=RESULTS, type=FOLDER, help="Folder of the results.")
+    @click.option("--page", is_flag=True, help="Only write the page, from the kept results.")
     @functools.wraps(command)
     def run(device: str, **given: Any) -> None:  # noqa: ANN401 -- the options have their own types
         shared = {name: given.pop(name) for name in list(given) if name in Options.__annotations__}
@@ -92,7 +90,7 @@ def study_options(command: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             raise click.ClickException(f"{error.filename}: {error.strerror}") from error
 
-    return functools.reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), run)
+    return run
 
 
 def chosen(known: Mapping[str, Subject], options: Options) -> list[Subject]:

@@ -105,10 +105,7 @@ def plot_sweep(path: Path, result: Result) -> None:
     modes = [mode for mode in MODES if any(row["batch_norm_mode"] == mode for row in sweep.rows)]
     step_counts = sorted({row["step_count"] for row in sweep.rows})
     least = 50 / float(of["tasks"] * of["queries"] * of["way"])
-    title = (
-        f"{result.provenance.bundle}: {of['way']}-way {of['shot']}-shot, {of['tasks']} tasks of "
-        f"{result.more['data']}"
-    )
+    sizes = f"{of['way']}-way {of['shot']}-shot, {of['tasks']} tasks"
 
     def error(row: Row) -> float:
         return max(100 * (1 - float(row["accuracy"])), least)
@@ -147,7 +144,7 @@ def plot_sweep(path: Path, result: Result) -> None:
             loc="outside lower center",
             ncols=min(len(handles) + 1, 5),
         )
-        figure.suptitle(title)
+        figure.suptitle(f"{result.provenance.bundle}: {sizes} of {result.more['data']}")
 
     save_plot(path, draw, width=12.0, height=10.5)
 
