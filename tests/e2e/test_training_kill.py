@@ -17,7 +17,7 @@ from PIL import Image
 from kshot.learner import compiler_name
 
 KILLS = 2
-SECONDS_AT_MOST = 300
+SECONDS_AT_MOST = 500
 SETTINGS = (
     *("data.dataset=folder", "data.folder=patterns", "data.split=parts", "data.rotations=false"),
     *("network.arguments.filters=4", "task.way=3", "task.shot=2", "inner.batch_size=3"),

@@ -180,3 +180,23 @@ def test_the_digest_of_the_sources_follows_every_module(
 
     assert digests[0] == digests[1]
     assert digests[1] != digests[2]
+
+
+def test_a_step_that_is_gone_at_once_is_reported(
+    spec: StepSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a job empties the cache folder."""
+    cache = StepCache.open(tmp_path)
+    monkeypatch.setattr(step_cache, "compiler_name", lambda _device: "g++")
+    monkeypatch.setattr(
+        step_cache, "write_package", lambda _step, _like, package: package.write_bytes(b"")
+    )
+    monkeypatch.setattr(step_cache, "check_libraries", lambda _package: None)
+    monkeypatch.setattr(StepCache, "load", lambda *_: None)
+
+    with pytest.raises(CompilationError) as caught:
+        cache.compile(spec, CPU)
+
+    assert str(caught.value) == (
+        f"{cache.path(spec, CPU)} is gone after it was compiled; check what else empties the folder"
+    )

@@ -134,3 +134,22 @@ def test_a_network_without_a_tuned_form_goes_the_generic_way(
     assert not isinstance(_Plain(Conv4((1, 8, 8))), Tunable)
     assert step(*got).equal(spec.build()(*expected))
     assert got[0].equal(expected[0])
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"way": 2}, {"way": 1, "objective": Objective.SQUARED_ERROR, "task_count": 3}]
+)
+def test_the_plain_step_takes_its_example_arguments(
+    spec: StepSpec, change: dict[str, object]
+) -> None:
+    """A compiled step is compared on them, so they must move the parameters."""
+    spec = replace(spec, **change)
+    arguments = spec.example_arguments(torch.device("cpu"))
+    before = arguments[0].clone()
+
+    losses = spec.build()(*arguments)
+
+    assert losses.shape == (spec.task_count,)
+    assert losses.isfinite().all()
+    assert not arguments[0].equal(before)
+    assert arguments[0].isfinite().all()
