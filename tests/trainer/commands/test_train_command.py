@@ -10,7 +10,7 @@ import torch
 
 from kshot.__main__ import main
 from kshot.learner import CompilationError, InnerStep, StepSpec
-from kshot.trainer.commands import options
+from kshot.trainer.commands import data_parts
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.loop import step_compilation
 from kshot.trainer.loop.outer_loop import OuterLoop
@@ -38,7 +38,7 @@ def train(
     def read_dataset(_data: Data, _folder: Path, part: str, **_: object) -> ImageDataset:
         return patterns(seed=("train", "test").index(part))
 
-    monkeypatch.setattr(options, "read_dataset", read_dataset)
+    monkeypatch.setattr(data_parts, "read_dataset", read_dataset)
 
     def call(out: Path, *more: str, compiled: bool | None = False) -> int:
         settings = [word for setting in SETTINGS for word in ("--set", setting)]
