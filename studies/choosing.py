@@ -36,7 +36,6 @@ OVERVIEW = ("bundle and tasks", "as served, %", "ECE", "ms", "as good from", "mo
 DEFAULTS = ("bundle", "mode", "preconditioner", "head", "scope", "steps")
 # Half a point of accuracy goes unnoticed in service.
 AS_GOOD = -0.005
-Sweeps = Mapping[Pair, Sweep]
 
 
 @click.command()
@@ -150,7 +149,7 @@ def _fewest(sweep: Sweep) -> str:
     return step_words([served, *(row["step_count"] for row in good)][-1])
 
 
-def _changes(sweeps: Sweeps) -> str:
+def _changes(sweeps: Mapping[Pair, Sweep]) -> str:
     """Return the table of a bundle: a line for each change that matters, a column for each pair.
 
     Modes have a line in any case; another change if a difference is larger than its interval.

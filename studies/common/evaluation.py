@@ -14,7 +14,6 @@ from kshot.trainer.commands.evaluation_request import EvaluateRequest
 from kshot.trainer.commands.evaluation_session import Session, open_session
 from kshot.trainer.evaluate.evaluator import Report
 from kshot.trainer.output.progress import Progress
-from kshot.trainer.recipe.recipe import Data
 from studies.common.rows import read_rows
 from studies.common.runner import SEED, Found, Options, Work
 
@@ -26,13 +25,14 @@ Measure = Callable[[Session, Report, Path], Found]
 
 @dataclass(frozen=True)
 class Tasks:
-    """Tasks of a bundle's own test classes, or of `other` data; `query_count` is per class."""
+    """Tasks of a bundle's test classes, or of another data set; `query_count` is per class."""
 
     way: int
     shot: int
     query_count: int
     task_count: int
-    other: Data | None = None
+    dataset: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Evaluation:
 
         What is measured is what the words of the command ask for.
         """
-        tasks, other = self.tasks, self.tasks.other
+        tasks = self.tasks
         sizes = {
             "way": tasks.way,
             "shot": tasks.shot,
@@ -78,8 +78,8 @@ class Evaluation:
             "tasks": options.task_count or tasks.task_count,
         }
         words = [self.bundle_name]
-        if other is not None:
-            words += ["--dataset", other.dataset, "--dataset-split", other.split]
+        if tasks.dataset is not None:
+            words += ["--dataset", tasks.dataset, "--dataset-split", str(tasks.split)]
         for name, value in {**sizes, "seed": SEED, **self.adaptation}.items():
             words += [f"--{name.replace('_', '-')}", str(value)]
 

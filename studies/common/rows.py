@@ -15,15 +15,16 @@ Kind = TypeVar("Kind")
 def read_rows(study: str, kind: type[Kind]) -> Mapping[str, Kind]:
     """Read the rows of a study by their names, which are the first cells.
 
-    A table has `columns`, `rows`, and values for all of its rows; above the tables are those for
-    all tables. The column `tasks.way` is the field `way` of `tasks`. A row may leave out its last
-    columns.
+    A file is a table or has several `tables`, with values for all of them above. A table has
+    `columns`, `rows`, and values for all of its rows. The column `tasks.way` is the field `way` of
+    `tasks`. A row may leave out its last columns.
     """
     shared, found = tomllib.loads((ROWS / f"{study}.toml").read_text()), {}
-    for table in shared.pop("tables"):
-        columns, rows = table.pop("columns"), table.pop("rows")
+    for table in shared.pop("tables", [{}]):
+        common = {**shared, **table}
+        columns, rows = common.pop("columns"), common.pop("rows")
         for cells in rows:
-            values = deepcopy({**shared, **table})
+            values = deepcopy(common)
             for column, cell in zip(columns, cells, strict=False):
                 group, _, key = column.rpartition(".")
                 (values.setdefault(group, {}) if group else values)[key] = cell
