@@ -55,6 +55,8 @@ def step_cache(pytestconfig: pytest.Config) -> Iterator[None]:
             patch.setenv("KSHOT_CACHE", str(folder))
         # Torch builds programs in each process that compiles, to see what the processor can do.
         patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")
+        # What calls the compiled kernels need not be fast here.
+        patch.setenv("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
         yield
 
 

@@ -57,7 +57,9 @@ def start(tmp_path: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
             "OMP_NUM_THREADS": "1",
             "KSHOT_CACHE": str(tmp_path / "steps"),
             "XDG_CACHE_HOME": str(tmp_path / "cache"),
-            "TORCHINDUCTOR_VEC_ISA_OK": "",  # torch tries the processor, as it does for users
+            # Torch tries the processor and compiles as it does for users.
+            "TORCHINDUCTOR_VEC_ISA_OK": "",
+            "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O1",
         },
     )
 

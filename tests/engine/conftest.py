@@ -30,11 +30,11 @@ from kshot.engine.task import EngineTask
 from kshot.engine.warm_up import blank_task
 from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
 from kshot.learner import (
-    Conv4,
     StepCache,
     StepRule,
     StepSpec,
     build_inner_step,
+    build_network,
     cycling_indices,
     default_cache_folder,
     initial_parameters,
@@ -60,21 +60,32 @@ class Reference:
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> Bundle:
     """A small untrained bundle; the engine reads no template, so theirs are only names."""
+    network = NetworkSpec("conv4", {"filters": 8})
+    return _write_small(tmp_path_factory.mktemp("bundles"), manifest, network)
+
+
+@pytest.fixture(scope="session")
+def perceptron_bundle(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> Bundle:
+    """A bundle whose step compiles in half the time of a convolution's."""
+    network = NetworkSpec("mlp", {"hidden_units": 16})
+    return _write_small(tmp_path_factory.mktemp("perceptron"), manifest, network)
+
+
+def _write_small(folder: Path, manifest: Manifest, network: NetworkSpec) -> Bundle:
     steps = (Grayscale(), Resize(SIDE, SIDE, "nearest"), Rescale(1 / 255))
     small = replace(
         manifest,
         name="small",
-        network=NetworkSpec("conv4", {"filters": 8}),
+        network=network,
         input=InputSpec((1, SIDE, SIDE), steps),
         limits=replace(manifest.limits, max_step_count=20_000),
     )
-    drawn = initial_parameters(
-        Conv4((1, SIDE, SIDE), filters=8), 5, torch.Generator().manual_seed(1)
-    )
+    built = build_network(network, small.input.shape, small.batch_norm.epsilon)
+    drawn = initial_parameters(built, 5, torch.Generator().manual_seed(1))
     parameters = {name: value.numpy() for name, value in drawn.items()}
     second_moment = {name: np.full_like(value, 1e-4) for name, value in parameters.items()}
     return write_bundle(
-        tmp_path_factory.mktemp("bundles"),
+        folder,
         small,
         Weights(parameters, second_moment, 1000),
         dict.fromkeys(BatchNormMode, b"not read by the engine"),
@@ -129,29 +140,33 @@ def engine(bundle: Bundle) -> Iterator[engine_pb2_grpc.EngineServiceStub]:
 
 
 @pytest.fixture(scope="session")
-def default_step(bundle: Bundle) -> StepSpec:
-    """The step of the small model's defaults, compiled: engines only load it."""
+def perceptron(perceptron_bundle: Bundle) -> LoadedModel:
+    """The model of the compiled engine, in this process, with one thread."""
     torch.set_num_threads(1)
-    model = load_models([bundle.path], torch.device("cpu"))["small"]
-    spec = step_spec(model, blank_task(model)).of_tasks(1)
-    StepCache.open(default_cache_folder()).compile(spec, model.device)
+    return load_models([perceptron_bundle.path], torch.device("cpu"))["small"]
+
+
+@pytest.fixture(scope="session")
+def default_step(perceptron: LoadedModel) -> StepSpec:
+    """The step of its defaults, compiled: engines only load it."""
+    spec = step_spec(perceptron, blank_task(perceptron)).of_tasks(1)
+    StepCache.open(default_cache_folder()).compile(spec, perceptron.device)
     return spec
 
 
 @pytest.fixture
-def small_step(model: LoadedModel) -> StepSpec:
-    """A step whose C++ torch writes in a few seconds."""
-    spec = step_spec(model, blank_task(model)).of_tasks(1)
-    return replace(spec, network=NetworkSpec("mlp", {"hidden_units": 4, "hidden_layers": 1}))
+def small_step(perceptron: LoadedModel) -> StepSpec:
+    """A step that is not compiled, whose C++ torch writes in a few seconds."""
+    return step_spec(perceptron, blank_task(perceptron)).of_tasks(1)
 
 
 @pytest.fixture(scope="module")
 def compiled_engine(
-    bundle: Bundle,
+    perceptron_bundle: Bundle,
     default_step: StepSpec,  # noqa: ARG001 -- asked for its effect
 ) -> Iterator[engine_pb2_grpc.EngineServiceStub]:
     """A stub of an engine on the CPU that compiles; a module's tests share it."""
-    with _engine_stub(bundle) as stub:
+    with _engine_stub(perceptron_bundle) as stub:
         yield stub
 
 

@@ -33,15 +33,11 @@ def _reason(completed: subprocess.CompletedProcess[str]) -> str:
     return str(entry["reason"])
 
 
-def test_it_leaves_when_the_front_is_gone(bundle: Bundle, tmp_path: Path) -> None:
-    """Its standard input ends at once here, as it does when the front dies."""
-    assert _run(bundle.path, tmp_path / "engine.sock").returncode == 0
-
-
 @pytest.mark.parametrize(("folder", "stays"), [("kshot-x1", False), ("other", True)])
-def test_the_front_s_temporary_folder_goes_with_it(
+def test_it_leaves_when_the_front_is_gone_and_takes_its_temporary_folder(
     bundle: Bundle, folder: str, stays: bool
 ) -> None:
+    """Its standard input ends at once here, as it does when the front dies."""
     with tempfile.TemporaryDirectory() as root:
         socket = Path(root) / folder / "engine.sock"
         socket.parent.mkdir()

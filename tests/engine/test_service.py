@@ -69,10 +69,11 @@ def test_an_adaptation_is_the_learners(
 @pytest.mark.compiled
 def test_what_is_compiled_is_the_learners_too(
     compiled_engine: Stub,
-    model: LoadedModel,
+    perceptron: LoadedModel,
     reference: Adapt,
     request_message: engine_pb2.AdaptRequest,
 ) -> None:
+    request_message.bundle_digest = perceptron.bundle.digest
     request_message.step_count = 50
 
     answer = compiled_engine.Adapt(request_message, timeout=60)
@@ -80,21 +81,22 @@ def test_what_is_compiled_is_the_learners_too(
     described = compiled_engine.DescribeEngine(engine_pb2.DescribeEngineRequest(), timeout=10)
     assert answer.compute_path == described.compute_path
     assert answer.compute_path.startswith("compiled/float32/cpu/")
-    wanted = reference(model, decode_task(request_message))
+    wanted = reference(perceptron, decode_task(request_message))
     for name, array in _arrays(answer.parameters).items():
         np.testing.assert_allclose(array, wanted.parameters[name], rtol=0, atol=1e-3)
 
 
 @pytest.mark.compiled
 def test_another_kind_of_step_is_compiled_while_the_plain_one_serves(
-    compiled_engine: Stub, model: LoadedModel, request_message: engine_pb2.AdaptRequest
+    compiled_engine: Stub, perceptron: LoadedModel, request_message: engine_pb2.AdaptRequest
 ) -> None:
+    request_message.bundle_digest = perceptron.bundle.digest
     request_message.batch_size = 7
-    spec = step_spec(model, decode_task(request_message))
+    spec = step_spec(perceptron, decode_task(request_message))
 
     answers = [compiled_engine.Adapt(request_message, timeout=60)]
     # Compiles here where the engine's helper has not begun, and else waits for it.
-    StepCache.open(default_cache_folder()).compile(spec, model.device)
+    StepCache.open(default_cache_folder()).compile(spec, perceptron.device)
     while not answers[-1].compute_path.startswith("compiled/"):  # pytest's time limit ends this
         answers.append(compiled_engine.Adapt(request_message, timeout=60))
 
