@@ -39,7 +39,7 @@ demo: setup  ## start a server, adapt to handwritten digits, print accuracy and 
 
 # One process more than there are cores: tests wait for the servers and trainings that they start.
 test: setup  ## run the tests in parallel; ARGUMENTS goes to pytest
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder $(ARGUMENTS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $$(($$(env -u OMP_NUM_THREADS nproc) + 1)) --dist loadfile --no-loadscope-reorder $(ARGUMENTS)
 
 check: setup  ## lint, format, types, wire
 	$(BIN)/ruff check .
