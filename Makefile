@@ -37,9 +37,8 @@ $(STAMP):
 demo: setup  ## start a server, adapt to handwritten digits, print accuracy and latency, stop
 	$(BIN)/python examples/digits.py
 
-# One process more than there are cores: tests wait for the servers and trainings that they start.
-test: setup  ## run the tests in parallel; ARGUMENTS goes to pytest
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $$(($$(env -u OMP_NUM_THREADS nproc) + 1)) --dist loadfile --no-loadscope-reorder $(ARGUMENTS)
+test: setup  ## run the tests, a process per core; ARGUMENTS goes to pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGUMENTS)
 
 check: setup  ## lint, format, types, wire
 	$(BIN)/ruff check .
