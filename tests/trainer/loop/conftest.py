@@ -6,17 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.loop.image_run import train
 from kshot.trainer.loop.run import TrainingReport
 from kshot.trainer.recipe.recipe import Recipe
 
-Patterns = Callable[..., ImageDataset]
-Run = Callable[..., Path]
-
-
-def ignore(_report: TrainingReport) -> None:
-    pass
+from .whole_trainings import Patterns, Run, ignore
 
 
 @pytest.fixture

@@ -4,16 +4,11 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from kshot.trainer.datasets.dataset import ImageDataset
-
-from .trained_files import contents
-
-Patterns = Callable[..., ImageDataset]
+from .whole_trainings import Patterns, contents
 
 CHILD = """
 import json, os, signal, sys, traceback

@@ -3,14 +3,12 @@
 import json
 import resource
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from kshot.bundle import BundleError
-from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.evaluate.learning_curve import Curves
 from kshot.trainer.loop.image_run import train
@@ -18,21 +16,13 @@ from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.loop.run import CHECKPOINT_FILE, TrainingReport
 from kshot.trainer.recipe.parsing import parse_recipe
-from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.recipe.record import RECIPE_FILE
 from kshot.trainer.tasks.meta_batch import ImageTasks
 from kshot.trainer.tasks.training_tasks import SupportBatch
 
-from .trained_files import contents, curve
+from .whole_trainings import Patterns, Recipes, Run, contents, curve, ignore
 
 CPU = torch.device("cpu")
-Patterns = Callable[..., ImageDataset]
-Recipes = Callable[..., Recipe]
-Run = Callable[..., Path]
-
-
-def ignore(_report: TrainingReport) -> None:
-    pass
 
 
 def test_an_interrupted_training_keeps_a_checkpoint_of_what_it_recorded(

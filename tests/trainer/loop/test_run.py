@@ -1,5 +1,4 @@
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,24 +10,15 @@ from safetensors.numpy import load_file
 from kshot.bundle import load_bundle
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest
-from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import DataError, TrainingError
 from kshot.trainer.loop.image_run import image_training, train
 from kshot.trainer.loop.outer_loop import OuterLoop
 from kshot.trainer.loop.run import CHECKPOINT_FILE, TrainingReport
 from kshot.trainer.output.curve_file import CURVES_FILE
-from kshot.trainer.recipe.recipe import Recipe
 
-from .trained_files import contents, curve
+from .whole_trainings import Patterns, Recipes, Run, contents, curve, ignore
 
 CPU = torch.device("cpu")
-Patterns = Callable[..., ImageDataset]
-Recipes = Callable[..., Recipe]
-Run = Callable[..., Path]
-
-
-def ignore(_report: TrainingReport) -> None:
-    pass
 
 
 def test_a_training_reports_its_way_to_a_bundle(

@@ -1,14 +1,25 @@
-"""What a training leaves in its folder."""
+"""What the tests of whole trainings share: their types, and what a training leaves."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kshot.trainer.loop.run import CHECKPOINT_FILE
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.loop.run import CHECKPOINT_FILE, TrainingReport
 from kshot.trainer.output.curve_file import CURVES_FILE
+from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.sine.run import RESULT_FILE
 
-__all__ = ["contents", "curve"]
+__all__ = ["Patterns", "Recipes", "Run", "contents", "curve", "ignore"]
+
+Patterns = Callable[..., ImageDataset]
+Recipes = Callable[..., Recipe]
+Run = Callable[..., Path]
+
+
+def ignore(_report: TrainingReport) -> None:
+    pass
 
 
 def contents(out: Path) -> dict[str, bytes]:
