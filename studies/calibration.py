@@ -8,6 +8,7 @@ in every batch-norm mode. `--page` measures nothing and writes the table of docs
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,14 +16,20 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kshot.bundle import BatchNormMode
-from kshot.trainer.commands.evaluation_session import Session
-from kshot.trainer.evaluate.evaluator import Report
-from studies.common.evaluation import Evaluation, Pair, deciding_answers, find_builtin, read_pairs
+from studies.common.evaluation import (
+    Evaluation,
+    Pair,
+    deciding_answers,
+    find_builtin,
+    measure_modes,
+    read_pairs,
+)
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, read_results
-from studies.common.runner import Found, Options, chosen, run_work, study_options
+from studies.common.runner import Options, chosen, run_work, study_options
 
 STUDY = "calibration"
+COLUMNS = ("accuracy", "ci95", "ece", "nll")
 HEAD = ("", "examples", "tasks", *(f"`{mode}`, %" for mode in BatchNormMode))
 
 
@@ -35,7 +42,9 @@ def command(options: Options) -> None:
         write_blocks(DOCS / "choosing.md", {"calibration": page_block(results)})
         return
     for pair in chosen(read_pairs(STUDY), options):
-        run_work(STUDY, evaluation(pair).work(measure, options), options)
+        asked = evaluation(pair)
+        measure = partial(measure_modes, asked.bundle.manifest.batch_norm.allowed, COLUMNS)
+        run_work(STUDY, asked.work(measure, options), options)
 
 
 def evaluation(pair: Pair) -> Evaluation:
@@ -43,18 +52,6 @@ def evaluation(pair: Pair) -> Evaluation:
     bundle, words = find_builtin(pair.bundle), ("--batch-norm-mode", "MODE")
     deciding = deciding_answers(bundle, pair.tasks)
     return Evaluation(pair.name, bundle, pair.bundle, pair.tasks, words, deciding)
-
-
-def measure(session: Session, report: Report, _unfinished: Path) -> Found:
-    """Adapt once and answer in every mode; a row for each."""
-    modes, episodes = session.bundle.manifest.batch_norm.allowed, session.episodes
-    found = session.evaluator().evaluate(session.settings, modes, episodes=episodes, report=report)
-    columns = ("accuracy", "ci95", "ece", "nll")
-    rows = [
-        {"batch_norm": mode.value, **{name: getattr(result, name) for name in columns}}
-        for mode, result in found.items()
-    ]
-    return rows, {}
 
 
 def page_block(results: Mapping[str, Result]) -> str:

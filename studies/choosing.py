@@ -77,7 +77,7 @@ def all_choices(manifest: Manifest) -> Axes:
     return replace(axes, step_counts=step_counts, scopes=manifest.scope.allowed)
 
 
-def measure(session: Session, report: Report, _unfinished: Path) -> Found:
+def measure(session: Session, report: Report) -> Found:
     """Sweep all choices on the same tasks."""
     axes, episodes = all_choices(session.bundle.manifest), session.episodes
     rows = run_sweep(session.evaluator(), session.settings, axes, episodes=episodes, report=report)

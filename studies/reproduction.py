@@ -2,11 +2,10 @@
 
 python studies/reproduction.py [--data DIR] [--only o15,o55] [--bundle DIR] [--page]
 
-A row's batch-norm modes share the adaptations. A row that was stopped goes on where it was.
+A row's batch-norm modes share the adaptations.
 `--page` measures nothing and writes the tables of docs/reproduction.md.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,28 +25,21 @@ from kshot.bundle import (
     Preconditioner,
     Provenance,
     load_bundle,
-    replace_file,
 )
-from kshot.bundle.document import plain
 from kshot.bundle.manifest import WEIGHTS_FILE
-from kshot.trainer.commands.evaluation_session import Session
-from kshot.trainer.evaluate.evaluator import Measurement, Report
-from kshot.trainer.evaluate.tasks import prepare_tasks
 from kshot.trainer.recipe.files import list_recipes, load_image_recipe, load_recipe
-from kshot.trainer.statistics import accuracy_interval
-from studies.common.evaluation import Evaluation, Tasks, find_builtin
+from studies.common.evaluation import Evaluation, Tasks, find_builtin, measure_modes
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, read_results
 from studies.common.rows import read_rows
-from studies.common.runner import Found, Options, chosen, run_work, say, study_options
+from studies.common.runner import Options, chosen, run_work, say, study_options
 
 STUDY = "reproduction"
 # The bundles that ship with the package.
 BUILTIN = ("omniglot", "omniglot-20way", "omniglot-best", "cifar-fs")
 # Every evaluation of Reptile in the paper's appendix A.
 STEP_COUNT = 50
-# A minute or two on one core; a multiple of the tasks that step together on a GPU.
-TASKS_AT_A_TIME = 256
+COLUMNS = ("accuracy", "ci95", "ci_method", "diverged_count")
 ALGORITHMS = {"reptile": "Reptile", "fomaml": "first-order MAML", "maml": "MAML"}
 # The tables by how their rows are named, in the order of the page.
 TABLES = {"omniglot": "o", "best": "best", "mini-imagenet": "m", "cifar-fs": "cifar"}
@@ -123,8 +114,8 @@ def command(options: Options, paths: Sequence[str]) -> None:
             f"{option}: expected rows of {known}; name another bundle with --bundle DIR"
         )
     for target, bundle in asked:
-        asked_for = evaluation(target, bundle, ships=not paths)
-        work = asked_for.work(partial(measure, target, asked_for.deciding), options)
+        measure = partial(measure_modes, target.modes, COLUMNS)
+        work = evaluation(target, bundle, ships=not paths).work(measure, options)
         for row in run_work(STUDY, work, options).rows:
             say(f"{target.name}: {row['batch_norm']} {row['accuracy']:.4f} ± {row['ci95']:.4f}")
 
@@ -179,45 +170,6 @@ def adaptation_for(target: Target, manifest: Manifest) -> Mapping[str, Any]:
         if Preconditioner.CARRIED in inner.preconditioners:
             adaptation["preconditioner"] = Preconditioner.CARRIED
     return adaptation
-
-
-def measure(
-    target: Target, deciding: Mapping[str, Any], session: Session, report: Report, unfinished: Path
-) -> Found:
-    """Count the right answers of each task by mode; a row for each.
-
-    The counts are kept in a file after every part, from which the same work goes on.
-    """
-    evaluator, settings = session.evaluator(), session.settings
-    tasks = prepare_tasks(session.dataset, settings, session.episodes)
-    (solver,) = evaluator.solvers([settings], settings.task_count)
-    identity = [deciding, plain(settings), tasks.digest]
-    kept = json.loads(unfinished.read_text()) if unfinished.exists() else {}
-    if kept.get("identity") != identity:
-        nothing = {"correct": [], "diverged": 0}
-        kept = {"identity": identity, **{mode: dict(nothing) for mode in target.modes}}
-    done = len(kept[target.modes[0]]["correct"])
-    report(done, settings.task_count)
-    for start in range(done, settings.task_count, TASKS_AT_A_TIME):
-        stop = min(start + TASKS_AT_A_TIME, settings.task_count)
-        measurement = Measurement(solver, [solver.step_count], target.modes)
-        for first in range(start, stop, evaluator.tasks_at_once):
-            last = min(first + evaluator.tasks_at_once, stop)
-            measurement.solve(tasks.part(first, last), first)
-            report(last, settings.task_count)
-        (results,) = measurement.results(tasks.digest).values()
-        for mode, result in results.items():
-            so_far = kept[mode]
-            so_far["correct"] = [*so_far["correct"], *result.correct_counts]
-            so_far["diverged"] += result.diverged_count
-        replace_file(unfinished, json.dumps(kept).encode())
-    rows, query_count = [], settings.way * settings.query_count
-    for mode in target.modes:
-        interval = accuracy_interval(np.array(kept[mode]["correct"]), query_count)
-        found = {"accuracy": interval.mean, "ci95": interval.half_width}
-        more = {"ci_method": interval.method, "diverged": kept[mode]["diverged"]}
-        rows.append({"batch_norm": mode.value, **found, **more})
-    return rows, {}
 
 
 def page_blocks(results: Results) -> Mapping[str, str]:

@@ -115,7 +115,7 @@ def compared(measure: str, start: Sequence[float], end: Sequence[float]) -> Row:
     }
 
 
-def _measure(run: ShortRun, settings: Sequence[str], data_folder: Path, _: Path) -> Found:
+def _measure(run: ShortRun, settings: Sequence[str], data_folder: Path) -> Found:
     recipe = load_recipe(run.recipe, settings)
     if isinstance(recipe, Recipe):
         step_count = run.step_count or recipe.serving.step_count

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
-from kshot.bundle import Bundle, builtin_bundle, load_bundle
+from kshot.bundle import BatchNormMode, Bundle, builtin_bundle, load_bundle
 from kshot.bundle.document import plain
 from kshot.bundle.manifest import WEIGHTS_FILE
 from kshot.trainer.commands.evaluate import command as kshot_evaluate
@@ -19,8 +18,8 @@ from studies.common.runner import SEED, Found, Options, Work
 
 # The parts of a manifest that decide logits.
 DECIDING = ("network", "input", "inner_loop", "batch_norm", "head", "scope")
-# Measures the tasks of a session. The path is the place of a file for what it has so far.
-Measure = Callable[[Session, Report, Path], Found]
+# Measures the tasks of a session.
+Measure = Callable[[Session, Report], Found]
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,13 @@ class Evaluation:
         for name, value in {**sizes, "seed": SEED, **self.adaptation}.items():
             words += [f"--{name.replace('_', '-')}", str(value)]
 
-        def run(unfinished: Path) -> Found:
+        def run() -> Found:
             context = kshot_evaluate.make_context("evaluate", list(words))
             where = {"data_folder": options.data_folder, "device": options.device.type}
             given = {**context.params, **where, "compiled": options.compiled}
             session = open_session(EvaluateRequest(**given), self.bundle)
             with Progress(f"{self.name}: adapting", "tasks") as shown:
-                rows, more = measure(session, shown.update, unfinished)
+                rows, more = measure(session, shown.update)
             return rows, {
                 "data": session.dataset.name,
                 "data_digest": session.dataset.digest,
@@ -101,6 +100,20 @@ class Evaluation:
         command = " ".join(["kshot evaluate", *words, *self.words])
         deciding = {**sizes, **self.adaptation, **self.deciding}
         return Work(self.name, command, deciding, run, self.bundle)
+
+
+def measure_modes(
+    modes: Sequence[BatchNormMode], columns: Sequence[str], session: Session, report: Report
+) -> Found:
+    """Adapt once and answer in every mode; a row for each, of these fields of its result."""
+    found = session.evaluator().evaluate(
+        session.settings, modes, episodes=session.episodes, report=report
+    )
+    rows = []
+    for mode, result in found.items():
+        fields = {name.removesuffix("_count"): getattr(result, name) for name in columns}
+        rows.append({"batch_norm": mode.value, **fields})
+    return rows, {}
 
 
 def find_builtin(name: str) -> Bundle:

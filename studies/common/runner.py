@@ -55,14 +55,13 @@ class Work:
     """One result to measure.
 
     `settings` is everything that decides the numbers: a kept result with equal settings is not
-    measured again. `command` is as in `Provenance`. `measure` gets the place of a file for what it
-    has so far.
+    measured again. `command` is as in `Provenance`.
     """
 
     name: str
     command: str
     settings: Mapping[str, Any]
-    measure: Callable[[Path], Found]
+    measure: Callable[[], Found]
     bundle: Bundle | None = None
 
 
@@ -121,9 +120,7 @@ def run_work(study: str, work: Work, options: Options) -> Result:
             work.command, seeds=[SEED], device=options.device, bundle=work.bundle
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        rows, more = work.measure(unfinished)
+        rows, more = work.measure()
         result = Result(study, work.name, made_with, settings, rows, more)
-        unfinished.unlink(missing_ok=True)
     write_result(path, result)
     return result

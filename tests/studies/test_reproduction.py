@@ -43,24 +43,8 @@ def measured(tmp_path: Path) -> Callable[[str], results.Result]:
 Measured = Callable[[str], results.Result]
 
 
-def stop_at_the_fourth_task(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Interrupt where a fourth task is solved, of two at a time; return where numbers gather."""
-    solve = reproduction.Measurement.solve
-    solved: list[int] = []
-
-    def stop(self: object, some: object, first: int) -> None:
-        solved.append(first)
-        if len(solved) == 4:
-            raise KeyboardInterrupt
-        solve(self, some, first)  # type: ignore[arg-type]  # as it came
-
-    monkeypatch.setattr(reproduction, "TASKS_AT_A_TIME", 2)
-    monkeypatch.setattr(reproduction.Measurement, "solve", stop)
-    return solved
-
-
 def test_bundle_answers_its_recipes_rows_in_every_mode(
-    pack_small: PackSmall, reproduce: Reproduce, measured: Measured, tmp_path: Path
+    pack_small: PackSmall, reproduce: Reproduce, measured: Measured
 ) -> None:
     bundle = pack_small()
     done = reproduce("--only", "o15", "--bundle", str(bundle))
@@ -74,7 +58,6 @@ def test_bundle_answers_its_recipes_rows_in_every_mode(
     assert (settings["preconditioner"], settings["head"]) == ("carried", "trained")
     assert result.provenance.bundle_digest == load_bundle(bundle).digest
     assert len(result.more["episodes_digest"]) == 64
-    assert list((tmp_path / "out").rglob("*unfinished*")) == []
 
 
 def test_command_measures_a_row_again(
@@ -128,37 +111,6 @@ def test_any_training_on_cifar_fs_answers_its_rows(
     assert done.exit_code == 0, done.output
     assert [row["batch_norm"] for row in result.rows] == MODES
     assert (result.settings["recipe"], result.settings["queries"]) == ("omniglot-5way-fomaml", 15)
-
-
-def test_stopped_measurement_goes_on(
-    pack_small: PackSmall,
-    reproduce: Reproduce,
-    measured: Measured,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Counts of other weights are not gone on from."""
-    asked = ("--only", "o15", "--tasks", "5", "--bundle", str(pack_small()))
-    assert reproduce(*asked).exit_code == 0
-    whole = measured("o15").rows
-    unfinished = tmp_path / "out" / "reproduction" / "o15.unfinished"
-
-    with monkeypatch.context() as patched:
-        solved = stop_at_the_fourth_task(patched)
-        assert reproduce(*asked, "--again").exit_code == 1
-        kept = json.loads(unfinished.read_text())
-        assert [len(kept[mode]["correct"]) for mode in MODES] == [2, 2, 2]
-        assert reproduce(*asked, "--again").exit_code == 0
-    assert solved == [0, 1, 2, 3, 2, 3, 4]
-    assert measured("o15").rows == whole
-    assert not unfinished.exists()
-
-    unfinished.write_text(json.dumps(kept))
-    other = pack_small("omniglot-5way", "network.arguments.filters=6")
-    solved = stop_at_the_fourth_task(monkeypatch)
-    done = reproduce("--only", "o15", "--tasks", "5", "--bundle", str(other))
-    assert "adapting: 0/5" in done.stderr
-    assert solved == [0, 1, 2, 3]
 
 
 def test_kept_rows_are_not_measured_again_unless_asked(

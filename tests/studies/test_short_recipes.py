@@ -50,7 +50,7 @@ def test_short_training_improves_over_its_start(run: ShortRun, tmp_path: Path) -
     if run.recipe != "sine":
         write_classes(tmp_path / "generated", ImageForm(28, 1, 20), parts)
     asked = work(run, tmp_path)
-    (row,), _ = asked.measure(tmp_path / "unfinished")
+    (row,), _ = asked.measure()
 
     assert row["improved"], row
     assert asked.command.startswith(f"kshot train {run.recipe} --set outer.meta_iterations=")
