@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.figures.command import figure_command
-from studies.figures.figure import Claim, Figure, read_arms
+from studies.figures.figure import Claim, Figure
 from studies.figures.panels import along_and_after
 
 CLAIMS = (
@@ -36,7 +36,6 @@ CLAIMS = (
 FIGURE = Figure(
     name="best",
     title="One change after another: Omniglot, 5-way 1-shot, 5 inner steps",
-    arms=read_arms("best"),
     panels=along_and_after(
         100, along=("reptile", "fomaml", "statistics", "prototypes", "ways-20", "updates")
     ),

@@ -65,10 +65,7 @@ def orderings(figure: Figure, outcomes: Sequence[Outcome]) -> list[dict[str, Any
         return {**found[0], "by_seed": found[1:]}
 
     return [
-        {
-            **asdict(claim),
-            "found": {measured: judge(claim, measured) for measured in start.compared},
-        }
+        {**asdict(claim), "found": {name: judge(claim, name) for name in start.compared}}
         for claim in figure.claims
         if {claim.lower, claim.higher} <= scores.keys()
     ]
@@ -88,7 +85,7 @@ def mean_score(scores: npt.NDArray[np.float64], query_count: int) -> Interval:
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
-    arm, outer = outcome.arm, outcome.recipe.outer
+    arm, outer, query_count = outcome.arm, outcome.recipe.outer, outcome.query_count
     return {
         "name": arm.name,
         "title": arm.title,
@@ -101,11 +98,8 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "task_count": outcome.scores[outcome.compared[0]].shape[1],
         "scores": {
             measured: {
-                **_interval(mean_score(scores, outcome.query_count)),
-                "by_seed": [
-                    _number(mean_score(scores[[seed]], outcome.query_count).mean)
-                    for seed in range(len(scores))
-                ],
+                **_interval(mean_score(scores, query_count)),
+                "by_seed": [_number(mean_score(one, query_count).mean) for one in scores[:, None]],
             }
             for measured, scores in outcome.scores.items()
         },

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,28 @@ class Figure:
 
     name: str
     title: str
-    arms: Sequence[Arm] = ()
     panels: Sequence[Panel] = ()
     claims: Sequence[Claim] = ()
     part: str = "test"
     task_count: int = 1000
     query_count: int = 5
+
+    @cached_property
+    def arms(self) -> Sequence[Arm]:
+        """Read the arms of `studies/rows/NAME.toml`.
+
+        A row with a `key` is a line of several arms, one for each of its `values`.
+        """
+        arms = []
+        for line, row in tomllib.loads((ROWS / f"{self.name}.toml").read_text()).items():
+            label, settings, key = row["title"], row["settings"], row.get("key")
+            if key is None:
+                arms.append(Arm(line, label, settings, line, label))
+            for value in row.get("values", ()):
+                name = f"{line}-{value:g}".replace(".", "-")
+                swept = [*settings, f"{key}={value}"]
+                arms.append(Arm(name, f"{label}, {key} {value:g}", swept, line, label, key))
+        return arms
 
     def recipe(self, arm: Arm, overrides: Sequence[str] = ()) -> AnyRecipe:
         """Return an arm's recipe with further settings over it; raises `RecipeError`."""
@@ -117,23 +134,6 @@ class Job:
     recipe: AnyRecipe
     folder: Path
     trained: bool
-
-
-def read_arms(figure: str) -> Sequence[Arm]:
-    """Read the arms of `studies/rows/FIGURE.toml`.
-
-    A row with a `key` is a line of several arms, one for each of its `values`.
-    """
-    arms = []
-    for line, row in tomllib.loads((ROWS / f"{figure}.toml").read_text()).items():
-        label, settings, key = row["title"], row["settings"], row.get("key")
-        if key is None:
-            arms.append(Arm(line, label, settings, line, label))
-        for value in row.get("values", ()):
-            name = f"{line}-{value:g}".replace(".", "-")
-            swept = [*settings, f"{key}={value}"]
-            arms.append(Arm(name, f"{label}, {key} {value:g}", swept, line, label, key))
-    return arms
 
 
 def plan(figure: Figure, settings: RunSettings) -> list[tuple[Arm, list[Job]]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.figures.command import figure_command
-from studies.figures.figure import START, Claim, Figure, read_arms
+from studies.figures.figure import START, Claim, Figure
 from studies.figures.panels import along_and_after
 
 # What the paper and its authors' blog say of the figure. "No progress" allows 3 points over the
@@ -44,7 +44,6 @@ CLAIMS = (
 FIGURE = Figure(
     name="figure3",
     title="Gradient combinations on Omniglot, 5-way 5-shot",
-    arms=read_arms("figure3"),
     panels=along_and_after(50),
     claims=CLAIMS,
 )

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.common.plots import GREY
 from studies.figures.command import figure_command
-from studies.figures.figure import Claim, Figure, Panel, read_arms
+from studies.figures.figure import Claim, Figure, Panel
 from studies.figures.panels import Drawing
 
 
@@ -88,7 +88,6 @@ CLAIMS = (
 FIGURE = Figure(
     name="figure4",
     title="Shared and separate tails on Omniglot, 5-way 5-shot",
-    arms=read_arms("figure4"),
     panels=(
         Panel(draw_sweep, "(a) inner steps, batches of 25", "inner steps", ("steps-",)),
         Panel(draw_sweep, "(b) batch size, four steps", "inner batch size, examples", ("batch-",)),

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.figures.command import figure_command
-from studies.figures.figure import Claim, Figure, read_arms
+from studies.figures.figure import Claim, Figure
 from studies.figures.panels import along_and_after
 
 # What was expected: v is part of what is learned, and the order of tasks is not.
@@ -33,7 +33,6 @@ CLAIMS = (
 FIGURE = Figure(
     name="preconditioners",
     title="What the inner loop divides its gradients by: Omniglot, 5-way 1-shot",
-    arms=read_arms("preconditioners"),
     panels=along_and_after(100),
     claims=CLAIMS,
 )

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from studies.common.plots import GREY
 from studies.figures.command import figure_command
-from studies.figures.figure import ZERO, Claim, Figure, Panel, read_arms
+from studies.figures.figure import ZERO, Claim, Figure, Panel
 from studies.figures.panels import Drawing, draw_curve
 
 
@@ -62,7 +62,6 @@ CLAIMS = (
 FIGURE = Figure(
     name="sine",
     title="Sine waves from ten points",
-    arms=read_arms("sine"),
     panels=(
         Panel(
             draw_waves,

@@ -2,34 +2,32 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from kshot.bundle import InputSpec, replace_file
+from kshot.bundle import replace_file
 from kshot.bundle.document import plain
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.commands.options import choose_data_folder
-from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.device_images import DevicePixels
 from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.errors import TrainerError, writing
 from kshot.trainer.evaluate.evaluator import Evaluator
-from kshot.trainer.evaluate.learning_curve import MODES, curve_tasks
-from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.evaluate.learning_curve import MODES, Curves, curve_tasks
 from kshot.trainer.loop.image_run import image_training
 from kshot.trainer.loop.run import CHECKPOINT_FILE, Training, TrainingReport, run_training
 from kshot.trainer.output.curve_file import CURVES_FILE
 from kshot.trainer.output.curve_plot import CurvePoint
 from kshot.trainer.recipe.parsing import AnyRecipe
-from kshot.trainer.recipe.recipe import Data, Recipe
+from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.recipe.sine import SineRecipe
 from kshot.trainer.sine.evaluation import sine_fits
 from kshot.trainer.sine.run import sine_training
@@ -42,6 +40,8 @@ Report = Callable[[TrainingReport], None]
 Say = Callable[[str], None]
 # A training, the tasks that it is scored on, and how its result is scored.
 Prepared = tuple[Training, Sequence[object], Callable[[Initialization], Scores]]
+# Reads a part of a data set once for all arms.
+read_once = cache(read_dataset)
 
 
 @dataclass(frozen=True)
@@ -131,28 +131,25 @@ def train_arm(figure: Figure, settings: RunSettings, job: Job, report: Report, s
 def _images(recipe: Recipe, figure: Figure, settings: RunSettings) -> Prepared:
     part, query_count = figure.part, figure.query_count
     folder = choose_data_folder(settings.data_folder)
-    train, unseen = (_dataset(recipe.data, recipe.input, folder, name) for name in ("train", part))
+    train, unseen = (
+        read_once(recipe.data, folder, name, input_spec=recipe.input) for name in ("train", part)
+    )
     manifest = draft_manifest(recipe, train)
     training = image_training(recipe, manifest, train, unseen, settings.device)
-    task_count, along = settings.task_count or figure.task_count, curve_tasks(recipe)
+    pixels = DevicePixels.load(unseen, recipe.input, settings.device)
+    curves = Curves(recipe, manifest, {part: unseen}, {part: pixels})
+    along, task_count = curve_tasks(recipe), settings.task_count or figure.task_count
+    tasks = [unseen.digest, part, task_count, query_count]
     compared = replace(along, task_count=task_count, query_count=query_count, seed=0)
-    deciding: dict[str, object] = {"task_count": task_count, "query_count": query_count, "seed": 0}
-    if part != "test":  # so that scores of earlier builds are known
-        deciding["part"] = part
-
-    def evaluate(start: Initialization, tasks: EvaluationSettings) -> Iterator[tuple[str, Any]]:
-        evaluator = Evaluator(start, manifest, unseen, compiled=settings.compiled)
-        return ((mode.value, found) for mode, found in evaluator.evaluate(tasks, MODES).items())
-
-    def measure(start: Initialization) -> Mapping[str, float]:
-        return {f"accuracy/{part}/{mode}": of.accuracy for mode, of in evaluate(start, along)}
 
     def score(start: Initialization) -> Scores:
-        accuracies = {mode: of.task_accuracies for mode, of in evaluate(start, compared)}
+        evaluator = Evaluator(start, manifest, unseen, pixels=pixels, compiled=settings.compiled)
+        found = evaluator.evaluate(compared, MODES)
+        accuracies = {mode.value: of.task_accuracies for mode, of in found.items()}
         queries = query_count * compared.way
         return {"query_count": queries, "scores": accuracies, "picture": None}
 
-    return replace(training, measure=measure), [unseen.digest, deciding], score
+    return replace(training, measure=curves.measure), tasks, score
 
 
 def _sine(recipe: SineRecipe, settings: RunSettings) -> Prepared:
@@ -175,9 +172,3 @@ def _sine(recipe: SineRecipe, settings: RunSettings) -> Prepared:
         return {"query_count": 0, "scores": scores, "picture": picture}
 
     return sine_training(recipe, settings.device), [plain(recipe.evaluation)], score
-
-
-@cache
-def _dataset(data: Data, spec: InputSpec, data_folder: Path, part: str) -> ImageDataset:
-    """Read a part once for all arms; raises `DataError`."""
-    return read_dataset(data, data_folder, part, input_spec=spec)

@@ -29,7 +29,7 @@ def noise(seed: int) -> ImageDataset:
 def noise_is_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read each part of any data set as a few images of noise."""
     sets = {part: noise(seed) for seed, part in enumerate(("train", "test", "val"))}
-    monkeypatch.setattr(training, "_dataset", lambda _data, _spec, _folder, part: sets[part])
+    monkeypatch.setattr(training, "read_once", lambda _data, _folder, part, **_: sets[part])
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ def outcome(name: str, *seeds: tuple[float, ...]) -> Outcome:
 
 def figure(*claims: Claim) -> Figure:
     panel = Panel(draw_final, "at the end", "accuracy, %", ("a", "b"))
-    return Figure("f", "F", (arm("a"), arm("b")), (panel,), claims)
+    return Figure("f", "F", (panel,), claims)
 
 
 CPU = torch.device("cpu")
