@@ -3,7 +3,7 @@
     def draw(figure):
         panels = figure.subplots(1, 2)
         look = Look("Reptile", *LOOKS[0])
-        panels[0].errorbar(xs, means, half_widths, **look.style)
+        panels[0].errorbar(xs, means, half_widths, **vars(look))
         step_ticks(panels[0], [0, 1, 2, 5])
         legend_below(figure, panels)
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kshot.trainer.output.plotting import figure_of, write_png
 
@@ -44,24 +44,13 @@ HANDLE_CHARACTERS = 8  # a line's sample and the space around it
 
 @dataclass(frozen=True)
 class Look:
-    """How a line is named and drawn, in every panel."""
+    """How a line is named and drawn, in every panel, by the arguments of matplotlib."""
 
     label: str
-    colour: str
-    dashes: str = "-"
+    color: str
+    linestyle: str = "-"
     marker: str = "o"
-    width: float = 1.5
-
-    @property
-    def style(self) -> dict[str, Any]:
-        """Return the arguments of matplotlib's functions that draw a line."""
-        return {
-            "color": self.colour,
-            "linestyle": self.dashes,
-            "linewidth": self.width,
-            "marker": self.marker,
-            "label": self.label,
-        }
+    linewidth: float = 1.5
 
 
 def step_ticks(axes: Axes, step_counts: Sequence[int]) -> None:
@@ -81,7 +70,7 @@ def log_ticks(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:
     axis.set_major_formatter("{x:g}")
 
 
-def legend_below(figure: Figure, panels: Iterable[Axes], most_columns: int = 5) -> None:
+def legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
     """Explain the labelled lines of all panels below them, each label once."""
     handles: dict[str, Artist] = {
         label: handle
@@ -94,12 +83,11 @@ def legend_below(figure: Figure, panels: Iterable[Axes], most_columns: int = 5) 
         handles.values(),
         handles.keys(),
         loc="outside lower center",
-        ncols=min(max(fitting, 1), most_columns),
+        ncols=min(max(fitting, 1), 5),
         fontsize="small",
     )
 
 
 def save_plot(path: Path, draw: Callable[[Figure], None], *, width: float, height: float) -> None:
     """Draw a figure of this size in inches and write it as a PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_png(path, figure_of(draw, width=width, height=height))

@@ -11,26 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studies.common import plots
-from studies.common.plots import Look, log_ticks, save_plot, step_ticks
+from studies.common.plots import BLUE, GREEN, GREY, PINK, RED, SKY, YELLOW, Look
 from studies.common.results import Result, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AXES = ("batch_norm_mode", "preconditioner", "head", "scope", "step_count")
-COLOURS = {
-    "carried": plots.BLUE,
-    "frozen": plots.RED,
-    "fresh": plots.GREEN,
-    "sgd": plots.PINK,
-    "head trained": plots.BLUE,
-    "head prototype": plots.YELLOW,
-    "head zero": plots.SKY,
-    "scope all": plots.BLUE,
-    "scope head": plots.GREY,
+# How a line that differs from the defaults on an axis is drawn: dashes, and a colour by its value.
+LINES = {
+    "preconditioner": ("-", {"carried": BLUE, "frozen": RED, "fresh": GREEN, "sgd": PINK}),
+    "head": ("--", {"trained": BLUE, "prototype": YELLOW, "zero": SKY}),
+    "scope": (":", {"all": BLUE, "head": GREY}),
 }
-DASHES = {"preconditioner": "-", "head": "--", "scope": ":"}
-MODES = ("support", "support_and_query", "transductive")
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,7 @@ def plot_sweep(path: Path, result: Result) -> None:
     Errors are on a logarithmic scale; no error at all is drawn as half a wrong answer.
     """
     sweep, of = Sweep.of(result), result.settings
-    modes = [mode for mode in MODES if any(row["batch_norm_mode"] == mode for row in sweep.rows)]
+    modes = sorted({row["batch_norm_mode"] for row in sweep.rows})
     step_counts = sorted({row["step_count"] for row in sweep.rows})
     least = 50 / float(of["tasks"] * of["queries"] * of["way"])
     sizes = f"{of['way']}-way {of['shot']}-shot, {of['tasks']} tasks"
@@ -115,47 +108,41 @@ def plot_sweep(path: Path, result: Result) -> None:
         for column, mode in enumerate(modes):
             errors, calibration, times = (panels[row][column] for row in range(3))
             for look, rows in _lines(sweep, mode):
-                style = {**look.style, "markersize": 3.5}
+                style = {**vars(look), "markersize": 3.5}
                 steps, missed = [row["step_count"] for row in rows], list(map(error, rows))
                 errors.plot(steps, missed, **style)
                 calibration.plot(steps, [max(row["ece"], 1e-3) for row in rows], **style)
                 times.plot([row["ms_per_task"] for row in rows], missed, **style)
             for nil in sweep.baselines(mode):
-                errors.plot([0], [error(nil)], "*", color="black", markersize=10, zorder=5)
-                times.plot([nil["ms_per_task"]], [error(nil)], "*", color="black", markersize=10)
+                star = {"color": "black", "markersize": 10, "label": "NIL: no head, no step"}
+                errors.plot([0], [error(nil)], "*", zorder=5, **star)
+                times.plot([nil["ms_per_task"]], [error(nil)], "*", **star)
             errors.set_title(mode)
             for panel in (errors, calibration):
-                step_ticks(panel, step_counts)
+                plots.step_ticks(panel, step_counts)
             times.set_xscale("log")
             low, high = times.get_xlim()
-            log_ticks(times.xaxis, (1, 2, 5) if high < 100 * low else (1, 3))
+            plots.log_ticks(times.xaxis, (1, 2, 5) if high < 100 * low else (1, 3))
             times.set_xlabel("milliseconds of a task, adaptation and answers")
         for row, name in enumerate(("error, %", "expected calibration error", "error, %")):
             panels[row][0].set_ylabel(name)
             for panel in panels[row]:
                 panel.set_yscale("log")
-                log_ticks(panel.yaxis)
+                plots.log_ticks(panel.yaxis)
                 panel.grid(alpha=0.3)
-        handles, labels = panels[0][0].get_legend_handles_labels()
-        star = panels[0][0].plot([], [], "*", color="black")[0]
-        figure.legend(
-            [*handles, star],
-            [*labels, "NIL: no head, no step"],
-            loc="outside lower center",
-            ncols=min(len(handles) + 1, 5),
-        )
+        plots.legend_below(figure, panels[0])
         figure.suptitle(f"{result.provenance.bundle}: {sizes} of {result.more['data']}")
 
-    save_plot(path, draw, width=12.0, height=10.5)
+    plots.save_plot(path, draw, width=12.0, height=10.5)
 
 
 def _lines(sweep: Sweep, mode: str) -> Iterator[tuple[Look, Sequence[Row]]]:
     """Go over the defaults and everything that differs from them on one of three axes."""
     label = "{preconditioner}, head {head}, scope {scope}: the defaults".format(**sweep.defaults)
-    yield Look(label, "black", width=2.6), sweep.where("step_count", batch_norm_mode=mode)
-    for axis, dashes in DASHES.items():
+    yield Look(label, "black", linewidth=2.6), sweep.where("step_count", batch_norm_mode=mode)
+    for axis, (dashes, colours) in LINES.items():
         for value in dict.fromkeys(row[axis] for row in sweep.rows if not row["baseline"]):
             rows = sweep.where("step_count", batch_norm_mode=mode, **{axis: value})
             if value != sweep.defaults[axis] and rows:
                 label = value if axis == "preconditioner" else f"{axis} {value}"
-                yield Look(label, COLOURS[label], dashes, width=1.4), rows
+                yield Look(label, colours[value], dashes, linewidth=1.4), rows

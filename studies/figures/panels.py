@@ -48,7 +48,7 @@ class Drawing:
     ) -> None:
         """Draw scores joined by a line, with a bar for each interval."""
         means, errors = zip(*scores, strict=True)
-        self.axes.errorbar(xs, means, errors, markersize=4, capsize=2, **look.style)
+        self.axes.errorbar(xs, means, errors, markersize=4, capsize=2, **vars(look))
 
     def name_score(self) -> None:
         """Write on the y axis which score is drawn."""
@@ -67,10 +67,10 @@ def draw_curve(to: Drawing) -> None:
         # None, what was not finite, becomes NaN, which is not drawn.
         points = [[point.get(key) for point in curve] for curve in outcome.curves]
         values = (100 if to.part else 1) * np.array(points, dtype=np.float64)
-        to.axes.plot(xs, values.mean(axis=0), look.dashes, color=look.colour, label=look.label)
+        to.axes.plot(xs, values.mean(axis=0), look.linestyle, color=look.color, label=look.label)
         if len(points) > 1:
             low, high = values.min(axis=0), values.max(axis=0)
-            to.axes.fill_between(xs, low, high, color=look.colour, alpha=0.12, linewidth=0)
+            to.axes.fill_between(xs, low, high, color=look.color, alpha=0.12, linewidth=0)
     to.name_score()
     if not to.part:
         to.axes.set_yscale("log")
@@ -80,7 +80,7 @@ def draw_final(to: Drawing) -> None:
     """Draw each arm's final score with its interval, one below the other."""
     for row, (look, (outcome, *_)) in enumerate(to.lines):
         mean, error = to.score(outcome)
-        to.axes.errorbar(mean, row, xerr=error, fmt=look.marker, color=look.colour, capsize=3)
+        to.axes.errorbar(mean, row, xerr=error, fmt=look.marker, color=look.color, capsize=3)
     to.axes.axvline(to.score(to.start)[0], color=GREY, linestyle=":", label="before training")
     labels = [look.label for look, _ in to.lines]
     to.axes.set_yticks(range(len(labels)), labels, fontsize="small")

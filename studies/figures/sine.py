@@ -31,8 +31,8 @@ def draw_waves(to: Drawing) -> None:
     axes.plot(wave["support_x"], wave["support_y"], "k^", markersize=6, label="support set")
     for look, (outcome, *_) in to.lines:
         before, *_, after = (outcome.picture or {})["fits"].values()
-        axes.plot(x, before, ":", color=look.colour)
-        axes.plot(x, after, "-", color=look.colour, label=look.label)
+        axes.plot(x, before, ":", color=look.color)
+        axes.plot(x, after, "-", color=look.color, label=look.label)
     axes.set_ylabel("y")
 
 
