@@ -15,15 +15,8 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kshot.bundle import BatchNormMode
-from studies.common.evaluation import (
-    Evaluation,
-    Pair,
-    deciding_answers,
-    find_builtin,
-    measure_modes,
-    read_pairs,
-)
+from kshot.bundle import BatchNormMode, builtin_bundle, load_bundle
+from studies.common.evaluation import Evaluation, Pair, measure_modes, read_pairs
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, read_results
 from studies.common.runner import Options, chosen, run_work, study_options
@@ -49,8 +42,8 @@ def command(options: Options) -> None:
 
 def evaluation(pair: Pair) -> Evaluation:
     """Return what is evaluated: a pair by its bundle's defaults, in every mode."""
-    bundle, words = find_builtin(pair.bundle), ("--batch-norm-mode", "MODE")
-    deciding = deciding_answers(bundle, pair.tasks)
+    bundle, words = load_bundle(builtin_bundle(pair.bundle)), ("--batch-norm-mode", "MODE")
+    deciding = pair.tasks.deciding_answers(bundle)
     return Evaluation(pair.name, bundle, pair.bundle, pair.tasks, words, deciding)
 
 

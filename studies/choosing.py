@@ -17,11 +17,11 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kshot.bundle import Manifest
+from kshot.bundle import Manifest, builtin_bundle, load_bundle
 from kshot.trainer.commands.evaluation_session import Session
 from kshot.trainer.evaluate.evaluator import Report
 from kshot.trainer.evaluate.sweep import Axes, SweepRow, run_sweep
-from studies.common.evaluation import Evaluation, Pair, deciding_answers, find_builtin, read_pairs
+from studies.common.evaluation import Evaluation, Pair, read_pairs
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, Row, read_results, result_path
 from studies.common.runner import Found, Options, chosen, run_work, study_options
@@ -58,7 +58,7 @@ def command(options: Options) -> None:
 
 def evaluation(pair: Pair, compiled: bool) -> Evaluation:
     """Return what is swept: all choices of a bundle on a pair's tasks."""
-    bundle = find_builtin(pair.bundle)
+    bundle = load_bundle(builtin_bundle(pair.bundle))
     axes = all_choices(bundle.manifest)
     words = (
         *("--step-counts", ",".join(map(str, axes.step_counts))),
@@ -66,7 +66,7 @@ def evaluation(pair: Pair, compiled: bool) -> Evaluation:
         *("--compile" if compiled else "--no-compile", "--sweep", "OUT"),
     )
     swept = {"step_counts": axes.step_counts, "compiled": compiled}
-    deciding = {**deciding_answers(bundle, pair.tasks), **swept}
+    deciding = {**pair.tasks.deciding_answers(bundle), **swept}
     return Evaluation(pair.name, bundle, pair.bundle, pair.tasks, words, deciding)
 
 

@@ -17,18 +17,11 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kshot.bundle import (
-    BatchNormMode,
-    Bundle,
-    Head,
-    Manifest,
-    Preconditioner,
-    Provenance,
-    load_bundle,
-)
+from kshot.bundle import Bundle, Manifest, builtin_bundle, load_bundle
+from kshot.bundle.choices import BatchNormMode, Head, Preconditioner
 from kshot.bundle.manifest import WEIGHTS_FILE
 from kshot.trainer.recipe.files import list_recipes, load_image_recipe, load_recipe
-from studies.common.evaluation import Evaluation, Tasks, find_builtin, measure_modes
+from studies.common.evaluation import Evaluation, Tasks, measure_modes
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, read_results
 from studies.common.rows import read_rows
@@ -44,8 +37,6 @@ ALGORITHMS = {"reptile": "Reptile", "fomaml": "first-order MAML", "maml": "MAML"
 # The tables by how their rows are named, in the order of the page.
 TABLES = {"omniglot": "o", "best": "best", "mini-imagenet": "m", "cifar-fs": "cifar"}
 HEAD = ("row", "algorithm", "tasks", "meta-iterations", *(f"`{mode}`, %" for mode in BatchNormMode))
-Results = Mapping[str, Result]
-Fractions = Mapping[BatchNormMode, float]
 
 
 @dataclass(frozen=True)
@@ -63,8 +54,8 @@ class Target:
     tasks: Tasks
     any_training: bool
     modes: tuple[BatchNormMode, ...]
-    published: Fractions
-    gates: Fractions
+    published: Mapping[BatchNormMode, float]
+    gates: Mapping[BatchNormMode, float]
     decisive_count: int
     batch_size: int | None = None
 
@@ -78,9 +69,9 @@ class Target:
         """Return the algorithm of the training."""
         return self.name.partition("-")[2] or "reptile"
 
-    def answered_by(self, provenance: Provenance) -> bool:
-        """Tell whether a bundle of this origin answers the row."""
-        data = load_image_recipe(self.recipe).data
+    def answered_by(self, manifest: Manifest) -> bool:
+        """Tell whether a bundle of this training answers the row."""
+        data, provenance = load_image_recipe(self.recipe).data, manifest.provenance
         trained = (provenance.recipe, provenance.algorithm) == (self.recipe, self.algorithm)
         same_data = (provenance.dataset, provenance.split) == (data.dataset, data.split)
         return same_data and (trained or self.any_training)
@@ -105,7 +96,7 @@ def command(options: Options, paths: Sequence[str]) -> None:
         results = read_results(STUDY, targets(), options.out)
         write_blocks(DOCS / "reproduction.md", page_blocks(results))
         return
-    bundles = [load_bundle(Path(path)) for path in paths] or [find_builtin(of) for of in BUILTIN]
+    bundles = [load_bundle(Path(path)) for path in paths or map(builtin_bundle, BUILTIN)]
     asked = answered(chosen(targets(), options), bundles)
     if not asked:
         known = ", ".join(bundle.manifest.name for bundle in bundles)
@@ -125,7 +116,7 @@ def answered(targets: Iterable[Target], bundles: Sequence[Bundle]) -> list[tuple
     return [
         (target, answering[0])
         for target in targets
-        if (answering := [of for of in bundles if target.answered_by(of.manifest.provenance)])
+        if (answering := [of for of in bundles if target.answered_by(of.manifest)])
     ]
 
 
@@ -140,15 +131,9 @@ def evaluation(target: Target, bundle: Bundle, *, ships: bool) -> Evaluation:
         "meta_iterations": provenance.meta_iterations,
         "training_seed": provenance.seed,
     }
-    return Evaluation(
-        target.name,
-        bundle,
-        manifest.name if ships else "BUNDLE",
-        target.tasks,
-        ("--batch-norm-mode", "MODE"),
-        deciding,
-        adaptation_for(target, manifest),
-    )
+    name, words = manifest.name if ships else "BUNDLE", ("--batch-norm-mode", "MODE")
+    adaptation = adaptation_for(target, manifest)
+    return Evaluation(target.name, bundle, name, target.tasks, words, deciding, adaptation)
 
 
 def adaptation_for(target: Target, manifest: Manifest) -> Mapping[str, Any]:
@@ -172,7 +157,7 @@ def adaptation_for(target: Target, manifest: Manifest) -> Mapping[str, Any]:
     return adaptation
 
 
-def page_blocks(results: Results) -> Mapping[str, str]:
+def page_blocks(results: Mapping[str, Result]) -> Mapping[str, str]:
     """Return the text of each block: a table for each data set, and what is missing."""
     lines: dict[str, list[list[str]]] = {prefix: [] for prefix in TABLES.values()}
     for target in targets().values():
@@ -222,7 +207,7 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}"
 
 
-def _missing(results: Results) -> str:
+def _missing(results: Mapping[str, Result]) -> str:
     """List what was not measured by its reason."""
     reasons: dict[str, list[str]] = {}
     for target in targets().values():

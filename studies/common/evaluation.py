@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
-from kshot.bundle import BatchNormMode, Bundle, builtin_bundle, load_bundle
+from kshot.bundle import BatchNormMode, Bundle
 from kshot.bundle.document import plain
 from kshot.bundle.manifest import WEIGHTS_FILE
 from kshot.trainer.commands.evaluate import command as kshot_evaluate
@@ -18,8 +18,6 @@ from studies.common.runner import SEED, Found, Options, Work
 
 # The parts of a manifest that decide logits.
 DECIDING = ("network", "input", "inner_loop", "batch_norm", "head", "scope")
-# Measures the tasks of a session.
-Measure = Callable[[Session, Report], Found]
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,22 @@ class Tasks:
     dataset: str | None = None
     split: str | None = None
 
+    def deciding_answers(self, bundle: Bundle) -> Mapping[str, Any]:
+        """Return what decides the answers to these tasks by a bundle's defaults.
+
+        That is the weights, most of the manifest, and the tasks' temperatures by batch-norm mode.
+        The card, the table of accuracies and other temperatures may change without it.
+        """
+        manifest = bundle.manifest
+        return {
+            "weights_digest": manifest.files[WEIGHTS_FILE].sha256,
+            **{name: plain(getattr(manifest, name)) for name in DECIDING},
+            "temperatures": {
+                mode: manifest.temperature(mode, self.way, self.way * self.shot)
+                for mode in manifest.batch_norm.allowed
+            },
+        }
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -45,7 +59,7 @@ class Pair:
 
 
 # Reads the pairs of a study, by their names.
-read_pairs = cache(partial(read_rows, kind=Pair))
+read_pairs = cache(partial(read_rows, "bundles", Pair))
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ class Evaluation:
     deciding: Mapping[str, Any]
     adaptation: Mapping[str, Any] = field(default_factory=dict)
 
-    def work(self, measure: Measure, options: Options) -> Work:
+    def work(self, measure: Callable[[Session, Report], Found], options: Options) -> Work:
         """Return the work of measuring this, on as many tasks as the options ask for.
 
         What is measured is what the words of the command ask for.
@@ -106,33 +120,10 @@ def measure_modes(
     modes: Sequence[BatchNormMode], columns: Sequence[str], session: Session, report: Report
 ) -> Found:
     """Adapt once and answer in every mode; a row for each, of these fields of its result."""
-    found = session.evaluator().evaluate(
-        session.settings, modes, episodes=session.episodes, report=report
-    )
+    evaluator, episodes = session.evaluator(), session.episodes
+    found = evaluator.evaluate(session.settings, modes, episodes=episodes, report=report)
     rows = []
     for mode, result in found.items():
         fields = {name.removesuffix("_count"): getattr(result, name) for name in columns}
         rows.append({"batch_norm": mode.value, **fields})
     return rows, {}
-
-
-def find_builtin(name: str) -> Bundle:
-    """Load a bundle that ships with the package; raises `BundleError` if there is none."""
-    return load_bundle(builtin_bundle(name))
-
-
-def deciding_answers(bundle: Bundle, tasks: Tasks) -> Mapping[str, Any]:
-    """Return what decides the answers to tasks by a bundle's defaults.
-
-    That is the weights, most of the manifest, and the tasks' temperatures by batch-norm mode. The
-    card, the table of accuracies and other temperatures may change without it.
-    """
-    manifest = bundle.manifest
-    return {
-        "weights_digest": manifest.files[WEIGHTS_FILE].sha256,
-        **{name: plain(getattr(manifest, name)) for name in DECIDING},
-        "temperatures": {
-            mode: manifest.temperature(mode, tasks.way, tasks.way * tasks.shot)
-            for mode in manifest.batch_norm.allowed
-        },
-    }

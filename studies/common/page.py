@@ -21,10 +21,8 @@ def replace_blocks(page: str, blocks: Mapping[str, str]) -> str:
     Raises `ClickException` unless the page has these markers exactly once.
     """
     for name, text in blocks.items():
-        pattern = (
-            rf"(?s)(<!-- {re.escape(name)}: [^\n]*-->\n).*?(<!-- end of {re.escape(name)} -->)"
-        )
-        parts = re.split(pattern, page)
+        mark = re.escape(name)
+        parts = re.split(rf"(?s)(<!-- {mark}: [^\n]*-->\n).*?(<!-- end of {mark} -->)", page)
         if len(parts) != 4:
             found = len(parts) // 3
             raise click.ClickException(f"markers of {name}: expected once in the page, got {found}")

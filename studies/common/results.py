@@ -24,7 +24,6 @@ from kshot.bundle import Bundle, replace_file
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "studies" / "results"
 DOCS = ROOT / "docs"
-VERSIONS = ("python", "kshot", "torch", "numpy")
 
 Row = Mapping[str, Any]
 
@@ -63,7 +62,7 @@ class Result:
 
 
 def provenance(
-    command: str, *, seeds: Sequence[int], device: torch.device, bundle: Bundle | None = None
+    command: str, seeds: Sequence[int], device: torch.device, bundle: Bundle | None = None
 ) -> Provenance:
     """Describe this run: the checkout's commit, the processor and the versions."""
     found: Mapping[str, Any] = environment()
@@ -72,7 +71,7 @@ def provenance(
         commit=found["commit"],
         seeds=list(seeds),
         processor=found["gpu" if device.type == "cuda" else "cpu"],
-        versions={name: str(found[name]) for name in VERSIONS},
+        versions={name: str(found[name]) for name in ("python", "kshot", "torch", "numpy")},
         bundle=None if bundle is None else bundle.manifest.name,
         bundle_digest=None if bundle is None else bundle.digest,
     )
@@ -88,12 +87,11 @@ def write_result(path: Path, result: Result) -> None:
     document = asdict(result)
     rows = document.pop("rows")
     document["columns"] = columns = list(rows[0])
-    if any(list(row) != columns for row in rows):
-        raise ValueError(f"{path}: expected rows with the same keys, got others than {columns}")
     if not document["more"]:
         del document["more"]
     head = json.dumps(document, indent=1, allow_nan=False)
-    lines = ",\n  ".join(json.dumps(list(row.values()), allow_nan=False) for row in rows)
+    cells = ([row[name] for name in columns] for row in rows)
+    lines = ",\n  ".join(json.dumps(row, allow_nan=False) for row in cells)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, f'{head[:-2]},\n "rows": [\n  {lines}\n ]\n}}\n'.encode())
 

@@ -1,4 +1,4 @@
-"""What a study measures, as data: the rows of `studies/rows/STUDY.toml`."""
+"""What a study measures, as data: the rows of `studies/rows/NAME.toml`."""
 
 import tomllib
 from collections.abc import Mapping
@@ -12,16 +12,17 @@ ROWS = Path(__file__).parents[1] / "rows"
 Kind = TypeVar("Kind")
 
 
-def read_rows(study: str, kind: type[Kind]) -> Mapping[str, Kind]:
-    """Read the rows of a study by their names, which are the first cells.
+def read_rows(name: str, kind: type[Kind], table: str | None = None) -> Mapping[str, Kind]:
+    """Read the rows of a file, or of one of its tables, by their names: the first cells.
 
     A file is a table or has several `tables`, with values for all of them above. A table has
     `columns`, `rows`, and values for all of its rows. The column `tasks.way` is the field `way` of
     `tasks`. A row may leave out its last columns.
     """
-    shared, found = tomllib.loads((ROWS / f"{study}.toml").read_text()), {}
-    for table in shared.pop("tables", [{}]):
-        common = {**shared, **table}
+    shared, found = tomllib.loads((ROWS / f"{name}.toml").read_text()), {}
+    tables = shared.pop("tables", {"": {}})
+    for own in tables.values() if table is None else [tables[table]]:
+        common = {**shared, **own}
         columns, rows = common.pop("columns"), common.pop("rows")
         for cells in rows:
             values = deepcopy(common)

@@ -116,9 +116,7 @@ def run_work(study: str, work: Work, options: Options) -> Result:
         now = replace(kept.provenance, command=work.command, bundle_digest=digest)
         result = replace(kept, provenance=now)
     else:
-        made_with = provenance(
-            work.command, seeds=[SEED], device=options.device, bundle=work.bundle
-        )
+        made_with = provenance(work.command, [SEED], options.device, work.bundle)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows, more = work.measure()
         result = Result(study, work.name, made_with, settings, rows, more)

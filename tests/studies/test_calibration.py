@@ -41,7 +41,7 @@ def measure(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Me
     """Run the command with a small bundle in the place of those that ship, on 3 tasks."""
 
     def run(*arguments: str, by: Path = bundle) -> Result:
-        monkeypatch.setattr(calibration, "find_builtin", lambda _name: load_bundle(by))
+        monkeypatch.setattr(calibration, "builtin_bundle", lambda _name: by)
         common = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
         common += ["--device", "cpu", "--no-compile"]
         common += [] if "--tasks" in arguments else ["--tasks", "3"]

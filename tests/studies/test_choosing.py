@@ -41,7 +41,7 @@ def sweep(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSw
     monkeypatch.setattr(choosing, "all_choices", few)
 
     def run(*arguments: str, by: Path = small) -> Result:
-        monkeypatch.setattr(choosing, "find_builtin", lambda _name: load_bundle(by))
+        monkeypatch.setattr(choosing, "builtin_bundle", lambda _name: by)
         common = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu"]
         common += ["--no-compile"]
         common += [] if "--tasks" in arguments else ["--tasks", "3"]
@@ -128,7 +128,7 @@ def test_what_decides_the_answers_decides_whether_a_sweep_is_kept(pack_small: Pa
 
     def deciding(*settings: str, **changes: object) -> object:
         bundle = load_bundle(pack_small("omniglot-5way", *settings, **changes))
-        return choosing.deciding_answers(bundle, tasks)
+        return tasks.deciding_answers(bundle)
 
     own = deciding()
     assert deciding(version=2, calibration=fitted) == own

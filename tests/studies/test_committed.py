@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from kshot.bundle import BatchNormMode, EvaluationRow
+from kshot.bundle import BatchNormMode, EvaluationRow, builtin_bundle, load_bundle
 from kshot.trainer.recipe.files import list_recipes, load_recipe
 from studies import calibration, choosing, reproduction, short_recipes
-from studies.common.evaluation import Evaluation, find_builtin, read_pairs
+from studies.common.evaluation import Evaluation, read_pairs
 from studies.common.page import replace_blocks
 from studies.common.results import DOCS, RESULTS, Result, Row, read_results, result_path
 from studies.common.runner import Options
@@ -23,7 +23,7 @@ from studies.short_recipes import short_runs
 SWEPT, CALIBRATED = read_pairs("choosing"), read_pairs("calibration")
 OPTIONS = Options("", None, None, torch.device("cpu"), None, False, RESULTS, False)
 REPRODUCED = read_results("reproduction", targets())
-BUNDLES = [find_builtin(name) for name in BUILTIN]
+BUNDLES = [load_bundle(builtin_bundle(name)) for name in BUILTIN]
 
 
 def evaluation_of(study: str, name: str) -> Evaluation:
@@ -97,7 +97,7 @@ def told_of(result: Result, row: Row) -> list[EvaluationRow]:
 
     The number of queries of a task matters only where they are normalized together.
     """
-    manifest = find_builtin(str(result.provenance.bundle)).manifest
+    manifest = load_bundle(builtin_bundle(str(result.provenance.bundle))).manifest
     of = result.settings
     if of["batch_size"] != min(manifest.default_batch_size(of["way"]), of["way"] * of["shot"]):
         return []

@@ -145,7 +145,7 @@ def test_bundle_that_is_calibrated_or_ships_later_keeps_its_accuracies(
     reproduce("--only", "o15", "--bundle", str(before))
     first = measured("o15")
     monkeypatch.setattr(reproduction, "BUILTIN", ("omniglot",))
-    monkeypatch.setattr(reproduction, "find_builtin", lambda _name: after)
+    monkeypatch.setattr(reproduction, "builtin_bundle", lambda _name: after.path)
     done = reproduce("--only", "o15")
     renewed = measured("o15")
 
