@@ -24,6 +24,7 @@ from kshot.bundle import (
     Weights,
     write_bundle,
 )
+from kshot.engine.device import LAUNCH_WIDTHS
 from kshot.engine.models import LoadedModel, load_models
 from kshot.engine.slot_tasks import step_spec
 from kshot.engine.task import EngineTask
@@ -66,8 +67,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> Bund
 
 @pytest.fixture(scope="session")
 def perceptron_bundle(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> Bundle:
-    """A bundle whose step compiles in half the time of a convolution's."""
-    network = NetworkSpec("mlp", {"hidden_units": 16})
+    """A bundle whose step compiles in a third of the time of a convolution's."""
+    network = NetworkSpec("mlp", {"hidden_units": 16, "hidden_layers": 1})
     return _write_small(tmp_path_factory.mktemp("perceptron"), manifest, network)
 
 
@@ -148,10 +149,11 @@ def perceptron(perceptron_bundle: Bundle) -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def default_step(perceptron: LoadedModel) -> StepSpec:
-    """The step of its defaults, compiled: engines only load it."""
-    spec = step_spec(perceptron, blank_task(perceptron)).of_tasks(1)
-    StepCache.open(default_cache_folder()).compile(spec, perceptron.device)
-    return spec
+    """The step of its defaults, compiled for each width of a launch: engines only load it."""
+    spec, cache = step_spec(perceptron, blank_task(perceptron)), default_cache_folder()
+    for width in LAUNCH_WIDTHS["cpu"]:
+        StepCache.open(cache).compile(spec.of_tasks(width), perceptron.device)
+    return spec.of_tasks(1)
 
 
 @pytest.fixture

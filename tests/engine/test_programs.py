@@ -18,13 +18,16 @@ def test_a_failure_is_logged_with_the_helper_s_reason(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The compiler that is found does not work; those who wait go on without a compiled step."""
-    compiler = tmp_path / "g++"
-    compiler.write_text("#!/bin/sh\nexit 1\n")
+    """The compiler that is found talks and fails; those who wait go on without a compiled step.
+
+    The reason comes on the helper's standard output, where the compiler's talk must not go.
+    """
+    compiler, cache = tmp_path / "g++", tmp_path / "cache"
+    compiler.write_text("#!/bin/sh\necho noise\necho more noise >&2\nexit 1\n")
     compiler.chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    programs = Programs(StepCache.open(tmp_path / "cache"), model.device)
+    programs = Programs(StepCache.open(cache), model.device)
 
     with caplog.at_level(logging.WARNING):
         programs.wait([small_step])
@@ -33,6 +36,7 @@ def test_a_failure_is_logged_with_the_helper_s_reason(
     (record,) = caplog.records
     assert record.getMessage() == "compile_failed"
     assert record.fields["reason"].startswith("the inner step cannot be compiled: ")  # type: ignore[attr-defined]  # what the engine adds
+    assert not list(cache.glob("*.pt2"))
     programs.close()
 
 

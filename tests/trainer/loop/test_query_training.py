@@ -202,9 +202,10 @@ def test_it_learns(
 def test_compiled_it_trains_the_same(
     small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
 ) -> None:
-    recipe = small_recipe(
-        *BASE, *PROTOTYPE, *SUPPORT, "inner.step_count=2", "outer.meta_batch=stacked"
-    )
+    """A perceptron's programs compile in a third of the time of a convolution's."""
+    network = "network={name='mlp', arguments={hidden_units=8, hidden_layers=1}}"
+    steps = "inner.step_count=2"
+    recipe = small_recipe(*BASE, *PROTOTYPE, *SUPPORT, steps, "outer.meta_batch=stacked", network)
     loop = image_loop(recipe, patterns(), CPU)
     state = first_state(loop, CPU)
     said: list[str] = []
