@@ -6,13 +6,15 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kshot.__main__ import main
+from kshot.bench.serve import serve
 from kshot.bench.serve.server_process import ServerProcess
 from kshot.client import Client
 
@@ -130,6 +132,20 @@ def test_people_get_a_table(server: ServerProcess, capsys: pytest.CaptureFixture
     assert "closed loop, concurrency 1" in captured.err
 
 
+@pytest.fixture
+def own_server(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hand a bench the shared server as its own, and delete what it leaves there.
+
+    `test_a_stopped_bench_stops_its_server` holds that a bench starts and stops one.
+    """
+    monkeypatch.setattr(serve, "running_server", lambda *_: nullcontext(server))
+    yield
+    with Client(server.address, timeout=60) as client:
+        for adapted in client.list():
+            client.delete(adapted.id)
+
+
+@pytest.mark.usefixtures("own_server")
 def test_memory_is_measured_of_an_own_server(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--memory", "--models", "3", "--rounds", "4", "--device", "cpu", "--json"]
 
@@ -238,9 +254,10 @@ def test_the_models_limits_are_one_line(
     assert said in captured.err
 
 
+@pytest.mark.usefixtures("own_server")
 def test_processor_time_of_an_own_server(capsys: pytest.CaptureFixture[str]) -> None:
-    """A second is long enough for the system's ticks of 10 ms."""
-    arguments = ["--device", "cpu", "--concurrency", "2", "--seconds", "1", "--json"]
+    """Half a second is long enough for the system's ticks of 10 ms."""
+    arguments = ["--device", "cpu", "--concurrency", "2", *QUICK, "--seconds", "0.5", "--json"]
 
     assert main(["bench", "serve", *arguments]) == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,7 +19,9 @@ from kshot.learner import Conv4, Initialization, initial_parameters, layout_of
 from kshot.trainer.loop.outer_state import OuterState
 from kshot.trainer.recipe.files import load_image_recipe
 
-limit_jax_threads(1)  # before the first use of JAX in this process
+# Both before the first use of JAX in this process. Its compiler takes longer than what it compiles.
+limit_jax_threads(1)
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_jax_takes_kshots_steps(
 
 
 def test_each_adaptation_starts_anew(make_task: MakeTask) -> None:
-    adapt = jax_adapt(make_task(step_count=3))
+    adapt = jax_adapt(make_task(step_count=20))  # for which JAX has compiled already
 
     (first, first_losses), (second, second_losses) = adapt(), adapt()
 
