@@ -26,7 +26,7 @@ ONLY = ("--only", "omniglot-1shot")
 
 @pytest.fixture
 def small(pack_small: PackSmall) -> Path:
-    return pack_small("omniglot-5way", "serving.step_count=10")
+    return pack_small("omniglot-5way", "serving.step_count=3")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def sweep(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSw
 
     def few(manifest: Manifest) -> object:
         kinds = (Preconditioner.CARRIED, Preconditioner.SGD)
-        axes = replace(all_choices(manifest), step_counts=(0, 2, 10), preconditioners=kinds)
+        axes = replace(all_choices(manifest), step_counts=(0, 2, 3), preconditioners=kinds)
         return replace(axes, heads=(Head.TRAINED, Head.PROTOTYPE))
 
     monkeypatch.setattr(choosing, "all_choices", few)
@@ -71,9 +71,9 @@ def test_pair_is_swept_over_all_choices(sweep: RunSweep, swept: Swept, tmp_path:
     picture = tmp_path / "out" / "choosing" / "omniglot-1shot.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     read = Sweep.of(found)
-    assert list(read.defaults.values()) == ["support", "carried", "trained", "all", 10]
+    assert list(read.defaults.values()) == ["support", "carried", "trained", "all", 3]
     assert read.served["difference"] is None
-    assert [row["step_count"] for row in read.where("step_count")] == [0, 2, 10]
+    assert [row["step_count"] for row in read.where("step_count")] == [0, 2, 3]
     assert [row["scope"] for row in read.where("scope") if row is not read.served] == ["head"]
 
 
@@ -110,7 +110,7 @@ def test_kept_sweep_is_not_measured_again_unless_asked(
 
     assert "measured before" in sweep(*ONLY).stderr
     assert swept("omniglot-1shot") == first
-    later = pack_small("omniglot-5way", "serving.step_count=10", version=2)
+    later = pack_small("omniglot-5way", "serving.step_count=3", version=2)
     assert "measured before" in sweep(*ONLY, by=later).stderr
     made_with = replace(first.provenance, bundle_digest=load_bundle(later).digest)
     assert swept("omniglot-1shot") == replace(first, provenance=made_with)
@@ -171,7 +171,7 @@ def test_page_and_pictures_are_written_from_the_results(
     assert picture.read_bytes() == drawn
     text = page.read_text()
     assert "| nothing: accuracy, % | " in text
-    assert "| `omniglot` | `support` | `carried` | `trained` | `all` | `10` |" in text
+    assert "| `omniglot` | `support` | `carried` | `trained` | `all` | `3` |" in text
 
 
 def test_default_number_of_steps_is_among_those_swept(manifest: Manifest) -> None:

