@@ -102,6 +102,7 @@ def test_a_trained_bundle_is_evaluated(
     data_folder: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    small_bundle: None,  # noqa: ARG001 -- an evaluation needs no templates
 ) -> None:
     assert train(tmp_path / "run", data_folder) == 0
     trained = capsys.readouterr()

@@ -58,9 +58,9 @@ def test_training_helps_with_classes_it_never_saw(
 ) -> None:
     recipe = small_recipe(
         *("network.arguments.filters=8", "task.way=5", "task.shot=3", "inner.batch_size=5"),
-        *("inner.step_count=5", "outer.meta_iterations=80", "outer.meta_batch=stacked"),
-        *("evaluation.way=5", "evaluation.task_count=50", "evaluation.step_count=5"),
-        *("evaluation.interval=80", "evaluation.checkpoint_interval=80"),
+        *("inner.step_count=5", "outer.meta_iterations=40", "outer.meta_batch=stacked"),
+        *("evaluation.way=5", "evaluation.task_count=20", "evaluation.step_count=5"),
+        *("evaluation.interval=40", "evaluation.checkpoint_interval=40"),
         "inner.learning_rate=0.003",
     )
     known, unseen = patterns(40, 7, seed=2), patterns(30, 7, seed=3)
