@@ -2,7 +2,8 @@ import functools
 import itertools
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import pytest
 import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from kshot.bundle import BatchNormMode, NetworkSpec, Scope
+from kshot.bundle import BatchNormMode, Manifest, NetworkSpec, Scope, load_bundle
 from kshot.learner import (
     Conv4,
+    Initialization,
     Mlp,
     Network,
     Resnet12,
@@ -27,7 +29,11 @@ from kshot.learner import (
     support_statistics,
 )
 from kshot.learner.networks import resnet12
+from kshot.trainer.bundling import packaging
 from kshot.trainer.bundling.onnx_templates import build_template
+from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.recipe.recipe import Recipe
 
 MODES = tuple(BatchNormMode)
 NETWORK = Conv4((1, 28, 28), filters=64)
@@ -265,6 +271,25 @@ def test_templates_answer_as_the_learner(
         stacked = {name: value[None] for name, value in parameters.items()}
         wanted = query_logits(network, stacked, queries[None], support[None], mode)[0]
         np.testing.assert_allclose(answer, wanted.numpy(), atol=1e-4, rtol=0)
+
+
+def test_a_bundle_packs_its_templates(
+    small_recipe: Callable[..., Recipe],
+    patterns: Callable[..., ImageDataset],
+    make_initialization: Callable[[Manifest], Initialization],
+    tmp_path: Path,
+) -> None:
+    recipe, dataset = small_recipe(), patterns()
+    network = NetworkSpec("mlp", {"hidden_units": 6, "batch_norm": False})
+    manifest = replace(draft_manifest(recipe, dataset), network=network)
+    initialization = make_initialization(manifest)
+
+    folder = pack_bundle(tmp_path, manifest, initialization, recipe, dataset)
+
+    bundle = load_bundle(folder)
+    for mode in MODES:
+        packed = bundle.template_path(mode).read_bytes()
+        assert packed == packaging.build_template(initialization.network, mode)  # built once
 
 
 OUTSIDE = Path(__file__).parents[1] / "outside_network.py"
