@@ -28,7 +28,6 @@ from kshot.learner import (
     query_logits,
     support_statistics,
 )
-from kshot.learner.networks import resnet12
 from kshot.trainer.bundling import packaging
 from kshot.trainer.bundling.onnx_templates import build_template
 from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
@@ -243,15 +242,11 @@ OTHERS: Mapping[str, Network] = {
 @pytest.mark.compiled
 @pytest.mark.parametrize("network", OTHERS.values(), ids=OTHERS.keys())
 @pytest.mark.parametrize("mode", MODES)
-def test_templates_answer_as_the_learner(
-    network: Network, mode: BatchNormMode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_templates_answer_as_the_learner(network: Network, mode: BatchNormMode) -> None:
     """At ONNX Runtime's default level, odd sides that are pooled among them.
 
     Inputs below zero, and batch norms that turn them round, would lose against padding by zeros.
     """
-    # Two blocks instead of four alike, each of which takes the exporter a second.
-    monkeypatch.setattr(resnet12, "WIDTHS", (1, 2))
     session = onnxruntime.InferenceSession(
         build_template(network, mode), providers=["CPUExecutionProvider"]
     )
