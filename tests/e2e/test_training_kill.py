@@ -20,9 +20,7 @@ KILLS = 2
 SECONDS_AT_MOST = 500
 SETTINGS = (
     *("data.dataset=folder", "data.folder=patterns", "data.split=parts", "data.rotations=false"),
-    # A perceptron's step compiles in a third of the time of a convolution's.
-    "network={name='mlp', arguments={hidden_units=8, hidden_layers=1}}",
-    *("task.way=3", "task.shot=2", "inner.batch_size=3"),
+    *("network.arguments.filters=4", "task.way=3", "task.shot=2", "inner.batch_size=3"),
     *("inner.step_count=2", "outer.meta_iterations=400", "outer.meta_batch_size=2"),
     *("outer.meta_batch=stacked", "evaluation.way=3", "evaluation.task_count=2"),
     *("evaluation.step_count=2", "evaluation.interval=200", "evaluation.checkpoint_interval=20"),

@@ -71,23 +71,17 @@ def _assert_the_same_step(
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    ("updates_second_moment", "scope"), [(False, Scope.ALL), (True, Scope.HEAD)]
+)
 def test_a_compiled_step_of_many_tasks_is_the_plain_one(
-    spec: StepSpec, arguments_of: ArgumentsOf
+    spec: StepSpec, arguments_of: ArgumentsOf, updates_second_moment: bool, scope: Scope
 ) -> None:
     """The first task has a padded way."""
-    many = replace(spec, updates_second_moment=False, task_count=3)
+    choices = {"updates_second_moment": updates_second_moment, "scope": scope}
+    spec = replace(spec, **choices, task_count=3)  # type: ignore[arg-type]  # of one type each
 
-    _assert_the_same_step(compile_step(many, CPU), many, arguments_of, 1e-3)
-
-
-@needs_compiler
-def test_a_compiled_step_of_many_heads_is_the_plain_one(
-    small: StepSpec, arguments_of: ArgumentsOf
-) -> None:
-    """The first task has a padded way."""
-    heads = replace(small, scope=Scope.HEAD, task_count=3)
-
-    _assert_the_same_step(compile_step(heads, CPU), heads, arguments_of, 1e-3)
+    _assert_the_same_step(compile_step(spec, CPU), spec, arguments_of, 1e-3)
 
 
 @needs_compiler

@@ -166,7 +166,7 @@ def test_two_processes_learn_what_one_learns_from_images(
     assert largest_difference(one, two) < TOLERANCE
 
 
-def test_a_killed_process_ends_all_and_any_number_goes_on_from_the_checkpoint(
+def test_a_killed_process_ends_all_and_the_checkpoint_stays(
     start_torchrun: StartTorchrun, torchrun: Torchrun, tmp_path: Path
 ) -> None:
     """So many meta-iterations that it is killed amid them."""
