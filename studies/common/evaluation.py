@@ -119,7 +119,10 @@ class Evaluation:
 def measure_modes(
     modes: Sequence[BatchNormMode], columns: Sequence[str], session: Session, report: Report
 ) -> Found:
-    """Adapt once and answer in every mode; a row for each, of these fields of its result."""
+    """Adapt once and answer in every mode; a row for each, of these fields of its result.
+
+    A field `diverged_count` is the column `diverged`.
+    """
     evaluator, episodes = session.evaluator(), session.episodes
     found = evaluator.evaluate(session.settings, modes, episodes=episodes, report=report)
     rows = []

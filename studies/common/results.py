@@ -87,11 +87,12 @@ def write_result(path: Path, result: Result) -> None:
     document = asdict(result)
     rows = document.pop("rows")
     document["columns"] = columns = list(rows[0])
+    if any(list(row) != columns for row in rows):
+        raise ValueError(f"{path}: expected rows with the same keys, got others than {columns}")
     if not document["more"]:
         del document["more"]
     head = json.dumps(document, indent=1, allow_nan=False)
-    cells = ([row[name] for name in columns] for row in rows)
-    lines = ",\n  ".join(json.dumps(row, allow_nan=False) for row in cells)
+    lines = ",\n  ".join(json.dumps(list(row.values()), allow_nan=False) for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, f'{head[:-2]},\n "rows": [\n  {lines}\n ]\n}}\n'.encode())
 

@@ -117,7 +117,7 @@ def run_work(study: str, work: Work, options: Options) -> Result:
         result = replace(kept, provenance=now)
     else:
         made_with = provenance(work.command, [SEED], options.device, work.bundle)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)  # or fail before the work
         rows, more = work.measure()
         result = Result(study, work.name, made_with, settings, rows, more)
     write_result(path, result)

@@ -35,6 +35,16 @@ def test_result_is_read_as_written(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("odd", [{"mode": "support"}, {"mode": "a", "accuracy": 1, "ece": 0}])
+def test_rows_with_other_keys_are_refused(tmp_path: Path, odd: dict[str, object]) -> None:
+    rows = [{"mode": "support", "accuracy": 0.1}, odd]
+
+    with pytest.raises(ValueError, match="expected rows with the same keys"):
+        write_result(tmp_path / "name.json", result(rows=rows))
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_provenance_names_the_checkout_and_the_versions(tmp_path: Path) -> None:
     path = tmp_path / "name.json"
     write_result(path, result())
