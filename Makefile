@@ -13,7 +13,8 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 # onnxruntime and onnxruntime-gpu install the same module: an environment has one of them.
 RUNTIME := $(if $(shell nvidia-smi -L 2>/dev/null),onnxruntime-gpu,onnxruntime)
 OTHER_RUNTIME := $(if $(filter onnxruntime,$(RUNTIME)),onnxruntime-gpu,onnxruntime)
-# Where bytecode is not kept, as in many containers, each process compiles torch's modules again.
+# Bytecode is kept, whatever the environment says: many containers say not to, and then each of the
+# tests' processes compiles torch's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 # The stamp's name changes with the requirements, so a changed lock file installs again.
 STAMP := $(VENV)/stamp-$(RUNTIME)-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
