@@ -158,7 +158,7 @@ def default_step(perceptron: LoadedModel) -> StepSpec:
 
 @pytest.fixture
 def small_step(perceptron: LoadedModel) -> StepSpec:
-    """A step that is not compiled, whose C++ torch writes in a few seconds."""
+    """A step for a cache of one's own, whose C++ torch writes in a few seconds."""
     return step_spec(perceptron, blank_task(perceptron)).of_tasks(1)
 
 
