@@ -18,6 +18,7 @@ from kshot.learner.inference import (
 )
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.networks.conv4 import Conv4
+from kshot.learner.networks.features import Features
 from kshot.learner.networks.mlp import Mlp
 from kshot.learner.networks.network import (
     NETWORKS,
@@ -49,6 +50,7 @@ __all__ = [
     "NETWORKS",
     "CompilationError",
     "Conv4",
+    "Features",
     "Initialization",
     "InnerLoopResult",
     "InnerStep",

@@ -8,6 +8,7 @@ import torch
 from kshot.bundle import NetworkSpec, Preconditioner
 from kshot.learner import (
     Conv4,
+    Features,
     Mlp,
     Network,
     Resnet12,
@@ -28,6 +29,8 @@ NETWORKS: Mapping[str, Network] = {
     "conv4 max_pool columns": Conv4(
         (2, 9, 6), filters=2, downsampling="max_pool", column_blocks=(1, 2, 3, 4)
     ),
+    "features": Features((6, 1, 1), scale=3.0),
+    "features with a learned scale": Features((6, 1, 1), learned_scale=True),
     "mlp": Mlp((2, 1, 3), hidden_units=5),
     "mlp tanh without batch norm": Mlp(
         (2, 1, 3), hidden_units=5, activation="tanh", batch_norm=False
@@ -213,7 +216,7 @@ def test_a_head_of_one_row_is_a_regression() -> None:
     [
         (
             NetworkSpec("conv5", {}),
-            "'conv5' is unknown; known networks: conv4, mlp, resnet12",
+            "'conv5' is unknown; known networks: conv4, features, mlp, resnet12",
         ),
         (NetworkSpec("conv4", {"depth": 3}), "'conv4' does not accept these arguments: .*'depth'"),
         (NetworkSpec("mlp", {"filters": 3}), "'mlp' does not accept these arguments: .*'filters'"),

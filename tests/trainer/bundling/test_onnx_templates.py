@@ -17,6 +17,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from kshot.bundle import BatchNormMode, Manifest, NetworkSpec, Scope, load_bundle
 from kshot.learner import (
     Conv4,
+    Features,
     Initialization,
     Mlp,
     Network,
@@ -231,6 +232,7 @@ def test_equal_networks_have_equal_templates(templates: Mapping[BatchNormMode, b
 OTHERS: Mapping[str, Network] = {
     "conv4 of odd colour images": Conv4((3, 21, 30), filters=4),
     "conv4 max_pool": Conv4((3, 21, 13), filters=4, downsampling="max_pool"),
+    "features": Features((6, 1, 1), scale=3.0, learned_scale=True),
     "mlp": Mlp((2, 3, 1), hidden_units=6),
     "mlp tanh without batch norm": Mlp(
         (2, 3, 1), hidden_units=6, activation="tanh", batch_norm=False

@@ -9,6 +9,7 @@ from torch import Tensor
 from kshot.bundle import NetworkSpec
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.networks.conv4 import Conv4
+from kshot.learner.networks.features import Features
 from kshot.learner.networks.initial_weights import glorot_uniform
 from kshot.learner.networks.mlp import Mlp
 from kshot.learner.networks.plugins import load_plugin, plugin_names
@@ -87,6 +88,7 @@ def logits_of(
 
 NETWORKS: Mapping[str, Callable[..., Network]] = {
     "conv4": Conv4,
+    "features": Features,
     "mlp": Mlp,
     "resnet12": Resnet12,
 }
