@@ -124,11 +124,13 @@ def test_a_card_describes_training_and_accuracy(
                 *('serving.preconditioners=["sgd"]', "serving.head.default=prototype"),
                 'serving.head.allowed=["prototype"]',
                 "augmentation={flip=false, shift=0.125, rotation_degrees=5.0, scale=0.0}",
+                "augmentation.noise=0.1",
             ),
             (
                 "- Inner loop: no step, from class means; then 1 query per class, normalized by "
                 "the other examples' statistics, give the outer gradient.",
-                "each moved by up to 12.5% of their sides, rotated by up to 5 degrees at random",
+                "each moved by up to 12.5% of their sides, rotated by up to 5 degrees, with noise "
+                "of a deviation of up to 0.1 at random",
             ),
         ),
         (

@@ -5,7 +5,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from kshot.trainer.datasets.augmentation import draw_transforms, warp
+from kshot.trainer.datasets.augmentation import (
+    blurred,
+    changed,
+    draw_changes,
+    draw_transforms,
+    toned,
+    warp,
+    widened,
+)
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.loop.image_run import image_loop
@@ -80,6 +88,82 @@ def test_images_grow_and_shrink_by_up_to_the_factor() -> None:
     assert 0.8 <= float(sizes.min()) < 0.83
 
 
+def test_sides_are_stretched_by_factors_of_their_own() -> None:
+    maps = drawn(replace(NOTHING, stretch=0.25))
+
+    sides = 1 / maps[:, [0, 1], [0, 1]]
+    assert not torch.allclose(sides[:, 0], sides[:, 1], atol=0.1)
+    assert 1.2 < float(sides.max()) <= 1.25 + 1e-6
+    assert 0.8 - 1e-6 <= float(sides.min()) < 0.83
+
+
+def test_rows_are_moved_sideways_by_the_slant() -> None:
+    """In an image twice as wide as high, half as much in its own -1..1."""
+    maps = drawn(replace(NOTHING, slant=0.3), (20, 40))
+
+    assert 0.14 < float(maps[:, 0, 1].abs().max()) <= 0.15
+    maps[:, 0, 1] = 0
+    assert torch.equal(maps[:, :, :2], torch.eye(2).expand(400, 2, 2))
+
+
+def test_a_larger_canvas_keeps_the_images_in_their_middle() -> None:
+    images = torch.rand(2, 1, 8, 8)
+
+    grown = warp(images, torch.eye(2, 3).expand(2, 2, 3), growth=1.5)
+
+    assert grown.shape == (2, 1, 12, 12)
+    torch.testing.assert_close(grown[:, :, 2:10, 2:10], images)
+
+
+def test_strokes_widen_by_their_pixels_on_each_side() -> None:
+    dots = torch.zeros(3, 1, 9, 9)
+    dots[:, :, 4, 4] = 1
+
+    assert widened(dots, torch.tensor([0, 2, 1])).sum(dim=(1, 2, 3)).tolist() == [1, 25, 9]
+
+
+def test_a_blur_spreads_what_is_light_and_keeps_its_sum() -> None:
+    dots = torch.zeros(2, 2, 9, 9)
+    dots[:, :, 4, 4] = torch.tensor([1.0, 2.0])
+
+    spread = blurred(dots, torch.tensor([0.0, 1.0]))
+
+    torch.testing.assert_close(spread[0], dots[0])
+    torch.testing.assert_close(spread[1].sum(dim=(1, 2)), torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(spread[1, 0, 4, 5] / spread[1, 0, 4, 4], torch.tensor(-0.5).exp())
+
+
+def test_tones_change_within_their_bounds() -> None:
+    augmentation = replace(NOTHING, gamma=0.5, noise=0.1)
+    generator = torch.Generator().manual_seed(0)
+    changes = draw_changes(augmentation, (4, 50), (1, 6, 6), generator)
+
+    images = toned(torch.full((4, 50, 1, 6, 6), 0.5), changes)
+
+    assert changes.exponents is not None
+    part = changes.part(slice(1, 3)).exponents
+    assert part is not None
+    assert torch.equal(part, changes.exponents[1:3])
+    assert 1.4 < float(changes.exponents.max()) <= 1.5
+    assert 1 / 1.5 <= float(changes.exponents.min()) < 0.7
+    assert changes.noise is not None
+    assert 0.05 < float(changes.noise.std(dim=(2, 3, 4)).max()) < 0.2
+    assert 0 <= float(images.min()) < 0.5 < float(images.max()) <= 1
+
+
+def test_larger_images_are_reduced_after_they_have_changed(
+    small_recipe: Callable[..., Recipe],
+) -> None:
+    spec = small_recipe().input
+    images = torch.rand(2, 3, 1, 56, 56)
+    changes = draw_changes(NOTHING, (2, 3), (1, 28, 28), torch.Generator())
+
+    reduced = changed(images, changes, spec)
+
+    wanted = torch.nn.functional.avg_pool2d(images.flatten(0, 1), 2).reshape(2, 3, 1, 28, 28)
+    torch.testing.assert_close(reduced, wanted)
+
+
 def test_tasks_are_the_same_and_their_images_are_not(
     small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset]
 ) -> None:
@@ -97,15 +181,15 @@ def test_tasks_are_the_same_and_their_images_are_not(
         for recipe, number in ((plain, 3), (augmented, 3), (augmented, 3), (augmented, 4))
     )
 
-    assert before.transforms is None
+    assert before.changes is None
     assert torch.equal(before.inputs, after.inputs)
     assert torch.equal(before.indices, after.indices)
-    assert after.transforms is not None
-    assert again.transforms is not None
-    assert later.transforms is not None
-    assert torch.equal(after.transforms, again.transforms)
-    assert not torch.equal(after.transforms, later.transforms)
-    assert len(after.transforms.flatten(0, 1).unique(dim=0)) == after.inputs.numel()
+    assert after.changes is not None
+    assert again.changes is not None
+    assert later.changes is not None
+    assert torch.equal(after.changes.transforms, again.changes.transforms)
+    assert not torch.equal(after.changes.transforms, later.changes.transforms)
+    assert len(after.changes.transforms.flatten(0, 1).unique(dim=0)) == after.inputs.numel()
 
 
 def test_a_training_sees_augmented_images(
@@ -119,9 +203,9 @@ def test_a_training_sees_augmented_images(
 
     seen, unchanged = (made.tasks.load(made.tasks.draw(0), slice(1, 2)) for made in (loop, plain))
 
-    transforms = loop.tasks.draw(0).transforms
-    assert transforms is not None
-    torch.testing.assert_close(seen.inputs, warp(unchanged.inputs, transforms[1:2]))
+    changes = loop.tasks.draw(0).changes
+    assert changes is not None
+    torch.testing.assert_close(seen.inputs, warp(unchanged.inputs, changes.transforms[1:2]))
     state = first_state(loop, torch.device("cpu"))
     assert torch.isfinite(loop.advance(state)[0].parameters).all()
 
@@ -146,6 +230,7 @@ def test_a_training_sees_augmented_images(
             "augmentation.flip: expected false, got true; the validation",
         ),
         (", scale = 0.1", "", "augmentation.scale"),
+        ("flip", "oversampling = 9, flip", "oversampling: expected an integer from 1 to 8, got 9"),
     ],
 )
 def test_nonsense_is_refused(

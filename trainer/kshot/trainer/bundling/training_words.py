@@ -120,6 +120,12 @@ def _augmentation(recipe: Recipe) -> str:
         (changes.shift, "moved by up to {:.1%} of their sides"),
         (changes.rotation_degrees, "rotated by up to {:g} degrees"),
         (changes.scale, "enlarged or shrunk by up to {:.1%}"),
+        (changes.stretch, "stretched by up to {:.1%}"),
+        (changes.slant, "slanted by up to {:g} of their height"),
+        (changes.stroke_pixels, "with light strokes up to {:g} pixels wider on each side"),
+        (changes.blur_pixels, "blurred by up to {:g} pixels"),
+        (changes.gamma, "with values to a power of up to 1 + {:g} or its inverse"),
+        (changes.noise, "with noise of a deviation of up to {:g}"),
     ):
         words += [said.format(value)] if value else []
     return f", each {', '.join(words)} at random" if words else ""

@@ -18,6 +18,7 @@ from kshot.trainer.commands.options import (
     choose_device,
 )
 from kshot.trainer.commands.requests import argument, command_of, option
+from kshot.trainer.datasets.device_images import enlarged
 from kshot.trainer.datasets.registry import WITHOUT_FOLDER
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.loop.image_run import train
@@ -115,9 +116,10 @@ def _train(
     if isinstance(recipe, SineRecipe):
         train_sine(recipe, request.out, **how)
         return request.out / RESULT_FILE
+    inputs = {"train": enlarged(recipe.input, recipe.oversampling), "test": recipe.input}
     train_part, test_part = (
-        read_part(recipe.data, request.data_folder, part, recipe.input, silent=not workers.first)
-        for part in ("train", "test")
+        read_part(recipe.data, request.data_folder, part, spec, silent=not workers.first)
+        for part, spec in inputs.items()
     )
     show_table = follower.show_table
     return train(recipe, train_part, test_part, request.out, report_table=show_table, **how)

@@ -1,41 +1,66 @@
 """A data set's pixels on the training device, prepared when they are taken."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from kshot.bundle import InputSpec, Rescale
+from kshot.bundle import InputSpec, Rescale, Resize
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import DataError
 
 
 @dataclass(frozen=True)
 class DevicePixels:
-    """All images, uint8 `(image_count, channels, height, width)`, and the factor of rescaling."""
+    """All images, uint8 `(image_count, channels, height, width)`, and the factor of rescaling.
+
+    Images for augmentation are `oversampling` times as high and wide as the network's input.
+    """
 
     images: Tensor
     factor: float
+    oversampling: int = 1
 
     @staticmethod
-    def load(dataset: ImageDataset, spec: InputSpec, device: torch.device) -> "DevicePixels":
+    def load(
+        dataset: ImageDataset, spec: InputSpec, device: torch.device, oversampling: int = 1
+    ) -> "DevicePixels":
         """Copy a data set to a device; raise `DataError` when its images do not fit the input."""
         shape = tuple(dataset.images.shape[1:])
-        if shape != tuple(spec.shape):
-            raise DataError(
-                f"images of {dataset.name}: expected shape {tuple(spec.shape)}, got {shape}"
-            )
+        expected = enlarged(spec, oversampling).shape
+        if shape != expected:
+            raise DataError(f"images of {dataset.name}: expected shape {expected}, got {shape}")
         factor = next(step.factor for step in spec.preprocessing if isinstance(step, Rescale))
-        return DevicePixels(dataset.images.to(device), factor)
+        return DevicePixels(dataset.images.to(device), factor, oversampling)
 
     def take(self, rows: Tensor) -> Tensor:
         """Prepare images by int64 rows `(...)`: float32 `(..., channels, height, width)`.
 
-        The rows are on the CPU.
+        The rows are on the CPU. Larger images are reduced by area.
         """
+        images = self.take_unreduced(rows)
+        if self.oversampling == 1:
+            return images
+        reduced = functional.avg_pool2d(images.flatten(0, -4), self.oversampling)
+        return reduced.reshape(*rows.shape, *reduced.shape[1:])
+
+    def take_unreduced(self, rows: Tensor) -> Tensor:
+        """Prepare images as `take`, but keep the size of larger ones."""
         images = self.images[to_device(rows, self.images.device)]
         # Multiplied in float64 and rounded once: exactly the numbers that the server prepares.
         return images.to(torch.float64).mul_(self.factor).to(torch.float32)
+
+
+def enlarged(spec: InputSpec, factor: int) -> InputSpec:
+    """Return an input of `factor` times the height and width."""
+    channels, height, width = spec.shape
+    sides = factor * height, factor * width
+    steps = (
+        replace(step, height=sides[0], width=sides[1]) if isinstance(step, Resize) else step
+        for step in spec.preprocessing
+    )
+    return replace(spec, shape=(channels, *sides), preprocessing=tuple(steps))
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -58,7 +58,7 @@ def train(
     when the recipe does not fit its network, the inner step cannot be compiled though `compiled` is
     true, the training diverges, a file cannot be written, or a checkpoint is missing, damaged or
     belongs to another training; `DataError` when a data set does not fit; `BundleError` when the
-    bundle is damaged.
+    bundle is damaged. Training images are `recipe.oversampling` times as high and wide as others.
     """
     manifest = draft_manifest(recipe, dataset_train)
     training = image_training(recipe, manifest, dataset_train, dataset_test, device, workers)
@@ -93,7 +93,8 @@ def image_training(
     _check_datasets(recipe, dataset_train, dataset_test)
     datasets = {"train": dataset_train, "test": dataset_test}
     pixels = {
-        name: DevicePixels.load(dataset, recipe.input, device) for name, dataset in datasets.items()
+        "train": DevicePixels.load(dataset_train, recipe.input, device, recipe.oversampling),
+        "test": DevicePixels.load(dataset_test, recipe.input, device),
     }
     loop = recipe_loop(recipe, ImageTasks(recipe, dataset_train, pixels["train"]), workers)
     curves = Curves(recipe, manifest, datasets, pixels)
@@ -113,7 +114,7 @@ def image_loop(recipe: Recipe, dataset: ImageDataset, device: torch.device) -> O
     Raises `TrainingError` when the recipe does not fit its network, `DataError` when the images do
     not fit its input.
     """
-    pixels = DevicePixels.load(dataset, recipe.input, device)
+    pixels = DevicePixels.load(dataset, recipe.input, device, recipe.oversampling)
     return recipe_loop(recipe, ImageTasks(recipe, dataset, pixels))
 
 

@@ -27,6 +27,7 @@ from kshot.bundle.manifest import (
 # For people, and not part of the digest.
 PROSE = ("description", "reproduces", "cost")
 Share = Annotated[float, Rule("a number from 0 to less than 1", lambda value: 0 <= value < 1)]
+Few = Annotated[int, Rule("an integer from 1 to 8", lambda value: 1 <= value <= 8)]
 NotNegative = Annotated[float, Rule("a number of at least 0", lambda value: value >= 0)]
 
 
@@ -50,6 +51,13 @@ class Augmentation:
     `flip` mirrors half of the images, left to right. `shift` is the largest move as a share of the
     sides, `rotation_degrees` the largest turn either way, and `scale` s enlarges or shrinks by up
     to the factor 1 + s. The border is repeated outwards.
+
+    `oversampling` k changes images of k times the input's height and width, and then reduces them.
+    `stretch` s changes height and width by factors of their own up to 1 + s; `slant` moves rows
+    sideways by up to this times their distance from the middle; `stroke_pixels` widens what is
+    light by up to these pixels of the larger image on each side. After the reduction, `blur_pixels`
+    is the largest deviation of a Gaussian blur in pixels, `gamma` g takes values of 0..1 to a power
+    of up to 1 + g or its inverse, and `noise` is the largest deviation of Gaussian noise.
     """
 
     flip: bool
@@ -58,6 +66,13 @@ class Augmentation:
         float, Rule("a number from 0 to 180", lambda value: 0 <= value <= 180)
     ]
     scale: Share
+    oversampling: Few | None = field(default=None, kw_only=True)
+    stretch: Share | None = field(default=None, kw_only=True)
+    slant: Share | None = field(default=None, kw_only=True)
+    stroke_pixels: Few | None = field(default=None, kw_only=True)
+    blur_pixels: Share | None = field(default=None, kw_only=True)
+    gamma: Share | None = field(default=None, kw_only=True)
+    noise: Share | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -207,6 +222,12 @@ class Recipe:
     def input_shape(self) -> tuple[int, int, int]:
         """Return the shape of one example."""
         return self.input.shape
+
+    @property
+    def oversampling(self) -> int:
+        """Return the size of stored training images over the input's."""
+        changed = self.augmentation
+        return 1 if changed is None else changed.oversampling or 1
 
     @property
     def batch_norm_epsilon(self) -> float:

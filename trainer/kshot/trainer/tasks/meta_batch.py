@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from kshot.learner import derive_seed
-from kshot.trainer.datasets.augmentation import draw_transforms, warp
+from kshot.trainer.datasets.augmentation import changed, draw_changes
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.device_images import DevicePixels, to_device
 from kshot.trainer.recipe.recipe import Recipe
@@ -29,9 +29,11 @@ class ImageTasks:
     def load(self, drawn: SupportBatch, tasks: slice) -> SupportBatch:
         """Copy some of the drawn tasks to the device."""
         part, device = drawn.part(tasks), self.pixels.images.device
-        inputs = self.pixels.take(part.inputs)
-        if part.transforms is not None:
-            inputs = warp(inputs, to_device(part.transforms, device))
+        if part.changes is None:
+            inputs = self.pixels.take(part.inputs)
+        else:
+            images = self.pixels.take_unreduced(part.inputs)
+            inputs = changed(images, part.changes, self.recipe.input)
         return SupportBatch(
             inputs,
             to_device(part.targets, device),
@@ -57,9 +59,9 @@ def draw_meta_batch(recipe: Recipe, dataset: ImageDataset, meta_iteration: int) 
         return drawn
     seed = derive_seed(recipe.outer.seed, AUGMENTATION, meta_iteration)
     own = torch.Generator().manual_seed(seed)
-    sides = recipe.input.shape[1:]
-    transforms = draw_transforms(recipe.augmentation, tuple(drawn.inputs.shape), sides, own)
-    return replace(drawn, transforms=transforms)
+    shape = tuple(drawn.inputs.shape)
+    changes = draw_changes(recipe.augmentation, shape, recipe.input.shape, own)
+    return replace(drawn, changes=changes)
 
 
 def _draw_tasks(

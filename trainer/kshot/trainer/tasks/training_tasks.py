@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from kshot.learner import cycling_indices, derive_seed, replacement_indices
+from kshot.trainer.datasets.augmentation import Changes
 from kshot.trainer.recipe.recipe import Inner
 
 
@@ -20,8 +21,8 @@ class SupportBatch:
     rows of the data set `(T, n)`; `targets` `(T, n)` are int64 classes or float32 values; `indices`
     int64 `(T, steps, batch)` are the examples, of n, that each inner step sees. With a separate
     tail, `tail` `(T, tail batch)` are the examples of one more, last step; where that is answered
-    like queries, `early` `(T, n - tail batch)` are all others. `transforms`, float32
-    `(T, n, 2, 3)`, are the affine maps that are still to be applied to augmented images.
+    like queries, `early` `(T, n - tail batch)` are all others. `changes` of `(T, n)` images are
+    still to be made.
     """
 
     inputs: Tensor
@@ -29,15 +30,20 @@ class SupportBatch:
     indices: Tensor
     tail: Tensor | None = None
     early: Tensor | None = None
-    transforms: Tensor | None = None
+    changes: Changes | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return int(self.inputs.shape[0])
 
     def part(self, tasks: slice) -> SupportBatch:
         """Return some of the tasks."""
-        tensors: dict[str, Tensor | None] = vars(self)
-        return replace(self, **{name: t[tasks] for name, t in tensors.items() if t is not None})
+        drawn: dict[str, Tensor | Changes | None] = vars(self)
+        parts: dict[str, Any] = {
+            name: value.part(tasks) if isinstance(value, Changes) else value[tasks]
+            for name, value in drawn.items()
+            if value is not None
+        }
+        return replace(self, **parts)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return examples of each task by number `(T, m)`: their inputs and targets."""
