@@ -70,6 +70,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"recipe"},
         {"datasets"},
         {"tasks"},
+        {"rivals"},
         {"evaluate"},
         {"output"},
         {"bundling"},
