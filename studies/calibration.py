@@ -15,7 +15,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kshot.bundle import BatchNormMode, builtin_bundle, load_bundle
+from kshot.bundle import COMPUTED_MODES, builtin_bundle, load_bundle
 from studies.common.evaluation import Evaluation, Pair, measure_modes, read_pairs
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, read_results
@@ -23,7 +23,7 @@ from studies.common.runner import Options, chosen, run_work, study_options
 
 STUDY = "calibration"
 COLUMNS = ("accuracy", "ci95", "ece", "nll")
-HEAD = ("", "examples", "tasks", *(f"`{mode}`, %" for mode in BatchNormMode))
+HEAD = ("", "examples", "tasks", *(f"`{mode}`, %" for mode in COMPUTED_MODES))
 
 
 @click.command()
@@ -53,7 +53,9 @@ def page_block(results: Mapping[str, Result]) -> str:
     for name, result in results.items():
         pair, errors = pairs[name], {row["batch_norm"]: row["ece"] for row in result.rows}
         tasks = (str(pair.tasks.shot), f"{result.settings['tasks']:,}")
-        lines.append([pair.title, *tasks, *(f"{100 * errors[mode]:.1f}" for mode in BatchNormMode)])
+        lines.append(
+            [pair.title, *tasks, *(f"{100 * errors[mode]:.1f}" for mode in COMPUTED_MODES)]
+        )
     return table(HEAD, lines)
 
 

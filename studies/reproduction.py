@@ -17,7 +17,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from kshot.bundle import Bundle, Manifest, builtin_bundle, load_bundle
+from kshot.bundle import COMPUTED_MODES, Bundle, Manifest, builtin_bundle, load_bundle
 from kshot.bundle.choices import BatchNormMode, Head, Preconditioner
 from kshot.bundle.manifest import WEIGHTS_FILE
 from kshot.trainer.recipe.files import list_recipes, load_image_recipe, load_recipe
@@ -36,7 +36,13 @@ COLUMNS = ("accuracy", "ci95", "ci_method", "diverged_count")
 ALGORITHMS = {"reptile": "Reptile", "fomaml": "first-order MAML", "maml": "MAML"}
 # The tables by how their rows are named, in the order of the page.
 TABLES = {"omniglot": "o", "best": "best", "mini-imagenet": "m", "cifar-fs": "cifar"}
-HEAD = ("row", "algorithm", "tasks", "meta-iterations", *(f"`{mode}`, %" for mode in BatchNormMode))
+HEAD = (
+    "row",
+    "algorithm",
+    "tasks",
+    "meta-iterations",
+    *(f"`{mode}`, %" for mode in COMPUTED_MODES),
+)
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,7 @@ def _line(target: Target, result: Result | None) -> list[str]:
         if of["recipe"] in list_recipes():
             whole = load_recipe(of["recipe"]).outer.meta_iterations
             length += f" of {whole:,}" * (whole != of["meta_iterations"])
-    cells = [_cell(target, result, mode) for mode in BatchNormMode]
+    cells = [_cell(target, result, mode) for mode in COMPUTED_MODES]
     return [target.row, ALGORITHMS.get(algorithm, algorithm), tasks, length, *cells]
 
 

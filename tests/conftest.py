@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kshot.bundle import (
+    COMPUTED_MODES,
     BatchNorm,
     BatchNormMode,
     BatchSizeRule,
@@ -108,7 +109,7 @@ def manifest() -> Manifest:
             preconditioner=Preconditioner.CARRIED,
             preconditioners=tuple(Preconditioner),
         ),
-        batch_norm=BatchNorm(BatchNormMode.SUPPORT, tuple(BatchNormMode)),
+        batch_norm=BatchNorm(BatchNormMode.SUPPORT, COMPUTED_MODES),
         training=Training(way=5, shot=1),
         head=HeadPolicy(Head.TRAINED, tuple(Head)),
         scope=ScopePolicy(Scope.ALL, tuple(Scope)),

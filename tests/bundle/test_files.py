@@ -5,14 +5,17 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from kshot.bundle import (
+    BatchNorm,
     BatchNormMode,
     Bundle,
     BundleError,
+    EncoderSpec,
     Manifest,
     Weights,
     builtin_bundle,
@@ -61,6 +64,46 @@ def test_equal_content_gives_equal_bytes(
     other = write_bundle(tmp_path / "other", manifest, weights, templates, "# tiny\n")
 
     assert other.digest == bundle.digest
+
+
+def test_an_encoder_is_a_file_of_its_bundle(
+    tmp_path: Path, manifest: Manifest, weights: Weights, templates: Templates
+) -> None:
+    encoded = replace(manifest, encoder=EncoderSpec((8, 1, 1)))
+    bundle = write_bundle(tmp_path, encoded, weights, templates, "", encoder=b"graph")
+
+    assert bundle.encoder_path is not None
+    assert bundle.encoder_path.read_bytes() == b"graph"
+    bundle.encoder_path.write_bytes(b"other")
+    with pytest.raises(BundleError, match=r"encoder.onnx: expected SHA-256"):
+        load_bundle(bundle.path)
+    for wrong, content in ((encoded, None), (manifest, b"graph")):
+        with pytest.raises(BundleError, match=r"encoder.onnx: "):
+            write_bundle(tmp_path / "wrong", wrong, weights, templates, "", encoder=content)
+
+
+@pytest.mark.parametrize(
+    ("schema_version", "modes", "count"),
+    [(1, [BatchNormMode.SUPPORT], 3), (2, [BatchNormMode.SUPPORT], 1), (2, ["stored"], 1)],
+)
+def test_a_bundle_has_the_templates_of_its_modes(
+    tmp_path: Path,
+    manifest: Manifest,
+    weights: Weights,
+    templates: Templates,
+    schema_version: Literal[1, 2],
+    modes: list[str],
+    count: int,
+) -> None:
+    allowed = tuple(map(BatchNormMode, modes))
+    few = replace(
+        manifest, schema_version=schema_version, batch_norm=BatchNorm(allowed[0], allowed)
+    )
+    bundle = write_bundle(tmp_path, few, weights, templates, "")
+
+    assert len(list(bundle.path.glob("predict_*.onnx"))) == count
+    assert bundle.template_path(allowed[0]).exists()
+    assert bundle.encoder_path is None
 
 
 def test_refuses_to_overwrite_a_version(

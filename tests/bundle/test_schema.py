@@ -12,10 +12,22 @@ from kshot.bundle import (
     BatchNormMode,
     BundleError,
     Calibration,
+    EncoderSpec,
     EvaluationRow,
+    Grayscale,
+    Ink,
+    InputSpec,
     Manifest,
+    Normalize,
+    Polarity,
     Preconditioner,
+    PreprocessingStep,
+    Reduce,
+    Rescale,
     Resize,
+    Rgb,
+    Square,
+    StepCountRule,
     TemperatureRule,
     manifest_document,
     parse_manifest,
@@ -86,8 +98,8 @@ def test_values_that_json_lacks_are_not_written(manifest: Manifest, value: float
 @pytest.mark.parametrize(
     ("field", "value", "wanted"),
     [
-        ("schema_version", 2, "expected 1"),
-        ("schema_version", "1", "expected one of 1"),
+        ("schema_version", 3, "expected 1 or 2"),
+        ("schema_version", "1", "expected one of 1, 2"),
         ("name", "../evil", "a match of"),
         ("name", "Tiny", "a match of"),
         ("name", "a" * 65, "a match of"),
@@ -99,9 +111,9 @@ def test_values_that_json_lacks_are_not_written(manifest: Manifest, value: float
         ("input.shape", [3, 28, 28], "expected [1, 28, 28]"),
         ("input.dtype", "float16", "float32"),
         ("input.preprocessing.1.method", "cubic", "bicubic"),
-        ("input.preprocessing.0.step", "invert", "grayscale, rgb, resize, rescale"),
+        ("input.preprocessing.0.step", "invert", "grayscale, rgb, polarity, ink,"),
         ("input.preprocessing.2.factor", 0, "above 0"),
-        ("input.preprocessing", [], "grayscale or rgb, then resize, then rescale"),
+        ("input.preprocessing", [], "[features, 1, 1] without preprocessing, got [1, 28, 28]"),
         ("inner_loop.optimizer", "momentum", "one of adam, sgd"),
         ("inner_loop.learning_rate", 0, "above 0"),
         ("inner_loop.learning_rate", 0.2, "limits.max_learning_rate"),
@@ -136,6 +148,7 @@ def test_refuses_a_field_that_does_not_fit(
         parse_manifest(document)
 
     name = field.split(".")[-1] if field.split(".")[-1] != "allowed" else "default"
+    name = "shape" if value == [] and name == "preprocessing" else name
     assert str(caught.value).startswith("manifest.json: ")
     assert wanted in str(caught.value)
     assert name.removesuffix("s") in str(caught.value)
@@ -277,3 +290,158 @@ def test_refuses_a_temperature_for_a_mode_that_is_not_allowed(calibrated: Manife
         "manifest.json: calibration.rules[1].batch_norm_mode: "
         "expected an allowed value (support), got transductive"
     )
+
+
+RESIZE, RESCALE = Resize(28, 28, "box"), Rescale(1 / 255)
+IN_ORDER = (Grayscale(), Polarity("dark"), Ink(0.1), Square("pad"), Reduce(56, 56), RESIZE, RESCALE)
+
+
+def with_steps(manifest: Manifest, steps: tuple[PreprocessingStep, ...]) -> Manifest:
+    channels = 3 if Rgb() in steps else 1
+    return replace(manifest, input=InputSpec((channels, 28, 28), steps))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        IN_ORDER,
+        (Grayscale(), RESIZE, RESCALE),
+        (Rgb(), Square("crop"), RESIZE, Normalize((1.0, 2.0, -3.0), (0.5, 1.0, 2.0))),
+    ],
+)
+def test_the_steps_of_version_2_are_written_and_read_back(
+    manifest: Manifest, steps: tuple[PreprocessingStep, ...]
+) -> None:
+    stepping = with_steps(manifest, steps)
+
+    assert read_manifest(manifest_bytes(stepping)) == stepping
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((*IN_ORDER[:-2], RESCALE), "preprocessing: expected grayscale or rgb, then any of pol"),
+        ((Grayscale(), Ink(0.1), Polarity("dark"), RESIZE, RESCALE), "input.preprocessing"),
+        ((Grayscale(), Square("pad"), Square("pad"), RESIZE, RESCALE), "input.preprocessing"),
+        ((Rgb(), Ink(0.1), RESIZE, RESCALE), "[1]: expected ink behind grayscale, got ink behind"),
+        ((Grayscale(), Ink(1.5), RESIZE, RESCALE), "[1].margin: expected a number from 0 to 1"),
+        (
+            (Grayscale(), RESIZE, Normalize((1.0, 2.0), (1.0,))),
+            "[2].mean: expected 1 numbers, one for each channel, got [1.0, 2.0]",
+        ),
+        ((Grayscale(), RESIZE, Normalize((1.0,), (0.0,))), "std[0]: expected a number above 0"),
+    ],
+)
+def test_refuses_steps_that_do_not_fit(
+    manifest: Manifest, steps: tuple[PreprocessingStep, ...], message: str
+) -> None:
+    with pytest.raises(BundleError) as caught:
+        parse_manifest(manifest_document(with_steps(manifest, steps)))
+
+    assert message in str(caught.value)
+
+
+def test_an_input_without_steps_is_a_vector(manifest: Manifest) -> None:
+    vectors = replace(manifest, input=InputSpec((7, 1, 1), ()))
+
+    assert read_manifest(manifest_bytes(vectors)) == vectors
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("encoder", {"output_shape": [8, 1, 1]}, "encoder: expected no such key"),
+        (
+            "inner_loop.step_count_by_shot",
+            [{"max_shot": 1, "step_count": 1}],
+            "inner_loop.step_count_by_shot: expected no such key with schema_version 1, got one",
+        ),
+        ("inner_loop.step_count", 0, "step_count: expected at least 1 with schema_version 1"),
+        ("batch_norm", {"default": "stored", "allowed": ["stored"], "epsilon": 1e-3}, "allowed"),
+        (
+            "input.preprocessing",
+            [{"step": "grayscale"}, {"step": "square", "by": "pad"}],
+            "input.preprocessing: expected grayscale or rgb, then resize, then rescale, got",
+        ),
+        ("input.preprocessing", [], "grayscale or rgb, then resize, then rescale, got []"),
+    ],
+)
+def test_version_1_has_nothing_of_version_2(
+    manifest: Manifest, field: str, value: object, message: str
+) -> None:
+    document = manifest_document(replace(manifest, schema_version=1))
+    parse_manifest(document)
+
+    with pytest.raises(BundleError) as caught:
+        parse_manifest(change(document, field, value))
+
+    assert message in str(caught.value)
+
+
+def test_what_only_version_2_has_is_left_out_when_unset(manifest: Manifest) -> None:
+    """So bundles of version 1 are written with the same bytes as before."""
+    document = manifest_document(manifest)
+
+    assert "encoder" not in document
+    assert "step_count_by_shot" not in str(document)
+
+
+def test_the_network_takes_what_the_encoder_makes(manifest: Manifest) -> None:
+    encoded = replace(manifest, encoder=EncoderSpec((64, 1, 1)))
+
+    assert manifest.network_input_shape == (1, 28, 28)
+    assert encoded.network_input_shape == (64, 1, 1)
+    assert read_manifest(manifest_bytes(encoded)) == encoded
+
+
+@pytest.mark.parametrize(
+    ("way", "support_count", "step_count"), [(5, 5, 1), (5, 6, 4), (5, 25, 4), (5, 26, 10)]
+)
+def test_the_default_step_count_goes_by_examples_per_class(
+    manifest: Manifest, way: int, support_count: int, step_count: int
+) -> None:
+    rules = (StepCountRule(1, 1), StepCountRule(5, 4))
+    stepping = replace(manifest, inner_loop=replace(manifest.inner_loop, step_count_by_shot=rules))
+
+    assert read_manifest(manifest_bytes(stepping)) == stepping
+    assert stepping.default_step_count(way, support_count) == step_count
+    assert manifest.default_step_count(way, support_count) == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"inner_loop.step_count_by_shot": [{"max_shot": 1, "step_count": 101}]},
+            "step_count_by_shot[0].step_count: expected at most 100 (limits.max_step_count)",
+        ),
+        (
+            {"inner_loop.step_count_by_shot": [{"max_shot": 2, "step_count": 1}] * 2},
+            "inner_loop.step_count_by_shot: expected growing numbers, got [2, 2]",
+        ),
+        ({"inner_loop.step_count_by_shot": []}, "expected at least one rule"),
+        ({"inner_loop.step_count": 0}, "expected at least 1, unless head.default is prototype"),
+        (
+            {"batch_norm.allowed": ["support", "stored"]},
+            "batch_norm.allowed: expected stored alone: it has no statistics to compute",
+        ),
+    ],
+)
+def test_refuses_a_loop_that_does_not_fit(
+    manifest: Manifest, changes: dict[str, object], message: str
+) -> None:
+    document = manifest_document(manifest)
+    for field, value in changes.items():
+        document = change(document, field, value)
+
+    with pytest.raises(BundleError) as caught:
+        parse_manifest(document)
+
+    assert message in str(caught.value)
+
+
+def test_no_step_is_a_default_with_class_means(manifest: Manifest) -> None:
+    document = change(manifest_document(manifest), "inner_loop.step_count", 0)
+    document = change(document, "head.default", "prototype")
+
+    assert parse_manifest(document).inner_loop.step_count == 0

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kshot.bundle import (
+    COMPUTED_MODES,
     BatchNormMode,
     Bundle,
     Calibration,
@@ -53,7 +54,7 @@ def calibrated(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bund
         tmp_path_factory.mktemp("bundles"),
         replace(bundle.manifest, calibration=fitted, files={}),
         bundle.read_weights(),
-        {mode: bundle.template_path(mode).read_bytes() for mode in BatchNormMode},
+        {mode: bundle.template_path(mode).read_bytes() for mode in COMPUTED_MODES},
         "# calibrated\n",
     )
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kshot.__main__ import main
-from kshot.bundle import BatchNormMode, Calibration, TemperatureRule, load_bundle
+from kshot.bundle import COMPUTED_MODES, Calibration, TemperatureRule, load_bundle
 from studies import calibration
 from studies.calibration import command
 from studies.common.results import read_result
@@ -25,7 +25,7 @@ def fitted() -> Calibration:
     """Temperatures of 1 for two examples: in the middle of 0.5 and 2."""
     rules = tuple(
         TemperatureRule(mode, shot, temperature)
-        for mode in BatchNormMode
+        for mode in COMPUTED_MODES
         for shot, temperature in ((1, 0.5), (4, 2.0))
     )
     return Calibration(rules, "val", "d4", 5, task_count=9, query_count=5, step_count=2, seed=0)
@@ -57,7 +57,7 @@ def test_a_row_per_mode_is_what_the_command_gives(
     result = read_result(tmp_path / "out" / "calibration" / "omniglot-2shot.json")
 
     assert done.exit_code == 0, done.output
-    assert [row["batch_norm"] for row in result.rows] == [mode.value for mode in BatchNormMode]
+    assert [row["batch_norm"] for row in result.rows] == [mode.value for mode in COMPUTED_MODES]
     for row in result.rows:
         temperature = result.settings["temperatures"][row["batch_norm"]]
         assert temperature == pytest.approx(1.0)

@@ -10,7 +10,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kshot.__main__ import main
-from kshot.bundle import BatchNormMode, Calibration, Head, Manifest, Preconditioner, load_bundle
+from kshot.bundle import (
+    COMPUTED_MODES,
+    BatchNormMode,
+    Calibration,
+    Head,
+    Manifest,
+    Preconditioner,
+    load_bundle,
+)
 from kshot.bundle import TemperatureRule as Rule
 from studies import choosing
 from studies.choosing import all_choices, command
@@ -121,7 +129,7 @@ def test_kept_sweep_is_not_measured_again_unless_asked(
 
 def test_what_decides_the_answers_decides_whether_a_sweep_is_kept(pack_small: PackSmall) -> None:
     """Card, version and temperatures for other tasks may change."""
-    rules = tuple(Rule(mode, shot, 1.0) for mode in BatchNormMode for shot in (1, 4))
+    rules = tuple(Rule(mode, shot, 1.0) for mode in COMPUTED_MODES for shot in (1, 4))
     fitted = Calibration(rules, "val", "d4", 5, task_count=9, query_count=5, step_count=2, seed=0)
     hotter = replace(fitted, rules=(replace(rules[0], temperature=1.1), *rules[1:]))
     tasks = read_pairs("choosing")["omniglot-1shot"].tasks

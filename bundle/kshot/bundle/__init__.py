@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kshot.bundle.choices import BatchNormMode, Head, Preconditioner, Scope
+from kshot.bundle.calibration import Calibration, TemperatureRule
+from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditioner, Scope
 from kshot.bundle.durable import replace_file, replacing, sync_folder, write_synced
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
 from kshot.bundle.files import Bundle, builtin_bundle, load_bundle, locate_bundle, write_bundle
@@ -11,30 +12,38 @@ from kshot.bundle.manifest import (
     SCHEMA_VERSION,
     BatchNorm,
     BatchSizeRule,
-    Calibration,
+    EncoderSpec,
     EvaluationRow,
     FileEntry,
-    Grayscale,
     HeadPolicy,
     InnerLoop,
-    InputSpec,
     Limits,
     Manifest,
     NetworkSpec,
-    PreprocessingStep,
     Provenance,
+    ScopePolicy,
+    StepCountRule,
+    Training,
+)
+from kshot.bundle.preprocessing import pixels, prepare, rescale, value_table
+from kshot.bundle.schema import manifest_document, parse_manifest
+from kshot.bundle.steps import (
+    Grayscale,
+    Ink,
+    InputSpec,
+    Normalize,
+    Polarity,
+    PreprocessingStep,
+    Reduce,
     Rescale,
     Resize,
     Rgb,
-    ScopePolicy,
-    TemperatureRule,
-    Training,
+    Square,
 )
-from kshot.bundle.preprocessing import pixels, prepare, rescale
-from kshot.bundle.schema import manifest_document, parse_manifest
 from kshot.bundle.weights import Weights
 
 __all__ = [
+    "COMPUTED_MODES",
     "SCHEMA_VERSION",
     "BatchNorm",
     "BatchNormMode",
@@ -42,6 +51,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "Calibration",
+    "EncoderSpec",
     "EvaluationRow",
     "FileEntry",
     "Grayscale",
@@ -50,19 +60,25 @@ __all__ = [
     "ImageError",
     "ImageLimits",
     "ImageProblem",
+    "Ink",
     "InnerLoop",
     "InputSpec",
     "Limits",
     "Manifest",
     "NetworkSpec",
+    "Normalize",
+    "Polarity",
     "Preconditioner",
     "PreprocessingStep",
     "Provenance",
+    "Reduce",
     "Rescale",
     "Resize",
     "Rgb",
     "Scope",
     "ScopePolicy",
+    "Square",
+    "StepCountRule",
     "TemperatureRule",
     "Training",
     "Weights",
@@ -79,6 +95,7 @@ __all__ = [
     "replacing",
     "rescale",
     "sync_folder",
+    "value_table",
     "write_bundle",
     "write_synced",
 ]

@@ -6,11 +6,23 @@ from enum import StrEnum
 
 
 class BatchNormMode(StrEnum):
-    """The statistics that normalize a query: of queries, support and query, or support."""
+    """The statistics that normalize a query: of queries, support and query, or support.
+
+    `stored` computes none: the network's own statistics are part of its weights.
+    """
 
     TRANSDUCTIVE = "transductive"
     SUPPORT_AND_QUERY = "support_and_query"
     SUPPORT = "support"
+    STORED = "stored"
+
+
+COMPUTED_MODES = (
+    BatchNormMode.TRANSDUCTIVE,
+    BatchNormMode.SUPPORT_AND_QUERY,
+    BatchNormMode.SUPPORT,
+)
+"""The modes that compute statistics from images, as all networks with batch norm do."""
 
 
 class Preconditioner(StrEnum):

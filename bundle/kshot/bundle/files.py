@@ -13,9 +13,10 @@ from pathlib import Path
 from kshot.bundle.choices import BatchNormMode
 from kshot.bundle.durable import sync_folder, write_synced
 from kshot.bundle.errors import BundleError
+from kshot.bundle.field_types import NAME_PATTERN
 from kshot.bundle.manifest import (
     CARD_FILE,
-    NAME_PATTERN,
+    ENCODER_FILE,
     WEIGHTS_FILE,
     FileEntry,
     Manifest,
@@ -47,6 +48,11 @@ class Bundle:
         """Return the path of the ONNX template of `mode`."""
         return self.path / template_file(mode)
 
+    @property
+    def encoder_path(self) -> Path | None:
+        """Return the path of the encoder, None where the bundle has none."""
+        return None if self.manifest.encoder is None else self.path / ENCODER_FILE
+
     def read_weights(self) -> Weights:
         """Read the initialization; raise `BundleError` when it is invalid."""
         content = _read(self.path, WEIGHTS_FILE, self.manifest.files[WEIGHTS_FILE])
@@ -61,7 +67,7 @@ def load_bundle(path: Path) -> Bundle:
         manifest = read_manifest(text)
         _check_place(folder, manifest)
         bundle = Bundle(folder, manifest, hashlib.sha256(text).hexdigest())
-        for name in bundle_files():
+        for name in bundle_files(manifest):
             _read(folder, name, manifest.files[name])
         bundle.read_weights()
     except BundleError as error:
@@ -75,17 +81,26 @@ def write_bundle(
     weights: Weights,
     templates: Mapping[BatchNormMode, bytes],
     card: str,
+    *,
+    encoder: bytes | None = None,
 ) -> Bundle:
     """Write `root/NAME/VERSION` at once or not at all, and fill in the manifest's `files`.
 
-    Raises `BundleError` when the content is invalid or this version exists already.
+    `templates` has one for each of the manifest's `template_modes`; a manifest with an encoder
+    needs `encoder`, the content of `encoder.onnx`. Raises `BundleError` when the content is invalid
+    or this version exists already.
     """
-    for mode in BatchNormMode:
+    for mode in manifest.template_modes:
         if mode not in templates:
             raise BundleError(f"{template_file(mode)}: template is missing; each mode needs one")
-    contents = {template_file(mode): templates[mode] for mode in BatchNormMode}
+    if (encoder is None) != (manifest.encoder is None):
+        missing = "file is missing" if encoder is None else "the manifest has no `encoder`"
+        raise BundleError(f"{ENCODER_FILE}: {missing}")
+    contents = {template_file(mode): templates[mode] for mode in manifest.template_modes}
     contents |= {WEIGHTS_FILE: weights_bytes(weights), CARD_FILE: card.encode()}
-    manifest = replace(manifest, files={name: _entry(contents[name]) for name in bundle_files()})
+    contents |= {} if encoder is None else {ENCODER_FILE: encoder}
+    entries = {name: _entry(contents[name]) for name in bundle_files(manifest)}
+    manifest = replace(manifest, files=entries)
     contents[MANIFEST_FILE] = manifest_bytes(manifest)
     read_manifest(contents[MANIFEST_FILE])
     folder = root / manifest.name / str(manifest.version)
@@ -153,8 +168,9 @@ def _check_place(folder: Path, manifest: Manifest) -> None:
         if got != expected:
             problem = f"expected {expected}, the name of the folder, got {got}"
             raise BundleError(f"{MANIFEST_FILE}: {field}: {problem}")
-    if sorted(manifest.files) != sorted(bundle_files()):
-        listed, expected = ", ".join(manifest.files), ", ".join(bundle_files())
+    names = bundle_files(manifest)
+    if sorted(manifest.files) != sorted(names):
+        listed, expected = ", ".join(manifest.files), ", ".join(names)
         raise BundleError(f"{MANIFEST_FILE}: files: expected {expected}, got {listed or 'none'}")
 
 

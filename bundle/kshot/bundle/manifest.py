@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from kshot.bundle.choices import BatchNormMode, Head, Preconditioner, Scope
+from kshot.bundle.calibration import Calibration
+from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditioner, Scope
 from kshot.bundle.document import Rule
+from kshot.bundle.field_types import (
+    Count,
+    Decay,
+    Digest,
+    Fraction,
+    Name,
+    Natural,
+    Positive,
+    Text,
+    Way,
+)
+from kshot.bundle.steps import InputSpec
 
-SCHEMA_VERSION: Literal[1] = 1
-NAME_PATTERN = r"[a-z0-9][a-z0-9-]{0,63}"
+SCHEMA_VERSION: Literal[2] = 2
 WEIGHTS_FILE = "weights.safetensors"
+ENCODER_FILE = "encoder.onnx"
 CARD_FILE = "README.md"
-
-Count = Annotated[int, Rule("an integer of at least 1", lambda value: value >= 1)]
-Natural = Annotated[int, Rule("an integer of at least 0", lambda value: value >= 0)]
-Way = Annotated[int, Rule("an integer of at least 2", lambda value: value >= 2)]
-Positive = Annotated[float, Rule("a number above 0", lambda value: value > 0)]
-Temperature = Annotated[
-    float, Rule("a number from 0.001 to 1000", lambda value: 0.001 <= value <= 1000)
-]
-Fraction = Annotated[float, Rule("a number from 0 to 1", lambda value: 0 <= value <= 1)]
-Decay = Annotated[float, Rule("a number of at least 0, below 1", lambda value: 0 <= value < 1)]
-Text = Annotated[str, Rule("some text", lambda value: bool(value.strip()))]
-Name = Annotated[str, Rule(f"a match of {NAME_PATTERN}", re.compile(NAME_PATTERN).fullmatch)]
-Digest = Annotated[str, Rule("64 digits 0-9a-f", re.compile("[0-9a-f]{64}").fullmatch)]
 
 
 @dataclass(frozen=True)
@@ -39,50 +37,14 @@ class NetworkSpec:
 
 
 @dataclass(frozen=True)
-class Grayscale:
-    """Make one channel of luminance."""
+class EncoderSpec:
+    """The frozen function in `encoder.onnx`, from prepared images to the network's input.
 
-    step: Literal["grayscale"] = field(default="grayscale", kw_only=True)
-
-
-@dataclass(frozen=True)
-class Rgb:
-    """Make three channels."""
-
-    step: Literal["rgb"] = field(default="rgb", kw_only=True)
-
-
-@dataclass(frozen=True)
-class Resize:
-    """Resize an image of any size and aspect to `height` by `width` pixels."""
-
-    step: Literal["resize"] = field(default="resize", kw_only=True)
-    height: Count
-    width: Count
-    method: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
-
-
-@dataclass(frozen=True)
-class Rescale:
-    """Multiply pixels 0..255 by a factor."""
-
-    step: Literal["rescale"] = field(default="rescale", kw_only=True)
-    factor: Positive
-
-
-PreprocessingStep = Grayscale | Rgb | Resize | Rescale
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """The shape of a prepared example, `(channels, height, width)`, and the steps that make it.
-
-    The steps are a colour step, a resize and a rescale, in this order.
+    Its input `images` is float32 `(n, *input.shape)`, its output `encoded` float32
+    `(n, *output_shape)`; features are `(features, 1, 1)`.
     """
 
-    shape: tuple[Count, Count, Count]
-    preprocessing: tuple[PreprocessingStep, ...]
-    dtype: Literal["float32"] = "float32"
+    output_shape: tuple[Count, Count, Count]
 
 
 @dataclass(frozen=True)
@@ -94,11 +56,19 @@ class BatchSizeRule:
 
 
 @dataclass(frozen=True)
+class StepCountRule:
+    """The default step count up to `max_shot` examples per class."""
+
+    max_shot: Count
+    step_count: Natural
+
+
+@dataclass(frozen=True)
 class InnerLoop:
     """The defaults of the inner loop and the alternatives for requests."""
 
     learning_rate: Positive
-    step_count: Count
+    step_count: Natural
     batch_size_by_way: Annotated[tuple[BatchSizeRule, ...], Rule("at least one rule", bool)]
     batch_sizes: Annotated[tuple[Count, ...], Rule("at least one size", bool)]
     way_buckets: Annotated[tuple[Way, ...], Rule("at least one bucket", bool)]
@@ -110,6 +80,10 @@ class InnerLoop:
     epsilon: Positive = 1e-8
     weight_decay_rate: Positive | None = None
     """Multiplies all parameters before each inner step; None leaves them unchanged."""
+    step_count_by_shot: (
+        Annotated[tuple[StepCountRule, ...], Rule("at least one rule", bool)] | None
+    ) = None
+    """The first rule that a task fits replaces `step_count`."""
 
 
 @dataclass(frozen=True)
@@ -190,52 +164,6 @@ class EvaluationRow:
 
 
 @dataclass(frozen=True)
-class TemperatureRule:
-    """The temperature of a batch-norm mode for tasks of `shot` examples per class."""
-
-    batch_norm_mode: BatchNormMode
-    shot: Positive
-    temperature: Temperature
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The temperatures that divide logits before the softmax, and the tasks that fitted them.
-
-    For each `shot` there were `task_count` tasks of `way` classes with `query_count` queries per
-    class, drawn from `seed` out of `part` of the training's data, whose images have `data_digest`,
-    and adapted by `step_count` steps and the bundle's other defaults.
-    """
-
-    rules: Annotated[tuple[TemperatureRule, ...], Rule("at least one rule", bool)]
-    part: Text
-    data_digest: Text
-    way: Way
-    task_count: Count
-    query_count: Count
-    step_count: Natural
-    seed: Natural
-
-    def temperature(self, mode: BatchNormMode, way: int, support_count: int) -> float:
-        """Return the temperature of a task in `mode`; 1 where the mode has no rule.
-
-        Between the `shot`s of the mode's rules its logarithm is linear in that of the examples per
-        class, `support_count / way`; below the first and above the last it is theirs.
-        """
-        rules = [rule for rule in self.rules if rule.batch_norm_mode is mode]
-        if not rules:
-            return 1.0
-        shot = support_count / way
-        above = next((at for at, rule in enumerate(rules) if shot <= rule.shot), len(rules))
-        if above in (0, len(rules)) or shot == rules[above].shot:
-            return rules[min(above, len(rules) - 1)].temperature
-        low, high = rules[above - 1], rules[above]
-        start = math.log(low.shot)
-        part = (math.log(shot) - start) / (math.log(high.shot) - start)
-        return math.exp((1 - part) * math.log(low.temperature) + part * math.log(high.temperature))
-
-
-@dataclass(frozen=True)
 class FileEntry:
     """The SHA-256 (hex) and the size of one file of the bundle."""
 
@@ -245,9 +173,13 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that trainer, engine and front know about one bundle."""
+    """All that trainer, engine and front know about one bundle.
 
-    schema_version: Literal[1] = field(default=SCHEMA_VERSION, kw_only=True)
+    Version 1 of the schema has no encoder, mode `stored` or step counts by shot, at least one step,
+    and as steps of preprocessing a colour step, a resize and a rescale.
+    """
+
+    schema_version: Literal[1, 2] = field(default=SCHEMA_VERSION, kw_only=True)
     name: Name
     version: Count
     network: NetworkSpec
@@ -262,11 +194,30 @@ class Manifest:
     evaluation: tuple[EvaluationRow, ...] = ()
     calibration: Calibration | None = None
     files: Mapping[str, FileEntry] = field(default_factory=dict)
+    encoder: EncoderSpec | None = None
 
     @property
     def usual_way(self) -> int:
         """Return the default number of classes of a task: the table's, else that of training."""
         return self.evaluation[0].way if self.evaluation else self.training.way
+
+    @property
+    def network_input_shape(self) -> tuple[int, int, int]:
+        """Return the shape of what the network takes: the encoder's output, or a prepared image."""
+        return self.input.shape if self.encoder is None else self.encoder.output_shape
+
+    @property
+    def template_modes(self) -> tuple[BatchNormMode, ...]:
+        """Return the batch-norm modes that have a template, in their usual order."""
+        if self.schema_version == 1:
+            return COMPUTED_MODES
+        return tuple(mode for mode in BatchNormMode if mode in self.batch_norm.allowed)
+
+    def default_step_count(self, way: int, support_count: int) -> int:
+        """Return the default step count of a task, by its mean number of examples per class."""
+        rules = self.inner_loop.step_count_by_shot or ()
+        fitting = (rule.step_count for rule in rules if support_count <= rule.max_shot * way)
+        return next(fitting, self.inner_loop.step_count)
 
     def default_batch_size(self, way: int) -> int:
         """Return the default batch size of a task of `way` classes."""
@@ -295,6 +246,7 @@ def template_file(mode: BatchNormMode) -> str:
     return f"predict_{mode.value}.onnx"
 
 
-def bundle_files() -> tuple[str, ...]:
+def bundle_files(manifest: Manifest) -> tuple[str, ...]:
     """Return the names of the files that a manifest lists."""
-    return (WEIGHTS_FILE, *map(template_file, BatchNormMode), CARD_FILE)
+    encoder = () if manifest.encoder is None else (ENCODER_FILE,)
+    return (WEIGHTS_FILE, *map(template_file, manifest.template_modes), *encoder, CARD_FILE)

@@ -11,7 +11,9 @@ from PIL import Image
 
 from kshot.bundle.errors import ImageError, ImageProblem
 from kshot.bundle.images import ImageLimits, decode_image
-from kshot.bundle.manifest import InputSpec, Rescale, Resize
+from kshot.bundle.ink import strengthened
+from kshot.bundle.pictures import apply_step
+from kshot.bundle.steps import Ink, InputSpec, Normalize, Rescale, resize_of
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -45,7 +47,7 @@ def pixels(
     spec: InputSpec,
     limits: ImageLimits | None = None,
 ) -> Pixels:
-    """Return uint8 `(n, channels, height, width)`: all steps of `spec` except the rescale.
+    """Return uint8 `(n, channels, height, width)`: all steps of `spec` except the last.
 
     `images` are encoded (PNG, JPEG, WebP) or uint8 `(n, height, width[, 1 | 3 | 4])` of any
     height and width. Raises `ImageError` with a problem for each invalid image.
@@ -68,10 +70,23 @@ def pixels(
 
 
 def rescale(pixels: Pixels, spec: InputSpec) -> Floats:
-    """Return float32 of the same shape: each pixel times the factor of `spec`, rounded once."""
-    factor = next(step.factor for step in spec.preprocessing if isinstance(step, Rescale))
-    table = (np.arange(256) * factor).astype(np.float32)
-    return table[pixels]
+    """Return float32 of the same shape: the last step of `spec`, each pixel rounded once."""
+    table = value_table(spec)
+    if len(table) == 1:
+        return cast(Floats, table[0][pixels])
+    return np.stack([table[at][pixels[:, at]] for at in range(len(table))], axis=1)
+
+
+def value_table(spec: InputSpec) -> Floats:
+    """Return the numbers that pixels 0..255 become: float32 `(channels, 256)`.
+
+    A rescale is the same for all channels, and has one row.
+    """
+    step = spec.preprocessing[-1]
+    if isinstance(step, Normalize):
+        mean, std = np.array([step.mean, step.std])[..., None]
+        return cast(Floats, ((np.arange(256) - mean) / std).astype(np.float32))
+    return (np.arange(256) * cast(Rescale, step).factor).astype(np.float32)[None]
 
 
 def _prepared(images: Floats, spec: InputSpec) -> Floats:
@@ -115,10 +130,13 @@ def _picture(image: Pixels) -> Image.Image:
 
 
 def _fit(picture: Image.Image, spec: InputSpec) -> Pixels:
-    """Apply colour and resize; return `(channels, height, width)`."""
-    channels = spec.shape[0]
+    """Apply all steps but the last; return `(channels, height, width)`."""
+    channels, resize = spec.shape[0], resize_of(spec)
     picture = picture.convert("L" if channels == 1 else "RGB")
-    resize = next(step for step in spec.preprocessing if isinstance(step, Resize))
+    for step in spec.preprocessing:
+        picture = apply_step(picture, step, resize)
     picture = picture.resize((resize.width, resize.height), _METHODS[resize.method])
+    if any(isinstance(step, Ink) for step in spec.preprocessing):
+        picture = strengthened(picture)
     fitted = np.asarray(picture)
     return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)

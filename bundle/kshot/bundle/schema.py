@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import cast
 
-from kshot.bundle.choices import BatchNormMode
+from kshot.bundle.choices import BatchNormMode, Head
 from kshot.bundle.document import DocumentError, expect, parse, plain, read_json
 from kshot.bundle.errors import BundleError
-from kshot.bundle.manifest import (
-    SCHEMA_VERSION,
-    Grayscale,
-    InnerLoop,
-    InputSpec,
-    Limits,
-    Manifest,
-    Rescale,
-    Resize,
-    Rgb,
-)
+from kshot.bundle.manifest import SCHEMA_VERSION, InnerLoop, Limits, Manifest
+from kshot.bundle.steps import Ink, InputSpec, Normalize, PreprocessingStep, resize_of
 
 MANIFEST_FILE = "manifest.json"
+_FIRST_STEPS = "grayscale or rgb, then resize, then rescale"
+_STEPS = (
+    "grayscale or rgb, then any of polarity, ink, square, reduce, then resize, "
+    "then rescale or normalize"
+)
+_ORDERS = {
+    _FIRST_STEPS: "(grayscale|rgb) resize rescale",
+    _STEPS: "(grayscale|rgb)( polarity)?( ink)?( square)?( reduce)? resize (rescale|normalize)",
+}
 
 
 def parse_manifest(document: object) -> Manifest:
@@ -29,7 +30,8 @@ def parse_manifest(document: object) -> Manifest:
     try:
         if isinstance(document, dict) and type(version := document.get("schema_version")) is int:
             # Before the keys: another version may have others.
-            expect(version == SCHEMA_VERSION, "schema_version", SCHEMA_VERSION, version)
+            known = version in range(1, SCHEMA_VERSION + 1)
+            expect(known, "schema_version", f"1 or {SCHEMA_VERSION}", version)
         manifest = parse(Manifest, document)
         check_manifest(manifest)
     except DocumentError as error:
@@ -39,7 +41,10 @@ def parse_manifest(document: object) -> Manifest:
 
 def check_manifest(manifest: Manifest) -> None:
     """Check the fields of a manifest against each other; raise `DocumentError`."""
-    _check_input(manifest.input)
+    first = manifest.schema_version == 1
+    if first:
+        _check_first_version(manifest)
+    _check_input(manifest.input, _FIRST_STEPS if first else _STEPS)
     _check_inner_loop(manifest.inner_loop, manifest.limits)
     _check_policies(manifest)
     _check_calibration(manifest)
@@ -74,15 +79,44 @@ def manifest_bytes(manifest: Manifest) -> bytes:
     return text.encode() + b"\n"
 
 
-def _check_input(spec: InputSpec) -> None:
+def _check_first_version(manifest: Manifest) -> None:
+    """Refuse what version 1 of the schema does not have, beside the steps of preprocessing."""
+    loop = manifest.inner_loop
+    for field, value in (
+        ("encoder", manifest.encoder),
+        ("inner_loop.step_count_by_shot", loop.step_count_by_shot),
+    ):
+        expect(value is None, field, "no such key with schema_version 1", "one")
+    expected = "at least 1 with schema_version 1"
+    expect(loop.step_count >= 1, "inner_loop.step_count", expected, loop.step_count)
+    modes = manifest.batch_norm.allowed
+    expected = "modes that compute statistics with schema_version 1"
+    expect(BatchNormMode.STORED not in modes, "batch_norm.allowed", expected, "stored")
+
+
+def _check_input(spec: InputSpec, order: str) -> None:
+    if not spec.preprocessing and order == _STEPS:
+        expected = "[features, 1, 1] without preprocessing"
+        expect(spec.shape[1:] == (1, 1), "input.shape", expected, list(spec.shape))
+        return
     names = [step.step for step in spec.preprocessing]
-    orders = (["grayscale", "resize", "rescale"], ["rgb", "resize", "rescale"])
-    expected = "grayscale or rgb, then resize, then rescale"
-    expect(names in orders, "input.preprocessing", expected, names)
-    color, resize, _ = cast(tuple[Grayscale | Rgb, Resize, Rescale], spec.preprocessing)
-    made = (1 if isinstance(color, Grayscale) else 3, resize.height, resize.width)
+    in_order = re.fullmatch(_ORDERS[order], " ".join(names)) is not None
+    expect(in_order, "input.preprocessing", order, names)
+    resize = resize_of(spec)
+    made = (1 if names[0] == "grayscale" else 3, resize.height, resize.width)
     expected = f"{list(made)}, which the preprocessing makes"
     expect(spec.shape == made, "input.shape", expected, list(spec.shape))
+    for index, step in enumerate(spec.preprocessing):
+        _check_step(step, f"input.preprocessing[{index}]", made[0])
+
+
+def _check_step(step: PreprocessingStep, field: str, channels: int) -> None:
+    if isinstance(step, Ink):
+        expect(channels == 1, field, "ink behind grayscale", "ink behind rgb")
+    if isinstance(step, Normalize):
+        for name, values in (("mean", step.mean), ("std", step.std)):
+            expected = f"{channels} numbers, one for each channel"
+            expect(len(values) == channels, f"{field}.{name}", expected, list(values))
 
 
 def _check_inner_loop(loop: InnerLoop, limits: Limits) -> None:
@@ -96,15 +130,29 @@ def _check_inner_loop(loop: InnerLoop, limits: Limits) -> None:
     for field, last in (("batch_size_by_way", ways[-1]), ("way_buckets", loop.way_buckets[-1])):
         expected = f"the last value to be at least {limits.max_way} (limits.max_way)"
         expect(last >= limits.max_way, f"inner_loop.{field}", expected, last)
+    rules = loop.step_count_by_shot or ()
+    check_growing("inner_loop.step_count_by_shot", [rule.max_shot for rule in rules])
     steps, rate = limits.max_step_count, limits.max_learning_rate
     expected = f"at most {steps} (limits.max_step_count)"
     expect(loop.step_count <= steps, "inner_loop.step_count", expected, loop.step_count)
+    for index, counted in enumerate(rules):
+        field = f"inner_loop.step_count_by_shot[{index}].step_count"
+        expect(counted.step_count <= steps, field, expected, counted.step_count)
     expected = f"at most {rate} (limits.max_learning_rate)"
     expect(loop.learning_rate <= rate, "inner_loop.learning_rate", expected, loop.learning_rate)
 
 
 def _check_policies(manifest: Manifest) -> None:
     loop = manifest.inner_loop
+    counts = [loop.step_count, *(rule.step_count for rule in loop.step_count_by_shot or ())]
+    if 0 in counts:
+        expected = "at least 1, unless head.default is prototype"
+        expect(manifest.head.default is Head.PROTOTYPE, "inner_loop.step_count", expected, 0)
+    modes = manifest.batch_norm.allowed
+    if BatchNormMode.STORED in modes:
+        expected = "stored alone: it has no statistics to compute"
+        got = ", ".join(modes)
+        expect(modes == (BatchNormMode.STORED,), "batch_norm.allowed", expected, got)
     _check_member("inner_loop.preconditioner", loop.preconditioner, loop.preconditioners)
     _check_member("batch_norm.default", manifest.batch_norm.default, manifest.batch_norm.allowed)
     _check_member("head.default", manifest.head.default, manifest.head.allowed)

@@ -35,6 +35,8 @@ class _BatchNormModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     """Uses, for each query, the statistics of the support set and that query."""
     BATCH_NORM_MODE_SUPPORT: _BatchNormMode.ValueType  # 3
     """Uses the statistics of the support set, computed once after adaptation."""
+    BATCH_NORM_MODE_STORED: _BatchNormMode.ValueType  # 4
+    """Uses the statistics that the network came with; they are part of its weights."""
 
 class BatchNormMode(_BatchNormMode, metaclass=_BatchNormModeEnumTypeWrapper):
     """Chooses the statistics that batch normalization uses in predictions."""
@@ -47,6 +49,8 @@ BATCH_NORM_MODE_SUPPORT_AND_QUERY: BatchNormMode.ValueType  # 2
 """Uses, for each query, the statistics of the support set and that query."""
 BATCH_NORM_MODE_SUPPORT: BatchNormMode.ValueType  # 3
 """Uses the statistics of the support set, computed once after adaptation."""
+BATCH_NORM_MODE_STORED: BatchNormMode.ValueType  # 4
+"""Uses the statistics that the network came with; they are part of its weights."""
 global___BatchNormMode = BatchNormMode
 
 class _Preconditioner:

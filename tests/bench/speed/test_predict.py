@@ -19,6 +19,7 @@ from kshot.bench.speed.predict_contenders import (
     noise,
 )
 from kshot.bundle import (
+    COMPUTED_MODES,
     BatchNormMode,
     Bundle,
     Calibration,
@@ -31,7 +32,7 @@ from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
 
 CPU = torch.device("cpu")
-MODES = list(BatchNormMode)
+MODES = COMPUTED_MODES
 
 
 @pytest.fixture(scope="module")

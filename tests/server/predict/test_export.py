@@ -18,7 +18,7 @@ MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]
 
 
-@pytest.mark.parametrize("mode", BatchNormMode)
+@pytest.mark.parametrize("mode", COMPUTED_MODES)
 @pytest.mark.parametrize("way", [2, 7])
 def test_an_export_answers_as_the_server(
     tiny_bundle: Bundle,

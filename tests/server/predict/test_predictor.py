@@ -13,6 +13,7 @@ import onnx.parser
 import pytest
 
 from kshot.bundle import (
+    COMPUTED_MODES,
     BatchNormMode,
     Bundle,
     BundleError,
@@ -59,7 +60,7 @@ def predictor(tiny_bundle: Bundle) -> Predictor:
     return Predictor(tiny_bundle)
 
 
-@pytest.mark.parametrize("mode", BatchNormMode)
+@pytest.mark.parametrize("mode", COMPUTED_MODES)
 @pytest.mark.parametrize("way", [2, 5, 20])
 @pytest.mark.parametrize("query_count", [1, 25])
 @pytest.mark.parametrize("support_count", [2, 100])
@@ -94,7 +95,7 @@ def test_answers_are_independent(
     np.testing.assert_allclose(together, turned, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", BatchNormMode)
+@pytest.mark.parametrize("mode", COMPUTED_MODES)
 def test_large_requests_run_in_chunks(
     predictor: Predictor,
     make_arrays: MakeArrays,
@@ -123,7 +124,7 @@ def test_large_requests_run_in_chunks(
         assert max(run_sizes) <= 32
 
 
-@pytest.mark.parametrize("mode", BatchNormMode)
+@pytest.mark.parametrize("mode", COMPUTED_MODES)
 def test_threads_with_own_models_get_own_answers(
     predictor: Predictor, make_arrays: MakeArrays, mode: BatchNormMode
 ) -> None:
@@ -150,7 +151,7 @@ def test_a_support_set_beyond_one_run_still_answers(
     assert logits.shape == (3, 5)
 
 
-@pytest.mark.parametrize("mode", BatchNormMode)
+@pytest.mark.parametrize("mode", COMPUTED_MODES)
 def test_stored_arrays_answer_the_same(
     predictor: Predictor,
     make_arrays: MakeArrays,
@@ -203,7 +204,7 @@ def trained_arrays(seed: int, way: int) -> tuple[Bundle, AdaptedArrays]:
     return bundle, AdaptedArrays(parameters, statistics, support)
 
 
-@pytest.mark.parametrize("mode", BatchNormMode)
+@pytest.mark.parametrize("mode", COMPUTED_MODES)
 @pytest.mark.parametrize("way", [2, 5, 20])
 def test_a_session_of_its_own_answers_as_the_template(
     hot_set: HotSet, mode: BatchNormMode, way: int
@@ -259,7 +260,7 @@ def test_a_network_without_statistics_ignores_support(
     assert {tensor.name for tensor in exported.graph.initializer} == {"head.weight", "head.bias"}
 
 
-@pytest.mark.parametrize("mode", BatchNormMode)
+@pytest.mark.parametrize("mode", COMPUTED_MODES)
 def test_arrays_from_the_store_make_sessions_too(
     hot_set: HotSet,
     tiny_bundle: Bundle,
@@ -283,7 +284,7 @@ def test_arrays_from_the_store_make_sessions_too(
     )
 
 
-@pytest.mark.parametrize("mode", BatchNormMode)
+@pytest.mark.parametrize("mode", COMPUTED_MODES)
 def test_threads_get_own_answers_as_sessions_change(
     tiny_bundle: Bundle, make_arrays: MakeArrays, mode: BatchNormMode
 ) -> None:
@@ -312,7 +313,7 @@ def test_a_discarded_model_leaves_no_session(
     make_model: MakeModel,
 ) -> None:
     hot, cache = Predictor(tiny_bundle, hot_set=hot_set), ModelCache(10**6)
-    for mode in BatchNormMode:
+    for mode in COMPUTED_MODES:
         for _ in range(3):
             held = cache.get_or_load("a1", lambda: CachedModel(make_model(), make_arrays()))
             hot.logits(held.arrays, queries(2), mode)
@@ -331,7 +332,7 @@ def no_session(_: AdaptedArrays) -> Any:  # noqa: ANN401 -- never returns
 
 
 def rewritten(bundle: Bundle, root: Path, mode: BatchNormMode, template: bytes) -> Bundle:
-    templates = {each: bundle.template_path(each).read_bytes() for each in BatchNormMode}
+    templates = {each: bundle.template_path(each).read_bytes() for each in COMPUTED_MODES}
     templates[mode] = template
     manifest = replace(bundle.manifest, files={})
     return write_bundle(root, manifest, bundle.read_weights(), templates, "")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kshot.bundle import BatchNormMode, Calibration, Manifest
+from kshot.bundle import COMPUTED_MODES, BatchNormMode, Calibration, Manifest
 from kshot.learner import Initialization
 from kshot.trainer.bundling import calibration as module
 from kshot.trainer.bundling.calibration import (
@@ -78,7 +78,7 @@ def test_an_evaluation_repeats_the_fit(
     of_bundle = replace(manifest, calibration=calibration)
     evaluator = Evaluator(make_initialization(manifest), of_bundle, patterns())
     timeless: dict[str, Any] = {"ms_per_task": 0, "step_count": 0, "episodes_digest": ""}
-    modes = tuple(BatchNormMode)
+    modes = COMPUTED_MODES
     evaluated = {
         (shot, calibrated): evaluator.evaluate(
             replace(SETTINGS, shot=shot, calibrated=calibrated), modes

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from kshot.bundle import BatchNormMode, Manifest, NetworkSpec, Scope, load_bundle
+from kshot.bundle import COMPUTED_MODES, BatchNormMode, Manifest, NetworkSpec, Scope, load_bundle
 from kshot.learner import (
     Conv4,
     Features,
@@ -35,7 +35,7 @@ from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.recipe.recipe import Recipe
 
-MODES = tuple(BatchNormMode)
+MODES = COMPUTED_MODES
 NETWORK = Conv4((1, 28, 28), filters=64)
 # As ONNX Runtime calls them in an optimized graph, and what only changes the order in memory.
 CONVOLUTIONS = ("Conv", "FusedConv")

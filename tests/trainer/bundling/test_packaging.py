@@ -4,7 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kshot.bundle import BatchNormMode, BundleError, Manifest, load_bundle, parse_manifest
+from kshot.bundle import (
+    COMPUTED_MODES,
+    BundleError,
+    Manifest,
+    load_bundle,
+    parse_manifest,
+)
 from kshot.bundle.schema import manifest_document
 from kshot.learner import Initialization
 from kshot.trainer.bundling.card import model_card
@@ -58,7 +64,7 @@ def test_a_bundle_is_packed(
         for name, value in given.items():
             np.testing.assert_array_equal(kept[name], value.numpy())
     assert weights.step == 42
-    for mode in BatchNormMode:
+    for mode in COMPUTED_MODES:
         assert bundle.template_path(mode).read_bytes() == mode.value.encode()
     words = training_words(bundle.manifest, recipe, dataset)
     assert (folder / "README.md").read_text() == model_card(words, bundle.manifest)

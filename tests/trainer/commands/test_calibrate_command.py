@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from kshot.__main__ import main
-from kshot.bundle import BatchNormMode, Bundle, EvaluationRow, Manifest, load_bundle
+from kshot.bundle import COMPUTED_MODES, BatchNormMode, Bundle, EvaluationRow, Manifest, load_bundle
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.datasets import registry as datasets
@@ -114,7 +114,7 @@ def test_a_copy_is_calibrated(
     evaluator = Evaluator.of_bundle(copy, patterns(seed=1), torch.device("cpu"))
     evaluated = {
         shot: evaluator.evaluate(
-            EvaluationSettings(3, shot, 2, 12, BatchNormMode.SUPPORT), tuple(BatchNormMode)
+            EvaluationSettings(3, shot, 2, 12, BatchNormMode.SUPPORT), COMPUTED_MODES
         )
         for shot in (1, 3)
     }

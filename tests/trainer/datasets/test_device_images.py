@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kshot.bundle import prepare
+from kshot.bundle import InputSpec, Normalize, Resize, Rgb, prepare
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
 from kshot.trainer.datasets.device_images import DevicePixels, to_device
 from kshot.trainer.errors import DataError
@@ -29,6 +29,18 @@ def test_pixels_are_the_very_numbers_that_serving_prepares(
     assert taken.shape == (2, 2, 1, 28, 28)
     np.testing.assert_array_equal(taken[0].numpy(), wanted[[1, 0]])
     np.testing.assert_array_equal(taken[1].numpy(), wanted)
+
+
+def test_normalized_pixels_are_those_that_serving_prepares() -> None:
+    steps = (Rgb(), Resize(8, 8, "box"), Normalize((127.0, 0.3, 9.0), (128.0, 3.0, 0.7)))
+    spec = InputSpec((3, 8, 8), steps)
+    images = torch.arange(2 * 192).remainder(256).to(torch.uint8).reshape(2, 3, 8, 8)
+    dataset = make_dataset("values", images, torch.tensor([0, 2]), ("class",))
+
+    taken = DevicePixels.load(dataset, spec, CPU).take(torch.tensor([[1, 0]]))
+
+    wanted = prepare(images.permute(0, 2, 3, 1).numpy(), spec)
+    np.testing.assert_array_equal(taken[0].numpy(), wanted[[1, 0]])
 
 
 def test_images_of_another_shape_are_refused(

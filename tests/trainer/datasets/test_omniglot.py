@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kshot.bundle import InputSpec, Rescale
-from kshot.bundle.manifest import Grayscale, Resize
+from kshot.bundle import Grayscale, InputSpec, Rescale, Resize
 from kshot.trainer.datasets import omniglot, reader
 from kshot.trainer.datasets.cache import cache_folder
 from kshot.trainer.datasets.dataset import ImageDataset, names_digest

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kshot.bundle import BatchNormMode, Manifest
+from kshot.bundle import COMPUTED_MODES, BatchNormMode, Manifest
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.datasets.dataset import ImageDataset
@@ -39,7 +39,7 @@ def answer(solver: NilSolver, episodes: EpisodeBatch, mode: BatchNormMode) -> to
     return solver.answer(parameters, episodes, mode)
 
 
-@pytest.mark.parametrize("mode", list(BatchNormMode))
+@pytest.mark.parametrize("mode", COMPUTED_MODES)
 def test_labels_are_weighted_by_the_softmax_of_cosines(
     solver: NilSolver, episodes: EpisodeBatch, mode: BatchNormMode
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kshot.bundle import (
+    COMPUTED_MODES,
     BatchNormMode,
     Head,
     Manifest,
@@ -29,7 +30,7 @@ from kshot.trainer.tasks.episode_file import draw_episodes
 from kshot.trainer.tasks.support_flaws import SupportFlaws
 
 CPU = torch.device("cpu")
-MODES = tuple(BatchNormMode)
+MODES = COMPUTED_MODES
 SETTINGS = EvaluationSettings(
     way=4,
     shot=2,

@@ -131,7 +131,11 @@ def test_a_setting_replaces_one_value() -> None:
             "serving.preconditioner: expected an allowed value (sgd)",
         ),
         ("input.shape=[1, 32, 32]", "input.shape: expected [1, 28, 28], which the preprocessing"),
-        ("input.preprocessing=[]", "input.preprocessing: expected grayscale or rgb, then"),
+        ("input.preprocessing=[]", "input.shape: expected [features, 1, 1] without preprocessing"),
+        (
+            "serving.step_count_by_shot=[{max_shot=1, step_count=201}]",
+            "serving.step_count_by_shot[0].step_count: expected at most 200",
+        ),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_key(setting: str, message: str) -> None:

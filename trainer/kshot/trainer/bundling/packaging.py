@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kshot.bundle import (
-    BatchNormMode,
     Bundle,
     BundleError,
     Manifest,
@@ -66,7 +65,8 @@ def pack_bundle(
 
     The data set is the training part: the card describes it.
     """
-    templates = {mode: build_template(initialization.network, mode) for mode in BatchNormMode}
+    modes = manifest.template_modes
+    templates = {mode: build_template(initialization.network, mode) for mode in modes}
     weights = Weights(
         {name: value.cpu().numpy() for name, value in initialization.parameters.items()},
         {name: value.cpu().numpy() for name, value in initialization.second_moment.items()},
@@ -88,7 +88,8 @@ def pack_copy(
     """
     if load_bundle(bundle.path) != bundle:
         raise BundleError(f"{bundle.path} has changed while it was calibrated")
-    templates = {mode: bundle.template_path(mode).read_bytes() for mode in BatchNormMode}
+    modes = manifest.template_modes
+    templates = {mode: bundle.template_path(mode).read_bytes() for mode in modes}
     card = (bundle.path / CARD_FILE).read_text(encoding="utf-8", errors="replace")
     card = model_card(words_of_card(card, bundle.manifest), manifest, fits)
     return write_bundle(out, replace(manifest, files={}), bundle.read_weights(), templates, card)

@@ -6,20 +6,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.bundle import InputSpec, Rescale, Resize
+from kshot.bundle import InputSpec, Rescale, Resize, value_table
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import DataError
 
 
 @dataclass(frozen=True)
 class DevicePixels:
-    """All images, uint8 `(image_count, channels, height, width)`, and the factor of rescaling.
+    """All images, uint8 `(image_count, channels, height, width)`, and how they are prepared.
 
+    Pixels are multiplied by a `factor`, or else looked up in `table`, float32 `(channels, 256)`.
     Images for augmentation are `oversampling` times as high and wide as the network's input.
     """
 
     images: Tensor
-    factor: float
+    factor: float | None
+    table: Tensor
     oversampling: int = 1
 
     @staticmethod
@@ -31,8 +33,10 @@ class DevicePixels:
         expected = enlarged(spec, oversampling).shape
         if shape != expected:
             raise DataError(f"images of {dataset.name}: expected shape {expected}, got {shape}")
-        factor = next(step.factor for step in spec.preprocessing if isinstance(step, Rescale))
-        return DevicePixels(dataset.images.to(device), factor, oversampling)
+        last = spec.preprocessing[-1]
+        factor = last.factor if isinstance(last, Rescale) else None
+        table = torch.from_numpy(value_table(spec)).to(device)
+        return DevicePixels(dataset.images.to(device), factor, table, oversampling)
 
     def take(self, rows: Tensor) -> Tensor:
         """Prepare images by int64 rows `(...)`: float32 `(..., channels, height, width)`.
@@ -48,6 +52,9 @@ class DevicePixels:
     def take_unreduced(self, rows: Tensor) -> Tensor:
         """Prepare images as `take`, but keep the size of larger ones."""
         images = self.images[to_device(rows, self.images.device)]
+        if self.factor is None:
+            channels = torch.arange(len(self.table), device=images.device)[:, None, None]
+            return self.table[channels, images.long()]
         # Multiplied in float64 and rounded once: exactly the numbers that the server prepares.
         return images.to(torch.float64).mul_(self.factor).to(torch.float32)
 

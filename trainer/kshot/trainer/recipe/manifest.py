@@ -31,6 +31,7 @@ def manifest_of(
             batch_size_by_way=serving.batch_size_by_way,
             batch_sizes=serving.batch_sizes,
             way_buckets=serving.way_buckets,
+            step_count_by_shot=serving.step_count_by_shot,
         ),
         batch_norm=recipe.batch_norm,
         training=Training(recipe.task.way if shuffled else recipe.evaluation.way, recipe.task.shot),

@@ -7,22 +7,17 @@ from typing import Annotated, ClassVar, Literal, cast
 
 from kshot.bundle.choices import Preconditioner
 from kshot.bundle.document import Rule, plain
+from kshot.bundle.field_types import Count, Decay, Name, Natural, Positive, Text, Way
 from kshot.bundle.manifest import (
     BatchNorm,
     BatchSizeRule,
-    Count,
-    Decay,
     HeadPolicy,
-    InputSpec,
     Limits,
-    Name,
-    Natural,
     NetworkSpec,
-    Positive,
     ScopePolicy,
-    Text,
-    Way,
+    StepCountRule,
 )
+from kshot.bundle.steps import InputSpec
 
 # For people, and not part of the digest.
 PROSE = ("description", "reproduces", "cost")
@@ -186,7 +181,7 @@ class Serving:
     """The bundle's name, and the defaults, choices and limits of requests to it."""
 
     name: Name
-    step_count: Count
+    step_count: Natural
     preconditioner: Preconditioner
     preconditioners: tuple[Preconditioner, ...]
     batch_size_by_way: Annotated[tuple[BatchSizeRule, ...], Rule("at least one rule", bool)]
@@ -195,6 +190,9 @@ class Serving:
     head: HeadPolicy
     scope: ScopePolicy
     limits: Limits
+    step_count_by_shot: (
+        Annotated[tuple[StepCountRule, ...], Rule("at least one rule", bool)] | None
+    ) = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

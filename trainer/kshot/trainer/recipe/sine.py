@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from kshot.bundle.document import Rule
-from kshot.bundle.manifest import Count, Name, Natural, NetworkSpec, Text
+from kshot.bundle.field_types import Count, Name, Natural, Text
+from kshot.bundle.manifest import NetworkSpec
 from kshot.trainer.recipe.recipe import Inner, Outer
 
 SINE = "sine"
