@@ -82,7 +82,7 @@ def measured(
         )
         evaluator = Evaluator.of_bundle(bundle, dataset, CPU, compiled=None)
         found = measure_plan(plan_table(table, manifest), evaluator)
-        assert len(found) == len(table.shots) * len(BatchNormMode)
+        assert len(found) == len(table.shots) * len(COMPUTED_MODES)
         return found
 
     return measure

@@ -75,7 +75,7 @@ def test_pair_is_swept_over_all_choices(sweep: RunSweep, swept: Swept, tmp_path:
     # two preconditioners, two heads, two scopes, three numbers of steps, three modes; and NIL
     assert len(found.rows) == 2 * 2 * 2 * 3 * 3 + 3
     assert (found.settings["tasks"], found.settings["queries"]) == (3, 3)
-    assert found.settings["temperatures"] == dict.fromkeys(map(str, BatchNormMode), 1.0)
+    assert found.settings["temperatures"] == dict.fromkeys(map(str, COMPUTED_MODES), 1.0)
     picture = tmp_path / "out" / "choosing" / "omniglot-1shot.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     read = Sweep.of(found)

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from kshot.bundle import BatchNormMode, Bundle, manifest_document
+from kshot.bundle import COMPUTED_MODES, BatchNormMode, Bundle, manifest_document
 from kshot.server.predict.export import export_model
 from kshot.server.predict.predictor import Predictor
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord

@@ -318,7 +318,7 @@ def test_a_discarded_model_leaves_no_session(
             held = cache.get_or_load("a1", lambda: CachedModel(make_model(), make_arrays()))
             hot.logits(held.arrays, queries(2), mode)
     settle(hot_set)
-    assert len(hot_set) == len(BatchNormMode)
+    assert len(hot_set) == len(COMPUTED_MODES)
     gone = weakref.ref(hot_set.find(held.arrays, BatchNormMode.SUPPORT, 1, no_session))
     del held
     cache.discard("a1")

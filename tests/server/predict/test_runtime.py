@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from kshot.bundle import BatchNormMode, Bundle
+from kshot.bundle import COMPUTED_MODES, Bundle
 from kshot.server.predict import runtime as runtime_module
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.predictor import Predictor
@@ -104,7 +104,7 @@ def test_a_missing_provider_is_logged_once(
 
     assert not runtime.on_gpu
     assert machine.asked.count(CUDA) == 1
-    assert machine.asked.count(CPU) == 2 * len(BatchNormMode)
+    assert machine.asked.count(CPU) == 2 * len(COMPUTED_MODES)
     assert reasons(caplog) == [reason]
     assert capfd.readouterr() == ("", "")
 
