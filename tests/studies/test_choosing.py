@@ -12,7 +12,6 @@ from click.testing import CliRunner, Result
 from kshot.__main__ import main
 from kshot.bundle import (
     COMPUTED_MODES,
-    BatchNormMode,
     Calibration,
     Head,
     Manifest,
