@@ -106,13 +106,12 @@ def test_rows_are_moved_sideways_by_the_slant() -> None:
     assert torch.equal(maps[:, :, :2], torch.eye(2).expand(400, 2, 2))
 
 
-def test_a_larger_canvas_keeps_the_images_in_their_middle() -> None:
-    images = torch.rand(2, 1, 8, 8)
+def test_a_wider_view_shows_the_images_in_its_middle() -> None:
+    images = torch.rand(2, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
 
-    grown = warp(images, torch.eye(2, 3).expand(2, 2, 3), growth=1.5)
+    seen = warp(images, torch.eye(2, 3).expand(2, 2, 3), view=2.0)
 
-    assert grown.shape == (2, 1, 12, 12)
-    torch.testing.assert_close(grown[:, :, 2:10, 2:10], images)
+    torch.testing.assert_close(seen[:, :, 2:6, 2:6], images[:, :, ::2, ::2])
 
 
 def test_strokes_widen_by_their_pixels_on_each_side() -> None:

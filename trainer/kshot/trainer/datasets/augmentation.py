@@ -104,21 +104,17 @@ def draw_transforms(
     return torch.cat([linear, linear @ torch.stack(moves, dim=-1).unsqueeze(-1)], dim=-1)
 
 
-def warp(images: Tensor, transforms: Tensor, growth: float = 1.0) -> Tensor:
+def warp(images: Tensor, transforms: Tensor, view: float = 1.0) -> Tensor:
     """Map images `(..., channels, height, width)` by `(..., 2, 3)`, bilinearly.
 
-    The new canvas is `growth` times as high and wide; the border is repeated outwards.
+    The new images show `view` times the old canvas; the border is repeated outwards.
     """
     flat = images.flatten(0, -4)
-    height, width = (round(growth * side) for side in flat.shape[2:])
     linear, move = torch.split(transforms.flatten(0, -3), [2, 1], dim=-1)
-    grid = functional.affine_grid(
-        torch.cat([growth * linear, move], dim=-1),
-        [*flat.shape[:2], height, width],
-        align_corners=False,
-    )
+    maps = torch.cat([view * linear, move], dim=-1)
+    grid = functional.affine_grid(maps, list(flat.shape), align_corners=False)
     warped = functional.grid_sample(flat, grid, padding_mode="border", align_corners=False)
-    return warped.reshape(*images.shape[:-2], height, width)
+    return warped.reshape(images.shape)
 
 
 def widened(images: Tensor, widths: Tensor) -> Tensor:
