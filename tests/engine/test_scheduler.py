@@ -169,6 +169,24 @@ def test_a_poisoned_neighbour_diverges_alone(
         np.testing.assert_array_equal(steady.result(PATIENCE).parameters[name], array)
 
 
+def test_a_task_without_steps_has_the_head_of_its_class_means(
+    make_scheduler: MakeScheduler, model: LoadedModel, reference: Adapt
+) -> None:
+    """It needs no step of its kind, and leaves the slots to others."""
+    scheduler = make_scheduler(2)
+    task = _task(way=4, step_count=0, head=Head.PROTOTYPE)
+
+    got, wanted = scheduler.submit(model, task, _budget()).result(PATIENCE), reference(model, task)
+
+    assert (got.stop_reason, got.step_count) == (StopReason.COMPLETED, 0)
+    assert (got.support_losses, got.slot_bucket) == ((), 0)
+    assert got.support_accuracy == pytest.approx(wanted.support_accuracy)
+    for name, array in {**wanted.parameters, **wanted.statistics}.items():
+        np.testing.assert_array_equal({**got.parameters, **got.statistics}[name], array)
+    with pytest.raises(ValueError, match="step_count: expected at least 1 with head trained"):
+        _task(step_count=0)
+
+
 def test_a_deterministic_job_shares_no_launch(
     make_scheduler: MakeScheduler, model: LoadedModel
 ) -> None:

@@ -728,6 +728,7 @@ class ModelCapabilities(google.protobuf.message.Message):
     TRAINING_WAY_FIELD_NUMBER: builtins.int
     TRAINING_SHOT_FIELD_NUMBER: builtins.int
     CALIBRATED_BATCH_NORM_MODES_FIELD_NUMBER: builtins.int
+    STEP_COUNT_BY_SHOT_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the model in requests."""
     version: builtins.int
@@ -787,6 +788,13 @@ class ModelCapabilities(google.protobuf.message.Message):
         data. It does not change the order of classes. Default: none, logits are the network's own.
         """
 
+    @property
+    def step_count_by_shot(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___StepCountRule]:
+        """Lists the default step counts by examples per class, the least first: the first that fits the
+        mean over a task's classes holds, and behind the last that of `default_options`. Default: none,
+        `default_options.step_count` holds for all.
+        """
+
     def __init__(
         self,
         *,
@@ -808,11 +816,34 @@ class ModelCapabilities(google.protobuf.message.Message):
         training_way: builtins.int = ...,
         training_shot: builtins.int = ...,
         calibrated_batch_norm_modes: collections.abc.Iterable[global___BatchNormMode.ValueType] | None = ...,
+        step_count_by_shot: collections.abc.Iterable[global___StepCountRule] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["default_options", b"default_options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "calibrated_batch_norm_modes", b"calibrated_batch_norm_modes", "default_options", b"default_options", "heads", b"heads", "input_shape", b"input_shape", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "calibrated_batch_norm_modes", b"calibrated_batch_norm_modes", "default_options", b"default_options", "heads", b"heads", "input_shape", b"input_shape", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "step_count_by_shot", b"step_count_by_shot", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
 
 global___ModelCapabilities = ModelCapabilities
+
+@typing.final
+class StepCountRule(google.protobuf.message.Message):
+    """Sets the default step count of tasks with few examples."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAX_SHOT_FIELD_NUMBER: builtins.int
+    STEP_COUNT_FIELD_NUMBER: builtins.int
+    max_shot: builtins.int
+    """Limits the mean number of examples per class, inclusive."""
+    step_count: builtins.int
+    """Counts the inner steps; 0 means class means alone."""
+    def __init__(
+        self,
+        *,
+        max_shot: builtins.int = ...,
+        step_count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_shot", b"max_shot", "step_count", b"step_count"]) -> None: ...
+
+global___StepCountRule = StepCountRule
 
 @typing.final
 class ServerLimits(google.protobuf.message.Message):
@@ -1039,7 +1070,10 @@ class AdaptOptions(google.protobuf.message.Message):
     ALLOW_PARTIAL_FIELD_NUMBER: builtins.int
     DETERMINISTIC_FIELD_NUMBER: builtins.int
     step_count: builtins.int
-    """Counts the inner steps: 1 to `ModelCapabilities.max_step_count`."""
+    """Counts the inner steps: 1 to `ModelCapabilities.max_step_count`, or 0 with `HEAD_PROTOTYPE`:
+    class means alone. Default: the first of `ModelCapabilities.step_count_by_shot` that fits the
+    mean number of examples per class, or else that of `ModelCapabilities.default_options`.
+    """
     learning_rate: builtins.float
     """Sets the inner loop's learning rate: above 0, to `ModelCapabilities.max_learning_rate`."""
     batch_size: builtins.int
@@ -1194,7 +1228,7 @@ class AdaptReport(google.protobuf.message.Message):
     compute_path: builtins.str
     """Names the implementation of the inner step that ran."""
     slot_bucket: builtins.int
-    """Counts the slots of the widest launch it took part in: 1 or more. Equal requests give equal
+    """Counts the slots of the widest launch it took part in; 0 without steps. Equal requests give equal
     bytes where all their launches were as wide, as with `deterministic`.
     """
     @property

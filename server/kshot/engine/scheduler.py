@@ -16,9 +16,9 @@ from kshot.engine.device import DeviceDescription
 from kshot.engine.models import LoadedModel
 from kshot.engine.pool import Job, Pool
 from kshot.engine.programs import Programs
-from kshot.engine.slot_tasks import slot_task, step_spec
-from kshot.engine.task import EngineResult, EngineTask
-from kshot.learner import InnerStep, Slots, SlotTask, StepSpec, graphed
+from kshot.engine.slot_tasks import finish, slot_task, step_spec
+from kshot.engine.task import EngineResult, EngineTask, StopReason
+from kshot.learner import InnerStep, SlotResult, Slots, SlotTask, StepSpec, graphed
 
 CLOSE_SECONDS = 5.0
 IDLE_POOLS = 4  # kept with their buffers and graphs when no job is inside
@@ -127,6 +127,10 @@ class Scheduler:
                 job = self._waiting[0]
             clock = time.perf_counter()
             try:
+                if job.task.step_count == 0:
+                    if self._take(job):
+                        self._finish_at_once(job, clock)
+                    continue
                 key, steps = self._kind(job)
                 if key in self._pools and self._pools[key].full:
                     return
@@ -138,6 +142,21 @@ class Scheduler:
                 _give_back_memory(error)
                 if job.answer.running() or self._take(job):
                     job.answer.set_exception(error)
+
+    def _finish_at_once(self, job: Job, clock: float) -> None:
+        """Answer a task without steps: its head comes from its class means alone."""
+        started = slot_task(job.model, job.task)
+        start = started.state.parameters
+        finished = finish(
+            job.model,
+            job.task.way,
+            started,
+            SlotResult(start[0], start.new_zeros(0), width=0),
+            StopReason.COMPLETED,
+            began=clock,
+            compute_path=self._device.compute_path(compiled=False),
+        )
+        job.answer.set_result(finished)
 
     def _take(self, job: Job) -> bool:
         """Take the first job from the queue; tell whether its answer is still wanted."""

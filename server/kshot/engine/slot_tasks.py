@@ -60,6 +60,7 @@ def finish(
     The computing began when `time.perf_counter` showed `began`, and ends here.
     """
     losses = tuple(result.losses.tolist())
+    stepped = bool(losses) or started.step_count == 0
 
     def without_arrays(reason: StopReason) -> EngineResult:
         seconds = time.perf_counter() - began
@@ -70,7 +71,7 @@ def finish(
     finite = torch.isfinite(result.losses).all() and torch.isfinite(result.parameters).all()
     if not finite.item():
         return without_arrays(StopReason.DIVERGED)
-    if stop_reason is StopReason.CANCELLED or not losses:
+    if stop_reason is StopReason.CANCELLED or not stepped:
         return without_arrays(stop_reason)
     network = model.initialization.network
     padded = started.state.layout.split(result.parameters[None])

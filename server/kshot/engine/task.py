@@ -50,8 +50,9 @@ class EngineTask:
             )
         if self.way < 2 or set(self.classes.tolist()) != set(range(self.way)):
             raise ValueError(f"classes: expected 0..{self.way - 1}, each with an example")
+        if self.step_count == 0 and self.head is not Head.PROTOTYPE:
+            raise ValueError(f"step_count: expected at least 1 with head {self.head}, got 0")
         for name, value in (
-            ("step_count", self.step_count),
             ("batch_size", self.batch_size),
             ("learning_rate", self.learning_rate),
         ):
@@ -75,10 +76,10 @@ class EngineTask:
 
 @dataclass(frozen=True)
 class EngineResult:
-    """An adapted task; without arrays when it diverged or took no step.
+    """An adapted task; without arrays when it diverged, or stopped before its first step.
 
-    `slot_bucket` counts the rows of the task's widest launch; `compute_seconds` run from its first
-    step to its end.
+    `slot_bucket` counts the rows of the task's widest launch, 0 without steps; `compute_seconds`
+    run from its first step to its end.
     """
 
     parameters: Arrays

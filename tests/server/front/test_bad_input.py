@@ -129,7 +129,7 @@ def test_all_violations_are_listed(stub: AdaptationServiceStub, refusal: Refuse)
         "options.ttl",
         "support_set.images.encoded.items[0]",
     }
-    assert found["options.step_count"] == "expected 1 to 100, got 0"
+    assert found["options.step_count"] == "expected 1 to 100 with head trained, got 0"
     assert found["options.batch_size"] == "expected one of 5, 10, got 3"
 
 

@@ -118,7 +118,8 @@ def test_all_options_can_be_asked_for(manifest: Manifest) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("step_count", 101, "expected 1 to 100, got 101"),
+        ("step_count", 101, "expected 0 to 100, got 101"),
+        ("step_count", 0, "expected 1 to 100 with head trained, got 0"),
         ("learning_rate", float("nan"), "expected above 0 and at most 0.1, got nan"),
         ("learning_rate", 0.2, "expected above 0 and at most 0.1, got 0.2"),
         ("batch_size", 3, "expected one of 5, 10, got 3"),

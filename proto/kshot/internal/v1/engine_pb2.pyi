@@ -145,7 +145,7 @@ class AdaptRequest(google.protobuf.message.Message):
     way: builtins.int
     """Counts the classes: 2 or more."""
     step_count: builtins.int
-    """Counts the inner steps: 1 or more."""
+    """Counts the inner steps; 0 only with head `prototype`."""
     learning_rate: builtins.float
     """Sets the learning rate: above 0."""
     batch_size: builtins.int
@@ -217,7 +217,7 @@ class AdaptResponse(google.protobuf.message.Message):
     compute_path: builtins.str
     """Names the implementation of the inner step that ran."""
     slot_bucket: builtins.int
-    """Counts the slots of the widest launch that it took part in: 1 or more."""
+    """Counts the slots of the widest launch that it took part in; 0 without steps."""
     @property
     def parameters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NamedTensor]:
         """Holds the adapted parameters, in the order of their names."""

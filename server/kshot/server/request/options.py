@@ -76,7 +76,7 @@ class AdaptOptions:
     step_count: int = field(
         metadata=_row(
             default=lambda bounds: bounds.manifest.inner_loop.step_count,
-            allowed=lambda bounds: _between(1, bounds.manifest.limits.max_step_count),
+            allowed=lambda bounds: _between(0, bounds.manifest.limits.max_step_count),
         )
     )
     learning_rate: float = field(
@@ -160,7 +160,12 @@ def resolve_options(
         value = values[row.name] = asked[row.name]
         if row.metadata["allowed"] is not None:
             check_allowed(f"options.{row.name}", value, row.metadata["allowed"](bounds), violations)
-    return AdaptOptions(**values)
+    options = AdaptOptions(**values)
+    if options.step_count == 0 and options.head is not Head.PROTOTYPE:
+        most = bounds.manifest.limits.max_step_count
+        expected = f"1 to {most} with head {options.head}"
+        violations.add("options.step_count", f"expected {expected}, got 0")
+    return options
 
 
 def check_allowed(name: str, value: OptionValue, allowed: Allowed, violations: Violations) -> None:
