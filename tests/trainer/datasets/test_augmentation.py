@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kshot.bundle import Grayscale, Ink, InputSpec, Rescale, Resize
 from kshot.trainer.datasets.augmentation import (
     blurred,
     changed,
@@ -161,6 +162,22 @@ def test_larger_images_are_reduced_after_they_have_changed(
 
     wanted = torch.nn.functional.avg_pool2d(images.flatten(0, 1), 2).reshape(2, 3, 1, 28, 28)
     torch.testing.assert_close(reduced, wanted)
+
+
+def test_changed_drawings_are_fitted_to_their_ink_again() -> None:
+    """However small and slanted they have become, they fill the square inside the margin."""
+    steps = (Grayscale(), Ink(0.25), Resize(12, 12, "box"), Rescale(1 / 255))
+    images = torch.zeros(1, 9, 1, 24, 24)
+    images[..., 4:20, 8:14] = 1
+    augmentation = replace(NOTHING, slant=0.3, scale=0.4)
+    changes = draw_changes(augmentation, (1, 9), (1, 12, 12), torch.Generator())
+
+    fitted = changed(images, changes, InputSpec((1, 12, 12), steps))
+
+    rows = (fitted > 0.5).any(dim=-1)[0, :, 0]
+    assert fitted.shape == (1, 9, 1, 12, 12)
+    assert set(rows.sum(dim=1).tolist()) <= {7, 8, 9}
+    assert not rows[:, [0, 1, 10, 11]].any()
 
 
 def test_tasks_are_the_same_and_their_images_are_not(

@@ -32,7 +32,7 @@ def test_the_recipes_that_are_there() -> None:
     baselines = {"omniglot-5way-joint", "omniglot-pretraining"}
     ablations = {"omniglot-5way-sgd", "omniglot-5way-fresh"}
 
-    best = {"omniglot-best", "cifar-fs-best"}
+    best = {"omniglot-best", "cifar-fs-best", "drawings"}
     assert set(SHIPPED) == rows | reptile | baselines | ablations | best
     assert set(SHIPPED) <= set(list_recipes())
 

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.bundle import InputSpec
+from kshot.bundle import Ink, InputSpec
 from kshot.trainer.datasets.device_images import to_device
+from kshot.trainer.datasets.ink_fit import fit_ink
 from kshot.trainer.recipe.recipe import Augmentation
+
+# How much of a canvas changed drawings show: a slanted one stays inside.
+INK_VIEW = 1.5
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,27 @@ def draw_changes(
 
 
 def changed(images: Tensor, changes: Changes, spec: InputSpec) -> Tensor:
-    """Change images of 0..1 `(..., channels, height, width)`; reduce them to the input's size."""
+    """Change images `(..., channels, height, width)` of 0..1, and reduce them to the input's size.
+
+    Drawings that the preprocessing fits to their ink are fitted again after they have changed, as
+    a drawing of that form is in service.
+    """
     flat, (height, width) = images.flatten(0, -4), spec.shape[1:]
-    flat = warp(flat, to_device(changes.transforms.flatten(0, -3), images.device))
+    margin = ink_margin(spec)
+    view = 1.0 if margin is None else INK_VIEW
+    flat = warp(flat, to_device(changes.transforms.flatten(0, -3), images.device), view)
     if changes.widths is not None:
         flat = widened(flat, changes.widths.flatten())
-    if flat.shape[-2:] != (height, width):
+    if margin is not None:
+        flat = fit_ink(flat, margin, (height, width))
+    elif flat.shape[-2:] != (height, width):
         flat = functional.avg_pool2d(flat, flat.shape[-1] // width)
     return toned(flat.reshape(*images.shape[:-2], height, width), changes)
+
+
+def ink_margin(spec: InputSpec) -> float | None:
+    """Return the margin of the step `ink`, or None without that step."""
+    return next((step.margin for step in spec.preprocessing if isinstance(step, Ink)), None)
 
 
 def draw_transforms(
