@@ -25,7 +25,7 @@ from kshot.bundle.manifest import (
     StepCountRule,
     Training,
 )
-from kshot.bundle.preprocessing import pixels, prepare, rescale, value_table
+from kshot.bundle.preprocessing import pixels, prepare, rescale, useful_side, value_table
 from kshot.bundle.schema import manifest_document, parse_manifest
 from kshot.bundle.steps import (
     Grayscale,
@@ -95,6 +95,7 @@ __all__ = [
     "replacing",
     "rescale",
     "sync_folder",
+    "useful_side",
     "value_table",
     "write_bundle",
     "write_synced",

@@ -11,12 +11,15 @@ from PIL import Image
 
 from kshot.bundle.errors import ImageError, ImageProblem
 from kshot.bundle.images import ImageLimits, decode_image
-from kshot.bundle.ink import strengthened
+from kshot.bundle.ink import MAX_SIDE, strengthened
 from kshot.bundle.pictures import apply_step
-from kshot.bundle.steps import Ink, InputSpec, Normalize, Rescale, resize_of
+from kshot.bundle.steps import Ink, InputSpec, Normalize, Reduce, Rescale, resize_of
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+
+_USEFUL_SIDES = 4
+_LEAST_USEFUL_SIDE = 512
 
 _METHODS = {
     "nearest": Image.Resampling.NEAREST,
@@ -87,6 +90,23 @@ def value_table(spec: InputSpec) -> Floats:
         mean, std = np.array([step.mean, step.std])[..., None]
         return cast(Floats, ((np.arange(256) - mean) / std).astype(np.float32))
     return (np.arange(256) * cast(Rescale, step).factor).astype(np.float32)[None]
+
+
+def useful_side(spec: InputSpec) -> int:
+    """Return the shorter side, in pixels, to which a larger image may be reduced by area first.
+
+    It is a few times the input's. Returns 0 where every pixel may count: with a nearest-neighbour
+    resize of the whole picture, and for vectors.
+    """
+    if not spec.preprocessing:
+        return 0
+    resize = resize_of(spec)
+    averages = any(isinstance(step, Ink | Reduce) for step in spec.preprocessing)
+    if resize.method == "nearest" and not averages:
+        return 0
+    ink = any(isinstance(step, Ink) for step in spec.preprocessing)
+    least = 2 * MAX_SIDE if ink else _LEAST_USEFUL_SIDE
+    return max(least, _USEFUL_SIDES * max(resize.height, resize.width))
 
 
 def _prepared(images: Floats, spec: InputSpec) -> Floats:

@@ -13,7 +13,8 @@ from kshot.v1 import adaptation_pb2 as wire
 class ModelCapabilities:
     """The options and limits of one served model; `input_shape` is (channels, height, width).
 
-    Probabilities are calibrated in the modes of `calibrated_batch_norm_modes`.
+    Probabilities are calibrated in the modes of `calibrated_batch_norm_modes`. Images may be shrunk
+    until their shorter side has `max_useful_side` pixels; 0 means that every pixel may count.
     """
 
     model: str
@@ -34,6 +35,7 @@ class ModelCapabilities:
     training_way: int
     training_shot: int
     calibrated_batch_norm_modes: tuple[str, ...]
+    max_useful_side: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def _model_capabilities(model: wire.ModelCapabilities) -> ModelCapabilities:
         training_way=model.training_way,
         training_shot=model.training_shot,
         calibrated_batch_norm_modes=_choices("batch_norm_mode", model.calibrated_batch_norm_modes),
+        max_useful_side=model.max_useful_side,
     )
 
 

@@ -96,6 +96,7 @@ def decode_prediction(
         timing=decode_timing(response.timing, round_trip_ms),
         description=description,
         report=report,
+        warnings=tuple(response.warnings),
     )
 
 
@@ -135,6 +136,7 @@ def decode_report(report: wire.AdaptReport) -> Report:
         support_loss=tuple(report.support_loss),
         compute_path=report.compute_path,
         slot_bucket=report.slot_bucket,
+        warnings=tuple(report.warnings),
     )
 
 

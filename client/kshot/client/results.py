@@ -53,12 +53,16 @@ class Description:
 
 @dataclass(frozen=True)
 class Report:
-    """Why an inner loop stopped, its loss before each step in nats, and where it ran."""
+    """Why an inner loop stopped, its loss before each step in nats, and where it ran.
+
+    `warnings` are sentences about the support set.
+    """
 
     stop_reason: str
     support_loss: tuple[float, ...]
     compute_path: str
     slot_bucket: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,7 @@ class Prediction:
     else class names. `probabilities` and `logits` (the latter only when asked for) are float32
     (m, way) with columns in the order of `class_names`. `description` and `report` tell of the
     adaptation where the call made one for these queries only (then `adapted_model` is empty).
+    `warnings` are sentences about the queries.
     """
 
     labels: npt.NDArray[np.generic]
@@ -81,3 +86,4 @@ class Prediction:
     timing: Timing
     description: Description | None = None
     report: Report | None = None
+    warnings: tuple[str, ...] = ()

@@ -284,6 +284,7 @@ class PredictResponse(google.protobuf.message.Message):
     CLASS_NAMES_FIELD_NUMBER: builtins.int
     BATCH_NORM_MODE_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     adapted_model: builtins.str
     """Echoes the id of the adapted model that answered."""
     weights_digest: builtins.str
@@ -315,6 +316,12 @@ class PredictResponse(google.protobuf.message.Message):
     def timing(self) -> global___Timing:
         """Splits the time the server spent."""
 
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Says in sentences for people why answers may be wrong, such as queries whose ground is dark
+        where the support set's is light. Default: none.
+        """
+
     def __init__(
         self,
         *,
@@ -326,9 +333,10 @@ class PredictResponse(google.protobuf.message.Message):
         class_names: collections.abc.Iterable[builtins.str] | None = ...,
         batch_norm_mode: global___BatchNormMode.ValueType = ...,
         timing: global___Timing | None = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["logits", b"logits", "probabilities", b"probabilities", "timing", b"timing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "batch_norm_mode", b"batch_norm_mode", "class_names", b"class_names", "logits", b"logits", "predictions", b"predictions", "probabilities", b"probabilities", "timing", b"timing", "weights_digest", b"weights_digest"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "batch_norm_mode", b"batch_norm_mode", "class_names", b"class_names", "logits", b"logits", "predictions", b"predictions", "probabilities", b"probabilities", "timing", b"timing", "warnings", b"warnings", "weights_digest", b"weights_digest"]) -> None: ...
 
 global___PredictResponse = PredictResponse
 
@@ -396,6 +404,7 @@ class AdaptAndPredictResponse(google.protobuf.message.Message):
     REPORT_FIELD_NUMBER: builtins.int
     BATCH_NORM_MODE_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     batch_norm_mode: global___BatchNormMode.ValueType
     """Echoes the batch-norm mode that was used."""
     @property
@@ -428,6 +437,12 @@ class AdaptAndPredictResponse(google.protobuf.message.Message):
     def timing(self) -> global___Timing:
         """Splits the time the server spent; `store` is zero."""
 
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Says why answers may be wrong, as that of `PredictResponse`; `report` has those about the support
+        set. Default: none.
+        """
+
     def __init__(
         self,
         *,
@@ -438,9 +453,10 @@ class AdaptAndPredictResponse(google.protobuf.message.Message):
         report: global___AdaptReport | None = ...,
         batch_norm_mode: global___BatchNormMode.ValueType = ...,
         timing: global___Timing | None = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "logits", b"logits", "probabilities", b"probabilities", "report", b"report", "timing", b"timing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "batch_norm_mode", b"batch_norm_mode", "logits", b"logits", "predictions", b"predictions", "probabilities", b"probabilities", "report", b"report", "timing", b"timing"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "batch_norm_mode", b"batch_norm_mode", "logits", b"logits", "predictions", b"predictions", "probabilities", b"probabilities", "report", b"report", "timing", b"timing", "warnings", b"warnings"]) -> None: ...
 
 global___AdaptAndPredictResponse = AdaptAndPredictResponse
 
@@ -729,6 +745,7 @@ class ModelCapabilities(google.protobuf.message.Message):
     TRAINING_SHOT_FIELD_NUMBER: builtins.int
     CALIBRATED_BATCH_NORM_MODES_FIELD_NUMBER: builtins.int
     STEP_COUNT_BY_SHOT_FIELD_NUMBER: builtins.int
+    MAX_USEFUL_SIDE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the model in requests."""
     version: builtins.int
@@ -749,6 +766,11 @@ class ModelCapabilities(google.protobuf.message.Message):
     """Counts the classes of the tasks that the model was meta-trained on."""
     training_shot: builtins.int
     """Counts the examples per class of the tasks that the model was meta-trained on."""
+    max_useful_side: builtins.int
+    """Gives the length, in pixels, up to which the shorter side of an image may be shrunk, by area,
+    before it is sent: more is not used. 0 where every pixel may count, so images are sent as they
+    are. Default 0.
+    """
     @property
     def input_shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Gives the shape of one prepared example: channels, height, width. UINT8 tensors and encoded
@@ -817,9 +839,10 @@ class ModelCapabilities(google.protobuf.message.Message):
         training_shot: builtins.int = ...,
         calibrated_batch_norm_modes: collections.abc.Iterable[global___BatchNormMode.ValueType] | None = ...,
         step_count_by_shot: collections.abc.Iterable[global___StepCountRule] | None = ...,
+        max_useful_side: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["default_options", b"default_options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "calibrated_batch_norm_modes", b"calibrated_batch_norm_modes", "default_options", b"default_options", "heads", b"heads", "input_shape", b"input_shape", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "step_count_by_shot", b"step_count_by_shot", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "calibrated_batch_norm_modes", b"calibrated_batch_norm_modes", "default_options", b"default_options", "heads", b"heads", "input_shape", b"input_shape", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_useful_side", b"max_useful_side", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "step_count_by_shot", b"step_count_by_shot", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
 
 global___ModelCapabilities = ModelCapabilities
 
@@ -1223,6 +1246,7 @@ class AdaptReport(google.protobuf.message.Message):
     SUPPORT_LOSS_FIELD_NUMBER: builtins.int
     COMPUTE_PATH_FIELD_NUMBER: builtins.int
     SLOT_BUCKET_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     stop_reason: global___StopReason.ValueType
     """Tells why it stopped."""
     compute_path: builtins.str
@@ -1237,6 +1261,10 @@ class AdaptReport(google.protobuf.message.Message):
         done.
         """
 
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Says in sentences for people what about the support set may make answers wrong. Default: none."""
+
     def __init__(
         self,
         *,
@@ -1244,8 +1272,9 @@ class AdaptReport(google.protobuf.message.Message):
         support_loss: collections.abc.Iterable[builtins.float] | None = ...,
         compute_path: builtins.str = ...,
         slot_bucket: builtins.int = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "slot_bucket", b"slot_bucket", "stop_reason", b"stop_reason", "support_loss", b"support_loss"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "slot_bucket", b"slot_bucket", "stop_reason", b"stop_reason", "support_loss", b"support_loss", "warnings", b"warnings"]) -> None: ...
 
 global___AdaptReport = AdaptReport
 

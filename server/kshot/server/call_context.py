@@ -36,6 +36,10 @@ class Call:
     ended: bool = False
     started: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    support_warnings: list[str] = field(default_factory=list)
+    """Sentences for the caller about the support set: any part of the work may append some."""
+    query_warnings: list[str] = field(default_factory=list)
+    """The same about the queries."""
 
     def remaining(self) -> float | None:
         """Return the seconds until the deadline, negative after it, None without one."""

@@ -16,6 +16,7 @@ from kshot.client.commands.options import (
     json_option,
     print_document,
     print_table,
+    print_warnings,
     server_option,
     time_text,
     timeout_option,
@@ -60,6 +61,7 @@ def command(
     images = read_files(support.files)
     with Client(server, timeout=timeout) as client:
         adapted = client.adapt(images, support.labels, model=model, **options)
+    print_warnings(adapted.report.warnings if adapted.report else ())
     if as_json:
         print_document(document(adapted))
     else:

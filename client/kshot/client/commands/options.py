@@ -36,6 +36,12 @@ def print_document(document: object) -> None:
     click.echo(json.dumps(document))
 
 
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print the server's warnings on stderr, a line for each."""
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
 def print_table(
     headings: Sequence[str],
     rows: Iterable[Sequence[str]],

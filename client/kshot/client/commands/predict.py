@@ -13,6 +13,7 @@ from kshot.client.commands.options import (
     json_option,
     print_document,
     print_table,
+    print_warnings,
     server_option,
     timeout_option,
 )
@@ -45,6 +46,7 @@ def command(
     contents = read_files(images)
     with Client(server, timeout=timeout) as client:
         prediction = client.predict(adapted_model, contents, batch_norm_mode=batch_norm_mode)
+    print_warnings(prediction.warnings)
     names = prediction.class_names
     ranked = [rank(names, row.tolist(), top) for row in prediction.probabilities]
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
-from kshot.bundle import Manifest
+from kshot.bundle import Manifest, useful_side
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.client import EngineFacts
 from kshot.server.predict.catalog import Catalog, ServedModel
@@ -64,6 +64,7 @@ def _model(model: ServedModel, config: ServerConfig) -> wire.ModelCapabilities:
         training_way=manifest.training.way,
         training_shot=manifest.training.shot,
         calibrated_batch_norm_modes=map(choice_value, manifest.calibrated_modes),
+        max_useful_side=useful_side(manifest.input),
     )
 
 

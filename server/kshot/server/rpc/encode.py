@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kshot.server.adaptation import AdaptResult
-from kshot.server.call_context import Call
+from kshot.server.call_context import Call, current_call
 from kshot.server.predict.prediction import Answers
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedModelRecord
@@ -40,13 +40,14 @@ def adapted_model_message(model: AdaptedModelRecord) -> wire.AdaptedModel:
 
 
 def report_message(adaptation: AdaptResult) -> wire.AdaptReport:
-    """Tell how an inner loop went."""
+    """Tell how the current call's inner loop went."""
     partial = adaptation.partial
     return wire.AdaptReport(
         stop_reason=wire.STOP_REASON_TIME_BUDGET if partial else wire.STOP_REASON_COMPLETED,
         support_loss=adaptation.support_loss,
         compute_path=adaptation.compute_path,
         slot_bucket=adaptation.slot_bucket,
+        warnings=current_call().support_warnings,
     )
 
 

@@ -66,6 +66,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
             class_names=adapted.class_names,
             batch_norm_mode=choice_value(answers.mode),
             timing=timing_message(current_call()),
+            warnings=current_call().query_warnings,
         )
 
     async def AdaptAndPredict(
@@ -86,6 +87,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
             report=report_message(adaptation),
             batch_norm_mode=choice_value(answers.mode),
             timing=timing_message(current_call()),
+            warnings=current_call().query_warnings,
         )
 
     async def GetAdaptedModel(
