@@ -1,4 +1,4 @@
-"""Answers of adapted parameters in the three batch-norm modes."""
+"""Answers of adapted parameters in the batch-norm modes."""
 
 import torch
 from torch import Tensor
@@ -57,9 +57,10 @@ def query_logits(
 ) -> Tensor:
     """Answer T tasks' queries `(T, n, ...)` in a batch-norm mode: `(T, n, way)`.
 
-    In `support_and_query` queries are answered in parts, so that memory stays bounded.
+    In `support_and_query` queries are answered in parts, so that memory stays bounded. In `stored`
+    the network computes no statistics, so every mode would answer alike.
     """
-    if mode is BatchNormMode.TRANSDUCTIVE:
+    if mode in (BatchNormMode.TRANSDUCTIVE, BatchNormMode.STORED):
         return transductive_logits(network, parameters, queries)
     if mode is BatchNormMode.SUPPORT:
         statistics = support_statistics(network, parameters, support)

@@ -61,7 +61,7 @@ class EngineTask:
 
     def check(self, model: LoadedModel) -> None:
         """Raise `ValueError` if the task does not fit a model."""
-        shape = model.bundle.manifest.input.shape
+        shape = model.bundle.manifest.network_input_shape
         most = model.bundle.manifest.limits.max_step_count
         if self.step_count > most:
             raise ValueError(

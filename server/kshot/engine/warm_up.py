@@ -30,7 +30,7 @@ def blank_task(model: LoadedModel) -> EngineTask:
     manifest = model.bundle.manifest
     way = manifest.usual_way
     return EngineTask(
-        support=np.zeros((way, *manifest.input.shape), dtype=np.float32),
+        support=np.zeros((way, *manifest.network_input_shape), dtype=np.float32),
         classes=np.arange(way),
         way=way,
         step_count=min(2, manifest.limits.max_step_count),

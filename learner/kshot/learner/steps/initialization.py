@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.bundle import Bundle, Head, Preconditioner, Weights
+from kshot.bundle import BatchNormMode, Bundle, Head, Preconditioner, Weights
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.networks.network import Network, build_network, layout_of
 from kshot.learner.steps.head import support_head
@@ -30,7 +30,13 @@ class Initialization:
         Raises `ValueError` when they do not fit each other or the manifest.
         """
         manifest = bundle.manifest
-        network = build_network(manifest.network, manifest.input.shape, manifest.batch_norm.epsilon)
+        shape, epsilon = manifest.network_input_shape, manifest.batch_norm.epsilon
+        network = build_network(manifest.network, shape, epsilon)
+        if network.statistics_shapes and BatchNormMode.STORED in manifest.batch_norm.allowed:
+            raise ValueError(
+                f"network: expected one without batch statistics for mode stored, got "
+                f"{manifest.network.name} with {len(network.statistics_shapes)} of them"
+            )
         initialization = Initialization.from_weights(network, bundle.read_weights(), device)
         if initialization.way != manifest.training.way:
             raise ValueError(

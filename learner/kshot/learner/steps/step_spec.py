@@ -61,7 +61,7 @@ class StepSpec:
         """Describe the step of one task of a bundle."""
         return StepSpec(
             network=manifest.network,
-            input_shape=manifest.input.shape,
+            input_shape=manifest.network_input_shape,
             batch_norm_epsilon=manifest.batch_norm.epsilon,
             way=way,
             batch_size=batch_size,
