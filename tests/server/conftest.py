@@ -14,6 +14,7 @@ from kshot.bundle import (
     BatchNormMode,
     Bundle,
     Calibration,
+    EncoderSpec,
     Grayscale,
     Head,
     InputSpec,
@@ -136,6 +137,48 @@ def calibrated_bundle(
     manifest = replace(tiny_bundle.manifest, calibration=fitted, files={})
     root = tmp_path_factory.mktemp("calibrated")
     return write_bundle(root, manifest, tiny_bundle.read_weights(), tiny_templates, "# tiny\n")
+
+
+def encoder_onnx(sides: tuple[int, int, int] = (1, 8, 8), opset: int = 18) -> bytes:
+    """Make an encoder that averages neighbouring pixels: it halves the sides."""
+    channels, height, width = sides
+    text = f"""<ir_version: 10, opset_import: ["" : {opset}]> encode (
+        float[n,{channels},{height},{width}] images
+    ) => (float[n,{channels},{height // 2},{width // 2}] encoded) {{
+        encoded = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(images)
+    }}"""
+    return onnx.parser.parse_model(text).SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def make_encoder_bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_bundle: Bundle,
+    tiny_templates: dict[BatchNormMode, bytes],
+) -> Callable[..., Bundle]:
+    """Make the tiny bundle behind an encoder: its images are 8 x 8, and averaged to 4 x 4."""
+
+    def make(encoder: bytes | None = None, name: str = "encoded") -> Bundle:
+        steps = (Grayscale(), Resize(8, 8, "nearest"), Rescale(1 / 255))
+        manifest = replace(
+            tiny_bundle.manifest,
+            name=name,
+            input=InputSpec((1, 8, 8), steps),
+            encoder=EncoderSpec((1, 4, 4)),
+            files={},
+        )
+        root = tmp_path_factory.mktemp("encoders")
+        weights = tiny_bundle.read_weights()
+        content = encoder_onnx() if encoder is None else encoder
+        return write_bundle(root, manifest, weights, tiny_templates, "# tiny\n", encoder=content)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def encoder_bundle(make_encoder_bundle: Callable[..., Bundle]) -> Bundle:
+    """A bundle with an encoder."""
+    return make_encoder_bundle()
 
 
 @pytest.fixture(scope="session")

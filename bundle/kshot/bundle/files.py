@@ -53,6 +53,11 @@ class Bundle:
         """Return the path of the encoder, None where the bundle has none."""
         return None if self.manifest.encoder is None else self.path / ENCODER_FILE
 
+    @property
+    def encoder_digest(self) -> str | None:
+        """Return the SHA-256 (hex) of the encoder, None where the bundle has none."""
+        return None if self.manifest.encoder is None else self.manifest.files[ENCODER_FILE].sha256
+
     def read_weights(self) -> Weights:
         """Read the initialization; raise `BundleError` when it is invalid."""
         content = _read(self.path, WEIGHTS_FILE, self.manifest.files[WEIGHTS_FILE])

@@ -37,10 +37,15 @@ _ANSWER_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class CheckedTask:
-    """A checked request to adapt: a prepared support set and resolved options."""
+    """A checked request to adapt: a prepared support set and resolved options.
+
+    The engine's support set is the encoded one where the bundle has an encoder; `images` stays the
+    prepared one, which the digest is made of.
+    """
 
     engine_task: EngineTask
     class_names: tuple[str, ...]
+    images: Floats
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def check_task(
         way=way,
         options=options,
     )
-    return CheckedTask(engine_task, support_set.class_names)
+    return CheckedTask(engine_task, support_set.class_names, support)
 
 
 def check_task_alone(task: AdaptInput, max_way: int, violations: Violations) -> None:
@@ -130,7 +135,7 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
         weights_digest=weights_digest(result.parameters),
         adaptation_digest=adaptation_digest(
             engine_task.bundle_digest,
-            engine_task.support,
+            task.images,
             engine_task.class_indices,
             task.class_names,
             options.digested(result.step_count),

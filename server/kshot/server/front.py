@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
 
 from kshot.bundle import BatchNormMode
 from kshot.server.adaptation import (
@@ -16,8 +20,16 @@ from kshot.server.admission import Admission
 from kshot.server.call_context import current_call
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.supervisor import EngineSupervisor
-from kshot.server.predict.batches import PredictionBatches, Request, may_join
+from kshot.server.predict.batches import (
+    Batches,
+    Request,
+    few_alone,
+    may_join,
+    quick_to_prepare,
+)
 from kshot.server.predict.catalog import Catalog, ServedModel
+from kshot.server.predict.encoder import Encoder
+from kshot.server.predict.encodings import Encodings
 from kshot.server.predict.export import export_model
 from kshot.server.predict.prediction import (
     Answers,
@@ -31,7 +43,7 @@ from kshot.server.predict.prediction import (
 )
 from kshot.server.predict.predictor import images_per_query
 from kshot.server.request.images import PixelBudget, check_sent, image_count
-from kshot.server.request.inputs import AdaptInput, PredictInput
+from kshot.server.request.inputs import AdaptInput, Images, PredictInput
 from kshot.server.request.options import TtlLimits
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
@@ -52,7 +64,8 @@ class Front:
     engine: EngineSupervisor
     kept_models: KeptModels
     workers: Workers
-    batches: PredictionBatches
+    batches: Batches[Answers]
+    encodings: Encodings
     adapting: Admission
     predicting: Admission
 
@@ -61,14 +74,15 @@ class Front:
         with self.adapting.admit():
             ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
 
-            def check() -> CheckedTask:
+            def check() -> tuple[ServedModel, CheckedTask]:
                 with current_call().measure("decode"):
                     model = self._find(task, violations)
                     checked = check_task(task, model, ttl, self._budget(), violations)
                     violations.check()
-                    return checked
+                    return model, checked
 
-            checked = await self.workers.prepare(check)
+            model, checked = await self.workers.prepare(check)
+            checked = await self._encode_support(model, checked)
             adaptation = await adapt(checked, self.engine.adapt, self.workers)
             kept = await self.kept_models.keep(adaptation.model, adaptation.arrays)
             current_call().adapted_model = kept.id
@@ -100,6 +114,9 @@ class Front:
                     return model, checked, queries
 
             model, checked, queries = await self.workers.prepare(check)
+            checked = await self._encode_support(model, checked)
+            if model.encoder is not None:
+                queries = await self.encodings.encode(model.encoder, queries)
             adaptation = await adapt(checked, self.engine.adapt, self.workers)
             mode = checked.engine_task.options.batch_norm_mode
             question = Question(model, adaptation.arrays, mode)
@@ -129,7 +146,11 @@ class Front:
                     return queries
 
             count = (image_count(query.queries) or 0) * images_per_query(support_count, mode)
-            if may_join(query.queries, count, mode):
+            joins = may_join(query.queries, count, mode)
+            if model.encoder is not None:
+                encoded = await self._encode_queries(model.encoder, query.queries, prepare)
+                prepare, joins = partial(np.asarray, encoded), few_alone(count, mode)
+            if joins:
                 request = Request(prepare, lambda logits: read_logits(logits, mode), count)
                 answers = await self.batches.answer(
                     (adapted.id, mode),
@@ -159,6 +180,22 @@ class Front:
                     return export_model(model.bundle, arrays, adapted, chosen)
 
             return adapted, chosen, await self.workers.compute(work)
+
+    async def _encode_support(self, model: ServedModel, task: CheckedTask) -> CheckedTask:
+        """Give the engine the encoded support set if the model has an encoder."""
+        if model.encoder is None:
+            return task
+        support = await self.encodings.encode(model.encoder, task.images)
+        return replace(task, engine_task=replace(task.engine_task, support=support))
+
+    async def _encode_queries(
+        self, encoder: Encoder, queries: Images | None, prepare: Callable[[], Floats]
+    ) -> Floats:
+        """Prepare and encode queries; small requests do both in one job."""
+        count = image_count(queries) or 0
+        if quick_to_prepare(queries) and count <= self.encodings.max_images:
+            return await self.encodings.encode_few(encoder, prepare, count)
+        return await self.encodings.encode(encoder, await self.workers.compute(prepare))
 
     def _find(
         self, task: AdaptInput, violations: Violations, query: PredictInput | None = None

@@ -18,8 +18,9 @@ from kshot.server.engine_link.supervisor import EngineSupervisor
 from kshot.server.errors import StartError
 from kshot.server.event_log import LOGGER, log_event
 from kshot.server.front import Front
-from kshot.server.predict.batches import PredictionBatches
+from kshot.server.predict.batches import Batches
 from kshot.server.predict.catalog import Catalog
+from kshot.server.predict.encodings import Encodings
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.runtime import Runtime
 from kshot.server.rpc.interceptor import CallInterceptor
@@ -78,7 +79,8 @@ async def running(
     async with AsyncExitStack() as stack:
         hot_set = HotSet(config.max_hot_sessions)
         stack.callback(hot_set.close)
-        catalog = Catalog.load(config.bundles, Runtime(config.device), hot_set)
+        runtime = Runtime(config.device)
+        catalog = Catalog.load(config.bundles, runtime, hot_set)
         store = stack.enter_context(
             LocalStore.open(
                 config.store,
@@ -97,7 +99,8 @@ async def running(
             engine=engine,
             kept_models=KeptModels(store, ModelCache(config.cache_bytes), workers),
             workers=workers,
-            batches=PredictionBatches(workers),
+            batches=Batches(workers),
+            encodings=Encodings(workers, on_gpu=runtime.on_gpu),
             adapting=Admission(config.max_adapt_queue),
             predicting=Admission(config.max_predict_queue),
         )

@@ -111,6 +111,12 @@ def make_config(
     return make
 
 
+@pytest.fixture(scope="session")
+def run_in_thread() -> Callable[[ServerConfig], AbstractContextManager[RunningServer]]:
+    """Run a server with settings of one's own."""
+    return run_server
+
+
 @pytest.fixture
 def start_server(
     make_config: Callable[..., ServerConfig],

@@ -16,7 +16,7 @@ from kshot.server.predict.batches import (
     MAX_BATCH_IMAGES,
     MAX_REQUEST_BYTES,
     MAX_REQUEST_IMAGES,
-    PredictionBatches,
+    Batches,
     Request,
     may_join,
 )
@@ -54,21 +54,24 @@ def rows(count: int, start: float = 0) -> Floats:
     return (start + np.arange(count * 3, dtype=np.float32)).reshape(count, 3)
 
 
-def request(queries: Floats) -> Request:
+def request(queries: Floats) -> Request[Answers]:
     return Request(lambda: queries, lambda logits: read_logits(logits, SUPPORT), len(queries))
 
 
 @asynccontextmanager
-async def batches() -> AsyncIterator[PredictionBatches]:
+async def batches(lanes: int = 1) -> AsyncIterator[Batches[Answers]]:
     workers = Workers()
     try:
-        yield PredictionBatches(workers)
+        yield Batches(workers, lanes=lanes)
     finally:
         await workers.close()
 
 
 def ask(
-    joined: PredictionBatches, network: Network, wanted: Request, remaining: float | None = None
+    joined: Batches[Answers],
+    network: Network,
+    wanted: Request[Answers],
+    remaining: float | None = None,
 ) -> asyncio.Task[Answers]:
     """Ask as a call of its own."""
 
@@ -79,7 +82,7 @@ def ask(
     return asyncio.create_task(call())
 
 
-async def hold_one(joined: PredictionBatches, network: Network) -> asyncio.Task[Answers]:
+async def hold_one(joined: Batches[Answers], network: Network) -> asyncio.Task[Answers]:
     """Start a request that runs until the network goes on."""
     network.hold()
     first = ask(joined, network, request(rows(1)))
@@ -138,6 +141,32 @@ def test_a_batch_is_bounded() -> None:
 
     assert network.run_sizes == [1, 60, 60, 30]
     assert max(network.run_sizes) <= MAX_BATCH_IMAGES
+
+
+def test_lanes_run_side_by_side() -> None:
+    """With two, a second request runs beside the first, and a third waits."""
+    network, beside = Network(), Network()
+
+    async def main() -> None:
+        async with batches(lanes=2) as joined:
+            first = await hold_one(joined, network)
+            second = ask(joined, beside, request(rows(2)))
+            await second
+            assert not first.done()
+            beside.hold()
+            held = ask(joined, beside, request(rows(3)))
+            await asyncio.to_thread(beside.started.wait, 10)
+            waiting = [ask(joined, beside, request(rows(n))) for n in (1, 4)]
+            await asyncio.sleep(0)  # lets them begin
+            assert beside.run_sizes == [2, 3]
+            beside.go_on.set()
+            network.go_on.set()
+            await asyncio.gather(first, held, *waiting)
+            assert not joined._queues
+
+    run(main())
+
+    assert sorted(network.run_sizes + beside.run_sizes) in ([1, 2, 3, 5], [1, 1, 2, 3, 4])
 
 
 def test_adapted_models_do_not_wait_for_one_another() -> None:
@@ -199,7 +228,7 @@ def test_what_a_run_cannot_take_fails_alone() -> None:
         async with batches() as joined:
             network.hold()
 
-            async def call(wanted: Request) -> Answers:
+            async def call(wanted: Request[Answers]) -> Answers:
                 begin_call("Predict")
                 return await joined.answer(KEY, wanted, fails_for_sevens)
 
@@ -311,7 +340,7 @@ def test_at_a_stop_those_who_wait_are_cancelled() -> None:
 
     async def main() -> None:
         workers = Workers()
-        joined = PredictionBatches(workers)
+        joined: Batches[Answers] = Batches(workers)
         first = await hold_one(joined, network)
         waiting = ask(joined, network, request(rows(1)))
         await asyncio.sleep(0)  # lets it begin
@@ -360,7 +389,7 @@ def test_many_callers_get_what_each_would_get_alone() -> None:
 
             counts = await asyncio.gather(*(caller(number) for number in range(30)))
             assert sum(counts) == 30 * 33
-            assert not joined._waiting
+            assert not joined._queues
 
     run(main())
 

@@ -1,4 +1,4 @@
-"""Small requests to one adapted model, batched while an earlier batch runs."""
+"""Small requests to one network, batched while an earlier batch runs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,24 @@ import asyncio
 import contextvars
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import BatchNormMode
 from kshot.server.call_context import current_call
-from kshot.server.predict.prediction import Answers
 from kshot.server.request.inputs import Images, TensorImages
 from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
 Run = Callable[[Floats], Floats]
-Key = tuple[str, BatchNormMode]
 Result = TypeVar("Result")
-Outcome = Answers | Exception
 
 # Larger requests gain nothing from a batch: they run alone, and no other waits for them.
 MAX_REQUEST_IMAGES = 16
@@ -37,86 +34,113 @@ MAX_REQUEST_BYTES = 2**20
 
 def may_join(queries: Images | None, image_count: int, mode: BatchNormMode) -> bool:
     """Tell whether a request is small, and each answer depends on its own query alone."""
-    return (
-        mode is not BatchNormMode.TRANSDUCTIVE
-        and isinstance(queries, TensorImages)
-        and len(queries.data) <= MAX_REQUEST_BYTES
-        and image_count <= MAX_REQUEST_IMAGES
-    )
+    return quick_to_prepare(queries) and few_alone(image_count, mode)
+
+
+def quick_to_prepare(queries: Images | None) -> bool:
+    """Tell whether nobody waits long while these images are decoded."""
+    return isinstance(queries, TensorImages) and len(queries.data) <= MAX_REQUEST_BYTES
+
+
+def few_alone(image_count: int, mode: BatchNormMode) -> bool:
+    """Tell whether there are few images to run, and each answer depends on its own query alone."""
+    return mode is not BatchNormMode.TRANSDUCTIVE and image_count <= MAX_REQUEST_IMAGES
 
 
 @dataclass(frozen=True)
-class Request:
-    """One call's part: `prepare` decodes and checks its queries, `finish` reads its logits.
+class Request(Generic[Result]):
+    """One call's part: `prepare` decodes and checks its images, `finish` reads their outputs.
 
     `image_count` counts the images that run through the network. Both functions block, and may
     raise.
     """
 
     prepare: Callable[[], Floats]
-    finish: Callable[[Floats], Answers]
+    finish: Callable[[Floats], Result]
     image_count: int
 
 
 @dataclass(frozen=True, eq=False)
-class _Member:
-    request: Request
-    answered: asyncio.Future[Answers]
+class _Member(Generic[Result]):
+    request: Request[Result]
+    answered: asyncio.Future[Result]
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     asked: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True)
-class _Batch:
-    key: Key
-    members: Sequence[_Member]
+class _Batch(Generic[Result]):
+    key: Hashable
+    members: Sequence[_Member[Result]]
     run: Run
 
 
-class PredictionBatches:
-    """Runs the requests of one adapted model and mode in turn; for one event loop.
+@dataclass
+class _Queue(Generic[Result]):
+    """The requests of a key that wait, and how many batches of it run."""
 
-    A request runs at once unless another runs. Those that arrive meanwhile run together after it,
-    up to `MAX_BATCH_IMAGES`. Each keeps its own errors and deadline.
+    waiting: deque[_Member[Result]] = field(default_factory=deque)
+    running: int = 0
+
+
+class Batches(Generic[Result]):
+    """Runs the requests of one key together where they wait for each other; for one event loop.
+
+    A request runs at once unless `lanes` batches of its key run. Those that arrive meanwhile run
+    together after one of these, up to `max_images`. Each keeps its own errors and deadline.
     """
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(
+        self, workers: Workers, max_images: int = MAX_BATCH_IMAGES, lanes: int = 1
+    ) -> None:
         self._workers = workers
-        self._waiting: dict[Key, deque[_Member]] = {}  # a key is there while a batch of it runs
+        self._max_images = max_images
+        self._lanes = lanes
+        self._queues: dict[Hashable, _Queue[Result]] = {}  # a key is there while a batch of it runs
 
-    async def answer(self, key: Key, request: Request, run: Run) -> Answers:
-        """Return what `finish` makes of the request's logits; raise what its functions raise.
+    async def answer(self, key: Hashable, request: Request[Result], run: Run) -> Result:
+        """Return what `finish` makes of the request's outputs; raise what its functions raise.
 
-        `run` maps queries to logits, each row on its own. It is the same for all requests of a key.
+        `run` maps images to outputs, each row on its own. It is the same for all requests of a key.
         """
-        member = _Member(request, asyncio.get_running_loop().create_future())
-        waiting = self._waiting.get(key)
-        if waiting is None:
-            self._start(_Batch(key, [member], run), deque())
+        answered: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        member = _Member(request, answered)
+        queue = self._queues.setdefault(key, _Queue())
+        if queue.running < self._lanes:
+            self._start(_Batch(key, [member], run), queue)
         else:
-            waiting.append(member)
-        return await member.answered
+            queue.waiting.append(member)
+        return await answered
 
-    def _start(self, batch: _Batch, waiting: deque[_Member]) -> None:
+    def _start(self, batch: _Batch[Result], queue: _Queue[Result]) -> None:
         loop = asyncio.get_running_loop()
 
-        def end(job: Future[list[Outcome]]) -> None:
+        def end(job: Future[list[Result | Exception]]) -> None:
             with suppress(RuntimeError):  # the loop is gone, and the callers with it
                 loop.call_soon_threadsafe(self._end, batch, job)
 
         try:
             job = self._workers.submit_compute(lambda: _work(batch))
         except RuntimeError:  # the server has stopped
-            _cancel((*batch.members, *waiting))
+            self._cancel(batch, queue)
             return
-        self._waiting[batch.key] = waiting
+        queue.running += 1
         job.add_done_callback(end)
 
-    def _end(self, batch: _Batch, job: Future[list[Outcome]]) -> None:
+    def _cancel(self, batch: _Batch[Result], queue: _Queue[Result]) -> None:
+        """Cancel a batch and those who wait behind it: the server stops."""
+        for member in (*batch.members, *queue.waiting):
+            member.answered.cancel()
+        queue.waiting.clear()
+        if not queue.running:
+            del self._queues[batch.key]
+
+    def _end(self, batch: _Batch[Result], job: Future[list[Result | Exception]]) -> None:
         """Deliver the outcomes of a batch and start the next."""
-        waiting = self._waiting.pop(batch.key)
-        if job.cancelled():  # the server stops
-            _cancel((*batch.members, *waiting))
+        queue = self._queues[batch.key]
+        queue.running -= 1
+        if job.cancelled():
+            self._cancel(batch, queue)
             return
         for member, outcome in zip(batch.members, job.result(), strict=True):
             if member.answered.done():
@@ -125,71 +149,74 @@ class PredictionBatches:
                 member.answered.set_exception(outcome)
             else:
                 member.answered.set_result(outcome)
-        if following := _take(waiting):
-            self._start(replace(batch, members=following), waiting)
+        if following := _take(queue.waiting, self._max_images):
+            self._start(replace(batch, members=following), queue)
+        elif not queue.running:
+            del self._queues[batch.key]
 
 
-def _cancel(members: Sequence[_Member]) -> None:
-    for member in members:
-        member.answered.cancel()
-
-
-def _take(waiting: deque[_Member]) -> list[_Member]:
+def _take(waiting: deque[_Member[Result]], max_images: int) -> list[_Member[Result]]:
     """Take the next batch, without callers that have left."""
-    members: list[_Member] = []
+    members: list[_Member[Result]] = []
     image_count = 0
     while waiting:
         if not waiting[0].answered.done():
             image_count += waiting[0].request.image_count
-            if members and image_count > MAX_BATCH_IMAGES:
+            if members and image_count > max_images:
                 break
             members.append(waiting[0])
         waiting.popleft()
     return members
 
 
-def _work(batch: _Batch) -> list[Outcome]:
+def _work(batch: _Batch[Result]) -> list[Result | Exception]:
     """Answer a batch in a thread; an exception of one request is its own outcome."""
     queries = [_attempt(partial(member.context.run, _prepare, member)) for member in batch.members]
     fitting = [part for part in queries if not isinstance(part, Exception)]
-    logits = iter(_run(fitting, batch.run))
-    return [
-        part if isinstance(part, Exception) else _finish(member, next(logits))
-        for member, part in zip(batch.members, queries, strict=True)
-    ]
+    outputs = iter(_run(fitting, batch.run))
+    outcomes: list[Result | Exception] = []
+    for member, part in zip(batch.members, queries, strict=True):
+        if isinstance(part, Exception):
+            outcomes.append(part)
+        else:
+            finished = _finish(member, next(outputs))
+            outcomes.append(finished)
+    return outcomes
 
 
-def _prepare(member: _Member) -> Floats:
+def _prepare(member: _Member[Result]) -> Floats:
     current_call().add("queue", time.perf_counter() - member.asked)
     current_call().check()
     return member.request.prepare()
 
 
 def _run(queries: Sequence[Floats], run: Run) -> list[tuple[Floats | Exception, float]]:
-    """Run requests together, or one by one if that fails; return logits and seconds of each."""
+    """Run requests together, or one by one if that fails; return outputs and seconds of each."""
     if not queries:
         return []
     together = queries[0] if len(queries) == 1 else np.concatenate(queries)
     start = time.perf_counter()
-    logits = _attempt(partial(run, together))
+    outputs = _attempt(partial(run, together))
     seconds = time.perf_counter() - start
     if len(queries) == 1:
-        return [(logits, seconds)]
-    if isinstance(logits, Exception):
+        return [(outputs, seconds)]
+    if isinstance(outputs, Exception):
         return [outcome for part in queries for outcome in _run([part], run)]
     ends = np.cumsum([len(part) for part in queries])[:-1]
-    return [(part, seconds) for part in np.split(logits, ends)]
+    return [(part, seconds) for part in np.split(outputs, ends)]
 
 
-def _finish(member: _Member, outcome: tuple[Floats | Exception, float]) -> Outcome:
-    logits, seconds = outcome
-    if isinstance(logits, Exception):
-        return logits
+def _finish(
+    member: _Member[Result], outcome: tuple[Floats | Exception, float]
+) -> Result | Exception:
+    outputs, seconds = outcome
+    if isinstance(outputs, Exception):
+        return outputs
 
-    def finish() -> Answers:
+    def finish() -> Result:
         current_call().add("compute", seconds)
         with current_call().measure("compute"):
-            return member.request.finish(logits)
+            return member.request.finish(outputs)
 
     return _attempt(partial(member.context.run, finish))
 

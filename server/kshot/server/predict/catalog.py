@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kshot.bundle import Bundle, load_bundle
 from kshot.server.errors import ModelChanged, ModelNotFound, StartError
+from kshot.server.predict.encoder import Encoder
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
@@ -16,10 +17,11 @@ from kshot.server.store.adapted_model import AdaptedModelRecord
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A bundle that is served under its name."""
+    """A bundle that is served under its name; `encoder` is None where its network sees images."""
 
     bundle: Bundle
     predictor: Predictor
+    encoder: Encoder | None = None
 
 
 class Catalog:
@@ -34,7 +36,8 @@ class Catalog:
     ) -> Catalog:
         """Open bundles; raise `BundleError`, or `StartError` if two have the same name.
 
-        Their predictors compute with `runtime` and share the sessions of `hot_set`.
+        Their predictors compute with `runtime` and share the sessions of `hot_set`; bundles of the
+        same encoder share its session.
         """
         bundles = [load_bundle(path) for path in paths]
         names = [bundle.manifest.name for bundle in bundles]
@@ -45,7 +48,20 @@ class Catalog:
                     f"{name!r}"
                 )
         runtime = runtime or Runtime()
-        return cls([ServedModel(bundle, Predictor(bundle, runtime, hot_set)) for bundle in bundles])
+        encoders: dict[str, Encoder] = {}
+        for bundle in bundles:
+            if (digest := bundle.encoder_digest) is not None and digest not in encoders:
+                encoders[digest] = Encoder(bundle, runtime)
+        return cls(
+            [
+                ServedModel(
+                    bundle,
+                    Predictor(bundle, runtime, hot_set),
+                    encoders.get(bundle.encoder_digest or ""),
+                )
+                for bundle in bundles
+            ]
+        )
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.compose
 import onnx.numpy_helper
 
 from kshot.bundle import BatchNormMode, Bundle, manifest_document
+from kshot.server.predict.encoder import ENCODED, IMAGES
 from kshot.server.predict.template import HEAD, used_names
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
@@ -23,7 +25,8 @@ def export_model(
     """Return an ONNX file: `inputs` (prepared) to `logits`, weights within, facts as metadata.
 
     `arrays` are those of `adapted`, which was made from `bundle`. The head's are divided by the
-    bundle's temperature, so the softmax of the logits is calibrated.
+    bundle's temperature, so the softmax of the logits is calibrated. A bundle's encoder comes
+    before the adapted network.
     """
     way = len(adapted.class_names)
     temperature = bundle.manifest.temperature(mode, way, len(arrays.support))
@@ -33,6 +36,8 @@ def export_model(
         constants |= {name: constants[name] / np.float32(temperature) for name in HEAD}
     _fill(model.graph, constants)
     _name_way(model.graph, way)
+    if bundle.encoder_path is not None:
+        model = _behind_encoder(model, onnx.load(bundle.encoder_path))
     properties = _properties(bundle, adapted, mode) | {"kshot.temperature": repr(temperature)}
     onnx.helper.set_model_props(model, properties)
     model.doc_string = _description(bundle, adapted, mode)
@@ -55,6 +60,27 @@ def _name_way(graph: onnx.GraphProto, way: int) -> None:
     del graph.value_info[:]
     for output in graph.output:
         output.type.tensor_type.shape.dim[1].dim_value = way
+
+
+def _behind_encoder(model: onnx.ModelProto, encoder: onnx.ModelProto) -> onnx.ModelProto:
+    """Join an encoder and the network that takes what it gives; both have the same opset."""
+    queries, images = (
+        graph.input[0].type.tensor_type.shape.dim[0] for graph in (model.graph, encoder.graph)
+    )
+    images.dim_param = queries.dim_param
+    encoder.ir_version = model.ir_version
+    prefix = "encoder/"
+    joined: onnx.ModelProto = onnx.compose.merge_models(
+        onnx.compose.add_prefix(encoder, prefix),
+        model,
+        [(prefix + ENCODED, _INPUT)],
+    )
+    for node in joined.graph.node:
+        for index, name in enumerate(node.input):
+            if name == prefix + IMAGES:
+                node.input[index] = _INPUT
+    joined.graph.input[0].name = _INPUT
+    return joined
 
 
 def _properties(bundle: Bundle, adapted: AdaptedModelRecord, mode: BatchNormMode) -> dict[str, str]:

@@ -1,0 +1,170 @@
+"""A bundle with an encoder answers as its network does on images that were encoded before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from kshot.bundle import Bundle
+from kshot.server.predict import encodings
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+
+Make = Callable[..., Any]
+Numbers = np.ndarray[Any, Any]
+StartServer = Callable[..., AbstractContextManager[Any]]
+WAY, SHOT = 3, 4
+
+
+@pytest.fixture(scope="module")
+def encoding(
+    make_config: Make,
+    tiny_bundle: Bundle,
+    encoder_bundle: Bundle,
+    run_in_thread: Make,
+    pipes: object,  # noqa: ARG001 -- the fake engine needs it
+) -> Iterator[AdaptationServiceStub]:
+    """A server of the same network with and without an encoder, which runs 4 images at a time."""
+    config = make_config(bundles=(tiny_bundle.path, encoder_bundle.path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encodings, "MAX_CPU_IMAGES", 4)
+        with run_in_thread(config) as server:
+            yield server.stub
+
+
+def images(count: int, seed: int) -> Numbers:
+    return np.random.default_rng(seed).normal(size=(count, 1, 8, 8)).astype(np.float32)
+
+
+def encoded(given: Numbers) -> Numbers:
+    pooled: Numbers = given.reshape(len(given), 1, 4, 2, 4, 2).mean(axis=(3, 5))
+    return pooled
+
+
+def sent(array: Numbers) -> wire.Images:
+    tensor = wire.Tensor(datatype="FP32", shape=array.shape, data=array.tobytes())
+    return wire.Images(tensor=tensor)
+
+
+def support(model: str, seed: int = 0) -> wire.AdaptRequest:
+    """Ask for the same adaptation of either model."""
+    given = images(WAY * SHOT, seed)
+    return wire.AdaptRequest(
+        model=model,
+        support_set=wire.SupportSet(
+            images=sent(given if model == "encoded" else encoded(given)),
+            class_indices=[index for index in range(WAY) for _ in range(SHOT)],
+            class_names=[f"class {index}" for index in range(WAY)],
+        ),
+    )
+
+
+def numbers(tensor: wire.Tensor) -> Numbers:
+    return np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
+
+
+@pytest.mark.parametrize("mode", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3, 30])
+def test_queries_are_encoded(
+    encoding: AdaptationServiceStub, mode: wire.BatchNormMode.ValueType, count: int
+) -> None:
+    """Small requests and large ones, in every mode, of one adapted model and without keeping it."""
+    given, answers = images(count, seed=7), []
+    for model, queries in (("tiny", encoded(given)), ("encoded", given)):
+        adapted = encoding.Adapt(support(model), timeout=60).adapted_model
+        request = wire.PredictRequest(
+            adapted_model=adapted.id, queries=sent(queries), batch_norm_mode=mode
+        )
+        answers.append(numbers(encoding.Predict(request, timeout=60).probabilities))
+        once = wire.AdaptAndPredictRequest(
+            model=model,
+            support_set=support(model).support_set,
+            queries=sent(queries),
+            options=wire.AdaptOptions(batch_norm_mode=mode),
+        )
+        answers.append(numbers(encoding.AdaptAndPredict(once, timeout=60).probabilities))
+
+    assert answers[0].shape == (count, WAY)
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer, answers[0], atol=1e-5, rtol=0)
+
+
+def test_callers_of_different_models_share_runs(encoding: AdaptationServiceStub) -> None:
+    """Each gets what it would get alone."""
+    adapted = [encoding.Adapt(support("encoded", seed)).adapted_model.id for seed in range(4)]
+    plain = [encoding.Adapt(support("tiny", seed)).adapted_model.id for seed in range(4)]
+
+    def call(turn: int) -> tuple[Numbers, Numbers]:
+        given = images(1 + turn % 6, seed=turn)
+        answers = [
+            encoding.Predict(
+                wire.PredictRequest(adapted_model=models[turn % 4], queries=sent(queries)),
+                timeout=60,
+            )
+            for models, queries in ((adapted, given), (plain, encoded(given)))
+        ]
+        got, wanted = (numbers(answer.probabilities) for answer in answers)
+        return got, wanted
+
+    with ThreadPoolExecutor(12) as pool:
+        for got, wanted in pool.map(call, range(120)):
+            np.testing.assert_allclose(got, wanted, atol=1e-5, rtol=0)
+
+
+def test_pictures_of_any_size_are_prepared_before(encoding: AdaptationServiceStub) -> None:
+    """As uint8 arrays; the digest of an adaptation is that of the prepared images."""
+    pictures = np.random.default_rng(1).integers(0, 256, (WAY * SHOT, 8, 8), dtype=np.uint8)
+    twice = pictures.repeat(2, axis=1).repeat(2, axis=2)
+    digests = set()
+    for array in (pictures, twice):
+        request = support("encoded")
+        tensor = wire.Tensor(datatype="UINT8", shape=array.shape, data=array.tobytes())
+        request.support_set.images.CopyFrom(wire.Images(tensor=tensor))
+        digests.add(encoding.Adapt(request, timeout=60).adapted_model.adaptation_digest)
+
+    assert len(digests) == 1
+
+
+def test_an_export_holds_the_encoder(encoding: AdaptationServiceStub) -> None:
+    adapted = encoding.Adapt(support("encoded"), timeout=60).adapted_model
+    given = images(5, seed=3)
+    for mode in (1, 2, 3):
+        request = wire.ExportAdaptedModelRequest(adapted_model=adapted.id, batch_norm_mode=mode)
+        _, *chunks = encoding.ExportAdaptedModel(request, timeout=60)
+        content = b"".join(message.chunk for message in chunks)
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        (logits,) = session.run(["logits"], {"inputs": given})
+
+        answered = encoding.Predict(
+            wire.PredictRequest(
+                adapted_model=adapted.id,
+                queries=sent(given),
+                batch_norm_mode=mode,
+                return_logits=True,
+            ),
+            timeout=60,
+        )
+
+        (inputs,) = session.get_inputs()
+        assert (inputs.name, inputs.shape) == ("inputs", ["query_count", 1, 8, 8])
+        np.testing.assert_allclose(logits, numbers(answered.logits), atol=1e-5, rtol=0)
+
+
+def test_images_of_the_networks_own_shape_are_refused(
+    encoding: AdaptationServiceStub, refusal: Make
+) -> None:
+    """What an encoder would make is no prepared image."""
+    request = support("encoded")
+    request.support_set.images.CopyFrom(sent(encoded(images(WAY * SHOT, 0))))
+
+    refused = refusal(lambda: encoding.Adapt(request, timeout=60))
+
+    assert refused.violations == {
+        "support_set.images.tensor": "expected float32 shape (n, 1, 8, 8), got (12, 1, 4, 4)"
+    }

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx.parser
+import pytest
+
+from kshot.bundle import Bundle, BundleError
+from kshot.server.predict.catalog import Catalog
+from kshot.server.predict.encoder import Encoder
+from kshot.server.predict.runtime import Runtime
+
+MakeBundle = Callable[..., Bundle]
+
+
+def encoder(images: str, encoded: str, body: str, opset: int = 18) -> bytes:
+    text = f"""<ir_version: 10, opset_import: ["" : {opset}]>
+        encode ({images}) => ({encoded}) {{ {body} }}"""
+    return onnx.parser.parse_model(text).SerializeToString()
+
+
+def test_an_encoder_runs(encoder_bundle: Bundle) -> None:
+    images = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
+    made = Encoder(encoder_bundle, Runtime())
+
+    encoded = made.encode(images)
+
+    wanted = images.reshape(3, 1, 4, 2, 4, 2).mean(axis=(3, 5))
+    np.testing.assert_allclose(encoded, wanted, atol=1e-6)
+    assert made.output_shape == (1, 4, 4)
+
+
+def test_bundles_of_one_encoder_share_it(
+    tiny_bundle: Bundle, encoder_bundle: Bundle, make_encoder_bundle: MakeBundle
+) -> None:
+    other = make_encoder_bundle(name="other")
+    catalog = Catalog.load([tiny_bundle.path, encoder_bundle.path, other.path])
+
+    assert catalog.find("tiny").encoder is None
+    assert catalog.find("encoded").encoder is catalog.find("other").encoder is not None
+
+
+POOL = "AveragePool<kernel_shape = [2, 2], strides = [2, 2]>"
+IMAGES, ENCODED = "float[n,1,8,8] images", "float[n,1,4,4] encoded"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"nonsense", "ONNX Runtime cannot load this file"),
+        (
+            encoder("float[n,1,8,8] pixels", ENCODED, f"encoded = {POOL}(pixels)"),
+            r"input: expected images, float32 of shape \(n, 1, 8, 8\), got pixels",
+        ),
+        (
+            encoder("float[n,1,6,6] images", "float[n,1,3,3] encoded", f"encoded = {POOL}(images)"),
+            r"input: expected images, .*, got images tensor\(float\) \['n', 1, 6, 6\]",
+        ),
+        (
+            encoder("float[2,1,8,8] images", "float[2,1,4,4] encoded", f"encoded = {POOL}(images)"),
+            r"input: expected images, .*\[2, 1, 8, 8\]",
+        ),
+        (
+            encoder("float[n,1,8,8] images, float x", ENCODED, f"encoded = {POOL}(images)"),
+            "input: expected images, .*; x ",
+        ),
+        (
+            encoder(IMAGES, "float[n,1,8,8] encoded", "encoded = Relu(images)"),
+            r"output: expected encoded, float32 of shape \(n, 1, 4, 4\), got .*8, 8",
+        ),
+        (
+            encoder(IMAGES, "float[n,1,4,4] maps", f"maps = {POOL}(images)"),
+            "output: expected encoded, .* got maps",
+        ),
+        (
+            encoder(IMAGES, ENCODED, f"encoded = {POOL}(images)", opset=17),
+            "expected opset ai.onnx 18, as the templates have, got ai.onnx 17",
+        ),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_refused(
+    make_encoder_bundle: MakeBundle, content: bytes, problem: str
+) -> None:
+    bundle = make_encoder_bundle(content)
+
+    with pytest.raises(BundleError, match=f"encoder.onnx: {problem}"):
+        Catalog.load([bundle.path])
