@@ -54,6 +54,11 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "Write a bundle's copy with calibrated probabilities.",
             "train",
         ),
+        "bundle": Entry(
+            "kshot.trainer.commands.bundle",
+            "Build a bundle from a pretrained network.",
+            "train,cpu",
+        ),
         "recipes": Entry("kshot.trainer.commands.recipes", "List the recipes of `train`.", "train"),
         "download": Entry(
             "kshot.trainer.commands.download", "Download a data set and check it.", "train"

@@ -4,6 +4,7 @@ TrainerError
 ├── DataError         a data set is missing, incomplete, damaged, or too small
 ├── RecipeError       a recipe is unknown, or one of its keys is wrong
 ├── CalibrationError  no temperature fits a bundle's answers
+├── EncoderError      an ONNX file or a backbone cannot be a bundle's encoder
 └── TrainingError     a training cannot start, cannot be resumed, or diverged
     ├── OtherTrainingError  a checkpoint belongs to another training
     └── LostWorkerError     another process of the same training has ended
@@ -28,6 +29,10 @@ class RecipeError(TrainerError):
 
 class CalibrationError(TrainerError):
     """No temperature fits a bundle's answers, or the answers do not fit into memory."""
+
+
+class EncoderError(TrainerError):
+    """An ONNX file, or a backbone with its weights, cannot be a bundle's encoder."""
 
 
 class TrainingError(TrainerError):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kshot.bundle import Calibration, Manifest
+from kshot.bundle import BatchNormMode, Calibration, Manifest
 from kshot.trainer.bundling.calibration import TemperatureFit
 from kshot.trainer.evaluate.accuracy_table import TABLE_SEED
 
@@ -11,6 +11,10 @@ from kshot.trainer.evaluate.accuracy_table import TABLE_SEED
 RENDERED = ("Accuracy", "Calibration", "Reproduction", "Again", "Limits")
 
 CALIBRATED = "- Probabilities are calibrated "
+_TRANSDUCTIVE = (
+    "- `transductive` answers depend on the other queries of the same request; the other two "
+    "modes answer each query by itself."
+)
 
 
 @dataclass(frozen=True)
@@ -175,8 +179,7 @@ def _limits(manifest: Manifest) -> list[str]:
         f"{limits.max_query_count:,} queries a request, at most {limits.max_step_count} inner "
         "steps.",
         "- Images unlike the training images adapt worse than the table says: measure on your own.",
-        "- `transductive` answers depend on the other queries of the same request; the other two "
-        "modes answer each query by itself.",
+        *([_TRANSDUCTIVE] if BatchNormMode.TRANSDUCTIVE in manifest.batch_norm.allowed else []),
         said,
     ]
 

@@ -1,6 +1,6 @@
 """Simplifies an exported ONNX graph: removes pairs of nodes that undo each other."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -25,7 +25,7 @@ def drop_axis_pairs(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = sources.get(name, name)
-    _drop_unused(graph)
+    drop_unused(graph)
 
 
 def _axes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> list[int] | None:
@@ -33,17 +33,27 @@ def _axes(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> li
     return None if tensor is None else np.ravel(onnx.numpy_helper.to_array(tensor)).tolist()
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
     """Remove nodes, constants and value infos that no output needs."""
     needed = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(node.input)
+            needed.update(_read_by(node))
     tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
     values = [value for value in graph.value_info if value.name in needed]
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(kept[::-1])
     graph.initializer.extend(tensors)
     graph.value_info.extend(values)
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the names that a node reads, those of its inner graphs among them."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            for each in inner.node:
+                yield from _read_by(each)
+            yield from (output.name for output in inner.output)

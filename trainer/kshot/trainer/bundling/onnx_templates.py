@@ -72,7 +72,7 @@ def build_template(network: Network, mode: BatchNormMode) -> bytes:
     query_count = torch.export.Dim("query_count", min=1)
     support_count = torch.export.Dim("support_count", min=2)
     extra_axes = tuple({0: support_count} if name == "support" else {} for name in extras)
-    with _quiet():
+    with quiet_exporter():
         program = torch.onnx.export(
             _Template(network, mode, tuple(shapes), tuple(extras)).eval(),
             (
@@ -102,7 +102,7 @@ def build_template(network: Network, mode: BatchNormMode) -> bytes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Silence the exporter's warnings about itself, which a user cannot act on.
 
     They concern its use of deprecated functions, optional packages, and axes of one size that

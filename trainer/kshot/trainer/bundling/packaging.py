@@ -92,7 +92,9 @@ def pack_copy(
     templates = {mode: bundle.template_path(mode).read_bytes() for mode in modes}
     card = (bundle.path / CARD_FILE).read_text(encoding="utf-8", errors="replace")
     card = model_card(words_of_card(card, bundle.manifest), manifest, fits)
-    return write_bundle(out, replace(manifest, files={}), bundle.read_weights(), templates, card)
+    encoder = None if bundle.encoder_path is None else bundle.encoder_path.read_bytes()
+    manifest = replace(manifest, files={})
+    return write_bundle(out, manifest, bundle.read_weights(), templates, card, encoder=encoder)
 
 
 def library_versions() -> dict[str, str]:
