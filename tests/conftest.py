@@ -111,7 +111,7 @@ def manifest() -> Manifest:
         ),
         batch_norm=BatchNorm(BatchNormMode.SUPPORT, COMPUTED_MODES),
         training=Training(way=5, shot=1),
-        head=HeadPolicy(Head.TRAINED, tuple(Head)),
+        head=HeadPolicy(Head.TRAINED, (Head.TRAINED, Head.PROTOTYPE, Head.ZERO)),
         scope=ScopePolicy(Scope.ALL, tuple(Scope)),
         limits=Limits(20, 400, 1000, 100, 0.1),
         provenance=Provenance(

@@ -14,7 +14,10 @@ from kshot.bundle import (
     Calibration,
     EncoderSpec,
     EvaluationRow,
+    FeatureBlock,
     Grayscale,
+    Head,
+    HeadPolicy,
     Ink,
     InputSpec,
     Manifest,
@@ -26,12 +29,14 @@ from kshot.bundle import (
     Rescale,
     Resize,
     Rgb,
+    RidgeSettings,
     Square,
     StepCountRule,
     TemperatureRule,
     manifest_document,
     parse_manifest,
 )
+from kshot.bundle.document import plain
 from kshot.bundle.schema import manifest_bytes, read_manifest
 
 
@@ -292,6 +297,7 @@ def test_refuses_a_temperature_for_a_mode_that_is_not_allowed(calibrated: Manife
     )
 
 
+RIDGE = RidgeSettings((FeatureBlock(64, 1.0),), 0.3, 4.0, 30, 0.15, 0.3)
 RESIZE, RESCALE = Resize(28, 28, "box"), Rescale(1 / 255)
 IN_ORDER = (Grayscale(), Polarity("dark"), Ink(0.1), Square("pad"), Reduce(56, 56), RESIZE, RESCALE)
 
@@ -351,6 +357,7 @@ def test_an_input_without_steps_is_a_vector(manifest: Manifest) -> None:
     ("field", "value", "message"),
     [
         ("encoder", {"output_shape": [8, 1, 1]}, "encoder: expected no such key"),
+        ("ridge", plain(RIDGE), "ridge: expected no such key with schema_version 1"),
         (
             "inner_loop.step_count_by_shot",
             [{"max_shot": 1, "step_count": 1}],
@@ -384,6 +391,16 @@ def test_what_only_version_2_has_is_left_out_when_unset(manifest: Manifest) -> N
 
     assert "encoder" not in document
     assert "step_count_by_shot" not in str(document)
+
+
+def test_head_ridge_needs_its_settings(manifest: Manifest) -> None:
+    policy = HeadPolicy(Head.RIDGE, (Head.RIDGE,))
+    loop = replace(manifest.inner_loop, step_count=0)
+    complete = replace(manifest, head=policy, inner_loop=loop, ridge=RIDGE)
+
+    assert read_manifest(manifest_bytes(complete)) == complete
+    with pytest.raises(BundleError, match="ridge: expected the settings of head ridge"):
+        read_manifest(manifest_bytes(replace(complete, ridge=None)))
 
 
 def test_the_network_takes_what_the_encoder_makes(manifest: Manifest) -> None:

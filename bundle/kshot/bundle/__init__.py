@@ -26,6 +26,7 @@ from kshot.bundle.manifest import (
     Training,
 )
 from kshot.bundle.preprocessing import pixels, prepare, rescale, useful_side, value_table
+from kshot.bundle.ridge import FeatureBlock, RidgeSettings
 from kshot.bundle.schema import manifest_document, parse_manifest
 from kshot.bundle.steps import (
     Grayscale,
@@ -53,6 +54,7 @@ __all__ = [
     "Calibration",
     "EncoderSpec",
     "EvaluationRow",
+    "FeatureBlock",
     "FileEntry",
     "Grayscale",
     "Head",
@@ -75,6 +77,7 @@ __all__ = [
     "Rescale",
     "Resize",
     "Rgb",
+    "RidgeSettings",
     "Scope",
     "ScopePolicy",
     "Square",

@@ -35,11 +35,17 @@ class Preconditioner(StrEnum):
 
 
 class Head(StrEnum):
-    """The initial rows of the last layer: trained rows, class means, or zero."""
+    """The initial rows of the last layer: trained, class means, zero, or ridge regression."""
 
     TRAINED = "trained"
     PROTOTYPE = "prototype"
     ZERO = "zero"
+    RIDGE = "ridge"
+
+    @property
+    def from_support(self) -> bool:
+        """Tell whether the rows are made from the support set."""
+        return self in (Head.PROTOTYPE, Head.RIDGE)
 
 
 class Scope(StrEnum):

@@ -20,6 +20,7 @@ from kshot.bundle.field_types import (
     Text,
     Way,
 )
+from kshot.bundle.ridge import RidgeSettings
 from kshot.bundle.steps import InputSpec
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -175,8 +176,8 @@ class FileEntry:
 class Manifest:
     """All that trainer, engine and front know about one bundle.
 
-    Version 1 of the schema has no encoder, mode `stored` or step counts by shot, at least one step,
-    and as steps of preprocessing a colour step, a resize and a rescale.
+    Version 1 of the schema has no encoder, ridge, mode `stored` or step counts by shot, at least
+    one step, and as steps of preprocessing a colour step, a resize and a rescale.
     """
 
     schema_version: Literal[1, 2] = field(default=SCHEMA_VERSION, kw_only=True)
@@ -195,6 +196,7 @@ class Manifest:
     calibration: Calibration | None = None
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     encoder: EncoderSpec | None = None
+    ridge: RidgeSettings | None = None
 
     @property
     def usual_way(self) -> int:

@@ -84,6 +84,7 @@ def _check_first_version(manifest: Manifest) -> None:
     loop = manifest.inner_loop
     for field, value in (
         ("encoder", manifest.encoder),
+        ("ridge", manifest.ridge),
         ("inner_loop.step_count_by_shot", loop.step_count_by_shot),
     ):
         expect(value is None, field, "no such key with schema_version 1", "one")
@@ -146,8 +147,8 @@ def _check_policies(manifest: Manifest) -> None:
     loop = manifest.inner_loop
     counts = [loop.step_count, *(rule.step_count for rule in loop.step_count_by_shot or ())]
     if 0 in counts:
-        expected = "at least 1, unless head.default is prototype"
-        expect(manifest.head.default is Head.PROTOTYPE, "inner_loop.step_count", expected, 0)
+        expected = "at least 1, unless head.default is prototype or ridge"
+        expect(manifest.head.default.from_support, "inner_loop.step_count", expected, 0)
     modes = manifest.batch_norm.allowed
     if BatchNormMode.STORED in modes:
         expected = "stored alone: it has no statistics to compute"
@@ -156,6 +157,9 @@ def _check_policies(manifest: Manifest) -> None:
     _check_member("inner_loop.preconditioner", loop.preconditioner, loop.preconditioners)
     _check_member("batch_norm.default", manifest.batch_norm.default, manifest.batch_norm.allowed)
     _check_member("head.default", manifest.head.default, manifest.head.allowed)
+    if Head.RIDGE in manifest.head.allowed:
+        expected = "the settings of head ridge, which head.allowed names"
+        expect(manifest.ridge is not None, "ridge", expected, "none")
     _check_member("scope.default", manifest.scope.default, manifest.scope.allowed)
 
 

@@ -40,6 +40,7 @@ from kshot.learner.steps.inner_step import InnerStep, build_inner_step, loss_gra
 from kshot.learner.steps.preconditioner import StepRule
 from kshot.learner.steps.query_gradient import QueryGradient, build_query_gradient
 from kshot.learner.steps.query_spec import QuerySpec
+from kshot.learner.steps.ridge import RidgeFit, ridge_head
 from kshot.learner.steps.sampler import cycling_indices, derive_seed, replacement_indices
 from kshot.learner.steps.second_order import maml_gradient
 from kshot.learner.steps.slots import SlotResult, Slots, SlotTask
@@ -64,6 +65,7 @@ __all__ = [
     "QuerySpec",
     "RefusedStepError",
     "Resnet12",
+    "RidgeFit",
     "SlotResult",
     "SlotTask",
     "Slots",
@@ -91,6 +93,7 @@ __all__ = [
     "prototype_head",
     "query_logits",
     "replacement_indices",
+    "ridge_head",
     "run_inner_loop",
     "stack_states",
     "start_state",

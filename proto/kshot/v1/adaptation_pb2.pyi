@@ -99,6 +99,10 @@ class _HeadEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     """Makes rows from the means of the classes' features."""
     HEAD_ZERO: _Head.ValueType  # 3
     """Starts from zero."""
+    HEAD_RIDGE: _Head.ValueType  # 4
+    """Uses ridge regression on the support set's features; its penalty and the weights of the
+    features' blocks follow from the examples, each left out in turn.
+    """
 
 class Head(_Head, metaclass=_HeadEnumTypeWrapper):
     """Chooses the rows of the head that adaptation starts from."""
@@ -111,6 +115,10 @@ HEAD_PROTOTYPE: Head.ValueType  # 2
 """Makes rows from the means of the classes' features."""
 HEAD_ZERO: Head.ValueType  # 3
 """Starts from zero."""
+HEAD_RIDGE: Head.ValueType  # 4
+"""Uses ridge regression on the support set's features; its penalty and the weights of the
+features' blocks follow from the examples, each left out in turn.
+"""
 global___Head = Head
 
 class _Scope:
@@ -1093,8 +1101,8 @@ class AdaptOptions(google.protobuf.message.Message):
     ALLOW_PARTIAL_FIELD_NUMBER: builtins.int
     DETERMINISTIC_FIELD_NUMBER: builtins.int
     step_count: builtins.int
-    """Counts the inner steps: 1 to `ModelCapabilities.max_step_count`, or 0 with `HEAD_PROTOTYPE`:
-    class means alone. Default: the first of `ModelCapabilities.step_count_by_shot` that fits the
+    """Counts the inner steps: 1 to `ModelCapabilities.max_step_count`, or 0 with `HEAD_PROTOTYPE`
+    or `HEAD_RIDGE`: that head alone. Default: the first of `ModelCapabilities.step_count_by_shot` that fits the
     mean number of examples per class, or else that of `ModelCapabilities.default_options`.
     """
     learning_rate: builtins.float

@@ -54,7 +54,7 @@ class LoadedModel:
             classes=classes,
             bucket=self.bundle.manifest.way_bucket(way),
         )
-        if head is not Head.PROTOTYPE:
+        if not head.from_support:
             if len(self._starts) >= MOST_STARTS:
                 self._starts.pop(next(iter(self._starts)))  # the oldest
             self._starts[key] = state

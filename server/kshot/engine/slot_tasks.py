@@ -87,6 +87,7 @@ def finish(
         {name: value[0].cpu().numpy() for name, value in named.items()}
         for named in (parameters, statistics)
     )
+    held_out = None if losses else started.state.held_out_logits
     return EngineResult(
         adapted,
         frozen,
@@ -97,4 +98,5 @@ def finish(
         time.perf_counter() - began,
         compute_path,
         result.width,
+        None if held_out is None else held_out.cpu().numpy(),
     )

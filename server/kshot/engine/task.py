@@ -50,7 +50,7 @@ class EngineTask:
             )
         if self.way < 2 or set(self.classes.tolist()) != set(range(self.way)):
             raise ValueError(f"classes: expected 0..{self.way - 1}, each with an example")
-        if self.step_count == 0 and self.head is not Head.PROTOTYPE:
+        if self.step_count == 0 and not self.head.from_support:
             raise ValueError(f"step_count: expected at least 1 with head {self.head}, got 0")
         for name, value in (
             ("batch_size", self.batch_size),
@@ -91,3 +91,4 @@ class EngineResult:
     compute_seconds: float
     compute_path: str
     slot_bucket: int
+    held_out_logits: npt.NDArray[np.float32] | None = None

@@ -47,6 +47,10 @@ def encode_result(result: EngineResult) -> engine_pb2.AdaptResponse:
         compute_path=result.compute_path,
         slot_bucket=result.slot_bucket,
     )
+    if result.held_out_logits is not None:
+        logits = result.held_out_logits
+        response.held_out_logits.shape.extend(logits.shape)
+        response.held_out_logits.data = logits.astype("<f4", copy=False).tobytes()
     response.compute_time.FromNanoseconds(round(result.compute_seconds * 1e9))
     return response
 

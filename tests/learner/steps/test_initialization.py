@@ -1,8 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from kshot.bundle import Head, Preconditioner, Weights
-from kshot.learner import Conv4, Initialization, LoopState, stack_states, start_state
+from kshot.bundle import FeatureBlock, Head, Preconditioner, RidgeSettings, Weights
+from kshot.learner import (
+    Conv4,
+    Initialization,
+    LoopState,
+    Mlp,
+    initial_parameters,
+    logits_of,
+    ridge_head,
+    stack_states,
+    start_state,
+)
 
 
 def _parts(state: LoopState) -> dict[str, torch.Tensor]:
@@ -56,6 +68,51 @@ def test_prototype_head_ranks_by_distance_to_the_class_means(
     squared_norms = features[0].square().sum(dim=1, keepdim=True)
     distances = torch.cdist(features[0], means).square()
     torch.testing.assert_close(logits, squared_norms - distances, rtol=0, atol=1e-9)
+
+
+def test_held_out_logits_are_those_of_a_start_without_the_example() -> None:
+    """A network without batch statistics: else a left-out example still moves them."""
+    images, classes = torch.rand(9, 1, 8, 8), torch.arange(9) % 3
+    network = Mlp((1, 8, 8), batch_norm=False, hidden_units=5)
+    drawn = initial_parameters(network, 3, torch.Generator().manual_seed(0))
+    start = Initialization(network, 3, drawn, drawn, 1)
+
+    state = _start(start, 3, Head.PROTOTYPE, support=images, classes=classes)
+    others = _start(start, 3, Head.PROTOTYPE, support=images[1:], classes=classes[1:])
+
+    assert state.held_out_logits is not None
+    without, _ = logits_of(network, others.layout.split(others.parameters), images[None, :1])
+    torch.testing.assert_close(state.held_out_logits[0], without[0, 0])
+
+
+def test_ridge_head_is_padded_to_its_bucket(
+    initialization: Initialization, support: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    images, classes = support
+    features, _ = initialization.network.features(
+        {name: value[None] for name, value in initialization.parameters.items()}, images[None], None
+    )
+    settings = RidgeSettings((FeatureBlock(features.shape[2], 1.0),), 0.3, 4.0, 3, 0.1, 0.3)
+    fit = ridge_head(features[0], classes, 5, settings)
+
+    start = replace(initialization, ridge=settings)
+    state = _start(start, 5, Head.RIDGE, support=images, classes=classes, bucket=8)
+
+    torch.testing.assert_close(_parts(state)["head.weight"][:5], fit.weight)
+    torch.testing.assert_close(_parts(state)["head.bias"][:5], fit.bias)
+    assert not _parts(state)["head.weight"][5:].any()
+    with pytest.raises(ValueError, match="ridge with its settings"):
+        _start(initialization, 5, Head.RIDGE, support=images, classes=classes)
+
+
+def test_an_example_that_is_alone_has_no_held_out_logits(initialization: Initialization) -> None:
+    images = torch.rand(4, *initialization.network.input_shape, dtype=torch.float64)
+    classes = torch.tensor([0, 1, 1, 2])
+
+    state = _start(initialization, 3, Head.PROTOTYPE, support=images, classes=classes)
+
+    assert state.held_out_logits is not None
+    assert state.held_out_logits.any(dim=1).tolist() == [False, True, True, False]
 
 
 def test_prototype_head_needs_examples(initialization: Initialization) -> None:

@@ -1,27 +1,31 @@
 """The meta-learned start of every inner loop, and its head for any way."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.bundle import BatchNormMode, Bundle, Head, Preconditioner, Weights
+from kshot.bundle import BatchNormMode, Bundle, Head, Preconditioner, RidgeSettings, Weights
 from kshot.learner.layout import ParameterLayout
 from kshot.learner.networks.network import Network, build_network, layout_of
-from kshot.learner.steps.head import support_head
+from kshot.learner.steps.support_head import head_from_support
 
 
 @dataclass(frozen=True)
 class Initialization:
-    """The result of meta-training: parameters, Adam's second moment v of each, Adam's step t."""
+    """The result of meta-training: parameters, Adam's second moment v of each, Adam's step t.
+
+    `ridge` are the settings of head `ridge`, where the bundle has them.
+    """
 
     network: Network
     way: int
     parameters: Mapping[str, Tensor]
     second_moment: Mapping[str, Tensor]
     step: int
+    ridge: RidgeSettings | None = None
 
     @staticmethod
     def from_bundle(bundle: Bundle, device: torch.device) -> "Initialization":
@@ -43,7 +47,7 @@ class Initialization:
                 f"head.bias: expected {manifest.training.way} rows as the manifest's training.way, "
                 f"got {initialization.way}"
             )
-        return initialization
+        return replace(initialization, ridge=manifest.ridge)
 
     @staticmethod
     def from_weights(network: Network, weights: Weights, device: torch.device) -> "Initialization":
@@ -68,7 +72,9 @@ class Initialization:
 class LoopState:
     """T tasks inside their inner loops: parameters and v `(T, P)`, Adam's step, real ways.
 
-    `way_mask` is bool `(T, bucket)`, true where a class is real; None where all are.
+    `way_mask` is bool `(T, bucket)`, true where a class is real; None where all are. A state that
+    starts one task with a head from its support set has `held_out_logits` `(n, way)`, see
+    `SupportHead`.
     """
 
     layout: ParameterLayout
@@ -76,6 +82,7 @@ class LoopState:
     second_moment: Tensor
     step: int
     way_mask: Tensor | None = None
+    held_out_logits: Tensor | None = None
 
     @property
     def real_ways(self) -> Tensor:
@@ -99,10 +106,10 @@ def start_state(
     """Start one task of any way: the trained body, and a head of `way` rows.
 
     `trained` keeps rows 0..way-1 and fills the rest with the mean row; `zero` starts at zero;
-    `prototype` is `prototype_head`; it needs the prepared support set `(n, channels, height,
-    width)` and its classes `(n,)`. In all three, v of a row is the
-    trained row's, or the mean row's beyond it. A `bucket` larger than the way pads the head with
-    rows that are masked out of the loss.
+    `prototype` is `prototype_head` and `ridge` is `ridge_head`; they need the prepared support set
+    `(n, channels, height, width)` and its classes `(n,)`. In all four, v of a row is the trained
+    row's, or the mean row's beyond it. A `bucket` larger than the way pads the head with rows that
+    are masked out of the loss.
     """
     bucket = way if bucket is None else bucket
     parameters = {
@@ -112,15 +119,23 @@ def start_state(
     if head is Head.ZERO:
         for name in ("head.weight", "head.bias"):
             parameters[name] = torch.zeros_like(parameters[name])
-    if head is Head.PROTOTYPE:
+    held_out_logits = None
+    if head.from_support:
         if support is None or classes is None:
-            raise ValueError("a prototype head needs the support set and its classes")
+            raise ValueError(f"head {head} needs the support set and its classes")
         shared = {name: value.unsqueeze(0) for name, value in initialization.parameters.items()}
-        weight, bias = support_head(
-            initialization.network, shared, support.unsqueeze(0), classes.unsqueeze(0), way
+        made = head_from_support(
+            initialization.network,
+            shared,
+            support,
+            classes,
+            way,
+            head=head,
+            ridge=initialization.ridge,
         )
-        parameters["head.weight"] = functional.pad(weight[0], (0, 0, 0, bucket - way))
-        parameters["head.bias"] = functional.pad(bias[0], (0, bucket - way))
+        parameters["head.weight"] = functional.pad(made.weight, (0, 0, 0, bucket - way))
+        parameters["head.bias"] = functional.pad(made.bias, (0, bucket - way))
+        held_out_logits = made.held_out_logits
     layout = layout_of(initialization.network, bucket)
     vector = layout.join(parameters).unsqueeze(0)
     if preconditioner in (Preconditioner.CARRIED, Preconditioner.FROZEN):
@@ -134,7 +149,7 @@ def start_state(
     else:
         second_moment, step = torch.zeros_like(vector), 0
     mask = (torch.arange(bucket, device=vector.device) < way).unsqueeze(0)
-    return LoopState(layout, vector, second_moment, step, mask)
+    return LoopState(layout, vector, second_moment, step, mask, held_out_logits)
 
 
 def stack_states(states: list[LoopState]) -> LoopState:

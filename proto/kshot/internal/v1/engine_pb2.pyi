@@ -208,6 +208,7 @@ class AdaptResponse(google.protobuf.message.Message):
     COMPUTE_TIME_FIELD_NUMBER: builtins.int
     COMPUTE_PATH_FIELD_NUMBER: builtins.int
     SLOT_BUCKET_FIELD_NUMBER: builtins.int
+    HELD_OUT_LOGITS_FIELD_NUMBER: builtins.int
     step_count: builtins.int
     """Counts the steps that were done."""
     stop_reason: global___StopReason.ValueType
@@ -234,6 +235,13 @@ class AdaptResponse(google.protobuf.message.Message):
     def compute_time(self) -> google.protobuf.duration_pb2.Duration:
         """Covers the computing, without waiting."""
 
+    @property
+    def held_out_logits(self) -> global___Tensor:
+        """Holds logits (support_count, way) of each example by a head that is made without it; the rows of
+        examples that are alone in their class are zero. Unset unless the head was made from the support
+        set and no step was taken.
+        """
+
     def __init__(
         self,
         *,
@@ -246,9 +254,10 @@ class AdaptResponse(google.protobuf.message.Message):
         compute_time: google.protobuf.duration_pb2.Duration | None = ...,
         compute_path: builtins.str = ...,
         slot_bucket: builtins.int = ...,
+        held_out_logits: global___Tensor | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["compute_time", b"compute_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "compute_time", b"compute_time", "parameters", b"parameters", "slot_bucket", b"slot_bucket", "statistics", b"statistics", "step_count", b"step_count", "stop_reason", b"stop_reason", "support_accuracy", b"support_accuracy", "support_loss", b"support_loss"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["compute_time", b"compute_time", "held_out_logits", b"held_out_logits"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "compute_time", b"compute_time", "held_out_logits", b"held_out_logits", "parameters", b"parameters", "slot_bucket", b"slot_bucket", "statistics", b"statistics", "step_count", b"step_count", "stop_reason", b"stop_reason", "support_accuracy", b"support_accuracy", "support_loss", b"support_loss"]) -> None: ...
 
 global___AdaptResponse = AdaptResponse
 

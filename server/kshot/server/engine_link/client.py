@@ -54,7 +54,10 @@ class EngineTask:
 
 @dataclass(frozen=True)
 class EngineResult:
-    """The result of an inner loop; `seconds` counts the computing without the waiting."""
+    """The result of an inner loop; `seconds` counts the computing without the waiting.
+
+    `held_out_logits` `(support_count, way)` are those of each example without it, if there are any.
+    """
 
     parameters: Mapping[str, Floats]
     statistics: Mapping[str, Floats]
@@ -65,6 +68,7 @@ class EngineResult:
     seconds: float
     compute_path: str
     slot_bucket: int
+    held_out_logits: Floats | None = None
 
 
 class EngineClient:
@@ -150,13 +154,16 @@ def _result(response: wire.AdaptResponse) -> EngineResult:
         seconds=response.compute_time.ToNanoseconds() / 1e9,
         compute_path=response.compute_path,
         slot_bucket=response.slot_bucket,
+        held_out_logits=(
+            _array(response.held_out_logits) if response.HasField("held_out_logits") else None
+        ),
     )
 
 
 def _arrays(tensors: Iterable[wire.NamedTensor]) -> dict[str, Floats]:
-    return {
-        tensor.name: np.frombuffer(tensor.data, "<f4")
-        .reshape(tuple(tensor.shape))
-        .astype(np.float32, copy=False)
-        for tensor in tensors
-    }
+    return {tensor.name: _array(tensor) for tensor in tensors}
+
+
+def _array(tensor: wire.NamedTensor | wire.Tensor) -> Floats:
+    flat = np.frombuffer(tensor.data, "<f4")
+    return flat.reshape(tuple(tensor.shape)).astype(np.float32, copy=False)

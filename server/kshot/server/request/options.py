@@ -161,7 +161,7 @@ def resolve_options(
         if row.metadata["allowed"] is not None:
             check_allowed(f"options.{row.name}", value, row.metadata["allowed"](bounds), violations)
     options = AdaptOptions(**values)
-    if options.step_count == 0 and options.head is not Head.PROTOTYPE:
+    if options.step_count == 0 and not options.head.from_support:
         most = bounds.manifest.limits.max_step_count
         expected = f"1 to {most} with head {options.head}"
         violations.add("options.step_count", f"expected {expected}, got 0")
