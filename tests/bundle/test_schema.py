@@ -14,7 +14,6 @@ from kshot.bundle import (
     Calibration,
     EncoderSpec,
     EvaluationRow,
-    FeatureBlock,
     Grayscale,
     Head,
     HeadPolicy,
@@ -29,6 +28,7 @@ from kshot.bundle import (
     Rescale,
     Resize,
     Rgb,
+    RidgeRule,
     RidgeSettings,
     Square,
     StepCountRule,
@@ -297,7 +297,7 @@ def test_refuses_a_temperature_for_a_mode_that_is_not_allowed(calibrated: Manife
     )
 
 
-RIDGE = RidgeSettings((FeatureBlock(64, 1.0),), 0.3, 4.0, 30, 0.15, 0.3)
+RIDGE = RidgeSettings((64,), (RidgeRule(1, 1.0, 0.0, 4.0, (1.0,)),))
 RESIZE, RESCALE = Resize(28, 28, "box"), Rescale(1 / 255)
 IN_ORDER = (Grayscale(), Polarity("dark"), Ink(0.1), Square("pad"), Reduce(56, 56), RESIZE, RESCALE)
 
@@ -401,6 +401,19 @@ def test_head_ridge_needs_its_settings(manifest: Manifest) -> None:
     assert read_manifest(manifest_bytes(complete)) == complete
     with pytest.raises(BundleError, match="ridge: expected the settings of head ridge"):
         read_manifest(manifest_bytes(replace(complete, ridge=None)))
+    with pytest.raises(BundleError, match=r"rules\[0\].weights: expected 2 numbers, one for each"):
+        read_manifest(manifest_bytes(replace(complete, ridge=replace(RIDGE, block_sizes=(9, 8)))))
+    with pytest.raises(BundleError, match=r"ridge.rules: expected growing numbers, got \[1, 1\]"):
+        read_manifest(
+            manifest_bytes(replace(complete, ridge=replace(RIDGE, rules=RIDGE.rules * 2)))
+        )
+
+
+@pytest.mark.parametrize(("support_count", "max_shot"), [(3, 1), (5, 1), (6, 5), (26, 5), (900, 5)])
+def test_the_first_rule_of_ridge_that_fits_applies(support_count: int, max_shot: int) -> None:
+    rules = (RIDGE.rules[0], replace(RIDGE.rules[0], max_shot=5))
+
+    assert replace(RIDGE, rules=rules).rule(5, support_count).max_shot == max_shot
 
 
 def test_the_network_takes_what_the_encoder_makes(manifest: Manifest) -> None:

@@ -26,7 +26,7 @@ from kshot.bundle.manifest import (
     Training,
 )
 from kshot.bundle.preprocessing import pixels, prepare, rescale, useful_side, value_table
-from kshot.bundle.ridge import FeatureBlock, RidgeSettings
+from kshot.bundle.ridge import RidgeRule, RidgeSettings
 from kshot.bundle.schema import manifest_document, parse_manifest
 from kshot.bundle.steps import (
     Grayscale,
@@ -54,7 +54,6 @@ __all__ = [
     "Calibration",
     "EncoderSpec",
     "EvaluationRow",
-    "FeatureBlock",
     "FileEntry",
     "Grayscale",
     "Head",
@@ -77,6 +76,7 @@ __all__ = [
     "Rescale",
     "Resize",
     "Rgb",
+    "RidgeRule",
     "RidgeSettings",
     "Scope",
     "ScopePolicy",

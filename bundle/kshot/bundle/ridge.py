@@ -6,29 +6,35 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from kshot.bundle.document import Rule
-from kshot.bundle.field_types import Count, Natural, Positive
+from kshot.bundle.field_types import Count, Positive
 
 
 @dataclass(frozen=True)
-class FeatureBlock:
-    """A run of neighbouring features, and the initial weight of its kernel against the others'."""
+class RidgeRule:
+    """The settings for tasks of up to `max_shot` examples per class.
 
-    size: Count
-    weight: Positive
+    `penalty` is that of ridge regression in each block; `weights` are the blocks' before their
+    evidence counts, which `evidence` multiplies; `scale` turns scores into logits.
+    """
+
+    max_shot: Count
+    penalty: Positive
+    evidence: Annotated[float, Rule("a number of at least 0", lambda value: value >= 0)]
+    scale: Positive
+    weights: tuple[Positive, ...]
 
 
 @dataclass(frozen=True)
 class RidgeSettings:
-    """The start of the settings of head `ridge`, and how far a support set moves them.
+    """The sizes of neighbouring blocks of features, and rules by examples per class.
 
-    `penalty` is that of ridge regression, `scale` turns its scores into logits. `step_count` steps
-    of Adam at `learning_rate` move the logarithms of weights, penalty and scale; `pull`, divided by
-    the number of examples, weighs their squared distance to the start.
+    The first rule that a task fits applies, or else the last.
     """
 
-    blocks: Annotated[tuple[FeatureBlock, ...], Rule("at least one block", bool)]
-    penalty: Positive
-    scale: Positive
-    step_count: Natural
-    learning_rate: Positive
-    pull: Annotated[float, Rule("a number of at least 0", lambda value: value >= 0)]
+    block_sizes: Annotated[tuple[Count, ...], Rule("at least one block", bool)]
+    rules: Annotated[tuple[RidgeRule, ...], Rule("at least one rule", bool)]
+
+    def rule(self, way: int, support_count: int) -> RidgeRule:
+        """Return the rule for a task, by its mean number of examples per class."""
+        fitting = (rule for rule in self.rules if support_count <= rule.max_shot * way)
+        return next(fitting, self.rules[-1])

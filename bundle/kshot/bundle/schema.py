@@ -11,6 +11,7 @@ from kshot.bundle.choices import BatchNormMode, Head
 from kshot.bundle.document import DocumentError, expect, parse, plain, read_json
 from kshot.bundle.errors import BundleError
 from kshot.bundle.manifest import SCHEMA_VERSION, InnerLoop, Limits, Manifest
+from kshot.bundle.ridge import RidgeSettings
 from kshot.bundle.steps import Ink, InputSpec, Normalize, PreprocessingStep, resize_of
 
 MANIFEST_FILE = "manifest.json"
@@ -160,7 +161,18 @@ def _check_policies(manifest: Manifest) -> None:
     if Head.RIDGE in manifest.head.allowed:
         expected = "the settings of head ridge, which head.allowed names"
         expect(manifest.ridge is not None, "ridge", expected, "none")
+    if manifest.ridge is not None:
+        _check_ridge(manifest.ridge)
     _check_member("scope.default", manifest.scope.default, manifest.scope.allowed)
+
+
+def _check_ridge(settings: RidgeSettings) -> None:
+    check_growing("ridge.rules", [rule.max_shot for rule in settings.rules])
+    count = len(settings.block_sizes)
+    for index, rule in enumerate(settings.rules):
+        expected = f"{count} numbers, one for each block"
+        field = f"ridge.rules[{index}].weights"
+        expect(len(rule.weights) == count, field, expected, len(rule.weights))
 
 
 def _check_calibration(manifest: Manifest) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kshot.bundle import FeatureBlock, Head, Preconditioner, RidgeSettings, Weights
+from kshot.bundle import Head, Preconditioner, RidgeRule, RidgeSettings, Weights
 from kshot.learner import (
     Conv4,
     Initialization,
@@ -92,7 +92,7 @@ def test_ridge_head_is_padded_to_its_bucket(
     features, _ = initialization.network.features(
         {name: value[None] for name, value in initialization.parameters.items()}, images[None], None
     )
-    settings = RidgeSettings((FeatureBlock(features.shape[2], 1.0),), 0.3, 4.0, 3, 0.1, 0.3)
+    settings = RidgeSettings((features.shape[2],), (RidgeRule(1, 0.3, 0.5, 4.0, (1.0,)),))
     fit = ridge_head(features[0], classes, 5, settings)
 
     start = replace(initialization, ridge=settings)
