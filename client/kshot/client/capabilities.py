@@ -14,7 +14,9 @@ class ModelCapabilities:
     """The options and limits of one served model; `input_shape` is (channels, height, width).
 
     Probabilities are calibrated in the modes of `calibrated_batch_norm_modes`. Images may be shrunk
-    until their shorter side has `max_useful_side` pixels; 0 means that every pixel may count.
+    until their shorter side has `max_useful_side` pixels; 0 means that every pixel may count. The
+    default step count is that of the first pair in `step_count_by_shot`, (greatest number of
+    examples per class, step count), that a task fits, or else that of `default_options`.
     """
 
     model: str
@@ -36,6 +38,7 @@ class ModelCapabilities:
     training_shot: int
     calibrated_batch_norm_modes: tuple[str, ...]
     max_useful_side: int
+    step_count_by_shot: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,9 @@ def _model_capabilities(model: wire.ModelCapabilities) -> ModelCapabilities:
         training_shot=model.training_shot,
         calibrated_batch_norm_modes=_choices("batch_norm_mode", model.calibrated_batch_norm_modes),
         max_useful_side=model.max_useful_side,
+        step_count_by_shot=tuple(
+            (rule.max_shot, rule.step_count) for rule in model.step_count_by_shot
+        ),
     )
 
 

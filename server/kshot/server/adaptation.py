@@ -72,7 +72,8 @@ def check_task(
     count = image_count(support_set.images)
     check_labels(support_set, count, manifest.limits.max_way, violations)
     way = len(support_set.class_names)
-    options = resolve_options(task.options, Bounds(manifest, way, ttl), violations)
+    bounds = Bounds(manifest, way, len(support_set.class_indices), ttl)
+    options = resolve_options(task.options, bounds, violations)
     rules = ImageRules(
         "support_set.images",
         manifest.limits.max_support_count,

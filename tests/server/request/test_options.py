@@ -8,7 +8,15 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 import pytest
 
-from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
+from kshot.bundle import (
+    BatchNormMode,
+    Head,
+    HeadPolicy,
+    Manifest,
+    Preconditioner,
+    Scope,
+    StepCountRule,
+)
 from kshot.client import AdaptOptions as ClientOptions
 from kshot.client import ResolvedOptions
 from kshot.client.options import decode_options, encode_options
@@ -63,9 +71,9 @@ STORED = (
 TTL = TtlLimits(default=7.0, greatest=60.0)
 
 
-def resolved(asked: dict[str, object], manifest: Manifest) -> AdaptOptions:
+def resolved(asked: dict[str, object], manifest: Manifest, support_count: int = 25) -> AdaptOptions:
     violations = Violations()
-    options = resolve_options(asked, Bounds(manifest, 5, TTL), violations)
+    options = resolve_options(asked, Bounds(manifest, 5, support_count, TTL), violations)
     violations.check()
     return options
 
@@ -109,6 +117,24 @@ def test_options_left_out_have_defaults(manifest: Manifest) -> None:
         allow_partial=False,
         deterministic=False,
     )
+
+
+@pytest.mark.parametrize(("support_count", "wanted"), [(5, 0), (8, 3), (15, 3), (16, 10)])
+def test_the_default_step_count_depends_on_the_shot(
+    manifest: Manifest, support_count: int, wanted: int
+) -> None:
+    """Of 5 classes, uneven ones by their mean."""
+    rules = (StepCountRule(max_shot=1, step_count=0), StepCountRule(max_shot=3, step_count=3))
+    by_shot = replace(
+        manifest,
+        inner_loop=replace(manifest.inner_loop, step_count_by_shot=rules),
+        head=HeadPolicy(Head.PROTOTYPE, (Head.PROTOTYPE, Head.TRAINED)),
+    )
+
+    assert resolved({}, by_shot, support_count).step_count == wanted
+    assert resolved({"step_count": 0}, by_shot, support_count).step_count == 0
+    with pytest.raises(InvalidRequest, match="with head trained, got 0"):
+        resolved({"step_count": 0, "head": Head.TRAINED}, by_shot, support_count)
 
 
 def test_all_options_can_be_asked_for(manifest: Manifest) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from kshot.__main__ import main
 from kshot.bundle import COMPUTED_MODES, BatchNormMode, Bundle, EvaluationRow, Manifest, load_bundle
 from kshot.learner import Initialization
+from kshot.trainer.bundling import step_counts
 from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.datasets import registry as datasets
 from kshot.trainer.datasets.dataset import ImageDataset
@@ -196,8 +197,46 @@ def test_a_calibrated_bundle_is_refused(
 
     assert calibrate("--out", str(tmp_path / "twice"), name=name) == 2
 
-    assert f"{name} is calibrated already" in capsys.readouterr().err
+    message = f"{name} is calibrated already; give the copy another version, as --set version=2"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "twice").exists()
+
+
+def test_a_later_version_is_calibrated_with_its_own_steps(
+    calibrate: Calibrate,
+    out: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(step_counts, "STEP_COUNTS", (1, 2, 4))
+    monkeypatch.setattr(step_counts, "MOST_LOST", 1.0)
+    assert calibrate() == 0
+    capsys.readouterr()
+    name, later = str(out / "omniglot" / "1"), tmp_path / "later"
+    steps = '{step="grayscale"}, {step="polarity", ground="light"}, {step="resize", height=28, '
+    steps += 'width=28, method="nearest"}, {step="rescale", factor=0.00392156862745098}'
+    options = ["--fit-steps", "--set", "version=2", "--set", f"input.preprocessing=[{steps}]"]
+
+    assert calibrate("--out", str(later), "--json", *options, name=name) == 0
+
+    found, manifest = json.loads(capsys.readouterr().out), load_bundle(later / "omniglot").manifest
+    rules = manifest.inner_loop.step_count_by_shot
+    assert rules is not None
+    assert [rule.max_shot for rule in rules] == [1, 3]
+    assert all(rule.step_count == 1 for rule in rules)
+    assert [entry["step_count"] for entry in found["step_counts"]] == [
+        rule.step_count for rule in rules
+    ]
+    assert (manifest.version, manifest.inner_loop.step_count) == (2, 10)
+    assert "polarity" in [step.step for step in manifest.input.preprocessing]
+    served = {(row.shot, row.step_count) for row in manifest.evaluation}
+    assert {(1, rules[0].step_count), (5, 10)} <= served
+    card = (later / "omniglot" / "2" / "README.md").read_text()
+    assert card.startswith("# omniglot, version 2\n")
+    assert f"| 1 | {rules[0].step_count} |\n" in card
+    assert "--fit-steps --batch-norm-mode support" in card
+    assert '--set version=2 --set \'input.preprocessing=[{ step = "grayscale" }, {' in card
 
 
 @pytest.mark.parametrize(
@@ -212,7 +251,10 @@ def test_a_calibrated_bundle_is_refused(
         (["--tasks", "0"], "0 is not in the range 1<=x<=1000000"),
         (["--queries", "0"], "0 is not in the range x>=1"),
         (["--seed", "-1"], "-1 is not in the range x>=0"),
-        (["--step-count", "0"], "0 is not in the range 1<=x<=100000"),
+        (["--step-count", "-1"], "-1 is not in the range 0<=x<=100000"),
+        (["--step-count", "0"], "inner_loop.step_count: expected at least 1, unless head.default"),
+        (["--set", "version"], "the copy's setting: expected key=value, as in"),
+        (["--set", "depth=2"], "the copy's manifest.json: depth: unknown key"),
         (["--step-count", "201"], "--step-count: expected at most 200, the limit of"),
         (["--split", "test"], "'test' is not one of 'val', 'train'"),
         (["--batch-norm-mode", "batch"], "'batch' is not one of"),

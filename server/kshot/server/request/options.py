@@ -30,6 +30,7 @@ class Bounds:
 
     manifest: Manifest
     way: int
+    support_count: int
     ttl: TtlLimits
 
 
@@ -75,7 +76,9 @@ class AdaptOptions:
 
     step_count: int = field(
         metadata=_row(
-            default=lambda bounds: bounds.manifest.inner_loop.step_count,
+            default=lambda bounds: bounds.manifest.default_step_count(
+                bounds.way, bounds.support_count
+            ),
             allowed=lambda bounds: _between(0, bounds.manifest.limits.max_step_count),
         )
     )

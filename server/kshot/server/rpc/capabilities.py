@@ -65,13 +65,18 @@ def _model(model: ServedModel, config: ServerConfig) -> wire.ModelCapabilities:
         training_shot=manifest.training.shot,
         calibrated_batch_norm_modes=map(choice_value, manifest.calibrated_modes),
         max_useful_side=useful_side(manifest.input),
+        step_count_by_shot=[
+            wire.StepCountRule(max_shot=rule.max_shot, step_count=rule.step_count)
+            for rule in manifest.inner_loop.step_count_by_shot or ()
+        ],
     )
 
 
 def _default_options(manifest: Manifest, config: ServerConfig) -> wire.AdaptOptions:
     ttl = TtlLimits(config.default_ttl, config.max_ttl)
-    defaults = resolve_options({}, Bounds(manifest, manifest.training.way, ttl), Violations())
-    message = options_message(defaults)
+    bounds = Bounds(manifest, manifest.training.way, manifest.limits.max_support_count, ttl)
+    message = options_message(resolve_options({}, bounds, Violations()))
+    message.step_count = manifest.inner_loop.step_count  # of tasks that no rule fits
     message.ClearField("batch_size")  # it depends on the number of classes
     return message
 

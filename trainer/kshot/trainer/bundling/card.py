@@ -1,14 +1,15 @@
 """The model card of a bundle, in Markdown."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kshot.bundle import BatchNormMode, Calibration, Manifest
+from kshot.bundle import BatchNormMode, Calibration, Manifest, PreprocessingStep
 from kshot.trainer.bundling.calibration import TemperatureFit
 from kshot.trainer.evaluate.accuracy_table import TABLE_SEED
 
-# The sections that are rendered; earlier versions called the third one `Again`.
-RENDERED = ("Accuracy", "Calibration", "Reproduction", "Again", "Limits")
+# The sections that are rendered; earlier versions called the fourth one `Again`.
+RENDERED = ("Accuracy", "Steps", "Calibration", "Reproduction", "Again", "Limits")
 
 CALIBRATED = "- Probabilities are calibrated "
 _TRANSDUCTIVE = (
@@ -41,6 +42,7 @@ def model_card(
     sections = [
         words.introduction,
         _accuracy(manifest),
+        _steps(manifest),
         _calibration(manifest, fits),
         _reproduction(words.training, manifest, table_seed),
         *words.sections,
@@ -86,6 +88,23 @@ class; ± is the half width of a {methods}.
 {rows}"""
 
 
+def _steps(manifest: Manifest) -> str:
+    rules, last = manifest.inner_loop.step_count_by_shot, manifest.inner_loop.step_count
+    if rules is None:
+        return ""
+    rows = "\n".join(f"| {rule.max_shot} | {rule.step_count} |" for rule in rules)
+    return f"""\
+## Steps
+
+The default number of inner steps depends on the mean number of examples per class. On \
+validation tasks, with 95 % confidence, it loses less than 0.3 points against 50 steps.
+
+| examples per class, at most | inner steps |
+| --- | --- |
+{rows}
+| more | {last} |"""
+
+
 def _calibration(manifest: Manifest, fits: Sequence[TemperatureFit]) -> str:
     calibration, inner = manifest.calibration, manifest.inner_loop
     if calibration is None:
@@ -107,7 +126,7 @@ row applies. Each temperature minimizes the negative log-likelihood on \
 {calibration.task_count:,} {calibration.way}-way tasks with its number of examples and {queries} \
 per class, from the part `{calibration.part}` of the data (digest of its images \
 `{calibration.data_digest}`), seed {calibration.seed}, adapted by this bundle's defaults: \
-{calibration.step_count} steps, preconditioner `{inner.preconditioner}`, head \
+{_step_words(manifest)}, preconditioner `{inner.preconditioner}`, head \
 `{manifest.head.default}`, scope \
 `{manifest.scope.default}`. ECE (15 bins) and NLL (nats) are those of the same answers.
 
@@ -123,14 +142,32 @@ This command fits the temperatures again, to the bundle that training writes to 
 
 def _calibrate_command(calibration: Calibration, manifest: Manifest) -> str:
     shots = sorted({rule.shot for rule in calibration.rules})
+    fitted = manifest.inner_loop.step_count_by_shot is not None
+    steps = "--fit-steps" if fitted else f"--step-count {calibration.step_count}"
+    later = ""
+    if manifest.version > 1:  # training writes the first
+        step_by_step = ", ".join(map(_inline, manifest.input.preprocessing))
+        later = f" --set version={manifest.version} --set 'input.preprocessing=[{step_by_step}]'"
     return (
-        f"kshot calibrate OUT/{manifest.name}/{manifest.version} --out CALIBRATED --data DATA "
+        f"kshot calibrate OUT/{manifest.name}/1 --out CALIBRATED --data DATA "
         f"--split {calibration.part} --shots {','.join(f'{shot:g}' for shot in shots)} "
         f"--tasks {calibration.task_count} --queries {calibration.query_count} "
-        f"--seed {calibration.seed} --step-count {calibration.step_count} "
+        f"--seed {calibration.seed} {steps} "
         f"--batch-norm-mode {manifest.batch_norm.default} "
         f"--preconditioner {manifest.inner_loop.preconditioner} --head {manifest.head.default}"
+        f"{later}"
     )
+
+
+def _inline(step: PreprocessingStep) -> str:
+    """Write a step of preprocessing as an inline table of TOML."""
+    pairs = ", ".join(f"{name} = {json.dumps(value)}" for name, value in vars(step).items())
+    return f"{{ {pairs} }}"
+
+
+def _step_words(manifest: Manifest) -> str:
+    loop = manifest.inner_loop
+    return f"{loop.step_count} steps" if loop.step_count_by_shot is None else "the steps above"
 
 
 def _reproduction(training: str | None, manifest: Manifest, table_seed: int) -> str:

@@ -91,7 +91,10 @@ def pack_copy(
     modes = manifest.template_modes
     templates = {mode: bundle.template_path(mode).read_bytes() for mode in modes}
     card = (bundle.path / CARD_FILE).read_text(encoding="utf-8", errors="replace")
-    card = model_card(words_of_card(card, bundle.manifest), manifest, fits)
+    words = words_of_card(card, bundle.manifest)
+    old, new = (f"# {each.name}, version {each.version}" for each in (bundle.manifest, manifest))
+    words = replace(words, introduction=words.introduction.replace(old, new, 1))
+    card = model_card(words, manifest, fits)
     encoder = None if bundle.encoder_path is None else bundle.encoder_path.read_bytes()
     manifest = replace(manifest, files={})
     return write_bundle(out, manifest, bundle.read_weights(), templates, card, encoder=encoder)

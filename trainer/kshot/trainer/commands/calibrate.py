@@ -1,16 +1,26 @@
 """`kshot calibrate`: a copy of a bundle with calibrated probabilities."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import click
 
-from kshot.bundle import BatchNormMode, Bundle, Calibration, Head, Manifest, Preconditioner
-from kshot.trainer.bundling.calibration import TemperatureFit, check_tasks, fit_calibration
+from kshot.bundle import (
+    SCHEMA_VERSION,
+    BatchNormMode,
+    BundleError,
+    Head,
+    Manifest,
+    Preconditioner,
+    manifest_document,
+    parse_manifest,
+)
+from kshot.trainer.bundling.calibration import check_tasks, fit_calibration
 from kshot.trainer.bundling.packaging import bundle_folder, pack_copy
+from kshot.trainer.bundling.step_counts import StepCountFit, fit_step_counts
+from kshot.trainer.commands.calibration_report import calibration_document, calibration_text
 from kshot.trainer.commands.data_parts import read_own_part
 from kshot.trainer.commands.evaluation_session import say_once
 from kshot.trainer.commands.options import (
@@ -27,10 +37,12 @@ from kshot.trainer.commands.options import (
     open_bundle,
 )
 from kshot.trainer.commands.requests import argument, command_of, numbers, option
+from kshot.trainer.errors import RecipeError
 from kshot.trainer.evaluate.accuracy_table import check_plan, measure_plan, plan_again
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
 from kshot.trainer.output.progress import Progress
+from kshot.trainer.recipe.overrides import override
 
 MAX_SHOT = 1000
 
@@ -61,7 +73,16 @@ class CalibrateRequest:
     task_count: int = option(flag="--tasks", type=click.IntRange(1, MAX_TASKS), default=1000)
     query_count: int = option("Per class.", "--queries", type=click.IntRange(1), default=5)
     seed: int = option(type=click.IntRange(0), default=0)
-    step_count: int | None = option(BUNDLES, type=click.IntRange(1, MAX_STEPS))
+    step_count: int | None = option(BUNDLES, type=click.IntRange(0, MAX_STEPS))
+    fit_steps: bool = option(
+        "Find the fewest steps for each of --shots that lose less than 0.3 points against 50."
+    )
+    overrides: tuple[str, ...] = option(
+        "Replace one value of the copy's manifest, as version=2; may be repeated.",
+        "--set",
+        multiple=True,
+        metavar="KEY=VALUE",
+    )
     batch_norm_mode: BatchNormMode | None = option(BUNDLES)
     preconditioner: Preconditioner | None = option(BUNDLES)
     head: Head | None = option(BUNDLES)
@@ -83,7 +104,12 @@ def command(request: CalibrateRequest) -> None:
     bundle = open_bundle(request)
     _check(request, bundle.manifest)
     choose_data_folder(request.data_folder)
-    manifest = _with_defaults(bundle.manifest, request)
+    manifest = copied_manifest(bundle.manifest, request)
+    if bundle.manifest.calibration is not None and manifest.version == bundle.manifest.version:
+        raise click.UsageError(
+            f"{request.bundle_name} is calibrated already; give the copy another version, as "
+            f"--set version={manifest.version + 1}"
+        )
     folder = bundle_folder(request.out, manifest)
     try:
         exists = folder.exists()
@@ -93,43 +119,44 @@ def command(request: CalibrateRequest) -> None:
         raise click.UsageError(f"--out: {folder} exists already")
     check_writable("--out", folder.parent)
     device = choose_device(request.device)
-    dataset = read_own_part(bundle, request.data_folder, request.part)
+    copied = replace(bundle, manifest=manifest)
+    dataset = read_own_part(copied, request.data_folder, request.part)
     way, mode = request.way or manifest.usual_way, manifest.batch_norm.default
     counts = request.shots[0], request.query_count, request.task_count
     settings = EvaluationSettings(way, *counts, mode, seed=request.seed)
     check_tasks(settings, request.shots, manifest, dataset)
     rows = manifest.evaluation
-    plan = plan_again(rows if manifest != bundle.manifest else (), manifest)
-    if plan:
-        dataset_test = read_own_part(bundle, request.data_folder, "test")
-        check_plan(plan, dataset_test)
-    load = partial(
-        Evaluator.of_bundle,
-        replace(bundle, manifest=manifest),
-        device=device,
-        compiled=request.compiled,
-        say=say_once(),
-    )
+    other = request.fit_steps or not _same_answers(manifest, bundle.manifest)
+    if other and rows:
+        dataset_test = read_own_part(copied, request.data_folder, "test")
+        check_plan(plan_again(rows, manifest), dataset_test)
+    load = partial(Evaluator.of_bundle, device=device, compiled=request.compiled, say=say_once())
+    steps: tuple[StepCountFit, ...] = ()
+    if request.fit_steps:
+        with Progress("fitting step counts", "tasks") as progress:
+            steps = fit_step_counts(settings, request.shots, load(copied, dataset), progress.update)
+        loop = replace(manifest.inner_loop, step_count_by_shot=tuple(fit.rule for fit in steps))
+        manifest = replace(manifest, inner_loop=loop)
+        copied = replace(bundle, manifest=manifest)
     with Progress("fitting temperatures", "tasks") as progress:
         calibration, fits = fit_calibration(
-            settings, request.shots, request.part, load(dataset), progress.update
+            settings, request.shots, request.part, load(copied, dataset), progress.update
         )
-    if plan:
+    if other and rows:
         with Progress("measuring the copy's table", "tasks") as progress:
-            rows = measure_plan(plan, load(dataset_test), progress.update)
+            evaluator = load(copied, dataset_test)
+            rows = measure_plan(plan_again(rows, manifest), evaluator, progress.update)
     manifest = replace(manifest, evaluation=rows, calibration=calibration)
     copy = pack_copy(request.out, bundle, manifest, fits)
     if request.as_json:
-        click.echo(json.dumps(_document(copy, calibration, fits)))
+        click.echo(json.dumps(calibration_document(copy, calibration, fits, steps)))
     else:
-        click.echo(_text(copy, fits))
+        click.echo(calibration_text(copy, fits, steps))
 
 
 def _check(request: CalibrateRequest, manifest: Manifest) -> None:
-    """Raise `UsageError` for a calibrated bundle and for numbers above its limits."""
+    """Raise `UsageError` for numbers above the bundle's limits."""
     name = request.bundle_name
-    if manifest.calibration is not None:
-        raise click.UsageError(f"{name} is calibrated already")
     for flag, number, most in (
         ("--step-count", request.step_count, manifest.limits.max_step_count),
         ("--way", request.way, manifest.limits.max_way),
@@ -140,58 +167,31 @@ def _check(request: CalibrateRequest, manifest: Manifest) -> None:
             )
 
 
-def _with_defaults(manifest: Manifest, request: CalibrateRequest) -> Manifest:
-    """Return the manifest of the copy: its defaults are those that were asked for."""
+def copied_manifest(manifest: Manifest, request: CalibrateRequest) -> Manifest:
+    """Return the manifest of the copy: the bundle's with the defaults that were asked for."""
     inner, batch_norm, head = manifest.inner_loop, manifest.batch_norm, manifest.head
-    return replace(
+    if request.step_count is not None:
+        inner = replace(inner, step_count=request.step_count, step_count_by_shot=None)
+    if request.fit_steps:
+        inner = replace(inner, step_count_by_shot=None)
+    changed = replace(
         manifest,
-        inner_loop=replace(
-            inner,
-            step_count=request.step_count or inner.step_count,
-            preconditioner=request.preconditioner or inner.preconditioner,
-        ),
+        inner_loop=replace(inner, preconditioner=request.preconditioner or inner.preconditioner),
         batch_norm=replace(batch_norm, default=request.batch_norm_mode or batch_norm.default),
         head=replace(head, default=request.head or head.default),
+        calibration=None,
+        schema_version=SCHEMA_VERSION,
     )
+    document = manifest_document(changed)
+    try:
+        for setting in request.overrides:
+            override(document, setting)
+        return parse_manifest(document)
+    except (RecipeError, BundleError) as error:
+        raise click.UsageError(f"the copy's {error}") from error
 
 
-def _document(
-    copy: Bundle, calibration: Calibration, fits: Sequence[TemperatureFit]
-) -> dict[str, object]:
-    """Lay out a calibrated copy as the command's JSON; accuracies and ECE in 0..1, NLL in nats."""
-    return {
-        "bundle": str(copy.path),
-        "bundle_digest": copy.digest,
-        "split": calibration.part,
-        "data_digest": calibration.data_digest,
-        "way": calibration.way,
-        "tasks": calibration.task_count,
-        "queries": calibration.query_count,
-        "step_count": calibration.step_count,
-        "seed": calibration.seed,
-        "temperatures": [
-            {
-                "batch_norm_mode": fit.rule.batch_norm_mode,
-                "shot": fit.rule.shot,
-                "temperature": fit.rule.temperature,
-                "accuracy": fit.after.accuracy,
-                "ece": fit.after.ece,
-                "nll": fit.after.nll,
-                "uncalibrated_ece": fit.before.ece,
-                "uncalibrated_nll": fit.before.nll,
-                "diverged": fit.after.diverged_count,
-            }
-            for fit in fits
-        ],
-    }
-
-
-def _text(copy: Bundle, fits: Sequence[TemperatureFit]) -> str:
-    """Lay out the temperatures of a calibrated copy for people; its folder comes last."""
-    said = [
-        f"{fit.rule.batch_norm_mode}, {fit.rule.shot:g}-shot: temperature "
-        f"{fit.rule.temperature:.4g}, ECE {fit.before.ece:.4f} -> {fit.after.ece:.4f}, NLL "
-        f"{fit.before.nll:.4f} -> {fit.after.nll:.4f}"
-        for fit in fits
-    ]
-    return "\n".join([*said, str(copy.path)])
+def _same_answers(first: Manifest, second: Manifest) -> bool:
+    """Return whether two manifests of the same weights answer tasks alike."""
+    parts = ("input", "inner_loop", "batch_norm", "head", "scope")
+    return all(getattr(first, part) == getattr(second, part) for part in parts)

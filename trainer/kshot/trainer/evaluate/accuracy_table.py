@@ -18,11 +18,15 @@ Plan = Mapping[EvaluationSettings, Sequence[int]]
 
 def plan_table(table: Table, manifest: Manifest) -> Plan:
     """Plan a recipe's table: its shots, each after the table's and the served number of steps."""
-    step_counts = sorted({manifest.inner_loop.step_count, table.step_count})
     way = manifest.training.way if table.way is None else table.way
     mode = manifest.batch_norm.default
-    kinds = [(way, shot, table.query_count, table.task_count) for shot in table.shots]
-    return {EvaluationSettings(*kind, mode, seed=table.seed): step_counts for kind in kinds}
+    plan = {}
+    for shot in table.shots:
+        kind = way, shot, table.query_count, table.task_count
+        served = manifest.default_step_count(way, way * shot)
+        settings = EvaluationSettings(*kind, mode, seed=table.seed)
+        plan[settings] = sorted({served, table.step_count})
+    return plan
 
 
 def plan_again(rows: Iterable[EvaluationRow], manifest: Manifest) -> Plan:
@@ -35,7 +39,8 @@ def plan_again(rows: Iterable[EvaluationRow], manifest: Manifest) -> Plan:
     kinds: dict[tuple[int, int, int, int], set[int]] = {}
     for row in rows:
         kind = row.way, row.shot, row.query_count, row.task_count
-        kinds.setdefault(kind, {manifest.inner_loop.step_count}).add(row.step_count)
+        served = manifest.default_step_count(row.way, row.way * row.shot)
+        kinds.setdefault(kind, {served}).add(row.step_count)
     return {
         EvaluationSettings(*kind, mode, seed=TABLE_SEED): sorted(step_counts)
         for kind, step_counts in kinds.items()

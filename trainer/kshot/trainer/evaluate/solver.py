@@ -131,7 +131,9 @@ def build_solver(
 ) -> TaskSolver:
     """Build a solver from settings, with the manifest's defaults for what they leave out."""
     inner = manifest.inner_loop
-    step_count = inner.step_count if settings.step_count is None else settings.step_count
+    step_count = settings.step_count
+    if step_count is None:
+        step_count = manifest.default_step_count(settings.way, settings.way * settings.shot)
     batch_size, learning_rate = settings.batch_size, settings.learning_rate
     if batch_size is None:
         batch_size = manifest.default_batch_size(settings.way)

@@ -92,9 +92,9 @@ def run_sweep(
         for mode, result in results.items()
     ]
     manifest = evaluator.manifest
-    inner = manifest.inner_loop
-    defaults = Variant(inner.preconditioner, manifest.head.default, manifest.scope.default)
-    wanted = defaults, settings.batch_norm_mode, inner.step_count
+    preconditioner, (way, shot) = manifest.inner_loop.preconditioner, (settings.way, settings.shot)
+    defaults = Variant(preconditioner, manifest.head.default, manifest.scope.default)
+    wanted = defaults, settings.batch_norm_mode, manifest.default_step_count(way, way * shot)
     for reference in rows:
         if (reference.variant, reference.mode, reference.result.step_count) == wanted:
             return tuple(_compared(row, reference) for row in rows)

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from kshot.trainer.errors import RecipeError
+from kshot.trainer.recipe.overrides import override
 from kshot.trainer.recipe.parsing import AnyRecipe, parse_recipe
 from kshot.trainer.recipe.recipe import Recipe
 
@@ -26,7 +27,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> AnyRecipe:
     """
     document = _document(name_or_path)
     for setting in overrides:
-        _override(document, setting)
+        override(document, setting)
     return parse_recipe(document, name_or_path)
 
 
@@ -64,30 +65,3 @@ def _read_file(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
-
-
-def _override(document: dict[str, object], setting: str) -> None:
-    """Set `dotted.key=value` in a document; the parser of recipes refuses unknown keys."""
-    key, equals, value = (word.strip() for word in setting.partition("="))
-    if not equals or not key:
-        raise RecipeError(f"setting: expected key=value, as in inner.step_count=3, got {setting!r}")
-    table: object = document
-    *parents, last = key.split(".")
-    for depth, name in enumerate([*parents, last]):
-        if not isinstance(table, dict):
-            place = ".".join(parents[:depth])
-            raise RecipeError(f"setting {key}: {place} is a value and has no key {name!r}")
-        if depth < len(parents):
-            table = table.setdefault(name, {})
-        else:
-            table[last] = _value(value, table.get(last))
-
-
-def _value(text: str, present: object) -> object:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):  # not TOML, too long an integer, too deep a list
-        return text
-    if set(parsed) != {"value"} or (isinstance(present, str) and text[:1] not in ("'", '"')):
-        return text
-    return parsed["value"]
