@@ -1,4 +1,3 @@
-import functools
 import itertools
 import re
 import warnings
@@ -12,7 +11,6 @@ import onnx.numpy_helper
 import onnxruntime
 import pytest
 import torch
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from kshot.bundle import COMPUTED_MODES, BatchNormMode, Manifest, NetworkSpec, Scope, load_bundle
 from kshot.learner import (
@@ -40,15 +38,6 @@ NETWORK = Conv4((1, 28, 28), filters=64)
 # As ONNX Runtime calls them in an optimized graph, and what only changes the order in memory.
 CONVOLUTIONS = ("Conv", "FusedConv")
 REORDERINGS = ("ReorderInput", "ReorderOutput")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def exporter_reads_its_functions_once() -> Iterator[None]:
-    """Each export parses all functions that PyTorch's operators may become: a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        once = functools.cache(ONNXRegistry.from_torchlib)
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(once))
-        yield
 
 
 @pytest.fixture(scope="module")

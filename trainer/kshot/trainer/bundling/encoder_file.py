@@ -43,12 +43,14 @@ class EncoderFile:
         return _run(self.content, images)
 
 
-def read_encoder(path: Path, input_shape: Shape, cut: str | None = None) -> EncoderFile:
+def read_encoder(
+    path: Path, input_shape: Shape, cut: str | None = None, *, pooled: bool = True
+) -> EncoderFile:
     """Read an ONNX file, external data beside it included; raises `EncoderError`.
 
     The file has one input, float32 `(n, *input_shape)`, and gives features `(n, F)`, or maps
-    `(n, channels, height, width)` that are averaged over their sides. `cut` names the value to
-    encode where the file has several outputs, or one between input and output.
+    `(n, channels, height, width)` that are averaged over their sides where `pooled`. `cut` names
+    the value to encode where the file has several outputs, or one between input and output.
     """
     try:
         model = onnx.load(path, load_external_data=False)
@@ -57,11 +59,16 @@ def read_encoder(path: Path, input_shape: Shape, cut: str | None = None) -> Enco
     except (DecodeError, ValueError) as error:
         raise EncoderError(f"{path}: expected an ONNX model, got something else") from error
     _load_external_data(model, path)
-    return fit_encoder(model, str(path), input_shape, cut)
+    return fit_encoder(model, str(path), input_shape, cut, pooled=pooled)
 
 
 def fit_encoder(
-    model: onnx.ModelProto, source: str, input_shape: Shape, cut: str | None = None
+    model: onnx.ModelProto,
+    source: str,
+    input_shape: Shape,
+    cut: str | None = None,
+    *,
+    pooled: bool = True,
 ) -> EncoderFile:
     """Bring a whole model into a bundle's form; see `read_encoder`. `source` names it in errors."""
     _check_operators(model, source)
@@ -72,7 +79,7 @@ def fit_encoder(
     value = name_images(model.graph, images, value, input_shape)
     sample = np.random.default_rng(0).normal(size=(3, *input_shape)).astype(np.float32)
     found = _first_run(model, source, value, sample)
-    add_encoded(model.graph, source, value, found.shape)
+    add_encoded(model.graph, source, value, found.shape, pooled=pooled)
     encoded = _run(_content(model, source), sample)
     shape: Shape = (encoded.shape[1], encoded.shape[2], encoded.shape[3])
     finish_shapes(model, shape)
@@ -113,6 +120,8 @@ def _load_external_data(model: onnx.ModelProto, path: Path) -> None:
             raise EncoderError(f"{path}: the file of its external data is missing: {location!r}")
     try:
         load_external_data_for_model(model, str(folder))
+        for tensor in _tensors(model):
+            tensor.ClearField("data_location")
     except Exception as error:  # it checks lengths and links, with exceptions of any kind
         raise EncoderError(f"{path}: external data cannot be read: {_first_line(error)}") from error
 

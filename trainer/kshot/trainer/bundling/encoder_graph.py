@@ -92,16 +92,17 @@ def name_images(graph: onnx.GraphProto, images: str, value: str, input_shape: Se
     return renamed(value)
 
 
-def add_encoded(graph: onnx.GraphProto, source: str, value: str, shape: Sequence[int]) -> None:
-    """Give the value `(n, F)` or `(n, C, H, W)` out as features `(n, F, 1, 1)`."""
+def add_encoded(
+    graph: onnx.GraphProto, source: str, value: str, shape: Sequence[int], *, pooled: bool
+) -> None:
+    """Give the value `(n, F)` or `(n, C, H, W)` out as `(n, F, 1, 1)`, or maps as they are."""
     if len(shape) == 2:
         sides = onnx.numpy_helper.from_array(np.array([2, 3], np.int64), _SIDES)
         graph.initializer.append(sides)
         node = onnx.helper.make_node("Unsqueeze", [value, _SIDES], [ENCODED])
     elif len(shape) == 4:
-        node = onnx.helper.make_node(
-            "Identity" if shape[2:] == (1, 1) else "GlobalAveragePool", [value], [ENCODED]
-        )
+        operator = "GlobalAveragePool" if pooled and tuple(shape[2:]) != (1, 1) else "Identity"
+        node = onnx.helper.make_node(operator, [value], [ENCODED])
     else:
         raise EncoderError(
             f"{source}: output {value}: expected features (n, F) or maps (n, channels, height, "

@@ -18,26 +18,35 @@ CHECKED_COUNT = 3
 class _UpTo(nn.Module):
     """A module up to the output of one of its layers."""
 
-    def __init__(self, module: nn.Module, layer: nn.Module) -> None:
+    def __init__(self, module: nn.Module, layer: str) -> None:
         super().__init__()
         self.module = module
-        self._found: list[Tensor] = []
-        layer.register_forward_hook(lambda _module, _inputs, output: self._found.append(output))
+        self._layer = layer
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images to what the layer gives."""
-        self._found.clear()
-        self.module(images)
-        return self._found[0]
+        found: list[Tensor] = []
+        layer = self.module.get_submodule(self._layer)
+        hook = layer.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+        try:
+            self.module(images)
+        finally:
+            hook.remove()
+        return found[0]
 
 
 def export_encoder(
-    module: nn.Module, source: str, input_shape: tuple[int, int, int], cut: str | None = None
+    module: nn.Module,
+    source: str,
+    input_shape: tuple[int, int, int],
+    cut: str | None = None,
+    *,
+    pooled: bool = True,
 ) -> EncoderFile:
     """Export a module in evaluation mode, up to the layer `cut`; raises `EncoderError`.
 
-    ONNX Runtime's answers to random images equal torch's to 1e-4. `source` names the module in
-    errors.
+    Maps are averaged over their sides where `pooled`. ONNX Runtime's answers to random images equal
+    torch's to 1e-4. `source` names the module in errors.
     """
     module = module.eval().requires_grad_(requires_grad=False)
     if cut is not None:
@@ -46,7 +55,7 @@ def export_encoder(
             close = get_close_matches(cut, layers, n=3)
             hint = f"; similar: {', '.join(close)}" if close else ""
             raise EncoderError(f"{source}: --cut: no layer {cut!r}{hint}")
-        module = _UpTo(module, layers[cut]).eval()
+        module = _UpTo(module, cut).eval()
     images = torch.zeros(TRACED_COUNT, *input_shape)
     try:
         with quiet_exporter():
@@ -67,14 +76,17 @@ def export_encoder(
     except Exception as error:  # exporting may fail in any way
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EncoderError(f"{source}: cannot be exported to ONNX: {reason[:300]}") from error
-    file = fit_encoder(model, source, input_shape)
+    file = fit_encoder(model, source, input_shape, pooled=pooled)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(CHECKED_COUNT, *input_shape, generator=generator)
     with torch.no_grad():
         wanted = module(images)
-    if wanted.dim() == 4:
+    if pooled and wanted.dim() == 4:
         wanted = wanted.mean(dim=(2, 3))
-    worst = difference(file.run(images.numpy()).reshape(CHECKED_COUNT, -1), np.asarray(wanted))
+    worst = difference(
+        file.run(images.numpy()).reshape(CHECKED_COUNT, -1),
+        np.asarray(wanted).reshape(CHECKED_COUNT, -1),
+    )
     if worst > TOLERANCE:
         raise EncoderError(
             f"{source}: expected ONNX Runtime's answers to equal torch's to {TOLERANCE:g}, got a "
