@@ -13,7 +13,8 @@ from kshot.trainer.bundling import timm_backbone
 from kshot.trainer.commands import bundle as bundle_module
 from kshot.trainer.commands.bundle import command
 
-FEATURES = "maps = AveragePool<kernel_shape = [8, 8], strides = [8, 8]>(x) y = Flatten<axis = 1>(maps)"
+POOL = "AveragePool<kernel_shape = [8, 8], strides = [8, 8]>"
+FEATURES = f"maps = {POOL}(x) y = Flatten<axis = 1>(maps)"
 
 
 @pytest.fixture
