@@ -6,7 +6,14 @@ from kshot.bundle.calibration import Calibration, TemperatureRule
 from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditioner, Scope
 from kshot.bundle.durable import replace_file, replacing, sync_folder, write_synced
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
-from kshot.bundle.files import Bundle, builtin_bundle, load_bundle, locate_bundle, write_bundle
+from kshot.bundle.files import (
+    Bundle,
+    builtin_bundle,
+    load_bundle,
+    locate_bundle,
+    version_of_digest,
+    write_bundle,
+)
 from kshot.bundle.images import ImageLimits, count_pixels, decode_image
 from kshot.bundle.manifest import (
     SCHEMA_VERSION,
@@ -100,6 +107,7 @@ __all__ = [
     "sync_folder",
     "useful_side",
     "value_table",
+    "version_of_digest",
     "write_bundle",
     "write_synced",
 ]

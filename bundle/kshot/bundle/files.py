@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,6 +137,18 @@ def locate_bundle(name: str) -> Path:
         return builtin_bundle(name)
     except BundleError as error:
         raise BundleError(f"there is no folder {name}, and {error}") from error
+
+
+def version_of_digest(folder: Path, digest: str) -> Path | None:
+    """Return the version beside a bundle's folder whose manifest has this SHA-256, if there is one.
+
+    Its files are not checked.
+    """
+    for version in folder.parent.iterdir():
+        with suppress(BundleError):
+            if hashlib.sha256(_read_manifest_file(version)).hexdigest() == digest:
+                return version
+    return None
 
 
 def _version_folder(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 from google.rpc import error_details_pb2 as details_pb2
 from grpc_status import rpc_status
 
-from kshot.bundle import Bundle, Manifest, write_bundle
+from kshot.bundle import Bundle, Grayscale, Manifest, Rescale, Resize, write_bundle
 from kshot.server import adaptation
 from kshot.server.engine_link import client as engine_client
 from kshot.server.rpc import service
@@ -96,6 +97,51 @@ def test_an_adapted_model_of_another_bundle_is_refused(
     info = details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info)
     assert (error.code(), info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_CHANGED")
+
+
+def test_an_adapted_model_of_an_older_version_is_answered_by_it(
+    start_server: StartServer,
+    adapt_request: Make,
+    tiny_bundle: Bundle,
+    tiny_templates: Any,  # noqa: ANN401 -- templates by mode
+    tmp_path: Path,
+) -> None:
+    """Its own preprocessing prepares the queries, and its temperatures divide the logits."""
+    weights = tiny_bundle.read_weights()
+    older, newer = (
+        write_bundle(
+            tmp_path / "b",
+            replace(
+                tiny_bundle.manifest,
+                version=version,
+                files={},
+                input=replace(
+                    tiny_bundle.manifest.input,
+                    preprocessing=(Grayscale(), Resize(4, 4, "nearest"), Rescale(factor)),
+                ),
+            ),
+            weights,
+            tiny_templates,
+            "# tiny\n",
+        )
+        for version, factor in ((1, 1 / 255), (2, 0.5))
+    )
+    tensor = wire.Tensor(datatype="UINT8", shape=[2, 4, 4], data=bytes(range(0, 256, 8)))
+    answers = []
+    with start_server(store=tmp_path / "s", bundles=(older.path,)) as server:
+        model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model
+        request = wire.PredictRequest(adapted_model=model.id, queries=wire.Images(tensor=tensor))
+        answers.append(server.stub.Predict(request, timeout=30))
+
+    with start_server(store=tmp_path / "s", bundles=(newer.path,)) as server:
+        answers.append(server.stub.Predict(request, timeout=30))
+        served = server.stub.GetCapabilities(wire.GetCapabilitiesRequest(), timeout=30).models[0]
+        shutil.rmtree(older.path)
+        answers.append(server.stub.Predict(request, timeout=30))
+
+    assert answers[1].probabilities == answers[2].probabilities == answers[0].probabilities
+    assert model.bundle_digest == older.digest
+    assert served.bundle_digest == newer.digest
 
 
 def test_what_is_long_runs_beside_the_event_loop(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kshot.bundle import Bundle, load_bundle
+from kshot.bundle import Bundle, BundleError, load_bundle, version_of_digest
 from kshot.server.errors import ModelChanged, ModelNotFound, StartError
 from kshot.server.predict.encoder import Encoder
 from kshot.server.predict.hot_set import HotSet
@@ -27,8 +28,15 @@ class ServedModel:
 class Catalog:
     """The served models by name."""
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        open_model: Callable[[Bundle], ServedModel] | None = None,
+    ) -> None:
+        """Serve models; `open_model` opens other versions of their bundles when asked for."""
         self._models = {model.bundle.manifest.name: model for model in models}
+        self._other_versions: dict[str, ServedModel] = {}
+        self._open = open_model
 
     @classmethod
     def load(
@@ -49,19 +57,14 @@ class Catalog:
                 )
         runtime = runtime or Runtime()
         encoders: dict[str, Encoder] = {}
-        for bundle in bundles:
+
+        def open_model(bundle: Bundle) -> ServedModel:
             if (digest := bundle.encoder_digest) is not None and digest not in encoders:
                 encoders[digest] = Encoder(bundle, runtime)
-        return cls(
-            [
-                ServedModel(
-                    bundle,
-                    Predictor(bundle, runtime, hot_set),
-                    encoders.get(bundle.encoder_digest or ""),
-                )
-                for bundle in bundles
-            ]
-        )
+            predictor = Predictor(bundle, runtime, hot_set)
+            return ServedModel(bundle, predictor, encoders.get(digest or ""))
+
+        return cls([open_model(bundle) for bundle in bundles], open_model)
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
@@ -86,8 +89,23 @@ class Catalog:
         return self._models[name]
 
     def behind(self, adapted: AdaptedModelRecord) -> ServedModel:
-        """Return the model that was adapted; raise `ModelChanged` if it is no longer served."""
+        """Return the model that was adapted; raise `ModelChanged` if it is no longer served.
+
+        An adapted model of another version is answered by that version, if it still stands beside
+        the served one. It is opened at the first call.
+        """
         model = self._models.get(adapted.model)
-        if model is None or model.bundle.digest != adapted.bundle_digest:
+        if model is not None and model.bundle.digest != adapted.bundle_digest:
+            model = self._other_version(model.bundle, adapted.bundle_digest)
+        if model is None:
             raise ModelChanged(adapted.id, adapted.model)
         return model
+
+    def _other_version(self, served: Bundle, digest: str) -> ServedModel | None:
+        if digest not in self._other_versions and self._open is not None:
+            folder = version_of_digest(served.path, digest)
+            if folder is None:
+                return None
+            with suppress(BundleError):  # a damaged one is not served
+                self._other_versions[digest] = self._open(load_bundle(folder))
+        return self._other_versions.get(digest)
