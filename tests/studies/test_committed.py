@@ -17,6 +17,8 @@ from studies.common.evaluation import Evaluation, read_pairs
 from studies.common.page import replace_blocks
 from studies.common.results import DOCS, RESULTS, Result, Row, read_results, result_path
 from studies.common.runner import Options
+from studies.pictures import page as pictures
+from studies.pictures.study import kept_results
 from studies.reproduction import BUILTIN, targets
 from studies.short_recipes import short_runs
 
@@ -77,8 +79,9 @@ def test_results_are_of_the_bundles_that_ship(study: str, name: str) -> None:
                 "short trainings": short_recipes.block(read_results("short-recipes", short_runs()))
             },
         ),
+        ("pictures.md", lambda: pictures.page_blocks(kept_results(RESULTS))),
     ],
-    ids=["reproduction", "choosing", "calibration", "recipes"],
+    ids=["reproduction", "choosing", "calibration", "recipes", "pictures"],
 )
 def test_pages_say_what_the_results_say(page: str, blocks: Callable[[], Mapping[str, str]]) -> None:
     text = (DOCS / page).read_text()

@@ -66,17 +66,18 @@ class ServerProcess:
 
 @contextmanager
 def running_server(
-    bundle: Path, device: str = "auto", flags: Sequence[str] = ()
+    bundle: Path | None, device: str = "auto", flags: Sequence[str] = ()
 ) -> Iterator[ServerProcess]:
     """Run `kshot serve` around a block and stop it by SIGTERM, as an orchestrator does.
 
-    It takes its other settings from the environment. Raises `ClickException` with the reason from
-    the server's log when it does not start.
+    Without a bundle it serves its defaults. It takes its other settings from the environment.
+    Raises `ClickException` with the reason from the server's log when it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="kshot-bench-") as name:
         folder = Path(name)
         command = [sys.executable, "-P", "-m", "kshot", "serve", "--listen", "127.0.0.1:0"]
-        command += ["--bundle", str(bundle), "--device", device, *flags]
+        command += [] if bundle is None else ["--bundle", str(bundle)]
+        command += ["--device", device, *flags]
         with (folder / _LOG).open("w") as log:
             process = subprocess.Popen(  # noqa: S603 -- our own command
                 [*command, "--store", str(folder / _STORE)],

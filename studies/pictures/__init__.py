@@ -1,0 +1,1 @@
+"""The benchmark of real pictures: sets, drawings, contenders, tables."""

@@ -1,0 +1,218 @@
+"""Contenders on the tasks of a row: measured task by task, so that a stopped run goes on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import sklearn.linear_model  # noqa: F401 -- loads the libraries that `threadpool_limits` limits
+from threadpoolctl import threadpool_limits
+
+from kshot.trainer.datasets.cache import cache_folder
+from kshot.trainer.evaluate.paired_differences import paired_difference
+from kshot.trainer.output.progress import Progress
+from kshot.trainer.statistics import accuracy_interval
+from studies.common.results import Row as ResultRow
+from studies.common.rows import read_rows
+from studies.common.runner import SEED
+from studies.pictures.contenders import Contender, Kind, Open, Solved
+from studies.pictures.sets import PictureSet, Task, draw_tasks
+
+# A result's `more` has them by contender: the key, the right answers to each task, milliseconds.
+KEPT = "tasks"
+THREADS = "OMP_NUM_THREADS"
+
+
+@dataclass(frozen=True)
+class SetRow:
+    """A line of `studies/rows/pictures.toml`: a set, the tasks drawn from it, and who answers."""
+
+    name: str
+    title: str
+    source: str
+    way: int
+    shots: tuple[int, ...]
+    query_count: int
+    task_count: int
+    contenders: tuple[str, ...]
+    grouped: bool | None = None
+
+
+# Reads the rows, by their names; `table` is one of the file's.
+read_set_rows = partial(read_rows, "pictures", SetRow)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row at one number of examples per class."""
+
+    row: SetRow
+    shot: int
+    task_count: int
+    pictures: PictureSet
+
+    @property
+    def name(self) -> str:
+        """Return the result's name."""
+        return f"{self.row.name}-{self.shot}shot"
+
+    @property
+    def query_count(self) -> int:
+        """Count the queries of a task."""
+        return self.row.way * self.row.query_count
+
+    @cached_property
+    def tasks(self) -> Sequence[Task]:
+        """Draw the tasks; raises `DataError` when the set is too small."""
+        sizes = self.row.way, self.shot, self.row.query_count
+        return draw_tasks(self.pictures, sizes, self.task_count, SEED)
+
+    def deciding(self) -> Mapping[str, Any]:
+        """Return what decides the tasks."""
+        row = self.row
+        sizes = {"way": row.way, "shot": self.shot, "queries": row.query_count}
+        return {
+            **sizes,
+            "tasks": self.task_count,
+            "seed": SEED,
+            "pictures_digest": self.pictures.digest,
+        }
+
+    def key(self, contender: Contender) -> str:
+        """Return the digest of all that decides a contender's answers; raises `DataError`."""
+        deciding = [self.deciding(), contender.deciding()]
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A contender's right answers to each task, and median milliseconds."""
+
+    key: str
+    correct: tuple[int, ...]
+    adapt_ms: float
+    predict_ms: float
+
+    @staticmethod
+    def of(key: str, solved: Sequence[Solved]) -> "Measured":
+        """Summarize solved tasks."""
+        return Measured(
+            key,
+            tuple(one.correct for one in solved),
+            round(median(one.adapt_ms for one in solved), 2),
+            round(median(one.predict_ms for one in solved), 3),
+        )
+
+    @staticmethod
+    def read(document: Mapping[str, Any]) -> "Measured":
+        """Read what `document` wrote."""
+        return Measured(**{**document, "correct": tuple(map(int, document["correct"].split()))})
+
+    def document(self) -> Mapping[str, Any]:
+        """Return JSON's form; counts are words of one string, on one line of the file."""
+        return {**asdict(self), "correct": " ".join(map(str, self.correct))}
+
+
+def measure(trial: Trial, contender: Contender, make: Open, *, again: bool = False) -> Measured:
+    """Solve a trial's tasks; those that a stopped run solved are taken from its part file."""
+    key = trial.key(contender)
+    path = parts_folder() / f"{trial.name}--{contender.name}--{key}.jsonl"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if again:
+        path.unlink(missing_ok=True)
+    solved = _read_part(path)[: len(trial.tasks)]
+    if len(solved) < len(trial.tasks):
+        solver = make(trial.pictures)
+        with (
+            path.open("w") as part,
+            Progress(f"{trial.name}: {contender.name}", "tasks") as progress,
+        ):
+            for one in solved:
+                _write(part, one)
+            for task in trial.tasks[len(solved) :]:
+                solved.append(solver.solve(task))
+                _write(part, solved[-1])
+                part.flush()
+                progress.update(len(solved), len(trial.tasks))
+    return Measured.of(key, solved)
+
+
+def result_rows(
+    measured: Mapping[str, Measured], contenders: Mapping[str, Contender], query_count: int
+) -> Sequence[ResultRow]:
+    """Return a row for each contender: accuracy, milliseconds, and how far it is ahead.
+
+    `ahead` is the paired difference of a served contender to the rival, trivial or frozen, with
+    the best mean; None for a rival, and where none competed.
+    """
+    rivals = [name for name in measured if contenders[name].kind != Kind.SERVED]
+    best = max(rivals, key=lambda name: sum(measured[name].correct), default=None)
+    rows = []
+    for name, found in measured.items():
+        interval = accuracy_interval(np.asarray(found.correct), query_count)
+        served = contenders[name].kind == Kind.SERVED and best is not None
+        ahead = _ahead(found, measured[best], query_count) if served and best else None
+        rows.append(
+            {
+                "contender": name,
+                "accuracy": round(interval.mean, 5),
+                "ci95": round(interval.half_width, 5),
+                "adapt_ms": found.adapt_ms,
+                "predict_ms": found.predict_ms,
+                "rival": best if ahead else None,
+                "ahead": ahead and round(ahead.mean, 5),
+                "ahead_ci95": ahead and round(ahead.half_width, 5),
+            }
+        )
+    return rows
+
+
+def _ahead(found: Measured, other: Measured, query_count: int) -> Any:  # noqa: ANN401 -- an Interval
+    first, second = ([count / query_count for count in of.correct] for of in (found, other))
+    return paired_difference(first, second)
+
+
+def parts_folder() -> Path:
+    """Return where the parts of stopped runs are kept."""
+    return cache_folder() / "study-pictures"
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Run the block, and the processes that it starts, on one core with one thread.
+
+    On macOS a process cannot be held to a core.
+    """
+    held = hasattr(os, "sched_setaffinity")
+    before = os.sched_getaffinity(0) if held else set()
+    threads = os.environ.get(THREADS)
+    os.environ[THREADS] = "1"
+    if held:
+        os.sched_setaffinity(0, {max(before)})
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        if held:
+            os.sched_setaffinity(0, before)
+        if threads is None:
+            del os.environ[THREADS]
+        else:
+            os.environ[THREADS] = threads
+
+
+def _read_part(path: Path) -> list[Solved]:
+    """Read the tasks that were solved; the last line of a killed run may be incomplete."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [Solved(*json.loads(line)) for line in lines]
+
+
+def _write(part: Any, solved: Solved) -> None:  # noqa: ANN401 -- an open file
+    part.write(json.dumps([solved.correct, solved.adapt_ms, solved.predict_ms]) + "\n")

@@ -1,0 +1,206 @@
+"""Measure every bundle on pictures that people have, beside what they would otherwise use.
+
+python studies/pictures/study.py [--data DIR] [--only grocery,digits] [--fonts DIR] [--page]
+python studies/pictures/study.py --folder DIR --out DIR
+
+Sets and drawings are answered as sent: encoded pictures through a real server, on one core. All
+contenders solve the same tasks. A stopped run goes on where it was. `--page` measures nothing; it
+writes the tables and the picture of docs/pictures.md.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from kshot.client import InvalidArgumentError
+from kshot.trainer.commands.options import choose_data_folder
+from kshot.trainer.errors import DataError
+from studies.common.page import write_blocks
+from studies.common.results import (
+    DOCS,
+    RESULTS,
+    Result,
+    read_result,
+    read_results,
+    result_path,
+)
+from studies.common.runner import FOLDER, Found, Options, Work, chosen, run_work, say, study_options
+from studies.pictures.contenders import Contender, Kind, opened, read_contenders
+from studies.pictures.drawn import SYSTEM_FONTS, canvases, digits, letters
+from studies.pictures.measure import (
+    KEPT,
+    Measured,
+    SetRow,
+    Trial,
+    measure,
+    one_core,
+    read_set_rows,
+    result_rows,
+)
+from studies.pictures.page import STUDY, draw_overview, page_blocks, result_names
+from studies.pictures.sets import PictureSet, read_archive, read_folder
+
+FONTS_HELP = "Folder with fonts; may be repeated.  [default: the system's]"
+FOLDER_HELP = "Measure the class folders in DIR instead of the rows; needs its own --out."
+BUNDLE_HELP = "Let this bundle compete too; may be repeated; needs its own --out."
+# The tasks and contenders of a folder are those of this row.
+LIKE = "grocery"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where pictures and fonts are read from."""
+
+    data_folder: Path | None
+    fonts: tuple[Path, ...]
+    folder: Path | None
+
+    def read(self, row: SetRow) -> PictureSet:
+        """Read or draw the pictures of a row; raises `DataError` and `UsageError`."""
+        if self.folder is not None:
+            return read_folder(self.folder)
+        kind, *numbers = row.source.split(":")
+        if kind == "digits":
+            return digits()
+        if kind == "letters":
+            return letters(self.fonts)
+        data_folder = choose_data_folder(self.data_folder)
+        if kind == "canvas":
+            side, pen = map(int, numbers)
+            return canvases(data_folder, side, pen)
+        return read_archive(data_folder / "pictures" / kind, grouped=bool(row.grouped))
+
+
+@click.command()
+@study_options
+@click.option("--fonts", multiple=True, type=FOLDER, metavar="DIR", help=FONTS_HELP)
+@click.option("--folder", type=FOLDER, metavar="DIR", help=FOLDER_HELP)
+@click.option("--bundle", "bundles", multiple=True, metavar="DIR", help=BUNDLE_HELP)
+def command(
+    options: Options, fonts: tuple[Path, ...], folder: Path | None, bundles: Sequence[str]
+) -> None:
+    """Measure rows and keep what was found, or write the page."""
+    if options.page:
+        write_page(options.out)
+        return
+    if (folder or bundles) and options.out.resolve() == RESULTS.resolve():
+        raise click.UsageError("--folder and --bundle must not replace the results; add --out DIR")
+    given = {path: Contender(Path(path).name, f"`{path}`", Kind.SERVED, path) for path in bundles}
+    known = {**read_contenders(), **{one.name: one for one in given.values()}}
+    rows = chosen(read_set_rows(), options)
+    if folder is not None:
+        rows = [replace(read_set_rows()[LIKE], name=folder.resolve().name, source=str(folder))]
+    also = tuple(one.name for one in given.values())
+    rows = [replace(row, contenders=(*row.contenders, *also)) for row in rows]
+    places = Places(options.data_folder, fonts or SYSTEM_FONTS, folder)
+    with one_core():
+        run(list(trials(rows, places, options)), known, options)
+
+
+def trials(rows: Sequence[SetRow], places: Places, options: Options) -> Iterator[Trial]:
+    """Yield the trials of rows; says which are left out, and why."""
+    for row in rows:
+        try:
+            pictures = places.read(row)
+        except DataError as error:
+            say(f"{row.name}: left out; {error}")
+            continue
+        for shot in row.shots:
+            trial = Trial(row, shot, options.task_count or row.task_count, pictures)
+            try:
+                if trial.tasks:
+                    yield trial
+            except DataError as error:
+                say(f"{trial.name}: left out; {error}")
+
+
+def run(asked: Sequence[Trial], known: Mapping[str, Contender], options: Options) -> None:
+    """Let one contender after another solve all trials, then write the results."""
+    found = {trial.name: {} if options.again else kept(trial, options.out) for trial in asked}
+    for name, contender in known.items():
+        own = [trial for trial in asked if name in trial.row.contenders]
+        try:
+            keys = {trial.name: trial.key(contender) for trial in own}
+            new = [
+                trial
+                for trial in own
+                if name not in (of := found[trial.name]) or of[name].key != keys[trial.name]
+            ]
+            if new:
+                with opened(contender) as make:
+                    for trial in new:
+                        found[trial.name].pop(name, None)
+                        with left_out(f"{trial.name}: {name}"):
+                            done = measure(trial, contender, make, again=options.again)
+                            found[trial.name][name] = done
+        except DataError as error:
+            say(f"left out; {error}")
+            for trial in own:
+                found[trial.name].pop(name, None)
+    for trial in asked:
+        of = {
+            name: found[trial.name][name]
+            for name in trial.row.contenders
+            if name in found[trial.name]
+        }
+        if of:
+            result = run_work(STUDY, work(trial, of, known), options)
+            for row in result.rows:
+                say(f"{trial.name}: {row['contender']} {row['accuracy']:.4f} ± {row['ci95']:.4f}")
+
+
+@contextmanager
+def left_out(what: str) -> Iterator[None]:
+    """Say why a server refuses a task, such as for too many classes, and go on."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        say(f"{what}: left out; {error}")
+
+
+def kept(trial: Trial, folder: Path) -> dict[str, Measured]:
+    """Return what a kept result has, by contender."""
+    path = result_path(STUDY, trial.name, folder)
+    more = read_result(path).more if path.exists() else {KEPT: {}}
+    return {name: Measured.read(document) for name, document in more[KEPT].items()}
+
+
+def work(trial: Trial, of: Mapping[str, Measured], known: Mapping[str, Contender]) -> Work:
+    """Return the result of a trial: what decides it, and its rows."""
+    settings = {
+        **trial.deciding(),
+        "source": Path(trial.row.source).name,
+        "contenders": {name: measured.key for name, measured in of.items()},
+    }
+
+    def rows() -> Found:
+        more = {KEPT: {name: measured.document() for name, measured in of.items()}}
+        return result_rows(of, known, trial.query_count), more
+
+    command = f"python studies/pictures/study.py --data DATA --only {trial.row.name}"
+    return Work(trial.name, command, settings, rows)
+
+
+def write_page(folder: Path) -> None:
+    """Draw the picture and write the tables of the page from the kept results."""
+    results = kept_results(folder)
+    if results:
+        draw_overview(result_path(STUDY, "overview", folder).with_suffix(".png"), results)
+    write_blocks(DOCS / "pictures.md", page_blocks(results))
+
+
+def kept_results(folder: Path) -> Mapping[str, Result]:
+    """Return the results that were measured, by name."""
+    with suppress(FileNotFoundError):
+        return read_results(STUDY, result_names(), folder)
+    return {}
+
+
+if __name__ == "__main__":
+    command()
