@@ -18,9 +18,7 @@ from kshot.bundle import (
     EncoderSpec,
     Manifest,
     Weights,
-    builtin_bundle,
     load_bundle,
-    locate_bundle,
     write_bundle,
 )
 from kshot.bundle import files as bundle_files_module
@@ -244,32 +242,6 @@ def test_an_unfit_manifest_or_missing_template_is_not_written(
         write_bundle(tmp_path, manifest, weights, templates, "")
 
     assert list(tmp_path.iterdir()) == []
-
-
-def test_every_bundle_that_ships_is_whole() -> None:
-    for folder in (Path(bundle_files_module.__file__).parent / "builtin").glob("[a-z0-9]*"):
-        path = builtin_bundle(folder.name)
-
-        assert load_bundle(path) == load_bundle(folder)
-
-
-@pytest.mark.parametrize("name", ["no-such", "../bundle", ""])
-def test_an_unknown_builtin_bundle_is_refused(name: str) -> None:
-    with pytest.raises(BundleError, match="no built-in bundle"):
-        builtin_bundle(name)
-
-
-def test_a_folder_comes_before_a_built_in_bundle_of_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert locate_bundle("omniglot") == builtin_bundle("omniglot")
-    (tmp_path / "omniglot").mkdir()
-
-    assert locate_bundle("omniglot") == Path("omniglot")
-    assert locate_bundle("some/where") == Path("some/where")
-    with pytest.raises(BundleError, match="there is no folder omni, and no built-in bundle 'omni'"):
-        locate_bundle("omni")
 
 
 def test_a_bundle_that_memory_does_not_hold_is_refused(

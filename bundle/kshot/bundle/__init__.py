@@ -6,15 +6,9 @@ from kshot.bundle.calibration import Calibration, TemperatureRule
 from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditioner, Scope
 from kshot.bundle.durable import replace_file, replacing, sync_folder, write_synced
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
-from kshot.bundle.files import (
-    Bundle,
-    builtin_bundle,
-    load_bundle,
-    locate_bundle,
-    version_of_digest,
-    write_bundle,
-)
+from kshot.bundle.files import Bundle, load_bundle, version_of_digest, write_bundle
 from kshot.bundle.images import ImageLimits, count_pixels, decode_image
+from kshot.bundle.locations import built_folder, builtin_bundle, cache_folder, locate_bundle
 from kshot.bundle.manifest import (
     SCHEMA_VERSION,
     BatchNorm,
@@ -92,7 +86,9 @@ __all__ = [
     "TemperatureRule",
     "Training",
     "Weights",
+    "built_folder",
     "builtin_bundle",
+    "cache_folder",
     "count_pixels",
     "decode_image",
     "load_bundle",

@@ -14,7 +14,6 @@ from pathlib import Path
 from kshot.bundle.choices import BatchNormMode
 from kshot.bundle.durable import sync_folder, write_synced
 from kshot.bundle.errors import BundleError
-from kshot.bundle.field_types import NAME_PATTERN
 from kshot.bundle.manifest import (
     CARD_FILE,
     ENCODER_FILE,
@@ -31,7 +30,6 @@ from kshot.bundle.weights import Weights, parse_weights, weights_bytes
 _MAX_MANIFEST_BYTES = 2**20
 _COPIES = 2
 _VERSION_PATTERN = r"[1-9][0-9]{0,8}"
-_BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Bundle:
 
 def load_bundle(path: Path) -> Bundle:
     """Open `NAME/VERSION`, or `NAME` in its highest version; raise `BundleError` if invalid."""
-    folder = _version_folder(path)
+    folder = version_folder(path)
     try:
         text = _read_manifest_file(folder)
         manifest = read_manifest(text)
@@ -117,28 +115,6 @@ def write_bundle(
     return load_bundle(folder)
 
 
-def builtin_bundle(name: str = "omniglot") -> Path:
-    """Return the folder of a bundle that ships with the package, in its highest version."""
-    if not re.fullmatch(NAME_PATTERN, name) or not (_BUILTIN_FOLDER / name).is_dir():
-        shipped = sorted(folder.name for folder in _BUILTIN_FOLDER.glob("[a-z0-9]*"))
-        raise BundleError(f"no built-in bundle {name!r}; expected one of: {', '.join(shipped)}")
-    return _version_folder(_BUILTIN_FOLDER / name)
-
-
-def locate_bundle(name: str) -> Path:
-    """Return an existing folder, or the folder of the built-in bundle of this name.
-
-    A path with several parts always means a folder. Raises `BundleError`.
-    """
-    folder = Path(name)
-    if folder.exists() or len(folder.parts) > 1:
-        return folder
-    try:
-        return builtin_bundle(name)
-    except BundleError as error:
-        raise BundleError(f"there is no folder {name}, and {error}") from error
-
-
 def version_of_digest(folder: Path, digest: str) -> Path | None:
     """Return the version beside a bundle's folder whose manifest has this SHA-256, if there is one.
 
@@ -151,7 +127,8 @@ def version_of_digest(folder: Path, digest: str) -> Path | None:
     return None
 
 
-def _version_folder(path: Path) -> Path:
+def version_folder(path: Path) -> Path:
+    """Return `NAME/VERSION`, or `NAME` in its highest version; raise `BundleError`."""
     folder = path.resolve()
     if not folder.is_dir():
         raise BundleError(f"{path}: not a directory; expected NAME/VERSION with {MANIFEST_FILE}")

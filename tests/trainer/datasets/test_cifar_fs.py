@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kshot.bundle import InputSpec, Rescale, Resize, Rgb
+from kshot.bundle import InputSpec, Rescale, Resize, Rgb, cache_folder
 from kshot.trainer.datasets import cifar_fs
-from kshot.trainer.datasets.cache import cache_folder
 from kshot.trainer.datasets.cifar_fs import CIFAR_SPLITS, CifarSplit
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.image_files import ReadFile

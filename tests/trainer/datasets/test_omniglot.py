@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kshot.bundle import Grayscale, InputSpec, Rescale, Resize
+from kshot.bundle import Grayscale, InputSpec, Rescale, Resize, cache_folder
 from kshot.trainer.datasets import omniglot, reader
-from kshot.trainer.datasets.cache import cache_folder
 from kshot.trainer.datasets.dataset import ImageDataset, names_digest
 from kshot.trainer.datasets.image_files import ReadFile
 from kshot.trainer.datasets.omniglot import reptile_split

@@ -7,7 +7,6 @@ cannot be read or written, costs a decoding and is never an error.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,14 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from kshot.bundle import replacing
+from kshot.bundle import cache_folder, replacing
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
-
-
-def cache_folder() -> Path:
-    """Choose the folder by `XDG_CACHE_HOME` as its specification says (absolute paths only)."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else Path.home() / ".cache") / "kshot"
 
 
 def cached_dataset(key: str, make: Callable[[], ImageDataset]) -> ImageDataset:

@@ -1,0 +1,55 @@
+"""Bundles by name: in the package, in the cache, or in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kshot.bundle import (
+    BundleError,
+    built_folder,
+    builtin_bundle,
+    load_bundle,
+    locate_bundle,
+    locations,
+)
+
+
+def test_every_bundle_that_ships_is_whole() -> None:
+    for folder in (Path(locations.__file__).parent / "builtin").glob("[a-z0-9]*"):
+        path = builtin_bundle(folder.name)
+
+        assert load_bundle(path) == load_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["no-such", "../bundle", ""])
+def test_an_unknown_builtin_bundle_is_refused(name: str) -> None:
+    with pytest.raises(BundleError, match="no built-in bundle"):
+        builtin_bundle(name)
+
+
+def test_a_folder_comes_before_a_built_in_bundle_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate_bundle("omniglot") == builtin_bundle("omniglot")
+    (tmp_path / "omniglot").mkdir()
+
+    assert locate_bundle("omniglot") == Path("omniglot")
+    assert locate_bundle("some/where") == Path("some/where")
+    with pytest.raises(BundleError, match="there is no folder omni, and no built-in bundle 'omni'"):
+        locate_bundle("omni")
+
+
+def test_a_built_bundle_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = built_folder() / "mine" / "2"
+    folder.mkdir(parents=True)
+    (folder.parent / "1").mkdir()
+
+    assert built_folder() == tmp_path / "cache" / "kshot" / "bundles"
+    assert locate_bundle("mine") == folder
