@@ -15,7 +15,7 @@ import numpy as np
 import sklearn.linear_model  # noqa: F401 -- loads the libraries that `threadpool_limits` limits
 from threadpoolctl import threadpool_limits
 
-from kshot.trainer.datasets.cache import cache_folder
+from kshot.bundle import cache_folder
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.statistics import accuracy_interval
