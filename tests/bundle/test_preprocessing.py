@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,3 +144,27 @@ def test_every_file_that_is_wrong_is_named(gray_spec: InputSpec) -> None:
 
     assert [problem.index for problem in caught.value.problems] == [1, 3]
     assert str(caught.value).startswith("image 1: is not a PNG, JPEG or WebP image; image 3: ")
+
+
+VECTORS = InputSpec((5, 1, 1), ())
+
+
+def test_vectors_are_prepared_already() -> None:
+    vectors = np.arange(10, dtype=np.float32).reshape(2, 5)
+
+    for given in (vectors, vectors[:, :, None, None]):
+        np.testing.assert_array_equal(prepare(given, VECTORS), vectors[:, :, None, None])
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (np.zeros((2, 4), np.float32), r"expected float32 shape \(n, 5\), got \(2, 4\)"),
+        (np.zeros((2, 4, 4), np.uint8), r"expected float32 vectors \(n, 5\), got images"),
+        ([b"png"], r"expected float32 vectors \(n, 5\), got images"),
+        (np.full((2, 5), np.nan, np.float32), "image 0: has values that are not finite"),
+    ],
+)
+def test_other_vectors_are_refused(given: Any, problem: str) -> None:  # noqa: ANN401 -- forms differ
+    with pytest.raises(ImageError, match=problem):
+        prepare(given, VECTORS)

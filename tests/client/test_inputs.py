@@ -23,6 +23,7 @@ from kshot.client.inputs import read_images, read_labels
         pytest.param(np.zeros((2, 8, 9, 3), np.uint8), "UINT8", [2, 8, 9, 3], id="colour"),
         pytest.param(np.zeros((2, 1, 8, 9), np.float32), "FP32", [2, 1, 8, 9], id="prepared"),
         pytest.param(np.zeros((2, 1, 8, 9), ">f4"), "FP32", [2, 1, 8, 9], id="big-endian"),
+        pytest.param(np.zeros((2, 7), np.float32), "FP32", [2, 7], id="vectors"),
         pytest.param([np.zeros((8, 9), np.uint8)] * 2, "UINT8", [2, 8, 9], id="list"),
         pytest.param(np.zeros((0, 8, 9), np.uint8), "UINT8", [0, 8, 9], id="none"),
     ],
@@ -59,7 +60,7 @@ def test_paths_and_bytes_become_encoded_images(tmp_path: Path) -> None:
         (np.zeros((8, 9), np.uint8), "uint8 of shape (8, 9)"),
         (
             np.zeros((2, 8, 9), np.float32),
-            "expected uint8 (n, height, width[, channels]) or prepared",
+            "expected uint8 (n, height, width[, channels]), prepared",
         ),
         ([np.zeros((8, 9), np.uint8), np.zeros((9, 9), np.uint8)], "2 shapes"),
         ("one.png", "expected a sequence of images, got one str"),

@@ -38,7 +38,8 @@ def prepare(
     """Return a network's input `(n, channels, height, width)`.
 
     Encoded images and uint8 arrays go through the steps of `spec`; a float32 array counts
-    as prepared. Raises `ImageError` with a problem for each invalid image.
+    as prepared. A `spec` without steps takes vectors, float32 `(n, features)`. Raises `ImageError`
+    with a problem for each invalid image.
     """
     if isinstance(images, np.ndarray) and images.dtype == np.float32:
         return _prepared(cast(Floats, images), spec)
@@ -55,6 +56,8 @@ def pixels(
     `images` are encoded (PNG, JPEG, WebP) or uint8 `(n, height, width[, 1 | 3 | 4])` of any
     height and width. Raises `ImageError` with a problem for each invalid image.
     """
+    if not spec.preprocessing:
+        raise ImageError.about(f"expected float32 vectors (n, {spec.shape[0]}), got images")
     if isinstance(images, np.ndarray):
         _check_array(images)
         return np.stack([_fit(_picture(cast(Pixels, image)), spec) for image in images])
@@ -110,8 +113,11 @@ def useful_side(spec: InputSpec) -> int:
 
 
 def _prepared(images: Floats, spec: InputSpec) -> Floats:
+    if not spec.preprocessing and images.shape[1:] == spec.shape[:1]:
+        images = images.reshape(-1, *spec.shape)
     if images.shape[1:] != spec.shape or images.ndim != 4:
-        expected = ", ".join(map(str, ("n", *spec.shape)))
+        sides = spec.shape if spec.preprocessing else spec.shape[:1]
+        expected = ", ".join(map(str, ("n", *sides)))
         raise ImageError.about(f"expected float32 shape ({expected}), got {images.shape}")
     if len(images) == 0:
         raise ImageError.about("expected at least 1 image, got 0")

@@ -16,7 +16,8 @@ class ModelCapabilities:
     Probabilities are calibrated in the modes of `calibrated_batch_norm_modes`. Images may be shrunk
     until their shorter side has `max_useful_side` pixels; 0 means that every pixel may count. The
     default step count is that of the first pair in `step_count_by_shot`, (greatest number of
-    examples per class, step count), that a task fits, or else that of `default_options`.
+    examples per class, step count), that a task fits, or else that of `default_options`. An encoder
+    turns each image into what has `encoded_shape`; without one, that is empty like its digest.
     """
 
     model: str
@@ -39,6 +40,8 @@ class ModelCapabilities:
     calibrated_batch_norm_modes: tuple[str, ...]
     max_useful_side: int
     step_count_by_shot: tuple[tuple[int, int], ...]
+    encoder_digest: str
+    encoded_shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def _model_capabilities(model: wire.ModelCapabilities) -> ModelCapabilities:
         step_count_by_shot=tuple(
             (rule.max_shot, rule.step_count) for rule in model.step_count_by_shot
         ),
+        encoder_digest=model.encoder_digest,
+        encoded_shape=tuple(model.encoded_shape),
     )
 
 

@@ -80,7 +80,8 @@ class Client:
         """Adapt `model` to labelled images and return a handle on the adapted model.
 
         Images are uint8 (n, height, width[, channels]), prepared float32 (n, channels, height,
-        width), paths, or bytes of encoded images; labels are n strings or n ints.
+        width), float32 vectors (n, features), paths, or bytes of encoded images; labels are n
+        strings or n ints.
         """
         support, classes = encode_support(images, labels)
         request = message(

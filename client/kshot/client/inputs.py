@@ -33,9 +33,10 @@ class Classes:
 def read_images(images: Images) -> npt.NDArray[np.generic] | tuple[bytes, ...]:
     """Return one array, or the bytes of image files.
 
-    Arrays are uint8 (n, height, width) or (n, height, width, channels), or prepared float32
-    (n, channels, height, width); a sequence of arrays of one shape becomes one array. Paths are
-    read, bytes are taken as encoded images. Raises `InputError` for anything else.
+    Arrays are uint8 (n, height, width) or (n, height, width, channels), prepared float32 (n,
+    channels, height, width), or float32 vectors (n, features) for models that take them; a
+    sequence of arrays of one shape becomes one array. Paths are read, bytes are taken as encoded
+    images. Raises `InputError` for anything else.
     """
     if isinstance(images, np.ndarray):
         return _checked(images)
@@ -77,11 +78,11 @@ def read_labels(labels: Sequence[Label] | npt.NDArray[np.generic], image_count: 
 def _checked(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     if array.dtype == np.uint8 and array.ndim in {3, 4}:
         return array
-    if array.dtype.newbyteorder("=") == np.float32 and array.ndim == 4:
+    if array.dtype.newbyteorder("=") == np.float32 and array.ndim in (2, 4):
         return array
     raise InputError(
-        "images: expected uint8 (n, height, width[, channels]) or prepared float32 (n, channels, "
-        f"height, width), got {array.dtype} of shape {array.shape}"
+        "images: expected uint8 (n, height, width[, channels]), prepared float32 (n, channels, "
+        f"height, width) or float32 vectors (n, features), got {array.dtype} of shape {array.shape}"
     )
 
 

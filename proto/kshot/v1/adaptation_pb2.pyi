@@ -754,6 +754,8 @@ class ModelCapabilities(google.protobuf.message.Message):
     CALIBRATED_BATCH_NORM_MODES_FIELD_NUMBER: builtins.int
     STEP_COUNT_BY_SHOT_FIELD_NUMBER: builtins.int
     MAX_USEFUL_SIDE_FIELD_NUMBER: builtins.int
+    ENCODER_DIGEST_FIELD_NUMBER: builtins.int
+    ENCODED_SHAPE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the model in requests."""
     version: builtins.int
@@ -778,6 +780,10 @@ class ModelCapabilities(google.protobuf.message.Message):
     """Gives the length, in pixels, up to which the shorter side of an image may be shrunk, by area,
     before it is sent: more is not used. 0 where every pixel may count, so images are sent as they
     are. Default 0.
+    """
+    encoder_digest: builtins.str
+    """Names the content of the model's encoder, a frozen network that each image goes through before
+    the part that adapts: SHA-256, 64 hexadecimal digits. Default: empty, there is none.
     """
     @property
     def input_shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -825,6 +831,12 @@ class ModelCapabilities(google.protobuf.message.Message):
         `default_options.step_count` holds for all.
         """
 
+    @property
+    def encoded_shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Gives the shape of what the encoder makes of one example: channels, height, width; features
+        are (features, 1, 1). Default: empty, there is no encoder.
+        """
+
     def __init__(
         self,
         *,
@@ -848,9 +860,11 @@ class ModelCapabilities(google.protobuf.message.Message):
         calibrated_batch_norm_modes: collections.abc.Iterable[global___BatchNormMode.ValueType] | None = ...,
         step_count_by_shot: collections.abc.Iterable[global___StepCountRule] | None = ...,
         max_useful_side: builtins.int = ...,
+        encoder_digest: builtins.str = ...,
+        encoded_shape: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["default_options", b"default_options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "calibrated_batch_norm_modes", b"calibrated_batch_norm_modes", "default_options", b"default_options", "heads", b"heads", "input_shape", b"input_shape", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_useful_side", b"max_useful_side", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "step_count_by_shot", b"step_count_by_shot", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "calibrated_batch_norm_modes", b"calibrated_batch_norm_modes", "default_options", b"default_options", "encoded_shape", b"encoded_shape", "encoder_digest", b"encoder_digest", "heads", b"heads", "input_shape", b"input_shape", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_useful_side", b"max_useful_side", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "step_count_by_shot", b"step_count_by_shot", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
 
 global___ModelCapabilities = ModelCapabilities
 
@@ -1032,7 +1046,8 @@ global___Images = Images
 class Tensor(google.protobuf.message.Message):
     """Holds numbers. As images: UINT8 (n, height, width) or (n, height, width, channels) with 1, 3 or 4
     channels and any height and width, which the server brings to the model's form; or FP32 (n,
-    channels, height, width), prepared already, of the model's exact shape and finite.
+    channels, height, width), prepared already, of the model's exact shape and finite. A model whose
+    `ModelCapabilities.input_shape` is (features, 1, 1) takes vectors, FP32 (n, features).
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

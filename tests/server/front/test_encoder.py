@@ -156,6 +156,20 @@ def test_an_export_holds_the_encoder(encoding: AdaptationServiceStub) -> None:
         np.testing.assert_allclose(logits, numbers(answered.logits), atol=1e-5, rtol=0)
 
 
+def test_capabilities_name_the_encoder(
+    encoding: AdaptationServiceStub, encoder_bundle: Bundle
+) -> None:
+    models = encoding.GetCapabilities(wire.GetCapabilitiesRequest(), timeout=30).models
+    plain, behind = (
+        next(model for model in models if model.model == name) for name in ("tiny", "encoded")
+    )
+
+    assert (plain.encoder_digest, list(plain.encoded_shape)) == ("", [])
+    assert behind.encoder_digest == encoder_bundle.encoder_digest
+    assert list(behind.encoded_shape) == [1, 4, 4]
+    assert list(behind.input_shape) == [1, 8, 8]
+
+
 def test_images_of_the_networks_own_shape_are_refused(
     encoding: AdaptationServiceStub, refusal: Make
 ) -> None:

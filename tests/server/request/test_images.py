@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kshot.bundle import Bundle
+from kshot.bundle import Bundle, InputSpec
 from kshot.server.call_context import begin_call
 from kshot.server.errors import CallCancelled, InvalidRequest
 from kshot.server.request import images as images_module
@@ -105,3 +105,39 @@ def test_decoding_ends_with_its_call(
     with pytest.raises(CallCancelled):
         prepare_images(EncodedImages((webp(4, 4),) * 3), rules(PixelBudget(100, 100)), Violations())
     assert len(decoded) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "violations"),
+    [
+        (TensorImages("FP32", (2, 5), bytes(40)), {}),
+        (
+            TensorImages("FP32", (2, 4), bytes(32)),
+            {"queries.tensor": "expected float32 shape (n, 5), got (2, 4)"},
+        ),
+        (
+            TensorImages("FP32", (10,), bytes(40)),
+            {"queries.tensor.shape": "expected (n, 5), got (10)"},
+        ),
+        (
+            TensorImages("UINT8", (2, 5), bytes(10)),
+            {"queries.tensor.datatype": "expected FP32, vectors (n, 5), got UINT8"},
+        ),
+        (
+            EncodedImages((webp(2, 2),)),
+            {"queries.encoded": "expected FP32 vectors (n, 5) as `tensor`, got images"},
+        ),
+    ],
+)
+def test_vectors_come_as_numbers(
+    images: TensorImages | EncodedImages, violations: dict[str, str]
+) -> None:
+    begin_call("Predict")
+    noted = Violations()
+    rules = ImageRules("queries", 10, PixelBudget(1, 1), InputSpec((5, 1, 1), ()))
+
+    prepared = prepare_images(images, rules, noted)
+
+    assert prepared.shape == ((0 if violations else 2), 5, 1, 1)
+    if violations:
+        assert found(noted) == violations

@@ -90,6 +90,10 @@ def prepare_images(images: Images | None, rules: ImageRules, violations: Violati
         return nothing
     if isinstance(images, TensorImages):
         return _prepare_tensor(images, rules, violations, nothing)
+    if not rules.spec.preprocessing:
+        expected = f"FP32 vectors (n, {rules.spec.shape[0]}) as `tensor`"
+        violations.add(f"{rules.field}.encoded", f"expected {expected}, got images")
+        return nothing
     field = f"{rules.field}.encoded"
     try:
         if not rules.budget.spend(_claimed(images.items, rules), field, violations):
@@ -138,9 +142,16 @@ def _prepare_tensor(
         violations.add(f"{field}.datatype", f"expected UINT8 or FP32, got {got!r}")
         return nothing
     shape = images.shape
-    if not 3 <= len(shape) <= _MAX_AXES or min(shape) < 1:
+    vectors = not rules.spec.preprocessing
+    if vectors and dtype == np.uint8:
+        expected = f"FP32, vectors (n, {rules.spec.shape[0]})"
+        violations.add(f"{field}.datatype", f"expected {expected}, got UINT8")
+        return nothing
+    if not (2 if vectors else 3) <= len(shape) <= _MAX_AXES or min(shape) < 1:
         expected = "(n, height, width[, channels])"
-        if dtype != np.uint8:
+        if vectors:
+            expected = f"(n, {rules.spec.shape[0]})"
+        elif dtype != np.uint8:
             expected = f"(n, {', '.join(map(str, rules.spec.shape))})"
         got = ", ".join(map(str, shape[: _MAX_AXES + 1]))
         violations.add(f"{field}.shape", f"expected {expected}, got ({got})")

@@ -64,6 +64,8 @@ def _model(model: ServedModel, config: ServerConfig) -> wire.ModelCapabilities:
         training_way=manifest.training.way,
         training_shot=manifest.training.shot,
         calibrated_batch_norm_modes=map(choice_value, manifest.calibrated_modes),
+        encoder_digest=model.bundle.encoder_digest or "",
+        encoded_shape=() if manifest.encoder is None else manifest.encoder.output_shape,
         max_useful_side=useful_side(manifest.input),
         step_count_by_shot=[
             wire.StepCountRule(max_shot=rule.max_shot, step_count=rule.step_count)
