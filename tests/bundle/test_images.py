@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import ImageError, ImageLimits, count_pixels, decode_image
+from kshot.bundle import images as images_module
 
 LEFT_TO_RIGHT = np.array([[10, 200, 30], [40, 50, 60]], np.uint8)
 
@@ -115,6 +116,70 @@ def test_the_transparent_color_of_16_bit_gray_shows_white() -> None:
     data = data[:header_end] + png_chunk(b"tRNS", struct.pack(">H", 1000)) + data[header_end:]
 
     np.testing.assert_array_equal(np.asarray(decode_image(data)), [[255, 8]])
+
+
+def png_of(depth: int, kind: int, row: bytes, clear: tuple[int, ...] = ()) -> bytes:
+    """Return a PNG of two pixels of any depth; `clear` is its transparent colour."""
+    header = struct.pack(">IIBBBBB", 2, 1, depth, kind, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    if clear:
+        chunks.insert(1, (b"tRNS", struct.pack(f">{len(clear)}H", *clear)))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        pytest.param(png_of(1, 0, b"\x40", (0,)), [255, 255], id="1 bit"),
+        pytest.param(png_of(1, 0, b"\x40", (1,)), [0, 255], id="1 bit, white"),
+        pytest.param(png_of(2, 0, b"\x60", (1,)), [255, 170], id="2 bits"),
+        pytest.param(png_of(2, 0, b"\x60", (2,)), [85, 255], id="2 bits, the other"),
+        pytest.param(png_of(4, 0, b"\x36", (3,)), [255, 102], id="4 bits"),
+        pytest.param(png_of(8, 0, b"\x09\x50", (9,)), [255, 80], id="8 bits"),
+        pytest.param(
+            png_of(16, 2, struct.pack(">6H", 1000, 2000, 3000, 512, 0, 0), (1000, 2000, 3000)),
+            [[255] * 3, [2, 0, 0]],
+            id="color of 16 bits",
+        ),
+        pytest.param(
+            png_of(16, 6, struct.pack(">8H", 0, 0, 0, 0, 0, 256, 65535, 65535)),
+            [[255] * 3, [0, 1, 255]],
+            id="color and alpha of 16 bits",
+        ),
+    ],
+)
+def test_transparent_pixels_are_white_at_every_depth(data: bytes, wanted: list[object]) -> None:
+    assert np.asarray(decode_image(data))[0].tolist() == wanted
+
+
+def test_gray_and_alpha_of_16_bits_are_laid_over_white() -> None:
+    image = decode_image(png_of(16, 4, struct.pack(">4H", 1024, 65535, 1024, 0)))
+
+    assert np.asarray(image.convert("L"))[0].tolist() == [4, 255]
+
+
+def test_large_images_with_transparency_are_changed_strip_by_strip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (7, 5, 4), np.uint8)
+    files = [
+        encoded(Image.fromarray(noise)),
+        encoded(Image.fromarray(noise.view(np.uint16)[..., 0])),
+    ]
+    whole = [np.asarray(decode_image(file)) for file in files]
+    monkeypatch.setattr(images_module, "_STRIP_PIXELS", 10)
+
+    for file, wanted in zip(files, whole, strict=True):
+        np.testing.assert_array_equal(np.asarray(decode_image(file)), wanted)
+
+
+@pytest.mark.parametrize(("side", "size"), [(0, (160, 96)), (100, (160, 96)), (20, (40, 24))])
+def test_a_jpeg_may_be_decoded_smaller(side: int, size: tuple[int, int]) -> None:
+    data = encoded(Image.new("RGB", (160, 96), "gray"), "JPEG")
+
+    assert decode_image(data, side=side).size == size
+    assert count_pixels(data, side=side) == size[0] * size[1]
+    assert decode_image(encoded(Image.new("L", (160, 96))), side=side).size == (160, 96)
 
 
 @pytest.mark.parametrize(

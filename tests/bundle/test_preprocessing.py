@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import Any
 
@@ -7,7 +8,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kshot.bundle import ImageError, InputSpec, Rescale, Resize, Rgb, pixels, prepare, rescale
+from kshot.bundle import (
+    Grayscale,
+    ImageError,
+    Ink,
+    InputSpec,
+    Normalize,
+    PreprocessingStep,
+    Reduce,
+    Rescale,
+    Resize,
+    Rgb,
+    Square,
+    builtin_bundle,
+    draft_side,
+    load_bundle,
+    pixels,
+    prepare,
+    rescale,
+    useful_side,
+    value_table,
+)
 
 COLOR = InputSpec(
     shape=(3, 6, 8), preprocessing=(Rgb(), Resize(6, 8, "bilinear"), Rescale(1 / 255))
@@ -88,7 +109,7 @@ def test_rescale_rounds_each_pixel_once(gray_spec: InputSpec) -> None:
 
 
 def test_prepared_float32_passes_through(gray_spec: InputSpec) -> None:
-    images = np.random.default_rng(0).normal(size=(2, 1, 28, 28)).astype(np.float32)
+    images = np.random.default_rng(0).random((2, 1, 28, 28), np.float32)
 
     assert prepare(images, gray_spec) is images
 
@@ -125,6 +146,129 @@ def test_refuses_arrays_that_do_not_fit(
     assert [problem.index for problem in caught.value.problems] == [None]
 
 
+DIGESTS = {
+    "omniglot": "85da7306baefe47c04b851d122cfc198526d49beec200d38c7db1849246542bd",
+    "omniglot-best": "85da7306baefe47c04b851d122cfc198526d49beec200d38c7db1849246542bd",
+    "omniglot-20way": "85da7306baefe47c04b851d122cfc198526d49beec200d38c7db1849246542bd",
+    "cifar-fs": "a892b71f70d927b6b681523d00e5ba25aec4a1ef47eafd5091c92c5ec3974a58",
+}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_bundles_of_version_1_prepare_the_same_bits_as_ever(name: str) -> None:
+    """Written down before version 2 of the schema: adapted models in stores depend on them."""
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (3, 61, 47, 4), np.uint8)
+    drawing = random.random((105, 105)) > 0.1
+    files = [drawing, *noise, noise[0, ..., 0], noise[1, ..., :3]]
+    spec = load_bundle(builtin_bundle(name)).manifest.input
+    sent = ([png(file) for file in files], noise, noise[..., 0])
+    content = b"".join(prepare(images, spec).astype("<f4").tobytes() for images in sent)
+
+    assert hashlib.sha256(content).hexdigest() == DIGESTS[name]
+
+
+def stepping(*steps: PreprocessingStep, channels: int = 1) -> InputSpec:
+    color = Grayscale() if channels == 1 else Rgb()
+    return InputSpec((channels, 28, 28), (color, *steps, Rescale(1 / 255)))
+
+
+def test_normalize_gives_each_channel_its_own_numbers() -> None:
+    steps = (Rgb(), Resize(6, 8, "box"), Normalize((127.0, 0.3, -9.0), (128.0, 3.0, 0.7)))
+    spec = InputSpec((3, 6, 8), steps)
+    images = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), np.uint8)
+    wanted = (images - np.array([127, 0.3, -9])) / np.array([128, 3, 0.7])
+
+    np.testing.assert_array_equal(
+        prepare(images, spec), wanted.astype(np.float32).transpose(0, 3, 1, 2)
+    )
+    assert value_table(spec).shape == (3, 256)
+
+
+def test_the_strongest_ink_is_255_behind_the_resize() -> None:
+    thin = np.full((1, 900, 700), 240, np.uint8)
+    thin[0, 100:800, 300:303] = 30
+    thin[0, 450:453, 100:600] = 30
+    spec = stepping(Ink(0.1), Resize(28, 28, "box"))
+
+    assert pixels(thin, spec).max() == 255
+    assert pixels(thin, spec)[0, 0, 0, 0] == 0
+    np.testing.assert_array_equal(pixels(255 - thin, spec), pixels(thin, spec))
+
+
+def test_a_reduction_keeps_what_nearest_neighbour_loses() -> None:
+    lines = np.zeros((1, 280, 280), np.uint8)
+    lines[0, :, ::10] = 255
+    nearest = Resize(28, 28, "nearest")
+
+    assert np.unique(pixels(lines, stepping(nearest))).tolist() == [0]
+    assert np.unique(pixels(lines, stepping(Reduce(28, 28), nearest))).tolist() == [25]
+
+
+@pytest.mark.parametrize(
+    ("spec", "side", "draft"),
+    [
+        (stepping(Resize(28, 28, "nearest")), 0, 0),
+        (stepping(Resize(28, 28, "bilinear")), 512, 0),
+        (stepping(Square("crop"), Resize(28, 28, "nearest")), 0, 0),
+        (stepping(Reduce(28, 28), Resize(28, 28, "nearest")), 512, 512),
+        (stepping(Ink(0.1), Resize(28, 28, "box")), 1024, 1024),
+        (stepping(Square("pad"), Resize(224, 224, "bicubic"), channels=3), 672, 672),
+        (InputSpec((64, 1, 1), ()), 0, 0),
+    ],
+)
+def test_the_useful_side_is_a_few_times_the_inputs(spec: InputSpec, side: int, draft: int) -> None:
+    assert useful_side(spec) == side
+    assert draft_side(spec) == draft
+
+
+def test_pictures_reduced_to_the_useful_side_give_nearly_the_same() -> None:
+    """What a client shrinks before it sends, and what a JPEG is decoded to."""
+    spec = stepping(Square("pad"), Resize(28, 28, "box"), channels=3)
+    random = np.random.default_rng(0)
+    small = Image.fromarray(random.integers(0, 256, (4, 3, 3), np.uint8))
+    photograph = small.resize((1200, 1600), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    photograph.save(stream, "JPEG", quality=95)
+    half = np.asarray(photograph.resize((512, 683), Image.Resampling.BOX))[None]
+    whole = pixels(np.asarray(photograph)[None], spec).astype(int)
+
+    assert np.abs(pixels([stream.getvalue()], spec) - whole).mean() < 3
+    assert np.abs(pixels(half, spec) - whole).mean() < 3
+
+
+def test_pixels_of_0_and_1_are_told_from_pictures(gray_spec: InputSpec) -> None:
+    bits = np.zeros((3, 28, 28), np.uint8)
+    bits[1, 3:9] = 1
+
+    with pytest.raises(ImageError, match="from 0 to 255, got only 0 and 1; multiply by 255"):
+        prepare(bits, gray_spec)
+    assert prepare(bits[[0, 2]], gray_spec).max() == 0  # black
+    assert prepare(np.ones((2, 28, 28), np.uint8), gray_spec).max() < 0.01  # one shade
+    bits[0, 5, 5] = 2
+    prepare(bits, gray_spec)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (-2.1, 2.6), (0, 1.2)])
+def test_prepared_values_that_no_pixel_becomes_are_refused(
+    gray_spec: InputSpec, low: float, high: float
+) -> None:
+    images = np.zeros((3, 1, 28, 28), np.float32)
+    images[1, 0, 0, :2] = low, high
+
+    with pytest.raises(ImageError) as caught:
+        prepare(images, gray_spec)
+
+    assert str(caught.value) == (
+        f"image 1: expected prepared values from 0 to 1, got {low:g} to {high:g}; "
+        "send uint8 pixels, or prepare them as the bundle's manifest says"
+    )
+
+
+def test_resampling_may_pass_the_ends_a_little(gray_spec: InputSpec) -> None:
+    prepare(np.full((1, 1, 28, 28), 1.04, np.float32), gray_spec)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_every_image_that_is_not_finite_is_named(gray_spec: InputSpec, value: float) -> None:
     images = np.zeros((5, 1, 28, 28), np.float32)
@@ -143,7 +287,9 @@ def test_every_file_that_is_wrong_is_named(gray_spec: InputSpec) -> None:
         prepare([good, b"words", good, good[:40]], gray_spec)
 
     assert [problem.index for problem in caught.value.problems] == [1, 3]
-    assert str(caught.value).startswith("image 1: is not a PNG, JPEG or WebP image; image 3: ")
+    assert str(caught.value).startswith(
+        "image 1: is not a PNG, JPEG or WebP image, convert it first; "
+    )
 
 
 VECTORS = InputSpec((5, 1, 1), ())

@@ -26,7 +26,14 @@ from kshot.bundle.manifest import (
     StepCountRule,
     Training,
 )
-from kshot.bundle.preprocessing import pixels, prepare, rescale, useful_side, value_table
+from kshot.bundle.preprocessing import (
+    draft_side,
+    pixels,
+    prepare,
+    rescale,
+    useful_side,
+    value_table,
+)
 from kshot.bundle.ridge import RidgeRule, RidgeSettings
 from kshot.bundle.schema import manifest_document, parse_manifest
 from kshot.bundle.steps import (
@@ -91,6 +98,7 @@ __all__ = [
     "cache_folder",
     "count_pixels",
     "decode_image",
+    "draft_side",
     "load_bundle",
     "locate_bundle",
     "manifest_document",

@@ -10,15 +10,25 @@ import numpy.typing as npt
 from PIL import Image
 
 from kshot.bundle.errors import ImageError, ImageProblem
-from kshot.bundle.images import ImageLimits, decode_image
+from kshot.bundle.images import ImageLimits, decode_image, over_white
 from kshot.bundle.ink import MAX_SIDE, strengthened
 from kshot.bundle.pictures import apply_step
-from kshot.bundle.steps import Ink, InputSpec, Normalize, Reduce, Rescale, resize_of
+from kshot.bundle.steps import (
+    Ink,
+    InputSpec,
+    Normalize,
+    Polarity,
+    Reduce,
+    Rescale,
+    Square,
+    resize_of,
+)
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-_USEFUL_SIDES = 4
+_USEFUL_SIDES = 3
+_RANGE_SLACK = 0.05
 _LEAST_USEFUL_SIDE = 512
 
 _METHODS = {
@@ -53,6 +63,8 @@ def pixels(
 ) -> Pixels:
     """Return uint8 `(n, channels, height, width)`: all steps of `spec` except the last.
 
+    `spec` has steps.
+
     `images` are encoded (PNG, JPEG, WebP) or uint8 `(n, height, width[, 1 | 3 | 4])` of any
     height and width. Raises `ImageError` with a problem for each invalid image.
     """
@@ -67,7 +79,7 @@ def pixels(
     problems: list[ImageProblem] = []
     for index, data in enumerate(images):
         try:
-            fitted.append(_fit(decode_image(data, limits), spec))
+            fitted.append(_fit(decode_image(data, limits, draft_side(spec)), spec))
         except ImageError as error:
             problems += [ImageProblem(index, problem.reason) for problem in error.problems]
     if problems:
@@ -112,6 +124,18 @@ def useful_side(spec: InputSpec) -> int:
     return max(least, _USEFUL_SIDES * max(resize.height, resize.width))
 
 
+def draft_side(spec: InputSpec) -> int:
+    """Return the side for `decode_image`: 0, unless a step of version 2 of the schema is named.
+
+    Inputs of version 1 stay what they were, bit for bit.
+    """
+    is_new = any(
+        isinstance(step, Polarity | Ink | Square | Reduce | Normalize)
+        for step in spec.preprocessing
+    )
+    return useful_side(spec) if is_new else 0
+
+
 def _prepared(images: Floats, spec: InputSpec) -> Floats:
     if not spec.preprocessing and images.shape[1:] == spec.shape[:1]:
         images = images.reshape(-1, *spec.shape)
@@ -129,7 +153,29 @@ def _prepared(images: Floats, spec: InputSpec) -> Floats:
                 for index in np.flatnonzero(~finite)
             ]
         )
+    if spec.preprocessing:
+        _check_range(images, spec)
     return images
+
+
+def _check_range(images: Floats, spec: InputSpec) -> None:
+    """Refuse prepared values that no pixel becomes; resampling may pass the ends a little."""
+    table = value_table(spec)
+    least, greatest = table.min(axis=1), table.max(axis=1)  # (1 or channels,)
+    slack = _RANGE_SLACK * (greatest - least)
+    lows, highs = images.min(axis=(2, 3)), images.max(axis=(2, 3))  # (n, channels)
+    outside = ((lows < least - slack) | (highs > greatest + slack)).any(axis=1)
+    problems = [
+        ImageProblem(
+            int(index),
+            f"expected prepared values from {least.min():.4g} to {greatest.max():.4g}, got "
+            f"{lows[index].min():.4g} to {highs[index].max():.4g}; send uint8 pixels, or prepare "
+            "them as the bundle's manifest says",
+        )
+        for index in np.flatnonzero(outside)
+    ]
+    if problems:
+        raise ImageError(problems)
 
 
 def _check_array(images: npt.NDArray[np.generic]) -> None:
@@ -142,6 +188,8 @@ def _check_array(images: npt.NDArray[np.generic]) -> None:
         )
     if 0 in images.shape:
         raise ImageError.about(f"expected at least 1 image and 1 pixel, got shape {images.shape}")
+    if images.max() == 1 and (images.min(axis=(1, 2)) != images.max(axis=(1, 2))).any():
+        raise ImageError.about("expected pixels from 0 to 255, got only 0 and 1; multiply by 255")
 
 
 def _picture(image: Pixels) -> Image.Image:
@@ -151,8 +199,7 @@ def _picture(image: Pixels) -> Image.Image:
     picture = Image.fromarray(np.ascontiguousarray(image))
     if picture.mode != "RGBA":
         return picture
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
+    return over_white(picture)
 
 
 def _fit(picture: Image.Image, spec: InputSpec) -> Pixels:
