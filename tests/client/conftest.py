@@ -48,6 +48,8 @@ class FakeServicer(AdaptationServiceServicer):
     remaining: list[float] = field(default_factory=list)
     refusal: Refusal | None = None
     damage_export: bool = False
+    useful_sides: dict[str, int] = field(default_factory=dict)
+    warning: str = ""
     slow: bool = False
 
     def refuse(self, code: int, message: str, *details: Message, times: int = -1) -> None:
@@ -76,6 +78,7 @@ class FakeServicer(AdaptationServiceServicer):
         response = wire.AdaptResponse(adapted_model=adapted)
         response.report.stop_reason = wire.STOP_REASON_COMPLETED
         response.report.support_loss.extend([1.5, 0.5])
+        response.report.warnings.extend([self.warning] if self.warning else [])
         response.timing.compute.FromMilliseconds(12)
         return response
 
@@ -91,6 +94,7 @@ class FakeServicer(AdaptationServiceServicer):
             batch_norm_mode=request.batch_norm_mode or wire.BATCH_NORM_MODE_SUPPORT,
         )
         response.probabilities.CopyFrom(_answer(request.queries, len(adapted.class_names)))
+        response.warnings.extend([self.warning] if self.warning else [])
         if request.return_logits:
             response.logits.CopyFrom(response.probabilities)
         response.timing.decode.FromMicroseconds(1500)
@@ -157,6 +161,8 @@ class FakeServicer(AdaptationServiceServicer):
             max_way=64,
             calibrated_batch_norm_modes=[wire.BATCH_NORM_MODE_SUPPORT],
         )
+        for name, side in self.useful_sides.items():
+            response.models.add(model=name, max_useful_side=side)
         response.limits.default_ttl.FromSeconds(3600)
         return response
 

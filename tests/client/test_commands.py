@@ -137,6 +137,21 @@ def test_without_json_people_read_a_table(capsys: pytest.CaptureFixture[str], fo
 
 
 @pytest.mark.usefixtures("server")
+def test_warnings_go_to_stderr(
+    capsys: pytest.CaptureFixture[str], folder: Path, servicer: FakeServicer
+) -> None:
+    servicer.warning = "the ground is dark"
+    lines = []
+    for arguments in (("adapt", folder, "--model", "m"), ("predict", "am-0", folder / "cat/0.png")):
+        assert main([*map(str, arguments), "--json"]) == 0
+        said = capsys.readouterr()
+        json.loads(said.out)
+        lines.append(said.err)
+
+    assert lines == ["warning: the ground is dark\n"] * 2
+
+
+@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

@@ -89,7 +89,10 @@ def test_a_status_without_details_names_the_server(client: Client, servicer: Fak
     with pytest.raises(package.ResourceExhaustedError) as caught:
         client.predict("am-0", IMAGES)
 
-    assert str(caught.value) == f"{client.address} answered RESOURCE_EXHAUSTED: larger than max"
+    assert str(caught.value) == (
+        f"{client.address} answered RESOURCE_EXHAUSTED: larger than max; "
+        "send fewer or smaller images, or serve with --max-message-bytes"
+    )
 
 
 def test_nobody_listening_names_the_address(closed_port: int) -> None:

@@ -45,7 +45,7 @@ LIBRARIES: dict[str, set[str]] = {
     "v1": {"google", "grpc"},
     "internal": {"google", "grpc"},
     "bundle": {"PIL", "numpy", "safetensors"},
-    "client": {"click", "google", "grpc", "numpy", "rich"},
+    "client": {"PIL", "click", "google", "grpc", "numpy", "rich"},
     "command": {"click"},
     "__main__": {"click"},
 }

@@ -30,6 +30,7 @@ from kshot.client.export import write_export
 from kshot.client.inputs import Images, Label
 from kshot.client.options import AdaptOptions, encode_choice, encode_options
 from kshot.client.results import Prediction
+from kshot.client.shrinking import any_large
 from kshot.client.status import error_from
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
@@ -80,10 +81,12 @@ class Client:
         """Adapt `model` to labelled images and return a handle on the adapted model.
 
         Images are uint8 (n, height, width[, channels]), prepared float32 (n, channels, height,
-        width), float32 vectors (n, features), paths, or bytes of encoded images; labels are n
-        strings or n ints.
+        width), float32 vectors (n, features), paths, bytes of encoded images, or pictures of
+        Pillow; labels are n strings or n ints. Images that are larger than the model can use are
+        reduced by area before they are sent.
         """
-        support, classes = encode_support(images, labels)
+        side = self._useful_side(images, lambda: model)
+        support, classes = encode_support(images, labels, side)
         request = message(
             wire.AdaptRequest, model=model, support_set=support, options=encode_options(options)
         )
@@ -107,10 +110,15 @@ class Client:
     ) -> Prediction:
         """Classify queries with an adapted model, given as a handle or by its id."""
         labels = own_labels(adapted_model)
+
+        def adapted_from() -> str:
+            handle = self.get(adapted_model) if isinstance(adapted_model, str) else adapted_model
+            return handle.description.model
+
         request = message(
             wire.PredictRequest,
             adapted_model=adapted_model if isinstance(adapted_model, str) else adapted_model.id,
-            queries=encode_images(queries),
+            queries=encode_images(queries, self._useful_side(queries, adapted_from)),
             return_logits=return_logits,
         )
         if batch_norm_mode is not None:
@@ -130,13 +138,14 @@ class Client:
         **options: Unpack[AdaptOptions],
     ) -> Prediction:
         """Adapt, classify queries and keep nothing, in one call."""
-        support, classes = encode_support(images, labels)
+        side = self._useful_side([*images, *queries], lambda: model)
+        support, classes = encode_support(images, labels, side)
         request = message(
             wire.AdaptAndPredictRequest,
             model=model,
             support_set=support,
             options=encode_options(options),
-            queries=encode_images(queries),
+            queries=encode_images(queries, side),
             return_logits=return_logits,
         )
         response, round_trip_ms = self._call(self._stub.AdaptAndPredict, request, timeout)
@@ -183,6 +192,18 @@ class Client:
         """Return the served models, their options and limits, and the server's own limits."""
         response, _ = self._call(self._stub.GetCapabilities, wire.GetCapabilitiesRequest())
         return decode_capabilities(response)
+
+    def _useful_side(
+        self, images: npt.NDArray[np.generic] | Sequence[object], model: Callable[[], str]
+    ) -> int:
+        """Return the bound on the shorter side of images, 0 where they are sent as they are.
+
+        The server is asked only if there are large images.
+        """
+        if not any_large(images):
+            return 0
+        asked = self.capabilities().models.get(model())
+        return 0 if asked is None else asked.max_useful_side
 
     def _call(
         self,

@@ -37,9 +37,12 @@ def message(kind: Callable[..., _Message], **fields: object) -> _Message:
         raise InputError(f"cannot send the call: {error}") from error
 
 
-def encode_images(images: Images) -> wire.Images:
-    """Write images as one tensor or as encoded files; raises `InputError`."""
-    content = read_images(images)
+def encode_images(images: Images, side: int = 0) -> wire.Images:
+    """Write images as one tensor or as encoded files; raises `InputError`.
+
+    A `side` above 0 bounds the shorter side of images that are not prepared.
+    """
+    content = read_images(images, side)
     if isinstance(content, tuple):
         return wire.Images(encoded=wire.EncodedImages(items=content))
     datatype = "UINT8" if content.dtype == np.uint8 else "FP32"
@@ -48,10 +51,10 @@ def encode_images(images: Images) -> wire.Images:
 
 
 def encode_support(
-    images: Images, labels: Sequence[Label] | npt.NDArray[np.generic]
+    images: Images, labels: Sequence[Label] | npt.NDArray[np.generic], side: int = 0
 ) -> tuple[wire.SupportSet, Classes]:
-    """Write labelled examples with their classes sorted; raises `InputError`."""
-    encoded = encode_images(images)
+    """Write labelled examples with their classes sorted, as `encode_images` does."""
+    encoded = encode_images(images, side)
     form = encoded.WhichOneof("content")
     count = encoded.tensor.shape[0] if form == "tensor" else len(encoded.encoded.items)
     classes = read_labels(labels, count)

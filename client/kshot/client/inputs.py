@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Union, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from kshot.client.errors import InputError
+from kshot.client.shrinking import encode_picture, is_picture, shrink_arrays, shrink_file
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Label: TypeAlias = str | int
 EncodedImage: TypeAlias = bytes | str | Path
-Images: TypeAlias = npt.NDArray[np.generic] | Sequence[npt.NDArray[np.generic] | EncodedImage]
+Images: TypeAlias = Union[  # noqa: UP007 -- a name in quotes has no `|`
+    npt.NDArray[np.generic],
+    Sequence[Union[npt.NDArray[np.generic], EncodedImage, "Image.Image"]],
+]
 
 
 @dataclass(frozen=True)
@@ -30,17 +37,18 @@ class Classes:
         return tuple(map(str, self.labels))
 
 
-def read_images(images: Images) -> npt.NDArray[np.generic] | tuple[bytes, ...]:
+def read_images(images: Images, side: int = 0) -> npt.NDArray[np.generic] | tuple[bytes, ...]:
     """Return one array, or the bytes of image files.
 
-    Arrays are uint8 (n, height, width) or (n, height, width, channels), prepared float32 (n,
-    channels, height, width), or float32 vectors (n, features) for models that take them; a
-    sequence of arrays of one shape becomes one array. Paths are read, bytes are taken as encoded
-    images. Raises `InputError` for anything else.
+    Arrays are uint8 (n, height, width) or (n, height, width, channels), prepared float32
+    (n, channels, height, width), or float32 vectors (n, features); a sequence of arrays of one
+    shape becomes one array. Paths are read, bytes are taken as encoded images, pictures of Pillow
+    are encoded. A `side` above 0 bounds the shorter side of what is not prepared, one image after
+    another. Raises `InputError` for anything else.
     """
     if isinstance(images, np.ndarray):
-        return _checked(images)
-    if isinstance(images, str | bytes | Path):
+        return _checked(images, side)
+    if isinstance(images, str | bytes | Path) or is_picture(images):
         raise InputError(f"images: expected a sequence of images, got one {type(images).__name__}")
     items = list(images)
     if not items:
@@ -52,8 +60,8 @@ def read_images(images: Images) -> npt.NDArray[np.generic] | tuple[bytes, ...]:
                 f"images: expected arrays of one shape, or encoded images, got {len(shapes)} "
                 f"shapes, {sorted(shapes)[:3]} among them"
             )
-        return _checked(np.stack(arrays))
-    return tuple(_encoded(index, item) for index, item in enumerate(items))
+        return _checked(np.stack(arrays), side)
+    return tuple(_encoded(index, item, side) for index, item in enumerate(items))
 
 
 def read_labels(labels: Sequence[Label] | npt.NDArray[np.generic], image_count: int) -> Classes:
@@ -75,29 +83,31 @@ def read_labels(labels: Sequence[Label] | npt.NDArray[np.generic], image_count: 
     return Classes(distinct, tuple(place[label] for label in plain))
 
 
-def _checked(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _checked(array: npt.NDArray[np.generic], side: int) -> npt.NDArray[np.generic]:
     if array.dtype == np.uint8 and array.ndim in {3, 4}:
-        return array
-    if array.dtype.newbyteorder("=") == np.float32 and array.ndim in (2, 4):
+        return shrink_arrays(cast(npt.NDArray[np.uint8], array), side) if side else array
+    if array.dtype.newbyteorder("=") == np.float32 and array.ndim in {2, 4}:
         return array
     raise InputError(
         "images: expected uint8 (n, height, width[, channels]), prepared float32 (n, channels, "
-        f"height, width) or float32 vectors (n, features), got {array.dtype} of shape {array.shape}"
+        "height, width) or float32 vectors (n, features), got "
+        f"{array.dtype} of shape {array.shape}"
     )
 
 
-def _encoded(index: int, item: object) -> bytes:
-    if isinstance(item, bytes):
-        return item
-    if not isinstance(item, str | Path):
+def _encoded(index: int, item: object, side: int) -> bytes:
+    if is_picture(item):
+        return encode_picture(item, side)
+    if not isinstance(item, bytes | str | Path):
         raise InputError(
             f"image {index}: expected a path or the bytes of an image file, got "
             f"{type(item).__name__}"
         )
     try:
-        return Path(item).read_bytes()
+        content = item if isinstance(item, bytes) else Path(item).read_bytes()
     except OSError as error:
-        raise InputError(f"image {index}: {item}: {error.strerror}") from error
+        raise InputError(f"image {index}: {item!s}: {error.strerror}") from error
+    return shrink_file(content, side) if side else content
 
 
 def _is_unicode(text: str) -> bool:

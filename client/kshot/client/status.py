@@ -24,6 +24,8 @@ def error_from(error: grpc.RpcError, address: str, timeout: float | None) -> Ksh
         message = f"no answer from {address} within {timeout:g} s"
     else:
         message = f"{address} answered {code.name}: {text}"
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
+            message += "; send fewer or smaller images, or serve with --max-message-bytes"
     return error_class(code, problem.reason)(message, problem)
 
 

@@ -11,7 +11,7 @@ import click
 
 from kshot.client.adapted_model import AdaptedModel
 from kshot.client.client import Client
-from kshot.client.commands.folder import read_class_folders, read_files
+from kshot.client.commands.folder import check_files, read_class_folders
 from kshot.client.commands.options import (
     json_option,
     print_document,
@@ -58,9 +58,9 @@ def command(
     Options that are left out take the model's own defaults.
     """
     support = read_class_folders(folder)
-    images = read_files(support.files)
+    check_files(support.files)
     with Client(server, timeout=timeout) as client:
-        adapted = client.adapt(images, support.labels, model=model, **options)
+        adapted = client.adapt(support.files, support.labels, model=model, **options)
     print_warnings(adapted.report.warnings if adapted.report else ())
     if as_json:
         print_document(document(adapted))

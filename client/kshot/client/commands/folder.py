@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,26 +44,26 @@ def read_class_folders(folder: Path) -> LabelledFiles:
     return LabelledFiles(tuple(files), tuple(labels))
 
 
-def read_files(files: tuple[Path, ...]) -> tuple[bytes, ...]:
-    """Read PNG, JPEG or WebP files; raise `InputError` naming one that is not."""
-    contents = []
+def check_files(files: Sequence[Path]) -> None:
+    """Raise `InputError` naming a file that is not PNG, JPEG or WebP, by its first bytes."""
     for file in files:
         try:
-            content = file.read_bytes()
+            with file.open("rb") as stream:
+                start = stream.read(12)
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}") from error
-        if not _looks_like_an_image(content):
-            raise InputError(f"{file}: not an image: expected PNG, JPEG or WebP")
-        contents.append(content)
-    return tuple(contents)
+        if not _looks_like_an_image(start):
+            raise InputError(
+                f"{file}: not an image: expected PNG, JPEG or WebP; convert it, or move it away"
+            )
 
 
 def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _looks_like_an_image(content: bytes) -> bool:
+def _looks_like_an_image(start: bytes) -> bool:
     """Tell whether the first bytes are those of an image; the server decodes it."""
-    return content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (
-        content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    return start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (
+        start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     )

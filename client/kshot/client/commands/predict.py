@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kshot.client.client import Client
-from kshot.client.commands.folder import read_files
+from kshot.client.commands.folder import check_files
 from kshot.client.commands.options import (
     json_option,
     print_document,
@@ -43,9 +43,9 @@ def command(
     """Classify images with the adapted model ID, all in one request."""
     if not images:
         raise click.UsageError("IMAGE: expected at least one, got none")
-    contents = read_files(images)
+    check_files(images)
     with Client(server, timeout=timeout) as client:
-        prediction = client.predict(adapted_model, contents, batch_norm_mode=batch_norm_mode)
+        prediction = client.predict(adapted_model, images, batch_norm_mode=batch_norm_mode)
     print_warnings(prediction.warnings)
     names = prediction.class_names
     ranked = [rank(names, row.tolist(), top) for row in prediction.probabilities]

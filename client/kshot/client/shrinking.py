@@ -1,0 +1,127 @@
+"""Makes photographs smaller that have more pixels than a model can use, before they are sent."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard, cast
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    Picture = Image.Image
+
+# Pillow is imported when a picture is read: most programs send arrays.
+
+SMALLEST_SIDE = 512
+"""No model asks for a shorter side below this, so smaller images need no question to a server."""
+
+_JPEG_QUALITY = 92
+_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
+
+
+def is_picture(item: object) -> TypeGuard[Picture]:
+    """Tell whether an object is an image of Pillow; a program that has one has imported it."""
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(item, module.Image)
+
+
+def any_large(images: npt.NDArray[np.generic] | Sequence[object]) -> bool:
+    """Tell whether any uint8 array, picture or file has a shorter side above `SMALLEST_SIDE`."""
+    if isinstance(images, np.ndarray):
+        is_pixels = images.dtype == np.uint8 and images.ndim in (3, 4)
+        return is_pixels and min(images.shape[1:3]) > SMALLEST_SIDE
+    if isinstance(images, str | bytes | Path) or is_picture(images):
+        return False  # one image instead of several: an error later
+    return any(_shorter_side(item) > SMALLEST_SIDE for item in images)
+
+
+def shrink_arrays(images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Reduce uint8 `(n, height, width[, channels])` by area to a shorter side of `side`."""
+    if min(images.shape[1:3]) <= side:
+        return images
+    from PIL import Image
+
+    flat = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
+    shrunk = [_reduced(Image.fromarray(np.ascontiguousarray(image)), side) for image in flat]
+    return np.stack([np.asarray(image) for image in shrunk])
+
+
+def shrink_file(content: bytes, side: int) -> bytes:
+    """Return an image file, smaller if its shorter side is above `side`.
+
+    What Pillow does not read stays as it is: the server says what is wrong with it. So do 16-bit
+    images and those with a transparent colour, which is exact.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if min(image.size) <= side or image.mode not in _MODES:
+                return content
+            if "transparency" in image.info and image.mode != "P":
+                return content
+            return encode_picture(image, side)
+    except Exception:  # Pillow's decoders raise nearly any exception on damaged data.
+        return content
+
+
+def encode_picture(picture: Picture, side: int = 0) -> bytes:
+    """Write a picture as a file, upright; a `side` above 0 bounds its shorter side.
+
+    What was read from a JPEG becomes one again, all else a PNG.
+    """
+    from PIL import ImageOps
+
+    kind = "JPEG" if picture.format in ("JPEG", "MPO") else "PNG"
+    if side:
+        picture.draft(None, (side, side))
+    upright = ImageOps.exif_transpose(picture)
+    if side and min(upright.size) > side:
+        upright = _reduced(_continuous(upright), side)
+    stream = io.BytesIO()
+    if kind == "JPEG":
+        upright.convert("L" if upright.mode == "L" else "RGB").save(
+            stream, kind, quality=_JPEG_QUALITY
+        )
+    else:
+        upright.save(stream, kind)
+    return stream.getvalue()
+
+
+def _continuous(picture: Picture) -> Picture:
+    """Return a mode whose neighbouring pixels can be averaged."""
+    if picture.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in picture.info:
+        return picture
+    if picture.mode == "1":
+        return picture.convert("L")
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+
+
+def _reduced(picture: Picture, side: int) -> Picture:
+    from PIL import Image
+
+    scale = side / min(picture.size)
+    width, height = (max(side, round(scale * length)) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.BOX)
+
+
+def _shorter_side(item: object) -> int:
+    """Return the shorter side in pixels by the header alone, 0 where it cannot be read."""
+    if isinstance(item, np.ndarray):
+        return min(item.shape[:2]) if item.dtype == np.uint8 and item.ndim in (2, 3) else 0
+    if is_picture(item):
+        return min(item.size)
+    from PIL import Image
+
+    source = io.BytesIO(item) if isinstance(item, bytes) else cast(str | Path, item)
+    try:
+        with Image.open(source) as image:
+            return min(image.size)
+    except Exception:  # the call itself says what is wrong with it
+        return 0

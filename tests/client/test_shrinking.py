@@ -1,0 +1,162 @@
+"""Photographs are reduced before they are sent, where the model cannot use their pixels."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from kshot.client import Client
+from kshot.client.inputs import read_images
+from kshot.client.shrinking import any_large, encode_picture, shrink_arrays, shrink_file
+from kshot.v1 import adaptation_pb2 as wire
+
+if TYPE_CHECKING:
+    from conftest import FakeServicer
+
+SIDE = 512
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:  # noqa: ANN401 -- Pillow's
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def opened(content: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+    return image
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Image.Image:
+    """A picture of 2400 x 1600 pixels, left half dark."""
+    values = np.full((1600, 2400, 3), 200, np.uint8)
+    values[:, :1200] = 30
+    return Image.fromarray(values)
+
+
+@pytest.fixture(scope="module")
+def jpeg(photograph: Image.Image) -> bytes:
+    return encoded(photograph, "JPEG")
+
+
+def test_a_jpeg_becomes_a_smaller_jpeg(jpeg: bytes) -> None:
+    small = opened(shrink_file(jpeg, SIDE))
+
+    assert (small.format, small.size) == ("JPEG", (768, 512))
+    values = np.asarray(small).astype(int)
+    assert abs(values[:, :300] - 30).max() < 3
+    assert abs(values[:, -300:] - 200).max() < 3
+
+
+def test_small_files_keep_their_bytes(jpeg: bytes) -> None:
+    assert shrink_file(jpeg, 1600) is jpeg
+    assert shrink_file(b"words", SIDE) == b"words"
+    assert shrink_file(jpeg[:3000], SIDE) == jpeg[:3000]
+
+
+def test_orientation_is_applied_when_it_is_shrunk(photograph: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees: its left is at the top
+    small = opened(shrink_file(encoded(photograph, "JPEG", exif=exif), SIDE))
+
+    assert small.size == (512, 768)
+    assert small.getexif().get(0x0112, 1) == 1
+    assert np.asarray(small)[:300].max() < 40
+
+
+def test_a_png_stays_a_png_with_its_transparency() -> None:
+    values = np.zeros((1100, 1200, 4), np.uint8)
+    values[:, :600] = 255
+    small = opened(shrink_file(encoded(Image.fromarray(values), "PNG", compress_level=1), SIDE))
+
+    assert (small.format, small.mode, small.size) == ("PNG", "RGBA", (559, 512))
+    assert np.asarray(small)[:, 0, 3].min() == 255
+    assert np.asarray(small)[:, -1, 3].max() == 0
+
+
+@pytest.mark.parametrize("depth", ["16 bits", "a transparent colour"])
+def test_what_cannot_be_averaged_keeps_its_bytes(depth: str) -> None:
+    shades = np.zeros((600, 600), np.uint16 if depth == "16 bits" else np.uint8)
+    options = {} if depth == "16 bits" else {"transparency": 0}
+    content = encoded(Image.fromarray(shades), "PNG", **options)
+
+    assert shrink_file(content, SIDE) == content
+
+
+@pytest.mark.parametrize("shape", [(2, 1024, 2048), (1, 1024, 1024, 1), (1, 1024, 1536, 3)])
+def test_arrays_are_reduced_by_area(shape: tuple[int, ...]) -> None:
+    stripes: npt.NDArray[np.uint8] = np.zeros(shape, np.uint8)
+    stripes[:, ::2] = 200
+    small = shrink_arrays(stripes, SIDE)
+
+    assert small.shape[:3] == (shape[0], 512, shape[2] // 2)
+    assert np.unique(small).tolist() == [100]
+    assert shrink_arrays(stripes, 1024) is stripes
+
+
+def test_pictures_of_pillow_are_encoded(photograph: Image.Image, jpeg: bytes) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8))
+    exact, small, again = read_images([noise, photograph, opened(jpeg)], SIDE)
+
+    np.testing.assert_array_equal(np.asarray(opened(bytes(exact))), np.asarray(noise))
+    assert (opened(bytes(small)).format, opened(bytes(small)).size) == ("PNG", (768, 512))
+    assert opened(bytes(again)).format == "JPEG"
+    assert opened(encode_picture(photograph)).size == photograph.size
+
+
+def test_large_images_are_found_by_their_headers(
+    tmp_path: Path, jpeg: bytes, photograph: Image.Image
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg[:4000])
+
+    for item in (path, str(path), jpeg, photograph, np.zeros((600, 600, 3), np.uint8)):
+        assert any_large([b"", item])
+    assert not any_large([tmp_path / "none.png", b"words", np.zeros((600, 600), np.float32)])
+    assert not any_large(np.zeros((2, 512, 900), np.uint8))
+    assert not any_large("a.jpg")
+
+
+@pytest.mark.parametrize(("model", "size"), [("photos", (768, 512)), ("nearest", (2400, 1600))])
+def test_the_client_shrinks_as_the_model_allows(
+    client: Client, servicer: FakeServicer, jpeg: bytes, model: str, size: tuple[int, int]
+) -> None:
+    """A model that picks pixels by nearest neighbour gets the bytes of the caller."""
+    servicer.useful_sides = {"photos": SIDE, "nearest": 0}
+    adapted = client.adapt([jpeg, b"small"], ["a", "b"], model=model)
+    client.predict(adapted, [jpeg])
+    client.predict(adapted.id, [jpeg])
+    client.adapt_and_predict([jpeg, b"small"], [0, 1], [jpeg], model=model)
+    sent = [
+        images.encoded.items[0] for request in servicer.requests for images in sent_images(request)
+    ]
+
+    assert len(sent) == 5
+    assert {opened(content).size for content in sent} == {size}
+    assert (jpeg in sent) is (model == "nearest")
+
+
+def test_the_server_is_asked_only_about_large_images(
+    client: Client, servicer: FakeServicer
+) -> None:
+    client.adapt(np.zeros((2, 512, 512), np.uint8), [0, 1], model="photos")
+
+    assert [type(request) for request in servicer.requests] == [wire.AdaptRequest]
+
+
+def sent_images(request: object) -> list[wire.Images]:
+    if isinstance(request, wire.AdaptRequest):
+        return [request.support_set.images]
+    if isinstance(request, wire.PredictRequest):
+        return [request.queries]
+    if isinstance(request, wire.AdaptAndPredictRequest):
+        return [request.support_set.images, request.queries]
+    return []
