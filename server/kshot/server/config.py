@@ -45,14 +45,14 @@ class ServerConfig:
     """Whether to listen on an address that other machines can reach, without encryption or keys."""
     # At most gRPC's own bound.
     max_message_bytes: int = _count(
-        16 * 2**20, "Maximum size of a request, in bytes.", least=1024, greatest=2**31 - 1
+        32 * 2**20, "Maximum size of a request, in bytes.", least=1024, greatest=2**31 - 1
     )
     # Decoders refuse more than the greatest value.
     max_image_pixels: int = _count(
-        2**24, "Maximum pixels of one image before resizing.", greatest=2**26
+        2**26, "Maximum pixels of one image before resizing.", greatest=2**26
     )
     max_request_pixels: int = _count(
-        2**26, "Maximum pixels of all images of a request before resizing."
+        2**29, "Maximum pixels of all images of a request before resizing."
     )
     max_predict_images: int = _count(
         2**17,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -42,6 +42,12 @@ from kshot.server.predict.prediction import (
     read_logits,
 )
 from kshot.server.predict.predictor import images_per_query
+from kshot.server.request.grounds import (
+    SupportGrounds,
+    grounds_of,
+    warn_of_queries,
+    warn_of_support,
+)
 from kshot.server.request.images import PixelBudget, check_sent, image_count
 from kshot.server.request.inputs import AdaptInput, Images, PredictInput
 from kshot.server.request.options import TtlLimits
@@ -68,6 +74,7 @@ class Front:
     encodings: Encodings
     adapting: Admission
     predicting: Admission
+    support_grounds: SupportGrounds = field(default_factory=SupportGrounds)
 
     async def adapt(self, task: AdaptInput, violations: Violations) -> AdaptResult:
         """Adapt and store the adapted model."""
@@ -79,6 +86,8 @@ class Front:
                     model = self._find(task, violations)
                     checked = check_task(task, model, ttl, self._budget(), violations)
                     violations.check()
+                    support = checked.engine_task.support
+                    warn_of_support(grounds_of(support, model.bundle.manifest))
                     return model, checked
 
             model, checked = await self.workers.prepare(check)
@@ -111,6 +120,10 @@ class Front:
                     self._check_size(query, support_count, options.batch_norm_mode, violations)
                     queries = prepare_queries(query.queries, model, budget, violations)
                     violations.check()
+                    manifest = model.bundle.manifest
+                    grounds = grounds_of(checked.engine_task.support, manifest)
+                    warn_of_support(grounds)
+                    warn_of_queries(grounds, grounds_of(queries, manifest))
                     return model, checked, queries
 
             model, checked, queries = await self.workers.prepare(check)
@@ -143,6 +156,9 @@ class Front:
                     self._check_size(query, support_count, mode, violations)
                     queries = prepare_queries(query.queries, model, self._budget(), violations)
                     violations.check()
+                    manifest = model.bundle.manifest
+                    grounds = self.support_grounds.of(adapted.id, arrays.support, manifest)
+                    warn_of_queries(grounds, grounds_of(queries, manifest))
                     return queries
 
             count = (image_count(query.queries) or 0) * images_per_query(support_count, mode)

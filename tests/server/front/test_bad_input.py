@@ -184,7 +184,7 @@ SUPPORT_SETS = {
     ),
     "a decompression bomb": (
         wire.SupportSet(
-            images=encoded(png(4, 4), png(5000, 5000)),
+            images=encoded(png(4, 4), png(8200, 8200)),
             class_indices=[0, 1],
             class_names=["a", "b"],
         ),

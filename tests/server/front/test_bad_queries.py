@@ -59,19 +59,29 @@ def test_queries_that_do_not_fit(
     )
 
 
-def test_logits_that_are_not_finite_are_no_answer(
+def test_prepared_values_out_of_range_are_refused(
     stub: AdaptationServiceStub, adapt_request: Make, refusal: Refuse
 ) -> None:
     model = stub.Adapt(adapt_request(), timeout=30).adapted_model.id
-    huge = np.full((2, 1, 4, 4), 3e38, np.float32)
-    huge[0] = 0
-    request = wire.PredictRequest(adapted_model=model, queries=pixels(huge))
+    raw = np.full((2, 1, 4, 4), 255, np.float32)
+    raw[0] = 0
+    request = wire.PredictRequest(adapted_model=model, queries=pixels(raw))
 
-    refused = refusal(lambda: stub.Predict(request, timeout=30))
+    found = refusal(lambda: stub.Predict(request, timeout=30)).violations
 
-    assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "NON_FINITE_LOGITS")
-    assert refused.details["ErrorInfo"].metadata["query"] == "1"
-    assert "PreconditionFailure" in refused.details
+    assert found["queries.tensor"].startswith("image 1: expected prepared values from 0 to 1, got")
+
+
+def test_bits_are_told_from_pictures(
+    stub: AdaptationServiceStub, adapt_request: Make, refusal: Refuse
+) -> None:
+    model = stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+    tensor = wire.Tensor(datatype="UINT8", shape=[1, 4, 4], data=bytes([0, 1] * 8))
+    request = wire.PredictRequest(adapted_model=model, queries=wire.Images(tensor=tensor))
+
+    found = refusal(lambda: stub.Predict(request, timeout=30)).violations
+
+    assert "got only 0 and 1; multiply by 255" in found["queries.tensor"]
 
 
 def test_adapt_and_predict_lists_all_violations(
@@ -163,7 +173,7 @@ def test_a_message_above_the_cap_is_refused(
     stub: AdaptationServiceStub, adapt_request: Make
 ) -> None:
     request = adapt_request()
-    request.support_set.images.CopyFrom(encoded(bytes(17 * 2**20)))
+    request.support_set.images.CopyFrom(encoded(bytes(33 * 2**20)))
 
     with pytest.raises(grpc.RpcError) as caught:
         stub.Adapt(request, timeout=30)

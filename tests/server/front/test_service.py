@@ -228,9 +228,9 @@ def test_capabilities_state_what_requests_may_ask(stub: AdaptationServiceStub) -
     assert list(model.batch_norm_modes) == [1, 2, 3]
     assert list(model.preconditioners) == [1, 2, 3, 4]
     assert model.max_way == 20
-    assert answer.limits.max_message_bytes == 16 * 2**20
-    assert answer.limits.max_image_pixels == 2**24
-    assert answer.limits.max_request_pixels == 2**26
+    assert answer.limits.max_message_bytes == 32 * 2**20
+    assert answer.limits.max_image_pixels == 2**26
+    assert answer.limits.max_request_pixels == 2**29
     assert answer.limits.max_predict_image_count == 2**17
     assert answer.engine.device == "cpu"
     assert answer.engine.compute_path == "fake"

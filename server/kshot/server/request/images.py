@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from kshot.bundle import (
     ImageProblem,
     InputSpec,
     count_pixels,
+    draft_side,
     pixels,
     prepare,
     rescale,
@@ -28,6 +30,9 @@ Floats = npt.NDArray[np.float32]
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
 _MAX_AXES = 4
+_LARGE_PIXELS = 2**24
+_LARGE_IMAGES = threading.Lock()
+_PATIENCE_SECONDS = 0.1
 
 
 @dataclass
@@ -45,7 +50,7 @@ class PixelBudget:
             violations.add(
                 field,
                 f"expected at most {self.max_request} pixels in a request, "
-                f"got {self.spent} in the images up to here",
+                f"got {self.spent} in the images up to here; send fewer, or smaller ones",
             )
         return self.spent <= self.max_request
 
@@ -114,8 +119,12 @@ def _claimed(items: Sequence[bytes], rules: ImageRules) -> int:
     for item in items:
         current_call().check()
         with suppress(ImageError):
-            total += count_pixels(item, _limits(rules))
+            total += _pixel_count(item, rules)
     return total
+
+
+def _pixel_count(item: bytes, rules: ImageRules) -> int:
+    return count_pixels(item, _limits(rules), draft_side(rules.spec))
 
 
 def _decode(items: Sequence[bytes], rules: ImageRules) -> Floats:
@@ -124,12 +133,30 @@ def _decode(items: Sequence[bytes], rules: ImageRules) -> Floats:
     for index, item in enumerate(items):
         current_call().check()
         try:
-            decoded.append(pixels([item], rules.spec, _limits(rules)))
+            with _turn(item, rules):
+                decoded.append(pixels([item], rules.spec, _limits(rules)))
         except ImageError as error:
             problems += [ImageProblem(index, problem.reason) for problem in error.problems]
     if problems:
         raise ImageError(problems)
     return rescale(np.concatenate(decoded), rules.spec)
+
+
+@contextmanager
+def _turn(item: bytes, rules: ImageRules) -> Iterator[None]:
+    """Hold what a large image needs: one of them is decoded at a time, in all calls.
+
+    So many senders of the largest images do not fill the memory; raises what `Call.check` does.
+    """
+    if _pixel_count(item, rules) <= _LARGE_PIXELS:
+        yield
+        return
+    while not _LARGE_IMAGES.acquire(timeout=_PATIENCE_SECONDS):
+        current_call().check()
+    try:
+        yield
+    finally:
+        _LARGE_IMAGES.release()
 
 
 def _prepare_tensor(
@@ -166,7 +193,8 @@ def _prepare_tensor(
         each, greatest = shape[1] * shape[2], rules.budget.max_image
         if each > greatest:
             got = f"{shape[1]} x {shape[2]}"
-            violations.add(f"{field}.shape", f"expected at most {greatest} pixels, got {got}")
+            expected = f"expected at most {greatest} pixels"
+            violations.add(f"{field}.shape", f"{expected}, got {got}; send it smaller")
             return nothing
         if not rules.budget.spend(shape[0] * each, f"{field}.shape", violations):
             return nothing
