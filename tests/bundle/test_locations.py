@@ -10,6 +10,7 @@ from kshot.bundle import (
     BundleError,
     built_folder,
     builtin_bundle,
+    known_names,
     load_bundle,
     locate_bundle,
     locations,
@@ -53,3 +54,14 @@ def test_a_built_bundle_is_found_by_its_name(
 
     assert built_folder() == tmp_path / "cache" / "kshot" / "bundles"
     assert locate_bundle("mine") == folder
+
+
+def test_known_names_are_those_that_ship_or_were_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shipped = known_names()
+    (built_folder() / "aphotos").mkdir(parents=True)
+
+    assert "omniglot" in shipped
+    assert known_names() == ("aphotos", *shipped)

@@ -94,6 +94,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"environment", "options", "plot", "report"},
         {"speed"},
         {"serve"},
+        {"trial"},
         {"command"},
     ],
 }

@@ -8,7 +8,13 @@ from kshot.bundle.durable import replace_file, replacing, sync_folder, write_syn
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
 from kshot.bundle.files import Bundle, load_bundle, version_of_digest, write_bundle
 from kshot.bundle.images import ImageLimits, count_pixels, decode_image
-from kshot.bundle.locations import built_folder, builtin_bundle, cache_folder, locate_bundle
+from kshot.bundle.locations import (
+    built_folder,
+    builtin_bundle,
+    cache_folder,
+    known_names,
+    locate_bundle,
+)
 from kshot.bundle.manifest import (
     SCHEMA_VERSION,
     BatchNorm,
@@ -99,6 +105,7 @@ __all__ = [
     "count_pixels",
     "decode_image",
     "draft_side",
+    "known_names",
     "load_bundle",
     "locate_bundle",
     "manifest_document",

@@ -32,6 +32,12 @@ def builtin_bundle(name: str = "omniglot") -> Path:
     return version_folder(_BUILTIN_FOLDER / name)
 
 
+def known_names() -> tuple[str, ...]:
+    """Return the names that `locate_bundle` finds: built-in bundles and built ones, sorted."""
+    found = [*_BUILTIN_FOLDER.glob("[a-z0-9]*"), *built_folder().glob("[a-z0-9]*")]
+    return tuple(sorted({folder.name for folder in found}))
+
+
 def locate_bundle(name: str) -> Path:
     """Return an existing folder, or the folder of the built-in or built bundle of this name.
 

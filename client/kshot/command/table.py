@@ -39,6 +39,11 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         "models": Entry(
             "kshot.client.commands.models", "List, show, delete or export adapted models."
         ),
+        "try": Entry(
+            "kshot.bench.trial.command",
+            "Compare bundles with trivial classifiers on your own folder of images.",
+            "server,engine,cpu,bench,try",
+        ),
         "train": Entry(
             "kshot.trainer.commands.train",
             "Meta-train an initialization by a recipe and write its bundle.",

@@ -66,13 +66,19 @@ class ServerProcess:
 
 @contextmanager
 def running_server(
-    bundle: Path | None, device: str = "auto", flags: Sequence[str] = ()
+    bundle: Path | None,
+    device: str = "auto",
+    flags: Sequence[str] = (),
+    *,
+    compiling: bool = True,
 ) -> Iterator[ServerProcess]:
     """Run `kshot serve` around a block and stop it by SIGTERM, as an orchestrator does.
 
-    Without a bundle it serves its defaults. It takes its other settings from the environment.
+    Without a bundle it serves its defaults. Unless it is `compiling`, it finds no compiler and only
+    uses inner steps that were compiled before. It takes its other settings from the environment.
     Raises `ClickException` with the reason from the server's log when it does not start.
     """
+    hidden = {} if compiling else {"PATH": "", "CXX": ""}
     with tempfile.TemporaryDirectory(prefix="kshot-bench-") as name:
         folder = Path(name)
         command = [sys.executable, "-P", "-m", "kshot", "serve", "--listen", "127.0.0.1:0"]
@@ -86,7 +92,7 @@ def running_server(
                 text=True,
                 # Ctrl-C in a terminal must reach the bench alone, which then stops the server.
                 start_new_session=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ | hidden | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         try:
             yield ServerProcess(_wait_until_ready(process, folder), process, folder)

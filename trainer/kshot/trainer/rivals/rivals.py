@@ -91,12 +91,24 @@ class LogisticRegression:
         return features if self._basis is None else features @ self._basis
 
 
-def nearest_neighbours(count: float) -> Classifier:
-    """Return scikit-learn's vote of the `count` nearest examples, by Euclidean distance."""
-    from sklearn.neighbors import KNeighborsClassifier
+class NearestNeighbours:
+    """scikit-learn's vote of the `count` nearest examples, by Euclidean distance."""
 
-    learner: Classifier = KNeighborsClassifier(round(count))
-    return learner
+    def __init__(self, count: float) -> None:
+        from sklearn.neighbors import KNeighborsClassifier
+
+        self._learner = KNeighborsClassifier(round(count))
+
+    def fit(self, features: Features, labels: Labels) -> object:
+        """Learn labelled examples; all of them vote where they are fewer than `count`."""
+        self._learner.n_neighbors = min(self._learner.n_neighbors, len(labels))
+        self._learner.fit(features, labels)
+        return self
+
+    def predict_proba(self, features: Features) -> Features:
+        """Return the shares of the votes `(n, classes)`."""
+        found: Features = self._learner.predict_proba(features)
+        return found
 
 
 RIVALS: Mapping[str, Rival] = MappingProxyType(
@@ -104,7 +116,7 @@ RIVALS: Mapping[str, Rival] = MappingProxyType(
         "pixels-1nn": Rival(
             "nearest neighbour on 28x28 gray pixels",
             gray_pixels,
-            nearest_neighbours,
+            NearestNeighbours,
             1.0,
             NEIGHBOURS,
         ),

@@ -1,0 +1,77 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+
+from kshot.bench.trial.contenders import Contender
+from kshot.bench.trial.cross_validation import Outcome
+from kshot.bench.trial.pictures import Pictures, read_pictures
+from kshot.bench.trial.report import Trial, document, draw, report_of
+from kshot.trainer.output.plotting import figure_of
+
+MakeFolder = Callable[..., Path]
+
+
+def outcome(pictures: Pictures, title: str, wrong: Sequence[int], *, bundle: bool) -> Outcome:
+    answers = pictures.classes.copy()
+    answers[list(wrong)] = 1 - answers[list(wrong)]
+    sure = np.linspace(0.6, 0.9, len(answers))
+    contender = cast(Contender, SimpleNamespace(title=title, bundle=bundle))
+    return Outcome(contender, answers, sure, answers == pictures.classes, 1234.5, 2.0)
+
+
+@pytest.fixture
+def trial(make_folder: MakeFolder) -> Trial:
+    folder = make_folder(blue=6, red=6)
+    pictures = read_pictures(folder, 8)
+    outcomes = [
+        outcome(pictures, "omniglot", [1, 6], bundle=True),
+        outcome(pictures, "HOG", [0, 1, 2, 3, 4], bundle=False),
+    ]
+    growths = {"omniglot": {1: 0.5, 3: 0.75}, "HOG": {1: 0.25, 3: 0.375}}
+    return Trial(folder, pictures, outcomes, growths, "", {"omniglot": "bundles/my omniglot"})
+
+
+def test_report_has_the_sentences(trial: Trial) -> None:
+    report = report_of(trial)
+
+    assert report.title == "2 classes, 8 pictures, 4-fold cross-validation"
+    assert report.rows[0][0::2] == ("omniglot", "1,234")
+    notes = report.notes
+    assert notes[0].startswith("Only 8 of 12 pictures were used")
+    assert notes[1].startswith("omniglot against the best trivial classifier: +37.5 ± ")
+    assert notes[1].endswith("too few to tell them apart.")
+    assert notes[2] == "omniglot by examples per class: 1: 50 %, 3: 75 %."
+    assert notes[4] == "omniglot was wrong on 2, the surest first:"
+    assert notes[5] == f"  {trial.pictures.names[6]}: taken for blue (86 %)"
+    assert notes[-3] == "Next:"
+    assert notes[-2] == "  kshot serve --bundle 'bundles/my omniglot'"
+    assert notes[-1] == f"  kshot adapt {trial.folder} --model omniglot"
+
+
+def test_running_server_needs_no_serve(trial: Trial) -> None:
+    named = Trial(trial.folder, trial.pictures, trial.outcomes, {}, "host:1", {})
+
+    assert named.next_lines == [
+        f"kshot adapt {trial.folder} --model omniglot --server host:1",
+    ]
+
+
+def test_document_has_the_confusion_of_the_best(trial: Trial) -> None:
+    found = document(trial)
+
+    assert found["confusion"] == [[3, 1], [1, 3]]
+    assert [one["taken_for"] for one in found["wrong"]] == ["blue", "red"]
+    assert (found["bundle"], found["ahead"]) == ("omniglot", 0.375)
+    assert found["contenders"][1]["accuracy"] == 0.375
+
+
+def test_picture_has_both_panels(trial: Trial) -> None:
+    figure = figure_of(lambda figure: draw(figure, trial))
+    matrix, curves = figure.axes
+
+    assert [text.get_text() for text in matrix.texts] == ["3", "1", "1", "3"]
+    assert [line.get_label() for line in curves.lines] == ["omniglot", "HOG"]
