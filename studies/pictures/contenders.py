@@ -14,11 +14,14 @@ from PIL import Image
 
 from kshot.bench.serve.server_process import running_server
 from kshot.bundle import Bundle, decode_image, load_bundle, locate_bundle, prepare
+from kshot.bundle.document import plain
 from kshot.bundle.errors import BundleError
+from kshot.bundle.manifest import ENCODER_FILE, WEIGHTS_FILE
 from kshot.client import AdaptOptions, Client
 from kshot.trainer.errors import DataError
 from kshot.trainer.rivals.features import Features
 from kshot.trainer.rivals.rivals import RIVALS, Rival, check_rivals
+from studies.common.evaluation import DECIDING
 from studies.common.rows import read_rows
 from studies.pictures.drawn import encode
 from studies.pictures.sets import PictureSet, Task
@@ -26,7 +29,6 @@ from studies.pictures.sets import PictureSet, Task
 TIMEOUT_S = 600.0
 # A request to predict stays below the server's limit of pixels with pictures of 1,000x1,000.
 QUERIES_AT_ONCE = 25
-ENCODER_FILE = "encoder.onnx"
 IMAGES_AT_ONCE = 64
 
 
@@ -59,8 +61,21 @@ class Contender:
 
     def deciding(self) -> Mapping[str, Any]:
         """Return what decides its answers beside the pictures; raises `DataError`."""
-        of = [bundle.digest for bundle in self.bundles()] or self.of
+        of = [_deciding(bundle) for bundle in self.bundles()] or self.of
         return {"kind": self.kind, "of": of, "options": self.options, "reduced": self.reduced_to}
+
+
+def _deciding(bundle: Bundle) -> Mapping[str, Any]:
+    """Return what decides a bundle's answers: its card and its tables may change without it."""
+    manifest = bundle.manifest
+    return {
+        **{name: plain(getattr(manifest, name)) for name in (*DECIDING, "encoder", "ridge")},
+        **{
+            name: manifest.files[name].sha256
+            for name in (WEIGHTS_FILE, ENCODER_FILE)
+            if name in manifest.files
+        },
+    }
 
 
 # Reads the contenders, by their names.

@@ -27,6 +27,8 @@ from studies.pictures.sets import PictureSet, Task, draw_tasks
 
 # A result's `more` has them by contender: the key, the right answers to each task, milliseconds.
 KEPT = "tasks"
+# What decides the tasks of a result; queries are per class.
+TASK_KEYS = ("way", "shot", "queries", "tasks", "seed", "pictures_digest")
 THREADS = "OMP_NUM_THREADS"
 
 
@@ -77,18 +79,21 @@ class Trial:
     def deciding(self) -> Mapping[str, Any]:
         """Return what decides the tasks."""
         row = self.row
-        sizes = {"way": row.way, "shot": self.shot, "queries": row.query_count}
-        return {
-            **sizes,
-            "tasks": self.task_count,
-            "seed": SEED,
-            "pictures_digest": self.pictures.digest,
-        }
+        sizes = (row.way, self.shot, row.query_count, self.task_count)
+        return dict(zip(TASK_KEYS, (*sizes, SEED, self.pictures.digest), strict=True))
 
     def key(self, contender: Contender) -> str:
         """Return the digest of all that decides a contender's answers; raises `DataError`."""
-        deciding = [self.deciding(), contender.deciding()]
-        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+        return answers_key(self.deciding(), contender)
+
+
+def answers_key(tasks: Mapping[str, Any], contender: Contender) -> str:
+    """Return the digest of tasks and contender, given what decides the tasks.
+
+    Raises `DataError` when a bundle of the contender is not installed.
+    """
+    deciding = json.dumps([tasks, contender.deciding()], sort_keys=True)
+    return hashlib.sha256(deciding.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from studies.common.page import table
 from studies.common.plots import LOOKS, Look, legend_below, save_plot
 from studies.common.results import Result, Row
-from studies.pictures.contenders import read_contenders
+from studies.pictures.contenders import Kind, read_contenders
 from studies.pictures.measure import SetRow, read_set_rows
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STUDY = "pictures"
 NOTHING, NONE = "Not measured yet.", "-"
 REAL = "pictures"
-AHEAD_HEAD = ("", "examples", "kshot", "best rival", "ahead, points")
+AHEAD_HEAD = ("", "examples", "best rival")
 REDUCED = "-reduced"
 
 
@@ -96,17 +96,30 @@ def _accuracies(rows: Sequence[SetRow], shot: int, results: Mapping[str, Result]
 
 
 def _ahead(rows: Iterable[SetRow], results: Mapping[str, Result]) -> str:
-    """Lay out the best bundle's paired difference to the best rival, for each set and shot."""
+    """Lay out each bundle's paired difference to the best rival, for each set and shot."""
+    found = [
+        (row.title, shot, of)
+        for row in rows
+        for name, shot in _named(row)
+        if _rival(of := _by_contender(results.get(name)))
+    ]
+    if not found:
+        return NOTHING
+    served = {
+        name: title
+        for name, title in _competing(of for *_, of in found).items()
+        if read_contenders()[name].kind == Kind.SERVED
+    }
     lines = []
-    for row in rows:
-        for name, shot in _named(row):
-            of = _by_contender(results.get(name))
-            served = [one for one in of.values() if one["ahead"] is not None]
-            if served:
-                best = max(served, key=lambda one: one["accuracy"])
-                cells = (row.title, str(shot), _title(best["contender"]), _title(best["rival"]))
-                lines.append([*cells, _points(best)])
-    return table(AHEAD_HEAD, lines) if lines else NOTHING
+    for title, shot, of in found:
+        cells = [_points(of[name]) if name in of else NONE for name in served]
+        lines.append([title, str(shot), read_contenders()[_rival(of)].title, *cells])
+    return table([*AHEAD_HEAD, *served.values()], lines)
+
+
+def _rival(of: Mapping[str, Row]) -> str:
+    """Return the rival that bundles were compared with, empty where none was."""
+    return next((str(row["rival"]) for row in of.values() if row["rival"]), "")
 
 
 def _times(rows: Iterable[SetRow], results: Mapping[str, Result]) -> str:
@@ -212,10 +225,6 @@ def _mean_cell(rows: Sequence[Row | None]) -> str:
 def _points(row: Row) -> str:
     said = f"{100 * row['ahead']:+.1f} ± {100 * row['ahead_ci95']:.1f}"
     return f"**{said}**" if abs(row["ahead"]) > row["ahead_ci95"] else said
-
-
-def _title(name: str) -> str:
-    return read_contenders()[name].title
 
 
 def _examples(shot: int) -> str:

@@ -5,12 +5,14 @@ After a change of a built-in bundle its rows are to be measured again.
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from kshot.bundle import COMPUTED_MODES, BatchNormMode, EvaluationRow, builtin_bundle, load_bundle
+from kshot.trainer.errors import DataError
 from kshot.trainer.recipe.files import list_recipes, load_recipe
 from studies import calibration, choosing, reproduction, short_recipes
 from studies.common.evaluation import Evaluation, read_pairs
@@ -18,6 +20,8 @@ from studies.common.page import replace_blocks
 from studies.common.results import DOCS, RESULTS, Result, Row, read_results, result_path
 from studies.common.runner import Options
 from studies.pictures import page as pictures
+from studies.pictures.contenders import read_contenders
+from studies.pictures.measure import TASK_KEYS, answers_key
 from studies.pictures.study import kept_results
 from studies.reproduction import BUILTIN, targets
 from studies.short_recipes import short_runs
@@ -60,6 +64,19 @@ def test_results_are_of_the_bundles_that_ship(study: str, name: str) -> None:
     else:
         modes = targets()[name].modes if study == "reproduction" else COMPUTED_MODES
         assert tuple(row["batch_norm"] for row in result.rows) == modes
+
+
+@pytest.mark.parametrize("name", kept_results(RESULTS) or [None])
+def test_pictures_were_shown_to_the_bundles_that_ship(name: str | None) -> None:
+    """A contender's key tells its tasks and what decides its answers; the sets are not needed."""
+    if name is None:
+        pytest.skip("the pictures were not measured yet")
+    settings = kept_results(RESULTS)[name].settings
+    tasks = {key: settings[key] for key in TASK_KEYS}
+
+    for contender, key in settings["contenders"].items():
+        with suppress(DataError):  # a bundle with others' weights is built by its user
+            assert answers_key(tasks, read_contenders()[contender]) == key, contender
 
 
 @pytest.mark.parametrize(
