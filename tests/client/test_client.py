@@ -72,7 +72,7 @@ def test_adapt_sends_the_options_that_are_set(client: Client, servicer: FakeServ
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"head": "neck"}, "head: expected one of trained, prototype, zero, got 'neck'"),
+        ({"head": "neck"}, "head: expected one of trained, prototype, zero, ridge, got 'neck'"),
         ({"step_count": "many"}, "step_count: cannot send 'many'"),
         ({"step_count": 1 << 40}, "step_count: cannot send "),
         ({"ttl": "an hour"}, "ttl: expected seconds or a timedelta, got 'an hour'"),

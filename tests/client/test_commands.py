@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from kshot.__main__ import main
+from kshot.client import AccuracyEstimate, ExampleNote, Report
+from kshot.client.commands.adapt import estimate_document, expectation, notes
 
 if TYPE_CHECKING:
     from conftest import FakeServicer
@@ -77,6 +80,7 @@ def test_adapt_prints_json(
         "class_names": ["cat", "dog"],
         "step_count": 10,
         "support_accuracy": 0.75,
+        "estimate": None,
         "expire_time": "2026-12-01T10:00:00Z",
     }
     request: Any = servicer.requests[0]
@@ -84,6 +88,45 @@ def test_adapt_prints_json(
     assert list(request.support_set.images.encoded.items) == [png(0), png(1), png(0), png(1)]
     assert request.options.seed == 3
     assert not request.options.HasField("allow_partial")
+
+
+def test_an_adaptation_says_what_to_expect() -> None:
+    confusion = np.array([[9, 1], [2, 8]])
+    estimate = AccuracyEstimate(0.85, 0.61, 0.954, 20, confusion)
+    report = Report("completed", (), "", 0, estimate=estimate)
+
+    said = expectation(report)
+
+    assert said == "85 % (61 to 95 %), from 20 examples, each left out in turn"
+    assert estimate_document(report) == {
+        "accuracy": 0.85,
+        "low": 0.61,
+        "high": 0.954,
+        "example_count": 20,
+        "confusion": [[9, 1], [2, 8]],
+    }
+    assert expectation(Report("completed", (), "", 0)).startswith("unknown: measure it")
+
+
+def test_examples_that_may_do_harm_are_named_by_their_files() -> None:
+    found = (
+        ExampleNote(0, "blank"),
+        ExampleNote(1, "duplicate", 0, "cat"),
+        ExampleNote(1, "near_identical", 0, "cat"),
+        ExampleNote(2, "mislabelled", None, "cat"),
+        ExampleNote(2, "far", None, "dog"),
+    )
+    files = [Path("cat/0.png"), Path("dog/0.png"), Path("dog/1.png")]
+
+    said = list(notes(Report("completed", (), "", 0, example_notes=found), files))
+
+    assert said == [
+        "cat/0.png is blank",
+        "dog/0.png is the same picture as cat/0.png, of another class",
+        "dog/0.png is nearly the same picture as cat/0.png",
+        "dog/1.png looks like cat to the other examples",
+        "dog/1.png is unlike the examples of all classes",
+    ]
 
 
 @pytest.mark.usefixtures("server")

@@ -31,9 +31,17 @@ from kshot.client.errors import (
 )
 from kshot.client.inputs import Images, Label
 from kshot.client.options import AdaptOptions, ResolvedOptions
-from kshot.client.results import Description, Prediction, Report, Timing
+from kshot.client.results import (
+    AccuracyEstimate,
+    Description,
+    ExampleNote,
+    Prediction,
+    Report,
+    Timing,
+)
 
 __all__ = [
+    "AccuracyEstimate",
     "AdaptOptions",
     "AdaptationDivergedError",
     "AdaptedModel",
@@ -47,6 +55,7 @@ __all__ = [
     "DeadlineExceededError",
     "Description",
     "DeviceMemoryError",
+    "ExampleNote",
     "FailedPreconditionError",
     "Images",
     "InputError",

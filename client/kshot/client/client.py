@@ -95,7 +95,7 @@ class Client:
             self,
             decode_description(response.adapted_model),
             classes.labels,
-            decode_report(response.report),
+            decode_report(response.report, response.adapted_model.class_names),
             decode_timing(response.timing, round_trip_ms),
         )
 

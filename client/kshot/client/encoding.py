@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -15,7 +16,9 @@ from kshot.client.errors import InputError
 from kshot.client.inputs import Classes, Images, Label, read_images, read_labels
 from kshot.client.options import decode_choice, decode_options, seconds
 from kshot.client.results import (
+    AccuracyEstimate,
     Description,
+    ExampleNote,
     Prediction,
     Report,
     Timing,
@@ -81,7 +84,8 @@ def decode_prediction(
     description = report = None
     model: wire.PredictResponse | wire.AdaptedModel
     if isinstance(response, wire.AdaptAndPredictResponse):
-        model, report = response.adapted_model, decode_report(response.report)
+        model = response.adapted_model
+        report = decode_report(response.report, model.class_names)
         description = decode_description(model)
         model_id = model.id
     else:
@@ -132,14 +136,37 @@ def decode_description(model: wire.AdaptedModel) -> Description:
     )
 
 
-def decode_report(report: wire.AdaptReport) -> Report:
-    """Read the report of an inner loop."""
+def decode_report(report: wire.AdaptReport, class_names: Sequence[str]) -> Report:
+    """Read the report of an adaptation to classes of these names."""
     return Report(
         stop_reason=decode_choice("stop_reason", report.stop_reason),
         support_loss=tuple(report.support_loss),
         compute_path=report.compute_path,
         slot_bucket=report.slot_bucket,
         warnings=tuple(report.warnings),
+        estimate=_estimate(report.estimate) if report.HasField("estimate") else None,
+        example_notes=tuple(_note(note, class_names) for note in report.example_notes),
+    )
+
+
+def _estimate(estimate: wire.AccuracyEstimate) -> AccuracyEstimate:
+    confusion = np.array(estimate.confusion, np.int64)
+    way = math.isqrt(len(confusion))
+    return AccuracyEstimate(
+        accuracy=estimate.accuracy,
+        low=estimate.low,
+        high=estimate.high,
+        example_count=estimate.example_count,
+        confusion=confusion.reshape(way, way),
+    )
+
+
+def _note(note: wire.ExampleNote, class_names: Sequence[str]) -> ExampleNote:
+    return ExampleNote(
+        index=note.index,
+        flaw=decode_choice("example_flaw", note.flaw),
+        other_index=note.other_index if note.HasField("other_index") else None,
+        class_name=class_names[note.class_index] if note.HasField("class_index") else None,
     )
 
 

@@ -62,6 +62,7 @@ _ENUMS: dict[str, Any] = {
     "scope": wire.Scope,
     "batch_norm_mode": wire.BatchNormMode,
     "stop_reason": wire.StopReason,
+    "example_flaw": wire.ExampleFlaw,
 }
 
 

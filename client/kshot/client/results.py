@@ -51,11 +51,41 @@ class Description:
     support_accuracy: float
 
 
+@dataclass(frozen=True, eq=False)
+class AccuracyEstimate:
+    """The accuracy to expect on new queries (0 to 1) with its 90 % interval.
+
+    It comes from `example_count` examples, each left out in turn; `confusion[i, j]`, int64
+    (way, way), counts those of class i that the others take for class j.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    example_count: int
+    confusion: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ExampleNote:
+    """An example that may do harm, by its index in the support set.
+
+    `flaw` is `blank`, `duplicate` (of `other_index`, an example of another class),
+    `near_identical` (to `other_index`, of its class), `mislabelled` (the others take it for
+    `class_name`) or `far` (from all examples of `class_name`, its own, and of the others).
+    """
+
+    index: int
+    flaw: str
+    other_index: int | None = None
+    class_name: str | None = None
+
+
 @dataclass(frozen=True)
 class Report:
     """Why an inner loop stopped, its loss before each step in nats, and where it ran.
 
-    `warnings` are sentences about the support set.
+    `warnings` are sentences about the support set, `example_notes` name examples that may do harm.
     """
 
     stop_reason: str
@@ -63,6 +93,8 @@ class Report:
     compute_path: str
     slot_bucket: int
     warnings: tuple[str, ...] = ()
+    estimate: AccuracyEstimate | None = None
+    example_notes: tuple[ExampleNote, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,42 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _ExampleFlaw:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ExampleFlawEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ExampleFlaw.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    EXAMPLE_FLAW_UNSPECIFIED: _ExampleFlaw.ValueType  # 0
+    """Is never sent."""
+    EXAMPLE_FLAW_BLANK: _ExampleFlaw.ValueType  # 1
+    """It is of one colour."""
+    EXAMPLE_FLAW_DUPLICATE: _ExampleFlaw.ValueType  # 2
+    """The same picture is an example of another class."""
+    EXAMPLE_FLAW_NEAR_IDENTICAL: _ExampleFlaw.ValueType  # 3
+    """Nearly the same picture is an example of its class: it adds little."""
+    EXAMPLE_FLAW_MISLABELLED: _ExampleFlaw.ValueType  # 4
+    """The other examples take it for another class, and are sure."""
+    EXAMPLE_FLAW_FAR: _ExampleFlaw.ValueType  # 5
+    """It is unlike the examples of all classes."""
+
+class ExampleFlaw(_ExampleFlaw, metaclass=_ExampleFlawEnumTypeWrapper):
+    """Tells what may be wrong with an example."""
+
+EXAMPLE_FLAW_UNSPECIFIED: ExampleFlaw.ValueType  # 0
+"""Is never sent."""
+EXAMPLE_FLAW_BLANK: ExampleFlaw.ValueType  # 1
+"""It is of one colour."""
+EXAMPLE_FLAW_DUPLICATE: ExampleFlaw.ValueType  # 2
+"""The same picture is an example of another class."""
+EXAMPLE_FLAW_NEAR_IDENTICAL: ExampleFlaw.ValueType  # 3
+"""Nearly the same picture is an example of its class: it adds little."""
+EXAMPLE_FLAW_MISLABELLED: ExampleFlaw.ValueType  # 4
+"""The other examples take it for another class, and are sure."""
+EXAMPLE_FLAW_FAR: ExampleFlaw.ValueType  # 5
+"""It is unlike the examples of all classes."""
+global___ExampleFlaw = ExampleFlaw
+
 class _BatchNormMode:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -1270,6 +1306,8 @@ class AdaptReport(google.protobuf.message.Message):
     COMPUTE_PATH_FIELD_NUMBER: builtins.int
     SLOT_BUCKET_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
+    ESTIMATE_FIELD_NUMBER: builtins.int
+    EXAMPLE_NOTES_FIELD_NUMBER: builtins.int
     stop_reason: global___StopReason.ValueType
     """Tells why it stopped."""
     compute_path: builtins.str
@@ -1288,6 +1326,17 @@ class AdaptReport(google.protobuf.message.Message):
     def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Says in sentences for people what about the support set may make answers wrong. Default: none."""
 
+    @property
+    def estimate(self) -> global___AccuracyEstimate:
+        """Estimates the accuracy on new queries from examples that were left out, each in turn. Unset
+        where no class or only one has two examples, or where the head is not made from the support set
+        alone (`HEAD_PROTOTYPE` or `HEAD_RIDGE` without steps).
+        """
+
+    @property
+    def example_notes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ExampleNote]:
+        """Lists examples that may do harm, in the order of their indices. Default: none."""
+
     def __init__(
         self,
         *,
@@ -1296,10 +1345,84 @@ class AdaptReport(google.protobuf.message.Message):
         compute_path: builtins.str = ...,
         slot_bucket: builtins.int = ...,
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
+        estimate: global___AccuracyEstimate | None = ...,
+        example_notes: collections.abc.Iterable[global___ExampleNote] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "slot_bucket", b"slot_bucket", "stop_reason", b"stop_reason", "support_loss", b"support_loss", "warnings", b"warnings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["estimate", b"estimate"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "estimate", b"estimate", "example_notes", b"example_notes", "slot_bucket", b"slot_bucket", "stop_reason", b"stop_reason", "support_loss", b"support_loss", "warnings", b"warnings"]) -> None: ...
 
 global___AdaptReport = AdaptReport
+
+@typing.final
+class AccuracyEstimate(google.protobuf.message.Message):
+    """Estimates the accuracy on new queries of the support set's kind."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ACCURACY_FIELD_NUMBER: builtins.int
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    EXAMPLE_COUNT_FIELD_NUMBER: builtins.int
+    CONFUSION_FIELD_NUMBER: builtins.int
+    accuracy: builtins.float
+    """Gives the share of left-out examples that the others classify rightly: 0 to 1."""
+    low: builtins.float
+    """Gives the lower end of the 90 % interval: 0 to 1."""
+    high: builtins.float
+    """Gives the upper end of the 90 % interval: 0 to 1."""
+    example_count: builtins.int
+    """Counts the examples that were left out; those alone in their class take no part."""
+    @property
+    def confusion(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Counts, row by row (way x way), the examples of each class that the others take for each class."""
+
+    def __init__(
+        self,
+        *,
+        accuracy: builtins.float = ...,
+        low: builtins.float = ...,
+        high: builtins.float = ...,
+        example_count: builtins.int = ...,
+        confusion: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accuracy", b"accuracy", "confusion", b"confusion", "example_count", b"example_count", "high", b"high", "low", b"low"]) -> None: ...
+
+global___AccuracyEstimate = AccuracyEstimate
+
+@typing.final
+class ExampleNote(google.protobuf.message.Message):
+    """Names an example that may do harm."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    FLAW_FIELD_NUMBER: builtins.int
+    OTHER_INDEX_FIELD_NUMBER: builtins.int
+    CLASS_INDEX_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """Gives the example as an index into the support set."""
+    flaw: global___ExampleFlaw.ValueType
+    """Tells what may be wrong."""
+    other_index: builtins.int
+    """Gives the example that it is like, as an index into the support set. Set for duplicates."""
+    class_index: builtins.int
+    """Gives the class that it is taken for, or that it is far from, as an index into the class names."""
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        flaw: global___ExampleFlaw.ValueType = ...,
+        other_index: builtins.int | None = ...,
+        class_index: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_class_index", b"_class_index", "_other_index", b"_other_index", "class_index", b"class_index", "other_index", b"other_index"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_class_index", b"_class_index", "_other_index", b"_other_index", "class_index", b"class_index", "flaw", b"flaw", "index", b"index", "other_index", b"other_index"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_class_index", b"_class_index"]) -> typing.Literal["class_index"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_other_index", b"_other_index"]) -> typing.Literal["other_index"] | None: ...
+
+global___ExampleNote = ExampleNote
 
 @typing.final
 class Timing(google.protobuf.message.Message):

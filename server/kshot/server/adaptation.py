@@ -13,6 +13,8 @@ from kshot.server.call_context import current_call
 from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
 from kshot.server.predict.catalog import ServedModel
+from kshot.server.report.estimate import AccuracyEstimate, estimate_accuracy
+from kshot.server.report.examples import ExampleNote, note_answers, note_pictures
 from kshot.server.request.digest import adaptation_digest, weights_digest
 from kshot.server.request.images import (
     ImageRules,
@@ -40,12 +42,13 @@ class CheckedTask:
     """A checked request to adapt: a prepared support set and resolved options.
 
     The engine's support set is the encoded one where the bundle has an encoder; `images` stays the
-    prepared one, which the digest is made of.
+    prepared one, which the digest is made of. `temperature` divides the adapted model's logits.
     """
 
     engine_task: EngineTask
     class_names: tuple[str, ...]
     images: Floats
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class AdaptResult:
     support_loss: tuple[float, ...]
     compute_path: str
     slot_bucket: int
+    estimate: AccuracyEstimate | None
+    notes: tuple[ExampleNote, ...]
 
 
 def check_task(
@@ -89,7 +94,8 @@ def check_task(
         way=way,
         options=options,
     )
-    return CheckedTask(engine_task, support_set.class_names, support)
+    temperature = manifest.temperature(options.batch_norm_mode, max(way, 2), max(count or 1, 1))
+    return CheckedTask(engine_task, support_set.class_names, support, temperature)
 
 
 def check_task_alone(task: AdaptInput, max_way: int, violations: Violations) -> None:
@@ -149,6 +155,13 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
         step_count=result.step_count,
         support_accuracy=result.support_accuracy,
     )
+    classes = np.asarray(engine_task.class_indices, np.int64)
+    notes = list(note_pictures(task.images, classes))
+    estimate = None
+    if result.held_out_logits is not None:
+        held_out = result.held_out_logits / np.float32(task.temperature)
+        estimate = estimate_accuracy(held_out, classes, engine_task.way)
+        notes += note_answers(held_out, classes)
     return AdaptResult(
         model=model,
         arrays=AdaptedArrays(result.parameters, result.statistics, engine_task.support),
@@ -156,4 +169,6 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
         support_loss=result.support_loss,
         compute_path=result.compute_path,
         slot_bucket=result.slot_bucket,
+        estimate=estimate,
+        notes=tuple(sorted(notes, key=lambda note: note.index)),
     )

@@ -101,7 +101,8 @@ def class_means(request: wire.AdaptRequest, step_count: int) -> wire.AdaptRespon
     bias = -0.5 * (weight**2).sum(axis=1)
     if request.seed == NOT_FINITE:
         bias = bias * np.nan
-    right = (whitened @ weight.T + bias).argmax(axis=1) == labels
+    logits = whitened @ weight.T + bias
+    right = logits.argmax(axis=1) == labels
     size = support.shape[1]
     parameters = {
         "head.bias": bias,
@@ -123,6 +124,9 @@ def class_means(request: wire.AdaptRequest, step_count: int) -> wire.AdaptRespon
         slot_bucket=1,
     )
     response.compute_time.FromMilliseconds(1)
+    if request.step_count == 0:  # in truth those of heads that are made without each example
+        response.held_out_logits.shape.extend(logits.shape)
+        response.held_out_logits.data = logits.astype("<f4").tobytes()
     return response
 
 

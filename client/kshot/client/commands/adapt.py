@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Unpack, get_type_hints
@@ -22,6 +22,7 @@ from kshot.client.commands.options import (
     timeout_option,
 )
 from kshot.client.options import AdaptOptions, ResolvedOptions, choices
+from kshot.client.results import Report
 
 
 def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -61,7 +62,9 @@ def command(
     check_files(support.files)
     with Client(server, timeout=timeout) as client:
         adapted = client.adapt(support.files, support.labels, model=model, **options)
-    print_warnings(adapted.report.warnings if adapted.report else ())
+    report = adapted.report
+    if report is not None:
+        print_warnings((*report.warnings, *notes(report, support.files)))
     if as_json:
         print_document(document(adapted))
     else:
@@ -76,6 +79,7 @@ def document(adapted: AdaptedModel) -> dict[str, object]:
         "class_names": list(adapted.class_names),
         "step_count": adapted.step_count,
         "support_accuracy": adapted.support_accuracy,
+        "estimate": estimate_document(adapted.report),
         "expire_time": time_text(adapted.expire_time),
         "timing_ms": adapted.timing.document() if adapted.timing else {},
     }
@@ -87,7 +91,47 @@ def rows(adapted: AdaptedModel) -> list[tuple[str, str]]:
     return [
         ("classes", ", ".join(adapted.class_names)),
         ("steps", str(adapted.step_count)),
-        ("accuracy on its support set", f"{100 * adapted.support_accuracy:.1f} %"),
+        ("accuracy to expect", expectation(adapted.report)),
         ("kept until", str(time_text(adapted.expire_time))),
         ("time, ms", ", ".join(f"{name} {value:.1f}" for name, value in timing.items())),
     ]
+
+
+def estimate_document(report: Report | None) -> dict[str, object] | None:
+    """Return the estimate of accuracy for machines."""
+    if report is None or report.estimate is None:
+        return None
+    estimate = report.estimate
+    return {
+        "accuracy": estimate.accuracy,
+        "low": estimate.low,
+        "high": estimate.high,
+        "example_count": estimate.example_count,
+        "confusion": estimate.confusion.tolist(),
+    }
+
+
+def expectation(report: Report | None) -> str:
+    """Say how good the model is, from the examples themselves."""
+    if report is None or report.estimate is None:
+        return "unknown: measure it on images that it has not seen"
+    estimate = report.estimate
+    low, high = (round(100 * end) for end in (estimate.low, estimate.high))
+    return (
+        f"{100 * estimate.accuracy:.0f} % ({low} to {high} %), from {estimate.example_count} "
+        "examples, each left out in turn"
+    )
+
+
+def notes(report: Report, files: Sequence[Path]) -> Iterator[str]:
+    """Yield a sentence for each example that may do harm."""
+    for note in report.example_notes:
+        other = "" if note.other_index is None else files[note.other_index]
+        sentence = {
+            "blank": "is blank",
+            "duplicate": f"is the same picture as {other}, of another class",
+            "near_identical": f"is nearly the same picture as {other}",
+            "mislabelled": f"looks like {note.class_name} to the other examples",
+            "far": "is unlike the examples of all classes",
+        }.get(note.flaw, f"has flaw {note.flaw}")
+        yield f"{files[note.index]} {sentence}"

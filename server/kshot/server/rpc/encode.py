@@ -14,6 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kshot.server.adaptation import AdaptResult
 from kshot.server.call_context import Call, current_call
 from kshot.server.predict.prediction import Answers
+from kshot.server.report.estimate import AccuracyEstimate
+from kshot.server.report.examples import ExampleNote
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.v1 import adaptation_pb2 as wire
@@ -48,6 +50,29 @@ def report_message(adaptation: AdaptResult) -> wire.AdaptReport:
         compute_path=adaptation.compute_path,
         slot_bucket=adaptation.slot_bucket,
         warnings=current_call().support_warnings,
+        estimate=_estimate_message(adaptation.estimate),
+        example_notes=map(_note_message, adaptation.notes),
+    )
+
+
+def _estimate_message(estimate: AccuracyEstimate | None) -> wire.AccuracyEstimate | None:
+    if estimate is None:
+        return None
+    return wire.AccuracyEstimate(
+        accuracy=estimate.accuracy,
+        low=estimate.low,
+        high=estimate.high,
+        example_count=estimate.example_count,
+        confusion=estimate.confusion.ravel().tolist(),
+    )
+
+
+def _note_message(note: ExampleNote) -> wire.ExampleNote:
+    return wire.ExampleNote(
+        index=note.index,
+        flaw=choice_value(note.flaw),
+        other_index=note.other_index,
+        class_index=note.other_class,
     )
 
 

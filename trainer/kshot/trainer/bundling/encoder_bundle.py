@@ -104,6 +104,14 @@ def write_encoder_bundle(
     The head starts as class means; the network behind the encoder is `features`.
     """
     manifest = encoder_manifest(name, version, spec, encoder, origin)
+    return pack_encoder(out, manifest, encoder, _introduction(manifest, origin))
+
+
+def pack_encoder(out: Path, manifest: Manifest, encoder: EncoderFile, introduction: str) -> Bundle:
+    """Write a bundle whose network has no parameters but the head's; raises `BundleError`.
+
+    `introduction` opens its card.
+    """
     shape = manifest.network_input_shape
     network = build_network(manifest.network, shape, manifest.batch_norm.epsilon)
     parameters = {
@@ -112,7 +120,7 @@ def write_encoder_bundle(
     }
     moment = {key: np.zeros_like(value) for key, value in parameters.items()}
     templates = {mode: build_template(network, mode) for mode in manifest.template_modes}
-    card = model_card(CardWords(_introduction(manifest, origin)), manifest)
+    card = model_card(CardWords(introduction), manifest)
     weights = Weights(parameters, moment, step=0)
     return write_bundle(out, manifest, weights, templates, card, encoder=encoder.content)
 

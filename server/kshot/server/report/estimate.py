@@ -1,0 +1,61 @@
+"""How good an adapted model is, from the logits of examples that it was not fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+CONFIDENCE = 0.9
+# The left-out answers share their examples, so that n of them vary like fewer independent ones;
+# measured on the eight sets of docs/pictures.md.
+_INDEPENDENT_SHARE = 0.5
+_NORMAL_QUANTILE = 1.6448536269514722  # two-sided 90 %
+
+
+@dataclass(frozen=True)
+class AccuracyEstimate:
+    """The accuracy to expect on new queries (a fraction), and its 90 % interval.
+
+    `confusion[i, j]` counts the examples of class i, of `example_count`, that the others take for
+    class j. Classes with one example take no part.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    example_count: int
+    confusion: Integers
+
+
+def estimate_accuracy(
+    held_out_logits: Floats, classes: Integers, way: int
+) -> AccuracyEstimate | None:
+    """Estimate from left-out logits `(n, way)` of examples of classes `(n,)`.
+
+    None unless two classes have two examples: one example cannot be both learned and tested. The
+    interval is Wilson's (1927).
+    """
+    counts = np.bincount(classes, minlength=way)
+    told = counts[classes] > 1
+    if len(np.unique(classes[told])) < 2:
+        return None
+    answers = held_out_logits[told].argmax(axis=1)
+    confusion = np.zeros((way, way), np.int64)
+    np.add.at(confusion, (classes[told], answers), 1)
+    count = int(told.sum())
+    accuracy = float(np.trace(confusion)) / count
+    low, high = _wilson(accuracy, count * _INDEPENDENT_SHARE)
+    return AccuracyEstimate(accuracy, low, high, count, confusion)
+
+
+def _wilson(share: float, count: float) -> tuple[float, float]:
+    """Return Wilson's interval of a share of `count` trials."""
+    square = _NORMAL_QUANTILE**2 / count
+    middle = (share + square / 2) / (1 + square)
+    half = np.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))

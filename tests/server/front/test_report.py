@@ -1,0 +1,55 @@
+"""What the server tells of a support set: accuracy to expect, and examples that may do harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+
+Make = Callable[..., Any]
+
+
+def test_a_head_from_the_support_set_comes_with_an_estimate(
+    stub: AdaptationServiceStub, adapt_request: Make
+) -> None:
+    request = adapt_request(way=3, shot=2, head=wire.HEAD_PROTOTYPE, step_count=0)
+
+    report = stub.Adapt(request, timeout=30).report
+
+    assert report.estimate.example_count == 6
+    assert report.estimate.accuracy == report.estimate.high == 1.0
+    assert 0.3 < report.estimate.low < 0.9
+    assert list(report.estimate.confusion) == [2, 0, 0, 0, 2, 0, 0, 0, 2]
+
+
+def test_one_example_of_each_class_gives_no_estimate(
+    stub: AdaptationServiceStub, adapt_request: Make
+) -> None:
+    request = adapt_request(way=3, shot=1, head=wire.HEAD_PROTOTYPE, step_count=0)
+
+    assert not stub.Adapt(request, timeout=30).report.HasField("estimate")
+
+
+def test_steps_leave_no_estimate(stub: AdaptationServiceStub, adapt_request: Make) -> None:
+    assert not stub.Adapt(adapt_request(step_count=3), timeout=30).report.HasField("estimate")
+
+
+def test_examples_that_may_do_harm_are_named(
+    stub: AdaptationServiceStub, adapt_request: Make
+) -> None:
+    request = adapt_request(way=3, shot=2, head=wire.HEAD_PROTOTYPE, step_count=0)
+    images = np.frombuffer(request.support_set.images.tensor.data, "<f4").reshape(6, -1).copy()
+    images[1] = 0.5
+    images[4] = images[0]
+    request.support_set.images.tensor.data = images.tobytes()
+
+    notes = {note.index: note for note in stub.Adapt(request, timeout=30).report.example_notes}
+
+    assert notes[1].flaw == wire.EXAMPLE_FLAW_BLANK
+    assert not notes[1].HasField("other_index")
+    assert notes[4].flaw == wire.EXAMPLE_FLAW_DUPLICATE
+    assert (notes[4].other_index, notes[4].class_index) == (0, 0)

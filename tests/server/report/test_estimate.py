@@ -1,0 +1,52 @@
+"""The estimate of accuracy from left-out logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kshot.server.report.estimate import estimate_accuracy
+
+CLASSES = np.array([0, 0, 0, 1, 1, 1, 2])
+
+
+def logits_for(answers: list[int]) -> np.ndarray:
+    """Return logits `(n, 3)` that answer with these classes."""
+    return np.eye(3, dtype=np.float32)[answers] * 4
+
+
+def test_the_estimate_counts_right_answers_of_classes_with_two_examples() -> None:
+    estimate = estimate_accuracy(logits_for([0, 0, 1, 1, 1, 2, 0]), CLASSES, 3)
+
+    assert estimate is not None
+    assert estimate.example_count == 6
+    assert estimate.accuracy == pytest.approx(4 / 6)
+    assert estimate.confusion.tolist() == [[2, 1, 0], [0, 2, 1], [0, 0, 0]]
+
+
+def test_the_interval_holds_the_accuracy_and_narrows_with_examples() -> None:
+    few = estimate_accuracy(logits_for([0, 0, 1, 1, 1, 2, 0]), CLASSES, 3)
+    many = estimate_accuracy(
+        np.tile(logits_for([0, 0, 1, 1, 1, 2, 0]), (20, 1)), np.tile(CLASSES[:7], 20), 3
+    )
+
+    assert few is not None
+    assert many is not None
+    assert 0 <= few.low < few.accuracy < few.high <= 1
+    assert many.high - many.low < (few.high - few.low) / 3
+
+
+def test_all_right_answers_leave_room_below() -> None:
+    estimate = estimate_accuracy(logits_for([0, 0, 0, 1, 1, 1, 2]), CLASSES, 3)
+
+    assert estimate is not None
+    assert estimate.accuracy == estimate.high == 1.0
+    assert estimate.low < 0.8
+
+
+def test_one_example_of_each_class_tells_nothing() -> None:
+    assert estimate_accuracy(logits_for([0, 1, 2]), np.array([0, 1, 2]), 3) is None
+
+
+def test_two_examples_of_one_class_alone_tell_nothing() -> None:
+    assert estimate_accuracy(logits_for([0, 0, 1]), np.array([0, 0, 1]), 3) is None
