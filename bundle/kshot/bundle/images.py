@@ -60,7 +60,9 @@ def count_pixels(data: bytes, limits: ImageLimits | None = None, side: int = 0) 
 def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
     """Open an image within the limits; any error of its decoder becomes an `ImageError`."""
     if len(data) > limits.max_bytes:
-        raise ImageError.about(f"has {len(data)} bytes; expected at most {limits.max_bytes}")
+        raise ImageError.about(
+            f"has {len(data)} bytes; expected at most {limits.max_bytes}; send it smaller"
+        )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.width, image.height, limits)
