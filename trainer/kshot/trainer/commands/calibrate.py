@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ import click
 from kshot.bundle import (
     SCHEMA_VERSION,
     BatchNormMode,
+    Bundle,
     BundleError,
     Head,
     Manifest,
@@ -37,6 +37,7 @@ from kshot.trainer.commands.options import (
     open_bundle,
 )
 from kshot.trainer.commands.requests import argument, command_of, numbers, option
+from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.evaluate.accuracy_table import check_plan, measure_plan, plan_again
 from kshot.trainer.evaluate.evaluator import Evaluator
@@ -130,7 +131,19 @@ def command(request: CalibrateRequest) -> None:
     if other and rows:
         dataset_test = read_own_part(copied, request.data_folder, "test")
         check_plan(plan_again(rows, manifest), dataset_test)
-    load = partial(Evaluator.of_bundle, device=device, compiled=request.compiled, say=say_once())
+    say = say_once()
+
+    def load(bundle: Bundle, dataset: ImageDataset) -> Evaluator:
+        with Progress("encoding", "images") as progress:
+            return Evaluator.of_bundle(
+                bundle,
+                dataset,
+                device,
+                compiled=request.compiled,
+                say=say,
+                encoding=progress.update,
+            )
+
     steps: tuple[StepCountFit, ...] = ()
     if request.fit_steps:
         with Progress("fitting step counts", "tasks") as progress:

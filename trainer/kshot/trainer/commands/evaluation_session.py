@@ -47,9 +47,15 @@ class Session:
     def evaluator(self) -> Evaluator:
         """Load the bundle and the images; raises `TrainingError` and `DataError`."""
         compiled = self.request.compiled
-        return Evaluator.of_bundle(
-            self.bundle, self.dataset, self.device, compiled=compiled, say=self.say
-        )
+        with Progress("encoding", "images") as progress:
+            return Evaluator.of_bundle(
+                self.bundle,
+                self.dataset,
+                self.device,
+                compiled=compiled,
+                say=self.say,
+                encoding=progress.update,
+            )
 
     def measure(self, doing: str) -> EvaluationResult:
         """Evaluate as the request asks, and show the progress."""

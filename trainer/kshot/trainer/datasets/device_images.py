@@ -16,7 +16,8 @@ class DevicePixels:
     """All images, uint8 `(image_count, channels, height, width)`, and how they are prepared.
 
     Pixels are multiplied by a `factor`, or else looked up in `table`, float32 `(channels, 256)`.
-    Images for augmentation are `oversampling` times as high and wide as the network's input.
+    Images for augmentation are `oversampling` times as high and wide as the network's input. Images
+    that an encoder has encoded are float16, and prepared.
     """
 
     images: Tensor
@@ -38,6 +39,11 @@ class DevicePixels:
         table = torch.from_numpy(value_table(spec)).to(device)
         return DevicePixels(dataset.images.to(device), factor, table, oversampling)
 
+    @staticmethod
+    def of_features(features: Tensor, device: torch.device) -> "DevicePixels":
+        """Copy float16 images that an encoder has encoded to a device."""
+        return DevicePixels(features.to(device), None, torch.empty(0, device=device))
+
     def take(self, rows: Tensor) -> Tensor:
         """Prepare images by int64 rows `(...)`: float32 `(..., channels, height, width)`.
 
@@ -52,6 +58,8 @@ class DevicePixels:
     def take_unreduced(self, rows: Tensor) -> Tensor:
         """Prepare images as `take`, but keep the size of larger ones."""
         images = self.images[to_device(rows, self.images.device)]
+        if images.dtype is torch.float16:
+            return images.float()
         if self.factor is None:
             channels = torch.arange(len(self.table), device=images.device)[:, None, None]
             return self.table[channels, images.long()]

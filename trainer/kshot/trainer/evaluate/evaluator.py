@@ -10,6 +10,7 @@ from kshot.bundle import BatchNormMode, Bundle, Manifest
 from kshot.learner import Initialization
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.device_images import DevicePixels
+from kshot.trainer.datasets.encoded_images import encoded_pixels
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.evaluate.baselines import Baseline, NilSolver
 from kshot.trainer.evaluate.compiled_steps import CompiledSteps
@@ -63,17 +64,25 @@ class Evaluator:
         *,
         compiled: bool | None = False,
         say: Callable[[str], None] = lambda _sentence: None,
+        encoding: Report = lambda _done, _total: None,
     ) -> "Evaluator":
-        """Load a bundle's weights to a device.
+        """Load a bundle's weights to a device, and encode the images if it has an encoder.
 
-        Raises `TrainingError` when they do not fit the network, `DataError` when the images do not
-        fit the input.
+        `encoding` hears of the images encoded so far and of their total. Raises `TrainingError`
+        when the weights do not fit the network, `DataError` when the images do not fit the input.
         """
         try:
             initialization = Initialization.from_bundle(bundle, device)
         except ValueError as error:
             raise TrainingError(f"bundle {bundle.path} cannot be used: {error}") from None
-        return Evaluator(initialization, bundle.manifest, dataset, compiled=compiled, say=say)
+        return Evaluator(
+            initialization,
+            bundle.manifest,
+            dataset,
+            pixels=encoded_pixels(dataset, bundle, device, encoding),
+            compiled=compiled,
+            say=say,
+        )
 
     def evaluate(
         self,
