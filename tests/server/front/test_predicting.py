@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from kshot.bundle import Bundle
 from kshot.v1 import adaptation_pb2 as wire
 
 Make = Callable[..., Any]
@@ -26,35 +27,57 @@ def probabilities(response: wire.PredictResponse) -> np.ndarray[Any, Any]:
     return np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
 
 
-@pytest.mark.parametrize("max_hot_sessions", [0, 2, 64])
-@pytest.mark.parametrize("cache_bytes", [3000, 2**28], ids=["two models", "all"])
+@pytest.mark.parametrize(
+    ("max_hot_sessions", "cache_bytes", "name"),
+    [
+        *((sessions, size, "tiny") for sessions in (0, 2, 64) for size in (3000, 2**28)),
+        (2, 3000, "encoded"),
+    ],
+)
 def test_callers_of_shared_models_get_own_answers(
     start_server: StartServer,
     support_set: Make,
     queries: Make,
+    encoder_bundle: Bundle,
+    tiny_bundle: Bundle,
     max_hot_sessions: int,
     cache_bytes: int,
+    name: str,
 ) -> None:
-    """Whatever is joined, cached or hot: each gets what it would get alone."""
+    """Whatever is joined, cached or hot: each gets what it would get alone.
+
+    3,000 bytes hold two models. Images of the encoder's size are the others', pixel by pixel.
+    """
+    bundle = encoder_bundle if name == "encoded" else tiny_bundle
 
     def count(caller: int, turn: int) -> int:
         return 1 + (caller * 7 + turn) % 20  # small ones join, larger ones do not
 
+    def sized(images: wire.Images) -> wire.Images:
+        if name == "tiny":
+            return images
+        array = np.frombuffer(images.tensor.data, "<f4").reshape(images.tensor.shape)
+        array = array.repeat(2, axis=2).repeat(2, axis=3)
+        tensor = wire.Tensor(datatype="FP32", shape=array.shape, data=array.tobytes())
+        return wire.Images(tensor=tensor)
+
+    settings = {"max_hot_sessions": max_hot_sessions, "cache_bytes": cache_bytes}
     with (
-        start_server(max_hot_sessions=max_hot_sessions, cache_bytes=cache_bytes) as server,
+        start_server(bundles=(bundle.path,), **settings) as server,
         ThreadPoolExecutor(CALLERS) as pool,
     ):
 
         def adapt(seed: int) -> wire.AdaptedModel:
             support = support_set(2 + seed, 2, seed=seed)
-            request = wire.AdaptRequest(model="tiny", support_set=support)
+            support.images.CopyFrom(sized(support.images))
+            request = wire.AdaptRequest(model=name, support_set=support)
             adapted: wire.AdaptedModel = server.stub.Adapt(request, timeout=60).adapted_model
             return adapted
 
         models = [adapt(seed) for seed in range(MODELS)]
 
         def predict(model: int, caller: int, turn: int) -> wire.PredictResponse:
-            images = queries(count(caller, turn), seed=caller)
+            images = sized(queries(count(caller, turn), seed=caller))
             mode = wire.BATCH_NORM_MODE_SUPPORT if turn % 5 else wire.BATCH_NORM_MODE_TRANSDUCTIVE
             request = wire.PredictRequest(
                 adapted_model=models[model].id, queries=images, batch_norm_mode=mode

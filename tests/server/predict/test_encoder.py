@@ -1,15 +1,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx.parser
 import pytest
 
-from kshot.bundle import Bundle, BundleError
+from kshot.bundle import (
+    BatchNorm,
+    BatchNormMode,
+    Bundle,
+    BundleError,
+    Weights,
+    write_bundle,
+)
 from kshot.server.predict.catalog import Catalog
 from kshot.server.predict.encoder import Encoder
+from kshot.server.predict.hot_set import HotSet
+from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
+from kshot.server.store.adapted_model import AdaptedArrays
 
 MakeBundle = Callable[..., Bundle]
 
@@ -86,3 +98,42 @@ def test_an_encoder_that_does_not_fit_is_refused(
 
     with pytest.raises(BundleError, match=f"encoder.onnx: {problem}"):
         Catalog.load([bundle.path])
+
+
+def test_a_head_alone_gets_no_session(tmp_path: Path, encoder_bundle: Bundle) -> None:
+    """It saves microseconds, and making one takes milliseconds."""
+    head = """<ir_version: 10, opset_import: ["" : 18]> predict (
+        float[query_count,1,4,4] inputs, float[way,16] "head.weight", float[way] "head.bias"
+    ) => (float[query_count,way] logits) {
+        x = Flatten<axis=1>(inputs)
+        logits = Gemm<transB=1>(x, "head.weight", "head.bias")
+    }"""
+    stored = BatchNormMode.STORED
+    manifest = replace(
+        encoder_bundle.manifest, batch_norm=BatchNorm(stored, (stored,)), name="head", files={}
+    )
+    zeros = {"head.weight": np.zeros((5, 16), np.float32), "head.bias": np.zeros(5, np.float32)}
+    encoder = (encoder_bundle.path / "encoder.onnx").read_bytes()
+    template = onnx.parser.parse_model(head).SerializeToString()
+    weights = Weights(zeros, zeros, step=0)
+    bundle = write_bundle(tmp_path, manifest, weights, {stored: template}, "# h\n", encoder=encoder)
+    hot_set = HotSet(4, after_images=1)
+    random = np.random.default_rng(0)
+    arrays = AdaptedArrays(
+        {
+            "head.weight": random.normal(size=(3, 16)).astype(np.float32),
+            "head.bias": np.ones(3, np.float32),
+        },
+        {},
+        np.zeros((3, 1, 4, 4), np.float32),
+    )
+    queries = random.normal(size=(2, 1, 4, 4)).astype(np.float32)
+    predictor = Predictor(bundle, hot_set=hot_set)
+
+    for _ in range(4):
+        logits = predictor.logits(arrays, queries, stored)
+
+    wanted = queries.reshape(2, 16) @ arrays.parameters["head.weight"].T + 1
+    np.testing.assert_allclose(logits, wanted, atol=1e-5)
+    assert hot_set.candidate_count == 0
+    hot_set.close()

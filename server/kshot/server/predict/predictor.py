@@ -14,6 +14,7 @@ from kshot.bundle import BatchNormMode, Bundle, BundleError
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.runtime import Runtime
 from kshot.server.predict.template import (
+    HEAD,
     LOGITS,
     QUERIES,
     SUPPORT,
@@ -38,7 +39,8 @@ class Predictor:
     ) -> None:
         """Load the templates; raise `BundleError` naming an invalid one.
 
-        On a CPU, busy adapted models get sessions in `hot_set`. On a GPU, weights are inputs.
+        On a CPU, busy adapted models get sessions in `hot_set`, unless only their heads are their
+        own. On a GPU, weights are inputs.
         """
         self._manifest = bundle.manifest
         self._runtime = runtime or Runtime()
@@ -49,7 +51,13 @@ class Predictor:
             mode: used_names(onnx.load_from_string(template).graph)
             for mode, template in self._templates.items()
         }
-        self._hot_set = None if self._runtime.on_gpu else hot_set
+        # Behind an encoder there may be a head alone, which a session of its own hardly speeds up.
+        head_alone = {QUERIES, SUPPORT, *HEAD}
+        heavy = any(
+            {value.name for value in session.get_inputs()} - head_alone
+            for session in self._sessions.values()
+        )
+        self._hot_set = hot_set if heavy and not self._runtime.on_gpu else None
 
     def parts(self, arrays: AdaptedArrays, query_count: int, mode: BatchNormMode) -> list[slice]:
         """Return which queries run at once.
