@@ -212,6 +212,7 @@ def test_a_reduction_keeps_what_nearest_neighbour_loses() -> None:
         (stepping(Resize(28, 28, "bilinear")), 512, 0),
         (stepping(Square("crop"), Resize(28, 28, "nearest")), 0, 0),
         (stepping(Reduce(28, 28), Resize(28, 28, "nearest")), 512, 512),
+        (stepping(Reduce(300, 250), Resize(28, 28, "nearest")), 900, 900),
         (stepping(Ink(0.1), Resize(28, 28, "box")), 1024, 1024),
         (stepping(Square("pad"), Resize(224, 224, "bicubic"), channels=3), 672, 672),
         (InputSpec((64, 1, 1), ()), 0, 0),

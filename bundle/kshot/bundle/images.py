@@ -71,7 +71,7 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError.about(
-            f"claims too many pixels; expected at most {limits.max_pixels}"
+            f"claims too many pixels; expected at most {limits.max_pixels}; send it smaller"
         ) from error
     except UnidentifiedImageError as error:
         raise ImageError.about("is not a PNG, JPEG or WebP image, convert it first") from error

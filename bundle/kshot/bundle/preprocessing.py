@@ -63,8 +63,6 @@ def pixels(
 ) -> Pixels:
     """Return uint8 `(n, channels, height, width)`: all steps of `spec` except the last.
 
-    `spec` has steps.
-
     `images` are encoded (PNG, JPEG, WebP) or uint8 `(n, height, width[, 1 | 3 | 4])` of any
     height and width. Raises `ImageError` with a problem for each invalid image.
     """
@@ -115,13 +113,14 @@ def useful_side(spec: InputSpec) -> int:
     """
     if not spec.preprocessing:
         return 0
-    resize = resize_of(spec)
-    averages = any(isinstance(step, Ink | Reduce) for step in spec.preprocessing)
-    if resize.method == "nearest" and not averages:
-        return 0
     ink = any(isinstance(step, Ink) for step in spec.preprocessing)
-    least = 2 * MAX_SIDE if ink else _LEAST_USEFUL_SIDE
-    return max(least, _USEFUL_SIDES * max(resize.height, resize.width))
+    reductions = [step for step in spec.preprocessing if isinstance(step, Reduce)]
+    resize = resize_of(spec)
+    if resize.method == "nearest" and not (ink or reductions):
+        return 0
+    sides = [resize.height, resize.width]
+    sides += [side for step in reductions for side in (step.height, step.width)]
+    return max(2 * MAX_SIDE if ink else _LEAST_USEFUL_SIDE, _USEFUL_SIDES * max(sides))
 
 
 def draft_side(spec: InputSpec) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
 
@@ -61,7 +63,7 @@ def shrink_file(content: bytes, side: int) -> bytes:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with _quiet(), Image.open(io.BytesIO(content)) as image:
             if min(image.size) <= side or image.mode not in _MODES:
                 return content
             if "transparency" in image.info and image.mode != "P":
@@ -111,6 +113,16 @@ def _reduced(picture: Picture, side: int) -> Picture:
     return picture.resize((width, height), Image.Resampling.BOX)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Say nothing of photographs above 90 megapixels: they are the caller's own."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
 def _shorter_side(item: object) -> int:
     """Return the shorter side in pixels by the header alone, 0 where it cannot be read."""
     if isinstance(item, np.ndarray):
@@ -121,7 +133,7 @@ def _shorter_side(item: object) -> int:
 
     source = io.BytesIO(item) if isinstance(item, bytes) else cast(str | Path, item)
     try:
-        with Image.open(source) as image:
+        with _quiet(), Image.open(source) as image:
             return min(image.size)
     except Exception:  # the call itself says what is wrong with it
         return 0

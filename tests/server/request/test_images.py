@@ -89,6 +89,26 @@ def test_images_one_by_one_are_those_together(
     np.testing.assert_array_equal(prepared, images_module.prepare(sent, tiny_bundle.manifest.input))
 
 
+def test_large_images_are_decoded_one_at_a_time(
+    rules: Callable[..., ImageRules], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call waits for its turn, small images do not, and one whose caller has gone stops."""
+    monkeypatch.setattr(images_module, "_LARGE_PIXELS", 50)
+    monkeypatch.setattr(images_module, "_PATIENCE_SECONDS", 0.001)
+    call = begin_call("Predict")
+    large, small = EncodedImages((webp(10, 10),) * 2), EncodedImages((webp(5, 5),))
+    chosen = rules(PixelBudget(1000, 1000))
+
+    assert len(prepare_images(large, chosen, Violations())) == 2
+    with images_module._LARGE_IMAGES:
+        assert len(prepare_images(small, chosen, Violations())) == 1
+        turn = images_module._turn(100)
+        call.ended = True
+        with pytest.raises(CallCancelled):
+            turn.__enter__()
+    assert not images_module._LARGE_IMAGES.locked()
+
+
 def test_decoding_ends_with_its_call(
     rules: Callable[..., ImageRules], monkeypatch: pytest.MonkeyPatch
 ) -> None:

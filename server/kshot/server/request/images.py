@@ -101,9 +101,10 @@ def prepare_images(images: Images | None, rules: ImageRules, violations: Violati
         return nothing
     field = f"{rules.field}.encoded"
     try:
-        if not rules.budget.spend(_claimed(images.items, rules), field, violations):
+        counts = _claimed(images.items, rules)
+        if not rules.budget.spend(sum(counts), field, violations):
             return nothing
-        return _decode(images.items, rules)
+        return _decode(images.items, counts, rules)
     except ImageError as error:
         _note(error, field, ".items[{}]", violations)
         return nothing
@@ -113,27 +114,26 @@ def _limits(rules: ImageRules) -> ImageLimits:
     return ImageLimits(max_pixels=rules.budget.max_image)
 
 
-def _claimed(items: Sequence[bytes], rules: ImageRules) -> int:
-    """Return the pixels that the headers claim; decoding notes those that cannot be read."""
-    total = 0
-    for item in items:
+def _claimed(items: Sequence[bytes], rules: ImageRules) -> list[int]:
+    """Return the pixels to decode of each image, by its header; 0 where decoding will fail."""
+    counts = [0] * len(items)
+    for index, item in enumerate(items):
         current_call().check()
         with suppress(ImageError):
-            total += _pixel_count(item, rules)
-    return total
+            counts[index] = count_pixels(item, _limits(rules), draft_side(rules.spec))
+    return counts
 
 
-def _pixel_count(item: bytes, rules: ImageRules) -> int:
-    return count_pixels(item, _limits(rules), draft_side(rules.spec))
+def _decode(items: Sequence[bytes], counts: Sequence[int], rules: ImageRules) -> Floats:
+    """Decode one image after another; raise `ImageError` with the problems of all.
 
-
-def _decode(items: Sequence[bytes], rules: ImageRules) -> Floats:
-    """Decode one image after another; raise `ImageError` with the problems of all."""
+    `counts` has the pixels of each.
+    """
     decoded, problems = [], []
     for index, item in enumerate(items):
         current_call().check()
         try:
-            with _turn(item, rules):
+            with _turn(counts[index]):
                 decoded.append(pixels([item], rules.spec, _limits(rules)))
         except ImageError as error:
             problems += [ImageProblem(index, problem.reason) for problem in error.problems]
@@ -143,12 +143,12 @@ def _decode(items: Sequence[bytes], rules: ImageRules) -> Floats:
 
 
 @contextmanager
-def _turn(item: bytes, rules: ImageRules) -> Iterator[None]:
+def _turn(pixel_count: int) -> Iterator[None]:
     """Hold what a large image needs: one of them is decoded at a time, in all calls.
 
     So many senders of the largest images do not fill the memory; raises what `Call.check` does.
     """
-    if _pixel_count(item, rules) <= _LARGE_PIXELS:
+    if pixel_count <= _LARGE_PIXELS:
         yield
         return
     while not _LARGE_IMAGES.acquire(timeout=_PATIENCE_SECONDS):
