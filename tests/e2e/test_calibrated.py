@@ -127,5 +127,5 @@ def test_evaluation_and_service_agree(
         assert np.abs(own - wanted).max() > 0.01
         assert own.argmax(axis=1).tolist() == answer.labels.tolist()
     assert set(client.capabilities().models["omniglot"].calibrated_batch_norm_modes) == {
-        *BatchNormMode
+        *COMPUTED_MODES
     }
