@@ -39,6 +39,9 @@ class Refusal:
     times: int = -1
 
 
+KNOWN_SCORE = 0.25
+
+
 @dataclass
 class FakeServicer(AdaptationServiceServicer):
     """Answers like a kshot server, but learns nothing: query i is of class i modulo way."""
@@ -94,6 +97,9 @@ class FakeServicer(AdaptationServiceServicer):
             batch_norm_mode=request.batch_norm_mode or wire.BATCH_NORM_MODE_SUPPORT,
         )
         response.probabilities.CopyFrom(_answer(request.queries, len(adapted.class_names)))
+        for _ in range(response.probabilities.shape[0]):
+            refused = request.reject_below > KNOWN_SCORE
+            response.predictions.add(known_score=KNOWN_SCORE, none_of_these=refused)
         response.warnings.extend([self.warning] if self.warning else [])
         if request.return_logits:
             response.logits.CopyFrom(response.probabilities)

@@ -141,8 +141,26 @@ def test_predict_prints_json(capsys: pytest.CaptureFixture[str], folder: Path) -
         "file": str(images[1]),
         "label": "dog",
         "probability": 0.75,
+        "known_score": 0.25,
         "top": [{"label": "dog", "probability": 0.75}, {"label": "cat", "probability": 0.25}],
     }
+
+
+@pytest.mark.usefixtures("server")
+def test_queries_below_the_threshold_are_none_of_these(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    adapted = document(capsys, "adapt", folder, "--model", "omniglot")["adapted_model"]
+    image = folder / "cat" / "0.png"
+
+    below = document(capsys, "predict", adapted, image, "--reject-below", "0.2")
+    above = document(capsys, "predict", adapted, image, "--reject-below", "0.3")
+    main(["predict", adapted, str(image), "--reject-below", "0.3"])
+
+    assert below["predictions"][0]["label"] == "cat"
+    assert above["predictions"][0]["label"] is None
+    assert above["predictions"][0]["top"][0]["label"] == "cat"
+    assert "none of these" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("server")

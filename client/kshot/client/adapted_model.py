@@ -65,14 +65,19 @@ class AdaptedModel:
         *,
         batch_norm_mode: str | None = None,
         return_logits: bool = False,
+        reject_below: float | None = None,
         timeout: float | None = None,
     ) -> Prediction:
-        """Classify queries; the labels come back as they were given to `adapt`."""
+        """Classify queries; the labels come back as they were given to `adapt`.
+
+        Those whose known score is below `reject_below` are marked in `none_of_these`.
+        """
         return self.client.predict(
             self,
             queries,
             batch_norm_mode=batch_norm_mode,
             return_logits=return_logits,
+            reject_below=reject_below,
             timeout=timeout,
         )
 

@@ -106,9 +106,13 @@ class Client:
         *,
         batch_norm_mode: str | None = None,
         return_logits: bool = False,
+        reject_below: float | None = None,
         timeout: float | None = None,
     ) -> Prediction:
-        """Classify queries with an adapted model, given as a handle or by its id."""
+        """Classify queries with an adapted model, given as a handle or by its id.
+
+        Those whose known score is below `reject_below` are marked in `none_of_these`.
+        """
         labels = own_labels(adapted_model)
 
         def adapted_from() -> str:
@@ -120,6 +124,7 @@ class Client:
             adapted_model=adapted_model if isinstance(adapted_model, str) else adapted_model.id,
             queries=encode_images(queries, self._useful_side(queries, adapted_from)),
             return_logits=return_logits,
+            reject_below=reject_below,
         )
         if batch_norm_mode is not None:
             request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
@@ -134,6 +139,7 @@ class Client:
         *,
         model: str,
         return_logits: bool = False,
+        reject_below: float | None = None,
         timeout: float | None = None,
         **options: Unpack[AdaptOptions],
     ) -> Prediction:
@@ -147,6 +153,7 @@ class Client:
             options=encode_options(options),
             queries=encode_images(queries, side),
             return_logits=return_logits,
+            reject_below=reject_below,
         )
         response, round_trip_ms = self._call(self._stub.AdaptAndPredict, request, timeout)
         return decode_prediction(response, classes.labels, round_trip_ms)

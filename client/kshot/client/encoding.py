@@ -104,7 +104,15 @@ def decode_prediction(
         description=description,
         report=report,
         warnings=tuple(response.warnings),
+        known_scores=_known_scores(response.predictions),
+        none_of_these=np.array([each.none_of_these for each in response.predictions], np.bool_),
     )
+
+
+def _known_scores(predictions: Sequence[wire.Prediction]) -> npt.NDArray[np.float32] | None:
+    if not all(each.HasField("known_score") for each in predictions):
+        return None
+    return np.array([each.known_score for each in predictions], np.float32)
 
 
 def decode_timing(timing: wire.Timing, round_trip_ms: float) -> Timing:

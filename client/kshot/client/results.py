@@ -105,7 +105,9 @@ class Prediction:
     else class names. `probabilities` and `logits` (the latter only when asked for) are float32
     (m, way) with columns in the order of `class_names`. `description` and `report` tell of the
     adaptation where the call made one for these queries only (then `adapted_model` is empty).
-    `warnings` are sentences about the queries.
+    `warnings` are sentences about the queries. `known_scores` (m,) tell how well queries fit the
+    classes, 0 to 1, where the adapted model can tell; `none_of_these` (m,) bool are those below the
+    call's `reject_below`.
     """
 
     labels: npt.NDArray[np.generic]
@@ -116,6 +118,8 @@ class Prediction:
     weights_digest: str
     batch_norm_mode: str
     timing: Timing
+    none_of_these: npt.NDArray[np.bool_]
     description: Description | None = None
     report: Report | None = None
     warnings: tuple[str, ...] = ()
+    known_scores: npt.NDArray[np.float32] | None = None

@@ -280,6 +280,7 @@ class PredictRequest(google.protobuf.message.Message):
     BATCH_NORM_MODE_FIELD_NUMBER: builtins.int
     TOP_K_FIELD_NUMBER: builtins.int
     RETURN_LOGITS_FIELD_NUMBER: builtins.int
+    REJECT_BELOW_FIELD_NUMBER: builtins.int
     adapted_model: builtins.str
     """Names the adapted model by its id. Required."""
     batch_norm_mode: global___BatchNormMode.ValueType
@@ -292,6 +293,11 @@ class PredictRequest(google.protobuf.message.Message):
     """
     return_logits: builtins.bool
     """Asks for the logits beside the probabilities. Default false."""
+    reject_below: builtins.float
+    """Answers `Prediction.none_of_these` where the known score is below this share, 0 to 1: the share of
+    pictures of the classes that are refused by mistake. Needs an adapted model with known scores.
+    Default: none are refused.
+    """
     @property
     def queries(self) -> global___Images:
         """Holds the images to classify: at least 1, at most `ModelCapabilities.max_query_count`. Required."""
@@ -304,9 +310,12 @@ class PredictRequest(google.protobuf.message.Message):
         batch_norm_mode: global___BatchNormMode.ValueType = ...,
         top_k: builtins.int | None = ...,
         return_logits: builtins.bool | None = ...,
+        reject_below: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_return_logits", b"_return_logits", "_top_k", b"_top_k", "queries", b"queries", "return_logits", b"return_logits", "top_k", b"top_k"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_return_logits", b"_return_logits", "_top_k", b"_top_k", "adapted_model", b"adapted_model", "batch_norm_mode", b"batch_norm_mode", "queries", b"queries", "return_logits", b"return_logits", "top_k", b"top_k"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "top_k", b"top_k"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "adapted_model", b"adapted_model", "batch_norm_mode", b"batch_norm_mode", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "top_k", b"top_k"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_reject_below", b"_reject_below"]) -> typing.Literal["reject_below"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_return_logits", b"_return_logits"]) -> typing.Literal["return_logits"] | None: ...
     @typing.overload
@@ -396,6 +405,7 @@ class AdaptAndPredictRequest(google.protobuf.message.Message):
     QUERIES_FIELD_NUMBER: builtins.int
     TOP_K_FIELD_NUMBER: builtins.int
     RETURN_LOGITS_FIELD_NUMBER: builtins.int
+    REJECT_BELOW_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the served model to adapt. Required."""
     top_k: builtins.int
@@ -404,6 +414,11 @@ class AdaptAndPredictRequest(google.protobuf.message.Message):
     """
     return_logits: builtins.bool
     """Asks for the logits beside the probabilities. Default false."""
+    reject_below: builtins.float
+    """Answers `Prediction.none_of_these` where the known score is below this share, 0 to 1: the share of
+    pictures of the classes that are refused by mistake. Needs an adapted model with known scores.
+    Default: none are refused.
+    """
     @property
     def support_set(self) -> global___SupportSet:
         """Holds the labelled examples. Required."""
@@ -425,9 +440,12 @@ class AdaptAndPredictRequest(google.protobuf.message.Message):
         queries: global___Images | None = ...,
         top_k: builtins.int | None = ...,
         return_logits: builtins.bool | None = ...,
+        reject_below: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_return_logits", b"_return_logits", "_top_k", b"_top_k", "options", b"options", "queries", b"queries", "return_logits", b"return_logits", "support_set", b"support_set", "top_k", b"top_k"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_return_logits", b"_return_logits", "_top_k", b"_top_k", "model", b"model", "options", b"options", "queries", b"queries", "return_logits", b"return_logits", "support_set", b"support_set", "top_k", b"top_k"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "options", b"options", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "support_set", b"support_set", "top_k", b"top_k"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "model", b"model", "options", b"options", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "support_set", b"support_set", "top_k", b"top_k"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_reject_below", b"_reject_below"]) -> typing.Literal["reject_below"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_return_logits", b"_return_logits"]) -> typing.Literal["return_logits"] | None: ...
     @typing.overload
@@ -1475,12 +1493,21 @@ class Prediction(google.protobuf.message.Message):
     CLASS_NAME_FIELD_NUMBER: builtins.int
     PROBABILITY_FIELD_NUMBER: builtins.int
     TOP_CLASSES_FIELD_NUMBER: builtins.int
+    KNOWN_SCORE_FIELD_NUMBER: builtins.int
+    NONE_OF_THESE_FIELD_NUMBER: builtins.int
     class_index: builtins.int
     """Gives the most probable class as an index into the class names."""
     class_name: builtins.str
     """Names the most probable class."""
     probability: builtins.float
     """Gives its probability: 0 to 1."""
+    known_score: builtins.float
+    """Tells how well the query fits the classes: the share of left-out examples that fit them less, 0
+    to 1, so that a threshold is the rate of false alarms. Unset where no example could be left out,
+    see `AdaptReport.estimate`.
+    """
+    none_of_these: builtins.bool
+    """Tells that the query is of none of the classes, by `reject_below`. Default false."""
     @property
     def top_classes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ClassProbability]:
         """Lists the `top_k` most probable classes, best first; empty when none were asked for."""
@@ -1492,8 +1519,12 @@ class Prediction(google.protobuf.message.Message):
         class_name: builtins.str = ...,
         probability: builtins.float = ...,
         top_classes: collections.abc.Iterable[global___ClassProbability] | None = ...,
+        known_score: builtins.float | None = ...,
+        none_of_these: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["class_index", b"class_index", "class_name", b"class_name", "probability", b"probability", "top_classes", b"top_classes"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_known_score", b"_known_score", "known_score", b"known_score"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_known_score", b"_known_score", "class_index", b"class_index", "class_name", b"class_name", "known_score", b"known_score", "none_of_these", b"none_of_these", "probability", b"probability", "top_classes", b"top_classes"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_known_score", b"_known_score"]) -> typing.Literal["known_score"] | None: ...
 
 global___Prediction = Prediction
 

@@ -15,6 +15,7 @@ from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.report.estimate import AccuracyEstimate, estimate_accuracy
 from kshot.server.report.examples import ExampleNote, note_answers, note_pictures
+from kshot.server.report.known import reference_scores
 from kshot.server.request.digest import adaptation_digest, weights_digest
 from kshot.server.request.images import (
     ImageRules,
@@ -157,14 +158,15 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
     )
     classes = np.asarray(engine_task.class_indices, np.int64)
     notes = list(note_pictures(task.images, classes))
-    estimate = None
+    estimate, references = None, np.empty(0, np.float32)
     if result.held_out_logits is not None:
         held_out = result.held_out_logits / np.float32(task.temperature)
         estimate = estimate_accuracy(held_out, classes, engine_task.way)
         notes += note_answers(held_out, classes)
+        references = reference_scores(held_out, classes)
     return AdaptResult(
         model=model,
-        arrays=AdaptedArrays(result.parameters, result.statistics, engine_task.support),
+        arrays=AdaptedArrays(result.parameters, result.statistics, engine_task.support, references),
         partial=result.stop_reason == "TIME_BUDGET",
         support_loss=result.support_loss,
         compute_path=result.compute_path,

@@ -37,9 +37,11 @@ from kshot.server.predict.prediction import (
     Question,
     answer,
     check_mode,
+    check_rejection,
     check_size,
     prepare_queries,
     read_logits,
+    with_known_scores,
 )
 from kshot.server.predict.predictor import images_per_query
 from kshot.server.request.grounds import (
@@ -134,7 +136,7 @@ class Front:
             mode = checked.engine_task.options.batch_norm_mode
             question = Question(model, adaptation.arrays, mode)
             answers = await answer(question, lambda: queries, self.workers)
-            return adaptation, answers
+            return adaptation, with_known_scores(answers, adaptation.arrays, query.reject_below)
 
     async def predict(
         self, adapted_model: str, query: PredictInput, violations: Violations
@@ -153,6 +155,7 @@ class Front:
             def prepare() -> Floats:
                 with current_call().measure("decode"):
                     check_mode(query.mode, model, violations)
+                    check_rejection(query.reject_below, arrays, violations)
                     self._check_size(query, support_count, mode, violations)
                     queries = prepare_queries(query.queries, model, self._budget(), violations)
                     violations.check()
@@ -176,7 +179,7 @@ class Front:
             else:
                 question = Question(model, arrays, mode)
                 answers = await answer(question, prepare, self.workers)
-            return adapted, answers
+            return adapted, with_known_scores(answers, arrays)
 
     async def export(
         self, adapted_model: str, mode: BatchNormMode | None, violations: Violations

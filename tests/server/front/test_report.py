@@ -53,3 +53,45 @@ def test_examples_that_may_do_harm_are_named(
     assert not notes[1].HasField("other_index")
     assert notes[4].flaw == wire.EXAMPLE_FLAW_DUPLICATE
     assert (notes[4].other_index, notes[4].class_index) == (0, 0)
+
+
+def test_queries_unlike_the_classes_are_none_of_these(
+    stub: AdaptationServiceStub, adapt_request: Make, queries: Make
+) -> None:
+    request = adapt_request(way=3, shot=4, head=wire.HEAD_PROTOTYPE, step_count=0)
+    model = stub.Adapt(request, timeout=30).adapted_model
+    support = np.frombuffer(request.support_set.images.tensor.data, "<f4").reshape(12, 1, 4, 4)
+    mixed = queries(count=2)
+    mixed.tensor.data = np.stack([support[0], support.mean(axis=0)]).astype("<f4").tobytes()
+    asked = wire.PredictRequest(adapted_model=model.id, queries=mixed, reject_below=0.1)
+
+    known, unknown = stub.Predict(asked, timeout=30).predictions
+
+    assert known.known_score > 0.3
+    assert not known.none_of_these
+    assert unknown.known_score < 0.1
+    assert unknown.none_of_these
+
+
+def test_a_threshold_needs_left_out_examples(
+    stub: AdaptationServiceStub, adapt_request: Make, queries: Make, refusal: Make
+) -> None:
+    """A model that took steps has none; nothing is refused by mistake."""
+    request = adapt_request(step_count=3)
+    model = stub.Adapt(request, timeout=30).adapted_model
+    plain = wire.PredictRequest(adapted_model=model.id, queries=queries())
+    asked = wire.PredictRequest(adapted_model=model.id, queries=queries(), reject_below=0.1)
+    both = wire.AdaptAndPredictRequest(
+        model="tiny",
+        support_set=request.support_set,
+        options=request.options,
+        queries=queries(),
+        reject_below=0.1,
+    )
+
+    answers = stub.Predict(plain, timeout=30).predictions
+
+    assert not any(answer.HasField("known_score") or answer.none_of_these for answer in answers)
+    for call, message in ((stub.Predict, asked), (stub.AdaptAndPredict, both)):
+        found = refusal(lambda call=call, message=message: call(message, timeout=30))
+        assert "two examples or more per class" in found.violations["reject_below"]

@@ -16,6 +16,7 @@ from kshot.server.predict.export import export_model
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.prediction import read_logits
 from kshot.server.predict.predictor import Predictor
+from kshot.server.request.inputs import PredictInput
 from kshot.server.rpc.encode import prediction_messages
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
@@ -97,11 +98,16 @@ def test_probabilities_match_torch(
     before, after = (
         [[top.class_index for top in each.top_classes] for each in messages]
         for messages in (
-            prediction_messages(read_logits(plain, mode), names, way),
-            prediction_messages(answers, names, way),
+            prediction_messages(read_logits(plain, mode), names, best_of(way)),
+            prediction_messages(answers, names, best_of(way)),
         )
     )
     assert before == after
+
+
+def best_of(top_k: int) -> PredictInput:
+    """Ask for this number of best classes."""
+    return PredictInput(None, None, top_k, return_logits=False)
 
 
 def test_classes_of_probability_zero_keep_order() -> None:
@@ -109,7 +115,7 @@ def test_classes_of_probability_zero_keep_order() -> None:
     logits = np.array([[-500.0, 900.0, -400.0, -450.0]], np.float32)
 
     (message,) = prediction_messages(
-        read_logits(logits, BatchNormMode.SUPPORT), ["a", "b", "c", "d"], 4
+        read_logits(logits, BatchNormMode.SUPPORT), ["a", "b", "c", "d"], best_of(4)
     )
 
     assert [top.class_name for top in message.top_classes] == ["b", "c", "d", "a"]

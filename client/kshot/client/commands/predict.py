@@ -20,6 +20,8 @@ from kshot.client.commands.options import (
 from kshot.client.options import choices
 from kshot.client.results import Prediction
 
+NONE_OF_THESE = "none of these"
+
 
 @click.command()
 @click.argument("adapted_model", metavar="ID")
@@ -29,6 +31,11 @@ from kshot.client.results import Prediction
 @click.option(
     "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Best classes to show."
 )
+@click.option(
+    "--reject-below",
+    type=click.FloatRange(0, 1),
+    help="Answer none of these below this known score: the rate of false alarms.",
+)
 @timeout_option
 @json_option
 def command(
@@ -37,6 +44,7 @@ def command(
     server: str,
     batch_norm_mode: str | None,
     top: int,
+    reject_below: float | None,
     timeout: float,
     as_json: bool,
 ) -> None:
@@ -45,7 +53,9 @@ def command(
         raise click.UsageError("IMAGE: expected at least one, got none")
     check_files(images)
     with Client(server, timeout=timeout) as client:
-        prediction = client.predict(adapted_model, images, batch_norm_mode=batch_norm_mode)
+        prediction = client.predict(
+            adapted_model, images, batch_norm_mode=batch_norm_mode, reject_below=reject_below
+        )
     print_warnings(prediction.warnings)
     names = prediction.class_names
     ranked = [rank(names, row.tolist(), top) for row in prediction.probabilities]
@@ -55,13 +65,19 @@ def command(
     rows = [
         (
             click.format_filename(image),
-            best[0][0],
+            NONE_OF_THESE if refused else best[0][0],
             f"{best[0][1]:.3f}",
             ", ".join(f"{name} {probability:.3f}" for name, probability in best),
         )
-        for image, best in zip(images, ranked, strict=True)
+        for image, best, refused in zip(images, ranked, refusals(prediction), strict=True)
     ]
     print_table(("file", "label", "probability", f"best {top}"), rows)
+
+
+def refusals(prediction: Prediction) -> list[bool]:
+    """Tell which queries are of none of the classes."""
+    refused: list[bool] = prediction.none_of_these.tolist()
+    return refused
 
 
 def rank(names: Sequence[str], probabilities: Sequence[float], top: int) -> list[tuple[str, float]]:
@@ -74,13 +90,19 @@ def document(
     images: Sequence[Path], ranked: Sequence[list[tuple[str, float]]], prediction: Prediction
 ) -> dict[str, object]:
     """Return what the command prints for machines."""
+    known: list[float | None] = [None] * len(ranked)
+    if prediction.known_scores is not None:
+        known = prediction.known_scores.tolist()
     described = [
         {
             "file": str(image),
-            "label": best[0][0],
+            "label": None if refused else best[0][0],
             "probability": best[0][1],
+            "known_score": score,
             "top": [{"label": name, "probability": probability} for name, probability in best],
         }
-        for image, best in zip(images, ranked, strict=True)
+        for image, best, refused, score in zip(
+            images, ranked, refusals(prediction), known, strict=True
+        )
     ]
     return {"predictions": described, "timing_ms": prediction.timing.document()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,7 @@ from kshot.server.call_context import current_call
 from kshot.server.errors import NonFiniteLogits
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.predict.predictor import images_per_query
+from kshot.server.report.known import known_scores
 from kshot.server.request.images import ImageRules, PixelBudget, image_count, prepare_images
 from kshot.server.request.inputs import Images
 from kshot.server.request.options import check_allowed, one_of
@@ -26,11 +27,15 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Answers:
-    """Logits and probabilities `(query_count, way)`, and the mode they were made in."""
+    """Logits and probabilities `(query_count, way)`, and the mode they were made in.
+
+    `known` `(query_count,)` are known scores, where the adapted model can tell.
+    """
 
     logits: Floats
     probabilities: Floats
     mode: BatchNormMode
+    known: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,30 @@ def check_mode(mode: BatchNormMode | None, model: ServedModel, violations: Viola
     if mode is not None:
         allowed = model.bundle.manifest.batch_norm.allowed
         check_allowed("batch_norm_mode", mode, one_of(allowed), violations)
+
+
+def check_rejection(
+    reject_below: float | None, arrays: AdaptedArrays, violations: Violations
+) -> None:
+    """Note a threshold for an adapted model that has no known scores."""
+    if reject_below is not None and not arrays.references.size:
+        violations.add(
+            "reject_below",
+            "expected an adapted model with known scores, got one without; adapt with two examples "
+            "or more per class, and a head from the support set without steps",
+        )
+
+
+def with_known_scores(
+    answers: Answers, arrays: AdaptedArrays, reject_below: float | None = None
+) -> Answers:
+    """Add known scores if there are references; else raise `InvalidRequest` for a threshold."""
+    if arrays.references.size:
+        return replace(answers, known=known_scores(answers.logits, arrays.references))
+    violations = Violations()
+    check_rejection(reject_below, arrays, violations)
+    violations.check()
+    return answers
 
 
 def check_size(

@@ -48,9 +48,13 @@ class AdaptInput:
 
 @dataclass(frozen=True)
 class PredictInput:
-    """A request to classify queries; without a `mode`, the adapted model's own is used."""
+    """A request to classify queries; without a `mode`, the adapted model's own is used.
+
+    Queries whose known score is below `reject_below` are of none of the classes.
+    """
 
     queries: Images | None
     mode: BatchNormMode | None
     top_k: int
     return_logits: bool
+    reject_below: float | None = None

@@ -55,7 +55,12 @@ def predict_input(
     mode = None
     if isinstance(request, wire.PredictRequest):
         mode = batch_norm_mode(request.batch_norm_mode, "batch_norm_mode", violations)
-    return PredictInput(_images(request.queries), mode, request.top_k, request.return_logits)
+    reject_below = request.reject_below if request.HasField("reject_below") else None
+    if reject_below is not None and not 0 <= reject_below <= 1:
+        violations.add("reject_below", f"expected a share from 0 to 1, got {reject_below:g}")
+    return PredictInput(
+        _images(request.queries), mode, request.top_k, request.return_logits, reject_below
+    )
 
 
 def batch_norm_mode(

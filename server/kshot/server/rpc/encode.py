@@ -16,6 +16,7 @@ from kshot.server.call_context import Call, current_call
 from kshot.server.predict.prediction import Answers
 from kshot.server.report.estimate import AccuracyEstimate
 from kshot.server.report.examples import ExampleNote
+from kshot.server.request.inputs import PredictInput
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.v1 import adaptation_pb2 as wire
@@ -92,11 +93,15 @@ def choice_value(choice: StrEnum) -> Any:  # noqa: ANN401 -- the value of any en
 
 
 def prediction_messages(
-    answers: Answers, class_names: Sequence[str], top_k: int
+    answers: Answers, class_names: Sequence[str], query: PredictInput
 ) -> list[wire.Prediction]:
     """Name the best class of each query, and the `top_k` best if they were asked for."""
     messages = []
-    for row, logits in zip(answers.probabilities, answers.logits, strict=True):
+    known: Sequence[float | None] = [None] * len(answers.logits)
+    if answers.known is not None:
+        known = answers.known.tolist()
+    least = -1.0 if query.reject_below is None else query.reject_below
+    for row, logits, score in zip(answers.probabilities, answers.logits, known, strict=True):
         # Order by the logits, which differ even if two probabilities are 0.
         order = np.argsort(-logits, kind="stable")
         best = int(order[0])
@@ -109,8 +114,10 @@ def prediction_messages(
                     wire.ClassProbability(
                         class_index=index, class_name=class_names[index], probability=row[index]
                     )
-                    for index in order[:top_k].tolist()
+                    for index in order[: query.top_k].tolist()
                 ],
+                known_score=score,
+                none_of_these=score is not None and score < least,
             )
         )
     return messages

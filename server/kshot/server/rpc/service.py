@@ -12,6 +12,7 @@ import grpc
 from kshot.server.call_context import current_call
 from kshot.server.front import Front
 from kshot.server.predict.prediction import Answers
+from kshot.server.request.inputs import PredictInput
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.capabilities import capabilities_message
 from kshot.server.rpc.decode import adapt_input, batch_norm_mode, predict_input
@@ -58,7 +59,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         task = predict_input(request, violations)
         adapted, answers = await self._front.predict(request.adapted_model, task, violations)
         return wire.PredictResponse(
-            predictions=await self._predictions(answers, adapted.class_names, task.top_k),
+            predictions=await self._predictions(answers, adapted.class_names, task),
             probabilities=tensor_message(answers.probabilities),
             logits=_logits(answers, task.return_logits),
             adapted_model=adapted.id,
@@ -78,7 +79,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         query = predict_input(request, violations)
         adaptation, answers = await self._front.adapt_and_predict(task, query, violations)
         class_names = task.support_set.class_names
-        predictions = await self._predictions(answers, class_names, query.top_k)
+        predictions = await self._predictions(answers, class_names, query)
         return wire.AdaptAndPredictResponse(
             predictions=predictions,
             probabilities=tensor_message(answers.probabilities),
@@ -143,14 +144,14 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         return capabilities_message(front.catalog, front.config, front.engine.facts)
 
     async def _predictions(
-        self, answers: Answers, class_names: Sequence[str], top_k: int
+        self, answers: Answers, class_names: Sequence[str], query: PredictInput
     ) -> list[wire.Prediction]:
         """Make the messages of answers; off the event loop if they are many."""
 
         def make() -> list[wire.Prediction]:
-            return prediction_messages(answers, class_names, top_k)
+            return prediction_messages(answers, class_names, query)
 
-        if len(answers.logits) * max(1, min(top_k, len(class_names))) <= _CLASSES_ON_LOOP:
+        if len(answers.logits) * max(1, min(query.top_k, len(class_names))) <= _CLASSES_ON_LOOP:
             return make()
         return await self._front.workers.compute(make)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -38,15 +38,22 @@ class AdaptedModelRecord:
 class AdaptedArrays:
     """Float32 arrays: parameters and batch statistics by name, the prepared support set.
 
-    `support` is `(support_count, channels, height, width)`.
+    `support` is `(support_count, channels, height, width)`. `references` `(k,)` are the strongest
+    logits of k examples that were left out; there are none where none could be.
     """
 
     parameters: Arrays
     statistics: Arrays
     support: npt.NDArray[np.float32]
+    references: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     @property
     def size_bytes(self) -> int:
         """Return the bytes of the arrays in memory."""
-        arrays = (*self.parameters.values(), *self.statistics.values(), self.support)
+        arrays = (
+            *self.parameters.values(),
+            *self.statistics.values(),
+            self.support,
+            self.references,
+        )
         return sum(array.nbytes for array in arrays)

@@ -18,6 +18,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PARAMETERS = "parameters."
 _STATISTICS = "statistics."
 _SUPPORT = "support"
+_REFERENCES = "references"
 _SUFFIX = ".safetensors"
 _PARTIAL = ".partial"
 
@@ -34,6 +35,8 @@ def arrays_bytes(arrays: AdaptedArrays) -> bytes:
     tensors = {_PARAMETERS + name: array for name, array in arrays.parameters.items()}
     tensors |= {_STATISTICS + name: array for name, array in arrays.statistics.items()}
     tensors[_SUPPORT] = arrays.support
+    if arrays.references.size:
+        tensors[_REFERENCES] = arrays.references
     whole = {name: np.asarray(array, np.float32, order="C") for name, array in tensors.items()}
     return safetensors.numpy.save(whole)
 
@@ -44,7 +47,10 @@ def parse_arrays(content: bytes) -> AdaptedArrays:
     for array in tensors.values():
         array.flags.writeable = False
     return AdaptedArrays(
-        _below(_PARAMETERS, tensors), _below(_STATISTICS, tensors), tensors[_SUPPORT]
+        _below(_PARAMETERS, tensors),
+        _below(_STATISTICS, tensors),
+        tensors[_SUPPORT],
+        tensors.get(_REFERENCES, np.empty(0, np.float32)),
     )
 
 
