@@ -1101,7 +1101,9 @@ class Tensor(google.protobuf.message.Message):
     """Holds numbers. As images: UINT8 (n, height, width) or (n, height, width, channels) with 1, 3 or 4
     channels and any height and width, which the server brings to the model's form; or FP32 (n,
     channels, height, width), prepared already, of the model's exact shape and finite. A model whose
-    `ModelCapabilities.input_shape` is (features, 1, 1) takes vectors, FP32 (n, features).
+    `ModelCapabilities.input_shape` is (features, 1, 1) takes vectors, FP32 (n, features). UINT8 pixels
+    go from 0 to 255: images with only 0 and 1 are refused. So are prepared values that no pixel
+    becomes, beyond 5 % of their range.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
