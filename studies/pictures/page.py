@@ -8,7 +8,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from studies.common.page import table
-from studies.common.plots import LOOKS, Look, legend_below, save_plot
+from studies.common.plots import COLOURS, MARKERS, legend_below, save_plot
 from studies.common.results import Result, Row
 from studies.pictures.contenders import Kind, read_contenders
 from studies.pictures.measure import SetRow, read_set_rows
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 STUDY = "pictures"
 NOTHING, NONE = "Not measured yet.", "-"
 REAL = "pictures"
+OVERVIEW = (
+    "![Accuracy of every contender on each set, by examples per class]"
+    "(../studies/results/pictures/overview.png)"
+)
 AHEAD_HEAD = ("", "examples", "best rival")
 REDUCED = "-reduced"
 
@@ -37,6 +41,7 @@ def page_blocks(results: Mapping[str, Result]) -> Mapping[str, str]:
         for shot in shots
     }
     return {
+        "pictures overview": OVERVIEW if results else NOTHING,
         **blocks,
         "pictures ahead": _ahead(real.values(), results),
         "pictures times": _times(real.values(), results),
@@ -56,22 +61,25 @@ def draw_overview(path: Path, results: Mapping[str, Result]) -> None:
             found = {
                 row.title: _by_contender(results.get(f"{row.name}-{shot}shot")) for row in rows
             }
-            for (name, title), look in zip(_competing(found.values()).items(), LOOKS, strict=False):
+            for number, (name, title) in enumerate(_competing(found.values()).items()):
                 points = [
                     (place, of[name]) for place, of in enumerate(found.values()) if name in of
                 ]
-                drawn = vars(Look(title.replace("`", ""), look[0], "none", look[2]))
+                look = number % len(COLOURS)
                 axes.errorbar(
                     [100 * row["accuracy"] for _, row in points],
                     [place for place, _ in points],
                     xerr=[100 * row["ci95"] for _, row in points],
-                    alpha=0.8,
-                    **drawn,
+                    color=COLOURS[look],
+                    fillstyle="full" if number == look else "none",
+                    label=title.replace("`", ""),
+                    linestyle="none",
+                    marker=MARKERS[look],
                 )
             axes.set_yticks(range(len(rows)), list(found))
             axes.set_xlabel(f"accuracy, %, {_examples(shot)}")
+            axes.set_ylim(len(rows) - 0.5, -0.5)
             axes.grid(axis="x", alpha=0.3)
-        panels[0].invert_yaxis()
         legend_below(figure, panels)
 
     save_plot(path, draw, width=11.0, height=5.0)
