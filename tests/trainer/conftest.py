@@ -9,10 +9,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx.parser
 import pytest
 import torch
 
-from kshot.bundle import BatchNormMode, Calibration, Manifest, TemperatureRule
+from kshot.bundle import (
+    BatchNorm,
+    BatchNormMode,
+    Bundle,
+    Calibration,
+    EncoderSpec,
+    Head,
+    HeadPolicy,
+    Manifest,
+    NetworkSpec,
+    TemperatureRule,
+    Weights,
+    write_bundle,
+)
 from kshot.learner import Initialization, Network, build_network, initial_parameters
 from kshot.trainer.bundling import packaging
 from kshot.trainer.bundling.onnx_templates import build_template
@@ -39,6 +54,13 @@ SMALL = (
     "serving.step_count=10",
 )
 
+ENCODER = """<ir_version: 10, opset_import: ["" : 20]>
+encode (float[n,1,28,28] images) => (float[n,49,1,1] encoded) {
+    means = AveragePool<kernel_shape = [4, 4], strides = [4, 4]>(images)
+    shape = Constant<value = int64[4] {-1, 49, 1, 1}>()
+    encoded = Reshape(means, shape)
+}"""
+
 build_template_once = functools.cache(build_template)
 
 
@@ -59,6 +81,12 @@ def no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture(scope="session")
+def small_settings() -> tuple[str, ...]:
+    """Settings of a recipe that is done in a moment."""
+    return SMALL
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +129,33 @@ def small_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packaging, "build_template", name_mode)
     monkeypatch.setattr(curve_file, "figure_of", draw_nothing)
     monkeypatch.setattr(curve_file, "write_png", draw_nothing)
+
+
+@pytest.fixture(scope="session")
+def encoder_bundle(
+    small_recipe: Callable[..., Recipe],
+    patterns: Callable[..., ImageDataset],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Bundle:
+    """A linear classifier behind an encoder: means of 4 x 4 pixels, patterns' own parts."""
+    stored = BatchNormMode.STORED
+    manifest = replace(
+        packaging.draft_manifest(small_recipe(), patterns()),
+        name="means",
+        network=NetworkSpec("features", {"scale": 3.0}),
+        encoder=EncoderSpec((49, 1, 1)),
+        batch_norm=BatchNorm(stored, (stored,)),
+        head=HeadPolicy(Head.PROTOTYPE, (Head.PROTOTYPE,)),
+    )
+    way = manifest.training.way
+    parameters = {
+        "head.weight": np.zeros((way, 49), np.float32),
+        "head.bias": np.zeros(way, np.float32),
+    }
+    weights = Weights(parameters, parameters, step=0)
+    encoder = onnx.parser.parse_model(ENCODER).SerializeToString()
+    root = tmp_path_factory.mktemp("encoders")
+    return write_bundle(root, manifest, weights, {stored: b""}, "# e\n", encoder=encoder)
 
 
 @pytest.fixture(scope="session")

@@ -1,41 +1,22 @@
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import onnx.parser
 import pytest
 import torch
 
 from kshot.bundle import (
-    BatchNorm,
     BatchNormMode,
     Bundle,
-    EncoderSpec,
-    Head,
-    HeadPolicy,
-    Manifest,
-    NetworkSpec,
-    Weights,
-    write_bundle,
 )
-from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.datasets import encoded_images
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
 from kshot.trainer.datasets.encoded_images import encoded_pixels
 from kshot.trainer.errors import DataError
 from kshot.trainer.evaluate.evaluator import Evaluator
 from kshot.trainer.evaluate.settings import EvaluationSettings
-from kshot.trainer.recipe.recipe import Recipe
 
 CPU = torch.device("cpu")
 STORED = BatchNormMode.STORED
-ENCODER = """<ir_version: 10, opset_import: ["" : 20]>
-encode (float[n,1,28,28] images) => (float[n,49,1,1] encoded) {
-    means = AveragePool<kernel_shape = [4, 4], strides = [4, 4]>(images)
-    shape = Constant<value = int64[4] {-1, 49, 1, 1}>()
-    encoded = Reshape(means, shape)
-}"""
 
 
 @pytest.fixture(autouse=True)
@@ -45,26 +26,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def bundle(
-    small_recipe: Callable[..., Recipe], patterns: Callable[..., ImageDataset], tmp_path: Path
-) -> Bundle:
-    """A linear classifier of means of 4 x 4 pixels."""
-    drafted: Manifest = draft_manifest(small_recipe(), patterns())
-    manifest = replace(
-        drafted,
-        network=NetworkSpec("features", {"scale": 3.0}),
-        encoder=EncoderSpec((49, 1, 1)),
-        batch_norm=BatchNorm(STORED, (STORED,)),
-        head=HeadPolicy(Head.PROTOTYPE, (Head.PROTOTYPE,)),
-    )
-    way = manifest.training.way
-    parameters = {
-        "head.weight": np.zeros((way, 49), np.float32),
-        "head.bias": np.zeros(way, np.float32),
-    }
-    weights = Weights(parameters, parameters, step=0)
-    encoder = onnx.parser.parse_model(ENCODER).SerializeToString()
-    return write_bundle(tmp_path, manifest, weights, {STORED: b""}, "# e\n", encoder=encoder)
+def bundle(encoder_bundle: Bundle) -> Bundle:
+    return encoder_bundle
 
 
 def means(dataset: ImageDataset) -> torch.Tensor:

@@ -60,10 +60,12 @@ def pack_bundle(
     initialization: Initialization,
     recipe: Recipe,
     dataset: ImageDataset,
+    start: Bundle | None = None,
 ) -> Path:
     """Write `out/NAME/VERSION` and return that folder; raises `BundleError` when it exists.
 
-    The data set is the training part: the card describes it.
+    The data set is the training part: the card describes it. The encoder is that of the bundle
+    that the training started from.
     """
     modes = manifest.template_modes
     templates = {mode: build_template(initialization.network, mode) for mode in modes}
@@ -74,7 +76,10 @@ def pack_bundle(
     )
     words = training_words(manifest, recipe, dataset)
     card = model_card(words, manifest, table_seed=recipe.evaluation.table.seed)
-    return write_bundle(out, manifest, weights, templates, card).path
+    encoder = None
+    if start is not None and start.encoder_path is not None:
+        encoder = start.encoder_path.read_bytes()
+    return write_bundle(out, manifest, weights, templates, card, encoder=encoder).path
 
 
 def pack_copy(

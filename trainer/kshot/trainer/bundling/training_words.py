@@ -44,7 +44,7 @@ def _introduction(manifest: Manifest, recipe: Recipe, dataset: ImageDataset) -> 
 An initialization for few-shot classification of {width}x{height} images with \
 {counted(channels, "channel")}, made by kshot.
 
-- Network: `{manifest.network.name}` ({arguments}).
+- Network: `{manifest.network.name}` ({arguments}){_start(recipe)}.
 - Training: {ALGORITHMS[recipe.outer.algorithm]}, recipe `{provenance.recipe}`, \
 {provenance.meta_iterations:,} meta-iterations of {_tasks(recipe)}, seed {provenance.seed}.
 - Inner loop: {_inner_loop(recipe.inner, recipe.task)}.
@@ -52,6 +52,14 @@ An initialization for few-shot classification of {width}x{height} images with \
 - Data: {_classes(recipe, dataset)} (digest of the split `{provenance.split_digest}`, of the \
 images `{provenance.data_digest}`).
 - Made with: {versions}."""
+
+
+def _start(recipe: Recipe) -> str:
+    """Name the bundle whose weights, and encoder, the training started from."""
+    if recipe.start is None:
+        return ""
+    kept = "" if recipe.encoded_shape is None else " behind its encoder"
+    return f", started from bundle `{recipe.start.bundle}` (`{recipe.start.digest}`){kept}"
 
 
 def _tasks(recipe: Recipe) -> str:

@@ -19,14 +19,17 @@ from kshot.trainer.commands.options import (
 )
 from kshot.trainer.commands.requests import argument, command_of, option
 from kshot.trainer.datasets.device_images import enlarged
+from kshot.trainer.datasets.encoded_images import encoded_pixels
 from kshot.trainer.datasets.registry import WITHOUT_FOLDER
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.loop.image_run import train
 from kshot.trainer.loop.run import CHECKPOINT_FILE
 from kshot.trainer.loop.workers import Workers, joined_workers
+from kshot.trainer.output.progress import Progress
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.recipe.sine import SineRecipe
+from kshot.trainer.recipe.start import start_bundle
 from kshot.trainer.sine.run import RESULT_FILE, train_sine
 
 
@@ -48,6 +51,9 @@ class TrainRequest:
         multiple=True,
         metavar="KEY=VALUE",
     )
+    start: str | None = option(
+        "Start from a bundle's weights, with its input, network and encoder.", metavar="BUNDLE"
+    )
     resume: bool = option("Continue from the checkpoint in DIR.")
     device: str = option(**DEVICE)
     compiled: bool | None = option(
@@ -60,6 +66,7 @@ class TrainRequest:
         """Return the words of a command that starts the same training."""
         words = ["kshot", "train", self.recipe_name, "--out", str(self.out)]
         words += [] if self.data_folder is None else ["--data", str(self.data_folder)]
+        words += [] if self.start is None else ["--start", self.start]
         words += [word for override in self.overrides for word in ("--set", override)]
         words += ["--device", self.device]
         if self.compiled is not None:
@@ -76,7 +83,7 @@ def command(request: TrainRequest) -> None:
     share the tasks of each meta-batch.
     """
     try:
-        recipe = load_recipe(request.recipe_name, request.overrides)
+        recipe = load_recipe(request.recipe_name, request.overrides, request.start)
     except RecipeError as error:
         raise click.UsageError(str(error)) from error
     if recipe.data.dataset not in WITHOUT_FOLDER:
@@ -121,6 +128,11 @@ def _train(
         read_part(recipe.data, request.data_folder, part, spec, silent=not workers.first)
         for part, spec in inputs.items()
     )
+    start = start_bundle(recipe)
+    if start is not None and start.encoder_path is not None:
+        with Progress("encoding", "images") as progress:
+            for part in (train_part, test_part):  # kept in the cache for the training
+                encoded_pixels(part, start, device, progress.update)
     show_table = follower.show_table
     return train(recipe, train_part, test_part, request.out, report_table=show_table, **how)
 

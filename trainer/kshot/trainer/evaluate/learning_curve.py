@@ -29,10 +29,16 @@ class Curves:
         scalars = {}
         for name, dataset in self.datasets.items():
             evaluator = Evaluator(initialization, self.manifest, dataset, pixels=self.pixels[name])
-            results = evaluator.evaluate(settings, MODES)
+            results = evaluator.evaluate(settings, modes_of(self.manifest))
             for mode, result in results.items():
                 scalars[f"accuracy/{name}/{mode}"] = result.accuracy
         return scalars
+
+
+def modes_of(manifest: Manifest) -> tuple[BatchNormMode, ...]:
+    """Return the modes of a bundle's curves."""
+    stored = BatchNormMode.STORED
+    return (stored,) if stored in manifest.batch_norm.allowed else MODES
 
 
 def curve_tasks(recipe: Recipe) -> EvaluationSettings:

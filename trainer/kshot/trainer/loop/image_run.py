@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from kshot.bundle import Manifest
+from kshot.bundle import Bundle, Manifest
 from kshot.trainer.bundling.packaging import (
     bundle_folder,
     draft_manifest,
@@ -15,6 +15,7 @@ from kshot.trainer.bundling.packaging import (
 )
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.device_images import DevicePixels
+from kshot.trainer.datasets.encoded_images import encoded_pixels
 from kshot.trainer.errors import DataError, TrainingError
 from kshot.trainer.evaluate.accuracy_table import check_plan, measure_plan, plan_table
 from kshot.trainer.evaluate.evaluator import Evaluator
@@ -29,9 +30,11 @@ from kshot.trainer.loop.run import (
     first_state,
     resumed_state,
     run_training,
+    started_state,
 )
 from kshot.trainer.loop.workers import ALONE, Workers
 from kshot.trainer.recipe.recipe import Recipe, recipe_digest
+from kshot.trainer.recipe.start import start_bundle
 from kshot.trainer.tasks.episodes import check_episodes
 from kshot.trainer.tasks.meta_batch import ImageTasks
 
@@ -76,9 +79,11 @@ def train(
     if not workers.first:
         return folder
     initialization = training.initialization(state)
-    rows = measure_plan(plan, Evaluator(initialization, manifest, dataset_test), report_table)
-    measured = replace(manifest, evaluation=rows)
-    return pack_bundle(out, measured, initialization, recipe, dataset_train)
+    start = start_bundle(recipe)
+    pixels = _pixels(start, recipe, dataset_test, device)
+    evaluator = Evaluator(initialization, manifest, dataset_test, pixels=pixels)
+    measured = replace(manifest, evaluation=measure_plan(plan, evaluator, report_table))
+    return pack_bundle(out, measured, initialization, recipe, dataset_train, start)
 
 
 def image_training(
@@ -92,9 +97,10 @@ def image_training(
     """Build a training; raises the errors of `train` before hours are spent."""
     _check_datasets(recipe, dataset_train, dataset_test)
     datasets = {"train": dataset_train, "test": dataset_test}
+    start = start_bundle(recipe)
     pixels = {
-        "train": DevicePixels.load(dataset_train, recipe.input, device, recipe.oversampling),
-        "test": DevicePixels.load(dataset_test, recipe.input, device),
+        "train": _pixels(start, recipe, dataset_train, device, recipe.oversampling),
+        "test": _pixels(start, recipe, dataset_test, device),
     }
     loop = recipe_loop(recipe, ImageTasks(recipe, dataset_train, pixels["train"]), workers)
     curves = Curves(recipe, manifest, datasets, pixels)
@@ -102,7 +108,7 @@ def image_training(
         recipe,
         TrainingIdentity(recipe_digest(recipe), dataset_train.digest),
         loop,
-        first_state(loop, device),
+        first_state(loop, device) if start is None else started_state(loop, start, device),
         curves.measure,
         manifest.training.way if recipe.task.labels == "fixed" else None,
     )
@@ -114,8 +120,22 @@ def image_loop(recipe: Recipe, dataset: ImageDataset, device: torch.device) -> O
     Raises `TrainingError` when the recipe does not fit its network, `DataError` when the images do
     not fit its input.
     """
-    pixels = DevicePixels.load(dataset, recipe.input, device, recipe.oversampling)
+    start = start_bundle(recipe)
+    pixels = _pixels(start, recipe, dataset, device, recipe.oversampling)
     return recipe_loop(recipe, ImageTasks(recipe, dataset, pixels))
+
+
+def _pixels(
+    start: Bundle | None,
+    recipe: Recipe,
+    dataset: ImageDataset,
+    device: torch.device,
+    oversampling: int = 1,
+) -> DevicePixels:
+    """Load images as the network takes them: encoded where the training keeps an encoder."""
+    if start is not None and recipe.encoded_shape is not None:
+        return encoded_pixels(dataset, start, device)
+    return DevicePixels.load(dataset, recipe.input, device, oversampling)
 
 
 def _check_datasets(

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kshot.learner import Initialization, derive_seed, initial_parameters
+from kshot.bundle import Bundle, Head
+from kshot.learner import Initialization, derive_seed, initial_parameters, start_state
 from kshot.trainer.errors import LostWorkerError, OtherTrainingError, TrainingError, writing
 from kshot.trainer.loop.checkpoint import (
     TrainingIdentity,
@@ -165,6 +166,28 @@ def first_state(loop: OuterLoop, device: torch.device) -> OuterState:
     zeros = torch.zeros_like(parameters)
     moments = OuterMoments(zeros, zeros) if loop.outer.optimizer == "adam" else None
     return OuterState(parameters, zeros, 0, 0, moments)
+
+
+def started_state(loop: OuterLoop, bundle: Bundle, device: torch.device) -> OuterState:
+    """Take the first parameters from a bundle, its head brought to the way of the tasks.
+
+    Where the inner Adam carries its second moment, that goes on from the bundle's. Raises
+    `TrainingError` when the bundle's weights do not fit its network.
+    """
+    try:
+        initialization = Initialization.from_bundle(bundle, device)
+    except ValueError as error:
+        raise TrainingError(f"bundle {bundle.path} cannot be a start: {error}") from None
+    start = start_state(
+        initialization,
+        loop.layout.shapes["head.bias"][0],
+        head=Head.TRAINED,
+        preconditioner=loop.rule.preconditioner,
+    )
+    parameters, moment = start.parameters[0], start.second_moment[0]
+    zeros = torch.zeros_like(parameters)
+    moments = OuterMoments(zeros, zeros) if loop.outer.optimizer == "adam" else None
+    return OuterState(parameters, moment, start.step, 0, moments)
 
 
 def resumed_state(training: Training, out: Path) -> OuterState:

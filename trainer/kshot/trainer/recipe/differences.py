@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from kshot.trainer.recipe.files import list_recipes, load_recipe
 from kshot.trainer.recipe.parsing import AnyRecipe
-from kshot.trainer.recipe.recipe import PROSE, plain_recipe
+from kshot.trainer.recipe.recipe import PROSE, Recipe, plain_recipe
 
 Document = Mapping[str, object]
 
@@ -13,12 +13,17 @@ Document = Mapping[str, object]
 def recipe_words(recipe: AnyRecipe) -> list[str] | None:
     """Return what to write after `kshot train` for a recipe, None where no words lead to it.
 
-    These are the name of a shipped recipe and a `--set key=value` for each value that differs.
+    These are the name of a shipped recipe, its `--start BUNDLE`, and a `--set key=value` for each
+    value that differs.
     """
     if recipe.name not in list_recipes():
         return None
-    words = [recipe.name]
-    for key, _, value in differences(plain_recipe(load_recipe(recipe.name)), plain_recipe(recipe)):
+    words, start = [recipe.name], None
+    if isinstance(recipe, Recipe) and recipe.start is not None:
+        start = recipe.start.bundle
+        words += ["--start", start]
+    shipped = plain_recipe(load_recipe(recipe.name, start=start))
+    for key, _, value in differences(shipped, plain_recipe(recipe)):
         if value is None:  # no setting removes a key
             return None
         words += ["--set", f"{key}={_toml(value)}"]

@@ -9,6 +9,7 @@ from kshot.trainer.errors import RecipeError
 from kshot.trainer.recipe.overrides import override
 from kshot.trainer.recipe.parsing import AnyRecipe, parse_recipe
 from kshot.trainer.recipe.recipe import Recipe
+from kshot.trainer.recipe.start import apply_start
 
 _SHIPPED = files("kshot.trainer.recipe") / "shipped"
 
@@ -19,15 +20,21 @@ def list_recipes() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> AnyRecipe:
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), start: str | None = None
+) -> AnyRecipe:
     """Read a shipped recipe by name, or any recipe by the path of its TOML file.
 
-    Each override is `dotted.key=value`. Its value is written as in TOML, where quotes around text
-    are optional. Raises `RecipeError`.
+    `start` names the bundle to start from, in place of `start.bundle`. Each override is
+    `dotted.key=value`. Its value is written as in TOML, where quotes around text are optional.
+    Raises `RecipeError`.
     """
     document = _document(name_or_path)
     for setting in overrides:
         override(document, setting)
+    if start is not None:
+        document["start"] = {"bundle": start}
+    apply_start(document, name_or_path)
     return parse_recipe(document, name_or_path)
 
 

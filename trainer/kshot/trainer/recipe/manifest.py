@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from kshot.bundle.manifest import InnerLoop, Manifest, Provenance, Training
+from kshot.bundle.manifest import EncoderSpec, InnerLoop, Manifest, Provenance, Training
 from kshot.trainer.recipe.recipe import Recipe, recipe_digest
 
 BUNDLE_VERSION = 1
@@ -19,6 +19,7 @@ def manifest_of(
         version=BUNDLE_VERSION,
         network=recipe.network,
         input=recipe.input,
+        encoder=None if recipe.encoded_shape is None else EncoderSpec(recipe.encoded_shape),
         inner_loop=InnerLoop(
             optimizer="sgd" if inner.preconditioner == "sgd" else "adam",
             learning_rate=inner.learning_rate,

@@ -78,6 +78,9 @@ def _check_data(recipe: Recipe) -> None:
         expected = f"no such key with data set {data.dataset}; only data set folder has one"
         expect(data.folder is None, "data.folder", expected, data.folder)
     changed = recipe.augmentation
+    expected = "no such key: images are encoded once, before they could be changed"
+    free = changed is None or recipe.encoded_shape is None
+    expect(free, "augmentation", expected, "one")
     if changed is not None and changed.flip and (data.dataset, data.split) == MIRRORED:
         reason = "the validation classes of this split are mirrored training classes"
         raise DocumentError("augmentation.flip", f"expected false, got true; {reason}")

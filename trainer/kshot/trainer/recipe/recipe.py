@@ -71,6 +71,18 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class Start:
+    """The bundle whose initialization a training starts from, and whose encoder it keeps.
+
+    `digest` is the bundle's, `encoded_shape` what its encoder gives; both are filled in.
+    """
+
+    bundle: Text
+    digest: Text
+    encoded_shape: tuple[Count, Count, Count] | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """The training tasks; `shot` is the number of support examples per class.
 
@@ -215,11 +227,17 @@ class Recipe:
     evaluation: Evaluation
     serving: Serving
     augmentation: Augmentation | None = field(default=None, kw_only=True)
+    start: Start | None = field(default=None, kw_only=True)
+
+    @property
+    def encoded_shape(self) -> tuple[int, int, int] | None:
+        """Return what the encoder of the start gives, None without an encoder."""
+        return None if self.start is None else self.start.encoded_shape
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Return the shape of one example."""
-        return self.input.shape
+        """Return the shape of one example as the network takes it."""
+        return self.encoded_shape or self.input.shape
 
     @property
     def oversampling(self) -> int:
