@@ -12,12 +12,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import sklearn.linear_model  # noqa: F401 -- loads the libraries that `threadpool_limits` limits
-from threadpoolctl import threadpool_limits
 
 from kshot.bundle import cache_folder
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.output.progress import Progress
+from kshot.trainer.rivals.rivals import one_thread
 from kshot.trainer.statistics import accuracy_interval
 from studies.common.results import Row as ResultRow
 from studies.common.rows import read_rows
@@ -202,7 +201,7 @@ def one_core() -> Iterator[None]:
     if held:
         os.sched_setaffinity(0, {max(before)})
     try:
-        with threadpool_limits(1):
+        with one_thread():
             yield
     finally:
         if held:

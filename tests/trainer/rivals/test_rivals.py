@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression as Learner
+from threadpoolctl import threadpool_info
 
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.rivals import rivals
 from kshot.trainer.rivals.features import features_of
-from kshot.trainer.rivals.rivals import RIVALS, Labels, LogisticRegression, check_rivals
+from kshot.trainer.rivals.rivals import RIVALS, Labels, LogisticRegression, check_rivals, one_thread
 
 PICTURES = Path(os.environ.get("KSHOT_DATA", "/nonexistent")) / "pictures"
 # Names in baselines.json; it has no HOG.
@@ -46,6 +47,11 @@ def test_regression_in_the_span_is_the_same() -> None:
 
     expected = plain.predict_proba(queries)
     assert np.allclose(learned.predict_proba(queries), expected, atol=0.01)  # both stop early
+
+
+def test_libraries_are_held_to_one_thread() -> None:
+    with one_thread():
+        assert {found["num_threads"] for found in threadpool_info()} == {1}
 
 
 def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

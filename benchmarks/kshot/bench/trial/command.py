@@ -19,7 +19,7 @@ from kshot.client import Client, KshotError, UnavailableError
 from kshot.client.commands.options import json_option, print_document
 from kshot.trainer.output.plotting import figure_of, write_png
 from kshot.trainer.output.progress import Progress
-from kshot.trainer.rivals.rivals import RIVALS, check_rivals
+from kshot.trainer.rivals.rivals import RIVALS, check_rivals, one_thread
 
 TIMEOUT_S = 300.0
 SERVER_HELP = "Try the models of this running server.  [default: a new one]"
@@ -66,6 +66,7 @@ def command(
     pictures = read_pictures(folder, most)
     with ExitStack() as stack:
         stack.enter_context(interrupted_by_signals())
+        stack.enter_context(one_thread())
         bundles = {} if server else _bundles(names)
         address = server or stack.enter_context(_own_server(list(bundles.values())))
         client = stack.enter_context(Client(address, timeout=TIMEOUT_S))

@@ -1,7 +1,8 @@
 """The trivial classifiers that an adapted network has to beat."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import MappingProxyType
@@ -139,6 +140,16 @@ RIVALS: Mapping[str, Rival] = MappingProxyType(
         ),
     }
 )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold scikit-learn's libraries to one thread around a block: more slow small tasks down."""
+    import sklearn.linear_model  # noqa: F401 -- loads the libraries that are held
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield
 
 
 def check_rivals() -> None:
