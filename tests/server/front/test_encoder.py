@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
+import grpc
 import numpy as np
 import onnxruntime
 import pytest
@@ -20,6 +21,7 @@ Make = Callable[..., Any]
 Numbers = np.ndarray[Any, Any]
 StartServer = Callable[..., AbstractContextManager[Any]]
 WAY, SHOT = 3, 4
+DIE = 900  # the seed that ends the fake engine
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +184,51 @@ def test_images_of_the_networks_own_shape_are_refused(
     assert refused.violations == {
         "support_set.images.tensor": "expected float32 shape (n, 1, 8, 8), got (12, 1, 4, 4)"
     }
+
+
+def test_a_restarted_server_answers_as_before(
+    make_config: Make,
+    encoder_bundle: Bundle,
+    run_in_thread: Make,
+    pipes: object,  # noqa: ARG001 -- the fake engine needs it
+) -> None:
+    """The store keeps what lies behind the encoder: the adapted network and the encoded support."""
+    config = make_config(bundles=(encoder_bundle.path,))
+    answers = []
+    for turn in range(2):
+        with run_in_thread(config) as server:
+            if turn == 0:
+                adapted = server.stub.Adapt(support("encoded"), timeout=60).adapted_model
+            for mode in (1, 2, 3):
+                request = wire.PredictRequest(
+                    adapted_model=adapted.id, queries=sent(images(3, 5)), batch_norm_mode=mode
+                )
+                answers.append(numbers(server.stub.Predict(request, timeout=60).probabilities))
+
+    for before, after in zip(answers[:3], answers[3:], strict=True):
+        np.testing.assert_array_equal(before, after)
+    # Half the sides of the images: a quarter of their bytes.
+    assert 4 * WAY * SHOT * 16 < adapted.size_bytes < 4 * WAY * SHOT * 64
+
+
+def test_an_engine_that_dies_takes_one_adaptation(
+    make_config: Make,
+    encoder_bundle: Bundle,
+    run_in_thread: Make,
+    pipes: object,  # noqa: ARG001 -- the fake engine needs it
+    wait_arrival: Callable[[], str],
+) -> None:
+    """Kept models answer meanwhile: the front encodes and predicts without the engine."""
+    with run_in_thread(make_config(bundles=(encoder_bundle.path,))) as server:
+        adapted = server.stub.Adapt(support("encoded"), timeout=60).adapted_model
+        request = wire.PredictRequest(adapted_model=adapted.id, queries=sent(images(3, 5)))
+        before = numbers(server.stub.Predict(request, timeout=60).probabilities)
+        dying = support("encoded")
+        dying.options.seed = DIE
+
+        lost = server.stub.Adapt.future(dying, timeout=60)
+        wait_arrival()
+
+        assert lost.exception().code() is grpc.StatusCode.UNAVAILABLE
+        after = numbers(server.stub.Predict(request, timeout=60).probabilities)
+        np.testing.assert_array_equal(after, before)

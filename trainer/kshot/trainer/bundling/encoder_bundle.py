@@ -48,10 +48,11 @@ LEARNING_RATE = 0.01
 WAY, SHOT = 5, 5
 _BATCH_SIZES = (BatchSizeRule(5, 25), BatchSizeRule(20, 100), BatchSizeRule(200, 200))
 _WAY_BUCKETS = (5, 20, 50, 200)
+# 500 prepared images of 224 pixels take 300 MB.
 _LIMITS = Limits(
     max_way=200,
-    max_support_count=1000,
-    max_query_count=1000,
+    max_support_count=500,
+    max_query_count=500,
     max_step_count=200,
     max_learning_rate=1.0,
 )
