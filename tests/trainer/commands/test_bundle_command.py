@@ -47,7 +47,7 @@ def test_a_bundle_of_an_onnx_file_serves_at_once(encoder: Path, tmp_path: Path) 
     assert manifest.input.preprocessing[1:3] == (Square("pad"), Resize(16, 16, "box"))
     assert manifest.network_input_shape == (12, 1, 1)
     assert manifest.batch_norm.allowed == (BatchNormMode.STORED,)
-    assert manifest.head.default is Head.PROTOTYPE
+    assert manifest.head.default is Head.RIDGE
     initialization = Initialization.from_bundle(bundle, device("cpu"))
     assert initialization.network.feature_count == 12
     card = (folder / "README.md").read_text()

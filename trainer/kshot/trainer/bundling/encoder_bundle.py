@@ -25,6 +25,8 @@ from kshot.bundle import (
     Provenance,
     Resize,
     Rgb,
+    RidgeRule,
+    RidgeSettings,
     Scope,
     ScopePolicy,
     Square,
@@ -39,11 +41,12 @@ from kshot.trainer.bundling.onnx_templates import build_template
 from kshot.trainer.bundling.packaging import library_versions
 from kshot.trainer.bundling.timm_backbone import Method
 
-# Chosen on eight sets of pictures, features of EfficientNet-Lite0: 20 steps of Adam on the whole
-# support set gain 2.0 points on class means with five examples per class, 0.3 with one. The scale
-# makes the logits of class means ten times the cosine.
+# Chosen on eight sets of pictures, features of EfficientNet-Lite0, 30 5-way tasks each. With 1 and
+# with 5 examples per class class means reach 52.0 and 70.3 %, 20 steps of Adam from them 52.3 and
+# 72.2 %, ridge regression 53.1 and 73.2 %. The scale of features makes the logits of class means
+# ten times the cosine; that of ridge regression gives the least negative log-likelihood.
 SCALE = 2.236
-STEP_COUNT = 20
+RIDGE = RidgeRule(max_shot=1, penalty=0.3, evidence=1.0, scale=4.0, weights=(1.0,))
 LEARNING_RATE = 0.01
 WAY, SHOT = 5, 5
 _BATCH_SIZES = (BatchSizeRule(5, 25), BatchSizeRule(20, 100), BatchSizeRule(200, 200))
@@ -102,7 +105,7 @@ def write_encoder_bundle(
 ) -> Bundle:
     """Write `out/NAME/VERSION` whole; raises `BundleError` when it exists or is invalid.
 
-    The head starts as class means; the network behind the encoder is `features`.
+    The head is ridge regression on the support set; the network behind the encoder is `features`.
     """
     manifest = encoder_manifest(name, version, spec, encoder, origin)
     return pack_encoder(out, manifest, encoder, _introduction(manifest, origin))
@@ -139,7 +142,7 @@ def encoder_manifest(
         encoder=EncoderSpec(encoder.output_shape),
         inner_loop=InnerLoop(
             learning_rate=LEARNING_RATE,
-            step_count=STEP_COUNT,
+            step_count=0,
             batch_size_by_way=_BATCH_SIZES,
             batch_sizes=(5, 10, 25, 50, 100, 200),
             way_buckets=_WAY_BUCKETS,
@@ -149,7 +152,8 @@ def encoder_manifest(
         ),
         batch_norm=BatchNorm(BatchNormMode.STORED, (BatchNormMode.STORED,)),
         training=Training(WAY, SHOT),
-        head=HeadPolicy(Head.PROTOTYPE, (Head.PROTOTYPE, Head.ZERO)),
+        head=HeadPolicy(Head.RIDGE, (Head.RIDGE, Head.PROTOTYPE, Head.ZERO)),
+        ridge=RidgeSettings((encoder.output_shape[0],), (RIDGE,)),
         scope=ScopePolicy(Scope.HEAD, (Scope.HEAD, Scope.ALL)),
         limits=_LIMITS,
         provenance=Provenance(
@@ -178,7 +182,8 @@ A frozen encoder and a linear classifier for few-shot classification of pictures
 
 - Encoder: {origin.sentence}; {width}x{height} pixels in {channels} channels become \
 {features:,} features.
-- Network: `{manifest.network.name}`, the features' direction; the head starts as class means.
+- Network: `{manifest.network.name}`, the features' direction; the head is ridge \
+regression on the support set.
 - Training: none by kshot; what the encoder was trained on is for its source to say.
 - Built by: `{origin.command}`.
 - Made with: {versions}."""

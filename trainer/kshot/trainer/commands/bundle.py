@@ -73,7 +73,7 @@ def command() -> None:
 )
 @click.option("--method", type=click.Choice(METHODS), help="Resizing.  [default: timm's, bicubic]")
 def build(out: Path, name: str, version: int, square: str, **given: Any) -> None:  # noqa: ANN401 -- click's own
-    """Write a bundle NAME that serves at once: a frozen encoder, a head from class means.
+    """Write a bundle NAME that serves at once: a frozen encoder, a linear classifier behind it.
 
     The encoder is an ONNX file or a backbone of timm. Prints the bundle's folder.
     """
