@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,3 +87,12 @@ def test_a_bundle_is_evaluated_behind_its_encoder(
     results = Evaluator.of_bundle(bundle, patterns(), CPU).evaluate(settings)
 
     assert results[STORED].accuracy == 1
+
+
+def test_without_a_runtime_the_extra_is_named(
+    bundle: Bundle, patterns: Callable[..., ImageDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    with pytest.raises(DataError, match=r"encoder\.onnx: an encoder needs 'onnxruntime'"):
+        encoded_pixels(patterns(), bundle, CPU)

@@ -52,9 +52,11 @@ def _encode(
     dataset: ImageDataset, bundle: Bundle, path: Path, report: Callable[[int, int], None]
 ) -> torch.Tensor:
     """Encode all images on all cores: float16 `(n, *output_shape)`."""
-    # Only an encoder needs it.
-    import onnxruntime
-
+    try:  # only an encoder needs it
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        needed = "needs 'onnxruntime', which is not installed: pip install 'kshot[train,cpu]'"
+        raise DataError(f"{path}: an encoder {needed}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
