@@ -51,7 +51,10 @@ def test_a_bundle_of_an_onnx_file_serves_at_once(encoder: Path, tmp_path: Path) 
     initialization = Initialization.from_bundle(bundle, device("cpu"))
     assert initialization.network.feature_count == 12
     card = (folder / "README.md").read_text()
-    assert "kshot bundle build quarters --onnx quarters.onnx" in card
+    assert (
+        "`kshot bundle build quarters --onnx quarters.onnx --version 2 --mean 0.5,0.5,0.5 "
+        "--std 0.2,0.2,0.2 --square pad --method box`"
+    ) in card
     assert "transductive" not in card
 
     again = run("quarters", "--onnx", encoder, "--out", tmp_path / "out", "--version", 2)

@@ -92,7 +92,16 @@ def build(out: Path, name: str, version: int, square: str, **given: Any) -> None
             None if square == "none" else square,
             cast(Method, given["method"] or images.method),
         )
-        origin = EncoderOrigin(origin.sentence, f"kshot bundle build {name} {origin.command}")
+        chosen = _words(
+            version=None if version == 1 else str(version),
+            size=given["size"] and str(given["size"]),
+            mean=given["mean"] and _numbers(given["mean"]),
+            std=given["std"] and _numbers(given["std"]),
+            square=None if square == "crop" else square,
+            method=given["method"],
+        )
+        words = f"kshot bundle build {name} {origin.command} {chosen}".strip()
+        origin = EncoderOrigin(origin.sentence, words)
         made = encoder(picture)
         bundle = write_encoder_bundle(out, name, version, picture.spec(), made, origin)
     except TrainerError as error:
@@ -137,6 +146,10 @@ def _of_timm(given: dict[str, Any]) -> Found:
     own = "its weights from the hub" if weights is None else f"weights `{weights.name}`"
     words = _words(timm=name, weights=weights and weights.name, cut=cut)
     return export, backbone.images, EncoderOrigin(f"`{name}` of timm, {own}", words)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _words(**options: str | None) -> str:
