@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from google.rpc import error_details_pb2 as details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from kshot.server.errors import StartError
+from kshot.server.engine_link.client import EngineClient, EngineTask
+from kshot.server.errors import EngineUnavailable, StartError
 from kshot.v1 import adaptation_pb2 as wire
 
 Make = Callable[..., Any]
@@ -276,3 +280,19 @@ def test_the_grace_ends(
 
         failure(hanging.result)
         server.join()
+
+
+def test_a_call_to_an_engine_that_is_gone_may_be_tried_again(
+    tmp_path: Path, make_model: Make
+) -> None:
+    """The engine may go while the request is being written: its channel is closed then."""
+
+    async def main() -> None:
+        client = EngineClient(str(tmp_path / "socket"))
+        await client.close()
+        support, options = np.zeros((2, 1, 4, 4), np.float32), make_model().options
+        task = EngineTask("tiny", "0" * 64, support, (0, 1), 2, options)
+        with pytest.raises(EngineUnavailable):
+            await client.adapt(task, None)
+
+    asyncio.run(main())

@@ -114,6 +114,8 @@ class EngineClient:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 raise DeviceMemoryFull from error
             raise
+        except grpc.aio.UsageError as error:  # the channel was closed before the call began
+            raise EngineUnavailable from error
         except asyncio.CancelledError:
             if (task_now := asyncio.current_task()) and task_now.cancelling():
                 raise
