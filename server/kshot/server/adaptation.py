@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kshot.bundle import Manifest
 from kshot.server.call_context import current_call
 from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
@@ -16,7 +17,9 @@ from kshot.server.predict.catalog import ServedModel
 from kshot.server.report.estimate import AccuracyEstimate, estimate_accuracy
 from kshot.server.report.examples import ExampleNote, note_answers, note_pictures
 from kshot.server.report.known import reference_scores
+from kshot.server.report.support_warnings import support_warnings
 from kshot.server.request.digest import adaptation_digest, weights_digest
+from kshot.server.request.grounds import grounds_of, warn_of_support
 from kshot.server.request.images import (
     ImageRules,
     PixelBudget,
@@ -97,6 +100,16 @@ def check_task(
     )
     temperature = manifest.temperature(options.batch_norm_mode, max(way, 2), max(count or 1, 1))
     return CheckedTask(engine_task, support_set.class_names, support, temperature)
+
+
+def warn_of_support_set(task: CheckedTask, manifest: Manifest) -> None:
+    """Tell the current call's caller what about a support set may make answers wrong; blocks."""
+    warn_of_support(grounds_of(task.images, manifest))
+    classes = np.asarray(task.engine_task.class_indices, np.int64)
+    options = task.engine_task.options
+    current_call().support_warnings += support_warnings(
+        task.images, classes, task.class_names, manifest, options
+    )
 
 
 def check_task_alone(task: AdaptInput, max_way: int, violations: Violations) -> None:

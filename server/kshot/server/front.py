@@ -15,6 +15,7 @@ from kshot.server.adaptation import (
     adapt,
     check_task,
     check_task_alone,
+    warn_of_support_set,
 )
 from kshot.server.admission import Admission
 from kshot.server.call_context import current_call
@@ -48,7 +49,6 @@ from kshot.server.request.grounds import (
     SupportGrounds,
     grounds_of,
     warn_of_queries,
-    warn_of_support,
 )
 from kshot.server.request.images import PixelBudget, check_sent, image_count
 from kshot.server.request.inputs import AdaptInput, Images, PredictInput
@@ -88,8 +88,7 @@ class Front:
                     model = self._find(task, violations)
                     checked = check_task(task, model, ttl, self._budget(), violations)
                     violations.check()
-                    support = checked.engine_task.support
-                    warn_of_support(grounds_of(support, model.bundle.manifest))
+                    warn_of_support_set(checked, model.bundle.manifest)
                     return model, checked
 
             model, checked = await self.workers.prepare(check)
@@ -123,8 +122,8 @@ class Front:
                     queries = prepare_queries(query.queries, model, budget, violations)
                     violations.check()
                     manifest = model.bundle.manifest
-                    grounds = grounds_of(checked.engine_task.support, manifest)
-                    warn_of_support(grounds)
+                    warn_of_support_set(checked, manifest)
+                    grounds = grounds_of(checked.images, manifest)
                     warn_of_queries(grounds, grounds_of(queries, manifest))
                     return model, checked, queries
 

@@ -16,7 +16,9 @@ Make = Callable[..., Any]
 def dots(count: int, ground: int) -> wire.Images:
     """Return drawings of 8 x 8 pixels as they are sent."""
     pixels = np.full((count, 8, 8), ground, np.uint8)
-    pixels[:, 3:5, 3:5] = 255 - ground
+    for index in range(count):
+        column = 2 + 2 * (index % 2)
+        pixels[index, 3:5, column : column + 2] = 255 - ground
     tensor = wire.Tensor(datatype="UINT8", shape=pixels.shape, data=pixels.tobytes())
     return wire.Images(tensor=tensor)
 

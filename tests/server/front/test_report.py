@@ -55,6 +55,21 @@ def test_examples_that_may_do_harm_are_named(
     assert (notes[4].other_index, notes[4].class_index) == (0, 0)
 
 
+def test_a_support_set_that_may_mislead_brings_warnings(
+    stub: AdaptationServiceStub, adapt_request: Make
+) -> None:
+    """From both calls that adapt."""
+    request = adapt_request(way=2, shot=5)
+    request.support_set.class_indices[:] = [0] * 8 + [1] * 2
+    once = wire.AdaptAndPredictRequest(
+        model="tiny", support_set=request.support_set, queries=request.support_set.images
+    )
+
+    for call, message in ((stub.Adapt, request), (stub.AdaptAndPredict, once)):
+        (sentence,) = call(message, timeout=30).report.warnings
+        assert "class 'class 0' has 8 examples and class 'class 1' 2;" in sentence
+
+
 def test_queries_unlike_the_classes_are_none_of_these(
     stub: AdaptationServiceStub, adapt_request: Make, queries: Make
 ) -> None:
