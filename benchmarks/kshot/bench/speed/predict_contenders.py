@@ -60,8 +60,10 @@ def make_model(bundle: Bundle, way: int, shot: int, device: torch.device) -> Mod
 
 
 def noise(bundle: Bundle, count: int) -> Floats:
-    """Draw prepared images `(count, channels, height, width)`."""
-    return np.random.default_rng(0).random((count, *bundle.manifest.input.shape), np.float32)
+    """Draw what the network takes, `(count, channels, height, width)`."""
+    return np.random.default_rng(0).random(
+        (count, *bundle.manifest.network_input_shape), np.float32
+    )
 
 
 def inputs(predictor: Predictor, model: Model, mode: BatchNormMode) -> Answer:
