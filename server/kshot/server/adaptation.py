@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from kshot.server.report.estimate import AccuracyEstimate, estimate_accuracy
 from kshot.server.report.examples import ExampleNote, note_answers, note_pictures
 from kshot.server.report.known import reference_scores
 from kshot.server.report.support_warnings import support_warnings
-from kshot.server.request.digest import adaptation_digest, weights_digest
+from kshot.server.request.digest import begin_adaptation_digest, weights_digest
 from kshot.server.request.grounds import grounds_of, warn_of_support
 from kshot.server.request.images import (
     ImageRules,
@@ -45,14 +45,39 @@ _ANSWER_SECONDS = 0.05
 class CheckedTask:
     """A checked request to adapt: a prepared support set and resolved options.
 
-    The engine's support set is the encoded one where the bundle has an encoder; `images` stays the
-    prepared one, which the digest is made of. `temperature` divides the adapted model's logits.
+    `images` are the prepared ones, which the digest is made of; the engine's support set is the
+    encoded one where the bundle has an encoder. `temperature` divides the adapted model's logits.
     """
 
     engine_task: EngineTask
     class_names: tuple[str, ...]
     images: Floats
     temperature: float = 1.0
+    seen: SeenImages | None = None
+
+    def encoded(self, support: Floats) -> CheckedTask:
+        """Give the engine an encoded support set and drop the images; blocks.
+
+        Encoded images are far smaller, and many calls may wait for the engine.
+        """
+        seen = SeenImages.of(self.engine_task, self.images)
+        engine_task = replace(self.engine_task, support=support)
+        return replace(self, engine_task=engine_task, images=self.images[:0].copy(), seen=seen)
+
+
+@dataclass(frozen=True)
+class SeenImages:
+    """What an adaptation keeps of prepared images: the start of its digest, and notes on them."""
+
+    finish_digest: Callable[[Sequence[int], Sequence[str], Mapping[str, object]], str]
+    notes: tuple[ExampleNote, ...]
+
+    @staticmethod
+    def of(task: EngineTask, images: Floats) -> SeenImages:
+        """Look at the prepared images of a task; blocks."""
+        classes = np.asarray(task.class_indices, np.int64)
+        digest = begin_adaptation_digest(task.bundle_digest, images)
+        return SeenImages(digest, tuple(note_pictures(images, classes)))
 
 
 @dataclass(frozen=True)
@@ -149,14 +174,13 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
     if result.stop_reason == "DIVERGED" or not _finite(result):
         raise AdaptationDiverged(result.step_count, options.learning_rate)
     now = time.time()
+    seen = task.seen or SeenImages.of(engine_task, task.images)
     model = AdaptedModelRecord(
         id="",
         model=engine_task.model,
         bundle_digest=engine_task.bundle_digest,
         weights_digest=weights_digest(result.parameters),
-        adaptation_digest=adaptation_digest(
-            engine_task.bundle_digest,
-            task.images,
+        adaptation_digest=seen.finish_digest(
             engine_task.class_indices,
             task.class_names,
             options.digested(result.step_count),
@@ -170,7 +194,7 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
         support_accuracy=result.support_accuracy,
     )
     classes = np.asarray(engine_task.class_indices, np.int64)
-    notes = list(note_pictures(task.images, classes))
+    notes = list(seen.notes)
     estimate, references = None, np.empty(0, np.float32)
     if result.held_out_logits is not None:
         held_out = result.held_out_logits / np.float32(task.temperature)

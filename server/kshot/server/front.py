@@ -204,7 +204,7 @@ class Front:
         if model.encoder is None:
             return task
         support = await self.encodings.encode(model.encoder, task.images)
-        return replace(task, engine_task=replace(task.engine_task, support=support))
+        return await self.workers.prepare(lambda: task.encoded(support))
 
     async def _encode_queries(
         self, encoder: Encoder, queries: Images | None, prepare: Callable[[], Floats]

@@ -4,7 +4,11 @@ import hashlib
 
 import numpy as np
 
-from kshot.server.request.digest import adaptation_digest, weights_digest
+from kshot.server.request.digest import (
+    adaptation_digest,
+    begin_adaptation_digest,
+    weights_digest,
+)
 
 SUPPORT = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
 OPTIONS = {"seed": 0, "step_count": 10}
@@ -60,3 +64,11 @@ def test_adaptation_digest_ignores_option_order() -> None:
     assert adaptation_digest("d", SUPPORT, [0, 1], ["a", "b"], turned) == adaptation_digest(
         "d", SUPPORT, (0, 1), ("a", "b"), OPTIONS
     )
+
+
+def test_a_digest_that_was_begun_is_finished_again_and_again() -> None:
+    finish = begin_adaptation_digest("d", SUPPORT)
+
+    for names in (["a", "b"], ["b", "a"], ["a", "b"]):
+        wanted = adaptation_digest("d", SUPPORT, [0, 1], names, OPTIONS)
+        assert finish([0, 1], names, OPTIONS) == wanted

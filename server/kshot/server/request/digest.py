@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,15 +32,29 @@ def adaptation_digest(
     `support` is prepared, `(support_count, channels, height, width)`; `options` are resolved, with
     the seed, and JSON-able.
     """
-    return _digest(
-        (
-            bundle_digest.encode(),
-            *_array(support),
+    return begin_adaptation_digest(bundle_digest, support)(class_indices, class_names, options)
+
+
+def begin_adaptation_digest(
+    bundle_digest: str, support: npt.NDArray[np.float32]
+) -> Callable[[Sequence[int], Sequence[str], Mapping[str, object]], str]:
+    """Read the support set of an `adaptation_digest`; the function gives it from the rest.
+
+    The function does not hold the support set.
+    """
+    begun = _hashed((bundle_digest.encode(), *_array(support)))
+
+    def finish(
+        class_indices: Sequence[int], class_names: Sequence[str], options: Mapping[str, object]
+    ) -> str:
+        rest = (
             np.asarray(class_indices, dtype="<u4").tobytes(),
             json.dumps(list(class_names)).encode(),
             json.dumps(options, sort_keys=True, separators=(",", ":"), allow_nan=False).encode(),
         )
-    )
+        return _hashed(rest, begun.copy()).hexdigest()
+
+    return finish
 
 
 def _array(array: npt.NDArray[np.float32]) -> tuple[bytes, bytes]:
@@ -49,9 +63,13 @@ def _array(array: npt.NDArray[np.float32]) -> tuple[bytes, bytes]:
 
 
 def _digest(parts: Iterable[bytes]) -> str:
+    return _hashed(parts).hexdigest()
+
+
+def _hashed(parts: Iterable[bytes], digest: hashlib._Hash | None = None) -> hashlib._Hash:
     """Hash parts with their lengths, so that different lists of parts differ as bytes."""
-    digest = hashlib.sha256()
+    digest = digest or hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
-    return digest.hexdigest()
+    return digest
