@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := server,engine,train,cpu,dev
+EXTRAS := server,engine,train,photos,cpu,dev
 # The first of these that is 3.11 or newer creates the environment; `make PYTHON=...` overrides it.
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
@@ -35,6 +35,7 @@ $(STAMP):
 	# Python compiles a module to bytecode when it is first imported; few of torch's ever are.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/kshot bundle build photos > /dev/null
 	touch $@
 
 demo: setup  ## start a server, adapt to handwritten digits, print accuracy and latency, stop

