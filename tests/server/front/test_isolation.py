@@ -163,7 +163,7 @@ def test_what_is_long_runs_beside_the_event_loop(
 
     watch(adaptation, "prepare_images")
     watch(adaptation, "weights_digest")
-    watch(adaptation, "adaptation_digest")
+    watch(adaptation, "begin_adaptation_digest")
     watch(adaptation, "_finite")
     watch(engine_client, "_request")
     watch(service, "prediction_messages")
@@ -174,7 +174,7 @@ def test_what_is_long_runs_beside_the_event_loop(
     assert threads == {
         "prepare_images": "kshot-prepare",
         "weights_digest": "kshot-store",
-        "adaptation_digest": "kshot-store",
+        "begin_adaptation_digest": "kshot-store",
         "_finite": "kshot-store",
         "_request": "asyncio",
         "prediction_messages": "kshot-compute",
