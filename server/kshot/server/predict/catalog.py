@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +56,14 @@ class Catalog:
                     f"{name!r}"
                 )
         runtime = runtime or Runtime()
-        encoders: dict[str, Encoder] = {}
+        encoders: dict[Hashable, Encoder] = {}
 
         def open_model(bundle: Bundle) -> ServedModel:
-            if (digest := bundle.encoder_digest) is not None and digest not in encoders:
-                encoders[digest] = Encoder(bundle, runtime)
-            predictor = Predictor(bundle, runtime, hot_set)
-            return ServedModel(bundle, predictor, encoders.get(digest or ""))
+            manifest, encoder = bundle.manifest, None
+            if manifest.encoder is not None:
+                key = bundle.encoder_digest, manifest.input.shape, manifest.encoder
+                encoder = encoders[key] = encoders.get(key) or Encoder(bundle, runtime)
+            return ServedModel(bundle, Predictor(bundle, runtime, hot_set), encoder)
 
         return cls([open_model(bundle) for bundle in bundles], open_model)
 

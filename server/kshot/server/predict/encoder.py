@@ -26,7 +26,6 @@ class Encoder:
         """Open the encoder of a bundle that has one; raise `BundleError` if it does not fit."""
         manifest = bundle.manifest
         path = bundle.path / ENCODER_FILE
-        self.digest = manifest.files[ENCODER_FILE].sha256
         self.output_shape = manifest.network_input_shape
         try:
             self._session = runtime.open(path)

@@ -59,4 +59,4 @@ class Encodings:
     ) -> Floats:
         """Encode the images that `prepare` gives, at most `max_images`; raise what it raises."""
         request = Request(prepare, lambda encoded: encoded, count)
-        return await self._batches.answer(encoder.digest, request, encoder.encode)
+        return await self._batches.answer(encoder, request, encoder.encode)
