@@ -190,3 +190,13 @@ def test_the_servers_answer_is_pytorchs(
     )
     (logits,) = exported.run(None, {"inputs": prepare(queries, bundles[name].manifest.input)})
     np.testing.assert_allclose(softmax(logits), wanted, rtol=0, atol=1e-4)
+
+
+def test_stored_statistics_need_no_support_set(client: Client) -> None:
+    """What an encoder makes of a support set may be larger than the adapted network."""
+    few, many = (
+        client.adapt(pictures(5 * shot, 1), [*range(5)] * shot, model="stored", step_count=1)
+        for shot in (1, 9)
+    )
+
+    assert abs(few.description.size_bytes - many.description.size_bytes) < 100  # the header

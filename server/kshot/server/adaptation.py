@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from kshot.bundle import Manifest
+from kshot.bundle import BatchNormMode, Manifest
 from kshot.server.call_context import current_call
 from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
@@ -203,7 +203,9 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
         references = reference_scores(held_out, classes)
     return AdaptResult(
         model=model,
-        arrays=AdaptedArrays(result.parameters, result.statistics, engine_task.support, references),
+        arrays=AdaptedArrays(
+            result.parameters, result.statistics, _kept_support(engine_task), references
+        ),
         partial=result.stop_reason == "TIME_BUDGET",
         support_loss=result.support_loss,
         compute_path=result.compute_path,
@@ -211,3 +213,12 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
         estimate=estimate,
         notes=tuple(sorted(notes, key=lambda note: note.index)),
     )
+
+
+def _kept_support(task: EngineTask) -> Floats:
+    """Return the support set as it is stored: `(n, 0, 1, 1)` in mode stored, which never asks it.
+
+    Features of two networks are larger than the adapted head.
+    """
+    stored = task.options.batch_norm_mode is BatchNormMode.STORED
+    return task.support[:, :0] if stored else task.support

@@ -38,8 +38,9 @@ class AdaptedModelRecord:
 class AdaptedArrays:
     """Float32 arrays: parameters and batch statistics by name, the prepared support set.
 
-    `support` is `(support_count, channels, height, width)`. `references` `(k,)` are the strongest
-    logits of k examples that were left out; there are none where none could be.
+    `support` is `(support_count, channels, height, width)`, without channels in mode stored.
+    `references` `(k,)` are the strongest logits of k examples that were left out; there are none
+    where none could be.
     """
 
     parameters: Arrays
