@@ -46,7 +46,7 @@ def main(
 ) -> None:
     """Measure the step of the built-in bundle, or of conv4 as the paper has it elsewhere."""
     torch.set_num_threads(1)
-    manifest = load_bundle(builtin_bundle()).manifest
+    manifest = load_bundle(builtin_bundle("omniglot")).manifest
     spec = StepSpec.of(manifest, way, batch_size, RULE, Scope.ALL).of_tasks(tasks)
     if network == "mini-imagenet":
         spec = replace(spec, network=MINI_IMAGENET, input_shape=(3, 84, 84))

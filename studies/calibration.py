@@ -16,6 +16,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kshot.bundle import COMPUTED_MODES, builtin_bundle, load_bundle
+from studies.common.bundles import measured_name
 from studies.common.evaluation import Evaluation, Pair, measure_modes, read_pairs
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, read_results
@@ -42,9 +43,10 @@ def command(options: Options) -> None:
 
 def evaluation(pair: Pair) -> Evaluation:
     """Return what is evaluated: a pair by its bundle's defaults, in every mode."""
-    bundle, words = load_bundle(builtin_bundle(pair.bundle)), ("--batch-norm-mode", "MODE")
+    name, words = measured_name(pair.bundle), ("--batch-norm-mode", "MODE")
+    bundle = load_bundle(builtin_bundle(name))
     deciding = pair.tasks.deciding_answers(bundle)
-    return Evaluation(pair.name, bundle, pair.bundle, pair.tasks, words, deciding)
+    return Evaluation(pair.name, bundle, name, pair.tasks, words, deciding)
 
 
 def page_block(results: Mapping[str, Result]) -> str:

@@ -21,6 +21,7 @@ from kshot.bundle import Manifest, builtin_bundle, load_bundle
 from kshot.trainer.commands.evaluation_session import Session
 from kshot.trainer.evaluate.evaluator import Report
 from kshot.trainer.evaluate.sweep import Axes, SweepRow, run_sweep
+from studies.common.bundles import measured_name
 from studies.common.evaluation import Evaluation, Pair, read_pairs
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, Row, read_results, result_path
@@ -58,7 +59,8 @@ def command(options: Options) -> None:
 
 def evaluation(pair: Pair, compiled: bool) -> Evaluation:
     """Return what is swept: all choices of a bundle on a pair's tasks."""
-    bundle = load_bundle(builtin_bundle(pair.bundle))
+    name = measured_name(pair.bundle)
+    bundle = load_bundle(builtin_bundle(name))
     axes = all_choices(bundle.manifest)
     words = (
         *("--step-counts", ",".join(map(str, axes.step_counts))),
@@ -67,7 +69,7 @@ def evaluation(pair: Pair, compiled: bool) -> Evaluation:
     )
     swept = {"step_counts": axes.step_counts, "compiled": compiled}
     deciding = {**pair.tasks.deciding_answers(bundle), **swept}
-    return Evaluation(pair.name, bundle, pair.bundle, pair.tasks, words, deciding)
+    return Evaluation(pair.name, bundle, name, pair.tasks, words, deciding)
 
 
 def all_choices(manifest: Manifest) -> Axes:

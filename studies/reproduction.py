@@ -21,6 +21,7 @@ from kshot.bundle import COMPUTED_MODES, Bundle, Manifest, builtin_bundle, load_
 from kshot.bundle.choices import BatchNormMode, Head, Preconditioner
 from kshot.bundle.manifest import WEIGHTS_FILE
 from kshot.trainer.recipe.files import list_recipes, load_image_recipe, load_recipe
+from studies.common.bundles import measured_name
 from studies.common.evaluation import Evaluation, Tasks, measure_modes
 from studies.common.page import table, write_blocks
 from studies.common.results import DOCS, Result, read_results
@@ -102,7 +103,7 @@ def command(options: Options, paths: Sequence[str]) -> None:
         results = read_results(STUDY, targets(), options.out)
         write_blocks(DOCS / "reproduction.md", page_blocks(results))
         return
-    bundles = [load_bundle(Path(path)) for path in paths or map(builtin_bundle, BUILTIN)]
+    bundles = [load_bundle(Path(path)) for path in paths or shipped()]
     asked = answered(chosen(targets(), options), bundles)
     if not asked:
         known = ", ".join(bundle.manifest.name for bundle in bundles)
@@ -115,6 +116,11 @@ def command(options: Options, paths: Sequence[str]) -> None:
         work = evaluation(target, bundle, ships=not paths).work(measure, options)
         for row in run_work(STUDY, work, options).rows:
             say(f"{target.name}: {row['batch_norm']} {row['accuracy']:.4f} ± {row['ci95']:.4f}")
+
+
+def shipped() -> list[Path]:
+    """Return the folders of the built-in bundles."""
+    return [builtin_bundle(measured_name(name)) for name in BUILTIN]
 
 
 def answered(targets: Iterable[Target], bundles: Sequence[Bundle]) -> list[tuple[Target, Bundle]]:
@@ -137,7 +143,7 @@ def evaluation(target: Target, bundle: Bundle, *, ships: bool) -> Evaluation:
         "meta_iterations": provenance.meta_iterations,
         "training_seed": provenance.seed,
     }
-    name, words = manifest.name if ships else "BUNDLE", ("--batch-norm-mode", "MODE")
+    name, words = measured_name(manifest.name) if ships else "BUNDLE", ("--batch-norm-mode", "MODE")
     adaptation = adaptation_for(target, manifest)
     return Evaluation(target.name, bundle, name, target.tasks, words, deciding, adaptation)
 

@@ -69,7 +69,7 @@ def builtin_step(step_cache: None) -> "StepSpec":  # noqa: ARG001 -- asked for i
     from kshot.learner import CompilationError, StepRule, StepSpec, compile_step
 
     torch.set_num_threads(1)
-    manifest = load_bundle(builtin_bundle()).manifest
+    manifest = load_bundle(builtin_bundle("omniglot")).manifest
     rule = StepRule.of(manifest.inner_loop, manifest.inner_loop.preconditioner)
     spec = StepSpec.of(manifest, 5, 5, rule, Scope.ALL)
     with suppress(CompilationError):  # without a compiler servers run plain steps

@@ -17,7 +17,7 @@ from kshot.bundle.document import plain
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.commands.options import choose_data_folder
-from kshot.trainer.datasets.device_images import DevicePixels
+from kshot.trainer.datasets.device_images import DevicePixels, enlarged
 from kshot.trainer.datasets.registry import read_dataset
 from kshot.trainer.errors import TrainerError, writing
 from kshot.trainer.evaluate.evaluator import Evaluator
@@ -131,8 +131,10 @@ def train_arm(figure: Figure, settings: RunSettings, job: Job, report: Report, s
 def _images(recipe: Recipe, figure: Figure, settings: RunSettings) -> Prepared:
     part, query_count = figure.part, figure.query_count
     folder = choose_data_folder(settings.data_folder)
+    larger = enlarged(recipe.input, recipe.oversampling)
     train, unseen = (
-        read_once(recipe.data, folder, name, input_spec=recipe.input) for name in ("train", part)
+        read_once(recipe.data, folder, name, input_spec=spec)
+        for name, spec in (("train", larger), (part, recipe.input))
     )
     manifest = draft_manifest(recipe, train)
     training = image_training(recipe, manifest, train, unseen, settings.device)

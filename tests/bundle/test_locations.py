@@ -10,6 +10,7 @@ from kshot.bundle import (
     BundleError,
     built_folder,
     builtin_bundle,
+    default_bundles,
     known_names,
     load_bundle,
     locate_bundle,
@@ -28,6 +29,13 @@ def test_every_bundle_that_ships_is_whole() -> None:
 def test_an_unknown_builtin_bundle_is_refused(name: str) -> None:
     with pytest.raises(BundleError, match="no built-in bundle"):
         builtin_bundle(name)
+
+
+def test_an_older_version_is_named_after_an_at_sign() -> None:
+    assert builtin_bundle("omniglot@1") == builtin_bundle("omniglot").parent / "1"
+    assert builtin_bundle("omniglot@2") == builtin_bundle("omniglot")
+    with pytest.raises(BundleError, match="version of omniglot: expected 1 or 2, got 'x'"):
+        locate_bundle("omniglot@x")
 
 
 def test_a_folder_comes_before_a_built_in_bundle_of_its_name(
@@ -54,6 +62,18 @@ def test_a_built_bundle_is_found_by_its_name(
 
     assert built_folder() == tmp_path / "cache" / "kshot" / "bundles"
     assert locate_bundle("mine") == folder
+
+
+def test_the_default_bundles_are_drawings_and_photos_where_it_was_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    drawings = builtin_bundle("drawings")
+    assert default_bundles() == (drawings,)
+    folder = built_folder() / "photos" / "1"
+    folder.mkdir(parents=True)
+
+    assert default_bundles() == (drawings, folder)
 
 
 def test_known_names_are_those_that_ship_or_were_built(

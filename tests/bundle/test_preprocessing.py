@@ -147,7 +147,7 @@ def test_refuses_arrays_that_do_not_fit(
 
 
 DIGESTS = {
-    "omniglot": "85da7306baefe47c04b851d122cfc198526d49beec200d38c7db1849246542bd",
+    "omniglot@1": "85da7306baefe47c04b851d122cfc198526d49beec200d38c7db1849246542bd",
     "omniglot-best": "85da7306baefe47c04b851d122cfc198526d49beec200d38c7db1849246542bd",
     "omniglot-20way": "85da7306baefe47c04b851d122cfc198526d49beec200d38c7db1849246542bd",
     "cifar-fs": "a892b71f70d927b6b681523d00e5ba25aec4a1ef47eafd5091c92c5ec3974a58",

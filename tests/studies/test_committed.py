@@ -23,13 +23,13 @@ from studies.pictures import page as pictures
 from studies.pictures.contenders import read_contenders
 from studies.pictures.measure import TASK_KEYS, answers_key
 from studies.pictures.study import kept_results
-from studies.reproduction import BUILTIN, targets
+from studies.reproduction import targets
 from studies.short_recipes import short_runs
 
 SWEPT, CALIBRATED = read_pairs("choosing"), read_pairs("calibration")
 OPTIONS = Options("", None, None, torch.device("cpu"), None, False, RESULTS, False)
 REPRODUCED = read_results("reproduction", targets())
-BUNDLES = [load_bundle(builtin_bundle(name)) for name in BUILTIN]
+BUNDLES = [load_bundle(path) for path in reproduction.shipped()]
 
 
 def evaluation_of(study: str, name: str) -> Evaluation:

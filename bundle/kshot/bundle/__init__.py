@@ -12,6 +12,7 @@ from kshot.bundle.locations import (
     built_folder,
     builtin_bundle,
     cache_folder,
+    default_bundles,
     known_names,
     locate_bundle,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "cache_folder",
     "count_pixels",
     "decode_image",
+    "default_bundles",
     "draft_side",
     "known_names",
     "load_bundle",

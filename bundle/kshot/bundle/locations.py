@@ -33,12 +33,31 @@ def _built(name: str) -> Path | None:
     return None
 
 
-def builtin_bundle(name: str = "omniglot") -> Path:
-    """Return the folder of a bundle that ships with the package, in its highest version."""
-    if not re.fullmatch(NAME_PATTERN, name) or not (_BUILTIN_FOLDER / name).is_dir():
+def default_bundles() -> tuple[Path, ...]:
+    """Return the bundles that a server serves unless others are named.
+
+    They are `drawings`, and `photos` where it was built.
+    """
+    photos = _built("photos")
+    return (builtin_bundle("drawings"), *(() if photos is None else (photos,)))
+
+
+def builtin_bundle(name: str) -> Path:
+    """Return the folder of a bundle that ships with the package.
+
+    `NAME` is its highest version, `NAME@VERSION` another one. Raises `BundleError`.
+    """
+    only, at, version = name.partition("@")
+    folder = _BUILTIN_FOLDER / only
+    if not re.fullmatch(NAME_PATTERN, only) or not folder.is_dir():
         shipped = sorted(folder.name for folder in _BUILTIN_FOLDER.glob("[a-z0-9]*"))
         raise BundleError(f"no built-in bundle {name!r}; expected one of: {', '.join(shipped)}")
-    return version_folder(_BUILTIN_FOLDER / name)
+    if not at:
+        return version_folder(folder)
+    versions = sorted((found.name for found in folder.iterdir()), key=int)
+    if version not in versions:
+        raise BundleError(f"version of {only}: expected {' or '.join(versions)}, got {version!r}")
+    return folder / version
 
 
 def known_names() -> tuple[str, ...]:

@@ -26,7 +26,7 @@ def server(path_without_compiler: str) -> Iterator[ServerProcess]:
             patch.setenv("OMP_NUM_THREADS", "1")
             patch.setenv("PATH", path_without_compiler)
             patch.setenv("KSHOT_MAX_ADAPT_QUEUE", "2")
-            process = stack.enter_context(running_server(builtin_bundle(), "cpu"))
+            process = stack.enter_context(running_server(builtin_bundle("omniglot"), "cpu"))
         yield process
 
 

@@ -24,7 +24,7 @@ def running(pid: int) -> bool:
 
 
 def test_a_server_lives_as_long_as_its_block() -> None:
-    with running_server(builtin_bundle(), "cpu") as server:
+    with running_server(builtin_bundle("omniglot"), "cpu") as server:
         server.check()
         with Client(server.address, timeout=60) as client:
             assert list(client.capabilities().models) == ["omniglot"]

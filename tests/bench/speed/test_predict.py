@@ -37,7 +37,7 @@ MODES = COMPUTED_MODES
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return load_bundle(builtin_bundle())
+    return load_bundle(builtin_bundle("omniglot"))
 
 
 @pytest.fixture(autouse=True)
