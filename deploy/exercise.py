@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1 import adaptation_pb2_grpc as wire_grpc
 
-MODEL = "omniglot"
+MODEL = "drawings"
 SHOT, QUERIES = 3, 4
 SIDE, INK, PAPER, STROKE = 28, 0, 255, 2
 LEAST_RIGHT = 0.8

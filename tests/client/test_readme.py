@@ -77,7 +77,7 @@ def test_the_first_lines_adapt_and_predict(address: str) -> None:
 
     found = re.fullmatch(r"am-[a-z2-7]{26} (\d+)% right\n", printed)
     assert found is not None
-    assert int(found[1]) > 80
+    assert int(found[1]) > 90
 
 
 def test_the_lines_about_errors_print_every_violation(address: str) -> None:
@@ -99,8 +99,8 @@ def test_the_picture_shows_what_its_text_says(
         right = digits.draw_picture(client, images, labels, tmp_path / "digits.png")
 
     assert (tmp_path / "digits.png").stat().st_size > 10_000
-    assert "the answers to fifty other images: 46 are right](docs/images/digits.png)" in README
-    assert abs(right - 46) <= 1  # another processor's sums may turn a close answer
+    assert "the answers to fifty other images: 49 are right](docs/images/digits.png)" in README
+    assert abs(right - 49) <= 1  # another processor's sums may turn a close answer
 
 
 def test_the_demonstration_prints_a_row_for_each_task(
@@ -112,7 +112,7 @@ def test_the_demonstration_prints_a_row_for_each_task(
 
     digits.print_table(reports, 1.0)
 
-    assert all(report.correct_count / report.query_count > 0.8 for report in reports)
+    assert all(report.correct_count / report.query_count > 0.9 for report in reports)
     assert "2 tasks" in capsys.readouterr().out
 
 
@@ -135,7 +135,7 @@ class Served:
 def test_readme_states_the_built_in_accuracies() -> None:
     own = Served("omniglot")
     table = [
-        f"| after the default {own.steps} steps | 1 example of each class | 5 examples |",
+        f"| after {own.steps} steps | 1 example of each class | 5 examples |",
         "| --- | --- | --- |",
     ]
     for mode in (
@@ -148,9 +148,10 @@ def test_readme_states_the_built_in_accuracies() -> None:
 
     assert own.way == 5
     assert (
-        "Accuracy of the built-in model on 1,000 tasks of the paper's Omniglot test characters, "
-        "which training never saw; 5 classes, one query of each; ± is half of a 95 % t-interval "
-        "over tasks:\n\n" + "\n".join(table) + "\n"
+        "Accuracy of the paper's model, `kshot serve --bundle omniglot`, on 1,000 tasks of the "
+        "paper's Omniglot test characters, which training never saw; 5 classes, one query of "
+        "each; ± is half of a "
+        "95 % t-interval over tasks:\n\n" + "\n".join(table) + "\n"
     ) in README
     count = own.manifest.provenance.meta_iterations
     assert f"trained for the paper's full {count:,} meta-iterations " in README

@@ -39,11 +39,12 @@ class Server:
 
 @contextmanager
 def running_server(path: str, store: Path, log: Path, *options: str) -> Iterator[Server]:
-    """Run `kshot serve` until the block ends: the built-in bundle unless options name another.
+    """Run `kshot serve` until the block ends: `omniglot` unless options name another bundle.
 
     `path` is its PATH.
     """
     command = [sys.executable, "-m", "kshot", "serve", "--listen", "127.0.0.1:0"]
+    command += [] if "--bundle" in options else ["--bundle", "omniglot"]
     with (
         log.open("a") as stderr,
         subprocess.Popen(
@@ -72,7 +73,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
-    return load_bundle(builtin_bundle())
+    return load_bundle(builtin_bundle("omniglot"))
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def test_bundles_are_folders_or_built_in(
         assert CliRunner().invoke(module.command, arguments).exit_code == 0
 
     assert [config.bundles for config in served] == [
-        (builtin_bundle(),),
+        (builtin_bundle("drawings"),),
         (builtin_bundle("omniglot"), Path("my/own")),
     ]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from kshot.bundle import builtin_bundle, locate_bundle
+from kshot.bundle import default_bundles, locate_bundle
 from kshot.bundle.json_log import start_logging
 from kshot.server.config import ServerConfig, default_store
 from kshot.server.errors import ConfigError, StartError
@@ -28,9 +28,9 @@ from kshot.server.server import serve
     type=click.Path(),  # so that the variable is split as paths are
     envvar="KSHOT_BUNDLE",
     metavar="PATH|NAME",
-    show_default="omniglot",
+    show_default="drawings, and photos where it was built",
     help="Folder NAME/VERSION, or NAME for its highest version, of a bundle to serve, or the name "
-    "of a built-in one; repeatable.",
+    "of a built-in one, NAME@VERSION for an older version; repeatable.",
 )
 @click.option(
     "--listen",
@@ -67,7 +67,7 @@ def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 
     lines to stderr. On SIGTERM or SIGINT it finishes running calls and exits.
     """
     try:
-        folders = tuple(map(locate_bundle, bundles)) or (builtin_bundle(),)
+        folders = tuple(map(locate_bundle, bundles)) or default_bundles()
         config = ServerConfig(bundles=folders, **settings)
         start_logging()
         asyncio.run(serve(config, _announce))

@@ -185,7 +185,7 @@ def settle(hot_set: HotSet) -> None:
 
 def trained_arrays(seed: int, way: int) -> tuple[Bundle, AdaptedArrays]:
     """Return the built-in bundle, and an adapted model of it with statistics of random images."""
-    bundle = load_bundle(builtin_bundle())
+    bundle = load_bundle(builtin_bundle("omniglot"))
     random = np.random.default_rng(seed)
     parameters = {
         name: (array[np.arange(way) % len(array)] if name.startswith("head.") else array)

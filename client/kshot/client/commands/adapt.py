@@ -42,7 +42,7 @@ def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @server_option
-@click.option("--model", required=True, help="The served model to adapt, such as omniglot.")
+@click.option("--model", required=True, help="The served model to adapt, such as drawings.")
 @adapt_options
 @timeout_option
 @json_option

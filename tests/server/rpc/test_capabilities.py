@@ -1,0 +1,28 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from kshot.bundle import Bundle, Head, HeadPolicy, Manifest, StepCountRule
+from kshot.client.capabilities import decode_capabilities
+from kshot.server.config import ServerConfig
+from kshot.server.predict.catalog import Catalog, ServedModel
+from kshot.server.rpc.capabilities import capabilities_message
+
+
+def test_the_default_steps_by_shot_are_listed(manifest: Manifest, tmp_path: Path) -> None:
+    """Class means alone with one example; tasks that no rule fits take the other default."""
+    rules = (StepCountRule(max_shot=1, step_count=0), StepCountRule(max_shot=5, step_count=3))
+    by_shot = replace(
+        manifest,
+        inner_loop=replace(manifest.inner_loop, step_count_by_shot=rules),
+        head=HeadPolicy(Head.PROTOTYPE, (Head.PROTOTYPE,)),
+    )
+    bundle = Bundle(tmp_path, by_shot, "d" * 64)
+    catalog = Catalog([ServedModel(bundle, predictor=cast(Any, None))])
+    config = ServerConfig(bundles=(tmp_path,), store=tmp_path)
+
+    answer = decode_capabilities(capabilities_message(catalog, config, None))
+
+    (model,) = answer.models.values()
+    assert model.step_count_by_shot == ((1, 0), (5, 3))
+    assert model.default_options.step_count == manifest.inner_loop.step_count
