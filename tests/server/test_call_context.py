@@ -12,6 +12,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that calls see, to be changed."""
     now = [100.0]
     monkeypatch.setattr(call_context.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(call_context.time, "perf_counter", lambda: now[0])
     return now
 
 
@@ -52,3 +53,19 @@ def test_an_end_about_the_deadline_is_the_deadlines(
     clock[0] += passed
 
     assert call.timed_out() is timed_out
+
+
+def test_parts_that_overlap_take_no_longer_than_their_block(clock: list[float]) -> None:
+    """Two cores work for a second each, side by side: the caller waits one second."""
+    call = begin_call("Adapt")
+    call.add("compute", 5)
+
+    with call.side_by_side():
+        clock[0] += 1
+        call.add("compute", 1.5)
+        call.add("queue", 0.5)
+    with call.side_by_side():
+        clock[0] += 4
+        call.add("decode", 3)
+
+    assert call.seconds == {"queue": 0.25, "decode": 3, "compute": 5.75, "store": 0}

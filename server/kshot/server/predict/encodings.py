@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from kshot.server.call_context import current_call
 from kshot.server.predict.batches import Batches, Request
 from kshot.server.predict.encoder import Encoder
 from kshot.server.workers import Workers
@@ -51,7 +52,8 @@ class Encodings:
                 give = partial(np.asarray, part)
                 encoded[start : start + step] = await self.encode_few(encoder, give, len(part))
 
-        await asyncio.gather(*(stream() for _ in range(self._lanes)))
+        with current_call().side_by_side():
+            await asyncio.gather(*(stream() for _ in range(self._lanes)))
         return encoded
 
     async def encode_few(
