@@ -13,7 +13,14 @@ import numpy as np
 from PIL import Image
 
 from kshot.bench.serve.server_process import running_server
-from kshot.bundle import Bundle, decode_image, load_bundle, locate_bundle, prepare
+from kshot.bundle import (
+    Bundle,
+    decode_image,
+    default_bundles,
+    load_bundle,
+    locate_bundle,
+    prepare,
+)
 from kshot.bundle.document import plain
 from kshot.bundle.errors import BundleError
 from kshot.bundle.manifest import ENCODER_FILE, WEIGHTS_FILE
@@ -42,7 +49,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Contender:
-    """A line of `studies/rows/contenders.toml`; `of` is a model, a rival, or bundles as `a+b`."""
+    """A line of `studies/rows/contenders.toml`; `of` is a model, a rival, or bundles as `a+b`.
+
+    An empty `of` leaves the choice to a server of the default bundles.
+    """
 
     name: str
     title: str
@@ -53,9 +63,11 @@ class Contender:
 
     def bundles(self) -> Sequence[Bundle]:
         """Open the bundles it needs; raises `DataError` when one is not installed."""
-        names = [] if self.kind == Kind.RIVAL or not self.of else self.of.split("+")
+        if self.kind == Kind.RIVAL:
+            return []
         try:
-            return [load_bundle(locate_bundle(name)) for name in names]
+            named = [locate_bundle(name) for name in self.of.split("+")] if self.of else ()
+            return [load_bundle(folder) for folder in named or default_bundles()]
         except BundleError as error:
             raise DataError(f"{self.name}: {error}") from error
 
@@ -109,8 +121,9 @@ def opened(contender: Contender) -> Iterator[Open]:
     Raises `DataError` when the contender cannot compete here.
     """
     if contender.kind == Kind.SERVED:
-        names = [bundle.manifest.name for bundle in contender.bundles()]
-        model, options = "".join(names), cast(AdaptOptions, dict(contender.options or {}))
+        bundles = contender.bundles()
+        model = bundles[0].manifest.name if contender.of else None
+        options = cast(AdaptOptions, dict(contender.options or {}))
         with (
             running_server(Path(contender.of) if contender.of else None, "cpu") as server,
             Client(server.address, timeout=TIMEOUT_S) as client,
@@ -141,7 +154,7 @@ class Served:
     """A bundle behind a server: times are those of the calls, one picture in a Predict."""
 
     client: Client
-    model: str
+    model: str | None
     options: AdaptOptions
     pictures: Sequence[bytes]
 

@@ -40,6 +40,9 @@ class Refusal:
 
 
 KNOWN_SCORE = 0.25
+ESTIMATE = wire.AccuracyEstimate(
+    accuracy=0.5, low=0.25, high=0.75, example_count=4, confusion=[2, 0, 2, 0], cross_entropy=0.625
+)
 
 
 @dataclass
@@ -75,13 +78,17 @@ class FakeServicer(AdaptationServiceServicer):
         self, request: wire.AdaptRequest, context: grpc.ServicerContext
     ) -> wire.AdaptResponse:
         self._begin(request, context)
-        adapted = _adapted(f"am-{len(self.kept)}", request.model, request.support_set)
+        model = request.model or "omniglot"
+        adapted = _adapted(f"am-{len(self.kept)}", model, request.support_set)
         adapted.options.MergeFrom(request.options)
         self.kept[adapted.id] = adapted
         response = wire.AdaptResponse(adapted_model=adapted)
         response.report.stop_reason = wire.STOP_REASON_COMPLETED
         response.report.support_loss.extend([1.5, 0.5])
         response.report.warnings.extend([self.warning] if self.warning else [])
+        if not request.model:
+            response.report.chosen_from.add(model="omniglot")
+            response.report.chosen_from.add(model="photos", estimate=ESTIMATE)
         response.timing.compute.FromMilliseconds(12)
         return response
 
@@ -166,9 +173,11 @@ class FakeServicer(AdaptationServiceServicer):
             heads=[wire.HEAD_TRAINED],
             max_way=64,
             calibrated_batch_norm_modes=[wire.BATCH_NORM_MODE_SUPPORT],
+            max_useful_side=self.useful_sides.get("omniglot", 0),
         )
         for name, side in self.useful_sides.items():
-            response.models.add(model=name, max_useful_side=side)
+            if name != "omniglot":
+                response.models.add(model=name, max_useful_side=side)
         response.limits.default_ttl.FromSeconds(3600)
         return response
 

@@ -76,11 +76,13 @@ def test_adapt_prints_json(
     assert set(timing) == {"queue", "decode", "compute", "store", "round_trip"}
     assert printed == {
         "adapted_model": "am-0",
+        "model": "omniglot",
         "weights_digest": "ab" * 32,
         "class_names": ["cat", "dog"],
         "step_count": 10,
         "support_accuracy": 0.75,
         "estimate": None,
+        "chosen_from": [],
         "expire_time": "2026-12-01T10:00:00Z",
     }
     request: Any = servicer.requests[0]
@@ -90,20 +92,35 @@ def test_adapt_prints_json(
     assert not request.options.HasField("allow_partial")
 
 
+@pytest.mark.usefixtures("server")
+def test_a_model_that_was_chosen_is_named_before_the_others(
+    capsys: pytest.CaptureFixture[str], folder: Path, servicer: FakeServicer
+) -> None:
+    main(["adapt", str(folder)])
+    assert "omniglot, chosen before photos (50 %)" in capsys.readouterr().out
+    mine, other = document(capsys, "adapt", folder)["chosen_from"]
+
+    assert mine == {"model": "omniglot", "estimate": None}
+    assert other["model"] == "photos"
+    assert (other["estimate"]["accuracy"], other["estimate"]["cross_entropy"]) == (0.5, 0.625)
+    assert {request.model for request in servicer.requests} == {""}
+
+
 def test_an_adaptation_says_what_to_expect() -> None:
     confusion = np.array([[9, 1], [2, 8]])
-    estimate = AccuracyEstimate(0.85, 0.61, 0.954, 20, confusion)
+    estimate = AccuracyEstimate(0.85, 0.61, 0.954, 20, confusion, 0.5)
     report = Report("completed", (), "", 0, estimate=estimate)
 
     said = expectation(report)
 
     assert said == "85 % (61 to 95 %), from 20 examples, each left out in turn"
-    assert estimate_document(report) == {
+    assert estimate_document(report.estimate) == {
         "accuracy": 0.85,
         "low": 0.61,
         "high": 0.954,
         "example_count": 20,
         "confusion": [[9, 1], [2, 8]],
+        "cross_entropy": 0.5,
     }
     assert expectation(Report("completed", (), "", 0)).startswith("unknown: measure it")
 
@@ -262,7 +279,7 @@ def test_a_folder_that_does_not_fit_is_one_line(
         (["predict", "am-9", "nowhere.png"], 2, "nowhere.png: No such file or directory"),
         (["predict", "am-9"], 2, "IMAGE: expected at least one, got none"),
         (["predict"], 2, "ID"),
-        (["adapt", "."], 2, "--model"),
+        (["adapt"], 2, "FOLDER"),
         (["adapt", ".", "--model", "omniglot", "--head", "neck"], 2, "neck"),
         (["adapt", ".", "--model", "omniglot", "--step-count", "many"], 2, "many"),
     ],

@@ -144,6 +144,22 @@ def test_the_client_shrinks_as_the_model_allows(
     assert (jpeg in sent) is (model == "nearest")
 
 
+@pytest.mark.parametrize(("sides", "size"), [((SIDE, 300), (768, 512)), ((SIDE, 0), (2400, 1600))])
+def test_any_model_can_see_what_is_sent_to_all(
+    client: Client,
+    servicer: FakeServicer,
+    jpeg: bytes,
+    sides: tuple[int, int],
+    size: tuple[int, int],
+) -> None:
+    """Without the name of a model, the one that needs the most pixels decides."""
+    servicer.useful_sides = dict(zip(("omniglot", "photos"), sides, strict=True))
+    client.adapt([jpeg, b"small"], ["a", "b"])
+
+    (images,) = sent_images(servicer.requests[-1])
+    assert opened(images.encoded.items[0]).size == size
+
+
 def test_the_server_is_asked_only_about_large_images(
     client: Client, servicer: FakeServicer
 ) -> None:

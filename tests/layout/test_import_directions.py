@@ -87,7 +87,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"report"},
         {"engine_link"},
         {"predict"},
-        {"adaptation", "admission", "front"},
+        {"adaptation", "admission", "choice", "front"},
         {"rpc"},
         {"server"},
         {"command"},

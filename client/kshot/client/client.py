@@ -74,11 +74,13 @@ class Client:
         images: Images,
         labels: _Labels,
         *,
-        model: str,
+        model: str | None = None,
         timeout: float | None = None,
         **options: Unpack[AdaptOptions],
     ) -> AdaptedModel:
         """Adapt `model` to labelled images and return a handle on the adapted model.
+
+        Without a `model` the server takes the one that suits the images best.
 
         Images are uint8 (n, height, width[, channels]), prepared float32 (n, channels, height,
         width), float32 vectors (n, features), paths, bytes of encoded images, or pictures of
@@ -88,7 +90,10 @@ class Client:
         side = self._useful_side(images, lambda: model)
         support, classes = encode_support(images, labels, side)
         request = message(
-            wire.AdaptRequest, model=model, support_set=support, options=encode_options(options)
+            wire.AdaptRequest,
+            model=model or "",
+            support_set=support,
+            options=encode_options(options),
         )
         response, round_trip_ms = self._call(self._stub.Adapt, request, timeout)
         return AdaptedModel(
@@ -137,7 +142,7 @@ class Client:
         labels: _Labels,
         queries: Images,
         *,
-        model: str,
+        model: str | None = None,
         return_logits: bool = False,
         reject_below: float | None = None,
         timeout: float | None = None,
@@ -148,7 +153,7 @@ class Client:
         support, classes = encode_support(images, labels, side)
         request = message(
             wire.AdaptAndPredictRequest,
-            model=model,
+            model=model or "",
             support_set=support,
             options=encode_options(options),
             queries=encode_images(queries, side),
@@ -201,16 +206,17 @@ class Client:
         return decode_capabilities(response)
 
     def _useful_side(
-        self, images: npt.NDArray[np.generic] | Sequence[object], model: Callable[[], str]
+        self, images: npt.NDArray[np.generic] | Sequence[object], model: Callable[[], str | None]
     ) -> int:
         """Return the bound on the shorter side of images, 0 where they are sent as they are.
 
-        The server is asked only if there are large images.
+        The server is asked only if there are large images. Without a model, all may see them.
         """
         if not any_large(images):
             return 0
-        asked = self.capabilities().models.get(model())
-        return 0 if asked is None else asked.max_useful_side
+        name, served = model(), self.capabilities().models.items()
+        sides = [each.max_useful_side for other, each in served if name in (None, other)]
+        return max(sides) if sides and all(sides) else 0
 
     def _call(
         self,

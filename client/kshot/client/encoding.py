@@ -19,6 +19,7 @@ from kshot.client.results import (
     AccuracyEstimate,
     Description,
     ExampleNote,
+    ModelCandidate,
     Prediction,
     Report,
     Timing,
@@ -152,12 +153,19 @@ def decode_report(report: wire.AdaptReport, class_names: Sequence[str]) -> Repor
         compute_path=report.compute_path,
         slot_bucket=report.slot_bucket,
         warnings=tuple(report.warnings),
-        estimate=_estimate(report.estimate) if report.HasField("estimate") else None,
+        estimate=_estimate(report),
         example_notes=tuple(_note(note, class_names) for note in report.example_notes),
+        chosen_from=tuple(
+            ModelCandidate(candidate.model, _estimate(candidate))
+            for candidate in report.chosen_from
+        ),
     )
 
 
-def _estimate(estimate: wire.AccuracyEstimate) -> AccuracyEstimate:
+def _estimate(holder: wire.AdaptReport | wire.ModelCandidate) -> AccuracyEstimate | None:
+    if not holder.HasField("estimate"):
+        return None
+    estimate = holder.estimate
     confusion = np.array(estimate.confusion, np.int64)
     way = math.isqrt(len(confusion))
     return AccuracyEstimate(
@@ -166,6 +174,7 @@ def _estimate(estimate: wire.AccuracyEstimate) -> AccuracyEstimate:
         high=estimate.high,
         example_count=estimate.example_count,
         confusion=confusion.reshape(way, way),
+        cross_entropy=estimate.cross_entropy,
     )
 
 

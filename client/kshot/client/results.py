@@ -56,7 +56,8 @@ class AccuracyEstimate:
     """The accuracy to expect on new queries (0 to 1) with its 90 % interval.
 
     It comes from `example_count` examples, each left out in turn; `confusion[i, j]`, int64
-    (way, way), counts those of class i that the others take for class j.
+    (way, way), counts those of class i that the others take for class j. `cross_entropy` is that of
+    their answers in nats, with the scale of logits that makes it least.
     """
 
     accuracy: float
@@ -64,6 +65,15 @@ class AccuracyEstimate:
     high: float
     example_count: int
     confusion: npt.NDArray[np.int64]
+    cross_entropy: float
+
+
+@dataclass(frozen=True)
+class ModelCandidate:
+    """A model that the server could choose, with an estimate if it was adapted to compare."""
+
+    model: str
+    estimate: AccuracyEstimate | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,7 @@ class Report:
     """Why an inner loop stopped, its loss before each step in nats, and where it ran.
 
     `warnings` are sentences about the support set, `example_notes` name examples that may do harm.
+    `chosen_from` has the models that the server chose from, if the call named none.
     """
 
     stop_reason: str
@@ -95,6 +106,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     estimate: AccuracyEstimate | None = None
     example_notes: tuple[ExampleNote, ...] = ()
+    chosen_from: tuple[ModelCandidate, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

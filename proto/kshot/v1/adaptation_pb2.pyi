@@ -215,7 +215,16 @@ class AdaptRequest(google.protobuf.message.Message):
     SUPPORT_SET_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """Names the served model to adapt, see `ModelCapabilities.model`. Required."""
+    """Names the served model to adapt, see `ModelCapabilities.model`. Default: the one that suits the
+    support set best, of the served models that the request fits, images and options included; the
+    answer names it, and `AdaptReport.chosen_from` the others. All that estimate their accuracy
+    (`AdaptReport.estimate`) are adapted, one after another, and the least cross-entropy of left-out
+    examples decides; with `allow_partial` the best of those that the deadline leaves time for. Where
+    none can estimate, as with one example per class, the pictures decide. If they are drawings (on
+    most, over half of the pixels have nearly the median colour of the border, and there is little
+    colour), it is the first model that cuts out ink, else the first that takes gray images.
+    Otherwise it is the first with an encoder, else the first that takes colour. Otherwise the first.
+    """
     @property
     def support_set(self) -> global___SupportSet:
         """Holds the labelled examples. Required."""
@@ -407,7 +416,9 @@ class AdaptAndPredictRequest(google.protobuf.message.Message):
     RETURN_LOGITS_FIELD_NUMBER: builtins.int
     REJECT_BELOW_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """Names the served model to adapt. Required."""
+    """Names the served model to adapt. Default: the one that suits the support set best, see
+    `AdaptRequest.model`, of those that the queries fit as well.
+    """
     top_k: builtins.int
     """Asks for this number of best classes per query in `Prediction.top_classes`: 0 or more; at most
     the way are returned. Default 0.
@@ -1328,6 +1339,7 @@ class AdaptReport(google.protobuf.message.Message):
     WARNINGS_FIELD_NUMBER: builtins.int
     ESTIMATE_FIELD_NUMBER: builtins.int
     EXAMPLE_NOTES_FIELD_NUMBER: builtins.int
+    CHOSEN_FROM_FIELD_NUMBER: builtins.int
     stop_reason: global___StopReason.ValueType
     """Tells why it stopped."""
     compute_path: builtins.str
@@ -1357,6 +1369,12 @@ class AdaptReport(google.protobuf.message.Message):
     def example_notes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ExampleNote]:
         """Lists examples that may do harm, in the order of their indices. Default: none."""
 
+    @property
+    def chosen_from(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelCandidate]:
+        """Lists the models that the server chose from, as it serves them, where the request named none and
+        fitted several. Default: none.
+        """
+
     def __init__(
         self,
         *,
@@ -1367,9 +1385,10 @@ class AdaptReport(google.protobuf.message.Message):
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
         estimate: global___AccuracyEstimate | None = ...,
         example_notes: collections.abc.Iterable[global___ExampleNote] | None = ...,
+        chosen_from: collections.abc.Iterable[global___ModelCandidate] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["estimate", b"estimate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "estimate", b"estimate", "example_notes", b"example_notes", "slot_bucket", b"slot_bucket", "stop_reason", b"stop_reason", "support_loss", b"support_loss", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chosen_from", b"chosen_from", "compute_path", b"compute_path", "estimate", b"estimate", "example_notes", b"example_notes", "slot_bucket", b"slot_bucket", "stop_reason", b"stop_reason", "support_loss", b"support_loss", "warnings", b"warnings"]) -> None: ...
 
 global___AdaptReport = AdaptReport
 
@@ -1384,6 +1403,7 @@ class AccuracyEstimate(google.protobuf.message.Message):
     HIGH_FIELD_NUMBER: builtins.int
     EXAMPLE_COUNT_FIELD_NUMBER: builtins.int
     CONFUSION_FIELD_NUMBER: builtins.int
+    CROSS_ENTROPY_FIELD_NUMBER: builtins.int
     accuracy: builtins.float
     """Gives the share of left-out examples that the others classify rightly: 0 to 1."""
     low: builtins.float
@@ -1392,6 +1412,10 @@ class AccuracyEstimate(google.protobuf.message.Message):
     """Gives the upper end of the 90 % interval: 0 to 1."""
     example_count: builtins.int
     """Counts the examples that were left out; those alone in their class take no part."""
+    cross_entropy: builtins.float
+    """Gives the mean cross-entropy of the left-out examples, in nats, with the scale of logits that
+    makes it least.
+    """
     @property
     def confusion(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Counts, row by row (way x way), the examples of each class that the others take for each class."""
@@ -1404,10 +1428,36 @@ class AccuracyEstimate(google.protobuf.message.Message):
         high: builtins.float = ...,
         example_count: builtins.int = ...,
         confusion: collections.abc.Iterable[builtins.int] | None = ...,
+        cross_entropy: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["accuracy", b"accuracy", "confusion", b"confusion", "example_count", b"example_count", "high", b"high", "low", b"low"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accuracy", b"accuracy", "confusion", b"confusion", "cross_entropy", b"cross_entropy", "example_count", b"example_count", "high", b"high", "low", b"low"]) -> None: ...
 
 global___AccuracyEstimate = AccuracyEstimate
+
+@typing.final
+class ModelCandidate(google.protobuf.message.Message):
+    """Names a model that the server could choose."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    ESTIMATE_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Names the model."""
+    @property
+    def estimate(self) -> global___AccuracyEstimate:
+        """Estimates its accuracy. Unset where it was not adapted."""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        estimate: global___AccuracyEstimate | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["estimate", b"estimate"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["estimate", b"estimate", "model", b"model"]) -> None: ...
+
+global___ModelCandidate = ModelCandidate
 
 @typing.final
 class ExampleNote(google.protobuf.message.Message):

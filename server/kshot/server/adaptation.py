@@ -19,7 +19,7 @@ from kshot.server.report.examples import ExampleNote, note_answers, note_picture
 from kshot.server.report.known import reference_scores
 from kshot.server.report.support_warnings import support_warnings
 from kshot.server.request.digest import begin_adaptation_digest, weights_digest
-from kshot.server.request.grounds import grounds_of, warn_of_support
+from kshot.server.request.grounds import grounds_of, support_ground_warnings
 from kshot.server.request.images import (
     ImageRules,
     PixelBudget,
@@ -82,7 +82,10 @@ class SeenImages:
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """The result of a request to adapt; `model` is not stored yet and has no id."""
+    """The result of a request to adapt; `model` is not stored yet and has no id.
+
+    `chosen_from` has the models that were compared, by name, with their estimates.
+    """
 
     model: AdaptedModelRecord
     arrays: AdaptedArrays
@@ -92,6 +95,7 @@ class AdaptResult:
     slot_bucket: int
     estimate: AccuracyEstimate | None
     notes: tuple[ExampleNote, ...]
+    chosen_from: tuple[tuple[str, AccuracyEstimate | None], ...] = ()
 
 
 def check_task(
@@ -127,13 +131,13 @@ def check_task(
     return CheckedTask(engine_task, support_set.class_names, support, temperature)
 
 
-def warn_of_support_set(task: CheckedTask, manifest: Manifest) -> None:
-    """Tell the current call's caller what about a support set may make answers wrong; blocks."""
-    warn_of_support(grounds_of(task.images, manifest))
+def warnings_of_task(task: CheckedTask, manifest: Manifest) -> tuple[str, ...]:
+    """Return sentences about what in a support set may make answers wrong; blocks."""
     classes = np.asarray(task.engine_task.class_indices, np.int64)
     options = task.engine_task.options
-    current_call().support_warnings += support_warnings(
-        task.images, classes, task.class_names, manifest, options
+    return (
+        *support_ground_warnings(grounds_of(task.images, manifest)),
+        *support_warnings(task.images, classes, task.class_names, manifest, options),
     )
 
 

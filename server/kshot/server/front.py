@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import cast
 
 import numpy as np
 
 from kshot.bundle import BatchNormMode
 from kshot.server.adaptation import (
     AdaptResult,
-    CheckedTask,
     adapt,
     check_task,
     check_task_alone,
-    warn_of_support_set,
 )
 from kshot.server.admission import Admission
 from kshot.server.call_context import current_call
+from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.supervisor import EngineSupervisor
 from kshot.server.predict.batches import (
@@ -48,7 +48,7 @@ from kshot.server.predict.predictor import images_per_query
 from kshot.server.request.grounds import (
     SupportGrounds,
     grounds_of,
-    warn_of_queries,
+    query_ground_warnings,
 )
 from kshot.server.request.images import PixelBudget, check_sent, image_count
 from kshot.server.request.inputs import AdaptInput, Images, PredictInput
@@ -83,17 +83,13 @@ class Front:
         with self.adapting.admit():
             ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
 
-            def check() -> tuple[ServedModel, CheckedTask]:
-                with current_call().measure("decode"):
-                    model = self._find(task, violations)
-                    checked = check_task(task, model, ttl, self._budget(), violations)
-                    violations.check()
-                    warn_of_support_set(checked, model.bundle.manifest)
-                    return model, checked
+            def check(model: ServedModel, noted: Violations) -> Candidate:
+                return Candidate(model, check_task(task, model, ttl, self._budget(), noted))
 
-            model, checked = await self.workers.prepare(check)
-            checked = await self._encode_support(model, checked)
-            adaptation = await adapt(checked, self.engine.adapt, self.workers)
+            def find() -> list[Candidate]:
+                return find_candidates(self._find(task, violations), check, violations)
+
+            _, adaptation = await self._adapt(task, find)
             kept = await self.kept_models.keep(adaptation.model, adaptation.arrays)
             current_call().adapted_model = kept.id
             return replace(adaptation, model=kept)
@@ -110,30 +106,24 @@ class Front:
                 violations.add("options.ttl", "must not be set: AdaptAndPredict keeps no model")
                 others = {name: task.options[name] for name in task.options if name != "ttl"}
                 task = replace(task, options=others)
-            no_ttl, budget = TtlLimits(0, 0), self._budget()
+            no_ttl = TtlLimits(0, 0)
 
-            def check() -> tuple[ServedModel, CheckedTask, Floats]:
-                with current_call().measure("decode"):
-                    model = self._find(task, violations, query)
-                    checked = check_task(task, model, no_ttl, budget, violations)
-                    options = checked.engine_task.options
-                    support_count = len(checked.engine_task.support)
-                    self._check_size(query, support_count, options.batch_norm_mode, violations)
-                    queries = prepare_queries(query.queries, model, budget, violations)
-                    violations.check()
-                    manifest = model.bundle.manifest
-                    warn_of_support_set(checked, manifest)
-                    grounds = grounds_of(checked.images, manifest)
-                    warn_of_queries(grounds, grounds_of(queries, manifest))
-                    return model, checked, queries
+            def check(model: ServedModel, noted: Violations) -> Candidate:
+                budget = self._budget()
+                checked = check_task(task, model, no_ttl, budget, noted)
+                support, options = checked.engine_task.support, checked.engine_task.options
+                self._check_size(query, len(support), options.batch_norm_mode, noted)
+                return Candidate(
+                    model, checked, prepare_queries(query.queries, model, budget, noted)
+                )
 
-            model, checked, queries = await self.workers.prepare(check)
-            checked = await self._encode_support(model, checked)
-            if model.encoder is not None:
-                queries = await self.encodings.encode(model.encoder, queries)
-            adaptation = await adapt(checked, self.engine.adapt, self.workers)
-            mode = checked.engine_task.options.batch_norm_mode
-            question = Question(model, adaptation.arrays, mode)
+            def find() -> list[Candidate]:
+                return find_candidates(self._find(task, violations, query), check, violations)
+
+            chosen, adaptation = await self._adapt(task, find)
+            queries = cast(Floats, chosen.queries)
+            mode = chosen.task.engine_task.options.batch_norm_mode
+            question = Question(chosen.model, adaptation.arrays, mode)
             answers = await answer(question, lambda: queries, self.workers)
             return adaptation, with_known_scores(answers, adaptation.arrays, query.reject_below)
 
@@ -160,7 +150,8 @@ class Front:
                     violations.check()
                     manifest = model.bundle.manifest
                     grounds = self.support_grounds.of(adapted.id, arrays.support, manifest)
-                    warn_of_queries(grounds, grounds_of(queries, manifest))
+                    found = query_ground_warnings(grounds, grounds_of(queries, manifest))
+                    current_call().query_warnings += found
                     return queries
 
             count = (image_count(query.queries) or 0) * images_per_query(support_count, mode)
@@ -199,12 +190,44 @@ class Front:
 
             return adapted, chosen, await self.workers.compute(work)
 
-    async def _encode_support(self, model: ServedModel, task: CheckedTask) -> CheckedTask:
+    async def _adapt(
+        self, task: AdaptInput, find: Callable[[], list[Candidate]]
+    ) -> tuple[Candidate, AdaptResult]:
+        """Adapt the best of the candidates that `find` returns, and warn of the support set."""
+
+        def prepare() -> list[Candidate]:
+            with current_call().measure("decode"):
+                return find()
+
+        candidates = await self.workers.prepare(prepare)
+        alone = len(candidates) == 1
+
+        async def run(candidate: Candidate) -> tuple[Candidate, AdaptResult]:
+            candidate = await self._encode_support(candidate)
+            if alone:
+                candidate = await self._encode_asked(candidate)
+            return candidate, await adapt(candidate.task, self.engine.adapt, self.workers)
+
+        images = task.support_set.images
+        chosen, adaptation = await adapt_best(candidates, images, run, self.workers)
+        chosen.warn()
+        return chosen if alone else await self._encode_asked(chosen), adaptation
+
+    async def _encode_support(self, candidate: Candidate) -> Candidate:
         """Give the engine the encoded support set if the model has an encoder."""
-        if model.encoder is None:
-            return task
-        support = await self.encodings.encode(model.encoder, task.images)
-        return await self.workers.prepare(lambda: task.encoded(support))
+        task, encoder = candidate.task, candidate.model.encoder
+        if encoder is None:
+            return candidate
+        support = await self.encodings.encode(encoder, task.images)
+        encoded = await self.workers.prepare(lambda: task.encoded(support))
+        return replace(candidate, task=encoded)
+
+    async def _encode_asked(self, candidate: Candidate) -> Candidate:
+        """Encode the queries of a candidate if there are any and its model has an encoder."""
+        if candidate.model.encoder is None or candidate.queries is None:
+            return candidate
+        queries = await self.encodings.encode(candidate.model.encoder, candidate.queries)
+        return replace(candidate, queries=queries)
 
     async def _encode_queries(
         self, encoder: Encoder, queries: Images | None, prepare: Callable[[], Floats]
@@ -217,18 +240,17 @@ class Front:
 
     def _find(
         self, task: AdaptInput, violations: Violations, query: PredictInput | None = None
-    ) -> ServedModel:
-        """Return the model of a request; if it is not served, first check what needs no model."""
+    ) -> list[ServedModel]:
+        """Return the models that may answer; if none is served, first check what needs no model."""
         if not task.model:
-            violations.add("model", "expected the name of a served model, got none")
+            return list(self.catalog)
         if task.model not in self.catalog:
             check_task_alone(task, self.catalog.max_way, violations)
             if query is not None:
                 check_sent(query.queries, "queries", violations)
             violations.check()
-        model = self.catalog.find(task.model)
         current_call().model = task.model
-        return model
+        return [self.catalog.find(task.model)]
 
     def _budget(self) -> PixelBudget:
         return PixelBudget(self.config.max_image_pixels, self.config.max_request_pixels)

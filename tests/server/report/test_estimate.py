@@ -50,3 +50,19 @@ def test_one_example_of_each_class_tells_nothing() -> None:
 
 def test_two_examples_of_one_class_alone_tell_nothing() -> None:
     assert estimate_accuracy(logits_for([0, 0, 1]), np.array([0, 0, 1]), 3) is None
+
+
+def test_cross_entropy_is_that_of_the_best_scale() -> None:
+    """Models with logits of any scale compare; those that tell nothing have that of a guess."""
+    logits = np.array([[2, 0], [1, 0], [0, 1], [1, 0]], np.float32)
+    classes = np.array([0, 0, 1, 1])
+
+    first, tenfold, blind = (
+        estimate_accuracy(given, classes, 2) for given in (logits, 10 * logits, 0 * logits)
+    )
+
+    assert first is not None
+    assert tenfold is not None
+    assert blind is not None
+    assert first.cross_entropy == pytest.approx(tenfold.cross_entropy, abs=0.02)
+    assert first.cross_entropy < blind.cross_entropy == pytest.approx(np.log(2))

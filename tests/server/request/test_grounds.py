@@ -7,13 +7,12 @@ import numpy.typing as npt
 import pytest
 
 from kshot.bundle import EncoderSpec, Ink, Manifest, Polarity, PreprocessingStep
-from kshot.server.call_context import begin_call
 from kshot.server.request.grounds import (
     Grounds,
     SupportGrounds,
     grounds_of,
-    warn_of_queries,
-    warn_of_support,
+    query_ground_warnings,
+    support_ground_warnings,
 )
 
 Floats = npt.NDArray[np.float32]
@@ -46,32 +45,25 @@ def test_a_ground_is_a_border_of_one_shade(manifest: Manifest) -> None:
 
 @pytest.mark.parametrize("ground", [0, 1])
 def test_queries_on_the_other_ground_are_noticed(manifest: Manifest, ground: int) -> None:
-    call = begin_call("Predict")
     support = grounds(drawings(10, ground), manifest)
     queries = np.concatenate([drawings(3, ground), drawings(2, 1 - ground)])
-    warn_of_queries(support, grounds(drawings(5, ground), manifest))
-    warn_of_queries(support, grounds(photographs(5), manifest))
-
-    assert call.query_warnings == []
-    warn_of_queries(support, grounds(queries, manifest))
 
     names = ("dark", "light") if ground else ("light", "dark")
-    assert call.query_warnings == [
+    assert list(query_ground_warnings(support, grounds(queries, manifest))) == [
         f"queries: 2 of 5 have a {names[0]} ground and the support set a {names[1]} one; "
         "their answers are likely wrong: invert them"
     ]
+    for others in (drawings(5, ground), photographs(5)):
+        assert list(query_ground_warnings(support, grounds(others, manifest))) == []
 
 
 def test_a_support_set_of_both_grounds_is_noticed(manifest: Manifest) -> None:
-    call = begin_call("Adapt")
     mixed = grounds(np.concatenate([drawings(4, 1), drawings(1, 0)]), manifest)
-    warn_of_support(mixed)
-    warn_of_support(grounds(drawings(5, 0), manifest))
-    warn_of_queries(mixed, grounds(drawings(5, 0), manifest))
+    dark = grounds(drawings(5, 0), manifest)
+    (warning,) = support_ground_warnings(mixed)
 
-    assert len(call.support_warnings) == 1
-    assert "4 examples have a light ground and 1 a dark one" in call.support_warnings[0]
-    assert call.query_warnings == []
+    assert "4 examples have a light ground and 1 a dark one" in warning
+    assert list(support_ground_warnings(dark)) == list(query_ground_warnings(mixed, dark)) == []
 
 
 def test_a_bundle_that_decides_the_polarity_is_left_alone(manifest: Manifest) -> None:
@@ -85,8 +77,7 @@ def test_a_bundle_that_decides_the_polarity_is_left_alone(manifest: Manifest) ->
 
     for other in (with_step(Ink(0.1)), with_step(Polarity("dark")), encoded):
         assert grounds_of(images, other) is None
-    warn_of_support(None)
-    warn_of_queries(None, None)
+    assert list(support_ground_warnings(None)) == list(query_ground_warnings(None, None)) == []
 
 
 def test_the_support_sets_grounds_are_found_once(

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -7,9 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from kshot.bundle import Bundle, builtin_bundle, load_bundle, prepare
+from kshot.bundle import Bundle, builtin_bundle, default_bundles, load_bundle, prepare
 from kshot.trainer.errors import DataError
 from kshot.trainer.rivals.rivals import RIVALS
+from studies.pictures import contenders
 from studies.pictures.contenders import (
     ENCODER_FILE,
     Contender,
@@ -73,6 +76,28 @@ def test_frozen_features_are_the_encoders(tmp_path: Path, pictures: PictureSet) 
     expected = prepare(list(pictures.pictures), manifest.input).mean(axis=(2, 3))
     assert np.allclose(solver.features, np.tile(expected, 2), atol=1e-6)
     assert solver.solve(task).correct == 6
+
+
+def test_a_model_left_out_is_the_servers_choice(
+    monkeypatch: pytest.MonkeyPatch, pictures: PictureSet
+) -> None:
+    """Its server has the default bundles, and they decide its answers."""
+    asked: list[object] = []
+
+    @contextmanager
+    def running(bundle: Path | None, _device: str) -> Iterator[SimpleNamespace]:
+        asked.append(bundle)
+        yield SimpleNamespace(address="127.0.0.1:1")
+
+    monkeypatch.setattr(contenders, "running_server", running)
+    auto = Contender("auto", "", Kind.SERVED, "")
+    named = [Contender("named", "", Kind.SERVED, path.parent.name) for path in default_bundles()]
+
+    with opened(auto) as make:
+        solver = cast(contenders.Served, make(pictures))
+
+    assert (asked, solver.model) == ([None], None)
+    assert auto.deciding()["of"] == [of for one in named for of in one.deciding()["of"]]
 
 
 def test_contenders_that_are_not_here_are_named() -> None:

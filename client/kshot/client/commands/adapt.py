@@ -22,7 +22,7 @@ from kshot.client.commands.options import (
     timeout_option,
 )
 from kshot.client.options import AdaptOptions, ResolvedOptions, choices
-from kshot.client.results import Report
+from kshot.client.results import AccuracyEstimate, Report
 
 
 def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -42,14 +42,17 @@ def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @server_option
-@click.option("--model", required=True, help="The served model to adapt, such as drawings.")
+@click.option(
+    "--model",
+    help="The served model to adapt, such as drawings.  [default: the one that suits the images]",
+)
 @adapt_options
 @timeout_option
 @json_option
 def command(
     folder: Path,
     server: str,
-    model: str,
+    model: str | None,
     timeout: float,
     as_json: bool,
     **options: Unpack[AdaptOptions],
@@ -75,11 +78,16 @@ def document(adapted: AdaptedModel) -> dict[str, object]:
     """Return what the command prints for machines."""
     return {
         "adapted_model": adapted.id,
+        "model": adapted.description.model,
         "weights_digest": adapted.weights_digest,
         "class_names": list(adapted.class_names),
         "step_count": adapted.step_count,
         "support_accuracy": adapted.support_accuracy,
-        "estimate": estimate_document(adapted.report),
+        "estimate": estimate_document(adapted.report.estimate if adapted.report else None),
+        "chosen_from": [
+            {"model": each.model, "estimate": estimate_document(each.estimate)}
+            for each in (adapted.report.chosen_from if adapted.report else ())
+        ],
         "expire_time": time_text(adapted.expire_time),
         "timing_ms": adapted.timing.document() if adapted.timing else {},
     }
@@ -89,6 +97,7 @@ def rows(adapted: AdaptedModel) -> list[tuple[str, str]]:
     """Return what the command prints for people."""
     timing = adapted.timing.document() if adapted.timing else {}
     return [
+        ("model", chosen(adapted)),
         ("classes", ", ".join(adapted.class_names)),
         ("steps", str(adapted.step_count)),
         ("accuracy to expect", expectation(adapted.report)),
@@ -97,17 +106,29 @@ def rows(adapted: AdaptedModel) -> list[tuple[str, str]]:
     ]
 
 
-def estimate_document(report: Report | None) -> dict[str, object] | None:
-    """Return the estimate of accuracy for machines."""
-    if report is None or report.estimate is None:
+def chosen(adapted: AdaptedModel) -> str:
+    """Name the model, and those that the server compared it with."""
+    others = [
+        each.model
+        if each.estimate is None
+        else f"{each.model} ({100 * each.estimate.accuracy:.0f} %)"
+        for each in (adapted.report.chosen_from if adapted.report else ())
+        if each.model != adapted.description.model
+    ]
+    return adapted.description.model + (f", chosen before {', '.join(others)}" if others else "")
+
+
+def estimate_document(estimate: AccuracyEstimate | None) -> dict[str, object] | None:
+    """Return an estimate of accuracy for machines."""
+    if estimate is None:
         return None
-    estimate = report.estimate
     return {
         "accuracy": estimate.accuracy,
         "low": estimate.low,
         "high": estimate.high,
         "example_count": estimate.example_count,
         "confusion": estimate.confusion.tolist(),
+        "cross_entropy": estimate.cross_entropy,
     }
 
 

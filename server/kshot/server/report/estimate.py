@@ -14,6 +14,8 @@ CONFIDENCE = 0.9
 # The left-out answers share their examples, so that n of them vary like fewer independent ones;
 # measured on the eight sets of docs/pictures.md.
 _INDEPENDENT_SHARE = 0.5
+# Of logits, to find the one that suits left-out answers best.
+_SCALES = np.geomspace(1 / 32, 32, 21)
 _NORMAL_QUANTILE = 1.6448536269514722  # two-sided 90 %
 
 
@@ -22,7 +24,8 @@ class AccuracyEstimate:
     """The accuracy to expect on new queries (a fraction), and its 90 % interval.
 
     `confusion[i, j]` counts the examples of class i, of `example_count`, that the others take for
-    class j. Classes with one example take no part.
+    class j. Classes with one example take no part. `cross_entropy` is that of the left-out answers,
+    in nats, with the scale of logits that makes it least: so models compare, calibrated or not.
     """
 
     accuracy: float
@@ -30,6 +33,7 @@ class AccuracyEstimate:
     high: float
     example_count: int
     confusion: Integers
+    cross_entropy: float
 
 
 def estimate_accuracy(
@@ -50,7 +54,18 @@ def estimate_accuracy(
     count = int(told.sum())
     accuracy = float(np.trace(confusion)) / count
     low, high = _wilson(accuracy, count * _INDEPENDENT_SHARE)
-    return AccuracyEstimate(accuracy, low, high, count, confusion)
+    cross_entropy = _cross_entropy(held_out_logits[told].astype(np.float64), classes[told])
+    return AccuracyEstimate(accuracy, low, high, count, confusion, cross_entropy)
+
+
+def _cross_entropy(logits: npt.NDArray[np.float64], classes: Integers) -> float:
+    """Return the least mean over scales of logits `(n, way)` for classes `(n,)`, in nats."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    own = shifted[np.arange(len(classes)), classes]
+    return min(
+        float((np.log(np.exp(scale * shifted).sum(axis=1)) - scale * own).mean())
+        for scale in _SCALES
+    )
 
 
 def _wilson(share: float, count: float) -> tuple[float, float]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import Ink, Manifest, Polarity, value_table
-from kshot.server.call_context import current_call
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -78,20 +78,20 @@ class SupportGrounds:
         return grounds
 
 
-def warn_of_support(grounds: Grounds | None) -> None:
-    """Tell the current call's caller about a support set that has both grounds."""
+def support_ground_warnings(grounds: Grounds | None) -> Iterator[str]:
+    """Warn of a support set that has both grounds."""
     if grounds is None:
         return
     light, dark = int(grounds.light.sum()), int(grounds.dark.sum())
     if light and dark:
-        current_call().support_warnings.append(
+        yield (
             f"support_set: {light} examples have a light ground and {dark} a dark one; this model "
             "takes them for different pictures: invert one kind"
         )
 
 
-def warn_of_queries(support: Grounds | None, queries: Grounds | None) -> None:
-    """Tell the current call's caller about queries whose ground is not the support set's."""
+def query_ground_warnings(support: Grounds | None, queries: Grounds | None) -> Iterator[str]:
+    """Warn of queries whose ground is not the support set's."""
     if support is None or queries is None:
         return
     for own, other, name, opposite in (
@@ -100,7 +100,7 @@ def warn_of_queries(support: Grounds | None, queries: Grounds | None) -> None:
     ):
         count = int(other.sum())
         if count and own.mean() >= _SAME_SHARE:
-            current_call().query_warnings.append(
+            yield (
                 f"queries: {count} of {len(other)} have a {opposite} ground and the support set a "
                 f"{name} one; their answers are likely wrong: invert them"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from kshot.server.error_details import FieldViolation
 from kshot.server.errors import InvalidRequest
 
@@ -14,11 +16,15 @@ _MAX_DESCRIPTION = 240
 class Violations:
     """The violations of one request, in the order in which they were found."""
 
-    def __init__(self) -> None:
-        self._found: list[FieldViolation] = []
+    def __init__(self, found: Iterable[FieldViolation] = ()) -> None:
+        self._found = list(found)
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def copy(self) -> Violations:
+        """Return what was found so far, to add to it on its own."""
+        return Violations(self._found)
 
     def add(self, field: str, description: str) -> None:
         """Note that `field` is invalid: what was expected and what it was."""

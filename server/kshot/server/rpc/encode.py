@@ -53,6 +53,10 @@ def report_message(adaptation: AdaptResult) -> wire.AdaptReport:
         warnings=current_call().support_warnings,
         estimate=_estimate_message(adaptation.estimate),
         example_notes=map(_note_message, adaptation.notes),
+        chosen_from=[
+            wire.ModelCandidate(model=name, estimate=_estimate_message(estimate))
+            for name, estimate in adaptation.chosen_from
+        ],
     )
 
 
@@ -65,6 +69,7 @@ def _estimate_message(estimate: AccuracyEstimate | None) -> wire.AccuracyEstimat
         high=estimate.high,
         example_count=estimate.example_count,
         confusion=estimate.confusion.ravel().tolist(),
+        cross_entropy=estimate.cross_entropy,
     )
 
 

@@ -1,0 +1,178 @@
+"""Which served model adapts where a request names none: the one that suits the support set best."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from kshot.bundle import Grayscale, Ink, InputSpec, Rescale, Resize, Rgb
+from kshot.server.adaptation import AdaptResult, CheckedTask, warnings_of_task
+from kshot.server.call_context import current_call
+from kshot.server.errors import AdaptationDiverged, DeadlineExceeded, DeviceMemoryFull
+from kshot.server.predict.catalog import ServedModel
+from kshot.server.report.drawn import are_drawings
+from kshot.server.request.grounds import grounds_of, query_ground_warnings
+from kshot.server.request.images import ImageRules, PixelBudget, prepare_images
+from kshot.server.request.inputs import Images, TensorImages
+from kshot.server.request.violations import Violations
+from kshot.server.workers import Workers
+
+Floats = npt.NDArray[np.float32]
+
+_SIDE = 64
+_THUMBNAIL = InputSpec((3, _SIDE, _SIDE), (Rgb(), Resize(_SIDE, _SIDE, "box"), Rescale(1 / 255)))
+_CHECKED = 2**53  # images were found small enough before
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A served model that a request fits, the task for it, and the queries if there are any.
+
+    `warnings` are sentences about the support set and about the queries.
+    """
+
+    model: ServedModel
+    task: CheckedTask
+    queries: Floats | None = None
+    warnings: tuple[Sequence[str], Sequence[str]] = ((), ())
+
+    @property
+    def name(self) -> str:
+        """Return the model's name."""
+        return self.model.bundle.manifest.name
+
+    def estimates(self) -> bool:
+        """Tell whether its answers for left-out examples of two classes will be known."""
+        options, classes = self.task.engine_task.options, self.task.engine_task.class_indices
+        several = sum(count > 1 for count in Counter(classes).values())
+        return several > 1 and options.head.from_support and options.step_count == 0
+
+    def seen(self) -> Candidate:
+        """Look at the images for warnings, before they are encoded; blocks."""
+        manifest = self.model.bundle.manifest
+        of_queries: tuple[str, ...] = ()
+        if self.queries is not None:
+            grounds = grounds_of(self.task.images, manifest)
+            of_queries = tuple(query_ground_warnings(grounds, grounds_of(self.queries, manifest)))
+        return replace(self, warnings=(warnings_of_task(self.task, manifest), of_queries))
+
+    def warn(self) -> None:
+        """Tell the current call's caller what may make answers wrong, and the log which model."""
+        call = current_call()
+        call.model = self.name
+        call.support_warnings += self.warnings[0]
+        call.query_warnings += self.warnings[1]
+
+
+Check = Callable[[ServedModel, Violations], Candidate]
+Result = tuple[Candidate, AdaptResult]
+Run = Callable[[Candidate], Awaitable[Result]]
+
+
+def find_candidates(
+    models: Sequence[ServedModel], check: Check, violations: Violations
+) -> list[Candidate]:
+    """Return the models that a request fits; blocks.
+
+    If there is none, raises `InvalidRequest` with the violations of the model that has the fewest.
+    """
+    found: list[Candidate] = []
+    refused: list[Violations] = []
+    for model in models:
+        noted = violations.copy()
+        candidate = check(model, noted)
+        if noted:
+            refused.append(noted)
+        else:
+            found.append(candidate.seen())
+    if not found:
+        min(refused, key=len).check()
+    return found
+
+
+async def adapt_best(
+    candidates: list[Candidate], images: Images | None, run: Run, workers: Workers
+) -> Result:
+    """Adapt the candidates that estimate their answers, and return the best.
+
+    The best has the lowest cross-entropy of left-out examples. If none estimates, the pictures
+    decide, see `AdaptRequest.model`. Raises what `run` raises, if it does for all. Takes the
+    candidates out of the list: nobody holds their images once `run` has encoded them.
+    """
+    if len(candidates) == 1:
+        return await run(candidates.pop())
+    names = [candidate.name for candidate in candidates]
+    judged = [candidate for candidate in candidates if candidate.estimates()]
+    if not judged:
+        judged = [await workers.prepare(partial(_by_pictures, tuple(candidates), images))]
+    candidates.clear()
+    results = await _adapt_each(judged, run)
+    best, adaptation = min(results, key=lambda result: _cross_entropy(result[1]))
+    estimates = {candidate.name: result.estimate for candidate, result in results}
+    chosen_from = tuple((name, estimates.get(name)) for name in names)
+    return best, replace(adaptation, chosen_from=chosen_from)
+
+
+async def _adapt_each(candidates: list[Candidate], run: Run) -> list[Result]:
+    """Adapt one after another; a partial answer is allowed to leave out the last ones."""
+    results: list[Result] = []
+    failures: list[Exception] = []
+    while candidates:
+        partly = candidates[0].task.engine_task.options.allow_partial
+        try:
+            results.append(await run(candidates.pop(0)))
+        except (AdaptationDiverged, DeviceMemoryFull) as error:
+            failures.append(error)
+        except DeadlineExceeded:
+            if not (results and partly):
+                raise
+            break
+    if not results:
+        raise failures[0]
+    return results
+
+
+def _cross_entropy(adaptation: AdaptResult) -> float:
+    return math.inf if adaptation.estimate is None else adaptation.estimate.cross_entropy
+
+
+def _by_pictures(candidates: Sequence[Candidate], images: Images | None) -> Candidate:
+    """Choose by what the pictures are, where no left-out example can tell."""
+    if isinstance(images, TensorImages) and images.datatype != "UINT8":
+        return candidates[0]
+    with current_call().measure("decode"):
+        budget = PixelBudget(_CHECKED, _CHECKED)
+        rules = ImageRules("support_set.images", _CHECKED, budget, _THUMBNAIL)
+        drawings = are_drawings(prepare_images(images, rules, Violations()))
+    for prefers in (_cuts_ink, _takes_gray) if drawings else (_encodes, _takes_colour):
+        for candidate in candidates:
+            if prefers(candidate):
+                return candidate
+    return candidates[0]
+
+
+def _takes(candidate: Candidate, kind: type[Grayscale] | type[Rgb] | type[Ink]) -> bool:
+    steps = candidate.model.bundle.manifest.input.preprocessing
+    return any(isinstance(step, kind) for step in steps)
+
+
+def _encodes(candidate: Candidate) -> bool:
+    return candidate.model.encoder is not None
+
+
+def _cuts_ink(candidate: Candidate) -> bool:
+    return _takes(candidate, Ink)
+
+
+def _takes_gray(candidate: Candidate) -> bool:
+    return _takes(candidate, Grayscale)
+
+
+def _takes_colour(candidate: Candidate) -> bool:
+    return _takes(candidate, Rgb)

@@ -1,0 +1,26 @@
+"""Whether pictures are drawings: ink on a plain ground."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+_NEAR = 0.1  # of the range of pixels, in every channel
+_GROUND_SHARE = 0.5
+_COLOUR = 0.1  # the mean difference between the strongest and the weakest channel
+
+
+def are_drawings(pictures: Floats) -> bool:
+    """Tell whether most pictures `(n, 3, height, width)`, 0 to 1, are drawings.
+
+    In a drawing, more than half of the pixels have nearly the median colour of the border, and
+    there is little colour.
+    """
+    sides = (pictures[:, :, 0], pictures[:, :, -1], pictures[..., 0], pictures[..., -1])
+    ground = np.median(np.concatenate(sides, axis=2), axis=2)  # (n, 3)
+    distances = np.abs(pictures - ground[:, :, None, None]).max(axis=1)  # (n, height, width)
+    plain = (distances < _NEAR).mean(axis=(1, 2)) > _GROUND_SHARE
+    gray = np.ptp(pictures, axis=1).mean(axis=(1, 2)) < _COLOUR
+    return bool((plain & gray).mean() > 0.5)

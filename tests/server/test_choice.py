@@ -1,0 +1,64 @@
+"""Candidates are adapted one after another, within the caller's time."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from kshot.bundle import Head
+from kshot.server.adaptation import AdaptResult
+from kshot.server.choice import Candidate, adapt_best
+from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
+
+ENTROPIES = {"a": 0.7, "b": 0.2, "c": 0.5}
+
+
+def candidates(*, allow_partial: bool = False) -> list[Candidate]:
+    options = SimpleNamespace(head=Head.PROTOTYPE, step_count=0, allow_partial=allow_partial)
+    engine_task = SimpleNamespace(options=options, class_indices=(0, 0, 1, 1))
+    return [
+        Candidate(
+            cast(Any, SimpleNamespace(bundle=SimpleNamespace(manifest=SimpleNamespace(name=name)))),
+            cast(Any, SimpleNamespace(engine_task=engine_task)),
+        )
+        for name in ENTROPIES
+    ]
+
+
+def chosen(given: list[Candidate], **failures: Exception) -> tuple[str, list[str]]:
+    """Return the best candidate, and which have an estimate."""
+
+    async def run(candidate: Candidate) -> tuple[Candidate, AdaptResult]:
+        if candidate.name in failures:
+            raise failures[candidate.name]
+        estimate = SimpleNamespace(cross_entropy=ENTROPIES[candidate.name])
+        parts: dict[str, Any] = dict.fromkeys(AdaptResult.__dataclass_fields__)
+        return candidate, AdaptResult(**{**parts, "estimate": estimate})
+
+    best, result = asyncio.run(adapt_best(given, None, run, cast(Any, None)))
+    assert [name for name, _ in result.chosen_from] == list(ENTROPIES)
+    return best.name, [name for name, estimate in result.chosen_from if estimate]
+
+
+def test_the_least_cross_entropy_is_best() -> None:
+    assert chosen(candidates()) == ("b", ["a", "b", "c"])
+
+
+def test_one_that_diverges_takes_no_part() -> None:
+    diverged = AdaptationDiverged(1, 0.1)
+
+    assert chosen(candidates(), b=diverged) == ("c", ["a", "c"])
+    with pytest.raises(AdaptationDiverged):
+        chosen(candidates(), a=diverged, b=diverged, c=diverged)
+
+
+def test_a_partial_answer_takes_the_best_so_far() -> None:
+    late = DeadlineExceeded()
+
+    assert chosen(candidates(allow_partial=True), b=late) == ("a", ["a"])
+    for given, failing in ((candidates(), "c"), (candidates(allow_partial=True), "a")):
+        with pytest.raises(DeadlineExceeded):
+            chosen(given, **{failing: late})
