@@ -56,7 +56,7 @@ def test_every_mode_and_image_count_is_measured(capsys: pytest.CaptureFixture[st
 
     assert document["device"] == "cpu"
     assert document["rounds"] == 2
-    assert document["options"]["bundle"] == "omniglot/1"
+    assert document["options"]["bundle"] == "omniglot/2"
     assert document["options"]["way"] == 2
     assert "onnxruntime" in document["environment"]
     found = [(item["batch_norm_mode"], item["images"]) for item in document["answers"]]
