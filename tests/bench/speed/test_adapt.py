@@ -45,7 +45,7 @@ def test_json_says_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert said["stacked"] is None
     assert said["rounds"] == 2
     assert said["options"] == {
-        "bundle": "omniglot/1",
+        "bundle": "omniglot/2",
         "way": 5,
         "shot": 1,
         "step_count": 1,
@@ -166,7 +166,7 @@ def test_a_damaged_bundle_is_one_line_and_exit_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "omniglot" / "1"
-    shutil.copytree(builtin_bundle("omniglot"), folder)
+    shutil.copytree(builtin_bundle("omniglot@1"), folder)
     (folder / "weights.safetensors").write_bytes(b"")
 
     assert main([*QUICK, "--bundle", str(folder)]) == 1
