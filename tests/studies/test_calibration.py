@@ -62,7 +62,7 @@ def test_a_row_per_mode_is_what_the_command_gives(
         temperature = result.settings["temperatures"][row["batch_norm"]]
         assert temperature == pytest.approx(1.0)
         words = shlex.split(result.provenance.command.replace("MODE", row["batch_norm"]))
-        assert words[:3] == ["kshot", "evaluate", "omniglot"]
+        assert words[:3] == ["kshot", "evaluate", "omniglot@1"]
         words = ["evaluate", str(bundle), *words[3:], "--data", str(tmp_path), "--device", "cpu"]
         assert main([*words, "--no-compile", "--json"]) == 0
         again = json.loads(capsys.readouterr().out)

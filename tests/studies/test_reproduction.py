@@ -151,7 +151,7 @@ def test_bundle_that_is_calibrated_or_ships_later_keeps_its_accuracies(
 
     assert "measured before" in done.stderr
     assert renewed.provenance.bundle_digest == after.digest != first.provenance.bundle_digest
-    assert renewed.provenance.command == first.provenance.command.replace("BUNDLE", "omniglot")
+    assert renewed.provenance.command == first.provenance.command.replace("BUNDLE", "omniglot@1")
     assert (renewed.rows, renewed.more) == (first.rows, first.more)
 
 

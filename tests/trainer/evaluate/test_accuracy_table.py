@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kshot.bundle import BatchNormMode, Manifest, Preconditioner, load_bundle
+from kshot.bundle import COMPUTED_MODES, Manifest, Preconditioner, load_bundle
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.datasets.dataset import ImageDataset
@@ -45,7 +45,7 @@ def test_evaluating_the_bundle_repeats_its_table(
 
     assert reports == [(done, 4) for done in range(1, 5)]
     assert [(row.shot, row.step_count) for row in rows[::3]] == [(1, 3), (1, 10), (5, 3), (5, 10)]
-    assert {row.batch_norm_mode for row in rows} == set(BatchNormMode)
+    assert {row.batch_norm_mode for row in rows} == set(COMPUTED_MODES)
     assert all((row.way, row.query_count, row.task_count) == (3, 1, 2) for row in rows)
     measured = replace(manifest, evaluation=rows)
     folder = pack_bundle(tmp_path, measured, initialization, recipe, dataset)
