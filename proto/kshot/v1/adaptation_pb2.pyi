@@ -221,9 +221,10 @@ class AdaptRequest(google.protobuf.message.Message):
     (`AdaptReport.estimate`) are adapted, one after another, and the least cross-entropy of left-out
     examples decides; with `allow_partial` the best of those that the deadline leaves time for. Where
     none can estimate, as with one example per class, the pictures decide. If they are drawings (on
-    most, over half of the pixels have nearly the median colour of the border, and there is little
-    colour), it is the first model that cuts out ink, else the first that takes gray images.
-    Otherwise it is the first with an encoder, else the first that takes colour. Otherwise the first.
+    most, the corners and 40 % or more of the pixels have nearly the median colour of the border, and
+    there is little colour), it is the first model that cuts out ink, else the first that takes gray
+    images. Otherwise it is the first with an encoder, else the first that takes colour. Otherwise it
+    is the first.
     """
     @property
     def support_set(self) -> global___SupportSet:

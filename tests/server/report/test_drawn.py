@@ -39,6 +39,14 @@ def test_colour_or_no_plain_ground_is_none() -> None:
     assert not are_drawings(textures(4))
 
 
+def test_ink_in_a_corner_is_no_drawing() -> None:
+    """Such as a spectrogram, whose sound reaches the border."""
+    spectra = strokes(4, 0.0)
+    spectra[:, :, 28:, :14] = 0.8
+
+    assert not are_drawings(spectra)
+
+
 def test_most_pictures_decide() -> None:
     assert are_drawings(np.concatenate([strokes(3, 1.0), textures(2)]))
     assert not are_drawings(np.concatenate([strokes(2, 1.0), textures(3)]))
