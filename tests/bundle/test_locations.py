@@ -76,6 +76,22 @@ def test_the_default_bundles_are_drawings_and_photos_where_it_was_built(
     assert default_bundles() == (drawings, folder)
 
 
+def test_a_bundle_may_be_built_into_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers carry it so; a user's own comes before it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(locations.sys, "prefix", str(tmp_path / "environment"))
+    folder = tmp_path / "environment" / "share" / "kshot" / "bundles" / "photos" / "1"
+    folder.mkdir(parents=True)
+
+    assert locate_bundle("photos") == folder
+    assert default_bundles()[1:] == (folder,)
+    assert "photos" in known_names()
+    (built_folder() / "photos" / "2").mkdir(parents=True)
+    assert locate_bundle("photos") == built_folder() / "photos" / "2"
+
+
 def test_known_names_are_those_that_ship_or_were_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,13 @@
 """What `kshot serve` makes of its options, without a server."""
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from kshot.bundle import BundleError, builtin_bundle
+from kshot.bundle import BundleError, built_folder, builtin_bundle
 from kshot.server import command as module
 from kshot.server.config import ServerConfig
 
@@ -19,6 +20,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
     async def serve(config: ServerConfig, _announce: object) -> None:
         configs.append(config)
 
+    monkeypatch.setenv("XDG_CACHE_HOME", "/no/such/cache")  # nothing was built
     monkeypatch.setattr(module, "serve", serve)
     monkeypatch.setattr(module, "start_logging", lambda: None)
     monkeypatch.setattr(module, "_leave", lambda: None)
@@ -37,6 +39,25 @@ def test_bundles_are_folders_or_built_in(
         (builtin_bundle("drawings"),),
         (builtin_bundle("omniglot"), Path("my/own")),
     ]
+
+
+def test_a_server_without_photos_says_how_to_build_them(
+    served: list[ServerConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once, and only where the default bundles are served."""
+    caplog.set_level(logging.INFO)
+    assert CliRunner().invoke(module.command, ["--bundle", "omniglot"]).exit_code == 0
+    assert CliRunner().invoke(module.command, []).exit_code == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (built_folder() / "photos" / "1").mkdir(parents=True)
+    assert CliRunner().invoke(module.command, []).exit_code == 0
+
+    (record,) = [one for one in caplog.records if one.message == "photos_not_built"]
+    assert record.__dict__["fields"] == {"command": "kshot bundle build photos"}
+    assert [len(config.bundles) for config in served] == [1, 1, 2]
 
 
 def test_the_variable_holds_paths_side_by_side(

@@ -25,9 +25,14 @@ def built_folder() -> Path:
     return cache_folder() / "bundles"
 
 
+def _built_folders() -> tuple[Path, ...]:
+    """Return where bundles are built: by this user, or into the environment, as containers do."""
+    return (built_folder(), Path(sys.prefix) / "share" / "kshot" / "bundles")
+
+
 def _built(name: str) -> Path | None:
-    """Return a bundle that was built: by this user, or into the environment, as containers do."""
-    for folder in (built_folder(), Path(sys.prefix) / "share" / "kshot" / "bundles"):
+    """Return the highest version of a bundle that was built."""
+    for folder in _built_folders():
         if (folder / name).is_dir():
             return version_folder(folder / name)
     return None
@@ -62,8 +67,9 @@ def builtin_bundle(name: str) -> Path:
 
 def known_names() -> tuple[str, ...]:
     """Return the names that `locate_bundle` finds: built-in bundles and built ones, sorted."""
-    found = [*_BUILTIN_FOLDER.glob("[a-z0-9]*"), *built_folder().glob("[a-z0-9]*")]
-    return tuple(sorted({folder.name for folder in found}))
+    places = (_BUILTIN_FOLDER, *_built_folders())
+    found = {folder.name for place in places for folder in place.glob("[a-z0-9]*")}
+    return tuple(sorted(found))
 
 
 def locate_bundle(name: str) -> Path:

@@ -17,6 +17,7 @@ from kshot.bundle import default_bundles, locate_bundle
 from kshot.bundle.json_log import start_logging
 from kshot.server.config import ServerConfig, default_store
 from kshot.server.errors import ConfigError, StartError
+from kshot.server.event_log import log_event
 from kshot.server.server import serve
 
 
@@ -70,6 +71,8 @@ def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 
         folders = tuple(map(locate_bundle, bundles)) or default_bundles()
         config = ServerConfig(bundles=folders, **settings)
         start_logging()
+        if not bundles and not any(folder.parent.name == "photos" for folder in folders):
+            log_event("photos_not_built", command="kshot bundle build photos")
         asyncio.run(serve(config, _announce))
         _leave()
     except ConfigError as error:
