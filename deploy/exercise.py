@@ -1,8 +1,8 @@
 """Calls that deploy/try-server.sh makes to a server, with the tested container's Python.
 
 exercise.py draw FOLDER: draw FOLDER/support/CLASS/*.png and FOLDER/queries/*.png
-exercise.py use ADDRESS FOLDER: adapt, predict, print the id; fail if too few answers are right
-exercise.py again ADDRESS FOLDER ID: predict with a stored adapted model
+exercise.py use ADDRESS FOLDER: adapt, predict, print the ids; fail if too few answers are right
+exercise.py again ADDRESS FOLDER IDS: predict with stored adapted models
 exercise.py drain ADDRESS FOLDER: send many adaptations; print `sent` and wait for their ends
 """
 
@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1 import adaptation_pb2_grpc as wire_grpc
 
-MODEL = "drawings"
+MODELS = ("drawings", "photos")
+DRAINED = "drawings"
 SHOT, QUERIES = 3, 4
 SIDE, INK, PAPER, STROKE = 28, 0, 255, 2
 LEAST_RIGHT = 0.8
@@ -62,23 +63,27 @@ def draw(folder: Path) -> None:
 
 def use(address: str, folder: Path) -> None:
     """Adapt and predict with kshot's own commands."""
-    adapted = _kshot("adapt", str(folder / "support"), "--model", MODEL, "--server", address)
-    timing = adapted["timing_ms"]
-    print(f"adapted in {adapted['step_count']} steps, {timing['round_trip']:.0f} ms", flush=True)
-    again(address, folder, adapted["adapted_model"])
-    print(adapted["adapted_model"], flush=True)
+    names = []
+    for model in MODELS:
+        adapted = _kshot("adapt", str(folder / "support"), "--model", model, "--server", address)
+        steps, took = adapted["step_count"], adapted["timing_ms"]["round_trip"]
+        print(f"adapted {model} in {steps} steps, {took:.0f} ms", flush=True)
+        names.append(adapted["adapted_model"])
+    again(address, folder, " ".join(names))
+    print(*names, flush=True)
 
 
-def again(address: str, folder: Path, adapted_model: str) -> None:
-    """Predict; exit with 1 if too few answers are right."""
+def again(address: str, folder: Path, adapted_models: str) -> None:
+    """Predict with models named side by side; exit with 1 if too few answers are right."""
     queries = sorted(map(str, (folder / "queries").iterdir()))
-    answer = _kshot("predict", adapted_model, *queries, "--server", address)
-    right = sum(
-        Path(one["file"]).name.startswith(one["label"] + "-") for one in answer["predictions"]
-    )
-    print(f"predicted {right} of {len(queries)} right", flush=True)
-    if right < LEAST_RIGHT * len(queries):
-        raise SystemExit(f"expected at least {LEAST_RIGHT:.0%} right")
+    for adapted_model in adapted_models.split():
+        answer = _kshot("predict", adapted_model, *queries, "--server", address)
+        right = sum(
+            Path(one["file"]).name.startswith(one["label"] + "-") for one in answer["predictions"]
+        )
+        print(f"predicted {right} of {len(queries)} right", flush=True)
+        if right < LEAST_RIGHT * len(queries):
+            raise SystemExit(f"expected at least {LEAST_RIGHT:.0%} right")
 
 
 def drain(address: str, folder: Path) -> None:
@@ -86,7 +91,7 @@ def drain(address: str, folder: Path) -> None:
     files = sorted((folder / "support").glob("*/*.png"))
     names = sorted(SHAPES)
     request = wire.AdaptRequest(
-        model=MODEL,
+        model=DRAINED,
         support_set=wire.SupportSet(
             images=wire.Images(encoded=wire.EncodedImages(items=[f.read_bytes() for f in files])),
             class_indices=[names.index(file.parent.name) for file in files],
@@ -136,8 +141,8 @@ def main() -> None:
             draw(Path(folder))
         case ["use", address, folder]:
             use(address, Path(folder))
-        case ["again", address, folder, adapted_model]:
-            again(address, Path(folder), adapted_model)
+        case ["again", address, folder, adapted_models]:
+            again(address, Path(folder), adapted_models)
         case ["drain", address, folder]:
             drain(address, Path(folder))
         case _:

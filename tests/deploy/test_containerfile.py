@@ -54,7 +54,7 @@ def test_every_line_is_one_known_instruction() -> None:
 def test_every_step_is_one_of_the_install_script() -> None:
     steps = [shlex.split(rest)[:2] for rest in _of("RUN")]
 
-    assert [step for _script, step in steps] == ["system", "packages", "kshot"]
+    assert [step for _script, step in steps] == ["system", "packages", "kshot", "photos"]
     for script, step in steps:
         assert script == "/usr/local/lib/kshot/install.sh"
         assert re.search(rf"^    {step}:\d\) install_{step}", INSTALL, re.M)
@@ -80,6 +80,32 @@ def test_every_source_root_is_copied() -> None:
 
     assert {PurePosixPath(package).parts[0] for package in packages} <= set(_copied())
     assert metadata <= set(_copied())
+
+
+def test_the_bundle_photos_comes_with_the_image() -> None:
+    """Only the bundle is in the environment that is copied, not what the step installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    step = INSTALL.split("install_photos() {")[1].split("\n}")[0]
+    wanted = re.search(r"grep -E '(.+)'", step)
+
+    assert wanted is not None
+    needed = [name for name in [*extras["photos"], *extras["train"]] if re.match(wanted[1], name)]
+    assert len(needed) == len(extras["photos"]) + 1
+    assert '--target "$tools/photos"' in step
+    assert '--out "$environment/share/kshot/bundles"' in step
+    assert ("COPY", "--from=build /opt/kshot /opt/kshot/") in _last_stage()
+    assert not any("/opt/build-tools" in line for line in LINES)
+
+
+def test_the_notice_names_the_weights() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    notice = " ".join((ROOT / "NOTICE").read_text().split())
+
+    assert "NOTICE" in project["license-files"]
+    for requirement in project["optional-dependencies"]["photos"]:
+        assert requirement.replace("==", " ") in notice
+    assert "Apache License 2.0" in notice
 
 
 def test_the_user_is_a_number_and_not_root() -> None:

@@ -46,7 +46,9 @@ def test_every_script_parses_and_may_be_run(script: Path) -> None:
     assert os.access(script, os.X_OK)
 
 
-@pytest.mark.parametrize("arguments", [(), ("packages",), ("system", "more"), ("other",)])
+@pytest.mark.parametrize(
+    "arguments", [(), ("packages",), ("system", "more"), ("photos",), ("other",)]
+)
 def test_an_unknown_step_is_wrong_use(arguments: tuple[str, ...]) -> None:
     code, said, complained = _run("install.sh", *arguments)
 
