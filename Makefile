@@ -38,8 +38,8 @@ $(STAMP):
 	$(BIN)/kshot bundle build photos > /dev/null
 	touch $@
 
-demo: setup  ## start a server, adapt to handwritten digits, print accuracy and latency, stop
-	$(BIN)/python examples/digits.py
+demo: setup  ## a server, digits and photographs, beside simple classifiers; PICTURES=FOLDER for your own
+	$(BIN)/python -m examples.demo $(if $(PICTURES),--pictures "$(PICTURES)")
 
 test: setup  ## run the tests, a process per core; ARGUMENTS goes to pytest
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGUMENTS)
@@ -48,7 +48,7 @@ check: setup  ## lint, format, types, wire
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(wildcard examples/*.py benchmarks/*.py)
+	$(BIN)/mypy $(wildcard examples/*/*.py benchmarks/*.py)
 	$(BIN)/buf lint
 
 proto: setup  ## regenerate the modules from the .proto files
