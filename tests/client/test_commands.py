@@ -90,6 +90,19 @@ def test_adapt_prints_json(
     assert list(request.support_set.images.encoded.items) == [png(0), png(1), png(0), png(1)]
     assert request.options.seed == 3
     assert not request.options.HasField("allow_partial")
+    assert not request.options.HasField("estimate")
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("flag", ["--estimate", "--no-estimate"])
+def test_an_estimate_can_be_switched_off(
+    capsys: pytest.CaptureFixture[str], folder: Path, servicer: FakeServicer, flag: str
+) -> None:
+    document(capsys, "adapt", folder, flag)
+
+    request: Any = servicer.requests[0]
+    assert request.options.HasField("estimate")
+    assert request.options.estimate is (flag == "--estimate")
 
 
 @pytest.mark.usefixtures("server")

@@ -223,6 +223,7 @@ def make_model() -> MakeModel:
         ttl=1000.0,
         allow_partial=False,
         deterministic=False,
+        estimate=True,
     )
 
     def make(

@@ -30,6 +30,7 @@ class AdaptOptions(TypedDict, total=False):
     ttl: float | timedelta | None
     allow_partial: bool | None
     deterministic: bool | None
+    estimate: bool | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class ResolvedOptions:
     )
     deterministic: bool = field(
         metadata={"help": "Run the task alone, so that equal requests give equal bytes."}
+    )
+    estimate: bool = field(
+        metadata={
+            "help": "Estimate the accuracy and note harmful examples; known scores need it.",
+            "on_by_default": True,
+        }
     )
 
 

@@ -77,14 +77,16 @@ class SeenImages:
         """Look at the prepared images of a task; blocks."""
         classes = np.asarray(task.class_indices, np.int64)
         digest = begin_adaptation_digest(task.bundle_digest, images)
-        return SeenImages(digest, tuple(note_pictures(images, classes)))
+        notes = note_pictures(images, classes) if task.options.estimate else ()
+        return SeenImages(digest, tuple(notes))
 
 
 @dataclass(frozen=True)
 class AdaptResult:
     """The result of a request to adapt; `model` is not stored yet and has no id.
 
-    `chosen_from` has the models that were compared, by name, with their estimates.
+    `estimate` is there for a choice of models even if the options do not ask for it. `chosen_from`
+    has the models that were compared, by name, with their estimates.
     """
 
     model: AdaptedModelRecord
@@ -203,8 +205,9 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
     if result.held_out_logits is not None:
         held_out = result.held_out_logits / np.float32(task.temperature)
         estimate = estimate_accuracy(held_out, classes, engine_task.way)
-        notes += note_answers(held_out, classes)
-        references = reference_scores(held_out, classes)
+        if options.estimate:
+            notes += note_answers(held_out, classes)
+            references = reference_scores(held_out, classes)
     return AdaptResult(
         model=model,
         arrays=AdaptedArrays(

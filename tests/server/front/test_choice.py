@@ -84,6 +84,16 @@ def test_left_out_examples_decide(both: AdaptationServiceStub, averaged: bool, n
     assert list(named.report.chosen_from) == []
 
 
+def test_the_choice_needs_no_estimate_in_the_report(both: AdaptationServiceStub) -> None:
+    options = wire.AdaptOptions(head=wire.HEAD_PROTOTYPE, step_count=0, estimate=False)
+
+    response = both.Adapt(asked(pixels(SHOT, averaged=True), options), timeout=60)
+
+    assert response.adapted_model.model == "encoded"
+    assert not response.report.HasField("estimate")
+    assert all(each.HasField("estimate") for each in response.report.chosen_from)
+
+
 @pytest.mark.parametrize(
     ("shot", "options"), [(1, MEANS), (SHOT, None)], ids=["one example", "steps"]
 )

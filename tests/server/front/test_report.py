@@ -34,6 +34,33 @@ def test_one_example_of_each_class_gives_no_estimate(
     assert not stub.Adapt(request, timeout=30).report.HasField("estimate")
 
 
+def test_an_estimate_can_be_left_out(
+    stub: AdaptationServiceStub, adapt_request: Make, queries: Make
+) -> None:
+    """With the notes on examples and the known scores; the adaptation is the same."""
+    options = {"head": wire.HEAD_PROTOTYPE, "step_count": 0}
+    request = adapt_request(way=3, shot=2, **options)
+    images = np.frombuffer(request.support_set.images.tensor.data, "<f4").reshape(6, -1).copy()
+    images[1] = 0.5
+    request.support_set.images.tensor.data = images.tobytes()
+    usual = stub.Adapt(request, timeout=30)
+    request.options.estimate = False
+
+    response = stub.Adapt(request, timeout=30)
+    model = response.adapted_model
+    asked = wire.PredictRequest(adapted_model=model.id, queries=queries())
+
+    assert usual.adapted_model.options.estimate
+    assert not model.options.estimate
+    assert not response.report.HasField("estimate")
+    assert (len(usual.report.example_notes), len(response.report.example_notes)) == (1, 0)
+    assert list(response.report.warnings) == list(usual.report.warnings) != []
+    assert model.adaptation_digest == usual.adapted_model.adaptation_digest
+    assert model.weights_digest == usual.adapted_model.weights_digest
+    answers = stub.Predict(asked, timeout=30).predictions
+    assert not any(answer.HasField("known_score") for answer in answers)
+
+
 def test_steps_leave_no_estimate(stub: AdaptationServiceStub, adapt_request: Make) -> None:
     assert not stub.Adapt(adapt_request(step_count=3), timeout=30).report.HasField("estimate")
 

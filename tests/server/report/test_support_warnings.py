@@ -54,6 +54,7 @@ def test_the_largest_class_is_named_beside_the_smallest(warn: Warn) -> None:
     ("options", "expected"),
     [
         ({"head": Head.PROTOTYPE, "step_count": 0}, True),
+        ({"head": Head.PROTOTYPE, "step_count": 0, "estimate": False}, False),
         ({"head": Head.PROTOTYPE}, False),
         ({"head": Head.TRAINED}, False),
     ],
@@ -75,6 +76,10 @@ def test_pictures_of_one_colour_are_counted(warn: Warn) -> None:
     every = np.full((4, 1, 28, 28), 0.1, np.float32)
     every[0] = 0.3
 
+    large = some.repeat(4, axis=2).repeat(4, axis=3)
+    large[1, 0, 50, 51] = 0.9
+
+    assert "1 of 6 pictures are of one colour" in warn([2, 2, 2], large)[0]
     assert "2 of 6 pictures are of one colour" in warn([2, 2, 2], some)[0]
     (only,) = warn([2, 2], every)
     assert "4 of 4 pictures are of one colour" in only

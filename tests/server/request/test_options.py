@@ -48,6 +48,7 @@ OPTIONS = AdaptOptions(
     ttl=1.5,
     allow_partial=True,
     deterministic=False,
+    estimate=True,
 )
 OTHERS = AdaptOptions(
     step_count=4,
@@ -61,6 +62,7 @@ OTHERS = AdaptOptions(
     ttl=9.0,
     allow_partial=False,
     deterministic=True,
+    estimate=False,
 )
 # As an older release stored it.
 STORED = (
@@ -116,6 +118,7 @@ def test_options_left_out_have_defaults(manifest: Manifest) -> None:
         ttl=TTL.default,
         allow_partial=False,
         deterministic=False,
+        estimate=True,
     )
 
 
@@ -176,8 +179,9 @@ def test_a_value_that_is_not_allowed_is_named(
 
 
 def test_stored_options_come_back() -> None:
-    assert json.dumps(OPTIONS.document()) == STORED
+    assert json.dumps(OPTIONS.document()) == f'{STORED[:-1]}, "estimate": true}}'
     assert AdaptOptions.from_document(json.loads(STORED)) == OPTIONS
+    assert AdaptOptions.from_document(OTHERS.document()) == OTHERS
 
 
 @pytest.mark.parametrize("name", ON_THE_WIRE)
@@ -187,7 +191,7 @@ def test_only_what_decides_the_bytes_is_digested(name: str) -> None:
 
     same = other.digested(3) == OPTIONS.digested(3)
 
-    assert same is (name in {"step_count", "ttl", "allow_partial"})
+    assert same is (name in {"step_count", "ttl", "allow_partial", "estimate"})
     assert other.digested(2) != other.digested(3)
 
 
@@ -203,4 +207,5 @@ def test_the_digest_of_an_adaptation_stays() -> None:
 def test_the_engine_is_told_all_that_decides_its_loop() -> None:
     needed = engine_pb2.AdaptRequest.DESCRIPTOR.fields_by_name.keys()
 
-    assert [name for name in OPTION_TYPES if name not in needed] == ["batch_norm_mode", "ttl"]
+    others = [name for name in OPTION_TYPES if name not in needed]
+    assert others == ["batch_norm_mode", "ttl", "estimate"]

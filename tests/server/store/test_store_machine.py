@@ -36,6 +36,7 @@ OPTIONS = AdaptOptions(
     ttl=50.0,
     allow_partial=False,
     deterministic=False,
+    estimate=True,
 )
 
 

@@ -33,6 +33,8 @@ def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
         kind = types[option.name]
         if kind is bool:
             settings: dict[str, Any] = {"is_flag": True, "default": None}
+            if option.metadata.get("on_by_default"):
+                flag += flag.replace("--", "/--no-", 1)
         else:
             settings = {"type": click.Choice(choices(option.name)) if kind is str else kind}
         command = click.option(flag, help=option.metadata["help"], **settings)(command)

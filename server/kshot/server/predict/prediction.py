@@ -71,7 +71,7 @@ def check_rejection(
         violations.add(
             "reject_below",
             "expected an adapted model with known scores, got one without; adapt with two examples "
-            "or more per class, and a head from the support set without steps",
+            "or more per class, `estimate`, and a head from the support set without steps",
         )
 
 

@@ -15,6 +15,7 @@ Integers = npt.NDArray[np.int64]
 
 _IMBALANCE = 4  # the largest class beside the smallest
 _FLAT = 0.02  # of the range of pixels: five shades of gray
+_FEW_PIXELS = 1000
 _FAR_MORE_CLASSES = 2  # times those of the tasks of meta-training
 
 
@@ -43,7 +44,7 @@ def _of_counts(
             "smaller classes more"
         )
     alone = int((counts == 1).sum())
-    estimated = options.head.from_support and options.step_count == 0
+    estimated = options.estimate and options.head.from_support and options.step_count == 0
     if estimated and 0 < alone < len(counts):
         yield (
             f"support_set: {alone} of {len(counts)} classes have one example, and the estimate "
@@ -55,11 +56,14 @@ def _of_pictures(images: Floats, manifest: Manifest) -> Iterator[str]:
     """Warn of pictures of one colour, and of pictures that do not differ."""
     count = len(images)
     flat = images.reshape(count, images.shape[1], -1)  # (n, channels, pixels)
+    # Few pixels tell of most pictures that they are neither of one colour nor alike.
+    few = flat[:, :, :: max(1, flat.shape[2] // _FEW_PIXELS)]
     tolerance: Floats | float = 0.0
     if manifest.input.preprocessing:
         table = value_table(manifest.input)
         tolerance = _FLAT * (table.max(axis=1) - table.min(axis=1))  # (channels,) or (1,)
-        blank = int((np.ptp(flat, axis=2) <= tolerance).all(axis=1).sum())
+        maybe = flat[(np.ptp(few, axis=2) <= tolerance).all(axis=1)]
+        blank = int((np.ptp(maybe, axis=2) <= tolerance).all(axis=1).sum())
         if blank:
             yield (
                 f"support_set: {blank} of {count} pictures are of one colour as the model sees "
@@ -67,7 +71,7 @@ def _of_pictures(images: Floats, manifest: Manifest) -> Iterator[str]:
             )
         if blank == count:
             return
-    if (np.ptp(flat, axis=0).max(axis=1) <= tolerance).all():
+    if all((np.ptp(seen, axis=0).max(axis=1) <= tolerance).all() for seen in (few, flat)):
         yield (
             f"support_set: all {count} examples are nearly the same as the model sees them, so "
             "answers are guesses: check the images, or use a model that takes larger ones"

@@ -130,6 +130,7 @@ class AdaptOptions:
     )
     allow_partial: bool = field(metadata=_row(default=lambda _: False, digested=False))
     deterministic: bool = field(metadata=_row(default=lambda _: False))
+    estimate: bool = field(metadata=_row(default=lambda _: True, digested=False))
 
     def digested(self, steps_done: int) -> dict[str, OptionValue]:
         """Return the options that decide the adapted bytes of a loop that did `steps_done`."""
@@ -143,8 +144,9 @@ class AdaptOptions:
 
     @classmethod
     def from_document(cls, document: Mapping[str, typing.Any]) -> AdaptOptions:
-        """Read what `document` returned."""
-        return cls(**{name: kind(document[name]) for name, kind in OPTION_TYPES.items()})
+        """Read what `document` returned, also in releases that had no `estimate`."""
+        known = {"estimate": True, **document}
+        return cls(**{name: kind(known[name]) for name, kind in OPTION_TYPES.items()})
 
 
 OPTION_TYPES: dict[str, Callable[[typing.Any], typing.Any]] = typing.get_type_hints(AdaptOptions)

@@ -44,14 +44,14 @@ def adapted_model_message(model: AdaptedModelRecord) -> wire.AdaptedModel:
 
 def report_message(adaptation: AdaptResult) -> wire.AdaptReport:
     """Tell how the current call's inner loop went."""
-    partial = adaptation.partial
+    partial, estimated = adaptation.partial, adaptation.model.options.estimate
     return wire.AdaptReport(
         stop_reason=wire.STOP_REASON_TIME_BUDGET if partial else wire.STOP_REASON_COMPLETED,
         support_loss=adaptation.support_loss,
         compute_path=adaptation.compute_path,
         slot_bucket=adaptation.slot_bucket,
         warnings=current_call().support_warnings,
-        estimate=_estimate_message(adaptation.estimate),
+        estimate=_estimate_message(adaptation.estimate if estimated else None),
         example_notes=map(_note_message, adaptation.notes),
         chosen_from=[
             wire.ModelCandidate(model=name, estimate=_estimate_message(estimate))
