@@ -1,6 +1,7 @@
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from safetensors.numpy import load_file
 
 from kshot.bundle import load_bundle
-from kshot.learner import Initialization
+from kshot.learner import Conv4, Initialization
+from kshot.learner.networks import network as network_module
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.errors import DataError, TrainingError
 from kshot.trainer.loop.image_run import image_training, train
@@ -119,6 +121,27 @@ def test_what_cannot_end_well_does_not_start(
     with pytest.raises(TrainingError, match=r"^recipe omniglot-5way: conv4 filters: expected"):
         run(small_recipe("network.arguments.filters=0"), out)
     assert not out.exists()
+
+
+def test_a_network_of_another_package_is_checked_first(
+    small_recipe: Recipes, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose tasks mix: its training would end, and its bundle answer wrongly."""
+
+    @dataclass(frozen=True)
+    class Mixing(Conv4):
+        def features(self, parameters: Any, inputs: Any, statistics: Any) -> Any:  # noqa: ANN401 -- Conv4's
+            first = {name: value[:1] for name, value in parameters.items()}
+            return super().features(first, inputs, statistics)
+
+    monkeypatch.setattr(network_module, "load_plugin", lambda _name: Mixing)
+    recipe = small_recipe()
+    foreign = replace(recipe, network=replace(recipe.network, name="mixing"))
+
+    with pytest.raises(TrainingError, match="network 'mixing': expected tasks side by side"):
+        run(foreign, tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_training_that_diverges_says_so_and_keeps_its_last_checkpoint(

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from kshot.bundle import Bundle, Manifest
+from kshot.learner import NETWORKS, Network
 from kshot.trainer.bundling.packaging import (
     bundle_folder,
     draft_manifest,
@@ -67,6 +68,8 @@ def train(
     training = image_training(recipe, manifest, dataset_train, dataset_test, device, workers)
     plan = plan_table(recipe.evaluation.table, manifest)
     check_plan(plan, dataset_test)
+    if workers.first and recipe.network.name not in NETWORKS:
+        _check_network(training.loop.network, recipe.network.name, manifest)
     folder = bundle_folder(out, manifest)
     if resume:
         resumed_state(training, out)
@@ -84,6 +87,18 @@ def train(
     evaluator = Evaluator(initialization, manifest, dataset_test, pixels=pixels)
     measured = replace(manifest, evaluation=measure_plan(plan, evaluator, report_table))
     return pack_bundle(out, measured, initialization, recipe, dataset_train, start)
+
+
+def _check_network(network: Network, name: str, manifest: Manifest) -> None:
+    """Check a network of another package before hours are spent on it."""
+    try:
+        # Networks of kshot's own are trained without ONNX Runtime.
+        from kshot.trainer.bundling.network_check import check_network
+    except ImportError as error:
+        raise TrainingError(
+            f"network {name!r}: checking it needs ONNX Runtime; pip install 'kshot[cpu]'"
+        ) from error
+    check_network(network, name, manifest.batch_norm.allowed)
 
 
 def image_training(
