@@ -53,8 +53,8 @@ def compare(client: Client, subjects: Sequence[Subject]) -> None:
             )
     counts = ", ".join(f"{subject.task_count} of {subject.title}" for subject in subjects)
     console.print(
-        f"{WAY} classes, up to {QUERY_COUNT} queries of each. Tasks: {counts}. Milliseconds are\n"
-        "kshot's, medians of whole calls; predict sends one picture.",
+        f"Up to {WAY} classes, and up to {QUERY_COUNT} queries of each. Tasks: {counts}.\n"
+        "Milliseconds are kshot's, medians of whole calls; predict sends one picture.",
         highlight=False,
     )
 

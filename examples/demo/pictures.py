@@ -16,7 +16,7 @@ from kshot.client.commands.folder import read_class_folders
 
 WAY, SHOTS, QUERY_COUNT = 5, (1, 5), 10
 DIGIT_TASKS, PHOTOGRAPH_TASKS = 20, 10
-SIDE, LARGEST_SIDE = 96, 640
+SIDE, LARGEST_SIDE = 96, 320
 SCENES = (
     *("astronaut", "brick", "camera", "cell", "chelsea", "coffee", "coins", "grass", "gravel"),
     *("hubble_deep_field", "ihc", "moon", "motorcycle_left", "retina", "rocket"),
@@ -85,7 +85,7 @@ def own_pictures(folder: Path) -> Subject:
 
 
 def read(path: Path) -> Image.Image:
-    """Decode a picture's file, turned as its camera was held, and reduce it to 640 pixels."""
+    """Decode a picture's file, turned as its camera was held, and reduce it to 320 pixels."""
     picture = decode_image(path.read_bytes())
     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     return picture

@@ -53,7 +53,7 @@ def test_own_pictures_are_classes_with_enough_of_them(tmp_path: Path) -> None:
     subject = own_pictures(tmp_path)
 
     assert sorted(subject.classes) == ["cat", "dog"]
-    assert {one.size for one in draw_task(subject, 5, seed=0).queries} == {(640, 21)}
+    assert {one.size for one in draw_task(subject, 5, seed=0).queries} == {(320, 11)}
     (tmp_path / "dog" / "0.png").unlink()
     (tmp_path / "dog" / "1.png").unlink()
     with pytest.raises(SystemExit, match="expected two classes of 6 pictures or more"):
