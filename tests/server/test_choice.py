@@ -6,12 +6,14 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from kshot.bundle import Head
 from kshot.server.adaptation import AdaptResult
 from kshot.server.choice import Candidate, adapt_best
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
+from kshot.server.report.estimate import AccuracyEstimate
 
 ENTROPIES = {"a": 0.7, "b": 0.2, "c": 0.5}
 
@@ -34,7 +36,8 @@ def chosen(given: list[Candidate], **failures: Exception) -> tuple[str, list[str
     async def run(candidate: Candidate) -> tuple[Candidate, AdaptResult]:
         if candidate.name in failures:
             raise failures[candidate.name]
-        estimate = SimpleNamespace(cross_entropy=ENTROPIES[candidate.name])
+        losses = np.full(4, ENTROPIES[candidate.name])
+        estimate = AccuracyEstimate(1.0, 0.5, 1.0, 4, np.eye(2, dtype=np.int64), losses)
         parts: dict[str, Any] = dict.fromkeys(AdaptResult.__dataclass_fields__)
         return candidate, AdaptResult(**{**parts, "estimate": estimate})
 

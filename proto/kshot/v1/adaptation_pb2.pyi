@@ -220,11 +220,11 @@ class AdaptRequest(google.protobuf.message.Message):
     answer names it, and `AdaptReport.chosen_from` the others. All that estimate their accuracy
     (`AdaptReport.estimate`) are adapted, one after another, and the least cross-entropy of left-out
     examples decides; with `allow_partial` the best of those that the deadline leaves time for. Where
-    none can estimate, as with one example per class, the pictures decide. If they are drawings (on
-    most, the corners and 40 % or more of the pixels have nearly the median colour of the border, and
-    there is little colour), it is the first model that cuts out ink, else the first that takes gray
-    images. Otherwise it is the first with an encoder, else the first that takes colour. Otherwise it
-    is the first.
+    none can estimate, as with one example per class, and among those as good within a standard
+    error, the least first, the pictures decide. If they are drawings (on most, the corners and 40 % or more of the
+    pixels have nearly the median colour of the border, and there is little colour), it is the first
+    model that cuts out ink, else the first that takes gray images. Otherwise it is the first with an
+    encoder, else the first that takes colour. Otherwise it is the first.
     """
     @property
     def support_set(self) -> global___SupportSet:

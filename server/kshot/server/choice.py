@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -101,9 +100,10 @@ async def adapt_best(
 ) -> Result:
     """Adapt the candidates that estimate their answers, and return the best.
 
-    The best has the lowest cross-entropy of left-out examples. If none estimates, the pictures
-    decide, see `AdaptRequest.model`. Raises what `run` raises, if it does for all. Takes the
-    candidates out of the list: nobody holds their images once `run` has encoded them.
+    The best has the lowest cross-entropy of left-out examples. If none estimates, or several are
+    as good within a standard error, the pictures decide, see `AdaptRequest.model`. Raises what
+    `run` raises, if it does for all. Takes the candidates out of the list: nobody holds their
+    images once `run` has encoded them.
     """
     if len(candidates) == 1:
         return await run(candidates.pop())
@@ -113,7 +113,13 @@ async def adapt_best(
         judged = [await workers.prepare(partial(_by_pictures, tuple(candidates), images))]
     candidates.clear()
     results = await _adapt_each(judged, run)
-    best, adaptation = min(results, key=lambda result: _cross_entropy(result[1]))
+    best, adaptation = results[0]
+    if len(results) > 1:
+        alike = _best(results)
+        best = alike[0]
+        if len(alike) > 1:
+            best = await workers.prepare(partial(_by_pictures, alike, images))
+        adaptation = next(result for candidate, result in results if candidate is best)
     estimates = {candidate.name: result.estimate for candidate, result in results}
     chosen_from = tuple((name, estimates.get(name)) for name in names)
     return best, replace(adaptation, chosen_from=chosen_from)
@@ -138,8 +144,11 @@ async def _adapt_each(candidates: list[Candidate], run: Run) -> list[Result]:
     return results
 
 
-def _cross_entropy(adaptation: AdaptResult) -> float:
-    return math.inf if adaptation.estimate is None else adaptation.estimate.cross_entropy
+def _best(results: Sequence[Result]) -> list[Candidate]:
+    """Return the candidate of the least cross-entropy, then those as good within an error."""
+    known = [(candidate, result.estimate) for candidate, result in results if result.estimate]
+    known.sort(key=lambda pair: pair[1].cross_entropy)
+    return [candidate for candidate, estimate in known if not estimate.worse_than(known[0][1])]
 
 
 def _by_pictures(candidates: Sequence[Candidate], images: Images | None) -> Candidate:

@@ -84,6 +84,23 @@ def test_left_out_examples_decide(both: AdaptationServiceStub, averaged: bool, n
     assert list(named.report.chosen_from) == []
 
 
+@pytest.mark.parametrize(("drawn", "name"), [(True, "tiny"), (False, "encoded")])
+def test_pictures_decide_among_models_that_are_as_good(
+    both: AdaptationServiceStub, drawn: bool, name: str
+) -> None:
+    """Both tell blocks of ink apart; without a plain ground the one with an encoder is taken."""
+    pictures = np.full((WAY * SHOT, 8, 8, 3), 255, np.uint8)
+    pictures[..., 0, :4, :] = 255 if drawn else 0
+    for index, picture in enumerate(pictures):
+        column = 1 + 2 * (index // SHOT)
+        picture[2:6, column : column + 2] = index
+
+    response = both.Adapt(asked(pictures, MEANS), timeout=60)
+
+    assert response.adapted_model.model == name
+    assert {each.estimate.accuracy for each in response.report.chosen_from} == {1.0}
+
+
 def test_the_choice_needs_no_estimate_in_the_report(both: AdaptationServiceStub) -> None:
     options = wire.AdaptOptions(head=wire.HEAD_PROTOTYPE, step_count=0, estimate=False)
 

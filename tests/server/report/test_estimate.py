@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,17 @@ def test_cross_entropy_is_that_of_the_best_scale() -> None:
     assert blind is not None
     assert first.cross_entropy == pytest.approx(tenfold.cross_entropy, abs=0.02)
     assert first.cross_entropy < blind.cross_entropy == pytest.approx(np.log(2))
+
+
+def test_a_model_is_worse_beyond_the_standard_error_of_the_difference() -> None:
+    classes = np.array([0, 0, 1, 1])
+    right = estimate_accuracy(np.eye(2, dtype=np.float32)[classes], classes, 2)
+    blind = estimate_accuracy(np.zeros((4, 2), np.float32), classes, 2)
+    assert right is not None
+    assert blind is not None
+    once_wrong = replace(right, losses=np.array([1.0, 0, 0, 0]))
+
+    assert blind.worse_than(right)
+    assert not right.worse_than(blind)
+    assert not once_wrong.worse_than(right)
+    assert not right.worse_than(right)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Floats64 = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 CONFIDENCE = 0.9
@@ -16,6 +17,7 @@ CONFIDENCE = 0.9
 _INDEPENDENT_SHARE = 0.5
 # Of logits, to find the one that suits left-out answers best.
 _SCALES = np.geomspace(1 / 32, 32, 21)
+_NO_DIFFERENCE = 0.01  # nats
 _NORMAL_QUANTILE = 1.6448536269514722  # two-sided 90 %
 
 
@@ -24,8 +26,9 @@ class AccuracyEstimate:
     """The accuracy to expect on new queries (a fraction), and its 90 % interval.
 
     `confusion[i, j]` counts the examples of class i, of `example_count`, that the others take for
-    class j. Classes with one example take no part. `cross_entropy` is that of the left-out answers,
-    in nats, with the scale of logits that makes it least: so models compare, calibrated or not.
+    class j. Classes with one example take no part. `losses` `(example_count,)` are cross-entropies
+    of the left-out answers, in nats, with the scale of logits that makes their mean least: so
+    models compare, calibrated or not.
     """
 
     accuracy: float
@@ -33,7 +36,18 @@ class AccuracyEstimate:
     high: float
     example_count: int
     confusion: Integers
-    cross_entropy: float
+    losses: Floats64
+
+    @property
+    def cross_entropy(self) -> float:
+        """Return the mean of the losses."""
+        return float(self.losses.mean())
+
+    def worse_than(self, other: AccuracyEstimate) -> bool:
+        """Tell whether another model of the same examples is better by over a standard error."""
+        differences = self.losses - other.losses
+        error = differences.std(ddof=1) / np.sqrt(len(differences) * _INDEPENDENT_SHARE)
+        return bool(differences.mean() > max(error, _NO_DIFFERENCE))
 
 
 def estimate_accuracy(
@@ -54,18 +68,16 @@ def estimate_accuracy(
     count = int(told.sum())
     accuracy = float(np.trace(confusion)) / count
     low, high = _wilson(accuracy, count * _INDEPENDENT_SHARE)
-    cross_entropy = _cross_entropy(held_out_logits[told].astype(np.float64), classes[told])
-    return AccuracyEstimate(accuracy, low, high, count, confusion, cross_entropy)
+    losses = _losses(held_out_logits[told].astype(np.float64), classes[told])
+    return AccuracyEstimate(accuracy, low, high, count, confusion, losses)
 
 
-def _cross_entropy(logits: npt.NDArray[np.float64], classes: Integers) -> float:
-    """Return the least mean over scales of logits `(n, way)` for classes `(n,)`, in nats."""
+def _losses(logits: Floats64, classes: Integers) -> Floats64:
+    """Return cross-entropies `(n,)` at the scale of logits `(n, way)` with the least mean."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     own = shifted[np.arange(len(classes)), classes]
-    return min(
-        float((np.log(np.exp(scale * shifted).sum(axis=1)) - scale * own).mean())
-        for scale in _SCALES
-    )
+    at_scales = (np.log(np.exp(scale * shifted).sum(axis=1)) - scale * own for scale in _SCALES)
+    return min(at_scales, key=np.mean)
 
 
 def _wilson(share: float, count: float) -> tuple[float, float]:
