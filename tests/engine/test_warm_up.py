@@ -1,12 +1,22 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from kshot.bundle import Head, HeadPolicy, StepCountRule
 from kshot.engine.device import choose_device
 from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import SlotPlan
 from kshot.engine.slot_tasks import slot_task, step_spec
-from kshot.engine.warm_up import MEASURED_STEPS, blank_task, choose_plan, measure_rates, plan_slots
+from kshot.engine.warm_up import (
+    MEASURED_STEPS,
+    blank_task,
+    choose_plan,
+    measure_rates,
+    plan_slots,
+    takes_no_step,
+)
 
 
 @pytest.mark.parametrize(
@@ -47,3 +57,25 @@ def test_without_a_compiler_there_is_a_plan_all_the_same(model: LoadedModel) -> 
 
     assert plan.slot_count == 2
     assert 1 in plan.widths
+
+
+def test_a_model_that_takes_no_step_compiles_nothing(model: LoadedModel) -> None:
+    manifest = model.bundle.manifest
+    loop, head = replace(manifest.inner_loop, step_count=0), Head.PROTOTYPE
+    policy = HeadPolicy(head, (head,))
+    stepless = replace(manifest, inner_loop=loop, head=policy, schema_version=2)
+    rules = (StepCountRule(1, 0), StepCountRule(5, 3))
+    stepping = replace(stepless, inner_loop=replace(loop, step_count_by_shot=rules))
+
+    class NoPrograms:
+        def __getattr__(self, name: str) -> object:
+            raise AssertionError(f"{name} is not wanted")
+
+    device = choose_device("cpu")
+    still = replace(model, bundle=replace(model.bundle, manifest=stepless))
+    moving = replace(model, bundle=replace(model.bundle, manifest=stepping))
+
+    assert plan_slots(still, NoPrograms(), device) == SlotPlan(2, (1,))  # type: ignore[arg-type]
+    assert blank_task(still).step_count == 0
+    assert not takes_no_step(moving)
+    assert blank_task(moving).step_count == 2

@@ -25,6 +25,13 @@ NEAR_BEST = 0.9
 _log = logging.getLogger(__name__)
 
 
+def takes_no_step(model: LoadedModel) -> bool:
+    """Tell whether a model's defaults never take an inner step."""
+    loop = model.bundle.manifest.inner_loop
+    rules = loop.step_count_by_shot or ()
+    return not any((loop.step_count, *(rule.step_count for rule in rules)))
+
+
 def blank_task(model: LoadedModel) -> EngineTask:
     """Make a task of blank images with the model's defaults."""
     manifest = model.bundle.manifest
@@ -33,7 +40,7 @@ def blank_task(model: LoadedModel) -> EngineTask:
         support=np.zeros((way, *manifest.network_input_shape), dtype=np.float32),
         classes=np.arange(way),
         way=way,
-        step_count=min(2, manifest.limits.max_step_count),
+        step_count=0 if takes_no_step(model) else min(2, manifest.limits.max_step_count),
         learning_rate=manifest.inner_loop.learning_rate,
         batch_size=manifest.default_batch_size(way),
         preconditioner=manifest.inner_loop.preconditioner,
@@ -47,8 +54,12 @@ def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription
     """Compile the default step of a model, and measure how many tasks should step together.
 
     On a CPU this waits only for the step of one task; the step of more counts if it was compiled
-    before. Without a compiler plain steps are measured.
+    before. Without a compiler plain steps are measured. Where the defaults take no step nothing is
+    compiled or measured: callers who ask for steps have their kind compiled meanwhile.
     """
+    if takes_no_step(model):
+        widths = LAUNCH_WIDTHS[device.kind] if device.kind == "cuda" else (1,)
+        return SlotPlan(max(LEAST_SLOTS, *widths), widths)
     task = blank_task(model)
     spec = step_spec(model, task)
     widths = LAUNCH_WIDTHS[device.kind]
