@@ -44,7 +44,7 @@ def test_a_distributions_network_is_found_by_its_name(install: Install) -> None:
 
     assert build("found", filters=3) == Conv4((1, 8, 8), filters=3, epsilon=1e-3)
     assert "found" in plugin_names()
-    known = "conv4, found, mlp, resnet12"
+    known = "conv4, features, found, mlp, resnet12"
     with pytest.raises(ValueError, match=f"'lost' is unknown; known networks: {known}"):
         build("lost")
 
