@@ -48,7 +48,7 @@ check: setup  ## lint, format, types, wire
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(wildcard examples/*/*.py benchmarks/*.py)
+	$(BIN)/mypy $(wildcard examples/*.py examples/*/*.py benchmarks/*.py)
 	$(BIN)/buf lint
 
 proto: setup  ## regenerate the modules from the .proto files

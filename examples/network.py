@@ -89,9 +89,9 @@ def convolve(inputs: Tensor, kernel: Tensor, stride: int) -> Tensor:
     tasks, count = inputs.shape[:2]
     if kernel.shape[0] == 1:  # one kernel for all: the tasks' images are one batch
         images = functional.conv2d(inputs.flatten(0, 1), kernel[0], stride=stride, padding=1)
-        return images.unflatten(0, (tasks, count))
+        return images.reshape(tasks, count, *images.shape[1:])
     # Own kernels: the tasks become groups of one convolution.
     grouped = inputs.transpose(0, 1).flatten(1, 2)  # (n, T * channels, height, width)
     kernels = kernel.flatten(0, 1)  # (T * filters, channels, 3, 3)
     images = functional.conv2d(grouped, kernels, stride=stride, padding=1, groups=tasks)
-    return images.unflatten(1, (tasks, -1)).transpose(0, 1)
+    return images.reshape(count, tasks, -1, *images.shape[2:]).transpose(0, 1)

@@ -97,7 +97,17 @@ def test_known_names_are_those_that_ship_or_were_built(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     shipped = known_names()
-    (built_folder() / "aphotos").mkdir(parents=True)
+    (built_folder() / "aphotos" / "1").mkdir(parents=True)
 
     assert "omniglot" in shipped
     assert known_names() == ("aphotos", *shipped)
+
+
+def test_what_a_killed_build_leaves_is_no_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (built_folder() / "photos").mkdir(parents=True)
+
+    assert default_bundles() == (builtin_bundle("drawings"),)
+    assert "photos" not in known_names()

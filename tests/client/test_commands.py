@@ -110,7 +110,7 @@ def test_a_model_that_was_chosen_is_named_before_the_others(
     capsys: pytest.CaptureFixture[str], folder: Path, servicer: FakeServicer
 ) -> None:
     main(["adapt", str(folder)])
-    assert "omniglot, chosen before photos (50 %)" in capsys.readouterr().out
+    assert "omniglot, chosen over photos (50 %)" in capsys.readouterr().out
     mine, other = document(capsys, "adapt", folder)["chosen_from"]
 
     assert mine == {"model": "omniglot", "estimate": None}

@@ -176,3 +176,22 @@ def sent_images(request: object) -> list[wire.Images]:
     if isinstance(request, wire.AdaptAndPredictRequest):
         return [request.support_set.images, request.queries]
     return []
+
+
+def test_a_callers_picture_stays_as_it_is(tmp_path: Path) -> None:
+    """Pillow's drafts change a picture in place: whoever saves it later would lose it."""
+    path = tmp_path / "large.jpg"
+    Image.effect_noise((1600, 1200), 50).save(path)
+    with Image.open(path) as picture:
+        encode_picture(picture, 512)
+
+        assert picture.size == (1600, 1200)
+
+
+def test_pictures_of_16_bits_keep_their_values() -> None:
+    values = np.linspace(0, 65535, 600 * 600).reshape(600, 600).astype(np.uint16)
+
+    sent = Image.open(io.BytesIO(encode_picture(Image.fromarray(values), 512)))
+
+    assert sent.size == (600, 600)
+    assert np.array_equal(np.asarray(sent), values)

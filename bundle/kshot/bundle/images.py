@@ -50,9 +50,13 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, side: int = 0) 
 
 
 def count_pixels(data: bytes, limits: ImageLimits | None = None, side: int = 0) -> int:
-    """Return the pixels that decoding with `side` makes, by the header. Raises `ImageError`."""
+    """Return the pixels that decoding with `side` holds, by the header. Raises `ImageError`.
+
+    A progressive JPEG is held whole, at whatever size it is decoded.
+    """
     with _opened(data, limits or ImageLimits()) as image:
-        _draft(image, side)
+        if "progressive" not in image.info:
+            _draft(image, side)
         return image.width * image.height
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from kshot.bundle.errors import BundleError
 from kshot.bundle.field_types import NAME_PATTERN
 from kshot.bundle.files import version_folder
 
+_VERSIONS = "[a-z0-9]*/[1-9]*"
 _BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
 
@@ -33,7 +35,7 @@ def _built_folders() -> tuple[Path, ...]:
 def _built(name: str) -> Path | None:
     """Return the highest version of a bundle that was built."""
     for folder in _built_folders():
-        if (folder / name).is_dir():
+        with suppress(BundleError):  # a build that was killed leaves a folder without versions
             return version_folder(folder / name)
     return None
 
@@ -68,7 +70,7 @@ def builtin_bundle(name: str) -> Path:
 def known_names() -> tuple[str, ...]:
     """Return the names that `locate_bundle` finds: built-in bundles and built ones, sorted."""
     places = (_BUILTIN_FOLDER, *_built_folders())
-    found = {folder.name for place in places for folder in place.glob("[a-z0-9]*")}
+    found = {version.parent.name for place in places for version in place.glob(_VERSIONS)}
     return tuple(sorted(found))
 
 

@@ -68,6 +68,7 @@ def shrink_file(content: bytes, side: int) -> bytes:
                 return content
             if "transparency" in image.info and image.mode != "P":
                 return content
+            image.draft(None, (side, side))  # ours: a caller's picture would change in place
             return encode_picture(image, side)
     except Exception:  # Pillow's decoders raise nearly any exception on damaged data.
         return content
@@ -76,15 +77,14 @@ def shrink_file(content: bytes, side: int) -> bytes:
 def encode_picture(picture: Picture, side: int = 0) -> bytes:
     """Write a picture as a file, upright; a `side` above 0 bounds its shorter side.
 
-    What was read from a JPEG becomes one again, all else a PNG.
+    What was read from a JPEG becomes one again, all else a PNG. Pictures of 16 bits and of floats
+    keep their size.
     """
     from PIL import ImageOps
 
     kind = "JPEG" if picture.format in ("JPEG", "MPO") else "PNG"
-    if side:
-        picture.draft(None, (side, side))
     upright = ImageOps.exif_transpose(picture)
-    if side and min(upright.size) > side:
+    if side and min(upright.size) > side and upright.mode in _MODES:
         upright = _reduced(_continuous(upright), side)
     stream = io.BytesIO()
     if kind == "JPEG":

@@ -945,7 +945,7 @@ class StepCountRule(google.protobuf.message.Message):
     max_shot: builtins.int
     """Limits the mean number of examples per class, inclusive."""
     step_count: builtins.int
-    """Counts the inner steps; 0 means class means alone."""
+    """Counts the inner steps; 0 means the head that the support set gives, alone."""
     def __init__(
         self,
         *,

@@ -130,7 +130,7 @@ class Scheduler:
                 if job.task.step_count == 0:
                     if self._take(job):
                         self._finish_at_once(job, clock)
-                    continue
+                    return  # one a round: the others take their steps in between
                 key, steps = self._kind(job)
                 if key in self._pools and self._pools[key].full:
                     return
@@ -144,7 +144,7 @@ class Scheduler:
                     job.answer.set_exception(error)
 
     def _finish_at_once(self, job: Job, clock: float) -> None:
-        """Answer a task without steps: its head comes from its class means alone."""
+        """Answer a task without steps: its head comes from the support set alone."""
         started = slot_task(job.model, job.task)
         start = started.state.parameters
         finished = finish(

@@ -165,7 +165,7 @@ class ModelChanged(RequestError):
     def __init__(self, adapted_model: str, model: str) -> None:
         message = (
             f"the adapted model {adapted_model} was made from a bundle of model {model!r} that is "
-            "no longer served; adapt again"
+            f"no longer served; serve it too (--bundle {model}), or adapt again"
         )
         failure = precondition(self.reason, model, message)
         super().__init__(message, failure, adapted_model=adapted_model, model=model)

@@ -169,7 +169,9 @@ class Front:
             else:
                 question = Question(model, arrays, mode)
                 answers = await answer(question, prepare, self.workers)
-            return adapted, with_known_scores(answers, arrays)
+            if mode is adapted.options.batch_norm_mode:  # the references are of this mode
+                answers = with_known_scores(answers, arrays, query.reject_below)
+            return adapted, answers
 
     async def export(
         self, adapted_model: str, mode: BatchNormMode | None, violations: Violations

@@ -46,6 +46,17 @@ def test_all_right_answers_leave_room_below() -> None:
     assert estimate.low < 0.8
 
 
+def test_logits_that_differ_by_rounding_are_no_answers() -> None:
+    """Pictures that are all alike: three classes are right by a third each."""
+    logits = np.full((6, 3), -120.0, np.float32)
+    logits[np.arange(6), [0, 0, 1, 1, 2, 2]] += 1e-4
+
+    estimate = estimate_accuracy(logits, np.array([0, 0, 1, 1, 2, 2]), 3)
+
+    assert estimate is not None
+    assert estimate.accuracy == pytest.approx(1 / 3)
+
+
 def test_one_example_of_each_class_tells_nothing() -> None:
     assert estimate_accuracy(logits_for([0, 1, 2]), np.array([0, 1, 2]), 3) is None
 

@@ -5,21 +5,40 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kshot.server.report.known import known_scores, reference_scores
+from kshot.server.report.known import (
+    known_scores,
+    least_threshold,
+    reference_scores,
+    strengths,
+)
 
 
-def test_references_are_the_strongest_logits_of_examples_with_company() -> None:
-    logits = np.array([[1, 0], [0, 3], [2, 5], [9, 9]], np.float32)
+def with_odds(odds: np.ndarray) -> np.ndarray:
+    """Return logits of two classes whose best has these log-odds."""
+    return np.stack([np.zeros_like(odds), odds], axis=1).astype(np.float32)
 
-    assert reference_scores(logits, np.array([0, 0, 0, 1])).tolist() == [1, 3, 5]
+
+def test_strengths_are_the_log_odds_of_the_best_class() -> None:
+    logits = np.log(np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]], np.float32))
+
+    expected = np.log([0.7 / 0.3, 1.0])
+
+    assert strengths(logits) == pytest.approx(expected, abs=1e-6)
+    assert strengths(logits + 1000) == pytest.approx(expected, abs=1e-3)
+
+
+def test_references_need_two_examples_of_each_class() -> None:
+    logits = with_odds(np.array([1.0, 3.0, 2.0, 5.0]))
+
+    assert reference_scores(logits, np.array([0, 0, 1, 1])).tolist() == [1, 2, 3, 5]
+    assert reference_scores(logits, np.array([0, 0, 0, 1])).size == 0
 
 
 def test_a_threshold_is_the_share_of_known_pictures_below_it() -> None:
     """References and queries from the same distribution: a tenth lies below 0.1."""
     generator = np.random.default_rng(0)
     references = generator.normal(3, 1, 200).astype(np.float32)
-    queries = np.zeros((5000, 4), np.float32)
-    queries[:, 2] = generator.normal(3, 1, 5000)
+    queries = with_odds(generator.normal(3, 1, 5000))
 
     scores = known_scores(queries, references)
 
@@ -27,16 +46,16 @@ def test_a_threshold_is_the_share_of_known_pictures_below_it() -> None:
     assert (scores < 0.5).mean() == pytest.approx(0.5, abs=0.07)
 
 
-def test_scores_grow_with_the_strongest_logit() -> None:
+def test_scores_grow_with_the_odds() -> None:
     references = np.array([1, 2, 3], np.float32)
 
-    scores = known_scores(np.array([[-9, -8], [0, 2], [40, 0]], np.float32), references)
+    scores = known_scores(with_odds(np.array([0.01, 2.0, 40.0])), references)
 
-    assert 0 < scores[0] < 0.2 < scores[1] < 0.8 < scores[2] < 1
+    assert least_threshold(references) <= scores[0] < 0.2 < scores[1] < 0.8 < scores[2] < 1
     assert scores[1] == pytest.approx(0.5)
 
 
 def test_equal_references_give_finite_scores() -> None:
-    scores = known_scores(np.array([[1.0], [2.0]], np.float32), np.ones(3, np.float32))
+    scores = known_scores(with_odds(np.array([1.0, 2.0])), np.ones(3, np.float32))
 
     assert np.isfinite(scores).all()

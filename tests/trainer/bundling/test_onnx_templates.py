@@ -324,3 +324,24 @@ def test_a_foreign_network_is_exported(tmp_path: Path, monkeypatch: pytest.Monke
     assert losses[-1] < 0.5 * losses[0]
     wanted = query_logits(network, stacked, images[None, :4], images[None], mode)[0]
     np.testing.assert_allclose(answer, wanted.numpy(), atol=1e-5, rtol=0)
+
+
+def test_a_zero_vector_stays_one_in_onnx() -> None:
+    """The exporter drops a number as small as 1e-12 from a sum: then a blank picture gives NaN."""
+    network = Features((4, 1, 1), normalize=True)
+    session = onnxruntime.InferenceSession(
+        build_template(network, BatchNormMode.STORED), providers=["CPUExecutionProvider"]
+    )
+    vectors = np.zeros((2, 4, 1, 1), np.float32)
+    vectors[1, 0] = 3
+
+    (logits,) = session.run(
+        None,
+        {
+            "inputs": vectors,
+            "head.weight": np.ones((3, 4), np.float32),
+            "head.bias": np.zeros(3, np.float32),
+        },
+    )
+
+    assert logits.tolist() == [[0, 0, 0], [1, 1, 1]]

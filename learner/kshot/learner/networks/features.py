@@ -70,7 +70,8 @@ class Features:
             vectors = vectors * parameters["features.scale"].unsqueeze(1)
         if self.normalize:
             squares = (vectors * vectors).sum(dim=2, keepdim=True)
-            vectors = vectors * torch.rsqrt(squares + LEAST_SQUARE)
+            # Not by adding it: the ONNX exporter drops so small a number.
+            vectors = vectors * torch.rsqrt(squares.clamp_min(LEAST_SQUARE))
         if self.scale != 1:
             vectors = vectors * self.scale
         return vectors, {} if statistics is None else statistics

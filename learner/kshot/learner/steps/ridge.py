@@ -45,8 +45,9 @@ def ridge_head(features: Tensor, classes: Tensor, way: int, settings: RidgeSetti
 
         A = (K_b + 1/n + l D)^-1,   a = A y,   D = diag(way n_c / n)
 
-    so that all classes count alike. The left-out score of example i is `y_i - a_i / A_ii`, exactly
-    that of a fit to the others. Their cross-entropy L_b is the block's evidence, and
+    so that all classes count alike. The left-out score of example i is `y_i - a_i / A_ii`: that of
+    a fit to the others with the same centre and size. Their cross-entropy L_b is the block's
+    evidence, and
 
         logits = s sum_b w_b scores_b,   w_b ~ v_b exp(-e k L_b)
 

@@ -145,7 +145,7 @@ class AdaptRequest(google.protobuf.message.Message):
     way: builtins.int
     """Counts the classes: 2 or more."""
     step_count: builtins.int
-    """Counts the inner steps; 0 only with head `prototype`."""
+    """Counts the inner steps; 0 only with a head from the support set."""
     learning_rate: builtins.float
     """Sets the learning rate: above 0."""
     batch_size: builtins.int

@@ -14,7 +14,7 @@ from kshot.server.call_context import current_call
 from kshot.server.errors import NonFiniteLogits
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.predict.predictor import images_per_query
-from kshot.server.report.known import known_scores
+from kshot.server.report.known import known_scores, least_threshold
 from kshot.server.request.images import ImageRules, PixelBudget, image_count, prepare_images
 from kshot.server.request.inputs import Images
 from kshot.server.request.options import check_allowed, one_of
@@ -80,6 +80,12 @@ def with_known_scores(
 ) -> Answers:
     """Add known scores if there are references; else raise `InvalidRequest` for a threshold."""
     if arrays.references.size:
+        least = least_threshold(arrays.references)
+        if reject_below is not None and reject_below <= least:
+            current_call().query_warnings.append(
+                f"reject_below {reject_below:g} refuses nothing: with {len(arrays.references)} "
+                f"examples the least known score is {least:.3g}"
+            )
         return replace(answers, known=known_scores(answers.logits, arrays.references))
     violations = Violations()
     check_rejection(reject_below, arrays, violations)

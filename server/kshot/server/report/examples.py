@@ -9,6 +9,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from kshot.server.report.known import strengths
+
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
@@ -82,7 +84,7 @@ def note_answers(held_out_logits: Floats, classes: Integers) -> Iterator[Example
         yield ExampleNote(int(told[row]), Flaw.MISLABELLED, other_class=int(best[row]))
     if len(told) < _LEAST_TO_COMPARE:
         return
-    strongest = logits.max(axis=1)
+    strongest = strengths(held_out_logits[told])
     middle = np.median(strongest)
     deviation = 1.4826 * np.median(np.abs(strongest - middle))
     far = strongest < middle - _FAR * max(deviation, 1e-6)

@@ -92,6 +92,8 @@ def build(
     onnx_file, timm_name = given["onnx_file"], given["timm_name"]
     folder = built_folder() if out is None else out
     if name == photos.NAME and onnx_file is None and timm_name is None:
+        if version != 1 or square != "crop" or any(given.values()):
+            raise click.UsageError(f"{name}: expected no option but --out: it has its own settings")
         click.echo(_photos(folder))
         return
     if (onnx_file is None) == (timm_name is None):
@@ -127,11 +129,21 @@ def build(
 
 def _photos(folder: Path) -> Path:
     """Build the bundle `photos` below a folder, or find it there."""
+    made = folder / photos.NAME / str(photos.VERSION)
     try:
-        made = folder / photos.NAME / str(photos.VERSION)
-        return load_bundle(made).path if made.exists() else photos.build_photos(folder).path
+        if not made.exists():
+            return photos.build_photos(folder).path
     except (BundleError, TrainerError) as error:
         raise click.ClickException(str(error)) from error
+    try:
+        found = load_bundle(made)
+    except BundleError as error:
+        raise click.ClickException(f"{error}; remove {made} and build it again") from error
+    if found.manifest.ridge != photos.read_settings():
+        raise click.ClickException(
+            f"{made}: built with other settings than this kshot has; remove it and build it again"
+        )
+    return found.path
 
 
 Found = tuple[Callable[[PictureInput], EncoderFile], ImageStatistics, EncoderOrigin]

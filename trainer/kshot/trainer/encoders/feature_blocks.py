@@ -66,7 +66,7 @@ class BlockEncoder(nn.Module):
         maps = [network(images) for network in self.networks]
         blocks = (_features(block, images, maps) for block in self.blocks)
         return [
-            block * torch.rsqrt((block * block).sum(dim=1, keepdim=True) + _LEAST_SQUARE)
+            block * torch.rsqrt((block * block).sum(dim=1, keepdim=True).clamp_min(_LEAST_SQUARE))
             for block in blocks
         ]
 
