@@ -4,7 +4,7 @@ python studies/pictures/choose.py --data DIR [--tasks 100] [--save]
 
 For each set the settings are chosen on all others and measured on it: the mean of these figures is
 what other sets may expect. `--save` writes the settings that all sets choose into the package, and
-the figures beside the results of the studies.
+the figures beside this script.
 """
 
 import hashlib
@@ -30,7 +30,6 @@ from kshot.trainer.encoders.photos import photos_encoder, photos_input, write_se
 from kshot.trainer.errors import DataError
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.statistics import accuracy_interval
-from studies.common.results import RESULTS
 from studies.pictures.measure import read_set_rows
 from studies.pictures.sets import PictureSet, Task, draw_tasks, read_archive
 
@@ -123,7 +122,7 @@ def command(data_folder: Path, task_count: int, save: bool) -> None:
         rules.append(choose(list(scores.values()), shot))
     if save:
         write_settings(RidgeSettings(encoder.sizes, tuple(rules)))
-        path = RESULTS / "photos.json"
+        path = Path(__file__).parent / "left_out.json"
         path.write_text(json.dumps({"tasks": task_count, **figures}, indent=1) + "\n")
 
 
