@@ -83,6 +83,8 @@ def test_adapt_prints_json(
         "support_accuracy": 0.75,
         "estimate": None,
         "chosen_from": [],
+        "warnings": [],
+        "example_notes": [],
         "expire_time": "2026-12-01T10:00:00Z",
     }
     request: Any = servicer.requests[0]
@@ -166,7 +168,8 @@ def test_predict_prints_json(capsys: pytest.CaptureFixture[str], folder: Path) -
 
     printed = document(capsys, "predict", adapted, *images, "--top", "2")
 
-    assert set(printed) == {"predictions", "timing_ms"}
+    assert set(printed) == {"predictions", "warnings", "timing_ms"}
+    assert printed["warnings"] == []
     assert printed["predictions"][1] == {
         "file": str(images[1]),
         "label": "dog",

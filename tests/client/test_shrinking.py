@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from kshot.client import Client
+from kshot.client import Client, InputError
 from kshot.client.inputs import read_images
 from kshot.client.shrinking import any_large, encode_picture, shrink_arrays, shrink_file
 from kshot.v1 import adaptation_pb2 as wire
@@ -195,3 +195,22 @@ def test_pictures_of_16_bits_keep_their_values() -> None:
 
     assert sent.size == (600, 600)
     assert np.array_equal(np.asarray(sent), values)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "PA", "HSV", "I", "F"])
+def test_pictures_of_any_mode_are_encoded(mode: str) -> None:
+    picture = Image.new("RGB", (5, 4), (10, 200, 30)).convert("L" if mode in "IF" else "RGB")
+    picture = picture.convert("P").convert("PA") if mode == "PA" else picture.convert(mode)
+
+    sent = Image.open(io.BytesIO(encode_picture(picture)))
+
+    assert sent.size == (5, 4)
+
+
+def test_a_picture_whose_file_is_cut_off_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    Image.effect_noise((200, 200), 50).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+
+    with Image.open(path) as picture, pytest.raises(InputError, match="image 0: this picture can"):
+        read_images([picture])

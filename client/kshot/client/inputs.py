@@ -97,7 +97,10 @@ def _checked(array: npt.NDArray[np.generic], side: int) -> npt.NDArray[np.generi
 
 def _encoded(index: int, item: object, side: int) -> bytes:
     if is_picture(item):
-        return encode_picture(item, side)
+        try:
+            return encode_picture(item, side)
+        except Exception as error:  # Pillow raises nearly any exception on a damaged file
+            raise InputError(f"image {index}: this picture cannot be encoded: {error}") from error
     if not isinstance(item, bytes | str | Path):
         raise InputError(
             f"image {index}: expected a path or the bytes of an image file, got "

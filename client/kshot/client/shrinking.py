@@ -24,6 +24,7 @@ SMALLEST_SIDE = 512
 """No model asks for a shorter side below this, so smaller images need no question to a server."""
 
 _JPEG_QUALITY = 92
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
 
 
@@ -92,6 +93,10 @@ def encode_picture(picture: Picture, side: int = 0) -> bytes:
             stream, kind, quality=_JPEG_QUALITY
         )
     else:
+        if upright.mode == "I":  # of a file with 16 bits
+            upright = upright.convert("I;16")
+        elif upright.mode not in _PNG_MODES:
+            upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
         upright.save(stream, kind)
     return stream.getvalue()
 

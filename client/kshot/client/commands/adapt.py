@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Unpack, get_type_hints
 
@@ -89,6 +89,10 @@ def document(adapted: AdaptedModel) -> dict[str, object]:
         "chosen_from": [
             {"model": each.model, "estimate": estimate_document(each.estimate)}
             for each in (adapted.report.chosen_from if adapted.report else ())
+        ],
+        "warnings": list(adapted.report.warnings) if adapted.report else [],
+        "example_notes": [
+            asdict(note) for note in (adapted.report.example_notes if adapted.report else ())
         ],
         "expire_time": time_text(adapted.expire_time),
         "timing_ms": adapted.timing.document() if adapted.timing else {},

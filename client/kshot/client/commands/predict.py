@@ -113,4 +113,8 @@ def document(
             images, ranked, refusals(prediction), known_scores(prediction), strict=True
         )
     ]
-    return {"predictions": described, "timing_ms": prediction.timing.document()}
+    return {
+        "predictions": described,
+        "warnings": list(prediction.warnings),
+        "timing_ms": prediction.timing.document(),
+    }

@@ -57,8 +57,10 @@ def data_of(provenance: Provenance) -> Data:
     """Return the data that a bundle was trained on, without rotations.
 
     Bundles of early builds have only the digest of their split; raises `DataError` unless that is
-    the digest of a split of Omniglot.
+    the digest of a split of Omniglot, and for bundles that were never trained.
     """
+    if not provenance.meta_iterations and provenance.dataset is None:
+        raise DataError("the bundle was built, not trained: it has no data of its own")
     if provenance.dataset is not None and provenance.split is not None:
         return Data(provenance.dataset, provenance.split, rotations=False, folder=provenance.folder)
     for split, digest in omniglot.SPLIT_DIGESTS.items():
