@@ -100,6 +100,23 @@ def test_an_encoder_that_does_not_fit_is_refused(
         Catalog.load([bundle.path])
 
 
+def test_tensors_outside_of_the_bundle_are_refused(make_encoder_bundle: MakeBundle) -> None:
+    """No digest covers the other file: whoever changes it changes the encoder."""
+    model = onnx.load_from_string(
+        encoder(IMAGES, ENCODED, f"maps = {POOL}(images) encoded = Add(maps, shift)")
+    )
+    shift = model.graph.initializer.add(name="shift", dims=[1], data_type=onnx.TensorProto.FLOAT)
+    shift.data_location = onnx.TensorProto.EXTERNAL
+    shift.external_data.add(key="location", value="shift.bin")
+    bundle = make_encoder_bundle(model.SerializeToString())
+    (bundle.path / "shift.bin").write_bytes(np.ones(1, "<f4").tobytes())
+
+    with pytest.raises(
+        BundleError, match=r"encoder.onnx: expected all tensors in this file, got sh"
+    ):
+        Catalog.load([bundle.path])
+
+
 def test_a_head_alone_gets_no_session(tmp_path: Path, encoder_bundle: Bundle) -> None:
     """It saves microseconds, and making one takes milliseconds."""
     head = """<ir_version: 10, opset_import: ["" : 18]> predict (

@@ -35,7 +35,7 @@ class Catalog:
     ) -> None:
         """Serve models; `open_model` opens other versions of their bundles when asked for."""
         self._models = {model.bundle.manifest.name: model for model in models}
-        self._other_versions: dict[str, ServedModel] = {}
+        self._other_versions: dict[str, ServedModel | None] = {}
         self._open = open_model
 
     @classmethod
@@ -104,9 +104,9 @@ class Catalog:
 
     def _other_version(self, served: Bundle, digest: str) -> ServedModel | None:
         if digest not in self._other_versions and self._open is not None:
+            self._other_versions[digest] = None  # it is looked for once
             folder = version_of_digest(served.path, digest)
-            if folder is None:
-                return None
             with suppress(BundleError):  # a damaged one is not served
-                self._other_versions[digest] = self._open(load_bundle(folder))
+                if folder is not None:
+                    self._other_versions[digest] = self._open(load_bundle(folder))
         return self._other_versions.get(digest)

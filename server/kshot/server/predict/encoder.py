@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+from onnx.external_data_helper import uses_external_data
 
 from kshot.bundle import Bundle, BundleError
 from kshot.bundle.manifest import ENCODER_FILE
@@ -33,7 +34,7 @@ class Encoder:
             # ONNX Runtime's exceptions have no common base.
             raise BundleError(f"{path}: ONNX Runtime cannot load this file") from error
         check_encoder(self._session, bundle)
-        _check_opset(bundle)
+        _check_graph(bundle)
 
     def encode(self, images: Floats) -> Floats:
         """Map prepared `(n, *input.shape)` to `(n, *output_shape)`, all in one run."""
@@ -62,16 +63,26 @@ def check_encoder(session: onnxruntime.InferenceSession, bundle: Bundle) -> None
             )
 
 
-def _check_opset(bundle: Bundle) -> None:
-    """Raise `BundleError` unless encoder and templates have the same operators: exports join them.
+def _check_graph(bundle: Bundle) -> None:
+    """Raise `BundleError` for an encoder whose operators or tensors lie outside of its bundle.
 
-    Operators that are not ONNX's own would need a second set.
+    Exports join encoder and template, so both need the same operators; those that are not ONNX's
+    own would need a second set. No digest covers tensors in other files.
     """
     path = bundle.path / ENCODER_FILE
-    template = bundle.template_path(bundle.manifest.batch_norm.default)
+    template, encoder = (
+        onnx.load(file, load_external_data=False)
+        for file in (bundle.template_path(bundle.manifest.batch_norm.default), path)
+    )
+    outside = [each.name for each in encoder.graph.initializer if uses_external_data(each)]
+    if outside:
+        raise BundleError(
+            f"{path}: expected all tensors in this file, got {outside[0]} in another; build the "
+            "bundle again"
+        )
     wanted, got = (
-        sorted((each.domain or "ai.onnx", each.version) for each in onnx.load(file).opset_import)
-        for file in (template, path)
+        sorted((each.domain or "ai.onnx", each.version) for each in model.opset_import)
+        for model in (template, encoder)
     )
     if got != wanted:
         expected, found = (

