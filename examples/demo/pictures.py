@@ -11,8 +11,9 @@ import skimage
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from kshot.bundle import decode_image
-from kshot.client.commands.folder import read_class_folders
+from kshot.bundle import ImageError, decode_image
+from kshot.client import InputError
+from kshot.client.commands.folder import check_files, read_class_folders
 
 WAY, SHOTS, QUERY_COUNT = 5, (1, 5), 10
 DIGIT_TASKS, PHOTOGRAPH_TASKS = 20, 10
@@ -73,8 +74,15 @@ def scenes() -> Subject:
 
 
 def own_pictures(folder: Path) -> Subject:
-    """Return a folder's files by class; classes without a query beside 5 examples are left out."""
-    files = read_class_folders(folder)
+    """Return a folder's files by class; classes without a query beside 5 examples are left out.
+
+    Raises `SystemExit` with one sentence where that leaves fewer than two, or with other files.
+    """
+    try:
+        files = read_class_folders(folder)
+        check_files(files.files)
+    except InputError as error:
+        raise SystemExit(str(error)) from error
     by_class: dict[str, list[Image.Image | Path]] = {}
     for file, label in zip(files.files, files.labels, strict=True):
         by_class.setdefault(label, []).append(file)
@@ -85,8 +93,15 @@ def own_pictures(folder: Path) -> Subject:
 
 
 def read(path: Path) -> Image.Image:
-    """Decode a picture's file, turned as its camera was held, and reduce it to 320 pixels."""
-    picture = decode_image(path.read_bytes())
+    """Decode a picture's file, turned as its camera was held, and reduce it to 320 pixels.
+
+    Raises `SystemExit` with one sentence for a file that is damaged or cannot be read.
+    """
+    try:
+        picture = decode_image(path.read_bytes())
+    except (ImageError, OSError) as error:
+        reason = error.problems[0].reason if isinstance(error, ImageError) else error.strerror
+        raise SystemExit(f"{path}: {reason}") from error
     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     return picture
 

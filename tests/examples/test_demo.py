@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from examples.demo.__main__ import main
 from examples.demo.pictures import SIDE, Subject, digits, draw_task, own_pictures, scenes
 
 
@@ -58,3 +59,33 @@ def test_own_pictures_are_classes_with_enough_of_them(tmp_path: Path) -> None:
     (tmp_path / "dog" / "1.png").unlink()
     with pytest.raises(SystemExit, match="expected two classes of 6 pictures or more"):
         own_pictures(tmp_path)
+
+
+def test_a_folder_that_is_none_of_pictures_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "empty").mkdir()
+    for name in ("one/cat", "texts/cat", "texts/dog"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        for number in range(6):
+            (folder / f"{number}.png").write_text("text")
+
+    for name, problem in (
+        ("missing", "missing: no such directory: expected one subdirectory per class"),
+        ("file", "file: not a directory: expected one subdirectory per class"),
+        ("empty", "empty: expected at least two subdirectories with images, got none"),
+        ("one", "one: expected at least two subdirectories with images, got only 'cat'"),
+        ("texts", "texts/cat/0.png: not an image: expected PNG, JPEG or WebP"),
+    ):
+        with pytest.raises(SystemExit, match=problem):
+            main(["--pictures", str(tmp_path / name)])
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            (tmp_path / name / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+
+    with pytest.raises(SystemExit, match=r"\d.png: "):
+        draw_task(own_pictures(tmp_path), 5, seed=0)
