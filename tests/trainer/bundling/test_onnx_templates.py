@@ -278,24 +278,24 @@ def test_a_bundle_packs_its_templates(
         assert packed == packaging.build_template(initialization.network, mode)  # built once
 
 
-OUTSIDE = Path(__file__).parents[1] / "outside_network.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "network.py"
 
 
 def test_a_foreign_network_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A distribution on the path, that kshot has never heard of."""
     (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "__init__.py").write_text(OUTSIDE.read_text())
+    (tmp_path / "outside" / "__init__.py").write_text(EXAMPLE.read_text())
     facts = tmp_path / "outside-1.0.dist-info"
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[kshot.networks]\nlinear = outside:Linear\n")
+    (facts / "entry_points.txt").write_text("[kshot.networks]\nsmall = outside:SmallResidual\n")
     monkeypatch.syspath_prepend(tmp_path)
-    spec = NetworkSpec("linear", {"features_wanted": 4})
-    network = build_network(spec, (1, 3, 2), 1e-3)
+    spec, shape = NetworkSpec("small", {"filters": 4}), (1, 6, 5)
+    network = build_network(spec, shape, 1e-3)
     assert type(network).__module__ == "outside"
     step = StepSpec(
         network=spec,
-        input_shape=(1, 3, 2),
+        input_shape=shape,
         batch_norm_epsilon=1e-3,
         way=3,
         batch_size=6,
@@ -306,7 +306,7 @@ def test_a_foreign_network_is_exported(tmp_path: Path, monkeypatch: pytest.Monke
     )
     generator = torch.Generator().manual_seed(0)
     vector = layout_of(network, 3).join(initial_parameters(network, 3, generator))[None]
-    images, classes = torch.rand(6, 1, 3, 2, generator=generator), torch.arange(6) % 3
+    images, classes = torch.rand(6, *shape, generator=generator), torch.arange(6) % 3
     run, scale = step.build(), torch.full_like(vector, 1e-2)
     mask, size = torch.ones(1, 3, dtype=torch.bool), torch.tensor([2e-2])
     losses = [run(vector, scale, images[None], classes[None], mask, size).item() for _ in range(40)]
@@ -320,7 +320,9 @@ def test_a_foreign_network_is_exported(tmp_path: Path, monkeypatch: pytest.Monke
     (answer,) = session.run(None, feeds(mode, parameters, images[:4], images, network))
 
     inputs = [value.name for value in session.get_inputs()]
-    assert inputs == ["inputs", "filter", "head.weight", "head.bias", "mean"]
+    statistics = [f"{layer}.{of}" for layer in ("first", "second") for of in ("mean", "variance")]
+    own = ["first.kernel", "second.kernel", "head.weight", "head.bias", *statistics]
+    assert inputs == ["inputs", *own]
     assert losses[-1] < 0.5 * losses[0]
     wanted = query_logits(network, stacked, images[None, :4], images[None], mode)[0]
     np.testing.assert_allclose(answer, wanted.numpy(), atol=1e-5, rtol=0)
