@@ -48,10 +48,11 @@ def test_the_fewest_steps_whose_loss_is_surely_small(
     assert abs(fit.difference.mean) < 0.003
 
 
-def test_no_step_is_tried_for_class_means_alone(manifest: Manifest) -> None:
+def test_no_step_is_tried_for_heads_from_the_support_set(manifest: Manifest) -> None:
     means = replace(manifest, head=HeadPolicy(Head.PROTOTYPE, (Head.PROTOTYPE,)))
 
-    assert candidates(means)[0] == 0
+    ridge = replace(manifest, head=HeadPolicy(Head.RIDGE, (Head.RIDGE,)))
+    assert candidates(means)[0] == candidates(ridge)[0] == 0
     assert candidates(manifest)[0] == 1
     few = replace(manifest, limits=replace(manifest.limits, max_step_count=4))
     assert candidates(few) == (1, 2, 3)

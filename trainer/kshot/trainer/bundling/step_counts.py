@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kshot.bundle import Head, Manifest, StepCountRule
+from kshot.bundle import Manifest, StepCountRule
 from kshot.trainer.evaluate.evaluator import Evaluator, Report, part_of
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.evaluate.settings import EvaluationSettings
@@ -25,8 +25,8 @@ class StepCountFit:
 
 
 def candidates(manifest: Manifest) -> tuple[int, ...]:
-    """Return the step counts that a bundle allows; none only with class means as its head."""
-    least = 0 if manifest.head.default is Head.PROTOTYPE else 1
+    """Return the step counts that a bundle allows; 0 only with a head from the support set."""
+    least = 0 if manifest.head.default.from_support else 1
     most = manifest.limits.max_step_count
     return tuple(count for count in STEP_COUNTS if least <= count <= most)
 
