@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 from torch import device, nn
 
-from kshot.bundle import BatchNormMode, Bundle, Head, Resize, Square, load_bundle
+from kshot.bundle import BatchNormMode, Bundle, BundleError, Head, Resize, Square, load_bundle
 from kshot.learner import Initialization
 from kshot.trainer.bundling import timm_backbone
 from kshot.trainer.commands import bundle as bundle_module
@@ -58,8 +58,8 @@ def test_a_bundle_of_an_onnx_file_serves_at_once(encoder: Path, tmp_path: Path) 
     assert "transductive" not in card
 
     again = run("quarters", "--onnx", encoder, "--out", tmp_path / "out", "--version", 2)
-    assert again.exit_code == 1
-    assert "exists already" in str(again.exception) + again.output
+    assert again.exit_code == 2
+    assert "exists already; give another --version" in again.output
 
 
 def test_a_backbone_of_timm_brings_its_images(
@@ -89,6 +89,7 @@ def test_a_backbone_of_timm_brings_its_images(
         (("--onnx", "x.onnx", "--weights", "w"), "--weights: expected with --timm"),
         (("--onnx", "missing.onnx"), "missing.onnx: cannot be read: No such file"),
         (("--onnx", "x.onnx", "--mean", "1,2"), "expected three numbers"),
+        (("--onnx", "x.onnx", "--std", "1,0,1"), "expected numbers above 0, got '1,0,1'"),
     ],
 )
 def test_what_cannot_be_built_leaves_nothing(
@@ -98,7 +99,31 @@ def test_what_cannot_be_built_leaves_nothing(
 
     assert result.exit_code != 0
     assert problem in result.output
-    assert not list((tmp_path / "out").rglob("*"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_name_is_told_before_the_export(encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+
+    result = run("My_Net", "--onnx", encoder.with_name("missing.onnx"), "--out", tmp_path / "out")
+
+    assert result.exit_code == 2
+    assert "NAME: expected a match of [a-z0-9]" in result.output
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_failed_write_leaves_nothing(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise BundleError("the disk is full")
+
+    monkeypatch.setattr(bundle_module, "write_encoder_bundle", fail)
+
+    result = run("net", "--onnx", encoder, "--out", tmp_path / "a" / "b")
+
+    assert result.exit_code != 0
+    assert not (tmp_path / "a").exists()
 
 
 def test_an_encoder_of_another_size_is_refused(encoder: Path, tmp_path: Path) -> None:
@@ -106,4 +131,4 @@ def test_an_encoder_of_another_size_is_refused(encoder: Path, tmp_path: Path) ->
 
     assert result.exit_code == 1
     assert "input x: expected float of shape ['n', 3, 24, 24]" in result.output
-    assert not list((tmp_path / "out").rglob("*"))
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """`kshot bundle`: bundles from networks that others trained."""
 
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import click
 import onnx
 
 from kshot.bundle import BundleError, built_folder, load_bundle
+from kshot.bundle.field_types import NAME_PATTERN
 from kshot.trainer.bundling.encoder_bundle import (
     EncoderOrigin,
     PictureInput,
@@ -43,6 +45,8 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             numbers = ()
         if len(numbers) != 3 or not all(abs(number) < 1e6 for number in numbers):
             self.fail(f"expected three numbers as 0.5,0.5,0.5, got {value!r}", param, ctx)
+        if param is not None and param.name == "std" and min(numbers) <= 0:
+            self.fail(f"expected numbers above 0, got {value!r}", param, ctx)
         return numbers
 
 
@@ -100,7 +104,7 @@ def build(
         raise click.UsageError("expected one of --onnx and --timm")
     if given["weights"] is not None and timm_name is None:
         raise click.UsageError("--weights: expected with --timm; an ONNX file has its own")
-    check_writable("--out", folder)
+    _check_place(folder, name, version)
     try:
         encoder, images, origin = _of_timm(given) if timm_name else _of_onnx(given)
         picture = PictureInput(
@@ -127,11 +131,22 @@ def build(
     click.echo(bundle.path)
 
 
+def _check_place(folder: Path, name: str, version: int) -> None:
+    """Raise `UsageError` for a bundle that could not be written, before its encoder is exported."""
+    if re.fullmatch(NAME_PATTERN, name) is None:
+        raise click.UsageError(f"NAME: expected a match of {NAME_PATTERN}, got {name!r}")
+    check_writable("--out", folder / name)
+    made = folder / name / str(version)
+    if made.exists():
+        raise click.UsageError(f"--out: {made} exists already; give another --version or remove it")
+
+
 def _photos(folder: Path) -> Path:
     """Build the bundle `photos` below a folder, or find it there."""
     made = folder / photos.NAME / str(photos.VERSION)
     try:
         if not made.exists():
+            check_writable("--out", made.parent)
             return photos.build_photos(folder).path
     except (BundleError, TrainerError) as error:
         raise click.ClickException(str(error)) from error

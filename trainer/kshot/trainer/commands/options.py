@@ -1,5 +1,7 @@
 """Options that several of the trainer's commands share, and what their values choose."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -67,13 +69,25 @@ def open_bundle(request: Any) -> Bundle:  # noqa: ANN401 -- any request
 
 
 def check_writable(flag: str, folder: Path) -> None:
-    """Make a folder and try to write to it; raises `UsageError` when that fails."""
+    """Make a folder and try to write to it; raises `UsageError` when that fails.
+
+    Folders that this made and that are still empty when the command ends are removed.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    click.get_current_context().call_on_close(lambda: _remove_empty(made))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise click.UsageError(f"{flag}: cannot write to {folder}: {error.strerror}") from None
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, up to one that holds something."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def choose_data_folder(data_folder: Path | None) -> Path:
