@@ -111,6 +111,17 @@ def test_encoded_images_cannot_be_changed(started: MakeRecipe) -> None:
         started(changes)
 
 
+def test_a_recipe_with_changes_starts_from_an_encoder_without_them(encoder_bundle: Bundle) -> None:
+    start = str(encoder_bundle.path)
+    with pytest.raises(RecipeError, match=r"leave it out \(--set augmentation=\)"):
+        load_recipe("drawings", (), start)
+
+    recipe = load_recipe("drawings", ("augmentation=",), start)
+
+    words = ["drawings", "--start", start, "--set", "augmentation="]
+    assert recipe_words(recipe) == words
+
+
 def test_a_start_that_is_not_there_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"start\.bundle: there is no folder nothing"):
         load_recipe("omniglot-5way", (), "nothing")

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from kshot.trainer.errors import RecipeError
 from kshot.trainer.recipe.differences import recipe_words
 from kshot.trainer.recipe.files import list_recipes, load_image_recipe, load_recipe
 from kshot.trainer.recipe.recipe import recipe_digest
@@ -40,5 +41,10 @@ def test_prose_counts_for_nothing_and_other_names_are_not_shipped() -> None:
     assert recipe_words(replace(recipe, name="mine")) is None
 
 
-def test_no_setting_removes_a_table() -> None:
-    assert recipe_words(replace(load_image_recipe("cifar-fs-best"), augmentation=None)) is None
+def test_a_setting_without_a_value_leaves_out_a_table() -> None:
+    recipe = load_image_recipe("cifar-fs-best", ("augmentation=",))
+
+    assert recipe.augmentation is None
+    assert recipe_words(recipe) == ["cifar-fs-best", "--set", "augmentation="]
+    with pytest.raises(RecipeError, match="outer: required key is missing"):
+        load_image_recipe("cifar-fs-best", ("outer=",))

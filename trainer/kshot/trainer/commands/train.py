@@ -46,7 +46,8 @@ class TrainRequest:
     )
     data_folder: Path | None = option(flag="--data", **DATA)
     overrides: tuple[str, ...] = option(
-        "Replace one value of the recipe, as inner.step_count=3; may be repeated.",
+        "Replace one value of the recipe, as inner.step_count=3, or leave out an optional one, as "
+        "augmentation=; may be repeated.",
         "--set",
         multiple=True,
         metavar="KEY=VALUE",

@@ -18,16 +18,20 @@ def recipe_words(recipe: AnyRecipe) -> list[str] | None:
     """
     if recipe.name not in list_recipes():
         return None
-    words, start = [recipe.name], None
+    words, start, settings = [recipe.name], None, list[str]()
     if isinstance(recipe, Recipe) and recipe.start is not None:
         start = recipe.start.bundle
         words += ["--start", start]
-    shipped = plain_recipe(load_recipe(recipe.name, start=start))
+        if recipe.encoded_shape is not None and _augments(load_recipe(recipe.name)):
+            settings.append("augmentation=")
+    shipped = plain_recipe(load_recipe(recipe.name, settings, start))
     for key, _, value in differences(shipped, plain_recipe(recipe)):
-        if value is None:  # no setting removes a key
-            return None
-        words += ["--set", f"{key}={_toml(value)}"]
-    return words
+        settings.append(f"{key}=" if value is None else f"{key}={_toml(value)}")
+    return [*words, *(word for setting in settings for word in ("--set", setting))]
+
+
+def _augments(recipe: AnyRecipe) -> bool:
+    return isinstance(recipe, Recipe) and recipe.augmentation is not None
 
 
 def differences(

@@ -26,8 +26,8 @@ def load_recipe(
     """Read a shipped recipe by name, or any recipe by the path of its TOML file.
 
     `start` names the bundle to start from, in place of `start.bundle`. Each override is
-    `dotted.key=value`. Its value is written as in TOML, where quotes around text are optional.
-    Raises `RecipeError`.
+    `dotted.key=value`. Its value is written as in TOML, where quotes around text are optional;
+    without a value the key is left out. Raises `RecipeError`.
     """
     document = _document(name_or_path)
     for setting in overrides:

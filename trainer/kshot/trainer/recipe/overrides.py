@@ -8,7 +8,8 @@ from kshot.trainer.errors import RecipeError
 def override(document: dict[str, object], setting: str) -> None:
     """Set `dotted.key=value` in a document, whose parser refuses unknown keys.
 
-    The value is written as in TOML, where quotes around text are optional. Raises `RecipeError`.
+    The value is written as in TOML, where quotes around text are optional; without one the key is
+    left out. Raises `RecipeError`.
     """
     key, equals, value = (word.strip() for word in setting.partition("="))
     if not equals or not key:
@@ -21,8 +22,10 @@ def override(document: dict[str, object], setting: str) -> None:
             raise RecipeError(f"setting {key}: {place} is a value and has no key {name!r}")
         if depth < len(parents):
             table = table.setdefault(name, {})
-        else:
+        elif value:
             table[last] = _value(value, table.get(last))
+        else:
+            table.pop(last, None)
 
 
 def _value(text: str, present: object) -> object:

@@ -80,7 +80,7 @@ def _check_data(recipe: Recipe) -> None:
     changed = recipe.augmentation
     expected = "no such key: images are encoded once, before they could be changed"
     free = changed is None or recipe.encoded_shape is None
-    expect(free, "augmentation", expected, "one")
+    expect(free, "augmentation", expected, "one; leave it out (--set augmentation=)")
     if changed is not None and changed.flip and (data.dataset, data.split) == MIRRORED:
         reason = "the validation classes of this split are mirrored training classes"
         raise DocumentError("augmentation.flip", f"expected false, got true; {reason}")
