@@ -89,8 +89,11 @@ def rescale(pixels: Pixels, spec: InputSpec) -> Floats:
     """Return float32 of the same shape: the last step of `spec`, each pixel rounded once."""
     table = value_table(spec)
     if len(table) == 1:
-        return cast(Floats, table[0][pixels])
-    return np.stack([table[at][pixels[:, at]] for at in range(len(table))], axis=1)
+        return cast(Floats, table[0].take(pixels))
+    rescaled = np.empty(pixels.shape, np.float32)
+    for at, values in enumerate(table):
+        values.take(pixels[:, at], out=rescaled[:, at], mode="clip")  # which needs no buffer
+    return rescaled
 
 
 def value_table(spec: InputSpec) -> Floats:

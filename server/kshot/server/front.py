@@ -21,15 +21,8 @@ from kshot.server.call_context import current_call
 from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.supervisor import EngineSupervisor
-from kshot.server.predict.batches import (
-    Batches,
-    Request,
-    few_alone,
-    may_join,
-    quick_to_prepare,
-)
+from kshot.server.predict.batches import Batches, Request, few_alone, may_join
 from kshot.server.predict.catalog import Catalog, ServedModel
-from kshot.server.predict.encoder import Encoder
 from kshot.server.predict.encodings import Encodings
 from kshot.server.predict.export import export_model
 from kshot.server.predict.prediction import (
@@ -154,21 +147,8 @@ class Front:
                     current_call().query_warnings += found
                     return queries
 
-            count = (image_count(query.queries) or 0) * images_per_query(support_count, mode)
-            joins = may_join(query.queries, count, mode)
-            if model.encoder is not None:
-                encoded = await self._encode_queries(model.encoder, query.queries, prepare)
-                prepare, joins = partial(np.asarray, encoded), few_alone(count, mode)
-            if joins:
-                request = Request(prepare, lambda logits: read_logits(logits, mode), count)
-                answers = await self.batches.answer(
-                    (adapted.id, mode),
-                    request,
-                    lambda queries: model.predictor.logits(arrays, queries, mode),
-                )
-            else:
-                question = Question(model, arrays, mode)
-                answers = await answer(question, prepare, self.workers)
+            question = Question(model, arrays, mode)
+            answers = await self._answer(query.queries, adapted.id, question, prepare)
             if mode is adapted.options.batch_norm_mode:  # the references are of this mode
                 answers = with_known_scores(answers, arrays, query.reject_below)
             return adapted, answers
@@ -231,14 +211,41 @@ class Front:
         queries = await self.encodings.encode(candidate.model.encoder, candidate.queries)
         return replace(candidate, queries=queries)
 
-    async def _encode_queries(
-        self, encoder: Encoder, queries: Images | None, prepare: Callable[[], Floats]
-    ) -> Floats:
-        """Prepare and encode queries; small requests do both in one job."""
-        count = image_count(queries) or 0
-        if quick_to_prepare(queries) and count <= self.encodings.max_images:
-            return await self.encodings.encode_few(encoder, prepare, count)
-        return await self.encodings.encode(encoder, await self.workers.compute(prepare))
+    async def _answer(
+        self,
+        queries: Images | None,
+        adapted_model: str,
+        question: Question,
+        prepare: Callable[[], Floats],
+    ) -> Answers:
+        """Answer the queries that `prepare` gives, together with those of other calls if few."""
+        mode, encoder = question.mode, question.model.encoder
+        sent = image_count(queries) or 0
+        count = sent * images_per_query(len(question.arrays.support), mode)
+        joins = may_join(queries, count, mode)
+
+        def read(logits: Floats) -> Answers:
+            return read_logits(logits, mode)
+
+        def run(inputs: Floats) -> Floats:
+            return question.model.predictor.logits(question.arrays, inputs, mode)
+
+        if encoder is not None:
+            joins = few_alone(count, mode)
+            if not self.encodings.takes(queries):
+                images = await self.workers.compute(prepare)
+                encoded = await self.encodings.encode(encoder, images)
+            elif joins and question.model.predictor.head_alone:
+                # A head is done sooner than a job of its own begins.
+                return await self.encodings.encode_few(
+                    encoder, prepare, sent, lambda encoded: read(run(encoded))
+                )
+            else:
+                encoded = await self.encodings.encode_few(encoder, prepare, sent, np.asarray)
+            prepare = partial(np.asarray, encoded)
+        if not joins:
+            return await answer(question, prepare, self.workers)
+        return await self.batches.answer((adapted_model, mode), Request(prepare, read, count), run)
 
     def _find(
         self, task: AdaptInput, violations: Violations, query: PredictInput | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -11,9 +12,12 @@ import grpc
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image
 
 from kshot.bundle import Bundle
 from kshot.server.predict import encodings
+from kshot.server.predict.predictor import Predictor
+from kshot.server.workers import Workers
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
@@ -69,6 +73,28 @@ def support(model: str, seed: int = 0) -> wire.AdaptRequest:
 
 def numbers(tensor: wire.Tensor) -> Numbers:
     return np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
+
+
+def test_a_head_answers_in_the_job_of_its_encoder(
+    encoding: AdaptationServiceStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files too, if their pictures are small: threads take up work slower than a head does it."""
+    stream = io.BytesIO()
+    Image.fromarray((255 * images(1, seed=3)[0, 0]).astype(np.uint8)).save(stream, "PNG")
+    adapted = encoding.Adapt(support("encoded"), timeout=60).adapted_model
+    queries = wire.Images(encoded=wire.EncodedImages(items=[stream.getvalue()]))
+    request = wire.PredictRequest(adapted_model=adapted.id, queries=queries)
+    apart = encoding.Predict(request, timeout=60)
+    begun, submit = [], Workers.submit_compute
+    monkeypatch.setattr(Predictor, "head_alone", True)
+    monkeypatch.setattr(
+        Workers, "submit_compute", lambda *given: (begun.append(1), submit(*given))[1]
+    )
+
+    together = encoding.Predict(request, timeout=60)
+
+    assert len(begun) == 1
+    np.testing.assert_array_equal(numbers(together.probabilities), numbers(apart.probabilities))
 
 
 @pytest.mark.parametrize("mode", [1, 2, 3])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kshot.bundle import BatchNormMode
 from kshot.server.call_context import begin_call, current_call
@@ -19,6 +21,7 @@ from kshot.server.predict.batches import (
     Batches,
     Request,
     may_join,
+    quick_to_decode,
 )
 from kshot.server.predict.prediction import Answers, read_logits
 from kshot.server.request.inputs import EncodedImages, TensorImages
@@ -405,3 +408,19 @@ def test_small_tensors_may_join_and_nothing_else() -> None:
     assert not may_join(large, 1, SUPPORT)
     assert not may_join(EncodedImages((b"png",)), 1, SUPPORT)
     assert not may_join(None, 0, SUPPORT)
+
+
+def png(side: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (side, side)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_few_files_of_small_pictures_are_quick_to_decode() -> None:
+    assert quick_to_decode(EncodedImages((png(128),) * 2))
+    assert not quick_to_decode(EncodedImages((png(512),) * 3))
+    assert not quick_to_decode(EncodedImages((png(4),) * (MAX_REQUEST_IMAGES + 1)))
+    assert not quick_to_decode(EncodedImages((png(4) + b"0" * MAX_REQUEST_BYTES,)))
+    assert not quick_to_decode(EncodedImages((b"png",)))
+    assert not quick_to_decode(TensorImages("UINT8", (1, 4, 4), b"0" * 16))
+    assert not quick_to_decode(None)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kshot.bundle import Bundle
 from kshot.server.call_context import begin_call, current_call
@@ -15,6 +17,7 @@ from kshot.server.predict import encodings as encodings_module
 from kshot.server.predict.encoder import Encoder
 from kshot.server.predict.encodings import Encodings
 from kshot.server.predict.runtime import Runtime
+from kshot.server.request.inputs import EncodedImages, TensorImages
 from kshot.server.workers import Workers
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -112,3 +115,16 @@ def test_a_call_without_time_stops_between_runs(encoder: Watched) -> None:
     run(main())
 
     assert encoder.run_sizes == []
+
+
+def test_files_of_small_pictures_are_prepared_where_they_are_encoded() -> None:
+    """A GPU would wait for them."""
+    stream = io.BytesIO()
+    Image.new("L", (8, 8)).save(stream, "PNG")
+    few, many = (EncodedImages((stream.getvalue(),) * count) for count in (8, 9))
+    workers = Workers()
+
+    assert Encodings(workers).takes(few)
+    assert not Encodings(workers).takes(many)
+    assert not Encodings(workers, on_gpu=True).takes(few)
+    assert Encodings(workers, on_gpu=True).takes(TensorImages("UINT8", (64, 8, 8), b"0" * 4096))

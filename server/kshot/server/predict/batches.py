@@ -16,9 +16,9 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from kshot.bundle import BatchNormMode
+from kshot.bundle import BatchNormMode, ImageError, count_pixels
 from kshot.server.call_context import current_call
-from kshot.server.request.inputs import Images, TensorImages
+from kshot.server.request.inputs import EncodedImages, Images, TensorImages
 from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
@@ -28,8 +28,9 @@ Result = TypeVar("Result")
 # Larger requests gain nothing from a batch: they run alone, and no other waits for them.
 MAX_REQUEST_IMAGES = 16
 MAX_BATCH_IMAGES = 64
-# Larger requests, and files of unknown size, may take long to decode.
+# What is larger may take long to prepare.
 MAX_REQUEST_BYTES = 2**20
+MAX_DECODED_PIXELS = 2**19
 
 
 def may_join(queries: Images | None, image_count: int, mode: BatchNormMode) -> bool:
@@ -38,8 +39,20 @@ def may_join(queries: Images | None, image_count: int, mode: BatchNormMode) -> b
 
 
 def quick_to_prepare(queries: Images | None) -> bool:
-    """Tell whether nobody waits long while these images are decoded."""
+    """Tell whether nobody waits long while these images are prepared; files take longer."""
     return isinstance(queries, TensorImages) and len(queries.data) <= MAX_REQUEST_BYTES
+
+
+def quick_to_decode(queries: Images | None) -> bool:
+    """Tell whether these are few files of small pictures, by their headers."""
+    if not isinstance(queries, EncodedImages) or len(queries.items) > MAX_REQUEST_IMAGES:
+        return False
+    if sum(map(len, queries.items)) > MAX_REQUEST_BYTES:
+        return False
+    try:
+        return sum(map(count_pixels, queries.items)) <= MAX_DECODED_PIXELS
+    except ImageError:  # preparing them says what is wrong
+        return False
 
 
 def few_alone(image_count: int, mode: BatchNormMode) -> bool:

@@ -57,7 +57,13 @@ class Predictor:
             {value.name for value in session.get_inputs()} - head_alone
             for session in self._sessions.values()
         )
+        self._head_alone = not heavy
         self._hot_set = hot_set if heavy and not self._runtime.on_gpu else None
+
+    @property
+    def head_alone(self) -> bool:
+        """Tell whether the network is a head, which runs in less time than a thread takes up."""
+        return self._head_alone
 
     def parts(self, arrays: AdaptedArrays, query_count: int, mode: BatchNormMode) -> list[slice]:
         """Return which queries run at once.
