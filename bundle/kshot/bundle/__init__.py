@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kshot.bundle.calibration import Calibration, TemperatureRule
 from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditioner, Scope
+from kshot.bundle.drawn import THUMBNAIL, are_drawings
 from kshot.bundle.durable import replace_file, replacing, sync_folder, write_synced
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
 from kshot.bundle.files import Bundle, load_bundle, version_of_digest, write_bundle
@@ -61,6 +62,7 @@ from kshot.bundle.weights import Weights
 __all__ = [
     "COMPUTED_MODES",
     "SCHEMA_VERSION",
+    "THUMBNAIL",
     "BatchNorm",
     "BatchNormMode",
     "BatchSizeRule",
@@ -100,6 +102,7 @@ __all__ = [
     "TemperatureRule",
     "Training",
     "Weights",
+    "are_drawings",
     "built_folder",
     "builtin_bundle",
     "cache_folder",

@@ -10,12 +10,11 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from kshot.bundle import Grayscale, Ink, InputSpec, Rescale, Resize, Rgb
+from kshot.bundle import THUMBNAIL, Grayscale, Ink, Rgb, are_drawings
 from kshot.server.adaptation import AdaptResult, CheckedTask, warnings_of_task
 from kshot.server.call_context import current_call
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded, DeviceMemoryFull
 from kshot.server.predict.catalog import ServedModel
-from kshot.server.report.drawn import are_drawings
 from kshot.server.request.grounds import grounds_of, query_ground_warnings
 from kshot.server.request.images import ImageRules, PixelBudget, prepare_images
 from kshot.server.request.inputs import EncodedImages, Images, TensorImages
@@ -24,8 +23,6 @@ from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
 
-_SIDE = 64
-_THUMBNAIL = InputSpec((3, _SIDE, _SIDE), (Rgb(), Resize(_SIDE, _SIDE, "box"), Rescale(1 / 255)))
 _LOOKED_AT = 16  # pictures at most
 _CHECKED = 2**53  # images were found small enough before
 
@@ -162,7 +159,7 @@ def _by_pictures(candidates: Sequence[Candidate], images: Images | None) -> Cand
         images = EncodedImages(images.items[::step])
     with current_call().measure("decode"):
         budget = PixelBudget(_CHECKED, _CHECKED)
-        rules = ImageRules("support_set.images", _CHECKED, budget, _THUMBNAIL)
+        rules = ImageRules("support_set.images", _CHECKED, budget, THUMBNAIL)
         drawings = are_drawings(prepare_images(images, rules, Violations()))
     for prefers in (_cuts_ink, _takes_gray) if drawings else (_encodes, _takes_colour):
         for candidate in candidates:

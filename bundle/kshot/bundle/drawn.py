@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from kshot.bundle.steps import InputSpec, Rescale, Resize, Rgb
+
 Floats = npt.NDArray[np.float32]
 
+_SIDE = 64
+THUMBNAIL = InputSpec((3, _SIDE, _SIDE), (Rgb(), Resize(_SIDE, _SIDE, "box"), Rescale(1 / 255)))
+"""How pictures are looked at."""
 _NEAR = 0.1  # of the range of pixels, in every channel
 _GROUND_SHARE = 0.4
 _CORNER_SHARE = 8  # of the sides

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kshot.server.report.drawn import are_drawings
+from kshot.bundle import are_drawings
 
 Numbers = np.ndarray[Any, Any]
 
