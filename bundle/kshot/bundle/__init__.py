@@ -8,7 +8,7 @@ from kshot.bundle.drawn import THUMBNAIL, are_drawings
 from kshot.bundle.durable import replace_file, replacing, sync_folder, write_synced
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
 from kshot.bundle.files import Bundle, load_bundle, version_of_digest, write_bundle
-from kshot.bundle.images import ImageLimits, count_pixels, decode_image
+from kshot.bundle.images import ImageLimits, Levels, count_pixels, decode_image, decode_once
 from kshot.bundle.locations import (
     built_folder,
     builtin_bundle,
@@ -36,6 +36,7 @@ from kshot.bundle.manifest import (
 )
 from kshot.bundle.preprocessing import (
     draft_side,
+    fit,
     pixels,
     prepare,
     rescale,
@@ -81,6 +82,7 @@ __all__ = [
     "Ink",
     "InnerLoop",
     "InputSpec",
+    "Levels",
     "Limits",
     "Manifest",
     "NetworkSpec",
@@ -108,8 +110,10 @@ __all__ = [
     "cache_folder",
     "count_pixels",
     "decode_image",
+    "decode_once",
     "default_bundles",
     "draft_side",
+    "fit",
     "known_names",
     "load_bundle",
     "locate_bundle",

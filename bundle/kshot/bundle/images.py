@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from kshot.bundle.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+
+ONLY_ZERO_AND_ONE = "expected pixels from 0 to 255, got only 0 and 1; multiply by 255"
 
 _STRIP_PIXELS = 2**20
 _ORIENTATION_TAG = 0x0112
@@ -42,11 +44,45 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, side: int = 0) 
     out smaller by 1/2, 1/4 or 1/8, with a shorter side of at least `side` pixels; that takes less
     time and memory. Raises `ImageError`.
     """
-    with _opened(data, limits or ImageLimits()) as image:
-        _draft(image, side)
-        image.load()
-        _scale_transparency(image, data)
-        return _upright(_opaque(image), _orientation(image))
+    return decode_once(data, limits, [side])[side]
+
+
+def decode_once(
+    data: bytes, limits: ImageLimits | None, sides: Iterable[int]
+) -> dict[int, Image.Image]:
+    """Return by each side what `decode_image` gives with it, decoded once for each size of it."""
+    by_size: dict[tuple[int, int], Image.Image] = {}
+    found: dict[int, Image.Image] = {}
+    for side in sides:
+        with _opened(data, limits or ImageLimits()) as image:
+            _draft(image, side)
+            size = image.size
+            if size not in by_size:
+                image.load()
+                _scale_transparency(image, data)
+                by_size[size] = _upright(_opaque(image), _orientation(image))
+            found[side] = by_size[size]
+    return found
+
+
+@dataclass
+class Levels:
+    """Tells images of 0 and 1 from pictures of 0 to 255: all are seen, then checked."""
+
+    greatest: int = 0
+    differ: bool = False
+
+    def see(self, picture: Image.Image) -> None:
+        """Look at a picture in mode L or RGB, unless one before has told."""
+        if self.greatest <= 1:
+            extrema = np.array(picture.getextrema()).reshape(-1, 2)  # (channels, 2)
+            self.greatest = max(self.greatest, int(extrema.max()))
+            self.differ |= bool((extrema[:, 0] != extrema[:, 1]).any())
+
+    def check(self) -> None:
+        """Raise `ImageError` if there were only 0 and 1, and both of them in a picture."""
+        if self.greatest == 1 and self.differ:
+            raise ImageError.about(ONLY_ZERO_AND_ONE)
 
 
 def count_pixels(data: bytes, limits: ImageLimits | None = None, side: int = 0) -> int:

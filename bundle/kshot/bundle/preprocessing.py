@@ -10,7 +10,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from kshot.bundle.errors import ImageError, ImageProblem
-from kshot.bundle.images import ImageLimits, decode_image, over_white
+from kshot.bundle.images import (
+    ONLY_ZERO_AND_ONE,
+    ImageLimits,
+    Levels,
+    decode_image,
+    over_white,
+)
 from kshot.bundle.ink import MAX_SIDE, strengthened
 from kshot.bundle.pictures import apply_step
 from kshot.bundle.steps import (
@@ -70,19 +76,37 @@ def pixels(
         raise ImageError.about(f"expected float32 vectors (n, {spec.shape[0]}), got images")
     if isinstance(images, np.ndarray):
         _check_array(images)
-        return np.stack([_fit(_picture(cast(Pixels, image)), spec) for image in images])
+        return np.stack([fit(_picture(cast(Pixels, image)), spec) for image in images])
     if len(images) == 0:
         raise ImageError.about("expected at least 1 image, got 0")
     fitted: list[Pixels] = []
     problems: list[ImageProblem] = []
+    levels = Levels()
     for index, data in enumerate(images):
         try:
-            fitted.append(_fit(decode_image(data, limits, draft_side(spec)), spec))
+            picture = decode_image(data, limits, draft_side(spec))
         except ImageError as error:
             problems += [ImageProblem(index, problem.reason) for problem in error.problems]
+            continue
+        levels.see(picture)
+        fitted.append(fit(picture, spec))
     if problems:
         raise ImageError(problems)
+    levels.check()
     return np.stack(fitted)
+
+
+def fit(picture: Image.Image, spec: InputSpec) -> Pixels:
+    """Apply all steps but the last to a picture in mode L or RGB: `(channels, height, width)`."""
+    channels, resize = spec.shape[0], resize_of(spec)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    for step in spec.preprocessing:
+        picture = apply_step(picture, step, resize)
+    picture = picture.resize((resize.width, resize.height), _METHODS[resize.method])
+    if any(isinstance(step, Ink) for step in spec.preprocessing):
+        picture = strengthened(picture)
+    fitted = np.asarray(picture)
+    return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
 
 
 def rescale(pixels: Pixels, spec: InputSpec) -> Floats:
@@ -191,7 +215,7 @@ def _check_array(images: npt.NDArray[np.generic]) -> None:
     if 0 in images.shape:
         raise ImageError.about(f"expected at least 1 image and 1 pixel, got shape {images.shape}")
     if images.max() == 1 and (images.min(axis=(1, 2)) != images.max(axis=(1, 2))).any():
-        raise ImageError.about("expected pixels from 0 to 255, got only 0 and 1; multiply by 255")
+        raise ImageError.about(ONLY_ZERO_AND_ONE)
 
 
 def _picture(image: Pixels) -> Image.Image:
@@ -202,16 +226,3 @@ def _picture(image: Pixels) -> Image.Image:
     if picture.mode != "RGBA":
         return picture
     return over_white(picture)
-
-
-def _fit(picture: Image.Image, spec: InputSpec) -> Pixels:
-    """Apply all steps but the last; return `(channels, height, width)`."""
-    channels, resize = spec.shape[0], resize_of(spec)
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    for step in spec.preprocessing:
-        picture = apply_step(picture, step, resize)
-    picture = picture.resize((resize.width, resize.height), _METHODS[resize.method])
-    if any(isinstance(step, Ink) for step in spec.preprocessing):
-        picture = strengthened(picture)
-    fitted = np.asarray(picture)
-    return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)

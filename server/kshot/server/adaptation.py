@@ -21,6 +21,7 @@ from kshot.server.report.support_warnings import support_warnings
 from kshot.server.request.digest import begin_adaptation_digest, weights_digest
 from kshot.server.request.grounds import grounds_of, support_ground_warnings
 from kshot.server.request.images import (
+    SUPPORT_IMAGES,
     ImageRules,
     PixelBudget,
     check_sent,
@@ -115,7 +116,7 @@ def check_task(
     bounds = Bounds(manifest, way, len(support_set.class_indices), ttl)
     options = resolve_options(task.options, bounds, violations)
     rules = ImageRules(
-        "support_set.images",
+        SUPPORT_IMAGES,
         manifest.limits.max_support_count,
         pixels,
         manifest.input,
@@ -147,22 +148,25 @@ def check_task_alone(task: AdaptInput, max_way: int, violations: Violations) -> 
     """Check what needs no model, for a request that names no served one; blocks."""
     images = task.support_set.images
     check_labels(task.support_set, image_count(images), max_way, violations)
-    check_sent(images, "support_set.images", violations)
+    check_sent(images, SUPPORT_IMAGES, violations)
 
 
 async def adapt(task: CheckedTask, run_engine: RunEngine, workers: Workers) -> AdaptResult:
     """Run the inner loop; raise `AdaptationDiverged`, `DeadlineExceeded` or `Unavailable`."""
     call = current_call()
     started = time.perf_counter()
-    result = await run_engine(task.engine_task, _engine_seconds(call.remaining()))
+    result = await run_engine(task.engine_task, seconds_to_work(call.remaining()))
     # The engine counts only its computing; the rest was waiting.
     call.add("compute", result.seconds)
     call.add("queue", time.perf_counter() - started - result.seconds)
     return await workers.brief(lambda: _adaptation(task, result))
 
 
-def _engine_seconds(remaining: float | None) -> float | None:
-    """Return the engine's part of the caller's time."""
+def seconds_to_work(remaining: float | None) -> float | None:
+    """Return the caller's time without what storing and sending takes; None if unlimited.
+
+    Raises `DeadlineExceeded` if it is over.
+    """
     if remaining is None:
         return None
     if remaining <= 0:
@@ -228,4 +232,4 @@ def _kept_support(task: EngineTask) -> Floats:
     Features of two networks are larger than the adapted head.
     """
     stored = task.options.batch_norm_mode is BatchNormMode.STORED
-    return task.support[:, :0] if stored else task.support
+    return task.support[:, :0].copy() if stored else task.support  # a view would hold the features

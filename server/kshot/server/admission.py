@@ -1,11 +1,14 @@
-"""Bounded queues: how many calls may wait, and whether any is left."""
+"""Bounded queues: how many calls may wait, whether any is left, and what they hold meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
+from kshot.server.call_context import current_call
 from kshot.server.errors import QueueFull, ShuttingDown
 
 
@@ -42,3 +45,72 @@ class Admission:
     async def wait_idle(self) -> None:
         """Wait until no call is inside."""
         await self._idle.wait()
+
+
+# Bytes of prepared images: of calls that are not large, and of those that are.
+_SMALL_ROOM, _LARGE_ROOM = 2**27, 2**28
+_SMALL = 2**24
+
+
+class ImageRoom:
+    """Bounds the bytes of prepared images that calls hold while they wait; for one event loop.
+
+    Small calls do not wait for large ones. A call that is larger than the room takes it alone.
+    """
+
+    def __init__(self, small: int = _SMALL_ROOM, large: int = _LARGE_ROOM) -> None:
+        self._small, self._large = _Lane(small), _Lane(large)
+
+    @asynccontextmanager
+    async def hold(self, size_bytes: int) -> AsyncIterator[None]:
+        """Hold room inside the block; waits for it in order of arrival, which counts as `queue`."""
+        lane = self._small if size_bytes <= _SMALL else self._large
+        size_bytes = min(size_bytes, lane.free_bytes + lane.held_bytes)
+        asked = time.perf_counter()
+        await lane.take(size_bytes)
+        current_call().add("queue", time.perf_counter() - asked)
+        try:
+            yield
+        finally:
+            lane.give(size_bytes)
+
+
+class _Lane:
+    """Bytes that are given out in order of arrival."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.free_bytes, self.held_bytes = size_bytes, 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, size_bytes: int) -> None:
+        if not self._waiting and size_bytes <= self.free_bytes:
+            self._move(size_bytes)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size_bytes, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it came together with the end of the call
+                self.give(size_bytes)
+            else:
+                self._next()
+            raise
+
+    def give(self, size_bytes: int) -> None:
+        self._move(-size_bytes)
+        self._next()
+
+    def _next(self) -> None:
+        while self._waiting:
+            size_bytes, turn = self._waiting[0]
+            if not turn.done():
+                if size_bytes > self.free_bytes:
+                    return
+                self._move(size_bytes)
+                turn.set_result(None)
+            self._waiting.popleft()
+
+    def _move(self, size_bytes: int) -> None:
+        self.free_bytes -= size_bytes
+        self.held_bytes += size_bytes

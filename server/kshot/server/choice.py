@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from kshot.bundle import THUMBNAIL, Grayscale, Ink, Rgb, are_drawings
-from kshot.server.adaptation import AdaptResult, CheckedTask, warnings_of_task
+from kshot.bundle import Grayscale, Ink, Rgb, are_drawings
+from kshot.server.adaptation import (
+    AdaptResult,
+    CheckedTask,
+    seconds_to_work,
+    warnings_of_task,
+)
 from kshot.server.call_context import current_call
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded, DeviceMemoryFull
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.grounds import grounds_of, query_ground_warnings
-from kshot.server.request.images import ImageRules, PixelBudget, prepare_images
-from kshot.server.request.inputs import EncodedImages, Images, TensorImages
+from kshot.server.request.images import image_count
+from kshot.server.request.inputs import Images
 from kshot.server.request.violations import Violations
-from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
-
-_LOOKED_AT = 16  # pictures at most
-_CHECKED = 2**53  # images were found small enough before
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Candidate:
 Check = Callable[[ServedModel, Violations], Candidate]
 Result = tuple[Candidate, AdaptResult]
 Run = Callable[[Candidate], Awaitable[Result]]
+Looks = Callable[[], Awaitable[Floats | None]]
 
 
 def find_candidates(
@@ -93,53 +96,66 @@ def find_candidates(
     return found
 
 
-async def adapt_best(
-    candidates: list[Candidate], images: Images | None, run: Run, workers: Workers
-) -> Result:
+def prepared_bytes(models: Sequence[ServedModel], *images: Images | None) -> int:
+    """Return the bytes of a request's images as all these models take them."""
+    count = sum(image_count(each) or 0 for each in images)
+    return 4 * count * sum(math.prod(model.bundle.manifest.input.shape) for model in models)
+
+
+async def adapt_best(candidates: list[Candidate], looks: Looks, run: Run) -> Result:
     """Adapt the candidates that estimate their answers, and return the best.
 
     The best has the lowest cross-entropy of left-out examples. If none estimates, or several are
-    as good within a standard error, the pictures decide, see `AdaptRequest.model`. Raises what
-    `run` raises, if it does for all. Takes the candidates out of the list: nobody holds their
-    images once `run` has encoded them.
+    as good within a standard error, the pictures decide, see `AdaptRequest.model`; `looks` returns
+    some of them, `(n, 3, height, width)`. Raises what `run` raises, if it does for all. Takes the
+    candidates out of the list: nobody holds their images once `run` has encoded them.
     """
     if len(candidates) == 1:
         return await run(candidates.pop())
     names = [candidate.name for candidate in candidates]
     judged = [candidate for candidate in candidates if candidate.estimates()]
     if not judged:
-        judged = [await workers.prepare(partial(_by_pictures, tuple(candidates), images))]
+        judged = [_by_pictures(candidates, await looks())]
     candidates.clear()
-    results = await _adapt_each(judged, run)
+    results, untried = await _adapt_each(judged, run)
     best, adaptation = results[0]
     if len(results) > 1:
         alike = _best(results)
         best = alike[0]
-        if len(alike) > 1:
-            best = await workers.prepare(partial(_by_pictures, alike, images))
+        if len(alike) > 1 and not untried:  # else the time is over
+            best = _by_pictures(alike, await looks())
         adaptation = next(result for candidate, result in results if candidate is best)
+    if untried:
+        current_call().support_warnings.append(
+            f"model: the deadline came before {', '.join(untried)} could be tried, so {best.name} "
+            "may not be the best; allow more time, or name a model"
+        )
     estimates = {candidate.name: result.estimate for candidate, result in results}
     chosen_from = tuple((name, estimates.get(name)) for name in names)
     return best, replace(adaptation, chosen_from=chosen_from)
 
 
-async def _adapt_each(candidates: list[Candidate], run: Run) -> list[Result]:
-    """Adapt one after another; a partial answer is allowed to leave out the last ones."""
+async def _adapt_each(candidates: list[Candidate], run: Run) -> tuple[list[Result], list[str]]:
+    """Adapt one after another; with `allow_partial`, return those that the deadline left out."""
     results: list[Result] = []
     failures: list[Exception] = []
     while candidates:
-        partly = candidates[0].task.engine_task.options.allow_partial
+        names = [candidate.name for candidate in candidates]
+        partly = bool(results) and candidates[0].task.engine_task.options.allow_partial
         try:
-            results.append(await run(candidates.pop(0)))
+            # What is finished must still be stored and sent.
+            seconds = seconds_to_work(current_call().remaining()) if partly else None
+            async with asyncio.timeout(seconds):
+                results.append(await run(candidates.pop(0)))
         except (AdaptationDiverged, DeviceMemoryFull) as error:
             failures.append(error)
-        except DeadlineExceeded:
-            if not (results and partly):
+        except (DeadlineExceeded, TimeoutError):
+            if not partly:
                 raise
-            break
+            return results, names
     if not results:
         raise failures[0]
-    return results
+    return results, []
 
 
 def _best(results: Sequence[Result]) -> list[Candidate]:
@@ -149,18 +165,11 @@ def _best(results: Sequence[Result]) -> list[Candidate]:
     return [candidate for candidate, estimate in known if not estimate.worse_than(known[0][1])]
 
 
-def _by_pictures(candidates: Sequence[Candidate], images: Images | None) -> Candidate:
-    """Choose by what the pictures are, where no left-out example can tell."""
-    if isinstance(images, TensorImages) and images.datatype != "UINT8":
+def _by_pictures(candidates: Sequence[Candidate], pictures: Floats | None) -> Candidate:
+    """Choose by what the pictures are, where no left-out example can tell; the first by none."""
+    if pictures is None:
         return candidates[0]
-    if isinstance(images, EncodedImages):
-        # Decoding is what takes time; examples of a class usually follow each other.
-        step = -(-len(images.items) // _LOOKED_AT)
-        images = EncodedImages(images.items[::step])
-    with current_call().measure("decode"):
-        budget = PixelBudget(_CHECKED, _CHECKED)
-        rules = ImageRules("support_set.images", _CHECKED, budget, THUMBNAIL)
-        drawings = are_drawings(prepare_images(images, rules, Violations()))
+    drawings = are_drawings(pictures)
     for prefers in (_cuts_ink, _takes_gray) if drawings else (_encodes, _takes_colour):
         for candidate in candidates:
             if prefers(candidate):

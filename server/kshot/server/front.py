@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -16,9 +16,9 @@ from kshot.server.adaptation import (
     check_task,
     check_task_alone,
 )
-from kshot.server.admission import Admission
+from kshot.server.admission import Admission, ImageRoom
 from kshot.server.call_context import current_call
-from kshot.server.choice import Candidate, adapt_best, find_candidates
+from kshot.server.choice import Candidate, adapt_best, find_candidates, prepared_bytes
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.supervisor import EngineSupervisor
 from kshot.server.predict.batches import Batches, Request, few_alone, may_join
@@ -35,7 +35,7 @@ from kshot.server.predict.prediction import (
     check_size,
     prepare_queries,
     read_logits,
-    with_known_scores,
+    scored,
 )
 from kshot.server.predict.predictor import images_per_query
 from kshot.server.request.grounds import (
@@ -43,7 +43,14 @@ from kshot.server.request.grounds import (
     grounds_of,
     query_ground_warnings,
 )
-from kshot.server.request.images import PixelBudget, check_sent, image_count
+from kshot.server.request.images import (
+    SUPPORT_IMAGES,
+    PixelBudget,
+    SharedImages,
+    check_sent,
+    image_count,
+    thumbnails,
+)
 from kshot.server.request.inputs import AdaptInput, Images, PredictInput
 from kshot.server.request.options import TtlLimits
 from kshot.server.request.validation import check_id
@@ -51,6 +58,8 @@ from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.server.store.kept_models import KeptModels
 from kshot.server.workers import Workers
+
+Check = Callable[[ServedModel, Violations, PixelBudget], Candidate]
 
 
 @dataclass(frozen=True)
@@ -69,20 +78,21 @@ class Front:
     encodings: Encodings
     adapting: Admission
     predicting: Admission
+    adapting_room: ImageRoom = field(default_factory=ImageRoom)
+    predicting_room: ImageRoom = field(default_factory=ImageRoom)
     support_grounds: SupportGrounds = field(default_factory=SupportGrounds)
 
     async def adapt(self, task: AdaptInput, violations: Violations) -> AdaptResult:
         """Adapt and store the adapted model."""
         with self.adapting.admit():
             ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
+            models = await self._find(task, violations)
 
-            def check(model: ServedModel, noted: Violations) -> Candidate:
-                return Candidate(model, check_task(task, model, ttl, self._budget(), noted))
+            def check(model: ServedModel, noted: Violations, budget: PixelBudget) -> Candidate:
+                return Candidate(model, check_task(task, model, ttl, budget, noted))
 
-            def find() -> list[Candidate]:
-                return find_candidates(self._find(task, violations), check, violations)
-
-            _, adaptation = await self._adapt(task, find)
+            async with self.adapting_room.hold(prepared_bytes(models, task.support_set.images)):
+                _, adaptation = await self._adapt(task, models, check, violations)
             kept = await self.kept_models.keep(adaptation.model, adaptation.arrays)
             current_call().adapted_model = kept.id
             return replace(adaptation, model=kept)
@@ -99,26 +109,25 @@ class Front:
                 violations.add("options.ttl", "must not be set: AdaptAndPredict keeps no model")
                 others = {name: task.options[name] for name in task.options if name != "ttl"}
                 task = replace(task, options=others)
-            no_ttl = TtlLimits(0, 0)
+            models = await self._find(task, violations, query)
 
-            def check(model: ServedModel, noted: Violations) -> Candidate:
-                budget = self._budget()
-                checked = check_task(task, model, no_ttl, budget, noted)
+            def check(model: ServedModel, noted: Violations, budget: PixelBudget) -> Candidate:
+                checked = check_task(task, model, TtlLimits(0, 0), budget, noted)
                 support, options = checked.engine_task.support, checked.engine_task.options
                 self._check_size(query, len(support), options.batch_norm_mode, noted)
                 return Candidate(
                     model, checked, prepare_queries(query.queries, model, budget, noted)
                 )
 
-            def find() -> list[Candidate]:
-                return find_candidates(self._find(task, violations, query), check, violations)
-
-            chosen, adaptation = await self._adapt(task, find)
-            queries = cast(Floats, chosen.queries)
-            mode = chosen.task.engine_task.options.batch_norm_mode
-            question = Question(chosen.model, adaptation.arrays, mode)
-            answers = await answer(question, lambda: queries, self.workers)
-            return adaptation, with_known_scores(answers, adaptation.arrays, query.reject_below)
+            images = task.support_set.images, query.queries
+            async with self.adapting_room.hold(prepared_bytes(models, *images)):
+                chosen, adaptation = await self._adapt(task, models, check, violations)
+                queries = cast(Floats, chosen.queries)
+                mode, arrays = adaptation.model.options.batch_norm_mode, adaptation.arrays
+                question = Question(chosen.model, arrays, mode)
+                answers = await answer(question, lambda: queries, self.workers)
+                answers = await scored(answers, arrays, query.reject_below, self.workers)
+            return adaptation, answers
 
     async def predict(
         self, adapted_model: str, query: PredictInput, violations: Violations
@@ -132,14 +141,14 @@ class Front:
             model = self._behind(adapted)
             mode = query.mode or adapted.options.batch_norm_mode
 
-            support_count = len(arrays.support)
+            support_count, budget = len(arrays.support), self._budget(SharedImages())
 
             def prepare() -> Floats:
                 with current_call().measure("decode"):
                     check_mode(query.mode, model, violations)
                     check_rejection(query.reject_below, arrays, violations)
                     self._check_size(query, support_count, mode, violations)
-                    queries = prepare_queries(query.queries, model, self._budget(), violations)
+                    queries = prepare_queries(query.queries, model, budget, violations)
                     violations.check()
                     manifest = model.bundle.manifest
                     grounds = self.support_grounds.of(adapted.id, arrays.support, manifest)
@@ -148,9 +157,10 @@ class Front:
                     return queries
 
             question = Question(model, arrays, mode)
-            answers = await self._answer(query.queries, adapted.id, question, prepare)
+            async with self.predicting_room.hold(prepared_bytes([model], query.queries)):
+                answers = await self._answer(query.queries, adapted.id, question, prepare)
             if mode is adapted.options.batch_norm_mode:  # the references are of this mode
-                answers = with_known_scores(answers, arrays, query.reject_below)
+                answers = await scored(answers, arrays, query.reject_below, self.workers)
             return adapted, answers
 
     async def export(
@@ -173,13 +183,23 @@ class Front:
             return adapted, chosen, await self.workers.compute(work)
 
     async def _adapt(
-        self, task: AdaptInput, find: Callable[[], list[Candidate]]
+        self, task: AdaptInput, models: Sequence[ServedModel], check: Check, violations: Violations
     ) -> tuple[Candidate, AdaptResult]:
-        """Adapt the best of the candidates that `find` returns, and warn of the support set."""
+        """Adapt the best of the models that the task fits, and warn of the support set."""
+        shared = SharedImages(tuple(model.bundle.manifest.input for model in models))
 
         def prepare() -> list[Candidate]:
+            def checked(model: ServedModel, noted: Violations) -> Candidate:
+                return check(model, noted, self._budget(shared))
+
             with current_call().measure("decode"):
-                return find()
+                candidates = find_candidates(models, checked, violations)
+            shared.prepared.clear()  # the candidates have theirs
+            return candidates
+
+        async def looks() -> Floats | None:
+            images = task.support_set.images
+            return await self.workers.prepare(lambda: thumbnails(images, shared, SUPPORT_IMAGES))
 
         candidates = await self.workers.prepare(prepare)
         alone = len(candidates) == 1
@@ -190,8 +210,7 @@ class Front:
                 candidate = await self._encode_asked(candidate)
             return candidate, await adapt(candidate.task, self.engine.adapt, self.workers)
 
-        images = task.support_set.images
-        chosen, adaptation = await adapt_best(candidates, images, run, self.workers)
+        chosen, adaptation = await adapt_best(candidates, looks, run)
         chosen.warn()
         return chosen if alone else await self._encode_asked(chosen), adaptation
 
@@ -247,22 +266,27 @@ class Front:
             return await answer(question, prepare, self.workers)
         return await self.batches.answer((adapted_model, mode), Request(prepare, read, count), run)
 
-    def _find(
+    async def _find(
         self, task: AdaptInput, violations: Violations, query: PredictInput | None = None
     ) -> list[ServedModel]:
         """Return the models that may answer; if none is served, first check what needs no model."""
         if not task.model:
             return list(self.catalog)
-        if task.model not in self.catalog:
+
+        def check() -> None:
             check_task_alone(task, self.catalog.max_way, violations)
             if query is not None:
                 check_sent(query.queries, "queries", violations)
             violations.check()
+
+        if task.model not in self.catalog:
+            await self.workers.prepare(check)
         current_call().model = task.model
         return [self.catalog.find(task.model)]
 
-    def _budget(self) -> PixelBudget:
-        return PixelBudget(self.config.max_image_pixels, self.config.max_request_pixels)
+    def _budget(self, shared: SharedImages) -> PixelBudget:
+        config = self.config
+        return PixelBudget(config.max_image_pixels, config.max_request_pixels, shared)
 
     def _check_size(
         self, query: PredictInput, support_count: int, mode: BatchNormMode, violations: Violations

@@ -7,11 +7,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kshot.bundle import Bundle, InputSpec
+from kshot.bundle import (
+    Bundle,
+    Grayscale,
+    ImageLimits,
+    Ink,
+    InputSpec,
+    Normalize,
+    Rescale,
+    Resize,
+    Rgb,
+    decode_once,
+    prepare,
+)
+from kshot.bundle import images as decoding
 from kshot.server.call_context import begin_call
 from kshot.server.errors import CallCancelled, InvalidRequest
 from kshot.server.request import images as images_module
-from kshot.server.request.images import ImageRules, PixelBudget, prepare_images
+from kshot.server.request.images import (
+    SUPPORT_IMAGES,
+    ImageRules,
+    PixelBudget,
+    SharedImages,
+    prepare_images,
+    thumbnails,
+)
 from kshot.server.request.inputs import EncodedImages, TensorImages
 from kshot.server.request.violations import Violations
 
@@ -43,7 +63,7 @@ def test_pixels_add_up_before_anything_is_decoded(
 ) -> None:
     begin_call("Predict")
     bombs = EncodedImages((webp(1000, 1000),) * 100)
-    monkeypatch.setattr(images_module, "pixels", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(images_module, "decode_once", lambda *_: pytest.fail("it was decoded"))
     violations = Violations()
 
     prepared = prepare_images(bombs, rules(PixelBudget(10**6, 10**8 - 1)), violations)
@@ -97,11 +117,13 @@ def test_large_images_are_decoded_one_at_a_time(
     monkeypatch.setattr(images_module, "_PATIENCE_SECONDS", 0.001)
     call = begin_call("Predict")
     large, small = EncodedImages((webp(10, 10),) * 2), EncodedImages((webp(5, 5),))
-    chosen = rules(PixelBudget(1000, 1000))
 
-    assert len(prepare_images(large, chosen, Violations())) == 2
+    def ask(images: EncodedImages) -> int:
+        return len(prepare_images(images, rules(PixelBudget(1000, 1000)), Violations()))
+
+    assert ask(large) == 2
     with images_module._LARGE_IMAGES:
-        assert len(prepare_images(small, chosen, Violations())) == 1
+        assert ask(small) == 1
         turn = images_module._turn(100)
         call.ended = True
         with pytest.raises(CallCancelled):
@@ -115,12 +137,12 @@ def test_decoding_ends_with_its_call(
     call = begin_call("Predict")
     decoded: list[object] = []
 
-    def decode(*arguments: object) -> object:
-        decoded.append(arguments)
+    def decode(data: bytes, limits: ImageLimits, sides: set[int]) -> object:
+        decoded.append(data)
         call.ended = True
-        return np.zeros((1, 1, 4, 4), np.uint8)
+        return decode_once(data, limits, sides)
 
-    monkeypatch.setattr(images_module, "pixels", decode)
+    monkeypatch.setattr(images_module, "decode_once", decode)
 
     with pytest.raises(CallCancelled):
         prepare_images(EncodedImages((webp(4, 4),) * 3), rules(PixelBudget(100, 100)), Violations())
@@ -161,3 +183,70 @@ def test_vectors_come_as_numbers(
     assert prepared.shape == ((0 if violations else 2), 5, 1, 1)
     if violations:
         assert found(noted) == violations
+
+
+def picture(side: int, kind: str, seed: int = 0) -> bytes:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()
+
+
+def test_models_share_what_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gets what it gets alone; a JPEG is decoded at two sizes if one model takes each pixel.
+
+    A size that two models share is decoded once, and inputs that two share are made once.
+    """
+    exact = InputSpec((1, 8, 8), (Grayscale(), Resize(8, 8, "nearest"), Rescale(1 / 255)))
+    ink = InputSpec((1, 8, 8), (Grayscale(), Ink(0.1), Resize(8, 8, "box"), Rescale(1 / 255)))
+    colour = InputSpec(
+        (3, 8, 8), (Rgb(), Resize(8, 8, "box"), Normalize((127.0,) * 3, (128.0,) * 3))
+    )
+    files = (picture(1100, "JPEG"), picture(30, "PNG"), picture(40, "JPEG"))
+    alone = [prepare(files, spec) for spec in (exact, ink, colour)]
+    loaded, opaque = list[object](), decoding._opaque
+    monkeypatch.setattr(
+        decoding, "_opaque", lambda image: (loaded.append(image.size), opaque(image))[1]
+    )
+    begin_call("Adapt")
+    shared = SharedImages((exact, ink, colour, colour))
+
+    prepared = [
+        prepare_images(
+            EncodedImages(files),
+            ImageRules(SUPPORT_IMAGES, 10, PixelBudget(10**7, 10**7, shared), spec),
+            Violations(),
+        )
+        for spec in shared.specs
+    ]
+
+    for got, expected in zip(prepared, alone, strict=False):
+        np.testing.assert_array_equal(got, expected)
+    assert prepared[2] is prepared[3]
+    assert sorted(loaded) == [(30, 30), (40, 40), (550, 550), (1100, 1100)]
+    small = thumbnails(EncodedImages(files), shared, SUPPORT_IMAGES)
+    assert small is not None and small.shape == (3, 3, 64, 64)
+
+
+def test_masks_of_zero_and_one_are_refused_as_files_too(rules: Callable[..., ImageRules]) -> None:
+    """Pictures of one colour may be there; one with more levels tells that all are pictures."""
+    begin_call("Predict")
+
+    def png(*levels: int) -> bytes:
+        stream = io.BytesIO()
+        Image.fromarray(np.array([levels], np.uint8)).save(stream, "PNG")
+        return stream.getvalue()
+
+    for files, refused in (
+        ((png(0, 0), png(0, 1)), True),
+        ((png(0, 1), png(0, 2)), False),
+        ((png(1, 1), png(0, 0)), False),
+    ):
+        violations = Violations()
+        prepare_images(EncodedImages(files), rules(PixelBudget(100, 100)), violations)
+        assert bool(violations) is refused
+        if refused:
+            assert found(violations) == {
+                "queries.encoded": "expected pixels from 0 to 255, got only 0 and 1; multiply by "
+                "255"
+            }

@@ -24,6 +24,9 @@ from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
 
+# Comparing this many answers with examples takes under a millisecond.
+_SCORES_ON_LOOP = 20_000
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -73,6 +76,15 @@ def check_rejection(
             "expected an adapted model with known scores, got one without; adapt with two examples "
             "or more per class, `estimate`, and a head from the support set without steps",
         )
+
+
+async def scored(
+    answers: Answers, arrays: AdaptedArrays, reject_below: float | None, workers: Workers
+) -> Answers:
+    """Return what `with_known_scores` does; off the event loop if there are many."""
+    score = partial(with_known_scores, answers, arrays, reject_below)
+    many = len(answers.logits) * arrays.references.size > _SCORES_ON_LOOP
+    return await workers.compute(score) if many else score()
 
 
 def with_known_scores(

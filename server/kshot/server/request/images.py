@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import (
+    THUMBNAIL,
     ImageError,
     ImageLimits,
     ImageProblem,
     InputSpec,
+    Levels,
     count_pixels,
+    decode_once,
     draft_side,
-    pixels,
+    fit,
     prepare,
     rescale,
 )
@@ -27,6 +30,9 @@ from kshot.server.request.inputs import EncodedImages, Images, TensorImages
 from kshot.server.request.violations import Violations, shorten
 
 Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+SUPPORT_IMAGES = "support_set.images"
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
 _MAX_AXES = 4
@@ -34,13 +40,36 @@ _LARGE_PIXELS = 2**24
 _LARGE_IMAGES = threading.Lock()
 _PATIENCE_SECONDS = 0.1
 
+_LOOKED_AT = 16  # pictures at most; examples of a class usually follow each other
+
+
+@dataclass
+class SharedImages:
+    """Images of one request that several models may take; each file is decoded once for all.
+
+    `specs` are the models' inputs. `prepared` holds the images by field and input, or what is wrong
+    with them; `thumbnails` by field, `(up to 16, 3, height, width)`.
+    """
+
+    specs: tuple[InputSpec, ...] = ()
+    prepared: dict[tuple[str, InputSpec], Floats | ImageError] = field(default_factory=dict)
+    thumbnails: dict[str, Floats] = field(default_factory=dict)
+
+    def others(self, spec: InputSpec) -> list[InputSpec]:
+        """Return the distinct inputs of pictures, this one first."""
+        return [spec, *{each for each in self.specs if each.preprocessing and each != spec}]
+
 
 @dataclass
 class PixelBudget:
-    """The pixels that one request may have before resizing: in each image, and in all of them."""
+    """The pixels that one request may have before resizing: in each image, and in all of them.
+
+    Each model counts for itself; `shared` is what they have in common.
+    """
 
     max_image: int
     max_request: int
+    shared: SharedImages = field(default_factory=SharedImages)
     spent: int = 0
 
     def spend(self, count: int, field: str, violations: Violations) -> bool:
@@ -100,14 +129,42 @@ def prepare_images(images: Images | None, rules: ImageRules, violations: Violati
         violations.add(f"{rules.field}.encoded", f"expected {expected}, got images")
         return nothing
     field = f"{rules.field}.encoded"
-    try:
-        counts = _claimed(images.items, rules)
-        if not rules.budget.spend(sum(counts), field, violations):
-            return nothing
-        return _decode(images.items, counts, rules)
-    except ImageError as error:
-        _note(error, field, ".items[{}]", violations)
+    counts = _claimed(images.items, rules)
+    if not rules.budget.spend(sum(counts), field, violations):
         return nothing
+    items, specs = images.items, rules.budget.shared.others(rules.spec)
+    prepared = _once(rules, specs, lambda: _decode(items, rules, specs))
+    if isinstance(prepared, ImageError):
+        _note(prepared, field, ".items[{}]", violations)
+        return nothing
+    return prepared
+
+
+def thumbnails(images: Images | None, shared: SharedImages, field: str) -> Floats | None:
+    """Return up to 16 pictures of a prepared field, small; None if they are not pixels; blocks.
+
+    Float32 `(n, 3, height, width)`, 0 to 1.
+    """
+    if isinstance(images, TensorImages) and images.datatype == "UINT8":
+        step = -(-images.shape[0] // _LOOKED_AT)
+        array = np.frombuffer(images.data, np.uint8).reshape(images.shape)
+        return prepare(array[::step], THUMBNAIL)
+    return shared.thumbnails.get(field)
+
+
+def _once(
+    rules: ImageRules, specs: Sequence[InputSpec], make: Callable[[], Sequence[Floats]]
+) -> Floats | ImageError:
+    """Return what `make` gives for the input of the rules, made once with those of `specs`."""
+    found = rules.budget.shared.prepared
+    if (rules.field, rules.spec) not in found:
+        made: Sequence[Floats | ImageError]
+        try:
+            made = make()
+        except ImageError as error:
+            made = [error] * len(specs)
+        found.update({(rules.field, spec): each for spec, each in zip(specs, made, strict=True)})
+    return found[rules.field, rules.spec]
 
 
 def _limits(rules: ImageRules) -> ImageLimits:
@@ -124,22 +181,33 @@ def _claimed(items: Sequence[bytes], rules: ImageRules) -> list[int]:
     return counts
 
 
-def _decode(items: Sequence[bytes], counts: Sequence[int], rules: ImageRules) -> Floats:
-    """Decode one image after another; raise `ImageError` with the problems of all.
-
-    `counts` has the pixels of each.
-    """
-    decoded, problems = [], []
+def _decode(items: Sequence[bytes], rules: ImageRules, specs: Sequence[InputSpec]) -> list[Floats]:
+    """Decode one image after another for all inputs; raise `ImageError` with all problems."""
+    shared, limits = rules.budget.shared, _limits(rules)
+    sides = {draft_side(spec) for spec in specs}
+    fitted: dict[InputSpec, list[Pixels]] = {spec: [] for spec in specs}
+    small, step = list[Pixels](), -(-len(items) // _LOOKED_AT)
+    problems, levels = [], Levels()
     for index, item in enumerate(items):
         current_call().check()
         try:
-            with _turn(counts[index]):
-                decoded.append(pixels([item], rules.spec, _limits(rules)))
+            size = max(count_pixels(item, limits, side) for side in sides)
+            with _turn(size):
+                pictures = decode_once(item, limits, sides)
+                for spec, pixels in fitted.items():
+                    pixels.append(fit(pictures[draft_side(spec)], spec))
+                picture = pictures[draft_side(rules.spec)]
+                levels.see(picture)
+                if len(shared.specs) > 1 and index % step == 0:
+                    small.append(fit(picture, THUMBNAIL))
         except ImageError as error:
             problems += [ImageProblem(index, problem.reason) for problem in error.problems]
     if problems:
         raise ImageError(problems)
-    return rescale(np.concatenate(decoded), rules.spec)
+    levels.check()
+    if small:
+        shared.thumbnails[rules.field] = rescale(np.stack(small), THUMBNAIL)
+    return [rescale(np.stack(fitted.pop(spec)), spec) for spec in specs]
 
 
 @contextmanager
@@ -201,11 +269,11 @@ def _prepare_tensor(
     array = np.frombuffer(images.data, dtype).reshape(shape)
     if dtype != np.uint8:
         array = array.astype(np.float32, copy=False)
-    try:
-        return prepare(array, rules.spec)
-    except ImageError as error:
-        _note(error, field, "", violations)
+    prepared = _once(rules, [rules.spec], lambda: [prepare(array, rules.spec)])
+    if isinstance(prepared, ImageError):
+        _note(prepared, field, "", violations)
         return nothing
+    return prepared
 
 
 def _note(error: ImageError, field: str, item: str, violations: Violations) -> None:
