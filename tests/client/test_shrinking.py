@@ -6,12 +6,14 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from kshot.client import Client, InputError
+from kshot.client import Client, DeadlineExceededError, InputError, UnavailableError, capabilities
+from kshot.client.channel import Patience
 from kshot.client.inputs import read_images
 from kshot.client.shrinking import any_large, encode_picture, shrink_arrays, shrink_file
 from kshot.v1 import adaptation_pb2 as wire
@@ -166,6 +168,55 @@ def test_the_server_is_asked_only_about_large_images(
     client.adapt(np.zeros((2, 512, 512), np.uint8), [0, 1], model="photos")
 
     assert [type(request) for request in servicer.requests] == [wire.AdaptRequest]
+
+
+def test_the_server_is_asked_once_in_a_while(
+    client: Client, servicer: FakeServicer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by the id of an adapted model; a model that it did not know, and a new server, count."""
+    servicer.useful_sides = {"photos": SIDE}
+
+    def asked() -> list[str]:
+        names = [type(request).__name__ for request in servicer.requests]
+        servicer.requests.clear()
+        return [name for name in names if name.startswith("Get")]
+
+    adapted = client.adapt([jpeg, b"small"], ["a", "b"], model="photos")
+    for _ in range(2):
+        client.predict(adapted.id, [jpeg])
+    assert asked() == ["GetCapabilitiesRequest", "GetAdaptedModelRequest"]
+    servicer.useful_sides["other"] = SIDE
+    client.adapt([jpeg, b"small"], ["a", "b"], model="other")
+    assert asked() == ["GetCapabilitiesRequest"]
+    servicer.refuse(grpc.StatusCode.UNAVAILABLE.value[0], "gone", times=1)
+    with pytest.raises(UnavailableError):
+        client.adapt([jpeg, b"small"], ["a", "b"], model="photos")
+    client.predict(adapted, [jpeg])
+    assert asked() == ["GetCapabilitiesRequest"]
+    monkeypatch.setattr(capabilities, "_FRESH_SECONDS", -1.0)
+    with Client(client.address) as other:
+        for _ in range(2):
+            other.adapt([jpeg, b"small"], ["a", "b"], model="photos")
+    assert len(asked()) == 2
+
+
+def test_questions_take_their_time_from_the_call(
+    client: Client, servicer: FakeServicer, jpeg: bytes
+) -> None:
+    servicer.useful_sides = {"photos": SIDE}
+    client.adapt([jpeg, b"small"], ["a", "b"], model="photos", timeout=9.0)
+
+    assert len(servicer.remaining) == 2 and max(servicer.remaining) < 9.5
+    patience = Patience.of(9.0)
+    patience.spend(2.0)
+    assert (patience.left, patience.timeout) == (7.0, 9.0)
+    servicer.slow = True
+    with (
+        Client(client.address) as other,
+        pytest.raises(DeadlineExceededError, match=r"within 0\.2 s"),
+    ):
+        other.adapt([jpeg, b"small"], ["a", "b"], model="photos", timeout=0.2)
+    assert isinstance(servicer.requests[-1], wire.GetCapabilitiesRequest)
 
 
 def sent_images(request: object) -> list[wire.Images]:

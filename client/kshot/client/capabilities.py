@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kshot.client.options import ResolvedOptions, decode_choice, decode_options, seconds
 from kshot.v1 import adaptation_pb2 as wire
+
+_FRESH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -116,3 +120,25 @@ def _model_capabilities(model: wire.ModelCapabilities) -> ModelCapabilities:
 
 def _choices(kind: str, numbers: Sequence[int]) -> tuple[str, ...]:
     return tuple(decode_choice(kind, number) for number in numbers)
+
+
+class UsefulSides:
+    """The useful sides of a server's models, asked for at most once a minute; for all threads."""
+
+    def __init__(self) -> None:
+        self._sides: Mapping[str, int] = {}
+        self._until = -math.inf
+
+    def forget(self) -> None:
+        """Ask again next time: the server may be another one."""
+        self._until = -math.inf
+
+    def of(self, model: str | None, ask: Callable[[], Capabilities]) -> int:
+        """Return a model's `max_useful_side`; without a model, what suits them all."""
+        sides = self._sides
+        if time.monotonic() > self._until or (model is not None and model not in sides):
+            served = ask().models
+            sides = {name: each.max_useful_side for name, each in served.items()}
+            self._sides, self._until = sides, time.monotonic() + _FRESH_SECONDS
+        wanted = [side for name, side in sides.items() if model in (None, name)]
+        return max(wanted) if wanted and all(wanted) else 0

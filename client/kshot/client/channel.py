@@ -1,9 +1,10 @@
-"""The channel to a server: message sizes, and the calls that are retried."""
+"""The channel to a server: message sizes, the calls that are retried, and their time."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 
 import grpc
 
@@ -63,3 +64,20 @@ def check_timeout(timeout: float) -> float:
     except TypeError:
         pass
     raise InputError(f"timeout: expected a number of seconds above 0, got {timeout!r}")
+
+
+@dataclass
+class Patience:
+    """The seconds that a call may take, with the questions before it; `left` of `timeout`."""
+
+    timeout: float
+    left: float
+
+    @classmethod
+    def of(cls, timeout: float) -> Patience:
+        """Begin with a valid timeout; raise `InputError` for another."""
+        return cls(check_timeout(timeout), timeout)
+
+    def spend(self, seconds: float) -> None:
+        """Take what a call took; a moment is left, in which the next one ends."""
+        self.left = max(1e-3, self.left - seconds)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from google.protobuf.message import Message
 
 from kshot.client.adapted_model import AdaptedModel, own_labels
-from kshot.client.capabilities import Capabilities, decode_capabilities
-from kshot.client.channel import check_timeout, open_channel
+from kshot.client.capabilities import Capabilities, UsefulSides, decode_capabilities
+from kshot.client.channel import Patience, check_timeout, open_channel
 from kshot.client.encoding import (
     decode_description,
     decode_prediction,
@@ -37,6 +37,7 @@ from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
 DEFAULT_TIMEOUT_S = 30.0
 _PAGE_SIZE = 100  # the server's maximum
+_MOST_KNOWN = 1000  # adapted models
 _Response = TypeVar("_Response", bound=Message)
 _Labels = Sequence[Label] | npt.NDArray[np.generic]
 
@@ -53,6 +54,8 @@ class Client:
         self.timeout = check_timeout(timeout)
         self._channel = open_channel(address)
         self._stub = AdaptationServiceStub(self._channel)
+        self._useful_sides = UsefulSides()
+        self._models: dict[str, str] = {}  # that models were adapted from, by id
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +90,8 @@ class Client:
         Pillow; labels are n strings or n ints. Images that are larger than the model can use are
         reduced by area before they are sent.
         """
-        side = self._useful_side(images, lambda: model)
+        patience = self._patience(timeout)
+        side = self._useful_side(images, lambda: model, patience)
         support, classes = encode_support(images, labels, side)
         request = message(
             wire.AdaptRequest,
@@ -95,7 +99,7 @@ class Client:
             support_set=support,
             options=encode_options(options),
         )
-        response, round_trip_ms = self._call(self._stub.Adapt, request, timeout)
+        response, round_trip_ms = self._call(self._stub.Adapt, request, patience)
         return AdaptedModel(
             self,
             decode_description(response.adapted_model),
@@ -118,22 +122,24 @@ class Client:
 
         Those whose known score is below `reject_below` are marked in `none_of_these`.
         """
-        labels = own_labels(adapted_model)
+        labels, patience = own_labels(adapted_model), self._patience(timeout)
 
         def adapted_from() -> str:
-            handle = self.get(adapted_model) if isinstance(adapted_model, str) else adapted_model
-            return handle.description.model
+            if isinstance(adapted_model, str):
+                return self._adapted_from(adapted_model, patience)
+            return adapted_model.description.model
 
+        side = self._useful_side(queries, adapted_from, patience)
         request = message(
             wire.PredictRequest,
             adapted_model=adapted_model if isinstance(adapted_model, str) else adapted_model.id,
-            queries=encode_images(queries, self._useful_side(queries, adapted_from)),
+            queries=encode_images(queries, side),
             return_logits=return_logits,
             reject_below=reject_below,
         )
         if batch_norm_mode is not None:
             request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
-        response, round_trip_ms = self._call(self._stub.Predict, request, timeout)
+        response, round_trip_ms = self._call(self._stub.Predict, request, patience)
         return decode_prediction(response, labels, round_trip_ms)
 
     def adapt_and_predict(
@@ -149,7 +155,8 @@ class Client:
         **options: Unpack[AdaptOptions],
     ) -> Prediction:
         """Adapt, classify queries and keep nothing, in one call."""
-        side = self._useful_side([*images, *queries], lambda: model)
+        patience = self._patience(timeout)
+        side = self._useful_side([*images, *queries], lambda: model, patience)
         support, classes = encode_support(images, labels, side)
         request = message(
             wire.AdaptAndPredictRequest,
@@ -160,7 +167,7 @@ class Client:
             return_logits=return_logits,
             reject_below=reject_below,
         )
-        response, round_trip_ms = self._call(self._stub.AdaptAndPredict, request, timeout)
+        response, round_trip_ms = self._call(self._stub.AdaptAndPredict, request, patience)
         return decode_prediction(response, classes.labels, round_trip_ms)
 
     def get(self, adapted_model: str) -> AdaptedModel:
@@ -202,35 +209,57 @@ class Client:
 
     def capabilities(self) -> Capabilities:
         """Return the served models, their options and limits, and the server's own limits."""
-        response, _ = self._call(self._stub.GetCapabilities, wire.GetCapabilitiesRequest())
+        return self._capabilities(self._patience())
+
+    def _capabilities(self, patience: Patience) -> Capabilities:
+        request = wire.GetCapabilitiesRequest()
+        response, _ = self._call(self._stub.GetCapabilities, request, patience)
         return decode_capabilities(response)
 
     def _useful_side(
-        self, images: npt.NDArray[np.generic] | Sequence[object], model: Callable[[], str | None]
+        self,
+        images: npt.NDArray[np.generic] | Sequence[object],
+        model: Callable[[], str | None],
+        patience: Patience,
     ) -> int:
         """Return the bound on the shorter side of images, 0 where they are sent as they are.
 
-        The server is asked only if there are large images. Without a model, all may see them.
+        The server is asked only about large images, now and then, within the call's own time.
         """
         if not any_large(images):
             return 0
-        name, served = model(), self.capabilities().models.items()
-        sides = [each.max_useful_side for other, each in served if name in (None, other)]
-        return max(sides) if sides and all(sides) else 0
+        return self._useful_sides.of(model(), lambda: self._capabilities(patience))
+
+    def _adapted_from(self, adapted_model: str, patience: Patience) -> str:
+        """Return the model behind an adapted one; the server is asked once."""
+        if adapted_model not in self._models:
+            request = message(wire.GetAdaptedModelRequest, adapted_model=adapted_model)
+            response, _ = self._call(self._stub.GetAdaptedModel, request, patience)
+            if len(self._models) >= _MOST_KNOWN:
+                self._models.clear()
+            self._models[adapted_model] = response.adapted_model.model
+        return self._models[adapted_model]
+
+    def _patience(self, timeout: float | None = None) -> Patience:
+        return Patience.of(self.timeout if timeout is None else timeout)
 
     def _call(
         self,
         method: Callable[..., _Response],
         request: Message,
-        timeout: float | None = None,
+        patience: Patience | None = None,
     ) -> tuple[_Response, float]:
         """Make one unary call; return its response and its time in milliseconds."""
-        timeout = self.timeout if timeout is None else check_timeout(timeout)
+        patience = patience or self._patience()
         started = time.perf_counter()
         try:
-            response = method(request, timeout=timeout)
+            response = method(request, timeout=patience.left)
         except grpc.RpcError as error:
-            raise error_from(error, self.address, timeout) from error
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self._useful_sides.forget()
+            raise error_from(error, self.address, patience.timeout) from error
         except ValueError as error:  # gRPC's error for a closed channel
             raise InputError(f"cannot call {self.address}: {error}") from error
-        return response, 1e3 * (time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        patience.spend(seconds)
+        return response, 1e3 * seconds
