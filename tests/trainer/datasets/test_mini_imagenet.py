@@ -1,5 +1,6 @@
 import io
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,48 @@ def test_lists_may_be_apart_from_the_images(tmp_path: Path) -> None:
     (folder / "splits" / "miniimagenet" / "ravi_val.csv").unlink()
     with pytest.raises(DataError, match=r"but neither ravi_val.csv nor val.csv; provide"):
         read(folder, "test")
+
+
+def write_archives(data_folder: Path) -> Path:
+    """Pack each part of the folders, as `mini-imagenet/<part>/...`."""
+    data_folder.mkdir()
+    source = write_folders(data_folder / "source")
+    for part in CLASSES:
+        with tarfile.open(data_folder / f"mini_imagenet_{part}.tar.xz", "w:xz") as archive:
+            archive.add(source / "mini-imagenet" / part, f"mini-imagenet/{part}")
+    shutil.rmtree(source)
+    return data_folder
+
+
+def test_archives_give_the_same_data_and_are_unpacked_once(tmp_path: Path) -> None:
+    archives = write_archives(tmp_path / "archives")
+    folders = write_folders(tmp_path / "folders")
+    for part in CLASSES:
+        assert read(archives, part).digest == read(folders, part).digest
+
+    (unpacked,) = (tmp_path / "cache" / "kshot").glob("unpacked-*")
+    before = unpacked.stat().st_mtime_ns
+    read(archives, "test")
+    assert unpacked.stat().st_mtime_ns == before
+
+
+def test_a_truncated_archive_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    archives = write_archives(tmp_path / "archives")
+    archive = archives / "mini_imagenet_val.tar.xz"
+    archive.write_bytes(archive.read_bytes()[:-100])
+
+    with pytest.raises(DataError, match=r"val.tar.xz: truncated, or not a tar archive .*again"):
+        read(archives, "test")
+    assert not list((tmp_path / "cache" / "kshot").glob("unpacked-*"))
+
+
+def test_archives_of_something_else_are_refused(tmp_path: Path) -> None:
+    archives = write_archives(tmp_path / "archives")
+    archive = archives / "mini_imagenet_val.tar.xz"
+    archive.write_bytes((archives / "mini_imagenet_test.tar.xz").read_bytes())
+
+    with pytest.raises(DataError, match=r"expected the classes of .* 0 val, 2 test"):
+        read(archives, "test")
 
 
 def leave_out_an_image(folder: Path) -> None:

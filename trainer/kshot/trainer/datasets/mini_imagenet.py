@@ -14,9 +14,11 @@ from kshot.trainer.datasets.splits import (
     read_table,
     split_digest,
 )
+from kshot.trainer.datasets.unpacking import unpacked
 from kshot.trainer.errors import DataError, reading
 
 FOLDERS = ("mini-imagenet", "miniimagenet")
+ARCHIVES = tuple(f"mini_imagenet_{part}.tar.xz" for part in PARTS)
 IMAGE_FOLDER = "images"
 LISTS = Path("splits", "miniimagenet")
 IMAGE_COUNT = 600
@@ -24,9 +26,9 @@ SPLIT = "ravi"
 # SHA-256 of the published split's classes (`kshot.trainer.datasets.splits.split_digest`).
 SPLIT_DIGEST = "230196153357c7b54a34659fa241ac9fdebc3e4f57c7077fa722e865425e4cc1"
 _REMEDY = (
-    "provide <part>/<wnid>/<image> for train, val and test, or a folder images with the lists "
-    "train.csv, val.csv and test.csv; the images are ImageNet's (image-net.org) and cannot be "
-    "downloaded here, see docs/data.md"
+    "provide <part>/<wnid>/<image> for train, val and test, a folder images with the lists "
+    f"train.csv, val.csv and test.csv, or the archives {', '.join(ARCHIVES)}; the images are "
+    "ImageNet's (image-net.org) and cannot be downloaded here, see docs/data.md"
 )
 
 
@@ -36,14 +38,13 @@ def read_mini_imagenet(request: PartRequest) -> ImageDataset:
     The data folder holds the folder `mini-imagenet` (or `miniimagenet`), and that either
     `<part>/<wnid>/<image>` for all three parts, or one folder `images` beside the lists
     `ravi_<part>.csv` or `<part>.csv` (or these in `splits/miniimagenet`), whose columns are
-    `filename` and `label`. Images may have any size. Classes and counts of all parts are checked
+    `filename` and `label`; or it holds `ARCHIVES`, each with `mini-imagenet/<part>/...`, which are
+    unpacked into the cache. Images may have any size. Classes and counts of all parts are checked
     before anything is decoded. Raises `DataError` for an unknown split or part, for missing
     images, and for an image that cannot be decoded.
     """
     check_split_name(request.data.split, (SPLIT,), "mini-imagenet")
-    folder = next((request.folder / n for n in FOLDERS if (request.folder / n).is_dir()), None)
-    if folder is None:
-        raise DataError(f"{request.folder} has no folder {' or '.join(FOLDERS)}; {_REMEDY}")
+    folder = _find_folder(request.folder)
     if (folder / IMAGE_FOLDER).is_dir():
         parts = _listed_parts(folder, (folder, request.folder / LISTS))
     else:
@@ -60,6 +61,17 @@ def read_mini_imagenet(request: PartRequest) -> ImageDataset:
     chosen = {n: parts[request.part][n] for n in classes_of(split, request.part, "mini-imagenet")}
     title = f"mini-imagenet {SPLIT} {request.part}"
     return read_folder_files(request, ClassFiles(title, folder, chosen, SPLIT_DIGEST))
+
+
+def _find_folder(data_folder: Path) -> Path:
+    """Return the folder of the images; archives are unpacked where there is none."""
+    folders = [data_folder / name for name in FOLDERS]
+    archives = [data_folder / name for name in ARCHIVES]
+    if not any(map(Path.is_dir, folders)) and all(map(Path.is_file, archives)):
+        folders = [unpacked(archives) / FOLDERS[0]]
+    for folder in filter(Path.is_dir, folders):
+        return folder
+    raise DataError(f"{data_folder} has no folder {' or '.join(FOLDERS)}; {_REMEDY}")
 
 
 def _listed_parts(folder: Path, list_folders: Sequence[Path]) -> dict[str, dict[str, list[str]]]:
