@@ -15,12 +15,20 @@ from kshot.trainer.output.plotting import figure_of
 MakeFolder = Callable[..., Path]
 
 
-def outcome(pictures: Pictures, title: str, wrong: Sequence[int], *, bundle: bool) -> Outcome:
+def outcome(
+    pictures: Pictures,
+    title: str,
+    wrong: Sequence[int],
+    *,
+    bundle: bool,
+    most: float = 0.9,
+    ms: float = 2.0,
+) -> Outcome:
     answers = pictures.classes.copy()
     answers[list(wrong)] = 1 - answers[list(wrong)]
-    sure = np.linspace(0.6, 0.9, len(answers))
+    sure = np.linspace(0.6, most, len(answers))
     contender = cast(Contender, SimpleNamespace(title=title, bundle=bundle))
-    return Outcome(contender, answers, sure, answers == pictures.classes, 1234.5, 2.0)
+    return Outcome(contender, answers, sure, answers == pictures.classes, 1234.5, ms)
 
 
 @pytest.fixture
@@ -75,3 +83,22 @@ def test_picture_has_both_panels(trial: Trial) -> None:
 
     assert [text.get_text() for text in matrix.texts] == ["3", "1", "1", "3"]
     assert [line.get_label() for line in curves.lines] == ["omniglot", "HOG"]
+
+
+def test_ties_are_broken_by_what_a_user_gains(trial: Trial) -> None:
+    """The surer of what is right, then the faster; the report says that they are level."""
+    names = {"slow": (0.8, 3.0), "vague": (0.7, 1.0), "fast": (0.8, 1.0)}
+    level = [
+        outcome(trial.pictures, name, [0], bundle=True, most=most, ms=ms)
+        for name, (most, ms) in names.items()
+    ]
+    outcomes = sorted([*trial.outcomes, *level], key=lambda one: one.place)
+
+    titles = [one.contender.title for one in outcomes]
+    assert titles == ["fast", "slow", "vague", "omniglot", "HOG"]
+    notes = report_of(Trial(trial.folder, trial.pictures, outcomes, {}, "", {})).notes
+    assert [note.split(";")[0] for note in notes[2:4]] == [
+        "slow is right as often as fast",
+        "vague is right as often as fast",
+    ]
+    assert notes[2].endswith("3.0 ms per picture against 1.0.")

@@ -4,11 +4,7 @@ import hashlib
 
 import numpy as np
 
-from kshot.server.request.digest import (
-    adaptation_digest,
-    begin_adaptation_digest,
-    weights_digest,
-)
+from kshot.server.request.digest import begin_adaptation_digest, weights_digest
 
 SUPPORT = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
 OPTIONS = {"seed": 0, "step_count": 10}
@@ -46,13 +42,13 @@ def test_weights_digest_changes_with_any_part() -> None:
 
 def test_adaptation_digest_changes_with_any_part() -> None:
     digests = [
-        adaptation_digest("d", SUPPORT, [0, 1], ["a", "b"], OPTIONS),
-        adaptation_digest("e", SUPPORT, [0, 1], ["a", "b"], OPTIONS),
-        adaptation_digest("d", SUPPORT[::-1], [0, 1], ["a", "b"], OPTIONS),
-        adaptation_digest("d", SUPPORT.reshape(2, 1, 1, 4), [0, 1], ["a", "b"], OPTIONS),
-        adaptation_digest("d", SUPPORT, [1, 0], ["a", "b"], OPTIONS),
-        adaptation_digest("d", SUPPORT, [0, 1], ["ab", ""], OPTIONS),
-        adaptation_digest("d", SUPPORT, [0, 1], ["a", "b"], OPTIONS | {"seed": 1}),
+        begin_adaptation_digest("d", SUPPORT)([0, 1], ["a", "b"], OPTIONS),
+        begin_adaptation_digest("e", SUPPORT)([0, 1], ["a", "b"], OPTIONS),
+        begin_adaptation_digest("d", SUPPORT[::-1])([0, 1], ["a", "b"], OPTIONS),
+        begin_adaptation_digest("d", SUPPORT.reshape(2, 1, 1, 4))([0, 1], ["a", "b"], OPTIONS),
+        begin_adaptation_digest("d", SUPPORT)([1, 0], ["a", "b"], OPTIONS),
+        begin_adaptation_digest("d", SUPPORT)([0, 1], ["ab", ""], OPTIONS),
+        begin_adaptation_digest("d", SUPPORT)([0, 1], ["a", "b"], OPTIONS | {"seed": 1}),
     ]
 
     assert len(set(digests)) == len(digests)
@@ -60,15 +56,14 @@ def test_adaptation_digest_changes_with_any_part() -> None:
 
 def test_adaptation_digest_ignores_option_order() -> None:
     turned = dict(reversed(OPTIONS.items()))
+    finish = begin_adaptation_digest("d", SUPPORT)
 
-    assert adaptation_digest("d", SUPPORT, [0, 1], ["a", "b"], turned) == adaptation_digest(
-        "d", SUPPORT, (0, 1), ("a", "b"), OPTIONS
-    )
+    assert finish([0, 1], ["a", "b"], turned) == finish((0, 1), ("a", "b"), OPTIONS)
 
 
 def test_a_digest_that_was_begun_is_finished_again_and_again() -> None:
     finish = begin_adaptation_digest("d", SUPPORT)
 
     for names in (["a", "b"], ["b", "a"], ["a", "b"]):
-        wanted = adaptation_digest("d", SUPPORT, [0, 1], names, OPTIONS)
+        wanted = begin_adaptation_digest("d", SUPPORT)([0, 1], names, OPTIONS)
         assert finish([0, 1], names, OPTIONS) == wanted

@@ -22,7 +22,7 @@ from kshot.client import ResolvedOptions
 from kshot.client.options import decode_options, encode_options
 from kshot.internal.v1 import engine_pb2
 from kshot.server.errors import InvalidRequest
-from kshot.server.request.digest import adaptation_digest
+from kshot.server.request.digest import begin_adaptation_digest
 from kshot.server.request.options import (
     OPTION_TYPES,
     AdaptOptions,
@@ -199,7 +199,7 @@ def test_the_digest_of_an_adaptation_stays() -> None:
     """Models that older releases stored are compared with new ones by it."""
     support = np.arange(32, dtype=np.float32).reshape(2, 1, 4, 4)
 
-    digest = adaptation_digest("b" * 64, support, [0, 1], ["a", "b"], OPTIONS.digested(2))
+    digest = begin_adaptation_digest("b" * 64, support)([0, 1], ["a", "b"], OPTIONS.digested(2))
 
     assert digest == "fba3a6cc2029bf9f6a0aa19710a3db04f29d49b84c699c04074e8b934b668d2f"
 

@@ -101,7 +101,7 @@ def _own_server(bundles: Sequence[str]) -> Iterator[str]:
 
 
 def _outcomes(client: Client, pictures: Pictures) -> list[Outcome]:
-    """Cross-validate all contenders, the most accurate first.
+    """Cross-validate all contenders, the best first.
 
     A model that refuses the task is left out, with its reason. Raises `ClickException` when none
     is left, and `KshotError` when the server is gone.
@@ -131,4 +131,4 @@ def _outcomes(client: Client, pictures: Pictures) -> list[Outcome]:
             found.append(tuned(settings, pictures))
             done += folds - 1
             tick(settings[0].title)
-    return sorted(found, key=lambda one: -one.correct.sum())
+    return sorted(found, key=lambda one: one.place)

@@ -15,6 +15,7 @@ from kshot.trainer.statistics import Interval, accuracy_interval
 # Of the growth of accuracy: examples per class, and the milliseconds that it may take.
 EXAMPLE_COUNTS = (1, 2, 5, 10, 20, 50)
 GROWTH_MS = 12_000.0
+_LEAST_STATED = 1e-3  # one sure mistake does not decide
 Tick = Callable[[], None]
 
 
@@ -34,6 +35,17 @@ class Outcome:
         """Return the share of right answers, with Wilson's interval over the pictures."""
         right = np.array([int(self.correct.sum())])
         return accuracy_interval(right, len(self.correct))
+
+    @property
+    def log_loss(self) -> float:
+        """Return the mean log loss, in nats, of being right as surely as it says."""
+        stated = np.where(self.correct, self.probabilities, 1 - self.probabilities)
+        return float(-np.log(np.maximum(stated, _LEAST_STATED)).mean())
+
+    @property
+    def place(self) -> tuple[float, ...]:
+        """Return what orders outcomes, the best first; the surer and the faster break ties."""
+        return (-float(self.correct.sum()), self.log_loss, self.picture_ms)
 
     def ahead_of(self, other: "Outcome") -> Interval:
         """Return the difference of the shares, paired over the pictures."""
@@ -64,9 +76,9 @@ def cross_validate(contender: Contender, pictures: Pictures, tick: Tick) -> Outc
 
 
 def tuned(settings: Sequence[Contender], pictures: Pictures) -> Outcome:
-    """Return the most accurate of a rival's settings; the same folds judge, which flatters it."""
+    """Return the best of a rival's settings; the same folds judge, which flatters it."""
     found = [cross_validate(one, pictures, lambda: None) for one in settings]
-    return max(found, key=lambda outcome: outcome.correct.sum())
+    return min(found, key=lambda outcome: outcome.place)
 
 
 def growth(outcome: Outcome, pictures: Pictures) -> dict[int, float]:

@@ -25,7 +25,7 @@ MOST_NUMBERED_CLASSES, MOST_LETTERS = 15, 16
 
 @dataclass(frozen=True)
 class Trial:
-    """All outcomes, the most accurate first, and the accuracy by examples per class.
+    """All outcomes, the best first, and the accuracy by examples per class.
 
     `growths` has the best bundle's and the best trivial classifier's, by title. `address` is the
     server's, empty for one of the trial's own; `bundles` names models that are folders.
@@ -40,8 +40,14 @@ class Trial:
 
     @property
     def best(self) -> Outcome:
-        """Return the most accurate."""
+        """Return the most accurate; of those, the surest of what is right."""
         return self.outcomes[0]
+
+    @property
+    def level(self) -> Sequence[Outcome]:
+        """Return those that are right as often as the best."""
+        right = self.best.correct.sum()
+        return [one for one in self.outcomes[1:] if one.correct.sum() == right]
 
     @property
     def best_bundle(self) -> Outcome:
@@ -106,6 +112,13 @@ def _notes(trial: Trial) -> Sequence[str]:
         f"{trial.best_bundle.contender.title} against the best trivial classifier: "
         f"{100 * ahead.mean:+.1f} ± {100 * ahead.half_width:.1f} points{verdict}."
     )
+    best = trial.best
+    notes += [
+        f"{one.contender.title} is right as often as {best.contender.title}; log loss "
+        f"{one.log_loss:.2f} against {best.log_loss:.2f}, {one.picture_ms:.1f} ms per picture "
+        f"against {best.picture_ms:.1f}."
+        for one in trial.level
+    ]
     for title, grown in trial.growths.items():
         told = ", ".join(f"{count}: {100 * share:.0f} %" for count, share in grown.items())
         notes.append(f"{title} by examples per class: {told}.")
@@ -133,6 +146,7 @@ def document(trial: Trial) -> dict[str, Any]:
                 "bundle": one.contender.bundle,
                 "accuracy": one.accuracy.mean,
                 "ci95": one.accuracy.half_width,
+                "log_loss": one.log_loss,
                 "ms_per_adaptation": round(one.adapt_ms, 3),
                 "ms_per_picture": round(one.picture_ms, 3),
             }

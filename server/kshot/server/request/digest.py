@@ -20,27 +20,14 @@ def weights_digest(parameters: Mapping[str, npt.NDArray[np.float32]]) -> str:
     )
 
 
-def adaptation_digest(
-    bundle_digest: str,
-    support: npt.NDArray[np.float32],
-    class_indices: Sequence[int],
-    class_names: Sequence[str],
-    options: Mapping[str, object],
-) -> str:
-    """Return the SHA-256 (hex) of everything that an adapted model is made from.
-
-    `support` is prepared, `(support_count, channels, height, width)`; `options` are resolved, with
-    the seed, and JSON-able.
-    """
-    return begin_adaptation_digest(bundle_digest, support)(class_indices, class_names, options)
-
-
 def begin_adaptation_digest(
     bundle_digest: str, support: npt.NDArray[np.float32]
 ) -> Callable[[Sequence[int], Sequence[str], Mapping[str, object]], str]:
-    """Read the support set of an `adaptation_digest`; the function gives it from the rest.
+    """Begin the SHA-256 (hex) of everything that an adapted model is made from.
 
-    The function does not hold the support set.
+    `support` is prepared, `(support_count, channels, height, width)`. The function that is returned
+    takes the rest, class indices and names and the resolved options with the seed, JSON-able. It
+    does not hold the support set.
     """
     begun = _hashed((bundle_digest.encode(), *_array(support)))
 
