@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kshot.bundle import (
+    PHOTOS_VERSION,
     BundleError,
     built_folder,
     builtin_bundle,
@@ -15,6 +16,7 @@ from kshot.bundle import (
     load_bundle,
     locate_bundle,
     locations,
+    shipped_names,
 )
 
 
@@ -61,7 +63,24 @@ def test_a_built_bundle_is_found_by_its_name(
     (folder.parent / "1").mkdir()
 
     assert built_folder() == tmp_path / "cache" / "kshot" / "bundles"
-    assert locate_bundle("mine") == folder
+    assert locate_bundle("mine") == locate_bundle("mine@2") == folder
+    assert locate_bundle("mine@1") == folder.parent / "1"
+    with pytest.raises(BundleError, match="version of mine: expected 1 or 2, got '3'"):
+        locate_bundle("mine@3")
+
+
+def test_a_name_that_ships_means_what_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A built bundle of that name, of an earlier release, is served by its folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (built_folder() / "omniglot" / "3").mkdir(parents=True)
+
+    assert locate_bundle("omniglot") == builtin_bundle("omniglot")
+    with pytest.raises(BundleError, match="version of omniglot: expected 1 or 2, got '3'"):
+        locate_bundle("omniglot@3")
+    assert {"drawings", "omniglot", "photos"} <= set(shipped_names())
 
 
 def test_the_default_bundles_are_drawings_and_photos_where_it_was_built(
@@ -70,8 +89,11 @@ def test_the_default_bundles_are_drawings_and_photos_where_it_was_built(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     drawings = builtin_bundle("drawings")
     assert default_bundles() == (drawings,)
-    folder = built_folder() / "photos" / "1"
-    folder.mkdir(parents=True)
+    newer = built_folder() / "photos" / str(PHOTOS_VERSION + 1)
+    newer.mkdir(parents=True)
+    assert default_bundles() == (drawings, newer)
+    folder = built_folder() / "photos" / str(PHOTOS_VERSION)
+    folder.mkdir()
 
     assert default_bundles() == (drawings, folder)
 
@@ -88,8 +110,11 @@ def test_a_bundle_may_be_built_into_the_environment(
     assert locate_bundle("photos") == folder
     assert default_bundles()[1:] == (folder,)
     assert "photos" in known_names()
-    (built_folder() / "photos" / "2").mkdir(parents=True)
-    assert locate_bundle("photos") == built_folder() / "photos" / "2"
+    (built_folder() / "photos" / "1").mkdir(parents=True)
+    assert locate_bundle("photos") == built_folder() / "photos" / "1"
+    newer = folder.parent / str(PHOTOS_VERSION)
+    newer.mkdir()
+    assert locate_bundle("photos") == newer  # what this release builds comes before all
 
 
 def test_known_names_are_those_that_ship_or_were_built(

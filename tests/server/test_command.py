@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kshot.bundle import BundleError, built_folder, builtin_bundle
+from kshot.bundle import PHOTOS_VERSION, BundleError, built_folder, builtin_bundle
 from kshot.server import command as module
 from kshot.server.config import ServerConfig
 
@@ -47,17 +47,26 @@ def test_a_server_without_photos_says_how_to_build_them(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Once, and only where the default bundles are served."""
+    """Once, and only where the default bundles are served; also if another version is there."""
     caplog.set_level(logging.INFO)
     assert CliRunner().invoke(module.command, ["--bundle", "omniglot"]).exit_code == 0
     assert CliRunner().invoke(module.command, []).exit_code == 0
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (built_folder() / "photos" / "1").mkdir(parents=True)
     assert CliRunner().invoke(module.command, []).exit_code == 0
+    assert CliRunner().invoke(module.command, ["--bundle", "photos@1"]).exit_code == 0
+    (built_folder() / "photos" / str(PHOTOS_VERSION)).mkdir()
+    assert CliRunner().invoke(module.command, ["--bundle", "photos"]).exit_code == 0
 
+    (other,) = [one for one in caplog.records if one.message == "photos_of_another_version"]
+    assert other.__dict__["fields"] == {
+        "served": "1",
+        "wanted": str(PHOTOS_VERSION),
+        "command": "kshot bundle build photos",
+    }
     (record,) = [one for one in caplog.records if one.message == "photos_not_built"]
     assert record.__dict__["fields"] == {"command": "kshot bundle build photos"}
-    assert [len(config.bundles) for config in served] == [1, 1, 2]
+    assert [len(config.bundles) for config in served] == [1, 1, 2, 1, 1]
 
 
 def test_the_variable_holds_paths_side_by_side(

@@ -10,12 +10,15 @@ from kshot.bundle.errors import BundleError, ImageError, ImageProblem
 from kshot.bundle.files import Bundle, load_bundle, version_of_digest, write_bundle
 from kshot.bundle.images import ImageLimits, Levels, count_pixels, decode_image, decode_once
 from kshot.bundle.locations import (
+    PHOTOS,
+    PHOTOS_VERSION,
     built_folder,
     builtin_bundle,
     cache_folder,
     default_bundles,
     known_names,
     locate_bundle,
+    shipped_names,
 )
 from kshot.bundle.manifest import (
     SCHEMA_VERSION,
@@ -62,6 +65,8 @@ from kshot.bundle.weights import Weights
 
 __all__ = [
     "COMPUTED_MODES",
+    "PHOTOS",
+    "PHOTOS_VERSION",
     "SCHEMA_VERSION",
     "THUMBNAIL",
     "BatchNorm",
@@ -124,6 +129,7 @@ __all__ = [
     "replace_file",
     "replacing",
     "rescale",
+    "shipped_names",
     "sync_folder",
     "useful_side",
     "value_table",

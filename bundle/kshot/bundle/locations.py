@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from kshot.bundle.errors import BundleError
 from kshot.bundle.field_types import NAME_PATTERN
 from kshot.bundle.files import version_folder
+
+PHOTOS, PHOTOS_VERSION = "photos", 2
+"""The bundle that is built from packages, and the version that this release builds."""
 
 _VERSIONS = "[a-z0-9]*/[1-9]*"
 _BUILTIN_FOLDER = Path(__file__).parent / "builtin"
@@ -32,12 +36,30 @@ def _built_folders() -> tuple[Path, ...]:
     return (built_folder(), Path(sys.prefix) / "share" / "kshot" / "bundles")
 
 
-def _built(name: str) -> Path | None:
-    """Return the highest version of a bundle that was built."""
-    for folder in _built_folders():
+def _built(name: str, version: str = "") -> Path | None:
+    """Return a version of a bundle that was built, by default the one of this release or highest.
+
+    This user's come before the environment's.
+    """
+    folders = _built_folders()
+    if not version and name == PHOTOS:
+        version = str(PHOTOS_VERSION)
+        if (found := _built(name, version)) is not None:
+            return found
+        version = ""
+    for folder in folders:
         with suppress(BundleError):  # a build that was killed leaves a folder without versions
-            return version_folder(folder / name)
+            if not version:
+                return version_folder(folder / name)
+            if version in _versions(folder / name):
+                return folder / name / version
     return None
+
+
+def _versions(folder: Path) -> list[str]:
+    """Return the versions in a bundle's folder, the lowest first."""
+    found = [item.name for item in folder.glob("[1-9]*") if item.name.isdecimal()]
+    return sorted(found, key=int)
 
 
 def default_bundles() -> tuple[Path, ...]:
@@ -45,7 +67,7 @@ def default_bundles() -> tuple[Path, ...]:
 
     They are `drawings`, and `photos` where it was built.
     """
-    photos = _built("photos")
+    photos = _built(PHOTOS)
     return (builtin_bundle("drawings"), *(() if photos is None else (photos,)))
 
 
@@ -61,10 +83,19 @@ def builtin_bundle(name: str) -> Path:
         raise BundleError(f"no built-in bundle {name!r}; expected one of: {', '.join(shipped)}")
     if not at:
         return version_folder(folder)
-    versions = sorted((found.name for found in folder.iterdir()), key=int)
-    if version not in versions:
-        raise BundleError(f"version of {only}: expected {' or '.join(versions)}, got {version!r}")
+    if version not in (versions := _versions(folder)):
+        raise _no_version(only, versions, version)
     return folder / version
+
+
+def _no_version(name: str, versions: Sequence[str], version: str) -> BundleError:
+    return BundleError(f"version of {name}: expected {' or '.join(versions)}, got {version!r}")
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Return the names of this release's bundles, sorted: those that ship, and `photos`."""
+    shipped = {version.parent.name for version in _BUILTIN_FOLDER.glob(_VERSIONS)}
+    return tuple(sorted({PHOTOS, *shipped}))
 
 
 def known_names() -> tuple[str, ...]:
@@ -77,13 +108,19 @@ def known_names() -> tuple[str, ...]:
 def locate_bundle(name: str) -> Path:
     """Return an existing folder, or the folder of the built-in or built bundle of this name.
 
-    A path with several parts always means a folder. Raises `BundleError`.
+    A name that ships means what ships. `NAME@VERSION` is one version. A path with several parts
+    always means a folder. Raises `BundleError`.
     """
     folder = Path(name)
     if folder.exists() or len(folder.parts) > 1:
         return folder
-    if re.fullmatch(NAME_PATTERN, name) and (built := _built(name)) is not None:
-        return built
+    only, _, version = name.partition("@")
+    if re.fullmatch(NAME_PATTERN, only) and not (_BUILTIN_FOLDER / only).is_dir():
+        if (built := _built(only, version)) is not None:
+            return built
+        versions = {found for place in _built_folders() for found in _versions(place / only)}
+        if versions:
+            raise _no_version(only, sorted(versions, key=int), version)
     try:
         return builtin_bundle(name)
     except BundleError as error:

@@ -8,12 +8,13 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from kshot.bundle import default_bundles, locate_bundle
+from kshot.bundle import PHOTOS, PHOTOS_VERSION, default_bundles, locate_bundle
 from kshot.bundle.json_log import start_logging
 from kshot.server.config import ServerConfig, default_store
 from kshot.server.errors import ConfigError, StartError
@@ -31,7 +32,7 @@ from kshot.server.server import serve
     metavar="PATH|NAME",
     show_default="drawings, and photos where it was built",
     help="Folder NAME/VERSION, or NAME for its highest version, of a bundle to serve, or the name "
-    "of a built-in one, NAME@VERSION for an older version; repeatable.",
+    "of a built-in or built one, NAME@VERSION for another version; repeatable.",
 )
 @click.option(
     "--listen",
@@ -71,14 +72,26 @@ def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 
         folders = tuple(map(locate_bundle, bundles)) or default_bundles()
         config = ServerConfig(bundles=folders, **settings)
         start_logging()
-        if not bundles and not any(folder.parent.name == "photos" for folder in folders):
-            log_event("photos_not_built", command="kshot bundle build photos")
+        if not bundles or PHOTOS in bundles:
+            _tell_of_photos(folders)
         asyncio.run(serve(config, _announce))
         _leave()
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     except StartError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _tell_of_photos(folders: Sequence[Path]) -> None:
+    """Log the command that builds this release's `photos`, unless that is served."""
+    served = [folder.name for folder in folders if folder.parent.name == PHOTOS]
+    build = f"kshot bundle build {PHOTOS}"
+    if not served:
+        log_event("photos_not_built", command=build)
+    elif str(PHOTOS_VERSION) not in served:
+        log_event(
+            "photos_of_another_version", served=served[0], wanted=str(PHOTOS_VERSION), command=build
+        )
 
 
 def _announce(ready: dict[str, object]) -> None:

@@ -112,6 +112,20 @@ def test_a_bad_name_is_told_before_the_export(encoder: Path, tmp_path: Path) -> 
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize("name", ["omniglot", "photos"])
+def test_a_name_of_kshots_own_is_refused_in_the_cache(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """There it would hide the bundle of that name, or be hidden by it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    result = run(name, "--onnx", encoder)
+
+    assert result.exit_code == 2
+    assert f"{name}: expected a name that no bundle of kshot has" in result.output
+    assert "--out DIR" in result.output
+
+
 def test_a_failed_write_leaves_nothing(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

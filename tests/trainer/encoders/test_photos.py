@@ -8,6 +8,8 @@ import torch
 from click.testing import CliRunner
 
 from kshot.bundle import (
+    PHOTOS,
+    PHOTOS_VERSION,
     Bundle,
     BundleError,
     Head,
@@ -38,6 +40,10 @@ def test_settings_have_a_weight_for_each_block() -> None:
     for rule in settings.rules:
         assert len(rule.weights) == len(photos.BLOCKS)
         assert sum(rule.weights) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_server_knows_the_version_that_is_built() -> None:
+    assert (photos.NAME, photos.VERSION) == (PHOTOS, PHOTOS_VERSION)
 
 
 def test_the_bundle_keeps_pictures_whole_and_needs_no_step(photos_bundle: Bundle) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import click
 import onnx
 
-from kshot.bundle import BundleError, built_folder, load_bundle
+from kshot.bundle import BundleError, built_folder, load_bundle, shipped_names
 from kshot.bundle.field_types import NAME_PATTERN
 from kshot.trainer.bundling.encoder_bundle import (
     EncoderOrigin,
@@ -104,6 +104,11 @@ def build(
         raise click.UsageError("expected one of --onnx and --timm")
     if given["weights"] is not None and timm_name is None:
         raise click.UsageError("--weights: expected with --timm; an ONNX file has its own")
+    if out is None and name in shipped_names():
+        raise click.UsageError(
+            f"{name}: expected a name that no bundle of kshot has; choose another, or build it "
+            "elsewhere by --out DIR and serve DIR/" + name
+        )
     _check_place(folder, name, version)
     try:
         encoder, images, origin = _of_timm(given) if timm_name else _of_onnx(given)
