@@ -48,3 +48,18 @@ def test_a_bundle_trained_with_weight_decay_adapts_with_it(
         replace(started.rule, weight_decay_rate=1.0, learning_rate=0.1)
     )
     np.testing.assert_allclose(norms[1], norms[0] / 2, rtol=1e-5)
+
+
+def test_balanced_classes_come_equally_often(
+    model: LoadedModel, request_message: engine_pb2.AdaptRequest
+) -> None:
+    del request_message.class_indices[:]
+    request_message.class_indices.extend([0, 1, 2, 2, 2, 2])
+    request_message.step_count, request_message.batch_size = 6, 5
+    shares = []
+    for balanced in (False, True):
+        request_message.balance_classes = balanced
+        started = slot_task(model, decode_task(request_message))
+        shares.append(torch.bincount(started.classes[started.indices.flatten()]).tolist())
+
+    assert shares == [[5, 5, 20], [10, 10, 10]]

@@ -224,6 +224,7 @@ def make_model() -> MakeModel:
         allow_partial=False,
         deterministic=False,
         estimate=True,
+        balance_classes=False,
     )
 
     def make(

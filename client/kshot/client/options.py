@@ -31,6 +31,7 @@ class AdaptOptions(TypedDict, total=False):
     allow_partial: bool | None
     deterministic: bool | None
     estimate: bool | None
+    balance_classes: bool | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class ResolvedOptions:
             "help": "Estimate the accuracy and note harmful examples; known scores need it.",
             "on_by_default": True,
         }
+    )
+    balance_classes: bool = field(
+        metadata={"help": "Draw all classes equally often, however many examples each has."}
     )
 
 

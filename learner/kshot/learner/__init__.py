@@ -41,7 +41,12 @@ from kshot.learner.steps.preconditioner import StepRule
 from kshot.learner.steps.query_gradient import QueryGradient, build_query_gradient
 from kshot.learner.steps.query_spec import QuerySpec
 from kshot.learner.steps.ridge import RidgeFit, ridge_head
-from kshot.learner.steps.sampler import cycling_indices, derive_seed, replacement_indices
+from kshot.learner.steps.sampler import (
+    balanced_indices,
+    cycling_indices,
+    derive_seed,
+    replacement_indices,
+)
 from kshot.learner.steps.second_order import maml_gradient
 from kshot.learner.steps.slots import SlotResult, Slots, SlotTask
 from kshot.learner.steps.step_spec import StepSpec, Tunable
@@ -74,6 +79,7 @@ __all__ = [
     "StepRule",
     "StepSpec",
     "Tunable",
+    "balanced_indices",
     "build_inner_step",
     "build_network",
     "build_query_gradient",

@@ -1184,6 +1184,7 @@ class AdaptOptions(google.protobuf.message.Message):
     ALLOW_PARTIAL_FIELD_NUMBER: builtins.int
     DETERMINISTIC_FIELD_NUMBER: builtins.int
     ESTIMATE_FIELD_NUMBER: builtins.int
+    BALANCE_CLASSES_FIELD_NUMBER: builtins.int
     step_count: builtins.int
     """Counts the inner steps: 1 to `ModelCapabilities.max_step_count`, or 0 with `HEAD_PROTOTYPE`
     or `HEAD_RIDGE`: that head alone. Default: the first of `ModelCapabilities.step_count_by_shot` that fits the
@@ -1220,6 +1221,10 @@ class AdaptOptions(google.protobuf.message.Message):
     scores. They cost about 0.2 ms of one core for each example of 224 x 224
     pixels, 0.02 ms for one of 28 x 28, and a millisecond in all. Default true.
     """
+    balance_classes: builtins.bool
+    """Lets classes come equally often in the inner steps, however many examples each has. A head that
+    weighs its classes alike does without, as `HEAD_RIDGE` and class means do. Default false.
+    """
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Limits how long the adapted model is kept: above 0, to `ServerLimits.max_ttl`. Default:
@@ -1241,11 +1246,14 @@ class AdaptOptions(google.protobuf.message.Message):
         allow_partial: builtins.bool | None = ...,
         deterministic: builtins.bool | None = ...,
         estimate: builtins.bool | None = ...,
+        balance_classes: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "learning_rate", b"learning_rate", "seed", b"seed", "step_count", b"step_count", "ttl", b"ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "batch_norm_mode", b"batch_norm_mode", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "head", b"head", "learning_rate", b"learning_rate", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "ttl", b"ttl"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "learning_rate", b"learning_rate", "seed", b"seed", "step_count", b"step_count", "ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_norm_mode", b"batch_norm_mode", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "head", b"head", "learning_rate", b"learning_rate", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "ttl", b"ttl"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_allow_partial", b"_allow_partial"]) -> typing.Literal["allow_partial"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_balance_classes", b"_balance_classes"]) -> typing.Literal["balance_classes"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_batch_size", b"_batch_size"]) -> typing.Literal["batch_size"] | None: ...
     @typing.overload
@@ -1415,7 +1423,9 @@ class AccuracyEstimate(google.protobuf.message.Message):
     CONFUSION_FIELD_NUMBER: builtins.int
     CROSS_ENTROPY_FIELD_NUMBER: builtins.int
     accuracy: builtins.float
-    """Gives the share of left-out examples that the others classify rightly: 0 to 1."""
+    """Gives the share of left-out examples that the others classify rightly, 0 to 1; of the wrong ones
+    only (1 - 1/k)^0.5 count, because the model has all k examples of a class, and they had k - 1.
+    """
     low: builtins.float
     """Gives the lower end of the 90 % interval: 0 to 1."""
     high: builtins.float

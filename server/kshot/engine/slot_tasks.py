@@ -12,6 +12,7 @@ from kshot.learner import (
     SlotTask,
     StepRule,
     StepSpec,
+    balanced_indices,
     cycling_indices,
     layout_of,
     logits_of,
@@ -35,7 +36,11 @@ def slot_task(model: LoadedModel, task: EngineTask) -> SlotTask:
     """Move a task to the model's device, ready to join its slots."""
     support = torch.from_numpy(task.support).to(model.device)
     classes = torch.from_numpy(task.classes).to(model.device)
-    indices = cycling_indices(support.shape[0], task.batch_size, task.step_count, task.seed)
+    dealt = task.batch_size, task.step_count, task.seed
+    if task.balance_classes:
+        indices = balanced_indices(torch.from_numpy(task.classes), *dealt)
+    else:
+        indices = cycling_indices(len(task.classes), *dealt)
     return SlotTask(
         model.start(task.way, task.head, task.preconditioner, support, classes),
         support,

@@ -26,7 +26,8 @@ class StopReason(enum.Enum):
 class EngineTask:
     """A prepared support set `(n, channels, height, width)`, its classes `(n,)`, and options.
 
-    A `deterministic` task shares no launch with others: their number might change its sums.
+    A `deterministic` task shares no launch with others: their number might change its sums. With
+    `balance_classes` the classes come equally often in the steps.
     """
 
     support: npt.NDArray[np.float32]
@@ -40,6 +41,7 @@ class EngineTask:
     scope: Scope
     seed: int
     deterministic: bool = False
+    balance_classes: bool = False
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what the front should have refused."""

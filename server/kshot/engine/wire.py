@@ -32,6 +32,7 @@ def decode_task(request: engine_pb2.AdaptRequest) -> EngineTask:
         scope=Scope(request.scope),
         seed=request.seed,
         deterministic=request.deterministic,
+        balance_classes=request.balance_classes,
     )
 
 

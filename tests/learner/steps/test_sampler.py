@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kshot.learner import cycling_indices, derive_seed, replacement_indices
+from kshot.learner import balanced_indices, cycling_indices, derive_seed, replacement_indices
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 20), st.integers(0, 2**63 - 1))
@@ -41,6 +41,33 @@ def test_a_shorter_loop_sees_the_same_first_batches() -> None:
 def test_nothing_cannot_be_drawn(example_count: int, batch_size: int) -> None:
     with pytest.raises(ValueError, match="expected at least 1 example and 1 per batch, got"):
         cycling_indices(example_count, batch_size, 1, 0)
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=2, max_size=6),
+    st.integers(1, 12),
+    st.integers(0, 20),
+    st.integers(0, 2**63 - 1),
+)
+def test_balanced_batches_deal_out_whole_passes_of_classes_and_of_their_examples(
+    counts: list[int], batch_size: int, step_count: int, seed: int
+) -> None:
+    classes = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    indices = balanced_indices(classes, batch_size, step_count, seed)
+
+    assert indices.shape == (step_count, batch_size)
+    stream = indices.flatten()
+    for start in range(0, len(stream) - len(counts) + 1, len(counts)):
+        assert classes[stream[start : start + len(counts)]].unique().tolist() == list(
+            range(len(counts))
+        )
+    for number, count in enumerate(counts):
+        own = stream[classes[stream] == number]
+        for start in range(0, len(own), count):
+            dealt = own[start : start + count]
+            assert len(dealt.unique()) == len(dealt)
+    few = balanced_indices(classes, batch_size, step_count // 2, seed)
+    assert indices[: step_count // 2].equal(few)
 
 
 def test_derived_seeds_are_pinned() -> None:

@@ -48,6 +48,16 @@ def test_the_largest_class_is_named_beside_the_smallest(warn: Warn) -> None:
     (sentence,) = warn([5, 20, 8])
 
     assert "class 'c1' has 20 examples and class 'c0' 5;" in sentence
+    assert sentence.endswith("give the smaller classes more, or set options.balance_classes")
+
+
+@pytest.mark.parametrize(
+    "options", [{"balance_classes": True}, {"head": Head.PROTOTYPE, "step_count": 0}]
+)
+def test_balancing_is_named_where_it_would_help(warn: Warn, options: dict[str, object]) -> None:
+    (sentence, *_) = warn([5, 20, 8], **options)
+
+    assert sentence.endswith("give the smaller classes more")
 
 
 @pytest.mark.parametrize(

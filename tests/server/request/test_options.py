@@ -49,6 +49,7 @@ OPTIONS = AdaptOptions(
     allow_partial=True,
     deterministic=False,
     estimate=True,
+    balance_classes=False,
 )
 OTHERS = AdaptOptions(
     step_count=4,
@@ -63,6 +64,7 @@ OTHERS = AdaptOptions(
     allow_partial=False,
     deterministic=True,
     estimate=False,
+    balance_classes=True,
 )
 # As an older release stored it.
 STORED = (
@@ -119,6 +121,7 @@ def test_options_left_out_have_defaults(manifest: Manifest) -> None:
         allow_partial=False,
         deterministic=False,
         estimate=True,
+        balance_classes=False,
     )
 
 
@@ -179,7 +182,9 @@ def test_a_value_that_is_not_allowed_is_named(
 
 
 def test_stored_options_come_back() -> None:
-    assert json.dumps(OPTIONS.document()) == f'{STORED[:-1]}, "estimate": true}}'
+    assert json.dumps(OPTIONS.document()) == (
+        f'{STORED[:-1]}, "estimate": true, "balance_classes": false}}'
+    )
     assert AdaptOptions.from_document(json.loads(STORED)) == OPTIONS
     assert AdaptOptions.from_document(OTHERS.document()) == OTHERS
 

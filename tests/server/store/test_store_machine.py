@@ -37,6 +37,7 @@ OPTIONS = AdaptOptions(
     allow_partial=False,
     deterministic=False,
     estimate=True,
+    balance_classes=False,
 )
 
 

@@ -80,6 +80,21 @@ def test_the_scope_says_what_moves(
     assert not torch.equal(adapted["head.weight"][0], adapted["head.weight"][1])
 
 
+def test_balanced_classes_adapt_otherwise_where_classes_are_uneven(
+    solve: Solve, patterns: Patterns
+) -> None:
+    episodes = sample_episodes(patterns(), 1, 3, 2, 1, torch.Generator().manual_seed(0))
+    uneven = replace(episodes, support_classes=torch.tensor([[0, 1, 2, 2, 2, 2]]))
+    losses = [
+        solve(
+            replace(SETTINGS, way=3, shot=2, step_count=2, batch_size=5, balance_classes=balanced)
+        ).adapt(uneven, 0)
+        for balanced in (False, True)
+    ]
+
+    assert any(not losses[0][name].equal(losses[1][name]) for name in losses[0])
+
+
 @pytest.mark.parametrize(("example_count", "batch_size"), [(5, 5), (25, 15), (3, 10), (7, 2)])
 def test_fewer_steps_take_the_first_batches(example_count: int, batch_size: int) -> None:
     most = cycling_indices(example_count, batch_size, 50, seed=3)

@@ -48,3 +48,21 @@ def replacement_indices(example_count: int, batch_size: int, step_count: int, se
     if not drawn:
         return torch.empty(0, batch_size, dtype=torch.int64)
     return torch.stack(drawn)[:, :batch_size]
+
+
+def balanced_indices(classes: Tensor, batch_size: int, step_count: int, seed: int) -> Tensor:
+    """Draw batches in which classes come equally often: int64 `(step_count, batch_size)`.
+
+    Classes are dealt as `cycling_indices` deals examples, and each time a class comes it gives
+    the next of its own examples, dealt in the same way. `classes` `(n,)` are those of the
+    examples; each of 0 to their greatest has one. Raises `ValueError` as `cycling_indices` does.
+    """
+    way = int(classes.max()) + 1
+    order = cycling_indices(way, batch_size, step_count, seed)
+    dealt = torch.empty_like(order)
+    for number in range(way):
+        own = (classes == number).nonzero().flatten()
+        turns = order == number
+        draws = cycling_indices(len(own), 1, int(turns.sum()), derive_seed(seed, number + 1))
+        dealt[turns] = own[draws.flatten()]
+    return dealt

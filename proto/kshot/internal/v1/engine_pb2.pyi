@@ -138,6 +138,7 @@ class AdaptRequest(google.protobuf.message.Message):
     SEED_FIELD_NUMBER: builtins.int
     ALLOW_PARTIAL_FIELD_NUMBER: builtins.int
     DETERMINISTIC_FIELD_NUMBER: builtins.int
+    BALANCE_CLASSES_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the model to adapt."""
     bundle_digest: builtins.str
@@ -162,6 +163,8 @@ class AdaptRequest(google.protobuf.message.Message):
     """Allows an answer with fewer steps, at least one, a margin before the deadline."""
     deterministic: builtins.bool
     """Forbids launches together with other tasks, whose number might change sums."""
+    balance_classes: builtins.bool
+    """Lets classes come equally often in the inner steps."""
     @property
     def support(self) -> global___Tensor:
         """Holds the prepared support set: (support_count, channels, height, width)."""
@@ -187,9 +190,10 @@ class AdaptRequest(google.protobuf.message.Message):
         seed: builtins.int = ...,
         allow_partial: builtins.bool = ...,
         deterministic: builtins.bool = ...,
+        balance_classes: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["support", b"support"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["allow_partial", b"allow_partial", "batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "class_indices", b"class_indices", "deterministic", b"deterministic", "head", b"head", "learning_rate", b"learning_rate", "model", b"model", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "support", b"support", "way", b"way"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "class_indices", b"class_indices", "deterministic", b"deterministic", "head", b"head", "learning_rate", b"learning_rate", "model", b"model", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "support", b"support", "way", b"way"]) -> None: ...
 
 global___AdaptRequest = AdaptRequest
 

@@ -38,10 +38,12 @@ def _of_counts(
 ) -> Iterator[str]:
     most, least = int(counts.argmax()), int(counts.argmin())
     if counts[most] >= _IMBALANCE * counts[least]:
+        remedy = "give the smaller classes more"
+        if options.step_count and not options.balance_classes:
+            remedy += ", or set options.balance_classes"
         yield (
             f"support_set: class {class_names[most]!r} has {counts[most]} examples and class "
-            f"{class_names[least]!r} {counts[least]}; answers may lean to the larger: give the "
-            "smaller classes more"
+            f"{class_names[least]!r} {counts[least]}; answers may lean to the larger: {remedy}"
         )
     alone = int((counts == 1).sum())
     estimated = options.estimate and options.head.from_support and options.step_count == 0

@@ -131,11 +131,14 @@ class AdaptOptions:
     allow_partial: bool = field(metadata=_row(default=lambda _: False, digested=False))
     deterministic: bool = field(metadata=_row(default=lambda _: False))
     estimate: bool = field(metadata=_row(default=lambda _: True, digested=False))
+    balance_classes: bool = field(metadata=_row(default=lambda _: False))
 
     def digested(self, steps_done: int) -> dict[str, OptionValue]:
         """Return the options that decide the adapted bytes of a loop that did `steps_done`."""
         rows = dataclasses.fields(self)
         decisive = {row.name: getattr(self, row.name) for row in rows if row.metadata["digested"]}
+        if not self.balance_classes:  # older releases did not have it, and their digests stay
+            del decisive["balance_classes"]
         return decisive | {"step_count": steps_done}
 
     def document(self) -> dict[str, OptionValue]:
@@ -144,8 +147,8 @@ class AdaptOptions:
 
     @classmethod
     def from_document(cls, document: Mapping[str, typing.Any]) -> AdaptOptions:
-        """Read what `document` returned, also in releases that had no `estimate`."""
-        known = {"estimate": True, **document}
+        """Read what `document` returned, also in releases that had fewer options."""
+        known = {"estimate": True, "balance_classes": False, **document}
         return cls(**{name: kind(known[name]) for name, kind in OPTION_TYPES.items()})
 
 

@@ -50,7 +50,15 @@ _NOT_SWEPT = (
     "versus",
 )
 # What may differ between two variants that solve the same tasks.
-_VARIABLE = ("batch_norm_mode", *_INNER, "baseline", "calibrated", "wrong_labels", "imbalance")
+_VARIABLE = (
+    "batch_norm_mode",
+    *_INNER,
+    "baseline",
+    "calibrated",
+    "wrong_labels",
+    "imbalance",
+    "balance_classes",
+)
 _ALL = "For --sweep.  [default: all that the bundle allows]"
 
 
@@ -113,6 +121,7 @@ class EvaluateRequest:
         metavar="SHARE",
     )
     imbalance: bool = option("Use 1 to 2 shot - 1 support images per class.")
+    balance_classes: bool = option("Draw all classes equally often in the inner steps.")
     unknown: bool = option("Score as many queries of unknown classes: AUROC.")
     compared: str | None = option(
         "Solve the same tasks with this bundle; print the paired difference.",
@@ -146,7 +155,10 @@ class EvaluateRequest:
         """Return the settings for a bundle on tasks of this shape."""
         return EvaluationSettings(
             **asdict(shape),
-            **{name: getattr(self, name) for name in (*_INNER, "baseline", "unknown")},
+            **{
+                name: getattr(self, name)
+                for name in (*_INNER, "baseline", "unknown", "balance_classes")
+            },
             batch_norm_mode=self.batch_norm_mode or manifest.batch_norm.default,
             flaws=SupportFlaws(self.wrong_labels, self.imbalance),
             calibrated=self.calibrated is not False,

@@ -14,7 +14,8 @@ class EvaluationSettings:
 
     `query_count` is per class. None means the bundle's default. With `unknown`, as many queries of
     classes outside the task are scored too. With `calibrated`, logits are divided by the bundle's
-    temperature, as the server does.
+    temperature, as the server does. With `balance_classes`, classes come equally often in the
+    steps.
     """
 
     way: int
@@ -33,6 +34,7 @@ class EvaluationSettings:
     flaws: SupportFlaws = field(default_factory=SupportFlaws)
     unknown: bool = False
     calibrated: bool = True
+    balance_classes: bool = False
 
     @property
     def task_shape(self) -> TaskShape:

@@ -14,6 +14,7 @@ from kshot.learner import (
     LoopState,
     Parameters,
     StepRule,
+    balanced_indices,
     build_inner_step,
     cycling_indices,
     derive_seed,
@@ -48,6 +49,7 @@ class TaskSolver:
     seed: int
     inner_step: InnerStep
     calibration: Calibration | None = None
+    balance_classes: bool = False
 
     def adapt(self, episodes: EpisodeBatch, first_task: int) -> Parameters:
         """Adapt to T stacked tasks: `{name: (T, *shape)}`.
@@ -70,10 +72,8 @@ class TaskSolver:
         classes = to_device(episodes.support_classes, support.device)
         indices = torch.stack(
             [
-                cycling_indices(
-                    support.shape[1], self.batch_size, step_counts[-1], derive_seed(self.seed, task)
-                )
-                for task in range(first_task, first_task + len(episodes))
+                self._deal(labels, step_counts[-1], derive_seed(self.seed, task))
+                for task, labels in enumerate(episodes.support_classes, first_task)
             ]
         )
         indices = to_device(indices, support.device)
@@ -105,6 +105,12 @@ class TaskSolver:
                 self.pixels.take(episodes.support),
                 mode,
             )
+
+    def _deal(self, classes: Tensor, step_count: int, seed: int) -> Tensor:
+        """Draw the examples of a task's steps: int64 `(step_count, batch_size)`."""
+        if self.balance_classes:
+            return balanced_indices(classes, self.batch_size, step_count, seed)
+        return cycling_indices(len(classes), self.batch_size, step_count, seed)
 
     def _start(self, support: Tensor, classes: Tensor) -> LoopState:
         """Stack the states of T tasks before their first step."""
@@ -165,4 +171,5 @@ def build_solver(
         seed=settings.seed,
         inner_step=graphed(step, pixels.images.device),
         calibration=manifest.calibration if settings.calibrated else None,
+        balance_classes=settings.balance_classes,
     )
