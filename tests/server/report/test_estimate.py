@@ -35,7 +35,7 @@ def test_the_interval_holds_the_accuracy_and_narrows_with_examples() -> None:
     assert few is not None
     assert many is not None
     assert 0 <= few.low < few.accuracy < few.high <= 1
-    assert many.high - many.low < (few.high - few.low) / 3
+    assert many.high - many.low < (few.high - few.low) / 2
 
 
 def test_all_right_answers_leave_room_below() -> None:
