@@ -225,7 +225,8 @@ def test_what_is_damaged_or_incomplete_is_refused_by_name(
 def test_unknown_splits_and_parts_are_refused(animals: Path) -> None:
     for split in ("random", "seed:", "seed:-1", "seed:x", f"seed:{10**18}", "file:", "parts:1"):
         with pytest.raises(
-            DataError, match=f"expected parts, file:NAME.csv or seed:N .*, got '{split}'"
+            DataError,
+            match=f"expected parts, file:NAME.csv, seed:N or held-out:N .*, got '{split}'",
         ):
             read(animals, split, "train")
     with pytest.raises(

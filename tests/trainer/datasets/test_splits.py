@@ -3,7 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from kshot.trainer.datasets.splits import classes_of, read_split_file, seeded_split, split_digest
+from kshot.trainer.datasets.splits import (
+    classes_of,
+    held_out_split,
+    read_split_file,
+    seeded_split,
+    split_digest,
+)
 from kshot.trainer.errors import DataError
 
 CLASSES = [f"class{number:02d}" for number in range(25)]
@@ -87,3 +93,13 @@ def test_a_wrong_split_file_is_refused(tmp_path: Path, content: str | bytes, mes
 def test_a_missing_split_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*split.csv: No such file"):
         read_split_file(tmp_path / "split.csv", ["a"])
+
+
+def test_a_quarter_is_held_out_but_five_and_never_more_than_half() -> None:
+    for count, held_out in ((96, 24), (25, 6), (12, 5), (10, 5), (7, 3), (4, 2)):
+        split = held_out_split([f"c{number:02d}" for number in range(count)], 0)
+        assert (len(split["test"]), len(split["train"])) == (held_out, count - held_out)
+    # Written down, so that no later version divides a user's classes anew.
+    assert held_out_split("abcdef", 0) == {"train": ["a", "d", "f"], "test": ["b", "c", "e"]}
+    with pytest.raises(DataError, match=r"expected at least 4 classes, two to train on .*, got 3"):
+        held_out_split("abc", 0)

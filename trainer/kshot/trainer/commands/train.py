@@ -1,7 +1,8 @@
 """`kshot train`: from a recipe to a bundle."""
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kshot.trainer.commands.options import (
     choose_data_folder,
     choose_device,
 )
+from kshot.trainer.commands.own_training import choose_rules, compare, plan_training
 from kshot.trainer.commands.requests import argument, command_of, option
 from kshot.trainer.datasets.device_images import enlarged
 from kshot.trainer.datasets.encoded_images import encoded_pixels
@@ -25,8 +27,10 @@ from kshot.trainer.errors import RecipeError
 from kshot.trainer.loop.image_run import train
 from kshot.trainer.loop.run import CHECKPOINT_FILE
 from kshot.trainer.loop.workers import Workers, joined_workers
+from kshot.trainer.output.contest_table import contest_text
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.recipe.files import load_recipe
+from kshot.trainer.recipe.own_drawings import RECIPE
 from kshot.trainer.recipe.parsing import AnyRecipe
 from kshot.trainer.recipe.sine import SineRecipe
 from kshot.trainer.recipe.start import start_bundle
@@ -37,7 +41,12 @@ from kshot.trainer.sine.run import RESULT_FILE, train_sine
 class TrainRequest:
     """The options as they were given."""
 
-    recipe_name: str = argument("RECIPE")
+    recipe_name: str | None = argument("[RECIPE]", required=False)
+    folder: Path | None = option(
+        "Train on a folder of class folders by a recipe that suits it, and hold out classes.",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+    )
     out: Path = option(
         "Folder for checkpoint, recipe, TensorBoard scalars and the bundle.",
         required=True,
@@ -65,7 +74,8 @@ class TrainRequest:
 
     def again(self) -> list[str]:
         """Return the words of a command that starts the same training."""
-        words = ["kshot", "train", self.recipe_name, "--out", str(self.out)]
+        of = ["--folder", str(self.folder)] if self.recipe_name is None else [self.recipe_name]
+        words = ["kshot", "train", *of, "--out", str(self.out)]
         words += [] if self.data_folder is None else ["--data", str(self.data_folder)]
         words += [] if self.start is None else ["--start", self.start]
         words += [word for override in self.overrides for word in ("--set", override)]
@@ -82,9 +92,52 @@ def command(request: TrainRequest) -> None:
     Prints the bundle's folder; a recipe on sine waves ends with its errors, in a JSON file whose
     path is printed. Under `torchrun --nproc-per-node N --no-python kshot train ...` N processes
     share the tasks of each meta-batch.
+
+    With --folder there is no RECIPE: drawings train the network of bundle drawings, other pictures
+    choose the rules of the head of photos. Prints the accuracy on classes that were held out,
+    beside the start's and those of trivial classifiers, and the command that serves the result.
+    """
+    if (request.recipe_name is None) == (request.folder is None):
+        raise click.UsageError("expected one of RECIPE and --folder")
+    if request.folder is not None:
+        _train_on_folder(request, request.folder)
+    elif (result := _train_by_recipe(request, request.again())) is not None:
+        click.echo(result)
+
+
+def _train_on_folder(request: TrainRequest, folder: Path) -> None:
+    """Train as suits a user's folder, and print what it is worth."""
+    if request.data_folder is not None:
+        raise click.UsageError("--data cannot be combined with --folder")
+    own = plan_training(folder, request.start)
+    result: Path | None
+    if own.by_gradients:
+        by_recipe = replace(
+            request,
+            recipe_name=RECIPE,
+            data_folder=own.data_folder,
+            start=own.start_name,
+            overrides=(*own.recipe_settings, *request.overrides),
+        )
+        result = _train_by_recipe(by_recipe, request.again())
+    else:
+        if request.overrides:
+            raise click.UsageError(f"--set: {own.start_name} has no recipe: its rules are chosen")
+        _check_out(request.out, request.resume)
+        result = choose_rules(
+            own, request.out, choose_device(request.device), shlex.join(request.again())
+        )
+    if result is not None:
+        click.echo(contest_text(compare(own, result, choose_device(request.device))))
+
+
+def _train_by_recipe(request: TrainRequest, again: Sequence[str]) -> Path | None:
+    """Train by the request's recipe; return the path of the result, None but in the first process.
+
+    `again` are the words of a command that starts the same training.
     """
     try:
-        recipe = load_recipe(request.recipe_name, request.overrides, request.start)
+        recipe = load_recipe(str(request.recipe_name), request.overrides, request.start)
     except RecipeError as error:
         raise click.UsageError(str(error)) from error
     if recipe.data.dataset not in WITHOUT_FOLDER:
@@ -94,15 +147,15 @@ def command(request: TrainRequest) -> None:
         if workers.first:
             _check_out(request.out, request.resume)
         launcher = ["torchrun", "--nproc-per-node", str(workers.count), "--no-python"]
-        words = [*(launcher if workers.count > 1 else ()), *request.again(), "--resume"]
+        words = [*(launcher if workers.count > 1 else ()), *again, "--resume"]
         checkpoint = request.out / CHECKPOINT_FILE
         with Follower(checkpoint, shlex.join(words), silent=not workers.first) as follower:
             result = _train(recipe, request, device, workers, follower)
     if not workers.first:
-        return
+        return None
     if follower.idle:
         click.echo(f"the training in {request.out} is finished already: its result is", err=True)
-    click.echo(result)
+    return result
 
 
 def _train(

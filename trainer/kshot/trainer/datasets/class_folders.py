@@ -13,6 +13,7 @@ from kshot.trainer.datasets.splits import (
     PARTS,
     Split,
     classes_of,
+    held_out_split,
     read_split_file,
     seeded_split,
     split_digest,
@@ -20,6 +21,7 @@ from kshot.trainer.datasets.splits import (
 from kshot.trainer.errors import DataError, reading
 
 SEED = re.compile("[0-9]{1,18}")
+_RANDOM = {"seed": seeded_split, "held-out": held_out_split}
 # What `kshot.bundle` decodes, and pictures that must not go missing silently.
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".pgm", ".ppm", ".tif", ".tiff")
@@ -30,8 +32,9 @@ def read_class_folders(request: PartRequest) -> ImageDataset:
 
     `data.split` is `parts` for `<part>/<class>/<image>`, with the folders `train`, `test` and
     perhaps `val`; for `<class>/<image>` it is `file:NAME.csv`, a file in the folder with the
-    columns `class` and `part`, or `seed:N`, which divides by `seeded_split`. Raises `DataError` for
-    a split, folder, class or image that is missing, empty, unknown, repeated or damaged.
+    columns `class` and `part`, `seed:N`, which divides by `seeded_split`, or `held-out:N`, which
+    divides by `held_out_split`. Raises `DataError` for a split, folder, class or image that is
+    missing, empty, unknown, repeated or damaged.
     """
     data = request.data
     if data.folder is None:
@@ -50,13 +53,13 @@ def read_class_folders(request: PartRequest) -> ImageDataset:
     elif kind == "file" and argument:
         classes = list_class_folders(folder)
         split = read_split_file(folder / _inside(argument, "split file"), tuple(classes))
-    elif kind == "seed" and SEED.fullmatch(argument):
+    elif kind in _RANDOM and SEED.fullmatch(argument):
         classes = list_class_folders(folder)
-        split = seeded_split(tuple(classes), int(argument))
+        split = _RANDOM[kind](tuple(classes), int(argument))
     else:
         raise DataError(
-            f"split of folder {data.folder}: expected parts, file:NAME.csv or seed:N (at most 18 "
-            f"digits), got {data.split!r}"
+            f"split of folder {data.folder}: expected parts, file:NAME.csv, seed:N or "
+            f"held-out:N (at most 18 digits), got {data.split!r}"
         )
     title = f"folder {data.folder} {data.split}"
     chosen = {name: classes[name] for name in classes_of(split, request.part, title)}

@@ -13,6 +13,9 @@ Split = Mapping[str, Sequence[str]]
 PARTS = ("train", "val", "test")
 # Of the classes, as in mini-ImageNet and CIFAR-FS; the training classes are the rest.
 VAL_FRACTION, TEST_FRACTION = 0.16, 0.20
+# Of a split without validation: the share of test classes, and the fewest, where there are as many.
+HELD_OUT_FRACTION, FEWEST_HELD_OUT = 0.25, 5
+LEAST_CLASSES = 4
 
 
 def split_digest(split: Split) -> str:
@@ -66,6 +69,24 @@ def seeded_split(classes: Sequence[str], seed: int) -> Split:
         "val": sorted(shuffled[train_count : train_count + val_count]),
         "test": sorted(shuffled[train_count + val_count :]),
     }
+
+
+def held_out_split(classes: Sequence[str], seed: int) -> Split:
+    """Divide classes at random into test classes and training classes, none for validation.
+
+    A quarter is held out, rounded, but at least five, and never more than half. Python's generator
+    shuffles the sorted names. Raises `DataError` for fewer than four classes.
+    """
+    if len(classes) < LEAST_CLASSES:
+        raise DataError(
+            f"holding out classes: expected at least {LEAST_CLASSES} classes, two to train on and "
+            f"two to test on, got {len(classes)}"
+        )
+    shuffled = sorted(classes)
+    random.Random(seed).shuffle(shuffled)  # noqa: S311 -- a split, not a secret
+    wanted = max(FEWEST_HELD_OUT, round(HELD_OUT_FRACTION * len(shuffled)))
+    count = min(wanted, len(shuffled) // 2)
+    return {"train": sorted(shuffled[count:]), "test": sorted(shuffled[:count])}
 
 
 def read_split_file(path: Path, classes: Sequence[str]) -> Split:

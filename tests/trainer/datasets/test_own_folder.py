@@ -1,0 +1,59 @@
+"""What a user's folder holds, and what it cannot be trained on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kshot.trainer.datasets.own_folder import look_at
+from kshot.trainer.errors import DataError
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Make a folder of classes, each with its own shape of ink or its own colours."""
+
+    def folder(classes: int, pictures: int = 3, *, drawn: bool = True) -> Path:
+        random = np.random.default_rng(0)
+        for label in range(classes):
+            place = tmp_path / "mine" / f"class{label}"
+            place.mkdir(parents=True)
+            for number in range(pictures):
+                pixels = np.full((32, 32, 3), 255, np.uint8)
+                if drawn:
+                    pixels[8 : 12 + label, 8 + number : 20] = 0
+                else:
+                    pixels = random.integers(0, 255, pixels.shape, np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.png")
+        return tmp_path / "mine"
+
+    return folder
+
+
+def test_drawings_are_told_from_other_pictures(make: Make, tmp_path: Path) -> None:
+    own = look_at(make(6))
+
+    assert own.drawings
+    assert sum(map(len, own.split.values())) == 6
+    assert own.fewest("train") == own.fewest("test") == 3
+    (tmp_path / "mine").rename(tmp_path / "other")
+    assert not look_at(make(6, drawn=False)).drawings
+
+
+def test_what_cannot_be_trained_on_is_told_with_the_remedy(make: Make, tmp_path: Path) -> None:
+    folder = make(3)
+    with pytest.raises(DataError, match=r"expected at least 4 classes.*got 3; adapt .* kshot try"):
+        look_at(folder)
+    with pytest.raises(DataError, match="missing: not a directory; expected one subdirectory"):
+        look_at(tmp_path / "missing")
+    (folder / "more").mkdir()
+    Image.new("L", (9, 9)).save(folder / "more" / "one.png")
+    with pytest.raises(DataError, match=r"more: expected at least 2 pictures, .* got 1; add"):
+        look_at(folder)
+    (folder / "more" / "two.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"two\.png is not a PNG"):
+        look_at(folder)

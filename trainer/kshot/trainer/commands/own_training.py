@@ -1,0 +1,202 @@
+"""`kshot train --folder`: a training that suits a user's folder, and what it is worth."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import torch
+
+from kshot.bundle import (
+    Bundle,
+    BundleError,
+    Head,
+    Ink,
+    Manifest,
+    known_names,
+    load_bundle,
+    locate_bundle,
+)
+from kshot.bundle.field_types import NAME_PATTERN
+from kshot.learner import Initialization
+from kshot.trainer.bundling.ridge_bundle import (
+    chosen_settings,
+    manifest_with,
+    pack_ridge,
+    rules_of,
+)
+from kshot.trainer.commands.data_parts import read_part
+from kshot.trainer.commands.options import check_writable
+from kshot.trainer.datasets.class_folders import list_class_folders
+from kshot.trainer.datasets.dataset import ImageDataset
+from kshot.trainer.datasets.encoded_images import encoded_pixels
+from kshot.trainer.datasets.own_folder import SPLIT, OwnFolder, look_at
+from kshot.trainer.errors import TrainingError
+from kshot.trainer.evaluate.accuracy_table import Plan, measure_plan
+from kshot.trainer.evaluate.contest import (
+    Result,
+    bundle_result,
+    contest_tasks,
+    rival_results,
+)
+from kshot.trainer.evaluate.evaluator import Evaluator
+from kshot.trainer.evaluate.settings import EvaluationSettings
+from kshot.trainer.output.contest_table import Contest
+from kshot.trainer.output.progress import Progress
+from kshot.trainer.recipe.own_drawings import own_drawings
+from kshot.trainer.recipe.recipe import Data
+from kshot.trainer.rivals.rivals import check_rivals
+from kshot.trainer.tasks.episode_file import TaskShape
+
+WAY, SHOTS = 5, (1, 5)
+SHOWN_CLASSES = 30
+
+
+@dataclass(frozen=True)
+class OwnTraining:
+    """A folder, the bundle that its training starts from, and the name of the result."""
+
+    folder: OwnFolder
+    start: Bundle
+    start_name: str
+    name: str
+
+    @property
+    def data(self) -> Data:
+        """Return the folder as recipes name it, below `data_folder`."""
+        return Data("folder", SPLIT, rotations=False, folder=self.folder.path.name)
+
+    @property
+    def data_folder(self) -> Path:
+        """Return the folder that the data's is in."""
+        return self.folder.path.parent
+
+    @property
+    def by_gradients(self) -> bool:
+        """Tell whether the network is trained; otherwise the rules of its head are chosen."""
+        return self.start.manifest.head.default is not Head.RIDGE
+
+    @property
+    def recipe_settings(self) -> tuple[str, ...]:
+        """Return what makes the recipe `drawings` one for the folder."""
+        train, test = (
+            (len(self.folder.split[part]), self.folder.fewest(part)) for part in ("train", "test")
+        )
+        return own_drawings(self.folder.path.name, SPLIT, self.name, train, test)
+
+    def tasks(self, test: ImageDataset) -> Sequence[TaskShape]:
+        """Return the tasks that the results are compared on."""
+        return contest_tasks(test, min(WAY, test.class_count), SHOTS)
+
+    def files(self) -> Sequence[Path]:
+        """List the files of the test classes, in the order of their data set."""
+        listed = list_class_folders(self.folder.path)
+        return [
+            self.folder.path / file for name in self.folder.split["test"] for file in listed[name]
+        ]
+
+
+def plan_training(folder: Path, start_name: str | None) -> OwnTraining:
+    """Look at a folder and choose what its training starts from; say both.
+
+    Raises `DataError` for a folder that cannot be trained on, and `UsageError` for a bundle that
+    cannot be its start.
+    """
+    own = look_at(folder)
+    chosen = start_name or ("drawings" if own.drawings else "photos")
+    try:
+        start = load_bundle(locate_bundle(chosen))
+    except BundleError as error:
+        if start_name is None and not own.drawings:
+            raise click.ClickException(
+                f"{folder} holds no drawings, and its training would start from bundle photos, "
+                "which is not built: pip install 'kshot[photos]', then kshot bundle build photos; "
+                "or name another bundle by --start"
+            ) from error
+        raise click.UsageError(f"--start: {error}") from error
+    steps = start.manifest.input.preprocessing
+    if start.manifest.ridge is None and not any(isinstance(step, Ink) for step in steps):
+        raise click.UsageError(
+            f"--start: with --folder expected a bundle with head ridge or with the step ink, got "
+            f"{chosen}; other starts need a recipe"
+        )
+    counts, held_out = own.counts, own.split["test"]
+    kind = "drawings" if own.drawings else "photographs, or other pictures that are no drawings"
+    say(f"{folder}: {len(counts)} classes, {sum(counts.values()):,} pictures: {kind}")
+    more = len(held_out) - SHOWN_CLASSES
+    names = ", ".join(held_out[:SHOWN_CLASSES]) + (f" and {more} more" if more > 0 else "")
+    say(f"held out, to measure on: {names}")
+    say(f"starting from {chosen}, training on the other {len(own.split['train'])} classes")
+    return OwnTraining(own, start, chosen, _bundle_name(own.path.name))
+
+
+def _bundle_name(folder_name: str) -> str:
+    """Make a bundle's name of a folder's; that of a bundle that ships or is built is changed."""
+    name = re.sub("[^a-z0-9]+", "-", folder_name.lower()).strip("-")[:60]
+    return name if re.fullmatch(NAME_PATTERN, name) and name not in known_names() else f"own-{name}"
+
+
+def choose_rules(own: OwnTraining, out: Path, device: torch.device, command: str) -> Path:
+    """Choose the rules of the start's head, and write `out/NAME/1`; return that folder.
+
+    What this training has written before is returned as it is. Raises `TrainingError` for the
+    bundle of another one.
+    """
+    start, spec = own.start, own.start.manifest.input
+    train, test = (read_part(own.data, own.data_folder, part, spec) for part in ("train", "test"))
+    folder = out / own.name / "1"
+    if folder.exists():
+        found = load_bundle(folder).manifest.provenance
+        if (found.recipe, found.data_digest) != (rules_of(start), train.digest):
+            raise TrainingError(f"{folder} is the bundle of another training; name another --out")
+        return folder
+    check_writable("--out", folder.parent)
+    with Progress("encoding", "images") as progress:
+        pixels = encoded_pixels(train, start, device, progress.update)
+        tested = encoded_pixels(test, start, device, progress.update)
+    with Progress("choosing the rules", "numbers of examples") as progress:
+        settings = chosen_settings(start, train, pixels, progress.update)
+    manifest = manifest_with(start, own.name, own.data, train, settings)
+    initialization = replace(Initialization.from_bundle(start, device), ridge=settings)
+    evaluator = Evaluator(initialization, manifest, test, pixels=tested)
+    with Progress("measuring the bundle", "tasks") as progress:
+        rows = measure_plan(_plan(own, test, manifest), evaluator, progress.update)
+    manifest = replace(manifest, evaluation=rows)
+    return pack_ridge(out, start, manifest, train, command).path
+
+
+def _plan(own: OwnTraining, test: ImageDataset, manifest: Manifest) -> Plan:
+    mode, steps = manifest.batch_norm.default, manifest.inner_loop.step_count
+    return {
+        EvaluationSettings(of.way, of.shot, of.query_count, of.task_count, mode): [steps]
+        for of in own.tasks(test)
+    }
+
+
+def compare(own: OwnTraining, folder: Path, device: torch.device) -> Contest:
+    """Let the trained bundle, its start and trivial classifiers solve tasks of test classes."""
+    trained = load_bundle(folder)
+    spec = trained.manifest.input
+    test = read_part(own.data, own.data_folder, "test", spec)
+    tasks = own.tasks(test)
+    results: list[Result] = []
+    for title, bundle in ((own.name, trained), (own.start_name, own.start)):
+        evaluator = Evaluator.of_bundle(bundle, test, device)
+        with Progress(f"measuring {title}", "tasks") as progress:
+            results.append(bundle_result(title, evaluator, tasks, progress.update))
+    rivals: Sequence[Result] = ()
+    try:
+        check_rivals()
+        with Progress("looking at pictures for trivial classifiers", "pictures") as progress:
+            rivals = rival_results(test, own.files(), tasks, progress.update)
+    except TrainingError as error:
+        say(f"without trivial classifiers: {error}")
+    way, count = tasks[0].way, tasks[0].task_count
+    ours, starts = results
+    return Contest(ours, starts, rivals, test.class_count, way, count, folder, own.start_name)
+
+
+def say(sentence: str) -> None:
+    """Say something that is no result."""
+    click.echo(sentence, err=True)
