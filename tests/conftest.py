@@ -4,8 +4,10 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from kshot.bundle import (
@@ -13,6 +15,7 @@ from kshot.bundle import (
     BatchNorm,
     BatchNormMode,
     BatchSizeRule,
+    Bundle,
     Grayscale,
     Head,
     HeadPolicy,
@@ -28,8 +31,10 @@ from kshot.bundle import (
     Scope,
     ScopePolicy,
     Training,
+    Weights,
     builtin_bundle,
     load_bundle,
+    write_bundle,
 )
 
 if TYPE_CHECKING:
@@ -118,3 +123,42 @@ def manifest() -> Manifest:
             "omniglot-5way", "a1", "reptile", 0, 20000, "b2", "c3", {"torch": "2.13", "numpy": "2"}
         ),
     )
+
+
+_OPSET = '<ir_version: 10, opset_import: ["" : 20]>'
+_MEANS = f"""{_OPSET} encode (float[n,3,8,8] images) => (float[n,12,1,1] encoded) {{
+    means = AveragePool<kernel_shape = [4, 4], strides = [4, 4]>(images)
+    shape = Constant<value = int64[4] {{-1, 12, 1, 1}}>()
+    encoded = Reshape(means, shape)
+}}"""
+_HEAD = f"""{_OPSET} predict (
+    float[query_count,12,1,1] inputs, float[way,12] "head.weight", float[way] "head.bias"
+) => (float[query_count,way] logits) {{
+    features = Flatten<axis=1>(inputs)
+    logits = Gemm<transB=1>(features, "head.weight", "head.bias")
+}}"""
+
+
+@pytest.fixture(scope="session")
+def means_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose encoder averages colours in four cells, and whose head takes no step."""
+    import onnx.parser
+
+    from kshot.trainer.bundling.encoder_bundle import EncoderOrigin, PictureInput, encoder_manifest
+    from kshot.trainer.bundling.encoder_file import EncoderFile
+
+    encoder, template = (
+        onnx.parser.parse_model(text).SerializeToString() for text in (_MEANS, _HEAD)
+    )
+    file = EncoderFile(encoder, (12, 1, 1))
+    spec = PictureInput(8, (0.5,) * 3, (0.5,) * 3, "pad", "bilinear").spec()
+    manifest = encoder_manifest("means", 1, spec, file, EncoderOrigin("means", "a test"))
+    plain = replace(manifest, network=NetworkSpec("features", {"normalize": False, "scale": 1.0}))
+    parameters = {
+        "head.weight": np.zeros((5, 12), np.float32),
+        "head.bias": np.zeros(5, np.float32),
+    }
+    weights = Weights(parameters, parameters, step=0)
+    templates = {BatchNormMode.STORED: template}
+    root = tmp_path_factory.mktemp("means")
+    return write_bundle(root, plain, weights, templates, "# means\n", encoder=encoder)

@@ -9,6 +9,8 @@ import pytest
 
 from kshot.__main__ import main
 
+BENCHMARKS = ("adapt", "encoder", "predict", "serve", "train")
+
 
 def test_help_imports_no_benchmark() -> None:
     script = (
@@ -23,7 +25,9 @@ def test_help_imports_no_benchmark() -> None:
     )
 
     assert done.stderr.strip() == "[]"
-    assert all(f"  {name} " in done.stdout for name in ("adapt", "predict", "serve", "train"))
+    assert all(
+        f"  {name} " in done.stdout for name in ("adapt", "encoder", "predict", "serve", "train")
+    )
 
 
 def test_an_unknown_benchmark_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +44,7 @@ def test_no_benchmark_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None
     assert "Commands:" in said.err
 
 
-@pytest.mark.parametrize("name", ["adapt", "predict", "serve", "train"])
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_each_benchmark_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", name, "--help"]) == 0
 

@@ -8,6 +8,10 @@ _BENCHMARKS = {
     "adapt": Entry(
         "kshot.bench.speed.adapt", "Time one adaptation, beside a plain PyTorch loop and JAX."
     ),
+    "encoder": Entry(
+        "kshot.bench.serve.encoder",
+        "Count answers of many adapted models behind one encoder, beside separate sessions.",
+    ),
     "predict": Entry(
         "kshot.bench.speed.predict", "Time answers of an adapted model, beside PyTorch."
     ),
