@@ -69,7 +69,7 @@ class LogisticRegression:
     def __init__(self, strength: float) -> None:
         from sklearn.linear_model import LogisticRegression as Learner
 
-        self._learner = Learner(C=strength, max_iter=MAX_ITERATIONS)
+        self._learner = Learner(C=strength, max_iter=MAX_ITERATIONS, solver="newton-cg")
         self._basis: Features | None = None  # (features, span)
 
     def fit(self, features: Features, labels: Labels) -> object:
