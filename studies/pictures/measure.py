@@ -3,28 +3,30 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 
 from kshot.bundle import cache_folder
+from kshot.client import InvalidArgumentError
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.rivals.rivals import one_thread
 from kshot.trainer.statistics import accuracy_interval
 from studies.common.results import Row as ResultRow
 from studies.common.rows import read_rows
-from studies.common.runner import SEED
-from studies.pictures.contenders import Contender, Kind, Open, Solved
+from studies.common.runner import SEED, say
+from studies.pictures.contenders import Contender, Kind
 from studies.pictures.sets import PictureSet, Task, draw_tasks
+from studies.pictures.solvers import Open, Solved
 
-# A result's `more` has them by contender: the key, the right answers to each task, milliseconds.
+# A result's `more` has them by contender: the key, and the right answers to each task.
 KEPT = "tasks"
 # What decides the tasks of a result; queries are per class.
 TASK_KEYS = ("way", "shot", "queries", "tasks", "seed", "pictures_digest")
@@ -33,7 +35,10 @@ THREADS = "OMP_NUM_THREADS"
 
 @dataclass(frozen=True)
 class SetRow:
-    """A line of `studies/rows/pictures.toml`: a set, the tasks drawn from it, and who answers."""
+    """A line of `studies/rows/pictures.toml`: a set, the tasks drawn from it, and who answers.
+
+    `task_counts` are those of each of the `shots`.
+    """
 
     name: str
     title: str
@@ -41,7 +46,7 @@ class SetRow:
     way: int
     shots: tuple[int, ...]
     query_count: int
-    task_count: int
+    task_counts: tuple[int, ...]
     contenders: tuple[str, ...]
     grouped: bool | None = None
 
@@ -91,28 +96,24 @@ def answers_key(tasks: Mapping[str, Any], contender: Contender) -> str:
 
     Raises `DataError` when a bundle of the contender is not installed.
     """
-    deciding = json.dumps([tasks, contender.deciding()], sort_keys=True)
+    own = {**tasks, "tasks": min(tasks["tasks"], contender.task_count or tasks["tasks"])}
+    deciding = json.dumps([own, contender.deciding()], sort_keys=True)
     return hashlib.sha256(deciding.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A contender's right answers to each task, and median milliseconds."""
+    """A contender's right answers to each task, and how often it chose which model."""
 
     key: str
     correct: tuple[int, ...]
-    adapt_ms: float
-    predict_ms: float
+    chosen: Mapping[str, int]
 
     @staticmethod
     def of(key: str, solved: Sequence[Solved]) -> "Measured":
         """Summarize solved tasks."""
-        return Measured(
-            key,
-            tuple(one.correct for one in solved),
-            round(median(one.adapt_ms for one in solved), 2),
-            round(median(one.predict_ms for one in solved), 3),
-        )
+        models = Counter(one.model for one in solved if one.model)
+        return Measured(key, tuple(one.correct for one in solved), dict(models))
 
     @staticmethod
     def read(document: Mapping[str, Any]) -> "Measured":
@@ -126,13 +127,13 @@ class Measured:
 
 def measure(trial: Trial, contender: Contender, make: Open, *, again: bool = False) -> Measured:
     """Solve a trial's tasks; those that a stopped run solved are taken from its part file."""
-    key = trial.key(contender)
+    key, tasks = trial.key(contender), trial.tasks[: contender.task_count]
     path = parts_folder() / f"{trial.name}--{contender.name}--{key}.jsonl"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if again:
         path.unlink(missing_ok=True)
-    solved = _read_part(path)[: len(trial.tasks)]
-    if len(solved) < len(trial.tasks):
+    solved = _read_part(path)[: len(tasks)]
+    if len(solved) < len(tasks):
         solver = make(trial.pictures)
         with (
             path.open("w") as part,
@@ -140,21 +141,21 @@ def measure(trial: Trial, contender: Contender, make: Open, *, again: bool = Fal
         ):
             for one in solved:
                 _write(part, one)
-            for task in trial.tasks[len(solved) :]:
+            for task in tasks[len(solved) :]:
                 solved.append(solver.solve(task))
                 _write(part, solved[-1])
                 part.flush()
-                progress.update(len(solved), len(trial.tasks))
+                progress.update(len(solved), len(tasks))
     return Measured.of(key, solved)
 
 
 def result_rows(
     measured: Mapping[str, Measured], contenders: Mapping[str, Contender], query_count: int
 ) -> Sequence[ResultRow]:
-    """Return a row for each contender: accuracy, milliseconds, and how far it is ahead.
+    """Return a row for each contender: tasks, accuracy, and how far it is ahead.
 
-    `ahead` is the paired difference of a served contender to the rival, trivial or frozen, with
-    the best mean; None for a rival, and where none competed.
+    `ahead` is the paired difference of a served contender, on its tasks, to the rival, trivial or
+    frozen, with the best mean; None for a rival, and where none competed.
     """
     rivals = [name for name in measured if contenders[name].kind != Kind.SERVED]
     best = max(rivals, key=lambda name: sum(measured[name].correct), default=None)
@@ -166,10 +167,9 @@ def result_rows(
         rows.append(
             {
                 "contender": name,
+                "tasks": len(found.correct),
                 "accuracy": round(interval.mean, 5),
                 "ci95": round(interval.half_width, 5),
-                "adapt_ms": found.adapt_ms,
-                "predict_ms": found.predict_ms,
                 "rival": best if ahead else None,
                 "ahead": ahead and round(ahead.mean, 5),
                 "ahead_ci95": ahead and round(ahead.half_width, 5),
@@ -179,8 +179,18 @@ def result_rows(
 
 
 def _ahead(found: Measured, other: Measured, query_count: int) -> Any:  # noqa: ANN401 -- an Interval
-    first, second = ([count / query_count for count in of.correct] for of in (found, other))
-    return paired_difference(first, second)
+    pairs = zip(found.correct, other.correct, strict=False)  # fewer tasks are the first
+    first, second = zip(*pairs, strict=True)
+    return paired_difference(*([count / query_count for count in of] for of in (first, second)))
+
+
+@contextmanager
+def left_out(what: str) -> Iterator[None]:
+    """Say why a server refuses a task, such as for too many classes, and go on."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        say(f"{what}: left out; {error}")
 
 
 def parts_folder() -> Path:
@@ -219,4 +229,4 @@ def _read_part(path: Path) -> list[Solved]:
 
 
 def _write(part: Any, solved: Solved) -> None:  # noqa: ANN401 -- an open file
-    part.write(json.dumps([solved.correct, solved.adapt_ms, solved.predict_ms]) + "\n")
+    part.write(json.dumps([solved.correct, solved.model]) + "\n")

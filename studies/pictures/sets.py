@@ -40,6 +40,11 @@ class PictureSet:
             digest.update(len(picture).to_bytes(8, "little") + picture)
         return digest.hexdigest()
 
+    def some(self, rows: Rows) -> "PictureSet":
+        """Return some pictures as a set without groups."""
+        pictures = tuple(self.pictures[row] for row in rows)
+        return PictureSet(pictures, self.classes[rows], self.class_names)
+
 
 def picture_set(found: Iterable[tuple[str, str | None, bytes]]) -> PictureSet:
     """Return a set of (class, group or None, picture), in their order; classes are sorted."""

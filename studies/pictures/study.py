@@ -1,16 +1,19 @@
 """Measure every bundle on pictures that people have, beside what they would otherwise use.
 
-python studies/pictures/study.py [--data DIR] [--only grocery,digits] [--fonts DIR] [--page]
+python studies/pictures/study.py [--data DIR] [--only grocery,digits] [--fonts DIR]
+python studies/pictures/study.py [--data DIR] --times | --insights
+python studies/pictures/study.py --page
 python studies/pictures/study.py --folder DIR --out DIR
 
-Sets and drawings are answered as sent: encoded pictures through a real server, on one core. All
-contenders solve the same tasks. A stopped run goes on where it was. `--page` measures nothing; it
-writes the tables and the picture of docs/pictures.md.
+Sets and drawings are answered as sent, on one core. All contenders solve the same tasks. A stopped
+run goes on where it was. `--times` measures milliseconds alone, through servers, on a few tasks of
+each set, `--insights` only what adapted models say of themselves. `--page` measures nothing; it
+writes docs/pictures.md, its picture, and all tables beside the results.
 """
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +21,8 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from kshot.client import InvalidArgumentError
+from kshot.bench.serve.server_process import interrupted_by_signals
+from kshot.bundle import replace_file
 from kshot.trainer.commands.options import choose_data_folder
 from kshot.trainer.errors import DataError
 from studies.common.page import write_blocks
@@ -31,23 +35,31 @@ from studies.common.results import (
     result_path,
 )
 from studies.common.runner import FOLDER, Found, Options, Work, chosen, run_work, say, study_options
-from studies.pictures.contenders import Contender, Kind, opened, read_contenders
+from studies.pictures.contenders import Contender, Kind, read_contenders
 from studies.pictures.drawn import SYSTEM_FONTS, canvases, digits, letters
+from studies.pictures.gathered import STUDY, Named, read_rows
+from studies.pictures.insights import ESTIMATE, PHOTOS, UNKNOWN, run_insights
 from studies.pictures.measure import (
     KEPT,
     Measured,
     SetRow,
     Trial,
+    left_out,
     measure,
     one_core,
     read_set_rows,
     result_rows,
 )
-from studies.pictures.page import STUDY, draw_overview, page_blocks, result_names
+from studies.pictures.page import draw_overview, page_blocks
 from studies.pictures.sets import PictureSet, read_archive, read_folder
+from studies.pictures.solvers import opened
+from studies.pictures.tables import all_tables, result_names
+from studies.pictures.times import CALLERS, TIMES, run_times, timed_rows
 
 FONTS_HELP = "Folder with fonts; may be repeated.  [default: the system's]"
 FOLDER_HELP = "Measure the class folders in DIR instead of the rows; needs its own --out."
+TIMES_HELP = "Measure milliseconds instead of accuracy; the machine should be idle."
+INSIGHTS_HELP = "Measure estimates and unknown classes alone."
 BUNDLE_HELP = "Let this bundle compete too; may be repeated; needs its own --out."
 # The tasks and contenders of a folder are those of this row.
 LIKE = "grocery"
@@ -82,8 +94,15 @@ class Places:
 @click.option("--fonts", multiple=True, type=FOLDER, metavar="DIR", help=FONTS_HELP)
 @click.option("--folder", type=FOLDER, metavar="DIR", help=FOLDER_HELP)
 @click.option("--bundle", "bundles", multiple=True, metavar="DIR", help=BUNDLE_HELP)
+@click.option("--times", is_flag=True, help=TIMES_HELP)
+@click.option("--insights", is_flag=True, help=INSIGHTS_HELP)
 def command(
-    options: Options, fonts: tuple[Path, ...], folder: Path | None, bundles: Sequence[str]
+    options: Options,
+    fonts: tuple[Path, ...],
+    folder: Path | None,
+    bundles: Sequence[str],
+    times: bool,
+    insights: bool,
 ) -> None:
     """Measure rows and keep what was found, or write the page."""
     if options.page:
@@ -99,8 +118,16 @@ def command(
     also = tuple(one.name for one in given.values())
     rows = [replace(row, contenders=(*row.contenders, *also)) for row in rows]
     places = Places(options.data_folder, fonts or SYSTEM_FONTS, folder)
-    with one_core():
-        run(list(trials(rows, places, options)), known, options)
+    with one_core(), interrupted_by_signals():
+        if times:
+            timed = [row for row in rows if row.name in timed_rows()]
+            run_times(list(trials(timed, places, options)), known, options)
+            return
+        asked = list(trials(rows, places, options))
+        if not insights:
+            run(asked, known, options)
+        if folder is None:
+            run_insights(asked, known[PHOTOS], options)
 
 
 def trials(rows: Sequence[SetRow], places: Places, options: Options) -> Iterator[Trial]:
@@ -111,8 +138,8 @@ def trials(rows: Sequence[SetRow], places: Places, options: Options) -> Iterator
         except DataError as error:
             say(f"{row.name}: left out; {error}")
             continue
-        for shot in row.shots:
-            trial = Trial(row, shot, options.task_count or row.task_count, pictures)
+        for shot, task_count in zip(row.shots, row.task_counts, strict=True):
+            trial = Trial(row, shot, options.task_count or task_count, pictures)
             try:
                 if trial.tasks:
                     yield trial
@@ -121,17 +148,15 @@ def trials(rows: Sequence[SetRow], places: Places, options: Options) -> Iterator
 
 
 def run(asked: Sequence[Trial], known: Mapping[str, Contender], options: Options) -> None:
-    """Let one contender after another solve all trials, then write the results."""
+    """Let one contender after another solve all trials; those that take few tasks come last.
+
+    Results are written after each of them.
+    """
     found = {trial.name: {} if options.again else kept(trial, options.out) for trial in asked}
-    for name, contender in known.items():
+    for name, contender in sorted(known.items(), key=lambda item: item[1].task_count is not None):
         own = [trial for trial in asked if name in trial.row.contenders]
         try:
-            keys = {trial.name: trial.key(contender) for trial in own}
-            new = [
-                trial
-                for trial in own
-                if name not in (of := found[trial.name]) or of[name].key != keys[trial.name]
-            ]
+            new = [trial for trial in own if _stale(trial, contender, found[trial.name])]
             if new:
                 with opened(contender) as make:
                     for trial in new:
@@ -139,29 +164,27 @@ def run(asked: Sequence[Trial], known: Mapping[str, Contender], options: Options
                         with left_out(f"{trial.name}: {name}"):
                             done = measure(trial, contender, make, again=options.again)
                             found[trial.name][name] = done
+                            write(trial, found[trial.name], known, options)
         except DataError as error:
             say(f"left out; {error}")
             for trial in own:
                 found[trial.name].pop(name, None)
     for trial in asked:
-        of = {
-            name: found[trial.name][name]
-            for name in trial.row.contenders
-            if name in found[trial.name]
-        }
-        if of:
-            result = run_work(STUDY, work(trial, of, known), options)
-            for row in result.rows:
-                say(f"{trial.name}: {row['contender']} {row['accuracy']:.4f} ± {row['ci95']:.4f}")
+        write(trial, found[trial.name], known, options)
 
 
-@contextmanager
-def left_out(what: str) -> Iterator[None]:
-    """Say why a server refuses a task, such as for too many classes, and go on."""
-    try:
-        yield
-    except InvalidArgumentError as error:
-        say(f"{what}: left out; {error}")
+def _stale(trial: Trial, contender: Contender, found: Mapping[str, Measured]) -> bool:
+    of = found.get(contender.name)
+    return of is None or of.key != trial.key(contender)
+
+
+def write(
+    trial: Trial, found: Mapping[str, Measured], known: Mapping[str, Contender], options: Options
+) -> None:
+    """Write the result of a trial, of those who solved it."""
+    of = {name: found[name] for name in trial.row.contenders if name in found}
+    if of:
+        run_work(STUDY, work(trial, of, known), options)
 
 
 def kept(trial: Trial, folder: Path) -> dict[str, Measured]:
@@ -188,18 +211,31 @@ def work(trial: Trial, of: Mapping[str, Measured], known: Mapping[str, Contender
 
 
 def write_page(folder: Path) -> None:
-    """Draw the picture and write the tables of the page from the kept results."""
-    results = kept_results(folder)
+    """Draw the picture, and write the page and all tables from the kept results."""
+    results, tables = kept_results(folder), kept_tables(folder)
     if results:
         draw_overview(result_path(STUDY, "overview", folder).with_suffix(".png"), results)
-    write_blocks(DOCS / "pictures.md", page_blocks(results))
+    path = tables_path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, all_tables(results, tables).encode())
+    write_blocks(DOCS / "pictures.md", page_blocks(results, tables))
+
+
+def tables_path(folder: Path) -> Path:
+    """Return where all tables are written."""
+    return result_path(STUDY, "tables", folder).with_suffix(".md")
 
 
 def kept_results(folder: Path) -> Mapping[str, Result]:
-    """Return the results that were measured, by name."""
+    """Return the results of trials that were measured, by name."""
     with suppress(FileNotFoundError):
         return read_results(STUDY, result_names(), folder)
     return {}
+
+
+def kept_tables(folder: Path) -> Mapping[str, Named]:
+    """Return the results that are gathered row by row, by name."""
+    return {name: read_rows(name, folder) for name in (TIMES, CALLERS, ESTIMATE, UNKNOWN)}
 
 
 if __name__ == "__main__":

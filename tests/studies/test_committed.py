@@ -22,7 +22,8 @@ from studies.common.runner import Options
 from studies.pictures import page as pictures
 from studies.pictures.contenders import read_contenders
 from studies.pictures.measure import TASK_KEYS, answers_key
-from studies.pictures.study import kept_results
+from studies.pictures.study import kept_results, kept_tables, tables_path
+from studies.pictures.tables import all_tables
 from studies.reproduction import targets
 from studies.short_recipes import short_runs
 
@@ -96,7 +97,7 @@ def test_pictures_were_shown_to_the_bundles_that_ship(name: str | None) -> None:
                 "short trainings": short_recipes.block(read_results("short-recipes", short_runs()))
             },
         ),
-        ("pictures.md", lambda: pictures.page_blocks(kept_results(RESULTS))),
+        ("pictures.md", lambda: pictures.page_blocks(kept_results(RESULTS), kept_tables(RESULTS))),
     ],
     ids=["reproduction", "choosing", "calibration", "recipes", "pictures"],
 )
@@ -104,6 +105,12 @@ def test_pages_say_what_the_results_say(page: str, blocks: Callable[[], Mapping[
     text = (DOCS / page).read_text()
 
     assert replace_blocks(text, blocks()) == text
+
+
+def test_all_tables_say_what_the_results_say() -> None:
+    text = all_tables(kept_results(RESULTS), kept_tables(RESULTS))
+
+    assert tables_path(RESULTS).read_text() == text
 
 
 def test_every_shipped_bundle_was_reproduced() -> None:

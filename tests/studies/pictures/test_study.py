@@ -16,7 +16,8 @@ CONTENDERS = (
     Contender("colour-lr", "colours", Kind.RIVAL, "colour-lr"),
     Contender("frozen", "frozen", Kind.FROZEN, "omniglot"),
 )
-ROW = SetRow("grocery", "", "grocery.tar", 3, (1, 3), 2, 3, tuple(one.name for one in CONTENDERS))
+NAMES = tuple(one.name for one in CONTENDERS)
+ROW = SetRow("grocery", "", "grocery.tar", 3, (1, 3), 2, (3, 3), NAMES)
 
 
 @pytest.fixture
@@ -53,7 +54,6 @@ def test_folder_is_measured_through_a_server(folder: Path, tmp_path: Path) -> No
     result = read_result(result_path("pictures", "mine-1shot", tmp_path / "out"))
     served, colours = result.rows
     assert (served["contender"], served["rival"]) == ("omniglot", "colour-lr")
-    assert served["adapt_ms"] > served["predict_ms"] > 0
     assert colours["accuracy"] == 1.0
     assert result.settings["tasks"] == 3
 

@@ -1,0 +1,154 @@
+"""Bundles in this process: the code of front and engine, on pictures that are encoded once."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kshot.bundle import THUMBNAIL, Bundle, prepare, useful_side
+from kshot.client.shrinking import any_large, shrink_file
+from kshot.engine.models import load_models
+from kshot.engine.slot_tasks import finish, slot_task
+from kshot.engine.task import EngineTask as Job
+from kshot.engine.task import StopReason
+from kshot.learner import SlotResult
+from kshot.server.adaptation import AdaptResult, CheckedTask, adapt
+from kshot.server.call_context import begin_call
+from kshot.server.choice import Candidate, adapt_best
+from kshot.server.engine_link.client import EngineResult, EngineTask
+from kshot.server.predict.catalog import Catalog
+from kshot.server.predict.prediction import Answers, read_logits, with_known_scores
+from kshot.server.request.options import Bounds, TtlLimits, resolve_options
+from kshot.server.request.violations import Violations
+from kshot.server.workers import Workers
+from studies.pictures.features import FeatureEncoder
+from studies.pictures.sets import PictureSet, Rows, Task
+
+Floats = npt.NDArray[np.float32]
+LOOKED_AT = 16  # pictures at most that tell a server whether a support set is of drawings
+UNSEEN = (1, 1, 1)  # images that only decide which examples are noted
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A set of pictures as the networks of some bundles take it, `(n, *shape)` by their names."""
+
+    pictures: Sequence[bytes]
+    inputs: Mapping[str, Floats]
+
+
+class InProcess:
+    """Adapts bundles that take no inner step by default, and answers, with default options.
+
+    All that a server does from prepared pictures on is done by its own functions. Where there are
+    several bundles, they are compared as the server does when no model is named.
+    """
+
+    def __init__(self, bundles: Sequence[Bundle]) -> None:
+        """Open bundles; raises `BundleError`."""
+        folders = [bundle.path for bundle in bundles]
+        self._catalog, self._models = (
+            Catalog.load(folders),
+            load_models(folders, torch.device("cpu")),
+        )
+        self._runner, self._workers = asyncio.Runner(), Workers()
+        torch.set_num_threads(1)
+
+    def show(self, pictures: PictureSet) -> Shown:
+        """Prepare all pictures of a set, and encode them for bundles with an encoder.
+
+        Large ones are first made smaller, as the client does.
+        """
+        inputs: dict[str, Floats] = {}
+        sides = [useful_side(model.bundle.manifest.input) for model in self._models.values()]
+        if any_large(pictures.pictures) and all(sides):
+            smaller = tuple(shrink_file(data, max(sides)) for data in pictures.pictures)
+            pictures = replace(pictures, pictures=smaller)
+        for name, model in self._models.items():
+            bundle = model.bundle
+            if bundle.encoder_path is None:
+                inputs[name] = prepare(pictures.pictures, bundle.manifest.input)
+            else:
+                features = FeatureEncoder.of_bundle(bundle).of_set(pictures)
+                inputs[name] = features.reshape(-1, *bundle.manifest.network_input_shape)
+        return Shown(pictures.pictures, inputs)
+
+    def adapt(self, shown: Shown, task: Task) -> AdaptResult:
+        """Adapt to a task's support set: the result names the model that was chosen."""
+        names = tuple(map(str, range(int(task.support_labels.max()) + 1)))
+        seen = task.support[:: -(-len(task.support) // LOOKED_AT)]
+
+        async def looks() -> Floats:
+            return prepare([shown.pictures[row] for row in seen], THUMBNAIL)
+
+        async def run(candidate: Candidate) -> tuple[Candidate, AdaptResult]:
+            return candidate, await adapt(candidate.task, self._engine, self._workers)
+
+        async def choose() -> AdaptResult:
+            begin_call("Adapt")
+            candidates = []
+            for model in self._catalog:
+                name, manifest = model.bundle.manifest.name, model.bundle.manifest
+                support = shown.inputs[name][task.support]
+                bounds = Bounds(manifest, len(names), len(support), TtlLimits(0, 0))
+                options = resolve_options({}, bounds, Violations())
+                labels = tuple(task.support_labels.tolist())
+                job = EngineTask(name, model.bundle.digest, support, labels, len(names), options)
+                temperature = manifest.temperature(
+                    options.batch_norm_mode, len(names), len(support)
+                )
+                unseen = np.zeros((len(support), *UNSEEN), np.float32)
+                candidates.append(Candidate(model, CheckedTask(job, names, unseen, temperature)))
+            _, found = await adapt_best(candidates, looks, run)
+            return found
+
+        return self._runner.run(choose())
+
+    def answer(self, shown: Shown, adapted: AdaptResult, queries: Rows) -> Answers:
+        """Answer rows of the set, with known scores where the adapted model has them."""
+        model, mode = self._catalog.find(adapted.model.model), adapted.model.options.batch_norm_mode
+        inputs = shown.inputs[adapted.model.model][queries]
+        answers = read_logits(model.predictor.logits(adapted.arrays, inputs, mode), mode)
+        return with_known_scores(answers, adapted.arrays)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._runner.run(self._workers.close())
+        self._runner.close()
+
+    async def _engine(self, task: EngineTask, _seconds: float | None) -> EngineResult:
+        """Make the head of a task, as the engine does."""
+        model, options, began = self._models[task.model], task.options, time.perf_counter()
+        job = Job(
+            task.support,
+            np.asarray(task.class_indices),
+            task.way,
+            options.step_count,
+            options.learning_rate,
+            options.batch_size,
+            options.preconditioner,
+            options.head,
+            options.scope,
+            options.seed,
+        )
+        started = slot_task(model, job)
+        made = SlotResult(started.state.parameters[0], torch.empty(0), 0)
+        of = finish(
+            model, task.way, started, made, StopReason.COMPLETED, began=began, compute_path=""
+        )
+        return EngineResult(
+            of.parameters,
+            of.statistics,
+            of.step_count,
+            of.stop_reason.name,
+            of.support_losses,
+            of.support_accuracy,
+            of.compute_seconds,
+            of.compute_path,
+            of.slot_bucket,
+            of.held_out_logits,
+        )
