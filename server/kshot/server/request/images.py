@@ -133,7 +133,7 @@ def prepare_images(images: Images | None, rules: ImageRules, violations: Violati
     if not rules.budget.spend(sum(counts), field, violations):
         return nothing
     items, specs = images.items, rules.budget.shared.others(rules.spec)
-    prepared = _once(rules, specs, lambda: _decode(items, rules, specs))
+    prepared = _once(rules, specs, lambda: _decode(items, counts, rules, specs))
     if isinstance(prepared, ImageError):
         _note(prepared, field, ".items[{}]", violations)
         return nothing
@@ -181,18 +181,24 @@ def _claimed(items: Sequence[bytes], rules: ImageRules) -> list[int]:
     return counts
 
 
-def _decode(items: Sequence[bytes], rules: ImageRules, specs: Sequence[InputSpec]) -> list[Floats]:
-    """Decode one image after another for all inputs; raise `ImageError` with all problems."""
+def _decode(
+    items: Sequence[bytes], counts: Sequence[int], rules: ImageRules, specs: Sequence[InputSpec]
+) -> list[Floats]:
+    """Decode one image after another for all inputs; raise `ImageError` with all problems.
+
+    `counts` has the pixels of each, as the input of the rules needs it.
+    """
     shared, limits = rules.budget.shared, _limits(rules)
     sides = {draft_side(spec) for spec in specs}
+    others = sides - {draft_side(rules.spec)}
     fitted: dict[InputSpec, list[Pixels]] = {spec: [] for spec in specs}
     small, step = list[Pixels](), -(-len(items) // _LOOKED_AT)
     problems, levels = [], Levels()
     for index, item in enumerate(items):
         current_call().check()
         try:
-            size = max(count_pixels(item, limits, side) for side in sides)
-            with _turn(size):
+            sizes = [counts[index], *(count_pixels(item, limits, side) for side in others)]
+            with _turn(max(sizes)):
                 pictures = decode_once(item, limits, sides)
                 for spec, pixels in fitted.items():
                     pixels.append(fit(pictures[draft_side(spec)], spec))
