@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,9 +13,10 @@ from kshot.bundle import BatchNormMode, Bundle
 from kshot.server import workers as workers_module
 from kshot.server.call_context import Call, begin_call
 from kshot.server.errors import CallCancelled, DeadlineExceeded, InvalidRequest, NonFiniteLogits
+from kshot.server.predict import prediction
 from kshot.server.predict import predictor as predictor_module
 from kshot.server.predict.catalog import ServedModel
-from kshot.server.predict.prediction import Answers, Question, answer
+from kshot.server.predict.prediction import Answers, Question, answer, scored
 from kshot.server.predict.predictor import Predictor
 from kshot.server.store.adapted_model import AdaptedArrays
 from kshot.server.workers import Workers
@@ -151,3 +153,27 @@ def test_what_preparing_raises_is_raised(question: Question, run_sizes: list[int
     asyncio.run(main())
 
     assert run_sizes == []
+
+
+def test_many_scores_leave_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def note(answers: Answers, *_others: object) -> Answers:
+        threads.append(threading.current_thread().name)
+        return answers
+
+    monkeypatch.setattr(prediction, "with_known_scores", note)
+
+    async def main() -> None:
+        begin_call("Predict")
+        workers = Workers()
+        for count in (10, 1000):
+            logits = np.zeros((count, 2), np.float32)
+            arrays = AdaptedArrays({}, {}, logits, np.zeros(1000, np.float32))
+            await scored(Answers(logits, logits, SUPPORT), arrays, None, workers)
+        await workers.close()
+
+    asyncio.run(main())
+
+    assert threads[0] == "MainThread"
+    assert threads[1].startswith("kshot-compute")
