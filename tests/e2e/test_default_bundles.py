@@ -93,7 +93,9 @@ def test_photographs_survive_a_kill_and_leave_as_one_file(
     assert adapted.report.estimate is not None
     assert adapted.report.estimate.accuracy > 0.7
     np.testing.assert_allclose(after.probabilities, before.probabilities, rtol=0, atol=1e-5)
+    assert before.known_scores is not None
     assert after.known_scores is not None
+    np.testing.assert_allclose(after.known_scores, before.known_scores, rtol=0, atol=1e-4)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"inputs": prepare(queries, photos.manifest.input)})
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))

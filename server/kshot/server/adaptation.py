@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from kshot.bundle import BatchNormMode, Manifest
+from kshot.bundle import BatchNormMode, Head, Manifest
 from kshot.server.call_context import current_call
 from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.report.estimate import AccuracyEstimate, estimate_accuracy
 from kshot.server.report.examples import ExampleNote, note_answers, note_pictures
-from kshot.server.report.known import reference_scores
+from kshot.server.report.known import all_may_be_left_out, strengths
+from kshot.server.report.novelty import span_of
 from kshot.server.report.support_warnings import support_warnings
 from kshot.server.request.digest import begin_adaptation_digest, weights_digest
 from kshot.server.request.grounds import grounds_of, support_ground_warnings
@@ -36,6 +37,7 @@ from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
 RunEngine = Callable[[EngineTask, float | None], Awaitable[EngineResult]]
 
 # The most of the caller's time that is reserved to store and send the answer.
@@ -48,12 +50,14 @@ class CheckedTask:
 
     `images` are the prepared ones, which the digest is made of; the engine's support set is the
     encoded one where the bundle has an encoder. `temperature` divides the adapted model's logits.
+    `feature_blocks` are the sizes of those in the engine's support set, if it is features.
     """
 
     engine_task: EngineTask
     class_names: tuple[str, ...]
     images: Floats
     temperature: float = 1.0
+    feature_blocks: tuple[int, ...] = ()
     seen: SeenImages | None = None
 
     def encoded(self, support: Floats) -> CheckedTask:
@@ -131,7 +135,14 @@ def check_task(
         options=options,
     )
     temperature = manifest.temperature(options.batch_norm_mode, max(way, 2), max(count or 1, 1))
-    return CheckedTask(engine_task, support_set.class_names, support, temperature)
+    blocks = _feature_blocks(manifest, options.head)
+    return CheckedTask(engine_task, support_set.class_names, support, temperature, blocks)
+
+
+def _feature_blocks(manifest: Manifest, head: Head) -> tuple[int, ...]:
+    """Return the sizes of blocks where a head by ridge regression takes the inputs themselves."""
+    of_inputs = manifest.network.name == "features" and head is Head.RIDGE
+    return manifest.ridge.block_sizes if of_inputs and manifest.ridge is not None else ()
 
 
 def warnings_of_task(task: CheckedTask, manifest: Manifest) -> tuple[str, ...]:
@@ -205,24 +216,37 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
     )
     classes = np.asarray(engine_task.class_indices, np.int64)
     notes = list(seen.notes)
-    estimate, references = None, np.empty(0, np.float32)
+    arrays = AdaptedArrays(result.parameters, result.statistics, _kept_support(engine_task))
+    estimate = None
     if result.held_out_logits is not None:
         held_out = result.held_out_logits / np.float32(task.temperature)
         estimate = estimate_accuracy(held_out, classes, engine_task.way)
         if options.estimate:
             notes += note_answers(held_out, classes)
-            references = reference_scores(held_out, classes)
+            arrays = _with_references(arrays, task, held_out, classes)
     return AdaptResult(
         model=model,
-        arrays=AdaptedArrays(
-            result.parameters, result.statistics, _kept_support(engine_task), references
-        ),
+        arrays=arrays,
         partial=result.stop_reason == "TIME_BUDGET",
         support_loss=result.support_loss,
         compute_path=result.compute_path,
         slot_bucket=result.slot_bucket,
         estimate=estimate,
         notes=tuple(sorted(notes, key=lambda note: note.index)),
+    )
+
+
+def _with_references(
+    arrays: AdaptedArrays, task: CheckedTask, held_out: Floats, classes: Integers
+) -> AdaptedArrays:
+    """Add what known scores are made of, if each example may be left out."""
+    if not all_may_be_left_out(classes, task.engine_task.way):
+        return arrays
+    if not task.feature_blocks:
+        return replace(arrays, references=np.sort(strengths(held_out)))
+    span, novelties = span_of(task.engine_task.support, classes, task.feature_blocks)
+    return replace(
+        arrays, references=np.sort(strengths(held_out, novelties)), span=dict(vars(span))
     )
 
 

@@ -34,7 +34,6 @@ from kshot.server.predict.prediction import (
     check_rejection,
     check_size,
     prepare_queries,
-    read_logits,
     scored,
 )
 from kshot.server.predict.predictor import images_per_query
@@ -243,12 +242,6 @@ class Front:
         count = sent * images_per_query(len(question.arrays.support), mode)
         joins = may_join(queries, count, mode)
 
-        def read(logits: Floats) -> Answers:
-            return read_logits(logits, mode)
-
-        def run(inputs: Floats) -> Floats:
-            return question.model.predictor.logits(question.arrays, inputs, mode)
-
         if encoder is not None:
             joins = few_alone(count, mode)
             if not self.encodings.takes(queries):
@@ -257,14 +250,15 @@ class Front:
             elif joins and question.model.predictor.head_alone:
                 # A head is done sooner than a job of its own begins.
                 return await self.encodings.encode_few(
-                    encoder, prepare, sent, lambda encoded: read(run(encoded))
+                    encoder, prepare, sent, lambda encoded: question.read(question.run(encoded))
                 )
             else:
                 encoded = await self.encodings.encode_few(encoder, prepare, sent, np.asarray)
             prepare = partial(np.asarray, encoded)
         if not joins:
             return await answer(question, prepare, self.workers)
-        return await self.batches.answer((adapted_model, mode), Request(prepare, read, count), run)
+        request = Request(prepare, question.read, count)
+        return await self.batches.answer((adapted_model, mode), request, question.run)
 
     async def _find(
         self, task: AdaptInput, violations: Violations, query: PredictInput | None = None

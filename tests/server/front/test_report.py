@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from kshot.bundle import (
+    BatchNormMode,
+    Bundle,
+    Head,
+    HeadPolicy,
+    NetworkSpec,
+    RidgeRule,
+    RidgeSettings,
+    write_bundle,
+)
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
 Make = Callable[..., Any]
+StartServer = Callable[..., AbstractContextManager[Any]]
+Templates = dict[BatchNormMode, bytes]
+
+
+@pytest.fixture(scope="module")
+def ridge_bundle(
+    tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, tiny_templates: Templates
+) -> Bundle:
+    """The tiny bundle as if its inputs were features in two blocks, for head `ridge`."""
+    rule = RidgeRule(5, penalty=0.1, evidence=0.0, scale=4.0, weights=(0.5, 0.5))
+    manifest = replace(
+        tiny_bundle.manifest,
+        name="ridge",
+        network=NetworkSpec("features", {}),
+        head=HeadPolicy(Head.RIDGE, (Head.RIDGE,)),
+        ridge=RidgeSettings((8, 8), (rule,)),
+        files={},
+    )
+    root = tmp_path_factory.mktemp("ridge")
+    return write_bundle(root, manifest, tiny_bundle.read_weights(), tiny_templates, "# ridge\n")
 
 
 def test_a_head_from_the_support_set_comes_with_an_estimate(
@@ -113,6 +147,38 @@ def test_queries_unlike_the_classes_are_none_of_these(
     assert not known.none_of_these
     assert unknown.known_score < 0.1
     assert unknown.none_of_these
+
+
+def test_a_picture_far_from_all_examples_is_none_of_these(
+    start_server: StartServer, ridge_bundle: Bundle, adapt_request: Make, tmp_path: Path
+) -> None:
+    """Behind a head by ridge regression, though the choice between the classes is clear."""
+    request = adapt_request(way=3, shot=4, head=wire.HEAD_RIDGE, step_count=0)
+    request.model = "ridge"
+    random = np.random.default_rng(0)
+    images = np.zeros((3, 4, 16), np.float32)
+    images[np.arange(3), :, np.arange(3)] = 0.8
+    images += random.uniform(0, 0.2, images.shape)
+    request.support_set.images.tensor.data = images.astype("<f4").tobytes()
+    known = images.mean(axis=1)
+    far = known[:1] + 0.7 * np.isin(np.arange(16), [4, 5, 6])
+    asked = np.concatenate([known, far]).astype("<f4")
+    tensor = wire.Tensor(datatype="FP32", shape=(4, 1, 4, 4), data=asked.tobytes())
+    answers = []
+
+    for _ in range(2):  # before a restart, and behind it
+        with start_server(store=tmp_path / "s", bundles=(ridge_bundle.path,)) as server:
+            if not answers:
+                adapted = server.stub.Adapt(request, timeout=30).adapted_model.id
+            predict = wire.PredictRequest(
+                adapted_model=adapted, queries=wire.Images(tensor=tensor), reject_below=0.1
+            )
+            answers.append(server.stub.Predict(predict, timeout=30))
+
+    assert answers[0].predictions[3].probability > 0.99
+    assert [each.class_index for each in answers[0].predictions[:3]] == [0, 1, 2]
+    assert [each.none_of_these for each in answers[0].predictions] == [False] * 3 + [True]
+    assert answers[1].predictions == answers[0].predictions
 
 
 def test_a_threshold_needs_left_out_examples(

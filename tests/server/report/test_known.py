@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from kshot.server.report.known import (
+    all_may_be_left_out,
     known_scores,
     least_threshold,
-    reference_scores,
     strengths,
 )
 
@@ -27,11 +27,19 @@ def test_strengths_are_the_log_odds_of_the_best_class() -> None:
     assert strengths(logits + 1000) == pytest.approx(expected, abs=1e-3)
 
 
-def test_references_need_two_examples_of_each_class() -> None:
-    logits = with_odds(np.array([1.0, 3.0, 2.0, 5.0]))
+def test_novelty_counts_against_a_query() -> None:
+    logits = with_odds(np.array([3.0, 3.0]))
+    novelties = np.array([-0.5, 0.5], np.float32)
 
-    assert reference_scores(logits, np.array([0, 0, 1, 1])).tolist() == [1, 2, 3, 5]
-    assert reference_scores(logits, np.array([0, 0, 0, 1])).size == 0
+    assert strengths(logits, novelties) == pytest.approx([5.5, 0.5])
+    near, far = known_scores(logits, np.arange(8, dtype=np.float32), novelties)
+    assert near > 0.6 > 0.3 > far
+
+
+def test_each_class_needs_two_examples() -> None:
+    assert all_may_be_left_out(np.array([0, 0, 1, 1]), way=2)
+    assert not all_may_be_left_out(np.array([0, 0, 0, 1]), way=2)
+    assert not all_may_be_left_out(np.array([0, 0, 1, 1]), way=3)
 
 
 def test_a_threshold_is_the_share_of_known_pictures_below_it() -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kshot.server.errors import AdaptedModelDeleted, AdaptedModelNotFound
@@ -31,6 +32,25 @@ def test_what_is_put_is_read_back_bit_for_bit(
     assert kept == replace(make_model(way=7), size_bytes=len(arrays_bytes(arrays)))
     assert store.get("a1") == kept
     assert_same(store.read("a1"), arrays)
+
+
+def test_a_span_is_kept_in_half_its_bytes(
+    store: LocalStore, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    basis = np.linspace(-2, 2, 3000, dtype=np.float16).reshape(3, 1000).astype(np.float32)
+    center = np.full(1000, 1 / 3, np.float32)
+    arrays = replace(make_arrays(), span={"basis": basis, "center": center})
+
+    kept = store.put(make_model(), arrays)
+    read = store.read("a1").span
+
+    assert {name: array.tolist() for name, array in read.items()} == {
+        "basis": basis.tolist(),
+        "center": center.tolist(),
+    }
+    assert {array.dtype for array in read.values()} == {np.dtype(np.float32)}
+    assert basis.nbytes / 2 < kept.size_bytes < basis.nbytes
+    assert store.read("a1").size_bytes == arrays.size_bytes > basis.nbytes
 
 
 def test_arrays_that_are_read_cannot_be_changed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from kshot.server.errors import NonFiniteLogits
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.predict.predictor import images_per_query
 from kshot.server.report.known import known_scores, least_threshold
+from kshot.server.report.novelty import span_from
 from kshot.server.request.images import ImageRules, PixelBudget, image_count, prepare_images
 from kshot.server.request.inputs import Images
 from kshot.server.request.options import check_allowed, one_of
@@ -32,12 +34,14 @@ _SCORES_ON_LOOP = 20_000
 class Answers:
     """Logits and probabilities `(query_count, way)`, and the mode they were made in.
 
-    `known` `(query_count,)` are known scores, where the adapted model can tell.
+    `novelties` and `known` `(query_count,)`, known scores, are there where the adapted model can
+    tell.
     """
 
     logits: Floats
     probabilities: Floats
     mode: BatchNormMode
+    novelties: Floats | None = None
     known: Floats | None = None
 
 
@@ -48,6 +52,18 @@ class Question:
     model: ServedModel
     arrays: AdaptedArrays
     mode: BatchNormMode
+
+    def run(self, queries: Floats) -> Floats:
+        """Return logits `(query_count, way)`; novelties are a further column, if there are any."""
+        logits = self.model.predictor.logits(self.arrays, queries, self.mode)
+        span = span_from(self.arrays.span)
+        return logits if span is None else np.column_stack([logits, span.novelties(queries)])
+
+    def read(self, outputs: Floats, first: int = 0) -> Answers:
+        """Read what `run` returns; raise `NonFiniteLogits`."""
+        if not self.arrays.span:
+            return read_logits(outputs, self.mode, first)
+        return replace(read_logits(outputs[:, :-1], self.mode, first), novelties=outputs[:, -1])
 
 
 def prepare_queries(
@@ -98,7 +114,8 @@ def with_known_scores(
                 f"reject_below {reject_below:g} refuses nothing: with {len(arrays.references)} "
                 f"examples the least known score is {least:.3g}"
             )
-        return replace(answers, known=known_scores(answers.logits, arrays.references))
+        known = known_scores(answers.logits, arrays.references, answers.novelties)
+        return replace(answers, known=known)
     violations = Violations()
     check_rejection(reject_below, arrays, violations)
     violations.check()
@@ -141,8 +158,7 @@ async def answer(question: Question, prepare: Callable[[], Floats], workers: Wor
 
 def _answer_part(question: Question, queries: Floats, part: slice) -> Answers:
     with current_call().measure("compute"):
-        logits = question.model.predictor.logits(question.arrays, queries[part], question.mode)
-        return read_logits(logits, question.mode, part.start)
+        return question.read(question.run(queries[part]), part.start)
 
 
 def _join(answers: Sequence[Answers]) -> Answers:
@@ -150,6 +166,9 @@ def _join(answers: Sequence[Answers]) -> Answers:
         np.concatenate([each.logits for each in answers]),
         np.concatenate([each.probabilities for each in answers]),
         answers[0].mode,
+        None
+        if answers[0].novelties is None
+        else np.concatenate([cast(Floats, each.novelties) for each in answers]),
     )
 
 

@@ -39,14 +39,15 @@ class AdaptedArrays:
     """Float32 arrays: parameters and batch statistics by name, the prepared support set.
 
     `support` is `(support_count, channels, height, width)`, without channels in mode stored.
-    `references` `(k,)` are the strongest logits of k examples that were left out; there are none
-    where none could be.
+    `references` `(k,)` are the strengths of k examples that were left out; there are none where
+    none could be. `span` has the fields of a `SupportSpan`, where queries' novelty counts too.
     """
 
     parameters: Arrays
     statistics: Arrays
     support: npt.NDArray[np.float32]
     references: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
+    span: Arrays = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -56,5 +57,6 @@ class AdaptedArrays:
             *self.statistics.values(),
             self.support,
             self.references,
+            *self.span.values(),
         )
         return sum(array.nbytes for array in arrays)

@@ -19,6 +19,8 @@ _PARAMETERS = "parameters."
 _STATISTICS = "statistics."
 _SUPPORT = "support"
 _REFERENCES = "references"
+_SPAN = "span."
+_HALF = _SPAN + "basis"  # the largest array: its numbers are those of float16
 _SUFFIX = ".safetensors"
 _PARTIAL = ".partial"
 
@@ -37,13 +39,19 @@ def arrays_bytes(arrays: AdaptedArrays) -> bytes:
     tensors[_SUPPORT] = arrays.support
     if arrays.references.size:
         tensors[_REFERENCES] = arrays.references
-    whole = {name: np.asarray(array, np.float32, order="C") for name, array in tensors.items()}
+    tensors |= {_SPAN + name: array for name, array in arrays.span.items()}
+    whole = {
+        name: np.asarray(array, np.float16 if name == _HALF else np.float32, order="C")
+        for name, array in tensors.items()
+    }
     return safetensors.numpy.save(whole)
 
 
 def parse_arrays(content: bytes) -> AdaptedArrays:
-    """Return read-only views of an adapted model's file, whose digest was checked."""
+    """Return an adapted model's file, whose digest was checked, as read-only arrays."""
     tensors = cast(dict[str, npt.NDArray[np.float32]], safetensors.numpy.load(content))
+    if _HALF in tensors:
+        tensors[_HALF] = tensors[_HALF].astype(np.float32)
     for array in tensors.values():
         array.flags.writeable = False
     return AdaptedArrays(
@@ -51,6 +59,7 @@ def parse_arrays(content: bytes) -> AdaptedArrays:
         _below(_STATISTICS, tensors),
         tensors[_SUPPORT],
         tensors.get(_REFERENCES, np.empty(0, np.float32)),
+        _below(_SPAN, tensors),
     )
 
 
