@@ -87,7 +87,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"report"},
         {"engine_link"},
         {"predict"},
-        {"adaptation", "admission", "choice", "front"},
+        {"adaptation", "admission", "choice", "folds", "front"},
         {"rpc"},
         {"server"},
         {"command"},

@@ -225,6 +225,7 @@ def make_model() -> MakeModel:
         deterministic=False,
         estimate=True,
         balance_classes=False,
+        fold_count=0,
     )
 
     def make(

@@ -20,7 +20,9 @@ ENTROPIES = {"a": 0.7, "b": 0.2, "c": 0.5}
 
 
 def candidates(*, allow_partial: bool = False) -> list[Candidate]:
-    options = SimpleNamespace(head=Head.PROTOTYPE, step_count=0, allow_partial=allow_partial)
+    options = SimpleNamespace(
+        head=Head.PROTOTYPE, step_count=0, allow_partial=allow_partial, folds_wanted=False
+    )
     engine_task = SimpleNamespace(options=options, class_indices=(0, 0, 1, 1))
     return [
         Candidate(

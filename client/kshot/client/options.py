@@ -32,6 +32,7 @@ class AdaptOptions(TypedDict, total=False):
     deterministic: bool | None
     estimate: bool | None
     balance_classes: bool | None
+    fold_count: int | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class ResolvedOptions:
     balance_classes: bool = field(
         metadata={"help": "Draw all classes equally often, however many examples each has."}
     )
+    fold_count: int = field(metadata={"help": "Folds of the estimate of a model with steps."})
 
 
 _ENUMS: dict[str, Any] = {

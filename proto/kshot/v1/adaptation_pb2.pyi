@@ -1185,6 +1185,7 @@ class AdaptOptions(google.protobuf.message.Message):
     DETERMINISTIC_FIELD_NUMBER: builtins.int
     ESTIMATE_FIELD_NUMBER: builtins.int
     BALANCE_CLASSES_FIELD_NUMBER: builtins.int
+    FOLD_COUNT_FIELD_NUMBER: builtins.int
     step_count: builtins.int
     """Counts the inner steps: 1 to `ModelCapabilities.max_step_count`, or 0 with `HEAD_PROTOTYPE`
     or `HEAD_RIDGE`: that head alone. Default: the first of `ModelCapabilities.step_count_by_shot` that fits the
@@ -1225,6 +1226,11 @@ class AdaptOptions(google.protobuf.message.Message):
     """Lets classes come equally often in the inner steps, however many examples each has. A head that
     weighs its classes alike does without, as `HEAD_RIDGE` and class means do. Default false.
     """
+    fold_count: builtins.int
+    """Counts the folds by which `estimate` cross-validates an adaptation with steps: 2 to 10, each as
+    long as the adaptation, or 0 for no estimate. A head without steps is left-out exactly, at no
+    cost, and takes no heed of it. Default 0.
+    """
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Limits how long the adapted model is kept: above 0, to `ServerLimits.max_ttl`. Default:
@@ -1247,9 +1253,10 @@ class AdaptOptions(google.protobuf.message.Message):
         deterministic: builtins.bool | None = ...,
         estimate: builtins.bool | None = ...,
         balance_classes: builtins.bool | None = ...,
+        fold_count: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "learning_rate", b"learning_rate", "seed", b"seed", "step_count", b"step_count", "ttl", b"ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_norm_mode", b"batch_norm_mode", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "head", b"head", "learning_rate", b"learning_rate", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "ttl", b"ttl"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "learning_rate", b"learning_rate", "seed", b"seed", "step_count", b"step_count", "ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_norm_mode", b"batch_norm_mode", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "head", b"head", "learning_rate", b"learning_rate", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "ttl", b"ttl"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_allow_partial", b"_allow_partial"]) -> typing.Literal["allow_partial"] | None: ...
     @typing.overload
@@ -1260,6 +1267,8 @@ class AdaptOptions(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_deterministic", b"_deterministic"]) -> typing.Literal["deterministic"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_estimate", b"_estimate"]) -> typing.Literal["estimate"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_fold_count", b"_fold_count"]) -> typing.Literal["fold_count"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_learning_rate", b"_learning_rate"]) -> typing.Literal["learning_rate"] | None: ...
     @typing.overload
@@ -1378,9 +1387,10 @@ class AdaptReport(google.protobuf.message.Message):
 
     @property
     def estimate(self) -> global___AccuracyEstimate:
-        """Estimates the accuracy on new queries from examples that were left out, each in turn. Unset
-        where no class or only one has two examples, or where the head is not made from the support set
-        alone (`HEAD_PROTOTYPE` or `HEAD_RIDGE` without steps), or with `AdaptOptions.estimate` false.
+        """Estimates the accuracy on new queries from examples that were left out, each in turn, or fold by
+        fold. Unset where no class or only one has two examples, or where steps were taken or the head is
+        not made from the support set alone (`HEAD_PROTOTYPE`, `HEAD_RIDGE`) and there are no
+        `AdaptOptions.fold_count`, or with `AdaptOptions.estimate` false.
         """
 
     @property
@@ -1424,7 +1434,8 @@ class AccuracyEstimate(google.protobuf.message.Message):
     CROSS_ENTROPY_FIELD_NUMBER: builtins.int
     accuracy: builtins.float
     """Gives the share of left-out examples that the others classify rightly, 0 to 1; of the wrong ones
-    only (1 - 1/k)^0.5 count, because the model has all k examples of a class, and they had k - 1.
+    only (1 - 1/k)^0.5 count, because the model has all k examples (or folds) of a class, and they
+    had k - 1.
     """
     low: builtins.float
     """Gives the lower end of the 90 % interval: 0 to 1."""
@@ -1575,8 +1586,9 @@ class Prediction(google.protobuf.message.Message):
     """Gives its probability: 0 to 1."""
     known_score: builtins.float
     """Tells how well the query fits the classes: the share of left-out examples that fit them less, 0
-    to 1, so that a threshold is the rate of false alarms. Unset where no example could be left out,
-    see `AdaptReport.estimate`.
+    to 1, so that a threshold is the rate of false alarms. Fit is the log-odds of the best class;
+    behind a head by ridge regression, distance from all examples counts against it. Unset where no
+    example could be left out, see `AdaptReport.estimate`.
     """
     none_of_these: builtins.bool
     """Tells that the query is of none of the classes, by `reject_below`. Default false."""

@@ -12,8 +12,10 @@ import numpy.typing as npt
 from kshot.bundle import BatchNormMode, Head, Manifest
 from kshot.server.call_context import current_call
 from kshot.server.engine_link.client import EngineResult, EngineTask
-from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
+from kshot.server.errors import AdaptationDiverged, DeadlineExceeded, DeviceMemoryFull
+from kshot.server.folds import Answer, held_out_logits
 from kshot.server.predict.catalog import ServedModel
+from kshot.server.predict.predictor import Predictor
 from kshot.server.report.estimate import AccuracyEstimate, estimate_accuracy
 from kshot.server.report.examples import ExampleNote, note_answers, note_pictures
 from kshot.server.report.known import all_may_be_left_out, strengths
@@ -162,15 +164,46 @@ def check_task_alone(task: AdaptInput, max_way: int, violations: Violations) -> 
     check_sent(images, SUPPORT_IMAGES, violations)
 
 
-async def adapt(task: CheckedTask, run_engine: RunEngine, workers: Workers) -> AdaptResult:
+async def adapt(
+    task: CheckedTask, run_engine: RunEngine, predictor: Predictor, workers: Workers
+) -> AdaptResult:
     """Run the inner loop; raise `AdaptationDiverged`, `DeadlineExceeded` or `Unavailable`."""
-    call = current_call()
-    started = time.perf_counter()
-    result = await run_engine(task.engine_task, seconds_to_work(call.remaining()))
-    # The engine counts only its computing; the rest was waiting.
-    call.add("compute", result.seconds)
-    call.add("queue", time.perf_counter() - started - result.seconds)
-    return await workers.brief(lambda: _adaptation(task, result))
+
+    async def run(engine_task: EngineTask) -> EngineResult:
+        call, started = current_call(), time.perf_counter()
+        result = await run_engine(engine_task, seconds_to_work(call.remaining()))
+        # The engine counts only its computing; the rest was waiting.
+        call.add("compute", result.seconds)
+        call.add("queue", time.perf_counter() - started - result.seconds)
+        return result
+
+    async def answer(fold: EngineTask, result: EngineResult, left_out: Floats) -> Floats:
+        arrays = AdaptedArrays(result.parameters, result.statistics, _kept_support(fold))
+        mode = fold.options.batch_norm_mode
+        return await workers.compute(lambda: predictor.logits(arrays, left_out, mode))
+
+    result = await run(task.engine_task)
+    held_out = result.held_out_logits
+    if held_out is not None:
+        held_out = held_out / np.float32(task.temperature)
+    elif task.engine_task.options.folds_wanted and result.stop_reason == "COMPLETED":
+        held_out = await _by_folds(task.engine_task, run, answer)
+    return await workers.brief(lambda: _adaptation(task, result, held_out))
+
+
+async def _by_folds(
+    task: EngineTask, run: Callable[[EngineTask], Awaitable[EngineResult]], answer: Answer
+) -> Floats | None:
+    """Cross-validate; the model is made already, so that too little time costs the estimate."""
+    try:
+        return await held_out_logits(task, run, answer)
+    except (DeadlineExceeded, DeviceMemoryFull) as error:
+        lacked = "time" if isinstance(error, DeadlineExceeded) else "memory"
+        current_call().support_warnings.append(
+            f"options.fold_count: the {lacked} did not suffice for {task.options.fold_count} "
+            "folds, so there is no estimate; allow more, or ask for fewer"
+        )
+        return None
 
 
 def seconds_to_work(remaining: float | None) -> float | None:
@@ -190,7 +223,7 @@ def _finite(result: EngineResult) -> bool:
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
-def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
+def _adaptation(task: CheckedTask, result: EngineResult, held_out: Floats | None) -> AdaptResult:
     engine_task, options = task.engine_task, task.engine_task.options
     if result.stop_reason == "DIVERGED" or not _finite(result):
         raise AdaptationDiverged(result.step_count, options.learning_rate)
@@ -218,9 +251,9 @@ def _adaptation(task: CheckedTask, result: EngineResult) -> AdaptResult:
     notes = list(seen.notes)
     arrays = AdaptedArrays(result.parameters, result.statistics, _kept_support(engine_task))
     estimate = None
-    if result.held_out_logits is not None:
-        held_out = result.held_out_logits / np.float32(task.temperature)
-        estimate = estimate_accuracy(held_out, classes, engine_task.way)
+    if held_out is not None:
+        folds = options.fold_count if result.held_out_logits is None else None
+        estimate = estimate_accuracy(held_out, classes, engine_task.way, folds)
         if options.estimate:
             notes += note_answers(held_out, classes)
             arrays = _with_references(arrays, task, held_out, classes)

@@ -50,7 +50,8 @@ class Candidate:
         """Tell whether its answers for left-out examples of two classes will be known."""
         options, classes = self.task.engine_task.options, self.task.engine_task.class_indices
         several = sum(count > 1 for count in Counter(classes).values())
-        return several > 1 and options.head.from_support and options.step_count == 0
+        exactly = options.head.from_support and options.step_count == 0
+        return several > 1 and (exactly or options.folds_wanted)
 
     def seen(self) -> Candidate:
         """Look at the images for warnings, before they are encoded; blocks."""

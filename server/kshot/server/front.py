@@ -207,7 +207,9 @@ class Front:
             candidate = await self._encode_support(candidate)
             if alone:
                 candidate = await self._encode_asked(candidate)
-            return candidate, await adapt(candidate.task, self.engine.adapt, self.workers)
+            return candidate, await adapt(
+                candidate.task, self.engine.adapt, candidate.model.predictor, self.workers
+            )
 
         chosen, adaptation = await adapt_best(candidates, looks, run)
         chosen.warn()

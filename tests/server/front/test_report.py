@@ -21,6 +21,8 @@ from kshot.bundle import (
     RidgeSettings,
     write_bundle,
 )
+from kshot.server import adaptation
+from kshot.server.errors import DeadlineExceeded
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
@@ -97,6 +99,47 @@ def test_an_estimate_can_be_left_out(
 
 def test_steps_leave_no_estimate(stub: AdaptationServiceStub, adapt_request: Make) -> None:
     assert not stub.Adapt(adapt_request(step_count=3), timeout=30).report.HasField("estimate")
+
+
+def test_folds_estimate_where_steps_are_taken(
+    stub: AdaptationServiceStub, adapt_request: Make
+) -> None:
+    """The adapted model is the same; its known scores come from the folds' answers."""
+    request = adapt_request(way=3, shot=4, step_count=10)
+    usual = stub.Adapt(request, timeout=30)
+    request.options.fold_count = 2
+
+    response = stub.Adapt(request, timeout=30)
+    model = response.adapted_model
+    asked = wire.PredictRequest(
+        adapted_model=model.id, queries=request.support_set.images, reject_below=0.1
+    )
+
+    estimate = response.report.estimate
+    assert (estimate.example_count, sum(estimate.confusion)) == (12, 12)
+    right = sum(estimate.confusion[::4])
+    assert estimate.accuracy == pytest.approx(1 - (1 - right / 12) * 0.5**0.5)
+    assert model.weights_digest == usual.adapted_model.weights_digest
+    assert model.adaptation_digest == usual.adapted_model.adaptation_digest
+    assert all(answer.HasField("known_score") for answer in stub.Predict(asked).predictions)
+
+
+def test_folds_that_the_deadline_stops_cost_the_estimate_alone(
+    stub: AdaptationServiceStub, adapt_request: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(*_: object) -> None:
+        raise DeadlineExceeded
+
+    monkeypatch.setattr(adaptation, "held_out_logits", late)
+    request = adapt_request(way=3, shot=2, step_count=3, fold_count=2)
+
+    response = stub.Adapt(request, timeout=30)
+
+    assert not response.report.HasField("estimate")
+    (sentence,) = response.report.warnings
+    assert "options.fold_count: the time did not suffice for 2 folds" in sentence
+    kept = wire.GetAdaptedModelRequest(adapted_model=response.adapted_model.id)
+    assert stub.GetAdaptedModel(kept, timeout=30).adapted_model == response.adapted_model
 
 
 def test_examples_that_may_do_harm_are_named(

@@ -38,6 +38,7 @@ OPTIONS = AdaptOptions(
     deterministic=False,
     estimate=True,
     balance_classes=False,
+    fold_count=0,
 )
 
 

@@ -90,7 +90,8 @@ def check_rejection(
         violations.add(
             "reject_below",
             "expected an adapted model with known scores, got one without; adapt with two examples "
-            "or more per class, `estimate`, and a head from the support set without steps",
+            "or more per class, `estimate`, and a head from the support set without steps or "
+            "`fold_count`",
         )
 
 

@@ -24,8 +24,9 @@ _NORMAL_QUANTILE = 1.6448536269514722  # two-sided 90 %
 class AccuracyEstimate:
     """The accuracy to expect on new queries (a fraction), and its 90 % interval.
 
-    A left-out answer comes from one example of its class less than the model has, so fewer of new
-    answers are wrong: of k examples per class `(1 - 1/k)^0.5` times as many.
+    A left-out answer comes from fewer examples of its class than the model has, so fewer of new
+    answers are wrong: `(1 - 1/k)^0.5` times as many where one of k examples, or of k folds, is
+    left out.
 
     `confusion[i, j]` counts the examples of class i, of `example_count`, that the others take for
     class j. Classes with one example take no part. `losses` `(example_count,)` are cross-entropies
@@ -53,12 +54,12 @@ class AccuracyEstimate:
 
 
 def estimate_accuracy(
-    held_out_logits: Floats, classes: Integers, way: int
+    held_out_logits: Floats, classes: Integers, way: int, fold_count: int | None = None
 ) -> AccuracyEstimate | None:
     """Estimate from left-out logits `(n, way)` of examples of classes `(n,)`.
 
-    None unless two classes have two examples: one example cannot be both learned and tested. The
-    interval is Wilson's (1927).
+    Examples were left out one by one, or in `fold_count` folds. None unless two classes have two
+    examples: one example cannot be both learned and tested. The interval is Wilson's (1927).
     """
     counts = np.bincount(classes, minlength=way)
     told = counts[classes] > 1
@@ -74,7 +75,8 @@ def estimate_accuracy(
     level = logits >= best - _LEVEL * np.maximum(1, np.abs(best))
     sharing = level.sum(axis=1)
     wrong = 1 - level[np.arange(count), classes[told]] / sharing
-    fewer = (1 - 1 / counts[classes[told]]) ** _LEARNING_EXPONENT
+    parts = np.minimum(counts, fold_count or len(classes))
+    fewer = (1 - 1 / parts[classes[told]]) ** _LEARNING_EXPONENT
     accuracy = float(1 - (wrong * np.where(sharing > 1, 1, fewer)).mean())
     low, high = _wilson(accuracy, _independent(count))
     losses = _losses(held_out_logits[told].astype(np.float64), classes[told])

@@ -12,6 +12,7 @@ from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
 from kshot.server.request.violations import Violations
 
 MAX_SEED = 2**63 - 1
+MAX_FOLDS = 10
 
 OptionValue = int | float | bool | StrEnum
 
@@ -132,6 +133,20 @@ class AdaptOptions:
     deterministic: bool = field(metadata=_row(default=lambda _: False))
     estimate: bool = field(metadata=_row(default=lambda _: True, digested=False))
     balance_classes: bool = field(metadata=_row(default=lambda _: False))
+    fold_count: int = field(
+        metadata=_row(
+            default=lambda _: 0,
+            allowed=lambda _: Allowed(
+                lambda value: value == 0 or 2 <= value <= MAX_FOLDS, f"0 or 2 to {MAX_FOLDS}"
+            ),
+            digested=False,
+        )
+    )
+
+    @property
+    def folds_wanted(self) -> bool:
+        """Tell whether the estimate takes folds; a head without steps has exact answers."""
+        return self.estimate and self.step_count > 0 and self.fold_count > 0
 
     def digested(self, steps_done: int) -> dict[str, OptionValue]:
         """Return the options that decide the adapted bytes of a loop that did `steps_done`."""
@@ -148,7 +163,7 @@ class AdaptOptions:
     @classmethod
     def from_document(cls, document: Mapping[str, typing.Any]) -> AdaptOptions:
         """Read what `document` returned, also in releases that had fewer options."""
-        known = {"estimate": True, "balance_classes": False, **document}
+        known = {"estimate": True, "balance_classes": False, "fold_count": 0, **document}
         return cls(**{name: kind(known[name]) for name, kind in OPTION_TYPES.items()})
 
 
