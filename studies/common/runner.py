@@ -92,12 +92,12 @@ def study_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def chosen(known: Mapping[str, Subject], options: Options) -> list[Subject]:
-    """Return what `--only` names, or all; raises `UsageError` for an unknown name."""
+def chosen(known: Mapping[str, Subject], options: Options, option: str = "--only") -> list[Subject]:
+    """Return what `options.only` names, or all; raises `UsageError` about `option` for others."""
     names = [name.strip() for name in options.only.split(",") if name.strip()]
     for name in names:
         if name not in known:
-            raise click.UsageError(f"--only: expected some of {', '.join(known)}, got {name!r}")
+            raise click.UsageError(f"{option}: expected some of {', '.join(known)}, got {name!r}")
     return [known[name] for name in names or known]
 
 

@@ -58,6 +58,7 @@ from studies.pictures.times import CALLERS, TIMES, run_times, timed_rows
 
 FONTS_HELP = "Folder with fonts; may be repeated.  [default: the system's]"
 FOLDER_HELP = "Measure the class folders in DIR instead of the rows; needs its own --out."
+BY_HELP = "Contenders to measure, separated by commas; the others' results stay.  [default: all]"
 TIMES_HELP = "Measure milliseconds instead of accuracy; the machine should be idle."
 INSIGHTS_HELP = "Measure estimates and unknown classes alone."
 BUNDLE_HELP = "Let this bundle compete too; may be repeated; needs its own --out."
@@ -94,6 +95,7 @@ class Places:
 @click.option("--fonts", multiple=True, type=FOLDER, metavar="DIR", help=FONTS_HELP)
 @click.option("--folder", type=FOLDER, metavar="DIR", help=FOLDER_HELP)
 @click.option("--bundle", "bundles", multiple=True, metavar="DIR", help=BUNDLE_HELP)
+@click.option("--by", default="", metavar="NAMES", help=BY_HELP)
 @click.option("--times", is_flag=True, help=TIMES_HELP)
 @click.option("--insights", is_flag=True, help=INSIGHTS_HELP)
 def command(
@@ -101,6 +103,7 @@ def command(
     fonts: tuple[Path, ...],
     folder: Path | None,
     bundles: Sequence[str],
+    by: str,
     times: bool,
     insights: bool,
 ) -> None:
@@ -112,6 +115,7 @@ def command(
         raise click.UsageError("--folder and --bundle must not replace the results; add --out DIR")
     given = {path: Contender(Path(path).name, f"`{path}`", Kind.SERVED, path) for path in bundles}
     known = {**read_contenders(), **{one.name: one for one in given.values()}}
+    asked = chosen(known, replace(options, only=by), "--by")
     rows = chosen(read_set_rows(), options)
     if folder is not None:
         rows = [replace(read_set_rows()[LIKE], name=folder.resolve().name, source=str(folder))]
@@ -121,13 +125,13 @@ def command(
     with one_core(), interrupted_by_signals():
         if times:
             timed = [row for row in rows if row.name in timed_rows()]
-            run_times(list(trials(timed, places, options)), known, options)
+            run_times(list(trials(timed, places, options)), asked, options)
             return
-        asked = list(trials(rows, places, options))
+        found = list(trials(rows, places, options))
         if not insights:
-            run(asked, known, options)
-        if folder is None:
-            run_insights(asked, known[PHOTOS], options)
+            run(found, asked, known, options)
+        if folder is None and known[PHOTOS] in asked:
+            run_insights(found, known[PHOTOS], options)
 
 
 def trials(rows: Sequence[SetRow], places: Places, options: Options) -> Iterator[Trial]:
@@ -147,22 +151,29 @@ def trials(rows: Sequence[SetRow], places: Places, options: Options) -> Iterator
                 say(f"{trial.name}: left out; {error}")
 
 
-def run(asked: Sequence[Trial], known: Mapping[str, Contender], options: Options) -> None:
+def run(
+    asked: Sequence[Trial],
+    contenders: Sequence[Contender],
+    known: Mapping[str, Contender],
+    options: Options,
+) -> None:
     """Let one contender after another solve all trials; those that take few tasks come last.
 
-    Results are written after each of them.
+    Results are written after each of them; those of others that are known stay.
     """
-    found = {trial.name: {} if options.again else kept(trial, options.out) for trial in asked}
-    for name, contender in sorted(known.items(), key=lambda item: item[1].task_count is not None):
+    found = {trial.name: kept(trial, options.out) for trial in asked}
+    for contender in sorted(contenders, key=lambda one: one.task_count is not None):
+        name = contender.name
         own = [trial for trial in asked if name in trial.row.contenders]
         try:
-            new = [trial for trial in own if _stale(trial, contender, found[trial.name])]
+            again = options.again
+            new = [one for one in own if again or _stale(one, contender, found[one.name])]
             if new:
                 with opened(contender) as make:
                     for trial in new:
                         found[trial.name].pop(name, None)
                         with left_out(f"{trial.name}: {name}"):
-                            done = measure(trial, contender, make, again=options.again)
+                            done = measure(trial, contender, make, again=again)
                             found[trial.name][name] = done
                             write(trial, found[trial.name], known, options)
         except DataError as error:

@@ -1,7 +1,7 @@
 """Milliseconds of contenders: adapting to a task as sent, and answering one picture."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -77,10 +77,11 @@ def timed_rows() -> Sequence[str]:
     return [*read_set_rows(table="pictures"), "digits"]
 
 
-def run_times(asked: Sequence[Trial], known: Mapping[str, Contender], options: Options) -> None:
-    """Time every contender on a few tasks of each trial, and write the times."""
+def run_times(asked: Sequence[Trial], contenders: Sequence[Contender], options: Options) -> None:
+    """Time contenders on a few tasks of each trial, and write the times."""
     made_with = provenance(COMMAND, [SEED], options.device)
-    for name, contender in known.items():
+    for contender in contenders:
+        name = contender.name
         own = [trial for trial in asked if name in trial.row.contenders]
         if not own or (contender.networks and len(contender.networks) == 1):
             continue  # a part of an encoder has no time of its own
@@ -97,7 +98,9 @@ def run_times(asked: Sequence[Trial], known: Mapping[str, Contender], options: O
             say(f"left out; {error}")
         if rows:
             add_rows(TIMES, made_with, rows, options.out)
-    run_callers(known[PHOTOS], options)
+    for contender in contenders:
+        if contender.name == PHOTOS:
+            run_callers(contender, options)
 
 
 def run_callers(contender: Contender, options: Options) -> None:

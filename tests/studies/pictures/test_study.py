@@ -58,6 +58,19 @@ def test_folder_is_measured_through_a_server(folder: Path, tmp_path: Path) -> No
     assert result.settings["tasks"] == 3
 
 
+def test_some_contenders_leave_the_others_results(folder: Path, tmp_path: Path) -> None:
+    words = ["--folder", str(folder), "--out", str(tmp_path / "out"), "--device", "cpu"]
+
+    for by in ("colour-lr", "omniglot"):
+        done = CliRunner().invoke(command, [*words, "--by", by])
+        assert done.exit_code == 0, done.output
+    refused = CliRunner().invoke(command, [*words, "--by", "hog"])
+
+    result = read_result(result_path("pictures", "mine-1shot", tmp_path / "out"))
+    assert [row["contender"] for row in result.rows] == ["omniglot", "colour-lr"]
+    assert "--by: expected some of omniglot, colour-lr, frozen, got 'hog'" in refused.stderr
+
+
 def test_folders_do_not_replace_results(folder: Path) -> None:
     refused = CliRunner().invoke(command, ["--folder", str(folder)])
 

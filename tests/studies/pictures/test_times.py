@@ -36,7 +36,7 @@ def test_every_contender_is_timed_through_its_whole_way(
     row = SetRow("colours", "colours", "", 3, (1,), 2, (5,), tuple(known))
     options = Options("", None, 1, torch.device("cpu"), None, False, tmp_path, False)
 
-    run_times([Trial(row, 1, 5, pictures)], known, options)
+    run_times([Trial(row, 1, 5, pictures)], list(known.values()), options)
 
     found = read_rows("times", tmp_path)
     assert set(found) == {("colours-1shot", name) for name in ("photos", "colour-lr", "frozen")}
