@@ -16,7 +16,7 @@ from kshot.engine.slot_tasks import finish, slot_task
 from kshot.engine.task import EngineTask as Job
 from kshot.engine.task import StopReason
 from kshot.learner import SlotResult
-from kshot.server.adaptation import AdaptResult, CheckedTask, adapt
+from kshot.server.adaptation import AdaptResult, adapt, task_for
 from kshot.server.call_context import begin_call
 from kshot.server.choice import Candidate, adapt_best
 from kshot.server.engine_link.client import EngineResult, EngineTask
@@ -86,7 +86,8 @@ class InProcess:
             return prepare([shown.pictures[row] for row in seen], THUMBNAIL)
 
         async def run(candidate: Candidate) -> tuple[Candidate, AdaptResult]:
-            return candidate, await adapt(candidate.task, self._engine, self._workers)
+            predictor = candidate.model.predictor
+            return candidate, await adapt(candidate.task, self._engine, predictor, self._workers)
 
         async def choose() -> AdaptResult:
             begin_call("Adapt")
@@ -98,11 +99,8 @@ class InProcess:
                 options = resolve_options({}, bounds, Violations())
                 labels = tuple(task.support_labels.tolist())
                 job = EngineTask(name, model.bundle.digest, support, labels, len(names), options)
-                temperature = manifest.temperature(
-                    options.batch_norm_mode, len(names), len(support)
-                )
                 unseen = np.zeros((len(support), *UNSEEN), np.float32)
-                candidates.append(Candidate(model, CheckedTask(job, names, unseen, temperature)))
+                candidates.append(Candidate(model, task_for(manifest, job, names, unseen)))
             _, found = await adapt_best(candidates, looks, run)
             return found
 

@@ -136,15 +136,21 @@ def check_task(
         way=way,
         options=options,
     )
-    temperature = manifest.temperature(options.batch_norm_mode, max(way, 2), max(count or 1, 1))
-    blocks = _feature_blocks(manifest, options.head)
-    return CheckedTask(engine_task, support_set.class_names, support, temperature, blocks)
+    return task_for(manifest, engine_task, support_set.class_names, support)
 
 
-def _feature_blocks(manifest: Manifest, head: Head) -> tuple[int, ...]:
-    """Return the sizes of blocks where a head by ridge regression takes the inputs themselves."""
-    of_inputs = manifest.network.name == "features" and head is Head.RIDGE
-    return manifest.ridge.block_sizes if of_inputs and manifest.ridge is not None else ()
+def task_for(
+    manifest: Manifest, engine_task: EngineTask, class_names: tuple[str, ...], images: Floats
+) -> CheckedTask:
+    """Add to an engine's task of a model what its answers are read by."""
+    options, count = engine_task.options, len(engine_task.class_indices)
+    temperature = manifest.temperature(
+        options.batch_norm_mode, max(engine_task.way, 2), max(count, 1)
+    )
+    # Where a head by ridge regression takes the inputs themselves.
+    of_inputs = manifest.network.name == "features" and options.head is Head.RIDGE
+    blocks = manifest.ridge.block_sizes if of_inputs and manifest.ridge is not None else ()
+    return CheckedTask(engine_task, class_names, images, temperature, blocks)
 
 
 def warnings_of_task(task: CheckedTask, manifest: Manifest) -> tuple[str, ...]:
