@@ -21,7 +21,7 @@ from kshot.server.call_context import begin_call
 from kshot.server.choice import Candidate, adapt_best
 from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.predict.catalog import Catalog
-from kshot.server.predict.prediction import Answers, read_logits, with_known_scores
+from kshot.server.predict.prediction import Answers, Question, with_known_scores
 from kshot.server.request.options import Bounds, TtlLimits, resolve_options
 from kshot.server.request.violations import Violations
 from kshot.server.workers import Workers
@@ -110,7 +110,8 @@ class InProcess:
         """Answer rows of the set, with known scores where the adapted model has them."""
         model, mode = self._catalog.find(adapted.model.model), adapted.model.options.batch_norm_mode
         inputs = shown.inputs[adapted.model.model][queries]
-        answers = read_logits(model.predictor.logits(adapted.arrays, inputs, mode), mode)
+        question = Question(model, adapted.arrays, mode)
+        answers = question.read(question.run(inputs))
         return with_known_scores(answers, adapted.arrays)
 
     def close(self) -> None:
