@@ -245,17 +245,18 @@ class Front:
         joins = may_join(queries, count, mode)
 
         if encoder is not None:
-            joins = few_alone(count, mode)
-            if not self.encodings.takes(queries):
-                images = await self.workers.compute(prepare)
-                encoded = await self.encodings.encode(encoder, images)
+            encodings, joins = self.encodings, few_alone(count, mode)
+            if not encodings.takes(queries):
+                prepare = partial(np.asarray, await self.workers.compute(prepare))
+            if sent > encodings.max_images:
+                encoded = await encodings.encode(encoder, prepare())
             elif joins and question.model.predictor.head_alone:
                 # A head is done sooner than a job of its own begins.
-                return await self.encodings.encode_few(
+                return await encodings.encode_few(
                     encoder, prepare, sent, lambda encoded: question.read(question.run(encoded))
                 )
             else:
-                encoded = await self.encodings.encode_few(encoder, prepare, sent, np.asarray)
+                encoded = await encodings.encode_few(encoder, prepare, sent, np.asarray)
             prepare = partial(np.asarray, encoded)
         if not joins:
             return await answer(question, prepare, self.workers)
@@ -281,8 +282,7 @@ class Front:
         return [self.catalog.find(task.model)]
 
     def _budget(self, shared: SharedImages) -> PixelBudget:
-        config = self.config
-        return PixelBudget(config.max_image_pixels, config.max_request_pixels, shared)
+        return PixelBudget(self.config.max_image_pixels, self.config.max_request_pixels, shared)
 
     def _check_size(
         self, query: PredictInput, support_count: int, mode: BatchNormMode, violations: Violations

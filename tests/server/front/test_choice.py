@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kshot.bundle import Bundle
+from kshot.server.predict.encoder import Encoder
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
@@ -169,3 +173,33 @@ def test_warnings_are_those_of_the_chosen_model(both: AdaptationServiceStub) -> 
 
     assert response.adapted_model.model == "encoded"
     assert list(response.report.warnings) == []
+
+
+def test_the_best_that_is_done_answers_before_the_deadline(
+    both: AdaptationServiceStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only the engine may take too long; files as well as numbers."""
+    files = []
+    for picture in pixels(SHOT, averaged=True):
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "PNG")
+        files.append(stream.getvalue())
+    options = wire.AdaptOptions(head=wire.HEAD_PROTOTYPE, step_count=0, allow_partial=True)
+    request = asked(pixels(SHOT, averaged=True), options)
+    request.support_set.images.CopyFrom(wire.Images(encoded=wire.EncodedImages(items=files)))
+    assert both.Adapt(request, timeout=60).adapted_model.model == "encoded"
+    go_on, encode = threading.Event(), Encoder.encode
+
+    def slow(encoder: Encoder, images: Numbers) -> Numbers:
+        assert go_on.wait(60)
+        return encode(encoder, images)
+
+    monkeypatch.setattr(Encoder, "encode", slow)
+    try:
+        response = both.Adapt(request, timeout=1.5)
+    finally:
+        go_on.set()
+
+    assert response.adapted_model.model == "tiny"
+    assert [each.HasField("estimate") for each in response.report.chosen_from] == [True, False]
+    assert "the deadline came before encoded could be tried" in "".join(response.report.warnings)

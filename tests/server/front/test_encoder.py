@@ -75,25 +75,24 @@ def numbers(tensor: wire.Tensor) -> Numbers:
     return np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
 
 
+@pytest.mark.parametrize(("kind", "jobs"), [("JPEG", 1), ("PNG", 2)])
 def test_a_head_answers_in_the_job_of_its_encoder(
-    encoding: AdaptationServiceStub, monkeypatch: pytest.MonkeyPatch
+    encoding: AdaptationServiceStub, monkeypatch: pytest.MonkeyPatch, kind: str, jobs: int
 ) -> None:
-    """Files too, if their pictures are small: threads take up work slower than a head does it."""
+    """Threads take up work slower than a head does it. A PNG may take long to open."""
     stream = io.BytesIO()
-    Image.fromarray((255 * images(1, seed=3)[0, 0]).astype(np.uint8)).save(stream, "PNG")
+    Image.fromarray((255 * images(1, seed=3)[0, 0]).astype(np.uint8)).save(stream, kind)
     adapted = encoding.Adapt(support("encoded"), timeout=60).adapted_model
     queries = wire.Images(encoded=wire.EncodedImages(items=[stream.getvalue()]))
     request = wire.PredictRequest(adapted_model=adapted.id, queries=queries)
     apart = encoding.Predict(request, timeout=60)
-    begun, submit = [], Workers.submit_compute
+    begun, submit = [], Workers._submit
     monkeypatch.setattr(Predictor, "head_alone", True)
-    monkeypatch.setattr(
-        Workers, "submit_compute", lambda *given: (begun.append(1), submit(*given))[1]
-    )
+    monkeypatch.setattr(Workers, "_submit", lambda *given: (begun.append(1), submit(*given))[1])
 
     together = encoding.Predict(request, timeout=60)
 
-    assert len(begun) == 1
+    assert len(begun) == jobs
     np.testing.assert_array_equal(numbers(together.probabilities), numbers(apart.probabilities))
 
 

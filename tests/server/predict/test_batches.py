@@ -410,17 +410,18 @@ def test_small_tensors_may_join_and_nothing_else() -> None:
     assert not may_join(None, 0, SUPPORT)
 
 
-def png(side: int) -> bytes:
+def file(side: int, kind: str = "JPEG") -> bytes:
     stream = io.BytesIO()
-    Image.new("L", (side, side)).save(stream, "PNG")
+    Image.new("L", (side, side)).save(stream, kind)
     return stream.getvalue()
 
 
 def test_few_files_of_small_pictures_are_quick_to_decode() -> None:
-    assert quick_to_decode(EncodedImages((png(128),) * 2))
-    assert not quick_to_decode(EncodedImages((png(512),) * 3))
-    assert not quick_to_decode(EncodedImages((png(4),) * (MAX_REQUEST_IMAGES + 1)))
-    assert not quick_to_decode(EncodedImages((png(4) + b"0" * MAX_REQUEST_BYTES,)))
-    assert not quick_to_decode(EncodedImages((b"png",)))
+    assert quick_to_decode(EncodedImages((file(128),) * 2))
+    assert not quick_to_decode(EncodedImages((file(512),) * 3))
+    assert not quick_to_decode(EncodedImages((file(4),) * (MAX_REQUEST_IMAGES + 1)))
+    assert not quick_to_decode(EncodedImages((file(4) + b"0" * MAX_REQUEST_BYTES,)))
+    assert not quick_to_decode(EncodedImages((file(4, "PNG"),)))
+    assert not quick_to_decode(EncodedImages((b"words",)))
     assert not quick_to_decode(TensorImages("UINT8", (1, 4, 4), b"0" * 16))
     assert not quick_to_decode(None)

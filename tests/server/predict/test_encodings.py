@@ -120,7 +120,7 @@ def test_a_call_without_time_stops_between_runs(encoder: Watched) -> None:
 def test_files_of_small_pictures_are_prepared_where_they_are_encoded() -> None:
     """A GPU would wait for them."""
     stream = io.BytesIO()
-    Image.new("L", (8, 8)).save(stream, "PNG")
+    Image.new("L", (8, 8)).save(stream, "JPEG")
     few, many = (EncodedImages((stream.getvalue(),) * count) for count in (8, 9))
     workers = Workers()
 

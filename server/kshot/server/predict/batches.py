@@ -31,6 +31,7 @@ MAX_BATCH_IMAGES = 64
 # What is larger may take long to prepare.
 MAX_REQUEST_BYTES = 2**20
 MAX_DECODED_PIXELS = 2**19
+_PNG = b"\x89PNG"
 
 
 def may_join(queries: Images | None, image_count: int, mode: BatchNormMode) -> bool:
@@ -44,10 +45,15 @@ def quick_to_prepare(queries: Images | None) -> bool:
 
 
 def quick_to_decode(queries: Images | None) -> bool:
-    """Tell whether these are few files of small pictures, by their headers."""
+    """Tell whether these are few files of small pictures, by their headers; PNGs are not opened.
+
+    Opening those may take long: they may hold compressed text.
+    """
     if not isinstance(queries, EncodedImages) or len(queries.items) > MAX_REQUEST_IMAGES:
         return False
     if sum(map(len, queries.items)) > MAX_REQUEST_BYTES:
+        return False
+    if any(item.startswith(_PNG) for item in queries.items):
         return False
     try:
         return sum(map(count_pixels, queries.items)) <= MAX_DECODED_PIXELS
