@@ -77,8 +77,11 @@ class InProcess:
                 inputs[name] = features.reshape(-1, *bundle.manifest.network_input_shape)
         return Shown(pictures.pictures, inputs)
 
-    def adapt(self, shown: Shown, task: Task) -> AdaptResult:
-        """Adapt to a task's support set: the result names the model that was chosen."""
+    def adapt(self, shown: Shown, task: Task, *, scored: bool = False) -> AdaptResult:
+        """Adapt to a task's support set: the result names the model that was chosen.
+
+        Where queries are to be `scored`, it has what known scores are made of.
+        """
         names = tuple(map(str, range(int(task.support_labels.max()) + 1)))
         seen = task.support[:: -(-len(task.support) // LOOKED_AT)]
 
@@ -96,7 +99,7 @@ class InProcess:
                 name, manifest = model.bundle.manifest.name, model.bundle.manifest
                 support = shown.inputs[name][task.support]
                 bounds = Bounds(manifest, len(names), len(support), TtlLimits(0, 0))
-                options = resolve_options({}, bounds, Violations())
+                options = resolve_options({"estimate": scored}, bounds, Violations())
                 labels = tuple(task.support_labels.tolist())
                 job = EngineTask(name, model.bundle.digest, support, labels, len(names), options)
                 unseen = np.zeros((len(support), *UNSEEN), np.float32)
@@ -111,8 +114,7 @@ class InProcess:
         model, mode = self._catalog.find(adapted.model.model), adapted.model.options.batch_norm_mode
         inputs = shown.inputs[adapted.model.model][queries]
         question = Question(model, adapted.arrays, mode)
-        answers = question.read(question.run(inputs))
-        return with_known_scores(answers, adapted.arrays)
+        return with_known_scores(question.read(question.run(inputs)), adapted.arrays)
 
     def close(self) -> None:
         """End the threads."""

@@ -100,7 +100,7 @@ class Insights:
         if len(candidates) < len(task.queries):
             raise DataError(f"expected {len(task.queries)} unknown queries, got {len(candidates)}")
         unknown = generator.choice(candidates, len(task.queries), replace=False)
-        adapted = self.here.adapt(self.shown, task)
+        adapted = self.here.adapt(self.shown, task, scored=True)
         of_known, of_unknown = (self._scores(adapted, rows) for rows in (task.queries, unknown))
         (known, probable), (strange, improbable) = of_known, of_unknown
         return (

@@ -26,7 +26,7 @@ def test_answers_are_the_servers(means_bundle: Bundle, pictures: PictureSet) -> 
 
     with closing(InProcess([means_bundle])) as here:
         shown = here.show(pictures)
-        adapted = here.adapt(shown, task)
+        adapted = here.adapt(shown, task, scored=True)
         answers = here.answer(shown, adapted, task.queries)
     with (
         running_server(means_bundle.path, "cpu", compiling=False) as server,
