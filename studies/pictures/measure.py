@@ -199,12 +199,12 @@ def parts_folder() -> Path:
 
 
 @contextmanager
-def one_core() -> Iterator[None]:
-    """Run the block, and the processes that it starts, on one core with one thread.
+def one_core(*, held: bool = True) -> Iterator[None]:
+    """Run the block with one thread, and hold it and the processes that it starts to one core.
 
     On macOS a process cannot be held to a core.
     """
-    held = hasattr(os, "sched_setaffinity")
+    held = held and hasattr(os, "sched_setaffinity")
     before = os.sched_getaffinity(0) if held else set()
     threads = os.environ.get(THREADS)
     os.environ[THREADS] = "1"

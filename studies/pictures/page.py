@@ -22,7 +22,7 @@ OVERVIEW = (
     "![Accuracy on each set, by examples per class](../studies/results/pictures/overview.png)"
 )
 # The contenders that are drawn; of the rivals of each kind, the best of each line.
-DRAWN = ("photos", "auto", "drawings", "omniglot", "omniglot-best", "cifar-fs")
+DRAWN = ("photos", "drawings", "omniglot", "omniglot-best", "cifar-fs")
 BEST = {Kind.RIVAL: "best trivial classifier", Kind.FROZEN: "best frozen + LR"}
 
 

@@ -122,7 +122,7 @@ def command(
     also = tuple(one.name for one in given.values())
     rows = [replace(row, contenders=(*row.contenders, *also)) for row in rows]
     places = Places(options.data_folder, fonts or SYSTEM_FONTS, folder)
-    with one_core(), interrupted_by_signals():
+    with one_core(held=times), interrupted_by_signals():
         if times:
             timed = [row for row in rows if row.name in timed_rows()]
             run_times(list(trials(timed, places, options)), asked, options)
