@@ -38,6 +38,8 @@ def _padded(picture: Image.Image, resize: Resize) -> Image.Image:
     # Reduced first: a strip of a few rows would need a square as large as its length.
     picture = reduced(picture, PADDED_SIDES * max(resize.height, resize.width))
     side = max(picture.size)
+    if side == min(picture.size):
+        return picture
     padded = Image.new(picture.mode, (side, side), ground_of(picture))
     padded.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return padded
