@@ -5,10 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from kshot.bundle import RidgeRule, RidgeSettings
 from kshot.learner import ridge_head
-from kshot.trainer.evaluate.ridge_rules import PENALTIES, Rows, choose_rule, logits_of, solve
+from kshot.trainer.evaluate.ridge_rules import (
+    PENALTIES,
+    SCALES,
+    Rows,
+    choose_rule,
+    logits_of,
+    solve,
+)
 
 WAY, SHOT, QUERIES = 3, 2, 4
 EQUAL = RidgeRule(SHOT, PENALTIES[1], 1.0, 4.0, (0.5, 0.5))
@@ -51,7 +59,29 @@ def blocks() -> list[np.ndarray[tuple[int, int], np.dtype[np.float16]]]:
     return [knowing.astype(np.float16), random.normal(size=(60, 5)).astype(np.float16)]
 
 
-def test_scores_are_those_of_the_head(
+def test_scores_of_a_block_are_those_of_its_head() -> None:
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(40, 6))
+    labels = np.arange(5).repeat(3)
+    task = Drawn(np.arange(15), labels, np.arange(15, 40), np.arange(5).repeat(5))
+
+    scores = solve([features, features[:, :2]], [task])
+
+    for block, columns in enumerate((6, 2)):
+        known = torch.from_numpy(features[:, :columns])
+        for index, penalty in enumerate(PENALTIES):
+            rule = RidgeRule(3, penalty, 0.0, 1.0, (1.0,))
+            settings = RidgeSettings((columns,), (rule,))
+            fit = ridge_head(known[:15], torch.from_numpy(labels), 5, settings)
+            wanted = (known[15:] @ fit.weight.T + fit.bias).float()
+            torch.testing.assert_close(scores.queries[index, block, 0], wanted)
+            told = torch.from_numpy(labels)
+            losses = [cross_entropy(scale * fit.held_out_logits, told) for scale in SCALES]
+            expected = torch.stack(losses).min().item()
+            assert scores.losses[index, block, 0].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_weighted_scores_are_those_of_the_head(
     blocks: list[np.ndarray[tuple[int, int], np.dtype[np.float16]]],
 ) -> None:
     (task,) = drawn = tasks(1)
