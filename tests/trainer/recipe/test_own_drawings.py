@@ -31,3 +31,4 @@ def test_tasks_are_as_large_as_the_folder_allows(
     assert (recipe.evaluation.table.way, recipe.evaluation.table.shots) == table
     assert max(table[1]) + recipe.evaluation.table.query_count <= test[1]
     assert recipe.serving.name == "mine"
+    assert (recipe.augmentation is None) == (train[1] >= 10)

@@ -1,6 +1,7 @@
 """`kshot train --folder`: a training that suits a user's folder, and what it is worth."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,7 +138,7 @@ def _bundle_name(folder_name: str) -> str:
     return name if re.fullmatch(NAME_PATTERN, name) and name not in known_names() else f"own-{name}"
 
 
-def choose_rules(own: OwnTraining, out: Path, device: torch.device, command: str) -> Path:
+def choose_rules(own: OwnTraining, out: Path, device: torch.device) -> Path:
     """Choose the rules of the start's head, and write `out/NAME/1`; return that folder.
 
     What this training has written before is returned as it is. Raises `TrainingError` for the
@@ -163,7 +164,8 @@ def choose_rules(own: OwnTraining, out: Path, device: torch.device, command: str
     with Progress("measuring the bundle", "tasks") as progress:
         rows = measure_plan(_plan(own, test, manifest), evaluator, progress.update)
     manifest = replace(manifest, evaluation=rows)
-    return pack_ridge(out, start, manifest, train, command).path
+    words = ["kshot", "train", "--folder", own.folder.path.name, "--start", own.start_name]
+    return pack_ridge(out, start, manifest, train, shlex.join([*words, "--out", "OUT"])).path
 
 
 def _plan(own: OwnTraining, test: ImageDataset, manifest: Manifest) -> Plan:

@@ -124,9 +124,7 @@ def _train_on_folder(request: TrainRequest, folder: Path) -> None:
         if request.overrides:
             raise click.UsageError(f"--set: {own.start_name} has no recipe: its rules are chosen")
         _check_out(request.out, request.resume)
-        result = choose_rules(
-            own, request.out, choose_device(request.device), shlex.join(request.again())
-        )
+        result = choose_rules(own, request.out, choose_device(request.device))
     if result is not None:
         click.echo(contest_text(compare(own, result, choose_device(request.device))))
 
