@@ -57,9 +57,9 @@ class Insights:
         }
 
     def unknowns(self, tasks: Sequence[Task]) -> Mapping[str, Any]:
-        """Tell queries from as many pictures of other classes, by two scores.
+        """Tell queries from as many pictures of other classes, or all there are, by two scores.
 
-        AUROC and false alarms are means over tasks. Raises `DataError` where there are too few.
+        AUROC and false alarms are means over tasks. Raises `DataError` without other classes.
         """
         generator = np.random.default_rng(SEED)
         found = [self._unknown(task, generator) for task in tasks]
@@ -97,9 +97,10 @@ class Insights:
         candidates = np.flatnonzero(
             ~np.isin(self.pictures.classes, self.pictures.classes[task.support]) & self._apart(task)
         )
-        if len(candidates) < len(task.queries):
-            raise DataError(f"expected {len(task.queries)} unknown queries, got {len(candidates)}")
-        unknown = generator.choice(candidates, len(task.queries), replace=False)
+        if not len(candidates):
+            raise DataError("expected pictures of other classes, got none")
+        count = min(len(task.queries), len(candidates))
+        unknown = generator.choice(candidates, count, replace=False)
         adapted = self.here.adapt(self.shown, task, scored=True)
         of_known, of_unknown = (self._scores(adapted, rows) for rows in (task.queries, unknown))
         (known, probable), (strange, improbable) = of_known, of_unknown

@@ -74,6 +74,8 @@ def draw_overview(path: Path, results: Mapping[str, Result]) -> None:
             found = [drawn_rows(results.get(f"{row.name}-{shot}shot")) for row in rows]
             for number, name in enumerate(names):
                 points = [(place, of[name]) for place, of in enumerate(found) if name in of]
+                if not points:
+                    continue
                 look = number % len(COLOURS)
                 axes.errorbar(
                     [100 * row["accuracy"] for _, row in points],
@@ -84,6 +86,7 @@ def draw_overview(path: Path, results: Mapping[str, Result]) -> None:
                     label=_label(name),
                     linestyle="none",
                     marker=MARKERS[look],
+                    zorder=3 + len(names) - number,
                 )
             axes.set_yticks(range(len(rows)), [row.title for row in rows])
             axes.set_xlabel(f"accuracy, %, {examples(shot)}")

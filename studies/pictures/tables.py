@@ -46,9 +46,9 @@ ESTIMATED = (
     " all other pictures of the classes does, which varies less by itself."
 )
 STRANGE = (
-    "`photos`: 75 queries of the five classes and 75 of others. Areas under the ROC curve by "
-    "known score and by maximum probability, means over tasks; the shares of both that a "
-    "threshold of 0.1 refuses."
+    "`photos`: 75 queries of the five classes and 75 of others (60 where there is one other). "
+    "Areas under the ROC curve by known score and by maximum probability, means over tasks; the "
+    "shares of both that a threshold of 0.1 refuses."
 )
 DRAWN = (
     "scikit-learn's digits as they are; letters A to Z in families of fonts, none of them in "

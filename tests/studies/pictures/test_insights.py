@@ -36,7 +36,7 @@ def test_colours_are_told_and_so_are_other_colours(
 def test_unknown_queries_need_other_classes(means_bundle: Bundle, pictures: PictureSet) -> None:
     with closing(InProcess([means_bundle])) as here:
         of = Insights(here, here.show(pictures), pictures)
-        with pytest.raises(DataError, match="expected 6 unknown queries, got 0"):
+        with pytest.raises(DataError, match="expected pictures of other classes, got none"):
             of.unknowns(draw_tasks(pictures, (3, 2, 2), 1, 0))
         with pytest.raises(DataError, match="whose accuracy can be estimated"):
             of.estimates(draw_tasks(pictures, (3, 1, 2), 1, 0))
