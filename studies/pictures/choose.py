@@ -10,7 +10,8 @@ the figures beside this script.
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -93,21 +94,18 @@ def command(data_folder: Path, task_count: int, save: bool) -> None:
     blocks = {name: encoder.blocks(pictures, name) for name, pictures in sets.items()}
     figures, rules = {}, []
     for shot in SHOTS:
-        scores = {}
+        scores, found = {}, {}
         for name, pictures in sets.items():
-            try:
+            with _told(f"{shot}-shot {name}"):
                 tasks = draw_tasks(pictures, (WAY, shot, QUERIES), task_count, SEED)
-            except DataError as error:
-                click.echo(f"{shot}-shot {name}: left out: {error}", err=True)
-                continue
-            scores[name] = solve(blocks[name], tasks)
-        found = {}
+                scores[name] = solve(blocks[name], tasks)
         for name in scores:
-            drawn = WAY, shot, QUERIES
-            tasks = draw_tasks(sets[name], drawn, PUBLISHED_TASKS[shot], PUBLISHED_SEED)
             others = [each for other, each in scores.items() if other != name]
-            found[name] = measure(solve(blocks[name], tasks), choose_rule(others, shot), shot)
-            click.echo(f"{shot}-shot {name}: {100 * found[name]['accuracy']:.1f}", err=True)
+            with _told(f"{shot}-shot {name}"):
+                drawn = (WAY, shot, QUERIES), PUBLISHED_TASKS[shot], PUBLISHED_SEED
+                own = solve(blocks[name], draw_tasks(sets[name], *drawn))
+                found[name] = measure(own, choose_rule(others, shot), shot)
+                click.echo(f"{shot}-shot {name}: {100 * found[name]['accuracy']:.1f}", err=True)
         mean = float(np.mean([each["accuracy"] for each in found.values()]))
         figures[f"{shot}-shot"] = {"mean": mean, "sets": found}
         click.echo(f"{shot}-shot: {100 * mean:.2f} %, settings chosen on the other sets", err=True)
@@ -118,6 +116,15 @@ def command(data_folder: Path, task_count: int, save: bool) -> None:
         tasks_of = {f"{shot}-shot": count for shot, count in PUBLISHED_TASKS.items()}
         document = {"chosen on": task_count, "measured on": tasks_of, **figures}
         path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say why a set has no such tasks, and go on."""
+    try:
+        yield
+    except DataError as error:
+        click.echo(f"{what}: left out: {error}", err=True)
 
 
 def measure(scores: Scores, rule: RidgeRule, shot: int) -> dict[str, float]:
