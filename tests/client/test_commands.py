@@ -128,7 +128,7 @@ def test_an_adaptation_says_what_to_expect() -> None:
 
     said = expectation(report)
 
-    assert said == "85 % (61 to 95 %), from 20 examples, each left out in turn"
+    assert said == "85 % (61 to 95 %), from 20 examples, left out in turn"
     assert estimate_document(report.estimate) == {
         "accuracy": 0.85,
         "low": 0.61,

@@ -66,7 +66,11 @@ class ResolvedOptions:
     balance_classes: bool = field(
         metadata={"help": "Draw all classes equally often, however many examples each has."}
     )
-    fold_count: int = field(metadata={"help": "Folds of the estimate of a model with steps."})
+    fold_count: int = field(
+        metadata={
+            "help": "Folds for the estimate of a model with steps; each takes as long as adapting."
+        }
+    )
 
 
 _ENUMS: dict[str, Any] = {

@@ -55,9 +55,9 @@ class Description:
 class AccuracyEstimate:
     """The accuracy to expect on new queries (0 to 1) with its 90 % interval.
 
-    It comes from `example_count` examples, each left out in turn; `confusion[i, j]`, int64
-    (way, way), counts those of class i that the others take for class j. `cross_entropy` is that of
-    their answers in nats, with the scale of logits that makes it least.
+    It comes from `example_count` examples, left out one by one or in folds; `confusion[i, j]`,
+    int64 (way, way), counts those of class i that the others take for class j. `cross_entropy` is
+    that of their answers in nats, with the scale of logits that makes it least.
     """
 
     accuracy: float

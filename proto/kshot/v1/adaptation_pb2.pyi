@@ -219,7 +219,7 @@ class AdaptRequest(google.protobuf.message.Message):
     support set best, of the served models that the request fits, images and options included; the
     answer names it, and `AdaptReport.chosen_from` the others. All that estimate their accuracy
     (`AdaptReport.estimate`) are adapted, one after another, and the least cross-entropy of left-out
-    examples decides; with `allow_partial` the best of those that the deadline leaves time for. Where
+    examples decides, where folds leave out more than one; with `allow_partial` the best of those that the deadline leaves time for. Where
     none can estimate, as with one example per class, and among those as good within a standard
     error, the least first, the pictures decide. If they are drawings (on most, the corners and 40 % or more of the
     pixels have nearly the median colour of the border, and there is little colour), it is the first
@@ -1223,13 +1223,13 @@ class AdaptOptions(google.protobuf.message.Message):
     pixels, 0.02 ms for one of 28 x 28, and a millisecond in all. Default true.
     """
     balance_classes: builtins.bool
-    """Lets classes come equally often in the inner steps, however many examples each has. A head that
-    weighs its classes alike does without, as `HEAD_RIDGE` and class means do. Default false.
+    """Draws all classes equally often in the inner steps, however many examples each has. Without
+    steps it does nothing: `HEAD_RIDGE` and class means count their classes alike. Default false.
     """
     fold_count: builtins.int
-    """Counts the folds by which `estimate` cross-validates an adaptation with steps: 2 to 10, each as
-    long as the adaptation, or 0 for no estimate. A head without steps is left-out exactly, at no
-    cost, and takes no heed of it. Default 0.
+    """Sets the number of folds by which `estimate` cross-validates an adaptation with steps: 2 to 10,
+    each as long as the adaptation, or 0 for no estimate. A head without steps ignores it: its
+    estimate leaves each example out exactly, at no cost. Default 0.
     """
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from kshot.bundle import BatchNormMode, Head, Manifest
 from kshot.server.call_context import current_call
 from kshot.server.engine_link.client import EngineResult, EngineTask
-from kshot.server.errors import AdaptationDiverged, DeadlineExceeded, DeviceMemoryFull
-from kshot.server.folds import Answer, held_out_logits
+from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
+from kshot.server.folds import FoldsFailedError, held_out_logits
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.predict.predictor import Predictor
 from kshot.server.report.estimate import AccuracyEstimate, estimate_accuracy
@@ -93,7 +93,8 @@ class AdaptResult:
     """The result of a request to adapt; `model` is not stored yet and has no id.
 
     `estimate` is there for a choice of models even if the options do not ask for it. `chosen_from`
-    has the models that were compared, by name, with their estimates.
+    has the models that were compared, by name, with their estimates. `warnings` are sentences
+    about this model alone.
     """
 
     model: AdaptedModelRecord
@@ -105,6 +106,7 @@ class AdaptResult:
     estimate: AccuracyEstimate | None
     notes: tuple[ExampleNote, ...]
     chosen_from: tuple[tuple[str, AccuracyEstimate | None], ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def check_task(
@@ -183,33 +185,18 @@ async def adapt(
         call.add("queue", time.perf_counter() - started - result.seconds)
         return result
 
-    async def answer(fold: EngineTask, result: EngineResult, left_out: Floats) -> Floats:
-        arrays = AdaptedArrays(result.parameters, result.statistics, _kept_support(fold))
-        mode = fold.options.batch_norm_mode
-        return await workers.compute(lambda: predictor.logits(arrays, left_out, mode))
-
     result = await run(task.engine_task)
-    held_out = result.held_out_logits
+    held_out, warnings = result.held_out_logits, tuple[str, ...]()
     if held_out is not None:
         held_out = held_out / np.float32(task.temperature)
     elif task.engine_task.options.folds_wanted and result.stop_reason == "COMPLETED":
-        held_out = await _by_folds(task.engine_task, run, answer)
-    return await workers.brief(lambda: _adaptation(task, result, held_out))
-
-
-async def _by_folds(
-    task: EngineTask, run: Callable[[EngineTask], Awaitable[EngineResult]], answer: Answer
-) -> Floats | None:
-    """Cross-validate; the model is made already, so that too little time costs the estimate."""
-    try:
-        return await held_out_logits(task, run, answer)
-    except (DeadlineExceeded, DeviceMemoryFull) as error:
-        lacked = "time" if isinstance(error, DeadlineExceeded) else "memory"
-        current_call().support_warnings.append(
-            f"options.fold_count: the {lacked} did not suffice for {task.options.fold_count} "
-            "folds, so there is no estimate; allow more, or ask for fewer"
-        )
-        return None
+        remaining = current_call().remaining()
+        try:
+            held_out = await held_out_logits(task.engine_task, run, predictor, workers, remaining)
+        except FoldsFailedError as error:
+            warnings = (f"options.fold_count: there is no estimate by folds: {error}",)
+    adaptation = await workers.brief(lambda: _adaptation(task, result, held_out))
+    return replace(adaptation, warnings=warnings)
 
 
 def seconds_to_work(remaining: float | None) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +19,7 @@ from kshot.server.adaptation import (
 )
 from kshot.server.call_context import current_call
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded, DeviceMemoryFull
+from kshot.server.folds import some_may_be_left_out
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.grounds import grounds_of, query_ground_warnings
 from kshot.server.request.images import image_count
@@ -47,11 +47,10 @@ class Candidate:
         return self.model.bundle.manifest.name
 
     def estimates(self) -> bool:
-        """Tell whether its answers for left-out examples of two classes will be known."""
+        """Tell whether its answers for left-out examples of two classes shall be known."""
         options, classes = self.task.engine_task.options, self.task.engine_task.class_indices
-        several = sum(count > 1 for count in Counter(classes).values())
         exactly = options.head.from_support and options.step_count == 0
-        return several > 1 and (exactly or options.folds_wanted)
+        return some_may_be_left_out(classes) and (exactly or options.folds_wanted)
 
     def seen(self) -> Candidate:
         """Look at the images for warnings, before they are encoded; blocks."""
@@ -121,7 +120,8 @@ async def adapt_best(candidates: list[Candidate], looks: Looks, run: Run) -> Res
     results, untried = await _adapt_each(judged, run)
     best, adaptation = results[0]
     if len(results) > 1:
-        alike = _best(results)
+        # Folds may have failed for all.
+        alike = _best(results) or [candidate for candidate, _ in results]
         best = alike[0]
         if len(alike) > 1 and not untried:  # else the time is over
             best = _by_pictures(alike, await looks())

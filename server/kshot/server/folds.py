@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from kshot.server.engine_link.client import EngineResult, EngineTask
+from kshot.server.errors import DeadlineExceeded, DeviceMemoryFull, EngineUnavailable
+from kshot.server.predict.predictor import Predictor
+from kshot.server.store.adapted_model import AdaptedArrays
+from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
-# Answers examples (rows of the support set) by what the engine made of a task.
-Answer = Callable[[EngineTask, EngineResult, Floats], Awaitable[Floats]]
+RunFold = Callable[[EngineTask], Awaitable[EngineResult]]
+
+# Of the caller's time when the folds begin, what is kept to store and send the model: a share, and
+# seconds at least.
+_KEPT_SHARE = 0.2
+_KEPT_SECONDS = 0.3
+
+
+class FoldsFailedError(Exception):
+    """Cross-validation gave no answers; the message says why, for the caller."""
+
+
+def some_may_be_left_out(classes: Sequence[int]) -> bool:
+    """Tell whether two classes or more have two examples, so that an accuracy can be estimated."""
+    return sum(count > 1 for count in Counter(classes).values()) > 1
 
 
 def folds_of(classes: Sequence[int], fold_count: int, seed: int) -> list[Integers]:
@@ -36,35 +55,59 @@ def folds_of(classes: Sequence[int], fold_count: int, seed: int) -> list[Integer
 
 async def held_out_logits(
     task: EngineTask,
-    run_engine: Callable[[EngineTask], Awaitable[EngineResult]],
-    answer: Answer,
-) -> Floats | None:
+    run: RunFold,
+    predictor: Predictor,
+    workers: Workers,
+    remaining: float | None,
+) -> Floats:
     """Adapt to all but each fold and answer the fold: logits `(n, way)`, zero for lone examples.
 
-    None where no class has two examples, or where a loop does not end well. Raises what
-    `run_engine` raises; the other loops are cancelled then.
+    One fold after another, so that other calls come in between. The model itself is made already:
+    whatever goes wrong raises `FoldsFailedError` and costs the answers alone. `remaining` are the
+    caller's seconds, None without a deadline.
     """
-    classes, options = np.asarray(task.class_indices), task.options
-    logits = np.zeros((len(classes), task.way), np.float32)
-    folds = folds_of(task.class_indices, options.fold_count, options.seed)
-
-    async def leave_out(rows: Integers) -> bool:
-        kept = np.delete(np.arange(len(classes)), rows)
-        fold = replace(
-            task,
-            support=task.support[kept],
-            class_indices=tuple(classes[kept].tolist()),
-            options=replace(options, allow_partial=False),
-        )
-        result = await run_engine(fold)
-        if result.stop_reason != "COMPLETED":
-            return False
-        logits[rows] = await answer(fold, result, task.support[rows])
-        return bool(np.isfinite(logits[rows]).all())
-
+    if not some_may_be_left_out(task.class_indices):
+        raise FoldsFailedError("expected two examples or more of two classes or more")
+    seconds = None
+    if remaining is not None:
+        seconds = remaining - max(_KEPT_SECONDS, _KEPT_SHARE * remaining)
+    logits = np.zeros((len(task.class_indices), task.way), np.float32)
     try:
-        async with asyncio.TaskGroup() as group:
-            answered = [group.create_task(leave_out(rows)) for rows in folds]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return logits if folds and all(one.result() for one in answered) else None
+        async with asyncio.timeout(seconds):
+            for rows in folds_of(task.class_indices, task.options.fold_count, task.options.seed):
+                logits[rows] = await _leave_out(task, rows, run, predictor, workers)
+    except (DeadlineExceeded, TimeoutError):
+        raise FoldsFailedError("the time did not suffice; allow more, or ask for fewer") from None
+    except DeviceMemoryFull:
+        raise FoldsFailedError("the device's memory did not suffice; ask again later") from None
+    except EngineUnavailable:
+        raise FoldsFailedError("the engine stopped meanwhile; adapt again") from None
+    return logits
+
+
+async def _leave_out(
+    task: EngineTask, rows: Integers, run: RunFold, predictor: Predictor, workers: Workers
+) -> Floats:
+    """Adapt without these rows of the support set and answer them: `(rows, way)`."""
+    kept = np.delete(np.arange(len(task.class_indices)), rows)
+    fold = replace(
+        task,
+        support=task.support[kept],
+        class_indices=tuple(np.asarray(task.class_indices)[kept].tolist()),
+        options=replace(task.options, allow_partial=False),
+    )
+    result = await run(fold)
+    arrays = AdaptedArrays(result.parameters, result.statistics, fold.support)
+    mode, left_out = task.options.batch_norm_mode, task.support[rows]
+
+    if result.stop_reason != "COMPLETED":
+        raise FoldsFailedError("an inner loop of theirs diverged; lower options.learning_rate")
+    parts = predictor.parts(arrays, len(rows), mode)
+    answers = [
+        await workers.compute(partial(predictor.logits, arrays, left_out[part], mode))
+        for part in parts
+    ]
+    logits = np.concatenate(answers)
+    if not np.isfinite(logits).all():
+        raise FoldsFailedError("an inner loop of theirs diverged; lower options.learning_rate")
+    return logits

@@ -213,6 +213,7 @@ class Front:
 
         chosen, adaptation = await adapt_best(candidates, looks, run)
         chosen.warn()
+        current_call().support_warnings += adaptation.warnings
         return chosen if alone else await self._encode_asked(chosen), adaptation
 
     async def _encode_support(self, candidate: Candidate) -> Candidate:

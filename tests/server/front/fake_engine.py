@@ -30,6 +30,7 @@ REFUSE = 905
 WAIT = 906
 NO_MEMORY = 907
 FREEZE = 908
+HANG_IN_FOLDS = 909
 
 EXIT_CODE = 9
 SECRET = "/secret/place"
@@ -76,6 +77,8 @@ class FakeEngine(wire_grpc.EngineServiceServicer):
         if request.seed == FREEZE:
             os.kill(os.getpid(), signal.SIGSTOP)
         if request.seed == HANG:
+            await asyncio.Event().wait()
+        if request.seed == HANG_IN_FOLDS and len(request.class_indices) < 3 * request.way:
             await asyncio.Event().wait()
         if request.seed == WAIT:
             await asyncio.to_thread(wait_to_go)

@@ -146,7 +146,7 @@ def expectation(report: Report | None) -> str:
     low, high = (round(100 * end) for end in (estimate.low, estimate.high))
     return (
         f"{100 * estimate.accuracy:.0f} % ({low} to {high} %), from {estimate.example_count} "
-        "examples, each left out in turn"
+        "examples, left out in turn"
     )
 
 

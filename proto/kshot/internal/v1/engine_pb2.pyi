@@ -164,7 +164,7 @@ class AdaptRequest(google.protobuf.message.Message):
     deterministic: builtins.bool
     """Forbids launches together with other tasks, whose number might change sums."""
     balance_classes: builtins.bool
-    """Lets classes come equally often in the inner steps."""
+    """Draws all classes equally often in the inner steps."""
     @property
     def support(self) -> global___Tensor:
         """Holds the prepared support set: (support_count, channels, height, width)."""

@@ -46,8 +46,8 @@ def _of_counts(
             f"{class_names[least]!r} {counts[least]}; answers may lean to the larger: {remedy}"
         )
     alone = int((counts == 1).sum())
-    estimated = options.estimate and options.head.from_support and options.step_count == 0
-    if estimated and 0 < alone < len(counts):
+    exactly = options.estimate and options.head.from_support and options.step_count == 0
+    if (exactly or options.folds_wanted) and 0 < alone < len(counts):
         yield (
             f"support_set: {alone} of {len(counts)} classes have one example, and the estimate "
             "cannot tell how well these are known: give each a second one"

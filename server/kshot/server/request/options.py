@@ -152,7 +152,8 @@ class AdaptOptions:
         """Return the options that decide the adapted bytes of a loop that did `steps_done`."""
         rows = dataclasses.fields(self)
         decisive = {row.name: getattr(self, row.name) for row in rows if row.metadata["digested"]}
-        if not self.balance_classes:  # older releases did not have it, and their digests stay
+        # Without steps it decides nothing; older releases did not have it, and their digests stay.
+        if not self.balance_classes or steps_done == 0:
             del decisive["balance_classes"]
         return decisive | {"step_count": steps_done}
 
