@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from studies.common.page import table
 from studies.common.plots import COLOURS, MARKERS, legend_below, save_plot
 from studies.common.results import Result, Row
 from studies.pictures.contenders import Kind, read_contenders
 from studies.pictures.gathered import Named
 from studies.pictures.measure import read_set_rows
 from studies.pictures.summary import summary
-from studies.pictures.tables import NONE, NOTHING, REAL, by_contender, examples, mean_cell
+from studies.pictures.tables import NOTHING, REAL, by_contender, examples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,32 +33,7 @@ def page_blocks(
     return {
         "wanted": summary(results, tables) if results or any(tables.values()) else NOTHING,
         "pictures overview": OVERVIEW if results else NOTHING,
-        "means": _means(results),
     }
-
-
-def _means(results: Mapping[str, Result]) -> str:
-    """Lay out means over the real sets, a line for each contender; `-` where one is missing."""
-    rows = list(read_set_rows(table=REAL).values())
-    shots = rows[0].shots
-    by_shot = {
-        shot: [
-            found for row in rows if (found := by_contender(results.get(f"{row.name}-{shot}shot")))
-        ]
-        for shot in shots
-    }
-    lines = []
-    for name, contender in read_contenders().items():
-        cells = [
-            mean_cell([of.get(name) for of in by_shot[shot]]) if by_shot[shot] else NONE
-            for shot in shots
-        ]
-        if set(cells) != {NONE}:
-            lines.append([contender.title, *cells])
-    if not lines:
-        return NOTHING
-    heads = (f"{examples(shot)} ({len(by_shot[shot])} sets)" for shot in shots)
-    return table(["", *heads], lines)
 
 
 def draw_overview(path: Path, results: Mapping[str, Result]) -> None:

@@ -30,7 +30,11 @@ TITLE = (
     "\n"
     "Written by `python studies/pictures/study.py --page`; "
     "[docs/pictures.md](../../../docs/pictures.md) says what was measured. Accuracies in %, "
-    "with 95 % intervals over tasks; the best of a line is bold."
+    "with 95 % intervals over tasks; the best of a line is bold.\n"
+    "\n"
+    "Rivals see 28x28 pixels (nearest neighbour on gray; logistic regression, LR, on RGB), HOG, or "
+    "a colour histogram. Frozen is LR on the last layers of the networks of `photos` (features of "
+    "length 1, C = 100)."
 )
 AHEAD = (
     "Paired differences in points to the most accurate rival of each line; bold where larger "
@@ -73,6 +77,7 @@ def all_tables(results: Mapping[str, Result], tables: Mapping[str, Named]) -> st
     sets = [*real.values(), *more.values()]
     drawn = read_set_rows(table="drawings").values()
     sections = [
+        ("Means over the eight sets", "", _means(results)),
         *((f"Accuracy, {examples(shot)}", "", _accuracies(sets, shot, results)) for shot in shots),
         ("Against the best rival", AHEAD, _ahead([*sets, *drawn], results)),
         ("Model left out", CHOSEN, _chosen([*sets, *drawn], results)),
@@ -84,6 +89,30 @@ def all_tables(results: Mapping[str, Result], tables: Mapping[str, Named]) -> st
     ]
     texts = ["\n\n".join(filter(None, (f"## {head}", *rest))) for head, *rest in sections]
     return "\n\n".join([TITLE, *texts]) + "\n"
+
+
+def _means(results: Mapping[str, Result]) -> str:
+    """Lay out means over the real sets, a line for each contender; `-` where one is missing."""
+    rows = list(read_set_rows(table=REAL).values())
+    shots = rows[0].shots
+    by_shot = {
+        shot: [
+            found for row in rows if (found := by_contender(results.get(f"{row.name}-{shot}shot")))
+        ]
+        for shot in shots
+    }
+    lines = []
+    for name, contender in read_contenders().items():
+        cells = [
+            mean_cell([of.get(name) for of in by_shot[shot]]) if by_shot[shot] else NONE
+            for shot in shots
+        ]
+        if set(cells) != {NONE}:
+            lines.append([contender.title, *cells])
+    if not lines:
+        return NOTHING
+    heads = (f"{examples(shot)} ({len(by_shot[shot])} sets)" for shot in shots)
+    return table(["", *heads], lines)
 
 
 def _chosen(rows: Iterable[SetRow], results: Mapping[str, Result]) -> str:

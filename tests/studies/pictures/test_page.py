@@ -2,11 +2,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from studies.common.results import Provenance, Result
-from studies.pictures.measure import read_set_rows
 from studies.pictures.page import draw_overview, drawn_rows, page_blocks
 from studies.pictures.tables import NOTHING
-
-SETS = tuple(read_set_rows(table="pictures"))
 
 
 def results(*names: str) -> Mapping[str, Result]:
@@ -21,17 +18,6 @@ def results(*names: str) -> Mapping[str, Result]:
 
 def test_page_without_results_says_so() -> None:
     assert set(page_blocks({}).values()) == {NOTHING}
-
-
-def test_means_are_over_the_real_sets() -> None:
-    names = [*(f"{name}-5shot" for name in SETS), *(f"{name}-20shot" for name in SETS[1:])]
-
-    found = page_blocks(results(*names))["means"].splitlines()
-
-    assert found[0] == "|  | 1 example (0 sets) | 5 examples (8 sets) | 20 examples (7 sets) |"
-    # the half width of eight independent means
-    assert found[2] == "| `omniglot` | - | 50.0 ± 0.4 | 50.0 ± 0.4 |"
-    assert len(found) == 6
 
 
 def test_the_best_rivals_are_drawn() -> None:

@@ -37,9 +37,23 @@ def test_tables_without_results_say_so() -> None:
     text = all_tables({}, {})
 
     heads = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
-    assert len(heads) == 10
+    assert len(heads) == 11
     assert all(section(text, head) == [NOTHING] for head in heads)
     assert {"grocery-20shot", "digits-1shot", "letters-26way-5shot"} <= set(result_names())
+
+
+def test_means_are_over_the_real_sets() -> None:
+    sets = list(read_set_rows(table="pictures"))
+    names = [*(f"{name}-5shot" for name in sets), *(f"{name}-20shot" for name in sets[1:])]
+
+    found = section(all_tables(results(*names), {}), "Means over the eight sets")
+
+    assert found[0] == "|  | 1 example (0 sets) | 5 examples (8 sets) | 20 examples (7 sets) |"
+    # the half width of eight independent means
+    assert found[2:] == [
+        "| `omniglot` | - | 50.0 ± 0.4 | 50.0 ± 0.4 |",
+        "| HOG + LR | - | 60.0 ± 0.4 | 60.0 ± 0.4 |",
+    ]
 
 
 def test_mean_is_over_the_measured_sets() -> None:
