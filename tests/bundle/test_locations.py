@@ -65,8 +65,21 @@ def test_a_built_bundle_is_found_by_its_name(
     assert built_folder() == tmp_path / "cache" / "kshot" / "bundles"
     assert locate_bundle("mine") == locate_bundle("mine@2") == folder
     assert locate_bundle("mine@1") == folder.parent / "1"
-    with pytest.raises(BundleError, match="version of mine: expected 1 or 2, got '3'"):
-        locate_bundle("mine@3")
+    for version in ("3", ""):
+        with pytest.raises(BundleError, match=f"version of mine: expected 1 or 2, got '{version}'"):
+            locate_bundle(f"mine@{version}")
+
+
+def test_photos_that_is_not_built_is_refused_with_the_command_that_builds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(locations.sys, "prefix", str(tmp_path / "environment"))
+
+    for name in ("photos", "photos@1", "photos@"):
+        with pytest.raises(BundleError, match=f"{name} is not built; .* kshot bundle build photos"):
+            locate_bundle(name)
 
 
 def test_a_name_that_ships_means_what_ships(

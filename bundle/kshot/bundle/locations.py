@@ -114,13 +114,19 @@ def locate_bundle(name: str) -> Path:
     folder = Path(name)
     if folder.exists() or len(folder.parts) > 1:
         return folder
-    only, _, version = name.partition("@")
+    only, at, version = name.partition("@")
     if re.fullmatch(NAME_PATTERN, only) and not (_BUILTIN_FOLDER / only).is_dir():
-        if (built := _built(only, version)) is not None:
+        built = _built(only, version) if version or not at else None
+        if built is not None:
             return built
         versions = {found for place in _built_folders() for found in _versions(place / only)}
         if versions:
             raise _no_version(only, sorted(versions, key=int), version)
+        if only == PHOTOS:
+            raise BundleError(
+                f"{name} is not built; pip install 'kshot[photos]', then kshot bundle build photos "
+                f"(version {PHOTOS_VERSION})"
+            )
     try:
         return builtin_bundle(name)
     except BundleError as error:
