@@ -170,6 +170,21 @@ def test_the_server_is_asked_only_about_large_images(
     assert [type(request) for request in servicer.requests] == [wire.AdaptRequest]
 
 
+def test_threads_may_forget_adapted_models_at_any_time(
+    client: Client, servicer: FakeServicer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful(dict[str, str]):
+        def __setitem__(self, name: str, model: str) -> None:
+            super().__setitem__(name, model)
+            self.clear()  # as another thread does
+
+    servicer.useful_sides = {"photos": SIDE}
+    adapted = client.adapt([jpeg, b"small"], ["a", "b"], model="photos")
+    monkeypatch.setattr(client, "_models", Forgetful())
+
+    assert client.predict(adapted.id, [jpeg]).labels
+
+
 def test_the_server_is_asked_once_in_a_while(
     client: Client, servicer: FakeServicer, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

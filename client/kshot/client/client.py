@@ -232,13 +232,15 @@ class Client:
 
     def _adapted_from(self, adapted_model: str, patience: Patience) -> str:
         """Return the model behind an adapted one; the server is asked once."""
-        if adapted_model not in self._models:
+        model = self._models.get(adapted_model)  # another thread may clear them at any time
+        if model is None:
             request = message(wire.GetAdaptedModelRequest, adapted_model=adapted_model)
             response, _ = self._call(self._stub.GetAdaptedModel, request, patience)
+            model = response.adapted_model.model
             if len(self._models) >= _MOST_KNOWN:
                 self._models.clear()
-            self._models[adapted_model] = response.adapted_model.model
-        return self._models[adapted_model]
+            self._models[adapted_model] = model
+        return model
 
     def _patience(self, timeout: float | None = None) -> Patience:
         return Patience.of(self.timeout if timeout is None else timeout)
