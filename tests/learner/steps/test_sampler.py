@@ -70,6 +70,31 @@ def test_balanced_batches_deal_out_whole_passes_of_classes_and_of_their_examples
     assert indices[: step_count // 2].equal(few)
 
 
+@pytest.mark.parametrize("counts", [[1, 1], [1, 9], [300, 1, 2]])
+def test_balanced_draws_of_long_loops_cost_few_calls(
+    counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine draws them while other calls wait: one call a class, none for a lone example."""
+    calls = list[object]()
+    draw = torch.rand
+    monkeypatch.setattr(torch, "randperm", lambda *_, **__: pytest.fail("it was drawn one by one"))
+    monkeypatch.setattr(torch, "rand", lambda *a, **k: (calls.append(a), draw(*a, **k))[1])
+    classes = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+
+    indices = balanced_indices(classes, 100, 1000, seed=3)
+
+    drawn = classes[indices.flatten()].bincount()
+    assert int(drawn.max() - drawn.min()) <= 1
+    assert len(calls) == 1 + sum(count > 1 for count in counts)
+    assert indices[:10].equal(balanced_indices(classes, 100, 10, seed=3))
+
+
+def test_balanced_draws_of_nothing_are_refused() -> None:
+    for classes, batch_size in (([], 5), ([0, 1], 0)):
+        with pytest.raises(ValueError, match="expected at least 1 example and 1 per batch, got"):
+            balanced_indices(torch.tensor(classes, dtype=torch.int64), batch_size, 1, 0)
+
+
 def test_derived_seeds_are_pinned() -> None:
     """Trainings and evaluations are reproducible across machines only while these stay."""
     assert derive_seed(0) == 7896617691693857887

@@ -21,10 +21,7 @@ def cycling_indices(example_count: int, batch_size: int, step_count: int, seed: 
     may straddle two passes, and holds repeats where it is larger than the support set.
     Raises `ValueError` when there is no example or the batch is empty.
     """
-    if example_count < 1 or batch_size < 1:
-        raise ValueError(
-            f"expected at least 1 example and 1 per batch, got {example_count} and {batch_size}"
-        )
+    _check(example_count, batch_size)
     generator = torch.Generator().manual_seed(seed)
     drawn_count = step_count * batch_size
     pass_count = -(-drawn_count // example_count)
@@ -53,16 +50,38 @@ def replacement_indices(example_count: int, batch_size: int, step_count: int, se
 def balanced_indices(classes: Tensor, batch_size: int, step_count: int, seed: int) -> Tensor:
     """Draw batches in which classes come equally often: int64 `(step_count, batch_size)`.
 
-    Classes are dealt as `cycling_indices` deals examples, and each time a class comes it gives
-    the next of its own examples, dealt in the same way. `classes` `(n,)` are those of the
-    examples; each of 0 to their greatest has one. Raises `ValueError` as `cycling_indices` does.
+    Classes are dealt in whole passes, as `cycling_indices` deals examples, and each time a class
+    comes it gives the next of its own examples, dealt in the same way. `classes` `(n,)` are those
+    of the examples; each of 0 to their greatest has one. Raises `ValueError` as `cycling_indices`
+    does.
     """
-    way = int(classes.max()) + 1
-    order = cycling_indices(way, batch_size, step_count, seed)
+    counts = classes.bincount()
+    _check(len(counts), batch_size)
+    order = _deal(len(counts), step_count * batch_size, seed)
+    turn_counts = order.bincount(minlength=len(counts))
+    turns = torch.split(order.argsort(stable=True), turn_counts.tolist())
+    examples = torch.split(classes.argsort(stable=True), counts.tolist())
     dealt = torch.empty_like(order)
-    for number in range(way):
-        own = (classes == number).nonzero().flatten()
-        turns = order == number
-        draws = cycling_indices(len(own), 1, int(turns.sum()), derive_seed(seed, number + 1))
-        dealt[turns] = own[draws.flatten()]
-    return dealt
+    for number, (turn, own) in enumerate(zip(turns, examples, strict=True)):
+        dealt[turn] = own[_deal(len(own), len(turn), derive_seed(seed, number + 1))]
+    return dealt.reshape(step_count, batch_size)
+
+
+def _deal(count: int, drawn_count: int, seed: int) -> Tensor:
+    """Deal 0 to count - 1 in shuffled passes, all drawn in one call: int64 `(drawn_count,)`.
+
+    Fewer draws are the first of more.
+    """
+    if count == 1:
+        return torch.zeros(drawn_count, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(seed)
+    passes = -(-drawn_count // count)
+    keys = torch.rand(passes, count, generator=generator, dtype=torch.float64)
+    return keys.argsort(dim=1, stable=True).flatten()[:drawn_count]
+
+
+def _check(example_count: int, batch_size: int) -> None:
+    if example_count < 1 or batch_size < 1:
+        raise ValueError(
+            f"expected at least 1 example and 1 per batch, got {example_count} and {batch_size}"
+        )
