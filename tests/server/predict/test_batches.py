@@ -14,8 +14,10 @@ from PIL import Image
 from kshot.bundle import BatchNormMode
 from kshot.server.call_context import begin_call, current_call
 from kshot.server.errors import CallCancelled, DeadlineExceeded, InvalidRequest, NonFiniteLogits
+from kshot.server.predict import batches as batches_module
 from kshot.server.predict.batches import (
     MAX_BATCH_IMAGES,
+    MAX_FILE_BYTES,
     MAX_REQUEST_BYTES,
     MAX_REQUEST_IMAGES,
     Batches,
@@ -420,8 +422,24 @@ def test_few_files_of_small_pictures_are_quick_to_decode() -> None:
     assert quick_to_decode(EncodedImages((file(128),) * 2))
     assert not quick_to_decode(EncodedImages((file(512),) * 3))
     assert not quick_to_decode(EncodedImages((file(4),) * (MAX_REQUEST_IMAGES + 1)))
-    assert not quick_to_decode(EncodedImages((file(4) + b"0" * MAX_REQUEST_BYTES,)))
     assert not quick_to_decode(EncodedImages((file(4, "PNG"),)))
     assert not quick_to_decode(EncodedImages((b"words",)))
     assert not quick_to_decode(TensorImages("UINT8", (1, 4, 4), b"0" * 16))
     assert not quick_to_decode(None)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_files_that_may_take_long_to_open_are_not_opened(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A JPEG of empty segments takes seconds."""
+    small = file(32, kind)
+    slow = small[:2] + b"\xff\xfe\x00\x02" * 2**18 + small[2:]
+    padded = small.ljust(MAX_FILE_BYTES, b"\0")
+    monkeypatch.setattr(batches_module, "count_pixels", lambda _: 1)
+    assert quick_to_decode(EncodedImages((padded,) * 4))
+    monkeypatch.setattr(batches_module, "count_pixels", lambda _: pytest.fail("it was opened"))
+
+    assert not quick_to_decode(EncodedImages((slow,)))
+    assert not quick_to_decode(EncodedImages((padded + b"\0",)))
+    assert not quick_to_decode(EncodedImages((padded,) * 5))

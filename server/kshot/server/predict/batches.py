@@ -31,6 +31,8 @@ MAX_BATCH_IMAGES = 64
 # What is larger may take long to prepare.
 MAX_REQUEST_BYTES = 2**20
 MAX_DECODED_PIXELS = 2**19
+# Reading a header takes a microsecond a byte or less, if the file is made to take long.
+MAX_FILE_BYTES, MAX_FILES_BYTES = 2**14, 2**16
 _PNG = b"\x89PNG"
 
 
@@ -45,13 +47,15 @@ def quick_to_prepare(queries: Images | None) -> bool:
 
 
 def quick_to_decode(queries: Images | None) -> bool:
-    """Tell whether these are few files of small pictures, by their headers; PNGs are not opened.
+    """Tell whether these are few small files of small pictures, by their headers.
 
-    Opening those may take long: they may hold compressed text.
+    PNGs and larger files are not opened, which may take long: they may hold compressed text, or
+    thousands of empty segments.
     """
     if not isinstance(queries, EncodedImages) or len(queries.items) > MAX_REQUEST_IMAGES:
         return False
-    if sum(map(len, queries.items)) > MAX_REQUEST_BYTES:
+    sizes = [len(item) for item in queries.items]
+    if sum(sizes) > MAX_FILES_BYTES or max(sizes, default=0) > MAX_FILE_BYTES:
         return False
     if any(item.startswith(_PNG) for item in queries.items):
         return False
