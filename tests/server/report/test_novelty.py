@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kshot.server.report.known import known_scores, least_threshold, strengths
 from kshot.server.report.novelty import SupportSpan, span_from, span_of
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -88,13 +89,22 @@ def test_at_most_five_examples_of_a_class_are_anchors() -> None:
     np.testing.assert_allclose(span.novelties(features[others]), novelties[others], atol=5e-3)
 
 
-def test_equal_examples_give_finite_novelties() -> None:
-    features = np.ones((6, sum(SIZES)), np.float32)
+@pytest.mark.parametrize("rounding", [0, 1e-5])
+def test_where_all_examples_are_one_picture_it_is_known_and_others_are_not(rounding: float) -> None:
+    """A network gives it nearly the same features each time."""
+    one = np.random.default_rng(4).normal(size=sum(SIZES))
+    noise = np.random.default_rng(5).normal(size=(11, sum(SIZES)))
+    features = (one * (1 + rounding * noise)).astype(np.float32)
 
-    span, novelties = span_of(features, labels(3, way=2), SIZES)
+    span, novelties = span_of(features[:10], labels(5, way=2), SIZES)
 
-    assert np.isfinite(novelties).all()
-    assert np.isfinite(span.novelties(np.concatenate([features, 0 * features]))).all()
+    queries = np.stack([features[10], -features[0], 0 * features[0]])
+    logits = np.zeros((10, 2), np.float32)
+    references = strengths(logits, novelties)
+    same, other, empty = known_scores(logits[:3], references, span.novelties(queries))
+    assert same > 0.4
+    assert other == pytest.approx(least_threshold(references), abs=1e-3)
+    assert np.isfinite(empty)
 
 
 def test_a_span_is_made_again_of_its_arrays() -> None:

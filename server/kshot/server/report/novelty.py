@@ -17,6 +17,7 @@ _MOST_OF_A_CLASS = 5
 _PENALTY = 0.1
 _LEAST_VARIANCE = 1e-3  # that of a copy of an example, but for rounding
 _LEAST_SQUARE = 1e-12
+_SAME_PICTURE = 1e-8  # the mean square distance of examples that differ by rounding alone
 _MOST_SEPARATION = 3.0  # enough to be right in 98 of 100 cases
 
 
@@ -60,7 +61,8 @@ def span_of(
     Each class has two examples or more; `classes` are `(n,)`. A block's variance is the predictive
     one of Gaussian process or ridge regression (Rasmussen, Williams 2006, eq. 2.26) on anchors, up
     to five examples of each class. With rows x of unit length, centred on the anchors' mean and
-    divided by their root mean square length, the anchors' K and A = (K + 1/m + l I)^-1,
+    divided by their root mean square length (unless all are one picture), the anchors' K and
+    A = (K + 1/m + l I)^-1,
 
         v(x) = |x|^2 - k' A k + l / (m (1 + l)),   k_i = x_i' x
         v(x_i) = 1 / A_ii - l   for anchor i, left out
@@ -108,7 +110,8 @@ class _Block:
         count = len(anchors)
         center = features[anchors].mean(axis=0)
         square = float(_squares(features[anchors] - center).mean())
-        scale = 1 / np.sqrt(max(square, _LEAST_SQUARE))
+        differ = square > _SAME_PICTURE
+        scale = 1 / np.sqrt(square) if differ else 1.0
         centered = (features - center) * np.float32(scale)
         kernel = (centered @ centered[anchors].T).astype(np.float64)  # (n, m)
         inverse = np.linalg.inv(kernel[anchors] + 1 / count + _PENALTY * np.eye(count))
@@ -122,7 +125,7 @@ class _Block:
         weight = _separation(np.log(variances[anchors]), np.log(apart)) ** 2
         targets = 2.0 * (classes[:, None] == np.unique(classes)) - 1
         answers = (targets - alone[:, None] * (inverse @ targets)).argmax(axis=1)
-        right = (answers == targets.argmax(axis=1)).mean() if square > _LEAST_SQUARE else 0.0
+        right = (answers == targets.argmax(axis=1)).mean() if differ else 0.0
         return _Block(
             center * np.float32(scale), float(scale), basis, max(weight * right, 1e-9), variances
         )
