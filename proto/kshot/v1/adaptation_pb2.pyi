@@ -305,8 +305,8 @@ class PredictRequest(google.protobuf.message.Message):
     """Asks for the logits beside the probabilities. Default false."""
     reject_below: builtins.float
     """Answers `Prediction.none_of_these` where the known score is below this share, 0 to 1: the share of
-    pictures of the classes that are refused by mistake. Needs an adapted model with known scores.
-    Default: none are refused.
+    pictures of the classes that are refused by mistake. Needs an adapted model with known scores, which
+    needs two examples of every class. Default: none are refused.
     """
     @property
     def queries(self) -> global___Images:
@@ -428,8 +428,8 @@ class AdaptAndPredictRequest(google.protobuf.message.Message):
     """Asks for the logits beside the probabilities. Default false."""
     reject_below: builtins.float
     """Answers `Prediction.none_of_these` where the known score is below this share, 0 to 1: the share of
-    pictures of the classes that are refused by mistake. Needs an adapted model with known scores.
-    Default: none are refused.
+    pictures of the classes that are refused by mistake. Needs an adapted model with known scores, which
+    needs two examples of every class. Default: none are refused.
     """
     @property
     def support_set(self) -> global___SupportSet:
@@ -1587,8 +1587,8 @@ class Prediction(google.protobuf.message.Message):
     known_score: builtins.float
     """Tells how well the query fits the classes: the share of left-out examples that fit them less, 0
     to 1, so that a threshold is the rate of false alarms. Fit is the log-odds of the best class;
-    behind a head by ridge regression, distance from all examples counts against it. Unset where no
-    example could be left out, see `AdaptReport.estimate`.
+    behind a head by ridge regression, distance from all examples counts against it. Unset unless every
+    class has two examples, and where there is no `AdaptReport.estimate`.
     """
     none_of_these: builtins.bool
     """Tells that the query is of none of the classes, by `reject_below`. Default false."""
