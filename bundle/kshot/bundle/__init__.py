@@ -8,7 +8,14 @@ from kshot.bundle.drawn import THUMBNAIL, are_drawings
 from kshot.bundle.durable import replace_file, replacing, sync_folder, write_synced
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
 from kshot.bundle.files import Bundle, load_bundle, version_of_digest, write_bundle
-from kshot.bundle.images import ImageLimits, Levels, count_pixels, decode_image, decode_once
+from kshot.bundle.images import (
+    ONLY_ZERO_AND_ONE,
+    ImageLimits,
+    Levels,
+    count_pixels,
+    decode_image,
+    decode_once,
+)
 from kshot.bundle.locations import (
     PHOTOS,
     PHOTOS_VERSION,
@@ -40,6 +47,7 @@ from kshot.bundle.manifest import (
 from kshot.bundle.preprocessing import (
     draft_side,
     fit,
+    fit_array,
     pixels,
     prepare,
     rescale,
@@ -65,6 +73,7 @@ from kshot.bundle.weights import Weights
 
 __all__ = [
     "COMPUTED_MODES",
+    "ONLY_ZERO_AND_ONE",
     "PHOTOS",
     "PHOTOS_VERSION",
     "SCHEMA_VERSION",
@@ -119,6 +128,7 @@ __all__ = [
     "default_bundles",
     "draft_side",
     "fit",
+    "fit_array",
     "known_names",
     "load_bundle",
     "locate_bundle",

@@ -84,9 +84,14 @@ class Levels:
             self.greatest = max(self.greatest, int(extrema.max()))
             self.differ |= bool((extrema[:, 0] != extrema[:, 1]).any())
 
+    @property
+    def are_bits(self) -> bool:
+        """Tell whether there were only 0 and 1, and both of them in a picture."""
+        return self.greatest == 1 and self.differ
+
     def check(self) -> None:
-        """Raise `ImageError` if there were only 0 and 1, and both of them in a picture."""
-        if self.greatest == 1 and self.differ:
+        """Raise `ImageError` if they are bits."""
+        if self.are_bits:
             raise ImageError.about(ONLY_ZERO_AND_ONE)
 
 

@@ -76,7 +76,7 @@ def pixels(
         raise ImageError.about(f"expected float32 vectors (n, {spec.shape[0]}), got images")
     if isinstance(images, np.ndarray):
         _check_array(images)
-        return np.stack([fit(_picture(cast(Pixels, image)), spec) for image in images])
+        return fit_array(cast(Pixels, images), spec)
     if len(images) == 0:
         raise ImageError.about("expected at least 1 image, got 0")
     fitted: list[Pixels] = []
@@ -107,6 +107,11 @@ def fit(picture: Image.Image, spec: InputSpec) -> Pixels:
         picture = strengthened(picture)
     fitted = np.asarray(picture)
     return fitted[None] if channels == 1 else fitted.transpose(2, 0, 1)
+
+
+def fit_array(images: Pixels, spec: InputSpec) -> Pixels:
+    """Apply all steps but the last to pictures `(n, height, width[, 1 | 3 | 4])`, unchecked."""
+    return np.stack([fit(_picture(image), spec) for image in images])
 
 
 def rescale(pixels: Pixels, spec: InputSpec) -> Floats:

@@ -1114,8 +1114,8 @@ class Tensor(google.protobuf.message.Message):
     channels and any height and width, which the server brings to the model's form; or FP32 (n,
     channels, height, width), prepared already, of the model's exact shape and finite. A model whose
     `ModelCapabilities.input_shape` is (features, 1, 1) takes vectors, FP32 (n, features). UINT8 pixels
-    go from 0 to 255: images with only 0 and 1 are refused. So are prepared values that no pixel
-    becomes, beyond 5 % of their range.
+    go from 0 to 255: images with only 0 and 1, both of them in one, are refused. So are prepared values
+    that no pixel becomes, beyond 5 % of their range.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -1144,7 +1144,9 @@ global___Tensor = Tensor
 
 @typing.final
 class EncodedImages(google.protobuf.message.Message):
-    """Holds image files, which the server decodes and brings to the model's form."""
+    """Holds image files, which the server decodes and brings to the model's form. A support set with only
+    the pixels 0 and 1, both of them in one image, is refused; such queries are answered with a warning.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

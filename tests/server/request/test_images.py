@@ -10,25 +10,26 @@ from PIL import Image
 from kshot.bundle import (
     Bundle,
     Grayscale,
-    ImageLimits,
     Ink,
     InputSpec,
     Normalize,
     Rescale,
     Resize,
     Rgb,
-    decode_once,
     prepare,
 )
 from kshot.bundle import images as decoding
-from kshot.server.call_context import begin_call
-from kshot.server.errors import CallCancelled, InvalidRequest
+from kshot.server.call_context import begin_call, current_call
+from kshot.server.errors import InvalidRequest
+from kshot.server.request import decoding as decoding_module
 from kshot.server.request import images as images_module
 from kshot.server.request.images import (
+    QUERIES,
     SUPPORT_IMAGES,
     ImageRules,
     PixelBudget,
     SharedImages,
+    believed,
     prepare_images,
     thumbnails,
 )
@@ -63,7 +64,7 @@ def test_pixels_add_up_before_anything_is_decoded(
 ) -> None:
     begin_call("Predict")
     bombs = EncodedImages((webp(1000, 1000),) * 100)
-    monkeypatch.setattr(images_module, "decode_once", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(decoding_module, "decode_once", lambda *_: pytest.fail("it was decoded"))
     violations = Violations()
 
     prepared = prepare_images(bombs, rules(PixelBudget(10**6, 10**8 - 1)), violations)
@@ -107,46 +108,6 @@ def test_images_one_by_one_are_those_together(
     )
 
     np.testing.assert_array_equal(prepared, images_module.prepare(sent, tiny_bundle.manifest.input))
-
-
-def test_large_images_are_decoded_one_at_a_time(
-    rules: Callable[..., ImageRules], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A call waits for its turn, small images do not, and one whose caller has gone stops."""
-    monkeypatch.setattr(images_module, "_LARGE_PIXELS", 50)
-    monkeypatch.setattr(images_module, "_PATIENCE_SECONDS", 0.001)
-    call = begin_call("Predict")
-    large, small = EncodedImages((webp(10, 10),) * 2), EncodedImages((webp(5, 5),))
-
-    def ask(images: EncodedImages) -> int:
-        return len(prepare_images(images, rules(PixelBudget(1000, 1000)), Violations()))
-
-    assert ask(large) == 2
-    with images_module._LARGE_IMAGES:
-        assert ask(small) == 1
-        turn = images_module._turn(100)
-        call.ended = True
-        with pytest.raises(CallCancelled):
-            turn.__enter__()
-    assert not images_module._LARGE_IMAGES.locked()
-
-
-def test_decoding_ends_with_its_call(
-    rules: Callable[..., ImageRules], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    call = begin_call("Predict")
-    decoded: list[object] = []
-
-    def decode(data: bytes, limits: ImageLimits, sides: set[int]) -> object:
-        decoded.append(data)
-        call.ended = True
-        return decode_once(data, limits, sides)
-
-    monkeypatch.setattr(images_module, "decode_once", decode)
-
-    with pytest.raises(CallCancelled):
-        prepare_images(EncodedImages((webp(4, 4),) * 3), rules(PixelBudget(100, 100)), Violations())
-    assert len(decoded) == 1
 
 
 @pytest.mark.parametrize(
@@ -228,25 +189,133 @@ def test_models_share_what_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert small is not None and small.shape == (3, 3, 64, 64)
 
 
-def test_masks_of_zero_and_one_are_refused_as_files_too(rules: Callable[..., ImageRules]) -> None:
-    """Pictures of one colour may be there; one with more levels tells that all are pictures."""
-    begin_call("Predict")
+def png(*levels: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.array([levels], np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
 
-    def png(*levels: int) -> bytes:
-        stream = io.BytesIO()
-        Image.fromarray(np.array([levels], np.uint8)).save(stream, "PNG")
-        return stream.getvalue()
 
-    for files, refused in (
+@pytest.mark.parametrize(
+    ("files", "bits"),
+    [
         ((png(0, 0), png(0, 1)), True),
         ((png(0, 1), png(0, 2)), False),
         ((png(1, 1), png(0, 0)), False),
-    ):
-        violations = Violations()
-        prepare_images(EncodedImages(files), rules(PixelBudget(100, 100)), violations)
-        assert bool(violations) is refused
-        if refused:
-            assert found(violations) == {
-                "queries.encoded": "expected pixels from 0 to 255, got only 0 and 1; multiply by "
-                "255"
-            }
+    ],
+)
+def test_files_of_zero_and_one_are_refused_to_learn_from(
+    rules: Callable[..., ImageRules], files: tuple[bytes, ...], bits: bool
+) -> None:
+    """Pictures of one colour may be there; one with more levels tells that all are pictures.
+
+    A query may come from a camera that is covered: the answer has a warning.
+    """
+    expected = "expected pixels from 0 to 255, got only 0 and 1; multiply by 255"
+    begin_call("Predict")
+    of_support, of_queries = Violations(), Violations()
+
+    prepare_images(EncodedImages(files), rules(PixelBudget(100, 100), SUPPORT_IMAGES), of_support)
+    queries = prepare_images(EncodedImages(files), rules(PixelBudget(100, 100)), of_queries)
+
+    assert bool(of_support) is bits
+    if bits:
+        assert found(of_support) == {"support_set.images.encoded": expected}
+    assert len(queries) == 2 and not of_queries
+    warnings = current_call().query_warnings
+    assert [text.partition(",")[0] for text in warnings] == (
+        ["queries: all pixels are 0 or 1 of 255"] * bits
+    )
+
+
+@pytest.mark.parametrize("field", [SUPPORT_IMAGES, QUERIES])
+def test_arrays_of_zero_and_one_are_refused(rules: Callable[..., ImageRules], field: str) -> None:
+    """Numbers come from programs, where these are booleans."""
+    begin_call("Predict")
+    violations = Violations()
+
+    prepare_images(
+        TensorImages("UINT8", (2, 1, 2), bytes([0, 0, 0, 1])),
+        rules(PixelBudget(100, 100), field),
+        violations,
+    )
+
+    assert list(found(violations)) == [f"{field}.tensor"]
+
+
+def test_a_sample_of_pictures_may_have_only_zero_and_one(tiny_bundle: Bundle) -> None:
+    """Every other one of 32 is looked at; the others told that all are pictures."""
+    pixels = np.zeros((32, 4, 4), np.uint8)
+    pixels[::2, 0], pixels[1::2, 0] = 1, 255
+    shared = SharedImages((tiny_bundle.manifest.input,))
+
+    small = thumbnails(
+        TensorImages("UINT8", pixels.shape, pixels.tobytes()), shared, SUPPORT_IMAGES
+    )
+
+    assert small is not None and small.shape == (16, 3, 64, 64)
+
+
+GRAY = InputSpec((1, 8, 8), (Grayscale(), Resize(8, 8, "box"), Rescale(1 / 255)))
+COLOUR = InputSpec((3, 8, 8), (Rgb(), Resize(8, 8, "box"), Normalize((127.0,) * 3, (128.0,) * 3)))
+
+
+@pytest.mark.parametrize(
+    ("max_counts", "max_request", "made"),
+    [
+        ({}, 10**7, {GRAY, COLOUR}),
+        ({(SUPPORT_IMAGES, GRAY): 1}, 10**7, {COLOUR}),
+        ({(QUERIES, GRAY): 1}, 10**7, {GRAY, COLOUR}),
+        ({}, 1100 * 1100, {COLOUR}),
+    ],
+)
+def test_nothing_is_decoded_for_models_whose_limits_the_files_pass(
+    max_counts: dict[tuple[str, InputSpec], int], max_request: int, made: set[InputSpec]
+) -> None:
+    """`GRAY` takes each pixel; for `COLOUR` a JPEG is decoded at half its size."""
+    begin_call("Adapt")
+    shared = SharedImages((COLOUR, GRAY), max_counts)
+    files = EncodedImages((picture(1100, "JPEG"), picture(40, "JPEG")))
+    rules = ImageRules(SUPPORT_IMAGES, 10, PixelBudget(10**7, max_request, shared), COLOUR)
+
+    assert len(prepare_images(files, rules, Violations())) == 2
+
+    assert shared.prepared.keys() == {(SUPPORT_IMAGES, spec) for spec in made}
+
+
+def test_files_of_all_fields_count_for_each_model() -> None:
+    """The support set alone is within the limits of both, and the queries alone too."""
+    begin_call("AdaptAndPredict")
+    shared = SharedImages((COLOUR, GRAY))
+    budget = PixelBudget(10**7, 2 * 1100 * 1100 - 1, shared)
+    files = EncodedImages((picture(1100, "JPEG"),))
+
+    for field in (SUPPORT_IMAGES, QUERIES):
+        prepare_images(files, ImageRules(field, 10, budget, COLOUR), Violations())
+
+    assert shared.prepared.keys() == {
+        (SUPPORT_IMAGES, GRAY),
+        (SUPPORT_IMAGES, COLOUR),
+        (QUERIES, COLOUR),
+    }
+
+
+@pytest.mark.parametrize(
+    ("images", "taken"),
+    [
+        (None, False),
+        (EncodedImages((b"x",) * 2), True),
+        (EncodedImages((b"x",) * 3), False),
+        (EncodedImages(()), False),
+        (TensorImages("UINT8", (2, 3, 3), bytes(18)), True),
+        (TensorImages("UINT8", (2**40, 28, 28), b""), False),
+        (TensorImages("UINT8", (2, 3, 3), bytes(17)), False),
+        (TensorImages("UINT8", (2, 0, 0), b""), False),
+        (TensorImages("FP32", (2, 3), bytes(24)), True),
+        (TensorImages("FP64", (2, 3), bytes(48)), False),
+        (TensorImages("UINT8", (), b""), False),
+    ],
+)
+def test_numbers_that_will_be_refused_are_not_believed(
+    images: TensorImages | EncodedImages | None, taken: bool
+) -> None:
+    assert believed(images, 2) is (images if taken else None)

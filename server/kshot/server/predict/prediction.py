@@ -17,7 +17,13 @@ from kshot.server.predict.catalog import ServedModel
 from kshot.server.predict.predictor import images_per_query
 from kshot.server.report.known import known_scores, least_threshold
 from kshot.server.report.novelty import span_from
-from kshot.server.request.images import ImageRules, PixelBudget, image_count, prepare_images
+from kshot.server.request.images import (
+    QUERIES,
+    ImageRules,
+    PixelBudget,
+    image_count,
+    prepare_images,
+)
 from kshot.server.request.inputs import Images
 from kshot.server.request.options import check_allowed, one_of
 from kshot.server.request.violations import Violations
@@ -71,7 +77,7 @@ def prepare_queries(
 ) -> Floats:
     """Return queries as input of the model; blocks."""
     manifest = model.bundle.manifest
-    rules = ImageRules("queries", manifest.limits.max_query_count, budget, manifest.input)
+    rules = ImageRules(QUERIES, manifest.limits.max_query_count, budget, manifest.input)
     return prepare_images(queries, rules, violations)
 
 
@@ -135,7 +141,7 @@ def check_size(
     each = images_per_query(support_count, mode)
     if count * each > max_images:
         violations.add(
-            "queries",
+            QUERIES,
             f"expected at most {max_images // each} images in mode {mode} (at most {max_images} to "
             f"run, support sets included), got {count} images ({count * each} to run)",
         )

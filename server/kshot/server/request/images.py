@@ -3,61 +3,84 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import (
+    ONLY_ZERO_AND_ONE,
     THUMBNAIL,
     ImageError,
     ImageLimits,
-    ImageProblem,
     InputSpec,
-    Levels,
-    count_pixels,
-    decode_once,
+    Manifest,
     draft_side,
-    fit,
+    fit_array,
     prepare,
     rescale,
 )
 from kshot.server.call_context import current_call
+from kshot.server.request.decoding import LOOKED_AT, claimed_pixels, decode_files
 from kshot.server.request.inputs import EncodedImages, Images, TensorImages
 from kshot.server.request.violations import Violations, shorten
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
+Claims = Callable[[int], Sequence[int]]
 
-SUPPORT_IMAGES = "support_set.images"
+SUPPORT_IMAGES, QUERIES = "support_set.images", "queries"
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
 _MAX_AXES = 4
-_LARGE_PIXELS = 2**24
-_LARGE_IMAGES = threading.Lock()
-_PATIENCE_SECONDS = 0.1
-
-_LOOKED_AT = 16  # pictures at most; examples of a class usually follow each other
 
 
 @dataclass
 class SharedImages:
     """Images of one request that several models may take; each file is decoded once for all.
 
-    `specs` are the models' inputs. `prepared` holds the images by field and input, or what is wrong
-    with them; `thumbnails` by field, `(up to 16, 3, height, width)`.
+    `specs` are the models' inputs, and `max_counts` the most images that they take, by field and
+    input. `prepared` holds the images by field and input, or what is wrong with them; `thumbnails`
+    by field, `(up to 16, 3, height, width)`; `claimed` the pixels of files by field and input.
     """
 
     specs: tuple[InputSpec, ...] = ()
+    max_counts: Mapping[tuple[str, InputSpec], int] = field(default_factory=dict)
     prepared: dict[tuple[str, InputSpec], Floats | ImageError] = field(default_factory=dict)
     thumbnails: dict[str, Floats] = field(default_factory=dict)
+    claimed: dict[tuple[str, InputSpec], int] = field(default_factory=dict)
 
-    def others(self, spec: InputSpec) -> list[InputSpec]:
-        """Return the distinct inputs of pictures, this one first."""
-        return [spec, *{each for each in self.specs if each.preprocessing and each != spec}]
+    @staticmethod
+    def of(manifests: Sequence[Manifest]) -> SharedImages:
+        """Share among the models of these manifests."""
+        most: dict[tuple[str, InputSpec], int] = {}
+        for manifest in manifests:
+            spec, limits = manifest.input, manifest.limits
+            for name, count in (
+                (SUPPORT_IMAGES, limits.max_support_count),
+                (QUERIES, limits.max_query_count),
+            ):
+                most[name, spec] = max(count, most.get((name, spec), 0))
+        return SharedImages(tuple(manifest.input for manifest in manifests), most)
+
+    def takers(self, rules: ImageRules, count: int, claims: Claims) -> list[InputSpec]:
+        """Return the distinct inputs whose limits `count` files keep, those of the rules first.
+
+        `claims` tells the pixels of each file for a side to decode at.
+        """
+        found = [rules.spec]
+        for spec in dict.fromkeys(each for each in self.specs if each.preprocessing):
+            key = rules.field, spec
+            if spec == rules.spec or count > self.max_counts.get(key, count):
+                continue
+            self.claimed[key] = sum(claims(draft_side(spec)))
+            if sum(self.claimed.get((name, spec), 0) for name in (SUPPORT_IMAGES, QUERIES)) <= (
+                rules.budget.max_request
+            ):
+                found.append(spec)
+        return found
 
 
 @dataclass
@@ -101,6 +124,19 @@ def image_count(images: Images | None) -> int | None:
     return images.shape[0] if images and images.shape and images.shape[0] >= 0 else None
 
 
+def believed(images: Images | None, max_count: int) -> Images | None:
+    """Return the images unless they will be refused by their numbers alone, before any is read."""
+    if not 1 <= (image_count(images) or 0) <= max_count:
+        return None
+    if isinstance(images, TensorImages) and not (
+        min(images.shape) > 0
+        and images.datatype in _DTYPES
+        and len(images.data) == math.prod(images.shape) * _DTYPES[images.datatype].itemsize
+    ):
+        return None
+    return images
+
+
 def check_sent(images: Images | None, field: str, violations: Violations) -> None:
     """Note missing images: all that can be checked without a model."""
     if images is None:
@@ -129,11 +165,11 @@ def prepare_images(images: Images | None, rules: ImageRules, violations: Violati
         violations.add(f"{rules.field}.encoded", f"expected {expected}, got images")
         return nothing
     field = f"{rules.field}.encoded"
-    counts = _claimed(images.items, rules)
-    if not rules.budget.spend(sum(counts), field, violations):
+    items = images.items
+    claims = cache(partial(claimed_pixels, items, ImageLimits(max_pixels=rules.budget.max_image)))
+    if not rules.budget.spend(sum(claims(draft_side(rules.spec))), field, violations):
         return nothing
-    items, specs = images.items, rules.budget.shared.others(rules.spec)
-    prepared = _once(rules, specs, lambda: _decode(items, counts, rules, specs))
+    prepared = _once(rules, lambda: _decode(items, claims, rules))
     if isinstance(prepared, ImageError):
         _note(prepared, field, ".items[{}]", violations)
         return nothing
@@ -146,91 +182,45 @@ def thumbnails(images: Images | None, shared: SharedImages, field: str) -> Float
     Float32 `(n, 3, height, width)`, 0 to 1.
     """
     if isinstance(images, TensorImages) and images.datatype == "UINT8":
-        step = -(-images.shape[0] // _LOOKED_AT)
+        step = -(-images.shape[0] // LOOKED_AT)
         array = np.frombuffer(images.data, np.uint8).reshape(images.shape)
-        return prepare(array[::step], THUMBNAIL)
+        # All of them were checked: those of a sample may have only the values 0 and 1.
+        return rescale(fit_array(array[::step], THUMBNAIL), THUMBNAIL)
     return shared.thumbnails.get(field)
 
 
 def _once(
-    rules: ImageRules, specs: Sequence[InputSpec], make: Callable[[], Sequence[Floats]]
+    rules: ImageRules, make: Callable[[], Mapping[InputSpec, Floats | ImageError]]
 ) -> Floats | ImageError:
-    """Return what `make` gives for the input of the rules, made once with those of `specs`."""
+    """Return what `make` gives for the input of the rules, made once with that for others."""
     found = rules.budget.shared.prepared
     if (rules.field, rules.spec) not in found:
-        made: Sequence[Floats | ImageError]
-        try:
-            made = make()
-        except ImageError as error:
-            made = [error] * len(specs)
-        found.update({(rules.field, spec): each for spec, each in zip(specs, made, strict=True)})
+        found.update({(rules.field, spec): each for spec, each in make().items()})
     return found[rules.field, rules.spec]
 
 
-def _limits(rules: ImageRules) -> ImageLimits:
-    return ImageLimits(max_pixels=rules.budget.max_image)
-
-
-def _claimed(items: Sequence[bytes], rules: ImageRules) -> list[int]:
-    """Return the pixels to decode of each image, by its header; 0 where decoding will fail."""
-    counts = [0] * len(items)
-    for index, item in enumerate(items):
-        current_call().check()
-        with suppress(ImageError):
-            counts[index] = count_pixels(item, _limits(rules), draft_side(rules.spec))
-    return counts
-
-
 def _decode(
-    items: Sequence[bytes], counts: Sequence[int], rules: ImageRules, specs: Sequence[InputSpec]
-) -> list[Floats]:
-    """Decode one image after another for all inputs; raise `ImageError` with all problems.
-
-    `counts` has the pixels of each, as the input of the rules needs it.
-    """
-    shared, limits = rules.budget.shared, _limits(rules)
-    sides = {draft_side(spec) for spec in specs}
-    others = sides - {draft_side(rules.spec)}
-    fitted: dict[InputSpec, list[Pixels]] = {spec: [] for spec in specs}
-    small, step = list[Pixels](), -(-len(items) // _LOOKED_AT)
-    problems, levels = [], Levels()
-    for index, item in enumerate(items):
-        current_call().check()
-        try:
-            sizes = [counts[index], *(count_pixels(item, limits, side) for side in others)]
-            with _turn(max(sizes)):
-                pictures = decode_once(item, limits, sides)
-                for spec, pixels in fitted.items():
-                    pixels.append(fit(pictures[draft_side(spec)], spec))
-                picture = pictures[draft_side(rules.spec)]
-                levels.see(picture)
-                if len(shared.specs) > 1 and index % step == 0:
-                    small.append(fit(picture, THUMBNAIL))
-        except ImageError as error:
-            problems += [ImageProblem(index, problem.reason) for problem in error.problems]
-    if problems:
-        raise ImageError(problems)
-    levels.check()
-    if small:
-        shared.thumbnails[rules.field] = rescale(np.stack(small), THUMBNAIL)
-    return [rescale(np.stack(fitted.pop(spec)), spec) for spec in specs]
-
-
-@contextmanager
-def _turn(pixel_count: int) -> Iterator[None]:
-    """Hold what a large image needs: one of them is decoded at a time, in all calls.
-
-    So many senders of the largest images do not fill the memory; raises what `Call.check` does.
-    """
-    if pixel_count <= _LARGE_PIXELS:
-        yield
-        return
-    while not _LARGE_IMAGES.acquire(timeout=_PATIENCE_SECONDS):
-        current_call().check()
+    items: Sequence[bytes], claims: Claims, rules: ImageRules
+) -> Mapping[InputSpec, Floats | ImageError]:
+    """Decode files for all inputs that take them; the camera that took a query may be covered."""
+    shared = rules.budget.shared
+    specs = shared.takers(rules, len(items), claims)
+    most = [max(each) for each in zip(*(claims(draft_side(spec)) for spec in specs), strict=True)]
+    limits = ImageLimits(max_pixels=rules.budget.max_image)
     try:
-        yield
-    finally:
-        _LARGE_IMAGES.release()
+        decoded = decode_files(items, most, limits, specs, wants_thumbnails=len(shared.specs) > 1)
+    except ImageError as error:
+        return dict.fromkeys(specs, error)
+    if decoded.are_bits:
+        if rules.field == SUPPORT_IMAGES:
+            return dict.fromkeys(specs, ImageError.about(ONLY_ZERO_AND_ONE))
+        current_call().query_warnings.append(
+            f"{rules.field}: all pixels are 0 or 1 of 255, so the answers are likely wrong; "
+            "multiply by 255, unless the pictures are that dark"
+        )
+    if decoded.thumbnails is not None:
+        shared.thumbnails[rules.field] = decoded.thumbnails
+    return decoded.prepared
 
 
 def _prepare_tensor(
@@ -275,11 +265,18 @@ def _prepare_tensor(
     array = np.frombuffer(images.data, dtype).reshape(shape)
     if dtype != np.uint8:
         array = array.astype(np.float32, copy=False)
-    prepared = _once(rules, [rules.spec], lambda: [prepare(array, rules.spec)])
+    prepared = _once(rules, lambda: {rules.spec: _prepare_array(array, rules.spec)})
     if isinstance(prepared, ImageError):
         _note(prepared, field, "", violations)
         return nothing
     return prepared
+
+
+def _prepare_array(array: npt.NDArray[np.generic], spec: InputSpec) -> Floats | ImageError:
+    try:
+        return prepare(array, spec)
+    except ImageError as error:
+        return error
 
 
 def _note(error: ImageError, field: str, item: str, violations: Violations) -> None:
