@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from typing import Any, cast
 
 import pytest
 
-from kshot.server.admission import Admission, ImageRoom
+from kshot.bundle import Bundle
+from kshot.server.admission import Admission, ImageRoom, room_bytes
 from kshot.server.call_context import begin_call, current_call
 from kshot.server.errors import QueueFull, ShuttingDown
+from kshot.server.predict.catalog import ServedModel
+from kshot.server.request.inputs import EncodedImages, TensorImages
 
 
 def test_admission_counts_and_closes() -> None:
@@ -90,3 +95,18 @@ def test_a_call_that_ends_while_it_waits_leaves_the_room(came: bool) -> None:
             pass
 
     asyncio.run(main())
+
+
+def test_only_images_that_may_be_taken_need_room(tiny_bundle: Bundle) -> None:
+    """A shape alone is no image."""
+    manifest = tiny_bundle.manifest
+    served_model = ServedModel(tiny_bundle, predictor=cast(Any, None))
+    each = 4 * math.prod(manifest.input.shape)
+    two = TensorImages("UINT8", (2, 3, 3), bytes(18))
+    none = TensorImages("UINT8", (2**40, 28, 28), b"")
+    many = EncodedImages((b"x",) * (manifest.limits.max_support_count + 1))
+
+    assert room_bytes([served_model, served_model], two) == 4 * each
+    assert room_bytes([served_model], two, two) == 4 * each
+    assert room_bytes([served_model], none, two) == 2 * each
+    assert room_bytes([served_model], many) == room_bytes([served_model], None, none) == 0

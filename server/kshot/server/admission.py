@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from kshot.server.call_context import current_call
+from kshot.server.choice import prepared_bytes
 from kshot.server.errors import QueueFull, ShuttingDown
+from kshot.server.predict.catalog import ServedModel
+from kshot.server.request.images import believed
+from kshot.server.request.inputs import Images
 
 
 class Admission:
@@ -50,6 +54,18 @@ class Admission:
 # Bytes of prepared images: of calls that are not large, and of those that are.
 _SMALL_ROOM, _LARGE_ROOM = 2**27, 2**28
 _SMALL = 2**24
+
+
+def room_bytes(
+    models: Sequence[ServedModel], support: Images | None, queries: Images | None = None
+) -> int:
+    """Return the bytes of a request's images; those that are refused unread need no room."""
+    total = 0
+    for model in models:
+        limits = model.bundle.manifest.limits
+        images = believed(support, limits.max_support_count)
+        total += prepared_bytes([model], images, believed(queries, limits.max_query_count))
+    return total
 
 
 class ImageRoom:

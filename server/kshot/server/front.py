@@ -16,9 +16,9 @@ from kshot.server.adaptation import (
     check_task,
     check_task_alone,
 )
-from kshot.server.admission import Admission, ImageRoom
+from kshot.server.admission import Admission, ImageRoom, room_bytes
 from kshot.server.call_context import current_call
-from kshot.server.choice import Candidate, adapt_best, find_candidates, prepared_bytes
+from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.supervisor import EngineSupervisor
 from kshot.server.predict.batches import Batches, Request, few_alone, may_join
@@ -43,6 +43,7 @@ from kshot.server.request.grounds import (
     query_ground_warnings,
 )
 from kshot.server.request.images import (
+    QUERIES,
     SUPPORT_IMAGES,
     PixelBudget,
     SharedImages,
@@ -90,7 +91,7 @@ class Front:
             def check(model: ServedModel, noted: Violations, budget: PixelBudget) -> Candidate:
                 return Candidate(model, check_task(task, model, ttl, budget, noted))
 
-            async with self.adapting_room.hold(prepared_bytes(models, task.support_set.images)):
+            async with self.adapting_room.hold(room_bytes(models, task.support_set.images)):
                 _, adaptation = await self._adapt(task, models, check, violations)
             kept = await self.kept_models.keep(adaptation.model, adaptation.arrays)
             current_call().adapted_model = kept.id
@@ -118,8 +119,8 @@ class Front:
                     model, checked, prepare_queries(query.queries, model, budget, noted)
                 )
 
-            images = task.support_set.images, query.queries
-            async with self.adapting_room.hold(prepared_bytes(models, *images)):
+            room = room_bytes(models, task.support_set.images, query.queries)
+            async with self.adapting_room.hold(room):
                 chosen, adaptation = await self._adapt(task, models, check, violations)
                 queries = cast(Floats, chosen.queries)
                 mode, arrays = adaptation.model.options.batch_norm_mode, adaptation.arrays
@@ -134,7 +135,7 @@ class Front:
         """Classify queries with an adapted model."""
         with self.predicting.admit():
             if not check_id(adapted_model, violations):
-                check_sent(query.queries, "queries", violations)
+                check_sent(query.queries, QUERIES, violations)
                 violations.check()
             adapted, arrays = await self.kept_models.read(adapted_model)
             model = self._behind(adapted)
@@ -156,7 +157,7 @@ class Front:
                     return queries
 
             question = Question(model, arrays, mode)
-            async with self.predicting_room.hold(prepared_bytes([model], query.queries)):
+            async with self.predicting_room.hold(room_bytes([model], None, query.queries)):
                 answers = await self._answer(query.queries, adapted.id, question, prepare)
             if mode is adapted.options.batch_norm_mode:  # the references are of this mode
                 answers = await scored(answers, arrays, query.reject_below, self.workers)
@@ -185,7 +186,7 @@ class Front:
         self, task: AdaptInput, models: Sequence[ServedModel], check: Check, violations: Violations
     ) -> tuple[Candidate, AdaptResult]:
         """Adapt the best of the models that the task fits, and warn of the support set."""
-        shared = SharedImages(tuple(model.bundle.manifest.input for model in models))
+        shared = SharedImages.of([model.bundle.manifest for model in models])
 
         def prepare() -> list[Candidate]:
             def checked(model: ServedModel, noted: Violations) -> Candidate:
@@ -274,7 +275,7 @@ class Front:
         def check() -> None:
             check_task_alone(task, self.catalog.max_way, violations)
             if query is not None:
-                check_sent(query.queries, "queries", violations)
+                check_sent(query.queries, QUERIES, violations)
             violations.check()
 
         if task.model not in self.catalog:
