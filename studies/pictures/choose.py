@@ -7,76 +7,38 @@ what other sets may expect. `--save` writes the settings that all sets choose in
 the figures beside this script.
 """
 
-import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import numpy as np
-import numpy.typing as npt
-import onnxruntime
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from kshot.bundle import RidgeRule, RidgeSettings, cache_folder, prepare, replacing
+from kshot.bundle import RidgeRule, RidgeSettings
 from kshot.trainer.bundling.torch_encoder import export_encoder
 from kshot.trainer.encoders.photos import photos_encoder, photos_input, write_settings
 from kshot.trainer.errors import DataError
 from kshot.trainer.evaluate.ridge_rules import Scores, choose_rule, logits_of, solve
-from kshot.trainer.output.progress import Progress
 from kshot.trainer.statistics import accuracy_interval
+from studies.pictures.features import FeatureEncoder
 from studies.pictures.measure import read_set_rows
-from studies.pictures.sets import PictureSet, draw_tasks, read_archive
-
-Floats = npt.NDArray[np.float64]
+from studies.pictures.sets import draw_tasks, read_archive
 
 WAY, QUERIES = 5, 15
 SEED, PUBLISHED_SEED = 1, 0  # settings are not chosen on the tasks that are published
 PUBLISHED_TASKS = {1: 300, 5: 300, 20: 100}
 SHOTS = (1, 5, 20)
-IMAGES_AT_ONCE = 8
 
 
-class Encoder:
-    """The encoder of `photos`; what it encoded before comes from the cache."""
-
-    def __init__(self) -> None:
-        module, shape = photos_encoder(), photos_input().shape
-        with torch.no_grad():
-            parts = module.parts(torch.zeros(1, *shape))
-        self.sizes = tuple(part.shape[1] for part in parts)
-        content = export_encoder(module, "photos", shape).content
-        self._digest = hashlib.sha256(content).hexdigest()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"]
-        )
-
-    def blocks(self, pictures: PictureSet, name: str) -> Sequence[Floats]:
-        """Return the blocks `(n, size)` of all pictures of a set."""
-        key = hashlib.sha256(f"{self._digest} {pictures.digest}".encode()).hexdigest()[:32]
-        path = cache_folder() / f"features-{key}.npy"
-        if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with replacing(path) as file:
-                np.save(file, self._encode(pictures.pictures, name))
-        joined: Floats = np.load(path).astype(np.float64)
-        return np.split(joined, np.cumsum(self.sizes)[:-1], axis=1)
-
-    def _encode(self, pictures: Sequence[bytes], name: str) -> npt.NDArray[np.float16]:
-        parts = []
-        with Progress(f"encoding {name}", "pictures") as progress:
-            for start in range(0, len(pictures), IMAGES_AT_ONCE):
-                images = prepare(pictures[start : start + IMAGES_AT_ONCE], photos_input())
-                (encoded,) = self._session.run(["encoded"], {"images": images})
-                parts.append(encoded.reshape(len(images), -1).astype(np.float16))
-                progress.update(start + len(images), len(pictures))
-        return np.concatenate(parts)
+def left_out_rules(scores: Mapping[str, Scores], shot: int) -> Iterator[tuple[str, RidgeRule]]:
+    """Yield for each set the rule that all others choose."""
+    for name in scores:
+        yield name, choose_rule([of for other, of in scores.items() if other != name], shot)
 
 
 @click.command()
@@ -86,12 +48,18 @@ class Encoder:
 def command(data_folder: Path, task_count: int, save: bool) -> None:
     """Choose and measure."""
     torch.set_num_threads(1)
-    encoder = Encoder()
+    module, spec = photos_encoder(), photos_input()
+    with torch.no_grad():
+        sizes = tuple(part.shape[1] for part in module.parts(torch.zeros(1, *spec.shape)))
+    encoder = FeatureEncoder(export_encoder(module, "photos", spec.shape).content, spec)
     sets = {
         row.name: read_archive(data_folder / "pictures" / row.source, grouped=bool(row.grouped))
         for row in read_set_rows(table="pictures").values()
     }
-    blocks = {name: encoder.blocks(pictures, name) for name, pictures in sets.items()}
+    # As float16, which kshot keeps encoded data sets as.
+    joined = {name: encoder.of_set(of).astype(np.float16) for name, of in sets.items()}
+    cuts = np.cumsum(sizes)[:-1]
+    blocks = {name: np.split(of.astype(float), cuts, axis=1) for name, of in joined.items()}
     figures, rules = {}, []
     for shot in SHOTS:
         scores, found = {}, {}
@@ -99,19 +67,18 @@ def command(data_folder: Path, task_count: int, save: bool) -> None:
             with _told(f"{shot}-shot {name}"):
                 tasks = draw_tasks(pictures, (WAY, shot, QUERIES), task_count, SEED)
                 scores[name] = solve(blocks[name], tasks)
-        for name in scores:
-            others = [each for other, each in scores.items() if other != name]
+        for name, rule in left_out_rules(scores, shot):
             with _told(f"{shot}-shot {name}"):
                 drawn = (WAY, shot, QUERIES), PUBLISHED_TASKS[shot], PUBLISHED_SEED
                 own = solve(blocks[name], draw_tasks(sets[name], *drawn))
-                found[name] = measure(own, choose_rule(others, shot), shot)
+                found[name] = measure(own, rule, shot)
                 click.echo(f"{shot}-shot {name}: {100 * found[name]['accuracy']:.1f}", err=True)
         mean = float(np.mean([each["accuracy"] for each in found.values()]))
         figures[f"{shot}-shot"] = {"mean": mean, "sets": found}
         click.echo(f"{shot}-shot: {100 * mean:.2f} %, settings chosen on the other sets", err=True)
         rules.append(choose_rule(list(scores.values()), shot))
     if save:
-        write_settings(RidgeSettings(encoder.sizes, tuple(rules)))
+        write_settings(RidgeSettings(sizes, tuple(rules)))
         path = Path(__file__).parent / "left_out.json"
         tasks_of = {f"{shot}-shot": count for shot, count in PUBLISHED_TASKS.items()}
         document = {"chosen on": task_count, "measured on": tasks_of, **figures}

@@ -102,3 +102,18 @@ def test_ties_are_broken_by_what_a_user_gains(trial: Trial) -> None:
         "vague is right as often as fast",
     ]
     assert notes[2].endswith("3.0 ms per picture against 1.0.")
+
+
+def test_the_bundle_to_serve_names_those_that_are_as_often_right(trial: Trial) -> None:
+    """Where a trivial classifier is ahead of all."""
+    made = [
+        outcome(trial.pictures, "rival", [], bundle=False),
+        outcome(trial.pictures, "sure", [0], bundle=True, most=0.9),
+        outcome(trial.pictures, "vague", [0], bundle=True, most=0.6),
+    ]
+    outcomes = sorted(made, key=lambda one: one.place)
+
+    found = Trial(trial.folder, trial.pictures, outcomes, {}, "", {})
+
+    assert [one.contender.title for one in found.level_bundles] == ["vague"]
+    assert "sure is surer than vague, as often right." in report_of(found).notes

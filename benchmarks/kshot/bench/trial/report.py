@@ -55,6 +55,14 @@ class Trial:
         return next(one for one in self.outcomes if one.contender.bundle)
 
     @property
+    def level_bundles(self) -> Sequence[Outcome]:
+        """Return the bundles that are level with the best one, where a rival is the best of all."""
+        if self.best.contender.bundle:
+            return []
+        bundles = [one for one in self.outcomes if one.contender.bundle]
+        return [one for one in bundles[1:] if one.correct.sum() == bundles[0].correct.sum()]
+
+    @property
     def best_rival(self) -> Outcome:
         """Return the most accurate trivial classifier."""
         return next(one for one in self.outcomes if not one.contender.bundle)
@@ -119,6 +127,8 @@ def _notes(trial: Trial) -> Sequence[str]:
         f"against {best.picture_ms:.1f}."
         for one in trial.level
     ]
+    if level := ", ".join(one.contender.title for one in trial.level_bundles):
+        notes.append(f"{trial.best_bundle.contender.title} is surer than {level}, as often right.")
     for title, grown in trial.growths.items():
         told = ", ".join(f"{count}: {100 * share:.0f} %" for count, share in grown.items())
         notes.append(f"{title} by examples per class: {told}.")

@@ -35,7 +35,11 @@ def unpacked(archives: Sequence[Path]) -> Path:
         for archive in archives:
             _unpack(archive, partial)
         with reading(folder):
-            partial.rename(folder)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process unpacked the same files
+                    raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
