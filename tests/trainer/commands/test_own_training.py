@@ -30,6 +30,7 @@ ENCODER = """<ir_version: 10, opset_import: ["" : 20]>
 @pytest.fixture(autouse=True)
 def few_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("KSHOT_DATA", str(tmp_path / "for-recipes"))
     for module in (contest, ridge_bundle):
         monkeypatch.setattr(module, "TASKS", 4)
     monkeypatch.setattr(

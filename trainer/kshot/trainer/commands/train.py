@@ -107,8 +107,10 @@ def command(request: TrainRequest) -> None:
 
 def _train_on_folder(request: TrainRequest, folder: Path) -> None:
     """Train as suits a user's folder, and print what it is worth."""
-    if request.data_folder is not None:
+    source = click.get_current_context().get_parameter_source("data_folder")
+    if source is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--data cannot be combined with --folder")
+    request = replace(request, data_folder=None)  # from KSHOT_DATA: for recipes
     own = plan_training(folder, request.start)
     result: Path | None
     if own.by_gradients:
