@@ -40,14 +40,21 @@ def test_an_older_version_is_named_after_an_at_sign() -> None:
         locate_bundle("omniglot@x")
 
 
-def test_a_folder_comes_before_a_built_in_bundle_of_its_name(
+def test_a_bundle_comes_before_a_folder_of_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert locate_bundle("omniglot") == builtin_bundle("omniglot")
-    (tmp_path / "omniglot").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    built = built_folder() / "mine" / "1"
+    built.mkdir(parents=True)
+    for name in ("omniglot", "mine", "other"):
+        (tmp_path / name).mkdir()
 
-    assert locate_bundle("omniglot") == Path("omniglot")
+    assert locate_bundle("omniglot") == builtin_bundle("omniglot")
+    assert locate_bundle("mine") == built
+    assert locate_bundle("./omniglot") == locate_bundle("omniglot/") == Path("omniglot")
+    assert locate_bundle("other") == Path("other")
+    assert locate_bundle(".") == Path()
     assert locate_bundle("some/where") == Path("some/where")
     with pytest.raises(BundleError, match="there is no folder omni, and no built-in bundle 'omni'"):
         locate_bundle("omni")
@@ -76,6 +83,7 @@ def test_photos_that_is_not_built_is_refused_with_the_command_that_builds_it(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(locations.sys, "prefix", str(tmp_path / "environment"))
+    (tmp_path / "photos").mkdir()
 
     for name in ("photos", "photos@1", "photos@"):
         with pytest.raises(BundleError, match=f"{name} is not built; .* kshot bundle build photos"):

@@ -106,13 +106,14 @@ def known_names() -> tuple[str, ...]:
 
 
 def locate_bundle(name: str) -> Path:
-    """Return an existing folder, or the folder of the built-in or built bundle of this name.
+    """Return the folder of the built-in or built bundle of this name, or an existing folder.
 
-    A name that ships means what ships. `NAME@VERSION` is one version. A path with several parts
-    always means a folder. Raises `BundleError`.
+    A name that ships means what ships. `NAME@VERSION` is one version. A bundle comes before a
+    folder of its name; a path with several parts or `./NAME` always means a folder. Raises
+    `BundleError`.
     """
     folder = Path(name)
-    if folder.exists() or len(folder.parts) > 1:
+    if str(folder) != name or len(folder.parts) > 1:
         return folder
     only, at, version = name.partition("@")
     if re.fullmatch(NAME_PATTERN, only) and not (_BUILTIN_FOLDER / only).is_dir():
@@ -127,6 +128,8 @@ def locate_bundle(name: str) -> Path:
                 f"{name} is not built; pip install 'kshot[photos]', then kshot bundle build photos "
                 f"(version {PHOTOS_VERSION})"
             )
+    if folder.exists() and only not in shipped_names():
+        return folder
     try:
         return builtin_bundle(name)
     except BundleError as error:

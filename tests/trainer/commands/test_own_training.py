@@ -98,9 +98,11 @@ def test_other_pictures_choose_the_rules_of_a_head(
     words = ["train", "--folder", str(folder_of(tmp_path, drawn=False)), "--device", "cpu"]
     words += ["--out", str(tmp_path / "o")]
     capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
 
     assert main(words) == 1
-    assert "bundle photos, which is not built: pip install" in capsys.readouterr().err
+    assert "drawings: photos is not built; pip install" in capsys.readouterr().err
     assert main([*words, "--start", "drawings", "--set", "outer.seed=x"]) == 2
     assert main([*words, "--start", "omniglot"]) == 2
     assert main([*words, "--start", "net", "--set", "outer.seed=1"]) == 2

@@ -111,9 +111,8 @@ def plan_training(folder: Path, start_name: str | None) -> OwnTraining:
     except BundleError as error:
         if start_name is None and not own.drawings:
             raise click.ClickException(
-                f"{folder} holds no drawings, and its training would start from bundle photos, "
-                "which is not built: pip install 'kshot[photos]', then kshot bundle build photos; "
-                "or name another bundle by --start"
+                f"{folder}: expected bundle photos, to start from for pictures other than "
+                f"drawings: {error}; or name another bundle by --start"
             ) from error
         raise click.UsageError(f"--start: {error}") from error
     steps = start.manifest.input.preprocessing
