@@ -140,3 +140,15 @@ def test_a_recipe_or_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     problems = capsys.readouterr().err
     assert problems.count("expected one of RECIPE and --folder") == 2
     assert "--data cannot be combined with --folder" in problems
+
+
+def test_results_are_not_written_into_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "birds").mkdir()
+
+    for out in ("birds", "birds/runs", "."):
+        words = ["--folder", str(tmp_path / "birds"), "--out", str(tmp_path / out), "--resume"]
+        assert main(["train", *words]) == 2
+    assert capsys.readouterr().err.count("--out: expected a directory outside --folder") == 3
+    assert not any((tmp_path / "birds").iterdir())

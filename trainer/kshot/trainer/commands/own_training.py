@@ -131,6 +131,16 @@ def plan_training(folder: Path, start_name: str | None) -> OwnTraining:
     return OwnTraining(own, start, chosen, _bundle_name(own.path.name))
 
 
+def check_apart(folder: Path, out: Path) -> None:
+    """Raise `UsageError` for results that would be written among the classes of a folder."""
+    folder = folder.resolve()
+    if (out.resolve() / _bundle_name(folder.name)).is_relative_to(folder):
+        raise click.UsageError(
+            f"--out: expected a directory outside --folder, got {out}: its results would look like "
+            "classes; name another directory"
+        )
+
+
 def _bundle_name(folder_name: str) -> str:
     """Make a bundle's name of a folder's; that of a bundle that ships or is built is changed."""
     name = re.sub("[^a-z0-9]+", "-", folder_name.lower()).strip("-")[:60]

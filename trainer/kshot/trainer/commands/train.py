@@ -18,7 +18,7 @@ from kshot.trainer.commands.options import (
     choose_data_folder,
     choose_device,
 )
-from kshot.trainer.commands.own_training import choose_rules, compare, plan_training
+from kshot.trainer.commands.own_training import check_apart, choose_rules, compare, plan_training
 from kshot.trainer.commands.requests import argument, command_of, option
 from kshot.trainer.datasets.device_images import enlarged
 from kshot.trainer.datasets.encoded_images import encoded_pixels
@@ -111,6 +111,7 @@ def _train_on_folder(request: TrainRequest, folder: Path) -> None:
     if source is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--data cannot be combined with --folder")
     request = replace(request, data_folder=None)  # from KSHOT_DATA: for recipes
+    check_apart(folder, request.out)
     own = plan_training(folder, request.start)
     result: Path | None
     if own.by_gradients:
