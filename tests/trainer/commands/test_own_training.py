@@ -17,7 +17,8 @@ from kshot.trainer.evaluate import contest
 from kshot.trainer.rivals.rivals import RIVALS
 
 CLASSES, PICTURES = 6, 7
-HELD_OUT = held_out_split([f"class{label}" for label in range(CLASSES)], 0)["test"]
+SPLIT = held_out_split([f"class{label}" for label in range(CLASSES)], 0)
+HELD_OUT = SPLIT["test"]
 SETTINGS = ("outer.meta_iterations=2", "evaluation.task_count=2", "evaluation.table.task_count=2")
 QUICK = ("--device", "cpu", "--no-compile", *(f"--set={setting}" for setting in SETTINGS))
 ENCODER = """<ir_version: 10, opset_import: ["" : 20]>
@@ -112,7 +113,7 @@ def test_other_pictures_choose_the_rules_of_a_head(
     assert main([*words, "--start", "net"]) == 0
 
     said = capsys.readouterr()
-    assert "no drawings" in said.err
+    assert "rules for 1 example per class; for more, the rules of net stay\n" in said.err
     folder = tmp_path / "o" / "own-pictures" / "1"
     bundle, start = load_bundle(folder), load_bundle(tmp_path / "cache/kshot/bundles/net")
     assert bundle.encoder_digest == start.encoder_digest
@@ -123,11 +124,19 @@ def test_other_pictures_choose_the_rules_of_a_head(
     assert bundle.manifest.evaluation
     card = (folder / "README.md").read_text()
     assert "    kshot train --folder 'Own pictures' --start net --out OUT\n" in card
+    assert "chosen on 4 tasks each for 1 example per class" in card
     assert "\nnet " in said.out
 
     assert main([*words, "--start", "net"]) == 2
     assert main([*words, "--start", "net", "--resume"]) == 0
     assert capsys.readouterr().out == said.out
+
+    few = SPLIT["train"][0]
+    for number in range(3, PICTURES):
+        (tmp_path / "Own pictures" / few / f"{number}.png").unlink()
+    assert main([*words[:-1], str(tmp_path / "few"), "--start", "net"]) == 1
+    assert f"{few}: expected at least 4 pictures, to choose" in capsys.readouterr().err
+    assert not (tmp_path / "few").exists()
 
 
 def test_a_recipe_or_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

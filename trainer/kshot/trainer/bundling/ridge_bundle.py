@@ -19,7 +19,7 @@ from kshot.trainer.recipe.recipe import Data
 from kshot.trainer.tasks.episode_file import TaskShape, draw_episodes
 from kshot.trainer.tasks.episodes import EpisodeBatch
 
-SHOTS, WAY, QUERIES, TASKS, SEED = (1, 5, 20), 5, 15, 100, 1
+RULE_SHOTS, WAY, QUERIES, TASKS, SEED = (1, 5, 20), 5, 15, 100, 1
 FEWEST_QUERIES = 3
 
 
@@ -33,23 +33,37 @@ class ChoiceTask:
     query_labels: Rows
 
 
+def chosen_shots(fewest: int) -> tuple[int, ...]:
+    """Return for which numbers of examples rules are chosen, given the smallest class's pictures.
+
+    Of 1, 5 and 20 those that leave three queries, perhaps none.
+    """
+    return tuple(shot for shot in RULE_SHOTS if shot + FEWEST_QUERIES <= fewest)
+
+
+def shots_text(fewest: int) -> str:
+    """Name what `chosen_shots` returns, as `1 and 5 examples per class`."""
+    *others, last = map(str, chosen_shots(fewest))
+    counts = " and ".join([", ".join(others), last] if others else [last])
+    return f"{counts} {'examples' if others else 'example'} per class"
+
+
 def chosen_settings(
     bundle: Bundle, dataset: ImageDataset, pixels: DevicePixels, report: Report
 ) -> RidgeSettings:
     """Choose the rules of a bundle's head on tasks of a data set, from the bundle's own rules.
 
-    For 1, 5 and 20 examples per class, or as many as the smallest class has beside three queries;
-    beyond these the bundle's own rules stay. `pixels` are the data set's encoded images. `report`
-    hears of the blocks of features that tasks were solved by.
+    For the numbers of examples that `chosen_shots` names; for others the bundle's own rules stay.
+    `pixels` are the data set's encoded images. `report` hears of the numbers of examples done.
     """
     own = bundle.manifest.ridge
     assert own is not None  # noqa: S101 -- its caller chose such a bundle
     features = pixels.images.flatten(1).cpu().numpy()  # (n, F), float16
     blocks = np.split(features, np.cumsum(own.block_sizes)[:-1], axis=1)
-    fewest, way = int(dataset.class_offsets.diff().min()), min(WAY, dataset.class_count)
-    shots = [shot for shot in SHOTS if shot + FEWEST_QUERIES <= fewest]
+    fewest, way = _fewest(dataset), min(WAY, dataset.class_count)
+    shots = chosen_shots(fewest)
     rules = []
-    for shot in SHOTS:
+    for shot in RULE_SHOTS:
         start = replace(own.rule(WAY, WAY * shot), max_shot=shot)
         if shot in shots:
             shape = TaskShape(way, shot, min(QUERIES, fewest - shot), TASKS, SEED)
@@ -59,6 +73,10 @@ def chosen_settings(
             report(shots.index(shot) + 1, len(shots))
         rules.append(start)
     return RidgeSettings(own.block_sizes, tuple(rules))
+
+
+def _fewest(dataset: ImageDataset) -> int:
+    return int(dataset.class_offsets.diff().min())
 
 
 def rules_of(bundle: Bundle) -> str:
@@ -121,8 +139,8 @@ def _introduction(bundle: Bundle, manifest: Manifest, dataset: ImageDataset) -> 
 A head by ridge regression behind the encoder of `{own.name}`, version {own.version} \
 (`{bundle.digest}`), made by kshot.
 
-- Training: penalty, weights of blocks, evidence and scale, chosen on {TASKS} tasks for each \
-number of examples per class, from the start's own; nothing else is trained.
+- Training: penalty, weights of blocks, evidence and scale, chosen on {TASKS} tasks each for \
+{shots_text(_fewest(dataset))}, from the start's own; nothing else is trained.
 - Data: {classes} of `{provenance.dataset}` in `{provenance.folder}`, split \
 `{provenance.split}`, {counted(dataset.image_count, "image")} in all (digest of the split \
 `{provenance.split_digest}`, of the images `{provenance.data_digest}`).

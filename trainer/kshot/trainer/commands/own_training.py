@@ -22,10 +22,14 @@ from kshot.bundle import (
 from kshot.bundle.field_types import NAME_PATTERN
 from kshot.learner import Initialization
 from kshot.trainer.bundling.ridge_bundle import (
+    FEWEST_QUERIES,
+    RULE_SHOTS,
     chosen_settings,
+    chosen_shots,
     manifest_with,
     pack_ridge,
     rules_of,
+    shots_text,
 )
 from kshot.trainer.commands.data_parts import read_part
 from kshot.trainer.commands.options import check_writable
@@ -33,7 +37,7 @@ from kshot.trainer.datasets.class_folders import list_class_folders
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.encoded_images import encoded_pixels
 from kshot.trainer.datasets.own_folder import SPLIT, OwnFolder, look_at
-from kshot.trainer.errors import TrainingError
+from kshot.trainer.errors import DataError, TrainingError
 from kshot.trainer.evaluate.accuracy_table import Plan, measure_plan
 from kshot.trainer.evaluate.contest import (
     Result,
@@ -151,9 +155,10 @@ def choose_rules(own: OwnTraining, out: Path, device: torch.device) -> Path:
     """Choose the rules of the start's head, and write `out/NAME/1`; return that folder.
 
     What this training has written before is returned as it is. Raises `TrainingError` for the
-    bundle of another one.
+    bundle of another one, and `DataError` where a training class has too few pictures.
     """
     start, spec = own.start, own.start.manifest.input
+    _say_shots(own)
     train, test = (read_part(own.data, own.data_folder, part, spec) for part in ("train", "test"))
     folder = out / own.name / "1"
     if folder.exists():
@@ -175,6 +180,21 @@ def choose_rules(own: OwnTraining, out: Path, device: torch.device) -> Path:
     manifest = replace(manifest, evaluation=rows)
     words = ["kshot", "train", "--folder", own.folder.path.name, "--start", own.start_name]
     return pack_ridge(out, start, manifest, train, shlex.join([*words, "--out", "OUT"])).path
+
+
+def _say_shots(own: OwnTraining) -> None:
+    """Say for which numbers of examples rules are chosen; raise `DataError` for none."""
+    fewest = own.folder.fewest("train")
+    shots = chosen_shots(fewest)
+    if not shots:
+        name = min(own.folder.split["train"], key=own.folder.counts.__getitem__)
+        raise DataError(
+            f"class folder {own.folder.path / name}: expected at least {1 + FEWEST_QUERIES} "
+            f"pictures, to choose rules by, got {fewest}; add pictures, remove the class, or adapt "
+            f"{own.start_name} as it is: kshot try {own.folder.path}"
+        )
+    rest = "" if shots == RULE_SHOTS else f"; for more, the rules of {own.start_name} stay"
+    say(f"choosing rules for {shots_text(fewest)}{rest}")
 
 
 def _plan(own: OwnTraining, test: ImageDataset, manifest: Manifest) -> Plan:
