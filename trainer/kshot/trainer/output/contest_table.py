@@ -8,6 +8,8 @@ from pathlib import Path
 from kshot.trainer.evaluate.contest import Result
 from kshot.trainer.statistics import Interval
 
+GAINED, UNCLEAR, LOST = "gained", "no clear difference", "lost"
+
 
 @dataclass(frozen=True)
 class Contest:
@@ -47,22 +49,50 @@ def contest_text(contest: Contest) -> str:
     for each in results:
         cells = (f"{_percent(each.intervals[shot]):>12}" for shot in shots)
         lines.append("  ".join([f"{each.title:{width}}", *cells]))
-    told = ", ".join(
-        f"{100 * of.mean:+.1f} ± {100 * of.half_width:.1f} points with {_examples(shot)}"
-        for shot, of in contest.ahead.items()
-    )
-    return "\n".join([*lines, "", f"Training: {told}.", *_verdict(contest)])
+    return "\n".join([*lines, "", *_verdict(contest)])
 
 
 def _verdict(contest: Contest) -> Sequence[str]:
-    gained = contest.trained.mean > contest.start.mean
+    """Say by the paired intervals whether training helped, and what to serve."""
+    ahead = contest.ahead
+    told = "; ".join(
+        f"{_difference(of)} with {_examples(shot)} ({_points(of)})" for shot, of in ahead.items()
+    )
+    verdicts = {_difference(of) for of in ahead.values()}
+    gained = GAINED in verdicts and LOST not in verdicts
     best = contest.trained if gained else contest.start
-    lines = [] if gained else [f"It gained nothing: {contest.start_name} serves as it is."]
-    rival = max(contest.rivals, key=lambda each: each.mean, default=None)
-    if rival is not None and rival.mean > best.mean:
-        lines.append(f"Better than both on these pictures: {rival.title}.")
+    lines = [f"Training: {told}."]
+    if not gained:
+        lines.append(f"That is no clear gain: {contest.start_name} serves as it is.")
     served = str(contest.trained_path) if gained else contest.start_name
-    return [*lines, "Next:", f"  {shlex.join(['kshot', 'serve', '--bundle', served])}"]
+    return [
+        *lines,
+        f"Next{_better_rival(contest.rivals, best)}:",
+        f"  {shlex.join(['kshot', 'serve', '--bundle', served])}",
+    ]
+
+
+def _better_rival(rivals: Sequence[Result], best: Result) -> str:
+    """Name the best of the trivial classifiers that are clearly ahead of a bundle, if any is."""
+    for rival in sorted(rivals, key=lambda each: -each.mean):
+        told = [
+            f"{_examples(shot)} ({_points(of)})"
+            for shot, of in rival.ahead_of(best).items()
+            if _difference(of) == GAINED
+        ]
+        if told:
+            return f", although {rival.title} is clearly ahead with {' and '.join(told)}"
+    return ""
+
+
+def _difference(ahead: Interval) -> str:
+    if abs(ahead.mean) <= ahead.half_width:
+        return UNCLEAR
+    return GAINED if ahead.mean > 0 else LOST
+
+
+def _points(ahead: Interval) -> str:
+    return f"{100 * ahead.mean:+.1f} ± {100 * ahead.half_width:.1f} points"
 
 
 def _percent(interval: Interval) -> str:
