@@ -73,3 +73,9 @@ def test_a_trivial_classifier_that_is_clearly_ahead_is_named() -> None:
 
     assert "\nNext, although HOG is clearly ahead with 1 example (+9.3 ± 1.4 points) and 5" in text
     assert "although" not in contest_text(replace(CONTEST, rivals=rivals[:1]))
+
+
+def test_an_interval_over_the_same_classes_says_so() -> None:
+    assert "same" not in contest_text(CONTEST)
+    told = "\nThe tasks always have the same 5 classes, so ± is that of pictures alone; other"
+    assert told in contest_text(replace(CONTEST, classes=5))

@@ -49,6 +49,9 @@ def contest_text(contest: Contest) -> str:
     for each in results:
         cells = (f"{_percent(each.intervals[shot]):>12}" for shot in shots)
         lines.append("  ".join([f"{each.title:{width}}", *cells]))
+    if contest.classes == contest.way:
+        same = f"The tasks always have the same {contest.way} classes, so ± is that of pictures"
+        lines += ["", f"{same} alone; other classes will differ."]
     return "\n".join([*lines, "", *_verdict(contest)])
 
 
