@@ -132,10 +132,17 @@ def test_other_pictures_choose_the_rules_of_a_head(
     assert capsys.readouterr().out == said.out
 
     few = SPLIT["train"][0]
+    again, twice = f"{few}/0.png", f"{HELD_OUT[0]}/0.png"
+    (tmp_path / "Own pictures" / twice).write_bytes(
+        (tmp_path / "Own pictures" / again).read_bytes()
+    )
     for number in range(3, PICTURES):
         (tmp_path / "Own pictures" / few / f"{number}.png").unlink()
     assert main([*words[:-1], str(tmp_path / "few"), "--start", "net"]) == 1
-    assert f"{few}: expected at least 4 pictures, to choose" in capsys.readouterr().err
+    problems = capsys.readouterr().err
+    assert f"{few}: expected at least 4 pictures, to choose" in problems
+    assert "held-out classes share 1 file with training classes" in problems
+    assert f"which raises the accuracy: {again} and {twice}; remove one of each\n" in problems
     assert not (tmp_path / "few").exists()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kshot.trainer.datasets.own_folder import look_at
+from kshot.trainer.datasets.own_folder import files_on_both_sides, look_at
 from kshot.trainer.errors import DataError
 
 Make = Callable[..., Path]
@@ -57,3 +57,13 @@ def test_what_cannot_be_trained_on_is_told_with_the_remedy(make: Make, tmp_path:
     (folder / "more" / "two.png").write_text("no picture")
     with pytest.raises(DataError, match=r"two\.png is not a PNG"):
         look_at(folder)
+
+
+def test_equal_files_of_training_and_test_classes_are_found(make: Make) -> None:
+    folder = make(6, drawn=False)
+    own = look_at(folder)
+    assert files_on_both_sides(own) == []
+    first, second = (f"{own.split[part][0]}/0.png" for part in ("train", "test"))
+    (folder / second).write_bytes((folder / first).read_bytes())
+
+    assert files_on_both_sides(own) == [(first, second)]

@@ -21,6 +21,7 @@ from kshot.bundle import (
 )
 from kshot.bundle.field_types import NAME_PATTERN
 from kshot.learner import Initialization
+from kshot.trainer.bundling.card import counted
 from kshot.trainer.bundling.ridge_bundle import (
     FEWEST_QUERIES,
     RULE_SHOTS,
@@ -36,7 +37,7 @@ from kshot.trainer.commands.options import check_writable
 from kshot.trainer.datasets.class_folders import list_class_folders
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.encoded_images import encoded_pixels
-from kshot.trainer.datasets.own_folder import SPLIT, OwnFolder, look_at
+from kshot.trainer.datasets.own_folder import SPLIT, OwnFolder, files_on_both_sides, look_at
 from kshot.trainer.errors import DataError, TrainingError
 from kshot.trainer.evaluate.accuracy_table import Plan, measure_plan
 from kshot.trainer.evaluate.contest import (
@@ -55,7 +56,7 @@ from kshot.trainer.rivals.rivals import check_rivals
 from kshot.trainer.tasks.episode_file import TaskShape
 
 WAY, SHOTS = 5, (1, 5)
-SHOWN_CLASSES = 30
+SHOWN_CLASSES, SHOWN_FILES = 30, 3
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,21 @@ def plan_training(folder: Path, start_name: str | None) -> OwnTraining:
     counts, held_out = own.counts, own.split["test"]
     kind = "drawings" if own.drawings else "photographs, or other pictures that are no drawings"
     say(f"{folder}: {len(counts)} classes, {sum(counts.values()):,} pictures: {kind}")
-    more = len(held_out) - SHOWN_CLASSES
-    names = ", ".join(held_out[:SHOWN_CLASSES]) + (f" and {more} more" if more > 0 else "")
+    names = ", ".join(held_out[:SHOWN_CLASSES]) + _more(len(held_out) - SHOWN_CLASSES)
     say(f"held out, to measure on: {names}")
+    if repeated := files_on_both_sides(own):
+        shown = ", ".join(f"{first} and {second}" for first, second in repeated[:SHOWN_FILES])
+        say(
+            f"warning: held-out classes share {counted(len(repeated), 'file')} with training "
+            f"classes, which raises the accuracy: {shown}{_more(len(repeated) - SHOWN_FILES)}; "
+            "remove one of each"
+        )
     say(f"starting from {chosen}, training on the other {len(own.split['train'])} classes")
     return OwnTraining(own, start, chosen, _bundle_name(own.path.name))
+
+
+def _more(count: int) -> str:
+    return f" and {count} more" if count > 0 else ""
 
 
 def check_apart(folder: Path, out: Path) -> None:

@@ -1,5 +1,6 @@
 """A user's folder of class folders: its classes, those held out, and what its pictures are."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,32 @@ def look_at(folder: Path) -> OwnFolder:
             )
     names = [name for listed in classes.values() for name in listed]
     return OwnFolder(path, counts, split, _drawn(path, names))
+
+
+def files_on_both_sides(own: OwnFolder) -> Sequence[tuple[str, str]]:
+    """Return pairs of equal files, one of a training class and one of a test class.
+
+    Names are relative to the folder. Raises `DataError` for a file that cannot be read.
+    """
+    classes = list_class_folders(own.path)
+    train, test = (
+        [file for name in own.split[part] for file in classes[name]] for part in ("train", "test")
+    )
+    sizes = {file: _size(own.path / file) for file in (*train, *test)}
+    shared = {sizes[file] for file in train} & {sizes[file] for file in test}
+    seen = {_digest(own.path / file): file for file in train if sizes[file] in shared}
+    digests = ((_digest(own.path / file), file) for file in test if sizes[file] in shared)
+    return [(seen[digest], file) for digest, file in digests if digest in seen]
+
+
+def _size(path: Path) -> int:
+    with reading(path):
+        return path.stat().st_size
+
+
+def _digest(path: Path) -> bytes:
+    with reading(path):
+        return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _drawn(path: Path, names: Sequence[str]) -> bool:
