@@ -1,5 +1,6 @@
 """`kshot train --folder` chooses a training by the pictures, and says what it is worth."""
 
+import shutil
 from pathlib import Path
 from types import MappingProxyType
 
@@ -130,6 +131,15 @@ def test_other_pictures_choose_the_rules_of_a_head(
     assert main([*words, "--start", "net"]) == 2
     assert main([*words, "--start", "net", "--resume"]) == 0
     assert capsys.readouterr().out == said.out
+    onnx.save(onnx.parser.parse_model(ENCODER.replace("Average", "Max")), tmp_path / "net.onnx")
+    shutil.rmtree(start.path.parent)
+    assert main(["bundle", "build", "net", "--onnx", str(tmp_path / "net.onnx")]) == 0
+    assert main([*words, "--start", "net", "--resume"]) == 1
+    (tmp_path / "o" / "own-pictures").rename(tmp_path / "o" / "foreign")
+    assert main([*words, "--start", "net", "--resume"]) == 1
+    problems = capsys.readouterr().err
+    assert "own-pictures/1 is the bundle of another training; name another --out" in problems
+    assert "or an empty directory, got other files in" in problems
 
     few = SPLIT["train"][0]
     again, twice = f"{few}/0.png", f"{HELD_OUT[0]}/0.png"

@@ -79,24 +79,24 @@ def _fewest(dataset: ImageDataset) -> int:
     return int(dataset.class_offsets.diff().min())
 
 
-def rules_of(bundle: Bundle) -> str:
-    """Return what a bundle's provenance names in place of a recipe, where rules were chosen."""
-    return f"rules of {bundle.manifest.name}"
+def rules_digest(bundle: Bundle, settings: RidgeSettings) -> str:
+    """Return what provenance has as a recipe's digest: that of the start and the rules."""
+    text = json.dumps(asdict(settings), sort_keys=True)
+    return hashlib.sha256(f"{bundle.digest} {text}".encode()).hexdigest()
 
 
 def manifest_with(
     bundle: Bundle, name: str, data: Data, dataset: ImageDataset, settings: RidgeSettings
 ) -> Manifest:
     """Return the manifest of a bundle with other rules, without accuracies; data are the user's."""
-    text = json.dumps(asdict(settings), sort_keys=True)
     return replace(
         bundle.manifest,
         name=name,
         version=1,
         ridge=settings,
         provenance=Provenance(
-            recipe=rules_of(bundle),
-            recipe_digest=hashlib.sha256(f"{bundle.digest} {text}".encode()).hexdigest(),
+            recipe=f"rules of {bundle.manifest.name}",
+            recipe_digest=rules_digest(bundle, settings),
             algorithm="ridge",
             seed=SEED,
             meta_iterations=0,

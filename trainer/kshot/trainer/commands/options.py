@@ -90,6 +90,11 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
+def holds_files(folder: Path) -> bool:
+    """Tell whether a folder exists and holds more than empty folders, as a killed run leaves."""
+    return any(not found.is_dir() for found in folder.rglob("*"))
+
+
 def choose_data_folder(data_folder: Path | None) -> Path:
     """Return the data folder; raises `UsageError` when none is named or it does not exist."""
     if data_folder is None:

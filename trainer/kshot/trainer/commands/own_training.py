@@ -29,11 +29,11 @@ from kshot.trainer.bundling.ridge_bundle import (
     chosen_shots,
     manifest_with,
     pack_ridge,
-    rules_of,
+    rules_digest,
     shots_text,
 )
 from kshot.trainer.commands.data_parts import read_part
-from kshot.trainer.commands.options import check_writable
+from kshot.trainer.commands.options import check_writable, holds_files
 from kshot.trainer.datasets.class_folders import list_class_folders
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.encoded_images import encoded_pixels
@@ -173,10 +173,14 @@ def choose_rules(own: OwnTraining, out: Path, device: torch.device) -> Path:
     train, test = (read_part(own.data, own.data_folder, part, spec) for part in ("train", "test"))
     folder = out / own.name / "1"
     if folder.exists():
-        found = load_bundle(folder).manifest.provenance
-        if (found.recipe, found.data_digest) != (rules_of(start), train.digest):
+        if not _made_by(load_bundle(folder).manifest, start, train):
             raise TrainingError(f"{folder} is the bundle of another training; name another --out")
         return folder
+    if holds_files(out):
+        raise TrainingError(
+            f"--resume: expected {folder}, or an empty directory, got other files in {out}; name "
+            "another --out"
+        )
     check_writable("--out", folder.parent)
     with Progress("encoding", "images") as progress:
         pixels = encoded_pixels(train, start, device, progress.update)
@@ -191,6 +195,16 @@ def choose_rules(own: OwnTraining, out: Path, device: torch.device) -> Path:
     manifest = replace(manifest, evaluation=rows)
     words = ["kshot", "train", "--folder", own.folder.path.name, "--start", own.start_name]
     return pack_ridge(out, start, manifest, train, shlex.join([*words, "--out", "OUT"])).path
+
+
+def _made_by(found: Manifest, start: Bundle, train: ImageDataset) -> bool:
+    """Tell whether rules were chosen from this very start by these images and classes."""
+    made, rules = found.provenance, found.ridge
+    return rules is not None and (made.recipe_digest, made.data_digest, made.split_digest) == (
+        rules_digest(start, rules),
+        train.digest,
+        train.split_digest,
+    )
 
 
 def _say_shots(own: OwnTraining) -> None:
