@@ -1,6 +1,7 @@
 """`kshot train --folder` chooses a training by the pictures, and says what it is worth."""
 
 import shutil
+import signal
 from pathlib import Path
 from types import MappingProxyType
 
@@ -111,6 +112,12 @@ def test_other_pictures_choose_the_rules_of_a_head(
     problems = capsys.readouterr().err
     assert "expected a bundle with head ridge or with the step ink, got omniglot" in problems
     assert "--set: net has no recipe" in problems
+    with monkeypatch.context() as stopped:
+        stopped.setattr(ridge_bundle, "choose_rule", lambda *_: signal.raise_signal(signal.SIGTERM))
+        assert main([*words, "--start", "net"]) == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; to continue: kshot train --folder" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+    (tmp_path / "o" / "own-pictures").mkdir(parents=True)  # as SIGKILL leaves
     assert main([*words, "--start", "net"]) == 0
 
     said = capsys.readouterr()

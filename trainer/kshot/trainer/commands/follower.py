@@ -15,11 +15,12 @@ from kshot.trainer.output.progress import Progress
 class Follower:
     """Shows the progress of a training, then of its table; turns a signal into one line.
 
-    SIGTERM interrupts as Ctrl-C does. `again` is the command that continues from the checkpoint.
+    SIGTERM interrupts as Ctrl-C does. `again` is the command that continues from the checkpoint,
+    once there is one; without a checkpoint's path it always can.
     A `silent` follower shows nothing and ends with the exit code alone.
     """
 
-    def __init__(self, checkpoint: Path, again: str, *, silent: bool = False) -> None:
+    def __init__(self, checkpoint: Path | None, again: str, *, silent: bool = False) -> None:
         self.idle = True
         self._silent = silent
         self._checkpoint = checkpoint
@@ -42,7 +43,8 @@ class Follower:
         code = 128 + self._signal  # a shell's for that signal
         if self._silent:
             raise click.exceptions.Exit(code) from error
-        hint = f"; to continue: {self._again}" if self._checkpoint.exists() else ""
+        continues = self._checkpoint is None or self._checkpoint.exists()
+        hint = f"; to continue: {self._again}" if continues else ""
         stopped = click.ClickException(f"stopped by {self._signal.name}{hint}")
         stopped.exit_code = code  # type: ignore[misc] # as click does
         raise stopped from error

@@ -17,6 +17,7 @@ from kshot.trainer.commands.options import (
     DIRECTORY,
     choose_data_folder,
     choose_device,
+    holds_files,
 )
 from kshot.trainer.commands.own_training import check_apart, choose_rules, compare, plan_training
 from kshot.trainer.commands.requests import argument, command_of, option
@@ -127,7 +128,9 @@ def _train_on_folder(request: TrainRequest, folder: Path) -> None:
         if request.overrides:
             raise click.UsageError(f"--set: {own.start_name} has no recipe: its rules are chosen")
         _check_out(request.out, request.resume)
-        result = choose_rules(own, request.out, choose_device(request.device))
+        again = shlex.join([*request.again(), "--resume"])
+        with Follower(None, again):
+            result = choose_rules(own, request.out, choose_device(request.device))
     if result is not None:
         click.echo(contest_text(compare(own, result, choose_device(request.device))))
 
@@ -195,7 +198,7 @@ def _train(
 def _check_out(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise click.UsageError(f"--out: expected a directory, {out} is a file")
-    if out.is_dir() and any(out.iterdir()) and not resume:
+    if holds_files(out) and not resume:
         raise click.UsageError(
             f"--out: expected an empty or new directory, {out} is not empty; to continue the "
             "training in it, add --resume"
