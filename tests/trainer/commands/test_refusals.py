@@ -162,7 +162,7 @@ def nothing(_place: Workplace) -> None:
             nothing,
             ("data.split=halves",),
             1,
-            "split of folder letters: expected parts, file:NAME.csv or seed:N",
+            "split of folder letters: expected parts, file:NAME.csv, seed:N or held-out:N",
         ),
         (
             nothing,
