@@ -112,6 +112,10 @@ def test_other_pictures_choose_the_rules_of_a_head(
     problems = capsys.readouterr().err
     assert "expected a bundle with head ridge or with the step ink, got omniglot" in problems
     assert "--set: net has no recipe" in problems
+    with monkeypatch.context() as launched:
+        launched.setenv("WORLD_SIZE", "2")
+        assert main([*words, "--start", "net"]) == 2
+    assert "expected one process to choose the rules of net, got 2" in capsys.readouterr().err
     with monkeypatch.context() as stopped:
         stopped.setattr(ridge_bundle, "choose_rule", lambda *_: signal.raise_signal(signal.SIGTERM))
         assert main([*words, "--start", "net"]) == 128 + signal.SIGTERM

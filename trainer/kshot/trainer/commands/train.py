@@ -27,7 +27,7 @@ from kshot.trainer.datasets.registry import WITHOUT_FOLDER
 from kshot.trainer.errors import RecipeError
 from kshot.trainer.loop.image_run import train
 from kshot.trainer.loop.run import CHECKPOINT_FILE
-from kshot.trainer.loop.workers import Workers, joined_workers
+from kshot.trainer.loop.workers import Workers, joined_workers, launched_count
 from kshot.trainer.output.contest_table import contest_text
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.recipe.files import load_recipe
@@ -127,6 +127,11 @@ def _train_on_folder(request: TrainRequest, folder: Path) -> None:
     else:
         if request.overrides:
             raise click.UsageError(f"--set: {own.start_name} has no recipe: its rules are chosen")
+        if (count := launched_count()) > 1:
+            raise click.UsageError(
+                f"torchrun: expected one process to choose the rules of {own.start_name}, got "
+                f"{count}; start kshot train without torchrun"
+            )
         _check_out(request.out, request.resume)
         again = shlex.join([*request.again(), "--resume"])
         with Follower(None, again):

@@ -72,6 +72,11 @@ class Workers:
 ALONE = Workers(0, 1)
 
 
+def launched_count() -> int:
+    """Return how many processes `torchrun` started, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def joined_workers(device: torch.device) -> Iterator[Workers]:
     """Join the other processes of `torchrun`, if there are any, until the context ends.
@@ -79,7 +84,7 @@ def joined_workers(device: torch.device) -> Iterator[Workers]:
     On GPUs each process of a machine takes the GPU of its own number. Raises `TrainingError` when
     there are too few GPUs, or the other processes cannot be reached.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = launched_count()
     if count == 1:
         yield ALONE
         return
