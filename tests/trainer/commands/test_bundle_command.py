@@ -89,7 +89,11 @@ def test_a_backbone_of_timm_brings_its_images(
         (("--onnx", "x.onnx", "--weights", "w"), "--weights: expected with --timm"),
         (("--onnx", "missing.onnx"), "missing.onnx: cannot be read: No such file"),
         (("--onnx", "x.onnx", "--mean", "1,2"), "expected three numbers"),
-        (("--onnx", "x.onnx", "--std", "1,0,1"), "expected numbers above 0, got '1,0,1'"),
+        (
+            ("--onnx", "x.onnx", "--std", "1,0,1"),
+            "expected numbers from 0.001 to 1000, got '1,0,1'",
+        ),
+        (("--onnx", "x.onnx", "--std", "1e-300,1,1"), "expected numbers from 0.001 to 1000"),
     ],
 )
 def test_what_cannot_be_built_leaves_nothing(

@@ -27,6 +27,8 @@ METHODS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 # ImageNet's, as most networks of photographs want them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE = 224
+# Beyond it a deviation of values 0..1 is a mistake, and float32 overflows.
+STD_RANGE = (0.001, 1000)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -45,8 +47,10 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             numbers = ()
         if len(numbers) != 3 or not all(abs(number) < 1e6 for number in numbers):
             self.fail(f"expected three numbers as 0.5,0.5,0.5, got {value!r}", param, ctx)
-        if param is not None and param.name == "std" and min(numbers) <= 0:
-            self.fail(f"expected numbers above 0, got {value!r}", param, ctx)
+        if param is not None and param.name == "std":
+            least, most = STD_RANGE
+            if not least <= min(numbers) <= max(numbers) <= most:
+                self.fail(f"expected numbers from {least} to {most}, got {value!r}", param, ctx)
         return numbers
 
 
