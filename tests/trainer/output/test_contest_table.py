@@ -35,6 +35,7 @@ def test_the_better_bundle_is_served() -> None:
     assert lines[0].startswith(
         "Accuracy in % on 5-way tasks of 6 classes that were held out, 3 for"
     )
+    assert lines[0].endswith("; trivial classifiers are untuned:")
     assert lines[3:6] == [
         "birds                85.3 ± 1.0    85.3 ± 1.0",
         "drawings             75.0 ± 1.0    75.0 ± 1.0",

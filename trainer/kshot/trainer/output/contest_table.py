@@ -40,9 +40,10 @@ def contest_text(contest: Contest) -> str:
     width = max(len(each.title) for each in results)
     shots = list(contest.trained.intervals)
     heads = [_examples(shot) for shot in shots]
+    untuned = "; trivial classifiers are untuned" if contest.rivals else ""
     lines = [
         f"Accuracy in % on {contest.way}-way tasks of {contest.classes} classes that were held "
-        f"out, {contest.tasks} for each number of examples:",
+        f"out, {contest.tasks} for each number of examples{untuned}:",
         "",
         "  ".join([" " * width, *(f"{head:>12}" for head in heads)]),
     ]
