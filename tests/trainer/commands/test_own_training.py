@@ -1,4 +1,4 @@
-"""`kshot train --folder` chooses a training by the pictures, and says what it is worth."""
+"""`kshot train --folder` chooses a training by the pictures, and measures the result."""
 
 import shutil
 import signal

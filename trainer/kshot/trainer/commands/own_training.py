@@ -1,4 +1,4 @@
-"""`kshot train --folder`: a training that suits a user's folder, and what it is worth."""
+"""`kshot train --folder`: a training that suits a user's folder, and its accuracy."""
 
 import re
 import shlex
@@ -127,7 +127,7 @@ def plan_training(folder: Path, start_name: str | None) -> OwnTraining:
             f"{chosen}; other starts need a recipe"
         )
     counts, held_out = own.counts, own.split["test"]
-    kind = "drawings" if own.drawings else "photographs, or other pictures that are no drawings"
+    kind = "drawings" if own.drawings else "pictures other than drawings"
     say(f"{folder}: {len(counts)} classes, {sum(counts.values()):,} pictures: {kind}")
     names = ", ".join(held_out[:SHOWN_CLASSES]) + _more(len(held_out) - SHOWN_CLASSES)
     say(f"held out, to measure on: {names}")

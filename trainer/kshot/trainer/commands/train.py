@@ -63,7 +63,9 @@ class TrainRequest:
         metavar="KEY=VALUE",
     )
     start: str | None = option(
-        "Start from a bundle's weights, with its input, network and encoder.", metavar="BUNDLE"
+        "Start from a bundle's weights, with its input, network and encoder; with --folder, one "
+        "with head ridge or step ink.",
+        metavar="BUNDLE",
     )
     resume: bool = option("Continue from the checkpoint in DIR.")
     device: str = option(**DEVICE)
@@ -107,7 +109,7 @@ def command(request: TrainRequest) -> None:
 
 
 def _train_on_folder(request: TrainRequest, folder: Path) -> None:
-    """Train as suits a user's folder, and print what it is worth."""
+    """Train as suits a user's folder, and print the accuracy on held-out classes."""
     source = click.get_current_context().get_parameter_source("data_folder")
     if source is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--data cannot be combined with --folder")
