@@ -195,7 +195,9 @@ async def adapt(
             held_out = await held_out_logits(task.engine_task, run, predictor, workers, remaining)
         except FoldsFailedError as error:
             warnings = (f"options.fold_count: there is no estimate by folds: {error}",)
-    adaptation = await workers.brief(lambda: _adaptation(task, result, held_out))
+    # Spans of many examples take a quarter of a second: too long for the threads of the disk.
+    finish = workers.prepare if task.feature_blocks else workers.brief
+    adaptation = await finish(lambda: _adaptation(task, result, held_out))
     return replace(adaptation, warnings=warnings)
 
 
