@@ -81,7 +81,10 @@ class Weights:
         return Path(found.origin).parent / self.file
 
     def load(
-        self, network: nn.Module, name: str, renamed: Callable[[Mapping[str, Tensor]], object]
+        self,
+        network: nn.Module,
+        name: str,
+        renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
     ) -> None:
         """Load them, under the names that `renamed` gives them, into a network to be evaluated.
 
@@ -89,7 +92,7 @@ class Weights:
         """
         path = self.path(name)
         try:
-            network.load_state_dict(renamed(torch.load(path, weights_only=True)))  # type: ignore[arg-type]
+            network.load_state_dict(renamed(torch.load(path, weights_only=True)))
         except (OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise BundleError(f"{path}: expected the weights of {name}; {reason}") from error
