@@ -117,7 +117,7 @@ def manifest() -> Manifest:
         batch_norm=BatchNorm(BatchNormMode.SUPPORT, COMPUTED_MODES),
         training=Training(way=5, shot=1),
         head=HeadPolicy(Head.TRAINED, (Head.TRAINED, Head.PROTOTYPE, Head.ZERO)),
-        scope=ScopePolicy(Scope.ALL, tuple(Scope)),
+        scope=ScopePolicy(Scope.ALL, (Scope.ALL, Scope.HEAD)),
         limits=Limits(20, 400, 1000, 100, 0.1),
         provenance=Provenance(
             "omniglot-5way", "a1", "reptile", 0, 20000, "b2", "c3", {"torch": "2.13", "numpy": "2"}

@@ -7,7 +7,7 @@ from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditi
 from kshot.bundle.drawn import THUMBNAIL, are_drawings
 from kshot.bundle.durable import replace_file, replacing, sync_folder, write_synced
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
-from kshot.bundle.files import Bundle, load_bundle, version_of_digest, write_bundle
+from kshot.bundle.files import Bundle, TailFiles, load_bundle, version_of_digest, write_bundle
 from kshot.bundle.images import (
     ONLY_ZERO_AND_ONE,
     ImageLimits,
@@ -69,6 +69,7 @@ from kshot.bundle.steps import (
     Rgb,
     Square,
 )
+from kshot.bundle.tail import TailBlock, TailSpec
 from kshot.bundle.weights import Weights
 
 __all__ = [
@@ -115,6 +116,9 @@ __all__ = [
     "ScopePolicy",
     "Square",
     "StepCountRule",
+    "TailBlock",
+    "TailFiles",
+    "TailSpec",
     "TemperatureRule",
     "Training",
     "Weights",

@@ -49,7 +49,12 @@ class Head(StrEnum):
 
 
 class Scope(StrEnum):
-    """The parameters that the inner loop changes."""
+    """The parameters that adapt: all, those of the head, or in time what the support set gains by.
+
+    With `auto` the inner loop changes the head alone, and the tail of a bundle that has one adapts
+    behind it.
+    """
 
     ALL = "all"
     HEAD = "head"
+    AUTO = "auto"

@@ -17,6 +17,8 @@ from kshot.bundle.errors import BundleError
 from kshot.bundle.manifest import (
     CARD_FILE,
     ENCODER_FILE,
+    TAIL_FILE,
+    TAIL_TEMPLATE_FILE,
     WEIGHTS_FILE,
     FileEntry,
     Manifest,
@@ -25,11 +27,26 @@ from kshot.bundle.manifest import (
 )
 from kshot.bundle.memory import available_bytes
 from kshot.bundle.schema import MANIFEST_FILE, manifest_bytes, read_manifest
-from kshot.bundle.weights import Weights, parse_weights, weights_bytes
+from kshot.bundle.weights import (
+    Arrays,
+    Weights,
+    parse_tail,
+    parse_weights,
+    tail_bytes,
+    weights_bytes,
+)
 
 _MAX_MANIFEST_BYTES = 2**20
 _COPIES = 2
 _VERSION_PATTERN = r"[1-9][0-9]{0,8}"
+
+
+@dataclass(frozen=True)
+class TailFiles:
+    """The parameters of a tail by name, and the template that answers with an adapted one."""
+
+    parameters: Arrays
+    template: bytes
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,21 @@ class Bundle:
         content = _read(self.path, WEIGHTS_FILE, self.manifest.files[WEIGHTS_FILE])
         return parse_weights(content)
 
+    @property
+    def tail_template_path(self) -> Path | None:
+        """Return the path of the template with an adapted tail, None where there is none."""
+        return None if self.manifest.tail is None else self.path / TAIL_TEMPLATE_FILE
+
+    def read_tail(self) -> TailFiles | None:
+        """Read the tail, None where there is none; raise `BundleError` when it is invalid."""
+        if self.manifest.tail is None:
+            return None
+        weights, template = (
+            _read(self.path, name, self.manifest.files[name])
+            for name in (TAIL_FILE, TAIL_TEMPLATE_FILE)
+        )
+        return TailFiles(parse_tail(weights), template)
+
 
 def load_bundle(path: Path) -> Bundle:
     """Open `NAME/VERSION`, or `NAME` in its highest version; raise `BundleError` if invalid."""
@@ -74,6 +106,7 @@ def load_bundle(path: Path) -> Bundle:
         for name in bundle_files(manifest):
             _read(folder, name, manifest.files[name])
         bundle.read_weights()
+        bundle.read_tail()
     except BundleError as error:
         raise BundleError(f"{folder}: {error}") from error
     return bundle
@@ -87,12 +120,13 @@ def write_bundle(
     card: str,
     *,
     encoder: bytes | None = None,
+    tail: TailFiles | None = None,
 ) -> Bundle:
     """Write `root/NAME/VERSION` at once or not at all, and fill in the manifest's `files`.
 
     `templates` has one for each of the manifest's `template_modes`; a manifest with an encoder
-    needs `encoder`, the content of `encoder.onnx`. Raises `BundleError` when the content is invalid
-    or this version exists already.
+    needs `encoder`, the content of `encoder.onnx`, one with a tail `tail`. Raises `BundleError`
+    when the content is invalid or this version exists already.
     """
     for mode in manifest.template_modes:
         if mode not in templates:
@@ -100,9 +134,14 @@ def write_bundle(
     if (encoder is None) != (manifest.encoder is None):
         missing = "file is missing" if encoder is None else "the manifest has no `encoder`"
         raise BundleError(f"{ENCODER_FILE}: {missing}")
+    if (tail is None) != (manifest.tail is None):
+        missing = "file is missing" if tail is None else "the manifest has no `tail`"
+        raise BundleError(f"{TAIL_FILE}: {missing}")
     contents = {template_file(mode): templates[mode] for mode in manifest.template_modes}
     contents |= {WEIGHTS_FILE: weights_bytes(weights), CARD_FILE: card.encode()}
     contents |= {} if encoder is None else {ENCODER_FILE: encoder}
+    if tail is not None:
+        contents |= {TAIL_FILE: tail_bytes(tail.parameters), TAIL_TEMPLATE_FILE: tail.template}
     entries = {name: _entry(contents[name]) for name in bundle_files(manifest)}
     manifest = replace(manifest, files=entries)
     contents[MANIFEST_FILE] = manifest_bytes(manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -22,10 +23,13 @@ from kshot.bundle.field_types import (
 )
 from kshot.bundle.ridge import RidgeSettings
 from kshot.bundle.steps import InputSpec
+from kshot.bundle.tail import TailSpec
 
 SCHEMA_VERSION: Literal[2] = 2
 WEIGHTS_FILE = "weights.safetensors"
 ENCODER_FILE = "encoder.onnx"
+TAIL_FILE = "tail.safetensors"
+TAIL_TEMPLATE_FILE = "predict_tail.onnx"
 CARD_FILE = "README.md"
 
 
@@ -176,8 +180,8 @@ class FileEntry:
 class Manifest:
     """All that trainer, engine and front know about one bundle.
 
-    Version 1 of the schema has no encoder, ridge, mode `stored` or step counts by shot, at least
-    one step, and as steps of preprocessing a colour step, a resize and a rescale.
+    Version 1 of the schema has no encoder, ridge, tail, mode `stored` or step counts by shot, at
+    least one step, and as steps of preprocessing a colour step, a resize and a rescale.
     """
 
     schema_version: Literal[1, 2] = field(default=SCHEMA_VERSION, kw_only=True)
@@ -197,6 +201,7 @@ class Manifest:
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     encoder: EncoderSpec | None = None
     ridge: RidgeSettings | None = None
+    tail: TailSpec | None = None
 
     @property
     def usual_way(self) -> int:
@@ -207,6 +212,12 @@ class Manifest:
     def network_input_shape(self) -> tuple[int, int, int]:
         """Return the shape of what the network takes: the encoder's output, or a prepared image."""
         return self.input.shape if self.encoder is None else self.encoder.output_shape
+
+    @property
+    def feature_count(self) -> int:
+        """Return how many numbers of the network's input are for the head: all but the maps."""
+        maps = 0 if self.tail is None else self.tail.map_size
+        return math.prod(self.network_input_shape) - maps
 
     @property
     def template_modes(self) -> tuple[BatchNormMode, ...]:
@@ -251,4 +262,5 @@ def template_file(mode: BatchNormMode) -> str:
 def bundle_files(manifest: Manifest) -> tuple[str, ...]:
     """Return the names of the files that a manifest lists."""
     encoder = () if manifest.encoder is None else (ENCODER_FILE,)
-    return (WEIGHTS_FILE, *map(template_file, manifest.template_modes), *encoder, CARD_FILE)
+    tail = () if manifest.tail is None else (TAIL_FILE, TAIL_TEMPLATE_FILE)
+    return (WEIGHTS_FILE, *map(template_file, manifest.template_modes), *encoder, *tail, CARD_FILE)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import cast
 
-from kshot.bundle.choices import BatchNormMode, Head
+from kshot.bundle.choices import BatchNormMode, Head, Scope
 from kshot.bundle.document import DocumentError, expect, parse, plain, read_json
 from kshot.bundle.errors import BundleError
 from kshot.bundle.manifest import SCHEMA_VERSION, InnerLoop, Limits, Manifest
@@ -48,6 +48,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_input(manifest.input, _FIRST_STEPS if first else _STEPS)
     _check_inner_loop(manifest.inner_loop, manifest.limits)
     _check_policies(manifest)
+    _check_tail(manifest)
     _check_calibration(manifest)
     way, most = manifest.training.way, manifest.limits.max_way
     expect(way <= most, "training.way", f"at most {most} (limits.max_way)", way)
@@ -86,6 +87,7 @@ def _check_first_version(manifest: Manifest) -> None:
     for field, value in (
         ("encoder", manifest.encoder),
         ("ridge", manifest.ridge),
+        ("tail", manifest.tail),
         ("inner_loop.step_count_by_shot", loop.step_count_by_shot),
     ):
         expect(value is None, field, "no such key with schema_version 1", "one")
@@ -164,6 +166,21 @@ def _check_policies(manifest: Manifest) -> None:
     if manifest.ridge is not None:
         _check_ridge(manifest.ridge)
     _check_member("scope.default", manifest.scope.default, manifest.scope.allowed)
+
+
+def _check_tail(manifest: Manifest) -> None:
+    has_tail, allowed = manifest.tail is not None, manifest.scope.allowed
+    expected = "scope auto where there is a tail, and only there"
+    expect(has_tail == (Scope.AUTO in allowed), "scope.allowed", expected, ", ".join(allowed))
+    if manifest.tail is None:
+        return
+    expect(manifest.encoder is not None, "tail", "none without an encoder, which gives maps", "one")
+    size, shape = manifest.tail.map_size, manifest.network_input_shape
+    expected = f"an encoder that gives features [n, 1, 1], more than the {size} numbers of the maps"
+    expect(shape[1:] == (1, 1) and shape[0] > size, "tail.map_shape", expected, list(shape))
+    modes = manifest.batch_norm.allowed
+    expected = "stored alone where there is a tail, whose batch norm is part of its weights"
+    expect(modes == (BatchNormMode.STORED,), "batch_norm.allowed", expected, ", ".join(modes))
 
 
 def _check_ridge(settings: RidgeSettings) -> None:

@@ -12,7 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from kshot.bundle.errors import BundleError
-from kshot.bundle.manifest import WEIGHTS_FILE
+from kshot.bundle.manifest import TAIL_FILE, WEIGHTS_FILE
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
@@ -61,6 +61,30 @@ def parse_weights(content: bytes) -> Weights:
     weights = Weights(parts[_PARAMETERS], parts[_SECOND_MOMENT], int(cast(np.int64, step)))
     _check(weights)
     return weights
+
+
+def tail_bytes(parameters: Arrays) -> bytes:
+    """Return the content of `tail.safetensors`; raise `BundleError` for invalid parameters."""
+    _check_tail(parameters)
+    return safetensors.numpy.save(
+        {name: np.asarray(array, order="C") for name, array in parameters.items()}
+    )
+
+
+def parse_tail(content: bytes) -> Arrays:
+    """Read the content of `tail.safetensors`; raise `BundleError` where it is invalid."""
+    try:
+        parameters = cast(Arrays, safetensors.numpy.load(content))
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise BundleError(f"{TAIL_FILE}: not a safetensors file") from error
+    _check_tail(parameters)
+    return parameters
+
+
+def _check_tail(parameters: Arrays) -> None:
+    for name, array in parameters.items():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise BundleError(f"{TAIL_FILE}: {name}: expected finite float32, got {_form(array)}")
 
 
 def _check(weights: Weights) -> None:

@@ -31,6 +31,7 @@ from kshot.learner.networks.network import (
     logits_of,
 )
 from kshot.learner.networks.resnet12 import Resnet12
+from kshot.learner.networks.tail import Tail, mixed_logits, split_maps
 from kshot.learner.reproducibility import compute_reproducibly
 from kshot.learner.steps.cuda_graphs import graphed
 from kshot.learner.steps.head import prototype_head, with_prototype_heads
@@ -78,6 +79,7 @@ __all__ = [
     "StepCache",
     "StepRule",
     "StepSpec",
+    "Tail",
     "Tunable",
     "balanced_indices",
     "build_inner_step",
@@ -96,11 +98,13 @@ __all__ = [
     "logits_of",
     "loss_gradients",
     "maml_gradient",
+    "mixed_logits",
     "prototype_head",
     "query_logits",
     "replacement_indices",
     "ridge_head",
     "run_inner_loop",
+    "split_maps",
     "stack_states",
     "start_state",
     "support_and_query_logits",

@@ -169,6 +169,10 @@ class _ScopeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     """Adapts all parameters."""
     SCOPE_HEAD: _Scope.ValueType  # 2
     """Adapts the head only."""
+    SCOPE_AUTO: _Scope.ValueType  # 3
+    """Adapts the head, and the tail of the model's encoder where the support set gains by it within
+    `AdaptOptions.time_budget`. With inner steps it adapts the head only.
+    """
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """Chooses the parameters that adapt."""
@@ -179,6 +183,10 @@ SCOPE_ALL: Scope.ValueType  # 1
 """Adapts all parameters."""
 SCOPE_HEAD: Scope.ValueType  # 2
 """Adapts the head only."""
+SCOPE_AUTO: Scope.ValueType  # 3
+"""Adapts the head, and the tail of the model's encoder where the support set gains by it within
+`AdaptOptions.time_budget`. With inner steps it adapts the head only.
+"""
 global___Scope = Scope
 
 class _StopReason:
@@ -1188,6 +1196,7 @@ class AdaptOptions(google.protobuf.message.Message):
     ESTIMATE_FIELD_NUMBER: builtins.int
     BALANCE_CLASSES_FIELD_NUMBER: builtins.int
     FOLD_COUNT_FIELD_NUMBER: builtins.int
+    TIME_BUDGET_FIELD_NUMBER: builtins.int
     step_count: builtins.int
     """Counts the inner steps: 1 to `ModelCapabilities.max_step_count`, or 0 with `HEAD_PROTOTYPE`
     or `HEAD_RIDGE`: that head alone. Default: the first of `ModelCapabilities.step_count_by_shot` that fits the
@@ -1239,6 +1248,13 @@ class AdaptOptions(google.protobuf.message.Message):
         `ServerLimits.default_ttl`.
         """
 
+    @property
+    def time_budget(self) -> google.protobuf.duration_pb2.Duration:
+        """Limits the computing of `SCOPE_AUTO`, not the waiting for it: above 0 s, to 600 s. What fits is
+        decided before it begins, by steps that the engine measured when it started; the call's deadline
+        counts as well. Other scopes ignore it. Default: that of `ModelCapabilities.default_options`.
+        """
+
     def __init__(
         self,
         *,
@@ -1256,9 +1272,10 @@ class AdaptOptions(google.protobuf.message.Message):
         estimate: builtins.bool | None = ...,
         balance_classes: builtins.bool | None = ...,
         fold_count: builtins.int | None = ...,
+        time_budget: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "learning_rate", b"learning_rate", "seed", b"seed", "step_count", b"step_count", "ttl", b"ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_norm_mode", b"batch_norm_mode", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "head", b"head", "learning_rate", b"learning_rate", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "ttl", b"ttl"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "learning_rate", b"learning_rate", "seed", b"seed", "step_count", b"step_count", "time_budget", b"time_budget", "ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_norm_mode", b"batch_norm_mode", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "head", b"head", "learning_rate", b"learning_rate", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "time_budget", b"time_budget", "ttl", b"ttl"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_allow_partial", b"_allow_partial"]) -> typing.Literal["allow_partial"] | None: ...
     @typing.overload
@@ -1369,6 +1386,7 @@ class AdaptReport(google.protobuf.message.Message):
     ESTIMATE_FIELD_NUMBER: builtins.int
     EXAMPLE_NOTES_FIELD_NUMBER: builtins.int
     CHOSEN_FROM_FIELD_NUMBER: builtins.int
+    TAIL_FIELD_NUMBER: builtins.int
     stop_reason: global___StopReason.ValueType
     """Tells why it stopped."""
     compute_path: builtins.str
@@ -1405,6 +1423,12 @@ class AdaptReport(google.protobuf.message.Message):
         fitted several. Default: none.
         """
 
+    @property
+    def tail(self) -> global___TailReport:
+        """Tells what became of the tail. Unset without `SCOPE_AUTO`, with inner steps, and where the head is
+        not `HEAD_RIDGE`.
+        """
+
     def __init__(
         self,
         *,
@@ -1416,11 +1440,49 @@ class AdaptReport(google.protobuf.message.Message):
         estimate: global___AccuracyEstimate | None = ...,
         example_notes: collections.abc.Iterable[global___ExampleNote] | None = ...,
         chosen_from: collections.abc.Iterable[global___ModelCandidate] | None = ...,
+        tail: global___TailReport | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["estimate", b"estimate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chosen_from", b"chosen_from", "compute_path", b"compute_path", "estimate", b"estimate", "example_notes", b"example_notes", "slot_bucket", b"slot_bucket", "stop_reason", b"stop_reason", "support_loss", b"support_loss", "warnings", b"warnings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["estimate", b"estimate", "tail", b"tail"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chosen_from", b"chosen_from", "compute_path", b"compute_path", "estimate", b"estimate", "example_notes", b"example_notes", "slot_bucket", b"slot_bucket", "stop_reason", b"stop_reason", "support_loss", b"support_loss", "tail", b"tail", "warnings", b"warnings"]) -> None: ...
 
 global___AdaptReport = AdaptReport
+
+@typing.final
+class TailReport(google.protobuf.message.Message):
+    """Tells how the tail of an encoder was adapted: the last layers of one of its networks."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WEIGHT_FIELD_NUMBER: builtins.int
+    STEP_COUNT_FIELD_NUMBER: builtins.int
+    FOLD_STEP_COUNT_FIELD_NUMBER: builtins.int
+    NEEDED_TIME_FIELD_NUMBER: builtins.int
+    weight: builtins.float
+    """Gives the weight of the tail's log-probabilities beside the head's. 0: it was not adapted, or
+    left-out examples are answered better without it, and nothing of it is kept.
+    """
+    step_count: builtins.int
+    """Counts the steps on the whole support set. 0: the time budget was too short."""
+    fold_step_count: builtins.int
+    """Counts the steps in each of the folds that decided the weight. 0 also where a class has one
+    example; then the weight follows from how alike the pictures are.
+    """
+    @property
+    def needed_time(self) -> google.protobuf.duration_pb2.Duration:
+        """Gives the `AdaptOptions.time_budget` that all steps would need on this server."""
+
+    def __init__(
+        self,
+        *,
+        weight: builtins.float = ...,
+        step_count: builtins.int = ...,
+        fold_step_count: builtins.int = ...,
+        needed_time: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["needed_time", b"needed_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["fold_step_count", b"fold_step_count", "needed_time", b"needed_time", "step_count", b"step_count", "weight", b"weight"]) -> None: ...
+
+global___TailReport = TailReport
 
 @typing.final
 class AccuracyEstimate(google.protobuf.message.Message):

@@ -17,12 +17,14 @@ class Features:
     With `normalize` a vector x becomes `scale * x / |x|`, so that a head of class means compares
     directions (cosines). With `learned_scale` each feature is first multiplied by a parameter that
     starts at 1; otherwise there is no body, and scopes `all` and `head` adapt the same parameters.
+    With `first` only so many numbers are used: maps for a tail may follow.
     """
 
     input_shape: tuple[int, int, int]
     normalize: bool = True
     scale: float = 1.0
     learned_scale: bool = False
+    first: int = 0
     epsilon: float = 1e-3
     """Batch norm's, which this network has not."""
 
@@ -39,10 +41,16 @@ class Features:
         if type(self.scale) not in (int, float) or not 0 < self.scale < float("inf"):
             raise ValueError(f"features scale: expected a number above 0, got {self.scale!r}")
 
+        if type(self.first) is not int or not 0 <= self.first <= self.input_shape[0]:
+            raise ValueError(
+                f"features first: expected a number up to {self.input_shape[0]}, the input's "
+                f"length, or 0 for all, got {self.first!r}"
+            )
+
     @property
     def feature_count(self) -> int:
-        """Length of the feature vector: the input's."""
-        return self.input_shape[0]
+        """Length of the feature vector: the input's, or the part of it that is used."""
+        return self.first or self.input_shape[0]
 
     @cached_property
     def body_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -64,8 +72,10 @@ class Features:
         inputs: Tensor,
         statistics: Mapping[str, Tensor] | None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Map `(T, n, F, 1, 1)` to `(T, n, F)`."""
+        """Map `(T, n, F, 1, 1)` to `(T, n, feature_count)`."""
         vectors = inputs.flatten(start_dim=2)
+        if self.first:
+            vectors = vectors[:, :, : self.first]
         if self.learned_scale:
             vectors = vectors * parameters["features.scale"].unsqueeze(1)
         if self.normalize:

@@ -33,7 +33,7 @@ def loss_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Differentiate each task's loss with respect to its own parameters: `(T, P)` and `(T,)`.
 
-    With scope `head` only with respect to the head's, `(T, P - body)`: nothing goes back
+    With scope `head` or `auto` only with respect to the head's, `(T, P - body)`: nothing goes back
     through the body. The losses are summed over tasks first: no task's loss depends on another's
     parameters, so one backward pass gives every task its own gradient.
     """
@@ -49,7 +49,7 @@ def loss_gradients(
 
 def first_adapted(layout: ParameterLayout, scope: Scope) -> int:
     """Return the index of the first adapted parameter."""
-    return layout.body_size if scope is Scope.HEAD else 0
+    return 0 if scope is Scope.ALL else layout.body_size
 
 
 def build_inner_step(

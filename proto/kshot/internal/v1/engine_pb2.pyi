@@ -104,23 +104,29 @@ class EngineModel(google.protobuf.message.Message):
 
     MODEL_FIELD_NUMBER: builtins.int
     BUNDLE_DIGEST_FIELD_NUMBER: builtins.int
+    TAIL_EXAMPLE_SECONDS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the model: the name in its bundle's manifest."""
     bundle_digest: builtins.str
     """Names the content of its bundle: SHA-256, 64 hexadecimal digits."""
+    tail_example_seconds: builtins.float
+    """Gives the seconds that a step of the tail takes for each example, measured at the start; 0
+    where the model has no tail.
+    """
     def __init__(
         self,
         *,
         model: builtins.str = ...,
         bundle_digest: builtins.str = ...,
+        tail_example_seconds: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bundle_digest", b"bundle_digest", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bundle_digest", b"bundle_digest", "model", b"model", "tail_example_seconds", b"tail_example_seconds"]) -> None: ...
 
 global___EngineModel = EngineModel
 
 @typing.final
 class AdaptRequest(google.protobuf.message.Message):
-    """Asks for one inner loop; every field is set."""
+    """Asks for one inner loop; every field is set, but `tail` only where the tail shall adapt."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -139,6 +145,7 @@ class AdaptRequest(google.protobuf.message.Message):
     ALLOW_PARTIAL_FIELD_NUMBER: builtins.int
     DETERMINISTIC_FIELD_NUMBER: builtins.int
     BALANCE_CLASSES_FIELD_NUMBER: builtins.int
+    TAIL_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the model to adapt."""
     bundle_digest: builtins.str
@@ -156,7 +163,7 @@ class AdaptRequest(google.protobuf.message.Message):
     head: builtins.str
     """Chooses the rows of the head to start from: `trained`, `prototype` or `zero`."""
     scope: builtins.str
-    """Chooses the parameters that adapt: `all` or `head`."""
+    """Chooses the parameters that adapt: `all`, or `head` and `auto`, which are the same here."""
     seed: builtins.int
     """Seeds the sampling of examples."""
     allow_partial: builtins.bool
@@ -172,6 +179,10 @@ class AdaptRequest(google.protobuf.message.Message):
     @property
     def class_indices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Gives the class of each example: support_count values from 0 to way - 1, each at least once."""
+
+    @property
+    def tail(self) -> global___TailTask:
+        """Asks to adapt the tail behind a head from the support set without steps."""
 
     def __init__(
         self,
@@ -191,11 +202,41 @@ class AdaptRequest(google.protobuf.message.Message):
         allow_partial: builtins.bool = ...,
         deterministic: builtins.bool = ...,
         balance_classes: builtins.bool = ...,
+        tail: global___TailTask | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["support", b"support"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "class_indices", b"class_indices", "deterministic", b"deterministic", "head", b"head", "learning_rate", b"learning_rate", "model", b"model", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "support", b"support", "way", b"way"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["support", b"support", "tail", b"tail"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "class_indices", b"class_indices", "deterministic", b"deterministic", "head", b"head", "learning_rate", b"learning_rate", "model", b"model", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "support", b"support", "tail", b"tail", "way", b"way"]) -> None: ...
 
 global___AdaptRequest = AdaptRequest
+
+@typing.final
+class TailTask(google.protobuf.message.Message):
+    """Says how to adapt a tail."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STEP_COUNT_FIELD_NUMBER: builtins.int
+    FOLD_STEP_COUNT_FIELD_NUMBER: builtins.int
+    CROP_MAPS_FIELD_NUMBER: builtins.int
+    step_count: builtins.int
+    """Counts the steps on the whole support set: 1 or more."""
+    fold_step_count: builtins.int
+    """Counts the steps in each fold; 0 for no folds."""
+    @property
+    def crop_maps(self) -> global___Tensor:
+        """Holds the maps of crops of the support set: (crop_count, support_count, channels, height, width)."""
+
+    def __init__(
+        self,
+        *,
+        step_count: builtins.int = ...,
+        fold_step_count: builtins.int = ...,
+        crop_maps: global___Tensor | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["crop_maps", b"crop_maps"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["crop_maps", b"crop_maps", "fold_step_count", b"fold_step_count", "step_count", b"step_count"]) -> None: ...
+
+global___TailTask = TailTask
 
 @typing.final
 class AdaptResponse(google.protobuf.message.Message):
@@ -225,7 +266,9 @@ class AdaptResponse(google.protobuf.message.Message):
     """Counts the slots of the widest launch that it took part in; 0 without steps."""
     @property
     def parameters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NamedTensor]:
-        """Holds the adapted parameters, in the order of their names."""
+        """Holds the adapted parameters, in the order of their names; those of an adapted tail, whose weight
+        is above 0, begin with `tail.`.
+        """
 
     @property
     def statistics(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NamedTensor]:
@@ -243,7 +286,7 @@ class AdaptResponse(google.protobuf.message.Message):
     def held_out_logits(self) -> global___Tensor:
         """Holds logits (support_count, way) of each example by a head that is made without it; the rows of
         examples that are alone in their class are zero. Unset unless the head was made from the support
-        set and no step was taken.
+        set and no step was taken. Those of an adapted tail are the folds'.
         """
 
     def __init__(

@@ -13,6 +13,7 @@ from kshot.server.request.violations import Violations
 
 MAX_SEED = 2**63 - 1
 MAX_FOLDS = 10
+DEFAULT_TIME_BUDGET, MAX_TIME_BUDGET = 2.0, 600.0
 
 OptionValue = int | float | bool | StrEnum
 
@@ -68,7 +69,7 @@ def one_of(choices: Sequence[object]) -> Allowed:
 
 @dataclass(frozen=True)
 class AdaptOptions:
-    """The options of an adaptation, each with a value; `ttl` in seconds, 0 if nothing is kept.
+    """The options of an adaptation, each with a value; times in seconds, `ttl` 0 without keeping.
 
     A field's name is also its name on the wire, in the store's JSON, and in the engine's
     `AdaptRequest` if the engine needs it. Its type decides how it is encoded, its metadata the
@@ -143,6 +144,14 @@ class AdaptOptions:
         )
     )
 
+    time_budget: float = field(
+        metadata=_row(
+            default=lambda _: DEFAULT_TIME_BUDGET,
+            allowed=lambda _: _above_zero(MAX_TIME_BUDGET),
+            digested=False,
+        )
+    )
+
     @property
     def folds_wanted(self) -> bool:
         """Tell whether the estimate takes folds; a head without steps has exact answers."""
@@ -164,7 +173,13 @@ class AdaptOptions:
     @classmethod
     def from_document(cls, document: Mapping[str, typing.Any]) -> AdaptOptions:
         """Read what `document` returned, also in releases that had fewer options."""
-        known = {"estimate": True, "balance_classes": False, "fold_count": 0, **document}
+        known = {
+            "estimate": True,
+            "balance_classes": False,
+            "fold_count": 0,
+            "time_budget": DEFAULT_TIME_BUDGET,
+            **document,
+        }
         return cls(**{name: kind(known[name]) for name, kind in OPTION_TYPES.items()})
 
 

@@ -89,6 +89,7 @@ def options_message(options: AdaptOptions) -> wire.AdaptOptions:
         for name, value in vars(options).items()
     }
     values["ttl"] = duration_message(options.ttl) if options.ttl else None
+    values["time_budget"] = duration_message(options.time_budget)
     return wire.AdaptOptions(**values)
 
 

@@ -1,0 +1,47 @@
+"""The last layers of an encoder's network, which adapt, and how they do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from kshot.bundle.document import Rule
+from kshot.bundle.field_types import Count, Fraction, Positive
+
+
+@dataclass(frozen=True)
+class TailBlock:
+    """An inverted residual: `expansion` times the channels, depthwise 3 x 3, `channels`.
+
+    With stride 1 and as many channels as before, the input is added.
+    """
+
+    expansion: Count
+    channels: Count
+    stride: Count
+
+
+@dataclass(frozen=True)
+class TailSpec:
+    """The network in `tail.safetensors`, and the settings of its adaptation.
+
+    Its inputs, maps of an inner layer, are the last `prod(map_shape)` numbers of what the encoder
+    gives; the numbers before are features for the head. Behind the blocks comes a convolution to
+    `feature_count` channels, whose means over the sides are the features.
+
+    `likeness` and `slope` give the tail's weight before left-out examples count: `slope` times
+    what the mean cosine of pictures of different classes has above `likeness`.
+    """
+
+    map_shape: tuple[Count, Count, Count]
+    blocks: Annotated[tuple[TailBlock, ...], Rule("at least one block", bool)]
+    feature_count: Count
+    learning_rate: Positive
+    likeness: Fraction
+    slope: Positive
+
+    @property
+    def map_size(self) -> int:
+        """Return how many numbers the maps have."""
+        return math.prod(self.map_shape)
