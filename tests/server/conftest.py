@@ -226,6 +226,7 @@ def make_model() -> MakeModel:
         estimate=True,
         balance_classes=False,
         fold_count=0,
+        time_budget=2.0,
     )
 
     def make(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kshot.bundle.behind_encoder import RidgeRule, RidgeSettings, TailBlock, TailSpec
 from kshot.bundle.calibration import Calibration, TemperatureRule
 from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditioner, Scope
 from kshot.bundle.drawn import THUMBNAIL, are_drawings
@@ -54,7 +55,6 @@ from kshot.bundle.preprocessing import (
     useful_side,
     value_table,
 )
-from kshot.bundle.ridge import RidgeRule, RidgeSettings
 from kshot.bundle.schema import manifest_document, parse_manifest
 from kshot.bundle.steps import (
     Grayscale,
@@ -69,7 +69,6 @@ from kshot.bundle.steps import (
     Rgb,
     Square,
 )
-from kshot.bundle.tail import TailBlock, TailSpec
 from kshot.bundle.weights import Weights
 
 __all__ = [

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from kshot.bundle.behind_encoder import RidgeSettings, TailSpec
 from kshot.bundle.calibration import Calibration
 from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditioner, Scope
 from kshot.bundle.document import Rule
@@ -21,9 +22,7 @@ from kshot.bundle.field_types import (
     Text,
     Way,
 )
-from kshot.bundle.ridge import RidgeSettings
 from kshot.bundle.steps import InputSpec
-from kshot.bundle.tail import TailSpec
 
 SCHEMA_VERSION: Literal[2] = 2
 WEIGHTS_FILE = "weights.safetensors"

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable
 from typing import cast
 
+from kshot.bundle.behind_encoder import RidgeSettings
 from kshot.bundle.choices import BatchNormMode, Head, Scope
 from kshot.bundle.document import DocumentError, expect, parse, plain, read_json
 from kshot.bundle.errors import BundleError
 from kshot.bundle.manifest import SCHEMA_VERSION, InnerLoop, Limits, Manifest
-from kshot.bundle.ridge import RidgeSettings
 from kshot.bundle.steps import Ink, InputSpec, Normalize, PreprocessingStep, resize_of
 
 MANIFEST_FILE = "manifest.json"

@@ -51,6 +51,7 @@ OPTIONS = AdaptOptions(
     estimate=True,
     balance_classes=False,
     fold_count=0,
+    time_budget=2.0,
 )
 OTHERS = AdaptOptions(
     step_count=4,
@@ -67,6 +68,7 @@ OTHERS = AdaptOptions(
     estimate=False,
     balance_classes=True,
     fold_count=5,
+    time_budget=20.0,
 )
 # As an older release stored it.
 STORED = (
@@ -125,6 +127,7 @@ def test_options_left_out_have_defaults(manifest: Manifest) -> None:
         estimate=True,
         balance_classes=False,
         fold_count=0,
+        time_budget=2.0,
     )
 
 
@@ -186,7 +189,8 @@ def test_a_value_that_is_not_allowed_is_named(
 
 def test_stored_options_come_back() -> None:
     assert json.dumps(OPTIONS.document()) == (
-        f'{STORED[:-1]}, "estimate": true, "balance_classes": false, "fold_count": 0}}'
+        f'{STORED[:-1]}, "estimate": true, "balance_classes": false, "fold_count": 0, '
+        '"time_budget": 2.0}'
     )
     assert AdaptOptions.from_document(json.loads(STORED)) == OPTIONS
     assert AdaptOptions.from_document(OTHERS.document()) == OTHERS
@@ -199,7 +203,9 @@ def test_only_what_decides_the_bytes_is_digested(name: str) -> None:
 
     same = other.digested(3) == OPTIONS.digested(3)
 
-    assert same is (name in {"step_count", "ttl", "allow_partial", "estimate", "fold_count"})
+    assert same is (
+        name in {"step_count", "ttl", "allow_partial", "estimate", "fold_count", "time_budget"}
+    )
     assert other.digested(2) != other.digested(3)
 
 
@@ -216,4 +222,4 @@ def test_the_engine_is_told_all_that_decides_its_loop() -> None:
     needed = engine_pb2.AdaptRequest.DESCRIPTOR.fields_by_name.keys()
 
     others = [name for name in OPTION_TYPES if name not in needed]
-    assert others == ["batch_norm_mode", "ttl", "estimate", "fold_count"]
+    assert others == ["batch_norm_mode", "ttl", "estimate", "fold_count", "time_budget"]

@@ -65,7 +65,7 @@ def put(model_id, seed):
     arrays = AdaptedArrays({"head.weight": weights}, {"mean": weights[0]}, support)
     digests = ("b", "c", "d")
     choices = ("carried", "trained", "all", "support")
-    options = AdaptOptions(10, 0.001, 5, *choices, seed, 1e3, False, False, True, False, 0)
+    options = AdaptOptions(10, 0.001, 5, *choices, seed, 1e3, False, False, True, False, 0, 2.0)
     facts = (("x", "y"), options, 1.0, 2e3, 0, 3, 0.5)
     store.put(AdaptedModelRecord(model_id, "tiny", *digests, *facts), arrays)
     print(model_id, flush=True)

@@ -39,6 +39,7 @@ OPTIONS = AdaptOptions(
     estimate=True,
     balance_classes=False,
     fold_count=0,
+    time_budget=2.0,
 )
 
 
