@@ -56,6 +56,7 @@ class FakeServicer(AdaptationServiceServicer):
     damage_export: bool = False
     useful_sides: dict[str, int] = field(default_factory=dict)
     warning: str = ""
+    tail: wire.TailReport | None = None
     slow: bool = False
 
     def refuse(self, code: int, message: str, *details: Message, times: int = -1) -> None:
@@ -86,6 +87,8 @@ class FakeServicer(AdaptationServiceServicer):
         response.report.stop_reason = wire.STOP_REASON_COMPLETED
         response.report.support_loss.extend([1.5, 0.5])
         response.report.warnings.extend([self.warning] if self.warning else [])
+        if self.tail is not None:
+            response.report.tail.CopyFrom(self.tail)
         if not request.model:
             response.report.chosen_from.add(model="omniglot")
             response.report.chosen_from.add(model="photos", estimate=ESTIMATE)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from google.rpc.code_pb2 import Code
 
-from kshot.client import AdaptedModel, Client, InputError, UnavailableError
+from kshot.client import AdaptedModel, Client, InputError, TailReport, UnavailableError
 from kshot.client.errors import DataLossError
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -52,6 +52,8 @@ def test_adapt_sends_the_options_that_are_set(client: Client, servicer: FakeServ
         head="zero",
         seed=0,
         ttl=timedelta(minutes=1),
+        time_budget=2.5,
+        scope="auto",
         allow_partial=False,
     )
 
@@ -63,10 +65,36 @@ def test_adapt_sends_the_options_that_are_set(client: Client, servicer: FakeServ
         "head",
         "seed",
         "ttl",
+        "time_budget",
+        "scope",
         "allow_partial",
     }
     assert request.options.batch_norm_mode == wire.BATCH_NORM_MODE_SUPPORT_AND_QUERY
     assert request.options.ttl.seconds == 60
+    assert request.options.time_budget.ToMilliseconds() == 2500
+    assert request.options.scope == wire.SCOPE_AUTO
+
+
+def test_a_call_may_last_longer_by_its_time_budget(client: Client, servicer: FakeServicer) -> None:
+    labels = [0, 1, 0, 1]
+    client.adapt(IMAGES, labels, time_budget=timedelta(seconds=100))
+    client.adapt_and_predict(IMAGES, labels, IMAGES, time_budget=100)
+    client.adapt(IMAGES, labels, time_budget=100, timeout=50)
+
+    longer, also, named = servicer.remaining
+    assert named < 51 < 100 < min(longer, also)
+    assert max(longer, also) < 101 + client.timeout
+
+
+def test_the_report_tells_what_became_of_the_tail(client: Client, servicer: FakeServicer) -> None:
+    """A server of an earlier release does not."""
+    assert (before := adapted(client).report) is not None
+    servicer.tail = wire.TailReport(weight=0.25, step_count=20, fold_step_count=6)
+    servicer.tail.needed_time.FromMilliseconds(9500)
+    assert (after := adapted(client).report) is not None
+
+    assert before.tail is None
+    assert after.tail == TailReport(0.25, 20, 6, 9.5)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +105,7 @@ def test_adapt_sends_the_options_that_are_set(client: Client, servicer: FakeServ
         ({"step_count": 1 << 40}, "step_count: cannot send "),
         ({"ttl": "an hour"}, "ttl: expected seconds or a timedelta, got 'an hour'"),
         ({"ttl": float("inf")}, "ttl: expected seconds or a timedelta, got inf"),
+        ({"time_budget": "1"}, "time_budget: expected seconds or a timedelta, got '1'"),
         ({"steps": 3}, "unknown option 'steps'; expected one of step_count, "),
     ],
 )

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from kshot.__main__ import main
-from kshot.client import AccuracyEstimate, ExampleNote, Report
-from kshot.client.commands.adapt import estimate_document, expectation, notes
+from kshot.client import AccuracyEstimate, ExampleNote, Report, TailReport
+from kshot.client.commands.adapt import estimate_document, expectation, last_layers, notes
+from kshot.v1 import adaptation_pb2 as wire
 
 if TYPE_CHECKING:
     from conftest import FakeServicer
@@ -83,6 +84,7 @@ def test_adapt_prints_json(
         "support_accuracy": 0.75,
         "estimate": None,
         "chosen_from": [],
+        "tail": None,
         "warnings": [],
         "example_notes": [],
         "expire_time": "2026-12-01T10:00:00Z",
@@ -138,6 +140,63 @@ def test_an_adaptation_says_what_to_expect() -> None:
         "cross_entropy": 0.5,
     }
     assert expectation(Report("completed", (), "", 0)).startswith("unknown: measure it")
+
+
+@pytest.mark.parametrize(
+    ("tail", "budget", "wanted"),
+    [
+        (TailReport(0.25, 20, 12, 9.0), 9.5, "adapted, weight 0.25 beside the head"),
+        (
+            TailReport(0.25, 20, 6, 9.01),
+            8.0,
+            "adapted, weight 0.25 beside the head; --time-budget 10 allows all steps",
+        ),
+        (
+            TailReport(0.0, 20, 12, 9.0),
+            10.0,
+            "as they were: the head alone answers left-out examples better",
+        ),
+        (
+            TailReport(0.0, 20, 0, 1.5),
+            2.0,
+            "as they were: the classes look different enough to the head alone",
+        ),
+        (
+            TailReport(0.0, 0, 0, 9.0),
+            2.0,
+            "as they were: too little time; --time-budget 9 lets them adapt",
+        ),
+        (
+            TailReport(0.0, 0, 0, 9.0),
+            20.0,
+            "as they were: too little time; a longer --timeout lets them adapt",
+        ),
+    ],
+)
+def test_an_adaptation_says_what_became_of_the_last_layers(
+    tail: TailReport, budget: float, wanted: str
+) -> None:
+    assert last_layers(tail, budget) == wanted
+
+
+@pytest.mark.usefixtures("server")
+def test_the_last_layers_are_printed_where_the_server_tells_of_them(
+    capsys: pytest.CaptureFixture[str], folder: Path, servicer: FakeServicer
+) -> None:
+    main(["adapt", str(folder)])
+    assert "last layers" not in capsys.readouterr().out
+    servicer.tail = wire.TailReport()
+    servicer.tail.needed_time.FromMilliseconds(9500)
+
+    main(["adapt", str(folder), "--time-budget", "2.5", "--scope", "auto"])
+    assert "too little time; --time-budget 10 lets" in capsys.readouterr().out
+    printed = document(capsys, "adapt", folder)["tail"]
+    assert printed == {
+        "weight": 0.0,
+        "step_count": 0,
+        "fold_step_count": 0,
+        "needed_time": 9.5,
+    }
 
 
 def test_examples_that_may_do_harm_are_named_by_their_files() -> None:

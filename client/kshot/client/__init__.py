@@ -38,6 +38,7 @@ from kshot.client.results import (
     ModelCandidate,
     Prediction,
     Report,
+    TailReport,
     Timing,
 )
 
@@ -75,6 +76,7 @@ __all__ = [
     "ResourceExhaustedError",
     "ServerError",
     "StoreFullError",
+    "TailReport",
     "Timing",
     "UnavailableError",
     "UnimplementedError",

@@ -28,7 +28,7 @@ from kshot.client.encoding import (
 from kshot.client.errors import InputError
 from kshot.client.export import write_export
 from kshot.client.inputs import Images, Label
-from kshot.client.options import AdaptOptions, encode_choice, encode_options
+from kshot.client.options import AdaptOptions, encode_choice, encode_options, seconds
 from kshot.client.results import Prediction
 from kshot.client.shrinking import any_large
 from kshot.client.status import error_from
@@ -45,8 +45,9 @@ _Labels = Sequence[Label] | npt.NDArray[np.generic]
 class Client:
     """A connection to a kshot server at HOST:PORT; a context manager, safe to share by threads.
 
-    Every call has a deadline: `timeout` seconds, unless the call names its own. Calls raise
-    `kshot.client.KshotError`; its subclasses tell what a caller can do.
+    Every call has a deadline: `timeout` seconds, unless the call names its own; one with a
+    `time_budget` has so much more. Calls raise `kshot.client.KshotError`; its subclasses tell what
+    a caller can do.
     """
 
     def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
@@ -90,14 +91,15 @@ class Client:
         Pillow; labels are n strings or n ints. Images that are larger than the model can use are
         reduced by area before they are sent.
         """
-        patience = self._patience(timeout)
+        settings = encode_options(options)
+        patience = self._patience(timeout, settings)
         side = self._useful_side(images, lambda: model, patience)
         support, classes = encode_support(images, labels, side)
         request = message(
             wire.AdaptRequest,
             model=model or "",
             support_set=support,
-            options=encode_options(options),
+            options=settings,
         )
         response, round_trip_ms = self._call(self._stub.Adapt, request, patience)
         return AdaptedModel(
@@ -155,14 +157,15 @@ class Client:
         **options: Unpack[AdaptOptions],
     ) -> Prediction:
         """Adapt, classify queries and keep nothing, in one call."""
-        patience = self._patience(timeout)
+        settings = encode_options(options)
+        patience = self._patience(timeout, settings)
         side = self._useful_side([*images, *queries], lambda: model, patience)
         support, classes = encode_support(images, labels, side)
         request = message(
             wire.AdaptAndPredictRequest,
             model=model or "",
             support_set=support,
-            options=encode_options(options),
+            options=settings,
             queries=encode_images(queries, side),
             return_logits=return_logits,
             reject_below=reject_below,
@@ -242,8 +245,13 @@ class Client:
             self._models[adapted_model] = model
         return model
 
-    def _patience(self, timeout: float | None = None) -> Patience:
-        return Patience.of(self.timeout if timeout is None else timeout)
+    def _patience(
+        self, timeout: float | None = None, options: wire.AdaptOptions | None = None
+    ) -> Patience:
+        if timeout is not None:
+            return Patience.of(timeout)
+        computing = 0.0 if options is None else seconds(options.time_budget)
+        return Patience.of(self.timeout + max(0.0, computing))
 
     def _call(
         self,
@@ -262,6 +270,6 @@ class Client:
             raise error_from(error, self.address, patience.timeout) from error
         except ValueError as error:  # gRPC's error for a closed channel
             raise InputError(f"cannot call {self.address}: {error}") from error
-        seconds = time.perf_counter() - started
-        patience.spend(seconds)
-        return response, 1e3 * seconds
+        took = time.perf_counter() - started
+        patience.spend(took)
+        return response, 1e3 * took

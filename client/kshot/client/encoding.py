@@ -22,6 +22,7 @@ from kshot.client.results import (
     ModelCandidate,
     Prediction,
     Report,
+    TailReport,
     Timing,
 )
 from kshot.v1 import adaptation_pb2 as wire
@@ -159,6 +160,16 @@ def decode_report(report: wire.AdaptReport, class_names: Sequence[str]) -> Repor
             ModelCandidate(candidate.model, _estimate(candidate))
             for candidate in report.chosen_from
         ),
+        tail=_tail(report.tail) if report.HasField("tail") else None,
+    )
+
+
+def _tail(report: wire.TailReport) -> TailReport:
+    return TailReport(
+        weight=report.weight,
+        step_count=report.step_count,
+        fold_step_count=report.fold_step_count,
+        needed_time=seconds(report.needed_time),
     )
 
 

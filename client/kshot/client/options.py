@@ -15,8 +15,8 @@ from kshot.v1 import adaptation_pb2 as wire
 class AdaptOptions(TypedDict, total=False):
     """Options of `adapt`; an absent one, or None, means the model's default.
 
-    `preconditioner`, `head`, `scope` and `batch_norm_mode` are names such as `carried`; `ttl` is
-    seconds or a timedelta. `Client.capabilities` tells what the server allows.
+    `preconditioner`, `head`, `scope` and `batch_norm_mode` are names such as `carried`; `ttl` and
+    `time_budget` are seconds or timedeltas. `Client.capabilities` tells what the server allows.
     """
 
     step_count: int | None
@@ -33,11 +33,12 @@ class AdaptOptions(TypedDict, total=False):
     estimate: bool | None
     balance_classes: bool | None
     fold_count: int | None
+    time_budget: float | timedelta | None
 
 
 @dataclass(frozen=True)
 class ResolvedOptions:
-    """The options that an adaptation ran with; `ttl` in seconds.
+    """The options that an adaptation ran with; times in seconds.
 
     Flags, encoding and decoding follow from the fields: their names, types and help.
     """
@@ -47,7 +48,12 @@ class ResolvedOptions:
     batch_size: int = field(metadata={"help": "Examples in each inner step."})
     preconditioner: str = field(metadata={"help": "How gradients are scaled."})
     head: str = field(metadata={"help": "Rows of the last layer that adaptation starts from."})
-    scope: str = field(metadata={"help": "Parameters that adapt."})
+    scope: str = field(
+        metadata={
+            "help": "Parameters that adapt; auto is the head, and the encoder's last layers where "
+            "that helps."
+        }
+    )
     batch_norm_mode: str = field(metadata={"help": "Batch statistics that predictions use."})
     seed: int = field(metadata={"help": "Seed of the order in which examples are drawn."})
     ttl: float = field(metadata={"help": "Seconds that the server keeps the adapted model."})
@@ -71,8 +77,15 @@ class ResolvedOptions:
             "help": "Folds for the estimate of a model with steps; each takes as long as adapting."
         }
     )
+    time_budget: float = field(
+        metadata={
+            "help": "Seconds of computing that scope auto may take; the call may last so much "
+            "longer than --timeout says."
+        }
+    )
 
 
+DURATIONS = ("ttl", "time_budget")
 _ENUMS: dict[str, Any] = {
     "preconditioner": wire.Preconditioner,
     "head": wire.Head,
@@ -92,8 +105,8 @@ def encode_options(options: AdaptOptions) -> wire.AdaptOptions:
             continue
         if name not in known:
             raise InputError(f"unknown option {name!r}; expected one of {', '.join(known)}")
-        if name == "ttl":
-            _set_ttl(message, value)
+        if name in DURATIONS:
+            _set_duration(message, name, value)
             continue
         try:
             setattr(message, name, encode_choice(name, value) if name in _ENUMS else value)
@@ -111,7 +124,7 @@ def decode_options(options: wire.AdaptOptions) -> ResolvedOptions:
     }
     for name in values.keys() & _ENUMS.keys():
         values[name] = decode_choice(name, values[name])
-    values["ttl"] = seconds(options.ttl)
+    values |= {name: seconds(values[name]) for name in DURATIONS}
     return ResolvedOptions(**values)
 
 
@@ -138,14 +151,14 @@ def decode_choice(kind: str, number: int) -> str:
     return name.removeprefix(f"{kind.upper()}_").lower()
 
 
-def _set_ttl(message: wire.AdaptOptions, value: object) -> None:
+def _set_duration(message: wire.AdaptOptions, name: str, value: object) -> None:
     try:
         given = timedelta(seconds=value) if isinstance(value, int | float) else value
         if not isinstance(given, timedelta):
             raise TypeError
-        message.ttl.FromTimedelta(given)
+        getattr(message, name).FromTimedelta(given)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"ttl: expected seconds or a timedelta, got {value!r}") from error
+        raise InputError(f"{name}: expected seconds or a timedelta, got {value!r}") from error
 
 
 def seconds(duration: Duration) -> float:

@@ -77,6 +77,22 @@ class ModelCandidate:
 
 
 @dataclass(frozen=True)
+class TailReport:
+    """How the last layers of an encoder were adapted, with scope `auto`.
+
+    `weight` is that of their log-probabilities beside the head's, 0 where they stay as they are.
+    `step_count` counts steps on all examples, 0 where the time was too short, `fold_step_count`
+    those in each fold that decided the weight. All steps would need a `time_budget` of
+    `needed_time` seconds.
+    """
+
+    weight: float
+    step_count: int
+    fold_step_count: int
+    needed_time: float
+
+
+@dataclass(frozen=True)
 class ExampleNote:
     """An example that may do harm, by its index in the support set.
 
@@ -96,7 +112,8 @@ class Report:
     """Why an inner loop stopped, its loss before each step in nats, and where it ran.
 
     `warnings` are sentences about the support set, `example_notes` name examples that may do harm.
-    `chosen_from` has the models that the server chose from, if the call named none.
+    `chosen_from` has the models that the server chose from, if the call named none. `tail` tells
+    what scope `auto` did.
     """
 
     stop_reason: str
@@ -107,6 +124,7 @@ class Report:
     estimate: AccuracyEstimate | None = None
     example_notes: tuple[ExampleNote, ...] = ()
     chosen_from: tuple[ModelCandidate, ...] = ()
+    tail: TailReport | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -21,8 +22,8 @@ from kshot.client.commands.options import (
     time_text,
     timeout_option,
 )
-from kshot.client.options import AdaptOptions, ResolvedOptions, choices
-from kshot.client.results import AccuracyEstimate, Report
+from kshot.client.options import DURATIONS, AdaptOptions, ResolvedOptions, choices
+from kshot.client.results import AccuracyEstimate, Report, TailReport
 
 
 def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -37,6 +38,8 @@ def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
                 flag += flag.replace("--", "/--no-", 1)
         else:
             settings = {"type": click.Choice(choices(option.name)) if kind is str else kind}
+            if option.name in DURATIONS:
+                settings["metavar"] = "SECONDS"
         command = click.option(flag, help=option.metadata["help"], **settings)(command)
     return command
 
@@ -90,6 +93,7 @@ def document(adapted: AdaptedModel) -> dict[str, object]:
             {"model": each.model, "estimate": estimate_document(each.estimate)}
             for each in (adapted.report.chosen_from if adapted.report else ())
         ],
+        "tail": asdict(adapted.report.tail) if adapted.report and adapted.report.tail else None,
         "warnings": list(adapted.report.warnings) if adapted.report else [],
         "example_notes": [
             asdict(note) for note in (adapted.report.example_notes if adapted.report else ())
@@ -102,10 +106,13 @@ def document(adapted: AdaptedModel) -> dict[str, object]:
 def rows(adapted: AdaptedModel) -> list[tuple[str, str]]:
     """Return what the command prints for people."""
     timing = adapted.timing.document() if adapted.timing else {}
+    tail = adapted.report.tail if adapted.report else None
+    budget = adapted.description.options.time_budget
     return [
         ("model", chosen(adapted)),
         ("classes", ", ".join(adapted.class_names)),
         ("steps", str(adapted.step_count)),
+        *([("last layers", last_layers(tail, budget))] if tail else []),
         ("accuracy to expect", expectation(adapted.report)),
         ("kept until", str(time_text(adapted.expire_time))),
         ("time, ms", ", ".join(f"{name} {value:.1f}" for name, value in timing.items())),
@@ -148,6 +155,21 @@ def expectation(report: Report | None) -> str:
         f"{100 * estimate.accuracy:.0f} % ({low} to {high} %), from {estimate.example_count} "
         "examples, left out in turn"
     )
+
+
+def last_layers(tail: TailReport, budget: float) -> str:
+    """Say what became of the encoder's last layers, and what more time would change."""
+    missing = tail.needed_time > budget
+    remedy = f"--time-budget {math.ceil(tail.needed_time)}" if missing else "a longer --timeout"
+    if tail.step_count == tail.fold_step_count == 0:
+        return f"as they were: too little time; {remedy} lets them adapt"
+    if tail.weight:
+        said = f"adapted, weight {tail.weight:.2g} beside the head"
+    elif tail.fold_step_count:
+        said = "as they were: the head alone answers left-out examples better"
+    else:
+        said = "as they were: the classes look different enough to the head alone"
+    return f"{said}; {remedy} allows all steps" if missing else said
 
 
 def notes(report: Report, files: Sequence[Path]) -> Iterator[str]:
