@@ -41,6 +41,7 @@ from kshot.learner.steps.inner_step import InnerStep, build_inner_step, loss_gra
 from kshot.learner.steps.preconditioner import StepRule
 from kshot.learner.steps.query_gradient import QueryGradient, build_query_gradient
 from kshot.learner.steps.query_spec import QuerySpec
+from kshot.learner.steps.refinement import Refinement, RefinementTask, refine
 from kshot.learner.steps.ridge import RidgeFit, ridge_head
 from kshot.learner.steps.sampler import (
     balanced_indices,
@@ -69,6 +70,8 @@ __all__ = [
     "Parameters",
     "QueryGradient",
     "QuerySpec",
+    "Refinement",
+    "RefinementTask",
     "RefusedStepError",
     "Resnet12",
     "RidgeFit",
@@ -101,6 +104,7 @@ __all__ = [
     "mixed_logits",
     "prototype_head",
     "query_logits",
+    "refine",
     "replacement_indices",
     "ridge_head",
     "run_inner_loop",
