@@ -63,7 +63,8 @@ NETWORKS = {
         (BatchNormMode.STORED,),
     ),
 }
-CASES = [(name, mode, scope) for name in NETWORKS for mode in NETWORKS[name][1] for scope in Scope]
+SCOPES = (Scope.ALL, Scope.HEAD)
+CASES = [(name, mode, scope) for name in NETWORKS for mode in NETWORKS[name][1] for scope in SCOPES]
 
 
 def encoded(images: Tensor) -> Tensor:

@@ -58,3 +58,8 @@ class Scope(StrEnum):
     ALL = "all"
     HEAD = "head"
     AUTO = "auto"
+
+    @property
+    def of_steps(self) -> Scope:
+        """Return the scope of inner steps: with `auto`, `head`."""
+        return Scope.HEAD if self is Scope.AUTO else self

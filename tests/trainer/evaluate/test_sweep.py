@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
+from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope, ScopePolicy
 from kshot.learner import Initialization
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.datasets.dataset import ImageDataset
@@ -95,6 +95,30 @@ def test_progress_counts_the_tasks_of_all_variants(evaluator: Evaluator) -> None
     )
 
     assert reports == [(done, 5 * 6) for done in range(1, 31)]
+
+
+def test_scope_auto_is_measured_as_head(
+    evaluator: Evaluator, rows: tuple[SweepRow, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the server adapts tails; the defaults are found among the rows all the same."""
+    policy = ScopePolicy(Scope.AUTO, (Scope.AUTO, Scope.HEAD))
+    monkeypatch.setattr(evaluator, "manifest", replace(evaluator.manifest, scope=policy))
+    axes = replace(AXES, scopes=(Scope.AUTO, Scope.HEAD), heads=(Head.TRAINED,), step_counts=(10,))
+
+    found = run_sweep(evaluator, SETTINGS, axes)
+
+    wanted = [row for row in rows if row.variant.scope is Scope.HEAD]
+    wanted = [
+        row for row in wanted if (row.variant.head, row.result.step_count) == (axes.heads[0], 10)
+    ]
+    assert [row.variant for row in found[2:]] == [row.variant for row in wanted]
+    assert [replace(row.result, ms_per_task=0) for row in found[2:]] == [
+        replace(row.result, ms_per_task=0) for row in wanted
+    ]
+    assert [row.difference is None for row in found] == [False, False, True, False, False, False]
+    assert Axes.of(evaluator.manifest).scopes == (Scope.HEAD,)
+    automatic = evaluator.evaluate(replace(SETTINGS, scope=Scope.AUTO, step_count=10))
+    assert automatic[BatchNormMode.SUPPORT].correct_counts == wanted[0].result.correct_counts
 
 
 def test_the_axes_are_what_the_bundle_allows(evaluator: Evaluator) -> None:

@@ -36,7 +36,7 @@ def rows() -> list[SweepRow]:
     rows = []
     for mode in (BatchNormMode.SUPPORT, BatchNormMode.TRANSDUCTIVE):
         rows.append(SweepRow(Variant(baseline=Baseline.NIL), mode, result(0, (2, 3))))
-        for scope in Scope:
+        for scope in (Scope.ALL, Scope.HEAD):
             variant = Variant(Preconditioner.CARRIED, Head.TRAINED, scope)
             for steps in (0, 1, 50):
                 difference = Interval(0.1, 0.02, "paired") if steps else None
@@ -133,6 +133,15 @@ def test_the_plot_has_steps_above_milliseconds(
     assert [text.get_text() for text in legend.get_texts()] == [
         *("carried", "head trained", "scope all", "scope head", "NIL")
     ]
+
+
+def test_every_head_has_a_line(rows: list[SweepRow]) -> None:
+    row = rows[1]
+    each = [replace(row, variant=replace(row.variant, head=head)) for head in Head]
+
+    (legend,) = sweep_figure("heads", each).legends
+
+    assert [text.get_text() for text in legend.get_texts()][1:] == [f"head {head}" for head in Head]
 
 
 def test_milliseconds_and_intervals_can_be_read_off(rows: list[SweepRow]) -> None:

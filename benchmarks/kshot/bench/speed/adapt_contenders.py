@@ -49,7 +49,9 @@ def inner_step(
 def kshot_spec(task: TimedTask) -> StepSpec:
     """Describe the inner step that serves a task, its way padded to the bundle's bucket."""
     manifest, bucket = task.manifest, task.manifest.way_bucket(task.size.way)
-    return StepSpec.of(manifest, bucket, task.size.batch_size, task.rule, manifest.scope.default)
+    return StepSpec.of(
+        manifest, bucket, task.size.batch_size, task.rule, manifest.scope.default.of_steps
+    )
 
 
 def kshot_loop(task: TimedTask, step: InnerStep, tasks: int = 1) -> Callable[[], list[SlotResult]]:

@@ -128,7 +128,7 @@ per class, from the part `{calibration.part}` of the data (digest of its images 
 `{calibration.data_digest}`), seed {calibration.seed}, adapted by this bundle's defaults: \
 {_step_words(manifest)}, preconditioner `{inner.preconditioner}`, head \
 `{manifest.head.default}`, scope \
-`{manifest.scope.default}`. ECE (15 bins) and NLL (nats) are those of the same answers.
+`{manifest.scope.default.of_steps}`. ECE (15 bins) and NLL (nats) are those of the same answers.
 
 | batch-norm mode | examples per class | temperature | ECE before | ECE after | NLL before \
 | NLL after |

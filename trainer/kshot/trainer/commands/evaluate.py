@@ -33,7 +33,8 @@ def command(request: EvaluateRequest) -> None:
 
     Classes are those of the bundle's own split; equal seeds draw equal tasks. Numbers may exceed
     the limits that the bundle sets for serving; a batch-norm mode, preconditioner, head or scope
-    must be one that it allows, except for baselines. docs/evaluation.md defines every number.
+    must be one that it allows, except for baselines. Scope auto is measured as head.
+    docs/evaluation.md defines every number.
     """
     check_together(request)
     bundle = open_bundle(request)

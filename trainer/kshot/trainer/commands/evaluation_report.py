@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from kshot.bundle import Scope
 from kshot.trainer.commands.evaluation_session import Session
 from kshot.trainer.evaluate.scores import EvaluationResult
 from kshot.trainer.statistics import Interval
@@ -40,8 +41,8 @@ def result_document(session: Session, result: EvaluationResult) -> dict[str, obj
 
 def result_text(session: Session, result: EvaluationResult) -> str:
     """Lay out a result as text."""
-    settings = session.settings
-    temperature = settings.temperature(session.bundle.manifest)
+    settings, manifest = session.settings, session.bundle.manifest
+    temperature = settings.temperature(manifest)
     steps = f"{result.step_count} step{'' if result.step_count == 1 else 's'}"
     baseline = f"baseline {settings.baseline}, " if settings.baseline else ""
     divided = "" if temperature == 1 else f"temperature {temperature:.3g}, "
@@ -51,6 +52,8 @@ def result_text(session: Session, result: EvaluationResult) -> str:
         f"({result.ci_method}, {result.task_count} tasks), ECE {result.ece:.3f}, "
         f"NLL {result.nll:.3f}, {divided}{result.ms_per_task:.0f} ms per task"
     ]
+    if settings.baseline is None and (settings.scope or manifest.scope.default) is Scope.AUTO:
+        said.append("scope auto is measured as head: the encoder's last layers do not adapt here")
     flaws = settings.flaws
     if flaws.wrong_labels or flaws.imbalance:
         parts = ["uneven shots"] if flaws.imbalance else []

@@ -15,7 +15,7 @@ class EvaluationSettings:
     `query_count` is per class. None means the bundle's default. With `unknown`, as many queries of
     classes outside the task are scored too. With `calibrated`, logits are divided by the bundle's
     temperature, as the server does. With `balance_classes`, classes come equally often in the
-    steps.
+    steps. Scope `auto` is `head` here: only the server adapts tails.
     """
 
     way: int

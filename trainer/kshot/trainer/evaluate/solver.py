@@ -150,6 +150,7 @@ def build_solver(
         step_count, head = 0, Head.PROTOTYPE
     if settings.baseline is Baseline.ANIL:
         scope = Scope.HEAD
+    scope = scope.of_steps  # no tail is adapted here
     rule = StepRule(
         settings.preconditioner or inner.preconditioner,
         learning_rate,

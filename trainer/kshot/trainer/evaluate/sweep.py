@@ -32,7 +32,7 @@ class Axes:
             step_counts=STEP_COUNTS,
             preconditioners=manifest.inner_loop.preconditioners,
             heads=manifest.head.allowed,
-            scopes=(manifest.scope.default,),
+            scopes=(manifest.scope.default.of_steps,),
             batch_norm_modes=manifest.batch_norm.allowed,
         )
 
@@ -73,7 +73,8 @@ def run_sweep(
 
     NIL comes first. The settings hold what the axes do not. Raises what the evaluator raises.
     """
-    combinations = product(axes.scopes, axes.heads, axes.preconditioners)
+    scopes = dict.fromkeys(scope.of_steps for scope in axes.scopes)
+    combinations = product(scopes, axes.heads, axes.preconditioners)
     variants = [
         Variant(baseline=Baseline.NIL),
         *(Variant(preconditioner, head, scope) for scope, head, preconditioner in combinations),
@@ -93,7 +94,7 @@ def run_sweep(
     ]
     manifest = evaluator.manifest
     preconditioner, (way, shot) = manifest.inner_loop.preconditioner, (settings.way, settings.shot)
-    defaults = Variant(preconditioner, manifest.head.default, manifest.scope.default)
+    defaults = Variant(preconditioner, manifest.head.default, manifest.scope.default.of_steps)
     wanted = defaults, settings.batch_norm_mode, manifest.default_step_count(way, way * shot)
     for reference in rows:
         if (reference.variant, reference.mode, reference.result.step_count) == wanted:

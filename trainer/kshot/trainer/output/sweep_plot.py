@@ -22,10 +22,11 @@ STYLES = {
     Preconditioner.FRESH: ("#009E73", "^", 1.7),
     Preconditioner.SGD: ("#CC79A7", "D", 1.0),
 }
-LINES: dict[Head, Literal["-", "--", ":"]] = {
+LINES: dict[Head, Literal["-", "--", ":", "-."]] = {
     Head.TRAINED: "-",
     Head.PROTOTYPE: "--",
     Head.ZERO: ":",
+    Head.RIDGE: "-.",
 }
 FILLS: dict[Scope, Literal["full", "none"]] = {Scope.ALL: "full", Scope.HEAD: "none"}
 GREY = "#555555"
