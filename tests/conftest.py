@@ -30,6 +30,9 @@ from kshot.bundle import (
     Resize,
     Scope,
     ScopePolicy,
+    TailBlock,
+    TailFiles,
+    TailSpec,
     Training,
     Weights,
     builtin_bundle,
@@ -162,3 +165,67 @@ def means_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     templates = {BatchNormMode.STORED: template}
     root = tmp_path_factory.mktemp("means")
     return write_bundle(root, plain, weights, templates, "# means\n", encoder=encoder)
+
+
+_MEANS_AND_MAPS = f"""{_OPSET} encode (float[n,3,8,8] images)
+    => (float[n,60,1,1] encoded, float[n,3,4,4] maps) {{
+    maps = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(images)
+    means = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(maps)
+    flat_means = Flatten<axis=1>(means)
+    flat_maps = Flatten<axis=1>(maps)
+    joined = Concat<axis=1>(flat_means, flat_maps)
+    shape = Constant<value = int64[4] {{-1, 60, 1, 1}}>()
+    encoded = Reshape(joined, shape)
+}}"""
+TAIL = TailSpec(
+    map_shape=(3, 4, 4),
+    blocks=(TailBlock(2, 4, 1), TailBlock(2, 4, 1), TailBlock(2, 6, 2)),
+    feature_count=8,
+    learning_rate=0.01,
+    likeness=0.5,
+    slope=3.0,
+)
+
+
+@pytest.fixture(scope="session")
+def tail_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle like `means_bundle`, whose encoder gives maps too, with a small tail behind them."""
+    import onnx.parser
+    import torch
+
+    from kshot.learner import Tail, build_network
+    from kshot.trainer.bundling.encoder_bundle import EncoderOrigin, PictureInput, encoder_manifest
+    from kshot.trainer.bundling.encoder_file import EncoderFile
+    from kshot.trainer.bundling.onnx_templates import build_tail_template, build_template
+
+    encoder = onnx.parser.parse_model(_MEANS_AND_MAPS).SerializeToString()
+    spec = PictureInput(8, (0.5,) * 3, (0.5,) * 3, "pad", "bilinear").spec()
+    file, origin = EncoderFile(encoder, (60, 1, 1)), EncoderOrigin("means", "a test")
+    manifest = encoder_manifest("tailed", 1, spec, file, origin)
+    assert manifest.ridge is not None
+    manifest = replace(
+        manifest,
+        network=NetworkSpec("features", {"normalize": False, "scale": 1.0, "first": 12}),
+        ridge=replace(manifest.ridge, block_sizes=(12,)),
+        scope=ScopePolicy(Scope.AUTO, tuple(Scope)),
+        tail=TAIL,
+    )
+    tail, generator = Tail(TAIL), torch.Generator().manual_seed(0)
+    arrays = {
+        name: torch.randn(shape, generator=generator).mul(0.5).numpy()
+        for name, shape in tail.shapes.items()
+    }
+    network = build_network(manifest.network, manifest.network_input_shape, 1e-3)
+    parameters = {
+        "head.weight": np.zeros((5, 12), np.float32),
+        "head.bias": np.zeros(5, np.float32),
+    }
+    return write_bundle(
+        tmp_path_factory.mktemp("tailed"),
+        manifest,
+        Weights(parameters, parameters, step=0),
+        {BatchNormMode.STORED: build_template(network, BatchNormMode.STORED)},
+        "# tailed\n",
+        encoder=encoder,
+        tail=TailFiles(arrays, build_tail_template(network, tail)),
+    )

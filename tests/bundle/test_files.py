@@ -17,6 +17,7 @@ from kshot.bundle import (
     BundleError,
     EncoderSpec,
     Manifest,
+    TailFiles,
     Weights,
     load_bundle,
     write_bundle,
@@ -257,3 +258,28 @@ def test_a_bundle_that_memory_does_not_hold_is_refused(
 
     monkeypatch.setattr(bundle_files_module, "available_bytes", lambda: 2 * size)
     assert load_bundle(bundle.path) == bundle
+
+
+def test_a_tail_is_read_back_and_guarded(tail_bundle: Bundle, tmp_path: Path) -> None:
+    tail = tail_bundle.read_tail()
+    assert tail is not None
+    assert tail_bundle.tail_template_path is not None
+    assert tail.template == tail_bundle.tail_template_path.read_bytes()
+    manifest = replace(tail_bundle.manifest, files={})
+    encoder = (tail_bundle.path / "encoder.onnx").read_bytes()
+    parts = manifest, tail_bundle.read_weights(), {BatchNormMode.STORED: b""}, "", encoder
+
+    def write(tail: TailFiles | None) -> Bundle:
+        *others, encoder = parts
+        return write_bundle(tmp_path, *others, encoder=encoder, tail=tail)
+
+    with pytest.raises(BundleError, match=r"tail.safetensors: file is missing"):
+        write(None)
+    (name, array), *_ = tail.parameters.items()
+    infinite = {**tail.parameters, name: np.full_like(array, np.inf)}
+    with pytest.raises(BundleError, match=f"tail.safetensors: {name}: expected finite float32"):
+        write(replace(tail, parameters=infinite))
+    assert write(tail).read_tail() is not None
+    (tmp_path / "tailed" / "1" / "tail.safetensors").write_bytes(b"other")
+    with pytest.raises(BundleError, match=r"tail.safetensors: expected \d+ bytes"):
+        load_bundle(tmp_path / "tailed")

@@ -30,13 +30,18 @@ from kshot.bundle import (
     Rgb,
     RidgeRule,
     RidgeSettings,
+    Scope,
+    ScopePolicy,
     Square,
     StepCountRule,
+    TailBlock,
+    TailSpec,
     TemperatureRule,
     manifest_document,
     parse_manifest,
 )
 from kshot.bundle.document import plain
+from kshot.bundle.manifest import bundle_files
 from kshot.bundle.schema import manifest_bytes, read_manifest
 
 
@@ -475,3 +480,53 @@ def test_no_step_is_a_default_with_class_means(manifest: Manifest) -> None:
     document = change(document, "head.default", "prototype")
 
     assert parse_manifest(document).inner_loop.step_count == 0
+
+
+@pytest.fixture
+def tailed(manifest: Manifest) -> Manifest:
+    block = TailBlock(expansion=6, channels=8, stride=1)
+    tail = TailSpec((4, 3, 3), (block,), 16, learning_rate=0.001, likeness=0.5, slope=3.0)
+    return replace(
+        manifest,
+        encoder=EncoderSpec((50, 1, 1)),
+        batch_norm=replace(
+            manifest.batch_norm, default=BatchNormMode.STORED, allowed=(BatchNormMode.STORED,)
+        ),
+        scope=ScopePolicy(Scope.AUTO, tuple(Scope)),
+        tail=tail,
+    )
+
+
+def test_a_tail_takes_the_last_numbers_of_the_encoder(tailed: Manifest) -> None:
+    assert read_manifest(manifest_bytes(tailed)) == tailed
+    assert tailed.feature_count == 50 - 4 * 3 * 3
+    assert bundle_files(tailed)[-3:-1] == ("tail.safetensors", "predict_tail.onnx")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("scope.allowed", ["all", "auto", "head"], ""),
+        ("scope", {"default": "all", "allowed": ["all", "head"]}, "scope auto where there is a"),
+        ("encoder.output_shape", [36, 1, 1], "more than the 36 numbers of the maps"),
+        ("encoder.output_shape", [5, 4, 3], "an encoder that gives features"),
+        ("tail.blocks", [], "at least one block"),
+        ("tail.likeness", 1.5, "a number from 0 to 1"),
+        ("schema_version", 1, "no such key with schema_version 1"),
+    ],
+)
+def test_a_tail_fits_its_encoder(tailed: Manifest, field: str, value: object, problem: str) -> None:
+    document = change(manifest_document(tailed), field, value)
+    if not problem:
+        assert parse_manifest(document)
+        return
+
+    with pytest.raises(BundleError, match=problem):
+        parse_manifest(document)
+
+
+def test_scope_auto_needs_a_tail(manifest: Manifest) -> None:
+    document = change(manifest_document(manifest), "scope.allowed", ["all", "auto"])
+
+    with pytest.raises(BundleError, match="scope auto where there is a tail, and only there"):
+        parse_manifest(document)

@@ -13,7 +13,7 @@ from kshot.bundle.errors import BundleError
 from kshot.bundle.field_types import NAME_PATTERN
 from kshot.bundle.files import version_folder
 
-PHOTOS, PHOTOS_VERSION = "photos", 2
+PHOTOS, PHOTOS_VERSION = "photos", 3
 """The bundle that is built from packages, and the version that this release builds."""
 
 _VERSIONS = "[a-z0-9]*/[1-9]*"

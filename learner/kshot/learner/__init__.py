@@ -31,7 +31,13 @@ from kshot.learner.networks.network import (
     logits_of,
 )
 from kshot.learner.networks.resnet12 import Resnet12
-from kshot.learner.networks.tail import Tail, mixed_logits, split_maps
+from kshot.learner.networks.tail import (
+    TAIL_CLASSES,
+    TAIL_MIX,
+    Tail,
+    mixed_logits,
+    split_maps,
+)
 from kshot.learner.reproducibility import compute_reproducibly
 from kshot.learner.steps.cuda_graphs import graphed
 from kshot.learner.steps.head import prototype_head, with_prototype_heads
@@ -56,6 +62,8 @@ from kshot.learner.steps.task_losses import Objective, task_losses
 
 __all__ = [
     "NETWORKS",
+    "TAIL_CLASSES",
+    "TAIL_MIX",
     "CompilationError",
     "Conv4",
     "Features",

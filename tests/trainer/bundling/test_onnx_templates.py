@@ -12,7 +12,15 @@ import onnxruntime
 import pytest
 import torch
 
-from kshot.bundle import COMPUTED_MODES, BatchNormMode, Manifest, NetworkSpec, Scope, load_bundle
+from kshot.bundle import (
+    COMPUTED_MODES,
+    BatchNormMode,
+    Bundle,
+    Manifest,
+    NetworkSpec,
+    Scope,
+    load_bundle,
+)
 from kshot.learner import (
     Conv4,
     Features,
@@ -21,10 +29,13 @@ from kshot.learner import (
     Network,
     Resnet12,
     StepSpec,
+    Tail,
     build_network,
     initial_parameters,
     layout_of,
+    mixed_logits,
     query_logits,
+    split_maps,
     support_statistics,
 )
 from kshot.trainer.bundling import packaging
@@ -347,3 +358,28 @@ def test_a_zero_vector_stays_one_in_onnx() -> None:
     )
 
     assert logits.tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("way", [2, 7])
+def test_a_template_of_a_tail_answers_as_the_learner(tail_bundle: Bundle, way: int) -> None:
+    spec = tail_bundle.manifest.tail
+    assert spec is not None
+    tail, files = Tail(spec), tail_bundle.read_tail()
+    assert files is not None
+    generator = torch.Generator().manual_seed(way)
+    named = {name: torch.from_numpy(value) for name, value in files.parameters.items()} | {
+        "head.weight": torch.randn(way, 12, generator=generator),
+        "head.bias": torch.randn(way, generator=generator),
+        "tail.classes": torch.randn(way, 8, generator=generator),
+        "tail.mix": torch.tensor([0.7, 0.3]),
+    }
+    inputs = torch.randn(4, 60, 1, 1, generator=generator)
+    session = onnxruntime.InferenceSession(files.template, providers=["CPUExecutionProvider"])
+
+    feeds = {name: value.numpy() for name, value in named.items()}
+    (logits,) = session.run(["logits"], {"inputs": inputs.numpy(), **feeds})
+
+    head = inputs[:, :12, 0, 0] @ named["head.weight"].T + named["head.bias"]
+    wanted = mixed_logits(head, tail.logits(named, split_maps(spec, inputs)), named["tail.mix"])
+    assert {value.name for value in session.get_inputs()} == {"inputs", *named}
+    np.testing.assert_allclose(logits, wanted.numpy(), atol=1e-5)

@@ -1,4 +1,5 @@
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -67,3 +68,31 @@ def test_another_answer_than_torchs_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(EncoderError, match=r"got a relative difference of 0\.5"):
         export_encoder(Net(), "net", SHAPE)
+
+
+class WithMaps(nn.Module):
+    """Features followed by maps, and the maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.net.stem(images)
+        features = self.net.pool(maps).flatten(1)
+        return torch.cat([features, maps.flatten(1)], dim=1)[:, :, None, None], maps
+
+
+def test_maps_for_a_tail_are_a_second_output() -> None:
+    module = WithMaps()
+    images = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+    encoder = export_encoder(module, "net", SHAPE, map_shape=(4, 3, 3))
+
+    session = onnxruntime.InferenceSession(encoder.content, providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_outputs()] == ["encoded", "maps"]
+    assert session.get_outputs()[1].shape[1:] == [4, 3, 3]
+    encoded, maps = session.run(None, {"images": images.numpy()})
+    assert encoder.output_shape == (4 + 4 * 3 * 3, 1, 1)
+    np.testing.assert_array_equal(encoded[:, 4:, 0, 0], maps.reshape(2, -1))
+    np.testing.assert_allclose(maps, module(images)[1].numpy(), atol=1e-5)

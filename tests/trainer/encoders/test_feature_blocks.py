@@ -83,3 +83,13 @@ def test_blocks_are_joined(images: Tensor) -> None:
     assert encoded.shape == (3, 4 + 64, 1, 1)
     assert torch.equal(encoded[:, :, 0, 0], torch.cat(encoder.parts(images), dim=1))
     assert torch.isfinite(encoder(torch.zeros(1, 3, 10, 8))).all()
+
+
+def test_maps_for_a_tail_follow_the_blocks(images: Tensor) -> None:
+    encoder = BlockEncoder([Halves()], (PixelBlock(2),), tail_input=(0, 1))
+
+    encoded, maps = encoder(images)
+
+    assert torch.equal(maps, 2 * images)
+    assert torch.equal(encoded[:, :4, 0, 0], torch.cat(encoder.parts(images), dim=1))
+    assert torch.equal(encoded[:, 4:, 0, 0], maps.flatten(1))

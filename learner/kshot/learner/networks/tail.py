@@ -12,7 +12,7 @@ from kshot.bundle import TailBlock, TailSpec
 KERNEL = 3
 # Of the cosine between a picture and a class: the temperature of cosine classifiers is about 1/10.
 SCALE = 10.0
-CLASSES, MIX = "tail.classes", "tail.mix"
+TAIL_CLASSES, TAIL_MIX = "tail.classes", "tail.mix"
 
 
 class Tail:
@@ -56,7 +56,7 @@ class Tail:
 
     def logits(self, parameters: Mapping[str, Tensor], maps: Tensor) -> Tensor:
         """Return ten times the cosine with each class `(n, way)`; `tail.classes` are its rows."""
-        return SCALE * self.features(parameters, maps) @ _unit(parameters[CLASSES]).T
+        return SCALE * self.features(parameters, maps) @ _unit(parameters[TAIL_CLASSES]).T
 
 
 def mixed_logits(head_logits: Tensor, tail_logits: Tensor, mix: Tensor) -> Tensor:

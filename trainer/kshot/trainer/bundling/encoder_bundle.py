@@ -1,10 +1,12 @@
 """A bundle of an encoder and a linear classifier behind it, which serves without training."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from kshot.bundle import (
     BatchNorm,
@@ -30,16 +32,19 @@ from kshot.bundle import (
     Scope,
     ScopePolicy,
     Square,
+    TailFiles,
     Training,
     Weights,
     write_bundle,
 )
-from kshot.learner import build_network
+from kshot.learner import Tail, build_network
 from kshot.trainer.bundling.card import CardWords, model_card
 from kshot.trainer.bundling.encoder_file import EncoderFile
-from kshot.trainer.bundling.onnx_templates import build_template
+from kshot.trainer.bundling.onnx_templates import build_tail_template, build_template
 from kshot.trainer.bundling.packaging import library_versions
 from kshot.trainer.bundling.timm_backbone import Method
+
+Floats = npt.NDArray[np.float32]
 
 # Chosen on eight sets of pictures, features of EfficientNet-Lite0, 30 5-way tasks each. With 1 and
 # with 5 examples per class class means reach 52.0 and 70.3 %, 20 steps of Adam from them 52.3 and
@@ -111,22 +116,33 @@ def write_encoder_bundle(
     return pack_encoder(out, manifest, encoder, _introduction(manifest, origin))
 
 
-def pack_encoder(out: Path, manifest: Manifest, encoder: EncoderFile, introduction: str) -> Bundle:
+def pack_encoder(
+    out: Path,
+    manifest: Manifest,
+    encoder: EncoderFile,
+    introduction: str,
+    tail: Mapping[str, Floats] | None = None,
+) -> Bundle:
     """Write a bundle whose network has no parameters but the head's; raises `BundleError`.
 
-    `introduction` opens its card.
+    `introduction` opens its card; `tail` are the parameters of the manifest's tail.
     """
     shape = manifest.network_input_shape
     network = build_network(manifest.network, shape, manifest.batch_norm.epsilon)
     parameters = {
-        "head.weight": np.zeros((WAY, shape[0]), np.float32),
+        "head.weight": np.zeros((WAY, network.feature_count), np.float32),
         "head.bias": np.zeros(WAY, np.float32),
     }
     moment = {key: np.zeros_like(value) for key, value in parameters.items()}
     templates = {mode: build_template(network, mode) for mode in manifest.template_modes}
     card = model_card(CardWords(introduction), manifest)
     weights = Weights(parameters, moment, step=0)
-    return write_bundle(out, manifest, weights, templates, card, encoder=encoder.content)
+    files = None
+    if tail is not None and manifest.tail is not None:
+        files = TailFiles(tail, build_tail_template(network, Tail(manifest.tail)))
+    return write_bundle(
+        out, manifest, weights, templates, card, encoder=encoder.content, tail=files
+    )
 
 
 def encoder_manifest(

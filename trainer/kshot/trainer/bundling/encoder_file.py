@@ -69,8 +69,12 @@ def fit_encoder(
     cut: str | None = None,
     *,
     pooled: bool = True,
+    map_shape: Shape | None = None,
 ) -> EncoderFile:
-    """Bring a whole model into a bundle's form; see `read_encoder`. `source` names it in errors."""
+    """Bring a whole model into a bundle's form; see `read_encoder`. `source` names it in errors.
+
+    With a `map_shape` the model's output `maps` stays: maps `(n, *map_shape)` for a tail.
+    """
     _check_operators(model, source)
     model = onnx.inliner.inline_local_functions(model)
     images = check_input(model.graph, source, input_shape)
@@ -79,7 +83,7 @@ def fit_encoder(
     value = name_images(model.graph, images, value, input_shape)
     sample = np.random.default_rng(0).normal(size=(3, *input_shape)).astype(np.float32)
     found = _first_run(model, source, value, sample)
-    add_encoded(model.graph, source, value, found.shape, pooled=pooled)
+    add_encoded(model.graph, source, value, found.shape, pooled=pooled, map_shape=map_shape)
     encoded = _run(_content(model, source), sample)
     shape: Shape = (encoded.shape[1], encoded.shape[2], encoded.shape[3])
     finish_shapes(model, shape)

@@ -13,7 +13,7 @@ from kshot.trainer.bundling.onnx_graph import drop_unused
 from kshot.trainer.bundling.onnx_templates import OPSET
 from kshot.trainer.errors import EncoderError
 
-IMAGES, ENCODED = "images", "encoded"
+IMAGES, ENCODED, MAPS = "images", "encoded", "maps"
 _COUNT = "n"
 _FLOAT = onnx.TensorProto.FLOAT
 _SIDES = "kshot.sides"
@@ -93,9 +93,18 @@ def name_images(graph: onnx.GraphProto, images: str, value: str, input_shape: Se
 
 
 def add_encoded(
-    graph: onnx.GraphProto, source: str, value: str, shape: Sequence[int], *, pooled: bool
+    graph: onnx.GraphProto,
+    source: str,
+    value: str,
+    shape: Sequence[int],
+    *,
+    pooled: bool,
+    map_shape: Sequence[int] | None = None,
 ) -> None:
-    """Give the value `(n, F)` or `(n, C, H, W)` out as `(n, F, 1, 1)`, or maps as they are."""
+    """Give the value `(n, F)` or `(n, C, H, W)` out as `(n, F, 1, 1)`, or maps as they are.
+
+    With a `map_shape` the output `maps` `(n, *map_shape)` stays beside it.
+    """
     if len(shape) == 2:
         sides = onnx.numpy_helper.from_array(np.array([2, 3], np.int64), _SIDES)
         graph.initializer.append(sides)
@@ -112,6 +121,8 @@ def add_encoded(
     del graph.output[:]
     output = onnx.helper.make_tensor_value_info(ENCODED, _FLOAT, [_COUNT, None, None, None])
     graph.output.append(output)
+    if map_shape is not None:
+        graph.output.append(onnx.helper.make_tensor_value_info(MAPS, _FLOAT, [_COUNT, *map_shape]))
     drop_unused(graph)
 
 

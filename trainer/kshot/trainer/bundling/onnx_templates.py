@@ -11,8 +11,14 @@ from torch import Tensor, nn
 
 from kshot.bundle import BatchNormMode
 from kshot.learner import (
+    TAIL_CLASSES,
+    TAIL_MIX,
     Network,
+    Tail,
     layout_of,
+    logits_of,
+    mixed_logits,
+    split_maps,
     support_and_query_logits,
     support_logits,
     transductive_logits,
@@ -54,6 +60,22 @@ class _Template(nn.Module):
         return logits.squeeze(0)
 
 
+class _TailTemplate(nn.Module):
+    """Head and tail as a function of tensors in a fixed order, for the exporter."""
+
+    def __init__(self, network: Network, tail: Tail, names: Sequence[str]) -> None:
+        super().__init__()
+        self._network, self._tail, self._names = network, tail, tuple(names)
+
+    def forward(self, inputs: Tensor, weights: list[Tensor]) -> Tensor:
+        """Answer queries `(n, F, 1, 1)`: logits `(n, way)`."""
+        named = dict(zip(self._names, weights, strict=True))
+        of_head = {name: value.unsqueeze(0) for name, value in named.items()}
+        head = logits_of(self._network, of_head, inputs.unsqueeze(0))[0].squeeze(0)
+        maps = split_maps(self._tail.spec, inputs)
+        return mixed_logits(head, self._tail.logits(named, maps), named[TAIL_MIX])
+
+
 def build_template(network: Network, mode: BatchNormMode) -> bytes:
     """Export a mode as a serialized ONNX model whose weights are inputs.
 
@@ -72,23 +94,60 @@ def build_template(network: Network, mode: BatchNormMode) -> bytes:
     query_count = torch.export.Dim("query_count", min=1)
     support_count = torch.export.Dim("support_count", min=2)
     extra_axes = tuple({0: support_count} if name == "support" else {} for name in extras)
+    head_axis = [{0: way} if name.startswith("head.") else {} for name in shapes]
+    return _exported(
+        _Template(network, mode, tuple(shapes), tuple(extras)),
+        (
+            torch.zeros(TRACE_QUERY_COUNT, *network.input_shape),
+            [torch.zeros(shape) for shape in shapes.values()],
+            *(torch.ones(shape) for shape in extras.values()),
+        ),
+        ({0: query_count}, head_axis, *([extra_axes] if extras else [])),
+        ["inputs", *shapes, *extras],
+    )
+
+
+def build_tail_template(network: Network, tail: Tail) -> bytes:
+    """Export the answers of a head and an adapted tail as a serialized ONNX model.
+
+    Inputs: `inputs` float32 `(query_count, F, 1, 1)`, features and maps; the head's parameters, the
+    tail's, `tail.classes` `(way, feature_count)` and `tail.mix` `(2,)` by their names. Output:
+    `logits` float32 `(query_count, way)`.
+    """
+    shapes = {
+        **layout_of(network, TRACE_WAY).shapes,
+        **tail.shapes,
+        TAIL_CLASSES: (TRACE_WAY, tail.spec.feature_count),
+        TAIL_MIX: (2,),
+    }
+    way, query_count = torch.export.Dim("way", min=2), torch.export.Dim("query_count", min=1)
+    of_classes = ("head.weight", "head.bias", TAIL_CLASSES)
+    return _exported(
+        _TailTemplate(network, tail, tuple(shapes)),
+        (
+            torch.zeros(TRACE_QUERY_COUNT, *network.input_shape),
+            [torch.ones(shape) for shape in shapes.values()],
+        ),
+        ({0: query_count}, [{0: way} if name in of_classes else {} for name in shapes]),
+        ["inputs", *shapes],
+    )
+
+
+def _exported(
+    module: nn.Module,
+    arguments: tuple[object, ...],
+    dynamic_shapes: tuple[object, ...],
+    input_names: Sequence[str],
+) -> bytes:
     with quiet_exporter():
         program = torch.onnx.export(
-            _Template(network, mode, tuple(shapes), tuple(extras)).eval(),
-            (
-                torch.zeros(TRACE_QUERY_COUNT, *network.input_shape),
-                [torch.zeros(shape) for shape in shapes.values()],
-                *(torch.ones(shape) for shape in extras.values()),
-            ),
+            module.eval(),
+            arguments,
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            dynamic_shapes=(
-                {0: query_count},
-                [{0: way} if name.startswith("head.") else {} for name in shapes],
-                *([extra_axes] if extras else []),
-            ),
-            input_names=["inputs", *shapes, *extras],
+            dynamic_shapes=dynamic_shapes,
+            input_names=list(input_names),
             output_names=["logits"],
         )
     if program is None:

@@ -102,7 +102,10 @@ def pack_copy(
     card = model_card(words, manifest, fits)
     encoder = None if bundle.encoder_path is None else bundle.encoder_path.read_bytes()
     manifest = replace(manifest, files={})
-    return write_bundle(out, manifest, bundle.read_weights(), templates, card, encoder=encoder)
+    tail = bundle.read_tail()
+    return write_bundle(
+        out, manifest, bundle.read_weights(), templates, card, encoder=encoder, tail=tail
+    )
 
 
 def library_versions() -> dict[str, str]:

@@ -58,7 +58,7 @@ def chosen_settings(
     """
     own = bundle.manifest.ridge
     assert own is not None  # noqa: S101 -- its caller chose such a bundle
-    features = pixels.images.flatten(1).cpu().numpy()  # (n, F), float16
+    features = pixels.images.flatten(1)[:, : bundle.manifest.feature_count].cpu().numpy()
     blocks = np.split(features, np.cumsum(own.block_sizes)[:-1], axis=1)
     fewest, way = _fewest(dataset), min(WAY, dataset.class_count)
     shots = chosen_shots(fewest)
@@ -124,7 +124,8 @@ def pack_ridge(
     templates = {mode: bundle.template_path(mode).read_bytes() for mode in manifest.template_modes}
     card = model_card(CardWords(_introduction(bundle, manifest, dataset), command), manifest)
     encoder = None if bundle.encoder_path is None else bundle.encoder_path.read_bytes()
-    return write_bundle(out, manifest, bundle.read_weights(), templates, card, encoder=encoder)
+    weights, tail = bundle.read_weights(), bundle.read_tail()
+    return write_bundle(out, manifest, weights, templates, card, encoder=encoder, tail=tail)
 
 
 def _introduction(bundle: Bundle, manifest: Manifest, dataset: ImageDataset) -> str:

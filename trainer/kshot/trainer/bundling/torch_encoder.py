@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kshot.trainer.bundling.encoder_file import TOLERANCE, EncoderFile, difference, fit_encoder
+from kshot.trainer.bundling.encoder_graph import ENCODED, IMAGES, MAPS
 from kshot.trainer.bundling.onnx_templates import OPSET, quiet_exporter
 from kshot.trainer.errors import EncoderError
 
@@ -42,11 +43,13 @@ def export_encoder(
     cut: str | None = None,
     *,
     pooled: bool = True,
+    map_shape: tuple[int, int, int] | None = None,
 ) -> EncoderFile:
     """Export a module in evaluation mode, up to the layer `cut`; raises `EncoderError`.
 
-    Maps are averaged over their sides where `pooled`. ONNX Runtime's answers to random images equal
-    torch's to 1e-4. `source` names the module in errors.
+    Maps are averaged over their sides where `pooled`. With a `map_shape` the module gives a second
+    output, maps `(n, *map_shape)` for a tail. ONNX Runtime's answers to random images equal torch's
+    to 1e-4. `source` names the module in errors.
     """
     module = module.eval().requires_grad_(requires_grad=False)
     if cut is not None:
@@ -65,8 +68,8 @@ def export_encoder(
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
-                input_names=["images"],
-                output_names=["encoded"],
+                input_names=[IMAGES],
+                output_names=[ENCODED] if map_shape is None else [ENCODED, MAPS],
                 dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
             )
             if program is None:
@@ -76,11 +79,14 @@ def export_encoder(
     except Exception as error:  # exporting may fail in any way
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EncoderError(f"{source}: cannot be exported to ONNX: {reason[:300]}") from error
-    file = fit_encoder(model, source, input_shape, pooled=pooled)
+    value = None if map_shape is None else ENCODED
+    file = fit_encoder(model, source, input_shape, value, pooled=pooled, map_shape=map_shape)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(CHECKED_COUNT, *input_shape, generator=generator)
     with torch.no_grad():
         wanted = module(images)
+    if map_shape is not None:
+        wanted = wanted[0]
     if pooled and wanted.dim() == 4:
         wanted = wanted.mean(dim=(2, 3))
     worst = difference(

@@ -49,26 +49,49 @@ Block = NetworkBlock | PixelBlock | HistogramBlock
 class BlockEncoder(nn.Module):
     """Maps images `(n, 3, height, width)` in -1..1 to joined blocks `(n, F, 1, 1)`.
 
-    Each block is divided by its length, so that blocks are comparable.
+    Each block is divided by its length, so that blocks are comparable. `tail_input` names a network
+    and its layer whose maps a tail takes: their numbers follow the blocks, and they are a second
+    output, `(n, *map_shape)`.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], blocks: Sequence[Block]) -> None:
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        blocks: Sequence[Block],
+        tail_input: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.blocks = tuple(blocks)
+        self._tail_input = tail_input
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the features `(n, F, 1, 1)`."""
-        return torch.cat(self.parts(images), dim=1).unsqueeze(-1).unsqueeze(-1)
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the features `(n, F, 1, 1)`, maps within, and the maps if a tail takes them."""
+        layers = self._layers(images)
+        parts = self._parts(images, layers)
+        if self._tail_input is None:
+            return _joined(parts)
+        network, layer = self._tail_input
+        maps = layers[network][layer]
+        return _joined([*parts, maps.flatten(1)]), maps
 
     def parts(self, images: Tensor) -> list[Tensor]:
         """Return the blocks `(n, size)`, of length 1."""
-        maps = [network(images) for network in self.networks]
-        blocks = (_features(block, images, maps) for block in self.blocks)
+        return self._parts(images, self._layers(images))
+
+    def _layers(self, images: Tensor) -> list[list[Tensor]]:
+        return [network(images) for network in self.networks]
+
+    def _parts(self, images: Tensor, layers: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        blocks = (_features(block, images, layers) for block in self.blocks)
         return [
             block * torch.rsqrt((block * block).sum(dim=1, keepdim=True).clamp_min(_LEAST_SQUARE))
             for block in blocks
         ]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts), dim=1).unsqueeze(-1).unsqueeze(-1)
 
 
 def _features(block: Block, images: Tensor, maps: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kshot.bundle import BundleError
+from kshot.bundle import BundleError, TailBlock
 
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 
@@ -60,6 +60,23 @@ class InvertedResidualNetwork(nn.Module):
             hidden = block(hidden)
             maps.append(hidden)
         return [*maps, self.head(hidden)]
+
+    def tail_blocks(self, first: int) -> tuple[TailBlock, ...]:
+        """Describe the blocks from `first` on, which must expand and have kernels of 3."""
+        return tuple(block.described() for block in self._blocks_from(first))
+
+    def tail_parameters(self, first: int) -> dict[str, Tensor]:
+        """Return the weights of the blocks from `first` on and of the last convolution.
+
+        By their names in a `kshot.learner.Tail`, batch norm folded in.
+        """
+        parameters = self.head.folded("tail.last")
+        for number, block in enumerate(self._blocks_from(first)):
+            parameters |= block.folded(f"tail.blocks.{number}")
+        return parameters
+
+    def _blocks_from(self, first: int) -> "list[_Block]":
+        return cast("list[_Block]", list(self.blocks)[first:])
 
 
 @dataclass(frozen=True)
@@ -126,6 +143,20 @@ class _Layer(nn.Module):
         outputs = self.norm(self.convolution(self._padded(inputs) if self.same else inputs))
         return functional.relu6(outputs) if self.active else outputs
 
+    def folded(self, name: str) -> dict[str, Tensor]:
+        """Return weight and bias of one convolution that gives what this layer gives.
+
+        In float64 until the end: batch norm's statistics differ by orders of magnitude.
+        """
+        norm = self.norm
+        assert norm.running_var is not None  # noqa: S101 -- it tracks statistics
+        assert norm.running_mean is not None  # noqa: S101 -- as above
+        factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        weight = self.convolution.weight.double() * factor.view(-1, 1, 1, 1)
+        bias = norm.bias.double() - norm.running_mean.double() * factor
+        folded = {f"{name}.weight": weight, f"{name}.bias": bias}
+        return {key: value.detach().float().contiguous() for key, value in folded.items()}
+
     def _padded(self, inputs: Tensor) -> Tensor:
         height, width = (
             max((math.ceil(side / self.stride) - 1) * self.stride + self.kernel - side, 0)
@@ -141,6 +172,7 @@ class _Block(nn.Module):
     def __init__(self, convention: Convention, channels: int, stage: Stage, stride: int) -> None:
         super().__init__()
         hidden, kernel = channels * stage.expansion, stage.kernel
+        self._described = TailBlock(stage.expansion, stage.channels, stride)
         self.expand = (
             _Layer(convention, channels, hidden, kernel=1) if stage.expansion > 1 else nn.Identity()
         )
@@ -153,3 +185,15 @@ class _Block(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = self.project(self.depthwise(self.expand(inputs)))
         return inputs + outputs if self.residual else outputs
+
+    def described(self) -> TailBlock:
+        """Describe this block for a tail."""
+        return self._described
+
+    def folded(self, place: str) -> dict[str, Tensor]:
+        """Return its weights as a tail names them below `place`, batch norm folded in."""
+        folded: dict[str, Tensor] = {}
+        for name in ("expand", "depthwise", "project"):
+            layer = cast(_Layer, getattr(self, name))
+            folded |= layer.folded(f"{place}.{name}")
+        return folded
