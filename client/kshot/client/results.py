@@ -91,6 +91,11 @@ class TailReport:
     fold_step_count: int
     needed_time: float
 
+    @property
+    def tried(self) -> bool:
+        """Tell whether the time sufficed for any steps."""
+        return self.step_count > 0 or self.fold_step_count > 0
+
 
 @dataclass(frozen=True)
 class ExampleNote:

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -10,6 +11,7 @@ from kshot.bench.trial.contenders import Contender
 from kshot.bench.trial.cross_validation import Outcome
 from kshot.bench.trial.pictures import Pictures, read_pictures
 from kshot.bench.trial.report import Trial, document, draw, report_of
+from kshot.client import TailReport
 from kshot.trainer.output.plotting import figure_of
 
 MakeFolder = Callable[..., Path]
@@ -66,6 +68,33 @@ def test_running_server_needs_no_serve(trial: Trial) -> None:
     assert named.next_lines == [
         f"kshot adapt {trial.folder} --model omniglot --server host:1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("tails", "said"),
+    [
+        ((), None),
+        ([TailReport(0.1, 20, 6, 9.5), TailReport(0, 0, 0, 9)], "adapted in 1 of 2 folds."),
+        (
+            [TailReport(0, 20, 6, 9.5), TailReport(0, 0, 0, 9)],
+            "as they were, which answers better.",
+        ),
+        (
+            [TailReport(0, 0, 0, 9.5), TailReport(0, 0, 0, 9)],
+            "too little time to adapt; --time-budget 10 lets them, in each of 2 folds.",
+        ),
+    ],
+)
+def test_the_report_tells_of_last_layers(
+    trial: Trial, tails: Sequence[TailReport], said: str | None
+) -> None:
+    told = replace(trial.outcomes[0], tails=tuple(tails))
+    found = replace(trial, outcomes=[told, *trial.outcomes[1:]], time_budget=2.5)
+
+    notes = [note for note in report_of(found).notes if "its last layers" in note]
+    assert [note.endswith(str(said)) for note in notes] == [True] * (said is not None)
+    assert found.next_lines[-1].endswith("--model omniglot --time-budget 2.5")
+    assert len(document(found)["contenders"][0]["tails"]) == len(tails)
 
 
 def test_document_has_the_confusion_of_the_best(trial: Trial) -> None:

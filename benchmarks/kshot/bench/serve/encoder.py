@@ -22,7 +22,7 @@ from kshot.bench.serve.separate_sessions import METHOD, request, running_session
 from kshot.bench.serve.server_calls import CALL_SECONDS, make_call, open_connection
 from kshot.bench.serve.server_process import interrupted_by_signals, running_server
 from kshot.bench.speed.timing import Percentiles, percentiles
-from kshot.bundle import Bundle, prepare
+from kshot.bundle import Bundle, Scope, prepare
 from kshot.client import Client
 from kshot.client.encoding import encode_images
 from kshot.trainer.commands.options import find_bundle
@@ -103,8 +103,11 @@ def measure_encoder(
         Client(server.address, timeout=CALL_SECONDS) as client,
     ):
         labels = np.arange(WAY).repeat(SHOT)
+        # Of what adapts, the head alone: no caller has last layers of its own.
+        scope = None if bundle.manifest.tail is None else Scope.HEAD.value
         models = [
-            client.adapt(pictures[: WAY * SHOT], labels, seed=seed).id for seed in range(callers)
+            client.adapt(pictures[: WAY * SHOT], labels, seed=seed, scope=scope).id
+            for seed in range(callers)
         ]
 
         async def loads() -> EncoderResult:

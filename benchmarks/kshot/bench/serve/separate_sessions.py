@@ -41,14 +41,14 @@ def serve(folder: Path, count: int) -> tuple[grpc.Server, int]:
         )
         for _ in range(count)
     ]
-    size = bundle.manifest.network_input_shape[0]
+    size = bundle.manifest.feature_count
     heads = np.random.default_rng(0).normal(size=(count, size, CLASSES)).astype(np.float32)
 
     def predict(asked: bytes, _context: object) -> bytes:
         number = int.from_bytes(asked[:NUMBER_BYTES], "little")
         images = prepare([asked[NUMBER_BYTES:]], bundle.manifest.input)
         (encoded,) = sessions[number].run(["encoded"], {"images": images})
-        logits: bytes = (encoded.reshape(1, -1) @ heads[number]).tobytes()
+        logits: bytes = (encoded.reshape(1, -1)[:, :size] @ heads[number]).tobytes()
         return logits
 
     service, name = METHOD.strip("/").split("/")

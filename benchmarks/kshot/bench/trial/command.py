@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,9 @@ BUNDLE_HELP = (
     "Try this bundle, a folder or a name; may be repeated.  [default: all that ship or are built]"
 )
 PICTURES_HELP = "Use at most this many, equally many of each class."
+BUDGET_HELP = (
+    "Seconds of computing that scope auto may take in each adaptation.  [default: the server's]"
+)
 PLOT_HELP = "Where the confusion of classes is drawn."
 
 
@@ -50,9 +54,21 @@ PLOT_HELP = "Where the confusion of classes is drawn."
     metavar="FILE.png",
     help=PLOT_HELP,
 )
+@click.option(
+    "--time-budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help=BUDGET_HELP,
+)
 @json_option
 def command(
-    folder: Path, names: Sequence[str], server: str | None, most: int, plot: Path, as_json: bool
+    folder: Path,
+    names: Sequence[str],
+    server: str | None,
+    most: int,
+    plot: Path,
+    time_budget: float | None,
+    as_json: bool,
 ) -> None:
     """Compare bundles with trivial classifiers on FOLDER, one folder of images for each class.
 
@@ -70,12 +86,12 @@ def command(
         bundles = {} if server else _bundles(names)
         address = server or stack.enter_context(_own_server(list(bundles.values())))
         client = stack.enter_context(Client(address, timeout=TIMEOUT_S))
-        outcomes = _outcomes(client, pictures)
-        trial = Trial(folder, pictures, outcomes, {}, server or "", bundles)
+        outcomes = _outcomes(client, pictures, time_budget)
+        trial = Trial(folder, pictures, outcomes, {}, server or "", bundles, time_budget)
         grown = {one.contender.title: one for one in (trial.best_bundle, trial.best_rival)}
         say("measuring fewer examples per class")
         growths = {title: growth(one, pictures) for title, one in grown.items()}
-    trial = Trial(folder, pictures, outcomes, growths, server or "", bundles)
+    trial = replace(trial, growths=growths)
     write_png(plot, figure_of(lambda figure: draw(figure, trial), width=11.0, height=5.0))
     say(f"{plot}: the confusion of classes")
     if as_json:
@@ -100,7 +116,7 @@ def _own_server(bundles: Sequence[str]) -> Iterator[str]:
         yield server.address
 
 
-def _outcomes(client: Client, pictures: Pictures) -> list[Outcome]:
+def _outcomes(client: Client, pictures: Pictures, time_budget: float | None) -> list[Outcome]:
     """Cross-validate all contenders, the best first.
 
     A model that refuses the task is left out, with its reason. Raises `ClickException` when none
@@ -119,7 +135,7 @@ def _outcomes(client: Client, pictures: Pictures) -> list[Outcome]:
 
         for model in models:
             try:
-                served = Served(client, model, pictures)
+                served = Served(client, model, pictures, time_budget)
                 found.append(cross_validate(served, pictures, partial(tick, model.model)))
             except UnavailableError:
                 raise

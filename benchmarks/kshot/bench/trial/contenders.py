@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kshot.bench.trial.pictures import SIDE, Pictures, Rows
 from kshot.bundle import decode_image
-from kshot.client import Client, ModelCapabilities
+from kshot.client import Client, ModelCapabilities, TailReport
 from kshot.trainer.rivals.features import Features
 from kshot.trainer.rivals.rivals import RIVALS, Rival
 
@@ -21,13 +21,15 @@ QUERIES_AT_ONCE = 25
 class Answers:
     """Answers to m queries: classes and their probabilities `(m,)`, and milliseconds.
 
-    `adapt_ms` is for learning, `picture_ms` for each query.
+    `adapt_ms` is for learning, `picture_ms` for each query. `tail` tells what became of the last
+    layers of a bundle that adapts them.
     """
 
     classes: Rows
     probabilities: npt.NDArray[np.floating]
     adapt_ms: float
     picture_ms: float
+    tail: TailReport | None = None
 
 
 class Contender(Protocol):
@@ -47,11 +49,12 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class Served:
-    """A bundle behind a server, with its default options."""
+    """A bundle behind a server, with its default options but a time budget in seconds, if any."""
 
     client: Client
     model: ModelCapabilities
     pictures: Pictures
+    time_budget: float | None = None
     bundle: bool = True
 
     @property
@@ -65,7 +68,9 @@ class Served:
         learned = _within(learned, pictures.classes, self.model.max_support_count)
         support = [pictures.data[row] for row in learned]
         started = time.perf_counter()
-        adapted = self.client.adapt(support, pictures.classes[learned], model=self.title)
+        adapted = self.client.adapt(
+            support, pictures.classes[learned], model=self.title, time_budget=self.time_budget
+        )
         done = time.perf_counter()
         try:
             found = [
@@ -80,6 +85,7 @@ class Served:
             np.concatenate([part.probabilities.max(axis=1) for part in found]),
             1e3 * (done - started),
             1e3 * (answered - done) / len(asked),
+            adapted.report.tail if adapted.report else None,
         )
 
 

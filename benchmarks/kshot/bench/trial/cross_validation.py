@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from kshot.bench.trial.contenders import Contender
 from kshot.bench.trial.pictures import Pictures, Rows
+from kshot.client import TailReport
 from kshot.trainer.evaluate.paired_differences import paired_difference
 from kshot.trainer.statistics import Interval, accuracy_interval
 
@@ -21,7 +22,10 @@ Tick = Callable[[], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A contender's answers to all pictures, in their order, and median milliseconds."""
+    """A contender's answers to all pictures, in their order, and median milliseconds.
+
+    `tails` tell of the folds in which last layers could adapt.
+    """
 
     contender: Contender
     answers: Rows
@@ -29,6 +33,7 @@ class Outcome:
     correct: npt.NDArray[np.bool_]
     adapt_ms: float
     picture_ms: float
+    tails: tuple[TailReport, ...] = ()
 
     @property
     def accuracy(self) -> Interval:
@@ -57,13 +62,14 @@ def cross_validate(contender: Contender, pictures: Pictures, tick: Tick) -> Outc
     """Let a contender answer all pictures; `tick` is called after each fold."""
     answers = np.zeros(len(pictures.data), np.int64)
     probabilities = np.zeros(len(pictures.data))
-    adapting, asking = [], []
+    adapting, asking, tails = [], [], []
     for fold in range(pictures.fold_count):
         learned, asked = pictures.split(fold)
         found = contender.answer(learned, asked)
         answers[asked], probabilities[asked] = found.classes, found.probabilities
         adapting.append(found.adapt_ms)
         asking.append(found.picture_ms)
+        tails += [found.tail] if found.tail else []
         tick()
     return Outcome(
         contender,
@@ -72,6 +78,7 @@ def cross_validate(contender: Contender, pictures: Pictures, tick: Tick) -> Outc
         answers == pictures.classes,
         median(adapting),
         median(asking),
+        tuple(tails),
     )
 
 

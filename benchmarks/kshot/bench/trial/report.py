@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ class Trial:
 
     `growths` has the best bundle's and the best trivial classifier's, by title. `address` is the
     server's, empty for one of the trial's own; `bundles` names models that are folders.
+    `time_budget` is in seconds, None for the server's.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class Trial:
     growths: Mapping[str, Mapping[int, float]]
     address: str
     bundles: Mapping[str, str]
+    time_budget: float | None = None
 
     @property
     def best(self) -> Outcome:
@@ -84,6 +87,8 @@ class Trial:
         model = self.best_bundle.contender.title
         served = shlex.join(["kshot", "serve", "--bundle", self.bundles.get(model, model)])
         words = ["kshot", "adapt", str(self.folder), "--model", model]
+        if self.time_budget is not None:
+            words += ["--time-budget", f"{self.time_budget:g}"]
         if self.address:
             return [shlex.join([*words, "--server", self.address])]
         return [served, shlex.join(words)]
@@ -129,6 +134,7 @@ def _notes(trial: Trial) -> Sequence[str]:
     ]
     if level := ", ".join(one.contender.title for one in trial.level_bundles):
         notes.append(f"{trial.best_bundle.contender.title} is surer than {level}, as often right.")
+    notes += [_tail_note(one) for one in trial.outcomes if one.tails]
     for title, grown in trial.growths.items():
         told = ", ".join(f"{count}: {100 * share:.0f} %" for count, share in grown.items())
         notes.append(f"{title} by examples per class: {told}.")
@@ -142,6 +148,21 @@ def _notes(trial: Trial) -> Sequence[str]:
     return [*notes, "Next:", *(f"  {line}" for line in trial.next_lines)]
 
 
+def _tail_note(outcome: Outcome) -> str:
+    """Say in how many folds the last layers of a bundle's encoder adapted, or why in none."""
+    title, folds = outcome.contender.title, len(outcome.tails)
+    adapted = sum(tail.weight > 0 for tail in outcome.tails)
+    if adapted:
+        return f"{title}: its last layers adapted in {adapted} of {folds} folds."
+    if any(tail.tried for tail in outcome.tails):
+        return f"{title}: its last layers stayed as they were, which answers better."
+    needed = math.ceil(max(tail.needed_time for tail in outcome.tails))
+    return (
+        f"{title}: its last layers had too little time to adapt; --time-budget {needed} lets them, "
+        f"in each of {folds} folds."
+    )
+
+
 def document(trial: Trial) -> dict[str, Any]:
     """Lay out a trial for machines; accuracies in 0..1."""
     pictures, best, ahead = trial.pictures, trial.best, trial.ahead
@@ -150,6 +171,7 @@ def document(trial: Trial) -> dict[str, Any]:
         "pictures": len(pictures.data),
         "found_pictures": pictures.found_count,
         "folds": pictures.fold_count,
+        "time_budget": trial.time_budget,
         "contenders": [
             {
                 "name": one.contender.title,
@@ -159,6 +181,7 @@ def document(trial: Trial) -> dict[str, Any]:
                 "log_loss": one.log_loss,
                 "ms_per_adaptation": round(one.adapt_ms, 3),
                 "ms_per_picture": round(one.picture_ms, 3),
+                "tails": [asdict(tail) for tail in one.tails],
             }
             for one in trial.outcomes
         ],

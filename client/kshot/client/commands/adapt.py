@@ -161,7 +161,7 @@ def last_layers(tail: TailReport, budget: float) -> str:
     """Say what became of the encoder's last layers, and what more time would change."""
     missing = tail.needed_time > budget
     remedy = f"--time-budget {math.ceil(tail.needed_time)}" if missing else "a longer --timeout"
-    if tail.step_count == tail.fold_step_count == 0:
+    if not tail.tried:
         return f"as they were: too little time; {remedy} lets them adapt"
     if tail.weight:
         said = f"adapted, weight {tail.weight:.2g} beside the head"
