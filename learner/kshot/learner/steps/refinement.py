@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.learner.networks.tail import CLASSES, MIX, Tail
+from kshot.learner.networks.tail import TAIL_CLASSES, TAIL_MIX, Tail
 from kshot.learner.steps.sampler import cycling_indices, derive_seed
 from kshot.learner.steps.tail_weight import best_weight, folds, prior_weight
 
@@ -79,7 +79,7 @@ def refine(tail: Tail, start: Mapping[str, Tensor], task: RefinementTask) -> Ste
     share = 1.0 if task.fold_step_count else 1 / (1 + weight)
     mix = torch.tensor([share, share * weight], device=originals.device)
     joined = None if held is None else head + weight * held
-    return Refinement(weight, adapted | {MIX: _rounded(mix)}, joined)
+    return Refinement(weight, adapted | {TAIL_MIX: _rounded(mix)}, joined)
 
 
 def _held_out(
@@ -119,7 +119,7 @@ def _adapt(
     """
     means = [features[task.classes == number].mean(dim=0) for number in range(task.way)]
     parameters = {name: _fast(value.detach().clone()) for name, value in start.items()}
-    parameters[CLASSES] = functional.normalize(torch.stack(means), dim=1)
+    parameters[TAIL_CLASSES] = functional.normalize(torch.stack(means), dim=1)
     for value in parameters.values():
         value.requires_grad_()
     rate = tail.spec.learning_rate
