@@ -12,6 +12,9 @@ from kshot.server.request.options import AdaptOptions
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
+# Parameters of a tail that adapted behind the head: all, its classes, the weights of head and tail.
+TAIL, TAIL_CLASSES, TAIL_MIX = "tail.", "tail.classes", "tail.mix"
+
 
 @dataclass(frozen=True)
 class AdaptedModelRecord:
@@ -48,6 +51,11 @@ class AdaptedArrays:
     support: npt.NDArray[np.float32]
     references: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     span: Arrays = field(default_factory=dict)
+
+    @property
+    def has_tail(self) -> bool:
+        """Tell whether a tail answers together with the head."""
+        return TAIL_MIX in self.parameters
 
     @property
     def size_bytes(self) -> int:

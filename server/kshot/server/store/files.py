@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
 from kshot.bundle import replace_file, sync_folder
-from kshot.server.store.adapted_model import AdaptedArrays, Arrays
+from kshot.server.store.adapted_model import TAIL, TAIL_MIX, AdaptedArrays, Arrays
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PARAMETERS = "parameters."
@@ -20,7 +20,9 @@ _STATISTICS = "statistics."
 _SUPPORT = "support"
 _REFERENCES = "references"
 _SPAN = "span."
-_HALF = _SPAN + "basis"  # the largest array: its numbers are those of float16
+# The largest arrays: their numbers are those of float16.
+_BASIS = _SPAN + "basis"
+_HALVES, _MIX = _PARAMETERS + TAIL, _PARAMETERS + TAIL_MIX
 _SUFFIX = ".safetensors"
 _PARTIAL = ".partial"
 
@@ -41,19 +43,29 @@ def arrays_bytes(arrays: AdaptedArrays) -> bytes:
         tensors[_REFERENCES] = arrays.references
     tensors |= {_SPAN + name: array for name, array in arrays.span.items()}
     whole = {
-        name: np.asarray(array, np.float16 if name == _HALF else np.float32, order="C")
+        name: np.asarray(array, _kept_type(name, array), order="C")
         for name, array in tensors.items()
     }
     return safetensors.numpy.save(whole)
 
 
+def _kept_type(name: str, array: npt.NDArray[np.float32]) -> type[np.floating[Any]]:
+    """Return the type to write an array in; those of a tail lose no bit."""
+    if name == _BASIS:
+        return np.float16
+    if not name.startswith(_HALVES) or name == _MIX:
+        return np.float32
+    with np.errstate(over="ignore"):
+        same = np.array_equal(array.astype(np.float16).astype(np.float32), array)
+    return np.float16 if same else np.float32
+
+
 def parse_arrays(content: bytes) -> AdaptedArrays:
     """Return an adapted model's file, whose digest was checked, as read-only arrays."""
     tensors = cast(dict[str, npt.NDArray[np.float32]], safetensors.numpy.load(content))
-    if _HALF in tensors:
-        tensors[_HALF] = tensors[_HALF].astype(np.float32)
-    for array in tensors.values():
-        array.flags.writeable = False
+    for name, array in tensors.items():
+        tensors[name] = array.astype(np.float32, copy=False)
+        tensors[name].flags.writeable = False
     return AdaptedArrays(
         _below(_PARAMETERS, tensors),
         _below(_STATISTICS, tensors),
