@@ -16,8 +16,9 @@ from kshot.engine.slot_tasks import finish, slot_task
 from kshot.engine.task import EngineTask as Job
 from kshot.engine.task import StopReason
 from kshot.learner import SlotResult
-from kshot.server.adaptation import AdaptResult, adapt, task_for
+from kshot.server.adaptation import AdaptResult, adapt
 from kshot.server.call_context import begin_call
+from kshot.server.checked_task import task_for
 from kshot.server.choice import Candidate, adapt_best
 from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.predict.catalog import Catalog

@@ -87,7 +87,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"report"},
         {"engine_link"},
         {"predict"},
-        {"adaptation", "admission", "choice", "folds", "front"},
+        {"adaptation", "adapter", "admission", "checked_task", "choice", "folds", "front", "tail"},
         {"rpc"},
         {"server"},
         {"command"},

@@ -1,41 +1,28 @@
-"""A request to adapt becomes an adapted model: checks, options, the engine, digests."""
+"""A checked request to adapt becomes an adapted model: the engine, estimates, digests."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from kshot.bundle import BatchNormMode, Head, Manifest
+from kshot.bundle import BatchNormMode
 from kshot.server.call_context import current_call
+from kshot.server.checked_task import CheckedTask, SeenImages
 from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
 from kshot.server.folds import FoldsFailedError, held_out_logits
-from kshot.server.predict.catalog import ServedModel
 from kshot.server.predict.predictor import Predictor
 from kshot.server.report.estimate import AccuracyEstimate, estimate_accuracy
-from kshot.server.report.examples import ExampleNote, note_answers, note_pictures
+from kshot.server.report.examples import ExampleNote, note_answers
 from kshot.server.report.known import all_may_be_left_out, strengths
 from kshot.server.report.novelty import span_of
-from kshot.server.report.support_warnings import support_warnings
-from kshot.server.request.digest import begin_adaptation_digest, weights_digest
-from kshot.server.request.grounds import grounds_of, support_ground_warnings
-from kshot.server.request.images import (
-    SUPPORT_IMAGES,
-    ImageRules,
-    PixelBudget,
-    check_sent,
-    image_count,
-    prepare_images,
-)
-from kshot.server.request.inputs import AdaptInput
-from kshot.server.request.options import Bounds, TtlLimits, resolve_options
-from kshot.server.request.validation import check_labels
-from kshot.server.request.violations import Violations
+from kshot.server.request.digest import weights_digest
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.tail import TailReport
 from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
@@ -47,54 +34,12 @@ _ANSWER_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class CheckedTask:
-    """A checked request to adapt: a prepared support set and resolved options.
-
-    `images` are the prepared ones, which the digest is made of; the engine's support set is the
-    encoded one where the bundle has an encoder. `temperature` divides the adapted model's logits.
-    `feature_blocks` are the sizes of those in the engine's support set, if it is features.
-    """
-
-    engine_task: EngineTask
-    class_names: tuple[str, ...]
-    images: Floats
-    temperature: float = 1.0
-    feature_blocks: tuple[int, ...] = ()
-    seen: SeenImages | None = None
-
-    def encoded(self, support: Floats) -> CheckedTask:
-        """Give the engine an encoded support set and drop the images; blocks.
-
-        Encoded images are far smaller, and many calls may wait for the engine.
-        """
-        seen = SeenImages.of(self.engine_task, self.images)
-        engine_task = replace(self.engine_task, support=support)
-        return replace(self, engine_task=engine_task, images=self.images[:0].copy(), seen=seen)
-
-
-@dataclass(frozen=True)
-class SeenImages:
-    """What an adaptation keeps of prepared images: the start of its digest, and notes on them."""
-
-    finish_digest: Callable[[Sequence[int], Sequence[str], Mapping[str, object]], str]
-    notes: tuple[ExampleNote, ...]
-
-    @staticmethod
-    def of(task: EngineTask, images: Floats) -> SeenImages:
-        """Look at the prepared images of a task; blocks."""
-        classes = np.asarray(task.class_indices, np.int64)
-        digest = begin_adaptation_digest(task.bundle_digest, images)
-        notes = note_pictures(images, classes) if task.options.estimate else ()
-        return SeenImages(digest, tuple(notes))
-
-
-@dataclass(frozen=True)
 class AdaptResult:
     """The result of a request to adapt; `model` is not stored yet and has no id.
 
     `estimate` is there for a choice of models even if the options do not ask for it. `chosen_from`
     has the models that were compared, by name, with their estimates. `warnings` are sentences
-    about this model alone.
+    about this model alone. `tail` tells what became of the tail, where it may adapt.
     """
 
     model: AdaptedModelRecord
@@ -107,69 +52,7 @@ class AdaptResult:
     notes: tuple[ExampleNote, ...]
     chosen_from: tuple[tuple[str, AccuracyEstimate | None], ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-def check_task(
-    task: AdaptInput,
-    model: ServedModel,
-    ttl: TtlLimits,
-    pixels: PixelBudget,
-    violations: Violations,
-) -> CheckedTask:
-    """Check and prepare a request; blocks. The result is valid if no violation was noted."""
-    support_set, manifest = task.support_set, model.bundle.manifest
-    count = image_count(support_set.images)
-    check_labels(support_set, count, manifest.limits.max_way, violations)
-    way = len(support_set.class_names)
-    bounds = Bounds(manifest, way, len(support_set.class_indices), ttl)
-    options = resolve_options(task.options, bounds, violations)
-    rules = ImageRules(
-        SUPPORT_IMAGES,
-        manifest.limits.max_support_count,
-        pixels,
-        manifest.input,
-    )
-    support = prepare_images(support_set.images, rules, violations)
-    engine_task = EngineTask(
-        model=manifest.name,
-        bundle_digest=model.bundle.digest,
-        support=support,
-        class_indices=support_set.class_indices,
-        way=way,
-        options=options,
-    )
-    return task_for(manifest, engine_task, support_set.class_names, support)
-
-
-def task_for(
-    manifest: Manifest, engine_task: EngineTask, class_names: tuple[str, ...], images: Floats
-) -> CheckedTask:
-    """Add to an engine's task of a model what its answers are read by."""
-    options, count = engine_task.options, len(engine_task.class_indices)
-    temperature = manifest.temperature(
-        options.batch_norm_mode, max(engine_task.way, 2), max(count, 1)
-    )
-    # Where a head by ridge regression takes the inputs themselves.
-    of_inputs = manifest.network.name == "features" and options.head is Head.RIDGE
-    blocks = manifest.ridge.block_sizes if of_inputs and manifest.ridge is not None else ()
-    return CheckedTask(engine_task, class_names, images, temperature, blocks)
-
-
-def warnings_of_task(task: CheckedTask, manifest: Manifest) -> tuple[str, ...]:
-    """Return sentences about what in a support set may make answers wrong; blocks."""
-    classes = np.asarray(task.engine_task.class_indices, np.int64)
-    options = task.engine_task.options
-    return (
-        *support_ground_warnings(grounds_of(task.images, manifest)),
-        *support_warnings(task.images, classes, task.class_names, manifest, options),
-    )
-
-
-def check_task_alone(task: AdaptInput, max_way: int, violations: Violations) -> None:
-    """Check what needs no model, for a request that names no served one; blocks."""
-    images = task.support_set.images
-    check_labels(task.support_set, image_count(images), max_way, violations)
-    check_sent(images, SUPPORT_IMAGES, violations)
+    tail: TailReport | None = None
 
 
 async def adapt(
@@ -185,7 +68,7 @@ async def adapt(
         call.add("queue", time.perf_counter() - started - result.seconds)
         return result
 
-    result = await run(task.engine_task)
+    result = await run(task.for_engine())
     held_out, warnings = result.held_out_logits, tuple[str, ...]()
     if held_out is not None:
         held_out = held_out / np.float32(task.temperature)
@@ -195,6 +78,7 @@ async def adapt(
             held_out = await held_out_logits(task.engine_task, run, predictor, workers, remaining)
         except FoldsFailedError as error:
             warnings = (f"options.fold_count: there is no estimate by folds: {error}",)
+    warnings += task.tail_warnings(out_of_time=result.stop_reason == "TIME_BUDGET")
     # Spans of many examples take a quarter of a second: too long for the threads of the disk.
     finish = workers.prepare if task.feature_blocks else workers.brief
     adaptation = await finish(lambda: _adaptation(task, result, held_out))
@@ -224,6 +108,10 @@ def _adaptation(task: CheckedTask, result: EngineResult, held_out: Floats | None
         raise AdaptationDiverged(result.step_count, options.learning_rate)
     now = time.time()
     seen = task.seen or SeenImages.of(engine_task, task.images)
+    tail = None if task.tail is None else TailReport.of(task.tail, result)
+    digested = options.digested(result.step_count)
+    if task.tail is not None and result.stop_reason == "COMPLETED":
+        digested |= task.tail.digested()
     model = AdaptedModelRecord(
         id="",
         model=engine_task.model,
@@ -232,7 +120,7 @@ def _adaptation(task: CheckedTask, result: EngineResult, held_out: Floats | None
         adaptation_digest=seen.finish_digest(
             engine_task.class_indices,
             task.class_names,
-            options.digested(result.step_count),
+            digested,
         ),
         class_names=task.class_names,
         options=options,
@@ -255,12 +143,13 @@ def _adaptation(task: CheckedTask, result: EngineResult, held_out: Floats | None
     return AdaptResult(
         model=model,
         arrays=arrays,
-        partial=result.stop_reason == "TIME_BUDGET",
+        partial=result.stop_reason == "TIME_BUDGET" and options.allow_partial,
         support_loss=result.support_loss,
         compute_path=result.compute_path,
         slot_bucket=result.slot_bucket,
         estimate=estimate,
         notes=tuple(sorted(notes, key=lambda note: note.index)),
+        tail=tail,
     )
 
 
@@ -272,7 +161,8 @@ def _with_references(
         return arrays
     if not task.feature_blocks:
         return replace(arrays, references=np.sort(strengths(held_out)))
-    span, novelties = span_of(task.engine_task.support, classes, task.feature_blocks)
+    features = task.engine_task.support[:, : sum(task.feature_blocks)]
+    span, novelties = span_of(features, classes, task.feature_blocks)
     return replace(
         arrays, references=np.sort(strengths(held_out, novelties)), span=dict(vars(span))
     )

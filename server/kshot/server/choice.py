@@ -11,13 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import Grayscale, Ink, Rgb, are_drawings
-from kshot.server.adaptation import (
-    AdaptResult,
-    CheckedTask,
-    seconds_to_work,
-    warnings_of_task,
-)
+from kshot.server.adaptation import AdaptResult, seconds_to_work
 from kshot.server.call_context import current_call
+from kshot.server.checked_task import CheckedTask, warnings_of_task
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded, DeviceMemoryFull
 from kshot.server.folds import some_may_be_left_out
 from kshot.server.predict.catalog import ServedModel

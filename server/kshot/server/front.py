@@ -10,14 +10,11 @@ from typing import cast
 import numpy as np
 
 from kshot.bundle import BatchNormMode
-from kshot.server.adaptation import (
-    AdaptResult,
-    adapt,
-    check_task,
-    check_task_alone,
-)
+from kshot.server.adaptation import AdaptResult
+from kshot.server.adapter import Adapter
 from kshot.server.admission import Admission, ImageRoom, room_bytes
 from kshot.server.call_context import current_call
+from kshot.server.checked_task import check_task, check_task_alone
 from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.supervisor import EngineSupervisor
@@ -202,36 +199,16 @@ class Front:
             return await self.workers.prepare(lambda: thumbnails(images, shared, SUPPORT_IMAGES))
 
         candidates = await self.workers.prepare(prepare)
-        alone = len(candidates) == 1
-
-        async def run(candidate: Candidate) -> tuple[Candidate, AdaptResult]:
-            candidate = await self._encode_support(candidate)
-            if alone:
-                candidate = await self._encode_asked(candidate)
-            return candidate, await adapt(
-                candidate.task, self.engine.adapt, candidate.model.predictor, self.workers
-            )
-
-        chosen, adaptation = await adapt_best(candidates, looks, run)
+        adapter = Adapter(self.engine, self.encodings, self.workers)
+        if len(candidates) == 1:
+            chosen, adaptation = await adapter.adapt(candidates.pop())
+        else:
+            chosen, adaptation = await adapt_best(candidates, looks, adapter.adapt_head)
+            adaptation = await adapter.refine(chosen, adaptation)
+            chosen = await adapter.encode_queries(chosen)
         chosen.warn()
         current_call().support_warnings += adaptation.warnings
-        return chosen if alone else await self._encode_asked(chosen), adaptation
-
-    async def _encode_support(self, candidate: Candidate) -> Candidate:
-        """Give the engine the encoded support set if the model has an encoder."""
-        task, encoder = candidate.task, candidate.model.encoder
-        if encoder is None:
-            return candidate
-        support = await self.encodings.encode(encoder, task.images)
-        encoded = await self.workers.prepare(lambda: task.encoded(support))
-        return replace(candidate, task=encoded)
-
-    async def _encode_asked(self, candidate: Candidate) -> Candidate:
-        """Encode the queries of a candidate if there are any and its model has an encoder."""
-        if candidate.model.encoder is None or candidate.queries is None:
-            return candidate
-        queries = await self.encodings.encode(candidate.model.encoder, candidate.queries)
-        return replace(candidate, queries=queries)
+        return chosen, adaptation
 
     async def _answer(
         self,
@@ -252,7 +229,7 @@ class Front:
                 prepare = partial(np.asarray, await self.workers.compute(prepare))
             if sent > encodings.max_images:
                 encoded = await encodings.encode(encoder, prepare())
-            elif joins and question.model.predictor.head_alone:
+            elif joins and question.head_alone:
                 # A head is done sooner than a job of its own begins.
                 return await encodings.encode_few(
                     encoder, prepare, sent, lambda encoded: question.read(question.run(encoded))

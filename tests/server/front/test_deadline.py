@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kshot.server import adaptation
+from kshot.server import checked_task
 from kshot.server.call_context import current_call
 from kshot.server.engine_link.supervisor import EngineSupervisor
 
@@ -17,7 +17,7 @@ Make = Callable[..., Any]
 @pytest.fixture
 def let_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Let so many seconds pass while the images of an adaptation are prepared."""
-    prepare = adaptation.prepare_images
+    prepare = checked_task.prepare_images
 
     def arrange(seconds: float) -> None:
         def slow(*arguments: Any) -> Any:  # noqa: ANN401 -- what the function itself takes
@@ -26,7 +26,7 @@ def let_pass(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
             call.deadline -= seconds
             return prepare(*arguments)
 
-        monkeypatch.setattr(adaptation, "prepare_images", slow)
+        monkeypatch.setattr(checked_task, "prepare_images", slow)
 
     return arrange
 

@@ -87,7 +87,7 @@ def test_a_head_answers_in_the_job_of_its_encoder(
     request = wire.PredictRequest(adapted_model=adapted.id, queries=queries)
     apart = encoding.Predict(request, timeout=60)
     begun, submit = [], Workers._submit
-    monkeypatch.setattr(Predictor, "head_alone", True)
+    monkeypatch.setattr(Predictor, "head_alone", lambda *_: True)
     monkeypatch.setattr(Workers, "_submit", lambda *given: (begun.append(1), submit(*given))[1])
 
     together = encoding.Predict(request, timeout=60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -31,18 +31,34 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """An engine's description; `digests` maps its models to the digests of their bundles."""
+    """An engine's description; `digests` maps its models to the digests of their bundles.
+
+    `tail_seconds` are those of a tail's step for each example, of models that have a tail.
+    """
 
     device: str
     device_name: str
     torch_version: str
     compute_path: str
     digests: Mapping[str, str]
+    tail_seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TailTask:
+    """The steps of a tail, and the maps of crops `(crop_count, n, channels, height, width)`."""
+
+    step_count: int
+    fold_step_count: int
+    crop_maps: Floats
 
 
 @dataclass(frozen=True)
 class EngineTask:
-    """An inner loop to run: a prepared support set `(n, channels, height, width)` and options."""
+    """An inner loop to run: a prepared support set `(n, channels, height, width)` and options.
+
+    `tail` is there where a tail shall adapt behind the head.
+    """
 
     model: str
     bundle_digest: str
@@ -50,6 +66,7 @@ class EngineTask:
     class_indices: tuple[int, ...]
     way: int
     options: AdaptOptions
+    tail: TailTask | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,11 @@ class EngineClient:
             torch_version=facts.torch_version,
             compute_path=facts.compute_path,
             digests={item.model: item.bundle_digest for item in facts.models},
+            tail_seconds={
+                item.model: item.tail_example_seconds
+                for item in facts.models
+                if item.tail_example_seconds > 0
+            },
         )
 
     async def answers(self, seconds: float) -> bool:
@@ -136,13 +158,24 @@ def _request(task: EngineTask) -> wire.AdaptRequest:
     return wire.AdaptRequest(
         model=task.model,
         bundle_digest=task.bundle_digest,
-        support=wire.Tensor(
-            shape=task.support.shape, data=np.asarray(task.support, "<f4", order="C").tobytes()
-        ),
+        support=_tensor(task.support),
         class_indices=task.class_indices,
         way=task.way,
+        tail=None if task.tail is None else _tail(task.tail),
         **options,
     )
+
+
+def _tail(tail: TailTask) -> wire.TailTask:
+    return wire.TailTask(
+        step_count=tail.step_count,
+        fold_step_count=tail.fold_step_count,
+        crop_maps=_tensor(tail.crop_maps),
+    )
+
+
+def _tensor(array: Floats) -> wire.Tensor:
+    return wire.Tensor(shape=array.shape, data=np.asarray(array, "<f4", order="C").tobytes())
 
 
 def _result(response: wire.AdaptResponse) -> EngineResult:

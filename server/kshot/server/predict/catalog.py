@@ -61,7 +61,8 @@ class Catalog:
         def open_model(bundle: Bundle) -> ServedModel:
             manifest, encoder = bundle.manifest, None
             if manifest.encoder is not None:
-                key = bundle.encoder_digest, manifest.input.shape, manifest.encoder
+                shapes = manifest.input.shape, manifest.encoder, manifest.tail
+                key = bundle.encoder_digest, shapes
                 encoder = encoders[key] = encoders.get(key) or Encoder(bundle, runtime)
             return ServedModel(bundle, Predictor(bundle, runtime, hot_set), encoder)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.utils
 import onnxruntime
 from onnx.external_data_helper import uses_external_data
 
-from kshot.bundle import Bundle, BundleError
+from kshot.bundle import Bundle, BundleError, TailSpec
 from kshot.bundle.manifest import ENCODER_FILE
 from kshot.server.predict.runtime import Runtime
 
@@ -18,10 +21,16 @@ Floats = npt.NDArray[np.float32]
 
 IMAGES = "images"
 ENCODED = "encoded"
+MAPS = "maps"
+
+_TIMED_CROPS = 8
 
 
 class Encoder:
-    """A bundle's encoder, ready to run; any thread may use it."""
+    """A bundle's encoder, ready to run; any thread may use it.
+
+    `maps` computes the maps of crops, for a tail; None without a tail.
+    """
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
         """Open the encoder of a bundle that has one; raise `BundleError` if it does not fit."""
@@ -35,6 +44,8 @@ class Encoder:
             raise BundleError(f"{path}: ONNX Runtime cannot load this file") from error
         check_encoder(self._session, bundle)
         _check_graph(bundle)
+        tail = manifest.tail
+        self.maps = None if tail is None else Maps(path, runtime, manifest.input.shape, tail)
 
     def encode(self, images: Floats) -> Floats:
         """Map prepared `(n, *input.shape)` to `(n, *output_shape)`, all in one run."""
@@ -42,25 +53,62 @@ class Encoder:
         return cast(Floats, encoded)
 
 
+class Maps:
+    """The part of an encoder that gives a tail its maps, ready to run; any thread may use it.
+
+    ONNX Runtime computes an encoder as a whole, whatever outputs are asked for, so this part has a
+    session of its own. `shape` is that of an image's maps, `seconds` what an image took at the
+    start.
+    """
+
+    def __init__(
+        self, path: Path, runtime: Runtime, input_shape: tuple[int, ...], tail: TailSpec
+    ) -> None:
+        """Open the part of an encoder that was checked, and measure it."""
+        self.shape = tail.map_shape
+        part = onnx.utils.Extractor(onnx.load(path)).extract_model([IMAGES], [MAPS])
+        self._session = runtime.open(part.SerializeToString())
+        images = np.random.default_rng(0).random((_TIMED_CROPS, *input_shape), np.float32)
+        self.of(images)  # the first run is slow
+        start = time.perf_counter()
+        self.of(images)
+        self.seconds = (time.perf_counter() - start) / len(images)
+
+    def of(self, images: Floats) -> Floats:
+        """Map prepared `(n, *input.shape)` to `(n, *shape)`, all in one run."""
+        (maps,) = self._session.run([MAPS], {IMAGES: images})
+        return cast(Floats, maps)
+
+
 def check_encoder(session: onnxruntime.InferenceSession, bundle: Bundle) -> None:
-    """Raise `BundleError` unless an encoder has the input and the output of its manifest."""
-    path, manifest = bundle.path / ENCODER_FILE, bundle.manifest
-    for kind, values, name, shape in (
-        ("input", session.get_inputs(), IMAGES, manifest.input.shape),
-        ("output", session.get_outputs(), ENCODED, manifest.network_input_shape),
+    """Raise `BundleError` unless an encoder has the input and the outputs of its manifest."""
+    manifest = bundle.manifest
+    outputs: dict[str, tuple[int, ...]] = {ENCODED: manifest.network_input_shape}
+    if manifest.tail is not None:
+        outputs[MAPS] = manifest.tail.map_shape
+    for kind, values, wanted in (
+        ("input", session.get_inputs(), {IMAGES: manifest.input.shape}),
+        ("output", session.get_outputs(), outputs),
     ):
-        got = [(value.name, value.type, tuple(value.shape)) for value in values]
-        fits = len(got) == 1 and got[0][:2] == (name, "tensor(float)")
-        fits = fits and len(got[0][2]) == 4 and not isinstance(got[0][2][0], int)
-        if not fits or any(
-            isinstance(side, int) and side != wanted
-            for side, wanted in zip(got[0][2][1:], shape, strict=True)
-        ):
-            wanted = ", ".join(map(str, ("n", *shape)))
-            shown = "; ".join(f"{each[0]} {each[1]} {list(each[2])}" for each in got) or "none"
-            raise BundleError(
-                f"{path}: {kind}: expected {name}, float32 of shape ({wanted}), got {shown}"
+        got = {value.name: (value.type, tuple(value.shape)) for value in values}
+        fits = [name in got and _fits(*got[name], shape) for name, shape in wanted.items()]
+        if not all(fits) or len(got) > len(wanted):
+            expected = " and ".join(
+                f"{name}, float32 of shape ({', '.join(map(str, ('n', *shape)))})"
+                for name, shape in wanted.items()
             )
+            shown = "; ".join(f"{name} {of} {list(shape)}" for name, (of, shape) in got.items())
+            raise BundleError(
+                f"{bundle.path / ENCODER_FILE}: {kind}: expected {expected}, got {shown or 'none'}"
+            )
+
+
+def _fits(kind: str, got: tuple[object, ...], shape: tuple[int, ...]) -> bool:
+    """Tell whether a value has this shape behind a free number of images."""
+    if kind != "tensor(float)" or len(got) != 1 + len(shape) or isinstance(got[0], int):
+        return False
+    sides = zip(got[1:], shape, strict=True)
+    return all(side == wanted for side, wanted in sides if isinstance(side, int))
 
 
 def _check_graph(bundle: Bundle) -> None:

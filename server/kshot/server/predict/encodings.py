@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -18,7 +18,8 @@ from kshot.server.predict.batches import (
     quick_to_decode,
     quick_to_prepare,
 )
-from kshot.server.predict.encoder import Encoder
+from kshot.server.predict.crops import cut, draw_windows
+from kshot.server.predict.encoder import Encoder, Maps
 from kshot.server.request.images import image_count
 from kshot.server.request.inputs import Images
 from kshot.server.workers import Workers
@@ -58,23 +59,49 @@ class Encodings:
 
         Many images go in several runs, on all cores; other calls come in between.
         """
-        step = self.max_images
-        if len(images) <= step:
+        if len(images) <= self.max_images:
             return await self.encode_few(encoder, lambda: images, len(images), np.asarray)
         encoded = np.empty((len(images), *encoder.output_shape), np.float32)
-        starts = iter(range(0, len(images), step))
+
+        async def run(part: slice) -> None:
+            give, count = partial(np.asarray, images[part]), len(images[part])
+            encoded[part] = await self.encode_few(encoder, give, count, np.asarray)
+
+        await self._in_parts(len(images), run)
+        return encoded
+
+    async def crop_maps(self, maps: Maps, images: Floats, crop_count: int, seed: int) -> Floats:
+        """Map crops of prepared `(n, *input.shape)` to `(crop_count, n, *maps.shape)`.
+
+        The seed decides their windows. They run as images do that are encoded.
+        """
+        count = len(images)
+        windows = draw_windows(crop_count * count, images.shape[1:], seed)
+        found = np.empty((crop_count * count, *maps.shape), np.float32)
+
+        async def run(part: slice) -> None:
+            def give() -> Floats:
+                with current_call().measure("compute"):
+                    numbers = np.arange(part.start, part.stop) % count
+                    return cut(images[numbers], windows[part])
+
+            request = Request(give, np.asarray, part.stop - part.start)
+            found[part] = await self._batches.answer(maps, request, maps.of)
+
+        await self._in_parts(len(found), run)
+        return found.reshape(crop_count, count, *maps.shape)
+
+    async def _in_parts(self, count: int, run: Callable[[slice], Awaitable[None]]) -> None:
+        """Run over `count` images, `max_images` at a time, on all cores."""
+        step = self.max_images
+        starts = iter(range(0, count, step))
 
         async def stream() -> None:
             for start in starts:
-                part = images[start : start + step]
-                give = partial(np.asarray, part)
-                encoded[start : start + step] = await self.encode_few(
-                    encoder, give, len(part), np.asarray
-                )
+                await run(slice(start, min(start + step, count)))
 
         with current_call().side_by_side():
             await asyncio.gather(*(stream() for _ in range(self._lanes)))
-        return encoded
 
     async def encode_few(
         self,

@@ -14,7 +14,7 @@ import onnx.numpy_helper
 from kshot.bundle import BatchNormMode, Bundle, manifest_document
 from kshot.server.predict.encoder import ENCODED, IMAGES
 from kshot.server.predict.template import HEAD, used_names
-from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.adapted_model import TAIL_MIX, AdaptedArrays, AdaptedModelRecord
 
 _INPUT = "inputs"
 
@@ -24,16 +24,18 @@ def export_model(
 ) -> bytes:
     """Return an ONNX file: `inputs` (prepared) to `logits`, weights within, facts as metadata.
 
-    `arrays` are those of `adapted`, which was made from `bundle`. The head's are divided by the
-    bundle's temperature, so the softmax of the logits is calibrated. A bundle's encoder comes
-    before the adapted network.
+    `arrays` are those of `adapted`, which was made from `bundle`. The head's, or the weights of
+    head and tail, are divided by the bundle's temperature, so the softmax of the logits is
+    calibrated. A bundle's encoder comes before the adapted network.
     """
     way = len(adapted.class_names)
     temperature = bundle.manifest.temperature(mode, way, len(arrays.support))
-    model = onnx.load(bundle.template_path(mode))
+    with_tail = bundle.tail_template_path if arrays.has_tail else None
+    model = onnx.load(with_tail or bundle.template_path(mode))
     constants = dict(arrays.parameters) | dict(arrays.statistics) | {"support": arrays.support}
-    if temperature != 1:
-        constants |= {name: constants[name] / np.float32(temperature) for name in HEAD}
+    if temperature != 1:  # logits are linear in these
+        last = (TAIL_MIX,) if with_tail else HEAD
+        constants |= {name: constants[name] / np.float32(temperature) for name in last}
     _fill(model.graph, constants)
     _name_way(model.graph, way)
     if bundle.encoder_path is not None:
@@ -68,6 +70,9 @@ def _behind_encoder(model: onnx.ModelProto, encoder: onnx.ModelProto) -> onnx.Mo
         graph.input[0].type.tensor_type.shape.dim[0] for graph in (model.graph, encoder.graph)
     )
     images.dim_param = queries.dim_param
+    encoded = [value for value in encoder.graph.output if value.name == ENCODED]
+    del encoder.graph.output[:]  # maps of a tail are part of what is encoded
+    encoder.graph.output.extend(encoded)
     encoder.ir_version = model.ir_version
     prefix = "encoder/"
     joined: onnx.ModelProto = onnx.compose.merge_models(

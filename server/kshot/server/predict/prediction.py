@@ -59,11 +59,19 @@ class Question:
     arrays: AdaptedArrays
     mode: BatchNormMode
 
+    @property
+    def head_alone(self) -> bool:
+        """Tell whether the answer runs in less time than a thread takes up."""
+        return self.model.predictor.head_alone(self.arrays)
+
     def run(self, queries: Floats) -> Floats:
         """Return logits `(query_count, way)`; novelties are a further column, if there are any."""
         logits = self.model.predictor.logits(self.arrays, queries, self.mode)
         span = span_from(self.arrays.span)
-        return logits if span is None else np.column_stack([logits, span.novelties(queries)])
+        if span is None:
+            return logits
+        features = queries[:, : self.model.bundle.manifest.feature_count]
+        return np.column_stack([logits, span.novelties(features)])
 
     def read(self, outputs: Floats, first: int = 0) -> Answers:
         """Read what `run` returns; raise `NonFiniteLogits`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -18,6 +20,7 @@ from kshot.server.predict.template import (
     LOGITS,
     QUERIES,
     SUPPORT,
+    check_tail_template,
     check_template,
     expect_constants,
     used_names,
@@ -29,6 +32,31 @@ Floats = npt.NDArray[np.float32]
 # The images of one run, support sets beside queries included: four times as many exceed the
 # processor's caches, and each takes 1.6 times as long.
 MAX_RUN_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class _Template:
+    """An ONNX template, a session of it, and the names that it computes with."""
+
+    content: bytes
+    session: onnxruntime.InferenceSession
+    used: frozenset[str]
+
+    @staticmethod
+    def open(path: Path, runtime: Runtime) -> _Template:
+        content = path.read_bytes()
+        try:
+            session = runtime.open(path)
+        except Exception as error:
+            # ONNX Runtime's exceptions have no common base.
+            raise BundleError(f"{path}: ONNX Runtime cannot load this file") from error
+        return _Template(content, session, used_names(onnx.load_from_string(content).graph))
+
+    @property
+    def heavy(self) -> bool:
+        """Tell whether it takes more than a head."""
+        names = {value.name for value in self.session.get_inputs()}
+        return bool(names - {QUERIES, SUPPORT, *HEAD})
 
 
 class Predictor:
@@ -44,26 +72,22 @@ class Predictor:
         """
         self._manifest = bundle.manifest
         self._runtime = runtime or Runtime()
-        modes = bundle.manifest.batch_norm.allowed
-        self._templates = {mode: bundle.template_path(mode).read_bytes() for mode in modes}
-        self._sessions = {mode: self._open(bundle, mode) for mode in modes}
-        self._used = {
-            mode: used_names(onnx.load_from_string(template).graph)
-            for mode, template in self._templates.items()
-        }
+        self._templates: dict[BatchNormMode, _Template] = {}
+        for mode in bundle.manifest.batch_norm.allowed:
+            opened = _Template.open(bundle.template_path(mode), self._runtime)
+            check_template(opened.session, bundle, mode)
+            self._templates[mode] = opened
+        self._tail: _Template | None = None
+        if bundle.tail_template_path is not None:
+            self._tail = _Template.open(bundle.tail_template_path, self._runtime)
+            check_tail_template(self._tail.session, bundle, bundle.tail_template_path)
         # Behind an encoder there may be a head alone, which a session of its own hardly speeds up.
-        head_alone = {QUERIES, SUPPORT, *HEAD}
-        heavy = any(
-            {value.name for value in session.get_inputs()} - head_alone
-            for session in self._sessions.values()
-        )
-        self._head_alone = not heavy
-        self._hot_set = hot_set if heavy and not self._runtime.on_gpu else None
+        self._heavy = any(template.heavy for template in self._templates.values())
+        self._hot_set = None if self._runtime.on_gpu else hot_set
 
-    @property
-    def head_alone(self) -> bool:
-        """Tell whether the network is a head, which runs in less time than a thread takes up."""
-        return self._head_alone
+    def head_alone(self, arrays: AdaptedArrays) -> bool:
+        """Tell whether arrays are a head, which runs in less time than a thread takes up."""
+        return not self._heavy and not arrays.has_tail
 
     def parts(self, arrays: AdaptedArrays, query_count: int, mode: BatchNormMode) -> list[slice]:
         """Return which queries run at once.
@@ -95,32 +119,25 @@ class Predictor:
         self, mode: BatchNormMode, arrays: AdaptedArrays
     ) -> onnxruntime.InferenceSession:
         """Make a session with the arrays as constants."""
-        feeds, used = _feeds(arrays, mode), self._used[mode]
-        constants = {name: array for name, array in feeds.items() if name in used}
+        feeds, template = _feeds(arrays, mode), self._template(arrays, mode)
+        constants = {name: array for name, array in feeds.items() if name in template.used}
         shapes = {name: array.shape for name, array in constants.items()}
-        return self._runtime.open(expect_constants(self._templates[mode], shapes), constants)
+        return self._runtime.open(expect_constants(template.content, shapes), constants)
 
     def _choose(
         self, arrays: AdaptedArrays, mode: BatchNormMode, image_count: int
     ) -> tuple[onnxruntime.InferenceSession, dict[str, Floats]]:
         """Return the session that answers fastest, and its inputs beside the queries."""
-        session = self._sessions[mode]
-        if self._hot_set is not None:
+        if self._hot_set is not None and not self.head_alone(arrays):
             build = partial(self.make_session, mode)
             own = self._hot_set.find(arrays, mode, image_count, build)
             if own is not None:
                 return own, {}
-        return session, _feeds(arrays, mode)
+        return self._template(arrays, mode).session, _feeds(arrays, mode)
 
-    def _open(self, bundle: Bundle, mode: BatchNormMode) -> onnxruntime.InferenceSession:
-        path = bundle.template_path(mode)
-        try:
-            session = self._runtime.open(path)
-        except Exception as error:
-            # ONNX Runtime's exceptions have no common base.
-            raise BundleError(f"{path}: ONNX Runtime cannot load this file") from error
-        check_template(session, bundle, mode)
-        return session
+    def _template(self, arrays: AdaptedArrays, mode: BatchNormMode) -> _Template:
+        with_tail = self._tail if arrays.has_tail else None
+        return with_tail or self._templates[mode]
 
 
 def images_per_query(support_count: int, mode: BatchNormMode) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import onnx
 import onnxruntime
 
 from kshot.bundle import BatchNormMode, Bundle, BundleError
+from kshot.server.store.adapted_model import TAIL_CLASSES, TAIL_MIX
 
 QUERIES = "inputs"
 SUPPORT = "support"
@@ -20,17 +22,30 @@ def check_template(
     session: onnxruntime.InferenceSession, bundle: Bundle, mode: BatchNormMode
 ) -> None:
     """Raise `BundleError` unless a template has the inputs that it will get, and gives logits."""
-    path = bundle.template_path(mode)
-    names = {value.name for value in session.get_inputs()}
     wanted = {QUERIES, *bundle.read_weights().parameters}
     if mode is BatchNormMode.SUPPORT_AND_QUERY:
         wanted.add(SUPPORT)
-    missing = sorted(wanted - names)
     # Each network chooses the names of its statistics.
-    extra = [] if mode is BatchNormMode.SUPPORT else sorted(names - wanted)
+    free = mode is BatchNormMode.SUPPORT
+    _check_values(session, bundle.template_path(mode), wanted, free=free)
+
+
+def check_tail_template(session: onnxruntime.InferenceSession, bundle: Bundle, path: Path) -> None:
+    """Raise `BundleError` unless a template has the inputs of an adapted tail, and gives logits."""
+    tail = bundle.read_tail()
+    wanted = {QUERIES, *bundle.read_weights().parameters, TAIL_CLASSES, TAIL_MIX}
+    _check_values(session, path, wanted.union(tail.parameters if tail else ()))
+
+
+def _check_values(
+    session: onnxruntime.InferenceSession, path: Path, wanted: set[str], *, free: bool = False
+) -> None:
+    names = {value.name for value in session.get_inputs()}
+    missing = sorted(wanted - names)
+    extra = [] if free else sorted(names - wanted)
     if missing or extra:
         raise BundleError(
-            f"{path}: inputs do not match weights.safetensors: missing {missing}, unknown {extra}"
+            f"{path}: inputs do not match the bundle's weights: missing {missing}, unknown {extra}"
         )
     if [value.name for value in session.get_outputs()] != [LOGITS]:
         raise BundleError(f"{path}: expected one output, {LOGITS}")

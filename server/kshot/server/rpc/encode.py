@@ -19,6 +19,7 @@ from kshot.server.report.examples import ExampleNote
 from kshot.server.request.inputs import PredictInput
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedModelRecord
+from kshot.server.tail import TailReport
 from kshot.v1 import adaptation_pb2 as wire
 
 
@@ -57,6 +58,18 @@ def report_message(adaptation: AdaptResult) -> wire.AdaptReport:
             wire.ModelCandidate(model=name, estimate=_estimate_message(estimate))
             for name, estimate in adaptation.chosen_from
         ],
+        tail=_tail_message(adaptation.tail),
+    )
+
+
+def _tail_message(tail: TailReport | None) -> wire.TailReport | None:
+    if tail is None:
+        return None
+    return wire.TailReport(
+        weight=tail.weight,
+        step_count=tail.step_count,
+        fold_step_count=tail.fold_step_count,
+        needed_time=duration_message(tail.needed_seconds),
     )
 
 

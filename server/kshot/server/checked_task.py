@@ -1,0 +1,163 @@
+"""A request to adapt that was checked: its options, and its support set made ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from kshot.bundle import Head, Manifest
+from kshot.server.engine_link.client import EngineTask
+from kshot.server.predict.catalog import ServedModel
+from kshot.server.report.examples import ExampleNote, note_pictures
+from kshot.server.report.support_warnings import support_warnings
+from kshot.server.request.digest import begin_adaptation_digest
+from kshot.server.request.grounds import grounds_of, support_ground_warnings
+from kshot.server.request.images import (
+    SUPPORT_IMAGES,
+    ImageRules,
+    PixelBudget,
+    check_sent,
+    image_count,
+    prepare_images,
+)
+from kshot.server.request.inputs import AdaptInput
+from kshot.server.request.options import Bounds, TtlLimits, resolve_options
+from kshot.server.request.validation import check_labels
+from kshot.server.request.violations import Violations
+from kshot.server.tail import OUT_OF_TIME, TailOutlook
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class CheckedTask:
+    """A checked request to adapt: a prepared support set and resolved options.
+
+    `images` are the prepared ones, which the digest is made of; the engine's support set is the
+    encoded one where the bundle has an encoder. `temperature` divides the adapted model's logits.
+    `feature_blocks` are the sizes of those that the engine's support set begins with, if it is
+    features. `tail` says how far the tail adapts; `asks_for_tail` tells that the caller set an
+    option of it.
+    """
+
+    engine_task: EngineTask
+    class_names: tuple[str, ...]
+    images: Floats
+    temperature: float = 1.0
+    feature_blocks: tuple[int, ...] = ()
+    seen: SeenImages | None = None
+    asks_for_tail: bool = False
+    tail: TailOutlook | None = None
+
+    def encoded(self, support: Floats) -> CheckedTask:
+        """Give the engine an encoded support set; blocks."""
+        seen = SeenImages.of(self.engine_task, self.images)
+        return replace(self, engine_task=replace(self.engine_task, support=support), seen=seen)
+
+    def without_images(self) -> CheckedTask:
+        """Drop the images, which nobody needs any more.
+
+        Encoded images are far smaller, and many calls may wait for the engine.
+        """
+        return replace(self, images=self.images[:0].copy())
+
+    def for_engine(self) -> EngineTask:
+        """Return the engine's task; a tail that runs out of time leaves the head."""
+        task = self.engine_task
+        options = replace(task.options, allow_partial=task.options.allow_partial or bool(task.tail))
+        return replace(task, options=options)
+
+    def tail_warnings(self, *, out_of_time: bool = False) -> tuple[str, ...]:
+        """Return a sentence if the deadline came before the tail had adapted.
+
+        Also for a caller who asked for a tail that has no time to adapt.
+        """
+        if self.tail is None:
+            return ()
+        if self.tail.plan is not None:
+            return (OUT_OF_TIME,) if out_of_time else ()
+        budget = self.engine_task.options.time_budget
+        return (self.tail.warning(budget),) if self.asks_for_tail else ()
+
+
+@dataclass(frozen=True)
+class SeenImages:
+    """What an adaptation keeps of prepared images: the start of its digest, and notes on them."""
+
+    finish_digest: Callable[[Sequence[int], Sequence[str], Mapping[str, object]], str]
+    notes: tuple[ExampleNote, ...]
+
+    @staticmethod
+    def of(task: EngineTask, images: Floats) -> SeenImages:
+        """Look at the prepared images of a task; blocks."""
+        classes = np.asarray(task.class_indices, np.int64)
+        digest = begin_adaptation_digest(task.bundle_digest, images)
+        notes = note_pictures(images, classes) if task.options.estimate else ()
+        return SeenImages(digest, tuple(notes))
+
+
+def check_task(
+    task: AdaptInput,
+    model: ServedModel,
+    ttl: TtlLimits,
+    pixels: PixelBudget,
+    violations: Violations,
+) -> CheckedTask:
+    """Check and prepare a request; blocks. The result is valid if no violation was noted."""
+    support_set, manifest = task.support_set, model.bundle.manifest
+    count = image_count(support_set.images)
+    check_labels(support_set, count, manifest.limits.max_way, violations)
+    way = len(support_set.class_names)
+    bounds = Bounds(manifest, way, len(support_set.class_indices), ttl)
+    options = resolve_options(task.options, bounds, violations)
+    rules = ImageRules(
+        SUPPORT_IMAGES,
+        manifest.limits.max_support_count,
+        pixels,
+        manifest.input,
+    )
+    support = prepare_images(support_set.images, rules, violations)
+    engine_task = EngineTask(
+        model=manifest.name,
+        bundle_digest=model.bundle.digest,
+        support=support,
+        class_indices=support_set.class_indices,
+        way=way,
+        options=options,
+    )
+    checked = task_for(manifest, engine_task, support_set.class_names, support)
+    return replace(checked, asks_for_tail=not {"scope", "time_budget"}.isdisjoint(task.options))
+
+
+def task_for(
+    manifest: Manifest, engine_task: EngineTask, class_names: tuple[str, ...], images: Floats
+) -> CheckedTask:
+    """Add to an engine's task of a model what its answers are read by."""
+    options, count = engine_task.options, len(engine_task.class_indices)
+    temperature = manifest.temperature(
+        options.batch_norm_mode, max(engine_task.way, 2), max(count, 1)
+    )
+    # Where a head by ridge regression takes the inputs themselves.
+    of_inputs = manifest.network.name == "features" and options.head is Head.RIDGE
+    blocks = manifest.ridge.block_sizes if of_inputs and manifest.ridge is not None else ()
+    return CheckedTask(engine_task, class_names, images, temperature, blocks)
+
+
+def warnings_of_task(task: CheckedTask, manifest: Manifest) -> tuple[str, ...]:
+    """Return sentences about what in a support set may make answers wrong; blocks."""
+    classes = np.asarray(task.engine_task.class_indices, np.int64)
+    options = task.engine_task.options
+    return (
+        *support_ground_warnings(grounds_of(task.images, manifest)),
+        *support_warnings(task.images, classes, task.class_names, manifest, options),
+    )
+
+
+def check_task_alone(task: AdaptInput, max_way: int, violations: Violations) -> None:
+    """Check what needs no model, for a request that names no served one; blocks."""
+    images = task.support_set.images
+    check_labels(task.support_set, image_count(images), max_way, violations)
+    check_sent(images, SUPPORT_IMAGES, violations)

@@ -1,0 +1,149 @@
+"""How far an encoder's tail may adapt in the time there is, and what became of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kshot.bundle import Head, Manifest, Scope
+from kshot.server.engine_link.client import EngineResult
+from kshot.server.request.options import AdaptOptions
+from kshot.server.store.adapted_model import TAIL_MIX
+
+_STEPS = 20
+_FOLD_STEPS = (12, 6)  # the fewer keep most of the gain
+_MOST_FOLDS = 3
+_STEP_EXAMPLES = 32  # the most of one step
+
+OUT_OF_TIME = (
+    "options.time_budget: the deadline came before the encoder's tail had adapted, so the head "
+    "alone did; allow more time"
+)
+
+# Of the needed seconds as they are told: the same call may take a little longer.
+_MARGIN = 1.1
+# Of a caller's time, what is left to store and send the model: a share, and seconds at least.
+_KEPT_SHARE, _KEPT_SECONDS = 0.2, 0.3
+
+
+@dataclass(frozen=True)
+class TailSpeed:
+    """The seconds of a step of the tail for each example, and of the maps of one crop."""
+
+    example_seconds: float
+    crop_seconds: float
+
+
+@dataclass(frozen=True)
+class TailPlan:
+    """The steps on the whole support set, those in each fold, and the crops of each picture."""
+
+    step_count: int
+    fold_step_count: int
+    crop_count: int
+
+    def seconds(self, classes: Sequence[int], speed: TailSpeed) -> float:
+        """Return what it takes for examples of these classes `(n,)`.
+
+        Class means, left-out answers and the accuracy take the tail's outputs of each example,
+        a third of a step each.
+        """
+        count = len(classes)
+        examples = count + self.step_count * min(count, _STEP_EXAMPLES)
+        if self.fold_step_count:
+            rows = (min(count - left_out, _STEP_EXAMPLES) for left_out in _fold_sizes(classes))
+            examples += self.fold_step_count * sum(rows)
+        crops = self.crop_count * count
+        return examples * speed.example_seconds + crops * speed.crop_seconds
+
+
+@dataclass(frozen=True)
+class TailOutlook:
+    """The plan that fits, if any, where all steps would need a time budget of `needed_seconds`.
+
+    `limit` names what is too short for any plan: the time budget, or the deadline.
+    """
+
+    plan: TailPlan | None
+    needed_seconds: float
+    limit: str = ""
+
+    def digested(self) -> dict[str, Any]:
+        """Return what decides an adapted model's bytes beside its options."""
+        return {} if self.plan is None else {"tail": asdict(self.plan)}
+
+    def warning(self, budget: float) -> str:
+        """Return a sentence for a caller who asked for more than fits into his time budget."""
+        short = f"{budget:g} s are" if self.limit == "time budget" else "the deadline is"
+        return (
+            f"options.time_budget: {short} too short to adapt the encoder's tail, so the head "
+            f"alone adapted; all steps need {self.needed_seconds:.1f} s"
+        )
+
+
+@dataclass(frozen=True)
+class TailReport:
+    """The weight of an adapted tail, 0 without one, and the steps that were taken.
+
+    `needed_seconds` is the time budget that all steps would need.
+    """
+
+    weight: float
+    step_count: int
+    fold_step_count: int
+    needed_seconds: float
+
+    @staticmethod
+    def of(outlook: TailOutlook, result: EngineResult | None = None) -> TailReport:
+        """Tell what became of a plan; without a result, or when the time ran out, no step."""
+        plan = outlook.plan
+        if plan is None or result is None or result.stop_reason != "COMPLETED":
+            return TailReport(0, 0, 0, outlook.needed_seconds)
+        mix = result.parameters.get(TAIL_MIX, (1, 0))
+        weight = float(mix[1] / mix[0])
+        return TailReport(weight, plan.step_count, plan.fold_step_count, outlook.needed_seconds)
+
+
+def may_adapt(manifest: Manifest, options: AdaptOptions) -> bool:
+    """Tell whether these options let a model's tail adapt, in time."""
+    ridge = options.head is Head.RIDGE and options.step_count == 0
+    return options.scope is Scope.AUTO and ridge and manifest.tail is not None
+
+
+def plans_of(classes: Sequence[int]) -> list[TailPlan]:
+    """Return the plans for examples of these classes `(n,)`, the longest first.
+
+    Folds decide the weight where each class has two examples or more.
+    """
+    if min(Counter(classes).values()) < 2:
+        return [TailPlan(_STEPS, 0, crop_count=4)]
+    return [TailPlan(_STEPS, steps, crop_count=2) for steps in _FOLD_STEPS]
+
+
+def look_ahead(
+    classes: Sequence[int], speed: TailSpeed, budget: float, spent: float, remaining: float | None
+) -> TailOutlook:
+    """Plan for examples of classes `(n,)`; times in seconds.
+
+    Of the time budget, `spent` is over. `remaining` is until the deadline, None without one.
+    """
+    left = until_deadline = budget - spent
+    if remaining is not None:
+        until_deadline = remaining - max(_KEPT_SECONDS, _KEPT_SHARE * remaining)
+    plans = plans_of(classes)
+    seconds = [plan.seconds(classes, speed) for plan in plans]
+    needed = math.ceil(10 * _MARGIN * (spent + seconds[0])) / 10
+    for plan, each in zip(plans, seconds, strict=True):
+        if each <= min(left, until_deadline):
+            return TailOutlook(plan, needed)
+    return TailOutlook(None, needed, "time budget" if left < seconds[-1] else "deadline")
+
+
+def _fold_sizes(classes: Sequence[int]) -> list[int]:
+    """Return how many examples each fold leaves out: of each class, every second or third."""
+    counts = Counter(classes).values()
+    folds = min(_MOST_FOLDS, min(counts))
+    return [sum((count - fold + folds - 1) // folds for count in counts) for fold in range(folds)]
