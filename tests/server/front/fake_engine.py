@@ -8,17 +8,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 
-from kshot.bundle import load_bundle
+from kshot.bundle import Bundle, load_bundle
 from kshot.internal.v1 import engine_pb2 as wire
 from kshot.internal.v1 import engine_pb2_grpc as wire_grpc
 
+Numbers = np.ndarray[Any, Any]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 DIE = 900
@@ -33,6 +34,7 @@ FREEZE = 908
 HANG_IN_FOLDS = 909
 
 EXIT_CODE = 9
+TAIL_SECONDS, TAIL_WEIGHT = 1e-4, 0.75
 SECRET = "/secret/place"
 
 # Pipes in this folder: the engine tells in `arrived` that a task is here, and reads `go`.
@@ -50,8 +52,14 @@ def wait_to_go() -> None:
 
 
 class FakeEngine(wire_grpc.EngineServiceServicer):
-    def __init__(self, digests: Mapping[str, str]) -> None:
+    def __init__(self, digests: Mapping[str, str], bundles: Sequence[Bundle]) -> None:
         self._digests = digests
+        self._tails = {
+            bundle.manifest.name: {} if tail is None else tail.parameters
+            for bundle in bundles
+            if bundle.manifest.network.name == "features"
+            for tail in (bundle.read_tail(),)
+        }
 
     async def DescribeEngine(  # noqa: N802 -- named as in the .proto
         self, _request: wire.DescribeEngineRequest, _context: Context
@@ -62,7 +70,11 @@ class FakeEngine(wire_grpc.EngineServiceServicer):
             torch_version="none",
             compute_path="fake",
             models=[
-                wire.EngineModel(model=name, bundle_digest=digest)
+                wire.EngineModel(
+                    model=name,
+                    bundle_digest=digest,
+                    tail_example_seconds=TAIL_SECONDS if self._tails.get(name) else 0,
+                )
                 for name, digest in self._digests.items()
             ],
         )
@@ -93,6 +105,8 @@ class FakeEngine(wire_grpc.EngineServiceServicer):
             await context.abort(grpc.StatusCode.INTERNAL, "wanted a deadline")
         if request.seed == DIVERGE:
             return wire.AdaptResponse(step_count=3, stop_reason=wire.STOP_REASON_DIVERGED)
+        if request.model in self._tails:
+            return head_and_tail(request, self._tails[request.model], partial=partial)
         return class_means(request, 1 if partial else request.step_count)
 
 
@@ -133,7 +147,39 @@ def class_means(request: wire.AdaptRequest, step_count: int) -> wire.AdaptRespon
     return response
 
 
-def tensor(name: str, array: np.ndarray[Any, Any]) -> wire.NamedTensor:
+def head_and_tail(
+    request: wire.AdaptRequest, tail: Mapping[str, Numbers], *, partial: bool
+) -> wire.AdaptResponse:
+    """Make a head of means of 12 features; behind it a tail whose classes depend on the crops."""
+    support = np.frombuffer(request.support.data, "<f4").reshape(len(request.class_indices), -1)
+    labels, features = np.asarray(request.class_indices), support[:, :12]
+    weight = np.stack([features[labels == index].mean(axis=0) for index in range(request.way)])
+    parameters = {"head.bias": -0.5 * (weight**2).sum(axis=1), "head.weight": weight}
+    logits = features @ weight.T + parameters["head.bias"]
+    if request.HasField("tail") and not partial:
+        maps = np.frombuffer(request.tail.crop_maps.data, "<f4")
+        maps = maps.reshape(request.tail.crop_maps.shape)
+        assert maps.shape[1:] == (len(labels), 3, 4, 4)
+        classes = np.random.default_rng(int(1e4 * maps.std())).normal(size=(request.way, 8))
+        parameters |= {**tail, "tail.classes": classes}
+        parameters = {
+            name: array.astype(np.float16) if name.startswith("tail.") else array
+            for name, array in parameters.items()
+        }
+        parameters["tail.mix"] = np.array([1, TAIL_WEIGHT])
+    response = wire.AdaptResponse(
+        parameters=[tensor(name, array) for name, array in parameters.items()],
+        stop_reason=wire.STOP_REASON_TIME_BUDGET if partial else wire.STOP_REASON_COMPLETED,
+        support_accuracy=1.0,
+        compute_path="fake",
+    )
+    response.compute_time.FromMilliseconds(1)
+    response.held_out_logits.shape.extend(logits.shape)
+    response.held_out_logits.data = logits.astype("<f4").tobytes()
+    return response
+
+
+def tensor(name: str, array: Numbers) -> wire.NamedTensor:
     return wire.NamedTensor(name=name, shape=array.shape, data=array.astype("<f4").tobytes())
 
 
@@ -142,9 +188,9 @@ def watch_parent(leave: Callable[[int], None]) -> None:
     leave(0)
 
 
-async def serve(socket: str, digests: Mapping[str, str]) -> None:
+async def serve(socket: str, digests: Mapping[str, str], bundles: Sequence[Bundle]) -> None:
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
-    wire_grpc.add_EngineServiceServicer_to_server(FakeEngine(digests), server)
+    wire_grpc.add_EngineServiceServicer_to_server(FakeEngine(digests, bundles), server)
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     await server.wait_for_termination()
@@ -166,7 +212,7 @@ def main() -> None:
     digests = {bundle.manifest.name: bundle.digest for bundle in bundles}
     if os.environ.get(START) == "other":
         digests = dict.fromkeys(digests, "0" * 64)
-    asyncio.run(serve(arguments.socket, digests))
+    asyncio.run(serve(arguments.socket, digests, bundles))
 
 
 if __name__ == "__main__":
