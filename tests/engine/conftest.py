@@ -13,14 +13,23 @@ import pytest
 import torch
 
 from kshot.bundle import (
+    BatchNorm,
     BatchNormMode,
     Bundle,
+    EncoderSpec,
     Grayscale,
+    Head,
+    HeadPolicy,
     InputSpec,
     Manifest,
     NetworkSpec,
     Rescale,
     Resize,
+    Scope,
+    ScopePolicy,
+    TailBlock,
+    TailFiles,
+    TailSpec,
     Weights,
     write_bundle,
 )
@@ -34,6 +43,7 @@ from kshot.learner import (
     StepCache,
     StepRule,
     StepSpec,
+    Tail,
     build_inner_step,
     build_network,
     cycling_indices,
@@ -45,6 +55,7 @@ from kshot.learner import (
 )
 
 SIDE = 12
+FEATURES = 6  # for the head, before the maps
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -94,6 +105,88 @@ def _write_small(folder: Path, manifest: Manifest, network: NetworkSpec) -> Bund
     )
 
 
+@pytest.fixture(scope="session")
+def tail_bundle(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> Bundle:
+    """A bundle without steps, whose tail has drawn weights and adapts to pictures hardly alike."""
+    spec = TailSpec(
+        map_shape=(8, 4, 4),
+        blocks=(TailBlock(2, 8, 1), TailBlock(2, 12, 2)),
+        feature_count=16,
+        learning_rate=5e-3,
+        likeness=0.01,
+        slope=3.0,
+    )
+    generator = np.random.default_rng(0)
+    tail = {
+        name: generator.normal(0, (2 / max(1, np.prod(shape[1:]))) ** 0.5, shape).astype(np.float32)
+        for name, shape in Tail(spec).shapes.items()
+    }
+    only = BatchNormMode.STORED
+    steps = (Grayscale(), Resize(SIDE, SIDE, "nearest"), Rescale(1 / 255))
+    whole = replace(
+        manifest,
+        name="tailed",
+        network=NetworkSpec("features", {"normalize": False, "first": FEATURES}),
+        input=InputSpec((1, SIDE, SIDE), steps),
+        encoder=EncoderSpec((FEATURES + spec.map_size, 1, 1)),
+        inner_loop=replace(manifest.inner_loop, step_count=0),
+        batch_norm=BatchNorm(only, (only,)),
+        head=HeadPolicy(Head.PROTOTYPE, (Head.PROTOTYPE,)),
+        scope=ScopePolicy(Scope.AUTO, (Scope.HEAD, Scope.AUTO)),
+        tail=spec,
+    )
+    head = {
+        "head.weight": np.zeros((5, FEATURES), np.float32),
+        "head.bias": np.zeros(5, np.float32),
+    }
+    unread = b"not read by the engine"
+    return write_bundle(
+        tmp_path_factory.mktemp("tails"),
+        whole,
+        Weights(head, head, 0),
+        {only: unread},
+        "# tailed\n",
+        encoder=unread,
+        tail=TailFiles(tail, unread),
+    )
+
+
+@pytest.fixture(scope="session")
+def tailed(tail_bundle: Bundle) -> LoadedModel:
+    """The model with a tail on the CPU, in this process, with one thread."""
+    torch.set_num_threads(1)
+    return load_models([tail_bundle.path], torch.device("cpu"))["tailed"]
+
+
+@pytest.fixture
+def tail_request(tail_bundle: Bundle) -> engine_pb2.AdaptRequest:
+    """Ask for a 3-way 3-shot head, and a tail of 4 steps that 3 steps in each fold decide on."""
+    generator = np.random.default_rng(0)
+    shape = tail_bundle.manifest.network_input_shape
+    assert tail_bundle.manifest.tail is not None
+    support = generator.random((9, *shape), dtype=np.float32)
+    crops = generator.random((2, 9, *tail_bundle.manifest.tail.map_shape), dtype=np.float32)
+    return engine_pb2.AdaptRequest(
+        model="tailed",
+        bundle_digest=tail_bundle.digest,
+        support=engine_pb2.Tensor(shape=support.shape, data=support.tobytes()),
+        class_indices=[0, 1, 2] * 3,
+        way=3,
+        step_count=0,
+        learning_rate=0.001,
+        batch_size=5,
+        preconditioner="carried",
+        head="prototype",
+        scope="auto",
+        seed=7,
+        tail=engine_pb2.TailTask(
+            step_count=4,
+            fold_step_count=3,
+            crop_maps=engine_pb2.Tensor(shape=crops.shape, data=crops.tobytes()),
+        ),
+    )
+
+
 @contextmanager
 def running_engine(
     bundle: Bundle, socket: Path, device: str, *more: str
@@ -137,6 +230,13 @@ def engine_process(bundle: Bundle, socket: Path) -> Iterator["subprocess.Popen[s
 def engine(bundle: Bundle) -> Iterator[engine_pb2_grpc.EngineServiceStub]:
     """A stub of an engine that computes uncompiled on the CPU; a module's tests share it."""
     with _engine_stub(bundle, "--no-compile") as stub:
+        yield stub
+
+
+@pytest.fixture(scope="module")
+def tail_engine(tail_bundle: Bundle) -> Iterator[engine_pb2_grpc.EngineServiceStub]:
+    """A stub of an engine with a model whose tail adapts; a module's tests share it."""
+    with _engine_stub(tail_bundle, "--no-compile") as stub:
         yield stub
 
 

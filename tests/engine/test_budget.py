@@ -32,6 +32,19 @@ def test_a_partial_answer_keeps_some_steps_in_reserve() -> None:
     assert budget.should_stop() is StopReason.TIME_BUDGET
 
 
+def test_an_answer_that_is_there_waits_for_one_step() -> None:
+    """By steps of half a second from 0; the margin is half a second and `ANSWER_SECONDS`."""
+    now = [0.0]
+    budget = Budget(3.0, allow_partial=True, clock=lambda: now[0])
+
+    asked = []
+    for _ in range(6):
+        asked.append(budget.should_stop(answer_steps=1))
+        now[0] += 0.5
+
+    assert asked == [None] * 5 + [StopReason.TIME_BUDGET]
+
+
 def test_cancelling_comes_first() -> None:
     now = [100.0]
     budget = Budget(0.0, allow_partial=False, clock=lambda: now[0])

@@ -29,6 +29,7 @@ def test_it_describes_itself(engine: Stub, bundle: Bundle) -> None:
     assert answer.torch_version == torch.__version__
     assert [(m.model, m.bundle_digest) for m in answer.models] == [("small", bundle.digest)]
     assert answer.compute_path.startswith("eager/float32/cpu/")
+    assert answer.models[0].tail_example_seconds == 0
 
 
 @pytest.mark.parametrize("preconditioner", ["carried", "frozen", "fresh", "sgd"])
@@ -125,6 +126,56 @@ def test_adaptations_beside_each_other_are_as_if_alone(
                 np.testing.assert_array_equal(array, expected)
                 assert call.result().slot_bucket == 1
             np.testing.assert_allclose(array, expected, rtol=0, atol=1e-4)
+
+
+def test_it_tells_how_long_a_step_of_a_tail_takes(tail_engine: Stub) -> None:
+    (model,) = tail_engine.DescribeEngine(engine_pb2.DescribeEngineRequest(), timeout=10).models
+
+    assert (model.model, 0 < model.tail_example_seconds < 1) == ("tailed", True)
+
+
+def test_a_tail_adapts_behind_its_head(
+    tail_engine: Stub, tail_request: engine_pb2.AdaptRequest
+) -> None:
+    both = tail_engine.Adapt(tail_request, timeout=60)
+    again = tail_engine.Adapt(tail_request, timeout=60)
+    tail_request.ClearField("tail")
+    head = tail_engine.Adapt(tail_request, timeout=60)
+
+    assert both.parameters == again.parameters
+    arrays = _arrays(both.parameters)
+    assert set(_arrays(head.parameters)) == {"head.weight", "head.bias"}
+    assert set(arrays) > {"head.weight", "head.bias", "tail.classes", "tail.last.bias"}
+    assert arrays["tail.mix"].shape == (2,)
+    assert (both.step_count, both.stop_reason) == (0, engine_pb2.STOP_REASON_COMPLETED)
+    assert tuple(both.held_out_logits.shape) == (9, 3)
+    assert both.held_out_logits != head.held_out_logits
+
+
+def test_a_deadline_leaves_the_head_if_that_is_allowed(
+    tail_engine: Stub, tail_request: engine_pb2.AdaptRequest
+) -> None:
+    tail_request.tail.step_count = ENDLESS
+    with pytest.raises(grpc.RpcError) as caught:
+        tail_engine.Adapt(tail_request, timeout=1.0)
+    tail_request.allow_partial = True
+
+    answer = tail_engine.Adapt(tail_request, timeout=2.0)
+
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert answer.stop_reason == engine_pb2.STOP_REASON_TIME_BUDGET
+    assert set(_arrays(answer.parameters)) == {"head.weight", "head.bias"}
+
+
+def test_a_tail_of_other_maps_is_refused(
+    tail_engine: Stub, tail_request: engine_pb2.AdaptRequest
+) -> None:
+    tail_request.tail.crop_maps.CopyFrom(engine_pb2.Tensor(shape=[1, 9, 8, 2, 2], data=bytes(1152)))
+
+    with pytest.raises(grpc.RpcError) as caught:
+        tail_engine.Adapt(tail_request, timeout=60)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_short_adaptation_does_not_wait_for_a_long_one(

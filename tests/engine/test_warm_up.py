@@ -14,6 +14,7 @@ from kshot.engine.warm_up import (
     blank_task,
     choose_plan,
     measure_rates,
+    measure_tail,
     plan_slots,
     takes_no_step,
 )
@@ -79,3 +80,9 @@ def test_a_model_that_takes_no_step_compiles_nothing(model: LoadedModel) -> None
     assert blank_task(still).step_count == 0
     assert not takes_no_step(moving)
     assert blank_task(moving).step_count == 2
+
+
+def test_a_tail_is_measured_for_each_example(tailed: LoadedModel) -> None:
+    assert tailed.tail is not None
+
+    assert 0 < measure_tail(tailed.tail) < 1

@@ -22,7 +22,7 @@ from kshot.engine.models import load_models
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import Scheduler
 from kshot.engine.service import EngineService
-from kshot.engine.warm_up import blank_task, plan_slots
+from kshot.engine.warm_up import blank_task, measure_tail, plan_slots
 from kshot.internal.v1 import engine_pb2_grpc
 from kshot.learner import (
     CompilationError,
@@ -54,12 +54,15 @@ def main() -> int:
         return 1
     programs = Programs(_cache(device.device) if arguments.compile else None, device.device)
     plans = {name: plan_slots(model, programs, device) for name, model in models.items()}
+    tail_seconds = {
+        name: measure_tail(model.tail) for name, model in models.items() if model.tail is not None
+    }
     scheduler = Scheduler(programs, device, plans)
     paths = [
         scheduler.submit(model, blank_task(model), Budget(None, allow_partial=False)).result()
         for model in models.values()
     ]
-    service = EngineService(models, device, scheduler, paths[0].compute_path)
+    service = EngineService(models, device, scheduler, paths[0].compute_path, tail_seconds)
     asyncio.run(_serve(arguments.socket, service, device, sorted(models)))
     scheduler.close()
     programs.close()

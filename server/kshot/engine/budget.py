@@ -33,8 +33,11 @@ class Budget:
         """Start the clock."""
         self._started = self.clock()
 
-    def should_stop(self) -> StopReason | None:
-        """Return why the loop stops before its next step, or None to go on."""
+    def should_stop(self, answer_steps: int = ANSWER_STEPS) -> StopReason | None:
+        """Return why the loop stops before its next step, or None to go on.
+
+        A partial answer takes as long as `answer_steps`.
+        """
         now = self.clock()
         if self._asked is not None:
             self._last.append(now - self._asked)
@@ -45,7 +48,7 @@ class Budget:
             return None
         margin = 0.0
         if self.allow_partial:
-            steps = min(ANSWER_STEPS * max(self._last, default=0.0), self.seconds_left / 2)
+            steps = min(answer_steps * max(self._last, default=0.0), self.seconds_left / 2)
             margin = steps + ANSWER_SECONDS
         over = now - self._started + margin >= self.seconds_left
         return StopReason.TIME_BUDGET if over else None

@@ -49,6 +49,13 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> DeviceDescription:
     return DeviceDescription(device, name, variant)
 
 
+def give_back_memory(error: Exception) -> None:
+    """Return unused memory to the device after it ran out, in the thread that takes the graphs."""
+    if isinstance(error, torch.OutOfMemoryError):
+        error.__traceback__ = None  # it holds the tensors
+        torch.cuda.empty_cache()
+
+
 def _processor_name() -> str:
     """Name the processor as Linux does, or by its architecture where Linux does not."""
     try:

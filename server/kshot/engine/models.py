@@ -1,15 +1,40 @@
 """The models that the engine can adapt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from kshot.bundle import Bundle, BundleError, Head, Preconditioner, load_bundle
-from kshot.learner import Initialization, LoopState, start_state
+from kshot.learner import Initialization, LoopState, Tail, start_state
 
 MOST_STARTS = 16  # about a megabyte each
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedTail:
+    """The tail of a bundle's encoder, with the parameters that adapting starts from."""
+
+    network: Tail
+    parameters: Mapping[str, torch.Tensor]
+
+    @staticmethod
+    def of(bundle: Bundle, device: torch.device) -> "LoadedTail | None":
+        """Move a tail to a device, None where a bundle has none.
+
+        Raises `ValueError` when parameters and manifest do not fit each other.
+        """
+        files = bundle.read_tail()
+        if files is None or bundle.manifest.tail is None:
+            return None
+        parameters = {
+            name: torch.from_numpy(array.copy()).to(device)
+            for name, array in files.parameters.items()
+        }
+        network = Tail(bundle.manifest.tail)
+        network.check(parameters)
+        return LoadedTail(network, parameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +43,7 @@ class LoadedModel:
 
     bundle: Bundle
     initialization: Initialization
+    tail: LoadedTail | None = None
     _starts: dict[tuple[int, Head, Preconditioner], LoopState] = field(default_factory=dict)
 
     @property
@@ -74,7 +100,8 @@ def load_models(paths: Sequence[Path], device: torch.device) -> dict[str, Loaded
             raise BundleError(f"{path}: model {manifest.name} is already loaded from another path")
         try:
             initialization = Initialization.from_bundle(bundle, device)
+            tail = LoadedTail.of(bundle, device)
         except ValueError as error:
             raise BundleError(f"{path}: {error}") from None
-        models[manifest.name] = LoadedModel(bundle, initialization)
+        models[manifest.name] = LoadedModel(bundle, initialization, tail)
     return models

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 
 from kshot.engine.budget import Budget
-from kshot.engine.device import DeviceDescription
+from kshot.engine.device import DeviceDescription, give_back_memory
 from kshot.engine.models import LoadedModel
 from kshot.engine.pool import Job, Pool
 from kshot.engine.programs import Programs
+from kshot.engine.refining import Refining
 from kshot.engine.slot_tasks import finish, slot_task, step_spec
 from kshot.engine.task import EngineResult, EngineTask, StopReason
 from kshot.learner import InnerStep, SlotResult, Slots, SlotTask, StepSpec, graphed
@@ -46,7 +47,8 @@ class Scheduler:
     """Runs jobs in the order they came, as many at once as there are slots.
 
     A job joins at the next inner step and leaves when it completes, stops, diverges or runs out of
-    time; each round takes one step of every job inside.
+    time; each round takes one step of every job inside. Jobs whose tails adapt take no slot: their
+    steps, which are long, come between rounds.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._closing = False
         self._pools: OrderedDict[_PoolKey, Pool] = OrderedDict()
+        self._refining = Refining()
         self._round_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="inner-loop", daemon=True)
         self._thread.start()
@@ -100,7 +103,7 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self._closing or self._active()):
+                while not (self._waiting or self._closing or self._active() or self._refining):
                     self._changed.wait()
                 if self._closing:
                     break
@@ -109,9 +112,11 @@ class Scheduler:
             for key, pool in list(self._pools.items()):
                 if pool:
                     self._advance(key, pool)
+            if self._refining.due(alone=not (self._waiting or self._active())):
+                self._refining.advance()
             self._round_began = None
-        for pool in self._pools.values():
-            for job in pool.jobs():
+        for jobs in (*(pool.jobs() for pool in self._pools.values()), self._refining.jobs()):
+            for job in jobs:
                 job.answer.set_exception(CancelledError())
         self._pools.clear()
 
@@ -139,12 +144,15 @@ class Scheduler:
                 started = slot_task(job.model, job.task)
                 self._pool(key, steps, started).join(job, started, clock)
             except Exception as error:
-                _give_back_memory(error)
+                give_back_memory(error)
                 if job.answer.running() or self._take(job):
                     job.answer.set_exception(error)
 
     def _finish_at_once(self, job: Job, clock: float) -> None:
-        """Answer a task without steps: its head comes from the support set alone."""
+        """Answer a task without steps: its head comes from the support set alone.
+
+        Where a tail shall adapt behind the head, the answer waits for it.
+        """
         started = slot_task(job.model, job.task)
         start = started.state.parameters
         finished = finish(
@@ -156,7 +164,10 @@ class Scheduler:
             began=clock,
             compute_path=self._device.compute_path(compiled=False),
         )
-        job.answer.set_result(finished)
+        if job.task.tail is not None and finished.stop_reason is StopReason.COMPLETED:
+            self._refining.add(job, finished)
+        else:
+            job.answer.set_result(finished)
 
     def _take(self, job: Job) -> bool:
         """Take the first job from the queue; tell whether its answer is still wanted."""
@@ -176,7 +187,7 @@ class Scheduler:
             if key.compiled and not isinstance(error, torch.OutOfMemoryError):
                 for width in key.widths:
                     self._programs.refuse(key.spec.of_tasks(width))
-            _give_back_memory(error)
+            give_back_memory(error)
             for job in pool.jobs():
                 job.answer.set_exception(error)
 
@@ -211,10 +222,3 @@ class Scheduler:
         idle = [key for key, pool in self._pools.items() if not pool]
         for key in itertools.islice(idle, max(0, len(idle) + 1 - IDLE_POOLS)):
             del self._pools[key]
-
-
-def _give_back_memory(error: Exception) -> None:
-    """Return unused memory to the device after it ran out, in the thread that takes the graphs."""
-    if isinstance(error, torch.OutOfMemoryError):
-        error.__traceback__ = None  # it holds the tensors
-        torch.cuda.empty_cache()

@@ -37,11 +37,14 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         device: DeviceDescription,
         scheduler: Scheduler,
         compute_path: str,
+        tail_seconds: Mapping[str, float],
     ) -> None:
+        """Serve models; `tail_seconds` are those of a tail's step and example, by model name."""
         self._models = models
         self._device = device
         self._scheduler = scheduler
         self._compute_path = compute_path
+        self._tail_seconds = tail_seconds
 
     async def DescribeEngine(  # noqa: N802 -- the name on the wire
         self, _request: engine_pb2.DescribeEngineRequest, context: DescribeContext
@@ -57,7 +60,11 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             torch_version=torch.__version__,
             compute_path=self._compute_path,
             models=[
-                engine_pb2.EngineModel(model=model.name, bundle_digest=model.bundle.digest)
+                engine_pb2.EngineModel(
+                    model=model.name,
+                    bundle_digest=model.bundle.digest,
+                    tail_example_seconds=self._tail_seconds.get(model.name, 0.0),
+                )
                 for model in self._models.values()
             ],
         )
@@ -82,7 +89,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         if result.stop_reason is StopReason.CANCELLED:
             await context.abort(grpc.StatusCode.CANCELLED, "the caller left")
         partial = result.stop_reason is StopReason.TIME_BUDGET
-        if partial and not (request.allow_partial and result.step_count):
+        if partial and not (request.allow_partial and result.parameters):
             await context.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 f"the deadline passed after {result.step_count} of {task.step_count} steps",

@@ -9,18 +9,21 @@ import numpy as np
 import torch
 
 from kshot.engine.device import LAUNCH_WIDTHS, DeviceDescription
-from kshot.engine.models import LoadedModel
+from kshot.engine.models import LoadedModel, LoadedTail
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import SlotPlan
 from kshot.engine.slot_tasks import slot_task, step_spec
 from kshot.engine.task import EngineTask
-from kshot.learner import InnerStep, Slots, SlotTask, graphed
+from kshot.learner import InnerStep, RefinementTask, Slots, SlotTask, graphed, refine
 
 # On one core a second slot serves only short tasks, which then do not wait for long ones.
 LEAST_SLOTS = 2
 MEASURED_STEPS = 20
 # More slots slow down each task, so they must raise the rate beyond this share of the best.
 NEAR_BEST = 0.9
+# A tail's examples: thirty, of which each of three folds leaves twenty to step on.
+TAIL_WAY, TAIL_SHOT, TAIL_SEEN = 10, 3, 20
+TAIL_STEPS = 3
 
 _log = logging.getLogger(__name__)
 
@@ -125,3 +128,35 @@ def measure_rates(
             seconds.append(time.perf_counter() - began)
         rates[width] = width / sorted(seconds)[MEASURED_STEPS // 2]
     return rates
+
+
+def measure_tail(tail: LoadedTail) -> float:
+    """Return the seconds that a step of a tail takes for each example, the least of some.
+
+    The first step, which makes the buffers, does not count.
+    """
+    device = next(iter(tail.parameters.values())).device
+    count = TAIL_WAY * TAIL_SHOT
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(1, count, *tail.network.spec.map_shape, generator=generator)
+    task = RefinementTask(
+        maps=maps.to(device),
+        classes=torch.arange(TAIL_WAY).repeat(TAIL_SHOT).to(device),
+        way=TAIL_WAY,
+        head_logits=torch.zeros(count, TAIL_WAY, device=device),
+        step_count=1,
+        fold_step_count=TAIL_STEPS + 1,
+        seed=0,
+    )
+    steps = refine(tail.network, tail.parameters, task)
+    next(steps)
+    seconds = []
+    for _ in range(TAIL_STEPS):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        next(steps)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds) / TAIL_SEEN

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import Head, Preconditioner, Scope
-from kshot.engine.task import EngineResult, EngineTask, StopReason
+from kshot.engine.task import EngineResult, EngineTask, StopReason, TailTask
 from kshot.internal.v1 import engine_pb2
 
 _STOP_REASONS = {
@@ -18,10 +18,8 @@ _STOP_REASONS = {
 
 def decode_task(request: engine_pb2.AdaptRequest) -> EngineTask:
     """Read a request; raises `ValueError` when its fields are inconsistent."""
-    shape = tuple(request.support.shape)
-    support = np.frombuffer(request.support.data, dtype="<f4").reshape(shape)
     return EngineTask(
-        support=support.astype(np.float32),  # a copy that torch may write to
+        support=_array(request.support),
         classes=np.array(request.class_indices, dtype=np.int64),
         way=request.way,
         step_count=request.step_count,
@@ -33,6 +31,7 @@ def decode_task(request: engine_pb2.AdaptRequest) -> EngineTask:
         seed=request.seed,
         deterministic=request.deterministic,
         balance_classes=request.balance_classes,
+        tail=_tail_task(request.tail) if request.HasField("tail") else None,
     )
 
 
@@ -54,6 +53,16 @@ def encode_result(result: EngineResult) -> engine_pb2.AdaptResponse:
         response.held_out_logits.data = logits.astype("<f4", copy=False).tobytes()
     response.compute_time.FromNanoseconds(round(result.compute_seconds * 1e9))
     return response
+
+
+def _tail_task(task: engine_pb2.TailTask) -> TailTask:
+    return TailTask(task.step_count, task.fold_step_count, _array(task.crop_maps))
+
+
+def _array(tensor: engine_pb2.Tensor) -> npt.NDArray[np.float32]:
+    """Copy numbers, so that torch may write to them."""
+    numbers = np.frombuffer(tensor.data, dtype="<f4").astype(np.float32)
+    return numbers.reshape(tuple(tensor.shape))
 
 
 def _named_tensors(

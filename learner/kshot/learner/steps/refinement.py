@@ -40,13 +40,15 @@ class RefinementTask:
 class Refinement:
     """An adapted tail; nothing but weight 0 where the head alone answers better.
 
-    `parameters` are `tail.*`, `tail.classes` `(way, feature_count)` and `tail.mix` `(2,)`: float32,
-    and representable as float16. `held_out_logits` `(n, way)` are those of head and tail for each
-    example without it; None without folds.
+    `parameters` are `tail.*` and `tail.classes` `(way, feature_count)`, float32 and representable
+    as float16, and `tail.mix` `(2,)`, float32. `support_logits` `(n, way)` are the tail's for the
+    originals. `held_out_logits` `(n, way)` are those of head and tail for each example without it;
+    None without folds.
     """
 
     weight: float = 0.0
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    support_logits: Tensor | None = None
     held_out_logits: Tensor | None = None
 
 
@@ -76,10 +78,11 @@ def refine(tail: Tail, start: Mapping[str, Tensor], task: RefinementTask) -> Ste
     adapted = yield from _adapt(tail, start, task, features)
     if adapted is None:
         return Refinement()
+    logits = yield from _passed(_answer(tail, adapted), originals)
     share = 1.0 if task.fold_step_count else 1 / (1 + weight)
     mix = torch.tensor([share, share * weight], device=originals.device)
     joined = None if held is None else head + weight * held
-    return Refinement(weight, adapted | {TAIL_MIX: _rounded(mix)}, joined)
+    return Refinement(weight, adapted | {TAIL_MIX: mix}, logits, joined)
 
 
 def _held_out(

@@ -1,0 +1,318 @@
+"""Tails that adapt behind heads: between the steps of others, and until their time is over."""
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from kshot.engine import refining
+from kshot.engine.budget import Budget
+from kshot.engine.device import choose_device
+from kshot.engine.models import LoadedModel
+from kshot.engine.pool import Job
+from kshot.engine.programs import Programs
+from kshot.engine.refining import Refining
+from kshot.engine.scheduler import Scheduler, SlotPlan
+from kshot.engine.task import EngineResult, EngineTask, StopReason, TailTask
+from kshot.engine.warm_up import blank_task
+from kshot.engine.wire import decode_task
+from kshot.internal.v1 import engine_pb2
+from kshot.learner import Refinement, RefinementTask, Tail, mixed_logits, refine
+
+PATIENCE = 240  # seconds: ends a test that hangs, on the slowest machine
+ENDLESS = 20_000
+Steps = Generator[None, None, Refinement]
+
+
+@pytest.fixture
+def scheduler(tailed: LoadedModel, model: LoadedModel) -> Iterator[Scheduler]:
+    """A scheduler with two slots; a tail takes none."""
+    device = choose_device("cpu")
+    plans = {name: SlotPlan(2, (1,)) for name in (tailed.name, model.name)}
+    made = Scheduler(Programs(None, device.device), device, plans)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def task(tail_request: engine_pb2.AdaptRequest) -> EngineTask:
+    return decode_task(tail_request)
+
+
+def _tail(task: EngineTask) -> TailTask:
+    assert task.tail is not None
+    return task.tail
+
+
+def _with_tail(task: EngineTask, **changed: object) -> EngineTask:
+    return replace(task, tail=replace(_tail(task), **cast(dict[str, Any], changed)))
+
+
+def _budget(seconds: float | None = None, *, allow_partial: bool = False) -> Budget:
+    return Budget(seconds, allow_partial)
+
+
+def test_a_tail_joins_its_head(scheduler: Scheduler, tailed: LoadedModel, task: EngineTask) -> None:
+    head = scheduler.submit(tailed, replace(task, tail=None), _budget()).result(PATIENCE)
+
+    both = scheduler.submit(tailed, task, _budget()).result(PATIENCE)
+
+    assert tailed.tail is not None
+    assert head.held_out_logits is not None
+    maps = np.concatenate([task.support[None, :, 6:].reshape(1, 9, 8, 4, 4), _tail(task).crop_maps])
+    classes, left_out = torch.from_numpy(task.classes), torch.from_numpy(head.held_out_logits)
+    plain = RefinementTask(torch.from_numpy(maps), classes, 3, left_out, 4, 3, task.seed)
+    steps = refine(tailed.tail.network, tailed.tail.parameters, plain)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(steps)
+    wanted: Refinement = end.value.value
+    assert (both.stop_reason, both.step_count, both.slot_bucket) == (StopReason.COMPLETED, 0, 0)
+    assert both.parameters.keys() == head.parameters.keys() | wanted.parameters.keys()
+    for name, value in wanted.parameters.items():
+        np.testing.assert_array_equal(both.parameters[name], value.numpy())
+    for name, array in head.parameters.items():
+        np.testing.assert_array_equal(both.parameters[name], array)
+    assert wanted.held_out_logits is not None
+    np.testing.assert_array_equal(both.held_out_logits, wanted.held_out_logits.numpy())
+    assert both.compute_seconds > head.compute_seconds
+    features = torch.from_numpy(task.support[:, :6, 0, 0])
+    weight, bias = (
+        torch.from_numpy(head.parameters[f"head.{name}"]) for name in ("weight", "bias")
+    )
+    parameters = {name: torch.from_numpy(array) for name, array in both.parameters.items()}
+    tail_logits = tailed.tail.network.logits(parameters, torch.from_numpy(maps[0]))
+    logits = mixed_logits(features @ weight.T + bias, tail_logits, parameters["tail.mix"])
+    assert both.support_accuracy == (logits.argmax(1) == classes).double().mean()
+
+
+def test_without_folds_the_left_out_answers_are_the_heads(
+    scheduler: Scheduler, tailed: LoadedModel, task: EngineTask
+) -> None:
+    task = _with_tail(task, fold_step_count=0)
+
+    head, both = (
+        scheduler.submit(tailed, each, _budget()).result(PATIENCE)
+        for each in (replace(task, tail=None), task)
+    )
+
+    assert both.parameters["tail.mix"].sum() == pytest.approx(1, abs=1e-3)
+    np.testing.assert_array_equal(both.held_out_logits, head.held_out_logits)
+
+
+def test_a_tail_without_weight_leaves_the_head(
+    scheduler: Scheduler, tailed: LoadedModel, task: EngineTask
+) -> None:
+    assert tailed.tail is not None
+    strict = Tail(replace(tailed.tail.network.spec, likeness=1.0))
+    unmoved = replace(tailed, tail=replace(tailed.tail, network=strict))
+
+    got = scheduler.submit(unmoved, _with_tail(task, fold_step_count=0), _budget()).result(PATIENCE)
+
+    assert set(got.parameters) == {"head.weight", "head.bias"}
+    assert got.stop_reason is StopReason.COMPLETED
+
+
+def test_neighbours_change_nothing(
+    scheduler: Scheduler, tailed: LoadedModel, model: LoadedModel, task: EngineTask
+) -> None:
+    alone = scheduler.submit(tailed, task, _budget()).result(PATIENCE)
+    budget = _budget()
+    endless = scheduler.submit(model, _stepping(model), budget)
+
+    first, second = (scheduler.submit(tailed, task, _budget()) for _ in range(2))
+
+    for answer in (first, second):
+        for name, array in alone.parameters.items():
+            np.testing.assert_array_equal(answer.result(PATIENCE).parameters[name], array)
+    assert not endless.done()
+    budget.cancelled.set()
+    endless.result(PATIENCE)
+
+
+def test_others_pass_a_long_tail(
+    scheduler: Scheduler, tailed: LoadedModel, model: LoadedModel, task: EngineTask
+) -> None:
+    budget = _budget()
+    long = scheduler.submit(tailed, _with_tail(task, step_count=ENDLESS), budget)
+
+    for _ in range(3):
+        stepping = replace(_stepping(model), step_count=5)
+        assert scheduler.submit(model, stepping, _budget()).result(PATIENCE).step_count == 5
+        head = scheduler.submit(tailed, replace(task, tail=None), _budget()).result(PATIENCE)
+        assert head.stop_reason is StopReason.COMPLETED
+
+    assert not long.done()
+    budget.cancelled.set()
+    assert long.result(PATIENCE).stop_reason is StopReason.CANCELLED
+
+
+@pytest.mark.parametrize("allow_partial", [False, True])
+def test_the_head_is_left_at_the_deadline(
+    scheduler: Scheduler, tailed: LoadedModel, task: EngineTask, *, allow_partial: bool
+) -> None:
+    """Also of a job that waits behind another. The service refuses what is not asked for."""
+    first, second = (
+        scheduler.submit(
+            tailed,
+            _with_tail(task, step_count=ENDLESS),
+            _budget(0.5, allow_partial=allow_partial),
+        )
+        for _ in range(2)
+    )
+
+    for answer in (first, second):
+        got = answer.result(PATIENCE)
+        assert got.stop_reason is StopReason.TIME_BUDGET
+        assert set(got.parameters) == {"head.weight", "head.bias"}
+
+
+def test_a_tail_that_fails_fails_alone(
+    scheduler: Scheduler, tailed: LoadedModel, task: EngineTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Steps:
+        yield
+        raise torch.OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(refining, "refine", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            scheduler.submit(tailed, task, _budget()).result(PATIENCE)
+
+    assert scheduler.submit(tailed, task, _budget()).result(PATIENCE).parameters
+
+
+def test_closing_ends_tails(scheduler: Scheduler, tailed: LoadedModel, task: EngineTask) -> None:
+    jobs = [
+        scheduler.submit(tailed, _with_tail(task, step_count=ENDLESS), _budget()) for _ in range(2)
+    ]
+    while not all(job.running() for job in jobs):  # pytest's time limit ends this
+        pass
+
+    scheduler.close()
+
+    for job in jobs:
+        with pytest.raises(CancelledError):
+            job.result(PATIENCE)
+
+
+def test_a_step_of_a_tail_that_hangs_shows(
+    scheduler: Scheduler, tailed: LoadedModel, task: EngineTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hang(*arguments: object) -> Steps:
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        return (yield from refine(*cast(Any, arguments)))
+
+    monkeypatch.setattr(refining, "refine", hang)
+    job = scheduler.submit(tailed, task, _budget())
+    assert inside.wait(PATIENCE)
+
+    assert scheduler.stalled_seconds() > 0
+    go_on.set()
+    job.result(PATIENCE)
+
+
+def test_a_tail_that_does_not_fit_is_refused(
+    scheduler: Scheduler, tailed: LoadedModel, model: LoadedModel, task: EngineTask
+) -> None:
+    crops = np.zeros((2, 6, 8, 4, 4), np.float32)
+    other = replace(_stepping(model), step_count=0, head=task.head, tail=TailTask(1, 0, crops))
+
+    with pytest.raises(ValueError, match="tail: model small has none"):
+        scheduler.submit(model, other, _budget())
+    with pytest.raises(ValueError, match=r"maps of shape \(8, 4, 4\) .* got \(8, 5, 5\)"):
+        wide = _with_tail(task, crop_maps=np.zeros((2, 9, 8, 5, 5), np.float32))
+        scheduler.submit(tailed, wide, _budget())
+    with pytest.raises(ValueError, match=r"tail\.crop_maps: expected shape \(k, 9, .* got \(9,\)"):
+        _with_tail(task, crop_maps=np.zeros(9, np.float32))
+    with pytest.raises(ValueError, match="step_count: expected 0 with a tail, got 3"):
+        replace(task, step_count=3)
+    with pytest.raises(ValueError, match=r"tail\.step_count: expected at least 1, got 0"):
+        _with_tail(task, step_count=0)
+    with pytest.raises(
+        ValueError, match=r"tail\.fold_step_count: expected 0 where a class has one"
+    ):
+        replace(task, classes=np.array([0, 1, 1, 1, 1, 1, 2, 2, 2]))
+
+
+class _Ticking:
+    """A clock that steps move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def queue(
+    tailed: LoadedModel, task: EngineTask, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], tuple[Refining, _Ticking, list[Job]]]:
+    """Make a queue of jobs whose tails take two steps of one second."""
+
+    def make(count: int) -> tuple[Refining, _Ticking, list[Job]]:
+        clock = _Ticking()
+
+        def steps(*_: object) -> Steps:
+            for _step in range(2):
+                clock.now += 1.0
+                yield
+            return Refinement()
+
+        monkeypatch.setattr(refining, "refine", steps)
+        waiting, jobs = Refining(clock), [Job(tailed, task, _budget()) for _ in range(count)]
+        zeros = np.zeros((9, 3), np.float32)
+        done = StopReason.COMPLETED
+        for job in jobs:
+            waiting.add(job, EngineResult({}, {}, 0, done, (), 0.0, 0.25, "", 0, zeros))
+        return waiting, clock, jobs
+
+    return make
+
+
+def test_others_have_as_much_time_as_a_step(
+    queue: Callable[[int], tuple[Refining, _Ticking, list[Job]]],
+) -> None:
+    waiting, clock, _ = queue(1)
+    assert waiting.due(alone=False)
+
+    waiting.advance()
+
+    assert waiting.due(alone=True)
+    assert not waiting.due(alone=False)
+    clock.now += 0.99
+    assert not waiting.due(alone=False)
+    clock.now += 0.01
+    assert waiting.due(alone=False)
+
+
+def test_jobs_adapt_one_after_another(
+    queue: Callable[[int], tuple[Refining, _Ticking, list[Job]]],
+) -> None:
+    """The time counts that their own steps take."""
+    waiting, clock, jobs = queue(2)
+
+    finished = []
+    while waiting.due(alone=True):
+        waiting.advance()
+        clock.now += 10.0
+        finished.append([job.answer.done() for job in jobs])
+
+    assert finished == [[False, False]] * 2 + [[True, False]] * 3 + [[True, True]]
+    assert [job.answer.result().compute_seconds for job in jobs] == [2.25, 2.25]
+
+
+def _stepping(model: LoadedModel) -> EngineTask:
+    """A task of endless inner steps."""
+    support = np.random.default_rng(1).random((6, 1, 12, 12), dtype=np.float32)
+    classes = np.repeat(np.arange(3), 2)
+    return replace(blank_task(model), support=support, classes=classes, way=3, step_count=20_000)
