@@ -12,8 +12,8 @@ from kshot.bench.serve.encoder import photograph
 from kshot.bundle import Bundle, decode_image
 
 
-def test_every_load_is_answered(means_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--bundle", str(means_bundle.path), "--callers", "3", "--seconds", "0.2", "--json"]
+def test_every_load_is_answered(tail_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--bundle", str(tail_bundle.path), "--callers", "3", "--seconds", "0.2", "--json"]
 
     assert main(["bench", "encoder", "--device", "cpu", *words]) == 0
 
