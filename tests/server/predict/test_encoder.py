@@ -17,7 +17,7 @@ from kshot.bundle import (
     write_bundle,
 )
 from kshot.server.predict.catalog import Catalog
-from kshot.server.predict.encoder import Encoder
+from kshot.server.predict.encoder import Encoder, part_for_maps
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
@@ -154,3 +154,64 @@ def test_a_head_alone_gets_no_session(tmp_path: Path, encoder_bundle: Bundle) ->
     np.testing.assert_allclose(logits, wanted, atol=1e-5)
     assert hot_set.candidate_count == 0
     hot_set.close()
+
+
+MAPS = "float[n,3,4,4] maps"
+GIVES_BOTH = """
+    maps = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(images)
+    flat = Flatten<axis=1>(images)
+    start = Constant<value = int64[1] {0}>()
+    end = Constant<value = int64[1] {60}>()
+    axis = Constant<value = int64[1] {1}>()
+    part = Slice(flat, start, end, axis)
+    shape = Constant<value = int64[4] {-1, 60, 1, 1}>()
+    encoded = Reshape(part, shape)"""
+
+
+def with_encoder(bundle: Bundle, root: Path, content: bytes) -> Bundle:
+    stored, manifest = BatchNormMode.STORED, replace(bundle.manifest, files={})
+    templates = {stored: bundle.template_path(stored).read_bytes()}
+    weights, tail = bundle.read_weights(), bundle.read_tail()
+    return write_bundle(root, manifest, weights, templates, "# t\n", encoder=content, tail=tail)
+
+
+def test_maps_are_those_of_the_encoder(tail_bundle: Bundle) -> None:
+    made = Encoder(tail_bundle, Runtime())
+    images = np.random.default_rng(0).random((3, 3, 8, 8), np.float32)
+
+    assert made.maps is not None
+    maps = made.maps.of(images)
+    assert maps.shape == (3, *made.maps.shape) == (3, 3, 4, 4)
+    np.testing.assert_allclose(maps.reshape(3, -1), made.encode(images)[:, 12:, 0, 0], atol=1e-6)
+    assert made.maps.seconds > 0
+
+
+def test_only_what_maps_need_is_computed(tail_bundle: Bundle) -> None:
+    """ONNX Runtime computes a whole graph, whatever outputs are asked for."""
+    part = part_for_maps(tail_bundle.path / "encoder.onnx").graph
+
+    assert [node.op_type for node in part.node] == ["AveragePool"]
+    assert [value.name for value in (*part.input, *part.output)] == ["images", "maps"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "problem"),
+    [
+        ("float[n,60,1,1] encoded", r"\(n, 3, 4, 4\), got encoded tensor"),
+        ("float[n,60,1,1] encoded, float[n,3,4,4] other", r"got encoded .*; other "),
+        ("float[n,60,1,1] encoded, float[n,3,2,8] maps", r"got .*maps .*'n', 3, 2, 8"),
+        ("float[n,60,1,1] encoded, float[2,3,4,4] maps", r"got .*maps .*2, 3, 4, 4"),
+    ],
+)
+def test_an_encoder_without_the_maps_of_a_tail_is_refused(
+    tail_bundle: Bundle, tmp_path: Path, outputs: str, problem: str
+) -> None:
+    body = GIVES_BOTH.replace("maps =", "other =") if "other" in outputs else GIVES_BOTH
+    if "3,2,8" in outputs:
+        body = body.replace("[2, 2], strides = [2, 2]", "[4, 1], strides = [4, 1]")
+    content = encoder("float[n,3,8,8] images", outputs, body, opset=20)
+    bundle = with_encoder(tail_bundle, tmp_path, content)
+
+    expected = "encoder.onnx: output: expected encoded, .* and maps, .*"
+    with pytest.raises(BundleError, match=expected + problem):
+        Catalog.load([bundle.path])

@@ -14,6 +14,7 @@ from kshot.bundle import Bundle
 from kshot.server.call_context import begin_call, current_call
 from kshot.server.errors import DeadlineExceeded
 from kshot.server.predict import encodings as encodings_module
+from kshot.server.predict.crops import cut, draw_windows
 from kshot.server.predict.encoder import Encoder
 from kshot.server.predict.encodings import Encodings
 from kshot.server.predict.runtime import Runtime
@@ -128,3 +129,35 @@ def test_files_of_small_pictures_are_prepared_where_they_are_encoded() -> None:
     assert not Encodings(workers).takes(many)
     assert not Encodings(workers, on_gpu=True).takes(few)
     assert Encodings(workers, on_gpu=True).takes(TensorImages("UINT8", (64, 8, 8), b"0" * 4096))
+
+
+def test_maps_of_crops_go_in_several_runs(tail_bundle: Bundle) -> None:
+    """Each picture has its own windows in every crop, and the seed decides them."""
+    made = Encoder(tail_bundle, Runtime())
+    assert made.maps is not None
+    maps, sizes = made.maps, []
+    plain = maps.of
+    images = np.random.default_rng(0).random((5, 3, 8, 8), np.float32)
+
+    def of(given: Floats) -> Floats:
+        sizes.append(len(given))
+        return plain(given)
+
+    async def main(seed: int) -> Floats:
+        workers = Workers()
+        begin_call("Adapt")
+        found = await Encodings(workers).crop_maps(maps, images, 2, seed)
+        assert current_call().seconds["compute"] > 0
+        await workers.close()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "of", of)
+        found = asyncio.run(main(seed=4))
+
+    windows = draw_windows(10, (3, 8, 8), seed=4)
+    wanted = [plain(cut(images, windows[start : start + 5])) for start in (0, 5)]
+    assert sizes == [8, 2]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    np.testing.assert_array_equal(found, asyncio.run(main(seed=4)))
+    assert not np.array_equal(found, asyncio.run(main(seed=5)))

@@ -9,9 +9,18 @@ import onnx
 import onnxruntime
 import pytest
 
-from kshot.bundle import COMPUTED_MODES, BatchNormMode, Bundle, manifest_document
+from kshot.bundle import (
+    COMPUTED_MODES,
+    BatchNormMode,
+    Bundle,
+    Calibration,
+    TemperatureRule,
+    manifest_document,
+)
+from kshot.server.predict.encoder import Encoder
 from kshot.server.predict.export import export_model
 from kshot.server.predict.predictor import Predictor
+from kshot.server.predict.runtime import Runtime
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -68,3 +77,34 @@ def test_equal_models_export_to_equal_bytes(
     }
 
     assert len(exports) == 1
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_an_export_with_a_tail_answers_as_the_server(
+    tail_bundle: Bundle, make_model: MakeModel, temperature: float
+) -> None:
+    """Encoder, head and tail are one file, and the maps no output of it."""
+    stored, random, tail = BatchNormMode.STORED, np.random.default_rng(0), tail_bundle.read_tail()
+    assert tail is not None
+    rules = (TemperatureRule(stored, 1, temperature), TemperatureRule(stored, 5, temperature))
+    fitted = Calibration(rules, "val", "d4", 5, task_count=9, query_count=2, step_count=0, seed=0)
+    bundle = replace(tail_bundle, manifest=replace(tail_bundle.manifest, calibration=fitted))
+    parameters = {
+        "head.weight": random.normal(size=(3, 12)).astype(np.float32),
+        "head.bias": random.normal(size=3).astype(np.float32),
+        **tail.parameters,
+        "tail.classes": random.normal(size=(3, 8)).astype(np.float32),
+        "tail.mix": np.array([1, 0.7], np.float32),
+    }
+    arrays = AdaptedArrays(parameters, {}, np.empty((3, 0, 1, 1), np.float32))
+    content = export_model(bundle, arrays, make_model(way=3), stored)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    images = random.uniform(-1, 1, (4, 3, 8, 8)).astype(np.float32)
+    (logits,) = session.run(None, {"inputs": images})
+
+    encoded = Encoder(tail_bundle, Runtime()).encode(images)
+    wanted = Predictor(bundle).logits(arrays, encoded, stored)
+    assert [value.name for value in session.get_outputs()] == ["logits"]
+    np.testing.assert_allclose(logits, wanted, atol=1e-5)
+    plain = Predictor(tail_bundle).logits(arrays, encoded, stored)
+    np.testing.assert_allclose(logits, plain / temperature, atol=1e-5)

@@ -373,3 +373,65 @@ def test_only_the_allowed_modes_are_loaded(tiny_bundle: Bundle, make_arrays: Mak
     assert predictor.logits(make_arrays(), queries(2), BatchNormMode.SUPPORT).shape == (2, 5)
     with pytest.raises(KeyError):
         predictor.logits(make_arrays(), queries(2), BatchNormMode.TRANSDUCTIVE)
+
+
+def with_tail(bundle: Bundle, mix: tuple[float, float], way: int = 3) -> AdaptedArrays:
+    tail, random = bundle.read_tail(), np.random.default_rng(way)
+    assert tail is not None
+    parameters = {
+        "head.weight": random.normal(size=(way, 12)).astype(np.float32),
+        "head.bias": np.zeros(way, np.float32),
+        **tail.parameters,
+        "tail.classes": random.normal(size=(way, 8)).astype(np.float32),
+        "tail.mix": np.array(mix, np.float32),
+    }
+    return AdaptedArrays(parameters, {}, np.empty((3, 0, 1, 1), np.float32))
+
+
+def without_tail(arrays: AdaptedArrays) -> AdaptedArrays:
+    head = {name: each for name, each in arrays.parameters.items() if name.startswith("head.")}
+    return replace(arrays, parameters=head)
+
+
+def log_probabilities(logits: Floats) -> Floats:
+    return np.log(softmax(logits))
+
+
+def test_a_tail_answers_beside_the_head(hot_set: HotSet, tail_bundle: Bundle) -> None:
+    """Arrays without one are a head alone, of the same bundle, and get no session."""
+    stored, predictor = BatchNormMode.STORED, Predictor(tail_bundle, hot_set=hot_set)
+    both = with_tail(tail_bundle, (0.6, 0.4))
+    head, alone = without_tail(both), with_tail(tail_bundle, (0.0, 1.0))
+    inputs = np.random.default_rng(0).normal(size=(6, 60, 1, 1)).astype(np.float32)
+
+    def answered(arrays: AdaptedArrays) -> Floats:
+        return predictor.logits(arrays, inputs, stored)
+
+    wanted = 0.6 * log_probabilities(answered(head)) + 0.4 * answered(alone)
+    plain = answered(both)
+    np.testing.assert_allclose(plain, wanted, atol=1e-5)
+    assert predictor.head_alone(head) and not predictor.head_alone(both)
+    for arrays in (both, head):
+        for _ in range(6):
+            answered(arrays)
+    settle(hot_set)
+    assert len(hot_set) == 1
+    np.testing.assert_allclose(answered(both), plain, atol=1e-5)
+
+
+def test_a_template_of_another_tail_is_refused(tail_bundle: Bundle, tmp_path: Path) -> None:
+    stored, tail = BatchNormMode.STORED, tail_bundle.read_tail()
+    assert tail is not None
+    template = tail_bundle.template_path(stored).read_bytes()
+    bundle = write_bundle(
+        tmp_path,
+        replace(tail_bundle.manifest, files={}),
+        tail_bundle.read_weights(),
+        {stored: template},
+        "",
+        encoder=(tail_bundle.path / "encoder.onnx").read_bytes(),
+        tail=replace(tail, template=template),
+    )
+
+    with pytest.raises(BundleError, match=r"predict_tail\.onnx: .*missing .*tail\.blocks"):
+        Predictor(bundle)

@@ -66,8 +66,7 @@ class Maps:
     ) -> None:
         """Open the part of an encoder that was checked, and measure it."""
         self.shape = tail.map_shape
-        part = onnx.utils.Extractor(onnx.load(path)).extract_model([IMAGES], [MAPS])
-        self._session = runtime.open(part.SerializeToString())
+        self._session = runtime.open(part_for_maps(path).SerializeToString())
         images = np.random.default_rng(0).random((_TIMED_CROPS, *input_shape), np.float32)
         self.of(images)  # the first run is slow
         start = time.perf_counter()
@@ -78,6 +77,11 @@ class Maps:
         """Map prepared `(n, *input.shape)` to `(n, *shape)`, all in one run."""
         (maps,) = self._session.run([MAPS], {IMAGES: images})
         return cast(Floats, maps)
+
+
+def part_for_maps(path: Path) -> onnx.ModelProto:
+    """Return what of an encoder gives the maps alone."""
+    return onnx.utils.Extractor(onnx.load(path)).extract_model([IMAGES], [MAPS])
 
 
 def check_encoder(session: onnxruntime.InferenceSession, bundle: Bundle) -> None:
