@@ -1,6 +1,6 @@
 """The adaptation of a tail to one support set, a step at a time."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +12,7 @@ from kshot.learner.steps.sampler import cycling_indices, derive_seed
 from kshot.learner.steps.tail_weight import best_weight, folds, prior_weight
 
 MOST_EXAMPLES = 32  # of a step, and of a pass without gradients
-BETAS = (0.9, 0.99)  # of Adam
+BETA_1, BETA_2, EPSILON = 0.9, 0.99, 1e-8  # of Adam
 
 Steps = Generator[None, None, "Refinement"]
 
@@ -123,23 +123,43 @@ def _adapt(
     means = [features[task.classes == number].mean(dim=0) for number in range(task.way)]
     parameters = {name: _fast(value.detach().clone()) for name, value in start.items()}
     parameters[TAIL_CLASSES] = functional.normalize(torch.stack(means), dim=1)
-    for value in parameters.values():
-        value.requires_grad_()
-    rate = tail.spec.learning_rate
-    optimizer = torch.optim.Adam(parameters.values(), lr=rate, betas=BETAS)
+    adapted = [value.requires_grad_() for value in parameters.values()]
+    adam = _Adam(adapted)
     for number, (views, rows) in enumerate(_draws(task)):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, 2 * (1 - number / task.step_count))
         logits = tail.logits(parameters, _fast(task.maps[views, rows]))
         loss = functional.cross_entropy(logits, task.classes[rows])
         if not torch.isfinite(loss):
             return None
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
+        share = min(1.0, 2 * (1 - number / task.step_count))
+        adam.step(torch.autograd.grad(loss, adapted), share * tail.spec.learning_rate)
         yield
     rounded = {name: _rounded(value.detach()) for name, value in parameters.items()}
     return rounded if all(torch.isfinite(value).all() for value in rounded.values()) else None
+
+
+class _Adam:
+    """Adam (Kingma, Ba 2015, algorithm 1), which changes parameters in place.
+
+    `torch.optim` is the same, but imports torch's compiler first, which takes seconds.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._parameters = parameters
+        self._first = [torch.zeros_like(value) for value in parameters]
+        self._second = [torch.zeros_like(value) for value in parameters]
+        self._count = 0
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], rate: float) -> None:
+        """Take `rate m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + e)` off the parameters."""
+        self._count += 1
+        size = rate / (1 - BETA_1**self._count)
+        root = (1 - BETA_2**self._count) ** 0.5
+        of_each = zip(self._parameters, gradients, self._first, self._second, strict=True)
+        for value, gradient, first, second in of_each:
+            first.lerp_(gradient, 1 - BETA_1)
+            second.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
+            value.addcdiv_(first, (second.sqrt() / root).add_(EPSILON), value=-size)
 
 
 def _draws(task: RefinementTask) -> list[tuple[Tensor, Tensor]]:
