@@ -13,23 +13,14 @@ import pytest
 import torch
 
 from kshot.bundle import (
-    BatchNorm,
     BatchNormMode,
     Bundle,
-    EncoderSpec,
     Grayscale,
-    Head,
-    HeadPolicy,
     InputSpec,
     Manifest,
     NetworkSpec,
     Rescale,
     Resize,
-    Scope,
-    ScopePolicy,
-    TailBlock,
-    TailFiles,
-    TailSpec,
     Weights,
     write_bundle,
 )
@@ -43,7 +34,6 @@ from kshot.learner import (
     StepCache,
     StepRule,
     StepSpec,
-    Tail,
     build_inner_step,
     build_network,
     cycling_indices,
@@ -55,7 +45,6 @@ from kshot.learner import (
 )
 
 SIDE = 12
-FEATURES = 6  # for the head, before the maps
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -106,52 +95,6 @@ def _write_small(folder: Path, manifest: Manifest, network: NetworkSpec) -> Bund
 
 
 @pytest.fixture(scope="session")
-def tail_bundle(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> Bundle:
-    """A bundle without steps, whose tail has drawn weights and adapts to pictures hardly alike."""
-    spec = TailSpec(
-        map_shape=(8, 4, 4),
-        blocks=(TailBlock(2, 8, 1), TailBlock(2, 12, 2)),
-        feature_count=16,
-        learning_rate=5e-3,
-        likeness=0.01,
-        slope=3.0,
-    )
-    generator = np.random.default_rng(0)
-    tail = {
-        name: generator.normal(0, (2 / max(1, np.prod(shape[1:]))) ** 0.5, shape).astype(np.float32)
-        for name, shape in Tail(spec).shapes.items()
-    }
-    only = BatchNormMode.STORED
-    steps = (Grayscale(), Resize(SIDE, SIDE, "nearest"), Rescale(1 / 255))
-    whole = replace(
-        manifest,
-        name="tailed",
-        network=NetworkSpec("features", {"normalize": False, "first": FEATURES}),
-        input=InputSpec((1, SIDE, SIDE), steps),
-        encoder=EncoderSpec((FEATURES + spec.map_size, 1, 1)),
-        inner_loop=replace(manifest.inner_loop, step_count=0),
-        batch_norm=BatchNorm(only, (only,)),
-        head=HeadPolicy(Head.PROTOTYPE, (Head.PROTOTYPE,)),
-        scope=ScopePolicy(Scope.AUTO, (Scope.HEAD, Scope.AUTO)),
-        tail=spec,
-    )
-    head = {
-        "head.weight": np.zeros((5, FEATURES), np.float32),
-        "head.bias": np.zeros(5, np.float32),
-    }
-    unread = b"not read by the engine"
-    return write_bundle(
-        tmp_path_factory.mktemp("tails"),
-        whole,
-        Weights(head, head, 0),
-        {only: unread},
-        "# tailed\n",
-        encoder=unread,
-        tail=TailFiles(tail, unread),
-    )
-
-
-@pytest.fixture(scope="session")
 def tailed(tail_bundle: Bundle) -> LoadedModel:
     """The model with a tail on the CPU, in this process, with one thread."""
     torch.set_num_threads(1)
@@ -176,7 +119,7 @@ def tail_request(tail_bundle: Bundle) -> engine_pb2.AdaptRequest:
         learning_rate=0.001,
         batch_size=5,
         preconditioner="carried",
-        head="prototype",
+        head="ridge",
         scope="auto",
         seed=7,
         tail=engine_pb2.TailTask(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from kshot.bundle import Head
 from kshot.engine import refining
 from kshot.engine.budget import Budget
 from kshot.engine.device import choose_device
@@ -26,6 +27,7 @@ from kshot.learner import Refinement, RefinementTask, Tail, mixed_logits, refine
 
 PATIENCE = 240  # seconds: ends a test that hangs, on the slowest machine
 ENDLESS = 20_000
+FEATURES, MAPS = 12, (3, 4, 4)  # of the bundle with a tail
 Steps = Generator[None, None, Refinement]
 
 
@@ -64,7 +66,9 @@ def test_a_tail_joins_its_head(scheduler: Scheduler, tailed: LoadedModel, task: 
 
     assert tailed.tail is not None
     assert head.held_out_logits is not None
-    maps = np.concatenate([task.support[None, :, 6:].reshape(1, 9, 8, 4, 4), _tail(task).crop_maps])
+    maps = np.concatenate(
+        [task.support[None, :, FEATURES:].reshape(1, 9, *MAPS), _tail(task).crop_maps]
+    )
     classes, left_out = torch.from_numpy(task.classes), torch.from_numpy(head.held_out_logits)
     plain = RefinementTask(torch.from_numpy(maps), classes, 3, left_out, 4, 3, task.seed)
     steps = refine(tailed.tail.network, tailed.tail.parameters, plain)
@@ -81,7 +85,7 @@ def test_a_tail_joins_its_head(scheduler: Scheduler, tailed: LoadedModel, task: 
     assert wanted.held_out_logits is not None
     np.testing.assert_array_equal(both.held_out_logits, wanted.held_out_logits.numpy())
     assert both.compute_seconds > head.compute_seconds
-    features = torch.from_numpy(task.support[:, :6, 0, 0])
+    features = torch.from_numpy(task.support[:, :FEATURES, 0, 0])
     weight, bias = (
         torch.from_numpy(head.parameters[f"head.{name}"]) for name in ("weight", "bias")
     )
@@ -223,13 +227,13 @@ def test_a_step_of_a_tail_that_hangs_shows(
 def test_a_tail_that_does_not_fit_is_refused(
     scheduler: Scheduler, tailed: LoadedModel, model: LoadedModel, task: EngineTask
 ) -> None:
-    crops = np.zeros((2, 6, 8, 4, 4), np.float32)
-    other = replace(_stepping(model), step_count=0, head=task.head, tail=TailTask(1, 0, crops))
+    crops = np.zeros((2, 6, *MAPS), np.float32)
+    other = replace(_stepping(model), step_count=0, head=Head.PROTOTYPE, tail=TailTask(1, 0, crops))
 
     with pytest.raises(ValueError, match="tail: model small has none"):
         scheduler.submit(model, other, _budget())
-    with pytest.raises(ValueError, match=r"maps of shape \(8, 4, 4\) .* got \(8, 5, 5\)"):
-        wide = _with_tail(task, crop_maps=np.zeros((2, 9, 8, 5, 5), np.float32))
+    with pytest.raises(ValueError, match=r"maps of shape \(3, 4, 4\) .* got \(3, 5, 5\)"):
+        wide = _with_tail(task, crop_maps=np.zeros((2, 9, 3, 5, 5), np.float32))
         scheduler.submit(tailed, wide, _budget())
     with pytest.raises(ValueError, match=r"tail\.crop_maps: expected shape \(k, 9, .* got \(9,\)"):
         _with_tail(task, crop_maps=np.zeros(9, np.float32))

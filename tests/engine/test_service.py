@@ -170,7 +170,7 @@ def test_a_deadline_leaves_the_head_if_that_is_allowed(
 def test_a_tail_of_other_maps_is_refused(
     tail_engine: Stub, tail_request: engine_pb2.AdaptRequest
 ) -> None:
-    tail_request.tail.crop_maps.CopyFrom(engine_pb2.Tensor(shape=[1, 9, 8, 2, 2], data=bytes(1152)))
+    tail_request.tail.crop_maps.CopyFrom(engine_pb2.Tensor(shape=[1, 9, 3, 2, 2], data=bytes(432)))
 
     with pytest.raises(grpc.RpcError) as caught:
         tail_engine.Adapt(tail_request, timeout=60)
