@@ -7,15 +7,26 @@ from itertools import pairwise
 import pytest
 import torch
 
-from kshot.bundle import COMPUTED_MODES, BatchNormMode, Head, NetworkSpec, Preconditioner, Scope
+from kshot.bundle import (
+    COMPUTED_MODES,
+    BatchNormMode,
+    Bundle,
+    Head,
+    NetworkSpec,
+    Preconditioner,
+    Scope,
+)
 from kshot.learner import (
     Initialization,
     InnerLoopResult,
     InnerStep,
+    Refinement,
+    RefinementTask,
     Slots,
     SlotTask,
     StepRule,
     StepSpec,
+    Tail,
     build_inner_step,
     compile_step,
     compiler_name,
@@ -23,6 +34,7 @@ from kshot.learner import (
     cycling_indices,
     graphed,
     query_logits,
+    refine,
     run_inner_loop,
     stack_states,
     start_state,
@@ -268,3 +280,32 @@ def test_a_gpu_answers_as_a_cpu(initialization: Initialization, mode: BatchNormM
         answers.append(query_logits(network, parameters, support[:, :4], support, mode).cpu())
 
     torch.testing.assert_close(answers[1], answers[0], rtol=0, atol=1e-8)
+
+
+def test_a_tail_adapts_on_a_gpu_as_on_a_cpu(tail_bundle: Bundle) -> None:
+    """And gives equal bits for equal tasks."""
+    files, spec = tail_bundle.read_tail(), tail_bundle.manifest.tail
+    assert files is not None
+    assert spec is not None
+    maps = torch.rand(3, 9, *spec.map_shape, generator=torch.Generator().manual_seed(0))
+
+    def refined(device: str) -> Refinement:
+        start = {
+            name: torch.tensor(array, device=device) for name, array in files.parameters.items()
+        }
+        classes = torch.arange(3, device=device).repeat(3)
+        logits = torch.zeros(9, 3, device=device)
+        task = RefinementTask(maps.to(device), classes, 3, logits, 5, 3, seed=1)
+        steps = refine(Tail(spec), start, task)
+        with pytest.raises(StopIteration) as end:
+            while True:
+                next(steps)
+        result: Refinement = end.value.value
+        return result
+
+    cpu, gpu, again = map(refined, ("cpu", "cuda", "cuda"))
+
+    assert cpu.weight == gpu.weight > 0
+    for name, value in gpu.parameters.items():
+        assert torch.equal(value, again.parameters[name])
+        torch.testing.assert_close(value.cpu(), cpu.parameters[name], rtol=0, atol=1e-2)
