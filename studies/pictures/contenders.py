@@ -9,7 +9,7 @@ from typing import Any
 from kshot.bundle import Bundle, default_bundles, load_bundle, locate_bundle
 from kshot.bundle.document import plain
 from kshot.bundle.errors import BundleError
-from kshot.bundle.manifest import ENCODER_FILE, WEIGHTS_FILE
+from kshot.bundle.manifest import ENCODER_FILE, TAIL_FILE, WEIGHTS_FILE
 from kshot.trainer.errors import DataError
 from studies.common.evaluation import DECIDING
 from studies.common.rows import read_rows
@@ -35,7 +35,7 @@ class Contender:
     title: str
     kind: Kind
     of: str
-    options: Mapping[str, Any] | None = None
+    options: Mapping[str, int | float | str | bool] | None = None
     reduced_to: int | None = None
     task_count: int | None = None
     networks: tuple[int, ...] | None = None
@@ -52,7 +52,7 @@ class Contender:
 
     def deciding(self) -> Mapping[str, Any]:
         """Return what decides its answers beside the pictures; raises `DataError`."""
-        of = [_deciding(bundle) for bundle in self.bundles()] or self.of
+        of = [deciding(bundle) for bundle in self.bundles()] or self.of
         more = {"networks": self.networks} if self.networks else {}
         return {
             "kind": self.kind,
@@ -65,17 +65,19 @@ class Contender:
     def steps(self) -> bool:
         """Tell whether its bundles take inner steps, which only a server does; see `deciding`."""
         inner = [bundle.manifest.inner_loop for bundle in self.bundles()]
-        return bool(self.options) or any(of.step_count or of.step_count_by_shot for of in inner)
+        given = "step_count" in (self.options or {})
+        return given or any(of.step_count or of.step_count_by_shot for of in inner)
 
 
-def _deciding(bundle: Bundle) -> Mapping[str, Any]:
+def deciding(bundle: Bundle) -> Mapping[str, Any]:
     """Return what decides a bundle's answers: its card and its tables may change without it."""
     manifest = bundle.manifest
+    tail = () if manifest.tail is None else ("tail",)
     return {
-        **{name: plain(getattr(manifest, name)) for name in (*DECIDING, "encoder", "ridge")},
+        **{name: plain(getattr(manifest, name)) for name in (*DECIDING, "encoder", "ridge", *tail)},
         **{
             name: manifest.files[name].sha256
-            for name in (WEIGHTS_FILE, ENCODER_FILE)
+            for name in (WEIGHTS_FILE, ENCODER_FILE, TAIL_FILE)
             if name in manifest.files
         },
     }

@@ -38,15 +38,18 @@ class FeatureEncoder:
         """Return the SHA-256 over encoder and input."""
         return hashlib.sha256(self.content + repr(self.spec).encode()).hexdigest()
 
-    def of_set(self, pictures: PictureSet) -> Features:
-        """Return the features `(n, features)` of all pictures, float32, from the cache if there."""
+    def of_set(self, pictures: PictureSet, *, mapped: bool = False) -> Features:
+        """Return the features `(n, features)` of all pictures, float32, from the cache if there.
+
+        `mapped` ones stay on the disk until they are read.
+        """
         key = hashlib.sha256(f"{self.digest} {pictures.digest}".encode()).hexdigest()[:32]
         path = cache_folder() / f"features-{key}.npy"
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with Progress("encoding", "pictures") as progress, replacing(path) as file:
                 np.save(file, self.encode(pictures.pictures, progress))
-        found: Features = np.load(path)
+        found: Features = np.load(path, mmap_mode="r" if mapped else None)
         return found
 
     def encode(self, pictures: Sequence[bytes], progress: Progress | None = None) -> Features:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from kshot.server.choice import Candidate, adapt_best
 from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.predict.catalog import Catalog
 from kshot.server.predict.prediction import Answers, Question, with_known_scores
-from kshot.server.request.options import Bounds, TtlLimits, resolve_options
+from kshot.server.request.options import OPTION_TYPES, Bounds, TtlLimits, resolve_options
 from kshot.server.request.violations import Violations
 from kshot.server.workers import Workers
 from studies.pictures.features import FeatureEncoder
@@ -43,14 +44,15 @@ class Shown:
 
 
 class InProcess:
-    """Adapts bundles that take no inner step by default, and answers, with default options.
+    """Adapts the heads of bundles that take no inner step by default, and answers.
 
     All that a server does from prepared pictures on is done by its own functions. Where there are
     several bundles, they are compared as the server does when no model is named.
     """
 
-    def __init__(self, bundles: Sequence[Bundle]) -> None:
-        """Open bundles; raises `BundleError`."""
+    def __init__(self, bundles: Sequence[Bundle], options: Mapping[str, Any] | None = None) -> None:
+        """Open bundles, adapted with these options; raises `BundleError`."""
+        self._options = {name: OPTION_TYPES[name](of) for name, of in (options or {}).items()}
         folders = [bundle.path for bundle in bundles]
         self._catalog, self._models = (
             Catalog.load(folders),
@@ -100,7 +102,9 @@ class InProcess:
                 name, manifest = model.bundle.manifest.name, model.bundle.manifest
                 support = shown.inputs[name][task.support]
                 bounds = Bounds(manifest, len(names), len(support), TtlLimits(0, 0))
-                options = resolve_options({"estimate": scored}, bounds, Violations())
+                options = resolve_options(
+                    {"estimate": scored, **self._options}, bounds, Violations()
+                )
                 labels = tuple(task.support_labels.tolist())
                 job = EngineTask(name, model.bundle.digest, support, labels, len(names), options)
                 unseen = np.zeros((len(support), *UNSEEN), np.float32)

@@ -148,7 +148,7 @@ def run_insights(asked: Sequence[Trial], contender: Contender, options: Options)
         return
     made_with = provenance(COMMAND, [SEED], options.device)
     try:
-        here = InProcess(contender.bundles())
+        here = InProcess(contender.bundles(), contender.options)
     except DataError as error:
         say(f"left out; {error}")
         return

@@ -13,6 +13,7 @@ from studies.pictures.gathered import Named
 from studies.pictures.measure import read_set_rows
 from studies.pictures.summary import summary
 from studies.pictures.tables import NOTHING, REAL, by_contender, examples
+from studies.pictures.tail.result import TAILS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 OVERVIEW = (
     "![Accuracy on each set, by examples per class](../studies/results/pictures/overview.png)"
 )
+CURVE = "![Accuracy over the time of Adapt](../studies/results/pictures/tails.png)"
 # The contenders that are drawn; of the rivals of each kind, the best of each line.
 DRAWN = ("photos", "drawings", "omniglot", "omniglot-best", "cifar-fs")
 BEST = {Kind.RIVAL: "best trivial classifier", Kind.FROZEN: "best frozen + LR"}
@@ -33,6 +35,7 @@ def page_blocks(
     return {
         "wanted": summary(results, tables) if results or any(tables.values()) else NOTHING,
         "pictures overview": OVERVIEW if results else NOTHING,
+        "pictures curve": CURVE if tables.get(TAILS) else NOTHING,
     }
 
 

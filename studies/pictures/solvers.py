@@ -63,7 +63,7 @@ def opened(contender: Contender) -> Iterator[Open]:
             if contender.steps():
                 yield serve
                 return
-            with closing(InProcess(contender.bundles())) as here:
+            with closing(InProcess(contender.bundles(), contender.options)) as here:
                 show = once_a_set(lambda pictures: here.show(sent(pictures, contender)))
                 yield lambda pictures: Checked(here, show(pictures), serve(pictures))
     else:
@@ -213,7 +213,7 @@ def last_layers(bundle: Bundle, networks: Sequence[int] | None) -> Rows:
     """Return the columns of an encoder's features that are some networks' last layers, or all."""
     ridge = bundle.manifest.ridge
     if networks is None or ridge is None:
-        return np.arange(bundle.manifest.network_input_shape[0])
+        return np.arange(bundle.manifest.feature_count)
     ends = np.cumsum(ridge.block_sizes)
     found = [
         np.arange(end - size, end)

@@ -54,6 +54,8 @@ from studies.pictures.page import draw_overview, page_blocks
 from studies.pictures.sets import PictureSet, read_archive, read_folder
 from studies.pictures.solvers import opened
 from studies.pictures.tables import all_tables, result_names
+from studies.pictures.tail.page import draw_curve
+from studies.pictures.tail.result import TAILS
 from studies.pictures.times import CALLERS, TIMES, run_times, timed_rows
 
 FONTS_HELP = "Folder with fonts; may be repeated.  [default: the system's]"
@@ -226,6 +228,8 @@ def write_page(folder: Path) -> None:
     results, tables = kept_results(folder), kept_tables(folder)
     if results:
         draw_overview(result_path(STUDY, "overview", folder).with_suffix(".png"), results)
+    if tables[TAILS]:
+        draw_curve(result_path(STUDY, TAILS, folder).with_suffix(".png"), tables)
     path = tables_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, all_tables(results, tables).encode())
@@ -246,7 +250,8 @@ def kept_results(folder: Path) -> Mapping[str, Result]:
 
 def kept_tables(folder: Path) -> Mapping[str, Named]:
     """Return the results that are gathered row by row, by name."""
-    return {name: read_rows(name, folder) for name in (TIMES, CALLERS, ESTIMATE, UNKNOWN)}
+    names = (TIMES, CALLERS, ESTIMATE, UNKNOWN, TAILS)
+    return {name: read_rows(name, folder) for name in names}
 
 
 if __name__ == "__main__":

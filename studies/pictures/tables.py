@@ -11,6 +11,8 @@ from studies.pictures.contenders import Kind, read_contenders
 from studies.pictures.gathered import Named
 from studies.pictures.insights import ESTIMATE, UNKNOWN
 from studies.pictures.measure import KEPT, SetRow, read_set_rows
+from studies.pictures.tail.page import tail_table
+from studies.pictures.tail.result import TAILS
 from studies.pictures.times import TIMES
 
 NOTHING, NONE = "Not measured yet.", "-"
@@ -62,6 +64,13 @@ CANVASES = (
     'Test characters of Omniglot, drawn again on canvases; "reduced" ones are reduced by area'
     " to 28 pixels before they are sent."
 )
+ADAPTED = (
+    "The tail of `photos` adapts behind the head: so many steps on all examples, and in each of "
+    "three folds where these decide its weight. Paired differences to the head alone, on the "
+    "first tasks of each set; the interval of the mean takes the i-th tasks of all sets as one. "
+    "Left out: by likeness and slope that the other sets choose. Seconds are the processor's, for "
+    "crops and steps."
+)
 CHOSEN = "How often the server chose which model where none was named."
 
 
@@ -81,6 +90,7 @@ def all_tables(results: Mapping[str, Result], tables: Mapping[str, Named]) -> st
         *((f"Accuracy, {examples(shot)}", "", _accuracies(sets, shot, results)) for shot in shots),
         ("Against the best rival", AHEAD, _ahead([*sets, *drawn], results)),
         ("Model left out", CHOSEN, _chosen([*sets, *drawn], results)),
+        ("With more time", ADAPTED, tail_table(tables[TAILS]) if tables.get(TAILS) else NOTHING),
         ("Milliseconds on one core", TIMED, _times(real.values(), tables.get(TIMES, {}))),
         ("Estimates", ESTIMATED, _estimates(tables.get(ESTIMATE, {}))),
         ("Unknown classes", STRANGE, _unknown(tables.get(UNKNOWN, {}))),

@@ -28,6 +28,7 @@ def test_only_a_server_takes_steps() -> None:
     drawings = Contender("drawings", "", Kind.SERVED, "drawings")
 
     assert not drawings.steps()
+    assert not Contender("head", "", Kind.SERVED, "drawings", {"scope": "head"}).steps()
     assert Contender("more", "", Kind.SERVED, "drawings", {"step_count": 1}).steps()
     assert read_contenders()["omniglot"].steps()
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kshot.bench.serve.server_process import running_server
-from kshot.bundle import Bundle, builtin_bundle, load_bundle
+from kshot.bundle import Bundle, Scope, builtin_bundle, load_bundle
 from kshot.client import Client
 from studies.pictures.in_process import InProcess
 from studies.pictures.sets import PictureSet, draw_tasks
@@ -24,7 +24,7 @@ def test_answers_are_the_servers(means_bundle: Bundle, pictures: PictureSet) -> 
         [pictures.pictures[row] for row in of] for of in (task.support, task.queries)
     )
 
-    with closing(InProcess([means_bundle])) as here:
+    with closing(InProcess([means_bundle], {"scope": "head"})) as here:
         shown = here.show(pictures)
         adapted = here.adapt(shown, task, scored=True)
         answers = here.answer(shown, adapted, task.queries)
@@ -35,6 +35,7 @@ def test_answers_are_the_servers(means_bundle: Bundle, pictures: PictureSet) -> 
         model = client.adapt(support, task.support_labels)
         said = client.predict(model, queries, return_logits=True)
 
+    assert adapted.model.options.scope is Scope.HEAD
     assert adapted.model.model == model.description.model == "means"
     assert said.logits is not None
     assert np.allclose(answers.logits, said.logits, atol=1e-4)

@@ -37,7 +37,7 @@ def test_tables_without_results_say_so() -> None:
     text = all_tables({}, {})
 
     heads = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
-    assert len(heads) == 11
+    assert len(heads) == 12
     assert all(section(text, head) == [NOTHING] for head in heads)
     assert {"grocery-20shot", "digits-1shot", "letters-26way-5shot"} <= set(result_names())
 
