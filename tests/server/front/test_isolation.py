@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2 as details_pb2
 from grpc_status import rpc_status
 
 from kshot.bundle import Bundle, Grayscale, Manifest, Rescale, Resize, write_bundle
-from kshot.server import adaptation
+from kshot.server import adaptation, checked_task
 from kshot.server.engine_link import client as engine_client
 from kshot.server.rpc import service
 from kshot.v1 import adaptation_pb2 as wire
@@ -161,9 +161,9 @@ def test_what_is_long_runs_beside_the_event_loop(
 
         monkeypatch.setattr(module, name, watched)
 
-    watch(adaptation, "prepare_images")
+    watch(checked_task, "prepare_images")
     watch(adaptation, "weights_digest")
-    watch(adaptation, "begin_adaptation_digest")
+    watch(checked_task, "begin_adaptation_digest")
     watch(adaptation, "_finite")
     watch(engine_client, "_request")
     watch(service, "prediction_messages")

@@ -24,7 +24,7 @@ IMAGES = "images"
 ENCODED = "encoded"
 MAPS = "maps"
 
-_TIMED_CROPS = 8
+_TIMED_CROPS, _TIMED_RUNS = 8, 4
 
 
 class Encoder:
