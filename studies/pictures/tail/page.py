@@ -49,7 +49,9 @@ def _cells(row: Row) -> Sequence[str]:
 
 
 def points(row: Row, column: str) -> str:
-    """Say a paired difference."""
+    """Say a paired difference; that of tails which never have a weight is no estimate."""
+    if not row["adapted"]:
+        return "0"
     return f"{100 * row[column]:+.1f} ± {100 * row[f'{column}_ci95']:.1f}"
 
 

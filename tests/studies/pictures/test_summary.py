@@ -20,7 +20,7 @@ def result(name: str, **rows: tuple[float, float]) -> Result:
 
 def adapted(head: float, ahead: float) -> Row:
     intervals = {"ahead_ci95": 0.005, "left_out_ci95": 0.005}
-    return {"head": head, "ahead": ahead, "left_out": 0.01, **intervals}
+    return {"head": head, "ahead": ahead, "left_out": 0.01, "adapted": 0.7, **intervals}
 
 
 def line(text: str, what: str) -> str:
