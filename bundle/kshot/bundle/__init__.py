@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from kshot.bundle.behind_encoder import RidgeRule, RidgeSettings, TailBlock, TailSpec
+from kshot.bundle.behind_encoder import (
+    TAIL_CLASSES,
+    TAIL_EXAMPLES,
+    TAIL_FOLDS,
+    TAIL_MIX,
+    RidgeRule,
+    RidgeSettings,
+    TailBlock,
+    TailSpec,
+)
 from kshot.bundle.calibration import Calibration, TemperatureRule
 from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditioner, Scope
 from kshot.bundle.drawn import THUMBNAIL, are_drawings
@@ -77,6 +86,10 @@ __all__ = [
     "PHOTOS",
     "PHOTOS_VERSION",
     "SCHEMA_VERSION",
+    "TAIL_CLASSES",
+    "TAIL_EXAMPLES",
+    "TAIL_FOLDS",
+    "TAIL_MIX",
     "THUMBNAIL",
     "BatchNorm",
     "BatchNormMode",

@@ -41,6 +41,13 @@ class RidgeSettings:
         return next(fitting, self.rules[-1])
 
 
+TAIL_CLASSES, TAIL_MIX = "tail.classes", "tail.mix"
+"""Parameters of an adapted tail beside its weights: rows `(way, feature_count)`, and `(2,)`."""
+
+TAIL_FOLDS, TAIL_EXAMPLES = 3, 32
+"""The most folds that decide the weight of a tail, and the most examples of one of its steps."""
+
+
 @dataclass(frozen=True)
 class TailBlock:
     """An inverted residual: `expansion` times the channels, depthwise 3 x 3, `channels`.
