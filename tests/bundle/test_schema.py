@@ -20,6 +20,7 @@ from kshot.bundle import (
     Ink,
     InputSpec,
     Manifest,
+    NetworkSpec,
     Normalize,
     Polarity,
     Preconditioner,
@@ -488,6 +489,7 @@ def tailed(manifest: Manifest) -> Manifest:
     tail = TailSpec((4, 3, 3), (block,), 16, learning_rate=0.001, likeness=0.5, slope=3.0)
     return replace(
         manifest,
+        network=NetworkSpec("features", {"first": 14}),
         encoder=EncoderSpec((50, 1, 1)),
         batch_norm=replace(
             manifest.batch_norm, default=BatchNormMode.STORED, allowed=(BatchNormMode.STORED,)
@@ -510,6 +512,9 @@ def test_a_tail_takes_the_last_numbers_of_the_encoder(tailed: Manifest) -> None:
         ("scope", {"default": "all", "allowed": ["all", "head"]}, "scope auto where there is a"),
         ("encoder.output_shape", [36, 1, 1], "more than the 36 numbers of the maps"),
         ("encoder.output_shape", [5, 4, 3], "an encoder that gives features"),
+        ("network.arguments.first", 0, "expected features, the first 14 of them"),
+        ("network.name", "mlp", "expected features, the first 14 of them"),
+        ("encoder.output_shape", [51, 1, 1], "expected features, the first 15 of them"),
         ("tail.blocks", [], "at least one block"),
         ("tail.likeness", 1.5, "a number from 0 to 1"),
         ("schema_version", 1, "no such key with schema_version 1"),

@@ -128,7 +128,7 @@ def test_the_servers_answer_is_pytorchs_before_and_after_a_kill(
             adapted = adapt(client, shot)
             report = adapted.report.tail
             assert report is not None
-            assert report.weight == pytest.approx(weight, rel=1e-2)  # as float16
+            assert report.weight == pytest.approx(weight, rel=1e-4)
             assert (report.step_count, report.fold_step_count) == (20, fold_steps)
             found = adapted.predict(queries).probabilities
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)

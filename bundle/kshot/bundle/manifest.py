@@ -214,7 +214,7 @@ class Manifest:
 
     @property
     def feature_count(self) -> int:
-        """Return how many numbers of the network's input are for the head: all but the maps."""
+        """Count the numbers of the network's input without the maps for a tail."""
         maps = 0 if self.tail is None else self.tail.map_size
         return math.prod(self.network_input_shape) - maps
 

@@ -178,6 +178,14 @@ def _check_tail(manifest: Manifest) -> None:
     size, shape = manifest.tail.map_size, manifest.network_input_shape
     expected = f"an encoder that gives features [n, 1, 1], more than the {size} numbers of the maps"
     expect(shape[1:] == (1, 1) and shape[0] > size, "tail.map_shape", expected, list(shape))
+    first = manifest.network.arguments.get("first")
+    expected = f"features, the first {manifest.feature_count} of them: the others are maps"
+    takes = manifest.network.name == "features" and first == manifest.feature_count
+    expect(takes, "network", expected, f"{manifest.network.name}, first {first}")
+    if manifest.ridge is not None:
+        count = sum(manifest.ridge.block_sizes)
+        expected = f"{manifest.feature_count} features in all, before the maps"
+        expect(count == manifest.feature_count, "ridge.block_sizes", expected, count)
     modes = manifest.batch_norm.allowed
     expected = "stored alone where there is a tail, whose batch norm is part of its weights"
     expect(modes == (BatchNormMode.STORED,), "batch_norm.allowed", expected, ", ".join(modes))

@@ -13,6 +13,8 @@ from kshot.bundle import (
     BatchNormMode,
     Bundle,
     BundleError,
+    Scope,
+    ScopePolicy,
     Weights,
     write_bundle,
 )
@@ -215,3 +217,26 @@ def test_an_encoder_without_the_maps_of_a_tail_is_refused(
     expected = "encoder.onnx: output: expected encoded, .* and maps, .*"
     with pytest.raises(BundleError, match=expected + problem):
         Catalog.load([bundle.path])
+
+
+def test_an_encoder_of_a_start_may_give_maps_that_nobody_takes(
+    tail_bundle: Bundle, tmp_path: Path
+) -> None:
+    """As `kshot train --start` writes it behind the encoder of `photos`."""
+    own = tail_bundle.manifest
+    head = replace(own, tail=None, scope=ScopePolicy(Scope.HEAD, (Scope.HEAD,)), files={})
+    template = tail_bundle.template_path(BatchNormMode.STORED).read_bytes()
+    bundle = write_bundle(
+        tmp_path,
+        head,
+        tail_bundle.read_weights(),
+        {BatchNormMode.STORED: template},
+        "",
+        encoder=(tail_bundle.path / "encoder.onnx").read_bytes(),
+    )
+
+    encoder = Catalog.load([bundle.path]).find("tailed").encoder
+
+    assert encoder is not None
+    assert encoder.maps is None
+    assert encoder.encode(np.zeros((2, 3, 8, 8), np.float32)).shape == (2, 60, 1, 1)
