@@ -99,7 +99,8 @@ def command(request: CalibrateRequest) -> None:
     A temperature is fitted for each batch-norm mode and number of shots, on answers to tasks of
     the bundle's own data, adapted as the server adapts by default. --step-count,
     --batch-norm-mode, --preconditioner and --head set other defaults for the copy; its accuracy
-    table is then measured again on test tasks. A temperature alone changes no answer.
+    table is then measured again on test tasks. A temperature alone changes no answer. Scope auto
+    is measured as head; the server divides the answers of adapted tails by the same temperature.
     docs/evaluation.md defines the temperature.
     """
     bundle = open_bundle(request)
