@@ -158,13 +158,17 @@ def test_others_pass_a_long_tail(
 
 @pytest.mark.parametrize("allow_partial", [False, True])
 def test_the_head_is_left_at_the_deadline(
-    scheduler: Scheduler, tailed: LoadedModel, task: EngineTask, *, allow_partial: bool
+    scheduler: Scheduler,
+    tailed: LoadedModel,
+    tail_request: engine_pb2.AdaptRequest,
+    *,
+    allow_partial: bool,
 ) -> None:
     """Also of a job that waits behind another. The service refuses what is not asked for."""
     first, second = (
         scheduler.submit(
             tailed,
-            _with_tail(task, step_count=ENDLESS),
+            _with_tail(decode_task(tail_request), step_count=ENDLESS),
             _budget(0.5, allow_partial=allow_partial),
         )
         for _ in range(2)
@@ -174,6 +178,44 @@ def test_the_head_is_left_at_the_deadline(
         got = answer.result(PATIENCE)
         assert got.stop_reason is StopReason.TIME_BUDGET
         assert set(got.parameters) == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("seconds", [None, 0.5])
+def test_the_second_of_two_alike_stops(
+    scheduler: Scheduler,
+    tailed: LoadedModel,
+    tail_request: engine_pb2.AdaptRequest,
+    seconds: float | None,
+) -> None:
+    """Tasks of two calls hold arrays of their own, which compare item by item."""
+    budgets = _budget(), _budget(seconds)
+    first, second = (
+        scheduler.submit(tailed, _with_tail(decode_task(tail_request), step_count=ENDLESS), budget)
+        for budget in budgets
+    )
+    if seconds is None:
+        budgets[1].cancelled.set()
+
+    reason = StopReason.CANCELLED if seconds is None else StopReason.TIME_BUDGET
+    assert second.result(PATIENCE).stop_reason is reason
+    assert not first.done()
+    budgets[0].cancelled.set()
+    assert first.result(PATIENCE).stop_reason is StopReason.CANCELLED
+
+
+def test_the_heads_are_left_where_refining_fails(
+    scheduler: Scheduler, tailed: LoadedModel, task: EngineTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Refining) -> None:
+        raise RuntimeError("not a step's own")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Refining, "advance", fail)
+        got = scheduler.submit(tailed, task, _budget()).result(PATIENCE)
+
+    assert set(got.parameters) == {"head.weight", "head.bias"}
+    both = scheduler.submit(tailed, task, _budget()).result(PATIENCE)
+    assert "tail.mix" in both.parameters
 
 
 def test_a_tail_that_fails_fails_alone(

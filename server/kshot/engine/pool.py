@@ -11,7 +11,7 @@ from kshot.engine.task import EngineResult, EngineTask, StopReason
 from kshot.learner import Slots, SlotTask
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """A task on its way through the engine, and the future of its result."""
 

@@ -26,7 +26,7 @@ ANSWER_STEPS = 1  # the head's answer is there: only a step that runs must end b
 _log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Refined:
     """A job with the result of its head; the steps of its tail exist from the first on."""
 
@@ -59,6 +59,13 @@ class Refining:
     def add(self, job: Job, head: EngineResult) -> None:
         """Queue a job whose head is made."""
         self._jobs.append(_Refined(job, head))
+
+    def give_up(self) -> None:
+        """Answer all jobs with their heads."""
+        while self._jobs:
+            refined = self._jobs.popleft()
+            if not refined.job.answer.done():
+                refined.job.answer.set_result(refined.head)
 
     def due(self, *, alone: bool) -> bool:
         """Tell whether a step comes next; `alone` means that no other job could compute."""

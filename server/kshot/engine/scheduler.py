@@ -113,7 +113,7 @@ class Scheduler:
                 if pool:
                     self._advance(key, pool)
             if self._refining.due(alone=not (self._waiting or self._active())):
-                self._refining.advance()
+                self._refine()
             self._round_began = None
         for jobs in (*(pool.jobs() for pool in self._pools.values()), self._refining.jobs()):
             for job in jobs:
@@ -190,6 +190,14 @@ class Scheduler:
             give_back_memory(error)
             for job in pool.jobs():
                 job.answer.set_exception(error)
+
+    def _refine(self) -> None:
+        try:
+            self._refining.advance()
+        except Exception as error:
+            _log.exception("refining_failed")
+            give_back_memory(error)
+            self._refining.give_up()
 
     def _kind(self, job: Job) -> tuple[_PoolKey, Mapping[int, InnerStep]]:
         """Return the key of a job's pool and its steps by width, compiled ones if there are any."""
