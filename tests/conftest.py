@@ -40,6 +40,9 @@ from kshot.bundle import (
     write_bundle,
 )
 
+# ONNX Runtime reports to its maker from its import on; `kshot` sets this for its own processes.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 if TYPE_CHECKING:
     from kshot.learner import StepSpec
 

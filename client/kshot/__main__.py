@@ -51,6 +51,8 @@ def command() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `kshot` and return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # ONNX Runtime reports its use to its maker from the import on, unless this is set before.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         code = command.main(list(arguments), prog_name="kshot", standalone_mode=False)
         sys.stdout.flush()
