@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from kshot.bundle import Bundle, Preconditioner
+from kshot.bundle import Bundle, Preconditioner, Scope
 from kshot.engine.models import LoadedModel
 from kshot.engine.slot_tasks import slot_task, step_rule, step_spec
 from kshot.engine.wire import decode_task
@@ -48,6 +48,16 @@ def test_a_bundle_trained_with_weight_decay_adapts_with_it(
         replace(started.rule, weight_decay_rate=1.0, learning_rate=0.1)
     )
     np.testing.assert_allclose(norms[1], norms[0] / 2, rtol=1e-5)
+
+
+def test_auto_shares_the_steps_of_the_head(
+    model: LoadedModel, request_message: engine_pb2.AdaptRequest
+) -> None:
+    task = decode_task(request_message)
+
+    auto, head, every = (step_spec(model, replace(task, scope=scope)) for scope in reversed(Scope))
+
+    assert auto == head != every
 
 
 def test_balanced_classes_come_equally_often(

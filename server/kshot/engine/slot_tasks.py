@@ -29,7 +29,7 @@ def step_spec(model: LoadedModel, task: EngineTask) -> StepSpec:
     rule = step_rule(model, task.preconditioner, task.learning_rate)
     manifest = model.bundle.manifest
     bucket = manifest.way_bucket(task.way)
-    return StepSpec.of(manifest, bucket, task.batch_size, rule, task.scope)
+    return StepSpec.of(manifest, bucket, task.batch_size, rule, task.scope.of_steps)
 
 
 def slot_task(model: LoadedModel, task: EngineTask) -> SlotTask:
