@@ -32,8 +32,6 @@ from kshot.learner.networks.network import (
 )
 from kshot.learner.networks.resnet12 import Resnet12
 from kshot.learner.networks.tail import (
-    TAIL_CLASSES,
-    TAIL_MIX,
     Tail,
     mixed_logits,
     split_maps,
@@ -62,8 +60,6 @@ from kshot.learner.steps.task_losses import Objective, task_losses
 
 __all__ = [
     "NETWORKS",
-    "TAIL_CLASSES",
-    "TAIL_MIX",
     "CompilationError",
     "Conv4",
     "Features",

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from kshot.bundle import TAIL_MIX
 from kshot.engine.device import give_back_memory
 from kshot.engine.pool import Job
 from kshot.engine.task import EngineResult
 from kshot.learner import (
-    TAIL_MIX,
     Refinement,
     RefinementTask,
     logits_of,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from kshot.bundle import TailBlock, TailSpec
-from kshot.learner import TAIL_CLASSES, Tail, mixed_logits, split_maps
+from kshot.bundle import TAIL_CLASSES, TailBlock, TailSpec
+from kshot.learner import Tail, mixed_logits, split_maps
 
 SPEC = TailSpec(
     map_shape=(4, 5, 5),

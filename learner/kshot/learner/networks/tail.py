@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.bundle import TailBlock, TailSpec
+from kshot.bundle import TAIL_CLASSES, TailBlock, TailSpec
 
 KERNEL = 3
 # Of the cosine between a picture and a class: the temperature of cosine classifiers is about 1/10.
 SCALE = 10.0
-TAIL_CLASSES, TAIL_MIX = "tail.classes", "tail.mix"
 
 
 class Tail:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.learner.networks.tail import TAIL_CLASSES, TAIL_MIX, Tail
+from kshot.bundle import TAIL_CLASSES, TAIL_EXAMPLES, TAIL_MIX
+from kshot.learner.networks.tail import Tail
 from kshot.learner.steps.sampler import cycling_indices, derive_seed
 from kshot.learner.steps.tail_weight import best_weight, folds, prior_weight
 
-MOST_EXAMPLES = 32  # of a step, and of a pass without gradients
 BETA_1, BETA_2, EPSILON = 0.9, 0.99, 1e-8  # of Adam
 
 Steps = Generator[None, None, "Refinement"]
@@ -165,8 +165,8 @@ class _Adam:
 def _draws(task: RefinementTask) -> list[tuple[Tensor, Tensor]]:
     """Draw which view of which examples each step sees: two int64 `(examples of a step,)`."""
     view_count, count = task.maps.shape[:2]
-    if count > MOST_EXAMPLES:
-        rows = cycling_indices(count, MOST_EXAMPLES, task.step_count, derive_seed(task.seed, 0, 1))
+    if count > TAIL_EXAMPLES:
+        rows = cycling_indices(count, TAIL_EXAMPLES, task.step_count, derive_seed(task.seed, 0, 1))
     else:
         rows = torch.arange(count).repeat(task.step_count, 1)
     generator = torch.Generator().manual_seed(derive_seed(task.seed, 0, 2))
@@ -178,7 +178,7 @@ def _draws(task: RefinementTask) -> list[tuple[Tensor, Tensor]]:
 def _passed(function: Callable[[Tensor], Tensor], maps: Tensor) -> Generator[None, None, Tensor]:
     """Apply a function to maps `(n, ...)`, some examples at a time."""
     parts: list[Tensor] = []
-    for part in torch.split(maps, MOST_EXAMPLES):
+    for part in torch.split(maps, TAIL_EXAMPLES):
         if parts:
             yield
         with torch.no_grad():

@@ -3,9 +3,8 @@
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.bundle import TailSpec
+from kshot.bundle import TAIL_FOLDS, TailSpec
 
-MOST_FOLDS = 3
 # Of the difference from the prior weight: as much as two nats of the left-out examples' loss.
 PULL = 2.0
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
@@ -43,6 +42,6 @@ def folds(classes: Tensor, way: int) -> Tensor:
     There are k folds, three or as many as the smallest class has examples: at least one.
     """
     members = functional.one_hot(classes, way)
-    count = min(MOST_FOLDS, int(members.sum(dim=0).min()))
+    count = min(TAIL_FOLDS, int(members.sum(dim=0).min()))
     numbers = (members.cumsum(dim=0) * members).sum(dim=1) - 1  # (n,), within the class
     return numbers % count

@@ -9,10 +9,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from kshot.bundle import BatchNormMode
+from kshot.bundle import TAIL_CLASSES, TAIL_MIX, BatchNormMode
 from kshot.learner import (
-    TAIL_CLASSES,
-    TAIL_MIX,
     Network,
     Tail,
     layout_of,
