@@ -105,7 +105,7 @@ def test_without_folds_the_left_out_answers_are_the_heads(
         for each in (replace(task, tail=None), task)
     )
 
-    assert both.parameters["tail.mix"].sum() == pytest.approx(1, abs=1e-3)
+    assert both.parameters["tail.mix"].sum() == pytest.approx(1, abs=1e-6)
     np.testing.assert_array_equal(both.held_out_logits, head.held_out_logits)
 
 

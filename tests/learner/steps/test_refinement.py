@@ -143,8 +143,8 @@ def test_with_one_example_the_likeness_decides(start: Parameters) -> None:
     answers = TAIL.logits(refined.parameters, task.maps[0])
     assert torch.allclose(refined.support_logits, answers, atol=1e-5)
     assert refined.weight == pytest.approx(weight, rel=1e-4)
-    expected = [1 / (1 + weight), weight / (1 + weight)]
-    assert refined.parameters["tail.mix"].tolist() == pytest.approx(expected, rel=1e-3)
+    mix = [1 / (1 + refined.weight), refined.weight / (1 + refined.weight)]
+    assert refined.parameters["tail.mix"].tolist() == pytest.approx(mix, rel=1e-6)
     assert refined.held_out_logits is None
 
 
@@ -157,12 +157,12 @@ def test_left_out_answers_are_joined(start: Parameters) -> None:
 
     assert refined.held_out_logits is not None
     assert refined.held_out_logits.shape == (15, WAY)
-    assert refined.parameters["tail.mix"].tolist() == pytest.approx([1, refined.weight], rel=1e-3)
+    assert refined.parameters["tail.mix"].tolist() == pytest.approx([1, refined.weight], rel=1e-6)
     tail = (refined.held_out_logits - torch.zeros(15, WAY).log_softmax(1)) / refined.weight
     assert torch.allclose(tail.exp().sum(1), torch.ones(15), atol=1e-4)
     assert beside.held_out_logits is not None
     both = mixed_logits(sure, tail, torch.tensor([1.0, beside.weight]))
-    assert torch.allclose(beside.held_out_logits, both, atol=1e-3)
+    assert torch.allclose(beside.held_out_logits, both, atol=1e-4)
 
 
 def test_a_tail_that_misleads_has_no_weight(start: Parameters) -> None:
@@ -197,6 +197,20 @@ def test_what_is_not_finite_has_no_weight(start: Parameters, fold_step_count: in
     steep = Tail(replace(SPEC, learning_rate=1e30))
 
     steps = refine(steep, start, task)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(steps)
+
+    assert end.value.value == Refinement()
+
+
+def test_an_answer_that_is_not_finite_has_no_weight(start: Parameters) -> None:
+    class Overflowing(Tail):
+        def logits(self, parameters: Parameters, maps: Tensor) -> Tensor:
+            logits = super().logits(parameters, maps)
+            return logits if torch.is_grad_enabled() else logits * float("inf")
+
+    steps = refine(Overflowing(SPEC), start, task_of(shot=1, step_count=3))
     with pytest.raises(StopIteration) as end:
         while True:
             next(steps)

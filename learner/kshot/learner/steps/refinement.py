@@ -79,6 +79,8 @@ def refine(tail: Tail, start: Mapping[str, Tensor], task: RefinementTask) -> Ste
     if adapted is None:
         return Refinement()
     logits = yield from _passed(_answer(tail, adapted), originals)
+    if not torch.isfinite(logits).all():
+        return Refinement()
     share = 1.0 if task.fold_step_count else 1 / (1 + weight)
     mix = torch.tensor([share, share * weight], device=originals.device)
     joined = None if held is None else head + weight * held
