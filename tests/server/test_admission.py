@@ -70,6 +70,29 @@ def test_images_wait_for_room_in_order_of_arrival() -> None:
     asyncio.run(main())
 
 
+def test_a_call_gives_back_what_it_no_longer_holds() -> None:
+    async def main() -> None:
+        begin_call("Adapt")
+        room = ImageRoom(small=10)
+
+        async def call() -> None:
+            async with room.hold(6):
+                pass
+
+        async with room.hold(10) as shrink:
+            waiting = asyncio.create_task(call())
+            shrink(12)  # no more than it has
+            shrink(5)
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            shrink(4)
+            await asyncio.wait([waiting])
+        async with room.hold(10):
+            pass
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("came", [False, True])
 def test_a_call_that_ends_while_it_waits_leaves_the_room(came: bool) -> None:
     """Also if its turn comes in the same moment."""

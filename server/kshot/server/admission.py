@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from kshot.server.call_context import current_call
@@ -14,6 +14,8 @@ from kshot.server.errors import QueueFull, ShuttingDown
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.images import believed
 from kshot.server.request.inputs import Images
+
+ShrinkRoom = Callable[[int], None]  # bytes of images that a call keeps
 
 
 class Admission:
@@ -78,17 +80,26 @@ class ImageRoom:
         self._small, self._large = _Lane(small), _Lane(large)
 
     @asynccontextmanager
-    async def hold(self, size_bytes: int) -> AsyncIterator[None]:
-        """Hold room inside the block; waits for it in order of arrival, which counts as `queue`."""
+    async def hold(self, size_bytes: int) -> AsyncIterator[ShrinkRoom]:
+        """Hold room inside the block; waits for it in order of arrival, which counts as `queue`.
+
+        Gives a function by which the block keeps so many bytes, and gives back the rest.
+        """
         lane = self._small if size_bytes <= _SMALL else self._large
-        size_bytes = min(size_bytes, lane.free_bytes + lane.held_bytes)
+        held = min(size_bytes, lane.free_bytes + lane.held_bytes)
         asked = time.perf_counter()
-        await lane.take(size_bytes)
+        await lane.take(held)
         current_call().add("queue", time.perf_counter() - asked)
+
+        def shrink(size_bytes: int) -> None:
+            nonlocal held
+            lane.give(held - min(held, size_bytes))
+            held = min(held, size_bytes)
+
         try:
-            yield
+            yield shrink
         finally:
-            lane.give(size_bytes)
+            shrink(0)
 
 
 class _Lane:
