@@ -173,7 +173,7 @@ def test_a_tail_is_the_requests_alone_and_ends_with_its_engine(
         assert (report.weight, report.step_count) == (0, 0)
         assert report.needed_time > 0.001
         (warning,) = [each for each in short.report.warnings if "time_budget" in each]
-        assert "0.001 s are too short" in warning
+        assert "0.001 s is too short" in warning
         head = adapt(client, scope="head")
         assert short.weights_digest == head.weights_digest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,18 @@ MakeModel = Callable[..., AdaptedModelRecord]
 
 SPEED = TailSpeed(example_seconds=0.01, crop_seconds=0.005)
 FIVE_SHOT = [index % 5 for index in range(25)]
+
+
+def ahead(
+    given: list[int],
+    budget: float,
+    spent: float = 0,
+    remaining: float | None = None,
+    *,
+    deterministic: bool = False,
+) -> TailOutlook:
+    options: Any = SimpleNamespace(time_budget=budget, deterministic=deterministic)
+    return look_ahead(given, SPEED, options, spent, remaining)
 
 
 def classes(*counts: int) -> list[int]:
@@ -63,7 +76,7 @@ def test_the_longest_plan_that_fits(
     counts: tuple[int, ...], budget: float, plan: TailPlan | None, seconds: float
 ) -> None:
     given = classes(*counts)
-    outlook = look_ahead(given, SPEED, budget + 1e-6, 0.0, None)
+    outlook = ahead(given, budget + 1e-6)
 
     assert outlook.plan == plan
     assert seconds * 1.1 - 1e-6 <= outlook.needed_seconds <= seconds * 1.1 + 0.1
@@ -72,13 +85,11 @@ def test_the_longest_plan_that_fits(
 
 
 def test_what_is_spent_counts() -> None:
-    outlook = look_ahead(FIVE_SHOT, SPEED, 12.0, 1.0, None)
+    outlook = ahead(FIVE_SHOT, 12.0, 1.0)
 
     assert outlook.plan == TailPlan(20, 6, 2)
     assert outlook.needed_seconds == pytest.approx(13.8)  # a tenth more than 12.5
-    assert look_ahead(FIVE_SHOT, SPEED, outlook.needed_seconds, 1.0, None).plan == TailPlan(
-        20, 12, 2
-    )
+    assert ahead(FIVE_SHOT, outlook.needed_seconds, 1.0).plan == TailPlan(20, 12, 2)
 
 
 @pytest.mark.parametrize(
@@ -87,19 +98,47 @@ def test_what_is_spent_counts() -> None:
 )
 def test_the_deadline_leaves_time_to_answer(remaining: float | None, steps: int | None) -> None:
     """A fifth of it, or three tenths of a second."""
-    outlook = look_ahead(FIVE_SHOT, SPEED, 600.0, 0.0, remaining)
+    outlook = ahead(FIVE_SHOT, 600.0, 0.0, remaining)
 
     assert (outlook.plan and outlook.plan.fold_step_count) == steps
     assert outlook.limit == ("" if steps else "deadline")
 
 
+@pytest.mark.parametrize(
+    ("budget", "spent", "remaining", "steps"),
+    [
+        (11.54, 0.0, None, 12),
+        (11.54, 9.0, None, 12),
+        (11.52, 0.0, None, None),  # fewer steps would fit
+        (600.0, 0.0, 14.3, None),
+        (600.0, 0.0, 15.0, 12),
+    ],
+)
+def test_a_deterministic_tail_takes_all_its_steps_or_none(
+    budget: float, spent: float, remaining: float | None, steps: int | None
+) -> None:
+    """What this call has spent so far does not decide, and does not add to what is needed."""
+    outlook = ahead(FIVE_SHOT, budget, spent, remaining, deterministic=True)
+
+    assert (outlook.plan and outlook.plan.fold_step_count) == steps
+    assert outlook.needed_seconds == pytest.approx(12.7)
+    again = ahead(FIVE_SHOT, outlook.needed_seconds, spent, deterministic=True)
+    assert again.plan == TailPlan(20, 12, 2)
+
+
+def test_an_outlook_of_too_little_time_has_no_plan() -> None:
+    late = TailOutlook(TailPlan(20, 12, 2), 9.0).too_late()
+
+    assert late == TailOutlook(None, 9.0, "deadline")
+
+
 def test_too_little_time_is_told() -> None:
-    short = look_ahead(FIVE_SHOT, SPEED, 2.0, 0.5, 30.0)
-    late = look_ahead(FIVE_SHOT, SPEED, 20.0, 0.5, 5.0)
+    short = ahead(FIVE_SHOT, 2.0, 0.5, 30.0)
+    late = ahead(FIVE_SHOT, 20.0, 0.5, 5.0)
 
     assert short.warning(2.0) == (
-        "options.time_budget: 2 s are too short to adapt the encoder's tail, so the head alone "
-        "adapted; all steps need 13.3 s"
+        "options.time_budget: a budget of 2 s is too short to adapt the encoder's tail, so the "
+        "head alone adapted; all steps need 13.3 s"
     )
     assert "the deadline is too short" in late.warning(20.0)
 

@@ -2,52 +2,80 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from functools import partial
 
 from kshot.server.adaptation import AdaptResult, adapt
-from kshot.server.call_context import current_call
+from kshot.server.admission import ShrinkRoom
+from kshot.server.call_context import current_call, seconds_to_spare
 from kshot.server.choice import Candidate
-from kshot.server.engine_link.client import TailTask
+from kshot.server.engine_link.client import Floats, TailTask
 from kshot.server.engine_link.supervisor import EngineSupervisor
+from kshot.server.errors import DeadlineExceeded, DeviceMemoryFull, EngineUnavailable
+from kshot.server.predict.encoder import Maps
 from kshot.server.predict.encodings import Encodings
-from kshot.server.tail import TailReport, TailSpeed, look_ahead, may_adapt
+from kshot.server.tail import TailPlan, TailReport, TailSpeed, look_ahead, may_adapt, unfinished
 from kshot.server.workers import Workers
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Adapts candidates, one after another, for one call."""
+    """Adapts candidates, one after another, for one call.
+
+    Images are many times larger than what encoders make of them, and a call may wait long for the
+    engine. So nobody holds them any more then, if a caller hands over its only reference to a
+    candidate; and the call shrinks its room for images.
+    """
 
     engine: EngineSupervisor
     encodings: Encodings
     workers: Workers
+    shrink_room: ShrinkRoom
 
     async def adapt(self, candidate: Candidate) -> tuple[Candidate, AdaptResult]:
         """Adapt the only candidate, with what of its tail fits; its queries come back encoded."""
-        encoded = await self._encode_support(candidate)
+        candidate = await self._encode_support(candidate)
         spent = _spent()
-        asked = await self.encode_queries(encoded)
-        planned = await self._plan(asked, spent)
-        return planned, await self._run(planned)
+        candidate = await self._encode_queries(candidate)
+        candidate = await self._plan(candidate, spent)
+        self._shrink_room(candidate)
+        return candidate, await self._run(candidate)
 
     async def adapt_head(self, candidate: Candidate) -> tuple[Candidate, AdaptResult]:
         """Adapt one candidate of several, without a tail, so that they compare soon."""
-        encoded = await self._encode_support(candidate)
-        return encoded, await self._run(encoded)
+        candidate = await self._encode_support(candidate)
+        return candidate, await self._run(candidate)
 
-    async def refine(self, candidate: Candidate, adaptation: AdaptResult) -> AdaptResult:
-        """Adapt the candidate that was chosen once more, if its tail has a plan that fits."""
-        planned = await self._plan(candidate, _spent())
-        outlook = planned.task.tail
+    async def refine(
+        self, candidate: Candidate, adaptation: AdaptResult
+    ) -> tuple[Candidate, AdaptResult]:
+        """Adapt the candidate that was chosen once more, if its tail has a plan that fits.
+
+        Its queries come back encoded. Whatever goes wrong costs the tail alone.
+        """
+        spent = _spent()
+        candidate = await self._encode_queries(candidate)
+        candidate = await self._plan(candidate, spent)
+        self._shrink_room(candidate)
+        outlook = candidate.task.tail
         if outlook is None:
-            return adaptation
-        if outlook.plan is None:
-            warnings = adaptation.warnings + planned.task.tail_warnings()
-            return replace(adaptation, warnings=warnings, tail=TailReport.of(outlook))
-        return replace(await self._run(planned), chosen_from=adaptation.chosen_from)
+            return candidate, adaptation
+        warnings = candidate.task.tail_warnings()
+        if outlook.plan is not None:
+            try:
+                async with asyncio.timeout(seconds_to_spare(current_call().remaining())):
+                    refined = await self._run(candidate)
+                return candidate, replace(refined, chosen_from=adaptation.chosen_from)
+            except (TimeoutError, DeadlineExceeded, EngineUnavailable, DeviceMemoryFull) as error:
+                warnings = (unfinished(error),)
+                late = isinstance(error, (TimeoutError, DeadlineExceeded))
+                allowed = candidate.task.engine_task.options.allow_partial
+                adaptation = replace(adaptation, partial=late and allowed)
+        warnings = adaptation.warnings + warnings
+        return candidate, replace(adaptation, warnings=warnings, tail=TailReport.of(outlook))
 
-    async def encode_queries(self, candidate: Candidate) -> Candidate:
+    async def _encode_queries(self, candidate: Candidate) -> Candidate:
         """Encode the queries of a candidate if there are any and its model has an encoder."""
         if candidate.model.encoder is None or candidate.queries is None:
             return candidate
@@ -61,31 +89,48 @@ class Adapter:
             return candidate
         support = await self.encodings.encode(encoder, task.images)
         encoded = await self.workers.prepare(partial(task.encoded, support))
-        if not self._example_seconds(candidate):  # else crops need the images
+        example_seconds = self._example_seconds(candidate)
+        if example_seconds:  # crops need the images
+            encoded = replace(encoded, tail_example_seconds=example_seconds)
+        else:
             encoded = encoded.without_images()
         return replace(candidate, task=encoded)
 
     async def _plan(self, candidate: Candidate, spent: float) -> Candidate:
         """Plan how far the tail adapts, where it may, and make the crops; then drop the images."""
-        encoder, example_seconds = candidate.model.encoder, self._example_seconds(candidate)
-        if not example_seconds or encoder is None or encoder.maps is None:
+        task, encoder = candidate.task, candidate.model.encoder
+        if not task.tail_example_seconds or encoder is None or encoder.maps is None:
             return candidate
-        task, engine_task = candidate.task, candidate.task.engine_task
+        engine_task = task.engine_task
         outlook = look_ahead(
             engine_task.class_indices,
-            TailSpeed(example_seconds, encoder.maps.seconds),
-            engine_task.options.time_budget,
+            TailSpeed(task.tail_example_seconds, encoder.maps.seconds),
+            engine_task.options,
             spent,
             current_call().remaining(),
         )
         if (plan := outlook.plan) is not None:
-            maps = await self.encodings.crop_maps(
-                encoder.maps, task.images, plan.crop_count, engine_task.options.seed
-            )
-            tail = TailTask(plan.step_count, plan.fold_step_count, maps)
-            engine_task = replace(engine_task, tail=tail)
+            try:
+                maps = await self._crop_maps(candidate, encoder.maps, plan)
+            except (TimeoutError, DeadlineExceeded):
+                outlook = outlook.too_late()
+            else:
+                tail = TailTask(plan.step_count, plan.fold_step_count, maps)
+                engine_task = replace(engine_task, tail=tail)
         planned = replace(task.without_images(), engine_task=engine_task, tail=outlook)
         return replace(candidate, task=planned)
+
+    async def _crop_maps(self, candidate: Candidate, maps: Maps, plan: TailPlan) -> Floats:
+        """Make the maps of the crops; raise `TimeoutError` while there is time for the head."""
+        images, seed = candidate.task.images, candidate.task.engine_task.options.seed
+        async with asyncio.timeout(seconds_to_spare(current_call().remaining())):
+            return await self.encodings.crop_maps(maps, images, plan.crop_count, seed)
+
+    def _shrink_room(self, candidate: Candidate) -> None:
+        """Keep room for the crops alone, if an encoder has taken the images."""
+        if candidate.model.encoder is not None:
+            tail = candidate.task.engine_task.tail
+            self.shrink_room(0 if tail is None else tail.crop_maps.nbytes)
 
     def _example_seconds(self, candidate: Candidate) -> float:
         """Return the seconds of a tail's step for each example; 0 where no tail may adapt."""

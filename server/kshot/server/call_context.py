@@ -16,6 +16,10 @@ from kshot.server.errors import CallCancelled, DeadlineExceeded
 _SLACK_SECONDS = 0.05
 _SLACK_SHARE = 0.01
 
+# Of a caller's time, what is kept to store and send a model that is made: a share, and seconds at
+# least.
+_KEPT_SHARE, _KEPT_SECONDS = 0.2, 0.3
+
 PHASES = ("queue", "decode", "compute", "store")
 
 
@@ -101,3 +105,13 @@ def begin_call(method: str, remaining: float | None = None) -> Call:
         call.slack += _SLACK_SHARE * max(0.0, remaining)
     _CALL.set(call)
     return call
+
+
+def seconds_to_spare(remaining: float | None) -> float | None:
+    """Return how many of a caller's seconds may go into making a model better; None if unlimited.
+
+    Negative if what remains is needed to store and send it.
+    """
+    if remaining is None:
+        return None
+    return remaining - max(_KEPT_SECONDS, _KEPT_SHARE * remaining)

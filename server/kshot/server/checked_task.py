@@ -27,7 +27,7 @@ from kshot.server.request.inputs import AdaptInput
 from kshot.server.request.options import Bounds, TtlLimits, resolve_options
 from kshot.server.request.validation import check_labels
 from kshot.server.request.violations import Violations
-from kshot.server.tail import OUT_OF_TIME, TailOutlook
+from kshot.server.tail import TailOutlook, unfinished
 
 Floats = npt.NDArray[np.float32]
 
@@ -39,8 +39,9 @@ class CheckedTask:
     `images` are the prepared ones, which the digest is made of; the engine's support set is the
     encoded one where the bundle has an encoder. `temperature` divides the adapted model's logits.
     `feature_blocks` are the sizes of those that the engine's support set begins with, if it is
-    features. `tail` says how far the tail adapts; `asks_for_tail` tells that the caller set an
-    option of it.
+    features. `asks_for_tail` tells that the caller set an option of the tail,
+    `tail_example_seconds` what a step of it takes for each example, 0 where it may not adapt, and
+    `tail` how far it adapts.
     """
 
     engine_task: EngineTask
@@ -50,6 +51,7 @@ class CheckedTask:
     feature_blocks: tuple[int, ...] = ()
     seen: SeenImages | None = None
     asks_for_tail: bool = False
+    tail_example_seconds: float = 0
     tail: TailOutlook | None = None
 
     def encoded(self, support: Floats) -> CheckedTask:
@@ -78,7 +80,7 @@ class CheckedTask:
         if self.tail is None:
             return ()
         if self.tail.plan is not None:
-            return (OUT_OF_TIME,) if out_of_time else ()
+            return (unfinished(),) if out_of_time else ()
         budget = self.engine_task.options.time_budget
         return (self.tail.warning(budget),) if self.asks_for_tail else ()
 

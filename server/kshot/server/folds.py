@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from kshot.server.call_context import seconds_to_spare
 from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.errors import DeadlineExceeded, DeviceMemoryFull, EngineUnavailable
 from kshot.server.predict.predictor import Predictor
@@ -20,11 +21,6 @@ from kshot.server.workers import Workers
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 RunFold = Callable[[EngineTask], Awaitable[EngineResult]]
-
-# Of the caller's time when the folds begin, what is kept to store and send the model: a share, and
-# seconds at least.
-_KEPT_SHARE = 0.2
-_KEPT_SECONDS = 0.3
 
 
 class FoldsFailedError(Exception):
@@ -68,12 +64,9 @@ async def held_out_logits(
     """
     if not some_may_be_left_out(task.class_indices):
         raise FoldsFailedError("expected two examples or more of two classes or more")
-    seconds = None
-    if remaining is not None:
-        seconds = remaining - max(_KEPT_SECONDS, _KEPT_SHARE * remaining)
     logits = np.zeros((len(task.class_indices), task.way), np.float32)
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds_to_spare(remaining)):
             for rows in folds_of(task.class_indices, task.options.fold_count, task.options.seed):
                 logits[rows] = await _leave_out(task, rows, run, predictor, workers)
     except (DeadlineExceeded, TimeoutError):

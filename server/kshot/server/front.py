@@ -12,7 +12,7 @@ import numpy as np
 from kshot.bundle import BatchNormMode
 from kshot.server.adaptation import AdaptResult
 from kshot.server.adapter import Adapter
-from kshot.server.admission import Admission, ImageRoom, room_bytes
+from kshot.server.admission import Admission, ImageRoom, ShrinkRoom, room_bytes
 from kshot.server.call_context import current_call
 from kshot.server.checked_task import check_task, check_task_alone
 from kshot.server.choice import Candidate, adapt_best, find_candidates
@@ -88,8 +88,9 @@ class Front:
             def check(model: ServedModel, noted: Violations, budget: PixelBudget) -> Candidate:
                 return Candidate(model, check_task(task, model, ttl, budget, noted))
 
-            async with self.adapting_room.hold(room_bytes(models, task.support_set.images)):
-                _, adaptation = await self._adapt(task, models, check, violations)
+            room = room_bytes(models, task.support_set.images)
+            async with self.adapting_room.hold(room) as shrink_room:
+                _, adaptation = await self._adapt(task, models, check, shrink_room, violations)
             kept = await self.kept_models.keep(adaptation.model, adaptation.arrays)
             current_call().adapted_model = kept.id
             return replace(adaptation, model=kept)
@@ -117,8 +118,8 @@ class Front:
                 )
 
             room = room_bytes(models, task.support_set.images, query.queries)
-            async with self.adapting_room.hold(room):
-                chosen, adaptation = await self._adapt(task, models, check, violations)
+            async with self.adapting_room.hold(room) as shrink_room:
+                chosen, adaptation = await self._adapt(task, models, check, shrink_room, violations)
                 queries = cast(Floats, chosen.queries)
                 mode, arrays = adaptation.model.options.batch_norm_mode, adaptation.arrays
                 question = Question(chosen.model, arrays, mode)
@@ -180,7 +181,12 @@ class Front:
             return adapted, chosen, await self.workers.compute(work)
 
     async def _adapt(
-        self, task: AdaptInput, models: Sequence[ServedModel], check: Check, violations: Violations
+        self,
+        task: AdaptInput,
+        models: Sequence[ServedModel],
+        check: Check,
+        shrink_room: ShrinkRoom,
+        violations: Violations,
     ) -> tuple[Candidate, AdaptResult]:
         """Adapt the best of the models that the task fits, and warn of the support set."""
         shared = SharedImages.of([model.bundle.manifest for model in models])
@@ -199,13 +205,14 @@ class Front:
             return await self.workers.prepare(lambda: thumbnails(images, shared, SUPPORT_IMAGES))
 
         candidates = await self.workers.prepare(prepare)
-        adapter = Adapter(self.engine, self.encodings, self.workers)
+        adapter = Adapter(self.engine, self.encodings, self.workers, shrink_room)
         if len(candidates) == 1:
             chosen, adaptation = await adapter.adapt(candidates.pop())
         else:
-            chosen, adaptation = await adapt_best(candidates, looks, adapter.adapt_head)
-            adaptation = await adapter.refine(chosen, adaptation)
-            chosen = await adapter.encode_queries(chosen)
+            # Without a name for the best: it has its images until `refine` drops them.
+            chosen, adaptation = await adapter.refine(
+                *await adapt_best(candidates, looks, adapter.adapt_head)
+            )
         chosen.warn()
         current_call().support_warnings += adaptation.warnings
         return chosen, adaptation

@@ -5,30 +5,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from kshot.bundle import Head, Manifest, Scope
+from kshot.bundle import TAIL_EXAMPLES, TAIL_FOLDS, TAIL_MIX, Head, Manifest, Scope
+from kshot.server.call_context import seconds_to_spare
 from kshot.server.engine_link.client import EngineResult
+from kshot.server.errors import DeviceMemoryFull, EngineUnavailable
 from kshot.server.request.options import AdaptOptions
-from kshot.server.store.adapted_model import TAIL_MIX
 
 _STEPS = 20
 _FOLD_STEPS = (12, 6)  # the fewer keep most of the gain
-_MOST_FOLDS = 3
-_STEP_EXAMPLES = 32  # the most of one step
 # The engine measures steps of 20 examples; what each step takes anyway is the time of three.
 _MEASURED_EXAMPLES, _FIXED_EXAMPLES = 20, 3
 
-OUT_OF_TIME = (
-    "options.time_budget: the deadline came before the encoder's tail had adapted, so the head "
-    "alone did; allow more time"
-)
-
-# Of the needed seconds as they are told: the same call may take a little longer.
+# Callers are told a little more than the needed seconds: the same call may take longer next time.
 _MARGIN = 1.1
-# Of a caller's time, what is left to store and send the model: a share, and seconds at least.
-_KEPT_SHARE, _KEPT_SECONDS = 0.2, 0.3
 
 
 @dataclass(frozen=True)
@@ -77,11 +69,15 @@ class TailOutlook:
         """Return what decides an adapted model's bytes beside its options."""
         return {} if self.plan is None else {"tail": asdict(self.plan)}
 
+    def too_late(self) -> TailOutlook:
+        """Return the outlook after a deadline that came too near before the first step."""
+        return replace(self, plan=None, limit="deadline")
+
     def warning(self, budget: float) -> str:
         """Return a sentence for a caller who asked for more than fits into his time budget."""
-        short = f"{budget:g} s are" if self.limit == "time budget" else "the deadline is"
+        limit = f"a budget of {budget:g} s" if self.limit == "time budget" else "the deadline"
         return (
-            f"options.time_budget: {short} too short to adapt the encoder's tail, so the head "
+            f"options.time_budget: {limit} is too short to adapt the encoder's tail, so the head "
             f"alone adapted; all steps need {self.needed_seconds:.1f} s"
         )
 
@@ -109,6 +105,19 @@ class TailReport:
         return TailReport(weight, plan.step_count, plan.fold_step_count, outlook.needed_seconds)
 
 
+def unfinished(error: Exception | None = None) -> str:
+    """Return a sentence on what ended a tail's adaptation: an error, or else the deadline."""
+    field, ending, remedy = "time_budget", "the deadline came", "allow more time"
+    if isinstance(error, EngineUnavailable):
+        field, ending, remedy = "scope", "the engine stopped", "adapt again"
+    elif isinstance(error, DeviceMemoryFull):
+        field, ending, remedy = "scope", "the device's memory was full", "adapt again later"
+    return (
+        f"options.{field}: {ending} before the encoder's tail had adapted, so the head alone did; "
+        f"{remedy}"
+    )
+
+
 def may_adapt(manifest: Manifest, options: AdaptOptions) -> bool:
     """Tell whether these options let a model's tail adapt, in time."""
     ridge = options.head is Head.RIDGE and options.step_count == 0
@@ -126,20 +135,26 @@ def plans_of(classes: Sequence[int]) -> list[TailPlan]:
 
 
 def look_ahead(
-    classes: Sequence[int], speed: TailSpeed, budget: float, spent: float, remaining: float | None
+    classes: Sequence[int],
+    speed: TailSpeed,
+    options: AdaptOptions,
+    spent: float,
+    remaining: float | None,
 ) -> TailOutlook:
     """Plan for examples of classes `(n,)`; times in seconds.
 
-    Of the time budget, `spent` is over. `remaining` is until the deadline, None without one.
+    Of the time budget, `spent` is over. `remaining` is until the deadline, None without one. With
+    `deterministic` the tail takes all its steps or none, and what is over does not count.
     """
-    left = until_deadline = budget - spent
-    if remaining is not None:
-        until_deadline = remaining - max(_KEPT_SECONDS, _KEPT_SHARE * remaining)
     plans = plans_of(classes)
+    if options.deterministic:
+        plans, spent = plans[:1], 0.0
+    left = options.time_budget - spent
+    until_deadline = seconds_to_spare(remaining)
     seconds = [plan.seconds(classes, speed) for plan in plans]
     needed = math.ceil(10 * _MARGIN * (spent + seconds[0])) / 10
     for plan, each in zip(plans, seconds, strict=True):
-        if each <= min(left, until_deadline):
+        if each <= left and (until_deadline is None or each <= until_deadline):
             return TailOutlook(plan, needed)
     return TailOutlook(None, needed, "time budget" if left < seconds[-1] else "deadline")
 
@@ -147,11 +162,11 @@ def look_ahead(
 def _fold_sizes(classes: Sequence[int]) -> list[int]:
     """Return how many examples each fold leaves out: of each class, every second or third."""
     counts = Counter(classes).values()
-    folds = min(_MOST_FOLDS, min(counts))
+    folds = min(TAIL_FOLDS, min(counts))
     return [sum((count - fold + folds - 1) // folds for count in counts) for fold in range(folds)]
 
 
 def _step_examples(count: int) -> float:
     """Return how many examples' share of a measured step one of `count` examples takes."""
     share = 1 - _FIXED_EXAMPLES / _MEASURED_EXAMPLES
-    return _FIXED_EXAMPLES + share * min(count, _STEP_EXAMPLES)
+    return _FIXED_EXAMPLES + share * min(count, TAIL_EXAMPLES)
