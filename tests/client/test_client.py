@@ -79,7 +79,7 @@ def test_a_call_may_last_longer_by_its_time_budget(client: Client, servicer: Fak
     labels = [0, 1, 0, 1]
     client.adapt(IMAGES, labels, time_budget=timedelta(seconds=100))
     client.adapt_and_predict(IMAGES, labels, IMAGES, time_budget=100)
-    client.adapt(IMAGES, labels, time_budget=100, timeout=50)
+    client.adapt(IMAGES, labels, time_budget=np.float32(100), timeout=50)
 
     longer, also, named = servicer.remaining
     assert named < 51 < 100 < min(longer, also)
@@ -97,15 +97,20 @@ def test_the_report_tells_what_became_of_the_tail(client: Client, servicer: Fake
     assert after.tail == TailReport(0.25, 20, 6, 9.5)
 
 
+DURATION = "expected a finite number of seconds or a timedelta"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"head": "neck"}, "head: expected one of trained, prototype, zero, ridge, got 'neck'"),
         ({"step_count": "many"}, "step_count: cannot send 'many'"),
         ({"step_count": 1 << 40}, "step_count: cannot send "),
-        ({"ttl": "an hour"}, "ttl: expected seconds or a timedelta, got 'an hour'"),
-        ({"ttl": float("inf")}, "ttl: expected seconds or a timedelta, got inf"),
-        ({"time_budget": "1"}, "time_budget: expected seconds or a timedelta, got '1'"),
+        ({"ttl": "an hour"}, f"ttl: {DURATION}, got 'an hour'"),
+        ({"ttl": float("inf")}, f"ttl: {DURATION}, got inf"),
+        ({"time_budget": True}, f"time_budget: {DURATION}, got True"),
+        ({"time_budget": "1"}, f"time_budget: {DURATION}, got '1'"),
+        ({"time_budget": 10**400}, f"time_budget: {DURATION}, got 1000"),
         ({"steps": 3}, "unknown option 'steps'; expected one of step_count, "),
     ],
 )

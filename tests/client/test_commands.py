@@ -159,7 +159,7 @@ def test_an_adaptation_says_what_to_expect() -> None:
         (
             TailReport(0.0, 20, 0, 1.5),
             2.0,
-            "as they were: the classes look different enough to the head alone",
+            "as they were: the head suffices, the classes look unlike each other",
         ),
         (
             TailReport(0.0, 0, 0, 9.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from numbers import Real
 from typing import Any, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
@@ -79,8 +80,8 @@ class ResolvedOptions:
     )
     time_budget: float = field(
         metadata={
-            "help": "Seconds of computing that scope auto may take; the call may last so much "
-            "longer than --timeout says."
+            "help": "Seconds of an idle core that scope auto may plan for, up to 600; a busy "
+            "machine takes longer. They are added to --timeout."
         }
     )
 
@@ -153,12 +154,16 @@ def decode_choice(kind: str, number: int) -> str:
 
 def _set_duration(message: wire.AdaptOptions, name: str, value: object) -> None:
     try:
-        given = timedelta(seconds=value) if isinstance(value, int | float) else value
-        if not isinstance(given, timedelta):
+        if isinstance(value, timedelta):
+            getattr(message, name).FromTimedelta(value)
+        elif type(value) is not bool and isinstance(value, Real):
+            getattr(message, name).FromNanoseconds(round(float(value) * 1e9))
+        else:
             raise TypeError
-        getattr(message, name).FromTimedelta(given)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name}: expected seconds or a timedelta, got {value!r}") from error
+        got = f"{value!r:.40}"
+        expected = "a finite number of seconds or a timedelta"
+        raise InputError(f"{name}: expected {expected}, got {got}") from error
 
 
 def seconds(duration: Duration) -> float:

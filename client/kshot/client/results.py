@@ -83,7 +83,7 @@ class TailReport:
     `weight` is that of their log-probabilities beside the head's, 0 where they stay as they are.
     `step_count` counts steps on all examples, 0 where the time was too short, `fold_step_count`
     those in each fold that decided the weight. All steps would need a `time_budget` of
-    `needed_time` seconds.
+    `needed_time` seconds, 0 where all were taken.
     """
 
     weight: float

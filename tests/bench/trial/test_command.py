@@ -33,7 +33,7 @@ def test_bundles_and_rivals_are_tried(make_folder: MakeFolder, tmp_path: Path) -
         (["--bundle", "omniglot", "--server", "localhost:1"], "cannot be combined with --server"),
         (["--plot", "confusion.jpg"], "expected a file that ends in .png"),
         (["--pictures", "1"], "1 is not in the range x>=4"),
-        (["--time-budget", "0"], "0.0 is not in the range x>0"),
+        (["--time-budget", "0"], "0.0 is not in the range 0<x<=600"),
     ],
 )
 def test_wrong_use_is_refused(words: list[str], message: str) -> None:

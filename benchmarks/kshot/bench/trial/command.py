@@ -56,7 +56,7 @@ PLOT_HELP = "Where the confusion of classes is drawn."
 )
 @click.option(
     "--time-budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0, min_open=True, max=600),
     metavar="SECONDS",
     help=BUDGET_HELP,
 )

@@ -168,7 +168,7 @@ def last_layers(tail: TailReport, budget: float) -> str:
     elif tail.fold_step_count:
         said = "as they were: the head alone answers left-out examples better"
     else:
-        said = "as they were: the classes look different enough to the head alone"
+        said = "as they were: the head suffices, the classes look unlike each other"
     return f"{said}; {remedy} allows all steps" if missing else said
 
 
