@@ -18,6 +18,7 @@ from kshot.server.tail import (
     TailPlan,
     TailReport,
     TailSpeed,
+    _fold_sizes,
     look_ahead,
     may_adapt,
 )
@@ -82,6 +83,18 @@ def test_the_longest_plan_that_fits(
     assert seconds * 1.1 - 1e-6 <= outlook.needed_seconds <= seconds * 1.1 + 0.1
     if plan is not None and plan.fold_step_count != 6:
         assert plan.seconds(given, SPEED) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("counts", [(5,) * 5, (2,) * 5, (2, 7), (3, 4, 8), (30, 31)])
+def test_the_planned_folds_are_the_learners(counts: tuple[int, ...]) -> None:
+    import torch
+
+    from kshot.learner.steps.tail_weight import folds
+
+    given = classes(*counts)
+    left_out = torch.bincount(folds(torch.tensor(given), len(counts))).tolist()
+
+    assert _fold_sizes(given) == left_out
 
 
 def test_what_is_spent_counts() -> None:

@@ -11,10 +11,10 @@ import onnx
 import onnx.compose
 import onnx.numpy_helper
 
-from kshot.bundle import BatchNormMode, Bundle, manifest_document
+from kshot.bundle import TAIL_MIX, BatchNormMode, Bundle, manifest_document
 from kshot.server.predict.encoder import ENCODED, IMAGES
 from kshot.server.predict.template import HEAD, used_names
-from kshot.server.store.adapted_model import TAIL_MIX, AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
 _INPUT = "inputs"
 

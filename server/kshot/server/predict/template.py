@@ -8,8 +8,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from kshot.bundle import BatchNormMode, Bundle, BundleError
-from kshot.server.store.adapted_model import TAIL_CLASSES, TAIL_MIX
+from kshot.bundle import TAIL_CLASSES, TAIL_MIX, BatchNormMode, Bundle, BundleError
 
 QUERIES = "inputs"
 SUPPORT = "support"

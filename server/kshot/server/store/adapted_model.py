@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from kshot.bundle import TAIL_MIX
 from kshot.server.request.options import AdaptOptions
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
-# Parameters of a tail that adapted behind the head: all, its classes, the weights of head and tail.
-TAIL, TAIL_CLASSES, TAIL_MIX = "tail.", "tail.classes", "tail.mix"
+# Parameters of a tail that adapted behind the head begin with this.
+TAIL = "tail."
 
 
 @dataclass(frozen=True)

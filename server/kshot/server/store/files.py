@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from kshot.bundle import replace_file, sync_folder
-from kshot.server.store.adapted_model import TAIL, TAIL_MIX, AdaptedArrays, Arrays
+from kshot.bundle import TAIL_MIX, replace_file, sync_folder
+from kshot.server.store.adapted_model import TAIL, AdaptedArrays, Arrays
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PARAMETERS = "parameters."
