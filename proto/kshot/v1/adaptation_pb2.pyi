@@ -1222,11 +1222,15 @@ class AdaptOptions(google.protobuf.message.Message):
     """Seeds the sampling of examples: 0 to 2^63 - 1. Default 0."""
     allow_partial: builtins.bool
     """Allows an answer with fewer steps, at least one, if the call's deadline comes first; the report
-    then says `STOP_REASON_TIME_BUDGET`. Default false: DEADLINE_EXCEEDED.
+    then says `STOP_REASON_TIME_BUDGET`. Default false: DEADLINE_EXCEEDED. If it comes while a tail
+    adapts, the head alone answers in both cases, with a warning; the report says
+    `STOP_REASON_TIME_BUDGET` where this is allowed, else `STOP_REASON_COMPLETED`.
     """
     deterministic: builtins.bool
     """Asks for parameters whose bytes depend only on bundle, support set, options, seed and compute
-    path: the task runs alone, in slot bucket 1. Default false.
+    path: the task runs alone, in slot bucket 1. Of a tail they depend on `AdaptReport.tail` as well:
+    it takes all its steps, where `time_budget` and the deadline suffice by the engine's measured
+    speed, or none. A deadline that comes while it adapts leaves none. Default false.
     """
     estimate: builtins.bool
     """Asks for `AdaptReport.estimate`, `AdaptReport.example_notes` and, in answers to queries, known
@@ -1250,9 +1254,11 @@ class AdaptOptions(google.protobuf.message.Message):
 
     @property
     def time_budget(self) -> google.protobuf.duration_pb2.Duration:
-        """Limits the computing of `SCOPE_AUTO`, not the waiting for it: above 0 s, to 600 s. What fits is
-        decided before it begins, by steps that the engine measured when it started; the call's deadline
-        counts as well. Other scopes ignore it. Default: that of `ModelCapabilities.default_options`.
+        """Limits the computing of `SCOPE_AUTO`, not the waiting for it: above 0 s, to 600 s. What the call
+        has computed before, also for other models that the server compared, counts unless
+        `deterministic` is set. What fits is decided before a tail begins, by steps that the engine
+        measured when it started; the call's deadline counts as well. Other scopes ignore it. Default:
+        that of `ModelCapabilities.default_options`.
         """
 
     def __init__(
@@ -1324,8 +1330,8 @@ class AdaptedModel(google.protobuf.message.Message):
     weights_digest: builtins.str
     """Names the adapted parameters: SHA-256, 64 hexadecimal digits."""
     adaptation_digest: builtins.str
-    """Identifies bundle, prepared support set, class names and resolved options: SHA-256, 64
-    hexadecimal digits.
+    """Identifies bundle, prepared support set, class names, resolved options, and the steps of a tail
+    that `AdaptReport.tail` counts: SHA-256, 64 hexadecimal digits.
     """
     size_bytes: builtins.int
     """Counts the bytes it takes in the store."""
@@ -1410,7 +1416,8 @@ class AdaptReport(google.protobuf.message.Message):
         """Estimates the accuracy on new queries from examples that were left out, each in turn, or fold by
         fold. Unset where no class or only one has two examples, or where steps were taken or the head is
         not made from the support set alone (`HEAD_PROTOTYPE`, `HEAD_RIDGE`) and there are no
-        `AdaptOptions.fold_count`, or with `AdaptOptions.estimate` false.
+        `AdaptOptions.fold_count`, or with `AdaptOptions.estimate` false. Where a tail adapted without
+        folds (`TailReport.fold_step_count`), it is the head's alone, as are notes and known scores.
         """
 
     @property
@@ -1462,14 +1469,19 @@ class TailReport(google.protobuf.message.Message):
     left-out examples are answered better without it, and nothing of it is kept.
     """
     step_count: builtins.int
-    """Counts the steps on the whole support set. 0: the time budget was too short."""
+    """Counts the planned steps on the whole support set; with weight 0 none of them was needed. 0: the
+    time budget or the deadline was too short, which a warning tells if the request set `scope` or
+    `time_budget`, or the tail could not finish, which one always tells.
+    """
     fold_step_count: builtins.int
     """Counts the steps in each of the folds that decided the weight. 0 also where a class has one
     example; then the weight follows from how alike the pictures are.
     """
     @property
     def needed_time(self) -> google.protobuf.duration_pb2.Duration:
-        """Gives the `AdaptOptions.time_budget` that all steps would need on this server."""
+        """Gives the `AdaptOptions.time_budget` that all steps would need on this server, with what this
+        call had computed before.
+        """
 
     def __init__(
         self,
