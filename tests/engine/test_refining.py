@@ -1,7 +1,9 @@
 """Tails that adapt behind heads: between the steps of others, and until their time is over."""
 
+import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator
+import time
+from collections.abc import Generator, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import Any, cast
@@ -218,19 +220,65 @@ def test_the_heads_are_left_where_refining_fails(
     assert "tail.mix" in both.parameters
 
 
-def test_a_tail_that_fails_fails_alone(
-    scheduler: Scheduler, tailed: LoadedModel, task: EngineTask, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), RuntimeError("unknown")])
+def test_the_head_is_left_where_a_step_fails(
+    scheduler: Scheduler,
+    tailed: LoadedModel,
+    task: EngineTask,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
     def fail(*_: object) -> Steps:
         yield
-        raise torch.OutOfMemoryError("no memory")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(refining, "refine", fail)
-        with pytest.raises(torch.OutOfMemoryError):
-            scheduler.submit(tailed, task, _budget()).result(PATIENCE)
+        got = scheduler.submit(tailed, task, _budget()).result(PATIENCE)
 
-    assert scheduler.submit(tailed, task, _budget()).result(PATIENCE).parameters
+    head = scheduler.submit(tailed, replace(task, tail=None), _budget()).result(PATIENCE)
+    assert got.stop_reason is StopReason.COMPLETED
+    assert got.parameters.keys() == head.parameters.keys()
+    np.testing.assert_array_equal(got.held_out_logits, head.held_out_logits)
+    assert [record.message for record in caplog.records] == ["tail_step_failed"]
+    both = scheduler.submit(tailed, task, _budget()).result(PATIENCE)
+    assert "tail.mix" in both.parameters
+
+
+def test_callers_who_ask_again_have_as_much_time_as_a_step(
+    scheduler: Scheduler, tailed: LoadedModel, task: EngineTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though none of them waits at the moment a step ends."""
+    events: list[tuple[str, float]] = []
+
+    def slow(*_: object) -> Steps:
+        while True:
+            events.append(("began", time.perf_counter()))
+            time.sleep(0.1)
+            events.append(("ended", time.perf_counter()))
+            yield
+
+    monkeypatch.setattr(refining, "refine", slow)
+    budget = _budget()
+    long = scheduler.submit(tailed, task, budget)
+    for _ in range(20):
+        head = scheduler.submit(tailed, replace(task, tail=None), _budget())
+        head.add_done_callback(lambda _: events.append(("head", time.perf_counter())))
+        head.result(PATIENCE)
+        time.sleep(0.01)
+    budget.cancelled.set()
+    long.result(PATIENCE)
+
+    ends = [number for number, (name, _) in enumerate(events) if name == "ended"]
+    pauses = [events[first + 1 : last] for first, last in itertools.pairwise(ends)]
+    passed = [
+        (events[end][1], pause[-1][1])
+        for end, pause in zip(ends, pauses, strict=False)
+        if len(pause) > 1  # with heads before the next step
+    ]
+    assert passed
+    assert all(began - ended > 0.08 for ended, began in passed)
 
 
 def test_closing_ends_tails(scheduler: Scheduler, tailed: LoadedModel, task: EngineTask) -> None:
@@ -299,62 +347,129 @@ class _Ticking:
         return self.now
 
 
+class _Queue:
+    """Jobs whose tails take as many steps of one second as each says; `taken` names the jobs."""
+
+    def __init__(self, model: LoadedModel, task: EngineTask) -> None:
+        self.clock = _Ticking()
+        self.refining = Refining(self.clock)
+        self.jobs: list[Job] = []
+        self.taken: list[int] = []
+        self._model, self._task = model, task
+
+    def refine(self, _tail: Tail, _start: object, task: RefinementTask) -> Steps:
+        for _ in range(task.step_count):
+            self.taken.append(task.seed)
+            self.clock.now += 1.0
+            yield
+        return Refinement()
+
+    def add(self, step_count: int, fold_step_count: int = 0, shot: int = 3) -> None:
+        count = 3 * shot
+        task = replace(
+            self._task,
+            support=self._task.support[:count],
+            classes=self._task.classes[:count],
+            tail=TailTask(step_count, fold_step_count, _tail(self._task).crop_maps[:, :count]),
+            seed=len(self.jobs),
+        )
+        job = Job(self._model, task, _budget())
+        done, zeros = StopReason.COMPLETED, np.zeros((9, 3), np.float32)
+        self.refining.add(job, EngineResult({}, {}, 0, done, (), 0.0, 0.25, "", 0, zeros))
+        self.jobs.append(job)
+
+    def drain(self) -> None:
+        while len(self.refining):
+            self.refining.advance()
+
+
 @pytest.fixture
-def queue(
-    tailed: LoadedModel, task: EngineTask, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[int], tuple[Refining, _Ticking, list[Job]]]:
-    """Make a queue of jobs whose tails take two steps of one second."""
-
-    def make(count: int) -> tuple[Refining, _Ticking, list[Job]]:
-        clock = _Ticking()
-
-        def steps(*_: object) -> Steps:
-            for _step in range(2):
-                clock.now += 1.0
-                yield
-            return Refinement()
-
-        monkeypatch.setattr(refining, "refine", steps)
-        waiting, jobs = Refining(clock), [Job(tailed, task, _budget()) for _ in range(count)]
-        zeros = np.zeros((9, 3), np.float32)
-        done = StopReason.COMPLETED
-        for job in jobs:
-            waiting.add(job, EngineResult({}, {}, 0, done, (), 0.0, 0.25, "", 0, zeros))
-        return waiting, clock, jobs
-
-    return make
+def queue(tailed: LoadedModel, task: EngineTask, monkeypatch: pytest.MonkeyPatch) -> _Queue:
+    made = _Queue(tailed, task)
+    monkeypatch.setattr(refining, "refine", made.refine)
+    return made
 
 
-def test_others_have_as_much_time_as_a_step(
-    queue: Callable[[int], tuple[Refining, _Ticking, list[Job]]],
-) -> None:
-    waiting, clock, _ = queue(1)
-    assert waiting.due(alone=False)
+def test_others_have_as_much_time_as_a_step(queue: _Queue) -> None:
+    waiting, clock = queue.refining, queue.clock
+    assert waiting.pause() is None
+    queue.add(3)
+    waiting.give_way()
+    assert waiting.pause() == 0
 
     waiting.advance()
 
-    assert waiting.due(alone=True)
-    assert not waiting.due(alone=False)
-    clock.now += 0.99
-    assert not waiting.due(alone=False)
-    clock.now += 0.01
-    assert waiting.due(alone=False)
+    assert waiting.pause() == 0  # nobody else is there
+    waiting.give_way()
+    assert waiting.pause() == 1
+    clock.now += 0.75
+    assert waiting.pause() == 0.25
+    clock.now += 0.25
+    assert waiting.pause() == 0
 
 
-def test_jobs_adapt_one_after_another(
-    queue: Callable[[int], tuple[Refining, _Ticking, list[Job]]],
-) -> None:
+def test_equal_jobs_adapt_one_after_another(queue: _Queue) -> None:
     """The time counts that their own steps take."""
-    waiting, clock, jobs = queue(2)
+    queue.add(2)
+    queue.add(2)
 
-    finished = []
-    while waiting.due(alone=True):
-        waiting.advance()
-        clock.now += 10.0
-        finished.append([job.answer.done() for job in jobs])
+    queue.drain()
 
-    assert finished == [[False, False]] * 2 + [[True, False]] * 3 + [[True, True]]
-    assert [job.answer.result().compute_seconds for job in jobs] == [2.25, 2.25]
+    assert queue.taken == [0, 0, 1, 1]
+    assert [job.answer.result().compute_seconds for job in queue.jobs] == [2.25, 2.25]
+
+
+def test_a_short_tail_passes_a_long_one(queue: _Queue) -> None:
+    """Until the long one has fewer steps left."""
+    queue.add(5)
+    queue.refining.advance()
+    queue.add(2)
+    queue.refining.advance()
+    queue.add(3)
+
+    queue.drain()
+
+    assert queue.taken == [0, 1, 1, 2, 2, 2, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("long", "short"),
+    [((2, 3), (10,)), ((2,), (5, 0, 1))],  # three folds; three examples a step instead of nine
+)
+def test_folds_and_examples_are_work(
+    queue: _Queue, long: tuple[int, ...], short: tuple[int, ...]
+) -> None:
+    queue.add(*long)
+    queue.add(*short)
+
+    queue.refining.advance()
+
+    assert queue.taken == [1]
+
+
+def test_few_tails_hold_buffers(queue: _Queue) -> None:
+    for step_count in (12, 9, 6, 3):
+        queue.add(step_count)
+        queue.refining.advance()
+    queue.add(1)
+    queue.refining.advance()
+    assert queue.taken == [0, 1, 2, 3, 3]
+
+    queue.drain()
+
+    assert queue.taken == [0, 1, 2, *[3] * 3, 4, *[2] * 5, *[1] * 8, *[0] * 11]
+
+
+def test_the_steps_of_a_job_that_stops_count_among_its_seconds(queue: _Queue) -> None:
+    queue.add(5)
+    for _ in range(2):
+        queue.refining.advance()
+    queue.jobs[0].budget.cancelled.set()
+
+    queue.refining.advance()
+
+    got = queue.jobs[0].answer.result()
+    assert (got.stop_reason, got.compute_seconds) == (StopReason.CANCELLED, 2.25)
 
 
 def _stepping(model: LoadedModel) -> EngineTask:

@@ -2,16 +2,16 @@
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
-from kshot.bundle import TAIL_MIX
+from kshot.bundle import TAIL_EXAMPLES, TAIL_FOLDS, TAIL_MIX
 from kshot.engine.device import give_back_memory
 from kshot.engine.pool import Job
-from kshot.engine.task import EngineResult
+from kshot.engine.task import EngineResult, EngineTask
 from kshot.learner import (
     Refinement,
     RefinementTask,
@@ -22,6 +22,7 @@ from kshot.learner import (
 )
 
 ANSWER_STEPS = 1  # the head's answer is there: only a step that runs must end before it is sent
+MOST_STARTED = 4  # jobs that hold the buffers of their tails
 
 _log = logging.getLogger(__name__)
 
@@ -32,21 +33,29 @@ class _Refined:
 
     job: Job
     head: EngineResult
+    step_count: int
     seconds: float = 0.0
     steps: "Generator[None, None, Refinement] | None" = field(default=None)
 
+    def remaining(self) -> int:
+        """Return how many examples its steps have still to take."""
+        return self.step_count * min(len(self.job.task.classes), TAIL_EXAMPLES)
+
 
 class Refining:
-    """Jobs that adapt one after another, first come first served; those behind hold no buffers.
+    """Jobs whose tails adapt, a step at a time; the job with the least remaining work comes next.
 
-    A step is long beside an inner step: after each one, other jobs get as much time as it took.
+    So a short one passes a long one. At most `MOST_STARTED` hold buffers: while so many have
+    started, the next is one of them. A step is long beside an inner step: after each one, other
+    jobs that compute get as much time as it took.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         """Measure steps by a clock."""
         self._clock = clock
-        self._jobs: deque[_Refined] = deque()
+        self._jobs: list[_Refined] = []
         self._due = 0.0
+        self._gives_way = False
 
     def __len__(self) -> int:
         """Count the jobs."""
@@ -58,45 +67,67 @@ class Refining:
 
     def add(self, job: Job, head: EngineResult) -> None:
         """Queue a job whose head is made."""
-        self._jobs.append(_Refined(job, head))
+        self._jobs.append(_Refined(job, head, _count_steps(job.task)))
 
-    def give_up(self) -> None:
-        """Answer all jobs with their heads."""
-        while self._jobs:
-            refined = self._jobs.popleft()
-            if not refined.job.answer.done():
-                refined.job.answer.set_result(refined.head)
+    def give_way(self) -> None:
+        """Note that other jobs compute: they get their time before the next step."""
+        self._gives_way = True
 
-    def due(self, *, alone: bool) -> bool:
-        """Tell whether a step comes next; `alone` means that no other job could compute."""
-        return bool(self._jobs) and (alone or self._clock() >= self._due)
+    def pause(self) -> float | None:
+        """Return the seconds until a step comes next, 0 when it is due, None without a job."""
+        if not self._jobs:
+            return None
+        return max(0.0, self._due - self._clock()) if self._gives_way else 0.0
 
     def advance(self) -> None:
-        """Answer the jobs that stop, and take one step of the first of the others."""
+        """Answer the jobs that stop, and take one step of one of the others."""
         for refined in list(self._jobs):
             reason = refined.job.budget.should_stop(ANSWER_STEPS)
             if reason is not None:
-                self._jobs.remove(refined)
-                refined.job.answer.set_result(replace(refined.head, stop_reason=reason))
+                self._answer(refined, replace(refined.head, stop_reason=reason))
         if not self._jobs:
             return
-        first, began = self._jobs[0], self._clock()
+        refined, began = self._next(), self._clock()
         result: EngineResult | None = None
         try:
-            result = _step(first)
+            result = _step(refined)
         except Exception as error:
             _log.exception("tail_step_failed")
-            self._jobs.popleft()
-            first.steps = None  # it holds the tensors
+            refined.steps = None  # it holds the tensors
             give_back_memory(error)
-            first.job.answer.set_exception(error)
+            result = refined.head
         took = self._clock() - began
-        first.seconds += took
-        self._due = began + 2 * took
+        refined.step_count -= 1
+        refined.seconds += took
+        self._due, self._gives_way = began + 2 * took, False
         if result is not None:
-            self._jobs.popleft()
-            seconds = result.compute_seconds + first.seconds
-            first.job.answer.set_result(replace(result, compute_seconds=seconds))
+            self._answer(refined, result)
+
+    def give_up(self) -> None:
+        """Answer all jobs with their heads."""
+        for refined in list(self._jobs):
+            self._answer(refined, refined.head)
+
+    def _next(self) -> _Refined:
+        started = [refined for refined in self._jobs if refined.steps is not None]
+        choice = started if len(started) >= MOST_STARTED else self._jobs
+        return min(choice, key=_Refined.remaining)  # the first of equals
+
+    def _answer(self, refined: _Refined, result: EngineResult) -> None:
+        """Let a job leave; its tail's steps count among its seconds."""
+        self._jobs.remove(refined)
+        seconds = result.compute_seconds + refined.seconds
+        refined.job.answer.set_result(replace(result, compute_seconds=seconds))
+
+
+def _count_steps(task: EngineTask) -> int:
+    """Return how often a tail is stepped at most, about: each pass over all examples is rounded."""
+    assert task.tail is not None  # noqa: S101 -- the job is here for it
+    further = (len(task.classes) - 1) // TAIL_EXAMPLES  # steps of a pass
+    if not task.tail.fold_step_count:
+        return task.tail.step_count + 2 * further
+    folds = min(TAIL_FOLDS, int(np.bincount(task.classes).min()))
+    return task.tail.step_count + folds * task.tail.fold_step_count + 3 * further
 
 
 def _step(refined: _Refined) -> EngineResult | None:

@@ -103,22 +103,28 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._waiting or self._closing or self._active() or self._refining):
-                    self._changed.wait()
+                while not (self._closing or self._busy() or self._refining.pause() == 0):
+                    self._changed.wait(self._refining.pause())
                 if self._closing:
                     break
             self._round_began = time.monotonic()
+            if self._busy():
+                self._refining.give_way()
             self._admit()
             for key, pool in list(self._pools.items()):
                 if pool:
                     self._advance(key, pool)
-            if self._refining.due(alone=not (self._waiting or self._active())):
+            if self._refining.pause() == 0:
                 self._refine()
             self._round_began = None
         for jobs in (*(pool.jobs() for pool in self._pools.values()), self._refining.jobs()):
             for job in jobs:
                 job.answer.set_exception(CancelledError())
         self._pools.clear()
+
+    def _busy(self) -> bool:
+        """Tell whether jobs wait or take inner steps."""
+        return bool(self._waiting) or self._active() > 0
 
     def _active(self) -> int:
         return sum(map(len, self._pools.values()))
