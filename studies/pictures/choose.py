@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -62,19 +63,20 @@ def command(data_folder: Path, task_count: int, save: bool) -> None:
     blocks = {name: np.split(of.astype(float), cuts, axis=1) for name, of in joined.items()}
     figures, rules = {}, []
     for shot in SHOTS:
-        scores, found = {}, {}
+        scores, found, others = {}, {}, {}
         for name, pictures in sets.items():
             with _told(f"{shot}-shot {name}"):
                 tasks = draw_tasks(pictures, (WAY, shot, QUERIES), task_count, SEED)
                 scores[name] = solve(blocks[name], tasks)
         for name, rule in left_out_rules(scores, shot):
+            others[name] = asdict(rule)
             with _told(f"{shot}-shot {name}"):
                 drawn = (WAY, shot, QUERIES), PUBLISHED_TASKS[shot], PUBLISHED_SEED
                 own = solve(blocks[name], draw_tasks(sets[name], *drawn))
                 found[name] = measure(own, rule, shot)
                 click.echo(f"{shot}-shot {name}: {100 * found[name]['accuracy']:.1f}", err=True)
         mean = float(np.mean([each["accuracy"] for each in found.values()]))
-        figures[f"{shot}-shot"] = {"mean": mean, "sets": found}
+        figures[f"{shot}-shot"] = {"mean": mean, "sets": found, "rules": others}
         click.echo(f"{shot}-shot: {100 * mean:.2f} %, settings chosen on the other sets", err=True)
         rules.append(choose_rule(list(scores.values()), shot))
     if save:

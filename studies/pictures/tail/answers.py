@@ -7,6 +7,7 @@ tail are measured: each part is the engine's own function.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,20 +52,26 @@ PLANS = {
 
 
 @dataclass(frozen=True)
-class TailQuestion:
-    """A task for head and tail.
+class HeadAnswers:
+    """Logits of a head: `(n, way)` of examples that it left out, `(m, way)` of queries."""
 
-    `maps` `(1 + k, n, ...)` are of the originals and k crops of each; `head_logits` `(n, way)` are
-    those of examples that the head left out. `query_logits` and `query_maps` are of the queries.
+    held_out: Tensor
+    queries: Tensor
+
+
+@dataclass(frozen=True)
+class TailQuestion:
+    """A task for a tail, behind some heads.
+
+    `maps` `(1 + k, n, ...)` are of the originals and k crops of each, `query_maps` of the queries.
     """
 
     maps: Tensor
     classes: Tensor
     way: int
-    head_logits: Tensor
     query_maps: Tensor
-    query_logits: Tensor
     query_classes: Tensor
+    heads: Mapping[str, HeadAnswers]
     crop_seconds: float = 0.0
 
 
@@ -75,36 +82,40 @@ class TailAnswers:
         self._spec, self._start, self._of = spec, start, question
         self._kept: dict[tuple[str, int], tuple[Any, float]] = {}
 
-    def by(self, plan: Plan) -> TailTask:
-        """Return what is kept of the task by a plan."""
+    def by(self, plan: Plan) -> Mapping[str, TailTask]:
+        """Return what is kept of the task by a plan, behind each of the heads."""
         of = self._of
         (likeness, prior), looked = self._once("likeness", 0, lambda _: self._likeness())
         parameters, adapted = self._once("all", plan.step_count, self._adapted_to_all)
         queries, _ = self._once(
             "queries", plan.step_count, lambda _: self._answers(parameters, of.query_maps)
         )
-        head, labels = of.query_logits.log_softmax(dim=1), of.query_classes
-        weights, weight, held_for = FINE_WEIGHTS, prior, 0.0
-        losses: tuple[float, ...] = ()
+        held, held_for = None, 0.0
         if plan.folded:
             held, held_for = self._once("held", plan.fold_step_count, self._held_out)
-            left = of.head_logits.log_softmax(dim=1)
-            weight, weights = best_weight(left, held, of.classes, prior), WEIGHTS
-            losses = tuple(round(_loss(left + one * held, of.classes), 3) for one in weights)
+        found = {}
+        for name, head in of.heads.items():
+            weights, weight = FINE_WEIGHTS, prior
+            losses: tuple[float, ...] = ()
+            if held is not None:
+                left = head.held_out.log_softmax(dim=1)
+                weight, weights = best_weight(left, held, of.classes, prior), WEIGHTS
+                losses = tuple(round(_loss(left + one * held, of.classes), 3) for one in weights)
+            right = partial(self._right, head.queries.log_softmax(dim=1), queries)
+            found[name] = TailTask(
+                likeness,
+                right(0.0),
+                weight,
+                right(weight),
+                tuple(map(right, weights)),
+                losses,
+                of.crop_seconds + looked + held_for + (adapted if weight else 0.0),
+            )
+        return found
 
-        def right(one: float) -> int:
-            return int(((head + one * queries).argmax(dim=1) == labels).sum())
-
-        seconds = of.crop_seconds + looked + held_for + (adapted if weight else 0.0)
-        return TailTask(
-            likeness,
-            right(0.0),
-            weight,
-            right(weight),
-            tuple(map(right, weights)),
-            losses,
-            seconds,
-        )
+    def _right(self, head: Tensor, tail: Tensor, weight: float) -> int:
+        answers = (head + weight * tail).argmax(dim=1)
+        return int((answers == self._of.query_classes).sum())
 
     def _once(self, what: str, count: int, work: Callable[[int], Any]) -> tuple[Any, float]:
         """Do work of so many steps once; return its result and the processor's seconds."""
@@ -128,7 +139,7 @@ class TailAnswers:
     def _held_out(self, step_count: int) -> Tensor:
         """Return log-probabilities of each fold, by a tail that adapted to the others."""
         of = self._of
-        fold, held = folds(of.classes, of.way), torch.zeros_like(of.head_logits)
+        fold, held = folds(of.classes, of.way), torch.zeros(len(of.classes), of.way)
         for number in range(int(fold.max()) + 1):
             seed = derive_seed(SEED, number + 1)
             adapted = self._adapted(fold != number, step_count, seed)
@@ -138,8 +149,9 @@ class TailAnswers:
     def _adapted(self, seen: Tensor, step_count: int, seed: int) -> Parameters:
         """Adapt to some examples: without folds, and so that the weight is never 0."""
         of, spec = self._of, replace(self._spec, likeness=0.0, slope=1.0)
-        seen_maps, classes = of.maps[:, seen], of.classes[seen]
-        task = RefinementTask(seen_maps, classes, of.way, of.head_logits[seen], step_count, 0, seed)
+        maps, classes = of.maps[:, seen], of.classes[seen]
+        unused = torch.zeros(len(classes), of.way)  # the head's logits, which decide the weight
+        task = RefinementTask(maps, classes, of.way, unused, step_count, 0, seed)
         steps = refine(Tail(spec), self._start, task)
         while True:
             try:

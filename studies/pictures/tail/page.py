@@ -12,7 +12,8 @@ from studies.common.plots import LOOKS, log_ticks, save_plot
 from studies.common.results import Row
 from studies.pictures.gathered import Named
 from studies.pictures.measure import SetRow, read_set_rows
-from studies.pictures.tail.result import MEAN, SERVED, TAILS
+from studies.pictures.tail.answers import PLANS
+from studies.pictures.tail.result import LEFT_OUT, MEAN, SERVED, TAILS
 from studies.pictures.times import TIMES
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def tail_table(found: Named) -> str:
     lines = []
     for (trial, plan), row in found.items():
         name, shot = _of_trial(trial)
-        if name == MEAN or SERVED[shot] == plan:
+        if name == MEAN or SERVED[shot] == plan.removesuffix(f"-{LEFT_OUT}"):
             cells = [titles[name], str(shot), plan.replace("-", " "), *_cells(row)]
             lines.append((name != MEAN, cells))
     return table(HEAD, [cells for _, cells in sorted(lines, key=lambda line: line[0])])
@@ -65,7 +66,8 @@ def draw_curve(path: Path, tables: Mapping[str, Named]) -> None:
         panels = figure.subplots(1, len(SERVED))
         for axes, (shot, served), look in zip(panels, SERVED.items(), LOOKS, strict=False):
             trial = f"{MEAN}-{shot}shot"
-            rows = {plan: row for (of, plan), row in tables[TAILS].items() if of == trial}
+            found = tables[TAILS].items()
+            rows = {plan: row for (of, plan), row in found if of == trial and plan in PLANS}
             head, began = 100 * rows[served]["head"], _head_seconds(tables[TIMES], shot)
             taken = sorted(rows.items(), key=lambda item: float(item[1]["seconds"]))
             seconds = [began, *(began + row["seconds"] for _, row in taken)]

@@ -1,6 +1,8 @@
 """Tasks as the head and the tail of a bundle take them: features, maps, and maps of crops."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kshot.bundle import Bundle, prepare
+from kshot.bundle import Bundle, RidgeRule, prepare
 from kshot.learner import ridge_head, split_maps
 from kshot.server.predict.crops import cut, draw_windows
 from kshot.server.predict.encoder import Encoder
@@ -19,7 +21,8 @@ from kshot.trainer.errors import DataError
 from studies.common.runner import SEED
 from studies.pictures.features import FeatureEncoder
 from studies.pictures.sets import PictureSet, Task
-from studies.pictures.tail.answers import TailQuestion
+from studies.pictures.tail.answers import HeadAnswers, TailQuestion
+from studies.pictures.tail.result import LEFT_OUT, SHIPPED
 
 Floats = npt.NDArray[np.float32]
 
@@ -42,15 +45,27 @@ class Questions:
             raise DataError(f"{manifest.name}: expected an encoder that gives maps")
         self._maps = maps
 
-    def of(self, pictures: PictureSet, task: Task) -> TailQuestion:
-        """Make a task of a set, whose pictures are encoded once and kept in the cache."""
+    def of(
+        self, pictures: PictureSet, task: Task, left_out: Sequence[RidgeRule] = ()
+    ) -> TailQuestion:
+        """Make a task of a set, whose pictures are encoded once and kept in the cache.
+
+        Beside the bundle's head it is for one by rules that other sets chose, if these are given.
+        """
         encoded = self._features.of_set(pictures, mapped=True)
         support, queries = (
             torch.from_numpy(np.array(encoded[rows])) for rows in (task.support, task.queries)
         )
         classes, way = torch.from_numpy(task.support_labels), int(task.support_labels.max()) + 1
         count = self._feature_count
-        head = ridge_head(support[:, :count], classes, way, self._settings)
+        settings = {SHIPPED: self._settings}
+        if left_out:
+            settings[LEFT_OUT] = replace(self._settings, rules=tuple(left_out))
+        heads = {}
+        for name, of in settings.items():
+            head = ridge_head(support[:, :count], classes, way, of)
+            logits = functional.linear(queries[:, :count], head.weight, head.bias)
+            heads[name] = HeadAnswers(head.held_out_logits, logits)
         started = time.process_time()
         images = prepare([pictures.pictures[row] for row in task.support], self._input)
         crops = self._crops(images, plans_of(task.support_labels.tolist())[0].crop_count)
@@ -59,10 +74,9 @@ class Questions:
             torch.cat([split_maps(self.spec, support)[None], crops]),
             classes,
             way,
-            head.held_out_logits,
             split_maps(self.spec, queries),
-            functional.linear(queries[:, :count], head.weight, head.bias),
             torch.from_numpy(task.query_labels),
+            heads,
             seconds,
         )
 

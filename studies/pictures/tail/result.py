@@ -14,8 +14,10 @@ TAILS, KEPT = "tails", "tasks"
 # What a time budget of 20 s has room for, by examples per class.
 SERVED = {1: "20-steps", 5: "folds-of-12"}
 MEAN = "mean"  # the set that stands for all of them
-# Tasks by examples per class, plan and set.
-Kept = Mapping[tuple[int, str], Mapping[str, Sequence[TailTask]]]
+# The bundle's head, and one whose weights of blocks the other sets chose.
+SHIPPED, LEFT_OUT = "shipped", "left-out"
+# Tasks by examples per class, plan and head, and by set.
+Kept = Mapping[tuple[int, str, str], Mapping[str, Sequence[TailTask]]]
 Shares = npt.NDArray[np.float64]
 
 
@@ -26,19 +28,25 @@ def tail_rows(kept: Kept, query_count: int) -> Sequence[Row]:
     the other sets chose. The interval of the mean takes the i-th tasks of all sets as one. Sets
     have equally many tasks.
     """
-    served = [kept[key] for key in SERVED.items() if key in kept]
-    chosen = left_out_settings(served or list(kept.values()))
     rows = []
-    for (shot, plan), sets in kept.items():
+    for (shot, plan, head), sets in kept.items():
+        served = [(shot, plan, head) for shot, plan in SERVED.items()]
+        choosing = [kept[key] for key in served if key in kept] or [sets]
+        chosen = left_out_settings(choosing)
         found = {
             name: _columns([*tasks], chosen[name], query_count) for name, tasks in sets.items()
         }
         columns = {**found, MEAN: np.mean(list(found.values()), axis=0)}
         rows += [
-            {"trial": f"{name}-{shot}shot", "contender": plan, **_row(of)}
+            {"trial": f"{name}-{shot}shot", "contender": contender_of(plan, head), **_row(of)}
             for name, of in columns.items()
         ]
     return rows
+
+
+def contender_of(plan: str, head: str = SHIPPED) -> str:
+    """Return how the rows of a plan behind a head are named."""
+    return plan if head == SHIPPED else f"{plan}-{head}"
 
 
 def _columns(tasks: Sequence[TailTask], others: tuple[float, float], query_count: int) -> Shares:

@@ -13,16 +13,17 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from kshot.bundle import Bundle
+from kshot.bundle import Bundle, RidgeRule
 from kshot.trainer.commands.options import choose_data_folder, data_option
 from kshot.trainer.errors import DataError, TrainerError
 from studies.common.results import RESULTS, Result, provenance, result_path, write_result
@@ -31,18 +32,38 @@ from studies.pictures.contenders import deciding, read_contenders
 from studies.pictures.gathered import STUDY
 from studies.pictures.measure import SetRow, one_core, parts_folder, read_set_rows
 from studies.pictures.sets import draw_tasks, read_archive
+from studies.pictures.summary import FIGURES
 from studies.pictures.tables import REAL
 from studies.pictures.tail.answers import PLANS, TailAnswers
 from studies.pictures.tail.questions import Questions
 from studies.pictures.tail.records import TailTask, write_tasks
-from studies.pictures.tail.result import KEPT, SERVED, TAILS, tail_rows
+from studies.pictures.tail.result import (
+    KEPT,
+    LEFT_OUT,
+    SERVED,
+    SHIPPED,
+    TAILS,
+    contender_of,
+    tail_rows,
+)
 
 PHOTOS = "photos"
 COMMAND = "python studies/pictures/tail/study.py --data DATA"
 # Tasks of one example per class for each of five: they take a seventh of the time.
 ONE_SHOT = 2
+HEADS = (SHIPPED, LEFT_OUT)
 PLANS_HELP = "Plans to measure, separated by commas.  [default: all]"
 TASKS_HELP = "Tasks of a set with five examples per class; twice as many with one."
+
+
+class Key(NamedTuple):
+    """What was measured: a task of a set by its number, a plan, and a head."""
+
+    name: str
+    shot: int
+    number: int
+    plan: str
+    head: str
 
 
 @dataclass(frozen=True)
@@ -51,13 +72,13 @@ class Part:
 
     path: Path
 
-    def read(self) -> Mapping[tuple[str, int, int, str], TailTask]:
-        """Return tasks by set, examples per class, number and plan."""
+    def read(self) -> Mapping[Key, TailTask]:
+        """Return the tasks that were measured."""
         found = {}
         for line in self.path.read_text().split("\n")[:-1] if self.path.exists() else []:
-            *key, values = json.loads(line)
+            key, values = json.loads(line)
             correct, losses = tuple(values.pop("correct")), tuple(values.pop("losses"))
-            found[tuple(key)] = TailTask(correct=correct, losses=losses, **values)
+            found[Key(*key)] = TailTask(correct=correct, losses=losses, **values)
         return found
 
     def mend(self) -> None:
@@ -66,20 +87,23 @@ class Part:
             text = self.path.read_text()
             os.truncate(self.path, len(text[: text.rfind("\n") + 1].encode()))
 
-    def add(self, name: str, shot: int, number: int, plan: str, task: TailTask) -> None:
+    def add(self, key: Key, task: TailTask) -> None:
         """Write a task's line."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.path.open("a") as file:
-            file.write(json.dumps([name, shot, number, plan, asdict(task)]) + "\n")
+            file.write(json.dumps([key, asdict(task)]) + "\n")
 
 
 @click.command()
 @data_option
 @click.option("--tasks", "task_count", default=40, show_default=True, help=TASKS_HELP)
+@click.option("--first", default=0, show_default=True, help="Leave so many of these out.")
 @click.option("--plans", default="", metavar="NAMES", help=PLANS_HELP)
 @click.option("--save", is_flag=True, help="Only write the result of what was measured.")
 @click.option("--out", default=RESULTS, type=FOLDER, help="Folder of the results.")
-def command(data_folder: Path | None, task_count: int, plans: str, save: bool, out: Path) -> None:
+def command(
+    data_folder: Path | None, task_count: int, first: int, plans: str, save: bool, out: Path
+) -> None:
     """Measure, or write the result."""
     names = [name.strip() for name in plans.split(",") if name.strip()]
     if unknown := set(names) - set(PLANS):
@@ -93,13 +117,19 @@ def command(data_folder: Path | None, task_count: int, plans: str, save: bool, o
             write(part, bundle, out)
             return
         with one_core(held=False):
-            measure(part, bundle, choose_data_folder(data_folder), task_count, names or PLANS)
+            data = choose_data_folder(data_folder)
+            measure(part, bundle, data, task_count, names or list(PLANS), first)
     except TrainerError as error:
         raise click.ClickException(str(error)) from error
 
 
 def measure(
-    part: Part, bundle: Bundle, data_folder: Path, task_count: int, plans: Iterable[str]
+    part: Part,
+    bundle: Bundle,
+    data_folder: Path,
+    task_count: int,
+    plans: Sequence[str],
+    first: int = 0,
 ) -> None:
     """Adapt to the tasks that `part` has not yet, a few of each set in turn."""
     part.mend()
@@ -115,20 +145,24 @@ def measure(
         for row in rows()
         for shot in shots
     }
-    for name, shot, number in order(list(sets), shots, task_count):
+    rules = left_out_rules()
+    for name, shot, number in order(list(sets), shots, first, task_count):
         wanted = [
             PLANS[plan]
             for plan in plans
-            if PLANS[plan].folded == (shot > 1) and (name, shot, number, plan) not in done
+            if PLANS[plan].folded == (shot > 1)
+            and any(Key(name, shot, number, plan, head) not in done for head in HEADS)
         ]
         if not wanted:
             continue
-        question = questions.of(sets[name], drawn[name, shot][number])
+        question = questions.of(sets[name], drawn[name, shot][number], rules[name])
         answers = TailAnswers(questions.spec, questions.start, question)
         for plan in wanted:
-            found = answers.by(plan)
-            part.add(name, shot, number, plan.name, found)
-            say(f"{name}, {shot}-shot, {number}: {plan.name}: {found.right - found.head:+d}")
+            for head, found in answers.by(plan).items():
+                key = Key(name, shot, number, plan.name, head)
+                if key not in done:
+                    part.add(key, found)
+                say(f"{', '.join(map(str, key))}: {found.right - found.head:+d}")
 
 
 def per_task(shot: int) -> int:
@@ -137,15 +171,27 @@ def per_task(shot: int) -> int:
 
 
 def order(
-    names: Sequence[str], shots: Sequence[int], task_count: int
+    names: Sequence[str], shots: Sequence[int], first: int, task_count: int
 ) -> Iterator[tuple[str, int, int]]:
     """Yield set, examples per class and number of tasks: any beginning has all sets alike."""
-    for number in range(task_count):
+    for number in range(first, task_count):
         for shot in shots:
             count = per_task(shot)
             for again in range(count):
                 for name in names:
                     yield name, shot, number * count + again
+
+
+def left_out_rules() -> Mapping[str, Sequence[RidgeRule]]:
+    """Return for each set the rules of the head that `choose.py` chose on all others."""
+    document = json.loads(FIGURES.read_text())
+    found: dict[str, list[RidgeRule]] = {}
+    for shot in SERVED:
+        for name, rule in document[f"{shot}-shot"]["rules"].items():
+            found.setdefault(name, []).append(
+                RidgeRule(**{**rule, "weights": tuple(rule["weights"])})
+            )
+    return found
 
 
 def rows() -> Sequence[SetRow]:
@@ -156,23 +202,24 @@ def rows() -> Sequence[SetRow]:
 def write(part: Part, bundle: Bundle, out: Path) -> None:
     """Write the result of the tasks that all sets have; raises `DataError` without any."""
     names, found = [row.name for row in rows()], part.read()
-    kept: dict[tuple[int, str], Mapping[str, Sequence[TailTask]]] = {}
-    for shot, plan in sorted({(shot, plan) for _, shot, _, plan in found}):
-        measured = [
-            {number for name, *at, number, by in found if (name, *at, by) == (one, shot, plan)}
-            for one in names
-        ]
-        count = min(map(len, measured))  # of each set the first ones are measured
-        if count:
-            kept[shot, plan] = {
-                name: [found[name, shot, number, plan] for number in range(count)] for name in names
+    kept = {}
+    for of in sorted({(key.shot, key.plan, key.head) for key in found}):
+        measured = (
+            {key.number for key in found if (key.name, key.shot, key.plan, key.head) == (name, *of)}
+            for name in names
+        )
+        if numbers := sorted(set.intersection(*measured)):
+            shot, plan, head = of
+            kept[of] = {
+                name: [found[Key(name, shot, number, plan, head)] for number in numbers]
+                for name in names
             }
     if not kept:
         raise DataError("expected a task of each set, got none; measure first")
     more = {
         KEPT: {
-            f"{name}-{shot}shot {plan}": write_tasks(tasks)
-            for (shot, plan), sets in kept.items()
+            f"{name}-{shot}shot {contender_of(plan, head)}": write_tasks(tasks)
+            for (shot, plan, head), sets in kept.items()
             for name, tasks in sets.items()
         }
     }

@@ -11,7 +11,7 @@ from kshot.learner import Refinement, RefinementTask, Tail, mixed_logits, refine
 from kshot.learner.steps.refinement import Steps
 from studies.common.runner import SEED
 from studies.pictures.tail import answers as module
-from studies.pictures.tail.answers import Plan, TailAnswers, TailQuestion
+from studies.pictures.tail.answers import HeadAnswers, Plan, TailAnswers, TailQuestion
 
 WAY = 3
 SPEC = TailSpec(
@@ -47,7 +47,8 @@ def question_of(shot: int) -> TailQuestion:
     (maps, classes), (queries, labels) = draw(shot, 1, 3), draw(20, 2, 1)
     undecided, unsure = torch.zeros(len(classes), WAY), torch.zeros(len(labels), WAY)
     unsure[:, 0] = 0.01
-    return TailQuestion(maps, classes, WAY, undecided, queries[0], unsure, labels, 0.5)
+    heads = {"unsure": HeadAnswers(undecided, unsure)}
+    return TailQuestion(maps, classes, WAY, queries[0], labels, heads, 0.5)
 
 
 def refined(start: Parameters, of: TailQuestion, plan: Plan) -> Refinement:
@@ -58,7 +59,7 @@ def refined(start: Parameters, of: TailQuestion, plan: Plan) -> Refinement:
             of.maps,
             of.classes,
             of.way,
-            of.head_logits,
+            of.heads["unsure"].held_out,
             plan.step_count,
             plan.fold_step_count,
             SEED,
@@ -76,12 +77,12 @@ def refined(start: Parameters, of: TailQuestion, plan: Plan) -> Refinement:
 def test_answers_are_the_engines(start: Parameters, shot: int, plan: Plan) -> None:
     of = question_of(shot)
 
-    found = TailAnswers(SPEC, start, of).by(plan)
+    found = TailAnswers(SPEC, start, of).by(plan)["unsure"]
     engine = refined(start, of, plan)
 
     parameters = engine.parameters
     tail = Tail(SPEC).logits(parameters, of.query_maps)
-    answers = mixed_logits(of.query_logits, tail, parameters["tail.mix"]).argmax(dim=1)
+    answers = mixed_logits(of.heads["unsure"].queries, tail, parameters["tail.mix"]).argmax(dim=1)
     assert engine.weight > 0
     assert found.weight == pytest.approx(engine.weight)
     assert found.right == int((answers == of.query_classes).sum()) > found.head

@@ -1,7 +1,7 @@
 import pytest
 
 from studies.pictures.tail.records import FINE_WEIGHTS, TailTask
-from studies.pictures.tail.result import tail_rows
+from studies.pictures.tail.result import SHIPPED, tail_rows
 
 
 def task(head: int, right: int, likeness: float = 0.6) -> TailTask:
@@ -16,7 +16,7 @@ def test_rows_are_paired_differences_and_their_mean() -> None:
         "grocery": [task(5, 7), task(6, 7), task(5, 5)],
     }
 
-    waste, grocery, mean = tail_rows({(1, "20-steps"): sets}, 10)
+    waste, grocery, mean = tail_rows({(1, "20-steps", SHIPPED): sets}, 10)
 
     assert [row["trial"] for row in (waste, grocery, mean)] == [
         "waste-1shot",

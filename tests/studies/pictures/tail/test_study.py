@@ -11,15 +11,15 @@ from studies.common.results import read_result, result_path
 from studies.pictures.gathered import STUDY
 from studies.pictures.measure import read_set_rows
 from studies.pictures.tail.records import FINE_WEIGHTS, TailTask, read_tasks
-from studies.pictures.tail.result import KEPT, TAILS
-from studies.pictures.tail.study import Part, command, order, write
+from studies.pictures.tail.result import KEPT, SHIPPED, TAILS
+from studies.pictures.tail.study import Key, Part, command, order, write
 
 SETS = list(read_set_rows(table="pictures"))
 TASK = TailTask(0.6, 5, 0.3, 7, (7,) * len(FINE_WEIGHTS), (), 1.5)
 
 
 def test_any_beginning_has_all_sets_alike() -> None:
-    begun = list(order(["waste", "grocery"], (1, 5), 2))[:9]
+    begun = list(order(["waste", "grocery"], (1, 5), 0, 2))[:9]
 
     assert begun == [
         *(("waste", 1, 0), ("grocery", 1, 0), ("waste", 1, 1), ("grocery", 1, 1)),
@@ -33,8 +33,8 @@ def test_the_result_is_of_the_tasks_that_all_sets_have(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="measure first"):
         write(part, bundle, tmp_path)
     for number in range(3):
-        for name in SETS[: 5 if number == 2 else None]:
-            part.add(name, 1, number, "20-steps", TASK)
+        for name in SETS[: 5 if number == 1 else None]:
+            part.add(Key(name, 1, number, "20-steps", SHIPPED), TASK)
 
     write(part, bundle, tmp_path)
     result = read_result(result_path(STUDY, TAILS, tmp_path))
@@ -48,14 +48,15 @@ def test_the_result_is_of_the_tasks_that_all_sets_have(tmp_path: Path) -> None:
 
 def test_a_killed_runs_last_line_does_not_count(tmp_path: Path) -> None:
     part = Part(tmp_path / "part.jsonl")
-    part.add("waste", 5, 0, "folds-of-12", TASK)
+    first, second = (Key("waste", 5, number, "folds-of-12", SHIPPED) for number in (0, 1))
+    part.add(first, TASK)
     with part.path.open("a") as file:
-        file.write('["waste", 5, 1')
+        file.write('[["waste", 5, 1')
 
-    assert part.read() == {("waste", 5, 0, "folds-of-12"): TASK}
+    assert part.read() == {first: TASK}
     part.mend()
-    part.add("waste", 5, 1, "folds-of-12", TASK)
-    assert list(part.read()) == [("waste", 5, number, "folds-of-12") for number in range(2)]
+    part.add(second, TASK)
+    assert list(part.read()) == [first, second]
 
 
 def test_unknown_plans_are_refused() -> None:
