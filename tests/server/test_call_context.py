@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kshot.server import call_context
-from kshot.server.call_context import begin_call
+from kshot.server.call_context import begin_call, seconds_to_spare
 from kshot.server.errors import CallCancelled, DeadlineExceeded
 
 
@@ -30,6 +30,14 @@ def test_a_call_without_a_deadline_has_all_the_time() -> None:
 
     assert call.remaining() is None
     assert not call.timed_out()
+
+
+@pytest.mark.parametrize(
+    ("remaining", "spare"), [(None, None), (10.0, 8.0), (1.0, 0.7), (0.2, -0.1), (-1.0, -1.3)]
+)
+def test_what_better_models_may_take(remaining: float | None, spare: float | None) -> None:
+    """A fifth is kept, or three tenths of a second."""
+    assert seconds_to_spare(remaining) == (spare if spare is None else pytest.approx(spare))
 
 
 def test_work_for_nobody_is_told_to_stop(clock: list[float]) -> None:
