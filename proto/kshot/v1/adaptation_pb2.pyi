@@ -1465,13 +1465,14 @@ class TailReport(google.protobuf.message.Message):
     FOLD_STEP_COUNT_FIELD_NUMBER: builtins.int
     NEEDED_TIME_FIELD_NUMBER: builtins.int
     weight: builtins.float
-    """Gives the weight of the tail's log-probabilities beside the head's. 0: it was not adapted, or
-    left-out examples are answered better without it, and nothing of it is kept.
+    """Gives the weight of the tail's log-probabilities beside the head's. 0: it was not adapted,
+    left-out examples are answered better without it, or a step failed, as for lack of memory, and
+    nothing of it is kept.
     """
     step_count: builtins.int
-    """Counts the planned steps on the whole support set; with weight 0 none of them was needed. 0: the
-    time budget or the deadline was too short, which a warning tells if the request set `scope` or
-    `time_budget`, or the tail could not finish, which one always tells.
+    """Counts the planned steps on the whole support set; with weight 0 they were left out. 0: the time
+    budget or the deadline was too short, which a warning tells if the request set `scope` or
+    `time_budget`, or the deadline or the engine ended the tail, which one always tells.
     """
     fold_step_count: builtins.int
     """Counts the steps in each of the folds that decided the weight. 0 also where a class has one
