@@ -216,3 +216,13 @@ def test_an_answer_that_is_not_finite_has_no_weight(start: Parameters) -> None:
             next(steps)
 
     assert end.value.value == Refinement()
+
+
+def test_pictures_that_do_not_differ_take_no_step(start: Parameters) -> None:
+    task = task_of(shot=2, step_count=5, fold_step_count=5)
+    same = task.maps[:, :1].expand_as(task.maps)
+
+    steps, refined = run(start, replace(task, maps=same))
+
+    assert (steps, refined.weight) == (0, 0.0)
+    assert run(start, task)[0] > 0

@@ -10,7 +10,7 @@ from torch.nn import functional
 from kshot.bundle import TAIL_CLASSES, TAIL_EXAMPLES, TAIL_MIX
 from kshot.learner.networks.tail import Tail
 from kshot.learner.steps.sampler import cycling_indices, derive_seed
-from kshot.learner.steps.tail_weight import best_weight, folds, prior_weight
+from kshot.learner.steps.tail_weight import all_alike, best_weight, folds, prior_weight
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.99, 1e-8  # of Adam
 
@@ -62,12 +62,14 @@ def refine(tail: Tail, start: Mapping[str, Tensor], task: RefinementTask) -> Ste
     The weight of the tail beside the head comes first. Where there are folds, it is the best for
     what tails that adapt without a fold say of this fold (`best_weight`); else the pictures'
     likeness decides alone (`prior_weight`), and log-probabilities are divided by 1 + weight. Then
-    the tail adapts to all examples, unless its weight is 0. It is 0 also where a loss, a parameter
-    or an answer is not finite. A step takes at most 32 examples; with more than these, passes
+    the tail adapts to all examples, unless its weight is 0. It is 0 also where all examples are
+    alike, and where a loss, a parameter or an answer is not finite. A step takes at most 32 examples; with more than these, passes
     without gradients take `next`s of their own.
     """
     originals, classes = task.maps[0], task.classes
     features = yield from _passed(lambda maps: tail.features(start, maps), originals)
+    if all_alike(features, classes):
+        return Refinement()
     weight = prior_weight(tail.spec, features, classes)
     head, held = task.head_logits.log_softmax(dim=1), None
     if task.fold_step_count:

@@ -10,16 +10,28 @@ PULL = 2.0
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 
 
-def prior_weight(spec: TailSpec, features: Tensor, classes: Tensor) -> float:
-    """Return the weight that pictures suggest by their likeness: `slope max(0, s - likeness)`.
+# Of blank pictures, or of one picture many times: there is nothing to learn.
+_ALL_ALIKE = 1 - 1e-5
 
-    s is the mean cosine of examples of different classes. `features` `(n, feature_count)` have
-    length 1 and come from the tail before it adapts: what it takes for alike, it must learn to tell
-    apart. `classes` are `(n,)`, two or more.
+
+def likeness_of(features: Tensor, classes: Tensor) -> float:
+    """Return the mean cosine of examples of different classes `(n,)`, two or more.
+
+    `features` `(n, feature_count)` have length 1 and come from the tail before it adapts: what it
+    takes for alike, it must learn to tell apart.
     """
     apart = classes.unsqueeze(1) != classes.unsqueeze(0)  # (n, n)
-    likeness = (features @ features.T)[apart].mean().item()
-    return spec.slope * max(0.0, likeness - spec.likeness)
+    return (features @ features.T)[apart].mean().item()
+
+
+def prior_weight(spec: TailSpec, features: Tensor, classes: Tensor) -> float:
+    """Return the weight that pictures suggest by their likeness: `slope max(0, s - likeness)`."""
+    return spec.slope * max(0.0, likeness_of(features, classes) - spec.likeness)
+
+
+def all_alike(features: Tensor, classes: Tensor) -> bool:
+    """Tell whether examples of different classes do not differ, so that no step would help."""
+    return likeness_of(features, classes) > _ALL_ALIKE
 
 
 def best_weight(head: Tensor, tail: Tensor, classes: Tensor, prior: float) -> float:
