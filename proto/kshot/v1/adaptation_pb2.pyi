@@ -200,7 +200,9 @@ class _StopReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     STOP_REASON_COMPLETED: _StopReason.ValueType  # 1
     """All steps are done."""
     STOP_REASON_TIME_BUDGET: _StopReason.ValueType  # 2
-    """The deadline came near first, and the request allowed fewer steps."""
+    """The call's deadline (not `AdaptOptions.time_budget`) came near first, and the request allowed
+    fewer steps.
+    """
 
 class StopReason(_StopReason, metaclass=_StopReasonEnumTypeWrapper):
     """Tells why an inner loop stopped."""
@@ -210,7 +212,9 @@ STOP_REASON_UNSPECIFIED: StopReason.ValueType  # 0
 STOP_REASON_COMPLETED: StopReason.ValueType  # 1
 """All steps are done."""
 STOP_REASON_TIME_BUDGET: StopReason.ValueType  # 2
-"""The deadline came near first, and the request allowed fewer steps."""
+"""The call's deadline (not `AdaptOptions.time_budget`) came near first, and the request allowed
+fewer steps.
+"""
 global___StopReason = StopReason
 
 @typing.final
@@ -1481,7 +1485,7 @@ class TailReport(google.protobuf.message.Message):
     @property
     def needed_time(self) -> google.protobuf.duration_pb2.Duration:
         """Gives the `AdaptOptions.time_budget` that all steps would need on this server, with what this
-        call had computed before.
+        call had computed before. 0 where all were taken.
         """
 
     def __init__(

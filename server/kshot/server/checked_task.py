@@ -27,7 +27,7 @@ from kshot.server.request.inputs import AdaptInput
 from kshot.server.request.options import Bounds, TtlLimits, resolve_options
 from kshot.server.request.validation import check_labels
 from kshot.server.request.violations import Violations
-from kshot.server.tail import TailOutlook, unfinished
+from kshot.server.tail import NO_TAIL, TailOutlook, may_adapt, unfinished
 
 Floats = npt.NDArray[np.float32]
 
@@ -39,9 +39,9 @@ class CheckedTask:
     `images` are the prepared ones, which the digest is made of; the engine's support set is the
     encoded one where the bundle has an encoder. `temperature` divides the adapted model's logits.
     `feature_blocks` are the sizes of those that the engine's support set begins with, if it is
-    features. `asks_for_tail` tells that the caller set an option of the tail,
-    `tail_example_seconds` what a step of it takes for each example, 0 where it may not adapt, and
-    `tail` how far it adapts.
+    features. `asks_for_tail` tells that the caller set an option of the tail, `budget_is_idle` that
+    he set its time budget where it cannot adapt. `tail_example_seconds` is what a step of the tail
+    takes for each example, 0 where it may not adapt, and `tail` how far it adapts.
     """
 
     engine_task: EngineTask
@@ -51,6 +51,7 @@ class CheckedTask:
     feature_blocks: tuple[int, ...] = ()
     seen: SeenImages | None = None
     asks_for_tail: bool = False
+    budget_is_idle: bool = False
     tail_example_seconds: float = 0
     tail: TailOutlook | None = None
 
@@ -75,10 +76,10 @@ class CheckedTask:
     def tail_warnings(self, *, out_of_time: bool = False) -> tuple[str, ...]:
         """Return a sentence if the deadline came before the tail had adapted.
 
-        Also for a caller who asked for a tail that has no time to adapt.
+        Also for a caller who asked for a tail that has no time to adapt, or gave time for none.
         """
         if self.tail is None:
-            return ()
+            return (NO_TAIL,) if self.budget_is_idle else ()
         if self.tail.plan is not None:
             return (unfinished(),) if out_of_time else ()
         budget = self.engine_task.options.time_budget
@@ -131,7 +132,13 @@ def check_task(
         options=options,
     )
     checked = task_for(manifest, engine_task, support_set.class_names, support)
-    return replace(checked, asks_for_tail=not {"scope", "time_budget"}.isdisjoint(task.options))
+    # Without a model's name the budget is for those that have a tail.
+    idle = task.model and "time_budget" in task.options and not may_adapt(manifest, options)
+    return replace(
+        checked,
+        asks_for_tail=not {"scope", "time_budget"}.isdisjoint(task.options),
+        budget_is_idle=bool(idle),
+    )
 
 
 def task_for(

@@ -23,6 +23,12 @@ _MEASURED_EXAMPLES, _FIXED_EXAMPLES = 20, 3
 _MARGIN = 1.1
 
 
+NO_TAIL = (
+    "options.time_budget: has no effect: only scope auto, with head ridge and no inner steps, "
+    "adapts the tail of an encoder, where the model has one"
+)
+
+
 @dataclass(frozen=True)
 class TailSpeed:
     """The seconds of a step of the tail for each example, and of the maps of one crop."""
@@ -86,7 +92,7 @@ class TailOutlook:
 class TailReport:
     """The weight of an adapted tail, 0 without one, and the steps that were taken.
 
-    `needed_seconds` is the time budget that all steps would need.
+    `needed_seconds` is the time budget that all steps would need, 0 where all were taken.
     """
 
     weight: float
@@ -101,8 +107,10 @@ class TailReport:
         if plan is None or result is None or result.stop_reason != "COMPLETED":
             return TailReport(0, 0, 0, outlook.needed_seconds)
         mix = result.parameters.get(TAIL_MIX, (1, 0))
-        weight = float(mix[1] / mix[0])
-        return TailReport(weight, plan.step_count, plan.fold_step_count, outlook.needed_seconds)
+        weight = round(float(mix[1] / mix[0]), 4)
+        complete = plan.fold_step_count in (0, max(_FOLD_STEPS))
+        needed = 0.0 if complete else outlook.needed_seconds
+        return TailReport(weight, plan.step_count, plan.fold_step_count, needed)
 
 
 def unfinished(error: Exception | None = None) -> str:

@@ -76,7 +76,7 @@ def test_a_tail_adapts_by_default(tailed: AdaptationServiceStub) -> None:
     tail = adapted.report.tail
 
     assert (tail.weight, tail.step_count, tail.fold_step_count) == (TAIL_WEIGHT, 20, 12)
-    assert 0 < tail.needed_time.ToNanoseconds() < 2e9
+    assert tail.needed_time.ToNanoseconds() == 0  # all steps were taken
     assert adapted.adapted_model.options.scope == wire.SCOPE_AUTO
     assert adapted.report.estimate.example_count == WAY * SHOT
     assert adapted.report.stop_reason == wire.STOP_REASON_COMPLETED
@@ -198,3 +198,21 @@ def test_the_chosen_models_tail_adapts(
         assert not np.array_equal(
             ask(server.stub, adapted.adapted_model), ask(server.stub, short.adapted_model)
         )
+
+
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        ({"scope": wire.SCOPE_HEAD}, True),
+        ({"head": wire.HEAD_PROTOTYPE}, True),
+        ({"step_count": 1}, True),
+        ({"model": "", "scope": wire.SCOPE_HEAD}, False),  # other models might have used it
+        ({}, False),
+    ],
+)
+def test_a_budget_for_no_tail_is_noticed(
+    tailed: AdaptationServiceStub, options: dict[str, Any], idle: bool
+) -> None:
+    warnings = adapt(tailed, budget=5, **options).report.warnings
+
+    assert any("has no effect" in warning for warning in warnings) is idle
