@@ -18,13 +18,23 @@ from kshot.trainer.recipe.files import list_recipes, load_recipe
 from studies import calibration, choosing, reproduction, short_recipes
 from studies.common.evaluation import Evaluation, read_pairs
 from studies.common.page import replace_blocks
-from studies.common.results import DOCS, RESULTS, Result, Row, read_results, result_path
+from studies.common.results import (
+    DOCS,
+    RESULTS,
+    Result,
+    Row,
+    read_result,
+    read_results,
+    result_path,
+)
 from studies.common.runner import Options
 from studies.pictures import page as pictures
 from studies.pictures.contenders import read_contenders
 from studies.pictures.measure import TASK_KEYS, answers_key
 from studies.pictures.study import kept_results, kept_tables, tables_path
 from studies.pictures.tables import all_tables
+from studies.pictures.tail.result import TAILS
+from studies.pictures.tail.study import PHOTOS, deciding_key
 from studies.reproduction import targets
 from studies.short_recipes import short_runs
 
@@ -82,6 +92,18 @@ def test_pictures_were_shown_to_the_bundles_that_ship(name: str | None) -> None:
         with suppress(DataError):  # a bundle with others' weights is built by its user
             if exported_alike or not any(bundle.encoder_path for bundle in of.bundles()):
                 assert answers_key(tasks, of) == key, contender
+
+
+def test_the_tail_is_the_one_that_is_built() -> None:
+    path = result_path("pictures", TAILS)
+    if not path.exists():
+        pytest.skip("the tail was not measured yet")
+    result = read_result(path)
+    exported_alike = result.provenance.versions["torch"] == version("torch")
+    with suppress(DataError):  # it is built by its user
+        (bundle,) = read_contenders()[PHOTOS].bundles()
+        if exported_alike:
+            assert result.settings["deciding"] == deciding_key(bundle)
 
 
 @pytest.mark.parametrize(

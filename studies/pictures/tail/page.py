@@ -8,12 +8,12 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from studies.common.page import table
-from studies.common.plots import LOOKS, log_ticks, save_plot
+from studies.common.plots import LOOKS, save_plot
 from studies.common.results import Row
 from studies.pictures.gathered import Named
 from studies.pictures.measure import SetRow, read_set_rows
 from studies.pictures.tail.answers import PLANS
-from studies.pictures.tail.result import LEFT_OUT, MEAN, SERVED, TAILS
+from studies.pictures.tail.result import COMMON, LEFT_OUT, MEAN, SERVED, TAILS
 from studies.pictures.times import TIMES
 
 if TYPE_CHECKING:
@@ -27,13 +27,15 @@ HEAD = (
 
 def tail_table(found: Named) -> str:
     """Lay out the means of all plans, then the sets by the plans that are served."""
-    titles = {MEAN: "mean", **{row.name: row.title for row in _real()}}
+    real = {row.name: row.title for row in _real()}
+    titles = {MEAN: "mean", COMMON: "mean, tasks of all plans", **real}
     lines = []
     for (trial, plan), row in found.items():
         name, shot = _of_trial(trial)
-        if name == MEAN or SERVED[shot] == plan.removesuffix(f"-{LEFT_OUT}"):
+        served = plan.removesuffix(f"-{LEFT_OUT}") == SERVED[shot]
+        if name == MEAN or (name == COMMON and plan in PLANS) or (name in real and served):
             cells = [titles[name], str(shot), plan.replace("-", " "), *_cells(row)]
-            lines.append((name != MEAN, cells))
+            lines.append((list(titles).index(name), cells))
     return table(HEAD, [cells for _, cells in sorted(lines, key=lambda line: line[0])])
 
 
@@ -50,45 +52,57 @@ def _cells(row: Row) -> Sequence[str]:
 
 
 def points(row: Row, column: str) -> str:
-    """Say a paired difference; that of tails which never have a weight is no estimate."""
-    if not row["adapted"]:
-        return "0"
-    return f"{100 * row[column]:+.1f} ± {100 * row[f'{column}_ci95']:.1f}"
+    """Say a paired difference."""
+    width = row[f"{column}_ci95"]
+    return "0" if width is None else f"{100 * row[column]:+.1f} ± {100 * width:.1f}"
 
 
 def draw_curve(path: Path, tables: Mapping[str, Named]) -> None:
     """Draw the mean accuracy over the seconds of `Adapt` on one core, a panel for each shot.
 
-    The gain of a plan on its tasks is added to the head's accuracy on those of the served plan.
+    All plans of a panel are measured on the same tasks.
     """
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(SERVED))
-        for axes, (shot, served), look in zip(panels, SERVED.items(), LOOKS, strict=False):
-            trial = f"{MEAN}-{shot}shot"
+        for axes, shot, look in zip(panels, SERVED, LOOKS, strict=False):
             found = tables[TAILS].items()
-            rows = {plan: row for (of, plan), row in found if of == trial and plan in PLANS}
-            head, began = 100 * rows[served]["head"], _head_seconds(tables[TIMES], shot)
-            taken = sorted(rows.items(), key=lambda item: float(item[1]["seconds"]))
-            seconds = [began, *(began + row["seconds"] for _, row in taken)]
-            accuracies = [head, *(head + 100 * row["ahead"] for _, row in taken)]
-            widths = [0.0, *(100 * row["ahead_ci95"] for _, row in taken)]
+            rows = [
+                (plan, row)
+                for (trial, plan), row in found
+                if trial == f"{COMMON}-{shot}shot" and plan in PLANS
+            ]
+            rows.sort(key=lambda item: float(item[1]["seconds"]))
+            began, head = _head_seconds(tables[TIMES], shot), 100 * rows[0][1]["head"]
+            seconds = [began, *(began + row["seconds"] for _, row in rows)]
+            accuracies = [head, *(100 * row["accuracy"] for _, row in rows)]
+            widths = [0.0, *(100 * (row["ahead_ci95"] or 0.0) for _, row in rows)]
             colour, _, marker = look
             axes.errorbar(seconds, accuracies, widths, color=colour, marker=marker, capsize=3)
-            names = ["head alone", *(plan.replace("-", " ") for plan, _ in taken)]
+            names = ["head alone", *(_said(plan) for plan, _ in rows)]
             for name, x, y in zip(names, seconds, accuracies, strict=True):
                 axes.annotate(
-                    name, (x, y), xytext=(4, -10), textcoords="offset points", fontsize="small"
+                    name,
+                    (x, y),
+                    xytext=(-4, 4),
+                    textcoords="offset points",
+                    rotation=90,
+                    ha="right",
+                    fontsize="small",
                 )
-            axes.set_xscale("log")
-            log_ticks(axes.xaxis)
-            axes.set_xlim(seconds[0] / 1.5, seconds[-1] * 3)
+            axes.set_xlim(-0.08 * seconds[-1], 1.05 * seconds[-1])
             axes.set_title("1 example" if shot == 1 else f"{shot} examples")
             axes.set_xlabel("seconds of Adapt on one core")
             axes.set_ylabel("accuracy, mean of eight sets, %")
             axes.grid(alpha=0.3)
 
     save_plot(path, draw, width=10.0, height=4.0)
+
+
+def _said(name: str) -> str:
+    plan = PLANS[name]
+    folds = f"3 x {plan.fold_step_count} + " if plan.folded else ""
+    return f"{folds}{plan.step_count} steps"
 
 
 def _head_seconds(times: Named, shot: int) -> float:

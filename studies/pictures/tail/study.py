@@ -43,6 +43,7 @@ from studies.pictures.tail.result import (
     SERVED,
     SHIPPED,
     TAILS,
+    by_set,
     contender_of,
     tail_rows,
 )
@@ -202,25 +203,18 @@ def rows() -> Sequence[SetRow]:
 def write(part: Part, bundle: Bundle, out: Path) -> None:
     """Write the result of the tasks that all sets have; raises `DataError` without any."""
     names, found = [row.name for row in rows()], part.read()
-    kept = {}
-    for of in sorted({(key.shot, key.plan, key.head) for key in found}):
-        measured = (
-            {key.number for key in found if (key.name, key.shot, key.plan, key.head) == (name, *of)}
-            for name in names
-        )
-        if numbers := sorted(set.intersection(*measured)):
-            shot, plan, head = of
-            kept[of] = {
-                name: [found[Key(name, shot, number, plan, head)] for number in numbers]
-                for name in names
-            }
+    kept: dict[tuple[int, str, str], dict[int, dict[str, TailTask]]] = {}
+    for name, shot, number, plan, head in sorted(found):
+        if all(Key(each, shot, number, plan, head) in found for each in names):
+            tasks = kept.setdefault((shot, plan, head), {}).setdefault(number, {})
+            tasks[name] = found[Key(name, shot, number, plan, head)]
     if not kept:
         raise DataError("expected a task of each set, got none; measure first")
     more = {
         KEPT: {
             f"{name}-{shot}shot {contender_of(plan, head)}": write_tasks(tasks)
-            for (shot, plan, head), sets in kept.items()
-            for name, tasks in sets.items()
+            for (shot, plan, head), by_number in kept.items()
+            for name, tasks in by_set(by_number).items()
         }
     }
     (query_count,) = {row.way * row.query_count for row in rows()}

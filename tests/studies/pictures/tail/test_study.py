@@ -39,9 +39,9 @@ def test_the_result_is_of_the_tasks_that_all_sets_have(tmp_path: Path) -> None:
     write(part, bundle, tmp_path)
     result = read_result(result_path(STUDY, TAILS, tmp_path))
 
-    assert len(result.rows) == len(SETS) + 1
+    assert len(result.rows) == len(SETS) + 2
     assert {row["tasks"] for row in result.rows} == {2}
-    assert result.rows[-1]["trial"] == "mean-1shot"
+    assert result.rows[-1]["trial"] == "common-1shot"
     assert result.rows[-1]["ahead"] == pytest.approx(2 / 75, abs=1e-5)
     assert read_tasks(result.more[KEPT]["waste-1shot 20-steps"]) == [TASK, TASK]
 
