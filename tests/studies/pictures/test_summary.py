@@ -58,8 +58,8 @@ def test_what_was_reached_is_read_from_the_results() -> None:
     text = summary(found, tables)
 
     assert line(text, "mean of eight sets").endswith("| 78.8/80.0 |")
-    assert line(text, "… in 20 s, fewer").endswith("| 83.5/60.0 (+1.5 ± 0.5/+2.0 ± 0.5) |")
-    assert line(text, "… in 20 s, each").endswith("| 82.0/58.0 (+1.0 ± 0.5/+1.0 ± 0.5) |")
+    assert line(text, "… in 20 s (gain)").endswith("| 80.3/82.0 (+1.5 ± 0.5, +2.0 ± 0.5) |")
+    assert line(text, "… in 20 s, each").endswith(" (+1.0 ± 0.5, +1.0 ± 0.5) |")
     assert line(text, "worst set").endswith("| -0.4 (waste) and +1.0 (blood cells), ± 1.0 |")
     assert line(text, "letters").endswith("| +5.0/+0.0 |")
     assert line(text, "Predict").endswith("| 14.2 ms, 1.21 |")
