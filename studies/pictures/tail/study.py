@@ -5,8 +5,8 @@ python studies/pictures/tail/study.py --save
 
 Adapts to the first tasks of each set of `studies/pictures/study.py`, with the steps of each plan:
 the i-th task of every set before the next, so that a run may be stopped, and goes on where it was.
-`--save` writes the result of the tasks that all sets have by now; the pages are written by
-`studies/pictures/study.py --page`.
+`--save` writes the result of the tasks that all sets have by now, with each task of what is
+served; the pages are written by `studies/pictures/study.py --page`.
 """
 
 import hashlib
@@ -214,6 +214,7 @@ def write(part: Part, bundle: Bundle, out: Path) -> None:
         KEPT: {
             f"{name}-{shot}shot {contender_of(plan, head)}": write_tasks(tasks)
             for (shot, plan, head), by_number in kept.items()
+            if SERVED[shot] == plan
             for name, tasks in by_set(by_number).items()
         }
     }
