@@ -16,7 +16,7 @@ from kshot.engine.budget import Budget
 from kshot.engine.device import choose_device
 from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
-from kshot.engine.scheduler import Scheduler, SlotPlan
+from kshot.engine.scheduler import EXIT_FAILED, Scheduler, SlotPlan
 from kshot.engine.task import EngineTask, StopReason
 from kshot.learner import Slots
 
@@ -296,3 +296,26 @@ def test_a_task_that_does_not_fit_is_refused(
         scheduler.submit(model, _task(support=np.zeros((6, 1, 5, 5), np.float32)), _budget())
     with pytest.raises(ValueError, match="expected at most 20000 for model small, got 20001"):
         scheduler.submit(model, _task(step_count=ENDLESS + 1), _budget())
+
+
+def test_an_engine_whose_thread_ends_does_not_stay(
+    make_scheduler: MakeScheduler, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its calls would wait for their deadlines; the front starts another one."""
+    left: list[int] = []
+    gone = threading.Event()
+
+    def leave(code: int) -> None:
+        left.append(code)
+        gone.set()
+
+    def fail(_scheduler: Scheduler) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("kshot.engine.scheduler.os._exit", leave)
+    monkeypatch.setattr(Scheduler, "_admit", fail)
+
+    make_scheduler().submit(model, _task(), _budget())
+
+    assert gone.wait(PATIENCE)
+    assert left == [EXIT_FAILED]

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -22,6 +23,7 @@ from kshot.engine.task import EngineResult, EngineTask, StopReason
 from kshot.learner import InnerStep, SlotResult, Slots, SlotTask, StepSpec, graphed
 
 CLOSE_SECONDS = 5.0
+EXIT_FAILED = 71
 IDLE_POOLS = 4  # kept with their buffers and graphs when no job is inside
 
 _log = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ class Scheduler:
         self._pools: OrderedDict[_PoolKey, Pool] = OrderedDict()
         self._refining = Refining()
         self._round_began: float | None = None
-        self._thread = threading.Thread(target=self._run, name="inner-loop", daemon=True)
+        self._thread = threading.Thread(target=self._run_or_exit, name="inner-loop", daemon=True)
         self._thread.start()
 
     def submit(
@@ -99,6 +101,17 @@ class Scheduler:
         for job in dropped:
             job.answer.cancel()
         self._thread.join(CLOSE_SECONDS)
+
+    def _run_or_exit(self) -> None:
+        """Run; after an error that nothing expects, end the process: the front starts another.
+
+        Without this thread every adaptation would wait for its deadline.
+        """
+        try:
+            self._run()
+        except BaseException:
+            _log.exception("inner_loop_failed")
+            os._exit(EXIT_FAILED)
 
     def _run(self) -> None:
         while True:
