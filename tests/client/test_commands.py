@@ -154,12 +154,12 @@ def test_an_adaptation_says_what_to_expect() -> None:
         (
             TailReport(0.0, 20, 12, 9.0),
             10.0,
-            "as they were: the head alone answers left-out examples better",
+            "as they were: adapting them gains nothing here",
         ),
         (
             TailReport(0.0, 20, 0, 1.5),
             2.0,
-            "as they were: the head suffices, the classes look unlike each other",
+            "as they were: adapting them gains nothing here",
         ),
         (
             TailReport(0.0, 0, 0, 9.0),
@@ -169,7 +169,7 @@ def test_an_adaptation_says_what_to_expect() -> None:
         (
             TailReport(0.0, 0, 0, 9.0),
             20.0,
-            "as they were: too little time; a longer --timeout lets them adapt",
+            "as they were: see the warnings",
         ),
     ],
 )

@@ -23,7 +23,7 @@ from kshot.engine.refining import Refining
 from kshot.engine.scheduler import Scheduler, SlotPlan
 from kshot.engine.task import EngineResult, EngineTask, StopReason, TailTask
 from kshot.engine.warm_up import blank_task
-from kshot.engine.wire import decode_task
+from kshot.engine.wire import decode_task, encode_result
 from kshot.internal.v1 import engine_pb2
 from kshot.learner import Refinement, RefinementTask, Tail, mixed_logits, refine
 
@@ -239,11 +239,28 @@ def test_the_head_is_left_where_a_step_fails(
 
     head = scheduler.submit(tailed, replace(task, tail=None), _budget()).result(PATIENCE)
     assert got.stop_reason is StopReason.COMPLETED
+    assert got.tail_failed and encode_result(got).tail_failed
+    assert not head.tail_failed
     assert got.parameters.keys() == head.parameters.keys()
     np.testing.assert_array_equal(got.held_out_logits, head.held_out_logits)
     assert [record.message for record in caplog.records] == ["tail_step_failed"]
     both = scheduler.submit(tailed, task, _budget()).result(PATIENCE)
     assert "tail.mix" in both.parameters
+
+
+def test_a_device_that_failed_is_not_kept(
+    scheduler: Scheduler, tailed: LoadedModel, task: EngineTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service ends the process on this error: no step works after it."""
+
+    def fail(*_: object) -> Steps:
+        yield
+        raise torch.AcceleratorError("unspecified launch failure")
+
+    monkeypatch.setattr(refining, "refine", fail)
+
+    with pytest.raises(torch.AcceleratorError):
+        scheduler.submit(tailed, task, _budget()).result(PATIENCE)
 
 
 def test_callers_who_ask_again_have_as_much_time_as_a_step(

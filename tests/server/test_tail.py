@@ -168,6 +168,11 @@ def result(stop_reason: str = "COMPLETED", **parameters: list[float]) -> EngineR
         (TailOutlook(TailPlan(20, 0, 4), 9.0), result(tail_mix=[0.8, 0.2]), (0.25, 20, 0, 0.0)),
         (TailOutlook(TailPlan(20, 6, 2), 9.0), result(), (0, 20, 6, 9.0)),
         (TailOutlook(TailPlan(20, 6, 2), 9.0), result("TIME_BUDGET"), (0, 0, 0, 9.0)),
+        (
+            TailOutlook(TailPlan(20, 6, 2), 9.0),
+            replace(result(), tail_failed=True),
+            (0, 0, 0, 9.0),
+        ),
         (TailOutlook(None, 9.0, "deadline"), result(), (0, 0, 0, 9.0)),
         (TailOutlook(None, 9.0, "deadline"), None, (0, 0, 0, 9.0)),
     ],

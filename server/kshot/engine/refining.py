@@ -95,7 +95,11 @@ class Refining:
             _log.exception("tail_step_failed")
             refined.steps = None  # it holds the tensors
             give_back_memory(error)
-            result = refined.head
+            if isinstance(error, torch.AcceleratorError):  # the process must end
+                self._jobs.remove(refined)
+                refined.job.answer.set_exception(error)
+                return
+            result = replace(refined.head, tail_failed=True)
         took = self._clock() - began
         refined.step_count -= 1
         refined.seconds += took
@@ -106,7 +110,7 @@ class Refining:
     def give_up(self) -> None:
         """Answer all jobs with their heads."""
         for refined in list(self._jobs):
-            self._answer(refined, refined.head)
+            self._answer(refined, replace(refined.head, tail_failed=True))
 
     def _next(self) -> _Refined:
         started = [refined for refined in self._jobs if refined.steps is not None]

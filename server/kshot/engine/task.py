@@ -121,6 +121,7 @@ class EngineResult:
 
     `slot_bucket` counts the rows of the task's widest launch, 0 without steps; `compute_seconds`
     run from its first step to its end, without other tasks' steps between those of its tail.
+    `tail_failed` tells that the head alone is here because a step of the tail failed.
     """
 
     parameters: Arrays
@@ -133,3 +134,4 @@ class EngineResult:
     compute_path: str
     slot_bucket: int
     held_out_logits: npt.NDArray[np.float32] | None = None
+    tail_failed: bool = False

@@ -131,7 +131,9 @@ def measure_rates(
 
 
 def measure_tail(tail: LoadedTail) -> float:
-    """Return the seconds that a step of a tail takes for each example, the least of some.
+    """Return the seconds that a step of a tail takes for each example, the least of some, or 0.
+
+    It is 0 where the tail takes all pictures for alike, so that it never steps.
 
     On a CPU those of this thread, so that plans do not depend on what else runs at the start. The
     first step, which makes the buffers, does not count.
@@ -150,7 +152,10 @@ def measure_tail(tail: LoadedTail) -> float:
         seed=0,
     )
     steps = refine(tail.network, tail.parameters, task)
-    next(steps)
+    try:
+        next(steps)
+    except StopIteration:
+        return 0.0
     clock = time.perf_counter if device.type == "cuda" else time.thread_time
     seconds = []
     for _ in range(TAIL_STEPS):

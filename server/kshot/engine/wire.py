@@ -46,6 +46,7 @@ def encode_result(result: EngineResult) -> engine_pb2.AdaptResponse:
         support_accuracy=result.support_accuracy,
         compute_path=result.compute_path,
         slot_bucket=result.slot_bucket,
+        tail_failed=result.tail_failed,
     )
     if result.held_out_logits is not None:
         logits = result.held_out_logits

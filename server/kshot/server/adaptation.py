@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import BatchNormMode
-from kshot.server.call_context import current_call
+from kshot.server.call_context import current_call, seconds_to_spare
 from kshot.server.checked_task import CheckedTask, SeenImages
 from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
@@ -22,7 +22,7 @@ from kshot.server.report.known import all_may_be_left_out, strengths
 from kshot.server.report.novelty import span_of
 from kshot.server.request.digest import weights_digest
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.tail import TailReport
+from kshot.server.tail import TailReport, took_all
 from kshot.server.workers import Workers
 
 Floats = npt.NDArray[np.float32]
@@ -62,7 +62,11 @@ async def adapt(
 
     async def run(engine_task: EngineTask) -> EngineResult:
         call, started = current_call(), time.perf_counter()
-        result = await run_engine(engine_task, seconds_to_work(call.remaining()))
+        seconds = seconds_to_work(call.remaining())
+        if engine_task.tail is not None and seconds is not None:
+            # What follows a head that the deadline leaves takes longer than sending it.
+            seconds = max(seconds_to_spare(call.remaining()) or 0, seconds / 2)
+        result = await run_engine(engine_task, seconds)
         # The engine counts only its computing; the rest was waiting.
         call.add("compute", result.seconds)
         call.add("queue", time.perf_counter() - started - result.seconds)
@@ -78,7 +82,8 @@ async def adapt(
             held_out = await held_out_logits(task.engine_task, run, predictor, workers, remaining)
         except FoldsFailedError as error:
             warnings = (f"options.fold_count: there is no estimate by folds: {error}",)
-    warnings += task.tail_warnings(out_of_time=result.stop_reason == "TIME_BUDGET")
+    out_of_time = result.stop_reason == "TIME_BUDGET"
+    warnings += task.tail_warnings(out_of_time=out_of_time, failed=result.tail_failed)
     # Spans of many examples take a quarter of a second: too long for the threads of the disk.
     finish = workers.prepare if task.feature_blocks else workers.brief
     adaptation = await finish(lambda: _adaptation(task, result, held_out))
@@ -110,7 +115,7 @@ def _adaptation(task: CheckedTask, result: EngineResult, held_out: Floats | None
     seen = task.seen or SeenImages.of(engine_task, task.images)
     tail = None if task.tail is None else TailReport.of(task.tail, result)
     digested = options.digested(result.step_count)
-    if task.tail is not None and result.stop_reason == "COMPLETED":
+    if task.tail is not None and took_all(result):
         digested |= task.tail.digested()
     model = AdaptedModelRecord(
         id="",

@@ -73,15 +73,15 @@ class CheckedTask:
         options = replace(task.options, allow_partial=task.options.allow_partial or bool(task.tail))
         return replace(task, options=options)
 
-    def tail_warnings(self, *, out_of_time: bool = False) -> tuple[str, ...]:
-        """Return a sentence if the deadline came before the tail had adapted.
+    def tail_warnings(self, *, out_of_time: bool = False, failed: bool = False) -> tuple[str, ...]:
+        """Return a sentence if the deadline came before the tail had adapted, or a step failed.
 
         Also for a caller who asked for a tail that has no time to adapt, or gave time for none.
         """
         if self.tail is None:
             return (NO_TAIL,) if self.budget_is_idle else ()
         if self.tail.plan is not None:
-            return (unfinished(),) if out_of_time else ()
+            return (unfinished(failed=failed),) if out_of_time or failed else ()
         budget = self.engine_task.options.time_budget
         return (self.tail.warning(budget),) if self.asks_for_tail else ()
 

@@ -104,19 +104,29 @@ class TailReport:
     def of(outlook: TailOutlook, result: EngineResult | None = None) -> TailReport:
         """Tell what became of a plan; without a result, or when the time ran out, no step."""
         plan = outlook.plan
-        if plan is None or result is None or result.stop_reason != "COMPLETED":
+        if plan is None or result is None or not took_all(result):
             return TailReport(0, 0, 0, outlook.needed_seconds)
         mix = result.parameters.get(TAIL_MIX, (1, 0))
-        weight = round(float(mix[1] / mix[0]), 4)
+        weight = float(f"{float(mix[1] / mix[0]):.4g}")
         complete = plan.fold_step_count in (0, max(_FOLD_STEPS))
         needed = 0.0 if complete else outlook.needed_seconds
         return TailReport(weight, plan.step_count, plan.fold_step_count, needed)
 
 
-def unfinished(error: Exception | None = None) -> str:
-    """Return a sentence on what ended a tail's adaptation: an error, or else the deadline."""
+def took_all(result: EngineResult) -> bool:
+    """Tell whether a planned tail took its steps, so that the plan decides the model's bytes."""
+    return result.stop_reason == "COMPLETED" and not result.tail_failed
+
+
+def unfinished(error: Exception | None = None, *, failed: bool = False) -> str:
+    """Return a sentence on what ended a tail's adaptation: an error, or else the deadline.
+
+    `failed` tells of a step that failed in the engine, whose log says why.
+    """
     field, ending, remedy = "time_budget", "the deadline came", "allow more time"
-    if isinstance(error, EngineUnavailable):
+    if failed:
+        field, ending, remedy = "scope", "a step failed", "the engine's log says why"
+    elif isinstance(error, EngineUnavailable):
         field, ending, remedy = "scope", "the engine stopped", "adapt again"
     elif isinstance(error, DeviceMemoryFull):
         field, ending, remedy = "scope", "the device's memory was full", "adapt again later"

@@ -160,15 +160,13 @@ def expectation(report: Report | None) -> str:
 def last_layers(tail: TailReport, budget: float) -> str:
     """Say what became of the encoder's last layers, and what more time would change."""
     missing = tail.needed_time > budget
-    remedy = f"--time-budget {math.ceil(tail.needed_time)}" if missing else "a longer --timeout"
+    remedy = f"--time-budget {math.ceil(tail.needed_time)}"
     if not tail.tried:
-        return f"as they were: too little time; {remedy} lets them adapt"
+        why = f"too little time; {remedy} lets them adapt" if missing else "see the warnings"
+        return f"as they were: {why}"
+    said = "as they were: adapting them gains nothing here"
     if tail.weight:
         said = f"adapted, weight {tail.weight:.2g} beside the head"
-    elif tail.fold_step_count:
-        said = "as they were: the head alone answers left-out examples better"
-    else:
-        said = "as they were: the head suffices, the classes look unlike each other"
     return f"{said}; {remedy} allows all steps" if missing else said
 
 

@@ -254,6 +254,7 @@ class AdaptResponse(google.protobuf.message.Message):
     COMPUTE_PATH_FIELD_NUMBER: builtins.int
     SLOT_BUCKET_FIELD_NUMBER: builtins.int
     HELD_OUT_LOGITS_FIELD_NUMBER: builtins.int
+    TAIL_FAILED_FIELD_NUMBER: builtins.int
     step_count: builtins.int
     """Counts the steps that were done."""
     stop_reason: global___StopReason.ValueType
@@ -264,6 +265,8 @@ class AdaptResponse(google.protobuf.message.Message):
     """Names the implementation of the inner step that ran."""
     slot_bucket: builtins.int
     """Counts the slots of the widest launch that it took part in; 0 without steps."""
+    tail_failed: builtins.bool
+    """Tells that a step of the tail failed, so that the head alone is here."""
     @property
     def parameters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___NamedTensor]:
         """Holds the adapted parameters, in the order of their names; those of an adapted tail, whose weight
@@ -302,9 +305,10 @@ class AdaptResponse(google.protobuf.message.Message):
         compute_path: builtins.str = ...,
         slot_bucket: builtins.int = ...,
         held_out_logits: global___Tensor | None = ...,
+        tail_failed: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["compute_time", b"compute_time", "held_out_logits", b"held_out_logits"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "compute_time", b"compute_time", "held_out_logits", b"held_out_logits", "parameters", b"parameters", "slot_bucket", b"slot_bucket", "statistics", b"statistics", "step_count", b"step_count", "stop_reason", b"stop_reason", "support_accuracy", b"support_accuracy", "support_loss", b"support_loss"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "compute_time", b"compute_time", "held_out_logits", b"held_out_logits", "parameters", b"parameters", "slot_bucket", b"slot_bucket", "statistics", b"statistics", "step_count", b"step_count", "stop_reason", b"stop_reason", "support_accuracy", b"support_accuracy", "support_loss", b"support_loss", "tail_failed", b"tail_failed"]) -> None: ...
 
 global___AdaptResponse = AdaptResponse
 

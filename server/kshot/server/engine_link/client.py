@@ -86,6 +86,7 @@ class EngineResult:
     compute_path: str
     slot_bucket: int
     held_out_logits: Floats | None = None
+    tail_failed: bool = False
 
 
 class EngineClient:
@@ -192,6 +193,7 @@ def _result(response: wire.AdaptResponse) -> EngineResult:
         held_out_logits=(
             _array(response.held_out_logits) if response.HasField("held_out_logits") else None
         ),
+        tail_failed=response.tail_failed,
     )
 
 
