@@ -436,8 +436,9 @@ def test_equal_jobs_adapt_one_after_another(queue: _Queue) -> None:
     assert [job.answer.result().compute_seconds for job in queue.jobs] == [2.25, 2.25]
 
 
-def test_a_short_tail_passes_a_long_one(queue: _Queue) -> None:
+def test_a_short_tail_passes_a_long_one(queue: _Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the long one has fewer steps left."""
+    monkeypatch.setattr(refining, "OLDEST_EVERY", 1000)
     queue.add(5)
     queue.refining.advance()
     queue.add(2)
@@ -464,7 +465,19 @@ def test_folds_and_examples_are_work(
     assert queue.taken == [1]
 
 
-def test_few_tails_hold_buffers(queue: _Queue) -> None:
+def test_short_tails_do_not_stop_a_long_one(queue: _Queue) -> None:
+    queue.add(100)
+    for _ in range(10):
+        queue.add(2)
+
+    for _ in range(12):
+        queue.refining.advance()
+
+    assert queue.taken == [1, 1, 0, 2, 2, 0, 3, 3, 0]  # the last advance of a job ends it
+
+
+def test_few_tails_hold_buffers(queue: _Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refining, "OLDEST_EVERY", 1000)
     for step_count in (12, 9, 6, 3):
         queue.add(step_count)
         queue.refining.advance()

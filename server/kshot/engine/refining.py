@@ -22,6 +22,7 @@ from kshot.learner import (
 )
 
 ANSWER_STEPS = 1  # the head's answer is there: only a step that runs must end before it is sent
+OLDEST_EVERY = 4  # steps
 MOST_STARTED = 4  # jobs that hold the buffers of their tails
 
 _log = logging.getLogger(__name__)
@@ -45,9 +46,9 @@ class _Refined:
 class Refining:
     """Jobs whose tails adapt, a step at a time; the job with the least remaining work comes next.
 
-    So a short one passes a long one. At most `MOST_STARTED` hold buffers: while so many have
-    started, the next is one of them. A step is long beside an inner step: after each one, other
-    jobs that compute get as much time as it took.
+    So a short one passes a long one; every fourth step is the oldest job's. At most `MOST_STARTED`
+    hold buffers: while so many have started, the next is one of them. A step is long beside an
+    inner step: after each one, other jobs that compute get as much time as it took.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -55,6 +56,7 @@ class Refining:
         self._clock = clock
         self._jobs: list[_Refined] = []
         self._due = 0.0
+        self._turn = 0
         self._gives_way = False
 
     def __len__(self) -> int:
@@ -115,6 +117,9 @@ class Refining:
     def _next(self) -> _Refined:
         started = [refined for refined in self._jobs if refined.steps is not None]
         choice = started if len(started) >= MOST_STARTED else self._jobs
+        self._turn += 1
+        if self._turn % OLDEST_EVERY == 0:  # however many short ones come
+            return choice[0]
         return min(choice, key=_Refined.remaining)  # the first of equals
 
     def _answer(self, refined: _Refined, result: EngineResult) -> None:
