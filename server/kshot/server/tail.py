@@ -107,7 +107,7 @@ class TailReport:
         if plan is None or result is None or not took_all(result):
             return TailReport(0, 0, 0, outlook.needed_seconds)
         mix = result.parameters.get(TAIL_MIX, (1, 0))
-        weight = float(f"{float(mix[1] / mix[0]):.4g}")
+        weight = float(f"{float(mix[1] / mix[0]):.6g}")
         complete = plan.fold_step_count in (0, max(_FOLD_STEPS))
         needed = 0.0 if complete else outlook.needed_seconds
         return TailReport(weight, plan.step_count, plan.fold_step_count, needed)
