@@ -151,26 +151,14 @@ def test_an_adaptation_says_what_to_expect() -> None:
             8.0,
             "adapted, weight 0.25 beside the head; --time-budget 10 allows all steps",
         ),
-        (
-            TailReport(0.0, 20, 12, 9.0),
-            10.0,
-            "as they were: adapting them gains nothing here",
-        ),
-        (
-            TailReport(0.0, 20, 0, 1.5),
-            2.0,
-            "as they were: adapting them gains nothing here",
-        ),
+        (TailReport(0.0, 20, 12, 9.0), 10.0, "as they were: adapting them gains nothing here"),
+        (TailReport(0.0, 20, 0, 1.5), 2.0, "as they were: adapting them gains nothing here"),
         (
             TailReport(0.0, 0, 0, 9.0),
             2.0,
             "as they were: too little time; --time-budget 9 lets them adapt",
         ),
-        (
-            TailReport(0.0, 0, 0, 9.0),
-            20.0,
-            "as they were: see the warnings",
-        ),
+        (TailReport(0.0, 0, 0, 9.0), 20.0, "as they were: see the warnings"),
     ],
 )
 def test_an_adaptation_says_what_became_of_the_last_layers(

@@ -131,12 +131,11 @@ def measure_rates(
 
 
 def measure_tail(tail: LoadedTail) -> float:
-    """Return the seconds that a step of a tail takes for each example, the least of some, or 0.
-
-    It is 0 where the tail takes all pictures for alike, so that it never steps.
+    """Return the seconds that a step of a tail takes for each example, the least of some.
 
     On a CPU those of this thread, so that plans do not depend on what else runs at the start. The
-    first step, which makes the buffers, does not count.
+    first step, which makes the buffers, does not count. A tail that takes all pictures for alike
+    takes no step: 0.
     """
     device = next(iter(tail.parameters.values())).device
     count = TAIL_WAY * TAIL_SHOT

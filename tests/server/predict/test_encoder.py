@@ -80,6 +80,10 @@ IMAGES, ENCODED = "float[n,1,8,8] images", "float[n,1,4,4] encoded"
             encoder("float[n,1,8,8] images, float x", ENCODED, f"encoded = {POOL}(images)"),
             "input: expected images, .*; x ",
         ),
+        (  # only as an output, for a tail
+            encoder("float[n,1,8,8] images, float maps", ENCODED, f"encoded = {POOL}(images)"),
+            "input: expected images, .*; maps ",
+        ),
         (
             encoder(IMAGES, "float[n,1,8,8] encoded", "encoded = Relu(images)"),
             r"output: expected encoded, float32 of shape \(n, 1, 4, 4\), got .*8, 8",
