@@ -28,6 +28,7 @@ EXAMPLES: list[RequestError] = [
     errors.StoreIsFull("disk"),
     errors.DeviceMemoryFull(),
     errors.QueueFull(),
+    errors.TooManyCalls(),
     errors.EngineUnavailable(),
     errors.StoreUnavailable(),
     errors.ShuttingDown(),

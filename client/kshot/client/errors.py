@@ -181,6 +181,7 @@ BY_REASON: Mapping[str, type[KshotError]] = {
     "STORE_FULL": StoreFullError,
     "UNAVAILABLE": UnavailableError,
     "QUEUE_FULL": UnavailableError,
+    "TOO_MANY_CALLS": UnavailableError,
     "ENGINE_UNAVAILABLE": UnavailableError,
     "STORE_UNAVAILABLE": UnavailableError,
     "SHUTTING_DOWN": UnavailableError,

@@ -303,6 +303,7 @@ class PredictRequest(google.protobuf.message.Message):
     TOP_K_FIELD_NUMBER: builtins.int
     RETURN_LOGITS_FIELD_NUMBER: builtins.int
     REJECT_BELOW_FIELD_NUMBER: builtins.int
+    OMIT_CLASS_NAMES_FIELD_NUMBER: builtins.int
     adapted_model: builtins.str
     """Names the adapted model by its id. Required."""
     batch_norm_mode: global___BatchNormMode.ValueType
@@ -320,6 +321,10 @@ class PredictRequest(google.protobuf.message.Message):
     pictures of the classes that are refused by mistake. Needs an adapted model with known scores, which
     needs two examples of every class. Default: none are refused.
     """
+    omit_class_names: builtins.bool
+    """Leaves `Prediction.class_name` and `ClassProbability.class_name` empty: their indices count the
+    classes, whose names the answer lists once. Default false.
+    """
     @property
     def queries(self) -> global___Images:
         """Holds the images to classify: at least 1, at most `ModelCapabilities.max_query_count`. Required."""
@@ -333,9 +338,12 @@ class PredictRequest(google.protobuf.message.Message):
         top_k: builtins.int | None = ...,
         return_logits: builtins.bool | None = ...,
         reject_below: builtins.float | None = ...,
+        omit_class_names: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "top_k", b"top_k"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "adapted_model", b"adapted_model", "batch_norm_mode", b"batch_norm_mode", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "top_k", b"top_k"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_omit_class_names", b"_omit_class_names", "_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "omit_class_names", b"omit_class_names", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "top_k", b"top_k"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_omit_class_names", b"_omit_class_names", "_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "adapted_model", b"adapted_model", "batch_norm_mode", b"batch_norm_mode", "omit_class_names", b"omit_class_names", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "top_k", b"top_k"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_omit_class_names", b"_omit_class_names"]) -> typing.Literal["omit_class_names"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_reject_below", b"_reject_below"]) -> typing.Literal["reject_below"] | None: ...
     @typing.overload
@@ -428,6 +436,7 @@ class AdaptAndPredictRequest(google.protobuf.message.Message):
     TOP_K_FIELD_NUMBER: builtins.int
     RETURN_LOGITS_FIELD_NUMBER: builtins.int
     REJECT_BELOW_FIELD_NUMBER: builtins.int
+    OMIT_CLASS_NAMES_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the served model to adapt. Default: the one that suits the support set best, see
     `AdaptRequest.model`, of those that the queries fit as well.
@@ -442,6 +451,10 @@ class AdaptAndPredictRequest(google.protobuf.message.Message):
     """Answers `Prediction.none_of_these` where the known score is below this share, 0 to 1: the share of
     pictures of the classes that are refused by mistake. Needs an adapted model with known scores, which
     needs two examples of every class. Default: none are refused.
+    """
+    omit_class_names: builtins.bool
+    """Leaves `Prediction.class_name` and `ClassProbability.class_name` empty: their indices count the
+    classes, whose names the answer lists once. Default false.
     """
     @property
     def support_set(self) -> global___SupportSet:
@@ -465,9 +478,12 @@ class AdaptAndPredictRequest(google.protobuf.message.Message):
         top_k: builtins.int | None = ...,
         return_logits: builtins.bool | None = ...,
         reject_below: builtins.float | None = ...,
+        omit_class_names: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "options", b"options", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "support_set", b"support_set", "top_k", b"top_k"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "model", b"model", "options", b"options", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "support_set", b"support_set", "top_k", b"top_k"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_omit_class_names", b"_omit_class_names", "_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "omit_class_names", b"omit_class_names", "options", b"options", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "support_set", b"support_set", "top_k", b"top_k"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_omit_class_names", b"_omit_class_names", "_reject_below", b"_reject_below", "_return_logits", b"_return_logits", "_top_k", b"_top_k", "model", b"model", "omit_class_names", b"omit_class_names", "options", b"options", "queries", b"queries", "reject_below", b"reject_below", "return_logits", b"return_logits", "support_set", b"support_set", "top_k", b"top_k"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_omit_class_names", b"_omit_class_names"]) -> typing.Literal["omit_class_names"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_reject_below", b"_reject_below"]) -> typing.Literal["reject_below"] | None: ...
     @typing.overload
@@ -834,6 +850,7 @@ class ModelCapabilities(google.protobuf.message.Message):
     MAX_USEFUL_SIDE_FIELD_NUMBER: builtins.int
     ENCODER_DIGEST_FIELD_NUMBER: builtins.int
     ENCODED_SHAPE_FIELD_NUMBER: builtins.int
+    IMAGE_MAC_COUNT_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the model in requests."""
     version: builtins.int
@@ -862,6 +879,10 @@ class ModelCapabilities(google.protobuf.message.Message):
     encoder_digest: builtins.str
     """Names the content of the model's encoder, a frozen network that each image goes through before
     the part that adapts: SHA-256, 64 hexadecimal digits. Default: empty, there is none.
+    """
+    image_mac_count: builtins.int
+    """Counts the multiply-accumulate operations of one image on its way through the network, encoder
+    included; `ServerLimits.max_predict_mac_count` limits a request by them.
     """
     @property
     def input_shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -940,9 +961,10 @@ class ModelCapabilities(google.protobuf.message.Message):
         max_useful_side: builtins.int = ...,
         encoder_digest: builtins.str = ...,
         encoded_shape: collections.abc.Iterable[builtins.int] | None = ...,
+        image_mac_count: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["default_options", b"default_options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "calibrated_batch_norm_modes", b"calibrated_batch_norm_modes", "default_options", b"default_options", "encoded_shape", b"encoded_shape", "encoder_digest", b"encoder_digest", "heads", b"heads", "input_shape", b"input_shape", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_useful_side", b"max_useful_side", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "step_count_by_shot", b"step_count_by_shot", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "calibrated_batch_norm_modes", b"calibrated_batch_norm_modes", "default_options", b"default_options", "encoded_shape", b"encoded_shape", "encoder_digest", b"encoder_digest", "heads", b"heads", "image_mac_count", b"image_mac_count", "input_shape", b"input_shape", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_useful_side", b"max_useful_side", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "step_count_by_shot", b"step_count_by_shot", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
 
 global___ModelCapabilities = ModelCapabilities
 
@@ -983,6 +1005,9 @@ class ServerLimits(google.protobuf.message.Message):
     MAX_ADAPT_QUEUE_COUNT_FIELD_NUMBER: builtins.int
     MAX_REQUEST_PIXELS_FIELD_NUMBER: builtins.int
     MAX_PREDICT_IMAGE_COUNT_FIELD_NUMBER: builtins.int
+    MAX_ANSWER_BYTES_FIELD_NUMBER: builtins.int
+    MAX_CONNECTION_CALL_COUNT_FIELD_NUMBER: builtins.int
+    MAX_PREDICT_MAC_COUNT_FIELD_NUMBER: builtins.int
     max_message_bytes: builtins.int
     """Limits a request's size as gRPC counts it, in bytes."""
     max_image_pixels: builtins.int
@@ -1000,6 +1025,16 @@ class ServerLimits(google.protobuf.message.Message):
     max_predict_image_count: builtins.int
     """Limits the images that one request may run through the network to predict: its queries, and in
     the mode SUPPORT_AND_QUERY the support set again with each of them.
+    """
+    max_answer_bytes: builtins.int
+    """Limits an answer's size, in bytes. It is known before any work: it grows with the queries, the
+    classes, `top_k` and, unless `omit_class_names` is set, the names.
+    """
+    max_connection_call_count: builtins.int
+    """Limits the calls of one connection that run or wait at the same time; more get UNAVAILABLE."""
+    max_predict_mac_count: builtins.int
+    """Limits the multiply-accumulate operations of one request to predict:
+    `ModelCapabilities.image_mac_count` for each of the images that `max_predict_image_count` counts.
     """
     @property
     def default_ttl(self) -> google.protobuf.duration_pb2.Duration:
@@ -1021,9 +1056,12 @@ class ServerLimits(google.protobuf.message.Message):
         max_adapt_queue_count: builtins.int = ...,
         max_request_pixels: builtins.int = ...,
         max_predict_image_count: builtins.int = ...,
+        max_answer_bytes: builtins.int = ...,
+        max_connection_call_count: builtins.int = ...,
+        max_predict_mac_count: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["default_ttl", b"default_ttl", "max_ttl", b"max_ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["default_ttl", b"default_ttl", "max_adapt_queue_count", b"max_adapt_queue_count", "max_adapted_model_bytes", b"max_adapted_model_bytes", "max_adapted_model_count", b"max_adapted_model_count", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_predict_image_count", b"max_predict_image_count", "max_request_pixels", b"max_request_pixels", "max_ttl", b"max_ttl"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["default_ttl", b"default_ttl", "max_adapt_queue_count", b"max_adapt_queue_count", "max_adapted_model_bytes", b"max_adapted_model_bytes", "max_adapted_model_count", b"max_adapted_model_count", "max_answer_bytes", b"max_answer_bytes", "max_connection_call_count", b"max_connection_call_count", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_predict_image_count", b"max_predict_image_count", "max_predict_mac_count", b"max_predict_mac_count", "max_request_pixels", b"max_request_pixels", "max_ttl", b"max_ttl"]) -> None: ...
 
 global___ServerLimits = ServerLimits
 
@@ -1036,6 +1074,7 @@ class EngineDescription(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     DEVICE_NAME_FIELD_NUMBER: builtins.int
     COMPUTE_PATH_FIELD_NUMBER: builtins.int
+    PROCESS_COUNT_FIELD_NUMBER: builtins.int
     device: builtins.str
     """Names the kind of device: `cpu` or `cuda`."""
     device_name: builtins.str
@@ -1044,14 +1083,17 @@ class EngineDescription(google.protobuf.message.Message):
     """Names the implementation of the inner step; equal adaptation digests give equal bytes on equal
     compute paths.
     """
+    process_count: builtins.int
+    """Counts the engine processes that can adapt now."""
     def __init__(
         self,
         *,
         device: builtins.str = ...,
         device_name: builtins.str = ...,
         compute_path: builtins.str = ...,
+        process_count: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "device", b"device", "device_name", b"device_name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "device", b"device", "device_name", b"device_name", "process_count", b"process_count"]) -> None: ...
 
 global___EngineDescription = EngineDescription
 

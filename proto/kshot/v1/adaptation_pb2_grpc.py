@@ -44,6 +44,7 @@ class AdaptationServiceStub(object):
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -131,6 +132,7 @@ class AdaptationServiceServicer(object):
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -287,6 +289,7 @@ class AdaptationService(object):
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |

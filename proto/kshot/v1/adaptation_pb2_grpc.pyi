@@ -36,6 +36,7 @@ class AdaptationServiceStub:
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -141,6 +142,7 @@ class AdaptationServiceAsyncStub:
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -245,6 +247,7 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |

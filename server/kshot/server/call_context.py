@@ -27,11 +27,13 @@ PHASES = ("queue", "decode", "compute", "store")
 class Call:
     """One call from its arrival to its log line; times in seconds.
 
-    `deadline` is on the clock of `time.monotonic`, None if the caller set none. `ended` tells the
-    threads that work for the call to stop.
+    `caller` names who asks, in any form: calls of different callers take turns. `deadline` is on
+    the clock of `time.monotonic`, None if the caller set none. `ended` tells the threads that work
+    for the call to stop.
     """
 
     method: str
+    caller: str = ""
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     model: str = ""
     adapted_model: str = ""
@@ -97,9 +99,9 @@ def current_call() -> Call:
     return _CALL.get()
 
 
-def begin_call(method: str, remaining: float | None = None) -> Call:
+def begin_call(method: str, remaining: float | None = None, caller: str = "") -> Call:
     """Begin the call that this task serves; its deadline is in `remaining` seconds."""
-    call = Call(method)
+    call = Call(method, caller)
     if remaining is not None:
         call.deadline = time.monotonic() + remaining
         call.slack += _SLACK_SHARE * max(0.0, remaining)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import Head, Manifest
+from kshot.server.call_context import current_call
 from kshot.server.engine_link.client import EngineTask
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.report.examples import ExampleNote, note_pictures
@@ -130,6 +131,7 @@ def check_task(
         class_indices=support_set.class_indices,
         way=way,
         options=options,
+        caller=current_call().caller,
     )
     checked = task_for(manifest, engine_task, support_set.class_names, support)
     # Without a model's name the budget is for those that have a tail.

@@ -16,6 +16,7 @@ KshotServerError
     ├── DeviceMemoryFull        the device has too little memory for this task
     ├── Unavailable             the call may work after `retry_seconds`
     │   ├── QueueFull
+    │   ├── TooManyCalls
     │   ├── EngineUnavailable
     │   ├── StoreUnavailable
     │   └── ShuttingDown
@@ -223,6 +224,14 @@ class QueueFull(Unavailable):
 
     reason = "QUEUE_FULL"
     sentence = "too many calls are waiting; try again"
+    retry_seconds = 0.5
+
+
+class TooManyCalls(Unavailable):
+    """The caller's connection has the maximum number of calls under way."""
+
+    reason = "TOO_MANY_CALLS"
+    sentence = "this connection has too many calls under way; wait until some have ended"
     retry_seconds = 0.5
 
 

@@ -146,6 +146,7 @@ class AdaptRequest(google.protobuf.message.Message):
     DETERMINISTIC_FIELD_NUMBER: builtins.int
     BALANCE_CLASSES_FIELD_NUMBER: builtins.int
     TAIL_FIELD_NUMBER: builtins.int
+    CALLER_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the model to adapt."""
     bundle_digest: builtins.str
@@ -172,6 +173,8 @@ class AdaptRequest(google.protobuf.message.Message):
     """Forbids launches together with other tasks, whose number might change sums."""
     balance_classes: builtins.bool
     """Draws all classes equally often in the inner steps."""
+    caller: builtins.str
+    """Names who asks, in any form: tasks of different callers take turns."""
     @property
     def support(self) -> global___Tensor:
         """Holds the prepared support set: (support_count, channels, height, width)."""
@@ -203,9 +206,10 @@ class AdaptRequest(google.protobuf.message.Message):
         deterministic: builtins.bool = ...,
         balance_classes: builtins.bool = ...,
         tail: global___TailTask | None = ...,
+        caller: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["support", b"support", "tail", b"tail"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "class_indices", b"class_indices", "deterministic", b"deterministic", "head", b"head", "learning_rate", b"learning_rate", "model", b"model", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "support", b"support", "tail", b"tail", "way", b"way"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "bundle_digest", b"bundle_digest", "caller", b"caller", "class_indices", b"class_indices", "deterministic", b"deterministic", "head", b"head", "learning_rate", b"learning_rate", "model", b"model", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "support", b"support", "tail", b"tail", "way", b"way"]) -> None: ...
 
 global___AdaptRequest = AdaptRequest
 

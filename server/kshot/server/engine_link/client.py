@@ -57,7 +57,7 @@ class TailTask:
 class EngineTask:
     """An inner loop to run: a prepared support set `(n, channels, height, width)` and options.
 
-    `tail` is there where a tail shall adapt behind the head.
+    `tail` is there where a tail shall adapt behind the head. Tasks of different callers take turns.
     """
 
     model: str
@@ -67,6 +67,7 @@ class EngineTask:
     way: int
     options: AdaptOptions
     tail: TailTask | None = None
+    caller: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def _request(task: EngineTask) -> wire.AdaptRequest:
         class_indices=task.class_indices,
         way=task.way,
         tail=None if task.tail is None else _tail(task.tail),
+        caller=task.caller,
         **options,
     )
 

@@ -105,7 +105,7 @@ async def _refuse(_requests: object, context: Context) -> None:
 
 
 def _begin(name: str, context: Context) -> Call:
-    call = begin_call(name, context.time_remaining())
+    call = begin_call(name, context.time_remaining(), context.peer())
     context.set_trailing_metadata(((REQUEST_ID_TRAILER, call.request_id),))
     return call
 
