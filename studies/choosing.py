@@ -32,7 +32,6 @@ STUDY = "choosing"
 # Digits after the point, far below the half widths of the intervals.
 DIGITS = 5
 MEASURED = ("accuracy", "ci95", "ece", "nll", "ms_per_task")
-PICTURES = "../studies/results/choosing"
 OVERVIEW = ("bundle and tasks", "as served, %", "ECE", "ms", "as good from", "most accurate")
 DEFAULTS = ("bundle", "mode", "preconditioner", "head", "scope", "steps")
 # Half a point of accuracy goes unnoticed in service.
@@ -105,7 +104,7 @@ def _row(row: SweepRow) -> Row:
 
 
 def page_blocks(results: Mapping[str, Result]) -> Mapping[str, str]:
-    """Return the text of each block: overview, defaults, a table for each bundle, the commands."""
+    """Return the text of each block: overview, defaults, a table for each bundle."""
     pairs = read_pairs(STUDY)
     sweeps = {pairs[name]: Sweep.of(result) for name, result in results.items()}
     bundles: dict[str, dict[Pair, Sweep]] = {}
@@ -115,15 +114,10 @@ def page_blocks(results: Mapping[str, Result]) -> Mapping[str, str]:
         [f"`{bundle}`", *(f"`{next(iter(of.values())).defaults[axis]}`" for axis in AXES)]
         for bundle, of in bundles.items()
     ]
-    commands = [
-        f"- [{name}]({PICTURES}/{name}.png): `{result.provenance.command}`"
-        for name, result in results.items()
-    ]
     return {
         "overview": table(OVERVIEW, (_overview(*item) for item in sweeps.items())),
         "defaults": table(DEFAULTS, served),
         **{f"changes of {bundle}": _changes(of) for bundle, of in bundles.items()},
-        "commands": "\n".join(commands),
     }
 
 

@@ -74,7 +74,6 @@ def test_table_has_the_changes_that_matter() -> None:
     assert blocks["overview"].endswith(
         "| 5 steps | preconditioner `sgd`, scope `head`: **+2.00 ± 0.20** |"
     )
-    assert "omniglot-1shot.png): `kshot evaluate omniglot --sweep OUT`" in blocks["commands"]
     assert blocks_of([(SERVED, 0.93, None)])["overview"].endswith("| 10 steps | the defaults |")
 
 
