@@ -1075,6 +1075,7 @@ class EngineDescription(google.protobuf.message.Message):
     DEVICE_NAME_FIELD_NUMBER: builtins.int
     COMPUTE_PATH_FIELD_NUMBER: builtins.int
     PROCESS_COUNT_FIELD_NUMBER: builtins.int
+    COMPILING_STEP_COUNT_FIELD_NUMBER: builtins.int
     device: builtins.str
     """Names the kind of device: `cpu` or `cuda`."""
     device_name: builtins.str
@@ -1085,6 +1086,10 @@ class EngineDescription(google.protobuf.message.Message):
     """
     process_count: builtins.int
     """Counts the engine processes that can adapt now."""
+    compiling_step_count: builtins.int
+    """Counts the inner steps that are being compiled, or wait for that; until then plain ones run, which
+    take longer.
+    """
     def __init__(
         self,
         *,
@@ -1092,8 +1097,9 @@ class EngineDescription(google.protobuf.message.Message):
         device_name: builtins.str = ...,
         compute_path: builtins.str = ...,
         process_count: builtins.int = ...,
+        compiling_step_count: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "device", b"device", "device_name", b"device_name", "process_count", b"process_count"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compiling_step_count", b"compiling_step_count", "compute_path", b"compute_path", "device", b"device", "device_name", b"device_name", "process_count", b"process_count"]) -> None: ...
 
 global___EngineDescription = EngineDescription
 

@@ -71,6 +71,8 @@ class DescribeEngineResponse(google.protobuf.message.Message):
     TORCH_VERSION_FIELD_NUMBER: builtins.int
     COMPUTE_PATH_FIELD_NUMBER: builtins.int
     MODELS_FIELD_NUMBER: builtins.int
+    COMPILING_STEP_COUNT_FIELD_NUMBER: builtins.int
+    DEVICE_COUNT_FIELD_NUMBER: builtins.int
     device: builtins.str
     """Names the kind of device: `cpu` or `cuda`."""
     device_name: builtins.str
@@ -78,7 +80,11 @@ class DescribeEngineResponse(google.protobuf.message.Message):
     torch_version: builtins.str
     """Names the version of torch."""
     compute_path: builtins.str
-    """Names the implementation of the inner step."""
+    """Names the implementation of the default inner step as it is now."""
+    compiling_step_count: builtins.int
+    """Counts the steps that are being compiled, or wait for that."""
+    device_count: builtins.int
+    """Counts the devices of this kind that the engine sees; it computes on the first."""
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___EngineModel]:
         """Lists the models it can adapt."""
@@ -91,8 +97,10 @@ class DescribeEngineResponse(google.protobuf.message.Message):
         torch_version: builtins.str = ...,
         compute_path: builtins.str = ...,
         models: collections.abc.Iterable[global___EngineModel] | None = ...,
+        compiling_step_count: builtins.int = ...,
+        device_count: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["compute_path", b"compute_path", "device", b"device", "device_name", b"device_name", "models", b"models", "torch_version", b"torch_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compiling_step_count", b"compiling_step_count", "compute_path", b"compute_path", "device", b"device", "device_count", b"device_count", "device_name", b"device_name", "models", b"models", "torch_version", b"torch_version"]) -> None: ...
 
 global___DescribeEngineResponse = DescribeEngineResponse
 
