@@ -81,7 +81,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "server": [
         {"call_context", "error_details", "errors", "event_log", "workers"},
-        {"config", "drain_grace"},
+        {"config", "drain_grace", "listen"},
         {"request"},
         {"store"},
         {"report"},

@@ -15,7 +15,9 @@ def config(**settings: Any) -> ServerConfig:  # noqa: ANN401 -- any setting
     return ServerConfig(**(defaults | settings))
 
 
-@pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.9.1:5", "localhost:50051", "[::1]:65535"])
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1:0", "127.8.9.1:5", "localhost:50051", "[::1]:65535", "Localhost:1"]
+)
 def test_addresses_of_this_machine_are_safe(listen: str) -> None:
     assert config(listen=listen).listen == listen
 
@@ -25,6 +27,12 @@ def test_other_addresses_need_a_word(listen: str) -> None:
     assert config(listen=listen, insecure=True).listen == listen
     with pytest.raises(ConfigError, match="--insecure"):
         config(listen=listen)
+
+
+@pytest.mark.parametrize("listen", ["::1:50051", "::1", "fe80::1:50051", "2001:db8::1:1"])
+def test_an_ipv6_address_needs_brackets(listen: str) -> None:
+    with pytest.raises(ConfigError, match=r"in brackets, such as \[::1\]:50051"):
+        config(listen=listen, insecure=True)
 
 
 @pytest.mark.parametrize("listen", ["", "localhost", ":1", "localhost:", "h:65536", "h:-1", "h:²"])

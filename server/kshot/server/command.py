@@ -32,7 +32,8 @@ from kshot.server.server import serve
     metavar="PATH|NAME",
     show_default="drawings, and photos where it was built",
     help="Folder NAME/VERSION, or NAME for its highest version, of a bundle to serve, or the name "
-    "of a built-in or built one, NAME@VERSION for another version; repeatable.",
+    "of a built-in or built one, NAME@VERSION for another version; repeatable.  [env var: "
+    f"KSHOT_BUNDLE, several separated by {os.pathsep}]",
 )
 @click.option(
     "--listen",

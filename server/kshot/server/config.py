@@ -131,12 +131,26 @@ class ServerConfig:
     @property
     def host(self) -> str:
         """Return the host part of `listen`; raise `ConfigError` unless it is HOST:PORT."""
+        return self._address[0]
+
+    @property
+    def port(self) -> int:
+        """Return the port of `listen`; raise `ConfigError` unless it is HOST:PORT."""
+        return self._address[1]
+
+    @property
+    def _address(self) -> tuple[str, int]:
         host, colon, port = self.listen.rpartition(":")
+        expected = "listen: expected HOST:PORT with a port from 0 to 65535"
         if not (colon and host and port.isascii() and port.isdigit() and int(port) < 2**16):
+            raise ConfigError(f"{expected}, got {self.listen!r}")
+        bare = host.removeprefix("[").removesuffix("]")
+        if ":" in bare and host != f"[{bare}]":
             raise ConfigError(
-                f"listen: expected HOST:PORT with a port from 0 to 65535, got {self.listen!r}"
+                f"{expected} and an IPv6 address in brackets, such as [::1]:50051, got "
+                f"{self.listen!r}"
             )
-        return host
+        return host, int(port)
 
 
 def default_store() -> Path:
@@ -147,7 +161,7 @@ def default_store() -> Path:
 
 
 def _loopback(host: str) -> bool:
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback

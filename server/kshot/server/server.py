@@ -15,9 +15,9 @@ from kshot.server.admission import Admission
 from kshot.server.config import ServerConfig
 from kshot.server.drain_grace import Grace
 from kshot.server.engine_link.supervisor import EngineSupervisor
-from kshot.server.errors import StartError
 from kshot.server.event_log import LOGGER, log_event
 from kshot.server.front import Front
+from kshot.server.listen import listen
 from kshot.server.predict.batches import Batches
 from kshot.server.predict.catalog import Catalog
 from kshot.server.predict.encodings import Encodings
@@ -154,13 +154,7 @@ def _make_server(config: ServerConfig, interceptor: CallInterceptor) -> tuple[gr
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ],
     )
-    try:
-        port = server.add_insecure_port(config.listen)
-    except RuntimeError as error:
-        raise StartError(
-            f"listen: cannot listen on {config.listen}; choose a free port and an address of this "
-            "machine"
-        ) from error
+    port = listen(server, config.host, config.port)
     return server, f"{config.host}:{port}"
 
 
