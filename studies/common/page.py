@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kshot.bundle import replace_file
+from kshot.local import write_file
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -32,5 +32,5 @@ def replace_blocks(page: str, blocks: Mapping[str, str]) -> str:
 
 def write_blocks(path: Path, blocks: Mapping[str, str]) -> None:
     """Replace a page's blocks and say so."""
-    replace_file(path, replace_blocks(path.read_text(), blocks).encode())
+    write_file(path, replace_blocks(path.read_text(), blocks).encode())
     click.echo(f"{path.name}: tables are written", err=True)

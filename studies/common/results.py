@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from kshot.bench.environment import environment
-from kshot.bundle import Bundle, replace_file
+from kshot.bundle import Bundle
+from kshot.local import write_file
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "studies" / "results"
@@ -94,7 +95,7 @@ def write_result(path: Path, result: Result) -> None:
     head = json.dumps(document, indent=1, allow_nan=False)
     lines = ",\n  ".join(json.dumps(list(row.values()), allow_nan=False) for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, f'{head[:-2]},\n "rows": [\n  {lines}\n ]\n}}\n'.encode())
+    write_file(path, f'{head[:-2]},\n "rows": [\n  {lines}\n ]\n}}\n'.encode())
 
 
 def read_result(path: Path) -> Result:

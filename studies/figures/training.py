@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kshot.bundle import replace_file
 from kshot.bundle.document import plain
 from kshot.learner import Initialization
+from kshot.local import write_file
 from kshot.trainer.bundling.packaging import draft_manifest
 from kshot.trainer.commands.options import choose_data_folder
 from kshot.trainer.datasets.device_images import DevicePixels, enlarged
@@ -124,7 +124,7 @@ def train_arm(figure: Figure, settings: RunSettings, job: Job, report: Report, s
     scores = {"identity": identity, **score(training.initialization(state))}
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps(scores).encode())
+        write_file(path, json.dumps(scores).encode())
     return scores
 
 

@@ -21,6 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from kshot.bundle import RidgeRule, RidgeSettings
+from kshot.local import write_file
 from kshot.trainer.bundling.torch_encoder import export_encoder
 from kshot.trainer.encoders.photos import photos_encoder, photos_input, write_settings
 from kshot.trainer.errors import DataError
@@ -84,7 +85,7 @@ def command(data_folder: Path, task_count: int, save: bool) -> None:
         path = Path(__file__).parent / "left_out.json"
         tasks_of = {f"{shot}-shot": count for shot, count in PUBLISHED_TASKS.items()}
         document = {"chosen on": task_count, "measured on": tasks_of, **figures}
-        path.write_text(json.dumps(document, indent=1) + "\n")
+        write_file(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from kshot.bench.serve.server_process import interrupted_by_signals
-from kshot.bundle import replace_file
+from kshot.local import write_file
 from kshot.trainer.commands.options import choose_data_folder
 from kshot.trainer.errors import DataError
 from studies.common.page import write_blocks
@@ -232,7 +232,7 @@ def write_page(folder: Path) -> None:
         draw_curve(result_path(STUDY, TAILS, folder).with_suffix(".png"), tables)
     path = tables_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, all_tables(results, tables).encode())
+    write_file(path, all_tables(results, tables).encode())
     write_blocks(DOCS / "pictures.md", page_blocks(results, tables))
 
 

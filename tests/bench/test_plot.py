@@ -47,9 +47,9 @@ def test_a_failed_drawing_leaves_the_old_file(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("plot.pdf", "--plot: expected a file that ends in .png, got"),
-        ("nowhere/plot.png", "--plot: cannot write .*: No such file or directory"),
-        ("folder.png", "--plot: expected a file, got the directory"),
-        ("file/plot.png", "--plot: cannot write .*: Not a directory"),
+        ("nowhere/plot.png", "--plot: .*: there is no folder .*mkdir -p"),
+        ("folder.png", "--plot: .*: expected a file, got a directory"),
+        ("file/plot.png", "--plot: .*: expected a folder, .*file is a file"),
     ],
 )
 def test_an_unwritable_plot_is_refused(tmp_path: Path, name: str, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -218,9 +219,39 @@ def test_a_damaged_export_leaves_what_was_there(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_export_to_no_folder_is_refused(client: Client, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file or directory"):
-        adapted(client).export(tmp_path / "nowhere" / "mine.onnx")
+def test_an_export_that_cannot_be_written_blames_the_file(
+    client: Client, servicer: FakeServicer, tmp_path: Path
+) -> None:
+    """Not the call, and before it is made; a file that is refused keeps what it has."""
+    (tmp_path / "kept.onnx").touch(mode=0o444)
+    handle = adapted(client)
+    made = len(servicer.requests)
+
+    for path, words in (
+        (tmp_path / "nowhere" / "mine.onnx", "there is no folder .*nowhere; make it first"),
+        (tmp_path / "kept.onnx", "kept.onnx: this file is read-only"),
+        (tmp_path, "expected a file, got a directory"),
+        ("a\0b", "expected a path without NUL"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            handle.export(path)
+        assert "cannot call" not in str(caught.value)
+
+    assert len(servicer.requests) == made
+
+
+def test_an_export_goes_through_links_and_pipes(client: Client, tmp_path: Path) -> None:
+    handle = adapted(client)
+    (tmp_path / "link.onnx").symlink_to("target.onnx")
+    read, write = os.pipe()  # holds a small export
+
+    handle.export(tmp_path / "link.onnx")
+    handle.export(f"/dev/fd/{write}")
+    os.close(write)
+
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == (tmp_path / "target.onnx").read_bytes() != b""
+    assert (tmp_path / "link.onnx").is_symlink()
 
 
 def test_capabilities_are_read(client: Client) -> None:

@@ -20,14 +20,15 @@ ROOTS: list[str] = SETTINGS["tool"]["hatch"]["build"]["dev-mode-dirs"]
 ALLOWED: dict[str, set[str]] = {
     "v1": set(),
     "internal": set(),
-    "bundle": set(),
-    "learner": {"bundle"},
-    "trainer": {"learner", "bundle"},
-    "server": {"v1", "internal", "bundle"},
-    "engine": {"learner", "bundle", "internal"},
-    "client": {"v1"},
-    "command": set(),
-    "__main__": {"command"},
+    "local": set(),
+    "bundle": {"local"},
+    "learner": {"bundle", "local"},
+    "trainer": {"learner", "bundle", "local"},
+    "server": {"v1", "internal", "bundle", "local"},
+    "engine": {"learner", "bundle", "internal", "local"},
+    "client": {"v1", "local"},
+    "command": {"local"},
+    "__main__": {"command", "local"},
     "bench": {
         "v1",
         "internal",
@@ -38,12 +39,14 @@ ALLOWED: dict[str, set[str]] = {
         "engine",
         "client",
         "command",
+        "local",
     },
 }
 # Component: the libraries that it may import, of all that are not Python's own.
 LIBRARIES: dict[str, set[str]] = {
     "v1": {"google", "grpc"},
     "internal": {"google", "grpc"},
+    "local": set(),
     "bundle": {"PIL", "numpy", "safetensors"},
     "client": {"PIL", "click", "google", "grpc", "numpy", "rich"},
     "command": {"click"},

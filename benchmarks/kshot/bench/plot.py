@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from kshot.local import check_destination
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,13 +28,10 @@ def check_plot(path: Path | None) -> None:
         )
     if path.suffix.lower() != ".png":
         raise click.UsageError(f"--plot: expected a file that ends in .png, got {path}")
-    if path.is_dir():
-        raise click.UsageError(f"--plot: expected a file, got the directory {path}")
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        check_destination(path)
     except OSError as error:
-        raise click.UsageError(f"--plot: cannot write {path}: {error.strerror}") from None
+        raise click.UsageError(f"--plot: {path}: {error.strerror}") from None
 
 
 def draw_bars(figure: Figure, values: Mapping[str, float], title: str) -> None:

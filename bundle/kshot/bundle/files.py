@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kshot.bundle.choices import BatchNormMode
-from kshot.bundle.durable import sync_folder, write_synced
 from kshot.bundle.errors import BundleError
 from kshot.bundle.manifest import (
     CARD_FILE,
@@ -35,6 +34,7 @@ from kshot.bundle.weights import (
     tail_bytes,
     weights_bytes,
 )
+from kshot.local.durable import sync_folder, write_synced
 
 _MAX_MANIFEST_BYTES = 2**20
 _COPIES = 2

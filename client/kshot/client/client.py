@@ -202,9 +202,18 @@ class Client:
         request = message(wire.ExportAdaptedModelRequest, adapted_model=adapted_model)
         if batch_norm_mode is not None:
             request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
+        return write_export(self._export_parts(request), Path(path))
+
+    def _export_parts(
+        self, request: wire.ExportAdaptedModelRequest
+    ) -> Iterator[wire.ExportAdaptedModelResponse]:
+        """Ask for an export when its first part is wanted; the call ends with the iterator."""
         try:
-            parts = self._stub.ExportAdaptedModel(request, timeout=self.timeout)
-            return write_export(parts, Path(path))
+            call = self._stub.ExportAdaptedModel(request, timeout=self.timeout)
+            try:
+                yield from call
+            finally:
+                call.cancel()
         except grpc.RpcError as error:
             raise error_from(error, self.address, self.timeout) from error
         except ValueError as error:  # gRPC's error for a closed channel

@@ -1,30 +1,25 @@
-"""Writes an exported model to disk, whole or not at all."""
+"""Writes an exported model to the place that the caller names."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from kshot.client.errors import DataLossError, InputError
+from kshot.local import destination
 from kshot.v1 import adaptation_pb2 as wire
 
 
 def write_export(parts: Iterable[wire.ExportAdaptedModelResponse], path: Path) -> Path:
-    """Write the streamed file beside `path`, check its digest, then give it its name.
+    """Write the streamed file, whole and with the announced digest, or not at all.
 
-    Raises `DataLossError` if the bytes are not those announced, `InputError` if the file cannot
-    be written.
+    What may be at `path` is said in `kshot.local.destination`; nothing is asked for before that is
+    known. Raises `DataLossError` if the bytes are not those announced, `InputError` if the file
+    cannot be written.
     """
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        with destination(path) as file:
             header, digest, size_bytes = wire.ExportHeader(), hashlib.sha256(), 0
             for part in parts:
                 if part.HasField("header"):
@@ -37,20 +32,6 @@ def write_export(parts: Iterable[wire.ExportAdaptedModelResponse], path: Path) -
                     f"{header.size_bytes} bytes with SHA-256 {header.sha256}, got {size_bytes} "
                     f"bytes with {digest.hexdigest()}"
                 )
-            file.flush()
-            os.fsync(file.fileno())
-            # mkstemp gives 0600; an ordinary file has what the umask leaves.
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-        partial.replace(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
-
-
-def _umask() -> int:
-    """Read the process's umask, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -220,7 +220,7 @@ def test_a_put_syncs_file_name_and_row_in_order(
         "kshot.server.store.files.replace_file",
         "os.fsync",
         "pathlib.Path.replace",
-        "kshot.bundle.durable.sync_folder",
+        "kshot.local.durable.sync_folder",
         "kshot.server.store.index.StoreIndex.insert",
     ],
 )

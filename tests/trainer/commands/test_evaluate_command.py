@@ -454,7 +454,7 @@ def test_a_disk_that_does_not_take_a_sweep_is_told(
     arguments = ["evaluate", bundle, "--data", str(tmp_path), "--tasks", "1", "--device", "cpu"]
     lists = ["--step-counts", "0", "--preconditioners", "sgd", "--heads", "zero"]
     with monkeypatch.context() as patched:
-        patched.setattr("kshot.bundle.durable.os.fsync", fill)
+        patched.setattr("kshot.local.durable.os.fsync", fill)
         assert main([*arguments, *lists, "--no-compile", "--sweep", str(out)]) == 1
 
     assert "sweep.json could not be written: No space left on device" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from kshot.client.commands.options import (
     timeout_option,
 )
 from kshot.client.options import choices
+from kshot.local import leads_to_stdout
 
 
 @click.group()
@@ -105,13 +106,15 @@ def export(
     """Write the adapted model ID to PATH as an ONNX file that needs nothing else."""
     with Client(server, timeout=timeout) as client:
         written = client.export(adapted_model, path, batch_norm_mode=batch_norm_mode)
-    size_bytes = written.stat().st_size
+    # An export into stdout is nothing but the model.
+    aside = leads_to_stdout(written)
+    size_bytes = written.stat().st_size if written.is_file() and not aside else None
     if as_json:
-        print_document(
-            {"adapted_model": adapted_model, "path": str(written), "size_bytes": size_bytes}
-        )
+        found = {"adapted_model": adapted_model, "path": str(written), "size_bytes": size_bytes}
+        print_document(found, aside=aside)
     else:
-        click.echo(f"wrote {written}: {size_bytes} bytes")
+        size = "" if size_bytes is None else f": {size_bytes} bytes"
+        click.echo(f"wrote {click.format_filename(written)}{size}", err=aside)
 
 
 def document(adapted: AdaptedModel) -> dict[str, object]:

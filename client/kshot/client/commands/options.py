@@ -31,9 +31,9 @@ _UNBOUNDED = 1_000_000
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
-def print_document(document: object) -> None:
-    """Print one JSON document on stdout."""
-    click.echo(json.dumps(document))
+def print_document(document: object, *, aside: bool = False) -> None:
+    """Print one JSON document on stdout, or on stderr where stdout holds something else."""
+    click.echo(json.dumps(document), err=aside)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

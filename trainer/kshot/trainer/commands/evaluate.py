@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import torch
 
+from kshot.local import check_destination
 from kshot.trainer.commands.evaluation_report import difference_text, result_document, result_text
 from kshot.trainer.commands.evaluation_request import (
     EvaluateRequest,
@@ -68,8 +69,10 @@ def _check_sweep_folder(folder: Path) -> None:
     check_matplotlib()
     check_writable("--sweep", folder)
     for path in (folder / name for name in SWEEP_FILES):
-        if path.is_dir():
-            raise click.UsageError(f"--sweep: {path} is a directory, expected a file or none")
+        try:
+            check_destination(path)
+        except OSError as error:
+            raise click.UsageError(f"--sweep: {path}: {error.strerror}") from None
 
 
 def _sweep(session: Session, folder: Path) -> tuple[str, str]:

@@ -100,7 +100,7 @@ def open_session(request: EvaluateRequest, bundle: Bundle) -> Session:
         data = Data(request.dataset, split, rotations=False, folder=folder)
         dataset = read_part(data, data_folder, part, bundle.manifest.input)
     path = request.episode_path
-    held = read_episodes(path, dataset) if path is not None and path.exists() else None
+    held = read_episodes(path, dataset) if path is not None and path.is_file() else None
     shape = _task_shape(request, bundle.manifest, held.shape if held else None)
     episodes = held or draw_episodes(dataset, shape)
     if path is not None and held is None:

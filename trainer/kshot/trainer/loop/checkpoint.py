@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kshot.bundle import replace_file
 from kshot.learner import ParameterLayout
+from kshot.local import write_file
 from kshot.trainer.errors import OtherTrainingError, TrainingError
 from kshot.trainer.loop.outer_state import OuterMoments, OuterState
 
@@ -46,7 +46,7 @@ def write_checkpoint(
             tensors[f"{prefix}.{name}"] = value[0].cpu().contiguous()
     metadata = {DIGEST: _digest(tensors), **asdict(identity)}
     try:
-        replace_file(path, _with_ordered_metadata(save(tensors, metadata)))
+        write_file(path, _with_ordered_metadata(save(tensors, metadata)))
     except OSError as error:
         raise TrainingError(
             f"checkpoint {path} could not be written: {error.strerror}; the last one is untouched"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kshot.bundle import replace_file
+from kshot.local import write_file
 from kshot.trainer.errors import TrainingError, writing
 from kshot.trainer.output.curve_plot import ABSCISSA, CurvePoint, draw_curves
 from kshot.trainer.output.plotting import check_matplotlib, figure_of, write_png
@@ -50,7 +50,7 @@ class CurveFile:
         path = self.folder / CURVES_FILE
         text = json.dumps({"points": self.points}, indent=1) + "\n"
         with writing(path):
-            replace_file(path, text.encode())
+            write_file(path, text.encode())
         if self.drawn:
             figure = figure_of(lambda figure: draw_curves(figure, self.title, self.points))
             write_png(self.folder / PLOT_FILE, figure)

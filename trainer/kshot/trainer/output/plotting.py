@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kshot.bundle import replacing
+from kshot.local import destination
 from kshot.trainer.errors import TrainingError, writing
 
 if TYPE_CHECKING:
@@ -47,5 +47,5 @@ def write_png(path: Path, figure: Figure) -> None:
     """
     from matplotlib import style
 
-    with writing(path), replacing(path) as stream, style.context("default"):
+    with writing(path), destination(path) as stream, style.context("default"):
         figure.savefig(stream, format="png", metadata={"Software": None})

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from kshot.bundle import BatchNormMode, Bundle, replace_file
+from kshot.bundle import BatchNormMode, Bundle
+from kshot.local import write_file
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import writing
 from kshot.trainer.evaluate.scores import EvaluationResult
@@ -44,7 +45,7 @@ def write_sweep(folder: Path, subject: SweepSubject, rows: Sequence[SweepRow]) -
     document, table = sweep_json(subject, rows), sweep_markdown(subject, rows)
     for name, text in ((JSON_FILE, document), (MARKDOWN_FILE, table)):
         with writing(folder / name):
-            replace_file(folder / name, text.encode())
+            write_file(folder / name, text.encode())
     write_png(folder / PLOT_FILE, figure)
     return document, table
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from kshot.bundle import replace_file
+from kshot.local import write_file
 from kshot.trainer.errors import writing
 from kshot.trainer.recipe.differences import differences
 from kshot.trainer.recipe.parsing import AnyRecipe
@@ -16,7 +16,7 @@ def write_recipe(folder: Path, recipe: AnyRecipe) -> None:
     """Write a recipe with every setting, replacing an earlier one; raises `TrainingError`."""
     path = folder / RECIPE_FILE
     with writing(path):
-        replace_file(path, (json.dumps(plain_recipe(recipe), indent=2) + "\n").encode())
+        write_file(path, (json.dumps(plain_recipe(recipe), indent=2) + "\n").encode())
 
 
 def recipe_differences(folder: Path, recipe: AnyRecipe) -> str:

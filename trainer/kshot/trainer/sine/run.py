@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from kshot.bundle import replace_file
 from kshot.learner import Initialization
+from kshot.local import write_file
 from kshot.trainer.errors import TrainingError, writing
 from kshot.trainer.loop.checkpoint import TrainingIdentity
 from kshot.trainer.loop.recipe_loop import recipe_loop
@@ -50,7 +50,7 @@ def train_sine(
     if workers.first:
         with writing(out / RESULT_FILE):
             text = json.dumps(measured.document(), indent=2) + "\n"
-            replace_file(out / RESULT_FILE, text.encode())
+            write_file(out / RESULT_FILE, text.encode())
     return measured
 
 

@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from kshot.bundle import replace_file
 from kshot.learner import derive_seed
+from kshot.local import write_file
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.errors import DataError
 from kshot.trainer.tasks.episodes import EpisodeBatch, episode_digest, sample_episodes
@@ -73,7 +73,7 @@ def write_episodes(path: Path, drawn: EpisodeSet) -> None:
     if path.exists():
         raise DataError(f"episode file {path} exists already; name a new file")
     try:
-        replace_file(path, save(tensors, {_KEY: json.dumps(drawn.header())}))
+        write_file(path, save(tensors, {_KEY: json.dumps(drawn.header())}))
     except OSError as error:
         raise DataError(f"episode file {path} could not be written: {error.strerror}") from error
 

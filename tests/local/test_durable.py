@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kshot.bundle import replace_file, replacing
+from kshot.local import replace_file, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -51,7 +51,7 @@ def test_killed_writers_leave_one_file(tmp_path: Path) -> None:
     """Whoever is killed again and again must not fill the disk; the next write clears up."""
     path = tmp_path / "file"
     program = (
-        "import os, pathlib, sys\nfrom kshot.bundle import replacing\n"
+        "import os, pathlib, sys\nfrom kshot.local import replacing\n"
         "with replacing(pathlib.Path(sys.argv[1])) as file:\n    file.write(b'half')\n"
         "    file.flush()\n    os.kill(os.getpid(), 9)\n"
     )

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+_MAX_STEM_BYTES = 240
+
 
 def write_synced(path: Path, content: bytes) -> None:
     """Write a new file and wait until its content is on disk; raises `OSError`."""
@@ -36,7 +38,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     After an error before the rename, `path` is what it was; if only the folder cannot be synced,
     the new content is there but may not survive a power cut. Raises `OSError`.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # A name that is long already stays within what a file's name may have.
+    stem = os.fsdecode(os.fsencode(path.name)[:_MAX_STEM_BYTES])
+    partial = path.with_name(f".{stem}.partial")
     with _locked(partial) as file:
         try:
             yield file
