@@ -30,7 +30,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from kshot.bundle import durable
+from kshot.local import durable
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store import files as store_files
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
