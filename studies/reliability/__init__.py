@@ -1,0 +1,1 @@
+"""Proofs that nothing breaks the server: docs/reliability.md has what they found."""

@@ -1,0 +1,18 @@
+"""`python -m studies.reliability PROOF`; `page` writes the table of docs/reliability.md."""
+
+from __future__ import annotations
+
+import click
+
+from studies.reliability import churn, kills, soak, storms
+
+commands = (churn, kills, storms, soak)
+
+
+@click.group(commands={module.command.name: module.command for module in commands})
+def main() -> None:
+    """Prove that the server holds under load, death, storms and garbage."""
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m studies.reliability")
