@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import ImageError, ImageLimits, count_pixels, decode_image
-from kshot.bundle import images as images_module
+from kshot.bundle.decoding import opaque as opaque_module
 
 LEFT_TO_RIGHT = np.array([[10, 200, 30], [40, 50, 60]], np.uint8)
 
@@ -167,7 +167,7 @@ def test_large_images_with_transparency_are_changed_strip_by_strip(
         encoded(Image.fromarray(noise.view(np.uint16)[..., 0])),
     ]
     whole = [np.asarray(decode_image(file)) for file in files]
-    monkeypatch.setattr(images_module, "_STRIP_PIXELS", 10)
+    monkeypatch.setattr(opaque_module, "_STRIP_PIXELS", 10)
 
     for file, wanted in zip(files, whole, strict=True):
         np.testing.assert_array_equal(np.asarray(decode_image(file)), wanted)
@@ -231,7 +231,7 @@ def test_the_first_frame_of_an_animation_counts() -> None:
     ],
 )
 def test_a_decompression_bomb_is_refused_by_its_header(data: bytes) -> None:
-    with pytest.raises(ImageError, match=r"claims|cannot be decoded|is not a PNG"):
+    with pytest.raises(ImageError, match=r"claims|damaged"):
         decode_image(data)
 
 
@@ -252,7 +252,7 @@ def test_pixels_are_counted_from_the_header(kind: str) -> None:
     assert count_pixels(data) == 200
     with pytest.raises(ImageError, match="claims 20 x 10 pixels"):
         count_pixels(data, ImageLimits(max_pixels=199))
-    with pytest.raises(ImageError, match="is not a PNG, JPEG or WebP image"):
+    with pytest.raises(ImageError, match="not a PNG, JPEG or WebP image"):
         count_pixels(b"GIF89a")
     assert count_pixels(png_claiming(100, 100)) == 10_000
 
@@ -263,7 +263,7 @@ def test_a_truncated_image_is_refused(kind: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     data = encoded(Image.fromarray(noise), kind)
 
-    with pytest.raises(ImageError, match=r"damaged|is not a PNG, JPEG or WebP image"):
+    with pytest.raises(ImageError, match=r"damaged|not a PNG, JPEG or WebP image"):
         decode_image(data[: int(len(data) * share)])
 
 
@@ -278,7 +278,7 @@ def test_a_truncated_image_is_refused(kind: str, share: float) -> None:
     ],
 )
 def test_what_is_none_of_the_formats_is_refused(make: Callable[[], bytes]) -> None:
-    with pytest.raises(ImageError, match="is not a PNG, JPEG or WebP image"):
+    with pytest.raises(ImageError, match="not a PNG, JPEG or WebP image"):
         decode_image(make())
 
 

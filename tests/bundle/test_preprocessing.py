@@ -289,7 +289,7 @@ def test_every_file_that_is_wrong_is_named(gray_spec: InputSpec) -> None:
 
     assert [problem.index for problem in caught.value.problems] == [1, 3]
     assert str(caught.value).startswith(
-        "image 1: is not a PNG, JPEG or WebP image, convert it first; "
+        "image 1: is text, not a PNG, JPEG or WebP image; convert it first; "
     )
 
 

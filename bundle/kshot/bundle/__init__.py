@@ -24,6 +24,7 @@ from kshot.bundle.images import (
     count_pixels,
     decode_image,
     decode_once,
+    survey_image,
 )
 from kshot.bundle.locations import (
     PHOTOS,
@@ -156,6 +157,7 @@ __all__ = [
     "replacing",
     "rescale",
     "shipped_names",
+    "survey_image",
     "sync_folder",
     "useful_side",
     "value_table",

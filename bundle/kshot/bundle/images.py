@@ -1,23 +1,30 @@
-"""Decoding of one encoded image from an untrusted sender."""
+"""Decoding of one encoded image from an untrusted sender.
+
+Its structure is read first, in time linear in its bytes: what it claims, what decoding costs, and
+which parts decide about pixels. Pillow sees these parts alone.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFile
 
+from kshot.bundle.decoding import jpeg, png, webp
+from kshot.bundle.decoding.formats import other_format
+from kshot.bundle.decoding.opaque import opaque
+from kshot.bundle.decoding.survey import Survey, damaged
 from kshot.bundle.errors import ImageError
-
-FORMATS = ("PNG", "JPEG", "WEBP")
 
 ONLY_ZERO_AND_ONE = "expected pixels from 0 to 255, got only 0 and 1; multiply by 255"
 
-_STRIP_PIXELS = 2**20
-_ORIENTATION_TAG = 0x0112
+# Rows of so many bytes are inflated twice, to count them.
+_FEW_BYTES = 2**16
+_UNSEEN = 90
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,21 +55,54 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, side: int = 0) 
 
 
 def decode_once(
-    data: bytes, limits: ImageLimits | None, sides: Iterable[int]
+    data: bytes,
+    limits: ImageLimits | None,
+    sides: Iterable[int],
+    found: Survey | None = None,
 ) -> dict[int, Image.Image]:
-    """Return by each side what `decode_image` gives with it, decoded once for each size of it."""
-    by_size: dict[tuple[int, int], Image.Image] = {}
-    found: dict[int, Image.Image] = {}
-    for side in sides:
-        with _opened(data, limits or ImageLimits()) as image:
-            _draft(image, side)
-            size = image.size
-            if size not in by_size:
-                image.load()
-                _scale_transparency(image, data)
-                by_size[size] = _upright(_opaque(image), _orientation(image))
-            found[side] = by_size[size]
+    """Return by each side what `decode_image` gives with it, decoded once for each size of it.
+
+    `found` is what `survey_image` gave, if it was asked.
+    """
+    found = found or survey_image(data, limits)
+    with _as_image_errors():
+        file = _plain(data, found)
+        by_size: dict[tuple[int, int], Image.Image] = {}
+        by_side: dict[int, Image.Image] = {}
+        for side in sides:
+            with _opened(file) as image:
+                if side:  # a JPEG may come out smaller, but not below
+                    image.draft(None, (side, side))
+                size = image.size
+                if size not in by_size:
+                    by_size[size] = _upright(_decoded(image, file), found.orientation)
+                by_side[side] = by_size[size]
+        return by_side
+
+
+def survey_image(data: bytes, limits: ImageLimits | None = None) -> Survey:
+    """Return what a file claims; raise `ImageError` if it is too large, or is not an image."""
+    limits = limits or ImageLimits()
+    if len(data) > limits.max_bytes:
+        raise ImageError.about(
+            f"has {len(data)} bytes; expected at most {limits.max_bytes}; send it smaller"
+        )
+    with _as_image_errors():
+        found = _survey(data)
+    if found.width * found.height > limits.max_pixels:
+        raise ImageError.about(
+            f"claims {found.width} x {found.height} pixels; expected at most {limits.max_pixels} "
+            "in all; send it smaller"
+        )
     return found
+
+
+def count_pixels(data: bytes, limits: ImageLimits | None = None, side: int = 0) -> int:
+    """Return the pixels that decoding with `side` holds, by the header. Raises `ImageError`.
+
+    A progressive JPEG is held whole, at whatever size it is decoded.
+    """
+    return survey_image(data, limits).pixels(side)
 
 
 @dataclass
@@ -95,112 +135,101 @@ class Levels:
             raise ImageError.about(ONLY_ZERO_AND_ONE)
 
 
-def count_pixels(data: bytes, limits: ImageLimits | None = None, side: int = 0) -> int:
-    """Return the pixels that decoding with `side` holds, by the header. Raises `ImageError`.
+@dataclass(frozen=True)
+class _File:
+    """A file without what decides nothing about pixels."""
 
-    A progressive JPEG is held whole, at whatever size it is decoded.
-    """
-    with _opened(data, limits or ImageLimits()) as image:
-        if "progressive" not in image.info:
-            _draft(image, side)
-        return image.width * image.height
+    data: bytes
+    kind: str
+    png: png.Plain | None = None
+    longer: bytes = b""
+
+
+def _survey(data: bytes) -> Survey:
+    if data.startswith(png.SIGNATURE):
+        return png.survey(data)
+    if data.startswith(jpeg.START):
+        return jpeg.survey(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return webp.survey(data)
+    if not data:
+        raise ImageError.about("is empty, not a PNG, JPEG or WebP image")
+    raise ImageError.about(
+        f"is {other_format(data)}not a PNG, JPEG or WebP image; convert it first"
+    )
+
+
+def _plain(data: bytes, found: Survey) -> _File:
+    if found.kind == "PNG":
+        file = png.plain(data)
+        return _File(file.data, found.kind, file)
+    if found.kind == "WEBP":
+        return _File(webp.plain(data, found), found.kind)
+    plain = jpeg.plain(data, found)
+    return _File(plain, found.kind, longer=jpeg.longer(plain) if found.unsure else b"")
 
 
 @contextmanager
-def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
-    """Open an image within the limits; any error of its decoder becomes an `ImageError`."""
-    if len(data) > limits.max_bytes:
-        raise ImageError.about(
-            f"has {len(data)} bytes; expected at most {limits.max_bytes}; send it smaller"
-        )
+def _as_image_errors() -> Iterator[None]:
+    """Turn any error of a decoder into an `ImageError`."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.width, image.height, limits)
-            yield image
+        yield
     except ImageError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError.about(
-            f"claims too many pixels; expected at most {limits.max_pixels}; send it smaller"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ImageError.about("is not a PNG, JPEG or WebP image, convert it first") from error
+    except MemoryError as error:
+        raise ImageError.about("needs more memory than there is; send it smaller") from error
     except Exception as error:
         # Pillow's decoders raise nearly any exception on damaged data.
-        raise ImageError.about("is damaged and cannot be decoded") from error
-
-
-def _check_size(width: int, height: int, limits: ImageLimits) -> None:
-    if width * height > limits.max_pixels:
         raise ImageError.about(
-            f"claims {width} x {height} pixels; expected at most {limits.max_pixels} in all; "
-            "send it smaller"
-        )
+            "is damaged: its pixels cannot be decoded, or some are missing; save or send it again"
+        ) from error
 
 
-def _draft(image: Image.Image, side: int) -> None:
-    """Let a JPEG be decoded smaller, but not below `side`; 0 lets it be."""
-    if side:
-        image.draft(None, (side, side))
+def _opened(file: _File) -> ImageFile.ImageFile:
+    return Image.open(io.BytesIO(file.data), formats=(file.kind,))
 
 
-def _scale_transparency(image: Image.Image, data: bytes) -> None:
-    """Bring a PNG's transparent colour to 8 bits, as Pillow brings the pixels of 2, 4 and 16."""
-    clear = image.info.get("transparency")
-    if image.format != "PNG" or data[12:16] != b"IHDR":
+def _decoded(image: ImageFile.ImageFile, file: _File) -> Image.Image:
+    if file.png is None:
+        image.load()
+        if file.longer:
+            _check_scans(image, file.longer)
+        return opaque(image)
+    _load_png(image, file.png)
+    clear, depth = file.png.clear, file.png.header.depth
+    deep_color = depth == 16 and len(clear) == 3
+    return opaque(image, clear, depth, _low_bytes(file) if deep_color else None)
+
+
+def _load_png(image: ImageFile.ImageFile, file: png.Plain) -> None:
+    """Load all rows; Pillow does not notice that the last ones are missing."""
+    if file.row_bytes <= _FEW_BYTES or file.header.interlaced or image.mode == "1":
+        png.check_rows(file)
+        image.load()
         return
-    depth, kind = data[24], data[25]
-    if kind == 0 and depth in (2, 4) and isinstance(clear, int):
-        most = 2**depth - 1
-        image.info["transparency"] = (clear & most) * 255 // most
-    if kind == 2 and depth == 16 and isinstance(clear, tuple):
-        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    bands = image.getbands()
+    unseen = (_UNSEEN,) * len(bands) if len(bands) > 1 else _UNSEEN
+    image.im = Image.new(image.mode, image.size, unseen).im
+    image.load()
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if np.all(np.array(last.getextrema()) == _UNSEEN):
+        png.check_rows(file)
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """Return the image in mode L or RGB; transparent pixels become white."""
-    if image.mode.startswith("I"):
-        return _by_strips(image, "L", _from_16_bit)
-    gray = image.mode in ("1", "L", "LA", "La")
-    if image.has_transparency_data:
-        image = _by_strips(image, "RGB", over_white)
-    return image.convert("L" if gray else "RGB")
+def _check_scans(image: ImageFile.ImageFile, longer: bytes) -> None:
+    """Raise `ImageError` if more codes in the last scan of a JPEG give other pixels."""
+    other = _opened(_File(longer, "JPEG"))
+    other.draft(None, image.size)
+    if ImageChops.difference(image.copy(), other).getbbox(alpha_only=False):
+        damaged("codes of its last scan are missing")
 
 
-def over_white(image: Image.Image) -> Image.Image:
-    """Return an image with transparency in mode RGB, laid over white."""
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-
-
-def _by_strips(
-    image: Image.Image, mode: str, change: Callable[[Image.Image], Image.Image]
-) -> Image.Image:
-    """Change pixels a few rows at a time: a large image needs no further copies."""
-    changed = Image.new(mode, image.size)
-    rows = max(1, _STRIP_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        strip.info = image.info
-        changed.paste(change(strip), (0, top))
-    return changed
-
-
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.uint32)
-    transparent = values == image.info.get("transparency", -1)
-    scaled = (values + 128) // 257  # 65535 -> 255, rounded
-    scaled[transparent] = 255
-    return Image.fromarray(scaled.astype(np.uint8))
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 where none can be read."""
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:
-        # Damaged metadata does not affect the pixels.
-        return 1
+def _low_bytes(file: _File) -> Image.Image:
+    """Return the low bytes of 16-bit colors; Pillow gives the high ones."""
+    image = _opened(file)
+    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+    image.load()
+    return image
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:

@@ -165,9 +165,11 @@ def test_models_share_what_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     files = (picture(1100, "JPEG"), picture(30, "PNG"), picture(40, "JPEG"))
     alone = [prepare(files, spec) for spec in (exact, ink, colour)]
-    loaded, opaque = list[object](), decoding._opaque
+    loaded, opaque = list[object](), decoding.opaque
     monkeypatch.setattr(
-        decoding, "_opaque", lambda image: (loaded.append(image.size), opaque(image))[1]
+        decoding,
+        "opaque",
+        lambda image, *how: (loaded.append(image.size), opaque(image, *how))[1],
     )
     begin_call("Adapt")
     shared = SharedImages((exact, ink, colour, colour))

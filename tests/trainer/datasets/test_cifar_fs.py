@@ -206,7 +206,7 @@ def edit(old: str, new: str) -> Callable[[Files], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (spoil, r"test/worm/worm_1.webp in .* is not a PNG, JPEG or WebP image"),
+        (spoil, r"test/worm/worm_1.webp in .* is text, not a PNG, JPEG or WebP image"),
         (leave_out_an_image, r"class worm of cifar-fs in .*: expected 3 images, got 2"),
         (leave_out_the_table, r"cifar_fs_valtest.tar.xz has no cifar_fs/classes.csv; provide"),
         (

@@ -262,7 +262,7 @@ def remove_one(folder: Path) -> None:
         (rename_an_alphabet, "do not have the names of Omniglot's"),
         (
             spoil_a_picture,
-            r"images_evaluation/.*/character0\d/\d+_01.png in .* is not a PNG",
+            r"images_evaluation/.*/character0\d/\d+_01.png in .* is .*not a PNG",
         ),
         (remove_one, "neither omniglot_images_evaluation.zip nor .*; name a folder, by"),
     ],

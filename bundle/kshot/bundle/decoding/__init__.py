@@ -1,0 +1,1 @@
+"""Files of images, read without decoding: what they claim, what it will cost, what decides."""
