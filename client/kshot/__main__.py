@@ -11,6 +11,7 @@ import click
 
 from kshot.command.table import COMMANDS, ProgramGroup, missing_extras
 from kshot.command.version import version
+from kshot.local import safe_streams
 
 # Module: the base classes of errors whose message is for the user. Only a command that has imported
 # the module can raise such an error, so this module need not import it.
@@ -49,13 +50,28 @@ def command() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `kshot` and return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    """Run `kshot` and return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+
+    A result that stdout does not take is said on stderr, and the command has failed.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     # ONNX Runtime reports its use to its maker from the import on, unless this is set before.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    with safe_streams() as stdout:
+        code = _run(arguments)
+        sys.stdout.flush()
+        if stdout.missed:
+            if code != 0 or not stdout.unread:  # nobody misses a help text
+                click.echo(stdout.rest(), err=True, nl=False)
+                _say(f"stdout: {stdout.why()}; what it was to hold is above", _FAILED)
+            code = code or _FAILED
+    return code or 0
+
+
+def _run(arguments: Sequence[str]) -> int | None:
+    """Run a command; return None where it has done its work, else an exit code."""
     try:
         code = command.main(list(arguments), prog_name="kshot", standalone_mode=False)
-        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return _WRONG_USE
@@ -63,16 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", _INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has gone; without this, Python would report it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _FAILED
     except ModuleNotFoundError as error:
         name = next((word for word in arguments if not word.startswith("-")), "")
         return _say(missing_extras(name, error.name or str(error)), _FAILED)
     except UnicodeEncodeError as error:
-        if error.encoding != "utf-8":  # the terminal cannot show it; the user's argument is fine
-            raise
         return _say(f"{error.object!r} is not valid text", _WRONG_USE)
     except OSError as error:
         if error.filename is None:
@@ -82,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, _loaded(_USER_ERRORS)):
             raise
         return _say(str(error), _WRONG_USE if isinstance(error, _loaded(_MISUSES)) else _FAILED)
-    return code if isinstance(code, int) else 0
+    return code if isinstance(code, int) else None
 
 
 def _loaded(table: Mapping[str, tuple[str, ...]]) -> tuple[type[Exception], ...]:

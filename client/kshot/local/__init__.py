@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kshot.local.destination import check_destination, destination, leads_to_stdout, write_file
 from kshot.local.durable import replace_file, replacing, sync_folder, write_synced
+from kshot.local.streams import safe_streams
 
 __all__ = [
     "check_destination",
@@ -14,6 +15,7 @@ __all__ = [
     "leads_to_stdout",
     "replace_file",
     "replacing",
+    "safe_streams",
     "sync_folder",
     "write_file",
     "write_synced",

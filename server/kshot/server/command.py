@@ -7,9 +7,9 @@ import dataclasses
 import json
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import click
@@ -96,14 +96,15 @@ def _tell_of_photos(folders: Sequence[Path]) -> None:
 
 
 def _announce(ready: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(ready) + "\n")
-    sys.stdout.flush()
+    """Print the ready event, and log it: nobody may read stdout, which must not stop the server."""
+    fields: dict[str, Any] = dict(ready)
+    log_event(fields.pop("event"), **fields)
+    Thread(target=click.echo, args=[json.dumps(ready)], daemon=True).start()
 
 
 def _leave() -> None:
     """End the process even if threads still run: the grace for their work is over."""
     logging.shutdown()
-    sys.stdout.flush()
     os._exit(0)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -25,10 +26,11 @@ from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 # The command as it is, but for the engine that it starts.
 _SERVE = """
 import sys
+from kshot.__main__ import main
 from kshot.server import command
 real = command.ServerConfig
 command.ServerConfig = lambda **given: real(engine_command=(sys.executable, {engine!r}), **given)
-command.command.main({arguments!r}, prog_name="kshot serve")
+sys.exit(main(["serve", *{arguments!r}]))
 """
 # A network that never answers.
 _HANG = """
@@ -45,11 +47,13 @@ Refused = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @contextmanager
-def serving(*arguments: str, before: str = "") -> Iterator[subprocess.Popen[str]]:
+def serving(
+    *arguments: str, before: str = "", stdout: int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[str]]:
     script = before + _SERVE.format(engine=str(FAKE_ENGINE), arguments=list(arguments))
     process = subprocess.Popen(
         [sys.executable, "-c", script],
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONWARNINGS": "error"},
@@ -61,9 +65,9 @@ def serving(*arguments: str, before: str = "") -> Iterator[subprocess.Popen[str]
         process.communicate()
 
 
-def serve(bundle: Bundle, store: Path, *arguments: str, before: str = "") -> Any:  # noqa: ANN401 -- a context of a process
+def serve(bundle: Bundle, store: Path, *arguments: str, **how: Any) -> Any:  # noqa: ANN401 -- a context of a process
     where = ("--bundle", str(bundle.path), "--store", str(store), "--listen", "127.0.0.1:0")
-    return serving(*where, *arguments, before=before)
+    return serving(*where, *arguments, **how)
 
 
 def ready_line(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -108,6 +112,31 @@ def support_set() -> wire.SupportSet:
     )
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_a_ready_line_that_nobody_reads_does_not_stop_the_server(
+    tiny_bundle: Bundle, tmp_path: Path, full: bool
+) -> None:
+    """Its reader has gone, or never reads a pipe that is full; the log has the event too."""
+    read, write = os.pipe()
+    if full:
+        os.write(write, b"." * fcntl.fcntl(write, fcntl.F_GETPIPE_SZ))
+    else:
+        os.close(read)
+    with serve(tiny_bundle, tmp_path / "s", stdout=write) as process:
+        os.close(write)
+        events = (json.loads(line) for line in process.stderr)
+        ready = next(event for event in events if event["event"] == "ready")
+        with grpc.insecure_channel(ready["grpc"]) as channel:
+            AdaptationServiceStub(channel).Adapt(
+                wire.AdaptRequest(model="tiny", support_set=support_set()), timeout=30
+            )
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+        assert "Traceback" not in process.stderr.read()
+    if full:
+        os.close(read)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_says_ready_answers_and_stops(
     tiny_bundle: Bundle, tmp_path: Path, number: signal.Signals
@@ -131,7 +160,7 @@ def test_serve_says_ready_answers_and_stops(
     assert process.returncode == 0
     assert output == ""
     events = [json.loads(line)["event"] for line in log.splitlines()]
-    assert events == ["engine_connected", "request", "stopping", "stopped"]
+    assert events == ["engine_connected", "ready", "request", "stopping", "stopped"]
 
 
 def test_a_stop_before_the_engine_is_ready_is_a_stop(
