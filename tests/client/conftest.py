@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
-from concurrent import futures
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NoReturn
 
 import grpc
@@ -230,15 +232,28 @@ def servicer() -> FakeServicer:
     return FakeServicer()
 
 
+@contextmanager
+def listening(servicer: FakeServicer, port: int = 0) -> Iterator[str]:
+    """Run a server with a servicer and give its address."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    add_AdaptationServiceServicer_to_server(servicer, server)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    yield f"127.0.0.1:{bound}"
+    server.stop(None).wait()
+
+
 @pytest.fixture
 def address(servicer: FakeServicer) -> Iterator[str]:
     """The address of a running server."""
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    add_AdaptationServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(None).wait()
+    with listening(servicer) as address:
+        yield address
+
+
+@pytest.fixture
+def listen(servicer: FakeServicer) -> Callable[[int], AbstractContextManager[str]]:
+    """Run another server, on a port that the test chooses."""
+    return partial(listening, servicer)
 
 
 @pytest.fixture

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,13 +109,26 @@ DURATION = "expected a finite number of seconds or a timedelta"
     ("options", "words"),
     [
         ({"head": "neck"}, "head: expected one of trained, prototype, zero, ridge, got 'neck'"),
-        ({"step_count": "many"}, "step_count: cannot send 'many'"),
-        ({"step_count": 1 << 40}, "step_count: cannot send "),
+        ({"step_count": "many"}, "step_count: expected a whole number, got 'many'"),
+        (
+            {"step_count": 1 << 40},
+            "step_count: expected a whole number from -2147483648 to 2147483647",
+        ),
         ({"ttl": "an hour"}, f"ttl: {DURATION}, got 'an hour'"),
         ({"ttl": float("inf")}, f"ttl: {DURATION}, got inf"),
         ({"time_budget": True}, f"time_budget: {DURATION}, got True"),
         ({"time_budget": "1"}, f"time_budget: {DURATION}, got '1'"),
         ({"time_budget": 10**400}, f"time_budget: {DURATION}, got 1000"),
+        ({"ttl": np.float64("nan")}, f"ttl: {DURATION}, got np.float64(nan)"),
+        ({"ttl": np.timedelta64("NaT")}, f"ttl: {DURATION}, got np.timedelta64('NaT')"),
+        ({"ttl": 1e12}, "ttl: expected at most 315576000000 seconds, got 1000000000000.0"),
+        ({"step_count": 5.0}, "step_count: expected a whole number, got 5.0"),
+        ({"step_count": True}, "step_count: expected a whole number, got True"),
+        ({"seed": 10**5000}, "seed: expected a whole number from -9223372036854775808 to "),
+        ({"learning_rate": float("nan")}, "learning_rate: expected a finite number, got nan"),
+        ({"learning_rate": "0.1"}, "learning_rate: expected a finite number, got '0.1'"),
+        ({"allow_partial": 2}, "allow_partial: expected True or False, got 2"),
+        ({"head": b"zero"}, "head: expected one of trained, prototype, zero, ridge, got b'zero'"),
         ({"steps": 3}, "unknown option 'steps'; expected one of step_count, "),
     ],
 )
@@ -310,7 +327,9 @@ def unavailable(servicer: FakeServicer) -> None:
     servicer.refuse(Code.UNAVAILABLE, "not now", times=1)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "long"])
+@pytest.mark.parametrize(
+    "timeout", [0, -1, -1e300, float("nan"), float("inf"), "long", True, 10**400]
+)
 def test_a_bad_timeout_is_refused(client: Client, timeout: float) -> None:
     with pytest.raises(InputError, match="expected a number of seconds above 0"):
         Client(client.address, timeout=timeout)
@@ -318,11 +337,84 @@ def test_a_bad_timeout_is_refused(client: Client, timeout: float) -> None:
         client.predict("am-1", IMAGES, timeout=timeout)
 
 
+ID = "adapted_model: expected an AdaptedModel or its id, got "
+
+
+@pytest.mark.parametrize("adapted_model", [None, b"am-1", "", 7])
+def test_an_id_is_a_string(client: Client, tmp_path: Path, adapted_model: str) -> None:
+    words = re.escape(f"{ID}{adapted_model!r}")
+    with pytest.raises(InputError, match=words):
+        client.get(adapted_model)
+    with pytest.raises(InputError, match=words):
+        client.delete(adapted_model)
+    with pytest.raises(InputError, match=words):
+        client.export(adapted_model, tmp_path / "mine.onnx")
+    with pytest.raises(InputError, match=words):
+        client.predict(adapted_model, IMAGES)
+
+
 def test_words_that_the_wire_cannot_hold_are_refused(client: Client) -> None:
-    with pytest.raises(InputError, match="cannot send the call"):
+    with pytest.raises(InputError, match="adapted_model: expected valid Unicode, got"):
         client.get("\ud800")
-    with pytest.raises(InputError, match="cannot send the call"):
+    with pytest.raises(InputError, match="model: expected a string, got 7"):
         client.adapt(IMAGES, [0, 1, 0, 1], model=7)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(InputError, match="model: expected a string, got None"):
+        list(client.list(model=None))  # type: ignore[arg-type]  # what is tested
+    for bound in ("0.1", float("nan"), True):
+        with pytest.raises(InputError, match="reject_below: expected a finite number, got"):
+            client.predict("am-1", IMAGES, reject_below=bound)  # type: ignore[arg-type]  # the same
+    with pytest.raises(InputError, match="return_logits: expected True or False, got 'no'"):
+        client.predict("am-1", IMAGES, return_logits="no")  # type: ignore[arg-type]  # the same
+
+
+def test_numbers_of_any_type_are_sent(client: Client, servicer: FakeServicer) -> None:
+    adapted(client)
+    client.adapt(
+        (image for image in IMAGES),  # type: ignore[arg-type]  # a generator is taken too
+        np.array([0, 1, 0, 1]),
+        model=np.str_("omniglot"),
+        step_count=np.int64(3),
+        learning_rate=np.float32(0.5),
+        seed=np.uint64(2**63 - 1),
+        ttl=np.int64(60),
+        time_budget=np.timedelta64(1500, "ms"),  # type: ignore[arg-type]  # the same
+        allow_partial=np.bool_(True),
+        balance_classes=0,  # type: ignore[arg-type]  # the same
+        timeout=Decimal(9),  # type: ignore[arg-type]  # the same
+    )
+    client.predict("am-0", IMAGES, return_logits=np.True_, reject_below=Fraction(1, 2))  # type: ignore[arg-type]
+
+    request = servicer.requests[1]
+    assert isinstance(request, wire.AdaptRequest)
+    options = request.options
+    assert (options.step_count, options.learning_rate, options.seed) == (3, 0.5, 2**63 - 1)
+    assert (options.ttl.seconds, options.time_budget.ToMilliseconds()) == (60, 1500)
+    assert (options.allow_partial, options.balance_classes) == (True, False)
+
+
+@pytest.mark.parametrize("timeout", [1e10, 1e300, timedelta.max, np.float32(1e12)])
+def test_a_long_timeout_is_not_over_at_once(client: Client, timeout: float) -> None:
+    with Client(client.address, timeout=timeout) as patient:
+        assert patient.capabilities().server_version == "1.2.3"
+        assert patient.adapt(IMAGES, [0, 1, 0, 1], timeout=timeout).id == "am-0"
+
+
+def test_names_of_classes_are_sent_once(client: Client, servicer: FakeServicer) -> None:
+    adapted(client).predict(IMAGES)
+    client.adapt_and_predict(IMAGES, [0, 1, 0, 1], IMAGES)
+
+    for request in servicer.requests[1:]:
+        assert isinstance(request, wire.PredictRequest | wire.AdaptAndPredictRequest)
+        assert request.omit_class_names
+
+
+def test_clients_and_handles_are_not_copied(client: Client) -> None:
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match=r"make one where it is needed, Client\('127"):
+            attempt(client)
+        with pytest.raises(TypeError, match=r"pass its id, .*\.get\('am-0'\)"):
+            attempt(adapted(client))
+        client.delete("am-0")
 
 
 def test_a_closed_client_says_so(client: Client, tmp_path: Path) -> None:

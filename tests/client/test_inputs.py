@@ -1,19 +1,20 @@
-"""Images and labels in all the forms that callers have them."""
+"""Images in all the forms that callers have them."""
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from PIL import Image
 
+from kshot.client import encoding
 from kshot.client.encoding import encode_images
 from kshot.client.errors import InputError
-from kshot.client.inputs import read_images, read_labels
+from kshot.client.inputs import gather, name_item, read_images
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ from kshot.client.inputs import read_images, read_labels
     ],
 )
 def test_arrays_become_one_tensor(images: Any, datatype: str, shape: list[int]) -> None:  # noqa: ANN401 -- forms differ
-    tensor = encode_images(images).tensor
+    tensor = encode_images(gather(images, "images")).tensor
 
     assert tensor.datatype == datatype
     assert list(tensor.shape) == shape
@@ -48,62 +49,68 @@ def test_paths_and_bytes_become_encoded_images(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"one")
 
-    encoded = encode_images([path, str(path), b"two"]).encoded
+    encoded = encode_images(gather([path, str(path), bytearray(b"two")], "images")).encoded
 
     assert list(encoded.items) == [b"one", b"one", b"two"]
+
+
+class Tensor:
+    """As arrays of other libraries are."""
+
+    __module__ = "torch"
+
+    def __array__(self) -> np.ndarray[Any, Any]:
+        return np.zeros((2, 8, 9), np.uint8)
+
+
+ITEM = "expected a path, the bytes of an image file or a picture of Pillow, got "
 
 
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (np.zeros((2, 8, 9)), "got float64 of shape (2, 8, 9)"),
-        (np.zeros((8, 9), np.uint8), "uint8 of shape (8, 9)"),
-        (
-            np.zeros((2, 8, 9), np.float32),
-            "expected uint8 (n, height, width[, channels]), prepared",
-        ),
-        ([np.zeros((8, 9), np.uint8), np.zeros((9, 9), np.uint8)], "2 shapes"),
-        ("one.png", "expected a sequence of images, got one str"),
+        ("one.png", "images: expected a sequence of images, got one str; put it into a list"),
+        (Path("one.png"), "images: expected a sequence of images, got one PosixPath"),
+        (b"one", "images: expected a sequence of images, got one bytes"),
+        (io.BytesIO(b"one"), "images: expected a sequence of images, got one BytesIO"),
+        (Image.new("L", (8, 8)), "images: expected a sequence of images, got one Image"),
+        (None, "images: expected a sequence of images, got None"),
+        ({"a": b"x"}, "images: expected a sequence of images, got {'a': b'x'}"),
+        (Tensor(), "expected a NumPy array, got torch.Tensor; use images.numpy(force=True)"),
+        ([Tensor()], f"image 0: {ITEM}torch.Tensor; use image.numpy(force=True)"),
         (["nowhere/one.png"], "image 0: nowhere/one.png: No such file or directory"),
-        ([b"x", 3], "image 1: expected a path or the bytes of an image file, got int"),
+        (["one\0.png"], "image 0: 'one\\x00.png': not a path: embedded null byte"),
+        (["."], "image 0: .: Is a directory"),
+        ([b"x", 3], f"image 1: {ITEM}3"),
+        ([b"x", None], f"image 1: {ITEM}None"),
+        ([[[0, 1], [1, 0]]], f"image 0: {ITEM}a list; use np.array(image, np.uint8)"),
+        ([io.BytesIO(b"x")], f"image 0: {ITEM}BytesIO; use its read()"),
     ],
 )
 def test_what_cannot_be_sent_is_refused(images: Any, words: str) -> None:  # noqa: ANN401 -- forms differ
     with pytest.raises(InputError, match=re.escape(words)):
-        read_images(images)
+        read_images(gather(images, "images"))
 
 
-@pytest.mark.parametrize(
-    ("labels", "words"),
-    [
-        (["a"], "labels: expected one for each of 2 images, got 1"),
-        (["a", 1], "labels: expected only strings or only ints, got both"),
-        (["a", 1.5], "label 1: expected a string or an int, got 1.5"),
-        (["a", "\udcff"], "label 1: expected valid Unicode, got '\\udcff'"),
-        ([True, False], "label 0: expected a string or an int, got True"),
-        (np.array([0.5, 1.5]), "label 0: expected a string or an int, got 0.5"),
-    ],
-)
-def test_labels_that_do_not_fit_are_refused(labels: Any, words: str) -> None:  # noqa: ANN401 -- forms differ
-    with pytest.raises(InputError, match=re.escape(words)):
-        read_labels(labels, 2)
+def test_queries_are_called_queries() -> None:
+    with pytest.raises(InputError, match="query 1: expected a path"):
+        read_images(gather([b"x", None], "queries"), field="queries")
 
 
-# What UTF-8 can carry: no halves of surrogate pairs.
-TEXT = st.text(st.characters(codec="utf-8"))
+def test_names_of_files_come_from_paths() -> None:
+    images = gather([Path("a/b.png"), "c.png", b"x"], "images")
+
+    assert [name_item(images, index, "images") for index in range(4)] == [
+        "a/b.png",
+        "c.png",
+        "image 2",
+        "image 3",
+    ]
 
 
-@given(st.lists(st.integers(), min_size=1) | st.lists(TEXT, min_size=1))
-def test_classes_are_sorted_and_give_every_label_back(labels: list[Any]) -> None:
-    classes = read_labels(labels, len(labels))
+def test_more_than_a_message_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "_MOST_BYTES", 100)
 
-    assert list(classes.labels) == sorted(set(labels))
-    assert [classes.labels[index] for index in classes.indices] == labels
-
-
-def test_labels_of_numpy_become_plain_ones() -> None:
-    classes = read_labels(np.array([2, 1, 2]), 3)
-
-    assert classes.labels == (1, 2)
-    assert all(type(label) is int for label in classes.labels)
-    assert classes.names == ("1", "2")
+    for images in (np.zeros((2, 8, 9), np.uint8), [b"x" * 51] * 2):
+        with pytest.raises(InputError, match="images: expected at most 100 bytes in one call"):
+            encode_images(gather(images, "images"))

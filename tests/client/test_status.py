@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from kshot.client import Client
 if TYPE_CHECKING:
     from conftest import FakeServicer
 
-IMAGES = np.zeros((2, 4, 4), np.uint8)
+IMAGES = np.zeros((2, 6, 5), np.uint8)
 
 
 @pytest.fixture
@@ -84,13 +85,15 @@ def test_the_time_to_wait_arrives(client: Client, servicer: FakeServicer) -> Non
 
 def test_a_status_without_details_names_the_server(client: Client, servicer: FakeServicer) -> None:
     """gRPC itself refuses a message that is too large."""
-    servicer.refuse(Code.RESOURCE_EXHAUSTED, "larger than max")
+    servicer.refuse(
+        Code.RESOURCE_EXHAUSTED, "SERVER: Received message larger than max (300 vs. 100)"
+    )
 
     with pytest.raises(package.ResourceExhaustedError) as caught:
         client.predict("am-0", IMAGES)
 
     assert str(caught.value) == (
-        f"{client.address} answered RESOURCE_EXHAUSTED: larger than max; "
+        f"the call is too large for {client.address}: expected at most 100 bytes, got 300; "
         "send fewer or smaller images, or serve with --max-message-bytes"
     )
 
@@ -100,7 +103,10 @@ def test_nobody_listening_names_the_address(closed_port: int) -> None:
 
     with (
         Client(address) as client,
-        pytest.raises(package.UnavailableError, match=f"cannot reach a kshot server at {address}"),
+        pytest.raises(
+            package.UnavailableError,
+            match=f"cannot reach a kshot server at {address}: nothing listens there; start `k",
+        ),
     ):
         client.capabilities()
 
@@ -115,7 +121,26 @@ def test_time_over_names_the_time(address: str, servicer: FakeServicer) -> None:
         client.capabilities()
 
 
-@pytest.mark.parametrize("address", ["", "localhost", ":50051", "localhost:http", "host:99999"])
-def test_an_address_without_a_port_is_refused(address: str) -> None:
-    with pytest.raises(package.InputError, match="expected HOST:PORT"):
-        Client(address)
+def test_a_refused_file_is_named(client: Client, servicer: FakeServicer, tmp_path: Path) -> None:
+    """Not by its index alone: the caller gave files, an array or bytes, and labels."""
+    paths = [tmp_path / "a.png", str(tmp_path / "b.png"), b"", b""]
+    for path in paths[:2]:
+        Path(str(path)).write_bytes(b"no image")
+    bad = BadRequest()
+    for field in ("support_set.images.encoded.items[1]", "queries.encoded.items[10]"):
+        bad.field_violations.add(field=field, description="is damaged")
+    bad.field_violations.add(field="support_set.class_names[0]", description="is long")
+    bad.field_violations.add(field="options.seed", description="is odd")
+    refused = "; ".join(f"{each.field}: {each.description}" for each in bad.field_violations)
+    info = ErrorInfo(reason="INVALID_REQUEST", domain="kshot")
+    servicer.refuse(Code.INVALID_ARGUMENT, refused, info, bad)
+
+    with pytest.raises(package.InvalidArgumentError) as caught:
+        client.adapt_and_predict(paths, ["x", "y"] * 2, [*paths, *paths, *paths], model="omniglot")
+
+    names = [str(paths[1]), "query 10", "label 'x'", ""]
+    assert [each.subject for each in caught.value.violations] == names
+    assert caught.value.violations[1].field == "queries.encoded.items[10]"
+    said = [f"{paths[1]}: is damaged", "query 10: is damaged", "label 'x': is long"]
+    assert str(caught.value) == "; ".join([*said, "options.seed: is odd"])
+    assert [str(each) for each in caught.value.violations] == [*said, "options.seed: is odd"]

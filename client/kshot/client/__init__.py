@@ -29,7 +29,8 @@ from kshot.client.errors import (
     UnimplementedError,
     Violation,
 )
-from kshot.client.inputs import Images, Label
+from kshot.client.inputs import Images
+from kshot.client.labels import Label
 from kshot.client.options import AdaptOptions, ResolvedOptions
 from kshot.client.results import (
     AccuracyEstimate,

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from kshot.client.inputs import Images, Label
+from kshot.client.errors import InputError
+from kshot.client.inputs import Images
+from kshot.client.labels import Label
 from kshot.client.results import Description, Prediction, Report, Timing
+from kshot.client.values import check_text, shown
 
 if TYPE_CHECKING:
     from kshot.client.client import Client
@@ -89,10 +92,25 @@ class AdaptedModel:
         """Delete the model on the server."""
         self.client.delete(self.id)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an AdaptedModel can be neither copied nor pickled: pass its id, and get it from a "
+            f"client there, Client({self.client.address!r}).get({self.id!r})"
+        )
+
     def __repr__(self) -> str:
         return f"AdaptedModel({self.id!r}, class_names={list(self.class_names)})"
 
 
 def own_labels(adapted: AdaptedModel | str) -> Sequence[Label] | None:
     """Return the caller's own labels if the handle knows them."""
-    return None if isinstance(adapted, str) else adapted.labels
+    return adapted.labels if isinstance(adapted, AdaptedModel) else None
+
+
+def check_id(adapted: object) -> str:
+    """Return the id of a handle, or the id itself; raise `InputError` for anything else."""
+    if isinstance(adapted, AdaptedModel):
+        return adapted.id
+    if isinstance(adapted, str) and adapted:
+        return check_text("adapted_model", adapted)
+    raise InputError(f"adapted_model: expected an AdaptedModel or its id, got {shown(adapted)}")

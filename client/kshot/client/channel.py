@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 
 import grpc
 
+from kshot.client.addresses import check_address, loopback
 from kshot.client.errors import InputError
+from kshot.client.values import check_seconds
 
 # Without `Adapt` and `AdaptAndPredict`: a second try would adapt a second time.
 _SAFE_TO_REPEAT = (
@@ -19,6 +20,7 @@ _SAFE_TO_REPEAT = (
     "GetCapabilities",
 )
 _MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+_MAX_TIMEOUT_S = 366 * 24 * 3600.0  # gRPC counts nanoseconds in 64 bits from 1970 on
 
 SERVICE_CONFIG = {
     "methodConfig": [
@@ -40,30 +42,36 @@ SERVICE_CONFIG = {
 }
 
 
+def channel_options(host: str) -> list[tuple[str, str | int]]:
+    """Return gRPC's options for calls to a host."""
+    return [
+        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ("grpc.max_receive_message_length", _MAX_RESPONSE_BYTES),
+        # The server limits the size of a request.
+        ("grpc.max_send_message_length", -1),
+        # gRPC waits up to two minutes between attempts to connect, for a new channel of the process
+        # too; a server that is back is found within about a second.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 2000),  # the time that an attempt may take
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.dns_min_time_between_resolutions_ms", 1000),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0 if loopback(host) else 1),
+    ]
+
+
 def open_channel(address: str) -> grpc.Channel:
     """Make a channel to HOST:PORT; it connects with the first call. Raises `InputError`."""
-    host, colon, port = address.rpartition(":")
-    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise InputError(f"server address: expected HOST:PORT, got {address!r}")
-    return grpc.insecure_channel(
-        address,
-        options=[
-            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-            ("grpc.max_receive_message_length", _MAX_RESPONSE_BYTES),
-            # The server limits the size of a request.
-            ("grpc.max_send_message_length", -1),
-        ],
-    )
+    return grpc.insecure_channel(address, options=channel_options(check_address(address)))
 
 
-def check_timeout(timeout: float) -> float:
-    """Return a valid timeout in seconds; raise `InputError` for another."""
-    try:
-        if 0 < timeout < math.inf:
-            return timeout
-    except TypeError:
-        pass
-    raise InputError(f"timeout: expected a number of seconds above 0, got {timeout!r}")
+def check_timeout(timeout: object) -> float:
+    """Return a valid timeout in seconds, at most a year; raise `InputError` for another."""
+    expected = "a number of seconds above 0"
+    seconds = check_seconds("timeout", timeout, expected)
+    if seconds <= 0:
+        raise InputError(f"timeout: expected {expected}, got {timeout!r}")
+    return min(seconds, _MAX_TIMEOUT_S)
 
 
 @dataclass
@@ -74,9 +82,10 @@ class Patience:
     left: float
 
     @classmethod
-    def of(cls, timeout: float) -> Patience:
+    def of(cls, timeout: object) -> Patience:
         """Begin with a valid timeout; raise `InputError` for another."""
-        return cls(check_timeout(timeout), timeout)
+        seconds = check_timeout(timeout)
+        return cls(seconds, seconds)
 
     def spend(self, seconds: float) -> None:
         """Take what a call took; a moment is left, in which the next one ends."""

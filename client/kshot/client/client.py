@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import NoReturn, Self, TypeVar, Unpack
 
 import grpc
-import numpy as np
-import numpy.typing as npt
 from google.protobuf.message import Message
 
-from kshot.client.adapted_model import AdaptedModel, own_labels
+from kshot.client.adapted_model import AdaptedModel, check_id, own_labels
 from kshot.client.capabilities import Capabilities, UsefulSides, decode_capabilities
 from kshot.client.channel import Patience, check_timeout, open_channel
 from kshot.client.encoding import (
@@ -23,15 +22,17 @@ from kshot.client.encoding import (
     decode_timing,
     encode_images,
     encode_support,
-    message,
 )
 from kshot.client.errors import InputError
 from kshot.client.export import write_export
-from kshot.client.inputs import Images, Label
+from kshot.client.forks import GATE, check_process, watch_forks
+from kshot.client.inputs import Gathered, Images, gather, name_item
+from kshot.client.labels import Classes, Labels
 from kshot.client.options import AdaptOptions, encode_choice, encode_options, seconds
 from kshot.client.results import Prediction
 from kshot.client.shrinking import any_large
-from kshot.client.status import error_from
+from kshot.client.status import Asked, error_from
+from kshot.client.values import check_flag, check_number, check_text
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
@@ -39,11 +40,13 @@ DEFAULT_TIMEOUT_S = 30.0
 _PAGE_SIZE = 100  # the server's maximum
 _MOST_KNOWN = 1000  # adapted models
 _Response = TypeVar("_Response", bound=Message)
-_Labels = Sequence[Label] | npt.NDArray[np.generic]
+_Names = dict[str, Callable[[int], str]]
 
 
 class Client:
     """A connection to a kshot server at HOST:PORT; a context manager, safe to share by threads.
+
+    It belongs to the process that made it: a child makes its own.
 
     Every call has a deadline: `timeout` seconds, unless the call names its own; one with a
     `time_budget` has so much more. Calls raise `kshot.client.KshotError`; its subclasses tell what
@@ -53,6 +56,9 @@ class Client:
     def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
         self.address = address
         self.timeout = check_timeout(timeout)
+        check_process(address)
+        watch_forks()
+        self._process = os.getpid()
         self._channel = open_channel(address)
         self._stub = AdaptationServiceStub(self._channel)
         self._useful_sides = UsefulSides()
@@ -70,13 +76,20 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
-        self._channel.close()
+        """Close the connection; calls under way are cancelled. A child leaves it to its parent."""
+        if os.getpid() == self._process:
+            self._channel.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Client can be neither copied nor pickled: make one where it is needed, "
+            f"Client({self.address!r})"
+        )
 
     def adapt(
         self,
         images: Images,
-        labels: _Labels,
+        labels: Labels,
         *,
         model: str | None = None,
         timeout: float | None = None,
@@ -93,15 +106,13 @@ class Client:
         """
         settings = encode_options(options)
         patience = self._patience(timeout, settings)
-        side = self._useful_side(images, lambda: model, patience)
-        support, classes = encode_support(images, labels, side)
-        request = message(
-            wire.AdaptRequest,
-            model=model or "",
-            support_set=support,
-            options=settings,
+        name, items = _model_name(model), gather(images, "images")
+        side = self._useful_side([items], lambda: name, patience)
+        support, classes = encode_support(items, labels, side)
+        request = wire.AdaptRequest(model=name or "", support_set=support, options=settings)
+        response, round_trip_ms = self._call(
+            self._stub.Adapt, request, patience, _support_names(items, classes)
         )
-        response, round_trip_ms = self._call(self._stub.Adapt, request, patience)
         return AdaptedModel(
             self,
             decode_description(response.adapted_model),
@@ -124,30 +135,33 @@ class Client:
 
         Those whose known score is below `reject_below` are marked in `none_of_these`.
         """
-        labels, patience = own_labels(adapted_model), self._patience(timeout)
+        name, labels = check_id(adapted_model), own_labels(adapted_model)
+        patience, items = self._patience(timeout), gather(queries, "queries")
 
         def adapted_from() -> str:
-            if isinstance(adapted_model, str):
-                return self._adapted_from(adapted_model, patience)
-            return adapted_model.description.model
+            if isinstance(adapted_model, AdaptedModel):
+                return adapted_model.description.model
+            return self._adapted_from(name, patience)
 
-        side = self._useful_side(queries, adapted_from, patience)
-        request = message(
-            wire.PredictRequest,
-            adapted_model=adapted_model if isinstance(adapted_model, str) else adapted_model.id,
-            queries=encode_images(queries, side),
-            return_logits=return_logits,
-            reject_below=reject_below,
+        side = self._useful_side([items], adapted_from, patience)
+        request = wire.PredictRequest(
+            adapted_model=name,
+            queries=encode_images(items, side, "queries"),
+            return_logits=check_flag("return_logits", return_logits),
+            reject_below=_bound(reject_below),
+            omit_class_names=True,
         )
         if batch_norm_mode is not None:
             request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
-        response, round_trip_ms = self._call(self._stub.Predict, request, patience)
+        response, round_trip_ms = self._call(
+            self._stub.Predict, request, patience, _query_names(items)
+        )
         return decode_prediction(response, labels, round_trip_ms)
 
     def adapt_and_predict(
         self,
         images: Images,
-        labels: _Labels,
+        labels: Labels,
         queries: Images,
         *,
         model: str | None = None,
@@ -159,29 +173,38 @@ class Client:
         """Adapt, classify queries and keep nothing, in one call."""
         settings = encode_options(options)
         patience = self._patience(timeout, settings)
-        side = self._useful_side([*images, *queries], lambda: model, patience)
-        support, classes = encode_support(images, labels, side)
-        request = message(
-            wire.AdaptAndPredictRequest,
-            model=model or "",
+        name = _model_name(model)
+        items, asked = gather(images, "images"), gather(queries, "queries")
+        side = self._useful_side([items, asked], lambda: name, patience)
+        support, classes = encode_support(items, labels, side)
+        request = wire.AdaptAndPredictRequest(
+            model=name or "",
             support_set=support,
             options=settings,
-            queries=encode_images(queries, side),
-            return_logits=return_logits,
-            reject_below=reject_below,
+            queries=encode_images(asked, side, "queries"),
+            return_logits=check_flag("return_logits", return_logits),
+            reject_below=_bound(reject_below),
+            omit_class_names=True,
         )
-        response, round_trip_ms = self._call(self._stub.AdaptAndPredict, request, patience)
+        response, round_trip_ms = self._call(
+            self._stub.AdaptAndPredict,
+            request,
+            patience,
+            _support_names(items, classes) | _query_names(asked),
+        )
         return decode_prediction(response, classes.labels, round_trip_ms)
 
     def get(self, adapted_model: str) -> AdaptedModel:
         """Return a handle on the adapted model with this id."""
-        request = message(wire.GetAdaptedModelRequest, adapted_model=adapted_model)
+        request = wire.GetAdaptedModelRequest(adapted_model=check_id(adapted_model))
         response, _ = self._call(self._stub.GetAdaptedModel, request)
         return AdaptedModel(self, decode_description(response.adapted_model))
 
     def list(self, *, model: str = "") -> Iterator[AdaptedModel]:
         """Yield the adapted models that the server keeps, page by page; only those of `model`."""
-        request = message(wire.ListAdaptedModelsRequest, page_size=_PAGE_SIZE, model=model)
+        request = wire.ListAdaptedModelsRequest(
+            page_size=_PAGE_SIZE, model=check_text("model", model)
+        )
         while True:
             response, _ = self._call(self._stub.ListAdaptedModels, request)
             for adapted in response.adapted_models:
@@ -190,18 +213,23 @@ class Client:
                 return
             request.page_token = response.next_page_token
 
-    def delete(self, adapted_model: str) -> None:
-        """Delete the adapted model with this id."""
-        request = message(wire.DeleteAdaptedModelRequest, adapted_model=adapted_model)
+    def delete(self, adapted_model: AdaptedModel | str) -> None:
+        """Delete an adapted model, given as a handle or by its id."""
+        request = wire.DeleteAdaptedModelRequest(adapted_model=check_id(adapted_model))
         self._call(self._stub.DeleteAdaptedModel, request)
 
     def export(
-        self, adapted_model: str, path: str | Path, *, batch_norm_mode: str | None = None
+        self,
+        adapted_model: AdaptedModel | str,
+        path: str | Path,
+        *,
+        batch_norm_mode: str | None = None,
     ) -> Path:
         """Write an adapted model as a self-contained ONNX file, whole or not at all."""
-        request = message(wire.ExportAdaptedModelRequest, adapted_model=adapted_model)
+        request = wire.ExportAdaptedModelRequest(adapted_model=check_id(adapted_model))
         if batch_norm_mode is not None:
             request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
+        check_process(self.address, self._process)
         return write_export(self._export_parts(request), Path(path))
 
     def _export_parts(
@@ -209,13 +237,14 @@ class Client:
     ) -> Iterator[wire.ExportAdaptedModelResponse]:
         """Ask for an export when its first part is wanted; the call ends with the iterator."""
         try:
-            call = self._stub.ExportAdaptedModel(request, timeout=self.timeout)
-            try:
-                yield from call
-            finally:
-                call.cancel()
+            with GATE.call():
+                call = self._stub.ExportAdaptedModel(request, timeout=self.timeout)
+                try:
+                    yield from call
+                finally:
+                    call.cancel()
         except grpc.RpcError as error:
-            raise error_from(error, self.address, self.timeout) from error
+            raise error_from(error, Asked(self.address, self.timeout)) from error
         except ValueError as error:  # gRPC's error for a closed channel
             raise InputError(f"cannot call {self.address}: {error}") from error
 
@@ -230,7 +259,7 @@ class Client:
 
     def _useful_side(
         self,
-        images: npt.NDArray[np.generic] | Sequence[object],
+        images: Sequence[Gathered],
         model: Callable[[], str | None],
         patience: Patience,
     ) -> int:
@@ -238,7 +267,7 @@ class Client:
 
         The server is asked only about large images, now and then, within the call's own time.
         """
-        if not any_large(images):
+        if not any(map(any_large, images)):
             return 0
         return self._useful_sides.of(model(), lambda: self._capabilities(patience))
 
@@ -246,7 +275,7 @@ class Client:
         """Return the model behind an adapted one; the server is asked once."""
         model = self._models.get(adapted_model)  # another thread may clear them at any time
         if model is None:
-            request = message(wire.GetAdaptedModelRequest, adapted_model=adapted_model)
+            request = wire.GetAdaptedModelRequest(adapted_model=adapted_model)
             response, _ = self._call(self._stub.GetAdaptedModel, request, patience)
             model = response.adapted_model.model
             if len(self._models) >= _MOST_KNOWN:
@@ -267,18 +296,41 @@ class Client:
         method: Callable[..., _Response],
         request: Message,
         patience: Patience | None = None,
+        names: _Names | None = None,
     ) -> tuple[_Response, float]:
         """Make one unary call; return its response and its time in milliseconds."""
+        check_process(self.address, self._process)
         patience = patience or self._patience()
         started = time.perf_counter()
         try:
-            response = method(request, timeout=patience.left)
+            with GATE.call():
+                response = method(request, timeout=patience.left)
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 self._useful_sides.forget()
-            raise error_from(error, self.address, patience.timeout) from error
+            raise error_from(error, Asked(self.address, patience.timeout, names or {})) from error
         except ValueError as error:  # gRPC's error for a closed channel
             raise InputError(f"cannot call {self.address}: {error}") from error
         took = time.perf_counter() - started
         patience.spend(took)
         return response, 1e3 * took
+
+
+def _model_name(model: object) -> str | None:
+    return None if model is None else check_text("model", model)
+
+
+def _bound(reject_below: object) -> float | None:
+    return None if reject_below is None else check_number("reject_below", reject_below)
+
+
+def _support_names(images: Gathered, classes: Classes) -> _Names:
+    """Name the examples and the classes of a support set as the caller does."""
+    return {
+        "support_set.images.encoded.items": lambda index: name_item(images, index, "images"),
+        "support_set.class_names": lambda index: f"label {classes.labels[index]!r}",
+    }
+
+
+def _query_names(queries: Gathered) -> _Names:
+    return {"queries.encoded.items": lambda index: name_item(queries, index, "queries")}

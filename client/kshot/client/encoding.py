@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kshot.client.errors import InputError
-from kshot.client.inputs import Classes, Images, Label, read_images, read_labels
+from kshot.client.inputs import Gathered, read_images
+from kshot.client.labels import Classes, Label, Labels, label_array, read_labels
 from kshot.client.options import decode_choice, decode_options, seconds
 from kshot.client.results import (
     AccuracyEstimate,
@@ -27,27 +26,26 @@ from kshot.client.results import (
 )
 from kshot.v1 import adaptation_pb2 as wire
 
-_Message = TypeVar("_Message", bound=Message)
+_MOST_BYTES = 2**31 - 2**20  # of a message, less what is beside the images
 _DATATYPES: dict[str, np.dtype[np.uint8 | np.float32]] = {
     "UINT8": np.dtype(np.uint8),
     "FP32": np.dtype("<f4"),
 }
 
 
-def message(kind: Callable[..., _Message], **fields: object) -> _Message:
-    """Build a request; raise `InputError` for values that its fields cannot hold."""
-    try:
-        return kind(**fields)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"cannot send the call: {error}") from error
-
-
-def encode_images(images: Images, side: int = 0) -> wire.Images:
+def encode_images(images: Gathered, side: int = 0, field: str = "images") -> wire.Images:
     """Write images as one tensor or as encoded files; raises `InputError`.
 
-    A `side` above 0 bounds the shorter side of images that are not prepared.
+    A `side` above 0 bounds the shorter side of images that are not prepared. `field` is the name
+    that errors give them.
     """
-    content = read_images(images, side)
+    content = read_images(images, side, field)
+    size = sum(map(len, content)) if isinstance(content, tuple) else content.nbytes
+    if size > _MOST_BYTES:
+        raise InputError(
+            f"{field}: expected at most {_MOST_BYTES} bytes in one call, got {size}; send fewer or "
+            "smaller images"
+        )
     if isinstance(content, tuple):
         return wire.Images(encoded=wire.EncodedImages(items=content))
     datatype = "UINT8" if content.dtype == np.uint8 else "FP32"
@@ -56,7 +54,7 @@ def encode_images(images: Images, side: int = 0) -> wire.Images:
 
 
 def encode_support(
-    images: Images, labels: Sequence[Label] | npt.NDArray[np.generic], side: int = 0
+    images: Gathered, labels: Labels, side: int = 0
 ) -> tuple[wire.SupportSet, Classes]:
     """Write labelled examples with their classes sorted, as `encode_images` does."""
     encoded = encode_images(images, side)
@@ -95,7 +93,7 @@ def decode_prediction(
     names = tuple(model.class_names)
     probabilities = decode_tensor(response.probabilities)
     return Prediction(
-        labels=np.asarray(names if labels is None else labels)[probabilities.argmax(axis=1)],
+        labels=label_array(names if labels is None else labels)[probabilities.argmax(axis=1)],
         probabilities=probabilities,
         logits=decode_tensor(response.logits) if response.HasField("logits") else None,
         class_names=names,

@@ -33,13 +33,18 @@ import grpc
 
 @dataclass(frozen=True)
 class Violation:
-    """A refused field of a request, by its dotted name: what was expected and what it was."""
+    """A refused field of a request, by its dotted name: what was expected and what it was.
+
+    `subject` is what the caller gave there, if it is one of several: a file, else `image 5`.
+    """
 
     field: str
     description: str
+    subject: str = ""
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.description}" if self.field else self.description
+        name = self.subject or self.field
+        return f"{name}: {self.description}" if name else self.description
 
 
 @dataclass(frozen=True)

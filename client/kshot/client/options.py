@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from numbers import Real
 from typing import Any, TypedDict
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 
 from kshot.client.errors import InputError
+from kshot.client.values import check_flag, check_number, check_seconds, check_whole, shown
 from kshot.v1 import adaptation_pb2 as wire
 
 
@@ -87,6 +88,7 @@ class ResolvedOptions:
 
 
 DURATIONS = ("ttl", "time_budget")
+_MOST_SECONDS = 315_576_000_000  # of a Duration: 10,000 years
 _ENUMS: dict[str, Any] = {
     "preconditioner": wire.Preconditioner,
     "head": wire.Head,
@@ -108,13 +110,8 @@ def encode_options(options: AdaptOptions) -> wire.AdaptOptions:
             raise InputError(f"unknown option {name!r}; expected one of {', '.join(known)}")
         if name in DURATIONS:
             _set_duration(message, name, value)
-            continue
-        try:
-            setattr(message, name, encode_choice(name, value) if name in _ENUMS else value)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{name}: cannot send {value!r}: {error}") from error
+        else:
+            setattr(message, name, _checked(name, value))
     return message
 
 
@@ -138,9 +135,10 @@ def choices(kind: str) -> list[str]:
 
 def encode_choice(kind: str, value: object) -> Any:  # noqa: ANN401 -- the value of any enumeration
     """Return the number of a choice such as `support`; `kind` is the option's name."""
-    if value not in choices(kind):
-        raise InputError(f"{kind}: expected one of {', '.join(choices(kind))}, got {value!r}")
-    return _ENUMS[kind].Value(f"{kind.upper()}_{str(value).upper()}")
+    name = str.__str__(value) if isinstance(value, str) else ""
+    if name not in choices(kind):
+        raise InputError(f"{kind}: expected one of {', '.join(choices(kind))}, got {shown(value)}")
+    return _ENUMS[kind].Value(f"{kind.upper()}_{name.upper()}")
 
 
 def decode_choice(kind: str, number: int) -> str:
@@ -152,18 +150,26 @@ def decode_choice(kind: str, number: int) -> str:
     return name.removeprefix(f"{kind.upper()}_").lower()
 
 
+def _checked(name: str, value: object) -> Any:  # noqa: ANN401 -- as the field has it
+    """Return a value that the field of an option can hold; raise `InputError` for another."""
+    if name in _ENUMS:
+        return encode_choice(name, value)
+    kind = wire.AdaptOptions.DESCRIPTOR.fields_by_name[name].cpp_type
+    if kind == FieldDescriptor.CPPTYPE_BOOL:
+        return check_flag(name, value)
+    if kind == FieldDescriptor.CPPTYPE_DOUBLE:
+        return check_number(name, value)
+    return check_whole(name, value, 32 if kind == FieldDescriptor.CPPTYPE_INT32 else 64)
+
+
 def _set_duration(message: wire.AdaptOptions, name: str, value: object) -> None:
-    try:
-        if isinstance(value, timedelta):
-            getattr(message, name).FromTimedelta(value)
-        elif type(value) is not bool and isinstance(value, Real):
-            getattr(message, name).FromNanoseconds(round(float(value) * 1e9))
-        else:
-            raise TypeError
-    except (TypeError, ValueError, OverflowError) as error:
-        got = f"{value!r:.40}"
-        expected = "a finite number of seconds or a timedelta"
-        raise InputError(f"{name}: expected {expected}, got {got}") from error
+    if isinstance(value, timedelta):
+        getattr(message, name).FromTimedelta(value)
+        return
+    span = check_seconds(name, value)
+    if abs(span) > _MOST_SECONDS:
+        raise InputError(f"{name}: expected at most {_MOST_SECONDS} seconds, got {shown(value)}")
+    getattr(message, name).FromNanoseconds(round(span * 1e9))
 
 
 def seconds(duration: Duration) -> float:

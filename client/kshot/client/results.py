@@ -137,12 +137,12 @@ class Prediction:
     """The answer to m queries.
 
     `labels` (m,) are the most probable classes: the caller's own labels where the caller adapted,
-    else class names. `probabilities` and `logits` (the latter only when asked for) are float32
-    (m, way) with columns in the order of `class_names`. `description` and `report` tell of the
-    adaptation where the call made one for these queries only (then `adapted_model` is empty).
-    `warnings` are sentences about the queries. `known_scores` (m,) tell how well queries fit the
-    classes, 0 to 1, where the adapted model can tell; `none_of_these` (m,) bool are those below the
-    call's `reject_below`.
+    in the dtype of their array, else as objects; elsewhere class names. `probabilities` and
+    `logits` (the latter only when asked for) are float32 (m, way) with columns in the order of
+    `class_names`. `description` and `report` tell of the adaptation where the call made one for
+    these queries only (then `adapted_model` is empty). `warnings` are sentences about the queries.
+    `known_scores` (m,) tell how well queries fit the classes, 0 to 1, where the adapted model can
+    tell; `none_of_these` (m,) bool are those below the call's `reject_below`.
     """
 
     labels: npt.NDArray[np.generic]

@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
 
 import numpy as np
@@ -39,8 +38,6 @@ def any_large(images: npt.NDArray[np.generic] | Sequence[object]) -> bool:
     if isinstance(images, np.ndarray):
         is_pixels = images.dtype == np.uint8 and images.ndim in (3, 4)
         return is_pixels and min(images.shape[1:3]) > SMALLEST_SIDE
-    if isinstance(images, str | bytes | Path) or is_picture(images):
-        return False  # one image instead of several: an error later
     return any(_shorter_side(item) > SMALLEST_SIDE for item in images)
 
 
@@ -136,9 +133,10 @@ def _shorter_side(item: object) -> int:
         return min(item.size)
     from PIL import Image
 
-    source = io.BytesIO(item) if isinstance(item, bytes) else cast(str | Path, item)
+    if isinstance(item, bytes | bytearray | memoryview):
+        item = io.BytesIO(item)
     try:
-        with _quiet(), Image.open(source) as image:
+        with _quiet(), Image.open(cast(str, item)) as image:
             return min(image.size)
     except Exception:  # the call itself says what is wrong with it
         return 0

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from kshot.client.errors import KshotError, Problem, Violation, error_class
+from kshot.client.failures import plain_words
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_INDEXED = re.compile(r"(?P<field>[\w.]+)\[(?P<index>\d+)\]")
 
 
-def error_from(error: grpc.RpcError, address: str, timeout: float | None) -> KshotError:
-    """Return the most specific error for a failed call to `address` that had `timeout` seconds."""
-    problem = _problem(error)
+@dataclass(frozen=True)
+class Asked:
+    """What was asked: of which address, with how many seconds.
+
+    `names` gives the caller's own name for an index of a repeated field, such as the path of a file
+    for `queries.encoded.items`.
+    """
+
+    address: str
+    timeout: float | None = None
+    names: Mapping[str, Callable[[int], str]] = field(default_factory=dict)
+
+
+def error_from(error: grpc.RpcError, asked: Asked) -> KshotError:
+    """Return the most specific error for a failed call."""
+    problem = _problem(error, asked)
     code, text = error.code(), error.details() or error.code().name
     if problem.reason:
-        message = text
-    elif code is grpc.StatusCode.UNAVAILABLE:
-        message = f"cannot reach a kshot server at {address}: {text}"
-    elif code is grpc.StatusCode.DEADLINE_EXCEEDED and timeout is not None:
-        message = f"no answer from {address} within {timeout:g} s"
+        for violation in problem.violations:
+            if violation.subject:
+                text = text.replace(violation.field, violation.subject)
     else:
-        message = f"{address} answered {code.name}: {text}"
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
-            message += "; send fewer or smaller images, or serve with --max-message-bytes"
-    return error_class(code, problem.reason)(message, problem)
+        text = plain_words(code, text, asked.address, asked.timeout)
+    return error_class(code, problem.reason)(text, problem)
 
 
-def _problem(error: grpc.RpcError) -> Problem:
+def _problem(error: grpc.RpcError, asked: Asked) -> Problem:
     """Read the status details that came with a failed call; damaged ones count as absent."""
     reason, metadata, retry_after = "", {}, None
     violations: tuple[Violation, ...] = ()
@@ -40,13 +55,20 @@ def _problem(error: grpc.RpcError) -> Problem:
                 reason, metadata = info.reason, dict(info.metadata)
             elif detail.Unpack(bad):
                 violations = tuple(
-                    Violation(item.field, item.description) for item in bad.field_violations
+                    _named(Violation(item.field, item.description), asked)
+                    for item in bad.field_violations
                 )
             elif detail.Unpack(retry):
                 retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     except DecodeError:
         return Problem(code=error.code())
     return Problem(error.code(), reason, metadata, violations, retry_after)
+
+
+def _named(violation: Violation, asked: Asked) -> Violation:
+    match = _INDEXED.fullmatch(violation.field)
+    name = asked.names.get(match["field"]) if match else None
+    return replace(violation, subject=name(int(match["index"]))) if name and match else violation
 
 
 def _status(error: grpc.RpcError) -> Status:

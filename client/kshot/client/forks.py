@@ -1,0 +1,90 @@
+"""Forks: gRPC rests while the process forks, so that a child can make a client of its own.
+
+A child that is forked amid calls has gRPC's locks as other threads held them: it hangs, at times
+past its deadlines.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from kshot.client.errors import InputError
+
+_MOST_SECONDS = 5.0
+
+
+class CallGate:
+    """Counts the calls under way; a fork holds new ones back and waits a while for the others.
+
+    `broken` tells a child that calls were under way nevertheless.
+    """
+
+    def __init__(self) -> None:
+        self.broken = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._calls = 0
+        self._forks = 0
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Let a call begin, and note its end."""
+        with self._changed:
+            while self._forks:
+                self._changed.wait()
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Hold back new calls, and wait until none is under way."""
+        with self._changed:
+            self._forks += 1
+            self._changed.wait_for(lambda: self._calls == 0, _MOST_SECONDS)
+
+    def open(self) -> None:
+        """Let calls through again."""
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+    def forked(self) -> None:
+        """Begin anew in a child: threads that are gone may hold the locks."""
+        self.broken = self.broken or self._calls > 0
+        self._begin()
+
+
+GATE = CallGate()
+
+
+@cache
+def watch_forks() -> None:
+    """Let forks of this process and of its children pass through the gate."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=GATE.close, after_in_parent=GATE.open, after_in_child=GATE.forked
+        )
+
+
+def check_process(address: str, maker: int | None = None) -> None:
+    """Raise `InputError` in a process that cannot make calls, or whose client another one made."""
+    if GATE.broken:
+        raise InputError(
+            f"cannot call {address}: this process was forked amid calls of its parent; start it by "
+            "the method `spawn` or `forkserver` of multiprocessing, or fork between calls"
+        )
+    if maker is not None and maker != os.getpid():
+        raise InputError(
+            f"cannot call {address}: this client belongs to process {maker}, which forked this one "
+            f"({os.getpid()}); make a new one here: Client({address!r}), and .get(id) for models"
+        )

@@ -1,0 +1,41 @@
+"""A server that is back is found at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from kshot.client import Client, UnavailableError
+from kshot.client.channel import channel_options
+
+
+def test_attempts_to_connect_follow_closely() -> None:
+    """By gRPC's own options a long outage costs up to two minutes more."""
+    options = dict(channel_options("localhost"))
+
+    assert options["grpc.max_reconnect_backoff_ms"] == 1000
+    assert options["grpc.use_local_subchannel_pool"] == 1
+
+
+def test_clients_find_a_server_that_is_back(
+    listen: Callable[[int], AbstractContextManager[str]],
+) -> None:
+    """One that knows the outage, and a new one."""
+    with listen(0) as address, Client(address) as client:
+        client.capabilities()
+    with Client(address) as client:
+        for _ in range(3):
+            with pytest.raises(UnavailableError, match="nothing listens there"):
+                client.capabilities()
+        with listen(int(address.rpartition(":")[2])), Client(address) as new:
+            began = time.monotonic()
+            assert new.capabilities().server_version == "1.2.3"
+            while True:
+                try:
+                    client.capabilities()
+                    break
+                except UnavailableError:
+                    assert time.monotonic() - began < 20  # seconds, on a busy machine
