@@ -265,6 +265,22 @@ def test_a_cut_that_is_not_there_is_refused(write: Write) -> None:
         read_encoder(write(FEATURES), SHAPE, cut="map")
 
 
+def test_functions_that_call_each_other_are_refused(write: Write) -> None:
+    endless = '<domain: "local", opset_import: ["local" : 1]> f (x) => (y) { y = local.f(x) }'
+    path = write("y = local.f(pixels)", opset='"" : 20, "local" : 1', functions=endless)
+
+    with pytest.raises(EncoderError, match="cannot be inlined"):
+        read_encoder(path, SHAPE)
+
+
+def test_names_that_are_no_text_are_refused(write: Write) -> None:
+    path = write(FEATURES)
+    path.write_bytes(path.read_bytes().replace(b"means", b"m\xff\xffns"))
+
+    with pytest.raises(EncoderError, match="a name is not UTF-8"):
+        read_encoder(path, SHAPE)
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "text.onnx"
     path.write_text("no protobuf at all")

@@ -58,8 +58,11 @@ def read_encoder(
         raise EncoderError(f"{path}: cannot be read: {error.strerror}") from error
     except (DecodeError, ValueError) as error:
         raise EncoderError(f"{path}: expected an ONNX model, got something else") from error
-    _load_external_data(model, path)
-    return fit_encoder(model, str(path), input_shape, cut, pooled=pooled)
+    try:
+        _load_external_data(model, path)
+        return fit_encoder(model, str(path), input_shape, cut, pooled=pooled)
+    except UnicodeDecodeError as error:  # onnx checks text when it is read
+        raise EncoderError(f"{path}: not a valid ONNX model: a name is not UTF-8") from error
 
 
 def fit_encoder(
@@ -76,7 +79,12 @@ def fit_encoder(
     With a `map_shape` the model's output `maps` stays: maps `(n, *map_shape)` for a tail.
     """
     _check_operators(model, source)
-    model = onnx.inliner.inline_local_functions(model)
+    try:
+        model = onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # of no common base
+        raise EncoderError(
+            f"{source}: its local functions cannot be inlined: {_first_line(error)}"
+        ) from error
     images = check_input(model.graph, source, input_shape)
     value = value_to_encode(model.graph, source, cut)
     model = to_opset(model, source)
