@@ -1,0 +1,154 @@
+"""Requests: parsed, read and checked as the front does it, without a network between."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from kshot.server.call_context import begin_call
+from kshot.server.checked_task import check_task
+from kshot.server.errors import RequestError
+from kshot.server.predict.catalog import Catalog
+from kshot.server.predict.prediction import check_mode, check_size, prepare_queries
+from kshot.server.request.images import PixelBudget, SharedImages
+from kshot.server.request.options import TtlLimits
+from kshot.server.request.validation import check_id
+from kshot.server.request.violations import Violations
+from kshot.server.rpc.capabilities import capabilities_message
+from kshot.server.rpc.decode import adapt_input, predict_input
+from kshot.server.store.page_token import page_token, parse_page_token
+from kshot.v1 import adaptation_pb2 as wire
+from studies.reliability.fuzz.mutation import bytes_like, message_like
+from studies.reliability.fuzz.target import Target
+from studies.reliability.tasks import make_tasks, tensor_of
+
+_MODULES = (
+    "kshot.server.rpc.decode",
+    "kshot.server.request.decoding",
+    "kshot.server.request.images",
+    "kshot.server.request.options",
+    "kshot.server.request.validation",
+    "kshot.server.request.violations",
+    "kshot.server.store.page_token",
+)
+_TTL = TtlLimits(3600.0, 7200.0)
+_MOST_PIXELS = 2**20
+_ID = "am-" + "abcdefgh234567abcdefgh2345"
+
+
+def adapt_target(bundles: Sequence[Path], config: Any) -> Target:  # noqa: ANN401 -- the server's settings
+    """Read and check requests to adapt."""
+    catalog = Catalog.load(bundles)
+    models = list(catalog)
+    served = capabilities_message(catalog, config, None).models
+    requests = [task.request for task in make_tasks(served, 12)]
+    for request in requests[:3]:
+        pixels = wire.AdaptRequest()
+        pixels.CopyFrom(request)
+        pixels.support_set.images.CopyFrom(_pixels(len(request.support_set.class_indices)))
+        requests.append(pixels)
+
+    def run(content: bytes) -> bool:
+        request = wire.AdaptRequest()
+        try:
+            request.ParseFromString(content)
+        except DecodeError:
+            return False
+        begin_call("Adapt")
+        violations = Violations()
+        try:
+            task = adapt_input(request, violations)
+            model = models[len(content) % len(models)]
+            check_task(task, model, _TTL, _budget(), violations)
+            violations.check()
+        except RequestError:
+            pass
+        return True
+
+    return Target(_drawing(requests), run, _MODULES)
+
+
+def predict_target(bundles: Sequence[Path], config: Any) -> Target:  # noqa: ANN401 -- the server's settings
+    """Read and check requests to predict."""
+    catalog = Catalog.load(bundles)
+    models = list(catalog)
+    served = capabilities_message(catalog, config, None).models
+    requests = [
+        wire.PredictRequest(adapted_model=_ID, queries=queries, top_k=3)
+        for task in make_tasks(served, 12)
+        for queries in (*task.queries[:2], _pixels(2))
+    ]
+
+    def run(content: bytes) -> bool:
+        request = wire.PredictRequest()
+        try:
+            request.ParseFromString(content)
+        except DecodeError:
+            return False
+        begin_call("Predict")
+        violations = Violations()
+        try:
+            query = predict_input(request, violations)
+            check_id(request.adapted_model, violations)
+            model = models[len(content) % len(models)]
+            check_mode(query.mode, model, violations)
+            mode = query.mode or model.bundle.manifest.batch_norm.default
+            check_size(query.queries, 10, mode, 1000, violations)
+            prepare_queries(query.queries, model, _budget(), violations)
+            violations.check()
+        except RequestError:
+            pass
+        return True
+
+    return Target(_drawing(requests), run, _MODULES)
+
+
+def names_target() -> Target:
+    """Check ids and tokens of pages."""
+    corpus = [_ID.encode(), page_token((1.5, _ID), "small").encode(), b"", b"../../etc"]
+
+    def draw(chance: random.Random) -> bytes:
+        return bytes_like(chance, chance.choice(corpus), corpus)
+
+    def run(content: bytes) -> bool:
+        text = content.decode(errors="surrogateescape")
+        begin_call("ListAdaptedModels")
+        fits = check_id(text, Violations())
+        if fits != (len(text) == len(_ID) and text.startswith("am-") and text.isascii()) and fits:
+            raise AssertionError(f"accepted the id {text!r}")
+        try:
+            parse_page_token(text, "small")
+        except RequestError:
+            return False
+        return True
+
+    return Target(draw, run, _MODULES)
+
+
+def _drawing(requests: Sequence[Any]) -> Any:  # noqa: ANN401 -- messages of either kind
+    contents = [request.SerializeToString() for request in requests]
+
+    def draw(chance: random.Random) -> bytes:
+        if chance.random() < 0.4:
+            return bytes_like(chance, chance.choice(contents), contents)
+        base = chance.choice(requests)
+        request = type(base)()
+        request.CopyFrom(base)
+        message_like(chance, request)
+        return bytes(request.SerializeToString())
+
+    return draw
+
+
+def _pixels(count: int) -> wire.Images:
+    """Return uint8 images that the models have to bring into their form."""
+    return tensor_of(np.random.default_rng(count).integers(0, 256, (count, 9, 7, 3), np.uint8))
+
+
+def _budget() -> PixelBudget:
+    return PixelBudget(_MOST_PIXELS, 4 * _MOST_PIXELS, SharedImages())
