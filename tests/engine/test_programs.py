@@ -27,7 +27,8 @@ def test_a_failure_is_logged_with_the_helper_s_reason(
     programs = Programs(StepCache.open(cache), model.device)
 
     with caplog.at_level(logging.WARNING):
-        programs.wait([small_step])
+        programs.get(small_step)
+        programs.wait(small_step)
 
     assert programs.get(small_step) is None
     (record,) = caplog.records
@@ -50,7 +51,8 @@ def test_without_a_compiler_nothing_is_tried(
     spec = step_spec(model, blank_task(model)).of_tasks(1)
 
     with caplog.at_level(logging.WARNING):
-        programs.wait([spec])
+        programs.get(spec)
+        programs.wait(spec)
 
     assert programs.get(spec) is None
     assert not caplog.records
@@ -89,7 +91,8 @@ def test_a_refused_step_is_logged_once_and_not_compiled_again(
     spec = step_spec(model, blank_task(model)).of_tasks(1)
 
     with caplog.at_level(logging.WARNING):
-        programs.wait([spec])
+        programs.get(spec)
+        programs.wait(spec)
         assert [programs.get(spec) for _ in range(3)] == [None] * 3
 
     (record,) = caplog.records
@@ -113,7 +116,8 @@ def test_a_load_without_memory_is_tried_again(
     programs = Programs(StepCache.open(tmp_path / "cache"), model.device)
     spec = step_spec(model, blank_task(model)).of_tasks(1)
 
-    programs.wait([spec])
+    programs.get(spec)
+    programs.wait(spec)
 
     assert programs.get(spec) == "the step"
     programs.close()
@@ -123,6 +127,7 @@ def test_without_a_cache_nothing_is_compiled(model: LoadedModel) -> None:
     programs = Programs(None, model.device)
     spec = step_spec(model, blank_task(model)).of_tasks(1)
 
-    programs.wait([spec])
+    programs.get(spec)
+    programs.wait(spec)
 
     assert programs.get(spec) is None

@@ -13,6 +13,8 @@ from kshot.engine.warm_up import (
     MEASURED_STEPS,
     blank_task,
     choose_plan,
+    default_steps,
+    first_plan,
     measure_rates,
     measure_tail,
     plan_slots,
@@ -68,15 +70,13 @@ def test_a_model_that_takes_no_step_compiles_nothing(model: LoadedModel) -> None
     rules = (StepCountRule(1, 0), StepCountRule(5, 3))
     stepping = replace(stepless, inner_loop=replace(loop, step_count_by_shot=rules))
 
-    class NoPrograms:
-        def __getattr__(self, name: str) -> object:
-            raise AssertionError(f"{name} is not wanted")
-
     device = choose_device("cpu")
     still = replace(model, bundle=replace(model.bundle, manifest=stepless))
     moving = replace(model, bundle=replace(model.bundle, manifest=stepping))
 
-    assert plan_slots(still, NoPrograms(), device) == SlotPlan(2, (1,))  # type: ignore[arg-type]
+    assert default_steps(still, device) == []
+    assert [step.task_count for step in default_steps(moving, device)] == [1, 2]
+    assert first_plan(device) == SlotPlan(2, (1,))
     assert blank_task(still).step_count == 0
     assert not takes_no_step(moving)
     assert blank_task(moving).step_count == 2

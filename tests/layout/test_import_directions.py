@@ -92,7 +92,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"predict"},
         {"adaptation", "adapter", "admission", "checked_task", "choice", "folds", "front", "tail"},
         {"rpc"},
-        {"server"},
+        {"front_share", "server"},
         {"command"},
     ],
     "bench": [

@@ -20,7 +20,7 @@ from kshot.server.adapter import Adapter
 from kshot.server.call_context import begin_call, current_call
 from kshot.server.checked_task import CheckedTask, task_for
 from kshot.server.choice import Candidate
-from kshot.server.engine_link.client import EngineFacts, EngineTask
+from kshot.server.engine_link.client import EngineTask
 from kshot.server.errors import (
     AdaptationDiverged,
     DeadlineExceeded,
@@ -88,8 +88,8 @@ def make_calls(
 ) -> Calls:
     """Let an adapter make these calls, one after another.
 
-    `seconds` are those of a step, as the engine tells them each time that it is asked; 0 while it
-    is away.
+    `seconds` are those of a step, as the engines tell them each time that they are asked; 0 before
+    they do.
     """
     done = Calls()
     told = iter([*seconds, *seconds[-1:] * 9])
@@ -98,9 +98,9 @@ def make_calls(
         adapt = None
 
         @property
-        def facts(self) -> EngineFacts | None:
+        def tail_seconds(self) -> dict[str, float]:
             step = next(told)
-            return EngineFacts("cpu", "", "", "", {}, {"tailed": step}) if step else None
+            return {"tailed": step} if step else {}
 
     async def adapt(task: CheckedTask, *_: object) -> AdaptResult:
         done.tasks.append(task)

@@ -50,7 +50,11 @@ class ModelCapabilities:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """A server's models by name, its limits, and its engine's device, empty without an engine."""
+    """A server's models by name, its limits, and its engines' device, empty without an engine.
+
+    `engine_count` counts the engines that can adapt now, `compiling_step_count` the inner steps
+    that are being compiled or wait for that; until then plain ones run, which take longer.
+    """
 
     server_version: str
     models: Mapping[str, ModelCapabilities]
@@ -66,6 +70,8 @@ class Capabilities:
     device: str
     device_name: str
     compute_path: str
+    engine_count: int
+    compiling_step_count: int
 
 
 def decode_capabilities(response: wire.GetCapabilitiesResponse) -> Capabilities:
@@ -86,6 +92,8 @@ def decode_capabilities(response: wire.GetCapabilitiesResponse) -> Capabilities:
         device=engine.device,
         device_name=engine.device_name,
         compute_path=engine.compute_path,
+        engine_count=engine.process_count,
+        compiling_step_count=engine.compiling_step_count,
     )
 
 

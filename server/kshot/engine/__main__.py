@@ -22,7 +22,8 @@ from kshot.engine.models import load_models
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import Scheduler
 from kshot.engine.service import EngineService
-from kshot.engine.warm_up import blank_task, measure_tail, plan_slots
+from kshot.engine.tuning import Tuning
+from kshot.engine.warm_up import blank_task, first_plan, measure_tail
 from kshot.internal.v1 import engine_pb2_grpc
 from kshot.learner import (
     CompilationError,
@@ -53,16 +54,19 @@ def main() -> int:
         _log.error("not_started", extra={"fields": {"reason": str(error)}})
         return 1
     programs = Programs(_cache(device.device) if arguments.compile else None, device.device)
-    plans = {name: plan_slots(model, programs, device) for name, model in models.items()}
+    known = dict(arguments.tail_seconds)
     tail_seconds = {
-        name: measure_tail(model.tail) for name, model in models.items() if model.tail is not None
+        name: known.get(name) or measure_tail(model.tail)
+        for name, model in models.items()
+        if model.tail is not None
     }
-    scheduler = Scheduler(programs, device, plans)
-    paths = [
+    scheduler = Scheduler(programs, device, dict.fromkeys(models, first_plan(device)))
+    tuning = Tuning(list(models.values()), programs, device, scheduler)
+    tuning.load()
+    for model in models.values():  # the first task of a process takes longer
         scheduler.submit(model, blank_task(model), Budget(None, allow_partial=False)).result()
-        for model in models.values()
-    ]
-    service = EngineService(models, device, scheduler, paths[0].compute_path, tail_seconds)
+    tuning.start()
+    service = EngineService(models, device, scheduler, tuning, tail_seconds)
     asyncio.run(_serve(arguments.socket, service, device, sorted(models)))
     scheduler.close()
     programs.close()
@@ -94,7 +98,19 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--bundle", type=Path, action="append", required=True)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--tail-seconds",
+        type=_tail_seconds,
+        action="append",
+        default=[],
+        help="NAME=SECONDS that a tail's step takes for each example, measured before",
+    )
     return parser.parse_args()
+
+
+def _tail_seconds(text: str) -> tuple[str, float]:
+    name, _, seconds = text.rpartition("=")
+    return name, float(seconds)
 
 
 async def _serve(

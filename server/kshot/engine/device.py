@@ -15,11 +15,12 @@ LAUNCH_WIDTHS = {"cpu": (1, 2), "cuda": (1, 4, 16, 64)}
 
 @dataclass(frozen=True)
 class DeviceDescription:
-    """A device; results may differ between devices of different `variant`s."""
+    """A device, of `count` alike; results may differ between devices of different `variant`s."""
 
     device: torch.device
     name: str
     variant: str
+    count: int = 1
 
     @property
     def kind(self) -> str:
@@ -42,16 +43,23 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> DeviceDescription:
         raise ValueError("device: expected a GPU for cuda, torch finds none; use cpu or auto")
     if wanted != "cpu" and has_gpu:
         device, name = torch.device("cuda"), torch.cuda.get_device_name()
-        variant = name.replace(" ", "-")
+        variant, count = name.replace(" ", "-"), torch.cuda.device_count()
     else:
         device, name = torch.device("cpu"), _processor_name()
-        variant = torch.backends.cpu.get_cpu_capability()
-    return DeviceDescription(device, name, variant)
+        variant, count = torch.backends.cpu.get_cpu_capability(), 1
+    return DeviceDescription(device, name, variant, count)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Tell whether a device or the processor had no memory left; torch has no type for the last."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def give_back_memory(error: Exception) -> None:
     """Return unused memory to the device after it ran out, in the thread that takes the graphs."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if ran_out_of_memory(error):
         error.__traceback__ = None  # it holds the tensors
         torch.cuda.empty_cache()
 

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
@@ -62,6 +62,7 @@ class Scheduler:
         self._plans = dict(plans)
         self._slot_count = max(plan.slot_count for plan in plans.values())
         self._waiting: deque[Job] = deque()
+        self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._pools: OrderedDict[_PoolKey, Pool] = OrderedDict()
@@ -87,6 +88,22 @@ class Scheduler:
             self._changed.notify()
         return job.answer
 
+    def call(self, function: Callable[[], None]) -> "Future[None]":
+        """Run a function between two rounds, in the thread that computes."""
+        done: Future[None] = Future()
+        with self._changed:
+            if self._closing:
+                done.cancel()
+            else:
+                self._calls.append((function, done))
+                self._changed.notify()
+        return done
+
+    def replan(self, model: LoadedModel, plan: SlotPlan) -> None:
+        """Give the next tasks of a model another plan; only from the thread that computes."""
+        self._plans[model.name] = plan
+        self._slot_count = max(plan.slot_count for plan in self._plans.values())
+
     def stalled_seconds(self) -> float:
         """Return how long the current round has taken so far, 0 between rounds."""
         began = self._round_began
@@ -97,9 +114,12 @@ class Scheduler:
         with self._changed:
             self._closing = True
             dropped, self._waiting = list(self._waiting), deque()
+            calls, self._calls = list(self._calls), deque()
             self._changed.notify()
         for job in dropped:
             job.answer.cancel()
+        for _, done in calls:
+            done.cancel()
         self._thread.join(CLOSE_SECONDS)
 
     def _run_or_exit(self) -> None:
@@ -116,11 +136,14 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._closing or self._busy() or self._refining.pause() == 0):
+                while not (
+                    self._closing or self._calls or self._busy() or self._refining.pause() == 0
+                ):
                     self._changed.wait(self._refining.pause())
                 if self._closing:
                     break
             self._round_began = time.monotonic()
+            self._call()
             if self._busy():
                 self._refining.give_way()
             self._admit()
@@ -134,6 +157,20 @@ class Scheduler:
             for job in jobs:
                 job.answer.set_exception(CancelledError())
         self._pools.clear()
+
+    def _call(self) -> None:
+        """Run the first function that waits for the time between rounds."""
+        with self._changed:
+            if not self._calls:
+                return
+            function, done = self._calls.popleft()
+        try:
+            function()
+        except Exception as error:
+            give_back_memory(error)
+            done.set_exception(error)
+        else:
+            done.set_result(None)
 
     def _busy(self) -> bool:
         """Tell whether jobs wait or take inner steps."""
@@ -222,7 +259,9 @@ class Scheduler:
         """Return the key of a job's pool and its steps by width, compiled ones if there are any."""
         spec, plan = step_spec(job.model, job.task), self._plans[job.model.name]
         widths = (1,) if job.task.deterministic else plan.widths
-        steps = {width: self._programs.get(spec.of_tasks(width)) for width in widths}
+        steps = {
+            width: self._programs.get(spec.of_tasks(width), job.model.name) for width in widths
+        }
         compiled = {width: step for width, step in steps.items() if step is not None}
         if 1 in compiled:
             return _PoolKey(job.model, spec, tuple(compiled), compiled=True), compiled

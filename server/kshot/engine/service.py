@@ -10,10 +10,11 @@ import grpc
 import torch
 
 from kshot.engine.budget import Budget
-from kshot.engine.device import DeviceDescription
+from kshot.engine.device import DeviceDescription, ran_out_of_memory
 from kshot.engine.models import LoadedModel
 from kshot.engine.scheduler import Scheduler
 from kshot.engine.task import EngineResult, EngineTask, StopReason
+from kshot.engine.tuning import Tuning
 from kshot.engine.wire import decode_task, encode_result
 from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
 
@@ -36,14 +37,14 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         models: Mapping[str, LoadedModel],
         device: DeviceDescription,
         scheduler: Scheduler,
-        compute_path: str,
+        tuning: Tuning,
         tail_seconds: Mapping[str, float],
     ) -> None:
         """Serve models; `tail_seconds` are those of a tail's step and example, by model name."""
         self._models = models
         self._device = device
         self._scheduler = scheduler
-        self._compute_path = compute_path
+        self._tuning = tuning
         self._tail_seconds = tail_seconds
 
     async def DescribeEngine(  # noqa: N802 -- the name on the wire
@@ -58,7 +59,9 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             device=self._device.kind,
             device_name=self._device.name,
             torch_version=torch.__version__,
-            compute_path=self._compute_path,
+            compute_path=self._tuning.compute_path(),
+            compiling_step_count=self._tuning.compiling_count(),
+            device_count=self._device.count,
             models=[
                 engine_pb2.EngineModel(
                     model=model.name,
@@ -106,10 +109,11 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             raise
         except ValueError as error:
             return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except torch.OutOfMemoryError:
-            pass
         except torch.AcceleratorError:
             _exit_after_device_failure()
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
         return await context.abort(
             grpc.StatusCode.RESOURCE_EXHAUSTED, "the device has too little memory for this task"
         )

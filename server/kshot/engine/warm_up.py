@@ -1,4 +1,4 @@
-"""The start of an engine: it compiles its steps and measures how many slots pay."""
+"""The start of an engine: what it measures, and how many slots pay."""
 
 import logging
 import time
@@ -14,11 +14,20 @@ from kshot.engine.programs import Programs
 from kshot.engine.scheduler import SlotPlan
 from kshot.engine.slot_tasks import slot_task, step_spec
 from kshot.engine.task import EngineTask
-from kshot.learner import InnerStep, RefinementTask, Slots, SlotTask, graphed, refine
+from kshot.learner import (
+    InnerStep,
+    RefinementTask,
+    Slots,
+    SlotTask,
+    StepSpec,
+    graphed,
+    refine,
+)
 
 # On one core a second slot serves only short tasks, which then do not wait for long ones.
 LEAST_SLOTS = 2
-MEASURED_STEPS = 20
+MEASURED_STEPS, LEAST_MEASURED = 20, 3
+MEASURED_SECONDS = 0.2  # for each width
 # More slots slow down each task, so they must raise the rate beyond this share of the best.
 NEAR_BEST = 0.9
 # A tail's examples: thirty, of which each of three folds leaves twenty to step on.
@@ -53,42 +62,50 @@ def blank_task(model: LoadedModel) -> EngineTask:
     )
 
 
-def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription) -> SlotPlan:
-    """Compile the default step of a model, and measure how many tasks should step together.
+def first_plan(device: DeviceDescription) -> SlotPlan:
+    """Return a plan that works before anything is measured."""
+    widths = LAUNCH_WIDTHS[device.kind] if device.kind == "cuda" else (1,)
+    return SlotPlan(max(LEAST_SLOTS, *widths), widths)
 
-    On a CPU this waits only for the step of one task; the step of more counts if it was compiled
-    before. Without a compiler plain steps are measured. Where the defaults take no step nothing is
-    compiled or measured: callers who ask for steps have their kind compiled meanwhile.
-    """
+
+def default_steps(model: LoadedModel, device: DeviceDescription) -> list[StepSpec]:
+    """Describe the steps of a model's default task, by width; none where it takes no step."""
     if takes_no_step(model):
-        widths = LAUNCH_WIDTHS[device.kind] if device.kind == "cuda" else (1,)
-        return SlotPlan(max(LEAST_SLOTS, *widths), widths)
+        return []
+    spec = step_spec(model, blank_task(model))
+    return [spec.of_tasks(width) for width in LAUNCH_WIDTHS[device.kind]]
+
+
+def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription) -> SlotPlan:
+    """Measure how many tasks of a model that takes steps should step together.
+
+    Its compiled steps are measured where there are some; those that are missing are requested.
+    """
     task = blank_task(model)
-    spec = step_spec(model, task)
-    widths = LAUNCH_WIDTHS[device.kind]
-    programs.wait([spec.of_tasks(width) for width in (widths if device.kind == "cuda" else (1,))])
-    compiled = {width: programs.get(spec.of_tasks(width)) for width in widths}
+    specs = {spec.task_count: spec for spec in default_steps(model, device)}
+    compiled = {width: programs.get(spec, model.name) for width, spec in specs.items()}
     steps = {width: step for width, step in compiled.items() if step is not None}
     if 1 not in steps:
-        steps = dict.fromkeys(widths, spec.build())
+        steps = dict.fromkeys(specs, specs[1].build())
     like = slot_task(model, task)
     # The number of steps is that of the measurement.
     like = replace(like, indices=like.indices[:1].repeat(MEASURED_STEPS + 1, 1))
     try:
         rates = measure_rates(like, steps, device.device)
     except RuntimeError as error:
-        if steps[1] is not compiled[1]:
+        if steps[1] is not compiled[1] or isinstance(error, torch.OutOfMemoryError):
             raise
         _log.warning("compiled_step_fails", extra={"fields": {"reason": str(error)}})
         for width in steps:
-            programs.refuse(spec.of_tasks(width))
-        rates = measure_rates(like, dict.fromkeys(widths, spec.build()), device.device)
+            programs.refuse(specs[width])
+        rates = measure_rates(like, dict.fromkeys(specs, specs[1].build()), device.device)
     plan = choose_plan(rates)
     _log.info(
         "slots_measured",
         extra={
             "fields": {
                 "model": model.name,
+                "compiled": programs.loaded(specs[1]),
                 "slots": plan.slot_count,
                 "steps_per_second": {width: round(rate, 1) for width, rate in rates.items()},
             }
@@ -110,7 +127,8 @@ def measure_rates(
 ) -> dict[int, float]:
     """Return the steps per second of all tasks, by the number of tasks that step together.
 
-    The task given has `MEASURED_STEPS + 1` steps.
+    The task given has `MEASURED_STEPS + 1` steps. Long ones are measured a few times only: others
+    wait meanwhile.
     """
     rates = {}
     for width, step in steps.items():
@@ -119,14 +137,16 @@ def measure_rates(
         for _ in range(width):
             slots.join(like)
         slots.advance()
-        seconds = []
-        for _ in range(MEASURED_STEPS):
+        seconds: list[float] = []
+        while len(seconds) < MEASURED_STEPS:
+            if len(seconds) >= LEAST_MEASURED and sum(seconds) > MEASURED_SECONDS:
+                break
             began = time.perf_counter()
             slots.advance()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - began)
-        rates[width] = width / sorted(seconds)[MEASURED_STEPS // 2]
+        rates[width] = width / sorted(seconds)[len(seconds) // 2]
     return rates
 
 

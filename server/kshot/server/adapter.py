@@ -11,7 +11,7 @@ from kshot.server.admission import ShrinkRoom
 from kshot.server.call_context import current_call, seconds_to_spare
 from kshot.server.choice import Candidate
 from kshot.server.engine_link.client import Floats, TailTask
-from kshot.server.engine_link.supervisor import EngineSupervisor
+from kshot.server.engine_link.pool import EnginePool
 from kshot.server.errors import DeadlineExceeded, DeviceMemoryFull, EngineUnavailable
 from kshot.server.predict.encoder import Maps
 from kshot.server.predict.encodings import Encodings
@@ -28,7 +28,7 @@ class Adapter:
     candidate; and the call shrinks its room for images.
     """
 
-    engine: EngineSupervisor
+    engine: EnginePool
     encodings: Encodings
     workers: Workers
     shrink_room: ShrinkRoom
@@ -134,10 +134,10 @@ class Adapter:
 
     def _example_seconds(self, candidate: Candidate) -> float:
         """Return the seconds of a tail's step for each example; 0 where no tail may adapt."""
-        manifest, facts = candidate.model.bundle.manifest, self.engine.facts
-        if facts is None or not may_adapt(manifest, candidate.task.engine_task.options):
+        manifest = candidate.model.bundle.manifest
+        if not may_adapt(manifest, candidate.task.engine_task.options):
             return 0
-        return facts.tail_seconds.get(manifest.name, 0)
+        return self.engine.tail_seconds.get(manifest.name, 0)
 
     async def _run(self, candidate: Candidate) -> AdaptResult:
         return await adapt(

@@ -16,10 +16,24 @@ import click
 
 from kshot.bundle import PHOTOS, PHOTOS_VERSION, default_bundles, locate_bundle
 from kshot.bundle.json_log import start_logging
-from kshot.server.config import ServerConfig, default_store
+from kshot.server.config import MAX_ENGINES, ServerConfig, default_store
 from kshot.server.errors import ConfigError, StartError
 from kshot.server.event_log import log_event
 from kshot.server.server import serve
+
+
+class _EngineCount(click.ParamType[int]):
+    """A number, or auto: 0."""
+
+    name = "N|auto"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number."""
+        if value == "auto":
+            return 0
+        if not (value.isascii() and value.isdigit() and 1 <= int(value) <= MAX_ENGINES):
+            self.fail(f"expected 1 to {MAX_ENGINES}, or auto, got {value!r}", param, ctx)
+        return int(value)
 
 
 @click.command(name="serve", context_settings={"show_default": True})
@@ -56,6 +70,14 @@ from kshot.server.server import serve
     default="auto",
     envvar="KSHOT_DEVICE",
     help="Device to adapt on; auto uses a GPU if there is one.",
+)
+@click.option(
+    "--engines",
+    type=_EngineCount(),
+    default="auto",
+    envvar="KSHOT_ENGINES",
+    help="Processes that adapt. auto: one for each GPU; on a CPU as many as give the best "
+    "throughput, and where memory suffices two at least, so that one takes over from the other.",
 )
 @click.option(
     "--insecure",

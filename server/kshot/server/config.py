@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kshot.server.errors import ConfigError
 
+MAX_ENGINES = 64
 DAY_SECONDS = 24 * 3600.0
 
 # The time of expiry must be before the year 10,000.
@@ -41,6 +42,8 @@ class ServerConfig:
     """HOST:PORT; port 0 picks a free one."""
     device: str = "auto"
     """Where the engine computes: `auto`, `cpu` or `cuda`."""
+    engines: int = 0
+    """Engine processes; 0 for as many as pay."""
     insecure: bool = False
     """Whether to listen on an address that other machines can reach, without encryption or keys."""
     # At most gRPC's own bound.
@@ -100,6 +103,8 @@ class ServerConfig:
         "Seconds between probes of the engine, and to wait for each answer; an engine "
         "that misses three in a row is replaced.",
     )
+    engine_wait: float = 3.0
+    """Seconds that an adaptation waits for an engine while none is ready."""
     engine_command: tuple[str, ...] = (sys.executable, "-P", "-m", "kshot.engine")
     """The command that starts an engine; its flags are appended."""
 
@@ -108,6 +113,8 @@ class ServerConfig:
             raise ConfigError("bundles: expected at least one, got none")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device: expected auto, cpu or cuda, got {self.device!r}")
+        if not 0 <= self.engines <= MAX_ENGINES:
+            raise ConfigError(f"engines: expected 1 to {MAX_ENGINES}, or auto, got {self.engines}")
         for setting in fields(self):
             if "span" not in setting.metadata:
                 continue

@@ -17,7 +17,7 @@ from kshot.server.call_context import current_call
 from kshot.server.checked_task import check_task, check_task_alone
 from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
-from kshot.server.engine_link.supervisor import EngineSupervisor
+from kshot.server.engine_link.pool import EnginePool
 from kshot.server.predict.batches import Batches, Request, few_alone, may_join
 from kshot.server.predict.catalog import Catalog, ServedModel
 from kshot.server.predict.encodings import Encodings
@@ -68,7 +68,7 @@ class Front:
 
     config: ServerConfig
     catalog: Catalog
-    engine: EngineSupervisor
+    engine: EnginePool
     kept_models: KeptModels
     workers: Workers
     batches: Batches[Answers]

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,9 +15,11 @@ from grpc_reflection.v1alpha import reflection
 from kshot.server.admission import Admission
 from kshot.server.config import ServerConfig
 from kshot.server.drain_grace import Grace
-from kshot.server.engine_link.supervisor import EngineSupervisor
+from kshot.server.engine_link.folder import remove_leftovers
+from kshot.server.engine_link.pool import EnginePool
 from kshot.server.event_log import LOGGER, log_event
 from kshot.server.front import Front
+from kshot.server.front_share import measure_share
 from kshot.server.listen import listen
 from kshot.server.predict.batches import Batches
 from kshot.server.predict.catalog import Catalog
@@ -45,7 +48,7 @@ Announce = Callable[[dict[str, object]], None]
 
 
 async def serve(config: ServerConfig, announce: Announce) -> None:
-    """Serve until SIGTERM or SIGINT, then finish running calls; a second signal stops at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then finish running calls; a second stops at once.
 
     Threads that outlast the grace still run when this returns.
 
@@ -57,8 +60,9 @@ async def serve(config: ServerConfig, announce: Announce) -> None:
         (hurry if stop.is_set() else stop).set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            loop.add_signal_handler(number, on_signal)
     async with running(config, stop, hurry) as ready:
         if ready is None:
             return
@@ -91,7 +95,8 @@ async def running(
         workers = Workers()
         grace = Grace(config.drain_grace, hurry)
         stack.push_async_callback(lambda: grace.wait(workers.close(), _LAST_WORK_SECONDS))
-        engine = EngineSupervisor(config, catalog.digests)
+        remove_leftovers()
+        engine = EnginePool(config, catalog.digests)
         stack.push_async_callback(lambda: grace.wait(engine.stop()))
         front = Front(
             config=config,
@@ -117,7 +122,10 @@ async def running(
         facts = engine.facts
         await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
         await healthy.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        sweeper = asyncio.create_task(_sweep(store, workers, hurry))
+        behind = [
+            asyncio.create_task(_sweep(store, workers, hurry)),
+            asyncio.create_task(_size(front)),
+        ]
         try:
             yield {
                 "event": "ready",
@@ -134,9 +142,10 @@ async def running(
             await grace.wait(interceptor.calls.wait_idle())
             await server.stop(_LAST_BYTES_SECONDS)
             await stopping
-            sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeper
+            for task in behind:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
 
 
 def _make_server(config: ServerConfig, interceptor: CallInterceptor) -> tuple[grpc.aio.Server, str]:
@@ -167,7 +176,7 @@ def _add_services(server: grpc.aio.Server, front: Front) -> health.aio.HealthSer
     return healthy
 
 
-async def _start_engine(engine: EngineSupervisor, stop: asyncio.Event) -> bool:
+async def _start_engine(engine: EnginePool, stop: asyncio.Event) -> bool:
     """Wait for the first engine; return whether it was ready before `stop`."""
     starting = asyncio.ensure_future(engine.start())
     stopping = asyncio.ensure_future(stop.wait())
@@ -182,6 +191,14 @@ async def _start_engine(engine: EngineSupervisor, stop: asyncio.Event) -> bool:
             waiting.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await waiting
+
+
+async def _size(front: Front) -> None:
+    """Find the number of engines; adapt with those that are there if that fails."""
+    try:
+        await front.engine.size(partial(measure_share, front))
+    except Exception:
+        LOGGER.exception("failure")
 
 
 async def _sweep(store: LocalStore, workers: Workers, stop: asyncio.Event) -> None:

@@ -105,6 +105,8 @@ def make_config(
             "listen": "127.0.0.1:0",
             "engine_command": (sys.executable, str(FAKE_ENGINE)),
             "engine_start": 60.0,
+            "engines": 1,
+            "engine_wait": 0.05,
         }
         return ServerConfig(**(defaults | settings))
 

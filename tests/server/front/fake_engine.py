@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("--socket", required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--bundle", action="append", type=Path)
+    parser.add_argument("--tail-seconds", action="append")
     arguments = parser.parse_args()
     threading.Thread(target=watch_parent, args=(os._exit,), daemon=True).start()
     if os.environ.get(START) == "fail":

@@ -12,7 +12,7 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from kshot.server.engine_link.client import EngineClient
+from kshot.server.engine_link.client import EngineClient, EngineFacts
 
 Make = Callable[..., Any]
 Refuse = Callable[[Callable[[], object]], Any]
@@ -52,18 +52,18 @@ def test_an_engine_that_only_computes_is_left_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     probed = threading.Semaphore(0)
-    answers = EngineClient.answers
+    probe = EngineClient.probe
     luck = itertools.cycle([False, False, True])
 
-    async def sometimes(client: EngineClient, seconds: float) -> bool:
+    async def sometimes(client: EngineClient, seconds: float) -> EngineFacts | None:
         """Take two answers in three for missed: never so many in a row that it counts."""
-        answered = await answers(client, 30)
+        facts = await probe(client, 30)
         if seconds != PROBE:  # the shared server's supervisor runs beside this one
-            return answered
+            return facts
         probed.release()
-        return answered and next(luck)
+        return facts if next(luck) else None
 
-    monkeypatch.setattr(EngineClient, "answers", sometimes)
+    monkeypatch.setattr(EngineClient, "probe", sometimes)
     with start_server(engine_probe=PROBE) as server, ThreadPoolExecutor() as pool:
         computing = pool.submit(server.stub.Adapt, adapt_request(seed=WAIT), timeout=100)
         wait_arrival()

@@ -15,7 +15,7 @@ from kshot.bundle import Bundle
 from kshot.server import checked_task
 from kshot.server.admission import Admission, ImageRoom
 from kshot.server.call_context import begin_call
-from kshot.server.engine_link.client import EngineFacts, EngineResult, EngineTask
+from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.front import Front
 from kshot.server.predict import prediction
 from kshot.server.predict.catalog import Catalog
@@ -24,7 +24,7 @@ from kshot.server.request.inputs import AdaptInput, PredictInput, SupportSet, Te
 from kshot.server.request.violations import Violations
 from kshot.server.workers import Workers
 
-FACTS = EngineFacts("cpu", "", "", "", {}, {"tailed": 1e-4})
+TAIL_SECONDS = {"tailed": 1e-4}
 ROOM = 1_000_000
 
 
@@ -76,7 +76,7 @@ def test_images_are_gone_and_their_room_with_them(
         front = Front(
             config=make_config(),
             catalog=Catalog.load([tail_bundle.path, means_bundle.path]),
-            engine=cast(Any, SimpleNamespace(facts=FACTS, adapt=adapt)),
+            engine=cast(Any, SimpleNamespace(tail_seconds=TAIL_SECONDS, adapt=adapt)),
             kept_models=cast(Any, None),
             workers=workers,
             batches=cast(Any, None),

@@ -67,6 +67,7 @@ def serving(
 
 def serve(bundle: Bundle, store: Path, *arguments: str, **how: Any) -> Any:  # noqa: ANN401 -- a context of a process
     where = ("--bundle", str(bundle.path), "--store", str(store), "--listen", "127.0.0.1:0")
+    where += ("--engines", "1")
     return serving(*where, *arguments, **how)
 
 
@@ -160,7 +161,8 @@ def test_serve_says_ready_answers_and_stops(
     assert process.returncode == 0
     assert output == ""
     events = [json.loads(line)["event"] for line in log.splitlines()]
-    assert events == ["engine_connected", "ready", "request", "stopping", "stopped"]
+    started = ["engine_starting", "engine_connected", "ready"]
+    assert events == [*started, "request", "stopping", "stopped"]
 
 
 def test_a_stop_before_the_engine_is_ready_is_a_stop(

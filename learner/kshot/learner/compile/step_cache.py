@@ -192,6 +192,12 @@ class StepCache:
             shutil.rmtree(scratch, ignore_errors=True)
 
     @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until no other process is in such a block: they compile one after another."""
+        with self._locked(self.folder / "compiling"):
+            yield
+
+    @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
         try:
             lock = path.with_suffix(".lock").open("w")

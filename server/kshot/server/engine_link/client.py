@@ -34,6 +34,7 @@ class EngineFacts:
     """An engine's description; `digests` maps its models to the digests of their bundles.
 
     `tail_seconds` are those of a tail's step for each example, of models that have a tail.
+    `process_count` counts the processes that are described together.
     """
 
     device: str
@@ -42,6 +43,9 @@ class EngineFacts:
     compute_path: str
     digests: Mapping[str, str]
     tail_seconds: Mapping[str, float] = field(default_factory=dict)
+    compiling_step_count: int = 0
+    device_count: int = 1
+    process_count: int = 1
 
 
 @dataclass(frozen=True)
@@ -99,27 +103,18 @@ class EngineClient:
 
     async def describe(self) -> EngineFacts:
         """Wait until the engine answers and return its description."""
-        facts = await self._stub.DescribeEngine(wire.DescribeEngineRequest(), wait_for_ready=True)
-        return EngineFacts(
-            device=facts.device,
-            device_name=facts.device_name,
-            torch_version=facts.torch_version,
-            compute_path=facts.compute_path,
-            digests={item.model: item.bundle_digest for item in facts.models},
-            tail_seconds={
-                item.model: item.tail_example_seconds
-                for item in facts.models
-                if item.tail_example_seconds > 0
-            },
+        return _facts(
+            await self._stub.DescribeEngine(wire.DescribeEngineRequest(), wait_for_ready=True)
         )
 
-    async def answers(self, seconds: float) -> bool:
-        """Tell whether the engine answers within `seconds`, even while it computes."""
+    async def probe(self, seconds: float) -> EngineFacts | None:
+        """Return the engine's description if it answers within `seconds`, while it computes too."""
         try:
-            await self._stub.DescribeEngine(wire.DescribeEngineRequest(), timeout=seconds)
+            return _facts(
+                await self._stub.DescribeEngine(wire.DescribeEngineRequest(), timeout=seconds)
+            )
         except grpc.aio.AioRpcError:
-            return False
-        return True
+            return None
 
     async def adapt(self, task: EngineTask, timeout: float | None) -> EngineResult:
         """Run an inner loop; cancelling this stops it.
@@ -150,6 +145,23 @@ class EngineClient:
     async def close(self) -> None:
         """End the connection and the calls on it."""
         await self._channel.close()
+
+
+def _facts(message: wire.DescribeEngineResponse) -> EngineFacts:
+    return EngineFacts(
+        device=message.device,
+        device_name=message.device_name,
+        torch_version=message.torch_version,
+        compute_path=message.compute_path,
+        digests={item.model: item.bundle_digest for item in message.models},
+        tail_seconds={
+            item.model: item.tail_example_seconds
+            for item in message.models
+            if item.tail_example_seconds > 0
+        },
+        compiling_step_count=message.compiling_step_count,
+        device_count=message.device_count,
+    )
 
 
 def _request(task: EngineTask) -> wire.AdaptRequest:

@@ -4,40 +4,68 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
-import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.client import EngineClient, EngineFacts
+from kshot.server.engine_link.folder import EngineFolder
 from kshot.server.errors import StartError
 
 _STOP_SECONDS = 5.0
 _STDERR = 2
-# A unix socket's path has 107 bytes at most; this leaves room for the folder and the name.
-_MAX_FOLDER_BYTES = 64
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class EngineSetting:
+    """What an engine of several is started with.
+
+    `gpu` counts from 0 among `gpu_count` that this process sees; None leaves all visible. Of models
+    in `tail_seconds` the speed is known: the engine does not measure it.
+    """
+
+    gpu: int | None = None
+    gpu_count: int = 1
+    tail_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that differ from this process's."""
+        if self.gpu is None:
+            return {}
+        visible = list(filter(None, os.environ.get(_VISIBLE, "").split(",")))
+        names = visible or [str(number) for number in range(self.gpu_count)]
+        return {_VISIBLE: names[self.gpu % len(names)].strip()}
 
 
 class EngineProcess:
     """A child process that adapts. It ends when its standard input closes, with its parent."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, folder: Path, client: EngineClient
+        self, process: asyncio.subprocess.Process, folder: EngineFolder, client: EngineClient
     ) -> None:
         self._process = process
         self._folder = folder
         self.client = client
 
     @classmethod
-    async def start(cls, config: ServerConfig) -> EngineProcess:
+    async def start(cls, config: ServerConfig, setting: EngineSetting) -> EngineProcess:
         """Start an engine; raise `StartError` when its program cannot be run."""
-        folder = _private_folder()
-        socket = folder / "engine.sock"
+        try:
+            folder = EngineFolder.make()
+        except OSError as error:
+            raise StartError(
+                f"{error.filename}: no folder for the engine can be made: {error.strerror}; name "
+                "a folder in TMPDIR that has room"
+            ) from error
+        socket = folder.path / "engine.sock"
         arguments = ["--socket", str(socket), "--device", config.device]
         for bundle in config.bundles:
             arguments += ["--bundle", str(bundle)]
+        for model, seconds in setting.tail_seconds.items():
+            arguments += ["--tail-seconds", f"{model}={seconds!r}"]
         try:
             process = await asyncio.create_subprocess_exec(
                 *config.engine_command,
@@ -46,15 +74,17 @@ class EngineProcess:
                 stdout=_STDERR,  # our own stdout is for results
                 # Ctrl-C in a terminal is for the front, which stops the engine after its work.
                 start_new_session=True,
+                pass_fds=(folder.lock,),
                 env=os.environ
+                | setting.environment()
                 | {
                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                     # Files that it unpacks or compiles are removed with the folder.
-                    "TMPDIR": str(folder),
+                    "TMPDIR": str(folder.path),
                 },
             )
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
             raise StartError(f"the engine cannot be started: {error.strerror}") from error
         return cls(process, folder, EngineClient(str(socket)))
 
@@ -109,7 +139,7 @@ class EngineProcess:
             if self._process.returncode is None:
                 self._signal(force=True)
                 await self._process.wait()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     def _signal(self, *, force: bool) -> None:
         with suppress(ProcessLookupError):
@@ -117,11 +147,3 @@ class EngineProcess:
                 self._process.kill()
             else:
                 self._process.terminate()
-
-
-def _private_folder() -> Path:
-    """Make a private folder whose path is short enough for a socket."""
-    place = tempfile.gettempdir()
-    if len(os.fsencode(place)) > _MAX_FOLDER_BYTES:
-        place = "/tmp"  # noqa: S108 -- mkdtemp makes a private folder in it
-    return Path(tempfile.mkdtemp(prefix="kshot-", dir=place))

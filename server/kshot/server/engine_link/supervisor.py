@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.client import EngineFacts, EngineResult, EngineTask
-from kshot.server.engine_link.process import EngineProcess
+from kshot.server.engine_link.process import EngineProcess, EngineSetting
 from kshot.server.errors import EngineUnavailable, StartError
 from kshot.server.event_log import LOGGER, log_event
 
@@ -23,11 +25,22 @@ _MISSED_PROBES = 3
 
 
 class EngineSupervisor:
-    """Owns the engine process; while there is none, `adapt` raises `EngineUnavailable`."""
+    """Owns one engine process; while there is none, `adapt` raises `EngineUnavailable`."""
 
-    def __init__(self, config: ServerConfig, digests: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        digests: Mapping[str, str],
+        setting: EngineSetting,
+        on_change: Callable[[], None],
+    ) -> None:
+        """Start nothing; `on_change` is called when there are other `facts`."""
         self._config = config
         self._digests = dict(digests)
+        self._setting = setting
+        self._on_change = on_change
+        self._running = 0
+        self._missed = 0
         self._engine: EngineProcess | None = None
         self._facts: EngineFacts | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -37,17 +50,35 @@ class EngineSupervisor:
         """Return the engine's description, None while there is none."""
         return self._facts
 
+    @property
+    def pid(self) -> int | None:
+        """Return the process id, None while there is none."""
+        return None if self._engine is None else self._engine.pid
+
+    @property
+    def load(self) -> tuple[bool, int]:
+        """Compare engines: one that missed its last probe comes last, then the tasks count."""
+        return self._missed > 0, self._running
+
     async def start(self) -> EngineFacts:
         """Start the first engine and wait for it; raise `StartError`."""
         facts = await self._launch()
-        self._watch = asyncio.create_task(self._keep_running())
+        self.start_behind()
         return facts
+
+    def start_behind(self) -> None:
+        """Keep an engine running from now on, without waiting for it."""
+        self._watch = asyncio.create_task(self._keep_running())
 
     async def adapt(self, task: EngineTask, timeout: float | None) -> EngineResult:
         """Run an inner loop; raise `EngineUnavailable`, also when the engine dies under it."""
         if self._engine is None or self._facts is None:
             raise EngineUnavailable
-        return await self._engine.client.adapt(task, timeout)
+        self._running += 1
+        try:
+            return await self._engine.client.adapt(task, timeout)
+        finally:
+            self._running -= 1
 
     async def stop(self) -> None:
         """Stop the engine and start no other."""
@@ -58,7 +89,8 @@ class EngineSupervisor:
         await self._discard()
 
     async def _launch(self) -> EngineFacts:
-        self._engine = await EngineProcess.start(self._config)
+        log_event("engine_starting", models=sorted(self._digests))
+        self._engine = await EngineProcess.start(self._config, self._setting)
         pid = self._engine.pid
         try:
             facts = await self._engine.ready(self._config.engine_start)
@@ -70,7 +102,8 @@ class EngineSupervisor:
         except BaseException:
             await self._discard()
             raise
-        self._facts = facts
+        self._describe(facts)
+        self._setting = replace(self._setting, tail_seconds=facts.tail_seconds)
         log_event(
             "engine_connected",
             pid=pid,
@@ -88,7 +121,7 @@ class EngineSupervisor:
             if self._engine is not None:
                 code = await self._end_of(self._engine)
                 await self._discard()
-                log_event("engine_ended", logging.ERROR, exit_code=code)
+                log_event("engine_ended", logging.ERROR, exit_code=code, **self._hint(code))
             if time.monotonic() - started > _HEALTHY_SECONDS:
                 backoff = _FIRST_BACKOFF_SECONDS
             await asyncio.sleep(backoff)
@@ -103,15 +136,19 @@ class EngineSupervisor:
     async def _end_of(self, engine: EngineProcess) -> int:
         """Wait for the end of an engine; probe it meanwhile, and kill it if it hangs."""
         ended = asyncio.ensure_future(engine.ended())
-        missed = 0
+        self._missed = 0
         seconds = self._config.engine_probe
         try:
-            while missed < _MISSED_PROBES:
+            while self._missed < _MISSED_PROBES:
                 await asyncio.wait((ended,), timeout=seconds)
                 if ended.done():
                     return ended.result()
-                missed = 0 if await engine.client.answers(seconds) else missed + 1
-            log_event("engine_hangs", logging.ERROR, pid=engine.pid, missed_probes=missed)
+                if facts := await engine.client.probe(seconds):
+                    self._missed = 0
+                    self._describe(facts)
+                else:
+                    self._missed += 1
+            log_event("engine_hangs", logging.ERROR, pid=engine.pid, missed_probes=self._missed)
             engine.kill()
             # Its calls end here, even if the system takes long to end the process.
             await self._discard()
@@ -119,8 +156,17 @@ class EngineSupervisor:
         finally:
             ended.cancel()
 
+    def _describe(self, facts: EngineFacts | None) -> None:
+        self._facts = facts
+        self._on_change()
+
     async def _discard(self) -> None:
-        self._facts = None
+        self._describe(None)
         engine, self._engine = self._engine, None
         if engine is not None:
             await engine.stop()
+
+    def _hint(self, exit_code: int) -> dict[str, str]:
+        if exit_code != -signal.SIGKILL or self._missed >= _MISSED_PROBES:
+            return {}
+        return {"hint": "SIGKILL: the system may have had too little memory for this engine"}

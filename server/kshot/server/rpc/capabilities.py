@@ -38,7 +38,11 @@ def capabilities_message(
 
 def _engine(facts: EngineFacts) -> wire.EngineDescription:
     return wire.EngineDescription(
-        device=facts.device, device_name=facts.device_name, compute_path=facts.compute_path
+        device=facts.device,
+        device_name=facts.device_name,
+        compute_path=facts.compute_path,
+        process_count=facts.process_count,
+        compiling_step_count=facts.compiling_step_count,
     )
 
 

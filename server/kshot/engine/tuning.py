@@ -1,0 +1,71 @@
+"""What an engine does behind its tasks: it has steps compiled, and measures them."""
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from kshot.engine.device import DeviceDescription
+from kshot.engine.models import LoadedModel
+from kshot.engine.programs import Programs
+from kshot.engine.scheduler import Scheduler
+from kshot.engine.warm_up import default_steps, plan_slots
+
+_log = logging.getLogger(__name__)
+
+
+class Tuning:
+    """Replaces the plans of models whose defaults take steps: at first, and when one is compiled.
+
+    The thread that computes measures between its rounds; tasks that run keep their steps.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[LoadedModel],
+        programs: Programs,
+        device: DeviceDescription,
+        scheduler: Scheduler,
+    ) -> None:
+        """Begin only at `start`."""
+        self._steps = {model: default_steps(model, device) for model in models}
+        self._programs = programs
+        self._device = device
+        self._scheduler = scheduler
+
+    def compute_path(self) -> str:
+        """Name how the default steps are computed now, those of the first model that takes some."""
+        first = next((steps[0] for steps in self._steps.values() if steps), None)
+        compiled = first is not None and self._programs.loaded(first)
+        return self._device.compute_path(compiled=compiled)
+
+    def compiling_count(self) -> int:
+        """Count the steps that are being compiled, or wait for that."""
+        return self._programs.compiling_count()
+
+    def load(self) -> None:
+        """Load the steps that are compiled, and request the others."""
+        for model, steps in self._steps.items():
+            for step in steps:
+                self._programs.get(step, model.name)
+
+    def start(self) -> None:
+        """Measure in a thread, and again when steps are compiled."""
+        threading.Thread(target=self._tune, name="tuning", daemon=True).start()
+
+    def _tune(self) -> None:
+        for model, steps in self._steps.items():
+            if steps:
+                self._measure(model)
+        wanted = [(step, model) for model, steps in self._steps.items() for step in steps]
+        for step, model in sorted(wanted, key=lambda pair: pair[0].task_count):
+            if self._programs.wait(step):  # in this order they are compiled
+                self._measure(model)
+
+    def _measure(self, model: LoadedModel) -> None:
+        def replan() -> None:
+            self._scheduler.replan(model, plan_slots(model, self._programs, self._device))
+
+        try:
+            self._scheduler.call(replan).result()
+        except Exception:  # the plan stays as it is
+            _log.exception("slots_not_measured")

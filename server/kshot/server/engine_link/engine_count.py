@@ -1,0 +1,69 @@
+"""How many engines a machine has room for, and how many give the best throughput."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from kshot.bundle.memory import available_bytes
+
+_CGROUP = Path("/sys/fs/cgroup")
+# Of an engine, and of what its first tasks need.
+_ENGINE_BYTES = 768 * 2**20
+
+
+@dataclass(frozen=True)
+class Share:
+    """Seconds of processor time of one adaptation: in an engine, in the front, in its event loop.
+
+    The event loop's are part of the front's.
+    """
+
+    engine: float
+    front: float
+    loop: float
+
+
+def best_count(share: Share, cores: float) -> int:
+    """Return the least number of engines that keeps either all cores or the event loop busy.
+
+    With n engines at most `n / engine` adaptations a second are computed; the cores allow
+    `cores / (engine + front)` and the event loop `1 / loop`.
+    """
+    most = cores / (share.engine + share.front)
+    if share.loop > 0:
+        most = min(most, 1 / share.loop)
+    return max(1, math.ceil(most * share.engine - 1e-9))
+
+
+def usable_cores() -> float:
+    """Count the cores that this process may use: a container's quota counts."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+        return min(cores, int(quota) / int(period))
+    except (OSError, ValueError):  # none, "max", or another system
+        return cores
+
+
+def has_room() -> bool:
+    """Tell whether there is memory for a further engine, in the container too."""
+    free = [available_bytes()]
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        free.append(limit - int((_CGROUP / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return all(count is None or count > _ENGINE_BYTES for count in free)
+
+
+def processor_seconds(pid: int) -> float | None:
+    """Return a process's processor time so far, None where it cannot be read."""
+    try:
+        # The name, in brackets, may contain spaces: the third field is the first after it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

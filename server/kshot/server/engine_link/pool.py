@@ -1,0 +1,149 @@
+"""The engines of a server: each adaptation goes to the least loaded one."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+
+from kshot.server.config import ServerConfig
+from kshot.server.engine_link.client import EngineFacts, EngineResult, EngineTask
+from kshot.server.engine_link.engine_count import Share, best_count, has_room, usable_cores
+from kshot.server.engine_link.process import EngineSetting
+from kshot.server.engine_link.supervisor import EngineSupervisor
+from kshot.server.errors import EngineUnavailable
+from kshot.server.event_log import log_event
+
+_SPARE = 1
+MeasureShare = Callable[[int], Awaitable[Share | None]]
+
+
+class EnginePool:
+    """Owns the engines; each starts, fails and restarts by itself.
+
+    On a CPU a number of `auto` begins with one engine and a spare, which adapts only while the
+    first cannot, and becomes what `size` measures; on GPUs it is one engine for each.
+    """
+
+    def __init__(self, config: ServerConfig, digests: Mapping[str, str]) -> None:
+        self._config = config
+        self._digests = digests
+        self._engines: list[EngineSupervisor] = []
+        self._active = max(1, config.engines)
+        self._ready = asyncio.Event()
+        self._tail_seconds: dict[str, float] = {}
+
+    @property
+    def facts(self) -> EngineFacts | None:
+        """Describe the engines that can adapt now together, None if there is none.
+
+        While some step is being compiled, the path is that of an engine that waits for it.
+        """
+        known = [engine.facts for engine in self._engines if engine.facts is not None]
+        if not known:
+            return None
+        last = max(known, key=lambda facts: facts.compiling_step_count)
+        return replace(last, process_count=len(known))
+
+    @property
+    def tail_seconds(self) -> Mapping[str, float]:
+        """Return the seconds of a tail's step for each example, by model, as last measured."""
+        return self._tail_seconds
+
+    async def start(self) -> EngineFacts:
+        """Start the first engine and wait for it, then the others behind; raise `StartError`."""
+        first = self._add(EngineSetting())
+        facts = await first.start()
+        self._grow(self._config.engines, facts)
+        return facts
+
+    async def adapt(self, task: EngineTask, timeout: float | None) -> EngineResult:
+        """Run an inner loop on the least loaded engine.
+
+        Where none is ready, wait a moment for one. Raises `EngineUnavailable`, also when the engine
+        dies under the task.
+        """
+        asked = time.monotonic()
+        if not self._ready.is_set():
+            most = math.inf if timeout is None else timeout
+            try:
+                async with asyncio.timeout(min(most, self._config.engine_wait)):
+                    await self._ready.wait()
+            except TimeoutError:
+                raise EngineUnavailable from None
+        able = [engine for engine in self._engines if engine.facts is not None][: self._active]
+        if not able:  # it has ended again
+            raise EngineUnavailable
+        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - asked))
+        return await min(able, key=lambda engine: engine.load).adapt(task, left)
+
+    async def size(self, measure: MeasureShare) -> None:
+        """Find the number of engines where it is `auto`; `measure` adapts with the process given.
+
+        On a CPU it is measured once steps are compiled.
+        """
+        if self._config.engines or (facts := self.facts) is None:
+            return
+        if facts.device == "cuda":
+            self._active = facts.device_count
+            self._grow(self._active, facts)
+            return
+        self._grow(1 + _SPARE, facts)
+        while self._settling():
+            await asyncio.sleep(self._config.engine_probe)
+        pid = self._engines[0].pid
+        share = None if pid is None else await measure(pid)
+        if share is None:
+            return
+        cores = usable_cores()
+        self._active = best_count(share, cores)
+        self._grow(self._active, facts)
+        log_event(
+            "engines_chosen",
+            engines=self._active,
+            processes=len(self._engines),
+            cores=cores,
+            engine_ms=round(1e3 * share.engine, 1),
+            front_ms=round(1e3 * share.front, 1),
+            event_loop_ms=round(1e3 * share.loop, 1),
+        )
+
+    async def stop(self) -> None:
+        """Stop all engines and start no other."""
+        await asyncio.gather(*(engine.stop() for engine in self._engines))
+
+    def _settling(self) -> bool:
+        """Tell whether some engine is not ready yet, or compiles."""
+        facts = self.facts
+        return facts is None or (
+            facts.compiling_step_count > 0 or facts.process_count < len(self._engines)
+        )
+
+    def _add(self, setting: EngineSetting) -> EngineSupervisor:
+        engine = EngineSupervisor(self._config, self._digests, setting, self._on_change)
+        self._engines.append(engine)
+        return engine
+
+    def _grow(self, count: int, facts: EngineFacts) -> None:
+        """Start engines behind until there are `count`, or no memory is left for one."""
+        on_gpu = facts.device == "cuda"
+        while len(self._engines) < count:
+            if not (on_gpu or self._config.engines or has_room()):
+                log_event("too_little_memory", engines=len(self._engines), wanted=count)
+                break
+            place = len(self._engines)
+            gpu = place % facts.device_count if on_gpu and facts.device_count > 1 else None
+            self._add(
+                EngineSetting(gpu, facts.device_count, dict(facts.tail_seconds))
+            ).start_behind()
+
+    def _on_change(self) -> None:
+        known = [engine.facts for engine in self._engines if engine.facts is not None]
+        for facts in known:
+            self._tail_seconds |= facts.tail_seconds
+        if known:
+            self._ready.set()
+        else:
+            self._ready.clear()

@@ -1,0 +1,86 @@
+"""Plans change behind the tasks: at first, and once a step is compiled."""
+
+import threading
+
+import pytest
+import torch
+
+from kshot.engine.budget import Budget
+from kshot.engine.device import DeviceDescription, choose_device
+from kshot.engine.models import LoadedModel
+from kshot.engine.programs import Programs
+from kshot.engine.scheduler import Scheduler
+from kshot.engine.tuning import Tuning
+from kshot.engine.warm_up import blank_task, first_plan
+from kshot.learner import StepCache, default_cache_folder
+
+
+@pytest.fixture
+def device() -> DeviceDescription:
+    return choose_device("cpu")
+
+
+@pytest.mark.compiled
+def test_a_step_that_is_compiled_meanwhile_takes_over(
+    perceptron: LoadedModel,
+    device: DeviceDescription,
+    default_step: object,  # noqa: ARG001 -- asked for its effect
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Until then tasks take plain steps, and one that runs goes on with them."""
+    compiled, load = threading.Event(), StepCache.load
+
+    def load_later(cache: StepCache, *arguments: object) -> object:
+        return load(cache, *arguments) if compiled.is_set() else None  # type: ignore[arg-type]
+
+    def compile_later(*_: object) -> None:
+        compiled.wait()
+
+    monkeypatch.setattr(StepCache, "load", load_later)
+    monkeypatch.setattr(Programs, "_compile", compile_later)
+    programs = Programs(StepCache.open(default_cache_folder()), torch.device("cpu"))
+    scheduler = Scheduler(programs, device, {"small": first_plan(device)})
+    tuning = Tuning([perceptron], programs, device, scheduler)
+    task, budget = blank_task(perceptron), Budget(None, allow_partial=False)
+
+    with caplog.at_level("INFO"):
+        tuning.load()
+        tuning.start()
+        plain = scheduler.submit(perceptron, task, budget).result()
+        before = tuning.compute_path(), tuning.compiling_count()
+        compiled.set()
+        while tuning.compiling_count():  # pytest's time limit ends this
+            pass
+        scheduler.call(lambda: None).result()
+        adapted = scheduler.submit(perceptron, task, budget).result()
+
+    assert (plain.compute_path, 2) == before
+    assert plain.compute_path.startswith("eager/")
+    assert adapted.compute_path == tuning.compute_path()
+    assert adapted.compute_path.startswith("compiled/")
+    assert caplog.messages.count("compiling") == 2
+    assert "compiled" in caplog.messages
+    scheduler.close()
+    programs.close()
+
+
+def test_a_plan_that_cannot_be_measured_stays(
+    model: LoadedModel,
+    device: DeviceDescription,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("kshot.engine.tuning.plan_slots", fail)
+    programs = Programs(None, device.device)
+    scheduler = Scheduler(programs, device, {"small": first_plan(device)})
+
+    Tuning([model], programs, device, scheduler)._tune()
+
+    assert "slots_not_measured" in caplog.messages
+    budget = Budget(None, allow_partial=False)
+    assert scheduler.submit(model, blank_task(model), budget).result().step_count == 2
+    scheduler.close()

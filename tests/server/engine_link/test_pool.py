@@ -1,0 +1,207 @@
+"""Which engine adapts, how many there are, and what happens while none is ready."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from kshot.server.config import ServerConfig
+from kshot.server.engine_link import pool as pool_module
+from kshot.server.engine_link.client import EngineFacts, EngineTask
+from kshot.server.engine_link.engine_count import Share
+from kshot.server.engine_link.pool import EnginePool
+from kshot.server.engine_link.process import EngineSetting
+from kshot.server.errors import EngineUnavailable
+
+FACTS = EngineFacts("cpu", "", "", "compiled", {}, {"tailed": 0.1})
+TASK = cast(EngineTask, None)
+MUCH, LITTLE = Share(0.03, 0.01, 0.005), Share(0.001, 0.01, 0.005)
+
+
+class FakeEngine:
+    """An engine that is ready when a test says so, and answers with its number."""
+
+    def __init__(self, number: int, setting: EngineSetting, on_change: Callable[[], None]) -> None:
+        self.setting, self._on_change = setting, on_change
+        self.number, self.pid = number, 100 + number
+        self.facts: EngineFacts | None = None
+        self.load = (False, 0)
+
+    async def start(self) -> EngineFacts:
+        self.describe(FACTS)
+        return FACTS
+
+    def start_behind(self) -> None:
+        """Begin to start."""
+
+    def describe(self, facts: EngineFacts | None) -> None:
+        self.facts = facts
+        self._on_change()
+
+    async def adapt(self, _task: object, _timeout: float | None) -> int:
+        return self.number
+
+
+Engines = list[FakeEngine]
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
+    """The engines that a pool makes, on two cores with room for all."""
+    made: Engines = []
+
+    def make(
+        _config: object, _digests: object, setting: EngineSetting, on_change: Callable[[], None]
+    ) -> FakeEngine:
+        made.append(FakeEngine(len(made), setting, on_change))
+        return made[-1]
+
+    monkeypatch.setattr(pool_module, "EngineSupervisor", make)
+    monkeypatch.setattr(pool_module, "has_room", lambda: True)
+    monkeypatch.setattr(pool_module, "usable_cores", lambda: 2.0)
+    return made
+
+
+def make_pool(**settings: object) -> EnginePool:
+    given: dict[str, Any] = {"engine_wait": 60.0, "engine_probe": 0.001} | settings
+    return EnginePool(ServerConfig((Path("bundle"),), Path("store"), **given), {})
+
+
+async def chosen(pool: EnginePool) -> int:
+    """Return the number of the engine that a task goes to."""
+    return cast(int, await pool.adapt(TASK, None))
+
+
+def test_the_least_loaded_engine_adapts_and_one_that_hangs_only_as_the_last(
+    engines: Engines,
+) -> None:
+    async def main() -> list[int]:
+        pool = make_pool(engines=3)
+        await pool.start()
+        numbers = [await chosen(pool)]
+        engines[0].load = (False, 2)
+        engines[1].describe(FACTS)
+        numbers.append(await chosen(pool))
+        engines[2].describe(FACTS)
+        engines[1].load = (True, 0)
+        engines[2].load = (False, 1)
+        numbers.append(await chosen(pool))
+        for engine in (engines[0], engines[2]):
+            engine.describe(None)
+        return [*numbers, await chosen(pool)]
+
+    assert asyncio.run(main()) == [0, 1, 2, 1]
+
+
+def test_an_adaptation_waits_for_an_engine(engines: Engines) -> None:
+    async def main() -> int:
+        pool = make_pool()
+        await pool.start()
+        engines[0].describe(None)
+        waiting = asyncio.ensure_future(chosen(pool))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        engines[0].describe(FACTS)
+        return await waiting
+
+    assert asyncio.run(main()) == 0
+
+
+@pytest.mark.parametrize(("wait", "timeout"), [(0.01, None), (60.0, 0.01)])
+def test_the_wait_ends(engines: Engines, wait: float, timeout: float | None) -> None:
+    async def main() -> None:
+        pool = make_pool(engine_wait=wait)
+        await pool.start()
+        engines[0].describe(None)
+        await pool.adapt(TASK, timeout)
+
+    with pytest.raises(EngineUnavailable):
+        asyncio.run(main())
+
+
+def test_a_spare_takes_over_and_the_speed_of_tails_stays_known(engines: Engines) -> None:
+    async def main() -> list[int]:
+        pool = make_pool()
+        await pool.start()
+        sizing = asyncio.ensure_future(pool.size(lambda _: asyncio.sleep(0, LITTLE)))
+        while len(engines) < 2:
+            await asyncio.sleep(0)
+        engines[1].describe(FACTS)
+        await sizing
+        engines[0].load = (False, 5)
+        numbers = [await chosen(pool)]
+        engines[0].describe(None)
+        numbers.append(await chosen(pool))
+        engines[1].describe(None)
+        assert pool.facts is None
+        assert pool.tail_seconds == engines[1].setting.tail_seconds == {"tailed": 0.1}
+        return numbers
+
+    assert asyncio.run(main()) == [0, 1]
+
+
+def test_a_second_engine_shares_the_work_where_it_pays(engines: Engines) -> None:
+    """What is measured counts once no step is being compiled."""
+    measured = []
+
+    async def measure(pid: int) -> Share:
+        measured.append(pid)
+        return MUCH
+
+    async def main() -> int:
+        pool = make_pool()
+        await pool.start()
+        engines[0].describe(replace(FACTS, compute_path="eager", compiling_step_count=1))
+        sizing = asyncio.ensure_future(pool.size(measure))
+        while len(engines) < 2:
+            await asyncio.sleep(0)
+        engines[1].describe(FACTS)
+        assert pool.facts == replace(
+            FACTS, compute_path="eager", compiling_step_count=1, process_count=2
+        )
+        assert not measured
+        engines[0].describe(FACTS)
+        await sizing
+        engines[0].load = (False, 5)
+        return await chosen(pool)
+
+    assert asyncio.run(main()) == 1
+    assert measured == [100]
+
+
+def test_without_memory_there_is_one_engine(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool_module, "has_room", lambda: False)
+
+    async def main() -> None:
+        pool = make_pool()
+        await pool.start()
+        await pool.size(lambda _: asyncio.sleep(0, LITTLE))
+
+    with caplog.at_level("INFO"):
+        asyncio.run(main())
+
+    assert len(engines) == 1
+    assert "too_little_memory" in caplog.messages
+
+
+def test_each_gpu_has_an_engine(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first sees all, to count them, and computes on the first."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, 7,9")
+
+    async def main() -> None:
+        pool = make_pool()
+        await pool.start()
+        engines[0].describe(replace(FACTS, device="cuda", device_count=3))
+        await pool.size(lambda _: asyncio.sleep(0, None))
+
+    asyncio.run(main())
+
+    variables = [engine.setting.environment() for engine in engines]
+    assert variables == [{}, {"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "9"}]
