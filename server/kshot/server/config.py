@@ -103,8 +103,9 @@ class ServerConfig:
         "Seconds between probes of the engine, and to wait for each answer; an engine "
         "that misses three in a row is replaced.",
     )
-    engine_wait: float = 3.0
-    """Seconds that an adaptation waits for an engine while none is ready."""
+    engine_wait: float = _seconds(
+        3.0, "Seconds that an adaptation waits for an engine while none is ready."
+    )
     engine_command: tuple[str, ...] = (sys.executable, "-P", "-m", "kshot.engine")
     """The command that starts an engine; its flags are appended."""
 
