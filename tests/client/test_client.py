@@ -121,6 +121,7 @@ DURATION = "expected a finite number of seconds or a timedelta"
         ({"time_budget": 10**400}, f"time_budget: {DURATION}, got 1000"),
         ({"ttl": np.float64("nan")}, f"ttl: {DURATION}, got np.float64(nan)"),
         ({"ttl": np.timedelta64("NaT")}, f"ttl: {DURATION}, got np.timedelta64('NaT')"),
+        ({"ttl": np.timedelta64(1, "Y")}, f"ttl: {DURATION}, got np.timedelta64(1,'Y')"),
         ({"ttl": 1e12}, "ttl: expected at most 315576000000 seconds, got 1000000000000.0"),
         ({"step_count": 5.0}, "step_count: expected a whole number, got 5.0"),
         ({"step_count": True}, "step_count: expected a whole number, got True"),
@@ -351,6 +352,13 @@ def test_an_id_is_a_string(client: Client, tmp_path: Path, adapted_model: str) -
         client.export(adapted_model, tmp_path / "mine.onnx")
     with pytest.raises(InputError, match=words):
         client.predict(adapted_model, IMAGES)
+
+
+@pytest.mark.parametrize("path", [None, "", "a\0.onnx", b"a.onnx", 7])
+def test_an_export_needs_a_path(client: Client, path: str) -> None:
+    words = re.escape(f"path: expected the path of a file, got {path!r}")
+    with pytest.raises(InputError, match=words):
+        adapted(client).export(path)
 
 
 def test_words_that_the_wire_cannot_hold_are_refused(client: Client) -> None:

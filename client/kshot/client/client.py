@@ -32,7 +32,7 @@ from kshot.client.options import AdaptOptions, encode_choice, encode_options, se
 from kshot.client.results import Prediction
 from kshot.client.shrinking import any_large
 from kshot.client.status import Asked, error_from
-from kshot.client.values import check_flag, check_number, check_text
+from kshot.client.values import check_flag, check_number, check_path, check_text
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
@@ -230,7 +230,7 @@ class Client:
         if batch_norm_mode is not None:
             request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
         check_process(self.address, self._process)
-        return write_export(self._export_parts(request), Path(path))
+        return write_export(self._export_parts(request), check_path("path", path))
 
     def _export_parts(
         self, request: wire.ExportAdaptedModelRequest

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 
@@ -73,11 +75,19 @@ def check_seconds(
 ) -> float:
     """Return a span of time in seconds, given as a number or as a timedelta."""
     span = value
-    if isinstance(value, timedelta):
-        span = value.total_seconds()
-    elif isinstance(value, np.timedelta64):
-        span = float(value / np.timedelta64(1, "s"))  # not a number for NaT
     try:
+        if isinstance(value, timedelta):
+            span = value.total_seconds()
+        elif isinstance(value, np.timedelta64):
+            span = float(value / np.timedelta64(1, "s"))  # not a number for NaT
         return check_number(name, span, expected)
-    except InputError:
+    except (InputError, TypeError):  # years and months have no length in seconds
         raise InputError(f"{name}: expected {expected}, got {shown(value)}") from None
+
+
+def check_path(name: str, value: object) -> Path:
+    """Return a path that a file can have; raise `InputError` for what is none."""
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if isinstance(path, str) and path and "\0" not in path:
+        return Path(path)
+    raise InputError(f"{name}: expected the path of a file, got {shown(value)}")
