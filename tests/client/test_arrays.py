@@ -72,6 +72,7 @@ def test_arrays_that_mean_something_else_are_refused(images: Any, words: str) ->
         ([np.zeros((8, 9, 3), np.uint8)] * 2, (2, 8, 9, 3)),
         (np.zeros((8, 9, 3), np.uint8)[None], (1, 8, 9, 3)),
         (np.zeros((8, 9, 3), np.uint8)[..., None], (8, 9, 3, 1)),
+        (np.zeros((2, 4, 4), np.uint8), (2, 4, 4)),
         (np.ma.asarray(UINT8), (3, 8, 9)),
         (UINT8[:, ::2, ::-1], (3, 4, 9)),
         (nested(*UINT8), (3, 8, 9)),

@@ -354,7 +354,7 @@ def test_an_id_is_a_string(client: Client, tmp_path: Path, adapted_model: str) -
         client.predict(adapted_model, IMAGES)
 
 
-@pytest.mark.parametrize("path", [None, "", "a\0.onnx", b"a.onnx", 7])
+@pytest.mark.parametrize("path", [None, "", b"a.onnx", 7])
 def test_an_export_needs_a_path(client: Client, path: str) -> None:
     words = re.escape(f"path: expected the path of a file, got {path!r}")
     with pytest.raises(InputError, match=words):

@@ -61,7 +61,7 @@ def _of_bytes(shape: tuple[int, ...], field: str) -> str | None:
     """Return the remedy for uint8, None if nothing is wrong."""
     if len(shape) == 2:
         return f"{field}[None] is one gray image"
-    if len(shape) == 3 and 0 < shape[2] <= _MOST_CHANNELS:
+    if len(shape) == 3 and 0 < shape[2] <= _MOST_CHANNELS < shape[1]:
         return (
             f"{field}[None] is one image with {shape[2]} channels, {field}[..., None] are gray "
             f"images {shape[2]} pixels wide"

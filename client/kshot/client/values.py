@@ -88,6 +88,6 @@ def check_seconds(
 def check_path(name: str, value: object) -> Path:
     """Return a path that a file can have; raise `InputError` for what is none."""
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if isinstance(path, str) and path and "\0" not in path:
+    if isinstance(path, str) and path:
         return Path(path)
     raise InputError(f"{name}: expected the path of a file, got {shown(value)}")
