@@ -210,6 +210,7 @@ TENSORS = {
     "too few axes": (pixels(np.zeros((2, 4), np.uint8), "UINT8"), "tensor.shape"),
     "too many axes": (pixels(np.zeros((2, 1, 1, 4, 4), np.float32)), "tensor.shape"),
     "two channels": (pixels(np.zeros((2, 4, 4, 2), np.uint8), "UINT8"), "tensor"),
+    "one image": (pixels(np.zeros((2, 8, 3), np.uint8), "UINT8"), "tensor.shape"),
     "no pixels": (pixels(np.zeros((2, 0, 4), np.uint8), "UINT8"), "tensor.shape"),
     "another type": (pixels(np.zeros((2, 1, 4, 4), np.float64), "FP64"), "tensor.datatype"),
     "infinity": (pixels(np.full((2, 1, 4, 4), np.inf, np.float32)), "tensor"),

@@ -35,6 +35,7 @@ SUPPORT_IMAGES, QUERIES = "support_set.images", "queries"
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
 _MAX_AXES = 4
+_MAX_CHANNELS = 4
 
 
 @dataclass
@@ -137,6 +138,14 @@ def believed(images: Images | None, max_count: int) -> Images | None:
     return images
 
 
+def _may_be_one(images: TensorImages) -> bool:
+    """Tell whether pixels without an axis of channels may be one image with channels."""
+    shape = images.shape
+    return (
+        images.datatype == "UINT8" and len(shape) == 3 and 0 < shape[2] <= _MAX_CHANNELS < shape[1]
+    )
+
+
 def check_sent(images: Images | None, field: str, violations: Violations) -> None:
     """Note missing images: all that can be checked without a model."""
     if images is None:
@@ -153,6 +162,15 @@ def prepare_images(images: Images | None, rules: ImageRules, violations: Violati
     nothing = np.zeros((0, *rules.spec.shape), np.float32)
     if images is None:
         check_sent(images, rules.field, violations)
+        return nothing
+    if isinstance(images, TensorImages) and _may_be_one(images):
+        shape = images.shape
+        violations.add(
+            f"{rules.field}.tensor.shape",
+            f"expected (n, height, width[, channels]), got {shape}, which is one image with "
+            f"{shape[2]} channels or {shape[0]} narrow gray ones; send {(1, *shape)} or "
+            f"{(*shape, 1)}",
+        )
         return nothing
     count = image_count(images)
     if count is not None and not 1 <= count <= rules.max_count:
