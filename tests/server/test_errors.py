@@ -63,6 +63,19 @@ def test_every_error_has_a_message(error: RequestError) -> None:
     assert str(error)
 
 
+def test_a_model_that_ships_names_the_option_that_serves_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served = ["drawings"]
+
+    assert str(errors.ModelNotFound("cifar-fs", served)).endswith(
+        "expected one of drawings; kshot knows it: serve it with `--bundle cifar-fs`"
+    )
+    assert str(errors.ModelNotFound("cifar", served)).endswith("expected one of drawings")
+    monkeypatch.setattr(errors, "known_names", lambda: ())
+    assert "`kshot bundle build photos` builds it" in str(errors.ModelNotFound("photos", served))
+
+
 def test_the_proto_documents_every_reason() -> None:
     rows = re.findall(r"^// \| ([A-Z_]+) +\| ([A-Z_]+) +\| (\w*)", PROTO.read_text(), re.MULTILINE)
 

@@ -39,6 +39,7 @@ from typing import ClassVar
 import grpc
 from google.protobuf.message import Message
 
+from kshot.bundle import known_names, shipped_names
 from kshot.server.error_details import (
     FieldViolation,
     bad_request,
@@ -123,6 +124,12 @@ class ModelNotFound(RequestError):
     def __init__(self, model: str, served: Sequence[str]) -> None:
         model = model[:64]
         message = f"model {model!r} is not served; expected one of {', '.join(served)}"
+        if model in known_names():
+            message += f"; kshot knows it: serve it with `--bundle {model}`"
+        elif model in shipped_names():
+            message += (
+                f"; `kshot bundle build {model}` builds it, then `--bundle {model}` serves it"
+            )
         super().__init__(message, resource("Model", model, message), model=model)
 
 
