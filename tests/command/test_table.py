@@ -13,6 +13,7 @@ import pytest
 
 from kshot import __main__ as program
 from kshot.command import table
+from kshot.local import pip_install
 
 ROOT = Path(__file__).parents[2]
 SOURCES = "proto:bundle:learner:trainer:server:client:benchmarks"
@@ -167,7 +168,7 @@ def test_a_missing_extra_names_the_pip_command(
 
     assert program.main(["train"]) == 1
     assert capsys.readouterr().err == (
-        "kshot: `kshot train` needs 'torch', which is not installed: pip install 'kshot[train]'\n"
+        f"kshot: `kshot train` needs 'torch', which is not installed: {pip_install('train')}\n"
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kshot.local import check_destination
+from kshot.local import check_destination, pip_install
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ def check_plot(path: Path | None) -> None:
         return
     if find_spec("matplotlib") is None:
         raise click.ClickException(
-            "--plot needs 'matplotlib', which is not installed: pip install 'kshot[bench]'"
+            f"--plot needs 'matplotlib', which is not installed: {pip_install('bench')}"
         )
     if path.suffix.lower() != ".png":
         raise click.UsageError(f"--plot: expected a file that ends in .png, got {path}")

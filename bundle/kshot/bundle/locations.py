@@ -12,6 +12,7 @@ from pathlib import Path
 from kshot.bundle.errors import BundleError
 from kshot.bundle.field_types import NAME_PATTERN
 from kshot.bundle.files import version_folder
+from kshot.local import pip_install
 
 PHOTOS, PHOTOS_VERSION = "photos", 3
 """The bundle that is built from packages, and the version that this release builds."""
@@ -125,7 +126,7 @@ def locate_bundle(name: str) -> Path:
             raise _no_version(only, sorted(versions, key=int), version)
         if only == PHOTOS:
             raise BundleError(
-                f"{name} is not built; pip install 'kshot[photos]', then kshot bundle build photos "
+                f"{name} is not built; {pip_install('photos')}, then kshot bundle build photos "
                 f"(version {PHOTOS_VERSION})"
             )
     if folder.exists() and only not in shipped_names():

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from kshot.local import pip_install
+
 ENTRY_POINT_GROUP = "kshot.commands"
 
 
@@ -141,10 +143,7 @@ def missing_extras(name: str, missing: str) -> str:
     entry = COMMANDS.get(name.split()[0] if name else "")
     if entry is None or not entry.extras or missing.split(".")[0] == "kshot":
         return f"`kshot {name}` needs the module {missing!r}, which is not on the Python path"
-    return (
-        f"`kshot {name}` needs {missing!r}, which is not installed: "
-        f"pip install 'kshot[{entry.extras}]'"
-    )
+    return f"`kshot {name}` needs {missing!r}, which is not installed: {pip_install(entry.extras)}"
 
 
 def _load(name: str, entry: Entry) -> click.Command:

@@ -11,6 +11,7 @@ import torch
 from kshot.__main__ import main
 from kshot.bundle import Manifest
 from kshot.learner import Initialization
+from kshot.local import pip_install
 from kshot.trainer.bundling.packaging import draft_manifest, pack_bundle
 from kshot.trainer.commands import evaluation_session
 from kshot.trainer.datasets import registry as datasets
@@ -422,7 +423,7 @@ def test_a_sweep_needs_matplotlib(
     arguments = ["evaluate", bundle, "--data", str(tmp_path), "--sweep", str(tmp_path / "sweep")]
     assert main(arguments) == 1
 
-    assert "pip install 'kshot[train]'" in capsys.readouterr().err
+    assert pip_install("train") in capsys.readouterr().err
 
 
 def test_what_is_said_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from kshot.local import pip_install
 from kshot.trainer.errors import EncoderError
 
 Method = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
@@ -69,7 +70,7 @@ def _import_timm() -> Any:  # noqa: ANN401 -- a module that may be missing
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
         raise EncoderError(
-            f"--timm: needs {error.name!r}, which is not installed: pip install 'kshot[timm]'"
+            f"--timm: needs {error.name!r}, which is not installed: {pip_install('timm')}"
         ) from error
     except Exception as error:  # torchvision that was built for another torch raises RuntimeError
         raise EncoderError(f"--timm: timm cannot be imported: {error}") from error

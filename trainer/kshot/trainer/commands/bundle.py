@@ -62,7 +62,7 @@ def command() -> None:
 @command.command()
 @click.argument("name")
 @click.option("--onnx", "onnx_file", type=_FILE, help="ONNX file of the encoder.")
-@click.option("--timm", "timm_name", help="Backbone of timm; needs pip install 'kshot[timm]'.")
+@click.option("--timm", "timm_name", help="Backbone of timm; needs the extra timm.")
 @click.option(
     "--weights", type=_FILE, help="State dict for --timm.  [default: timm fetches its own]"
 )

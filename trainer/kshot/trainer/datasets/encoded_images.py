@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from kshot.bundle import Bundle, rescale
+from kshot.local import pip_install
 from kshot.trainer.datasets.cache import cached_dataset
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
 from kshot.trainer.datasets.device_images import DevicePixels
@@ -55,7 +56,7 @@ def _encode(
     try:  # only an encoder needs it
         import onnxruntime
     except ModuleNotFoundError as error:
-        needed = "needs 'onnxruntime', which is not installed: pip install 'kshot[train,cpu]'"
+        needed = f"needs 'onnxruntime', which is not installed: {pip_install('train,cpu')}"
         raise DataError(f"{path}: an encoder {needed}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -8,6 +8,7 @@ import torch
 
 from kshot.bundle import Bundle, Manifest
 from kshot.learner import NETWORKS, Network
+from kshot.local import pip_install
 from kshot.trainer.bundling.packaging import (
     bundle_folder,
     draft_manifest,
@@ -96,7 +97,7 @@ def _check_network(network: Network, name: str, manifest: Manifest) -> None:
         from kshot.trainer.bundling.network_check import check_network
     except ImportError as error:
         raise TrainingError(
-            f"network {name!r}: checking it needs ONNX Runtime; pip install 'kshot[cpu]'"
+            f"network {name!r}: checking it needs ONNX Runtime; {pip_install('cpu')}"
         ) from error
     check_network(network, name, manifest.batch_norm.allowed)
 

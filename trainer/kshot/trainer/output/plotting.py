@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kshot.local import destination
+from kshot.local import destination, pip_install
 from kshot.trainer.errors import TrainingError, writing
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def check_matplotlib() -> None:
     """Raise `TrainingError` with the pip command when matplotlib is not installed."""
     if find_spec("matplotlib") is None:
         raise TrainingError(
-            "plots need 'matplotlib', which is not installed: pip install 'kshot[train]'"
+            f"plots need 'matplotlib', which is not installed: {pip_install('train')}"
         )
 
 

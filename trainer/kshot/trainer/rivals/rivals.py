@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from kshot.local import pip_install
 from kshot.trainer.errors import TrainingError
 from kshot.trainer.rivals.features import (
     Features,
@@ -157,6 +158,5 @@ def check_rivals() -> None:
     for module, name in (("sklearn", "scikit-learn"), ("skimage", "scikit-image")):
         if find_spec(module) is None:
             raise TrainingError(
-                f"trivial classifiers need {name!r}, which is not installed: "
-                "pip install 'kshot[try]'"
+                f"trivial classifiers need {name!r}, which is not installed: {pip_install('try')}"
             )
