@@ -22,7 +22,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
 
     monkeypatch.setenv("XDG_CACHE_HOME", "/no/such/cache")  # nothing was built
     monkeypatch.setattr(module, "serve", serve)
-    monkeypatch.setattr(module, "start_logging", lambda: None)
+    monkeypatch.setattr(module, "start_logging", lambda **_settings: None)
     monkeypatch.setattr(module, "_leave", lambda: None)
     return configs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -14,9 +15,10 @@ _OWN = "kshot."  # loggers of this package
 class JsonFormatter(logging.Formatter):
     """Formats a record as one line: its message is the event, `extra={"fields": …}` its fields."""
 
-    def __init__(self, **constants: object) -> None:
-        """Add the same fields to every line, as `process="engine"`."""
+    def __init__(self, redact: Callable[[str], str] = str, **constants: object) -> None:
+        """Add the same fields to every line, as `process="engine"`; `redact` hides secrets."""
         super().__init__()
+        self._redact = redact
         self._constants = constants
 
     def format(self, record: logging.LogRecord) -> str:
@@ -32,11 +34,13 @@ class JsonFormatter(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return self._redact(json.dumps(line, default=str))
 
 
-def start_logging(stream: TextIO | None = None, **constants: object) -> None:
+def start_logging(
+    stream: TextIO | None = None, redact: Callable[[str], str] = str, **constants: object
+) -> None:
     """Send all records of this process to stderr as JSON lines with these constant fields."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter(**constants))
+    handler.setFormatter(JsonFormatter(redact, **constants))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -18,7 +18,7 @@ from kshot.bundle import PHOTOS, PHOTOS_VERSION, default_bundles, locate_bundle
 from kshot.bundle.json_log import start_logging
 from kshot.server.config import MAX_ENGINES, ServerConfig, default_store
 from kshot.server.errors import ConfigError, StartError
-from kshot.server.event_log import log_event
+from kshot.server.event_log import log_event, without_ids
 from kshot.server.server import serve
 
 
@@ -94,7 +94,7 @@ def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 
     try:
         folders = tuple(map(locate_bundle, bundles)) or default_bundles()
         config = ServerConfig(bundles=folders, **settings)
-        start_logging()
+        start_logging(redact=without_ids)
         if not bundles or PHOTOS in bundles:
             _tell_of_photos(folders)
         asyncio.run(serve(config, _announce))

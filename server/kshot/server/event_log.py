@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 
 from kshot.server.call_context import Call
 
 LOGGER = logging.getLogger("kshot.server")
+
+_IDS = re.compile(r"\bam-[a-z2-7]{26}\b")
+_SHORT = len("am-") + 8
+
+
+def short_id(adapted_model: str) -> str:
+    """Return the beginning of an id, `am-` and 8 characters: who has the log has no id.
+
+    Whoever knows an id finds its lines; 18 characters stay secret.
+    """
+    return adapted_model if len(adapted_model) <= _SHORT else adapted_model[:_SHORT] + "\u2026"
+
+
+def without_ids(text: str) -> str:
+    """Return text with the ids of adapted models shortened, as a traceback."""
+    return _IDS.sub(lambda found: short_id(found[0]), text)
 
 
 def log_event(event: str, level: int = logging.INFO, **fields: object) -> None:
@@ -23,7 +40,7 @@ def log_call(call: Call, code: str, reason: str = "") -> None:
         "code": code,
         "reason": reason,
         "model": call.model,
-        "adapted_model": call.adapted_model,
+        "adapted_model": short_id(call.adapted_model),
         "duration_ms": round(1000 * (time.perf_counter() - call.started), 3),
         "timing_ms": split,
         "request_id": call.request_id,
