@@ -33,6 +33,11 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "Serve bundles over gRPC: adapt and predict.",
             "server,engine,cpu",
         ),
+        "store": Entry(
+            "kshot.server.store.command",
+            "Check or repair the folder of adapted models of a server.",
+            "server",
+        ),
         "adapt": Entry(
             "kshot.client.commands.adapt",
             "Adapt a model to a folder with one subfolder of images per class.",

@@ -62,11 +62,11 @@ def test_a_full_disk_says_so(
     caplog: pytest.LogCaptureFixture,
     number: int,
 ) -> None:
-    def fail(_path: Path, _content: bytes) -> None:
+    def fail(*_arguments: object) -> None:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr("kshot.server.store.files.replace_file", fail)
+        patched.setattr("kshot.server.store.files.StoreFiles.write", fail)
         full = refusal(lambda: server.stub.Adapt(adapt_request(), timeout=30))
     again = server.stub.Adapt(adapt_request(), timeout=30)
 
@@ -88,7 +88,7 @@ def test_a_disk_that_fails_says_so(
     with start_server(cache_bytes=0) as server:
         model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
         calls = {
-            "replace_file": lambda: server.stub.Adapt(adapt_request(), timeout=30),
+            "StoreFiles.write": lambda: server.stub.Adapt(adapt_request(), timeout=30),
             "StoreFiles.read": lambda: server.stub.Predict(
                 wire.PredictRequest(adapted_model=model), timeout=30
             ),

@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from kshot.server.store.adapted_model import AdaptedArrays
-from kshot.server.store.files import arrays_bytes, parse_arrays
+from kshot.server.store.content import arrays_bytes, parse_arrays
 
 MakeArrays = Callable[..., AdaptedArrays]
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]

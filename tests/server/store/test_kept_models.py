@@ -31,6 +31,7 @@ class SlowStore:
         self.putting = threading.Event()
         self.go = threading.Event()
         self.threads: dict[str, int] = {}
+        self.stored, self.on_wire = store.stored, store.on_wire
 
     def put(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
         self.threads["put"] = threading.get_ident()
@@ -200,6 +201,9 @@ def test_a_model_deleted_during_put_is_not_cached(
             return kept
 
         get = staticmethod(store.get)
+        now = staticmethod(store.now)
+        stored = staticmethod(store.stored)
+        on_wire = staticmethod(store.on_wire)
 
     async def main() -> None:
         async with open_workers() as workers:

@@ -13,8 +13,8 @@ import pytest
 
 from kshot.server.errors import AdaptedModelDeleted, AdaptedModelNotFound
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.content import model_bytes
 from kshot.server.store.failures import StoreFailed
-from kshot.server.store.files import arrays_bytes
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -29,7 +29,8 @@ def test_what_is_put_is_read_back_bit_for_bit(
     arrays = make_arrays(4, way=7)
     kept = store.put(make_model(way=7), arrays)
 
-    assert kept == replace(make_model(way=7), size_bytes=len(arrays_bytes(arrays)))
+    size = len(model_bytes(make_model(way=7), arrays))
+    assert kept == replace(make_model(way=7), size_bytes=size)
     assert store.get("a1") == kept
     assert_same(store.read("a1"), arrays)
 
@@ -37,8 +38,8 @@ def test_what_is_put_is_read_back_bit_for_bit(
 def test_a_span_is_kept_in_half_its_bytes(
     store: LocalStore, make_model: MakeModel, make_arrays: MakeArrays
 ) -> None:
-    basis = np.linspace(-2, 2, 3000, dtype=np.float16).reshape(3, 1000).astype(np.float32)
-    center = np.full(1000, 1 / 3, np.float32)
+    basis = np.linspace(-2, 2, 6000, dtype=np.float16).reshape(3, 2000).astype(np.float32)
+    center = np.full(2000, 1 / 3, np.float32)
     arrays = replace(make_arrays(), span={"basis": basis, "center": center})
 
     kept = store.put(make_model(), arrays)

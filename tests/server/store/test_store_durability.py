@@ -21,6 +21,7 @@ from kshot.server.errors import (
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.failures import DiskFull
 from kshot.server.store.index import StoreIndex
+from kshot.server.store.rows import Row
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -30,7 +31,6 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from kshot.local import durable
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store import files as store_files
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
@@ -47,11 +47,9 @@ def then_die(function):
         die()
     return both
 
-def write_half(path, content):
-    with durable.replacing(path) as file:
-        file.write(content[: len(content) // 2])
-        file.flush()
-        die()
+def write_half(files, model_id, content):
+    files._partial(model_id).write_bytes(content[: len(content) // 2])
+    die()
 
 def die_at(statement):
     store._index._connection.set_trace_callback(
@@ -74,15 +72,14 @@ store = LocalStore.open(Path(sys.argv[1]), max_count=9999, max_bytes=10**9, cloc
 """
 
 KILL_POINTS = {
-    "before the file": "store_files.replace_file = die",
-    "in the file": "store_files.replace_file = write_half",
-    "after the file": "Path.replace = die",
-    "after the rename": "durable.sync_folder = die",
-    "after the folder": "store_files.replace_file = then_die(store_files.replace_file)",
+    "before the file": "StoreFiles.write = die",
+    "in the file": "StoreFiles.write = write_half",
+    "after the file": "store_files.sync_folder = die",
     "before the row": "StoreIndex.insert = die",
     "in the row": "die_at('INSERT INTO adapted_models')",
     "before the commit": "die_at('COMMIT')",
     "after the commit": "StoreIndex.insert = then_die(StoreIndex.insert)",
+    "after the name": "StoreFiles.finish = then_die(StoreFiles.finish)",
     "after the answer": "print = then_die(print)",
 }
 
@@ -121,7 +118,7 @@ def test_a_killed_put_is_whole_or_unknown(tmp_path: Path, point: str) -> None:
     assert acknowledged == (["earlier", "victim"] if point == "after the answer" else ["earlier"])
     with open_store(tmp_path) as store:
         assert_whole(store, "earlier", 1)
-        if point in ("after the commit", "after the answer"):
+        if point in ("after the commit", "after the name", "after the answer"):
             assert_whole(store, "victim", 2)
         else:
             with pytest.raises(AdaptedModelNotFound, match="there is no"):
@@ -185,7 +182,7 @@ def test_a_put_syncs_file_name_and_row_in_order(
     """What a power cut may lose: a kill alone would not show a missing sync."""
     store = open_store(tmp_path)
     steps: list[str] = []
-    fsync, rename, insert = os.fsync, Path.replace, StoreIndex.insert
+    fsync, rename, insert = os.fsync, Path.rename, StoreIndex.insert
 
     def log_fsync(descriptor: int) -> None:
         folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
@@ -196,12 +193,12 @@ def test_a_put_syncs_file_name_and_row_in_order(
         steps.append("rename")
         return rename(path, target)
 
-    def log_insert(index: StoreIndex, model: AdaptedModelRecord, sha256: str) -> None:
+    def log_insert(index: StoreIndex, row: Row) -> None:
         steps.append("row")
-        insert(index, model, sha256)
+        insert(index, row)
 
     monkeypatch.setattr(os, "fsync", log_fsync)
-    monkeypatch.setattr(Path, "replace", log_rename)
+    monkeypatch.setattr(Path, "rename", log_rename)
     monkeypatch.setattr(StoreIndex, "insert", log_insert)
     store.put(make_model(), make_arrays())
     settings = [
@@ -210,17 +207,17 @@ def test_a_put_syncs_file_name_and_row_in_order(
     ]
     store.close()
 
-    assert steps == ["sync file", "rename", "sync folder", "row"]
+    assert steps == ["sync file", "sync folder", "row", "rename"]
     assert settings == ["wal", 2]  # 2 is FULL
 
 
 @pytest.mark.parametrize(
     "place",
     [
-        "kshot.server.store.files.replace_file",
+        "os.open",
         "os.fsync",
-        "pathlib.Path.replace",
-        "kshot.local.durable.sync_folder",
+        "pathlib.Path.rename",
+        "kshot.server.store.files.sync_folder",
         "kshot.server.store.index.StoreIndex.insert",
     ],
 )
@@ -233,7 +230,7 @@ def test_a_full_disk_leaves_no_partial_file(
 ) -> None:
     """Earlier models stay readable, and the same id can be put again."""
 
-    def full(*_arguments: object) -> None:
+    def full(*_arguments: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
     with open_store(tmp_path) as store:

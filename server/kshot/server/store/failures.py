@@ -24,9 +24,26 @@ def system_errors() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-        kind = DiskFull if full else StoreFailed
-        raise kind(f"the store's index failed: {error}") from error
+        kind = DiskFull if full_disk(error) else StoreFailed
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        remedy = "; stop the server and run `kshot store repair`" if damaged else ""
+        raise kind(f"the store's index failed: {error}{remedy}") from error
     except OSError as error:
         kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreFailed
         raise kind(f"the store's files failed: {error.strerror}") from error
+
+
+@contextmanager
+def suppress_full_disk() -> Iterator[None]:
+    """Go on behind the block where SQLite has no room for what it does."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if not full_disk(error):
+            raise
+
+
+def full_disk(error: sqlite3.Error) -> bool:
+    """Tell whether SQLite has no room."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL

@@ -1,70 +1,47 @@
-"""The store's index: one SQLite row per adapted model, and a tombstone for each that is gone."""
+"""The store's index: one SQLite row per adapted model, and a tombstone for each that is gone.
+
+A flipped bit is found: SQLite checks its pages and its log, the text of the schema is compared, and
+each row has a digest. Indices of SQLite that do not fit the rows are made again.
+"""
 
 from __future__ import annotations
 
-import json
+import itertools
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
-from kshot.server.errors import StartError
-from kshot.server.request.options import AdaptOptions
-from kshot.server.store.adapted_model import AdaptedModelRecord
+from kshot.server.store.ownership import private_file
+from kshot.server.store.rows import Row, Seen, Tombstone, Value, digest, values
+from kshot.server.store.schema import REPLACE, REPLACE_TOMBSTONE, prepare, transaction
 
-SCHEMA_VERSION = 1
+_INSERT = "INSERT INTO adapted_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DROP = "DELETE FROM adapted_models WHERE rowid = ?"
+_DROP_TOMBSTONE = "DELETE FROM tombstones WHERE rowid = ?"
 
-# Queries use the columns; the record is the whole `AdaptedModelRecord` as JSON.
-_SCHEMA = """
-CREATE TABLE adapted_models (
-    id TEXT PRIMARY KEY,
-    model TEXT NOT NULL,
-    create_time REAL NOT NULL,
-    expire_time REAL NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    record TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
-    damaged INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX adapted_models_by_age ON adapted_models (create_time, id);
-CREATE INDEX adapted_models_by_expiry ON adapted_models (expire_time);
-CREATE INDEX adapted_models_by_size ON adapted_models (size_bytes);
-CREATE TABLE tombstones (
-    id TEXT PRIMARY KEY,
-    expire_time REAL NOT NULL,
-    end_time REAL NOT NULL,
-    deleted INTEGER NOT NULL
-);
-CREATE INDEX tombstones_by_age ON tombstones (end_time);
-"""
+_LONGEST_WAIT = 5.0  # for another program that reads the file
 
-
-@dataclass(frozen=True)
-class Row:
-    """An adapted model with the SHA-256 (hex) of its file, and whether the file is damaged."""
-
-    model: AdaptedModelRecord
-    sha256: str
-    damaged: bool
-
-
-@dataclass(frozen=True)
-class Tombstone:
-    """What the index remembers of a removed adapted model; Unix seconds."""
-
-    expire_time: float
-    deleted: bool
+Columns = TypeVar("Columns", Row, Tombstone, Seen)
 
 
 class StoreIndex:
     """The tables of a store, for one thread at a time; every method raises `sqlite3.Error`."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
-        """Open the index, or `create` a missing one; raise `StartError` if it is not usable."""
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        """Open the index, or `create` a missing one; raise `StartError` if it is not usable.
+
+        An index of an earlier release becomes one of this release.
+        """
+        private_file(path, create=True)
+        self._connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=_LONGEST_WAIT
+        )
+        # Text with a flipped bit may be no UTF-8: its digest tells, not an exception.
+        self._connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
         try:
-            self._prepare(path, create=create)
+            prepare(self._connection, path, create=create)
         except BaseException:
             self._connection.close()
             raise
@@ -73,68 +50,117 @@ class StoreIndex:
         """Close the file."""
         self._connection.close()
 
-    def insert(self, model: AdaptedModelRecord, sha256: str) -> None:
+    def insert(self, row: Row) -> None:
         """Add a row; it is on disk when this returns."""
-        record = json.dumps({**vars(model), "options": model.options.document()}, allow_nan=False)
-        times = (model.create_time, model.expire_time)
         with self._transaction():
-            self._connection.execute(
-                "INSERT INTO adapted_models "
-                "(id, model, create_time, expire_time, size_bytes, record, sha256) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (model.id, model.model, *times, model.size_bytes, record, sha256),
-            )
+            self._connection.execute(_INSERT, values(row))
+
+    def forget(self, model_id: str) -> None:
+        """Remove a row that nobody has heard of."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM adapted_models WHERE id = ?", (model_id,))
 
     def row(self, model_id: str) -> Row | None:
-        """Return the row of an id, expired or not."""
+        """Return the row of an id, expired or not; one that was changed is damaged."""
         found = self._connection.execute(
-            "SELECT record, sha256, damaged FROM adapted_models WHERE id = ?", (model_id,)
+            "SELECT * FROM adapted_models WHERE id = ?", (model_id,)
         ).fetchone()
-        return None if found is None else Row(_model(found[0]), found[1], bool(found[2]))
+        if found is None:
+            return None
+        return intact(Row, found) or Row.unknown(model_id, (0.0, float("inf")))
 
     def tombstone(self, model_id: str) -> Tombstone | None:
         """Return what is remembered of a removed id."""
         found = self._connection.execute(
-            "SELECT expire_time, deleted FROM tombstones WHERE id = ?", (model_id,)
+            "SELECT * FROM tombstones WHERE id = ?", (model_id,)
         ).fetchone()
-        return None if found is None else Tombstone(found[0], bool(found[1]))
+        return None if found is None else intact(Tombstone, found)
 
     def bury(self, model_id: str, end_time: float) -> None:
         """Replace a row by a tombstone that says deleted."""
-        self._bury("id = ?", model_id, end_time, deleted=True)
-
-    def bury_expired(self, now: float) -> list[str]:
-        """Replace all expired rows by tombstones, and return their ids."""
-        return self._bury("expire_time <= ?", now, now, deleted=False)
-
-    def purge(self, end_time: float) -> None:
-        """Forget tombstones of `end_time` or before."""
         with self._transaction():
-            self._connection.execute("DELETE FROM tombstones WHERE end_time <= ?", (end_time,))
+            self._bury("id = ?", model_id, end_time, deleted=True)
+
+    def expired(self, now: float) -> list[str]:
+        """Return the ids of all expired rows."""
+        found = self._connection.execute(
+            "SELECT id FROM adapted_models WHERE expire_time <= ?", (now,)
+        )
+        return [model_id for (model_id,) in found]
+
+    def sweep(self, now: float, tombstone_end: float) -> list[str]:
+        """Replace expired rows by tombstones, forget old tombstones, and return the rows' ids."""
+        with self._transaction() as connection:
+            expired = self._bury("expire_time <= ?", now, now, deleted=False)
+            connection.execute("DELETE FROM tombstones WHERE end_time <= ?", (tombstone_end,))
+        return expired
+
+    def note(self, seen: Seen) -> None:
+        """Remember when the store was last in use."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM clock")
+            connection.execute("INSERT INTO clock VALUES (?, ?, ?, ?, ?)", values(seen))
 
     def mark_damaged(self, model_id: str) -> None:
         """Remember that a file is damaged."""
-        with self._transaction():
-            self._connection.execute(
-                "UPDATE adapted_models SET damaged = 1 WHERE id = ?", (model_id,)
-            )
+        row = self.row(model_id)
+        if row is not None:
+            damaged = Row(**{**vars(row), "damaged": 1})
+            with self._transaction():
+                self._connection.execute(REPLACE, values(damaged))
 
     def page(
         self, count: int, after: tuple[float, str], now: float, model: str | None
-    ) -> list[AdaptedModelRecord]:
-        """Return up to `count` models, oldest first, after a creation time and id."""
-        found = self._connection.execute(
-            "SELECT record FROM adapted_models WHERE (create_time, id) > (?, ?) "
-            "AND expire_time > ? AND NOT damaged AND (? IS NULL OR model = ?) "
-            "ORDER BY create_time, id LIMIT ?",
-            (*after, now, model, model, count),
-        )
-        return [_model(record) for (record,) in found]
+    ) -> list[Row]:
+        """Return up to `count` rows, oldest first, after a creation time and id.
 
-    def ids(self) -> dict[str, bool]:
-        """Return every id and whether its file is known to be damaged."""
-        found = self._connection.execute("SELECT id, damaged FROM adapted_models")
-        return {model_id: bool(damaged) for model_id, damaged in found}
+        One that was changed is left out.
+        """
+        found = self._connection.execute(
+            "SELECT * FROM adapted_models WHERE (create_time, id) > (?, ?) "
+            "AND expire_time > ? AND NOT damaged AND (? IS NULL OR model = ?) "
+            "ORDER BY create_time, id",
+            (*after, now, model, model),
+        )
+        whole = (row for each in found if (row := intact(Row, each)) is not None)
+        return list(itertools.islice(whole, count))
+
+    def rows(self) -> Iterator[tuple[int, object, Row | None]]:
+        """Yield the place and the id of each row, and the row itself unless it was changed."""
+        return self._scan("SELECT rowid, * FROM adapted_models NOT INDEXED", Row)
+
+    def tombstones(self) -> Iterator[tuple[int, object, Tombstone | None]]:
+        """Yield the place and the id of each tombstone, and itself unless it was changed."""
+        return self._scan("SELECT rowid, * FROM tombstones NOT INDEXED", Tombstone)
+
+    def seen(self) -> Seen | None:
+        """Return when the store was last in use, None if that is unknown.
+
+        If that was changed, the newest model tells: the store was in use when it was made.
+        """
+        found = self._connection.execute("SELECT * FROM clock").fetchone()
+        if found is None:
+            return None
+        newest = self._connection.execute("SELECT max(create_time) FROM adapted_models").fetchone()
+        seen = intact(Seen, found)
+        return seen or (None if newest[0] is None else Seen("", newest[0], 0.0, 0.0))
+
+    def change(
+        self,
+        rows: Sequence[Row] = (),
+        tombstones: Sequence[Tombstone] = (),
+        *,
+        lost_rows: Sequence[int] = (),
+        lost_tombstones: Sequence[int] = (),
+    ) -> None:
+        """Drop rows by their places, and put others, at once."""
+        if not (rows or tombstones or lost_rows or lost_tombstones):
+            return
+        with self._transaction() as connection:
+            for statement, places in ((_DROP, lost_rows), (_DROP_TOMBSTONE, lost_tombstones)):
+                connection.executemany(statement, [(place,) for place in places])
+            connection.executemany(REPLACE, map(values, rows))
+            connection.executemany(REPLACE_TOMBSTONE, map(values, tombstones))
 
     def use(self) -> tuple[int, int]:
         """Return the number of models and the sum of their files' bytes."""
@@ -143,55 +169,28 @@ class StoreIndex:
         ).fetchone()
         return count, size_bytes
 
-    def _prepare(self, path: Path, *, create: bool) -> None:
-        # Power may fail at any time: FULL waits for the log at each commit.
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version not in (0, SCHEMA_VERSION):
-            raise StartError(
-                f"{path}: expected schema version {SCHEMA_VERSION}, got {version}: "
-                "another release of kshot wrote this store"
-            )
-        (state,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-        if state != "ok":
-            raise StartError(f"{path}: the index is damaged: {state}")
-        if version == 0 and not create:
-            raise StartError(f"{path}: expected the index of the stored models, got an empty file")
-        if version == 0:
-            with self._transaction():
-                for statement in _SCHEMA.split(";"):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
     def _bury(
         self, condition: str, value: str | float, end_time: float, *, deleted: bool
     ) -> list[str]:
         rows = f"FROM adapted_models WHERE {condition}"
-        with self._transaction():
-            found = self._connection.execute(f"SELECT id {rows}", (value,)).fetchall()
-            self._connection.execute(
-                "INSERT OR REPLACE INTO tombstones (id, expire_time, end_time, deleted) "
-                f"SELECT id, expire_time, ?, ? {rows}",
-                (end_time, deleted, value),
-            )
-            self._connection.execute(f"DELETE {rows}", (value,))
-        return [model_id for (model_id,) in found]
+        found = self._connection.execute(f"SELECT id, expire_time {rows}", (value,)).fetchall()
+        buried = [Tombstone(each, time, end_time, int(deleted)) for each, time in found]
+        self._connection.executemany(REPLACE_TOMBSTONE, map(values, buried))
+        self._connection.execute(f"DELETE {rows}", (value,))
+        return [each.id for each in buried]
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
+    def _scan(
+        self, query: str, kind: type[Columns]
+    ) -> Iterator[tuple[int, object, Columns | None]]:
+        for place, *found in self._connection.execute(query):
+            yield place, found[0], intact(kind, found)
+
+    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self._connection)
 
 
-def _model(record: str) -> AdaptedModelRecord:
-    fields = json.loads(record)
-    fields["class_names"] = tuple(fields["class_names"])
-    fields["options"] = AdaptOptions.from_document(fields["options"])
-    return AdaptedModelRecord(**fields)
+def intact(kind: type[Columns], found: Sequence[Value]) -> Columns | None:
+    """Return what was stored in columns, None if they have changed since."""
+    *columns, expected = found
+    # The columns are those of the class, in its order.
+    return kind(*columns) if digest(tuple(columns)) == expected else None  # type: ignore[arg-type]

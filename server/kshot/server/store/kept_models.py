@@ -7,7 +7,6 @@ import base64
 import logging
 import secrets
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,10 +16,11 @@ from kshot.server.errors import (
     AdaptedModelExpired,
     InvalidRequest,
     KshotServerError,
+    RequestError,
     StoreIsFull,
     StoreUnavailable,
 )
-from kshot.server.event_log import LOGGER, log_event
+from kshot.server.event_log import log_event, short_id
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
@@ -45,7 +45,7 @@ class KeptModels:
 
     async def keep(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
         """Store an adapted model under a new id; drop it if the caller has left meanwhile."""
-        model = replace(model, id=new_id())
+        model = replace(self._store.stored(model), id=new_id())
         handover = Handover()
 
         def put() -> AdaptedModelRecord:
@@ -61,7 +61,7 @@ class KeptModels:
             return kept
 
         try:
-            return await self._in_store(put)
+            return self._store.on_wire(await self._in_store(put))
         except asyncio.CancelledError:
             if handover.leave():
                 with suppress(RuntimeError):  # the server has stopped: it stays until it expires
@@ -70,15 +70,15 @@ class KeptModels:
 
     async def get(self, model_id: str) -> AdaptedModelRecord:
         """Return the record of an adapted model."""
-        return await self._about(model_id, lambda: self._store.get(model_id))
+        return self._store.on_wire(await self._about(model_id, lambda: self._store.get(model_id)))
 
     async def read(self, model_id: str) -> tuple[AdaptedModelRecord, AdaptedArrays]:
         """Return an adapted model with its arrays, from memory if they are there."""
         held = self._cache.find(model_id)
-        if held is None or held.model.expire_time <= time.time():
+        if held is None or held.model.expire_time <= self._store.now():
             # Only the store knows what became of it.
             held = await self._about(model_id, lambda: self._load(model_id))
-        return held.model, held.arrays
+        return self._store.on_wire(held.model), held.arrays
 
     async def page(
         self, page_size: int, page_token: str, model: str
@@ -87,7 +87,10 @@ class KeptModels:
         if page_size < 0:
             raise InvalidRequest.about("page_size", f"expected 0 or more, got {page_size}")
         size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        return await self._in_store(lambda: self._store.list(size, page_token, model or None))
+        page, token = await self._in_store(
+            lambda: self._store.list(size, page_token, model or None)
+        )
+        return [self._store.on_wire(each) for each in page], token
 
     async def delete(self, model_id: str) -> None:
         """Delete an adapted model."""
@@ -131,8 +134,9 @@ class KeptModels:
             with suppress(AdaptedModelExpired):
                 self._store.delete(model_id)
             self._cache.discard(model_id)
-        except KshotServerError:
-            LOGGER.exception("failure")
+        except KshotServerError as error:
+            problem = type(error).__name__ if isinstance(error, RequestError) else str(error)
+            log_event("not_dropped", logging.ERROR, problem=problem, id=short_id(model_id))
 
 
 class Handover:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -18,14 +18,20 @@ from kshot.server.errors import (
     AdaptedModelNotFound,
     StoreIsFull,
 )
+from kshot.server.event_log import short_id
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.failures import system_errors
-from kshot.server.store.files import arrays_bytes, checked_id, parse_arrays
+from kshot.server.store.content import model_bytes, parse_arrays
+from kshot.server.store.failures import full_disk, suppress_full_disk, system_errors
+from kshot.server.store.files import checked_id
 from kshot.server.store.folder import StoreFolder
-from kshot.server.store.index import Row
 from kshot.server.store.page_token import page_token, parse_page_token
+from kshot.server.store.rows import Row
 
 TOMBSTONE_SECONDS = 7 * 24 * 3600
+# How often the clocks are noted for the next start.
+_NOTE_SECONDS = 600.0
+# How many files of expired models make room for the note that all of them are gone.
+_EMPTY_AT_ONCE = 32
 
 
 class LocalStore:
@@ -39,18 +45,19 @@ class LocalStore:
         self,
         folder: StoreFolder,
         caps: tuple[int, int],
-        clock: Callable[[], float],
     ) -> None:
         self._folder = folder
         self._files = folder.files
         self._index = folder.index
         self._caps = caps
-        self._clock = clock
+        self._clock = folder.clock
         self._lock = threading.RLock()
         # Held while a sweep removes files, which takes long: never acquired under the other lock.
         self._removing = threading.Lock()
         self._reserved: dict[str, int] = {}  # id -> bytes of models that are being written
         self._buried: set[str] = set()  # ids without a row whose file is not removed yet
+        self._gone: set[str] = set()  # ids that were deleted while the index had no room to say so
+        self._noted = -_NOTE_SECONDS, 0.0  # when the clocks were noted, and what was skipped
 
     @classmethod
     def open(
@@ -59,10 +66,16 @@ class LocalStore:
         *,
         max_count: int,
         max_bytes: int,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> LocalStore:
-        """Open a folder, create it if necessary, and clear it; raise `StartError`."""
-        return cls(StoreFolder.open(path), (max_count, max_bytes), clock)
+        """Open a folder, create it if necessary, and mend it; raise `StartError`.
+
+        `clock` takes the place of the machine's clocks.
+        """
+        store = cls(StoreFolder.open(path, clock), (max_count, max_bytes))
+        with suppress(sqlite3.Error):  # a full disk: deletions are to make room
+            store._note_clocks()
+        return store
 
     def __enter__(self) -> LocalStore:
         return self
@@ -78,6 +91,9 @@ class LocalStore:
     def close(self) -> None:
         """Close the index and release the folder; a second call does nothing."""
         with self._removing, self._lock:
+            self._noted = -_NOTE_SECONDS, 0.0
+            with suppress(sqlite3.Error):  # closed before, or no room
+                self._note_clocks()
             self._folder.close()
 
     def put(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
@@ -87,18 +103,25 @@ class LocalStore:
         before; then nothing of it is left.
         """
         checked_id(model.id)
-        content = arrays_bytes(arrays)
+        content = model_bytes(model, arrays)
         model = replace(model, size_bytes=len(content))
+        row = Row.of(model, hashlib.sha256(content).hexdigest())
         self._reserve(model.id, len(content))
         try:
             with system_errors():
                 self._files.write(model.id, content)
                 with self._lock:
-                    self._index.insert(model, hashlib.sha256(content).hexdigest())
+                    # From here on it is kept: the next start gives the file its name if need be.
+                    self._index.insert(row)
+                    try:
+                        self._files.finish(model.id)
+                    except BaseException:
+                        self._index.forget(model.id)
+                        raise
                     del self._reserved[model.id]
         except BaseException:
             with suppress(OSError):
-                self._files.remove([model.id])
+                self._files.discard(model.id)
             with self._lock:
                 self._reserved.pop(model.id, None)
             raise
@@ -106,7 +129,7 @@ class LocalStore:
 
     def get(self, model_id: str) -> AdaptedModelRecord:
         """Return a record; raise `AdaptedModelNotFound` or `AdaptedModelDamaged`."""
-        return self._live_row(model_id).model
+        return self._live_row(model_id).adapted_model
 
     def read(self, model_id: str) -> AdaptedArrays:
         """Return the arrays, which are read-only; raise as `get` does.
@@ -115,15 +138,14 @@ class LocalStore:
         """
         row = self._live_row(model_id)
         with system_errors():
-            try:
-                content = self._files.read(model_id)
-            except FileNotFoundError:
-                content = b""
-            if hashlib.sha256(content).hexdigest() == row.sha256:
+            if (content := self._whole(row)) is not None:
                 return parse_arrays(content)
             with self._lock:
-                # The file of a model that was deleted meanwhile is missing, not damaged.
-                self._live_row(model_id)
+                # The file of a model that was deleted meanwhile is missing, not damaged, and that
+                # of one that has just been put gets its name under the lock.
+                row = self._live_row(model_id)
+                if (content := self._whole(row)) is not None:
+                    return parse_arrays(content)
                 self._files.quarantine(model_id)
                 self._index.mark_damaged(model_id)
         raise AdaptedModelDamaged(model_id)
@@ -137,9 +159,10 @@ class LocalStore:
         """
         after = parse_page_token(page_token, model)
         with self._lock, system_errors():
-            found = self._index.page(page_size + 1, after, self._clock(), model)
+            found = self._index.page(page_size + 1, after, self.now(), model)
         page = found[:page_size]
-        return page, _next_token(page, model) if len(found) > page_size else ""
+        token = _next_token(page, model) if len(found) > page_size else ""
+        return [row.adapted_model for row in page if row.id not in self._gone], token
 
     def delete(self, model_id: str) -> None:
         """Delete an adapted model and its file; raise as `get` does, except for damage."""
@@ -148,8 +171,15 @@ class LocalStore:
             with self._lock:
                 with suppress(AdaptedModelDamaged):
                     self._live_row(model_id)
-                # The row goes first: a crash leaves a file without a row; the next open removes it.
-                self._index.bury(model_id, self._clock())
+                # The row goes first: after a crash its tombstone proves that the file may go.
+                try:
+                    self._index.bury(model_id, self.now())
+                except sqlite3.Error as error:
+                    if not full_disk(error):
+                        raise
+                    self._files.empty([model_id], deleted=True)
+                    self._gone.add(model_id)
+                    self._bury_gone()
                 self._buried.add(model_id)
             self._remove([model_id])
 
@@ -160,36 +190,89 @@ class LocalStore:
         """
         with self._removing, system_errors():
             with self._lock:
-                expired = self._index.bury_expired(self._clock())
-                self._index.purge(self._clock() - TOMBSTONE_SECONDS)
+                self._bury_gone()
+                self._note_clocks()
+                expired = self._bury_expired()
                 self._buried.update(expired)
                 buried = sorted(self._buried)
             self._remove(buried)
         return len(expired)
+
+    def now(self) -> float:
+        """Return the store's time, which its records have; never waits for the disk."""
+        return self._clock.now()
+
+    def on_wire(self, model: AdaptedModelRecord) -> AdaptedModelRecord:
+        """Return a record with wall times in place of the store's."""
+        return _shifted(model, self._clock.skipped)
+
+    def stored(self, model: AdaptedModelRecord) -> AdaptedModelRecord:
+        """Return a record with the store's times in place of wall times."""
+        self.now()  # notices a jump
+        return _shifted(model, -self._clock.skipped)
+
+    def _whole(self, row: Row) -> bytes | None:
+        """Return the content of a file if it is what was written."""
+        try:
+            content = self._files.read(row.id)
+        except FileNotFoundError:
+            return None
+        return content if hashlib.sha256(content).hexdigest() == row.sha256 else None
+
+    def _note_clocks(self) -> None:
+        seen = self._clock.seen()
+        noted_at, skipped = self._noted
+        if seen.elapsed - noted_at >= _NOTE_SECONDS or seen.skipped != skipped:
+            with suppress_full_disk():
+                self._index.note(seen)
+                self._noted = seen.elapsed, seen.skipped
+
+    def _bury_expired(self) -> Sequence[str]:
+        now = self.now()
+        try:
+            return self._index.sweep(now, now - TOMBSTONE_SECONDS)
+        except sqlite3.Error as error:
+            if not full_disk(error):
+                raise
+            # The files go first, to make room; what has expired is not read any more.
+            self._files.empty(self._index.expired(now)[:_EMPTY_AT_ONCE], deleted=False)
+            return self._index.sweep(now, now - TOMBSTONE_SECONDS)
+
+    def _bury_gone(self) -> None:
+        """Tell the index what was deleted; the next sweep tries again while there is no room."""
+        with suppress_full_disk():
+            for model_id in sorted(self._gone):
+                self._index.bury(model_id, self.now())
+                self._gone.remove(model_id)
+                self._buried.add(model_id)
 
     def _live_row(self, model_id: str) -> Row:
         checked_id(model_id)
         with self._lock, system_errors():
             row = self._index.row(model_id)
             tombstone = None if row else self._index.tombstone(model_id)
+        if model_id in self._gone or (tombstone is not None and tombstone.deleted):
+            raise AdaptedModelDeleted(model_id)
         if tombstone is not None:
-            raise (
-                AdaptedModelDeleted(model_id)
-                if tombstone.deleted
-                else AdaptedModelExpired(model_id, tombstone.expire_time)
-            )
+            raise self._expired(model_id, tombstone.expire_time)
         if row is None:
             raise AdaptedModelNotFound(model_id)
-        if row.model.expire_time <= self._clock():
-            raise AdaptedModelExpired(model_id, row.model.expire_time)
+        if row.expire_time <= self.now():
+            raise self._expired(model_id, row.expire_time)
         if row.damaged:
             raise AdaptedModelDamaged(model_id)
         return row
 
+    def _expired(self, model_id: str, expire_time: float) -> AdaptedModelExpired:
+        return AdaptedModelExpired(model_id, expire_time + self._clock.skipped)
+
     def _remove(self, buried: Sequence[str]) -> None:
-        self._files.remove(buried)
         with self._lock:
-            self._buried.difference_update(buried)
+            # What stands for a tombstone stays until there is one.
+            removable = [model_id for model_id in buried if model_id not in self._gone]
+        self._files.remove(removable)
+        with self._lock:
+            self._buried.difference_update(removable)
 
     def _reserve(self, model_id: str, size_bytes: int) -> None:
         if self._try_to_reserve(model_id, size_bytes):
@@ -201,7 +284,7 @@ class LocalStore:
         with self._lock, system_errors():
             taken = self._index.row(model_id) or self._index.tombstone(model_id)
             if taken or model_id in self._reserved:
-                raise ValueError(f"id: expected a new one, got {model_id}")
+                raise ValueError(f"id: expected a new one, got {short_id(model_id)}")
             full = self._full(size_bytes)
             if full is None:
                 self._reserved[model_id] = size_bytes
@@ -219,5 +302,12 @@ class LocalStore:
         return None
 
 
-def _next_token(page: Sequence[AdaptedModelRecord], model: str | None) -> str:
+def _next_token(page: Sequence[Row], model: str | None) -> str:
     return page_token((page[-1].create_time, page[-1].id), model)
+
+
+def _shifted(model: AdaptedModelRecord, seconds: float) -> AdaptedModelRecord:
+    if seconds == 0.0:
+        return model
+    times = (model.create_time + seconds, model.expire_time + seconds)
+    return replace(model, create_time=times[0], expire_time=times[1])

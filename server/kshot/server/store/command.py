@@ -1,0 +1,86 @@
+"""`kshot store`: check and repair the folder of a server that does not run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from kshot.server.config import default_store
+from kshot.server.errors import StartError
+from kshot.server.store.folder import StoreFolder
+from kshot.server.store.inspection import check_store
+
+_path = click.argument(
+    "path", type=click.Path(path_type=Path), default=default_store, metavar="[PATH]"
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.group()
+def command() -> None:
+    """Check or repair a folder of adapted models; its server must not run.
+
+    PATH is the folder that `kshot serve --store` takes, by default the same one.
+    """
+
+
+@command.command()
+@_path
+@_json
+def check(path: Path, as_json: bool) -> None:
+    """Read every row and file of the store PATH, change nothing, and say what is damaged.
+
+    Exits with 1 if there is something to repair.
+    """
+    try:
+        report = check_store(path)
+    except StartError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        models = [vars(finding) for finding in report.findings]
+        document = {"store": str(path), "sound": report.sound, "index": report.index}
+        click.echo(json.dumps(document | {"counts": report.counts, "models": models}))
+    else:
+        for finding in report.findings:
+            if finding.state != "healthy":
+                click.echo(f"{finding.id}  {finding.state}: {finding.detail}")
+        if report.index:
+            click.echo(report.index)
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(report.counts.items()))
+        click.echo(f"{path}: {counts or 'no adapted models'}")
+        if not report.sound:
+            click.echo(f"repair it: kshot store repair {path}", err=True)
+    if not report.sound:
+        raise SystemExit(1)
+
+
+@command.command()
+@_path
+@_json
+def repair(path: Path, as_json: bool) -> None:
+    """Move what is damaged in the store PATH to quarantine, and make its index whole.
+
+    Rows come from the old index where they are whole, else from the models' files. Nothing is
+    deleted: the old index goes to quarantine too.
+    """
+    try:
+        report = check_store(path)
+        with_index = StoreFolder.open(path, repair=True)
+        with_index.close()
+        after = check_store(path)
+    except StartError as error:
+        raise click.ClickException(str(error)) from error
+    before = {finding.id: finding for finding in report.findings}
+    mended = [each for each in after.findings if before.get(each.id) != each]
+    if as_json:
+        document = {"store": str(path), "sound": after.sound, "counts": after.counts}
+        click.echo(json.dumps(document | {"changed": [vars(finding) for finding in mended]}))
+    else:
+        for finding in mended:
+            click.echo(f"{finding.id}  {finding.state}")
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(after.counts.items()))
+        click.echo(f"{path}: {counts or 'no adapted models'}")
+    if not after.sound:
+        raise SystemExit(1)

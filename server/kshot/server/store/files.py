@@ -1,0 +1,220 @@
+"""The store's files: one per adapted model, whole under its name or not there.
+
+`models/ID.safetensors` is a model. `.ID.safetensors.partial` beside it is one that is being
+written: it gets its name when its row is in the index. `ID.deleted` and `ID.expired` stand for
+models that are gone where the index has no room to say so. `quarantine` has what is damaged. Links,
+pipes and folders with such names are none of ours: they are left alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from kshot.bundle import sync_folder
+from kshot.server.store.ownership import private_folder
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_SUFFIX = ".safetensors"
+_PARTIAL = ".partial"
+_GONE = {".deleted": True, ".expired": False}
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# A pipe would let the reader wait, a link would lead elsewhere.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def checked_id(model_id: str) -> str:
+    """Return an id if it is safe in a file name; raise `ValueError` otherwise."""
+    if not _ID.fullmatch(model_id):
+        raise ValueError(f"id: expected a match of {_ID.pattern}, got {model_id[:64]!r}")
+    return model_id
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in the folders: ids with a file, ids that are being written, ids that are gone.
+
+    `gone` tells which were deleted; the others have expired.
+    """
+
+    models: frozenset[str]
+    partial: frozenset[str]
+    gone: dict[str, bool]
+    quarantined: frozenset[str]
+    foreign: tuple[Path, ...]
+
+
+class StoreFiles:
+    """The folders `models` and `quarantine` of a store; every method raises `OSError`."""
+
+    def __init__(self, root: Path) -> None:
+        self._models = root / "models"
+        self._quarantine = root / "quarantine"
+        self._opened: os.stat_result | None = None
+
+    @property
+    def quarantine_folder(self) -> Path:
+        """Return the folder of what is damaged."""
+        return self._quarantine
+
+    def open(self) -> None:
+        """Make the folders and check that they are ours and writable; raise `StartError` too."""
+        for folder in (self._models, self._quarantine):
+            private_folder(folder)
+            probe = folder / f".probe{_PARTIAL}"
+            probe.unlink(missing_ok=True)
+            os.close(os.open(probe, _NEW, 0o600))
+            probe.unlink()
+        sync_folder(self._models.parent)
+        self._opened = self._models.stat()
+
+    def write(self, model_id: str, content: bytes) -> None:
+        """Write a file durably, which `finish` names; if this fails, nothing of it is left."""
+        partial = self._partial(model_id)
+        partial.unlink(missing_ok=True)
+        try:
+            with open(partial, "wb", opener=lambda name, _: os.open(name, _NEW, 0o600)) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(self._models)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def finish(self, model_id: str) -> None:
+        """Give a written file its name; a crash leaves one of both names."""
+        self._partial(model_id).rename(self._path(model_id))
+
+    def read(self, model_id: str) -> bytes:
+        """Return the content of a file; raise `FileNotFoundError` if there is none.
+
+        What is no file counts as none; a folder that is not there any more fails otherwise.
+        """
+        try:
+            descriptor = os.open(self._path(model_id), _READ)
+        except FileNotFoundError:
+            self._check_folder()
+            raise
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise FileNotFoundError(error.errno, "not a file") from error
+            raise
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FileNotFoundError(errno.ENOENT, "not a file")
+            return file.read()
+
+    def remove(self, model_ids: Collection[str]) -> None:
+        """Remove all files of ids durably; one that cannot be removed does not keep the others."""
+        if not model_ids:
+            return
+        wanted = set(map(checked_id, model_ids))
+        ends = (_SUFFIX, *_GONE)
+        named = [self._models / f"{model_id}{end}" for model_id in wanted for end in ends]
+        aside = [path for path in self._quarantine.iterdir() if _id_of(path) in wanted]
+        failed = None
+        for path in (*named, *aside):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                if not path.is_dir():  # a folder is none of ours
+                    failed = error
+        sync_folder(self._models)
+        sync_folder(self._quarantine)
+        if failed is not None:
+            raise failed
+
+    def empty(self, model_ids: Collection[str], *, deleted: bool) -> None:
+        """Free the room of models and note durably that they are gone; this needs no room."""
+        end = next(end for end, kind in _GONE.items() if kind is deleted)
+        markers = [self._models / f"{checked_id(model_id)}{end}" for model_id in model_ids]
+        for marker in markers:
+            for folder in (self._models, self._quarantine):
+                place = folder / f"{marker.stem}{_SUFFIX}"
+                if _regular(place):
+                    place.rename(marker)
+        sync_folder(self._models)  # a model that is emptied is gone, not damaged
+        for marker in markers:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(marker, flags, 0o600))
+        sync_folder(self._models)
+
+    def discard(self, model_id: str) -> None:
+        """Remove what was written for an id that nobody has heard of."""
+        self._partial(model_id).unlink(missing_ok=True)
+        self.remove([model_id])
+
+    def quarantine(self, model_id: str) -> bool:
+        """Move a damaged file aside for operators; return whether there was one."""
+        path = self._path(model_id)
+        if not _regular(path):
+            return False
+        names = itertools.chain((path.name,), (f"{path.name}.{n}" for n in itertools.count(1)))
+        free = (self._quarantine / name for name in names)
+        path.rename(next(place for place in free if not os.path.lexists(place)))
+        sync_folder(self._quarantine)
+        sync_folder(self._models)
+        return True
+
+    def find(self) -> Found:
+        """Return what lies in the folders."""
+        models, partial, gone, foreign = set(), set(), {}, []
+        for path in self._models.iterdir():
+            model_id, end = path.stem, path.suffix
+            written = path.name.removeprefix(".").removesuffix(f"{_SUFFIX}{_PARTIAL}")
+            if not _regular(path):
+                foreign.append(path)
+            elif end == _SUFFIX and _ID.fullmatch(model_id):
+                models.add(model_id)
+            elif end in _GONE and _ID.fullmatch(model_id):
+                gone[model_id] = _GONE[end]
+            elif path.name == f".{written}{_SUFFIX}{_PARTIAL}" and _ID.fullmatch(written):
+                partial.add(written)
+            elif not (path.name.startswith(".") and end == _PARTIAL):
+                foreign.append(path)
+        aside = frozenset(map(_id_of, self._quarantine.iterdir())) - {""}
+        return Found(frozenset(models), frozenset(partial), gone, aside, tuple(foreign))
+
+    def clear_partial(self) -> None:
+        """Remove what was never finished: a row comes before the name, so nobody knows of it."""
+        for folder in (self._models, self._quarantine):
+            for path in folder.glob(f".*{_PARTIAL}"):
+                if _regular(path):
+                    path.unlink()
+            sync_folder(folder)
+
+    def _check_folder(self) -> None:
+        """Raise unless the folder is the one that was opened: nothing is lost if it is away."""
+        try:
+            if self._opened is None or os.path.samestat(self._models.stat(), self._opened):
+                return
+        except FileNotFoundError:
+            pass
+        raise OSError(errno.ESTALE, "the folder of models is another one, or away")
+
+    def _path(self, model_id: str) -> Path:
+        return self._models / f"{checked_id(model_id)}{_SUFFIX}"
+
+    def _partial(self, model_id: str) -> Path:
+        path = self._path(model_id)
+        return path.with_name(f".{path.name}{_PARTIAL}")
+
+
+def _id_of(path: Path) -> str:
+    """Return the id in the name of a file in quarantine, "" if it has none."""
+    model_id, _, end = path.name.partition(".")
+    return model_id if f".{end}".startswith(_SUFFIX) and _ID.fullmatch(model_id) else ""
+
+
+def _regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,163 @@
+"""Brings index and files together when a store opens: after a crash, or with bits flipped.
+
+Nothing whole is lost and nothing is deleted unless a tombstone or a missing row proves that nobody
+is to have it. A row comes before the name of its file, so a file with its name and without a row is
+a model whose row was lost: it gets a new one from its own record, or goes to quarantine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from dataclasses import replace
+
+from kshot.server.event_log import log_event
+from kshot.server.store.content import described
+from kshot.server.store.files import Found, StoreFiles, checked_id
+from kshot.server.store.index import StoreIndex
+from kshot.server.store.rows import Row, Tombstone
+
+# How long an id answers that it is damaged if nothing tells when it was to expire.
+_UNKNOWN_SECONDS = 30 * 24 * 3600.0
+
+
+def recover(
+    files: StoreFiles, index: StoreIndex, now: float, *, read_all: bool = False
+) -> Counter[str]:
+    """Mend what a crash or a flipped bit left; return how many of each kind were mended.
+
+    `read_all` compares every file with its digest. Raises `OSError` and `sqlite3.Error`.
+    """
+    return _Recovery(files, index, now).run(read_all=read_all)
+
+
+class _Recovery:
+    def __init__(self, files: StoreFiles, index: StoreIndex, now: float) -> None:
+        self._files, self._index, self._now = files, index, now
+        self._found: Found = files.find()
+        self._rows: dict[str, Row] = {}
+        self._places: dict[str, int] = {}
+        self._changed: dict[str, Row] = {}
+        self._lost_rows: list[int] = []
+        self._lost_tombstones: list[int] = []
+        self._lost_ids: set[str] = set()
+        self._buried: dict[str, Tombstone] = {}
+        self._unsure: set[str] = set()  # ids that may be deleted
+        self._done: Counter[str] = Counter()
+
+    def run(self, *, read_all: bool) -> Counter[str]:
+        self._read_index()
+        new_graves = self._bury_what_is_gone()
+        self._name_what_is_written()
+        for model_id, row in self._rows.items():
+            self._check(row, present=model_id in self._found.models, read_all=read_all)
+        dead = self._found.models & self._buried.keys()
+        for model_id in self._found.models - self._rows.keys() - dead:
+            self._adopt(model_id)
+        for model_id in self._lost_ids - self._rows.keys() - self._changed.keys() - dead:
+            self._changed[model_id] = self._unknown(model_id)
+        self._files.clear_partial()
+        self._index.change(
+            tuple(self._changed.values()),
+            new_graves,
+            lost_rows=self._lost_rows,
+            lost_tombstones=self._lost_tombstones,
+        )
+        aside = self._found.quarantined & self._buried.keys()
+        self._files.remove(dead | aside | self._found.gone.keys())
+        if self._done:
+            log_event("store_mended", logging.WARNING, **self._done)
+        return self._done
+
+    def _read_index(self) -> None:
+        for place, model_id, row in self._index.rows():
+            if row is not None and _valid(row.id):
+                self._rows[row.id], self._places[row.id] = row, place
+                continue
+            self._lost_rows.append(place)
+            self._done["lost_rows"] += 1
+            if _valid(model_id):
+                self._lost_ids.add(str(model_id))
+        for place, model_id, grave in self._index.tombstones():
+            if grave is not None:
+                self._buried[grave.id] = grave
+                continue
+            self._lost_tombstones.append(place)
+            self._done["lost_tombstones"] += 1
+            self._unsure.add(str(model_id))
+
+    def _bury_what_is_gone(self) -> list[Tombstone]:
+        """Return tombstones for rows whose files say that they are gone."""
+        graves = []
+        for model_id, deleted in self._found.gone.items():
+            row = self._rows.pop(model_id, None)
+            if row is not None:
+                self._lost_rows.append(self._places[model_id])
+                graves.append(Tombstone(model_id, row.expire_time, self._now, int(deleted)))
+            elif model_id not in self._buried:
+                graves.append(Tombstone(model_id, self._now, self._now, int(deleted)))
+            self._lost_ids.discard(model_id)
+        self._buried |= {grave.id: grave for grave in graves}
+        return graves
+
+    def _name_what_is_written(self) -> None:
+        for model_id in self._found.partial & self._rows.keys() - self._found.models:
+            self._files.finish(model_id)
+            self._found = replace(self._found, models=self._found.models | {model_id})
+            self._done["finished"] += 1
+
+    def _check(self, row: Row, *, present: bool, read_all: bool) -> None:
+        """Compare a row with its file, which is read if there is doubt."""
+        if not present:
+            if not row.damaged:
+                self._changed[row.id] = replace(row, damaged=1)
+                self._done["damaged"] += 1
+        elif not row.sha256:
+            self._adopt(row.id)
+        elif read_all or row.damaged:
+            content = self._read(row.id)
+            if content is None:
+                return
+            damaged = hashlib.sha256(content).hexdigest() != row.sha256
+            if damaged:
+                self._files.quarantine(row.id)
+            if damaged != bool(row.damaged):
+                self._changed[row.id] = replace(row, damaged=int(damaged))
+                self._done["damaged" if damaged else "whole_again"] += 1
+
+    def _adopt(self, model_id: str) -> None:
+        """Make the row of a file that has none, or move the file aside."""
+        content = self._read(model_id)
+        if content is None:
+            return
+        try:
+            model = described(content)
+        except ValueError:
+            model = None
+        if model is not None and model.id == model_id and model_id not in self._unsure:
+            self._changed[model_id] = Row.of(model, hashlib.sha256(content).hexdigest())
+            self._done["rows_from_files"] += 1
+            return
+        self._files.quarantine(model_id)
+        self._changed[model_id] = self._unknown(model_id)
+
+    def _read(self, model_id: str) -> bytes | None:
+        """Return a file's content; None leaves alone what cannot be read now: it may be whole."""
+        try:
+            return self._files.read(model_id)
+        except OSError as error:
+            self._done["unreadable"] += 1
+            log_event("store_failed", logging.ERROR, problem=str(error.strerror))
+            return None
+
+    def _unknown(self, model_id: str) -> Row:
+        self._done["damaged"] += 1
+        return Row.unknown(model_id, (self._now, self._now + _UNKNOWN_SECONDS))
+
+
+def _valid(model_id: object) -> bool:
+    try:
+        return isinstance(model_id, str) and bool(checked_id(model_id))
+    except ValueError:
+        return False

@@ -1,0 +1,92 @@
+"""What the index keeps of each adapted model, and of those that are gone: values with a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from kshot.server.request.options import AdaptOptions
+from kshot.server.store.adapted_model import AdaptedModelRecord
+
+Value = str | int | float | bytes | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """An adapted model: its record as JSON, what queries use of it, the SHA-256 of its file.
+
+    `damaged` is 1 where the file or the record is lost; the record may then be empty.
+    """
+
+    id: str
+    model: str
+    create_time: float
+    expire_time: float
+    size_bytes: int
+    record: str
+    sha256: str
+    damaged: int = 0
+
+    @classmethod
+    def of(cls, model: AdaptedModelRecord, sha256: str) -> Row:
+        """Return the row of a model whose file has this digest."""
+        times = (model.create_time, model.expire_time)
+        return cls(model.id, model.model, *times, model.size_bytes, record_text(model), sha256)
+
+    @classmethod
+    def unknown(cls, model_id: str, times: tuple[float, float]) -> Row:
+        """Return the row of an id of which nothing else is known: it answers that it is damaged."""
+        return cls(model_id, "", *times, 0, "", "", damaged=1)
+
+    @property
+    def adapted_model(self) -> AdaptedModelRecord:
+        """Return the whole record; raise `ValueError` if it is none."""
+        return parse_record(self.record)
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """What is remembered of a removed adapted model; Unix seconds."""
+
+    id: str
+    expire_time: float
+    end_time: float
+    deleted: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The clocks when the store was last in use, in seconds; `skipped` is what `StoreClock` has."""
+
+    boot: str
+    wall: float
+    elapsed: float
+    skipped: float
+
+
+def values(row: Row | Tombstone | Seen) -> tuple[Value, ...]:
+    """Return the columns of a row, the last of which is a digest over all others."""
+    columns = tuple(vars(row).values())
+    return (*columns, digest(columns))
+
+
+def digest(columns: tuple[Value, ...]) -> str:
+    """Return a SHA-256 (hex) over values and their types, whatever a flipped bit made of them."""
+    return hashlib.sha256(json.dumps(columns, default=repr).encode()).hexdigest()
+
+
+def record_text(model: AdaptedModelRecord) -> str:
+    """Return a record as JSON."""
+    return json.dumps({**vars(model), "options": model.options.document()}, allow_nan=False)
+
+
+def parse_record(text: str) -> AdaptedModelRecord:
+    """Return what `record_text` wrote, in any release; raise `ValueError` otherwise."""
+    try:
+        fields = json.loads(text)
+        fields["class_names"] = tuple(fields["class_names"])
+        fields["options"] = AdaptOptions.from_document(fields["options"])
+        return AdaptedModelRecord(**fields)
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"expected the record of an adapted model: {error!r}") from error

@@ -1,0 +1,119 @@
+"""Makes a new index of what a damaged one still says; the files say the rest."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kshot.bundle import sync_folder
+from kshot.server.event_log import log_event
+from kshot.server.store.earlier import ROWS, TOMBSTONES, row_of, tombstones_of
+from kshot.server.store.index import StoreIndex, intact
+from kshot.server.store.ownership import private_folder
+from kshot.server.store.rows import Row, Seen, Tombstone
+from kshot.server.store.schema import SCHEMA, SCHEMA_VERSION, NewerIndex
+
+_MAGIC = b"SQLite format 3\0"
+
+Named = TypeVar("Named", Row, Tombstone)
+
+
+def rebuild(index: Path, aside: Path) -> StoreIndex:
+    """Put a new index in the place of a damaged one, which moves `aside`, and open it.
+
+    Raises `StartError`, `OSError` and `sqlite3.Error`; then the damaged one is still there.
+    """
+    fresh, log = (index.with_name(index.name + end) for end in (".new", "-wal"))
+    for path in (fresh, fresh.with_name(f"{fresh.name}-wal")):
+        path.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=index.parent) as scratch:
+        rows, tombstones, seen = _read(copy_index(index, Path(scratch)), index)
+    made = StoreIndex(fresh, create=True)
+    try:
+        made.change(rows, tombstones)
+        if seen is not None:
+            made.note(seen)
+    finally:
+        made.close()
+    names = (aside / f"index-{number}" for number in itertools.count(1))
+    kept = next(name for name in names if not os.path.lexists(name))
+    private_folder(kept)
+    if index.exists():
+        shutil.copy2(index, kept / index.name)
+    if log.exists():  # it must not meet the new index
+        log.rename(kept / log.name)
+    for folder in (kept, aside):
+        sync_folder(folder)
+    fresh.replace(index)
+    sync_folder(index.parent)
+    log_event("index_rebuilt", logging.WARNING, rows=len(rows), tombstones=len(tombstones))
+    return StoreIndex(index, create=False)
+
+
+def copy_index(index: Path, folder: Path) -> Path:
+    """Copy an index and its log, to read them without a change; return the copy's path."""
+    for end in ("", "-wal"):
+        path = index.with_name(index.name + end)
+        if path.is_file() and not path.is_symlink():
+            shutil.copyfile(path, folder / path.name)
+    return folder / index.name
+
+
+def _read(copy: Path, index: Path) -> tuple[list[Row], list[Tombstone], Seen | None]:
+    """Return every row and tombstone of a copy that is whole, and its clock."""
+    with copy.open("ab"):  # a missing index is an empty one
+        pass
+    with copy.open("r+b") as file:
+        if file.read(1):
+            file.seek(0)
+            file.write(_MAGIC)
+    connection = sqlite3.connect(copy, isolation_level=None)
+    connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    try:
+        if _release(connection) > SCHEMA_VERSION:
+            raise NewerIndex(index, _release(connection))
+        with suppress(sqlite3.DatabaseError):
+            connection.execute("SELECT digest FROM adapted_models LIMIT 1")
+            whole = [intact(Seen, each) for each in _all(connection, "SELECT *", "clock")]
+            rows = (intact(Row, each) for each in _all(connection, "SELECT *", "adapted_models"))
+            graves = (
+                intact(Tombstone, each) for each in _all(connection, "SELECT *", "tombstones")
+            )
+            return _unique(rows), _unique(graves), next(filter(None, whole), None)
+        earlier = _unique(map(row_of, _all(connection, ROWS, "adapted_models")))
+        return earlier, _unique(tombstones_of(_all(connection, TOMBSTONES, "tombstones"))), None
+    finally:
+        connection.close()
+
+
+def _release(connection: sqlite3.Connection) -> int:
+    """Return the schema's version; a flipped bit in the number does not make it a newer one."""
+    with suppress(sqlite3.DatabaseError):
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        tables = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master")}
+        return SCHEMA_VERSION if SCHEMA[0] in tables else int(version)
+    return SCHEMA_VERSION
+
+
+def _all(connection: sqlite3.Connection, select: str, table: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a table up to the first damaged page, and those behind the last."""
+    seen = set()
+    for order in ("ASC", "DESC"):
+        query = f"{select} FROM {table} NOT INDEXED ORDER BY rowid {order}"
+        with suppress(sqlite3.DatabaseError):
+            for found in connection.execute(query):
+                if found not in seen:
+                    seen.add(found)
+                    yield found
+
+
+def _unique(found: Iterable[Named | None]) -> list[Named]:
+    return list({each.id: each for each in found if each is not None}.values())

@@ -1,0 +1,159 @@
+"""The tables of a store's index: made, checked, and brought from an earlier release to this one."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kshot.server.errors import StartError
+from kshot.server.store.earlier import read_earlier
+from kshot.server.store.rows import values
+
+SCHEMA_VERSION = 2
+
+# Queries use the columns; the record is the whole `AdaptedModelRecord` as JSON.
+SCHEMA = (
+    """CREATE TABLE adapted_models (
+    id TEXT PRIMARY KEY,
+    model TEXT NOT NULL,
+    create_time REAL NOT NULL,
+    expire_time REAL NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    record TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    damaged INTEGER NOT NULL,
+    digest TEXT NOT NULL
+)""",
+    "CREATE INDEX adapted_models_by_age ON adapted_models (create_time, id)",
+    "CREATE INDEX adapted_models_by_expiry ON adapted_models (expire_time)",
+    "CREATE INDEX adapted_models_by_size ON adapted_models (size_bytes)",
+    """CREATE TABLE tombstones (
+    id TEXT PRIMARY KEY,
+    expire_time REAL NOT NULL,
+    end_time REAL NOT NULL,
+    deleted INTEGER NOT NULL,
+    digest TEXT NOT NULL
+)""",
+    "CREATE INDEX tombstones_by_age ON tombstones (end_time)",
+    """CREATE TABLE clock (
+    boot TEXT NOT NULL,
+    wall REAL NOT NULL,
+    elapsed REAL NOT NULL,
+    skipped REAL NOT NULL,
+    digest TEXT NOT NULL
+)""",
+)
+# Columns in the order of the fields of `Row` and `Tombstone`, and a digest.
+REPLACE = "REPLACE INTO adapted_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+REPLACE_TOMBSTONE = "REPLACE INTO tombstones VALUES (?, ?, ?, ?, ?)"
+
+# What SQLite finds in rows and in its indices of them, not in pages.
+_OF_ROWS = re.compile(
+    r"row \d+ missing|wrong # of entries|non-unique entry|.* value in |rowid not at"
+)
+
+
+class IndexDamaged(StartError):  # noqa: N818 -- it states a condition, as all errors do
+    """The index cannot be used, but `kshot store repair` can make a new one."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(
+            f"{path}: the index is damaged ({problem}); stop the server and run "
+            f"`kshot store repair {path.parent}`, which loses no model that is whole"
+        )
+
+
+class NewerIndex(StartError):  # noqa: N818 -- as above
+    """A newer release wrote the index, unless a bit of its version is flipped."""
+
+    def __init__(self, path: Path, version: int) -> None:
+        super().__init__(
+            f"{path}: expected schema version 1 or {SCHEMA_VERSION}, got {version}: a newer "
+            "release of kshot wrote this store; start that release or choose another folder; "
+            f"if none did, a bit is damaged: run `kshot store repair {path.parent}`"
+        )
+
+
+def prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> None:
+    """Check an index that was opened, and bring it to this release; raise `StartError`."""
+    try:
+        _prepare(connection, path, create=create)
+    except sqlite3.DatabaseError as error:
+        raise _start_error(path, error) from error
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Change all that the block changes, or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> None:
+    # No other program gets between; the log's index stays in memory.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA cell_size_check = ON")
+    # Power may fail at any time: FULL waits for the log at each commit.
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version not in (0, 1, SCHEMA_VERSION):
+        raise NewerIndex(path, version)
+    problems = [text for (text,) in connection.execute("PRAGMA integrity_check")]
+    for problem in problems:
+        if problem != "ok" and not _OF_ROWS.match(problem):
+            raise IndexDamaged(path, problem)
+    if version == 0 and not create:
+        raise IndexDamaged(path, "expected the index of the stored models, got an empty file")
+    if version == 0:
+        with transaction(connection):
+            _make_schema(connection)
+    elif version == 1:
+        _migrate(connection)
+    found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")
+    if tuple(sql for (sql,) in found) != SCHEMA:
+        raise IndexDamaged(path, "its tables are not those of this release")
+    if problems != ["ok"]:  # the digests tell which row is to blame
+        connection.execute("REINDEX")
+
+
+def _make_schema(connection: sqlite3.Connection) -> None:
+    for statement in SCHEMA:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Make an index of schema 1 one of this release, at once or not at all."""
+    with transaction(connection):
+        rows, tombstones = read_earlier(connection)
+        connection.execute("DROP TABLE adapted_models")
+        connection.execute("DROP TABLE tombstones")
+        _make_schema(connection)
+        connection.executemany(REPLACE, map(values, rows))
+        connection.executemany(REPLACE_TOMBSTONE, map(values, tombstones))
+
+
+def _start_error(path: Path, error: sqlite3.DatabaseError) -> StartError:
+    """Say what keeps the index from being opened, and what to do."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StartError(f"{path}: in use by another program; close it and start again")
+    if code == sqlite3.SQLITE_FULL:
+        return StartError(f"{path}: the disk is full; free some space and start again")
+    readonly = code == sqlite3.SQLITE_READONLY and not os.access(path, os.W_OK)
+    if readonly or code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
+        return StartError(
+            f"{path}: cannot open the index: {error}; check the disk, and make the folder writable"
+        )
+    return IndexDamaged(path, str(error))
