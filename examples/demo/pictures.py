@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,8 @@ def own_pictures(folder: Path) -> Subject:
     """
     try:
         files = read_class_folders(folder)
+        for remark in files.remarks:
+            print(f"warning: {remark}", file=sys.stderr)
         check_files(files.files)
     except InputError as error:
         raise SystemExit(str(error)) from error

@@ -278,6 +278,24 @@ def test_without_json_people_read_a_table(capsys: pytest.CaptureFixture[str], fo
 
 
 @pytest.mark.usefixtures("server")
+def test_what_was_passed_over_is_said(
+    capsys: pytest.CaptureFixture[str], folder: Path, servicer: FakeServicer
+) -> None:
+    for name in ("Thumbs.db", "desktop.ini", "notes.txt"):
+        (folder / "dog" / name).write_bytes(b"[.ShellClassInfo]")
+
+    assert main(["adapt", str(folder)]) == 0
+
+    assert capsys.readouterr().err == (
+        f"warning: {folder}: passed over what is no image of a class: dog/Thumbs.db, "
+        "dog/desktop.ini, dog/notes.txt\n"
+    )
+    (request,) = servicer.requests
+    assert isinstance(request, wire.AdaptRequest)
+    assert len(request.support_set.images.encoded.items) == 4
+
+
+@pytest.mark.usefixtures("server")
 def test_warnings_go_to_stderr(
     capsys: pytest.CaptureFixture[str], folder: Path, servicer: FakeServicer
 ) -> None:
@@ -298,11 +316,13 @@ def test_warnings_go_to_stderr(
     [
         ("missing", "no such directory: expected one subdirectory per class"),
         ("file", "not a directory"),
-        ("empty", "expected at least two subdirectories with images, got none"),
+        ("empty", "expected one subdirectory of images per class, got none"),
         ("one", "expected at least two subdirectories with images, got only 'cat'"),
-        ("hollow", "hollow/cat: expected at least one image, got none"),
+        ("hollow", "hollow/cat has no images; expected at least 1"),
         ("text", "not an image: expected PNG, JPEG or WebP"),
-        ("nested", "not a file; the directory of a class holds only images"),
+        ("nested", "got no images in cat, dog"),
+        ("above", "further down; name "),
+        ("above/below/cat", "if they are those of one class, name "),
     ],
 )
 def test_a_folder_that_does_not_fit_is_one_line(
@@ -312,9 +332,10 @@ def test_a_folder_that_does_not_fit_is_one_line(
     wrong: str,
     words: str,
 ) -> None:
-    for name in ("empty", "one/cat", "hollow/cat", "hollow/dog", "text/cat", "text/dog"):
+    above = ("above/below/cat", "above/below/dog")
+    for name in ("empty", "one/cat", "hollow/cat", "hollow/dog", "text/cat", "text/dog", *above):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("one/cat", "hollow/dog", "text/cat"):
+    for name in ("one/cat", "hollow/dog", "text/cat", *above):
         (tmp_path / name / "a.png").write_bytes(png(1))
     (tmp_path / "file").write_text("a file")
     (tmp_path / "text/dog/a.png").write_text("no image")

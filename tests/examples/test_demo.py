@@ -73,7 +73,7 @@ def test_a_folder_that_is_none_of_pictures_is_told_in_one_sentence(tmp_path: Pat
     for name, problem in (
         ("missing", "missing: no such directory: expected one subdirectory per class"),
         ("file", "file: not a directory: expected one subdirectory per class"),
-        ("empty", "empty: expected at least two subdirectories with images, got none"),
+        ("empty", "empty: expected one subdirectory of images per class, got none"),
         ("one", "one: expected at least two subdirectories with images, got only 'cat'"),
         ("texts", "texts/cat/0.png: not an image: expected PNG, JPEG or WebP"),
     ):

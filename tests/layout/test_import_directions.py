@@ -48,7 +48,7 @@ LIBRARIES: dict[str, set[str]] = {
     "internal": {"google", "grpc"},
     "local": set(),
     "bundle": {"PIL", "numpy", "safetensors"},
-    "client": {"PIL", "click", "google", "grpc", "numpy", "rich"},
+    "client": {"PIL", "click", "google", "grpc", "numpy", "pillow_heif", "rich"},
     "command": {"click"},
     "__main__": {"click"},
 }

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFile
 
 from kshot.bundle.decoding import jpeg, png, webp
-from kshot.bundle.decoding.formats import other_format
 from kshot.bundle.decoding.opaque import opaque
 from kshot.bundle.decoding.survey import Survey, damaged
 from kshot.bundle.errors import ImageError
+from kshot.local.image_formats import other_format
 
 ONLY_ZERO_AND_ONE = "expected pixels from 0 to 255, got only 0 and 1; multiply by 255"
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from kshot.client.arrays import check_array, stack_arrays
 from kshot.client.errors import InputError
+from kshot.client.heic import readable
 from kshot.client.shrinking import encode_picture, is_picture, shrink_arrays, shrink_file
 from kshot.client.values import shown
 
@@ -93,6 +94,11 @@ def _encoded(index: int, item: object, side: int, field: str) -> bytes:
             raise InputError(f"{name}: {shown(item)}: not a path: {error}") from error
     else:
         raise InputError(f"{name}: {_EXPECTED_ITEM}, got {_got(item)}")
+    try:
+        content = readable(content)
+    except InputError as error:
+        of = f"{item!s}: " if isinstance(item, str | os.PathLike) else ""
+        raise InputError(f"{name}: {of}{error}") from error
     return shrink_file(content, side) if side else content
 
 

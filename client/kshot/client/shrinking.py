@@ -7,10 +7,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from kshot.local.image_formats import HEAD_BYTES, format_of, read_format
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -139,4 +142,14 @@ def _shorter_side(item: object) -> int:
         with _quiet(), Image.open(cast(str, item)) as image:
             return min(image.size)
     except Exception:  # the call itself says what is wrong with it
-        return 0
+        return SMALLEST_SIDE + 1 if _is_photograph_of_a_phone(item) else 0
+
+
+def _is_photograph_of_a_phone(item: object) -> bool:
+    """Tell whether bytes or a file are HEIC, which another package reads (`kshot.client.heic`)."""
+    try:
+        if isinstance(item, io.BytesIO):
+            return format_of(item.getvalue()[:HEAD_BYTES]) == "HEIC"
+        return read_format(Path(cast(str, item))) == "HEIC"
+    except (OSError, TypeError, ValueError):
+        return False

@@ -45,7 +45,7 @@ def test_large_folders_are_drawn_from(make_folder: MakeFolder) -> None:
 
 def test_folders_that_cannot_be_tried_are_refused(make_folder: MakeFolder, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="at least two subdirectories with images, got none"):
+    with pytest.raises(InputError, match="expected one subdirectory of images per class, got none"):
         read_pictures(tmp_path / "empty", 10)
     with pytest.raises(InputError, match="no such directory"):
         read_pictures(tmp_path / "nowhere", 10)
@@ -56,14 +56,11 @@ def test_folders_that_cannot_be_tried_are_refused(make_folder: MakeFolder, tmp_p
         click.ClickException, match=r"mine/red: expected at least 2 images .* got 1"
     ):
         read_pictures(folder, 10)
-    (folder / "red" / "nested").mkdir()
-    with pytest.raises(InputError, match="nested: not a file"):
-        read_pictures(folder, 10)
 
 
 def test_damaged_files_are_named(make_folder: MakeFolder) -> None:
     folder = make_folder(blue=3, red=3)
     (folder / "red" / "0.png").write_bytes((folder / "red" / "0.png").read_bytes()[:60])
 
-    with pytest.raises(click.ClickException, match=r"got red/0.png is damaged .*; repair"):
+    with pytest.raises(click.ClickException, match=r"got red/0.png is damaged.*; repair"):
         read_pictures(folder, 10)

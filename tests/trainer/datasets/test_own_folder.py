@@ -48,7 +48,7 @@ def test_what_cannot_be_trained_on_is_told_with_the_remedy(make: Make, tmp_path:
     folder = make(3)
     with pytest.raises(DataError, match=r"expected at least 4 classes.*got 3; adapt .* kshot try"):
         look_at(folder)
-    with pytest.raises(DataError, match="missing: not a directory; expected one subdirectory"):
+    with pytest.raises(DataError, match="missing: no such directory: expected one subdirectory"):
         look_at(tmp_path / "missing")
     (folder / "more").mkdir()
     Image.new("L", (9, 9)).save(folder / "more" / "one.png")

@@ -7,8 +7,10 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from kshot.bench.report import say
 from kshot.bundle import ImageError, decode_image
 from kshot.client.commands.folder import check_files, read_class_folders
+from kshot.client.heic import readable
 
 Rows = npt.NDArray[np.int64]
 SEED = 0
@@ -67,6 +69,8 @@ def read_pictures(folder: Path, most: int) -> Pictures:
     for files that cannot be decoded.
     """
     found = read_class_folders(folder)
+    for remark in found.remarks:
+        say(f"warning: {remark}")
     class_names, classes = np.unique(found.labels, return_inverse=True)
     counts = np.bincount(classes)
     if counts.min() < 2:
@@ -85,7 +89,7 @@ def read_pictures(folder: Path, most: int) -> Pictures:
     )
     files = tuple(found.files[row] for row in kept)
     check_files(files)
-    data = tuple(path.read_bytes() for path in files)
+    data = tuple(readable(path.read_bytes()) for path in files)
     names = tuple(path.relative_to(folder).as_posix() for path in files)
     _check_decodable(folder, names, data)
     classes = classes[kept].astype(np.int64)

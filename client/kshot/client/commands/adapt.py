@@ -67,6 +67,7 @@ def command(
     Options that are left out take the model's own defaults.
     """
     support = read_class_folders(folder)
+    print_warnings(support.remarks)
     check_files(support.files)
     with Client(server, timeout=timeout) as client:
         adapted = client.adapt(support.files, support.labels, model=model, **options)

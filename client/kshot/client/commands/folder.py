@@ -7,63 +7,64 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kshot.client.errors import InputError
+from kshot.client.heic import HEIC, has_reader
+from kshot.local.class_folders import FolderError, list_classes, refusal
+from kshot.local.image_formats import READ, is_picture, phrase, read_format
 
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """Image files and the name of each one's class, in the order of class and file names."""
+    """Image files and the name of each one's class, in the order of class and file names.
+
+    `remarks` are sentences that the user should read, as on files that were passed over.
+    """
 
     files: tuple[Path, ...]
     labels: tuple[str, ...]
+    remarks: tuple[str, ...]
 
 
 def read_class_folders(folder: Path) -> LabelledFiles:
-    """List the images of each class folder in `folder`; names that start with a dot are ignored.
+    """List the images of each class folder in `folder`, as `kshot.local.class_folders` does.
 
-    Raises `InputError` if there is no folder, fewer than two classes, or a class without images or
-    with anything that is not a file.
+    HEIC counts as an image where a reader is installed. Raises `InputError`, also for fewer than
+    two classes.
     """
-    if not folder.is_dir():
-        what = "not a directory" if folder.exists() else "no such directory"
-        raise InputError(f"{folder}: {what}: expected one subdirectory per class")
-    classes = [path for path in _visible(folder) if path.is_dir()]
-    if len(classes) < 2:
-        found = f"only {classes[0].name!r}" if classes else "none"
-        raise InputError(f"{folder}: expected at least two subdirectories with images, got {found}")
-    files: list[Path] = []
-    labels: list[str] = []
-    for class_folder in classes:
-        images = _visible(class_folder)
-        if not images:
-            raise InputError(f"{class_folder}: expected at least one image, got none")
-        for image in images:
-            if not image.is_file():
-                raise InputError(f"{image}: not a file; the directory of a class holds only images")
-        files += images
-        labels += [class_folder.name] * len(images)
-    return LabelledFiles(tuple(files), tuple(labels))
+    try:
+        found = list_classes(folder, also=_also())
+    except FolderError as error:
+        raise InputError(str(error)) from error
+    if len(found.classes) < 2:
+        (name,) = found.classes
+        raise InputError(
+            f"{folder}: expected at least two subdirectories with images, got only {name!r}"
+        )
+    return LabelledFiles(
+        tuple(path for images in found.classes.values() for path in images),
+        tuple(name for name, images in found.classes.items() for _ in images),
+        found.remarks,
+    )
 
 
 def check_files(files: Sequence[Path]) -> None:
-    """Raise `InputError` naming a file that is not PNG, JPEG or WebP, by its first bytes."""
+    """Raise `InputError` naming a file that cannot be sent as an image, by its first bytes."""
+    allowed = (*READ, *_also())
     for file in files:
         try:
-            with file.open("rb") as stream:
-                start = stream.read(12)
+            kind = read_format(file)
         except OSError as error:
             raise InputError(f"{file}: {error.strerror}") from error
-        if not _looks_like_an_image(start):
-            raise InputError(
-                f"{file}: not an image: expected PNG, JPEG or WebP; convert it, or move it away"
-            )
+        except ValueError as error:
+            raise InputError(f"{file}: expected a path without NUL characters") from error
+        if kind in allowed:
+            continue
+        if is_picture(kind):
+            raise InputError(f"{file}: {refusal(kind)}")
+        got = f", got {kind if kind == 'text' else phrase(kind)}" if kind else ""
+        raise InputError(
+            f"{file}: not an image: expected PNG, JPEG or WebP{got}; convert it, or move it away"
+        )
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _looks_like_an_image(start: bytes) -> bool:
-    """Tell whether the first bytes are those of an image; the server decodes it."""
-    return start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (
-        start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-    )
+def _also() -> tuple[str, ...]:
+    return (HEIC,) if has_reader() else ()

@@ -110,6 +110,8 @@ def plan_training(folder: Path, start_name: str | None) -> OwnTraining:
     cannot be its start.
     """
     own = look_at(folder)
+    for remark in own.remarks:
+        say(f"warning: {remark}")
     chosen = start_name or ("drawings" if own.drawings else "photos")
     try:
         start = load_bundle(locate_bundle(chosen))

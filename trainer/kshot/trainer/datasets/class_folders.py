@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path, PurePosixPath
 
+from kshot.local.class_folders import FolderError, list_classes
 from kshot.trainer.datasets.dataset import ImageDataset
 from kshot.trainer.datasets.image_files import ImageFiles
 from kshot.trainer.datasets.reader import ClassFiles, PartRequest, read_class_files
@@ -18,13 +19,10 @@ from kshot.trainer.datasets.splits import (
     seeded_split,
     split_digest,
 )
-from kshot.trainer.errors import DataError, reading
+from kshot.trainer.errors import DataError
 
 SEED = re.compile("[0-9]{1,18}")
 _RANDOM = {"seed": seeded_split, "held-out": held_out_split}
-# What `kshot.bundle` decodes, and pictures that must not go missing silently.
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_OTHER_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".pgm", ".ppm", ".tif", ".tiff")
 
 
 def read_class_folders(request: PartRequest) -> ImageDataset:
@@ -88,47 +86,29 @@ def list_parts(folder: Path) -> dict[str, dict[str, list[str]]]:
 def list_class_folders(root: Path, folder_name: str = "") -> dict[str, list[str]]:
     """Return the image files of each folder in `root/folder_name`, relative to `root`, sorted.
 
-    Hidden files and files without an image's suffix are skipped. Raises `DataError` when there is
-    no class folder, for a folder that cannot be read or has no image, for an image of an
-    unsupported format, for a dangling link, which may have been a class, and for a name that is
-    not UTF-8.
+    What is passed over and refused is said in `kshot.local.class_folders`, whose errors become
+    `DataError`; so does a name that is not UTF-8: names go into digests and JSON.
     """
-    classes = {}
-    for folder in _visible(root / folder_name):
-        if folder.is_symlink() and not folder.exists():
-            raise DataError(f"{folder}: dangling link; expected a class folder")
-        if folder.is_dir():
-            listed = [path.relative_to(root).as_posix() for path in _images(folder)]
-            if not listed:
-                raise DataError(f"class folder {folder} has no images; expected at least 1")
-            classes[folder.name] = listed
-    if not classes:
-        raise DataError(f"{root / folder_name} has no class folders; expected at least 1")
-    return classes
+    return look_into(root, folder_name)[0]
 
 
-def _images(folder: Path) -> list[Path]:
-    images = []
-    for path in _visible(folder):
-        suffix = path.suffix.lower()
-        if suffix in _OTHER_SUFFIXES:
-            raise DataError(f"{path}: expected PNG, JPEG or WebP images, got a {suffix} file")
-        if suffix in _SUFFIXES:
-            images.append(path)
-    return images
-
-
-def _visible(folder: Path) -> list[Path]:
-    """Return what a folder holds, sorted, without hidden names; names go into digests and JSON."""
-    with reading(folder):
-        found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    for path in found:
+def look_into(root: Path, folder_name: str = "") -> tuple[dict[str, list[str]], Sequence[str]]:
+    """Return what `list_class_folders` does, and remarks for the user on the rest."""
+    try:
+        found = list_classes(root / folder_name)
+    except FolderError as error:
+        raise DataError(str(error)) from error
+    for path in (path for images in found.classes.values() for path in images):
         try:
             path.name.encode()
         except UnicodeEncodeError as error:
             name = os.fsencode(path.name)
-            raise DataError(f"{folder} holds {name!r}; expected a name in UTF-8") from error
-    return found
+            raise DataError(f"{path.parent} holds {name!r}; expected a name in UTF-8") from error
+    listed = {
+        name: [path.relative_to(root).as_posix() for path in images]
+        for name, images in found.classes.items()
+    }
+    return listed, found.remarks
 
 
 def _inside(name: str, what: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kshot.bundle import THUMBNAIL, ImageError, are_drawings, prepare
-from kshot.trainer.datasets.class_folders import list_class_folders
+from kshot.trainer.datasets.class_folders import list_class_folders, look_into
 from kshot.trainer.datasets.splits import Split, held_out_split
 from kshot.trainer.errors import DataError, reading
 
@@ -25,6 +25,7 @@ class OwnFolder:
     counts: dict[str, int]
     split: Split
     drawings: bool
+    remarks: Sequence[str] = ()
 
     def fewest(self, part: str) -> int:
         """Count the pictures of the smallest class of a part, `train` or `test`."""
@@ -38,9 +39,7 @@ def look_at(folder: Path) -> OwnFolder:
     with one picture, which leaves none to ask about.
     """
     path = folder.resolve()
-    if not path.is_dir():
-        raise DataError(f"{folder}: not a directory; expected one subdirectory per class")
-    classes = list_class_folders(path)
+    classes, remarks = look_into(path)
     counts = {name: len(files) for name, files in classes.items()}
     try:
         split = held_out_split(tuple(classes), 0)
@@ -53,7 +52,7 @@ def look_at(folder: Path) -> OwnFolder:
                 "to ask, got 1; add pictures or remove the class"
             )
     names = [name for listed in classes.values() for name in listed]
-    return OwnFolder(path, counts, split, _drawn(path, names))
+    return OwnFolder(path, counts, split, _drawn(path, names), remarks)
 
 
 def files_on_both_sides(own: OwnFolder) -> Sequence[tuple[str, str]]:

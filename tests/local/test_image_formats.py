@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import ImageError, decode_image
-from kshot.bundle.decoding.formats import other_format
+from kshot.local.image_formats import other_format
 
 
 def written(kind: str) -> bytes:
