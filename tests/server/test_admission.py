@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import ExitStack
 from typing import Any, cast
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from kshot.bundle import Bundle
 from kshot.server.admission import Admission, ImageRoom, room_bytes
 from kshot.server.call_context import begin_call, current_call
-from kshot.server.errors import QueueFull, ShuttingDown
+from kshot.server.errors import QueueFull, ShuttingDown, TooManyCalls
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.inputs import EncodedImages, TensorImages
 
@@ -40,11 +41,12 @@ def test_images_wait_for_room_in_order_of_arrival() -> None:
         go_on = {name: asyncio.Event() for name in "abcde"}
 
         async def call(name: str, size_bytes: int) -> None:
+            begin_call("Adapt", caller=name)
             async with room.hold(size_bytes):
                 inside.append(name)
                 await go_on[name].wait()
 
-        sizes = {"a": 60, "b": 1000, "c": 40, "d": 2**30, "e": 2**24 + 1}
+        sizes = {"a": 60, "b": 1000, "c": 40, "d": 2**30, "e": 2**26 + 1}
         calls = {}
         for name, size in sizes.items():
             calls[name] = asyncio.create_task(call(name, size))
@@ -76,6 +78,7 @@ def test_a_call_gives_back_what_it_no_longer_holds() -> None:
         room = ImageRoom(small=10)
 
         async def call() -> None:
+            begin_call("Adapt", caller="another")
             async with room.hold(6):
                 pass
 
@@ -93,6 +96,51 @@ def test_a_call_gives_back_what_it_no_longer_holds() -> None:
     asyncio.run(main())
 
 
+def test_no_caller_takes_all_places() -> None:
+    async def main() -> None:
+        admission = Admission(60)
+        inside = ExitStack()
+
+        async def take_all(caller: str) -> int:
+            begin_call("Adapt", caller=caller)
+            for count in range(60):
+                try:
+                    inside.enter_context(admission.admit())
+                except TooManyCalls:
+                    return count
+            return 60
+
+        assert [await asyncio.create_task(take_all(caller)) for caller in "ab"] == [40, 13]
+        inside.close()
+        assert await asyncio.create_task(take_all("b")) == 40
+
+    asyncio.run(main())
+
+
+def test_a_caller_leaves_room_for_another() -> None:
+    """His further images wait, however many he sends; those of others come first."""
+
+    async def main() -> None:
+        room, inside = ImageRoom(small=100), list[str]()
+        ends = asyncio.Event()
+
+        async def call(caller: str) -> None:
+            begin_call("Adapt", caller=caller)
+            async with room.hold(20):
+                inside.append(caller)
+                await ends.wait()
+
+        calls = [asyncio.create_task(call(caller)) for caller in "aaaaaaaabbc"]
+        for _ in calls:
+            await asyncio.sleep(0)
+
+        assert "".join(inside) == "aabc"
+        ends.set()
+        await asyncio.gather(*calls)
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("came", [False, True])
 def test_a_call_that_ends_while_it_waits_leaves_the_room(came: bool) -> None:
     """Also if its turn comes in the same moment."""
@@ -102,6 +150,7 @@ def test_a_call_that_ends_while_it_waits_leaves_the_room(came: bool) -> None:
         room = ImageRoom(small=10)
 
         async def call(size_bytes: int) -> None:
+            begin_call("Adapt", caller=str(size_bytes))
             async with room.hold(size_bytes):
                 pass
 

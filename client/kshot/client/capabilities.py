@@ -21,7 +21,9 @@ class ModelCapabilities:
     until their shorter side has `max_useful_side` pixels; 0 means that every pixel may count. The
     default step count is that of the first pair in `step_count_by_shot`, (greatest number of
     examples per class, step count), that a task fits, or else that of `default_options`. An encoder
-    turns each image into what has `encoded_shape`; without one, that is empty like its digest.
+    turns each image into what has `encoded_shape`; without one, that is empty like its digest. An
+    image takes `image_mac_count` multiply-accumulate operations, of which a request to predict may
+    take `max_predict_mac_count`.
     """
 
     model: str
@@ -46,6 +48,7 @@ class ModelCapabilities:
     step_count_by_shot: tuple[tuple[int, int], ...]
     encoder_digest: str
     encoded_shape: tuple[int, ...]
+    image_mac_count: int
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Capabilities:
     max_image_pixels: int
     max_request_pixels: int
     max_predict_image_count: int
+    max_predict_mac_count: int
     max_adapted_model_count: int
     max_adapted_model_bytes: int
     default_ttl: float
@@ -84,6 +88,7 @@ def decode_capabilities(response: wire.GetCapabilitiesResponse) -> Capabilities:
         max_image_pixels=limits.max_image_pixels,
         max_request_pixels=limits.max_request_pixels,
         max_predict_image_count=limits.max_predict_image_count,
+        max_predict_mac_count=limits.max_predict_mac_count,
         max_adapted_model_count=limits.max_adapted_model_count,
         max_adapted_model_bytes=limits.max_adapted_model_bytes,
         default_ttl=seconds(limits.default_ttl),
@@ -123,6 +128,7 @@ def _model_capabilities(model: wire.ModelCapabilities) -> ModelCapabilities:
         ),
         encoder_digest=model.encoder_digest,
         encoded_shape=tuple(model.encoded_shape),
+        image_mac_count=model.image_mac_count,
     )
 
 

@@ -1,16 +1,21 @@
-"""Bounded queues: how many calls may wait, whether any is left, and what they hold meanwhile."""
+"""Bounded queues: how many calls may wait, whether any is left, and what they hold meanwhile.
+
+Of places and bytes nobody takes so much that nothing is left for a caller who comes later.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
-from kshot.server.call_context import current_call
+from kshot.server.call_context import current_call, current_caller
 from kshot.server.choice import prepared_bytes
-from kshot.server.errors import QueueFull, ShuttingDown
+from kshot.server.errors import QueueFull, ShuttingDown, TooManyCalls
+from kshot.server.fair.turns import Turns
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.images import believed
 from kshot.server.request.inputs import Images
@@ -19,28 +24,42 @@ ShrinkRoom = Callable[[int], None]  # bytes of images that a call keeps
 
 
 class Admission:
-    """Counts the calls of one kind that run or wait, up to a limit; for one event loop."""
+    """Counts the calls of one kind that run or wait, up to a limit; for one event loop.
+
+    A caller with many gets another place while two thirds are free beside his: one alone gets two
+    thirds of all, two get two fifths each.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
+        self._of_callers: Counter[str] = Counter()
         self._open = True
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        """Hold a place inside the block; raise `QueueFull` or `ShuttingDown` if there is none."""
+        """Hold a place inside the block.
+
+        Raises `QueueFull` or `ShuttingDown` if there is none, or `TooManyCalls`.
+        """
         if not self._open:
             raise ShuttingDown
         if self._count >= self._limit:
             raise QueueFull
+        caller = current_caller()
+        held = self._of_callers[caller] + 1
+        if held > max(_FEW_CALLS, 2 * (self._limit - self._count - 1)):
+            raise TooManyCalls
         self._count += 1
+        self._of_callers[caller] = held
         self._idle.clear()
         try:
             yield
         finally:
             self._count -= 1
+            _lower(self._of_callers, caller, 1)
             if self._count == 0:
                 self._idle.set()
 
@@ -53,9 +72,19 @@ class Admission:
         await self._idle.wait()
 
 
-# Bytes of prepared images: of calls that are not large, and of those that are.
-_SMALL_ROOM, _LARGE_ROOM = 2**27, 2**28
-_SMALL = 2**24
+def _lower(counts: Counter[str], caller: str, by: int) -> None:
+    counts[caller] -= by
+    if not counts[caller]:
+        del counts[caller]
+
+
+# So many calls of a caller are never too many.
+_FEW_CALLS = 8
+
+# Bytes of prepared images by the sizes of calls: up to how many, and the room for these.
+_SMALL, _SMALL_ROOM = 2**24, 2**27
+_MIDDLE, _MIDDLE_ROOM = 2**26, 2**27
+_LARGE_ROOM = 2**28
 
 
 def room_bytes(
@@ -74,26 +103,28 @@ class ImageRoom:
     """Bounds the bytes of prepared images that calls hold while they wait; for one event loop.
 
     Small calls do not wait for large ones. A call that is larger than the room takes it alone.
+    Callers take turns; further calls of one get no more than they leave free.
     """
 
     def __init__(self, small: int = _SMALL_ROOM, large: int = _LARGE_ROOM) -> None:
-        self._small, self._large = _Lane(small), _Lane(large)
+        self._small, self._middle, self._large = _Lane(small), _Lane(_MIDDLE_ROOM), _Lane(large)
 
     @asynccontextmanager
     async def hold(self, size_bytes: int) -> AsyncIterator[ShrinkRoom]:
-        """Hold room inside the block; waits for it in order of arrival, which counts as `queue`.
+        """Hold room inside the block; the wait for it counts as `queue`.
 
         Gives a function by which the block keeps so many bytes, and gives back the rest.
         """
-        lane = self._small if size_bytes <= _SMALL else self._large
-        held = min(size_bytes, lane.free_bytes + lane.held_bytes)
+        lane = self._lane(size_bytes)
+        caller = current_caller()
+        held = min(size_bytes, lane.size_bytes)
         asked = time.perf_counter()
-        await lane.take(held)
+        await lane.take(caller, held)
         current_call().add("queue", time.perf_counter() - asked)
 
         def shrink(size_bytes: int) -> None:
             nonlocal held
-            lane.give(held - min(held, size_bytes))
+            lane.give(caller, held - min(held, size_bytes))
             held = min(held, size_bytes)
 
         try:
@@ -101,43 +132,58 @@ class ImageRoom:
         finally:
             shrink(0)
 
+    def _lane(self, size_bytes: int) -> _Lane:
+        if size_bytes <= _SMALL:
+            return self._small
+        return self._middle if size_bytes <= _MIDDLE else self._large
+
+
+@dataclass(eq=False)
+class _Wanted:
+    size_bytes: int
+    turn: asyncio.Future[None]
+
 
 class _Lane:
-    """Bytes that are given out in order of arrival."""
+    """Bytes that are given out to callers in turn, in order of arrival to each."""
 
     def __init__(self, size_bytes: int) -> None:
-        self.free_bytes, self.held_bytes = size_bytes, 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self.size_bytes = self.free_bytes = size_bytes
+        self._held: Counter[str] = Counter()
+        self._waiting: Turns[_Wanted] = Turns()
 
-    async def take(self, size_bytes: int) -> None:
-        if not self._waiting and size_bytes <= self.free_bytes:
-            self._move(size_bytes)
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size_bytes, turn))
+    async def take(self, caller: str, size_bytes: int) -> None:
+        wanted = _Wanted(size_bytes, asyncio.get_running_loop().create_future())
+        self._waiting.add(caller, wanted)
+        self._next()
         try:
-            await turn
+            await wanted.turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it came together with the end of the call
-                self.give(size_bytes)
+            if wanted.turn.done() and not wanted.turn.cancelled():
+                self.give(caller, size_bytes)  # it came together with the end of the call
             else:
                 self._next()
             raise
 
-    def give(self, size_bytes: int) -> None:
-        self._move(-size_bytes)
+    def give(self, caller: str, size_bytes: int) -> None:
+        self.free_bytes += size_bytes
+        _lower(self._held, caller, size_bytes)
         self._next()
 
     def _next(self) -> None:
-        while self._waiting:
-            size_bytes, turn = self._waiting[0]
-            if not turn.done():
-                if size_bytes > self.free_bytes:
-                    return
-                self._move(size_bytes)
-                turn.set_result(None)
-            self._waiting.popleft()
+        while (caller := self._waiting.next(self._within_share)) is not None:
+            wanted = self._waiting.first(caller)
+            if wanted.turn.done():  # the call has ended
+                self._waiting.drop(caller)
+                continue
+            if wanted.size_bytes > self.free_bytes:
+                return  # others do not pass: it would never come
+            self._waiting.take(caller)
+            self.free_bytes -= wanted.size_bytes
+            self._held[caller] += wanted.size_bytes
+            wanted.turn.set_result(None)
 
-    def _move(self, size_bytes: int) -> None:
-        self.free_bytes -= size_bytes
-        self.held_bytes += size_bytes
+    def _within_share(self, caller: str) -> bool:
+        """Tell whether a caller holds nothing, or then no more than what is left free."""
+        held, size_bytes = self._held[caller], self._waiting.first(caller).size_bytes
+        return not held or held + size_bytes <= self.free_bytes - size_bytes

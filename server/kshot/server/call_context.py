@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from kshot.server.errors import CallCancelled, DeadlineExceeded
+from kshot.server.fair.pool import give_way
 
 # A call that ends this close to its deadline was ended by it: timers are not exact, and a timeout
 # travels with two or three digits, rounded up.
@@ -57,7 +58,11 @@ class Call:
         return remaining is not None and remaining <= self.slack
 
     def check(self) -> None:
-        """Raise `DeadlineExceeded` or `CallCancelled` if nobody waits for the answer."""
+        """Raise `DeadlineExceeded` or `CallCancelled` if nobody waits for the answer.
+
+        In a thread, work of other callers goes first where this has run for long: hold no lock.
+        """
+        give_way()
         remaining = self.remaining()
         if remaining is not None and remaining <= 0:
             raise DeadlineExceeded
@@ -97,6 +102,12 @@ _CALL: ContextVar[Call] = ContextVar("kshot_call")
 def current_call() -> Call:
     """Return the call that this task serves."""
     return _CALL.get()
+
+
+def current_caller() -> str:
+    """Return who asks for what this task does; empty for what the server does by itself."""
+    call = _CALL.get(None)
+    return "" if call is None else call.caller
 
 
 def begin_call(method: str, remaining: float | None = None, caller: str = "") -> Call:

@@ -58,9 +58,14 @@ class ServerConfig:
         2**29, "Maximum pixels of all images of a request before resizing."
     )
     max_predict_images: int = _count(
-        2**17,
+        2**15,
         "Maximum images that a request to predict may run through the network; mode "
         "support_and_query runs the support set with each query.",
+    )
+    max_predict_macs: int = _count(
+        250_000_000_000,
+        "Maximum multiply-accumulate operations of a request to predict: of each image that it may "
+        "run, as the model's capabilities count them.",
     )
     max_adapted_models: int = _count(10_000, "Maximum number of stored adapted models.")
     max_adapted_bytes: int = _count(8 * 2**30, "Maximum bytes of stored adapted models.")

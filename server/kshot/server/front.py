@@ -18,18 +18,19 @@ from kshot.server.checked_task import check_task, check_task_alone
 from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.pool import EnginePool
-from kshot.server.predict.batches import Batches, Request, few_alone, may_join
+from kshot.server.predict.batches import MAX_BATCH_IMAGES, Batches, Request, few_alone, may_join
 from kshot.server.predict.catalog import Catalog, ServedModel
 from kshot.server.predict.encodings import Encodings
 from kshot.server.predict.export import export_model
 from kshot.server.predict.prediction import (
     Answers,
+    CostLimits,
     Floats,
     Question,
     answer,
+    check_cost,
     check_mode,
     check_rejection,
-    check_size,
     prepare_queries,
     scored,
 )
@@ -112,7 +113,7 @@ class Front:
             def check(model: ServedModel, noted: Violations, budget: PixelBudget) -> Candidate:
                 checked = check_task(task, model, TtlLimits(0, 0), budget, noted)
                 support, options = checked.engine_task.support, checked.engine_task.options
-                self._check_size(query, len(support), options.batch_norm_mode, noted)
+                self._check_cost(query, model, len(support), options.batch_norm_mode, noted)
                 return Candidate(
                     model, checked, prepare_queries(query.queries, model, budget, noted)
                 )
@@ -145,7 +146,7 @@ class Front:
                 with current_call().measure("decode"):
                     check_mode(query.mode, model, violations)
                     check_rejection(query.reject_below, arrays, violations)
-                    self._check_size(query, support_count, mode, violations)
+                    self._check_cost(query, model, support_count, mode, violations)
                     queries = prepare_queries(query.queries, model, budget, violations)
                     violations.check()
                     manifest = model.bundle.manifest
@@ -228,13 +229,15 @@ class Front:
         mode, encoder = question.mode, question.model.encoder
         sent = image_count(queries) or 0
         count = sent * images_per_query(len(question.arrays.support), mode)
-        joins = may_join(queries, count, mode)
+        together = min(MAX_BATCH_IMAGES, question.model.predictor.run_images)
+        light = count <= together
+        joins = light and may_join(queries, count, mode)
 
         if encoder is not None:
-            encodings, joins = self.encodings, few_alone(count, mode)
-            if not encodings.takes(queries):
+            encodings, joins = self.encodings, light and few_alone(count, mode)
+            if not encodings.takes(encoder, queries):
                 prepare = partial(np.asarray, await self.workers.compute(prepare))
-            if sent > encodings.max_images:
+            if sent > encodings.most_images(encoder):
                 encoded = await encodings.encode(encoder, prepare())
             elif joins and question.head_alone:
                 # A head is done sooner than a job of its own begins.
@@ -247,7 +250,7 @@ class Front:
         if not joins:
             return await answer(question, prepare, self.workers)
         request = Request(prepare, question.read, count)
-        return await self.batches.answer((adapted_model, mode), request, question.run)
+        return await self.batches.answer((adapted_model, mode), request, question.run, together)
 
     async def _find(
         self, task: AdaptInput, violations: Violations, query: PredictInput | None = None
@@ -270,11 +273,17 @@ class Front:
     def _budget(self, shared: SharedImages) -> PixelBudget:
         return PixelBudget(self.config.max_image_pixels, self.config.max_request_pixels, shared)
 
-    def _check_size(
-        self, query: PredictInput, support_count: int, mode: BatchNormMode, violations: Violations
+    def _check_cost(
+        self,
+        query: PredictInput,
+        model: ServedModel,
+        support_count: int,
+        mode: BatchNormMode,
+        violations: Violations,
     ) -> None:
-        most = self.config.max_predict_images
-        check_size(query.queries, support_count, mode, most, violations)
+        limits = CostLimits(self.config.max_predict_images, self.config.max_predict_macs)
+        macs = model.image_mac_count
+        check_cost(query.queries, support_count, mode, macs, limits, violations)
 
     def _behind(self, adapted: AdaptedModelRecord) -> ServedModel:
         current_call().adapted_model = adapted.id

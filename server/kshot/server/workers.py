@@ -1,4 +1,4 @@
-"""Thread pools for blocking work: predictions, the images of adaptations, the disk."""
+"""Pools of threads for blocking work: predictions, the images of adaptations, the disk."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import contextvars
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from kshot.server.call_context import current_call
+from kshot.server.call_context import current_call, current_caller
 from kshot.server.event_log import LOGGER
+from kshot.server.fair.pool import FairPool
 
 Result = TypeVar("Result")
 
@@ -19,32 +20,33 @@ _STORE_THREADS = 4
 
 
 class Workers:
-    """Three bounded pools of threads beside the event loop."""
+    """Three pools of threads beside the event loop; in each, callers take turns."""
 
     def __init__(self) -> None:
         cores = os.cpu_count() or 1
-        self._compute = ThreadPoolExecutor(cores, "kshot-compute")
+        self._compute = FairPool(cores, "kshot-compute")
         # A pool of its own, so that predictions never wait for the images of adaptations.
-        self._prepare = ThreadPoolExecutor(max(1, cores // 2), "kshot-prepare")
-        self._store = ThreadPoolExecutor(_STORE_THREADS, "kshot-store")
+        self._prepare = FairPool(max(1, cores // 2), "kshot-prepare")
+        self._store = FairPool(_STORE_THREADS, "kshot-store")
         self._jobs: set[Future[Any]] = set()
 
     async def compute(self, function: Callable[[], Result]) -> Result:
         """Run on the pool for predictions, in this call's context; the wait counts as `queue`.
 
-        Long work calls `Call.check` from time to time: a thread cannot be stopped from outside.
+        Long work calls `Call.check` from time to time: a thread cannot be stopped from outside, and
+        others come in between.
         """
         return await self._run(self._compute, function)
 
-    def submit_compute(self, function: Callable[[], Result]) -> Future[Result]:
-        """Run on the pool for predictions without counting the time to one call."""
-        return self._submit(self._compute, function)
+    def submit_compute(self, function: Callable[[], Result], caller: str) -> Future[Result]:
+        """Run on the pool for predictions, in a caller's turn, without counting the time."""
+        return self._keep(self._compute.submit(caller, function))
 
     async def prepare(self, function: Callable[[], Result]) -> Result:
         """Run as `compute` does, on the pool for the images of adaptations."""
         return await self._run(self._prepare, function)
 
-    async def _run(self, pool: ThreadPoolExecutor, function: Callable[[], Result]) -> Result:
+    async def _run(self, pool: FairPool, function: Callable[[], Result]) -> Result:
         asked = time.perf_counter()
         context = contextvars.copy_context()
 
@@ -71,13 +73,15 @@ class Workers:
     async def close(self) -> None:
         """Drop waiting jobs, wait for running ones, and accept no more."""
         for pool in (self._compute, self._prepare):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.close()
         while running := tuple(self._jobs):
             await asyncio.gather(*map(asyncio.wrap_future, running), return_exceptions=True)
-        self._store.shutdown(wait=False)
+        self._store.close()
 
-    def _submit(self, pool: ThreadPoolExecutor, function: Callable[[], Result]) -> Future[Result]:
-        job = pool.submit(function)
+    def _submit(self, pool: FairPool, function: Callable[[], Result]) -> Future[Result]:
+        return self._keep(pool.submit(current_caller(), function))
+
+    def _keep(self, job: Future[Result]) -> Future[Result]:
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         return job

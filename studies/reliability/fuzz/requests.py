@@ -14,7 +14,12 @@ from kshot.server.call_context import begin_call
 from kshot.server.checked_task import check_task
 from kshot.server.errors import RequestError
 from kshot.server.predict.catalog import Catalog
-from kshot.server.predict.prediction import check_mode, check_size, prepare_queries
+from kshot.server.predict.prediction import (
+    CostLimits,
+    check_cost,
+    check_mode,
+    prepare_queries,
+)
 from kshot.server.request.images import PixelBudget, SharedImages
 from kshot.server.request.options import TtlLimits
 from kshot.server.request.validation import check_id
@@ -98,7 +103,9 @@ def predict_target(bundles: Sequence[Path], config: Any) -> Target:  # noqa: ANN
             model = models[len(content) % len(models)]
             check_mode(query.mode, model, violations)
             mode = query.mode or model.bundle.manifest.batch_norm.default
-            check_size(query.queries, 10, mode, 1000, violations)
+            check_cost(
+                query.queries, 10, mode, model.image_mac_count, CostLimits(1000, 10**9), violations
+            )
             prepare_queries(query.queries, model, _budget(), violations)
             violations.check()
         except RequestError:

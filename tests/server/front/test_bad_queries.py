@@ -205,7 +205,25 @@ def test_too_much_for_the_network_is_refused(
         assert len(predict(4, both).predictions) == 4
         assert set(refusal(lambda: predict(31, support)).violations) == {"queries"}
         description = refusal(lambda: predict(5, both)).violations["queries"]
-        assert "got 5 images (35 to run)" in description
-        assert "expected at most 4 images" in description
+        assert "got 5 images (35 to run, 6 of the support set beside each query)" in description
+        assert "send at most 4 images at a time" in description
         again = refusal(lambda: server.stub.AdaptAndPredict(once, timeout=30)).violations
         assert set(again) == {"queries"}
+
+
+def test_a_request_is_bounded_by_its_operations(
+    start_server: StartServer, adapt_request: Make, queries: Make, refusal: Make
+) -> None:
+    with start_server(max_predict_macs=9_700) as server:
+        adapted = server.stub.Adapt(adapt_request(way=3, shot=2), timeout=30).adapted_model.id
+        (model,) = server.stub.GetCapabilities(wire.GetCapabilitiesRequest()).models
+        most = 9_700 // model.image_mac_count
+
+        def predict(count: int) -> Any:  # noqa: ANN401 -- any answer
+            request = wire.PredictRequest(adapted_model=adapted, queries=queries(count))
+            return server.stub.Predict(request, timeout=30)
+
+        assert len(predict(most).predictions) == most
+        description = refusal(lambda: predict(most + 1)).violations["queries"]
+        assert "9700 multiply-accumulate operations" in description
+        assert f"send at most {most} images at a time" in description

@@ -86,9 +86,9 @@ def test_a_head_answers_in_the_job_of_its_encoder(
     queries = wire.Images(encoded=wire.EncodedImages(items=[stream.getvalue()]))
     request = wire.PredictRequest(adapted_model=adapted.id, queries=queries)
     apart = encoding.Predict(request, timeout=60)
-    begun, submit = [], Workers._submit
+    begun, keep = [], Workers._keep
     monkeypatch.setattr(Predictor, "head_alone", lambda *_: True)
-    monkeypatch.setattr(Workers, "_submit", lambda *given: (begun.append(1), submit(*given))[1])
+    monkeypatch.setattr(Workers, "_keep", lambda *given: (begun.append(1), keep(*given))[1])
 
     together = encoding.Predict(request, timeout=60)
 

@@ -232,7 +232,7 @@ def test_capabilities_state_what_requests_may_ask(stub: AdaptationServiceStub) -
     assert answer.limits.max_image_pixels == 2**26
     assert answer.limits.max_request_pixels == 2**29
     assert answer.models[0].max_useful_side == 0  # nearest neighbour: every pixel may count
-    assert answer.limits.max_predict_image_count == 2**17
+    assert answer.limits.max_predict_image_count == 2**15
     assert answer.engine.device == "cpu"
     assert answer.engine.compute_path == "fake"
 

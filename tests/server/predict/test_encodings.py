@@ -118,17 +118,19 @@ def test_a_call_without_time_stops_between_runs(encoder: Watched) -> None:
     assert encoder.run_sizes == []
 
 
-def test_files_of_small_pictures_are_prepared_where_they_are_encoded() -> None:
+def test_files_of_small_pictures_are_prepared_where_they_are_encoded(encoder: Watched) -> None:
     """A GPU would wait for them."""
     stream = io.BytesIO()
     Image.new("L", (8, 8)).save(stream, "JPEG")
     few, many = (EncodedImages((stream.getvalue(),) * count) for count in (8, 9))
     workers = Workers()
 
-    assert Encodings(workers).takes(few)
-    assert not Encodings(workers).takes(many)
-    assert not Encodings(workers, on_gpu=True).takes(few)
-    assert Encodings(workers, on_gpu=True).takes(TensorImages("UINT8", (64, 8, 8), b"0" * 4096))
+    assert Encodings(workers).takes(encoder, few)
+    assert not Encodings(workers).takes(encoder, many)
+    assert not Encodings(workers, on_gpu=True).takes(encoder, few)
+    assert Encodings(workers, on_gpu=True).takes(
+        encoder, TensorImages("UINT8", (64, 8, 8), b"0" * 4096)
+    )
 
 
 def test_maps_of_crops_go_in_several_runs(tail_bundle: Bundle) -> None:

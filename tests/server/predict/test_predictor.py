@@ -112,7 +112,7 @@ def test_large_requests_run_in_chunks(
         run_sizes.append(len(feeds["inputs"]) * images_per_query)
         return run(session, feeds, images_per_query)
 
-    monkeypatch.setattr(predictor_module, "MAX_RUN_IMAGES", 32)
+    monkeypatch.setattr(predictor, "run_images", 32)
     monkeypatch.setattr(predictor_module, "_run", counted)
     logits = predictor.logits(arrays, inputs, mode)
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from kshot.bundle import Bundle, Head, HeadPolicy, Manifest, StepCountRule
@@ -18,11 +19,13 @@ def test_the_default_steps_by_shot_are_listed(manifest: Manifest, tmp_path: Path
         head=HeadPolicy(Head.PROTOTYPE, (Head.PROTOTYPE,)),
     )
     bundle = Bundle(tmp_path, by_shot, "d" * 64)
-    catalog = Catalog([ServedModel(bundle, predictor=cast(Any, None))])
+    catalog = Catalog([ServedModel(bundle, predictor=cast(Any, SimpleNamespace(mac_count=7)))])
     config = ServerConfig(bundles=(tmp_path,), store=tmp_path)
 
     answer = decode_capabilities(capabilities_message(catalog, config, None))
 
     (model,) = answer.models.values()
+    assert model.image_mac_count == 7
+    assert answer.max_predict_mac_count == config.max_predict_macs
     assert model.step_count_by_shot == ((1, 0), (5, 3))
     assert model.default_options.step_count == manifest.inner_loop.step_count

@@ -129,7 +129,7 @@ def test_a_cancelled_put_survives_a_closed_pool(
         workers = Workers()
         keeping = keep(slow, workers)
         await asyncio.to_thread(slow.putting.wait)
-        workers._store.shutdown(wait=False)
+        workers._store.close()
         keeping.cancel()
         with pytest.raises(asyncio.CancelledError):
             await keeping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import BatchNormMode, ImageError, count_pixels
-from kshot.server.call_context import current_call
+from kshot.server.call_context import current_call, current_caller
+from kshot.server.fair.turns import Turns
 from kshot.server.request.inputs import EncodedImages, Images, TensorImages
 from kshot.server.workers import Workers
 
@@ -87,6 +88,7 @@ class Request(Generic[Result]):
 class _Member(Generic[Result]):
     request: Request[Result]
     answered: asyncio.Future[Result]
+    caller: str = field(default_factory=current_caller)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     asked: float = field(default_factory=time.perf_counter)
 
@@ -96,44 +98,56 @@ class _Batch(Generic[Result]):
     key: Hashable
     members: Sequence[_Member[Result]]
     run: Run
+    max_images: int
+
+    @property
+    def callers(self) -> set[str]:
+        return {member.caller for member in self.members}
 
 
 @dataclass
 class _Queue(Generic[Result]):
-    """The requests of a key that wait, and how many batches of it run."""
+    """The requests of a key that wait, how many batches of it run, and in how many callers are."""
 
-    waiting: deque[_Member[Result]] = field(default_factory=deque)
+    waiting: Turns[_Member[Result]] = field(default_factory=Turns)
     running: int = 0
+    callers: Counter[str] = field(default_factory=Counter)
 
 
 class Batches(Generic[Result]):
     """Runs the requests of one key together where they wait for each other; for one event loop.
 
-    A request runs at once unless `lanes` batches of its key run. Those that arrive meanwhile run
-    together after one of these, up to `max_images`. Each keeps its own errors and deadline.
+    A request runs at once unless `lanes` batches of its key run, or one more if its caller is in
+    none of them. Those that arrive meanwhile run together after one of these, up to `max_images`;
+    callers take turns. Each keeps its own errors and deadline.
     """
 
-    def __init__(
-        self, workers: Workers, max_images: int = MAX_BATCH_IMAGES, lanes: int = 1
-    ) -> None:
+    def __init__(self, workers: Workers, lanes: int = 1) -> None:
         self._workers = workers
-        self._max_images = max_images
         self._lanes = lanes
         self._queues: dict[Hashable, _Queue[Result]] = {}  # a key is there while a batch of it runs
 
-    async def answer(self, key: Hashable, request: Request[Result], run: Run) -> Result:
+    async def answer(
+        self, key: Hashable, request: Request[Result], run: Run, max_images: int = MAX_BATCH_IMAGES
+    ) -> Result:
         """Return what `finish` makes of the request's outputs; raise what its functions raise.
 
-        `run` maps images to outputs, each row on its own. It is the same for all requests of a key.
+        `run` maps images to outputs, each row on its own. It and `max_images` are
+        the same for all requests of a key.
         """
         answered: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         member = _Member(request, answered)
         queue = self._queues.setdefault(key, _Queue())
-        if queue.running < self._lanes:
-            self._start(_Batch(key, [member], run), queue)
+        if self._may_start(queue, member.caller):
+            queue.waiting.served(member.caller)
+            self._start(_Batch(key, [member], run, max_images), queue)
         else:
-            queue.waiting.append(member)
+            queue.waiting.add(member.caller, member)
         return await answered
+
+    def _may_start(self, queue: _Queue[Result], caller: str) -> bool:
+        free = self._lanes - queue.running
+        return free > 0 or (free == 0 and not queue.callers[caller])
 
     def _start(self, batch: _Batch[Result], queue: _Queue[Result]) -> None:
         loop = asyncio.get_running_loop()
@@ -143,11 +157,12 @@ class Batches(Generic[Result]):
                 loop.call_soon_threadsafe(self._end, batch, job)
 
         try:
-            job = self._workers.submit_compute(lambda: _work(batch))
+            job = self._workers.submit_compute(lambda: _work(batch), batch.members[0].caller)
         except RuntimeError:  # the server has stopped
             self._cancel(batch, queue)
             return
         queue.running += 1
+        queue.callers.update(batch.callers)
         job.add_done_callback(end)
 
     def _cancel(self, batch: _Batch[Result], queue: _Queue[Result]) -> None:
@@ -162,6 +177,7 @@ class Batches(Generic[Result]):
         """Deliver the outcomes of a batch and start the next."""
         queue = self._queues[batch.key]
         queue.running -= 1
+        queue.callers.subtract(batch.callers)
         if job.cancelled():
             self._cancel(batch, queue)
             return
@@ -172,23 +188,28 @@ class Batches(Generic[Result]):
                 member.answered.set_exception(outcome)
             else:
                 member.answered.set_result(outcome)
-        if following := _take(queue.waiting, self._max_images):
+        may_start = partial(self._may_start, queue)
+        if following := _take(queue.waiting, may_start, batch.max_images):
             self._start(replace(batch, members=following), queue)
         elif not queue.running:
             del self._queues[batch.key]
 
 
-def _take(waiting: deque[_Member[Result]], max_images: int) -> list[_Member[Result]]:
+def _take(
+    waiting: Turns[_Member[Result]], may_start: Callable[[str], bool], max_images: int
+) -> list[_Member[Result]]:
     """Take the next batch, without callers that have left."""
     members: list[_Member[Result]] = []
     image_count = 0
-    while waiting:
-        if not waiting[0].answered.done():
-            image_count += waiting[0].request.image_count
-            if members and image_count > max_images:
-                break
-            members.append(waiting[0])
-        waiting.popleft()
+    while (caller := waiting.next(may_start)) is not None:
+        member = waiting.first(caller)
+        if member.answered.done():
+            waiting.drop(caller)
+            continue
+        image_count += member.request.image_count
+        if members and image_count > max_images:
+            break
+        members.append(waiting.take(caller))
     return members
 
 

@@ -24,6 +24,11 @@ class ServedModel:
     predictor: Predictor
     encoder: Encoder | None = None
 
+    @property
+    def image_mac_count(self) -> int:
+        """Count the multiply-accumulate operations of an image, its encoder included."""
+        return self.predictor.mac_count + (0 if self.encoder is None else self.encoder.mac_count)
+
 
 class Catalog:
     """The served models by name."""

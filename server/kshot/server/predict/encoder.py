@@ -16,6 +16,7 @@ from onnx.external_data_helper import uses_external_data
 from kshot.bundle import Bundle, BundleError, TailSpec
 from kshot.bundle.manifest import ENCODER_FILE
 from kshot.server.predict.crops import cut, draw_windows
+from kshot.server.predict.mac_count import count_macs
 from kshot.server.predict.runtime import Runtime
 
 Floats = npt.NDArray[np.float32]
@@ -30,7 +31,8 @@ _TIMED_CROPS, _TIMED_RUNS = 8, 4
 class Encoder:
     """A bundle's encoder, ready to run; any thread may use it.
 
-    `maps` computes the maps of crops, for a tail; None without a tail.
+    `maps` computes the maps of crops, for a tail; None without a tail. `mac_count` counts the
+    multiply-accumulate operations of an image.
     """
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
@@ -45,8 +47,11 @@ class Encoder:
             raise BundleError(f"{path}: ONNX Runtime cannot load this file") from error
         check_encoder(self._session, bundle)
         _check_graph(bundle)
+        self.mac_count = count_macs(path, {})
         tail = manifest.tail
-        self.maps = None if tail is None else Maps(path, runtime, manifest.input.shape, tail)
+        self.maps = None
+        if tail is not None:
+            self.maps = Maps(path, runtime, manifest.input.shape, tail, self.mac_count)
 
     def encode(self, images: Floats) -> Floats:
         """Map prepared `(n, *input.shape)` to `(n, *output_shape)`, all in one run."""
@@ -59,14 +64,20 @@ class Maps:
 
     ONNX Runtime computes an encoder as a whole, whatever outputs are asked for, so this part has a
     session of its own. `shape` is that of an image's maps, `seconds` the least that a crop took at
-    the start.
+    the start, `mac_count` at least an image's operations.
     """
 
     def __init__(
-        self, path: Path, runtime: Runtime, input_shape: tuple[int, ...], tail: TailSpec
+        self,
+        path: Path,
+        runtime: Runtime,
+        input_shape: tuple[int, ...],
+        tail: TailSpec,
+        mac_count: int,
     ) -> None:
         """Open the part of an encoder that was checked, and measure it."""
         self.shape = tail.map_shape
+        self.mac_count = mac_count
         self._session = runtime.open(part_for_maps(path).SerializeToString())
         images = np.random.default_rng(0).random((_TIMED_CROPS, *input_shape), np.float32)
         windows = draw_windows(len(images), input_shape, seed=0)

@@ -137,22 +137,41 @@ def with_known_scores(
     return answers
 
 
-def check_size(
+@dataclass(frozen=True)
+class CostLimits:
+    """What one request may run: images, and multiply-accumulate operations of their networks."""
+
+    max_images: int
+    max_macs: int
+
+
+def check_cost(
     queries: Images | None,
     support_count: int,
     mode: BatchNormMode,
-    max_images: int,
+    image_macs: int,
+    limits: CostLimits,
     violations: Violations,
 ) -> None:
-    """Note queries that are too many to run, each alone or with the support set beside it."""
+    """Note queries that are too many to run, each alone or with the support set beside it.
+
+    `image_macs` are the operations of an image.
+    """
     count = image_count(queries) or 0
     each = images_per_query(support_count, mode)
-    if count * each > max_images:
-        violations.add(
-            QUERIES,
-            f"expected at most {max_images // each} images in mode {mode} (at most {max_images} to "
-            f"run, support sets included), got {count} images ({count * each} to run)",
-        )
+    most = min(limits.max_images, limits.max_macs // max(1, image_macs))
+    if count * each <= most:
+        return
+    beside = f", {support_count} of the support set beside each query" if each > 1 else ""
+    remedy = f"send at most {most // each} images at a time"
+    if most < each:
+        remedy = "choose another mode" if each > 1 else "the model is too large for this limit"
+    violations.add(
+        QUERIES,
+        f"expected at most {most} images to run in mode {mode} (at most {limits.max_images}, and "
+        f"{limits.max_macs} multiply-accumulate operations, {image_macs} each), got {count} images "
+        f"({count * each} to run{beside}); {remedy}",
+    )
 
 
 async def answer(question: Question, prepare: Callable[[], Floats], workers: Workers) -> Answers:

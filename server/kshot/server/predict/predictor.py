@@ -14,6 +14,7 @@ import onnxruntime
 
 from kshot.bundle import BatchNormMode, Bundle, BundleError
 from kshot.server.predict.hot_set import HotSet
+from kshot.server.predict.mac_count import count_macs, images_of_part
 from kshot.server.predict.runtime import Runtime
 from kshot.server.predict.template import (
     HEAD,
@@ -77,6 +78,10 @@ class Predictor:
             opened = _Template.open(bundle.template_path(mode), self._runtime)
             check_template(opened.session, bundle, mode)
             self._templates[mode] = opened
+        self.mac_count = self._count_macs(bundle)
+        self.run_images = MAX_RUN_IMAGES
+        if not self._runtime.on_gpu:
+            self.run_images = images_of_part(self.mac_count, MAX_RUN_IMAGES)
         self._tail: _Template | None = None
         if bundle.tail_template_path is not None:
             self._tail = _Template.open(bundle.tail_template_path, self._runtime)
@@ -85,18 +90,25 @@ class Predictor:
         self._heavy = any(template.heavy for template in self._templates.values())
         self._hot_set = None if self._runtime.on_gpu else hot_set
 
+    @staticmethod
+    def _count_macs(bundle: Bundle) -> int:
+        """Count an image's operations; not every graph tells all shapes, so the most is right."""
+        ways = {"way": bundle.manifest.limits.max_way}
+        paths = map(bundle.template_path, bundle.manifest.batch_norm.allowed)
+        return max(count_macs(path, ways) for path in paths)
+
     def head_alone(self, arrays: AdaptedArrays) -> bool:
         """Tell whether arrays are a head, which runs in less time than a thread takes up."""
         return not self._heavy and not arrays.has_tail
 
     def parts(self, arrays: AdaptedArrays, query_count: int, mode: BatchNormMode) -> list[slice]:
-        """Return which queries run at once.
+        """Return which queries run at once: few enough that others do not wait long.
 
         In `transductive` mode all do: they are normalised together.
         """
         if mode is BatchNormMode.TRANSDUCTIVE:
             return [slice(0, query_count)]
-        step = max(1, MAX_RUN_IMAGES // images_per_query(len(arrays.support), mode))
+        step = max(1, self.run_images // images_per_query(len(arrays.support), mode))
         return [slice(start, start + step) for start in range(0, query_count, step)]
 
     def logits(self, arrays: AdaptedArrays, inputs: Floats, mode: BatchNormMode) -> Floats:

@@ -31,6 +31,7 @@ def capabilities_message(
             max_adapt_queue_count=config.max_adapt_queue,
             max_request_pixels=config.max_request_pixels,
             max_predict_image_count=config.max_predict_images,
+            max_predict_mac_count=config.max_predict_macs,
         ),
         engine=None if facts is None else _engine(facts),
     )
@@ -68,6 +69,7 @@ def _model(model: ServedModel, config: ServerConfig) -> wire.ModelCapabilities:
         training_way=manifest.training.way,
         training_shot=manifest.training.shot,
         calibrated_batch_norm_modes=map(choice_value, manifest.calibrated_modes),
+        image_mac_count=model.image_mac_count,
         encoder_digest=model.bundle.encoder_digest or "",
         encoded_shape=() if manifest.encoder is None else manifest.encoder.output_shape,
         max_useful_side=useful_side(manifest.input),

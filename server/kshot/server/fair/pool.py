@@ -1,0 +1,141 @@
+"""Threads whose jobs are taken from callers in turn; long jobs let others go first."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from kshot.server.fair.turns import Turns
+
+Result = TypeVar("Result")
+
+# A job that has run for so long lets those of other callers go first.
+PART_SECONDS = 0.005
+# Threads that are paused hold no place, so only the calls that are admitted bound their number.
+_MOST_THREADS = 10_000
+
+
+@dataclass(eq=False)
+class _Job:
+    pool: FairPool
+    caller: str
+    function: Callable[[], Any]
+    done: Future[Any] = field(default_factory=Future)
+    go_on: threading.Event | None = None
+    """Ends the pause of a job that has begun."""
+    began: float = 0.0
+
+    def run(self) -> None:
+        self.began = time.perf_counter()
+        _THREAD.job = self
+        try:
+            self.done.set_result(self.function())
+        except BaseException as error:
+            self.done.set_exception(error)
+        finally:
+            _THREAD.job = None
+
+
+_THREAD = threading.local()
+
+
+def give_way() -> None:
+    """Let jobs of other callers go first, if this thread's job has run for long; it then goes on.
+
+    Called between the parts of long work, without a lock that other jobs wait for.
+    """
+    job: _Job | None = getattr(_THREAD, "job", None)
+    if job is not None and time.perf_counter() - job.began > PART_SECONDS:
+        job.pool.pause(job)
+
+
+class FairPool:
+    """Runs jobs of callers in turn, `size` at a time.
+
+    One more may run: that of a caller who has none running. So no single caller keeps others
+    waiting, however long his jobs are.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size = size
+        self._threads = ThreadPoolExecutor(_MOST_THREADS, name)
+        self._lock = threading.Lock()
+        self._turns: Turns[_Job] = Turns()
+        self._running: Counter[str] = Counter()
+        self._closed = False
+
+    def submit(self, caller: str, function: Callable[[], Result]) -> Future[Result]:
+        """Queue a job; raises `RuntimeError` after `close`."""
+        job = _Job(self, caller, function)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the pool is closed")
+            self._turns.add(caller, job)
+            self._start()
+        return job.done
+
+    def pause(self, job: _Job) -> None:
+        """Let a job of another caller go first if one waits; for the thread of the job."""
+        with self._lock:
+            job.began = time.perf_counter()
+            if self._closed or not self._turns.others_wait(job.caller):
+                return
+            job.go_on = threading.Event()
+            self._leave(job)
+            self._turns.add(job.caller, job, first=True)
+            self._start()
+        job.go_on.wait()
+        job.began = time.perf_counter()
+
+    def close(self) -> None:
+        """Drop the jobs that wait, let those that have begun end, and accept no more."""
+        with self._lock:
+            self._closed = True
+            waiting = self._turns.clear()
+            for job in waiting:
+                if job.go_on is not None:
+                    self._running[job.caller] += 1
+                    job.go_on.set()
+        for job in waiting:
+            if job.go_on is None:
+                job.done.cancel()
+        self._threads.shutdown(wait=False)
+
+    def _may_start(self, caller: str) -> bool:
+        running = self._running.total()
+        return running < self._size or (running == self._size and not self._running[caller])
+
+    def _start(self) -> None:
+        """Give free places to the jobs whose turn it is."""
+        while (job := self._take()) is not None:
+            if job.go_on is not None:
+                job.go_on.set()
+            else:
+                self._threads.submit(self._work, job)
+
+    def _take(self) -> _Job | None:
+        """Take the next job that may run, without those whose callers have left."""
+        while (caller := self._turns.next(self._may_start)) is not None:
+            job = self._turns.first(caller)
+            if job.go_on is None and not job.done.set_running_or_notify_cancel():
+                self._turns.drop(caller)
+                continue
+            self._running[caller] += 1
+            return self._turns.take(caller)
+        return None
+
+    def _work(self, job: _Job) -> None:
+        job.run()
+        with self._lock:
+            self._leave(job)
+            self._start()
+
+    def _leave(self, job: _Job) -> None:
+        self._running[job.caller] -= 1
+        if not self._running[job.caller]:
+            del self._running[job.caller]

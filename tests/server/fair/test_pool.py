@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import pytest
+
+from kshot.server.fair import pool as fair_pool
+from kshot.server.fair.pool import FairPool, give_way
+
+
+@pytest.fixture
+def pool() -> Iterator[FairPool]:
+    made = FairPool(1, "test")
+    yield made
+    made.close()
+
+
+class Order:
+    """Notes which jobs ran, in which order."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def job(self, name: str) -> Callable[[], None]:
+        return lambda: self.names.append(name)
+
+
+def test_a_caller_who_has_nothing_running_waits_for_nobody(pool: FairPool) -> None:
+    go_on, order = threading.Event(), Order()
+    held = [pool.submit("many", go_on.wait) for _ in range(5)]
+
+    pool.submit("few", order.job("few")).result(10)
+
+    assert sum(each.running() for each in held) == 1
+    go_on.set()
+    assert all(each.result(10) for each in held)
+
+
+def test_callers_take_turns(pool: FairPool) -> None:
+    go_on, order = threading.Event(), Order()
+    for caller in "xy":
+        pool.submit(caller, go_on.wait)
+    jobs = [pool.submit(name[0], order.job(name)) for name in ("x1", "x2", "x3", "y1", "z1", "z2")]
+    unwanted = pool.submit("z", order.job("unwanted"))
+    assert unwanted.cancel()
+
+    go_on.set()
+
+    for job in jobs:
+        job.result(10)
+    places = {name: place for place, name in enumerate(order.names)}
+    assert len(places) == 6
+    assert places["z1"] < places["x2"]  # ten jobs that came before do not count
+    assert places["y1"] < places["x3"]
+
+
+def test_long_jobs_let_others_go_first(pool: FairPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many callers have long ones; and each goes on after its pause."""
+    monkeypatch.setattr(fair_pool, "PART_SECONDS", 0.0)
+    stop, parts = threading.Event(), {"x": 0, "y": 0}
+
+    def long(caller: str) -> int:
+        while not stop.is_set():
+            parts[caller] += 1
+            give_way()
+        return parts[caller]
+
+    jobs = [pool.submit(caller, lambda caller=caller: long(caller)) for caller in "xy"]
+    for number in range(3):
+        assert pool.submit("quiet", lambda number=number: number).result(10) == number
+    alone: Future[None] = pool.submit("x", give_way)  # nobody is before it
+    stop.set()
+
+    assert [job.result(10) > 0 for job in jobs] == [True, True]
+    alone.result(10)
+    give_way()  # outside of a job it does nothing
+
+
+def test_an_error_is_the_jobs_own(pool: FairPool) -> None:
+    def fail() -> None:
+        raise KeyError
+
+    assert isinstance(pool.submit("x", fail).exception(10), KeyError)
+    assert pool.submit("x", lambda: 1).result(10) == 1
+
+
+def test_a_close_drops_what_waits_and_ends_what_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fair_pool, "PART_SECONDS", 0.0)
+    pool, go_on, begun = FairPool(1, "test"), threading.Event(), threading.Event()
+
+    def paused() -> str:
+        begun.set()
+        go_on.wait()
+        give_way()
+        return "ended"
+
+    began = pool.submit("x", paused)
+    assert begun.wait(10)
+    blocking = [pool.submit("y", go_on.wait) for _ in range(3)]
+    pool.close()
+    go_on.set()
+
+    assert began.result(10) == "ended"
+    assert [each.cancelled() for each in blocking] == [False, True, True]
+    with pytest.raises(RuntimeError):
+        pool.submit("z", paused)
