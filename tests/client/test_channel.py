@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from kshot.client import Client, UnavailableError
+from kshot.client import Client, InputError, UnavailableError
 from kshot.client.channel import channel_options
 
 
@@ -39,3 +39,19 @@ def test_clients_find_a_server_that_is_back(
                     break
                 except UnavailableError:
                     assert time.monotonic() - began < 20  # seconds, on a busy machine
+
+
+def test_an_unknown_host_is_looked_up_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name may come with the server, as that of a container does."""
+    with Client("no..name:50051") as client:
+        with pytest.raises(UnavailableError, match="there is no host of this name"):
+            client.capabilities()
+        opened = list[str]()
+        monkeypatch.setattr(client, "_connect", lambda: opened.append("again"))
+        with pytest.raises(UnavailableError):
+            client.capabilities()
+        client.close()
+        with pytest.raises(InputError, match="closed"):
+            client.capabilities()
+
+    assert opened == ["again"]

@@ -66,6 +66,8 @@ class Capabilities:
     max_request_pixels: int
     max_predict_image_count: int
     max_predict_mac_count: int
+    max_answer_bytes: int
+    max_connection_call_count: int
     max_adapted_model_count: int
     max_adapted_model_bytes: int
     default_ttl: float
@@ -89,6 +91,8 @@ def decode_capabilities(response: wire.GetCapabilitiesResponse) -> Capabilities:
         max_request_pixels=limits.max_request_pixels,
         max_predict_image_count=limits.max_predict_image_count,
         max_predict_mac_count=limits.max_predict_mac_count,
+        max_answer_bytes=limits.max_answer_bytes,
+        max_connection_call_count=limits.max_connection_call_count,
         max_adapted_model_count=limits.max_adapted_model_count,
         max_adapted_model_bytes=limits.max_adapted_model_bytes,
         default_ttl=seconds(limits.default_ttl),

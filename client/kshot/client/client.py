@@ -25,6 +25,7 @@ from kshot.client.encoding import (
 )
 from kshot.client.errors import InputError
 from kshot.client.export import write_export
+from kshot.client.failures import unknown_host
 from kshot.client.forks import GATE, check_process, watch_forks
 from kshot.client.inputs import Gathered, Images, gather, name_item
 from kshot.client.labels import Classes, Labels
@@ -59,10 +60,14 @@ class Client:
         check_process(address)
         watch_forks()
         self._process = os.getpid()
-        self._channel = open_channel(address)
-        self._stub = AdaptationServiceStub(self._channel)
+        self._closed = False
+        self._connect()
         self._useful_sides = UsefulSides()
         self._models: dict[str, str] = {}  # that models were adapted from, by id
+
+    def _connect(self) -> None:
+        self._channel = open_channel(self.address)
+        self._stub = AdaptationServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +83,7 @@ class Client:
     def close(self) -> None:
         """Close the connection; calls under way are cancelled. A child leaves it to its parent."""
         if os.getpid() == self._process:
+            self._closed = True
             self._channel.close()
 
     def __reduce__(self) -> NoReturn:
@@ -308,6 +314,8 @@ class Client:
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 self._useful_sides.forget()
+                if unknown_host(error.details() or "") and not self._closed:
+                    self._connect()  # gRPC waits up to two minutes before it looks a name up again
             raise error_from(error, Asked(self.address, patience.timeout, names or {})) from error
         except ValueError as error:  # gRPC's error for a closed channel
             raise InputError(f"cannot call {self.address}: {error}") from error

@@ -35,6 +35,11 @@ def plain_words(code: grpc.StatusCode, text: str, address: str, timeout: float |
     return said
 
 
+def unknown_host(text: str) -> bool:
+    """Tell whether gRPC's words mean that the name of a host has no address."""
+    return any(words in text for words in _UNKNOWN_HOST)
+
+
 def _too_large(text: str, address: str) -> str:
     """Say which message is too large, and by how much."""
     sizes = _SIZES.search(text)
@@ -57,7 +62,7 @@ def _unreachable(text: str, address: str) -> str:
         return f"{cause}; {proxy}"
     if any(words in text for words in _FOREIGN):
         return "another program than kshot listens there: check host and port"
-    if any(words in text for words in _UNKNOWN_HOST):
+    if unknown_host(text):
         return "there is no host of this name: check the address"
     if "failed to connect" not in text:
         return f"the connection was lost ({cause}); the server may have stopped"

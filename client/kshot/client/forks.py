@@ -14,7 +14,7 @@ from functools import cache
 
 from kshot.client.errors import InputError
 
-_MOST_SECONDS = 5.0
+_MOST_SECONDS = 2.0
 
 
 class CallGate:
