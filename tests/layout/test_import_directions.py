@@ -86,6 +86,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"call_context", "error_details", "errors", "event_log", "fair", "workers"},
         {"config", "drain_grace", "listen"},
         {"request"},
+        {"limits"},
         {"store"},
         {"report"},
         {"engine_link"},

@@ -17,6 +17,7 @@ from kshot.server.request.inputs import EncodedImages, TensorImages
 
 def test_admission_counts_and_closes() -> None:
     async def main() -> None:
+        begin_call("Adapt")
         admission = Admission(2)
         await admission.wait_idle()
         with admission.admit():

@@ -29,6 +29,7 @@ EXAMPLES: list[RequestError] = [
     errors.DeviceMemoryFull(),
     errors.QueueFull(),
     errors.TooManyCalls(),
+    errors.TooManyFiles(),
     errors.EngineUnavailable(),
     errors.StoreUnavailable(),
     errors.ShuttingDown(),
@@ -36,6 +37,7 @@ EXAMPLES: list[RequestError] = [
     errors.CallCancelled(),
     errors.AdaptedModelDamaged("am-x"),
     errors.MethodNotFound(),
+    errors.ServiceUnknown(),
     errors.InternalError("abc"),
 ]
 

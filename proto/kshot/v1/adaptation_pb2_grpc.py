@@ -39,12 +39,14 @@ class AdaptationServiceStub(object):
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_EXPIRED     | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_DELETED     | ResourceInfo           |
+    | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_FILES            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -127,12 +129,14 @@ class AdaptationServiceServicer(object):
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_EXPIRED     | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_DELETED     | ResourceInfo           |
+    | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_FILES            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -284,12 +288,14 @@ class AdaptationService(object):
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_EXPIRED     | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_DELETED     | ResourceInfo           |
+    | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_FILES            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |

@@ -31,12 +31,14 @@ class AdaptationServiceStub:
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_EXPIRED     | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_DELETED     | ResourceInfo           |
+    | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_FILES            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -137,12 +139,14 @@ class AdaptationServiceAsyncStub:
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_EXPIRED     | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_DELETED     | ResourceInfo           |
+    | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_FILES            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |
@@ -242,12 +246,14 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
     | NOT_FOUND           | ADAPTED_MODEL_NOT_FOUND   | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_EXPIRED     | ResourceInfo           |
     | NOT_FOUND           | ADAPTED_MODEL_DELETED     | ResourceInfo           |
+    | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
+    | UNAVAILABLE         | TOO_MANY_FILES            | RetryInfo              |
     | UNAVAILABLE         | ENGINE_UNAVAILABLE        | RetryInfo              |
     | UNAVAILABLE         | STORE_UNAVAILABLE         | RetryInfo              |
     | UNAVAILABLE         | SHUTTING_DOWN             | RetryInfo              |

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from kshot.server.call_context import current_call, current_caller
+from kshot.server.call_context import current_call, current_caller, until_sent
 from kshot.server.choice import prepared_bytes
 from kshot.server.errors import QueueFull, ShuttingDown, TooManyCalls
 from kshot.server.fair.turns import Turns
@@ -27,7 +28,7 @@ class Admission:
     """Counts the calls of one kind that run or wait, up to a limit; for one event loop.
 
     A caller with many gets another place while two thirds are free beside his: one alone gets two
-    thirds of all, two get two fifths each.
+    thirds of all, two get two fifths each. A call has its place until its answer is sent.
     """
 
     def __init__(self, limit: int) -> None:
@@ -58,10 +59,7 @@ class Admission:
         try:
             yield
         finally:
-            self._count -= 1
-            _lower(self._of_callers, caller, 1)
-            if self._count == 0:
-                self._idle.set()
+            until_sent(partial(self._leave, caller))
 
     def close(self) -> None:
         """Admit no more calls."""
@@ -70,6 +68,12 @@ class Admission:
     async def wait_idle(self) -> None:
         """Wait until no call is inside."""
         await self._idle.wait()
+
+    def _leave(self, caller: str) -> None:
+        self._count -= 1
+        _lower(self._of_callers, caller, 1)
+        if self._count == 0:
+            self._idle.set()
 
 
 def _lower(counts: Counter[str], caller: str, by: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -47,6 +47,14 @@ class Call:
     """Sentences for the caller about the support set: any part of the work may append some."""
     query_warnings: list[str] = field(default_factory=list)
     """The same about the queries."""
+    held: list[Callable[[], None]] | None = None
+    """What the call gives back once its answer is sent; None where nobody calls `sent`."""
+
+    def sent(self) -> None:
+        """Give back what the call holds: its answer is sent, or nobody will read it."""
+        held, self.held = self.held, None
+        for give_back in held or ():
+            give_back()
 
     def remaining(self) -> float | None:
         """Return the seconds until the deadline, negative after it, None without one."""
@@ -108,6 +116,15 @@ def current_caller() -> str:
     """Return who asks for what this task does; empty for what the server does by itself."""
     call = _CALL.get(None)
     return "" if call is None else call.caller
+
+
+def until_sent(give_back: Callable[[], None]) -> None:
+    """Give something back once this call's answer is sent, or now where nobody tells of that."""
+    call = _CALL.get(None)
+    if call is None or call.held is None:
+        give_back()
+    else:
+        call.held.append(give_back)
 
 
 def begin_call(method: str, remaining: float | None = None, caller: str = "") -> Call:

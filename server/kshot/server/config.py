@@ -67,6 +67,27 @@ class ServerConfig:
         "Maximum multiply-accumulate operations of a request to predict: of each image that it may "
         "run, as the model's capabilities count them.",
     )
+    max_answer_bytes: int = _count(
+        4 * 2**20,
+        "Maximum size of an answer to queries, in bytes; clients of gRPC take 4 MiB by default.",
+        least=2**14,
+        greatest=2**30,
+    )
+    max_connection_calls: int = _count(
+        128,
+        "Maximum calls of one connection that run or wait; others get UNAVAILABLE.",
+        greatest=1_000_000,
+    )
+    max_connection_age: float = _seconds(
+        3600.0, "Seconds after which a connection is replaced; its calls may end."
+    )
+    max_connection_idle: float = _seconds(
+        120.0, "Seconds after which a connection without calls is closed."
+    )
+    message_timeout: float = _seconds(30.0, "Seconds that a request may take to arrive.")
+    answer_timeout: float = _seconds(
+        30.0, "Seconds that a client may take to read an answer, besides 4 for each megabyte."
+    )
     max_adapted_models: int = _count(10_000, "Maximum number of stored adapted models.")
     max_adapted_bytes: int = _count(8 * 2**30, "Maximum bytes of stored adapted models.")
     default_ttl: float = _seconds(

@@ -17,6 +17,7 @@ KshotServerError
     ├── Unavailable             the call may work after `retry_seconds`
     │   ├── QueueFull
     │   ├── TooManyCalls
+    │   ├── TooManyFiles
     │   ├── EngineUnavailable
     │   ├── StoreUnavailable
     │   └── ShuttingDown
@@ -24,6 +25,7 @@ KshotServerError
     ├── CallCancelled           the caller has gone
     ├── AdaptedModelDamaged     the stored file is missing or was changed
     ├── MethodNotFound          no such RPC
+    ├── ServiceUnknown          no such service, in a health check
     └── InternalError           any other failure; the caller gets an id, the log the cause
 
 The store adds failures that no caller receives (`store/failures.py`).
@@ -242,6 +244,13 @@ class TooManyCalls(Unavailable):
     retry_seconds = 0.5
 
 
+class TooManyFiles(Unavailable):
+    """The process or the system has no descriptor left for another file."""
+
+    reason = "TOO_MANY_FILES"
+    sentence = "the server has too many connections and files open; try again"
+
+
 class EngineUnavailable(Unavailable):
     """The engine is starting, or ended during this call."""
 
@@ -297,6 +306,14 @@ class MethodNotFound(RequestError):
     code = grpc.StatusCode.UNIMPLEMENTED
     reason = "METHOD_NOT_FOUND"
     sentence = "there is no such method"
+
+
+class ServiceUnknown(RequestError):
+    """A health check names a service that this server does not have."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "SERVICE_UNKNOWN"
+    sentence = "the server has no such service; expected one that reflection lists, or none"
 
 
 class InternalError(RequestError):

@@ -18,10 +18,11 @@ from kshot.server.checked_task import check_task, check_task_alone
 from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.pool import EnginePool
+from kshot.server.limits.answers import AnswerRoom, check_answer, record_bytes
 from kshot.server.predict.batches import MAX_BATCH_IMAGES, Batches, Request, few_alone, may_join
 from kshot.server.predict.catalog import Catalog, ServedModel
 from kshot.server.predict.encodings import Encodings
-from kshot.server.predict.export import export_model
+from kshot.server.predict.export import export_model, template_bytes
 from kshot.server.predict.prediction import (
     Answers,
     CostLimits,
@@ -54,7 +55,7 @@ from kshot.server.request.options import TtlLimits
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedModelRecord
-from kshot.server.store.kept_models import KeptModels
+from kshot.server.store.kept_models import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, KeptModels
 from kshot.server.workers import Workers
 
 Check = Callable[[ServedModel, Violations, PixelBudget], Candidate]
@@ -79,6 +80,7 @@ class Front:
     adapting_room: ImageRoom = field(default_factory=ImageRoom)
     predicting_room: ImageRoom = field(default_factory=ImageRoom)
     support_grounds: SupportGrounds = field(default_factory=SupportGrounds)
+    answer_room: AnswerRoom = field(default_factory=AnswerRoom)
 
     async def adapt(self, task: AdaptInput, violations: Violations) -> AdaptResult:
         """Adapt and store the adapted model."""
@@ -109,6 +111,9 @@ class Front:
                 others = {name: task.options[name] for name in task.options if name != "ttl"}
                 task = replace(task, options=others)
             models = await self._find(task, violations, query)
+            limits = (each.bundle.manifest.limits for each in models)
+            most = max(each.max_query_count for each in limits)
+            await self._hold_answer(query, most, task.support_set.class_names, violations)
 
             def check(model: ServedModel, noted: Violations, budget: PixelBudget) -> Candidate:
                 checked = check_task(task, model, TtlLimits(0, 0), budget, noted)
@@ -138,6 +143,8 @@ class Front:
                 violations.check()
             adapted, arrays = await self.kept_models.read(adapted_model)
             model = self._behind(adapted)
+            most = model.bundle.manifest.limits.max_query_count
+            await self._hold_answer(query, most, adapted.class_names, violations)
             mode = query.mode or adapted.options.batch_norm_mode
 
             support_count, budget = len(arrays.support), self._budget(SharedImages())
@@ -162,6 +169,17 @@ class Front:
                 answers = await scored(answers, arrays, query.reject_below, self.workers)
             return adapted, answers
 
+    async def page(
+        self, page_size: int, page_token: str, model: str
+    ) -> tuple[Sequence[AdaptedModelRecord], str]:
+        """Return a page of records as `KeptModels.page` does, of few where names are long."""
+        if page_size >= 0:
+            each = record_bytes(self.catalog.max_way)
+            most = max(1, min(MAX_PAGE_SIZE, self.config.max_answer_bytes // each))
+            page_size = min(page_size or DEFAULT_PAGE_SIZE, most)
+            await self.answer_room.hold(page_size * each)
+        return await self.kept_models.page(page_size, page_token, model)
+
     async def export(
         self, adapted_model: str, mode: BatchNormMode | None, violations: Violations
     ) -> tuple[AdaptedModelRecord, BatchNormMode, bytes]:
@@ -174,6 +192,8 @@ class Front:
             check_mode(mode, model, violations)
             violations.check()
             chosen = mode or adapted.options.batch_norm_mode
+            room = adapted.size_bytes + template_bytes(model.bundle, arrays, chosen)
+            await self.answer_room.hold_export(room)
 
             def work() -> bytes:
                 with current_call().measure("compute"):
@@ -269,6 +289,22 @@ class Front:
             await self.workers.prepare(check)
         current_call().model = task.model
         return [self.catalog.find(task.model)]
+
+    async def _hold_answer(
+        self,
+        query: PredictInput,
+        max_query_count: int,
+        class_names: Sequence[str],
+        violations: Violations,
+    ) -> None:
+        """Wait for room for the answer; before any work, refuse one that is too large."""
+        count, most = image_count(query.queries) or 0, self.config.max_answer_bytes
+        if count > max_query_count or len(class_names) > self.catalog.max_way:
+            return  # this request will be refused
+        size = check_answer(query, count, class_names, most, violations)
+        if size > most:
+            violations.check()
+        await self.answer_room.hold(size)
 
     def _budget(self, shared: SharedImages) -> PixelBudget:
         return PixelBudget(self.config.max_image_pixels, self.config.max_request_pixels, shared)

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from kshot.server.admission import Admission
@@ -20,14 +20,18 @@ from kshot.server.engine_link.pool import EnginePool
 from kshot.server.event_log import LOGGER, log_event
 from kshot.server.front import Front
 from kshot.server.front_share import measure_share
+from kshot.server.limits.answers import AnswerRoom
 from kshot.server.listen import listen
 from kshot.server.predict.batches import Batches
 from kshot.server.predict.catalog import Catalog
 from kshot.server.predict.encodings import Encodings
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.runtime import Runtime
+from kshot.server.rpc.health import Health
 from kshot.server.rpc.interceptor import CallInterceptor
+from kshot.server.rpc.messages import max_fields
 from kshot.server.rpc.service import AdaptationServicer
+from kshot.server.rpc.transport import quiet_grpc, transport_options
 from kshot.server.store.kept_models import KeptModels
 from kshot.server.store.model_cache import ModelCache
 from kshot.server.store.store import LocalStore
@@ -37,8 +41,6 @@ from kshot.v1 import adaptation_pb2_grpc as wire_grpc
 
 SERVICE = wire.DESCRIPTOR.services_by_name["AdaptationService"].full_name
 _SWEEP_SECONDS = 60.0
-# Calls that neither adapt nor predict are short; this bounds their number.
-_SPARE_CALLS = 256
 # How long answers may take to leave once their calls have ended.
 _LAST_BYTES_SECONDS = 0.2
 # How long threads may take to notice the end of their calls when no grace is left.
@@ -108,20 +110,19 @@ async def running(
             encodings=Encodings(workers, on_gpu=runtime.on_gpu),
             adapting=Admission(config.max_adapt_queue),
             predicting=Admission(config.max_predict_queue),
+            answer_room=AnswerRoom(config.max_answer_bytes),
         )
-        interceptor = CallInterceptor(SERVICE)
+        quiet_grpc()
+        interceptor = CallInterceptor(SERVICE, config, max_fields(catalog))
         server, address = _make_server(config, interceptor)
         healthy = _add_services(server, front)
-        await healthy.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-        await healthy.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.start()
         stack.push_async_callback(server.stop, 0)
         if not await _start_engine(engine, stop):
             yield None
             return
         facts = engine.facts
-        await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
-        await healthy.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        healthy.set_serving(True)
         behind = [
             asyncio.create_task(_sweep(store, workers, hurry)),
             asyncio.create_task(_size(front)),
@@ -135,7 +136,7 @@ async def running(
             }
         finally:
             front.adapting.close()
-            await healthy.enter_graceful_shutdown()
+            healthy.set_serving(False)
             await grace.wait(front.adapting.wait_idle())
             # This refuses all new calls; calls that only watch would last for the whole grace.
             stopping = asyncio.ensure_future(server.stop(grace.remaining()))
@@ -150,28 +151,16 @@ async def running(
 
 def _make_server(config: ServerConfig, interceptor: CallInterceptor) -> tuple[grpc.aio.Server, str]:
     """Return a listening server and its address."""
-    server = grpc.aio.server(
-        interceptors=[interceptor],
-        maximum_concurrent_rpcs=config.max_adapt_queue + config.max_predict_queue + _SPARE_CALLS,
-        options=[
-            ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),
-            # Notice clients that vanish, and let clients ping every 10 seconds.
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-        ],
-    )
+    server = grpc.aio.server(interceptors=[interceptor], options=transport_options(config))
     port = listen(server, config.host, config.port)
     return server, f"{config.host}:{port}"
 
 
-def _add_services(server: grpc.aio.Server, front: Front) -> health.aio.HealthServicer:
+def _add_services(server: grpc.aio.Server, front: Front) -> Health:
     wire_grpc.add_AdaptationServiceServicer_to_server(AdaptationServicer(front), server)
-    healthy = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    healthy = Health(("", SERVICE))
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection(names, server)
     return healthy
 

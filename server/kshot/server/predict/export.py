@@ -19,6 +19,13 @@ from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 _INPUT = "inputs"
 
 
+def template_bytes(bundle: Bundle, arrays: AdaptedArrays, mode: BatchNormMode) -> int:
+    """Return the bytes of the files that an export joins with an adapted model's arrays."""
+    tail = bundle.tail_template_path if arrays.has_tail else None
+    paths = (tail or bundle.template_path(mode), bundle.encoder_path)
+    return sum(bundle.manifest.files[path.name].size_bytes for path in paths if path is not None)
+
+
 def export_model(
     bundle: Bundle, arrays: AdaptedArrays, adapted: AdaptedModelRecord, mode: BatchNormMode
 ) -> bytes:

@@ -58,3 +58,4 @@ class PredictInput:
     top_k: int
     return_logits: bool
     reject_below: float | None = None
+    omit_class_names: bool = False

@@ -32,6 +32,8 @@ def capabilities_message(
             max_request_pixels=config.max_request_pixels,
             max_predict_image_count=config.max_predict_images,
             max_predict_mac_count=config.max_predict_macs,
+            max_answer_bytes=config.max_answer_bytes,
+            max_connection_call_count=config.max_connection_calls,
         ),
         engine=None if facts is None else _engine(facts),
     )

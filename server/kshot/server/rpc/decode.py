@@ -59,7 +59,12 @@ def predict_input(
     if reject_below is not None and not 0 <= reject_below <= 1:
         violations.add("reject_below", f"expected a share from 0 to 1, got {reject_below:g}")
     return PredictInput(
-        _images(request.queries), mode, request.top_k, request.return_logits, reject_below
+        _images(request.queries),
+        mode,
+        request.top_k,
+        request.return_logits,
+        reject_below,
+        request.omit_class_names,
     )
 
 

@@ -116,6 +116,8 @@ def prediction_messages(
 ) -> list[wire.Prediction]:
     """Name the best class of each query, and the `top_k` best if they were asked for."""
     messages = []
+    if query.omit_class_names:
+        class_names = [""] * len(class_names)
     known: Sequence[float | None] = [None] * len(answers.logits)
     if answers.known is not None:
         known = answers.known.tolist()

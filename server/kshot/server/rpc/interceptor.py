@@ -1,18 +1,18 @@
-"""Where every call begins and ends: parsing, errors as statuses, the log line."""
+"""Where every call begins and ends: its message, errors as statuses, the log line."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, cast
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from kshot.server.admission import Admission
 from kshot.server.call_context import Call, begin_call
+from kshot.server.config import ServerConfig
 from kshot.server.errors import (
     CallCancelled,
     DeadlineExceeded,
@@ -20,84 +20,155 @@ from kshot.server.errors import (
     InvalidRequest,
     MethodNotFound,
     RequestError,
+    TooManyFiles,
 )
-from kshot.server.event_log import LOGGER, log_call
+from kshot.server.event_log import LOGGER, log_call, log_event
+from kshot.server.limits.descriptors import out_of_descriptors
+from kshot.server.rpc.calls import CallLimits, Context, Kind, OpenCall, OpenCalls
+from kshot.server.rpc.messages import MessageReader
 from kshot.server.rpc.status import REQUEST_ID_TRAILER, message_of, trailers_of
 
-# Parsing this much takes under a millisecond; larger messages are parsed in a thread.
-_PARSE_ON_LOOP_BYTES = 256 * 1024
+# Calls that neither adapt nor predict are short; this bounds their number.
+_SPARE_CALLS = 256
+# Calls of standard services: of one connection, and those of all that last.
+_STANDARD_CALLS = 16
+_STANDARD_STREAMS = 256
+_STANDARD_BYTES = 4096
+# How long gRPC may take to tell that a call without a message has ended.
+_END_SECONDS = 0.05
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Unary = Callable[[Any, Context], Awaitable[Any]]
 Stream = Callable[[Any, Context], AsyncIterator[Any]]
+Work = Callable[[OpenCall], Awaitable[Any]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods of one service; other services pass unchanged.
+    """Wraps the methods of all services: every one is registered as a stream of bytes.
 
-    `calls` counts the running ones.
+    So a call is counted before its message has come, which looks the same on the wire. `calls` has
+    those of the named service whose message has come.
     """
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, config: ServerConfig, max_fields: int) -> None:
         self._prefix = f"/{service}/"
-        self.calls = Admission(sys.maxsize)
+        places = config.max_adapt_queue + config.max_predict_queue + _SPARE_CALLS
+        self.calls = Admission(places)
+        self._streams = Admission(_STANDARD_STREAMS)
+        limits = CallLimits(
+            {Kind.OWN: config.max_connection_calls, Kind.STANDARD: _STANDARD_CALLS},
+            config.max_message_bytes,
+            config.message_timeout,
+            config.answer_timeout,
+        )
+        self._open = OpenCalls(limits, _end)
+        self._messages = MessageReader(config.max_message_bytes, max_fields)
 
     async def intercept_service(
         self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> Handler:
         """Return the method's handler with its beginning and end around it."""
         method = str(handler_call_details.method)
         handler = await continuation(handler_call_details)
         if handler is None:
-            # A stream handler refuses any kind of call before it reads anything.
             return grpc.stream_stream_rpc_method_handler(cast(Any, _refuse))
-        if not method.startswith(self._prefix):
-            return handler
+        kind = Kind.OWN if method.startswith(self._prefix) else Kind.STANDARD
         name = method.removeprefix(self._prefix)
-        parse = cast("Callable[[bytes], Any]", handler.request_deserializer)
-        serialize = handler.response_serializer
-        # Without a deserializer, gRPC hands over the bytes.
         if handler.response_streaming:
-            stream = self._around_stream(name, parse, cast(Stream, handler.unary_stream))
-            return grpc.unary_stream_rpc_method_handler(
-                cast(Any, stream), response_serializer=serialize
-            )
-        unary = self._around_unary(name, parse, cast(Unary, handler.unary_unary))
-        return grpc.unary_unary_rpc_method_handler(cast(Any, unary), response_serializer=serialize)
+            stream = self._streaming(name, kind, handler)
+            return grpc.stream_stream_rpc_method_handler(cast(Any, stream))
+        return grpc.stream_unary_rpc_method_handler(cast(Any, self._unary(name, kind, handler)))
 
-    def _around_unary(self, name: str, parse: Callable[[bytes], Any], handle: Unary) -> Unary:
-        async def answer(content: bytes, context: Context) -> Any:  # noqa: ANN401 -- any message
-            call = _begin(name, context)
-            with self.calls.admit():
-                try:
-                    response = await handle(await _parse(parse, content, call), context)
-                except BaseException as error:
-                    await _end(call, context, error)
-                finally:
-                    call.ended = True
-                log_call(call, "OK")
-                return response
+    def _unary(self, name: str, kind: Kind, handler: Handler) -> Unary:
+        serialize = cast("Callable[[Any], bytes]", handler.response_serializer)
+        handle = cast(Unary, handler.unary_unary)
+
+        async def answer(_requests: object, context: Context) -> bytes:
+            async def work(opened: OpenCall) -> bytes:
+                message = await self._read(opened)
+                with self._place(kind):
+                    request = await self._parse(handler, message, opened)
+                    content = serialize(await handle(request, context))
+                self._open.send(opened, len(content))
+                return content
+
+            return cast(bytes, await self._run(name, kind, context, work))
+
+        return answer
+
+    def _streaming(self, name: str, kind: Kind, handler: Handler) -> Unary:
+        serialize = cast("Callable[[Any], bytes]", handler.response_serializer)
+
+        async def answer(_requests: object, context: Context) -> None:
+            async def write(opened: OpenCall, responses: AsyncIterator[Any]) -> None:
+                async with aclosing(cast(Any, responses)):
+                    async for response in responses:
+                        content = serialize(response)
+                        self._open.send(opened, len(content))
+                        await context.write(content)
+                        self._open.go_on(opened)
+                self._open.send(opened, 0)
+
+            async def work(opened: OpenCall) -> None:
+                message = await self._read(opened)
+                with self._place(kind, lasts=True):
+                    request = await self._parse(handler, message, opened)
+                    if handler.request_streaming:
+                        requests = self._requests(request, handler, opened)
+                        await write(opened, cast(Stream, handler.stream_stream)(requests, context))
+                    else:
+                        await write(opened, cast(Stream, handler.unary_stream)(request, context))
+
+            await self._run(name, kind, context, work)
 
         return answer
 
-    def _around_stream(self, name: str, parse: Callable[[bytes], Any], handle: Stream) -> Stream:
-        async def answer(content: bytes, context: Context) -> AsyncIterator[Any]:
-            call = _begin(name, context)
-            with self.calls.admit():
-                try:
-                    async for response in handle(await _parse(parse, content, call), context):
-                        yield response
-                except BaseException as error:
-                    await _end(call, context, error)
-                finally:
-                    call.ended = True
-                log_call(call, "OK")
+    async def _run(self, name: str, kind: Kind, context: Context, work: Work) -> Any:  # noqa: ANN401 -- what `work` returns
+        """Do a call's work between its beginning and its end."""
+        call = _begin(name, context)
+        try:
+            result = await work(self._open.begin(call, context, kind))
+        except BaseException as error:
+            await _end(call, context, error)
+        finally:
+            call.ended = True
+        if kind is Kind.OWN:
+            log_call(call, "OK")
+        return result
 
-        return answer
+    def _place(self, kind: Kind, lasts: bool = False) -> AbstractContextManager[None]:
+        """Return a place for a call; those of standard services need one only if they last."""
+        if kind is Kind.OWN:
+            return self.calls.admit()
+        return self._streams.admit() if lasts else nullcontext()
+
+    async def _read(self, opened: OpenCall) -> bytes:
+        """Read the message of a call, or the first of several."""
+        content = await self._open.read(opened)
+        if content is None:
+            # Either gRPC is about to cancel this call, or there is none.
+            await asyncio.sleep(_END_SECONDS)
+            raise InvalidRequest.about("request", "expected a message, got none")
+        return content
+
+    async def _parse(self, handler: Handler, content: bytes, opened: OpenCall) -> Any:  # noqa: ANN401 -- any message
+        if opened.kind is Kind.STANDARD and len(content) > _STANDARD_BYTES:
+            problem = f"expected at most {_STANDARD_BYTES} bytes, got {len(content)}"
+            raise InvalidRequest.about("request", problem)
+        parse = cast("Callable[[bytes], Any]", handler.request_deserializer)
+        return await self._messages.parse(parse, content, opened.call)
+
+    async def _requests(
+        self,
+        first: Any,  # noqa: ANN401 -- any message
+        handler: Handler,
+        opened: OpenCall,
+    ) -> AsyncIterator[Any]:
+        yield first
+        while (content := await self._open.read(opened)) is not None:
+            yield await self._parse(handler, content, opened)
 
 
 async def _refuse(_requests: object, context: Context) -> None:
@@ -110,33 +181,35 @@ def _begin(name: str, context: Context) -> Call:
     return call
 
 
-async def _parse(parse: Callable[[bytes], Any], content: bytes, call: Call) -> Any:  # noqa: ANN401 -- any message
-    with call.measure("decode"):
-        try:
-            if len(content) <= _PARSE_ON_LOOP_BYTES:
-                return parse(content)
-            return await asyncio.to_thread(parse, content)
-        except DecodeError as error:
-            raise InvalidRequest.about(
-                "request", "expected a message of this method, got other bytes"
-            ) from error
-
-
 async def _end(call: Call, context: Context, error: BaseException) -> NoReturn:
     """Log a failed call and answer it; only the log tells of errors that are no `RequestError`."""
+    if isinstance(error, grpc.aio.AbortError):  # it was answered while its message came
+        raise error
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         gone = DeadlineExceeded() if call.timed_out() else CallCancelled()
         log_call(call, gone.code.name, gone.reason)
         raise error
+    if isinstance(error, grpc.aio.InternalError):  # gRPC could not send
+        log_call(call, CallCancelled.code.name, CallCancelled.reason)
+        raise asyncio.CancelledError from error
     if not isinstance(error, RequestError):
-        if not isinstance(error, Exception):
-            raise error
-        LOGGER.log(
-            logging.ERROR,
-            "failure",
-            exc_info=error,
-            extra={"fields": {"request_id": call.request_id}},
-        )
-        error = InternalError(call.request_id)
+        error = _foreseen(call, error)
     log_call(call, error.code.name, error.reason)
-    await context.abort(error.code, message_of(error), trailers_of(error, call.request_id))
+    try:
+        await context.abort(error.code, message_of(error), trailers_of(error, call.request_id))
+    except grpc.aio.InternalError as failure:  # the client has left
+        raise asyncio.CancelledError from failure
+
+
+def _foreseen(call: Call, error: BaseException) -> RequestError:
+    """Return what a caller hears of an error that is not for callers, and log it."""
+    if not isinstance(error, Exception):
+        raise error
+    if isinstance(error, NotImplementedError):
+        return MethodNotFound()
+    if out_of_descriptors(error):
+        log_event("too_many_open_files", logging.ERROR, request_id=call.request_id)
+        return TooManyFiles()
+    fields = {"fields": {"request_id": call.request_id}}
+    LOGGER.log(logging.ERROR, "failure", exc_info=error, extra=fields)
+    return InternalError(call.request_id)

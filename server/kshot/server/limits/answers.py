@@ -1,0 +1,83 @@
+"""The bytes of answers: known before any work, and held until they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from kshot.server.call_context import current_call, until_sent
+from kshot.server.limits.shares import Shares
+from kshot.server.request.inputs import PredictInput
+from kshot.server.request.validation import MAX_CLASS_NAME_BYTES
+from kshot.server.request.violations import Violations
+
+# What the parts of an answer take at most: tags, lengths, numbers, a description without names.
+_BASE, _PREDICTION, _TOP_CLASS, _NUMBER, _NAME = 8192, 28, 18, 4, 8
+_RECORD = 1024
+# The number of calls bounds smaller answers.
+_SMALL = 2**16
+# How many answers of the greatest size may be under way.
+_AT_ONCE = 16
+
+
+def answer_bytes(query: PredictInput, query_count: int, class_names: Sequence[str]) -> int:
+    """Return how many bytes an answer to queries takes at most, without its warnings."""
+    names = sorted((len(name.encode()) for name in class_names), reverse=True)
+    way, top = len(names), max(0, min(query.top_k, len(names)))
+    each = _PREDICTION + top * _TOP_CLASS + way * _NUMBER * (2 if query.return_logits else 1)
+    if not query.omit_class_names:
+        each += sum(names[:1]) + sum(names[:top])
+    return _BASE + sum(names) + way * (_NAME + way) + query_count * each
+
+
+def record_bytes(max_way: int) -> int:
+    """Return how many bytes the description of an adapted model takes at most."""
+    return _RECORD + max_way * (MAX_CLASS_NAME_BYTES + _NAME)
+
+
+def check_answer(
+    query: PredictInput,
+    query_count: int,
+    class_names: Sequence[str],
+    most: int,
+    violations: Violations,
+) -> int:
+    """Return what `answer_bytes` does; note an answer of more than `most` bytes."""
+    size = answer_bytes(query, query_count, class_names)
+    if size > most:
+        ways = ["ask for fewer queries at a time"]
+        if query.top_k > 1:
+            ways.append("a smaller top_k")
+        if not query.omit_class_names:
+            ways.append("omit_class_names")
+        violations.add(
+            "queries",
+            f"expected an answer of at most {most} bytes, got {query_count} queries whose answer "
+            f"takes up to {size}; {' or '.join(ways)}",
+        )
+    return size
+
+
+class AnswerRoom:
+    """Bounds the bytes of answers that are made or not yet sent, and of exports apart."""
+
+    def __init__(self, most: int = 2**22) -> None:
+        self._answers = Shares(_AT_ONCE * most)
+        self._exports = Shares(max(2**27, _AT_ONCE * most))
+
+    async def hold(self, size_bytes: int) -> None:
+        """Wait for room for an answer; the current call has it until its answer is sent."""
+        if size_bytes > _SMALL:
+            await _hold(self._answers, size_bytes)
+
+    async def hold_export(self, size_bytes: int) -> None:
+        """Wait for room for an export; the current call has it until its last byte is sent."""
+        await _hold(self._exports, size_bytes)
+
+
+async def _hold(room: Shares, size_bytes: int) -> None:
+    call = current_call()
+    size = min(size_bytes, room.total // 2)
+    with call.measure("queue"):
+        await room.take(call.caller, size)
+    until_sent(partial(room.give, call.caller, size))

@@ -1,0 +1,205 @@
+"""The calls of the port from their first byte to their last: how many, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import partial
+from typing import Any
+
+import grpc
+
+from kshot.server.call_context import Call
+from kshot.server.errors import InvalidRequest, QueueFull, RequestError, TooManyCalls
+from kshot.server.event_log import log_event
+from kshot.server.limits.shares import Shares
+from kshot.server.rpc.ending import end_call
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Refuse = Callable[[Call, Context, BaseException], Awaitable[Any]]
+
+# Calls of one kind whose message has not come whole; the oldest of more end.
+_MOST_UNREAD = 1024
+# Bytes of messages that may be on their way at a time.
+_READ_BYTES = 2**30
+# A message that takes longer than this may have to make way for others.
+_SLOW_SECONDS = 1.0
+# An answer of this many bytes may take another second.
+_SLOWEST_BYTES = 250_000
+
+
+class Kind(Enum):
+    """Calls of one kind never take the places of another."""
+
+    OWN = auto()
+    STANDARD = auto()
+    """Health and reflection."""
+
+
+@dataclass(frozen=True)
+class CallLimits:
+    """Calls of one connection by their kind; seconds for a whole message, and for an answer."""
+
+    connection_calls: dict[Kind, int]
+    message_bytes: int
+    message_seconds: float
+    answer_seconds: float
+
+
+@dataclass(eq=False)
+class OpenCall:
+    """A call; `until` is when its present phase has taken too long, in the loop's time.
+
+    `reading` since then, if gRPC collects its message; `queued` if it waits until gRPC may do so.
+    `ending` refuses it meanwhile.
+    """
+
+    call: Call
+    context: Context
+    kind: Kind
+    handler: asyncio.Task[Any]
+    until: float = math.inf
+    queued: bool = False
+    reading: float | None = None
+    sending: bool = False
+    ending: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def key(self) -> tuple[Kind, str]:
+        """Return what its connection's calls are counted by."""
+        return self.kind, self.call.caller
+
+
+class OpenCalls:
+    """Counts, bounds and times the calls of every connection; for one event loop.
+
+    `refuse` answers a call with an error.
+    """
+
+    def __init__(self, limits: CallLimits, refuse: Refuse) -> None:
+        self._limits = limits
+        self._refuse = refuse
+        self._open: dict[OpenCall, None] = {}
+        self._unread: dict[Kind, dict[OpenCall, None]] = {kind: {} for kind in Kind}
+        self._connections: Counter[tuple[Kind, str]] = Counter()
+        readers = max(8, _READ_BYTES // limits.message_bytes)
+        self._readers = {kind: Shares(readers) for kind in Kind}
+        shortest = min(limits.message_seconds, limits.answer_seconds)
+        self._tick = max(0.02, min(1.0, shortest / 4))
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, call: Call, context: Context, kind: Kind) -> OpenCall:
+        """Count a call until its answer is sent; raise `TooManyCalls`."""
+        handler = asyncio.current_task()
+        assert handler is not None  # noqa: S101 -- gRPC runs handlers in tasks
+        opened = OpenCall(call, context, kind, handler)
+        if self._connections[opened.key] >= self._limits.connection_calls[kind]:
+            raise TooManyCalls
+        self._connections[opened.key] += 1
+        self._open[opened] = None
+        call.held = []
+        handler.add_done_callback(partial(self._sent, opened))
+        if self._timer is None:
+            self._timer = handler.get_loop().call_later(self._tick, self._look)
+        return opened
+
+    async def read(self, opened: OpenCall) -> bytes | None:
+        """Return the next message of a call, None if there is none.
+
+        Raises what `refuse` does if the message does not come in time, or others need its room.
+        """
+        loop, unread, caller = (
+            opened.handler.get_loop(),
+            self._unread[opened.kind],
+            opened.call.caller,
+        )
+        if len(unread) >= _MOST_UNREAD:
+            self._end_unread(next(iter(unread)), QueueFull())
+        opened.until = loop.time() + self._limits.message_seconds
+        unread[opened] = None
+        readers = self._readers[opened.kind]
+        try:
+            if not readers.try_take(caller):
+                opened.queued = True
+                await readers.take(caller)
+                opened.queued = False
+            try:
+                opened.reading = loop.time()
+                # Never cancel this: gRPC would lose the bytes of a message that comes meanwhile.
+                content: Any = await opened.context.read()
+            finally:
+                opened.reading = None
+                readers.give(caller)
+        finally:
+            opened.until = math.inf
+            unread.pop(opened, None)
+            if opened.ending is not None:
+                await opened.ending
+        return None if content is grpc.aio.EOF else bytes(content)
+
+    def send(self, opened: OpenCall, size_bytes: int) -> None:
+        """Note that the call now sends; it ends if its client does not read."""
+        opened.sending = True
+        seconds = self._limits.answer_seconds + size_bytes / _SLOWEST_BYTES
+        opened.until = opened.handler.get_loop().time() + seconds
+
+    def go_on(self, opened: OpenCall) -> None:
+        """Note that what the call sent has left."""
+        opened.sending, opened.until = False, math.inf
+
+    def _sent(self, opened: OpenCall, _handler: object) -> None:
+        del self._open[opened]
+        self._connections[opened.key] -= 1
+        if not self._connections[opened.key]:
+            del self._connections[opened.key]
+        opened.call.sent()
+
+    def _look(self) -> None:
+        """End the calls that take too long."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._tick, self._look) if self._open else None
+        now = loop.time()
+        for opened in [opened for opened in self._open if opened.until < now]:
+            if opened.sending:
+                opened.until = math.inf
+                ended = end_call(opened.handler)
+                log_event("answer_unread", request_id=opened.call.request_id, ended=ended)
+            else:
+                seconds = self._limits.message_seconds
+                problem = f"expected the whole message within {seconds:g} s, got less"
+                self._end_unread(opened, InvalidRequest.about("request", problem))
+        for kind in Kind:
+            if self._readers[kind].waiting:
+                self._make_way(kind, now - _SLOW_SECONDS)
+
+    def _make_way(self, kind: Kind, before: float) -> None:
+        """End the slowest message of the connection that reads the most."""
+        slow = [
+            opened
+            for opened in self._unread[kind]
+            if opened.reading is not None and opened.reading < before and opened.ending is None
+        ]
+        readers = self._readers[kind]
+        # The first of the greatest is the oldest.
+        if slow:
+            greediest = max(slow, key=lambda opened: readers.held(opened.call.caller))
+            self._end_unread(greediest, QueueFull())
+
+    def _end_unread(self, opened: OpenCall, error: RequestError) -> None:
+        """Refuse a call whose message has not come."""
+        opened.until = math.inf
+        self._unread[opened.kind].pop(opened, None)
+        if opened.ending is None:
+            opened.ending = asyncio.ensure_future(self._answer_unread(opened, error))
+            opened.ending.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _answer_unread(self, opened: OpenCall, error: RequestError) -> None:
+        try:
+            await self._refuse(opened.call, opened.context, error)
+        finally:
+            if opened.queued:  # else what it reads ends with the call
+                opened.handler.cancel()
