@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kshot.server import call_context
-from kshot.server.call_context import begin_call, seconds_to_spare
+from kshot.server.call_context import begin_call, seconds_to_spare, until_sent
 from kshot.server.errors import CallCancelled, DeadlineExceeded
 
 
@@ -77,3 +77,17 @@ def test_parts_that_overlap_take_no_longer_than_their_block(clock: list[float]) 
         call.add("decode", 3)
 
     assert call.seconds == {"queue": 0.25, "decode": 3, "compute": 5.75, "store": 0}
+
+
+def test_what_a_call_holds_is_given_back_once_it_is_sent() -> None:
+    given: list[str] = []
+    call = begin_call("Adapt")
+
+    until_sent(lambda: given.append("now"))
+    call.held = []
+    until_sent(lambda: given.append("then"))
+
+    assert given == ["now"]
+    call.sent()
+    call.sent()
+    assert given == ["now", "then"]
