@@ -1175,7 +1175,8 @@ class Tensor(google.protobuf.message.Message):
     channels, height, width), prepared already, of the model's exact shape and finite. A model whose
     `ModelCapabilities.input_shape` is (features, 1, 1) takes vectors, FP32 (n, features). UINT8 pixels
     go from 0 to 255: images with only 0 and 1, both of them in one, are refused. So are prepared values
-    that no pixel becomes, beyond 5 % of their range.
+    that no pixel becomes, beyond 5 % of their range, and UINT8 (n, height, width) that is 1 to 4 wide
+    and higher than 4, which may be one image with channels.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
