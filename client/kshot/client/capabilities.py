@@ -73,8 +73,6 @@ class Capabilities:
     default_ttl: float
     max_ttl: float
     max_adapt_queue_count: int
-    max_answer_bytes: int
-    max_connection_call_count: int
     device: str
     device_name: str
     compute_path: str
@@ -100,8 +98,6 @@ def decode_capabilities(response: wire.GetCapabilitiesResponse) -> Capabilities:
         default_ttl=seconds(limits.default_ttl),
         max_ttl=seconds(limits.max_ttl),
         max_adapt_queue_count=limits.max_adapt_queue_count,
-        max_answer_bytes=limits.max_answer_bytes,
-        max_connection_call_count=limits.max_connection_call_count,
         device=engine.device,
         device_name=engine.device_name,
         compute_path=engine.compute_path,
