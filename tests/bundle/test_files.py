@@ -215,6 +215,19 @@ def test_a_path_without_a_bundle_is_refused(tmp_path: Path) -> None:
         load_bundle(tmp_path)
 
 
+def test_a_path_near_a_bundle_names_it(bundle: Bundle) -> None:
+    """One level too high or too low, or a version that is not there."""
+    name, root = bundle.path.parent, bundle.path.parent.parent
+    for path, words in (
+        (root, f"no version folder; .*; name one of its bundles {name.name}, as {name}$"),
+        (bundle.path / "manifest.json", f"not a directory; .*; name the folder {bundle.path}$"),
+        (bundle.path / "weights.safetensors", f"name the folder {bundle.path}$"),
+        (name / "99", f"not a directory; .*; {name} has version {bundle.path.name}$"),
+    ):
+        with pytest.raises(BundleError, match=words):
+            load_bundle(path)
+
+
 def test_nothing_is_left_of_a_bundle_that_cannot_be_written(
     tmp_path: Path,
     manifest: Manifest,

@@ -157,3 +157,12 @@ def test_what_a_killed_build_leaves_is_no_bundle(
 
     assert default_bundles() == (builtin_bundle("drawings"),)
     assert "photos" not in known_names()
+
+
+def test_several_names_in_one_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("drawings,omniglot", "drawings omniglot"):
+        with pytest.raises(BundleError, match=r"expected one of: .*; name several one by one"):
+            locate_bundle(name)
+    with pytest.raises(BundleError, match="got an empty one"):
+        locate_bundle(" ")

@@ -103,6 +103,8 @@ def test_pictures_of_other_formats_do_not_go_missing(
     make(pets, f"dog/{name}", content=content)
 
     assert re.search(rf"^pets/dog/{name}: {words}", refused(pets))
+    make(pets, f"dog/b{name}", f"dog/c{name}", content=content)
+    assert refused(pets).endswith("; 2 more files are not read either")
 
 
 def test_a_format_that_the_caller_converts_is_an_image(pets: Path) -> None:

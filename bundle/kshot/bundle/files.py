@@ -169,16 +169,45 @@ def version_of_digest(folder: Path, digest: str) -> Path | None:
 def version_folder(path: Path) -> Path:
     """Return `NAME/VERSION`, or `NAME` in its highest version; raise `BundleError`."""
     folder = path.resolve()
+    expected = f"expected NAME/VERSION with {MANIFEST_FILE}"
     if not folder.is_dir():
-        raise BundleError(f"{path}: not a directory; expected NAME/VERSION with {MANIFEST_FILE}")
+        raise BundleError(f"{path}: not a directory; {expected}{_beside(path)}")
     if (folder / MANIFEST_FILE).exists():
         return folder
-    versions = [
-        int(item.name) for item in folder.iterdir() if re.fullmatch(_VERSION_PATTERN, item.name)
-    ]
-    if not versions:
-        raise BundleError(f"{path}: has no {MANIFEST_FILE} and no version folder")
-    return folder / str(max(versions))
+    if not (versions := _version_numbers(folder)):
+        problem = f"{path}: has no {MANIFEST_FILE} and no version folder; {expected}"
+        raise BundleError(f"{problem}{_below(path)}")
+    return folder / str(versions[-1])
+
+
+def _version_numbers(folder: Path) -> list[int]:
+    """Return the versions in `NAME`, the lowest first; none where there is no such folder."""
+    with suppress(NotADirectoryError, FileNotFoundError):
+        names = (item.name for item in folder.iterdir())
+        return sorted(int(name) for name in names if re.fullmatch(_VERSION_PATTERN, name))
+    return []
+
+
+def _beside(path: Path) -> str:
+    """Say what to name instead of a file of a bundle, or of a version that is missing."""
+    if path.exists() and (path.parent / MANIFEST_FILE).exists():
+        return f"; name the folder {path.parent}"
+    if versions := _version_numbers(path.parent):
+        return f"; {path.parent} has version {', '.join(map(str, versions))}"
+    return ""
+
+
+def _below(path: Path) -> str:
+    """Say which bundles a folder of several has."""
+    with suppress(PermissionError):
+        names = sorted(
+            item.name
+            for item in path.iterdir()
+            if any((item / str(one) / MANIFEST_FILE).exists() for one in _version_numbers(item))
+        )
+        if names:
+            return f"; name one of its bundles {', '.join(names)}, as {path / names[0]}"
+    return ""
 
 
 def _read_manifest_file(folder: Path) -> bytes:

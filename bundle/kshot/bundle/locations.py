@@ -113,6 +113,8 @@ def locate_bundle(name: str) -> Path:
     folder of its name; a path with several parts or `./NAME` always means a folder. Raises
     `BundleError`.
     """
+    if not name.strip():
+        raise BundleError("expected the folder or the name of a bundle, got an empty one")
     folder = Path(name)
     if str(folder) != name or len(folder.parts) > 1:
         return folder
@@ -134,4 +136,5 @@ def locate_bundle(name: str) -> Path:
     try:
         return builtin_bundle(name)
     except BundleError as error:
-        raise BundleError(f"there is no folder {name}, and {error}") from error
+        remedy = "; name several one by one" if re.search(r"[,;\s]", name) else ""
+        raise BundleError(f"there is no folder {name}, and {error}{remedy}") from error

@@ -52,6 +52,8 @@ def list_classes(folder: Path, also: Collection[str] = ()) -> ClassFolders:
     listing = _Listing(also)
     for entry in _visible(folder):
         listing.add(entry)
+    if listing.foreign:
+        raise FolderError(_foreign(listing.foreign))
     if not any(listing.classes.values()):
         raise FolderError(_misplaced(folder, listing))
     for name, images in listing.classes.items():
@@ -75,6 +77,7 @@ class _Listing:
     def __init__(self, also: Collection[str]) -> None:
         self.classes: dict[str, list[Path]] = {}
         self.strays: list[Path] = []
+        self.foreign: list[Path] = []  # pictures that must not go missing
         self._passed: list[Path] = []
         self._read = (*READ, *also)
 
@@ -101,9 +104,7 @@ class _Listing:
         kind = "" if _of_a_system(entry) or _is_folder(entry) else _kind(entry)
         if kind in self._read:
             return True
-        if is_picture(kind):
-            raise FolderError(f"{entry.path}: {refusal(kind)}")
-        self._passed.append(Path(entry.path))
+        (self.foreign if is_picture(kind) else self._passed).append(Path(entry.path))
         return False
 
 
@@ -125,6 +126,12 @@ def refusal(kind: str) -> str:
     if kind == "HEIC":
         remedy = f"pip install pillow-heif lets the client read it, or {remedy}"
     return f"{phrase(kind)}; expected PNG, JPEG or WebP; {remedy}"
+
+
+def _foreign(files: Sequence[Path]) -> str:
+    """Refuse the first of some files that are not read, and count the others."""
+    more = f"; {len(files) - 1} more files are not read either" if len(files) > 1 else ""
+    return f"{files[0]}: {refusal(read_format(files[0]))}{more}"
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:

@@ -138,7 +138,8 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
     for path in (tmp_path / "store", tmp_path / "store" / "below"):
         with pytest.raises(
-            StartError, match=r"cannot open the store: (File exists|Not a directory)"
+            StartError,
+            match=r"cannot open the store: (File exists|Not a directory); expected a folder",
         ):
             open_store(path)
 

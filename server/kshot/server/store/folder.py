@@ -77,6 +77,11 @@ def _start_errors(path: Path) -> Iterator[None]:
     """Turn errors of the system into a `StartError` about the store at `path`."""
     try:
         yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StartError(
+            f"{path}: cannot open the store: {error.strerror}; expected a folder, got a file or a "
+            "path below one; choose another one"
+        ) from error
     except OSError as error:
         raise StartError(
             f"{path}: cannot open the store: {error.strerror}; a server writes to its store: make "
