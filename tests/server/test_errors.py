@@ -71,7 +71,7 @@ def test_a_model_that_ships_names_the_option_that_serves_it(
     served = ["drawings"]
 
     assert str(errors.ModelNotFound("cifar-fs", served)).endswith(
-        "expected one of drawings; kshot knows it: serve it with `--bundle cifar-fs`"
+        "expected one of drawings; serve it with `--bundle cifar-fs`"
     )
     assert str(errors.ModelNotFound("cifar", served)).endswith("expected one of drawings")
     monkeypatch.setattr(errors, "known_names", lambda: ())

@@ -52,7 +52,7 @@ def channel_options(host: str) -> list[tuple[str, str | int]]:
         # gRPC waits up to two minutes between attempts to connect, for a new channel of the process
         # too; a server that is back is found within about a second.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 2000),  # the time that an attempt may take
+        ("grpc.min_reconnect_backoff_ms", 4000),  # the time that an attempt may take
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.dns_min_time_between_resolutions_ms", 1000),
         ("grpc.use_local_subchannel_pool", 1),

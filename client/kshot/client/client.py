@@ -33,7 +33,7 @@ from kshot.client.options import AdaptOptions, encode_choice, encode_options, se
 from kshot.client.results import Prediction
 from kshot.client.shrinking import any_large
 from kshot.client.status import Asked, error_from
-from kshot.client.values import check_flag, check_number, check_path, check_text
+from kshot.client.values import check_flag, check_number, check_path, check_text, shown
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
@@ -252,7 +252,11 @@ class Client:
         except grpc.RpcError as error:
             raise error_from(error, Asked(self.address, self.timeout)) from error
         except ValueError as error:  # gRPC's error for a closed channel
-            raise InputError(f"cannot call {self.address}: {error}") from error
+            raise self._uncallable(error) from error
+
+    def _uncallable(self, error: ValueError) -> InputError:
+        why = "this client is closed; make a new one" if self._closed else error
+        return InputError(f"cannot call {self.address}: {why}")
 
     def capabilities(self) -> Capabilities:
         """Return the served models, their options and limits, and the server's own limits."""
@@ -318,7 +322,7 @@ class Client:
                     self._connect()  # gRPC waits up to two minutes before it looks a name up again
             raise error_from(error, Asked(self.address, patience.timeout, names or {})) from error
         except ValueError as error:  # gRPC's error for a closed channel
-            raise InputError(f"cannot call {self.address}: {error}") from error
+            raise self._uncallable(error) from error
         took = time.perf_counter() - started
         patience.spend(took)
         return response, 1e3 * took
@@ -336,7 +340,7 @@ def _support_names(images: Gathered, classes: Classes) -> _Names:
     """Name the examples and the classes of a support set as the caller does."""
     return {
         "support_set.images.encoded.items": lambda index: name_item(images, index, "images"),
-        "support_set.class_names": lambda index: f"label {classes.labels[index]!r}",
+        "support_set.class_names": lambda index: f"label {shown(classes.labels[index])}",
     }
 
 

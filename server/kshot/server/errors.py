@@ -127,7 +127,7 @@ class ModelNotFound(RequestError):
         model = model[:64]
         message = f"model {model!r} is not served; expected one of {', '.join(served)}"
         if model in known_names():
-            message += f"; kshot knows it: serve it with `--bundle {model}`"
+            message += f"; serve it with `--bundle {model}`"
         elif model in shipped_names():
             message += (
                 f"; `kshot bundle build {model}` builds it, then `--bundle {model}` serves it"
