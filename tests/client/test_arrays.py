@@ -84,3 +84,20 @@ def test_arrays_without_doubt_are_taken(images: Any, shape: tuple[int, ...]) -> 
 
     assert isinstance(array, np.ndarray)
     assert array.shape == shape
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["u1", "i1", ">u2", "i8", "f2", ">f4", "c8", "?", "O", "S3", "U3", "V4", "m8[s]", "u1,u1"],
+)
+def test_arrays_of_any_kind_are_taken_or_refused(dtype: str) -> None:
+    shapes = [(), (0,), (3,), (8, 9), (4, 8, 9), (8, 9, 3), (4, 8, 9, 2), (4, 3, 8, 9), (0, 8, 9)]
+    for shape in [*shapes, (4, 0, 9), (4, 8, 9, 0), (1, 4, 8, 9, 1)]:
+        array = np.zeros(shape, dtype)
+        for images in (array, [array, array], [array, None], array.T):
+            try:
+                read = read_images(gather(images, "images"), side=512)
+            except InputError as error:
+                assert str(error).startswith("image")
+            else:
+                assert isinstance(read, np.ndarray) and read.dtype.name in ("uint8", "float32")
