@@ -99,5 +99,8 @@ def test_arrays_of_any_kind_are_taken_or_refused(dtype: str) -> None:
                 read = read_images(gather(images, "images"), side=512)
             except InputError as error:
                 assert str(error).startswith("image")
+                continue
+            if isinstance(read, tuple):
+                assert read == () and len(images) == 0  # no files
             else:
-                assert isinstance(read, np.ndarray) and read.dtype.name in ("uint8", "float32")
+                assert read.dtype.name in ("uint8", "float32")
