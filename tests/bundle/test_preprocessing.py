@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from kshot.bundle import (
     pixels,
     prepare,
     rescale,
+    unscaled,
     useful_side,
     value_table,
 )
@@ -262,8 +264,53 @@ def test_prepared_values_that_no_pixel_becomes_are_refused(
 
     assert str(caught.value) == (
         f"image 1: expected prepared values from 0 to 1, got {low:g} to {high:g}; "
-        "send uint8 pixels, or prepare them as the bundle's manifest says"
+        "send UINT8 pixels, or divide them by 255"
     )
+
+
+NORMALIZED = (Rgb(), Resize(2, 2, "box"), Normalize((100.0, 120.0, 140.0), (50.0, 60.0, 70.0)))
+LEVELS = (Grayscale(), Resize(2, 2, "box"), Rescale(0.5))
+
+
+@pytest.mark.parametrize(
+    ("steps", "channel", "value", "message"),
+    [
+        (NORMALIZED, 0, 3.2, ""),  # 255 becomes 3.1, and resampling may add a little
+        (
+            NORMALIZED,
+            0,
+            3.5,
+            "expected prepared values from -2 to 3.1, got 0 to 3.5; send UINT8 pixels",
+        ),
+        (NORMALIZED, 2, 3.2, "subtract the mean of the bundle's manifest and divide by its std"),
+        (LEVELS, 0, 127.0, ""),
+        (LEVELS, 0, 255.0, "from 0 to 127.5, got 0 to 255; send UINT8 pixels, or multiply them"),
+    ],
+)
+def test_prepared_values_are_checked_by_channel(
+    steps: tuple[PreprocessingStep, ...], channel: int, value: float, message: str
+) -> None:
+    spec = InputSpec((3 if steps is NORMALIZED else 1, 2, 2), steps)
+    images = np.zeros((1, *spec.shape), np.float32)
+    images[0, channel, 0, 0] = value
+
+    if not message:
+        np.testing.assert_array_equal(prepare(images, spec), images)
+        return
+    with pytest.raises(ImageError, match=re.escape(message)):
+        prepare(images, spec)
+
+
+def test_values_from_0_to_1_are_told_where_pixels_become_more(gray_spec: InputSpec) -> None:
+    images = np.random.default_rng(0).random((2, 3, 2, 2), np.float32)
+
+    warning = unscaled(images, InputSpec((3, 2, 2), NORMALIZED))
+    assert warning.startswith("all values are from 0 to 1, but pixels become -2 to 3.1 for")
+    assert unscaled(images[:, :1], InputSpec((1, 2, 2), LEVELS))
+    assert not unscaled(images[:, :1], gray_spec)
+    assert not unscaled(images * 1.5, InputSpec((3, 2, 2), NORMALIZED))
+    assert not unscaled(images - 0.5, InputSpec((3, 2, 2), NORMALIZED))
+    assert not unscaled(images[..., :1, :1], InputSpec((3, 1, 1), ()))
 
 
 def test_resampling_may_pass_the_ends_a_little(gray_spec: InputSpec) -> None:

@@ -14,6 +14,7 @@ from kshot.bundle.behind_encoder import (
 )
 from kshot.bundle.calibration import Calibration, TemperatureRule
 from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditioner, Scope
+from kshot.bundle.decoding.survey import Survey
 from kshot.bundle.drawn import THUMBNAIL, are_drawings
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
 from kshot.bundle.files import Bundle, TailFiles, load_bundle, version_of_digest, write_bundle
@@ -61,6 +62,7 @@ from kshot.bundle.preprocessing import (
     pixels,
     prepare,
     rescale,
+    unscaled,
     useful_side,
     value_table,
 )
@@ -129,6 +131,7 @@ __all__ = [
     "ScopePolicy",
     "Square",
     "StepCountRule",
+    "Survey",
     "TailBlock",
     "TailFiles",
     "TailSpec",
@@ -159,6 +162,7 @@ __all__ = [
     "shipped_names",
     "survey_image",
     "sync_folder",
+    "unscaled",
     "useful_side",
     "value_table",
     "version_of_digest",

@@ -51,20 +51,14 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, side: int = 0) 
     out smaller by 1/2, 1/4 or 1/8, with a shorter side of at least `side` pixels; that takes less
     time and memory. Raises `ImageError`.
     """
-    return decode_once(data, limits, [side])[side]
+    return decode_once(data, survey_image(data, limits), [side])[side]
 
 
-def decode_once(
-    data: bytes,
-    limits: ImageLimits | None,
-    sides: Iterable[int],
-    found: Survey | None = None,
-) -> dict[int, Image.Image]:
+def decode_once(data: bytes, found: Survey, sides: Iterable[int]) -> dict[int, Image.Image]:
     """Return by each side what `decode_image` gives with it, decoded once for each size of it.
 
-    `found` is what `survey_image` gave, if it was asked.
+    `found` is what `survey_image` gave.
     """
-    found = found or survey_image(data, limits)
     with _as_image_errors():
         file = _plain(data, found)
         by_size: dict[tuple[int, int], Image.Image] = {}
@@ -123,6 +117,11 @@ class Levels:
             extrema = np.array(picture.getextrema()).reshape(-1, 2)  # (channels, 2)
             self.greatest = max(self.greatest, int(extrema.max()))
             self.differ |= bool((extrema[:, 0] != extrema[:, 1]).any())
+
+    def join(self, other: Levels) -> None:
+        """Take in what was seen elsewhere."""
+        self.greatest = max(self.greatest, other.greatest)
+        self.differ |= other.differ
 
     @property
     def are_bits(self) -> bool:

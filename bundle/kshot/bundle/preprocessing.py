@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -36,6 +37,7 @@ Floats = npt.NDArray[np.float32]
 _USEFUL_SIDES = 3
 _RANGE_SLACK = 0.05
 _LEAST_USEFUL_SIDE = 512
+_MUCH = 0.5
 
 _METHODS = {
     "nearest": Image.Resampling.NEAREST,
@@ -200,13 +202,39 @@ def _check_range(images: Floats, spec: InputSpec) -> None:
         ImageProblem(
             int(index),
             f"expected prepared values from {least.min():.4g} to {greatest.max():.4g}, got "
-            f"{lows[index].min():.4g} to {highs[index].max():.4g}; send uint8 pixels, or prepare "
-            "them as the bundle's manifest says",
+            f"{lows[index].min():.4g} to {highs[index].max():.4g}; {_remedy(spec)}",
         )
         for index in np.flatnonzero(outside)
     ]
     if problems:
         raise ImageError(problems)
+
+
+def unscaled(images: Floats, spec: InputSpec) -> str:
+    """Return a warning if checked values are all from 0 to 1 where pixels become much more.
+
+    Empty if they are not, and for vectors.
+    """
+    if not spec.preprocessing:
+        return ""
+    table = value_table(spec)
+    if (table.min() >= -_MUCH and table.max() <= 1 + _MUCH) or images.min() < 0 or images.max() > 1:
+        return ""
+    return (
+        f"all values are from 0 to 1, but pixels become {table.min():.4g} to {table.max():.4g} for "
+        f"this model, so the answers are likely wrong; {_remedy(spec)}"
+    )
+
+
+def _remedy(spec: InputSpec) -> str:
+    step = spec.preprocessing[-1]
+    if isinstance(step, Normalize):
+        how = "subtract the mean of the bundle's manifest and divide by its std"
+    elif math.isclose(factor := cast(Rescale, step).factor, 1 / 255, rel_tol=1e-3):
+        how = "divide them by 255"
+    else:
+        how = f"multiply them by {factor:.4g}"
+    return f"send UINT8 pixels, or {how}"
 
 
 def _check_array(images: npt.NDArray[np.generic]) -> None:

@@ -36,6 +36,7 @@ from kshot.server.predict.prediction import (
     scored,
 )
 from kshot.server.predict.predictor import images_per_query
+from kshot.server.request.decoders import Decoders
 from kshot.server.request.grounds import (
     SupportGrounds,
     grounds_of,
@@ -75,6 +76,7 @@ class Front:
     workers: Workers
     batches: Batches[Answers]
     encodings: Encodings
+    decoders: Decoders
     adapting: Admission
     predicting: Admission
     adapting_room: ImageRoom = field(default_factory=ImageRoom)
@@ -307,7 +309,9 @@ class Front:
         await self.answer_room.hold(size)
 
     def _budget(self, shared: SharedImages) -> PixelBudget:
-        return PixelBudget(self.config.max_image_pixels, self.config.max_request_pixels, shared)
+        config = self.config
+        most = config.max_image_pixels, config.max_request_pixels
+        return PixelBudget(*most, shared, self.decoders)
 
     def _check_cost(
         self,

@@ -27,6 +27,7 @@ from kshot.server.predict.catalog import Catalog
 from kshot.server.predict.encodings import Encodings
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.runtime import Runtime
+from kshot.server.request.decoders import Decoders
 from kshot.server.rpc.health import Health
 from kshot.server.rpc.interceptor import CallInterceptor
 from kshot.server.rpc.messages import max_fields
@@ -94,6 +95,8 @@ async def running(
                 max_bytes=config.max_adapted_bytes,
             )
         )
+        decoders = Decoders()
+        stack.callback(decoders.close)
         workers = Workers()
         grace = Grace(config.drain_grace, hurry)
         stack.push_async_callback(lambda: grace.wait(workers.close(), _LAST_WORK_SECONDS))
@@ -108,6 +111,7 @@ async def running(
             workers=workers,
             batches=Batches(workers),
             encodings=Encodings(workers, on_gpu=runtime.on_gpu),
+            decoders=decoders,
             adapting=Admission(config.max_adapt_queue),
             predicting=Admission(config.max_predict_queue),
             answer_room=AnswerRoom(config.max_answer_bytes),

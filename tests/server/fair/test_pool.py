@@ -7,7 +7,7 @@ from concurrent.futures import Future
 import pytest
 
 from kshot.server.fair import pool as fair_pool
-from kshot.server.fair.pool import FairPool, give_way
+from kshot.server.fair.pool import FairPool, aside, give_way
 
 
 @pytest.fixture
@@ -108,3 +108,47 @@ def test_a_close_drops_what_waits_and_ends_what_has_begun(
     assert [each.cancelled() for each in blocking] == [False, True, True]
     with pytest.raises(RuntimeError):
         pool.submit("z", paused)
+
+
+def test_a_job_that_waits_aside_holds_no_place(pool: FairPool) -> None:
+    """Others run meanwhile, of its own caller too; then it has to wait for a place."""
+    step, go_on, order = threading.Event(), threading.Event(), Order()
+
+    def waits() -> None:
+        with aside():
+            give_way()  # there is no place to give
+            step.set()
+            go_on.wait()
+        order.names.append("back")
+
+    waiting = pool.submit("x", waits)
+    assert step.wait(10)
+    pool.submit("x", order.job("meanwhile")).result(10)
+    hold, held = threading.Event(), threading.Event()
+    last = pool.submit("x", lambda: (held.set(), hold.wait(), order.names.append("held")))
+    assert held.wait(10)
+    go_on.set()
+    hold.set()
+    waiting.result(10)
+    last.result(10)
+
+    assert order.names == ["meanwhile", "held", "back"]
+    with aside():  # outside of a job it does nothing
+        pass
+
+
+def test_a_job_aside_ends_though_its_pool_is_closed() -> None:
+    made, step, go_on = FairPool(1, "test"), threading.Event(), threading.Event()
+
+    def waits() -> str:
+        with aside():
+            step.set()
+            go_on.wait()
+        return "done"
+
+    waiting = made.submit("x", waits)
+    assert step.wait(10)
+    made.close()
+    go_on.set()
+
+    assert waiting.result(10) == "done"

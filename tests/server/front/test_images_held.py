@@ -20,6 +20,7 @@ from kshot.server.front import Front
 from kshot.server.predict import prediction
 from kshot.server.predict.catalog import Catalog
 from kshot.server.predict.encodings import Encodings
+from kshot.server.request.decoders import Decoders
 from kshot.server.request.inputs import AdaptInput, PredictInput, SupportSet, TensorImages
 from kshot.server.request.violations import Violations
 from kshot.server.workers import Workers
@@ -81,6 +82,7 @@ def test_images_are_gone_and_their_room_with_them(
             workers=workers,
             batches=cast(Any, None),
             encodings=Encodings(workers),
+            decoders=Decoders(),
             adapting=Admission(1),
             predicting=Admission(1),
             adapting_room=room,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 
 import pytest
 from PIL import Image
 
-from kshot.bundle import Grayscale, ImageLimits, InputSpec, Rescale, Resize, decode_once
+from kshot.bundle import Grayscale, ImageError, ImageLimits, InputSpec, Levels, Rescale, Resize
 from kshot.server.call_context import begin_call
 from kshot.server.errors import CallCancelled
-from kshot.server.request import decoding
-from kshot.server.request.decoding import claimed_pixels, decode_files
+from kshot.server.request.decoders import Decoders
+from kshot.server.request.decoding import claimed_pixels, decode_files, survey_files
+from kshot.server.request.fitted_file import FileJob, FittedFile
 
-LIMITS = ImageLimits(max_pixels=1000)
+LIMITS = ImageLimits(max_pixels=1600)
 SPEC = InputSpec((1, 4, 4), (Grayscale(), Resize(4, 4, "nearest"), Rescale(1 / 255)))
 
 
@@ -27,40 +27,42 @@ def webp(side: int) -> bytes:
 def test_claims_are_read_from_headers() -> None:
     begin_call("Predict")
 
-    assert claimed_pixels((webp(10), b"words", webp(40)), LIMITS, 0) == [100, 0, 0]
+    surveys = survey_files((webp(10), b"words", webp(41), webp(40)), LIMITS)
+
+    assert claimed_pixels(surveys, 0) == 100 + 1600
 
 
-def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call waits for its turn, small images do not, and one whose caller has gone stops."""
-    monkeypatch.setattr(decoding, "_LARGE_PIXELS", 50)
-    monkeypatch.setattr(decoding, "_PATIENCE_SECONDS", 0.001)
-    call = begin_call("Predict")
+def test_all_problems_are_told() -> None:
+    begin_call("Predict")
+    items = (b"words", webp(10), webp(41), b"")
 
-    def ask(*files: bytes) -> int:
-        claimed = claimed_pixels(files, LIMITS, 0)
-        return len(decode_files(files, claimed, LIMITS, [SPEC]).prepared[SPEC])
+    with pytest.raises(ImageError) as caught:
+        decode_files(items, survey_files(items, LIMITS), [SPEC], Decoders())
 
-    assert ask(webp(10), webp(10)) == 2
-    with decoding._LARGE_IMAGES:
-        assert ask(webp(5)) == 1
-        turn = decoding._turn(100)
-        call.ended = True
-        with pytest.raises(CallCancelled):
-            turn.__enter__()
-    assert not decoding._LARGE_IMAGES.locked()
+    assert [problem.index for problem in caught.value.problems] == [0, 2, 3]
+
+
+def test_reading_headers_ends_with_its_call() -> None:
+    begin_call("Predict").ended = True
+
+    with pytest.raises(CallCancelled):
+        survey_files((webp(4),), LIMITS)
 
 
 def test_decoding_ends_with_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
     call = begin_call("Predict")
     decoded: list[object] = []
+    fit = Decoders.fit
 
-    def decode(data: bytes, limits: ImageLimits, sides: Iterable[int]) -> object:
-        decoded.append(data)
+    def fit_once(self: Decoders, job: FileJob, levels: Levels) -> FittedFile:
+        decoded.append(job)
         call.ended = True
-        return decode_once(data, limits, sides)
+        return fit(self, job, levels)
 
-    monkeypatch.setattr(decoding, "decode_once", decode)
+    monkeypatch.setattr(Decoders, "fit", fit_once)
+    items = (webp(4),) * 3
+    surveys = survey_files(items, LIMITS)
 
     with pytest.raises(CallCancelled):
-        decode_files((webp(4),) * 3, (16,) * 3, LIMITS, [SPEC])
+        decode_files(items, surveys, [SPEC], Decoders())
     assert len(decoded) == 1

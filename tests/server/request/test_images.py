@@ -21,7 +21,7 @@ from kshot.bundle import (
 from kshot.bundle import images as decoding
 from kshot.server.call_context import begin_call, current_call
 from kshot.server.errors import InvalidRequest
-from kshot.server.request import decoding as decoding_module
+from kshot.server.request import fitted_file
 from kshot.server.request import images as images_module
 from kshot.server.request.images import (
     QUERIES,
@@ -64,7 +64,7 @@ def test_pixels_add_up_before_anything_is_decoded(
 ) -> None:
     begin_call("Predict")
     bombs = EncodedImages((webp(1000, 1000),) * 100)
-    monkeypatch.setattr(decoding_module, "decode_once", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(fitted_file, "decode_once", lambda *_: pytest.fail("it was decoded"))
     violations = Violations()
 
     prepared = prepare_images(bombs, rules(PixelBudget(10**6, 10**8 - 1)), violations)
@@ -282,6 +282,24 @@ def test_nothing_is_decoded_for_models_whose_limits_the_files_pass(
     assert len(prepare_images(files, rules, Violations())) == 2
 
     assert shared.prepared.keys() == {(SUPPORT_IMAGES, spec) for spec in made}
+
+
+@pytest.mark.parametrize("field", [SUPPORT_IMAGES, QUERIES])
+def test_numbers_that_look_unscaled_are_told(field: str) -> None:
+    begin_call("AdaptAndPredict")
+    values = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+    sent = TensorImages("FP32", values.shape, values.tobytes())
+    rules = ImageRules(field, 10, PixelBudget(1, 1), COLOUR)
+
+    for _ in range(2):
+        assert len(prepare_images(sent, rules, Violations())) == 2
+
+    call = current_call()
+    told, others = call.support_warnings, call.query_warnings
+    if field == QUERIES:
+        told, others = others, told
+    assert [text.partition(", ")[0] for text in told] == [f"{field}: all values are from 0 to 1"]
+    assert others == []
 
 
 def test_files_of_all_fields_count_for_each_model() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -54,6 +55,25 @@ def give_way() -> None:
         job.pool.pause(job)
 
 
+@contextmanager
+def aside() -> Iterator[None]:
+    """Hold no place of the pool inside the block, where this thread only waits; then get one.
+
+    Without a lock that other jobs wait for.
+    """
+    job: _Job | None = getattr(_THREAD, "job", None)
+    if job is None:
+        yield
+        return
+    _THREAD.job = None
+    job.pool.step_aside(job)
+    try:
+        yield
+    finally:
+        job.pool.come_back(job)
+        _THREAD.job = job
+
+
 class FairPool:
     """Runs jobs of callers in turn, `size` at a time.
 
@@ -85,11 +105,25 @@ class FairPool:
             job.began = time.perf_counter()
             if self._closed or not self._turns.others_wait(job.caller):
                 return
-            job.go_on = threading.Event()
             self._leave(job)
-            self._turns.add(job.caller, job, first=True)
+            go_on = self._ask_again(job)
+        go_on.wait()
+        job.began = time.perf_counter()
+
+    def step_aside(self, job: _Job) -> None:
+        """Give up the place of a job that goes on elsewhere; for the thread of the job."""
+        with self._lock:
+            self._leave(job)
             self._start()
-        job.go_on.wait()
+
+    def come_back(self, job: _Job) -> None:
+        """Wait for a place again, before the other jobs of the caller."""
+        with self._lock:
+            if self._closed:
+                self._running[job.caller] += 1
+                return
+            go_on = self._ask_again(job)
+        go_on.wait()
         job.began = time.perf_counter()
 
     def close(self) -> None:
@@ -105,6 +139,13 @@ class FairPool:
             if job.go_on is None:
                 job.done.cancel()
         self._threads.shutdown(wait=False)
+
+    def _ask_again(self, job: _Job) -> threading.Event:
+        """Queue a job that has begun, before the others of its caller."""
+        job.go_on = threading.Event()
+        self._turns.add(job.caller, job, first=True)
+        self._start()
+        return job.go_on
 
     def _may_start(self, caller: str) -> bool:
         running = self._running.total()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,22 +15,19 @@ from kshot.bundle import (
     ImageProblem,
     InputSpec,
     Levels,
-    count_pixels,
-    decode_once,
-    draft_side,
-    fit,
+    Survey,
     rescale,
+    survey_image,
 )
 from kshot.server.call_context import current_call
+from kshot.server.request.decoders import Decoders
+from kshot.server.request.fitted_file import FileJob
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
+Surveys = Sequence[Survey | ImageError]
 
 LOOKED_AT = 16  # pictures at most; examples of a class usually follow each other
-
-_LARGE_PIXELS = 2**24
-_LARGE_IMAGES = threading.Lock()
-_PATIENCE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,67 +43,59 @@ class DecodedImages:
     are_bits: bool
 
 
-def claimed_pixels(items: Sequence[bytes], limits: ImageLimits, side: int) -> list[int]:
-    """Return the pixels to decode of each file, by its header; 0 where decoding will fail.
-
-    `side` is that of `decode_image`. Ends when the call does.
-    """
-    counts = [0] * len(items)
-    for index, item in enumerate(items):
+def survey_files(items: Sequence[bytes], limits: ImageLimits) -> Surveys:
+    """Return what each file claims, or what is wrong with it. Ends when the call does."""
+    found: list[Survey | ImageError] = []
+    for item in items:
         current_call().check()
-        with suppress(ImageError):
-            counts[index] = count_pixels(item, limits, side)
-    return counts
+        try:
+            found.append(survey_image(item, limits))
+        except ImageError as error:
+            found.append(error)
+    return found
+
+
+def claimed_pixels(surveys: Surveys, side: int) -> int:
+    """Return the pixels to decode in all files, those left out that are refused.
+
+    `side` is that of `decode_image`.
+    """
+    return sum(each.pixels(side) for each in surveys if isinstance(each, Survey))
 
 
 def decode_files(
     items: Sequence[bytes],
-    claimed: Sequence[int],
-    limits: ImageLimits,
+    surveys: Surveys,
     specs: Sequence[InputSpec],
+    decoders: Decoders,
     *,
     wants_thumbnails: bool = False,
 ) -> DecodedImages:
     """Decode each file once for all inputs; raise `ImageError` with all problems.
 
-    `claimed` has the most pixels of each file. Ends when the call does.
+    Ends when the call does.
     """
-    sides = {draft_side(spec) for spec in specs}
-    fitted: dict[InputSpec, list[Pixels]] = {spec: [] for spec in specs}
+    specs = tuple(dict.fromkeys(specs))
+    fitted: list[list[Pixels]] = [[] for _ in specs]
     small, step = list[Pixels](), -(-len(items) // LOOKED_AT)
     problems, levels = [], Levels()
-    for index, item in enumerate(items):
+    for index, (item, survey) in enumerate(zip(items, surveys, strict=True)):
         current_call().check()
         try:
-            with _turn(claimed[index]):
-                pictures = decode_once(item, limits, sides)
-                for spec, pixels in fitted.items():
-                    pixels.append(fit(pictures[draft_side(spec)], spec))
-                picture = pictures[draft_side(specs[0])]
-                levels.see(picture)
-                if wants_thumbnails and index % step == 0:
-                    small.append(fit(picture, THUMBNAIL))
+            if isinstance(survey, ImageError):
+                raise survey
+            wants = wants_thumbnails and index % step == 0
+            file = decoders.fit(FileJob(item, survey, specs, wants), levels)
         except ImageError as error:
             problems += [ImageProblem(index, problem.reason) for problem in error.problems]
+            continue
+        for pixels, of_spec in zip(file.fitted, fitted, strict=True):
+            of_spec.append(pixels)
+        if file.thumbnail is not None:
+            small.append(file.thumbnail)
     if problems:
         raise ImageError(problems)
-    prepared = {spec: rescale(np.stack(fitted.pop(spec)), spec) for spec in specs}
+    fitted.reverse()
+    prepared = {spec: rescale(np.stack(fitted.pop()), spec) for spec in specs}
     thumbnails = rescale(np.stack(small), THUMBNAIL) if small else None
     return DecodedImages(prepared, thumbnails, levels.are_bits)
-
-
-@contextmanager
-def _turn(pixel_count: int) -> Iterator[None]:
-    """Hold what a large image needs: one of them is decoded at a time, in all calls.
-
-    So many senders of the largest images do not fill the memory; raises what `Call.check` does.
-    """
-    if pixel_count <= _LARGE_PIXELS:
-        yield
-        return
-    while not _LARGE_IMAGES.acquire(timeout=_PATIENCE_SECONDS):
-        current_call().check()
-    try:
-        yield
-    finally:
-        _LARGE_IMAGES.release()

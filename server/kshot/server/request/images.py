@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +20,22 @@ from kshot.bundle import (
     fit_array,
     prepare,
     rescale,
+    unscaled,
 )
 from kshot.server.call_context import current_call
-from kshot.server.request.decoding import LOOKED_AT, claimed_pixels, decode_files
+from kshot.server.request.decoders import Decoders
+from kshot.server.request.decoding import (
+    LOOKED_AT,
+    Surveys,
+    claimed_pixels,
+    decode_files,
+    survey_files,
+)
 from kshot.server.request.inputs import EncodedImages, Images, TensorImages
 from kshot.server.request.violations import Violations, shorten
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
-Claims = Callable[[int], Sequence[int]]
 
 SUPPORT_IMAGES, QUERIES = "support_set.images", "queries"
 
@@ -44,13 +50,15 @@ class SharedImages:
 
     `specs` are the models' inputs, and `max_counts` the most images that they take, by field and
     input. `prepared` holds the images by field and input, or what is wrong with them; `thumbnails`
-    by field, `(up to 16, 3, height, width)`; `claimed` the pixels of files by field and input.
+    by field, `(up to 16, 3, height, width)`; `surveys` what the files claim, by field, and
+    `claimed` their pixels by field and input.
     """
 
     specs: tuple[InputSpec, ...] = ()
     max_counts: Mapping[tuple[str, InputSpec], int] = field(default_factory=dict)
     prepared: dict[tuple[str, InputSpec], Floats | ImageError] = field(default_factory=dict)
     thumbnails: dict[str, Floats] = field(default_factory=dict)
+    surveys: dict[str, Surveys] = field(default_factory=dict)
     claimed: dict[tuple[str, InputSpec], int] = field(default_factory=dict)
 
     @staticmethod
@@ -66,17 +74,15 @@ class SharedImages:
                 most[name, spec] = max(count, most.get((name, spec), 0))
         return SharedImages(tuple(manifest.input for manifest in manifests), most)
 
-    def takers(self, rules: ImageRules, count: int, claims: Claims) -> list[InputSpec]:
-        """Return the distinct inputs whose limits `count` files keep, those of the rules first.
-
-        `claims` tells the pixels of each file for a side to decode at.
-        """
+    def takers(self, rules: ImageRules, surveys: Surveys) -> list[InputSpec]:
+        """Return the distinct inputs whose limits the files keep, those of the rules first."""
         found = [rules.spec]
         for spec in dict.fromkeys(each for each in self.specs if each.preprocessing):
             key = rules.field, spec
+            count = len(surveys)
             if spec == rules.spec or count > self.max_counts.get(key, count):
                 continue
-            self.claimed[key] = sum(claims(draft_side(spec)))
+            self.claimed[key] = claimed_pixels(surveys, draft_side(spec))
             if sum(self.claimed.get((name, spec), 0) for name in (SUPPORT_IMAGES, QUERIES)) <= (
                 rules.budget.max_request
             ):
@@ -88,12 +94,14 @@ class SharedImages:
 class PixelBudget:
     """The pixels that one request may have before resizing: in each image, and in all of them.
 
-    Each model counts for itself; `shared` is what they have in common.
+    Each model counts for itself; `shared` is what they have in common, as all calls have
+    `decoders`.
     """
 
     max_image: int
     max_request: int
     shared: SharedImages = field(default_factory=SharedImages)
+    decoders: Decoders = field(default_factory=Decoders)
     spent: int = 0
 
     def spend(self, count: int, field: str, violations: Violations) -> bool:
@@ -183,11 +191,14 @@ def prepare_images(images: Images | None, rules: ImageRules, violations: Violati
         violations.add(f"{rules.field}.encoded", f"expected {expected}, got images")
         return nothing
     field = f"{rules.field}.encoded"
-    items = images.items
-    claims = cache(partial(claimed_pixels, items, ImageLimits(max_pixels=rules.budget.max_image)))
-    if not rules.budget.spend(sum(claims(draft_side(rules.spec))), field, violations):
+    surveys = rules.budget.shared.surveys.get(rules.field)
+    if surveys is None:
+        surveys = survey_files(images.items, ImageLimits(max_pixels=rules.budget.max_image))
+        rules.budget.shared.surveys[rules.field] = surveys
+    claimed = claimed_pixels(surveys, draft_side(rules.spec))
+    if not rules.budget.spend(claimed, field, violations):
         return nothing
-    prepared = _once(rules, lambda: _decode(items, claims, rules))
+    prepared = _once(rules, lambda: _decode(images.items, surveys, rules))
     if isinstance(prepared, ImageError):
         _note(prepared, field, ".items[{}]", violations)
         return nothing
@@ -218,15 +229,16 @@ def _once(
 
 
 def _decode(
-    items: Sequence[bytes], claims: Claims, rules: ImageRules
+    items: Sequence[bytes], surveys: Surveys, rules: ImageRules
 ) -> Mapping[InputSpec, Floats | ImageError]:
     """Decode files for all inputs that take them; the camera that took a query may be covered."""
     shared = rules.budget.shared
-    specs = shared.takers(rules, len(items), claims)
-    most = [max(each) for each in zip(*(claims(draft_side(spec)) for spec in specs), strict=True)]
-    limits = ImageLimits(max_pixels=rules.budget.max_image)
+    specs = shared.takers(rules, surveys)
+    wants_thumbnails = len(shared.specs) > 1
     try:
-        decoded = decode_files(items, most, limits, specs, wants_thumbnails=len(shared.specs) > 1)
+        decoded = decode_files(
+            items, surveys, specs, rules.budget.decoders, wants_thumbnails=wants_thumbnails
+        )
     except ImageError as error:
         return dict.fromkeys(specs, error)
     if decoded.are_bits:
@@ -287,6 +299,12 @@ def _prepare_tensor(
     if isinstance(prepared, ImageError):
         _note(prepared, field, "", violations)
         return nothing
+    if dtype != np.uint8 and (warning := unscaled(prepared, rules.spec)):
+        call = current_call()
+        of_support = rules.field == SUPPORT_IMAGES
+        warnings = call.support_warnings if of_support else call.query_warnings
+        if (told := f"{rules.field}: {warning}") not in warnings:
+            warnings.append(told)
     return prepared
 
 
