@@ -65,6 +65,8 @@ def step_cache(pytestconfig: pytest.Config) -> Iterator[None]:
             folder = pytestconfig.rootpath / ".pytest_cache" / "kshot"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             patch.setenv("KSHOT_CACHE", str(folder))
+        # A spare beside each server would cost every test that starts one.
+        patch.setenv("KSHOT_ENGINES", "1")
         # Torch builds programs in each process that compiles, to see what the processor can do.
         patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "1")
         # What calls the compiled kernels need not be fast here.

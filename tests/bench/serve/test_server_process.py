@@ -28,7 +28,7 @@ def test_a_server_lives_as_long_as_its_block() -> None:
         server.check()
         with Client(server.address, timeout=60) as client:
             assert list(client.capabilities().models) == ["omniglot"]
-        front, engine = server.process.pid, server.engine_pid
+        front, (engine,) = server.process.pid, server.engine_pids
         assert running(front)
         assert running(engine)
         assert front != engine
@@ -78,14 +78,21 @@ def test_an_ended_server_says_why(tmp_path: Path) -> None:
     )
 
 
-def test_the_engine_is_the_last_connected(tmp_path: Path) -> None:
+def test_engines_are_those_connected_that_have_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The log may be read while its last line is written."""
-    lines = ['{"event": "engine_connected", "pid": %d}' % pid for pid in (41, 42)]  # noqa: UP031 -- braces are JSON's
-    (tmp_path / "log").write_text("\n".join([*lines, '{"event": "engine_conn']))
-
+    monkeypatch.setenv("KSHOT_ENGINES", "auto")
+    lines = [{"event": "engine_connected", "pid": pid} for pid in (41, 42, 43)]
+    lines += [{"event": "engine_ended", "pid": 42}]
     server = ServerProcess("localhost:1", Stub(), tmp_path)  # type: ignore[arg-type]  # enough of a process
+    (tmp_path / "log").write_text("\n".join([*map(json.dumps, lines), '{"event": "engine_conn']))
 
-    assert server.engine_pid == 42
+    assert server.engine_pids == [41, 43]
+    assert not server.settled
+
+    (tmp_path / "log").write_text('{"event": "engines_chosen"}')
+    assert server.settled
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

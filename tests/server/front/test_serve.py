@@ -67,7 +67,6 @@ def serving(
 
 def serve(bundle: Bundle, store: Path, *arguments: str, **how: Any) -> Any:  # noqa: ANN401 -- a context of a process
     where = ("--bundle", str(bundle.path), "--store", str(store), "--listen", "127.0.0.1:0")
-    where += ("--engines", "1")
     return serving(*where, *arguments, **how)
 
 

@@ -1,4 +1,4 @@
-"""Memory and processor time of a server's two processes, read from Linux's /proc."""
+"""Memory and processor time of a server's front and engines, read from Linux's /proc."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import click
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident bytes of the server's two processes."""
+    """Resident bytes of the server's front and its engines."""
 
     front_bytes: int
     engine_bytes: int
 
     def __sub__(self, other: Memory) -> Memory:
-        """Return the difference of each process."""
+        """Return the difference of each part."""
         return Memory(self.front_bytes - other.front_bytes, self.engine_bytes - other.engine_bytes)
 
     @property
     def total_bytes(self) -> int:
-        """Return the sum of both processes."""
+        """Return the sum of all processes."""
         return self.front_bytes + self.engine_bytes
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """Milliseconds of processor time of the server's two processes."""
+    """Milliseconds of processor time of the server's front and its engines."""
 
     front_ms: float
     engine_ms: float

@@ -1,6 +1,7 @@
 """`kshot bench serve`: a real server under load, over the wire."""
 
 import os
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -33,6 +34,7 @@ from kshot.bench.serve.tables import draw_result, loads_report, memory_report
 from kshot.client import Capabilities, Client
 from kshot.trainer.commands.options import find_bundle
 
+_SETTLE_SECONDS = 1200.0
 _MAX_ARRIVALS = 1_000_000
 # A bench may make more adapted models than a server keeps by default.
 _LIMITS = ("--max-adapted-models", "1000000", "--max-adapted-bytes", str(2**50))
@@ -120,7 +122,7 @@ def command(
     with interrupted_by_signals(), running as own:
         address = own.address if own is not None else str(server)
         with Client(address) as client:
-            capabilities = client.capabilities()
+            capabilities = _settled(client, own)
         served = choose_model(capabilities, model)
         check_workload(workload, served)
         resolved = try_out(address, workload, served)
@@ -134,6 +136,7 @@ def command(
                 "device": capabilities.device,
                 "device_name": capabilities.device_name,
                 "compute_path": capabilities.compute_path,
+                "engines": capabilities.engine_count,
             },
             "workload": {"model": served.model, **asdict(workload)},
         }
@@ -153,6 +156,25 @@ def command(
             report, draw = loads_report(title, result), partial(draw_result, title, result)
             document |= {"plan": asdict(plan), **asdict(result)}
     shared.publish(document, report, draw)
+
+
+def _settled(client: Client, own: ServerProcess | None) -> Capabilities:
+    """Wait until no step is being compiled and an own server has all its engines."""
+    capabilities, until, told = client.capabilities(), time.monotonic() + _SETTLE_SECONDS, False
+    while capabilities.compiling_step_count or not (own is None or own.settled):
+        if not told:
+            say("waiting until the server has compiled its steps and chosen its engines")
+            told = True
+        if time.monotonic() > until:
+            raise click.ClickException(
+                f"the server still compiles {capabilities.compiling_step_count} steps after "
+                f"{_SETTLE_SECONDS:g} seconds; try again when it is done"
+            )
+        time.sleep(1)
+        if own is not None:
+            own.check()
+        capabilities = client.capabilities()
+    return capabilities
 
 
 def _refuse(parameters: Iterable[str], why: str) -> None:

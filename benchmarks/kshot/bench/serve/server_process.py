@@ -17,6 +17,7 @@ import click
 from kshot.bench.serve.process_usage import Cpu, Memory, cpu_ms, resident_bytes
 
 _LOG = "log"
+_ENGINES, _AUTO = "KSHOT_ENGINES", "auto"
 _STORE = "store"
 # The default grace period, and a few seconds for the engine.
 _STOP_SECONDS = 60.0
@@ -38,11 +39,25 @@ class ServerProcess:
         return self.folder / _STORE
 
     @property
-    def engine_pid(self) -> int:
-        """Return the process id of the last engine in the log that was connected."""
-        entries = (_entry(line) for line in (self.folder / _LOG).read_text().splitlines())
-        pids = [entry["pid"] for entry in entries if entry.get("event") == "engine_connected"]
-        return int(str(pids[-1]))
+    def engine_pids(self) -> list[int]:
+        """Return the process ids of the engines that are connected, by the log."""
+        pids: list[int] = []
+        for entry in self._entries():
+            pid = int(str(entry.get("pid", 0)))
+            if entry.get("event") == "engine_connected":
+                pids.append(pid)
+            elif entry.get("event") == "engine_ended" and pid in pids:
+                pids.remove(pid)
+        return pids
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether the server has as many engines as it will have."""
+        chosen = os.environ.get(_ENGINES, _AUTO) != _AUTO
+        return chosen or any(entry.get("event") == "engines_chosen" for entry in self._entries())
+
+    def _entries(self) -> list[dict[str, object]]:
+        return [_entry(line) for line in (self.folder / _LOG).read_text().splitlines()]
 
     def check(self) -> None:
         """Raise `ClickException` when the server has ended by itself."""
@@ -55,13 +70,14 @@ class ServerProcess:
     def memory(self) -> Memory:
         """Read the memory of its processes; raises `ClickException` when it has ended."""
         self.check()
-        return Memory(resident_bytes(self.process.pid), resident_bytes(self.engine_pid))
+        engines = sum(map(resident_bytes, self.engine_pids))
+        return Memory(resident_bytes(self.process.pid), engines)
 
     def cpu(self) -> Cpu | None:
         """Read the processor time of its processes; None without /proc."""
         if not Path(f"/proc/{os.getpid()}/stat").exists():
             return None
-        return Cpu(cpu_ms(self.process.pid), cpu_ms(self.engine_pid))
+        return Cpu(cpu_ms(self.process.pid), sum(map(cpu_ms, self.engine_pids)))
 
 
 @contextmanager

@@ -25,6 +25,11 @@ class Share:
     front: float
     loop: float
 
+    def milliseconds(self) -> dict[str, float]:
+        """Return the parts in milliseconds, for the log."""
+        parts = {"engine_ms": self.engine, "front_ms": self.front, "event_loop_ms": self.loop}
+        return {name: round(1e3 * seconds, 1) for name, seconds in parts.items()}
+
 
 def best_count(share: Share, cores: float) -> int:
     """Return the least number of engines that keeps either all cores or the event loop busy.

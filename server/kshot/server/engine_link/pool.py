@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.client import EngineFacts, EngineResult, EngineTask
@@ -86,29 +87,20 @@ class EnginePool:
         """
         if self._config.engines or (facts := self.facts) is None:
             return
+        details: dict[str, Any] = {}
         if facts.device == "cuda":
             self._active = facts.device_count
-            self._grow(self._active, facts)
-            return
-        self._grow(1 + _SPARE, facts)
-        while self._settling():
-            await asyncio.sleep(self._config.engine_probe)
-        pid = self._engines[0].pid
-        share = None if pid is None else await measure(pid)
-        if share is None:
-            return
-        cores = usable_cores()
-        self._active = best_count(share, cores)
+        else:
+            self._grow(1 + _SPARE, facts)
+            while self._settling():
+                await asyncio.sleep(self._config.engine_probe)
+            pid, cores = self._engines[0].pid, usable_cores()
+            if pid is not None and (share := await measure(pid)) is not None:
+                self._active = best_count(share, cores)
+                details = {"cores": cores} | share.milliseconds()
         self._grow(self._active, facts)
-        log_event(
-            "engines_chosen",
-            engines=self._active,
-            processes=len(self._engines),
-            cores=cores,
-            engine_ms=round(1e3 * share.engine, 1),
-            front_ms=round(1e3 * share.front, 1),
-            event_loop_ms=round(1e3 * share.loop, 1),
-        )
+        count = len(self._engines)
+        log_event("engines_chosen", engines=self._active, processes=count, **details)
 
     async def stop(self) -> None:
         """Stop all engines and start no other."""

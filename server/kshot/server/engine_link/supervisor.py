@@ -119,9 +119,11 @@ class EngineSupervisor:
         while True:
             started = time.monotonic()
             if self._engine is not None:
+                pid = self._engine.pid
                 code = await self._end_of(self._engine)
                 await self._discard()
-                log_event("engine_ended", logging.ERROR, exit_code=code, **self._hint(code))
+                hint = self._hint(code)
+                log_event("engine_ended", logging.ERROR, pid=pid, exit_code=code, **hint)
             if time.monotonic() - started > _HEALTHY_SECONDS:
                 backoff = _FIRST_BACKOFF_SECONDS
             await asyncio.sleep(backoff)
