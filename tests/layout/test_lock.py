@@ -48,6 +48,25 @@ def test_the_pins_meet_the_floors() -> None:
         assert pin.version in requirement.specifier, requirement
 
 
+# The last version of a package that a published advisory names.
+AFFECTED = {
+    "protobuf": "6.33.4",  # CVE-2026-0994
+    "pillow": "12.3.0",  # CVE-2026-96639, GHSA-5x8w-8jj5-q52h
+    "onnx": "1.21.0",  # CVE-2026-44512
+    "torch": "2.10.0",  # CVE-2026-4538
+}
+
+
+def test_no_floor_admits_a_known_advisory() -> None:
+    listed = (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    wanted = [Requirement(line) for lines in listed for line in lines]
+
+    assert {one.name for one in wanted} >= set(AFFECTED)
+    for one in wanted:
+        if version := AFFECTED.get(one.name):
+            assert version not in one.specifier, one
+
+
 def test_one_runtime_only() -> None:
     runtimes = [name for name in PINNED if name.startswith("onnxruntime")]
 
