@@ -176,7 +176,7 @@ def test_without_a_process_the_thread_decodes(
 ) -> None:
     """No image is refused because no process can be started."""
     if broken == "module":
-        monkeypatch.setattr(decoders_module, "_MODULE", "kshot.no_module")
+        monkeypatch.setattr(decoders_module, "_PROGRAM", "import no_module")
     else:
         monkeypatch.setattr(sys, "executable", "/no/program")
 

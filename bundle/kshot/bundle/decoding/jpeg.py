@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kshot.bundle.decoding.orientation import by_exif, by_xmp
+from kshot.bundle.decoding.orientation import Orientation
 from kshot.bundle.decoding.survey import MAX_PARTS, Span, Survey, damaged, refuse, too_many
 
 START, END = b"\xff\xd8", b"\xff\xd9"
@@ -50,7 +50,7 @@ class _Frame:
     blocks: int = 0
     restart_interval: int = 0
     kept: list[Span] = field(default_factory=list)
-    orientation: int = 0
+    orientation: Orientation = field(default_factory=Orientation)
 
 
 def survey(data: bytes) -> Survey:
@@ -70,9 +70,13 @@ def survey(data: bytes) -> Survey:
             _read_scan(content, data, (stop, end), frame)
         elif marker == _DRI:
             frame.restart_interval = int.from_bytes(content[:2])
-        elif marker == _APP1 and not frame.orientation:
-            by = by_xmp if content.startswith(_XMP) else by_exif
-            frame.orientation = by(content)
+        elif marker == _APP1:
+            see = (
+                frame.orientation.see_xmp
+                if content.startswith(_XMP)
+                else frame.orientation.see_exif
+            )
+            see(content)
         elif not (marker in _TABLES or _tells_colors(marker, content)):
             continue
         if marker != _APP1:
@@ -93,7 +97,7 @@ def survey(data: bytes) -> Survey:
         frame.height,
         seconds,
         tuple(frame.kept),
-        frame.orientation or 1,
+        frame.orientation.found,
         scales=True,
         whole=whole,
         unsure=whole and not frame.refines,

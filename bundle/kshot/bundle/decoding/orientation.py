@@ -5,14 +5,54 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from dataclasses import dataclass
 
+# A file has one or two; reading each takes time.
+_MAX_READ = 8
 _TAG = 0x0112
 _SHORT = 3
 _ENTRY_BYTES = 12
+_XMP_KEYWORD, _RAW_KEYWORD = b"XML:com.adobe.xmp", b"Raw profile type exif"
 _PREFIX = b"Exif\0\0"
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _RAW_PROFILE = re.compile(rb"\n\w+\n +\d+\n([0-9a-fA-F\n]+)")
 _MOST_BYTES = 2**16
+
+
+@dataclass
+class Orientation:
+    """Takes the first orientation that EXIF names, else the first of XMP."""
+
+    exif: int = 0
+    xmp: int = 0
+    read: int = 0
+
+    def see_exif(self, content: bytes) -> None:
+        """Read EXIF unless much was read before."""
+        if self._may_read():
+            self.exif = self.exif or by_exif(content)
+
+    def see_xmp(self, content: bytes) -> None:
+        """Read XMP unless much was read before."""
+        if self._may_read():
+            self.xmp = self.xmp or by_xmp(content)
+
+    def see_png_text(self, kind: bytes, content: bytes) -> None:
+        """Read a text chunk of a PNG that holds XMP, or EXIF in hexadecimal as ImageMagick does."""
+        keyword, _, text = content[:_MOST_BYTES].partition(b"\0")
+        if kind == b"iTXt" and keyword == _XMP_KEYWORD:
+            self.see_xmp(text)
+        elif kind != b"iTXt" and keyword == _RAW_KEYWORD and self._may_read():
+            self.exif = self.exif or _by_raw_profile(kind, text)
+
+    @property
+    def found(self) -> int:
+        """Return the orientation, 1 to 8; 1 if none is named."""
+        return self.exif or self.xmp or 1
+
+    def _may_read(self) -> bool:
+        self.read += 1
+        return self.read <= _MAX_READ
 
 
 def by_exif(content: bytes) -> int:
@@ -40,21 +80,12 @@ def by_xmp(content: bytes) -> int:
     return value if value <= 8 else 0
 
 
-def by_png_text(kind: bytes, content: bytes) -> int:
-    """Return the orientation that a text chunk of a PNG tells, 1 to 8; 0 if none.
-
-    It holds XMP, or EXIF in hexadecimal as ImageMagick writes it.
-    """
-    keyword, _, text = content[:_MOST_BYTES].partition(b"\0")
-    if kind == b"iTXt" and keyword == b"XML:com.adobe.xmp":
-        return by_xmp(text)
-    if kind != b"iTXt" and keyword == b"Raw profile type exif":
-        if kind == b"zTXt":
-            try:
-                text = zlib.decompressobj().decompress(text[1:], 2 * _MOST_BYTES)
-            except zlib.error:
-                return 0
-        profile = _RAW_PROFILE.match(text)
-        digits = profile[1].replace(b"\n", b"") if profile else b""
-        return by_exif(bytes.fromhex(digits[: len(digits) // 2 * 2].decode()))
-    return 0
+def _by_raw_profile(kind: bytes, text: bytes) -> int:
+    if kind == b"zTXt":
+        try:
+            text = zlib.decompressobj().decompress(text[1:], 2 * _MOST_BYTES)
+        except zlib.error:
+            return 0
+    profile = _RAW_PROFILE.match(text)
+    digits = profile[1].replace(b"\n", b"") if profile else b""
+    return by_exif(bytes.fromhex(digits[: len(digits) // 2 * 2].decode()))

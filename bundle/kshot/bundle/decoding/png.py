@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kshot.bundle.decoding.orientation import by_exif, by_png_text
+from kshot.bundle.decoding.orientation import Orientation
 from kshot.bundle.decoding.survey import MAX_PARTS, Span, Survey, damaged, refuse, too_many
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -72,19 +72,19 @@ class Plain:
 def survey(data: bytes) -> Survey:
     """Return what the chunks tell; raise `ImageError` if they cannot be an image's."""
     header = _header(data)
-    stream, orientation = 0, 0
+    stream, orientation = 0, Orientation()
     for name, start, stop in _chunks(data):
         if name == b"IDAT":
             stream += stop - start
         elif name == b"eXIf":
-            orientation = by_exif(data[start:stop]) or orientation
+            orientation.see_exif(data[start:stop])
         elif name in _TEXTS:
-            orientation = orientation or by_png_text(name, data[start:stop])
+            orientation.see_png_text(name, data[start:stop])
     rows = header.row_bytes()
     if stream > rows + rows // 4 + 16 * header.height + _WINDOW:
         refuse(f"has {stream} compressed bytes for {rows} bytes of rows; save it again")
     seconds = rows * _ROW_SECONDS + stream * _STREAM_SECONDS
-    return Survey("PNG", header.width, header.height, seconds, orientation=orientation or 1)
+    return Survey("PNG", header.width, header.height, seconds, orientation=orientation.found)
 
 
 def plain(data: bytes) -> Plain:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from kshot.bundle.decoding.orientation import by_exif, by_xmp
+from kshot.bundle.decoding.orientation import Orientation
 from kshot.bundle.decoding.survey import MAX_PARTS, Span, Survey, damaged, too_many
 
 _FIRST = 12  # the first chunk follows `RIFF`, the size and `WEBP`
@@ -21,7 +21,7 @@ def survey(data: bytes) -> Survey:
     """Return what the chunks tell; raise `ImageError` if they cannot be an image's."""
     canvas: Span | None = None
     kept: dict[bytes, Span] = {}
-    orientation = 0
+    orientation = Orientation()
     for name, start, stop in _chunks(data):
         if name in (b"VP8X", b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF"):
             if name in kept:
@@ -34,9 +34,9 @@ def survey(data: bytes) -> Survey:
             if stop > len(data):
                 damaged(f"its {name.decode().strip()} chunk ends after {len(data) - start} bytes")
         elif name == b"EXIF":
-            orientation = by_exif(data[start:stop]) or orientation
+            orientation.see_exif(data[start:stop])
         elif name == b"XMP ":
-            orientation = orientation or by_xmp(data[start:stop])
+            orientation.see_xmp(data[start:stop])
     spans = [kept[name] for name in (b"VP8 ", b"VP8L") if name in kept]
     if not spans and b"ANMF" not in kept:
         damaged("it has no picture")
@@ -45,7 +45,7 @@ def survey(data: bytes) -> Survey:
         damaged(f"claims {width} x {height} pixels")
     used = sum(stop - start for start, stop in kept.values())
     seconds = width * height * _PIXEL_SECONDS + used * _BYTE_SECONDS
-    return Survey("WEBP", width, height, seconds, tuple(kept.values()), orientation or 1)
+    return Survey("WEBP", width, height, seconds, tuple(kept.values()), orientation.found)
 
 
 def plain(data: bytes, found: Survey) -> bytes:

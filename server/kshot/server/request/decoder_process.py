@@ -1,4 +1,4 @@
-"""A process that decodes large images, so that it can be killed: `python -m` this module.
+"""A process that decodes large images, so that it can be killed; `decoders` starts it.
 
 It reads jobs from its standard input and writes what they became to its standard output. It ends
 when its input closes, whatever it is doing, and when an image takes too long.
@@ -22,9 +22,7 @@ import numpy as np
 from kshot.bundle import ImageError, Levels
 from kshot.server.request.fitted_file import FileJob, FittedFile, fit_file
 
-# Predictions come first on a busy machine.
-_NICE = 5
-# And the machine's memory is freed here first.
+# Where memory runs out, it is freed here first.
 _VICTIM, _LIKELY = Path("/proc/self/oom_score_adj"), "500"
 
 
@@ -33,7 +31,6 @@ def main(cpu_seconds: float) -> None:
     jobs = Connection(os.dup(0), writable=False)
     answers = Connection(os.dup(1), readable=False)
     os.dup2(2, 1)  # what libraries print is not an answer
-    os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError):
         _VICTIM.write_text(_LIKELY)
@@ -76,9 +73,3 @@ def encode(found: FittedFile) -> tuple[bytes, bytes]:
         "differ": found.levels.differ,
     }
     return json.dumps(facts).encode(), b"".join(map(np.ndarray.tobytes, arrays))
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(float(sys.argv[1]))
