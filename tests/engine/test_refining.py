@@ -381,7 +381,9 @@ class _Queue:
             yield
         return Refinement()
 
-    def add(self, step_count: int, fold_step_count: int = 0, shot: int = 3) -> None:
+    def add(
+        self, step_count: int, fold_step_count: int = 0, shot: int = 3, caller: str = ""
+    ) -> None:
         count = 3 * shot
         task = replace(
             self._task,
@@ -389,6 +391,7 @@ class _Queue:
             classes=self._task.classes[:count],
             tail=TailTask(step_count, fold_step_count, _tail(self._task).crop_maps[:, :count]),
             seed=len(self.jobs),
+            caller=caller,
         )
         job = Job(self._model, task, _budget())
         done, zeros = StopReason.COMPLETED, np.zeros((9, 3), np.float32)
@@ -474,6 +477,37 @@ def test_short_tails_do_not_stop_a_long_one(queue: _Queue) -> None:
         queue.refining.advance()
 
     assert queue.taken == [1, 1, 0, 2, 2, 0, 3, 3, 0]  # the last advance of a job ends it
+
+
+def test_callers_take_turns(queue: _Queue) -> None:
+    """However many tails one has, and however short they are."""
+    for _ in range(6):
+        queue.add(1, caller="many")
+    for _ in range(5):
+        queue.refining.advance()
+    queue.add(6, caller="x")
+    queue.add(6, caller="y")
+    del queue.taken[:]
+
+    for _ in range(9):
+        queue.refining.advance()
+
+    assert queue.taken.count(6) == queue.taken.count(7) == 3
+    queue.drain()
+    assert all(job.answer.done() for job in queue.jobs)
+
+
+def test_a_caller_without_buffers_gets_some(queue: _Queue) -> None:
+    for _ in range(refining.MOST_STARTED + 2):
+        queue.add(50, caller="many")
+    for _ in range(40):
+        queue.refining.advance()
+    queue.add(2, caller="few")
+
+    for _ in range(6):
+        queue.refining.advance()
+
+    assert queue.jobs[-1].answer.done()
 
 
 def test_few_tails_hold_buffers(queue: _Queue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from kshot.bundle import Head, Preconditioner, Scope
+from kshot.engine import scheduler as scheduler_module
 from kshot.engine.budget import Budget
 from kshot.engine.device import choose_device
 from kshot.engine.models import LoadedModel
+from kshot.engine.pool import Job, Pool
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import EXIT_FAILED, Scheduler, SlotPlan
 from kshot.engine.task import EngineTask, StopReason
@@ -133,6 +135,100 @@ def test_who_came_first_is_served_first(make_scheduler: MakeScheduler, model: Lo
     for job in jobs:
         job.result(PATIENCE)
     assert order == list(range(6))
+
+
+def test_another_caller_does_not_wait_for_endless_jobs(
+    make_scheduler: MakeScheduler, model: LoadedModel
+) -> None:
+    """Of one caller they are paused at once; of many, after their turns."""
+    scheduler, budget = make_scheduler(2), _budget()
+    endless = _task(step_count=ENDLESS, caller="many")
+    jobs = [scheduler.submit(model, endless, budget) for _ in range(4)]
+    assert scheduler.submit(model, _task(caller="few"), _budget()).result(PATIENCE)
+    others = [
+        scheduler.submit(model, replace(endless, caller=f"other{number}"), budget)
+        for number in range(3)
+    ]
+
+    assert scheduler.submit(model, _task(caller="quiet"), _budget()).result(PATIENCE)
+
+    assert not any(job.done() for job in (*jobs, *others))
+    budget.cancelled.set()
+    for job in (*jobs, *others):
+        assert job.result(PATIENCE).stop_reason is StopReason.CANCELLED
+
+
+@pytest.mark.parametrize("preconditioner", [Preconditioner.CARRIED, Preconditioner.FROZEN])
+def test_pauses_change_no_number(
+    make_scheduler: MakeScheduler,
+    model: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    preconditioner: Preconditioner,
+) -> None:
+    tasks = [
+        _task(seed, preconditioner=preconditioner, caller=str(seed), step_count=15, shot=1 + seed)
+        for seed in range(4)
+    ]
+    alone = [make_scheduler(1).submit(model, task, _budget()).result(PATIENCE) for task in tasks]
+    monkeypatch.setattr(scheduler_module, "TURN_SECONDS", 0.0)
+    pauses, pause = list[str](), Pool.pause
+    monkeypatch.setattr(
+        Pool, "pause", lambda pool, job: (pauses.append(job.task.caller), pause(pool, job))[1]
+    )
+    scheduler = make_scheduler(2)
+
+    jobs = [scheduler.submit(model, task, _budget()) for task in tasks]
+
+    for job, wanted in zip(jobs, alone, strict=True):
+        got = job.result(PATIENCE)
+        assert (got.step_count, got.stop_reason) == (15, StopReason.COMPLETED)
+        assert got.support_losses == wanted.support_losses
+        for name, array in {**wanted.parameters, **wanted.statistics}.items():
+            np.testing.assert_array_equal({**got.parameters, **got.statistics}[name], array)
+    assert len(pauses) > 4
+
+
+def test_a_paused_job_answers_in_time(
+    make_scheduler: MakeScheduler, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives the steps that it took, though it has no slot when its time is over."""
+    monkeypatch.setattr(scheduler_module, "TURN_SECONDS", 0.0)
+    scheduler, paused, pause = make_scheduler(1), threading.Event(), Pool.pause
+    early, late = Budget(None, allow_partial=True), _budget()
+
+    def watched(pool: Pool, job: Job) -> None:
+        pause(pool, job)
+        monkeypatch.setattr(scheduler_module, "TURN_SECONDS", 1e9)
+        early.seconds_left = 0.0
+        paused.set()
+
+    monkeypatch.setattr(Pool, "pause", watched)
+    first = scheduler.submit(model, _task(step_count=ENDLESS, caller="x"), early)
+    second = scheduler.submit(model, _task(step_count=ENDLESS, caller="y"), late)
+
+    got = first.result(PATIENCE)
+    assert paused.is_set()
+    assert got.stop_reason is StopReason.TIME_BUDGET
+    assert got.step_count == len(got.support_losses) < ENDLESS
+    assert not second.done()
+    late.cancelled.set()
+
+
+def test_a_closed_scheduler_answers_paused_jobs(
+    make_scheduler: MakeScheduler, model: LoadedModel
+) -> None:
+    scheduler = make_scheduler(1)
+    jobs = [
+        scheduler.submit(model, _task(step_count=ENDLESS, caller=caller), _budget())
+        for caller in "xy"
+    ]
+    assert scheduler.submit(model, _task(caller="z"), _budget()).result(PATIENCE)
+
+    scheduler.close()
+
+    for job in jobs:
+        with pytest.raises(CancelledError):
+            job.result(PATIENCE)
 
 
 def test_a_job_that_nobody_waits_for_does_not_run(

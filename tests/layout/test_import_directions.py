@@ -83,7 +83,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "server": [
-        {"call_context", "error_details", "errors", "event_log", "fair", "workers"},
+        {"call_context", "error_details", "errors", "event_log", "fair_pool", "workers"},
         {"config", "drain_grace", "listen"},
         {"request"},
         {"limits"},

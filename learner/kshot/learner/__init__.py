@@ -54,7 +54,7 @@ from kshot.learner.steps.sampler import (
     replacement_indices,
 )
 from kshot.learner.steps.second_order import maml_gradient
-from kshot.learner.steps.slots import SlotResult, Slots, SlotTask
+from kshot.learner.steps.slots import SlotProgress, SlotResult, Slots, SlotTask
 from kshot.learner.steps.step_spec import StepSpec, Tunable
 from kshot.learner.steps.task_losses import Objective, task_losses
 
@@ -79,6 +79,7 @@ __all__ = [
     "RefusedStepError",
     "Resnet12",
     "RidgeFit",
+    "SlotProgress",
     "SlotResult",
     "SlotTask",
     "Slots",

@@ -1,5 +1,6 @@
 """The slots of one kind of step, and the jobs in them."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -8,24 +9,44 @@ from kshot.engine.budget import Budget
 from kshot.engine.models import LoadedModel
 from kshot.engine.slot_tasks import finish
 from kshot.engine.task import EngineResult, EngineTask, StopReason
-from kshot.learner import Slots, SlotTask
+from kshot.learner import SlotProgress, SlotResult, Slots, SlotTask
 
 
 @dataclass(eq=False)
 class Job:
-    """A task on its way through the engine, and the future of its result."""
+    """A task on its way through the engine, and the future of its result.
+
+    `paused` is there while it waits for a slot to go on in.
+    """
 
     model: LoadedModel
     task: EngineTask
     budget: Budget
     answer: "Future[EngineResult]" = field(default_factory=Future)
+    paused: "PausedJob | None" = None
+
+
+@dataclass(frozen=True)
+class PausedJob:
+    """How far a job has come in a pool, and the seconds that it took."""
+
+    pool: "Pool"
+    started: SlotTask
+    progress: SlotProgress
+    seconds: float
 
 
 @dataclass
 class _Running:
+    """A job that began, without its pauses, when `time.perf_counter` showed `clock`.
+
+    It has been in its slot since it showed `joined`.
+    """
+
     job: Job
     started: SlotTask
     clock: float
+    joined: float = field(default_factory=time.perf_counter)
 
 
 class Pool:
@@ -49,9 +70,29 @@ class Pool:
         """Go through the jobs inside."""
         return (running.job for running in self._running.values())
 
+    def stays(self) -> Iterator[tuple[float, Job]]:
+        """Go through the jobs inside, with when each took its slot, by `time.perf_counter`."""
+        return ((running.joined, running.job) for running in self._running.values())
+
     def join(self, job: Job, started: SlotTask, clock: float) -> None:
         """Give a job a slot; its computing began when `time.perf_counter` showed `clock`."""
         self._running[self._slots.join(started)] = _Running(job, started, clock)
+
+    def pause(self, job: Job) -> None:
+        """Take a job's slot until `go_on`."""
+        handle = next(handle for handle, each in self._running.items() if each.job is job)
+        progress = self._slots.pause(handle)  # if this fails, the job still counts as inside
+        running = self._running.pop(handle)
+        seconds = time.perf_counter() - running.clock
+        job.paused = PausedJob(self, running.started, progress, seconds)
+
+    def go_on(self, job: Job) -> None:
+        """Give a paused job a slot again; it goes on where it was."""
+        assert job.paused is not None  # noqa: S101 -- the caller has looked
+        paused, job.paused = job.paused, None
+        handle = self._slots.join(paused.started, paused.progress)
+        clock = time.perf_counter() - paused.seconds
+        self._running[handle] = _Running(job, paused.started, clock)
 
     def advance(self) -> None:
         """Take one step of every job that may go on, and let the others and the finished leave."""
@@ -72,15 +113,26 @@ class Pool:
         running = self._running[handle]
         result = self._slots.leave(handle)  # if this fails, the job still counts as inside
         del self._running[handle]
-        job = running.job
+        self._answer(running.job, running.started, result, reason, running.clock)
+
+    def stop(self, job: Job, reason: StopReason) -> None:
+        """Answer a paused job with what it has."""
+        assert job.paused is not None  # noqa: S101 -- the caller has looked
+        paused, job.paused = job.paused, None
+        clock = time.perf_counter() - paused.seconds
+        self._answer(job, paused.started, paused.progress.result, reason, clock)
+
+    def _answer(
+        self, job: Job, started: SlotTask, result: SlotResult, reason: StopReason, clock: float
+    ) -> None:
         try:
             finished = finish(
                 job.model,
                 job.task.way,
-                running.started,
+                started,
                 result,
                 reason,
-                began=running.clock,
+                began=clock,
                 compute_path=self.compute_path,
             )
         except Exception as error:

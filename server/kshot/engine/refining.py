@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -23,7 +24,8 @@ from kshot.learner import (
 
 ANSWER_STEPS = 1  # the head's answer is there: only a step that runs must end before it is sent
 OLDEST_EVERY = 4  # steps
-MOST_STARTED = 4  # jobs that hold the buffers of their tails
+MOST_STARTED = 4  # jobs that hold the buffers of their tails, if all are of one caller
+MOST_BUFFERED = 8  # of several callers
 
 _log = logging.getLogger(__name__)
 
@@ -38,16 +40,22 @@ class _Refined:
     seconds: float = 0.0
     steps: "Generator[None, None, Refinement] | None" = field(default=None)
 
+    @property
+    def caller(self) -> str:
+        """Return who asks for it."""
+        return self.job.task.caller
+
     def remaining(self) -> int:
         """Return how many examples its steps have still to take."""
         return self.step_count * min(len(self.job.task.classes), TAIL_EXAMPLES)
 
 
 class Refining:
-    """Jobs whose tails adapt, a step at a time; the job with the least remaining work comes next.
+    """Jobs whose tails adapt, a step at a time; callers take turns.
 
-    So a short one passes a long one; every fourth step is the oldest job's. At most `MOST_STARTED`
-    hold buffers: while so many have started, the next is one of them. A step is long beside an
+    Of a caller's jobs, the one with the least remaining work comes next, so that a short one passes
+    a long one; every fourth step is his oldest job's. While `MOST_STARTED` hold buffers, no further
+    one of a caller who has started any begins. A step is long beside an
     inner step: after each one, other jobs that compute get as much time as it took.
     """
 
@@ -56,6 +64,8 @@ class Refining:
         self._clock = clock
         self._jobs: list[_Refined] = []
         self._due = 0.0
+        self._last: dict[str, int] = {}  # turns of the callers who have jobs
+        self._counts: Counter[str] = Counter()  # their steps
         self._turn = 0
         self._gives_way = False
 
@@ -98,7 +108,7 @@ class Refining:
             refined.steps = None  # it holds the tensors
             give_back_memory(error)
             if isinstance(error, torch.AcceleratorError):  # the process must end
-                self._jobs.remove(refined)
+                self._remove(refined)
                 refined.job.answer.set_exception(error)
                 return
             result = replace(refined.head, tail_failed=True)
@@ -116,15 +126,29 @@ class Refining:
 
     def _next(self) -> _Refined:
         started = [refined for refined in self._jobs if refined.steps is not None]
-        choice = started if len(started) >= MOST_STARTED else self._jobs
+        choice = started if len(started) >= MOST_BUFFERED else self._jobs
+        callers = dict.fromkeys(refined.caller for refined in choice)
+        caller = min(callers, key=lambda each: self._last.get(each, 0))  # the first of equals
+        own = [refined for refined in choice if refined.caller == caller]
+        own_started = [refined for refined in own if refined.steps is not None]
+        if own_started and len(started) >= MOST_STARTED:
+            own = own_started
         self._turn += 1
-        if self._turn % OLDEST_EVERY == 0:  # however many short ones come
-            return choice[0]
-        return min(choice, key=_Refined.remaining)  # the first of equals
+        self._last[caller] = self._turn
+        self._counts[caller] += 1
+        if self._counts[caller] % OLDEST_EVERY == 0:  # however many short ones come
+            return own[0]
+        return min(own, key=_Refined.remaining)
+
+    def _remove(self, refined: _Refined) -> None:
+        self._jobs.remove(refined)
+        if all(other.caller != refined.caller for other in self._jobs):
+            self._last.pop(refined.caller, None)
+            self._counts.pop(refined.caller, None)
 
     def _answer(self, refined: _Refined, result: EngineResult) -> None:
         """Let a job leave; its tail's steps count among its seconds."""
-        self._jobs.remove(refined)
+        self._remove(refined)
         seconds = result.compute_seconds + refined.seconds
         refined.job.answer.set_result(replace(result, compute_seconds=seconds))
 

@@ -5,13 +5,14 @@ import logging
 import os
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
 import torch
 
+from kshot.bundle.turns import Turns
 from kshot.engine.budget import Budget
 from kshot.engine.device import DeviceDescription, give_back_memory
 from kshot.engine.models import LoadedModel
@@ -24,6 +25,7 @@ from kshot.learner import InnerStep, SlotResult, Slots, SlotTask, StepSpec, grap
 
 CLOSE_SECONDS = 5.0
 EXIT_FAILED = 71
+TURN_SECONDS = 0.25  # in a slot that another caller waits for
 IDLE_POOLS = 4  # kept with their buffers and graphs when no job is inside
 
 _log = logging.getLogger(__name__)
@@ -46,7 +48,11 @@ class _PoolKey:
 
 
 class Scheduler:
-    """Runs jobs in the order they came, as many at once as there are slots.
+    """Runs jobs, as many at once as there are slots; callers take turns.
+
+    Each caller's jobs run in the order they came. Where a caller waits who has fewer inside than
+    another, a job of the other is paused: at once, or after `TURN_SECONDS` if there is one between
+    them. So everybody's jobs soon begin, and a pause changes no number.
 
     A job joins at the next inner step and leaves when it completes, stops, diverges or runs out of
     time; each round takes one step of every job inside. Jobs whose tails adapt take no slot: their
@@ -61,7 +67,7 @@ class Scheduler:
         self._device = device
         self._plans = dict(plans)
         self._slot_count = max(plan.slot_count for plan in plans.values())
-        self._waiting: deque[Job] = deque()
+        self._waiting: Turns[Job] = Turns()
         self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -84,7 +90,7 @@ class Scheduler:
             if self._closing:
                 job.answer.cancel()
                 return job.answer
-            self._waiting.append(job)
+            self._waiting.add(task.caller, job)
             self._changed.notify()
         return job.answer
 
@@ -113,11 +119,12 @@ class Scheduler:
         """Cancel all jobs, waiting and running, and end the thread after its round."""
         with self._changed:
             self._closing = True
-            dropped, self._waiting = list(self._waiting), deque()
+            dropped = self._waiting.clear()
             calls, self._calls = list(self._calls), deque()
             self._changed.notify()
         for job in dropped:
-            job.answer.cancel()
+            if not job.answer.cancel():  # it was paused
+                job.answer.set_exception(CancelledError())
         for _, done in calls:
             done.cancel()
         self._thread.join(CLOSE_SECONDS)
@@ -146,6 +153,8 @@ class Scheduler:
             self._call()
             if self._busy():
                 self._refining.give_way()
+            self._stop_paused()
+            self._make_way()
             self._admit()
             for key, pool in list(self._pools.items()):
                 if pool:
@@ -179,19 +188,61 @@ class Scheduler:
     def _active(self) -> int:
         return sum(map(len, self._pools.values()))
 
+    def _stop_paused(self) -> None:
+        """Answer the paused jobs whose time is over or whose callers have left."""
+        for pool, job in self._paused():
+            reason = job.budget.should_stop()
+            if reason is not None and self._remove(job):
+                pool.stop(job, reason)
+
+    def _paused(self) -> list[tuple[Pool, Job]]:
+        """Return the paused jobs and their pools."""
+        with self._changed:
+            return [(job.paused.pool, job) for job in self._waiting if job.paused is not None]
+
+    def _make_way(self) -> None:
+        """Pause a job of the caller with the most inside, if one with fewer waits for a slot."""
+        if not self._waiting or self._active() < self._slot_count:
+            return
+        stays = sorted(
+            (stay for pool in self._pools.values() for stay in pool.stays()),
+            key=lambda stay: stay[0],
+        )
+        inside = Counter(job.task.caller for _, job in stays)
+        most = max(inside.values())
+        joined, longest = next(stay for stay in stays if inside[stay[1].task.caller] == most)
+        long = time.perf_counter() - joined > TURN_SECONDS
+
+        def waits(caller: str) -> bool:
+            fewer = most - inside[caller]
+            return self._waiting.first(caller).task.step_count > 0 and fewer >= (1 if long else 2)
+
+        with self._changed:
+            if self._waiting.next(waits) is None:
+                return
+        pool = next(pool for pool in self._pools.values() if longest in pool.jobs())
+        pool.pause(longest)
+        with self._changed:
+            if not self._closing:
+                self._waiting.add(longest.task.caller, longest, first=True)
+                return
+        longest.answer.set_exception(CancelledError())
+
     def _admit(self) -> None:
-        """Give free slots to waiting jobs, first come first served."""
-        while self._active() < self._slot_count:
-            with self._changed:
-                if not self._waiting:
-                    return
-                job = self._waiting[0]
+        """Give free slots to waiting jobs; callers take turns."""
+        while (job := self._next()) is not None:
             clock = time.perf_counter()
             try:
                 if job.task.step_count == 0:
                     if self._take(job):
                         self._finish_at_once(job, clock)
                     return  # one a round: the others take their steps in between
+                if job.paused is not None:
+                    if job.paused.pool.full:
+                        return
+                    if self._remove(job):
+                        job.paused.pool.go_on(job)
+                    continue
                 key, steps = self._kind(job)
                 if key in self._pools and self._pools[key].full:
                     return
@@ -203,6 +254,17 @@ class Scheduler:
                 give_back_memory(error)
                 if job.answer.running() or self._take(job):
                     job.answer.set_exception(error)
+
+    def _next(self) -> Job | None:
+        """Return the first job of the caller whose turn it is; those without steps need no slot."""
+        free = self._active() < self._slot_count
+
+        def may_start(caller: str) -> bool:
+            return free or self._waiting.first(caller).task.step_count == 0
+
+        with self._changed:
+            caller = self._waiting.next(may_start)
+            return None if caller is None else self._waiting.first(caller)
 
     def _finish_at_once(self, job: Job, clock: float) -> None:
         """Answer a task without steps: its head comes from the support set alone.
@@ -226,12 +288,13 @@ class Scheduler:
             job.answer.set_result(finished)
 
     def _take(self, job: Job) -> bool:
-        """Take the first job from the queue; tell whether its answer is still wanted."""
+        """Take a caller's first job from the queue; tell whether its answer is still wanted."""
+        return self._remove(job) and job.answer.set_running_or_notify_cancel()
+
+    def _remove(self, job: Job) -> bool:
+        """Take a job from the queue; tell whether it was there: else it was cancelled meanwhile."""
         with self._changed:
-            if not self._waiting or self._waiting[0] is not job:
-                return False  # cancelled meanwhile
-            self._waiting.popleft()
-        return job.answer.set_running_or_notify_cancel()
+            return self._waiting.remove(job.task.caller, job)
 
     def _advance(self, key: _PoolKey, pool: Pool) -> None:
         try:
@@ -244,7 +307,8 @@ class Scheduler:
                 for width in key.widths:
                     self._programs.refuse(key.spec.of_tasks(width))
             give_back_memory(error)
-            for job in pool.jobs():
+            paused = [job for its_pool, job in self._paused() if its_pool is pool]
+            for job in (*pool.jobs(), *(job for job in paused if self._remove(job))):
                 job.answer.set_exception(error)
 
     def _refine(self) -> None:
@@ -285,6 +349,7 @@ class Scheduler:
         return self._pools[key]
 
     def _forget_idle(self) -> None:
-        idle = [key for key, pool in self._pools.items() if not pool]
+        paused = {id(pool) for pool, _ in self._paused()}
+        idle = [key for key, pool in self._pools.items() if not pool and id(pool) not in paused]
         for key in itertools.islice(idle, max(0, len(idle) + 1 - IDLE_POOLS)):
             del self._pools[key]

@@ -52,6 +52,7 @@ class EngineTask:
 
     A `deterministic` task shares no launch with others: their number might change its sums. With
     `balance_classes` the classes come equally often in the steps. With `tail` there are none.
+    Tasks of different callers take turns.
     """
 
     support: npt.NDArray[np.float32]
@@ -67,6 +68,7 @@ class EngineTask:
     deterministic: bool = False
     balance_classes: bool = False
     tail: TailTask | None = None
+    caller: str = ""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for what the front should have refused."""

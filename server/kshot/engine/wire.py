@@ -32,6 +32,7 @@ def decode_task(request: engine_pb2.AdaptRequest) -> EngineTask:
         deterministic=request.deterministic,
         balance_classes=request.balance_classes,
         tail=_tail_task(request.tail) if request.HasField("tail") else None,
+        caller=request.caller,
     )
 
 

@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from kshot.bundle.turns import Turns
 from kshot.server.call_context import current_call, current_caller, until_sent
 from kshot.server.choice import prepared_bytes
 from kshot.server.errors import QueueFull, ShuttingDown, TooManyCalls
-from kshot.server.fair.turns import Turns
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.images import believed
 from kshot.server.request.inputs import Images

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from kshot.server.errors import CallCancelled, DeadlineExceeded
-from kshot.server.fair.pool import give_way
+from kshot.server.fair_pool import give_way
 
 # A call that ends this close to its deadline was ended by it: timers are not exact, and a timeout
 # travels with two or three digits, rounded up.

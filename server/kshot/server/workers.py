@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from kshot.server.call_context import current_call, current_caller
 from kshot.server.event_log import LOGGER
-from kshot.server.fair.pool import FairPool
+from kshot.server.fair_pool import FairPool
 
 Result = TypeVar("Result")
 

@@ -48,6 +48,17 @@ class SlotResult:
     width: int
 
 
+@dataclass(frozen=True)
+class SlotProgress:
+    """How far a task has come that left its slot before its end: with this it goes on.
+
+    `scales` `(P,)` are those of its steps' directions.
+    """
+
+    result: SlotResult
+    scales: Tensor
+
+
 @dataclass
 class _Occupant:
     """The task in a slot, the steps it has done, and its widest launch."""
@@ -116,9 +127,10 @@ class Slots:
         """Tell whether no task can join."""
         return len(self._occupants) == self._capacity
 
-    def join(self, task: SlotTask) -> int:
+    def join(self, task: SlotTask, progress: SlotProgress | None = None) -> int:
         """Let a task take part from the next step on; return its handle.
 
+        With the progress that `pause` gave, it goes on where it was.
         Raises `ValueError` when no slot is free or the steps are more than there is room for.
         """
         if self.full or task.step_count > self._max_step_count:
@@ -140,8 +152,19 @@ class Slots:
         tables.step_sizes[:count, row] = torch.tensor(sizes, dtype=tables.step_sizes.dtype)
         self._positions[row] = 0
         self._handles += 1
-        self._occupants.append(_Occupant(self._handles, count))
+        occupant = _Occupant(self._handles, count)
+        if progress is not None:
+            self._go_on(row, occupant, progress)
+        self._occupants.append(occupant)
         return self._handles
+
+    def _go_on(self, row: int, occupant: _Occupant, progress: SlotProgress) -> None:
+        tables, result = self._tables, progress.result
+        occupant.done, occupant.width = len(result.losses), result.width
+        tables.parameters[row] = result.parameters
+        tables.scales[row] = progress.scales
+        tables.losses[: occupant.done, row] = result.losses
+        self._positions[row] = occupant.done
 
     def advance(self) -> dict[int, float]:
         """Take a step of every task inside; return the newest losses that are known.
@@ -175,6 +198,11 @@ class Slots:
     def finished(self) -> list[int]:
         """Return the handles of the tasks that have taken all their steps."""
         return [item.handle for item in self._occupants if item.done == item.step_count]
+
+    def pause(self, handle: int) -> SlotProgress:
+        """Remove a task that shall go on later, in any slot of the same kind."""
+        scales = self._tables.scales[self._row(handle)].clone()
+        return SlotProgress(self.leave(handle), scales)
 
     def leave(self, handle: int) -> SlotResult:
         """Remove a task at any time; the others are not affected."""

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import BatchNormMode, ImageError, count_pixels
+from kshot.bundle.turns import Turns
 from kshot.server.call_context import current_call, current_caller
-from kshot.server.fair.turns import Turns
 from kshot.server.request.inputs import EncodedImages, Images, TensorImages
 from kshot.server.workers import Workers
 

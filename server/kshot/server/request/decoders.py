@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from kshot.bundle import ImageError, Levels
+from kshot.bundle.turns import Turns
 from kshot.server.call_context import current_call
 from kshot.server.event_log import LOGGER
-from kshot.server.fair.pool import aside
-from kshot.server.fair.turns import Turns
+from kshot.server.fair_pool import aside
 from kshot.server.request.fitted_file import FileJob, FittedFile, fit_file
 
 # Files that may take longer, by their `Survey.seconds`, are decoded in a process.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from kshot.server.fair.turns import Turns
+from kshot.bundle.turns import Turns
 
 Result = TypeVar("Result")
 

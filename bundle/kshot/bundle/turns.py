@@ -65,6 +65,17 @@ class Turns(Generic[Item]):
         self.served(caller)
         return self.drop(caller)
 
+    def remove(self, caller: str, item: Item) -> bool:
+        """Remove an item of a caller, whose turn this was; tell whether it was there."""
+        items = self._waiting.get(caller)
+        if items is None or item not in items:
+            return False
+        self.served(caller)
+        items.remove(item)
+        if not items:
+            del self._waiting[caller]
+        return True
+
     def served(self, caller: str) -> None:
         """Note that a caller had a turn."""
         self._turn += 1

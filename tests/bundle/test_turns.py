@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from kshot.server.fair.turns import Turns
+from kshot.bundle.turns import Turns
 
 
 def taken(turns: Turns[str]) -> str:
