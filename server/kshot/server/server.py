@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -33,6 +34,7 @@ from kshot.server.rpc.interceptor import CallInterceptor
 from kshot.server.rpc.messages import max_fields
 from kshot.server.rpc.service import AdaptationServicer
 from kshot.server.rpc.transport import quiet_grpc, transport_options
+from kshot.server.store.failures import StoreFailed
 from kshot.server.store.kept_models import KeptModels
 from kshot.server.store.model_cache import ModelCache
 from kshot.server.store.store import LocalStore
@@ -200,6 +202,8 @@ async def _sweep(store: LocalStore, workers: Workers, stop: asyncio.Event) -> No
         try:
             if count := await workers.brief(store.sweep):
                 log_event("expired", count=count)
+        except StoreFailed as error:  # the next sweep tries again
+            log_event("store_failed", logging.ERROR, problem=str(error))
         except Exception:
             LOGGER.exception("failure")
         with suppress(TimeoutError):

@@ -13,7 +13,7 @@ import pytest
 
 from kshot.server.errors import AdaptedModelDeleted, AdaptedModelNotFound
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.content import model_bytes
+from kshot.server.store.content import model_content
 from kshot.server.store.failures import StoreFailed
 from kshot.server.store.store import LocalStore
 
@@ -29,7 +29,7 @@ def test_what_is_put_is_read_back_bit_for_bit(
     arrays = make_arrays(4, way=7)
     kept = store.put(make_model(way=7), arrays)
 
-    size = len(model_bytes(make_model(way=7), arrays))
+    size = model_content(make_model(way=7), arrays).size_bytes
     assert kept == replace(make_model(way=7), size_bytes=size)
     assert store.get("a1") == kept
     assert_same(store.read("a1"), arrays)

@@ -11,7 +11,7 @@ import pytest
 
 from kshot.server.errors import AdaptedModelExpired, AdaptedModelNotFound, StoreIsFull
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.content import model_bytes
+from kshot.server.store.content import model_content
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -37,7 +37,7 @@ def test_the_number_is_capped(
 def test_the_bytes_are_capped(
     make_model: MakeModel, make_arrays: MakeArrays, open_store: OpenStore
 ) -> None:
-    size = len(model_bytes(make_model("a"), make_arrays()))
+    size = model_content(make_model("a"), make_arrays()).size_bytes
     with open_store(max_count=9, max_bytes=2 * size) as store:
         store.put(make_model("a"), make_arrays())
         store.put(make_model("b"), make_arrays())

@@ -47,7 +47,8 @@ def then_die(function):
         die()
     return both
 
-def write_half(files, model_id, content):
+def write_half(files, model_id, parts):
+    content = b"".join(parts)
     files._partial(model_id).write_bytes(content[: len(content) // 2])
     die()
 

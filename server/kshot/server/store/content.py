@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -27,15 +29,42 @@ _SPAN = "span."
 _BASIS = _SPAN + "basis"
 _HALVES, _MIX = _PARAMETERS + TAIL, _PARAMETERS + TAIL_MIX
 _RECORD, _DIGEST = "record", "digest"
-_UNSET = "0" * 64  # stands for the digest while it is computed
+_UNSET = b"0" * 64  # stands for the digest while it is computed
+_HAS_DIGEST = re.compile(rb'"digest":"(.{64})"', re.DOTALL)
 
 
-def model_bytes(model: AdaptedModelRecord, arrays: AdaptedArrays) -> bytes:
+@dataclass(frozen=True)
+class Content:
+    """The content of a file in parts, not copied together, and its digest."""
+
+    parts: tuple[bytes | memoryview, ...]
+    sha256: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the bytes of all parts."""
+        return sum(map(len, self.parts))
+
+
+def model_content(model: AdaptedModelRecord, arrays: AdaptedArrays) -> Content:
     """Return the content of an adapted model's file."""
-    content = arrays_bytes(arrays, {_RECORD: record_text(model), _DIGEST: _UNSET})
-    place = _digest_place(content, _UNSET)
-    digest = hashlib.sha256(content).hexdigest().encode()
-    return b"".join((content[:place], digest, content[place + len(digest) :]))
+    content = arrays_bytes(arrays, {_RECORD: record_text(model), _DIGEST: _UNSET.decode()})
+    before, _, behind = _around_digest(content)
+    digest = _digest_of((before, _UNSET, behind))
+    return Content((before, digest.encode(), behind), digest)
+
+
+def content_digest(content: bytes) -> str:
+    """Return the digest that a file was written with, "" for one that was changed since.
+
+    It is over the file with zeros in the place of the digest; releases that wrote none in the file
+    digested all of it.
+    """
+    before, digest, behind = _around_digest(content)
+    if not digest:
+        return hashlib.sha256(content).hexdigest()
+    found = _digest_of((before, _UNSET, behind))
+    return found if digest == found.encode() else ""
 
 
 def described(content: bytes) -> AdaptedModelRecord:
@@ -43,16 +72,12 @@ def described(content: bytes) -> AdaptedModelRecord:
 
     Files of releases that wrote no record raise it too.
     """
+    if not (_around_digest(content)[1] and content_digest(content)):
+        raise ValueError("expected a file with its record and digest")
     try:
-        noted = json.loads(_header(content))["__metadata__"]
-        place = _digest_place(content, noted[_DIGEST])
-        unset = b"".join((content[:place], _UNSET.encode(), content[place + len(_UNSET) :]))
-        whole = hashlib.sha256(unset).hexdigest() == noted[_DIGEST]
-        record = noted[_RECORD]
+        record = json.loads(_header(content))["__metadata__"][_RECORD]
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"expected a file with a record: {error!r}") from error
-    if not whole:
-        raise ValueError("expected the file's own digest, got another")
     return replace(parse_record(record), size_bytes=len(content))
 
 
@@ -60,10 +85,21 @@ def _header(content: bytes) -> bytes:
     return content[8 : 8 + int.from_bytes(content[:8], "little")]
 
 
-def _digest_place(content: bytes, digest: str) -> int:
-    """Return where the digest stands; in the record, a quote would follow a backslash."""
-    key = f'"{_DIGEST}":"'
-    return _header(content).index(f'{key}{digest}"'.encode()) + 8 + len(key)
+def _around_digest(content: bytes) -> tuple[bytes, bytes, memoryview]:
+    """Return what is before the digest in a file, the digest, "" if there is none, and the rest.
+
+    In the record the key's quotes would follow backslashes.
+    """
+    found = _HAS_DIGEST.search(_header(content))
+    start, end = (found.start(1) + 8, found.end(1) + 8) if found else (0, 0)
+    return content[:start], content[start:end], memoryview(content)[end:]
+
+
+def _digest_of(parts: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def arrays_bytes(arrays: AdaptedArrays, metadata: dict[str, str] | None = None) -> bytes:

@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SUFFIX = ".safetensors"
 _PARTIAL = ".partial"
 _GONE = {".deleted": True, ".expired": False}
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe would let the reader wait, a link would lead elsewhere.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -68,19 +68,17 @@ class StoreFiles:
         for folder in (self._models, self._quarantine):
             private_folder(folder)
             probe = folder / f".probe{_PARTIAL}"
-            probe.unlink(missing_ok=True)
-            os.close(os.open(probe, _NEW, 0o600))
+            os.close(os.open(probe, _WRITE, 0o600))
             probe.unlink()
         sync_folder(self._models.parent)
         self._opened = self._models.stat()
 
-    def write(self, model_id: str, content: bytes) -> None:
+    def write(self, model_id: str, parts: Sequence[bytes | memoryview]) -> None:
         """Write a file durably, which `finish` names; if this fails, nothing of it is left."""
         partial = self._partial(model_id)
-        partial.unlink(missing_ok=True)
         try:
-            with open(partial, "wb", opener=lambda name, _: os.open(name, _NEW, 0o600)) as file:
-                file.write(content)
+            with open(partial, "wb", opener=lambda name, _: os.open(name, _WRITE, 0o600)) as file:
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             sync_folder(self._models)
@@ -106,9 +104,10 @@ class StoreFiles:
             if error.errno in (errno.ELOOP, errno.ENXIO):
                 raise FileNotFoundError(error.errno, "not a file") from error
             raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise FileNotFoundError(errno.ENOENT, "not a file")
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise FileNotFoundError(errno.ENOENT, "not a file")
             return file.read()
 
     def remove(self, model_ids: Collection[str]) -> None:
@@ -142,8 +141,7 @@ class StoreFiles:
                     place.rename(marker)
         sync_folder(self._models)  # a model that is emptied is gone, not damaged
         for marker in markers:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(marker, flags, 0o600))
+            os.close(os.open(marker, _WRITE, 0o600))
         sync_folder(self._models)
 
     def discard(self, model_id: str) -> None:

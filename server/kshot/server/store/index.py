@@ -162,6 +162,10 @@ class StoreIndex:
             connection.executemany(REPLACE, map(values, rows))
             connection.executemany(REPLACE_TOMBSTONE, map(values, tombstones))
 
+    def give_back(self) -> None:
+        """Move what the log holds into the index, and give its room back to the disk."""
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def use(self) -> tuple[int, int]:
         """Return the number of models and the sum of their files' bytes."""
         count, size_bytes = self._connection.execute(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import sqlite3
 import tempfile
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kshot.server.errors import StartError
-from kshot.server.store.content import described
+from kshot.server.store.content import content_digest, described
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.folder import INDEX_FILE, LOCK_FILE, in_use
 from kshot.server.store.index import StoreIndex
@@ -120,7 +119,7 @@ def _of_row(row: Row, files: StoreFiles, *, unfinished: bool) -> Finding:
     if unfinished:
         return Finding(row.id, row.model, "unfinished", "the next start gives its file its name")
     try:
-        whole = hashlib.sha256(files.read(row.id)).hexdigest() == row.sha256
+        whole = content_digest(files.read(row.id)) == row.sha256
     except FileNotFoundError:
         return Finding(row.id, row.model, "damaged", "its file is missing")
     except OSError as error:

@@ -38,7 +38,8 @@ def check_root(path: Path) -> None:
 
 def private_folder(path: Path) -> None:
     """Make a folder of mode 700, or give one this mode; raise `StartError` if it is another's."""
-    path.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
     _make_private(path, stat.S_IFDIR)
 
 

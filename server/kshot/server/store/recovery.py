@@ -7,13 +7,12 @@ a model whose row was lost: it gets a new one from its own record, or goes to qu
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from dataclasses import replace
 
 from kshot.server.event_log import log_event
-from kshot.server.store.content import described
+from kshot.server.store.content import content_digest, described
 from kshot.server.store.files import Found, StoreFiles, checked_id
 from kshot.server.store.index import StoreIndex
 from kshot.server.store.rows import Row, Tombstone
@@ -119,7 +118,7 @@ class _Recovery:
             content = self._read(row.id)
             if content is None:
                 return
-            damaged = hashlib.sha256(content).hexdigest() != row.sha256
+            damaged = content_digest(content) != row.sha256
             if damaged:
                 self._files.quarantine(row.id)
             if damaged != bool(row.damaged):
@@ -136,7 +135,7 @@ class _Recovery:
         except ValueError:
             model = None
         if model is not None and model.id == model_id and model_id not in self._unsure:
-            self._changed[model_id] = Row.of(model, hashlib.sha256(content).hexdigest())
+            self._changed[model_id] = Row.of(model, content_digest(content))
             self._done["rows_from_files"] += 1
             return
         self._files.quarantine(model_id)

@@ -19,7 +19,7 @@ from kshot.server.store.earlier import ROWS, TOMBSTONES, row_of, tombstones_of
 from kshot.server.store.index import StoreIndex, intact
 from kshot.server.store.ownership import private_folder
 from kshot.server.store.rows import Row, Seen, Tombstone
-from kshot.server.store.schema import SCHEMA, SCHEMA_VERSION, NewerIndex
+from kshot.server.store.schema import DAMAGE, SCHEMA, SCHEMA_VERSION, NewerIndex
 
 _MAGIC = b"SQLite format 3\0"
 
@@ -80,7 +80,7 @@ def _read(copy: Path, index: Path) -> tuple[list[Row], list[Tombstone], Seen | N
     try:
         if _release(connection) > SCHEMA_VERSION:
             raise NewerIndex(index, _release(connection))
-        with suppress(sqlite3.DatabaseError):
+        with suppress(*DAMAGE):
             connection.execute("SELECT digest FROM adapted_models LIMIT 1")
             whole = [intact(Seen, each) for each in _all(connection, "SELECT *", "clock")]
             rows = (intact(Row, each) for each in _all(connection, "SELECT *", "adapted_models"))
@@ -96,7 +96,7 @@ def _read(copy: Path, index: Path) -> tuple[list[Row], list[Tombstone], Seen | N
 
 def _release(connection: sqlite3.Connection) -> int:
     """Return the schema's version; a flipped bit in the number does not make it a newer one."""
-    with suppress(sqlite3.DatabaseError):
+    with suppress(*DAMAGE):
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         tables = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master")}
         return SCHEMA_VERSION if SCHEMA[0] in tables else int(version)
@@ -108,7 +108,7 @@ def _all(connection: sqlite3.Connection, select: str, table: str) -> Iterator[tu
     seen = set()
     for order in ("ASC", "DESC"):
         query = f"{select} FROM {table} NOT INDEXED ORDER BY rowid {order}"
-        with suppress(sqlite3.DatabaseError):
+        with suppress(*DAMAGE):
             for found in connection.execute(query):
                 if found not in seen:
                     seen.add(found)

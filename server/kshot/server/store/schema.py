@@ -57,6 +57,10 @@ _OF_ROWS = re.compile(
 )
 
 
+# Names of tables with a flipped bit may be no UTF-8.
+DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
+
+
 class IndexDamaged(StartError):  # noqa: N818 -- it states a condition, as all errors do
     """The index cannot be used, but `kshot store repair` can make a new one."""
 
@@ -82,7 +86,7 @@ def prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> None
     """Check an index that was opened, and bring it to this release; raise `StartError`."""
     try:
         _prepare(connection, path, create=create)
-    except sqlite3.DatabaseError as error:
+    except DAMAGE as error:
         raise _start_error(path, error) from error
 
 
@@ -144,7 +148,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
         connection.executemany(REPLACE_TOMBSTONE, map(values, tombstones))
 
 
-def _start_error(path: Path, error: sqlite3.DatabaseError) -> StartError:
+def _start_error(path: Path, error: Exception) -> StartError:
     """Say what keeps the index from being opened, and what to do."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -20,8 +19,8 @@ from kshot.server.errors import (
 )
 from kshot.server.event_log import short_id
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.content import model_bytes, parse_arrays
-from kshot.server.store.failures import full_disk, suppress_full_disk, system_errors
+from kshot.server.store.content import content_digest, model_content, parse_arrays
+from kshot.server.store.failures import DiskFull, full_disk, suppress_full_disk, system_errors
 from kshot.server.store.files import checked_id
 from kshot.server.store.folder import StoreFolder
 from kshot.server.store.page_token import page_token, parse_page_token
@@ -103,28 +102,20 @@ class LocalStore:
         before; then nothing of it is left.
         """
         checked_id(model.id)
-        content = model_bytes(model, arrays)
-        model = replace(model, size_bytes=len(content))
-        row = Row.of(model, hashlib.sha256(content).hexdigest())
-        self._reserve(model.id, len(content))
+        content = model_content(model, arrays)
+        model = replace(model, size_bytes=content.size_bytes)
+        row = Row.of(model, content.sha256)
+        self._reserve(model.id, model.size_bytes)
         try:
-            with system_errors():
-                self._files.write(model.id, content)
-                with self._lock:
-                    # From here on it is kept: the next start gives the file its name if need be.
-                    self._index.insert(row)
-                    try:
-                        self._files.finish(model.id)
-                    except BaseException:
-                        self._index.forget(model.id)
-                        raise
-                    del self._reserved[model.id]
-        except BaseException:
-            with suppress(OSError):
-                self._files.discard(model.id)
+            try:
+                self._write(row, content.parts)
+            except DiskFull:
+                with self._lock, suppress(sqlite3.Error):
+                    self._index.give_back()
+                self._write(row, content.parts)
+        finally:
             with self._lock:
                 self._reserved.pop(model.id, None)
-            raise
         return model
 
     def get(self, model_id: str) -> AdaptedModelRecord:
@@ -211,13 +202,32 @@ class LocalStore:
         self.now()  # notices a jump
         return _shifted(model, -self._clock.skipped)
 
+    def _write(self, row: Row, parts: Sequence[bytes | memoryview]) -> None:
+        """Write a file and its row; if this fails, nothing of them is left."""
+        try:
+            with system_errors():
+                self._files.write(row.id, parts)
+                with self._lock:
+                    # From here on it is kept: the next start gives the file its name if need be.
+                    self._index.insert(row)
+                    try:
+                        self._files.finish(row.id)
+                    except BaseException:
+                        self._index.forget(row.id)
+                        raise
+                    del self._reserved[row.id]
+        except BaseException:
+            with suppress(OSError):
+                self._files.discard(row.id)
+            raise
+
     def _whole(self, row: Row) -> bytes | None:
         """Return the content of a file if it is what was written."""
         try:
             content = self._files.read(row.id)
         except FileNotFoundError:
             return None
-        return content if hashlib.sha256(content).hexdigest() == row.sha256 else None
+        return content if content_digest(content) == row.sha256 else None
 
     def _note_clocks(self) -> None:
         seen = self._clock.seen()

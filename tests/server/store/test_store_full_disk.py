@@ -1,0 +1,153 @@
+"""A full disk: deleting and expiring free room, and need none."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kshot.server.errors import AdaptedModelDeleted, AdaptedModelExpired
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.failures import DiskFull
+from kshot.server.store.index import StoreIndex
+from kshot.server.store.store import LocalStore
+
+MakeArrays = Callable[..., AdaptedArrays]
+MakeModel = Callable[..., AdaptedModelRecord]
+OpenStore = Callable[..., LocalStore]
+FileOf = Callable[[str], Path]
+
+
+def no_room(*_arguments: object) -> None:
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    raise error
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A disk of a megabyte in the place of the store's folder; skips where none can be mounted."""
+    mount = shutil.which("mount")
+    folder.mkdir(mode=0o700)
+    options = ["-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(folder)]
+    if (
+        mount is None
+        or subprocess.run([mount, *options], check=False, stderr=subprocess.DEVNULL).returncode
+    ):
+        pytest.skip("needs the right to mount a disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte on a disk."""
+    with (folder / "others").open("ab", buffering=0) as file, pytest.raises(OSError, match="space"):
+        while True:
+            file.write(bytes(512))
+
+
+def put_until_full(
+    store: LocalStore, make: Callable[[int], AdaptedModelRecord], arrays: AdaptedArrays
+) -> int:
+    for index in range(10_000):
+        try:
+            store.put(make(index), arrays)
+        except DiskFull:
+            return index
+    raise AssertionError("the disk did not fill")
+
+
+def test_a_full_disk_is_freed_by_deleting_and_by_expiry(
+    small_disk: Path,
+    open_store: OpenStore,
+    clock: SimpleNamespace,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+) -> None:
+    arrays = make_arrays(support_count=500)
+    with open_store(max_count=9999) as store:
+        count = put_until_full(store, lambda index: make_model(f"a{index}"), arrays)
+        fill(small_disk)
+        for index in range(2):
+            store.delete(f"a{index}")
+            with pytest.raises(AdaptedModelDeleted):
+                store.get(f"a{index}")
+        store.put(make_model("again", expire_time=9000.0), arrays)
+        fill(small_disk)
+    with open_store(max_count=9999) as store:  # a start needs no room either
+        store.read("again")
+        clock.now = 2000.0
+        assert store.sweep() == count - 2
+        for index in range(2):
+            with pytest.raises(AdaptedModelDeleted):
+                store.get(f"a{index}")
+        store.put(make_model("more", expire_time=9000.0), arrays)
+
+        assert [model.id for model in store.list(9)[0]] == ["again", "more"]
+        assert len(list((small_disk / "models").iterdir())) == 2
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_deletion_holds_while_the_index_has_no_room(
+    open_store: OpenStore,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    file_of: FileOf,
+    monkeypatch: pytest.MonkeyPatch,
+    restart: bool,
+) -> None:
+    store = open_store()
+    for model_id in ("a1", "a2", "a3"):
+        store.put(make_model(model_id), make_arrays())
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreIndex, "bury", no_room)
+        store.delete("a2")
+        assert not file_of("a2").exists()
+        for _ in range(2):
+            with pytest.raises(AdaptedModelDeleted):
+                store.delete("a2")
+            store.sweep()
+        assert [model.id for model in store.list(2)[0]] == ["a1"]
+        assert file_of("a2").with_suffix(".deleted").stat().st_size == 0
+    if restart:
+        store.close()
+        store = open_store()
+    store.sweep()
+
+    with store:
+        with pytest.raises(AdaptedModelDeleted):
+            store.get("a2")
+        assert [model.id for model in store.list(9)[0]] == ["a1", "a3"]
+        assert sorted(path.name for path in file_of("a2").parent.iterdir()) == [
+            "a1.safetensors",
+            "a3.safetensors",
+        ]
+
+
+def test_an_expiry_goes_on_while_the_index_has_no_room(
+    open_store: OpenStore,
+    clock: SimpleNamespace,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    file_of: FileOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = open_store()
+    store.put(make_model("a1", expire_time=1500.0), make_arrays())
+    clock.now = 1500.0
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreIndex, "sweep", no_room)
+        with pytest.raises(DiskFull):
+            store.sweep()
+    assert [path.name for path in file_of("a1").parent.iterdir()] == ["a1.expired"]
+    store.close()
+
+    with open_store() as store:
+        with pytest.raises(AdaptedModelExpired):
+            store.get("a1")
+        assert list(file_of("a1").parent.iterdir()) == []
