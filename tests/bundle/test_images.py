@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import ImageError, ImageLimits, count_pixels, decode_image
-from kshot.bundle.decoding import opaque as opaque_module
+from kshot.bundle import images as images_module
 
 LEFT_TO_RIGHT = np.array([[10, 200, 30], [40, 50, 60]], np.uint8)
 
@@ -167,7 +167,7 @@ def test_large_images_with_transparency_are_changed_strip_by_strip(
         encoded(Image.fromarray(noise.view(np.uint16)[..., 0])),
     ]
     whole = [np.asarray(decode_image(file)) for file in files]
-    monkeypatch.setattr(opaque_module, "_STRIP_PIXELS", 10)
+    monkeypatch.setattr(images_module, "_STRIP_PIXELS", 10)
 
     for file, wanted in zip(files, whole, strict=True):
         np.testing.assert_array_equal(np.asarray(decode_image(file)), wanted)

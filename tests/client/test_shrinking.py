@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +74,29 @@ def test_orientation_is_applied_when_it_is_shrunk(photograph: Image.Image) -> No
     assert small.size == (512, 768)
     assert small.getexif().get(0x0112, 1) == 1
     assert np.asarray(small)[:300].max() < 40
+
+
+def test_what_lacks_rows_keeps_its_bytes(jpeg: bytes) -> None:
+    """The server refuses it; made smaller, it would be whole, and partly gray or black."""
+    half = jpeg[: len(jpeg) // 2] + b"\xff\xd9"
+    rows = zlib.compress(b"\0" * 1001 * 500)
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, content in (
+        (b"IHDR", struct.pack(">IIBBBBB", 1000, 1000, 8, 0, 0, 0, 0)),
+        (b"IDAT", rows),
+        (b"IEND", b""),
+    ):
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        png += struct.pack(">I", len(content)) + name + content + checksum
+
+    assert shrink_file(half, SIDE) == half
+    assert shrink_file(png, SIDE) == png
+
+
+def test_metadata_does_not_keep_a_file_large(jpeg: bytes) -> None:
+    comment = jpeg[:2] + b"\xff\xfe\xff\xff" + bytes(65533) + jpeg[2:]
+
+    assert shrink_file(comment, SIDE) == shrink_file(jpeg, SIDE)
 
 
 def test_a_png_stays_a_png_with_its_transparency() -> None:

@@ -14,7 +14,6 @@ from kshot.bundle.behind_encoder import (
 )
 from kshot.bundle.calibration import Calibration, TemperatureRule
 from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditioner, Scope
-from kshot.bundle.decoding.survey import Survey
 from kshot.bundle.drawn import THUMBNAIL, are_drawings
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
 from kshot.bundle.files import Bundle, TailFiles, load_bundle, version_of_digest, write_bundle
@@ -82,6 +81,7 @@ from kshot.bundle.steps import (
 )
 from kshot.bundle.weights import Weights
 from kshot.local.durable import replace_file, replacing, sync_folder, write_synced
+from kshot.local.image_files.survey import Survey
 
 __all__ = [
     "COMPUTED_MODES",

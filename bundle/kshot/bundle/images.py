@@ -7,21 +7,21 @@ which parts decide about pixels. Pillow sees these parts alone.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFile
 
-from kshot.bundle.decoding import jpeg, png, webp
-from kshot.bundle.decoding.opaque import opaque
-from kshot.bundle.decoding.survey import Survey, damaged
 from kshot.bundle.errors import ImageError
-from kshot.local.image_formats import other_format
+from kshot.local.image_files import png
+from kshot.local.image_files.opening import PlainFile, plain_file, survey_file
+from kshot.local.image_files.survey import ImageFileError, Survey, damaged
 
 ONLY_ZERO_AND_ONE = "expected pixels from 0 to 255, got only 0 and 1; multiply by 255"
 
+_STRIP_PIXELS = 2**20
 # Rows of so many bytes are inflated twice, to count them.
 _FEW_BYTES = 2**16
 _UNSEEN = 90
@@ -34,6 +34,8 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def decode_once(data: bytes, found: Survey, sides: Iterable[int]) -> dict[int, I
     `found` is what `survey_image` gave.
     """
     with _as_image_errors():
-        file = _plain(data, found)
+        file = plain_file(data, found)
         by_size: dict[tuple[int, int], Image.Image] = {}
         by_side: dict[int, Image.Image] = {}
         for side in sides:
@@ -82,7 +84,7 @@ def survey_image(data: bytes, limits: ImageLimits | None = None) -> Survey:
             f"has {len(data)} bytes; expected at most {limits.max_bytes}; send it smaller"
         )
     with _as_image_errors():
-        found = _survey(data)
+        found = survey_file(data)
     if found.width * found.height > limits.max_pixels:
         raise ImageError.about(
             f"claims {found.width} x {found.height} pixels; expected at most {limits.max_pixels} "
@@ -134,47 +136,13 @@ class Levels:
             raise ImageError.about(ONLY_ZERO_AND_ONE)
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file without what decides nothing about pixels."""
-
-    data: bytes
-    kind: str
-    png: png.Plain | None = None
-    longer: bytes = b""
-
-
-def _survey(data: bytes) -> Survey:
-    if data.startswith(png.SIGNATURE):
-        return png.survey(data)
-    if data.startswith(jpeg.START):
-        return jpeg.survey(data)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return webp.survey(data)
-    if not data:
-        raise ImageError.about("is empty, not a PNG, JPEG or WebP image")
-    raise ImageError.about(
-        f"is {other_format(data)}not a PNG, JPEG or WebP image; convert it first"
-    )
-
-
-def _plain(data: bytes, found: Survey) -> _File:
-    if found.kind == "PNG":
-        file = png.plain(data)
-        return _File(file.data, found.kind, file)
-    if found.kind == "WEBP":
-        return _File(webp.plain(data, found), found.kind)
-    plain = jpeg.plain(data, found)
-    return _File(plain, found.kind, longer=jpeg.longer(plain) if found.unsure else b"")
-
-
 @contextmanager
 def _as_image_errors() -> Iterator[None]:
     """Turn any error of a decoder into an `ImageError`."""
     try:
         yield
-    except ImageError:
-        raise
+    except ImageFileError as error:
+        raise ImageError.about(str(error)) from error
     except MemoryError as error:
         raise ImageError.about("needs more memory than there is; send it smaller") from error
     except Exception as error:
@@ -184,11 +152,11 @@ def _as_image_errors() -> Iterator[None]:
         ) from error
 
 
-def _opened(file: _File) -> ImageFile.ImageFile:
+def _opened(file: PlainFile) -> ImageFile.ImageFile:
     return Image.open(io.BytesIO(file.data), formats=(file.kind,))
 
 
-def _decoded(image: ImageFile.ImageFile, file: _File) -> Image.Image:
+def _decoded(image: ImageFile.ImageFile, file: PlainFile) -> Image.Image:
     if file.png is None:
         image.load()
         if file.longer:
@@ -217,13 +185,13 @@ def _load_png(image: ImageFile.ImageFile, file: png.Plain) -> None:
 
 def _check_scans(image: ImageFile.ImageFile, longer: bytes) -> None:
     """Raise `ImageError` if more codes in the last scan of a JPEG give other pixels."""
-    other = _opened(_File(longer, "JPEG"))
+    other = _opened(PlainFile(longer, "JPEG"))
     other.draft(None, image.size)
     if ImageChops.difference(image.copy(), other).getbbox(alpha_only=False):
         damaged("codes of its last scan are missing")
 
 
-def _low_bytes(file: _File) -> Image.Image:
+def _low_bytes(file: PlainFile) -> Image.Image:
     """Return the low bytes of 16-bit colors; Pillow gives the high ones."""
     image = _opened(file)
     image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
@@ -234,3 +202,65 @@ def _low_bytes(file: _File) -> Image.Image:
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     transposition = _TRANSPOSITIONS.get(orientation)
     return image if transposition is None else image.transpose(transposition)
+
+
+def opaque(
+    image: Image.Image,
+    clear: Sequence[int] = (),
+    depth: int = 8,
+    low: Image.Image | None = None,
+) -> Image.Image:
+    """Return a loaded image in mode L or RGB; transparent pixels become white.
+
+    `clear` is a colour, in `depth` bits a channel, that stands for transparent pixels; `low` has
+    the low bytes of an image whose `depth` is 16.
+    """
+    if image.mode.startswith("I"):
+        return _by_strips(image, "L", lambda strip, _: _from_16_bit(strip, clear))
+    gray = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        image = _by_strips(image, "RGB", lambda strip, _: over_white(strip))
+    image = image.convert("L" if gray else "RGB")
+    if not clear:
+        return image
+    if gray:
+        level = clear[0] * 255 // (2**depth - 1)
+        return image.point([255 if each == level else each for each in range(256)])
+
+    def whiten(strip: Image.Image, box: Box) -> Image.Image:
+        pixels = np.array(strip)  # (height, width, 3)
+        hit = (pixels == np.right_shift(clear, depth - 8)).all(axis=2)
+        if low is not None:
+            hit &= (np.asarray(low.crop(box)) == np.bitwise_and(clear, 255)).all(axis=2)
+        pixels[hit] = 255
+        return Image.fromarray(pixels)
+
+    return _by_strips(image, "RGB", whiten)
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """Return an image with transparency in mode RGB, laid over white."""
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _by_strips(
+    image: Image.Image, mode: str, change: Callable[[Image.Image, Box], Image.Image]
+) -> Image.Image:
+    """Change pixels a few rows at a time: a large image needs no further copies."""
+    changed = Image.new(mode, image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        strip = image.crop(box)
+        strip.info = image.info
+        changed.paste(change(strip, box), (0, top))
+    return changed
+
+
+def _from_16_bit(image: Image.Image, clear: Sequence[int]) -> Image.Image:
+    values = np.asarray(image).astype(np.uint32)
+    scaled = (values + 128) // 257  # 65535 -> 255, rounded
+    if clear:
+        scaled[values == clear[0]] = 255
+    return Image.fromarray(scaled.astype(np.uint8))

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from kshot.bundle.decoding.opaque import over_white
 from kshot.bundle.errors import ImageError, ImageProblem
 from kshot.bundle.images import (
     ONLY_ZERO_AND_ONE,
     ImageLimits,
     Levels,
     decode_image,
+    over_white,
 )
 from kshot.bundle.ink import MAX_SIDE, strengthened
 from kshot.bundle.pictures import apply_step

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TypeGuard, cast
 import numpy as np
 import numpy.typing as npt
 
+from kshot.local.image_files.opening import plain_file, survey_file
+from kshot.local.image_files.png import check_rows
 from kshot.local.image_formats import HEAD_BYTES, format_of, read_format
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 SMALLEST_SIDE = 512
 """No model asks for a shorter side below this, so smaller images need no question to a server."""
 
+_ORIENTATION = 0x0112
 _JPEG_QUALITY = 92
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
@@ -58,18 +61,23 @@ def shrink_arrays(images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.ui
 def shrink_file(content: bytes, side: int) -> bytes:
     """Return an image file, smaller if its shorter side is above `side`.
 
-    What Pillow does not read stays as it is: the server says what is wrong with it. So do 16-bit
+    What is not a whole image stays as it is: the server says what is wrong with it. So do 16-bit
     images and those with a transparent colour, which is exact.
     """
     from PIL import Image
 
     try:
-        with _quiet(), Image.open(io.BytesIO(content)) as image:
-            if min(image.size) <= side or image.mode not in _MODES:
-                return content
-            if "transparency" in image.info and image.mode != "P":
+        found = survey_file(content)
+        if min(found.width, found.height) <= side or found.unsure:
+            return content
+        file = plain_file(content, found)
+        if file.png is not None:
+            check_rows(file.png)
+        with _quiet(), Image.open(io.BytesIO(file.data), formats=(file.kind,)) as image:
+            if image.mode not in _MODES or (file.png and file.png.clear):
                 return content
             image.draft(None, (side, side))  # ours: a caller's picture would change in place
+            image.getexif()[_ORIENTATION] = found.orientation
             return encode_picture(image, side)
     except Exception:  # Pillow's decoders raise nearly any exception on damaged data.
         return content

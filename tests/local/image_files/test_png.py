@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import ImageError, decode_image, survey_image
-from kshot.bundle.decoding.png import GRAY, GRAY_ALPHA, INDEXED, RGB, RGB_ALPHA, SIGNATURE
-from kshot.bundle.decoding.survey import MAX_PARTS
+from kshot.local.image_files.png import GRAY, GRAY_ALPHA, INDEXED, RGB, RGB_ALPHA, SIGNATURE
+from kshot.local.image_files.survey import MAX_PARTS
 
 Chunks = Sequence[tuple[bytes, bytes]]
 CHANNELS = {GRAY: 1, RGB: 3, INDEXED: 1, GRAY_ALPHA: 2, RGB_ALPHA: 4}

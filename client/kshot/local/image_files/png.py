@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kshot.bundle.decoding.orientation import Orientation
-from kshot.bundle.decoding.survey import MAX_PARTS, Span, Survey, damaged, refuse, too_many
+from kshot.local.image_files.orientation import Orientation
+from kshot.local.image_files.survey import MAX_PARTS, Span, Survey, damaged, refuse, too_many
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, INDEXED, GRAY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
@@ -70,7 +70,7 @@ class Plain:
 
 
 def survey(data: bytes) -> Survey:
-    """Return what the chunks tell; raise `ImageError` if they cannot be an image's."""
+    """Return what the chunks tell; raise `ImageFileError` if they cannot be an image's."""
     header = _header(data)
     stream, orientation = 0, Orientation()
     for name, start, stop in _chunks(data):
@@ -88,7 +88,7 @@ def survey(data: bytes) -> Survey:
 
 
 def plain(data: bytes) -> Plain:
-    """Return the file without metadata; raise `ImageError` if it is damaged."""
+    """Return the file without metadata; raise `ImageFileError` if it is damaged."""
     header, view = _header(data), memoryview(data)
     palette, clear = b"", b""
     stream: list[memoryview] = []
@@ -122,7 +122,7 @@ def plain(data: bytes) -> Plain:
 
 
 def check_rows(file: Plain) -> None:
-    """Raise `ImageError` unless all rows are there; what follows them is let be."""
+    """Raise `ImageFileError` unless all rows are there; what follows them is let be."""
     stream = memoryview(file.data)[slice(*file.stream)]
     inflater, got, wanted = zlib.decompressobj(), 0, file.row_bytes
     try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn
 
-from kshot.bundle.errors import ImageError
-
 Span = tuple[int, int]
 
 MAX_PARTS = 2**14
 """The most chunks or segments of a file. A PNG of 32 MiB in chunks of 8 KiB has 4,096."""
 
 _SCALES = (8, 4, 2, 1)
+
+
+class ImageFileError(Exception):
+    """A file cannot be read as an image; the message is what is said of it: `is damaged: …`."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,15 @@ class Survey:
 
 
 def refuse(reason: str) -> NoReturn:
-    """Raise `ImageError`."""
-    raise ImageError.about(reason)
+    """Raise `ImageFileError`."""
+    raise ImageFileError(reason)
 
 
 def damaged(what: str) -> NoReturn:
-    """Raise `ImageError` for a file that does not keep to its format."""
+    """Raise `ImageFileError` for a file that does not keep to its format."""
     refuse(f"is damaged: {what}; save or send it again")
 
 
 def too_many(what: str, most: int) -> NoReturn:
-    """Raise `ImageError` for a file in too many parts."""
+    """Raise `ImageFileError` for a file in too many parts."""
     refuse(f"has more {what} than {most}; expected at most that many; save it again")

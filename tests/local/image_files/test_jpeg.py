@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import ImageError, decode_image, survey_image
-from kshot.bundle.decoding.jpeg import MAX_SCANS
-from kshot.bundle.decoding.survey import MAX_PARTS
+from kshot.local.image_files.jpeg import MAX_SCANS
+from kshot.local.image_files.survey import MAX_PARTS
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)).resize(
     (168, 120)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import ImageError, decode_image, survey_image
-from kshot.bundle.decoding.survey import MAX_PARTS
+from kshot.local.image_files.survey import MAX_PARTS
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 56, 4), np.uint8)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from kshot.bundle.decoding.orientation import Orientation
-from kshot.bundle.decoding.survey import MAX_PARTS, Span, Survey, damaged, too_many
+from kshot.local.image_files.orientation import Orientation
+from kshot.local.image_files.survey import MAX_PARTS, Span, Survey, damaged, too_many
 
 _FIRST = 12  # the first chunk follows `RIFF`, the size and `WEBP`
 _ALPHA, _ANIMATION = 0x10, 0x02
@@ -18,7 +18,7 @@ _PIXEL_SECONDS, _BYTE_SECONDS = 30e-9, 60e-9
 
 
 def survey(data: bytes) -> Survey:
-    """Return what the chunks tell; raise `ImageError` if they cannot be an image's."""
+    """Return what the chunks tell; raise `ImageFileError` if they cannot be an image's."""
     canvas: Span | None = None
     kept: dict[bytes, Span] = {}
     orientation = Orientation()

@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
-from kshot.bundle.decoding import orientation as module
-from kshot.bundle.decoding.orientation import Orientation, by_exif, by_xmp
+from kshot.local.image_files import orientation as module
+from kshot.local.image_files.orientation import Orientation, by_exif, by_xmp
 
 
 def exif(tag: int = 0x0112, kind: int = 3, value: int = 6, order: str = "<") -> bytes:

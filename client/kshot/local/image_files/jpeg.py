@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kshot.bundle.decoding.orientation import Orientation
-from kshot.bundle.decoding.survey import MAX_PARTS, Span, Survey, damaged, refuse, too_many
+from kshot.local.image_files.orientation import Orientation
+from kshot.local.image_files.survey import MAX_PARTS, Span, Survey, damaged, refuse, too_many
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 
@@ -54,7 +54,7 @@ class _Frame:
 
 
 def survey(data: bytes) -> Survey:
-    """Return what the segments tell; raise `ImageError` if they cannot be an image's."""
+    """Return what the segments tell; raise `ImageFileError` if they cannot be an image's."""
     frame = _Frame()
     for marker, start, stop, end in _segments(data):
         content = data[start + 4 : stop]
