@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
-import torch
-
 from kshot.bundle.turns import Turns
 from kshot.engine.budget import Budget
-from kshot.engine.device import DeviceDescription, give_back_memory
+from kshot.engine.device import DeviceDescription, give_back_memory, ran_out_of_memory
 from kshot.engine.models import LoadedModel
 from kshot.engine.pool import Job, Pool
 from kshot.engine.programs import Programs
@@ -303,7 +301,7 @@ class Scheduler:
             _log.exception("step_failed")
             del self._pools[key]
             # The plain step takes over, unless it was memory that failed.
-            if key.compiled and not isinstance(error, torch.OutOfMemoryError):
+            if key.compiled and not ran_out_of_memory(error):
                 for width in key.widths:
                     self._programs.refuse(key.spec.of_tasks(width))
             give_back_memory(error)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from kshot.engine.device import LAUNCH_WIDTHS, DeviceDescription
+from kshot.engine.device import LAUNCH_WIDTHS, DeviceDescription, ran_out_of_memory
 from kshot.engine.models import LoadedModel, LoadedTail
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import SlotPlan
@@ -93,7 +93,7 @@ def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription
     try:
         rates = measure_rates(like, steps, device.device)
     except RuntimeError as error:
-        if steps[1] is not compiled[1] or isinstance(error, torch.OutOfMemoryError):
+        if steps[1] is not compiled[1] or ran_out_of_memory(error):
             raise
         _log.warning("compiled_step_fails", extra={"fields": {"reason": str(error)}})
         for width in steps:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,7 +139,7 @@ def test_a_ready_line_that_nobody_reads_does_not_stop_the_server(
         os.close(read)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_serve_says_ready_answers_and_stops(
     tiny_bundle: Bundle, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -162,6 +164,46 @@ def test_serve_says_ready_answers_and_stops(
     events = [json.loads(line)["event"] for line in log.splitlines()]
     started = ["engine_starting", "engine_connected", "ready"]
     assert events == [*started, "request", "stopping", "stopped"]
+
+
+def test_a_server_under_nohup_outlives_its_terminal(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    with serve(tiny_bundle, tmp_path / "s", before=ignore) as process:
+        ready = ready_line(process)
+        process.send_signal(signal.SIGHUP)
+        with grpc.insecure_channel(ready["grpc"]) as channel:
+            request = wire.AdaptRequest(model="tiny", support_set=support_set())
+            assert AdaptationServiceStub(channel).Adapt(request, timeout=30).adapted_model.id
+
+
+def test_what_a_killed_server_left_is_removed_at_the_next_start(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Front and engine are killed together; a server that runs beside keeps its folder."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # sockets want short paths
+        monkeypatch.setenv("TMPDIR", place)
+        with (
+            serve(tiny_bundle, tmp_path / "a") as killed,
+            serve(tiny_bundle, tmp_path / "b") as other,
+        ):
+            ready_line(other)
+            ready_line(killed)
+            assert killed.stderr is not None
+            (engine,) = (
+                entry["pid"]
+                for entry in map(json.loads, itertools.islice(killed.stderr, 2))
+                if entry["event"] == "engine_connected"
+            )
+            os.kill(engine, signal.SIGSTOP)  # it cannot clean up
+            killed.kill()
+            killed.wait()
+            os.kill(engine, signal.SIGKILL)
+            assert len(list(Path(place).glob("kshot-*"))) == 2
+
+            with serve(tiny_bundle, tmp_path / "a") as again:
+                ready_line(again)
+                assert len(list(Path(place).glob("kshot-*"))) == 2
+                assert other.poll() is None
 
 
 def test_a_stop_before_the_engine_is_ready_is_a_stop(

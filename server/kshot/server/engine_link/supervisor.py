@@ -57,7 +57,7 @@ class EngineSupervisor:
 
     @property
     def load(self) -> tuple[bool, int]:
-        """Compare engines: one that missed its last probe comes last, then the tasks count."""
+        """Compare engines: one that did not answer the last time comes last, then tasks count."""
         return self._missed > 0, self._running
 
     async def start(self) -> EngineFacts:
@@ -77,6 +77,9 @@ class EngineSupervisor:
         self._running += 1
         try:
             return await self._engine.client.adapt(task, timeout)
+        except EngineUnavailable:  # until it answers a probe
+            self._missed = max(1, self._missed)
+            raise
         finally:
             self._running -= 1
 
