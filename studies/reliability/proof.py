@@ -46,6 +46,7 @@ class Place:
         """Run a server in a folder of its own, empty at first; yield it and measured tasks."""
         folder = fresh(self.work / name)
         with serving(Served(folder, self.bundles, flags)) as served:
+            served.settle()
             yield served, measure_tasks(served.address, task_count)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from kshot.bench.serve.process_usage import resident_bytes
 
 _STOP_SECONDS = 60.0
+_SETTLE_SECONDS = 120.0
 
 
 class ServerEndedError(Exception):
@@ -72,6 +73,11 @@ class Served:
             self.process.wait()
             raise ServerEndedError(f"the server did not start: {self.last_lines()}")
         self.address = json.loads(line)["grpc"]
+
+    def settle(self) -> None:
+        """Wait until it has as many engines as it will have."""
+        if os.environ.get("KSHOT_ENGINES", "auto") == "auto":
+            wait_until(lambda: "engines_chosen" in self.log.read_text(), _SETTLE_SECONDS)
 
     def stop(self) -> int:
         """Stop as an orchestrator does; return the exit code."""

@@ -1,0 +1,115 @@
+"""The table of docs/reliability.md, from the results that are there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+import click
+
+from studies.common.page import table, write_blocks
+from studies.common.results import DOCS, RESULTS, Result, read_result, result_path
+from studies.reliability.proof import STUDY
+
+PAGE = DOCS / "reliability.md"
+HEAD = ("proof", "what it does", "what it found")
+NOT_MEASURED = "not measured yet"
+_DECODERS = ("kshot.bundle.",)
+_VALIDATION = ("kshot.server.",)
+
+
+@click.command(name="page")
+def command() -> None:
+    """Write the table of docs/reliability.md, from the kept results."""
+    write_blocks(PAGE, blocks())
+
+
+def blocks() -> Mapping[str, str]:
+    """Return the page's block."""
+    return {"proofs": table(HEAD, map(_cells, PROOFS))}
+
+
+def _cells(name: str) -> Sequence[str]:
+    does, figure = PROOFS[name]
+    path = result_path(STUDY, name, RESULTS)
+    found = figure(read_result(path)) if path.exists() else NOT_MEASURED
+    return f"`{name}`", does, found
+
+
+def _total(result: Result, column: str) -> int:
+    return sum(row[column] for row in result.rows)
+
+
+def _wrong(result: Result) -> str:
+    faults = _total(result, "faults")
+    return f"**{faults:,} faults**" if faults else "0 faults"
+
+
+def _churn(result: Result) -> str:
+    callers = result.settings["callers"]
+    return (
+        f"{_total(result, 'requests'):,} requests of {callers} callers, "
+        f"{_total(result, 'adapt'):,} adapted models: {_wrong(result)}"
+    )
+
+
+def _kills(result: Result) -> str:
+    waits = [wait for row in result.rows for wait in row["engine_waits"]]
+    text = (
+        f"{_total(result, 'kills')} kills, {_total(result, 'acknowledged'):,} models, "
+        f"{_total(result, 'checked'):,} questions afterwards: {_wrong(result)}"
+    )
+    if waits:
+        text += f"; Adapt after an engine's death: {median(waits):.1f} s, at most {max(waits):.1f}"
+    return text
+
+
+def _storms(result: Result) -> str:
+    counts = ", ".join(f"{row['count']:,} {row['part']}" for row in result.rows)
+    memory = max(row["front_mb"] + row["engine_mb"] for row in result.rows)
+    return f"{counts}; at most {memory:.0f} MiB kept: {_wrong(result)}"
+
+
+def _fuzz(result: Result) -> str:
+    past = _total(result, "past_parsing") / _total(result, "inputs")
+    slowest = max(row["slowest_ms"] for row in result.rows)
+    text = (
+        f"{_total(result, 'inputs'):,} inputs, {past:.0%} past parsing, the slowest "
+        f"{slowest:.0f} ms: {_wrong(result)}"
+    )
+    covered = [row["branches"] for row in result.rows if row["branches"]]
+    if covered:
+        text += f"; branches taken: decoders and bundles {_share(covered[0], _DECODERS)}, "
+        text += f"validation {_share(covered[0], _VALIDATION)}"
+    return text
+
+
+def _share(branches: Mapping[str, Sequence[int]], prefixes: tuple[str, ...]) -> str:
+    chosen = [counts for module, counts in branches.items() if module.startswith(prefixes)]
+    return f"{sum(taken for taken, _ in chosen) / sum(known for _, known in chosen):.0%}"
+
+
+def _soak(result: Result) -> str:
+    (row,) = result.rows
+
+    def slope(name: str, unit: str) -> str:
+        value, width = row[f"{name}_per_hour"], row[f"{name}_per_hour_ci95"]
+        digits = 1 if math.isfinite(width) else 0
+        return f"{value:+.{digits}f} ± {width:.{digits}f} {unit}"
+
+    return (
+        f"{row['minutes']:g} minutes, {row['requests']:,} requests; in an hour: front "
+        f"{slope('front_mb', 'MiB')}, engine {slope('engine_mb', 'MiB')}, descriptors "
+        f"{slope('descriptors', '')}".rstrip()
+        + f": {_wrong(result)}"
+    )
+
+
+PROOFS: Mapping[str, tuple[str, Callable[[Result], str]]] = {
+    "churn": ("checks each answer to callers at once against the model's serial one", _churn),
+    "kills": ("kills engine, front or both at random moments under load", _kills),
+    "storms": ("cancels, hangs up, gives 1 ms, overfills the queue, sends garbage", _storms),
+    "fuzz": ("sends changed bytes to all that reads what others wrote", _fuzz),
+    "soak": ("loads a server for long and watches what it holds", _soak),
+}
