@@ -13,6 +13,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 # onnxruntime and onnxruntime-gpu install the same module: an environment has one of them.
 RUNTIME := $(if $(shell nvidia-smi -L 2>/dev/null),onnxruntime-gpu,onnxruntime)
 OTHER_RUNTIME := $(if $(filter onnxruntime,$(RUNTIME)),onnxruntime-gpu,onnxruntime)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 # Bytecode is kept, whatever the environment says: many containers say not to, and then each of the
 # tests' processes compiles torch's modules again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -31,10 +32,12 @@ $(STAMP):
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/stamp-*
 	$(BIN)/python -m pip uninstall --quiet --yes $(OTHER_RUNTIME) 2>/dev/null
-	sed 's/^onnxruntime==/$(RUNTIME)==/' requirements.lock > $(VENV)/requirements.txt
+	sed 's/^onnxruntime==/$(RUNTIME)==/; /^torch==/d' requirements.lock > $(VENV)/requirements.txt
+	grep '^torch==' requirements.lock > $(VENV)/torch.txt
 	# Python compiles a module to bytecode when it is first imported; few of torch's ever are.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r $(VENV)/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(INSTALL) --no-compile --require-hashes -r $(VENV)/requirements.txt
+	$(INSTALL) --no-compile -r $(VENV)/torch.txt
+	$(INSTALL) -e .
 	$(BIN)/kshot bundle build photos > /dev/null
 	touch $@
 
@@ -58,9 +61,10 @@ lock:  ## write requirements.lock with the newest versions that pyproject.toml a
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' '.[$(EXTRAS)]'
-	{ grep '^#' requirements.lock; $(VENV)-lock/bin/python -m pip freeze --all --exclude kshot --exclude pip \
-		| grep -viE '^(nvidia-|cuda-|triton==|opencv-python==)' | sed -E 's/\+[a-z0-9.]+$$//' | sort -f; } > $(VENV)-lock/requirements.lock
-	mv $(VENV)-lock/requirements.lock requirements.lock
+	$(VENV)-lock/bin/python -m pip freeze --all --exclude kshot --exclude pip \
+		| grep -viE '^(nvidia-|cuda-|triton==|opencv-python==)' > $(VENV)-lock/frozen.txt
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	PATH="$(CURDIR)/$(VENV)-lock/bin:$$PATH" $(VENV)-lock/bin/python .ci/lock.py < $(VENV)-lock/frozen.txt
 	rm -rf $(VENV)-lock
 
 clean:  ## remove the environment and the tools' caches

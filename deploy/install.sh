@@ -38,7 +38,8 @@ install_packages() {
     debian_install python3-venv
     python3 -m venv "$tools"
     python3 -m venv --without-pip "$environment"
-    sed "s/^onnxruntime==/$runtime==/" "$source/requirements.lock" >"$tools/constraints.txt"
+    sed -n "s/^onnxruntime==/$runtime==/; s/^\([A-Za-z0-9].*==[^ ]*\).*/\1/p" \
+        "$source/requirements.lock" >"$tools/constraints.txt"
     requirements_of "$source" server engine "$extra" >"$tools/requirements.txt"
     pip_install --constraint "$tools/constraints.txt" --requirement "$tools/requirements.txt"
     refuse_unlocked

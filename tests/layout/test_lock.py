@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -11,17 +13,19 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# One entry a package: the pin, then its hashes.
 LOCK = [
-    line
-    for line in (ROOT / "requirements.lock").read_text().splitlines()
-    if line and not line.startswith("#")
+    entry.split()
+    for entry in (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
+    if not entry.startswith("#")
 ]
 PINNED = {
-    canonicalize_name(requirement.name): requirement for requirement in map(Requirement, LOCK)
+    canonicalize_name(requirement.name): requirement
+    for requirement in (Requirement(pin) for pin, *_ in LOCK)
 }
 
 
-def test_every_line_pins_one_public_version_without_a_hash() -> None:
+def test_every_entry_pins_one_public_version() -> None:
     """A local suffix such as +cpu would shut out the machines that need another build."""
     for requirement in PINNED.values():
         (specifier,) = requirement.specifier
@@ -29,7 +33,28 @@ def test_every_line_pins_one_public_version_without_a_hash() -> None:
         assert Version(specifier.version).local is None
         assert requirement.marker is None
         assert requirement.url is None
-    assert "--hash" not in "".join(LOCK)
+
+
+def test_all_but_torch_have_hashes() -> None:
+    """Builds of torch differ, with CUDA and without it; pip refuses other files of the rest."""
+    for pin, *hashes in LOCK:
+        assert bool(hashes) == (not pin.startswith("torch==")), pin
+        for one in hashes:
+            assert re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", one)
+
+
+def test_an_image_is_built_at_the_same_versions() -> None:
+    """Its constraints are the lock without hashes, with the runtime that was asked for."""
+    script = (ROOT / "deploy" / "install.sh").read_text()
+    (command,) = re.findall(r'^    (sed -n .*?)>"\$tools/constraints.txt"', script, re.M | re.S)
+    shell = f'runtime=onnxruntime-gpu; source="{ROOT}"; {command}'
+
+    lines = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout
+
+    pins = {pin for pin, *_ in LOCK}
+    found = {line.replace("onnxruntime-gpu", "onnxruntime") for line in lines.split()}
+    assert found == pins
+    assert "onnxruntime-gpu==" in lines
 
 
 def test_the_pins_meet_the_floors() -> None:
