@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kshot.bundle.json_log import JsonFormatter
-from kshot.server.event_log import LOGGER
+from kshot.server.event_log import LOGGER, short_id
 from kshot.server.server import SERVICE
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
@@ -67,7 +67,7 @@ def test_a_log_line_names_the_request(
     assert line["code"] == "OK"
     assert "reason" not in line
     assert line["model"] == "tiny"
-    assert line["adapted_model"] == response.adapted_model.id
+    assert line["adapted_model"] == short_id(response.adapted_model.id)
     assert line["duration_ms"] > 0
     assert set(line["timing_ms"]) == {"queue", "decode", "compute", "store"}
     assert line["request_id"] == dict(call.trailing_metadata())["x-kshot-request-id"]

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, NoReturn
 
 import grpc
 
 from kshot.server.call_context import Call
 from kshot.server.errors import InvalidRequest, QueueFull, RequestError, TooManyCalls
 from kshot.server.event_log import log_event
-from kshot.server.limits.shares import Shares
 from kshot.server.rpc.ending import end_call
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Refuse = Callable[[Call, Context, BaseException], Awaitable[Any]]
+Refuse = Callable[[Call, Context, RequestError], Coroutine[Any, Any, NoReturn]]
 
 # Calls of one kind whose message has not come whole; the oldest of more end.
 _MOST_UNREAD = 1024
-# Bytes of messages that may be on their way at a time.
-_READ_BYTES = 2**30
-# A message that takes longer than this may have to make way for others.
-_SLOW_SECONDS = 1.0
+# A message that takes longer than this is slow; the bytes of slow ones are bounded.
+_SLOW_SECONDS = 0.5
+_SLOW_BYTES = 2**30
+# Ending more calls at a time would hold up the others.
+_ENDS_AT_ONCE = 64
 # An answer of this many bytes may take another second.
 _SLOWEST_BYTES = 250_000
 
@@ -54,8 +55,7 @@ class CallLimits:
 class OpenCall:
     """A call; `until` is when its present phase has taken too long, in the loop's time.
 
-    `reading` since then, if gRPC collects its message; `queued` if it waits until gRPC may do so.
-    `ending` refuses it meanwhile.
+    Its message has been on its way since `reading`; `ending` refuses it meanwhile.
     """
 
     call: Call
@@ -63,10 +63,9 @@ class OpenCall:
     kind: Kind
     handler: asyncio.Task[Any]
     until: float = math.inf
-    queued: bool = False
-    reading: float | None = None
+    reading: float = math.inf
     sending: bool = False
-    ending: asyncio.Task[None] | None = field(default=None, repr=False)
+    ending: asyncio.Task[NoReturn] | None = field(default=None, repr=False)
 
     @property
     def key(self) -> tuple[Kind, str]:
@@ -86,10 +85,9 @@ class OpenCalls:
         self._open: dict[OpenCall, None] = {}
         self._unread: dict[Kind, dict[OpenCall, None]] = {kind: {} for kind in Kind}
         self._connections: Counter[tuple[Kind, str]] = Counter()
-        readers = max(8, _READ_BYTES // limits.message_bytes)
-        self._readers = {kind: Shares(readers) for kind in Kind}
+        self._most_slow = max(8, _SLOW_BYTES // limits.message_bytes)
         shortest = min(limits.message_seconds, limits.answer_seconds)
-        self._tick = max(0.02, min(1.0, shortest / 4))
+        self._tick = max(0.02, min(0.25, shortest / 4))
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, call: Call, context: Context, kind: Kind) -> OpenCall:
@@ -112,28 +110,14 @@ class OpenCalls:
 
         Raises what `refuse` does if the message does not come in time, or others need its room.
         """
-        loop, unread, caller = (
-            opened.handler.get_loop(),
-            self._unread[opened.kind],
-            opened.call.caller,
-        )
+        now, unread = opened.handler.get_loop().time(), self._unread[opened.kind]
         if len(unread) >= _MOST_UNREAD:
             self._end_unread(next(iter(unread)), QueueFull())
-        opened.until = loop.time() + self._limits.message_seconds
+        opened.reading, opened.until = now, now + self._limits.message_seconds
         unread[opened] = None
-        readers = self._readers[opened.kind]
         try:
-            if not readers.try_take(caller):
-                opened.queued = True
-                await readers.take(caller)
-                opened.queued = False
-            try:
-                opened.reading = loop.time()
-                # Never cancel this: gRPC would lose the bytes of a message that comes meanwhile.
-                content: Any = await opened.context.read()
-            finally:
-                opened.reading = None
-                readers.give(caller)
+            # Never cancel this: gRPC would lose the bytes of a message that comes meanwhile.
+            content: Any = await opened.context.read()
         finally:
             opened.until = math.inf
             unread.pop(opened, None)
@@ -163,7 +147,8 @@ class OpenCalls:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._tick, self._look) if self._open else None
         now = loop.time()
-        for opened in [opened for opened in self._open if opened.until < now]:
+        late = (opened for opened in self._open if opened.until < now)
+        for opened in list(islice(late, _ENDS_AT_ONCE)):
             if opened.sending:
                 opened.until = math.inf
                 ended = end_call(opened.handler)
@@ -172,34 +157,23 @@ class OpenCalls:
                 seconds = self._limits.message_seconds
                 problem = f"expected the whole message within {seconds:g} s, got less"
                 self._end_unread(opened, InvalidRequest.about("request", problem))
-        for kind in Kind:
-            if self._readers[kind].waiting:
-                self._make_way(kind, now - _SLOW_SECONDS)
+        for unread in self._unread.values():
+            self._make_way([opened for opened in unread if opened.reading < now - _SLOW_SECONDS])
 
-    def _make_way(self, kind: Kind, before: float) -> None:
-        """End the slowest message of the connection that reads the most."""
-        slow = [
-            opened
-            for opened in self._unread[kind]
-            if opened.reading is not None and opened.reading < before and opened.ending is None
-        ]
-        readers = self._readers[kind]
-        # The first of the greatest is the oldest.
-        if slow:
-            greediest = max(slow, key=lambda opened: readers.held(opened.call.caller))
-            self._end_unread(greediest, QueueFull())
+    def _make_way(self, slow: list[OpenCall]) -> None:
+        """End slow messages above the limit: the oldest of the connections with the most."""
+        of_caller: dict[str, deque[OpenCall]] = {}
+        for opened in slow:
+            of_caller.setdefault(opened.call.caller, deque()).append(opened)
+        for _ in range(min(len(slow) - self._most_slow, _ENDS_AT_ONCE)):
+            most = max(of_caller.values(), key=len)
+            self._end_unread(most.popleft(), QueueFull())
 
     def _end_unread(self, opened: OpenCall, error: RequestError) -> None:
         """Refuse a call whose message has not come."""
         opened.until = math.inf
         self._unread[opened.kind].pop(opened, None)
         if opened.ending is None:
-            opened.ending = asyncio.ensure_future(self._answer_unread(opened, error))
+            refusal = self._refuse(opened.call, opened.context, error)
+            opened.ending = asyncio.ensure_future(refusal)
             opened.ending.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    async def _answer_unread(self, opened: OpenCall, error: RequestError) -> None:
-        try:
-            await self._refuse(opened.call, opened.context, error)
-        finally:
-            if opened.queued:  # else what it reads ends with the call
-                opened.handler.cancel()

@@ -61,7 +61,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             config.message_timeout,
             config.answer_timeout,
         )
-        self._open = OpenCalls(limits, _end)
+        self._open = OpenCalls(limits, _refuse)
+        self._handlers: dict[str, Handler] = {}
         self._messages = MessageReader(config.max_message_bytes, max_fields)
 
     async def intercept_service(
@@ -71,9 +72,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler:
         """Return the method's handler with its beginning and end around it."""
         method = str(handler_call_details.method)
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return grpc.stream_stream_rpc_method_handler(cast(Any, _refuse))
+        if method not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return grpc.stream_stream_rpc_method_handler(cast(Any, _refuse_unknown))
+            self._handlers[method] = self._wrapped(method, handler)
+        return self._handlers[method]
+
+    def _wrapped(self, method: str, handler: Handler) -> Handler:
         kind = Kind.OWN if method.startswith(self._prefix) else Kind.STANDARD
         name = method.removeprefix(self._prefix)
         if handler.response_streaming:
@@ -90,6 +96,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 message = await self._read(opened)
                 with self._place(kind):
                     request = await self._parse(handler, message, opened)
+                    del message  # the request has its content
                     content = serialize(await handle(request, context))
                 self._open.send(opened, len(content))
                 return content
@@ -115,6 +122,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 message = await self._read(opened)
                 with self._place(kind, lasts=True):
                     request = await self._parse(handler, message, opened)
+                    del message  # the request has its content
                     if handler.request_streaming:
                         requests = self._requests(request, handler, opened)
                         await write(opened, cast(Stream, handler.stream_stream)(requests, context))
@@ -131,12 +139,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             result = await work(self._open.begin(call, context, kind))
         except BaseException as error:
-            await _end(call, context, error)
+            refusal = _refusal(call, error)
+            if refusal is None:
+                raise
+        else:
+            if kind is Kind.OWN:
+                log_call(call, "OK")
+            return result
         finally:
             call.ended = True
-        if kind is Kind.OWN:
-            log_call(call, "OK")
-        return result
+        return await _refuse(call, context, refusal)
 
     def _place(self, kind: Kind, lasts: bool = False) -> AbstractContextManager[None]:
         """Return a place for a call; those of standard services need one only if they last."""
@@ -171,8 +183,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield await self._parse(handler, content, opened)
 
 
-async def _refuse(_requests: object, context: Context) -> None:
-    await _end(_begin("unknown", context), context, MethodNotFound())
+async def _refuse_unknown(_requests: object, context: Context) -> None:
+    await _refuse(_begin("unknown", context), context, MethodNotFound())
 
 
 def _begin(name: str, context: Context) -> Call:
@@ -181,28 +193,37 @@ def _begin(name: str, context: Context) -> Call:
     return call
 
 
-async def _end(call: Call, context: Context, error: BaseException) -> NoReturn:
-    """Log a failed call and answer it; only the log tells of errors that are no `RequestError`."""
+def _refusal(call: Call, error: BaseException) -> RequestError | None:
+    """Return what a caller hears of an error, None if the call has ended already."""
     if isinstance(error, grpc.aio.AbortError):  # it was answered while its message came
-        raise error
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return None
+    # An error of gRPC itself comes where it cannot send.
+    if isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.InternalError):
         gone = DeadlineExceeded() if call.timed_out() else CallCancelled()
         log_call(call, gone.code.name, gone.reason)
-        raise error
-    if isinstance(error, grpc.aio.InternalError):  # gRPC could not send
-        log_call(call, CallCancelled.code.name, CallCancelled.reason)
-        raise asyncio.CancelledError from error
-    if not isinstance(error, RequestError):
-        error = _foreseen(call, error)
+        return None
+    return error if isinstance(error, RequestError) else _foreseen(call, error)
+
+
+async def _refuse(call: Call, context: Context, error: RequestError) -> NoReturn:
+    """Log a failed call and answer it."""
     log_call(call, error.code.name, error.reason)
+    # gRPC keeps its own error, and what led to it, in a cycle: free what the frames hold.
+    _forget_frames(error)
     try:
         await context.abort(error.code, message_of(error), trailers_of(error, call.request_id))
     except grpc.aio.InternalError as failure:  # the client has left
         raise asyncio.CancelledError from failure
 
 
+def _forget_frames(error: BaseException | None) -> None:
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 def _foreseen(call: Call, error: BaseException) -> RequestError:
-    """Return what a caller hears of an error that is not for callers, and log it."""
+    """Return what a caller hears of an error that is not meant for callers; log it."""
     if not isinstance(error, Exception):
         raise error
     if isinstance(error, NotImplementedError):
