@@ -1067,7 +1067,7 @@ global___ServerLimits = ServerLimits
 
 @typing.final
 class EngineDescription(google.protobuf.message.Message):
-    """Describes the process that adapts."""
+    """Describes the processes that adapt."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1081,8 +1081,9 @@ class EngineDescription(google.protobuf.message.Message):
     device_name: builtins.str
     """Names the device as its vendor does."""
     compute_path: builtins.str
-    """Names the implementation of the inner step; equal adaptation digests give equal bytes on equal
-    compute paths.
+    """Names the implementation of the default inner step as it is now; it changes when steps are compiled.
+    Equal adaptation digests give equal bytes on equal compute paths: `AdaptReport.compute_path` names
+    the one that ran.
     """
     process_count: builtins.int
     """Counts the engine processes that can adapt now."""
