@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from kshot.bundle import ImageError, decode_image, survey_image
+from kshot.local.image_files import jpeg as jpeg_module
 from kshot.local.image_files.jpeg import MAX_SCANS
 from kshot.local.image_files.survey import MAX_PARTS
 
@@ -102,6 +103,17 @@ def test_metadata_does_not_decide(extra: bytes) -> None:
     changed = data[:2] + extra + data[2:]
 
     np.testing.assert_array_equal(np.asarray(decode_image(changed)), as_pillow(data))
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7])
+def test_markers_are_found_wherever_they_stand(
+    window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = jpeg(progressive=True, restart_marker_blocks=3)
+    wanted = survey_image(data)
+    monkeypatch.setattr(jpeg_module, "_WINDOW", window)
+
+    assert survey_image(data) == wanted
 
 
 def test_what_follows_the_first_image_is_left_out() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from kshot.local.image_files.orientation import Orientation
 from kshot.local.image_files.survey import MAX_PARTS, Span, Survey, damaged, refuse, too_many
@@ -23,7 +24,9 @@ _SOS, _EOI, _DRI = 0xDA, 0xD9, 0xDD
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
 _XMP = b"http://ns.adobe.com/xap"
 _NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_RESTARTS = [bytes((0xFF, 0xD0 + number)) for number in range(8)]
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+# Searched at a time: other threads come in between.
+_WINDOW = 2**20
 # Bits that no code begins with: a decoder that needs them lacks blocks, and finds no end.
 _NO_MORE = b"\xff\x00" * 8
 _COEFFICIENTS = 64
@@ -126,10 +129,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Yield the marker of each segment, where it starts and stops, and where its scan ends."""
     at = len(START)
     for _ in range(MAX_PARTS):
-        following = _NEXT.search(data, at)
-        if following is None:
+        at = _next_marker(data, at)
+        if at == len(data):
             return
-        at, marker = following.start(), data[following.start() + 1]
+        marker = data[at + 1]
         if marker == _EOI:
             yield marker, at, at + 2, at + 2
             return
@@ -138,11 +141,18 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
             damaged(f"its segment at byte {at} ends after {len(data) - at} bytes")
         end = stop
         if marker == _SOS:
-            following = _NEXT.search(data, stop)
-            end = following.start() if following else len(data)
+            end = _next_marker(data, stop)
         yield marker, at, stop, end
         at = end
     too_many("segments", MAX_PARTS)
+
+
+def _next_marker(data: bytes, at: int) -> int:
+    """Return where the next marker stands that does not belong to a scan, else the end."""
+    for start in range(at, len(data), _WINDOW):
+        if found := _NEXT.search(data, start, start + _WINDOW + 1):
+            return found.start()
+    return len(data)
 
 
 def _tells_colors(marker: int, content: bytes) -> bool:
@@ -201,7 +211,7 @@ def _read_scan(content: bytes, data: bytes, codes: Span, frame: _Frame) -> None:
     frame.blocks += units * count
     if frame.restart_interval:
         wanted = -(-units // frame.restart_interval) - 1
-        found = sum(data.count(marker, *codes) for marker in _RESTARTS)
+        found = sum(1 for _ in islice(_RESTART.finditer(data, *codes), max(0, wanted)))
         if found < wanted:
             damaged(f"expected {wanted} restart markers in a scan, got {found}")
 
