@@ -220,7 +220,9 @@ def opaque(
     gray = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         image = _by_strips(image, "RGB", lambda strip, _: over_white(strip))
-    image = image.convert("L" if gray else "RGB")
+    mode = "L" if gray else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     if not clear:
         return image
     if gray:
