@@ -89,3 +89,6 @@ def test_a_proxy_on_the_way_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dict(channel_options("far.example.com"))["grpc.enable_http_proxy"] == 1
     monkeypatch.setenv("no_proxy", "other.org, example.com")
     assert proxy_words("far.example.com") == ""
+    monkeypatch.setenv("no_proxy", "10.0.0.0/8")
+    assert proxy_words("10.1.2.3") == ""
+    assert proxy_words("11.1.2.3") != ""

@@ -92,7 +92,7 @@ def test_arrays_without_doubt_are_taken(images: Any, shape: tuple[int, ...]) -> 
 )
 def test_arrays_of_any_kind_are_taken_or_refused(dtype: str) -> None:
     shapes = [(), (0,), (3,), (8, 9), (4, 8, 9), (8, 9, 3), (4, 8, 9, 2), (4, 3, 8, 9), (0, 8, 9)]
-    for shape in [*shapes, (4, 0, 9), (4, 8, 9, 0), (1, 4, 8, 9, 1)]:
+    for shape in [*shapes, (4, 0, 9), (0, 600, 600), (1, 600, 600, 0), (1, 4, 8, 9, 1)]:
         array = np.zeros(shape, dtype)
         for images in (array, [array, array], [array, None], array.T):
             try:

@@ -69,12 +69,20 @@ def loopback(host: str) -> bool:
     return address.is_loopback or address.is_unspecified or bool(four and four.is_loopback)
 
 
+def _covers(name: str, host: str) -> bool:
+    """Tell whether a name of `no_proxy` covers a host: as its end, or as a network."""
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False)
+    except ValueError:
+        return host.endswith(name)
+
+
 def proxy_words(host: str) -> str:
     """Say which variable sends calls to `host` through a proxy, empty if none does."""
     variable = next((name for name in _PROXIES if os.environ.get(name)), "")
     spared = next((os.environ[name] for name in _NO_PROXIES if os.environ.get(name)), "")
-    names = [name.strip() for name in spared.split(",")]
-    if not variable or loopback(host) or any(name and host.endswith(name) for name in names):
+    names = [name.strip() for name in spared.split(",") if name.strip()]
+    if not variable or loopback(host) or any(_covers(name, host) for name in names):
         return ""
     place = urlsplit(os.environ[variable]).netloc.rpartition("@")[2]  # without a password
     return (

@@ -65,7 +65,7 @@ def read_images(
             return tuple(_encoded(index, item, side, field) for index, item in enumerate(images))
         images = stack_arrays(cast(list[npt.NDArray[np.generic]], images), field)
     array = check_array(images, field)
-    is_pixels = side and array.dtype == np.uint8
+    is_pixels = side and array.size and array.dtype == np.uint8
     return shrink_arrays(cast(npt.NDArray[np.uint8], array), side) if is_pixels else array
 
 
