@@ -3,7 +3,7 @@
 python studies/calibration.py [--data DIR] [--only cifar-fs-2shot] [--page]
 
 Each pair of bundle and tasks is adapted and answered by the bundle's defaults, as the server does,
-in every batch-norm mode. `--page` measures nothing and writes the table of docs/choosing.md.
+in every batch-norm mode. `--page` measures nothing and writes the table beside the results.
 """
 
 import sys
@@ -19,7 +19,7 @@ from kshot.bundle import COMPUTED_MODES, builtin_bundle, load_bundle
 from studies.common.bundles import measured_name
 from studies.common.evaluation import Evaluation, Pair, measure_modes, read_pairs
 from studies.common.page import table, write_blocks
-from studies.common.results import DOCS, Result, read_results
+from studies.common.results import RESULTS, Result, read_results
 from studies.common.runner import Options, chosen, run_work, study_options
 
 STUDY = "calibration"
@@ -33,7 +33,7 @@ def command(options: Options) -> None:
     """Measure pairs and keep what was found, or write the page."""
     if options.page:
         results = read_results(STUDY, read_pairs(STUDY), options.out)
-        write_blocks(DOCS / "choosing.md", {"calibration": page_block(results)})
+        write_blocks(RESULTS / STUDY / "README.md", {"calibration": page_block(results)})
         return
     for pair in chosen(read_pairs(STUDY), options):
         asked = evaluation(pair)

@@ -4,7 +4,7 @@ python studies/short_recipes.py [--data DIR] [--only NAME,NAME] [--page]
 
 The start and the end of a training adapt to the same test tasks; the paired difference has a 95 %
 interval. All is computed on the CPU, uncompiled. Recipes whose data are missing are left out.
-`--page` measures nothing and writes the table of docs/recipes.md.
+`--page` measures nothing and writes the table beside the results.
 """
 
 import sys
@@ -28,7 +28,7 @@ from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.statistics import T_METHOD, t_half_width
 from studies.common.page import table, write_blocks
-from studies.common.results import DOCS, Result, Row, read_results
+from studies.common.results import RESULTS, Result, Row, read_results
 from studies.common.rows import read_rows
 from studies.common.runner import Found, Options, Work, chosen, run_work, say, study_options
 from studies.figures.figure import Figure, Job, RunSettings
@@ -66,7 +66,7 @@ def command(options: Options) -> None:
     """Train and compare recipes and keep what was found, or write the page."""
     if options.page:
         results = read_results(STUDY, short_runs(), options.out)
-        write_blocks(DOCS / "recipes.md", {"short trainings": block(results)})
+        write_blocks(RESULTS / STUDY / "README.md", {"short trainings": block(results)})
         return
     on_cpu = replace(options, device=torch.device("cpu"), compiled=False)
     for run in chosen(short_runs(), options):

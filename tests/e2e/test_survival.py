@@ -1,4 +1,4 @@
-"""What an engine's death costs: the adaptation that it ran. `test_reliability.py` has the front's."""
+"""What an engine's death costs: its adaptation. `test_reliability.py` has the front's."""
 
 import os
 import signal

@@ -109,26 +109,31 @@ def test_the_tail_is_the_one_that_is_built() -> None:
 @pytest.mark.parametrize(
     ("page", "blocks"),
     [
-        ("reproduction.md", lambda: reproduction.page_blocks(REPRODUCED)),
-        ("choosing.md", lambda: choosing.page_blocks(read_results("choosing", SWEPT))),
+        (DOCS / "reproduction.md", lambda: reproduction.page_blocks(REPRODUCED)),
+        (DOCS / "choosing.md", lambda: choosing.page_blocks(read_results("choosing", SWEPT))),
         (
-            "choosing.md",
+            RESULTS / "calibration" / "README.md",
             lambda: {
                 "calibration": calibration.page_block(read_results("calibration", CALIBRATED))
             },
         ),
         (
-            "recipes.md",
+            RESULTS / "short-recipes" / "README.md",
             lambda: {
                 "short trainings": short_recipes.block(read_results("short-recipes", short_runs()))
             },
         ),
-        ("pictures.md", lambda: pictures.page_blocks(kept_results(RESULTS), kept_tables(RESULTS))),
+        (
+            DOCS / "pictures.md",
+            lambda: pictures.page_blocks(kept_results(RESULTS), kept_tables(RESULTS)),
+        ),
     ],
     ids=["reproduction", "choosing", "calibration", "recipes", "pictures"],
 )
-def test_pages_say_what_the_results_say(page: str, blocks: Callable[[], Mapping[str, str]]) -> None:
-    text = (DOCS / page).read_text()
+def test_pages_say_what_the_results_say(
+    page: Path, blocks: Callable[[], Mapping[str, str]]
+) -> None:
+    text = page.read_text()
 
     assert replace_blocks(text, blocks()) == text
 
