@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from kshot.local.streams import Outlet
+
 # A command with a result and talk, as `kshot` runs it.
 PROGRAM = """
 import os, sys
@@ -160,3 +162,11 @@ def test_a_slow_reader_of_a_pipe_that_does_not_block() -> None:
 
     assert (code, err) == (0, b"working\nfine\n")
     assert bytes(got).strip(b".") == b"am-1\nmore\n"
+
+
+def test_talk_that_nobody_hears_is_not_kept() -> None:
+    """A server logs for ever."""
+    outlet = Outlet(-1, OSError(9, "Bad file descriptor"), 0)
+
+    assert outlet.write(b"some words") == 10
+    assert (outlet.missed, outlet.rest(), outlet.why()) == (b"", "", "closed")

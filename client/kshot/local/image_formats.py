@@ -146,4 +146,4 @@ def _text(head: bytes) -> str:
     for start, found in _MARKUP:
         if markup.startswith(start):
             return found
-    return "text" if all(byte >= 32 or byte in b"\t\r\n" for byte in head[:64]) else ""
+    return "text" if head and all(byte >= 32 or byte in b"\t\r\n" for byte in head[:64]) else ""

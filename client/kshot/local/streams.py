@@ -22,10 +22,11 @@ _MOST_MISSED_BYTES = 2**24
 class Outlet(io.RawIOBase):
     """A descriptor that takes everything; `missed` is what was written and has not gone out."""
 
-    def __init__(self, descriptor: int, problem: OSError | None = None) -> None:
-        """Write to a descriptor, or only keep what is written where there is a problem already."""
+    def __init__(self, descriptor: int, problem: OSError | None, most_missed: int) -> None:
+        """Write to a descriptor, unless there is a problem already; keep so many bytes at most."""
         super().__init__()
         self.missed = bytearray()
+        self._most_missed = most_missed
         self._descriptor = descriptor
         self._problem: BaseException | None = problem
         self._taken = False
@@ -46,7 +47,7 @@ class Outlet(io.RawIOBase):
                 self._problem = error
                 raise
             self._taken |= len(left) < len(whole)
-        self.missed += whole[: max(0, _MOST_MISSED_BYTES - len(self.missed))]
+        self.missed += whole[: max(0, self._most_missed - len(self.missed))]
         return len(whole)
 
     @property
@@ -97,8 +98,9 @@ def safe_streams() -> Iterator[Outlet]:
     """
     closed = _open_closed()
     saved = sys.stdout, sys.stderr
-    err = Outlet(STDERR, _problem(STDERR, closed, sys.__stderr__))
-    out = Outlet(STDOUT, _problem(STDOUT, closed, sys.__stdout__))
+    # Nobody is left to hear what stderr missed, and a server logs for ever.
+    err = Outlet(STDERR, _problem(STDERR, closed, sys.__stderr__), 0)
+    out = Outlet(STDOUT, _problem(STDOUT, closed, sys.__stdout__), _MOST_MISSED_BYTES)
     if sys.stdout is sys.__stdout__:
         sys.stdout = _text(out, sys.__stdout__, line_buffering=out.isatty())
     if sys.stderr is sys.__stderr__:

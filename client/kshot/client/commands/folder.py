@@ -60,7 +60,8 @@ def check_files(files: Sequence[Path]) -> None:
             continue
         if is_picture(kind):
             raise InputError(f"{file}: {refusal(kind)}")
-        got = f", got {kind if kind == 'text' else phrase(kind)}" if kind else ""
+        empty = ", got an empty file" if file.stat().st_size == 0 else ""
+        got = f", got {kind if kind == 'text' else phrase(kind)}" if kind else empty
         raise InputError(
             f"{file}: not an image: expected PNG, JPEG or WebP{got}; convert it, or move it away"
         )

@@ -7,7 +7,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from kshot.bundle import replacing
+from kshot.local import destination
 from kshot.trainer.datasets.image_files import list_archive
 from kshot.trainer.datasets.omniglot import FOLDERS, archive_names, check_drawings
 from kshot.trainer.errors import DataError
@@ -61,7 +61,7 @@ def _scheme(url: str) -> str:
 
 def _download(url: str, path: Path, report: Report | None) -> None:
     try:
-        with replacing(path) as file:
+        with destination(path) as file:
             for block in _blocks(url, path.name, report):
                 file.write(block)
             file.flush()
