@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import numpy as np
 
 from kshot.server.call_context import begin_call
 from kshot.server.engine_link.engine_count import Share, best_count, processor_seconds, usable_cores
+from kshot.server.errors import RequestError
 from kshot.server.front import Front
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.inputs import AdaptInput, PredictInput, SupportSet, TensorImages
@@ -15,17 +17,21 @@ from kshot.server.request.violations import Violations
 
 _SHOT = 2  # the least that a tail adapts to
 # The clock of another process ticks a hundred times a second.
-_LEAST_SECONDS, _LEAST_ROUNDS, _MOST_ROUNDS = 0.5, 2, 30
+_LEAST_SECONDS, _LEAST_ROUNDS = 0.5, 2
 _TIMEOUT_SECONDS = 60.0
 
 
 async def measure_share(front: Front, engine_pid: int) -> Share | None:
-    """Measure the share of the served model that most engines pay for; None if it is unknown.
+    """Measure the share of the served model that most engines pay for; None if none can adapt now.
 
     The engine with this process id must be the only one that adapts.
     """
-    shares = [await _share(front, model, engine_pid) for model in front.catalog]
-    known = [share for share in shares if share is not None and share.engine > 0]
+    known = []
+    for model in front.catalog:
+        with suppress(RequestError):  # as when the queue is full
+            share = await _share(front, model, engine_pid)
+            if share is not None and share.engine > 0:
+                known.append(share)
     cores = usable_cores()
     return max(known, key=lambda share: best_count(share, cores), default=None)
 
@@ -43,9 +49,7 @@ async def _share(front: Front, model: ServedModel, engine_pid: int) -> Share | N
 
     await adapt()  # the first makes sessions and buffers
     before, began, rounds = spent(), time.monotonic(), 0
-    while rounds < _LEAST_ROUNDS or (
-        rounds < _MOST_ROUNDS and time.monotonic() - began < _LEAST_SECONDS
-    ):
+    while rounds < _LEAST_ROUNDS or time.monotonic() - began < _LEAST_SECONDS:
         await adapt()
         rounds += 1
     after = spent()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from kshot.server.engine_link.client import EngineFacts, EngineTask
 from kshot.server.engine_link.engine_count import Share
 from kshot.server.engine_link.pool import EnginePool
 from kshot.server.engine_link.process import EngineSetting
+from kshot.server.engine_link.supervisor import EngineSupervisor
 from kshot.server.errors import EngineUnavailable
 
 FACTS = EngineFacts("cpu", "", "", "compiled", {}, {"tailed": 0.1})
@@ -205,3 +207,21 @@ def test_each_gpu_has_an_engine(engines: Engines, monkeypatch: pytest.MonkeyPatc
 
     variables = [engine.setting.environment() for engine in engines]
     assert variables == [{}, {"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "9"}]
+
+
+def test_an_engine_that_refuses_comes_last_until_it_answers() -> None:
+    """One that was told to end refuses tasks for seconds, and has the fewest of all."""
+
+    class Refusing:
+        async def adapt(self, *_: object) -> None:
+            raise EngineUnavailable
+
+    config = ServerConfig((Path("bundle"),), Path("store"))
+    engine = EngineSupervisor(config, {}, EngineSetting(), lambda: None)
+    engine._engine, engine._facts = cast(Any, SimpleNamespace(client=Refusing())), FACTS
+    before = engine.load
+
+    with pytest.raises(EngineUnavailable):
+        asyncio.run(engine.adapt(TASK, None))
+
+    assert engine.load > (False, 10**6) > before

@@ -111,6 +111,33 @@ def test_capabilities_say_when_there_is_no_engine(
         assert adapt_until_it_works(server, adapt_request()).adapted_model.id
 
 
+def test_another_engine_takes_over_at_once(
+    start_server: StartServer,
+    adapt_request: Make,
+    wait_arrival: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each engine dies and starts again by itself."""
+
+    def wait_for_engines(count: int) -> None:
+        request = wire.GetCapabilitiesRequest()
+        while server.stub.GetCapabilities(request, timeout=30).engine.process_count != count:
+            pass  # pytest's time limit ends this
+
+    with start_server(engines=2) as server, ThreadPoolExecutor() as pool:
+        wait_for_engines(2)
+        monkeypatch.setenv("KSHOT_FAKE_ENGINE_START", "fail")
+        dying = pool.submit(server.stub.Adapt, adapt_request(seed=DIE), timeout=30)
+        wait_arrival()
+        assert_retriable(failure(dying.result), "ENGINE_UNAVAILABLE")
+
+        assert server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+
+        wait_for_engines(1)
+        monkeypatch.delenv("KSHOT_FAKE_ENGINE_START")
+        wait_for_engines(2)
+
+
 @pytest.mark.parametrize(
     ("start", "message"), [("fail", "exit code 9"), ("other", "other bundles")]
 )
