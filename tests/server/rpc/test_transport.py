@@ -16,10 +16,10 @@ from kshot.server.rpc.transport import quiet_grpc, transport_options
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, int]]:
-    """Options of a server that bears two connections, and short ones."""
+    """Options of a server that bears two connections, and those not for long."""
     monkeypatch.setattr(transport, "connection_limit", lambda _descriptors: 2)
     monkeypatch.setattr(transport, "_HANDSHAKE_SECONDS", 1)
-    config = ServerConfig(bundles=(tmp_path,), store=tmp_path, max_connection_idle=0.2)
+    config = ServerConfig(bundles=(tmp_path,), store=tmp_path, max_connection_idle=1.5)
     return transport_options(config)
 
 
