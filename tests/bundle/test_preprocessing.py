@@ -101,6 +101,32 @@ def test_noncontiguous_arrays_are_read_as_they_look(gray_spec: InputSpec) -> Non
     np.testing.assert_array_equal(pixels(turned, gray_spec)[:, 0], turned)
 
 
+def test_gray_pictures_of_the_right_size_are_prepared_together() -> None:
+    """And become what each becomes alone, also where all pixels are alike."""
+    spec = load_bundle(builtin_bundle("omniglot")).manifest.input
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 28, 28), np.uint8)
+    images[20:, 1:-1, 1:-1] //= 2
+    images[30:35] = np.arange(0, 250, 50, np.uint8)[:, None, None]
+    images[35:, 0] = images[35:, -1] = 128
+    alone = np.concatenate([prepare([png(image)], spec) for image in images])
+
+    np.testing.assert_array_equal(prepare(images, spec), alone)
+    np.testing.assert_array_equal(prepare(images[..., None], spec), alone)
+
+
+def test_a_call_may_end_between_images(gray_spec: InputSpec) -> None:
+    class EndedError(Exception):
+        pass
+
+    def end() -> None:
+        raise EndedError
+
+    for images in (np.zeros((2, 50, 60), np.uint8), [png(np.zeros((5, 5), np.uint8))]):
+        with pytest.raises(EndedError):
+            prepare(images, gray_spec, between=end)
+
+
 def test_rescale_rounds_each_pixel_once(gray_spec: InputSpec) -> None:
     every = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
     scaled = rescale(every, gray_spec)

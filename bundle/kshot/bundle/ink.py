@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 MAX_SIDE = 512
@@ -26,6 +27,16 @@ def has_light_ground(gray: Image.Image) -> bool:
     (ground,), (darkest, lightest) = ground_of(gray), _range(gray)
     middle = 127.5 if darkest == lightest else (darkest + lightest) / 2
     return ground > middle
+
+
+def have_light_ground(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Return what `has_light_ground` does of images `(n, height, width)` in mode L: `(n,)`."""
+    borders = np.concatenate((images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]), 1)
+    ground = np.median(borders, axis=1).astype(np.int64)
+    darkest, lightest = images.min(axis=(1, 2)), images.max(axis=(1, 2))
+    middle = (darkest.astype(np.float64) + lightest) / 2
+    light: npt.NDArray[np.bool_] = ground > np.where(darkest == lightest, 127.5, middle)
+    return light
 
 
 def cut_ink(gray: Image.Image, margin: float) -> Image.Image:

@@ -310,7 +310,7 @@ def _prepare_tensor(
 
 def _prepare_array(array: npt.NDArray[np.generic], spec: InputSpec) -> Floats | ImageError:
     try:
-        return prepare(array, spec)
+        return prepare(array, spec, between=current_call().check)
     except ImageError as error:
         return error
 
