@@ -64,14 +64,14 @@ def test_a_failed_plot_leaves_the_older_one(
 
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(TrainingError, match="could not be written: No such file"):
+    with pytest.raises(TrainingError, match="could not be written: there is no folder"):
         write_png(tmp_path / "none" / "plot.png", figure_of(line))
 
 
 def test_without_matplotlib_the_pip_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plotting, "find_spec", lambda _name: None)
 
-    with pytest.raises(TrainingError, match=r"pip install 'kshot\[train\]'"):
+    with pytest.raises(TrainingError, match=r"pip install '.*\[train\]'"):
         check_matplotlib()
     with pytest.raises(TrainingError, match="plots need 'matplotlib'"):
         figure_of(line)

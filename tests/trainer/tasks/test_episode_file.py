@@ -127,7 +127,7 @@ def test_a_file_that_is_no_episode_file_is_refused(patterns: Patterns, tmp_path:
 
 def test_a_file_that_cannot_be_written_leaves_nothing(patterns: Patterns, tmp_path: Path) -> None:
     drawn = draw_episodes(patterns(), SHAPE)
-    with pytest.raises(DataError, match="could not be written: No such file"):
+    with pytest.raises(DataError, match="could not be written: there is no folder"):
         write_episodes(tmp_path / "none" / "episodes", drawn)
     path = tmp_path / "there"
     path.write_bytes(b"kept")
