@@ -23,8 +23,9 @@ SHARES = {
     "predict": (0.2, 4),
     "names": (0.15, 2),
     "images": (0.2, 8),
-    "manifests": (0.14, 4),
+    "manifests": (0.13, 4),
     "encoders": (0.01, 4),
+    "index": (0.01, 4),
     "calls": (0.1, 5),
 }
 # Inputs of the parts that count branches, which take several times as long.

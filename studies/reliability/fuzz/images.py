@@ -14,6 +14,13 @@ from studies.reliability.fuzz.target import Target
 
 _LIMITS = ImageLimits(max_bytes=2**20, max_pixels=2**20)
 _SIDES = (0, 8, 84)
+_MODULES = (
+    "kshot.bundle.images",
+    *(
+        f"kshot.local.image_files.{name}"
+        for name in ("jpeg", "opening", "orientation", "png", "survey", "webp")
+    ),
+)
 
 
 def target() -> Target:
@@ -41,7 +48,7 @@ def target() -> Target:
             raise AssertionError(f"decoded to mode {image.mode}")
         return True
 
-    return Target(draw, run, ("kshot.bundle.images",))
+    return Target(draw, run, _MODULES)
 
 
 def _corpus() -> list[bytes]:

@@ -273,6 +273,16 @@ def test_functions_that_call_each_other_are_refused(write: Write) -> None:
         read_encoder(path, SHAPE)
 
 
+def test_an_unknown_type_is_named(write: Write) -> None:
+    path = write(FEATURES)
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = 256
+    onnx.save(model, path)
+
+    with pytest.raises(EncoderError, match="got the unknown type 256"):
+        read_encoder(path, SHAPE)
+
+
 def test_names_that_are_no_text_are_refused(write: Write) -> None:
     path = write(FEATURES)
     path.write_bytes(path.read_bytes().replace(b"means", b"m\xff\xffns"))

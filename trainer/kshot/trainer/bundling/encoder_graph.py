@@ -32,7 +32,10 @@ def check_input(graph: onnx.GraphProto, source: str, input_shape: Sequence[int])
     for side, wanted in zip(got[1:], input_shape, strict=False):
         fits = fits and (not isinstance(side, int) or side == wanted)
     if not fits:
-        dtype = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        known = onnx.TensorProto.DataType.values()
+        dtype = f"the unknown type {kind.elem_type}"
+        if kind.elem_type in known:
+            dtype = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
         raise EncoderError(
             f"{source}: input {inputs[0].name}: expected float of shape "
             f"{['n', *input_shape]} as prepared images have, got {dtype} of shape {got}"
