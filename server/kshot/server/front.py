@@ -18,7 +18,7 @@ from kshot.server.checked_task import check_task, check_task_alone
 from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.pool import EnginePool
-from kshot.server.limits.answers import AnswerRoom, check_answer, record_bytes
+from kshot.server.limits.answers import AnswerRoom
 from kshot.server.predict.batches import MAX_BATCH_IMAGES, Batches, Request, few_alone, may_join
 from kshot.server.predict.catalog import Catalog, ServedModel
 from kshot.server.predict.encodings import Encodings
@@ -113,9 +113,8 @@ class Front:
                 others = {name: task.options[name] for name in task.options if name != "ttl"}
                 task = replace(task, options=others)
             models = await self._find(task, violations, query)
-            limits = (each.bundle.manifest.limits for each in models)
-            most = max(each.max_query_count for each in limits)
-            await self._hold_answer(query, most, task.support_set.class_names, violations)
+            limits = [each.bundle.manifest.limits for each in models]
+            await self.answer_room.hold(query, task.support_set.class_names, limits, violations)
 
             def check(model: ServedModel, noted: Violations, budget: PixelBudget) -> Candidate:
                 checked = check_task(task, model, TtlLimits(0, 0), budget, noted)
@@ -145,8 +144,8 @@ class Front:
                 violations.check()
             adapted, arrays = await self.kept_models.read(adapted_model)
             model = self._behind(adapted)
-            most = model.bundle.manifest.limits.max_query_count
-            await self._hold_answer(query, most, adapted.class_names, violations)
+            limits = [model.bundle.manifest.limits]
+            await self.answer_room.hold(query, adapted.class_names, limits, violations)
             mode = query.mode or adapted.options.batch_norm_mode
 
             support_count, budget = len(arrays.support), self._budget(SharedImages())
@@ -176,10 +175,8 @@ class Front:
     ) -> tuple[Sequence[AdaptedModelRecord], str]:
         """Return a page of records as `KeptModels.page` does, of few where names are long."""
         if page_size >= 0:
-            each = record_bytes(self.catalog.max_way)
-            most = max(1, min(MAX_PAGE_SIZE, self.config.max_answer_bytes // each))
-            page_size = min(page_size or DEFAULT_PAGE_SIZE, most)
-            await self.answer_room.hold(page_size * each)
+            size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+            page_size = await self.answer_room.hold_page(size, self.catalog.max_way)
         return await self.kept_models.page(page_size, page_token, model)
 
     async def export(
@@ -291,22 +288,6 @@ class Front:
             await self.workers.prepare(check)
         current_call().model = task.model
         return [self.catalog.find(task.model)]
-
-    async def _hold_answer(
-        self,
-        query: PredictInput,
-        max_query_count: int,
-        class_names: Sequence[str],
-        violations: Violations,
-    ) -> None:
-        """Wait for room for the answer; before any work, refuse one that is too large."""
-        count, most = image_count(query.queries) or 0, self.config.max_answer_bytes
-        if count > max_query_count or len(class_names) > self.catalog.max_way:
-            return  # this request will be refused
-        size = check_answer(query, count, class_names, most, violations)
-        if size > most:
-            violations.check()
-        await self.answer_room.hold(size)
 
     def _budget(self, shared: SharedImages) -> PixelBudget:
         config = self.config

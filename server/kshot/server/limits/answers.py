@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
+from kshot.bundle import Limits
 from kshot.server.call_context import current_call, until_sent
 from kshot.server.limits.shares import Shares
+from kshot.server.request.images import image_count
 from kshot.server.request.inputs import PredictInput
 from kshot.server.request.validation import MAX_CLASS_NAME_BYTES
 from kshot.server.request.violations import Violations
@@ -59,19 +61,47 @@ def check_answer(
 
 
 class AnswerRoom:
-    """Bounds the bytes of answers that are made or not yet sent, and of exports apart."""
+    """Bounds the bytes of answers that are made or not yet sent, and of exports apart.
+
+    An answer has `most` bytes at most. The current call has its room until its answer is sent.
+    """
 
     def __init__(self, most: int = 2**22) -> None:
+        self._most = most
         self._answers = Shares(_AT_ONCE * most)
         self._exports = Shares(max(2**27, _AT_ONCE * most))
 
-    async def hold(self, size_bytes: int) -> None:
-        """Wait for room for an answer; the current call has it until its answer is sent."""
-        if size_bytes > _SMALL:
-            await _hold(self._answers, size_bytes)
+    async def hold(
+        self,
+        query: PredictInput,
+        class_names: Sequence[str],
+        models: Iterable[Limits],
+        violations: Violations,
+    ) -> None:
+        """Wait for room for an answer of one of the models; raise what is wrong if it is too large.
+
+        A request of more queries or classes than the models take is left to be refused.
+        """
+        limits, count = list(models), image_count(query.queries) or 0
+        if count > max(each.max_query_count for each in limits):
+            return
+        if len(class_names) > max(each.max_way for each in limits):
+            return
+        size = check_answer(query, count, class_names, self._most, violations)
+        if size > self._most:
+            violations.check()
+        if size > _SMALL:
+            await _hold(self._answers, size)
+
+    async def hold_page(self, page_size: int, max_way: int) -> int:
+        """Wait for room for a page of descriptions; return how many of `page_size` fit."""
+        each = record_bytes(max_way)
+        page_size = max(1, min(page_size, self._most // each))
+        await _hold(self._answers, page_size * each)
+        return page_size
 
     async def hold_export(self, size_bytes: int) -> None:
-        """Wait for room for an export; the current call has it until its last byte is sent."""
+        """Wait for room for an export."""
         await _hold(self._exports, size_bytes)
 
 
