@@ -18,6 +18,8 @@ from kshot.server.errors import EngineUnavailable
 from kshot.server.event_log import log_event
 
 _SPARE = 1
+# The front, which predicts, and the first engine come first where cores are few.
+_FURTHER_NICENESS = 5
 MeasureShare = Callable[[int], Awaitable[Share | None]]
 
 
@@ -127,8 +129,9 @@ class EnginePool:
                 break
             place = len(self._engines)
             gpu = place % facts.device_count if on_gpu and facts.device_count > 1 else None
+            nice = 0 if on_gpu else _FURTHER_NICENESS
             self._add(
-                EngineSetting(gpu, facts.device_count, dict(facts.tail_seconds))
+                EngineSetting(gpu, facts.device_count, nice, dict(facts.tail_seconds))
             ).start_behind()
 
     def _on_change(self) -> None:

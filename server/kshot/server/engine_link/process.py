@@ -24,11 +24,13 @@ class EngineSetting:
     """What an engine of several is started with.
 
     `gpu` counts from 0 among `gpu_count` that this process sees; None leaves all visible. Of models
-    in `tail_seconds` the speed is known: the engine does not measure it.
+    in `tail_seconds` the speed is known: the engine does not measure it. The greater its `niceness`,
+    the sooner it leaves its core to the front.
     """
 
     gpu: int | None = None
     gpu_count: int = 1
+    niceness: int = 0
     tail_seconds: Mapping[str, float] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
@@ -86,6 +88,9 @@ class EngineProcess:
         except OSError as error:
             folder.remove()
             raise StartError(f"the engine cannot be started: {error.strerror}") from error
+        if setting.niceness:
+            with suppress(OSError):  # it has ended, or may not
+                os.setpriority(os.PRIO_PROCESS, process.pid, setting.niceness)
         return cls(process, folder, EngineClient(str(socket)))
 
     @property
