@@ -23,9 +23,9 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 class EngineSetting:
     """What an engine of several is started with.
 
-    `gpu` counts from 0 among `gpu_count` that this process sees; None leaves all visible. Of models
-    in `tail_seconds` the speed is known: the engine does not measure it. The greater its `niceness`,
-    the sooner it leaves its core to the front.
+    `gpu` counts from 0 among `gpu_count` that this process sees; None leaves all visible. The
+    greater its `niceness`, the sooner it leaves its core to the front. Of models in `tail_seconds`
+    the speed is known: the engine does not measure it.
     """
 
     gpu: int | None = None
