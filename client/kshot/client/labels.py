@@ -60,11 +60,14 @@ def read_labels(labels: Labels, image_count: int) -> Classes:
 
 
 def label_array(labels: Sequence[Label]) -> npt.NDArray[np.generic]:
-    """Return labels in an array whose elements have their types and values.
+    """Return labels in an array whose `tolist()` has their values.
 
-    It has the dtype of NumPy's scalars where all are of one such type, else it holds objects.
+    Plain ints of up to 64 bits become int64, which can index and count. Else it has the dtype of
+    NumPy's scalars where all are of one such type, or holds the labels themselves.
     """
     kinds = {type(label) for label in labels}
+    if kinds == {int} and all(-(2**63) <= int(label) < 2**63 for label in labels):
+        return np.array(labels, np.int64)
     if len(kinds) == 1 and issubclass(kind := kinds.pop(), np.integer | np.str_):
         array = np.array(labels)
         # Strings lose NULs at their ends in an array of strings.
