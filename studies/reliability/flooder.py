@@ -26,6 +26,7 @@ NICENESS = 10
 CALLS = 64
 WAY = 5
 _SIDE, _FILE_SIDE, _FILES = 28, 600, 150
+_COARSE = 6  # so that files are small and take long
 _PERIOD, _PAUSE, _SECONDS = 0.02, 0.05, 600.0
 
 
@@ -46,9 +47,9 @@ def pictures(count: int, seed: int) -> wire.Images:
 
 
 def _files(count: int, seed: int) -> wire.Images:
-    pixels = np.random.default_rng(seed).integers(0, 256, (_FILE_SIDE, _FILE_SIDE, 3), np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (_COARSE, _COARSE, 3), np.uint8)
     written = io.BytesIO()
-    Image.fromarray(pixels).resize((_FILE_SIDE,) * 2).save(written, "JPEG", quality=60)
+    Image.fromarray(pixels).resize((_FILE_SIDE,) * 2).save(written, "JPEG", quality=30)
     return wire.Images(encoded=wire.EncodedImages(items=[written.getvalue()] * count))
 
 
