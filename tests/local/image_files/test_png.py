@@ -323,3 +323,11 @@ def encoded(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()
+
+
+def test_a_stream_that_cannot_be_inflated_is_refused() -> None:
+    data = png(noise(8, GRAY), 8, GRAY)
+    at = data.index(b"IDAT") - 4
+
+    with pytest.raises(ImageError, match="got 0 and then none that can be read"):
+        decode_image(data[:at] + chunk(b"IDAT", b"junk") + data[-12:])
