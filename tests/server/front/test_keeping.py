@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -74,6 +76,49 @@ def test_a_full_disk_says_so(
     assert "its disk has no room" in full.details["QuotaFailure"].violations[0].description
     assert "store_failed" in caplog.messages
     assert again.adapted_model.id
+
+
+def test_a_full_disk_lets_models_go(
+    server: Any,  # noqa: ANN401 -- a running server
+    adapt_request: Make,
+    refusal: Refuse,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Deleting frees room, so it must not need any."""
+
+    def fail(*_arguments: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+    request = wire.DeleteAdaptedModelRequest(adapted_model=model)
+    with monkeypatch.context() as patched:
+        patched.setattr("kshot.server.store.index.StoreIndex.bury", fail)
+        server.stub.DeleteAdaptedModel(request, timeout=30)
+        gone = refusal(lambda: server.stub.DeleteAdaptedModel(request, timeout=30))
+
+    assert gone.reason == "ADAPTED_MODEL_DELETED"
+
+
+def test_the_log_has_no_ids(
+    server: Any,  # noqa: ANN401 -- a running server
+    adapt_request: Make,
+    queries: Make,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who knows an id can use the model."""
+    with caplog.at_level(logging.INFO):
+        model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+        request = wire.PredictRequest(adapted_model=model, queries=queries())
+        server.stub.Predict(request, timeout=30)
+        server.stub.DeleteAdaptedModel(
+            wire.DeleteAdaptedModelRequest(adapted_model=model), timeout=30
+        )
+    lines = [str(vars(record)) for record in caplog.records if record.message == "request"]
+
+    assert len(lines) == 3
+    assert all(model[:11] in line and model not in line for line in lines)
 
 
 def test_a_disk_that_fails_says_so(

@@ -71,6 +71,8 @@ def flipped(folder: Path, source: random.Random) -> str:
     path = source.choice([each for each in folder.glob("index*") if each.stat().st_size])
     content = bytearray(path.read_bytes())
     place, bit = source.randrange(len(content)), source.randrange(8)
+    while not any(content[place - place % 4096 :][:4096]):  # a page that is kept free
+        place = source.randrange(len(content))
     content[place] ^= 1 << bit
     path.write_bytes(content)
     return f"{path.name} {place} {bit}"

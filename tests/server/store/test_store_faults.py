@@ -76,6 +76,34 @@ def test_a_folder_that_is_away_damages_nothing(
     assert_same(store.read("a1"), make_arrays())
 
 
+def test_a_row_that_changes_is_damaged_until_the_next_start(
+    open_store: OpenStore,
+    clock: SimpleNamespace,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    assert_same: AssertSame,
+) -> None:
+    """The others go on, and a time that was changed expires nothing."""
+    with open_store() as store:
+        for seed, model_id in enumerate(("a1", "a2", "a3")):
+            store.put(make_model(model_id), make_arrays(seed))
+        store._index._connection.execute(
+            "UPDATE adapted_models SET record = replace(record, 'class 1', 'class 7'), "
+            "expire_time = 1001.0 WHERE id = 'a2'"
+        )
+        clock.now = 1500.0
+
+        assert store.sweep() == 0
+        for call in (store.get, store.read):
+            with pytest.raises(AdaptedModelDamaged):
+                call("a2")
+        assert [model.id for model in store.list(2)[0]] == ["a1", "a3"]
+    with open_store() as store:
+        assert store.get("a2").class_names == make_model().class_names
+        assert_same(store.read("a2"), make_arrays(1))
+        assert len(store.list(9)[0]) == 3
+
+
 def test_a_file_that_is_brought_back_is_whole_again(
     open_store: OpenStore,
     make_model: MakeModel,

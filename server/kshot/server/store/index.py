@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
+from kshot.server.store.failures import suppress_full_disk
 from kshot.server.store.ownership import private_file
 from kshot.server.store.rows import Row, Seen, Tombstone, Value, digest, values
-from kshot.server.store.schema import REPLACE, REPLACE_TOMBSTONE, prepare, transaction
+from kshot.server.store.schema import LOG_PAGES, REPLACE, REPLACE_TOMBSTONE, prepare, transaction
 
 _INSERT = "INSERT INTO adapted_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DROP = "DELETE FROM adapted_models WHERE rowid = ?"
@@ -78,22 +79,27 @@ class StoreIndex:
 
     def bury(self, model_id: str, end_time: float) -> None:
         """Replace a row by a tombstone that says deleted."""
-        with self._transaction():
-            self._bury("id = ?", model_id, end_time, deleted=True)
+        with self._transaction() as connection:
+            found = connection.execute(
+                "SELECT id, expire_time FROM adapted_models WHERE id = ?", (model_id,)
+            ).fetchall()
+            self._bury(found, end_time, deleted=True)
 
-    def expired(self, now: float) -> list[str]:
-        """Return the ids of all expired rows."""
+    def expired(self, now: float) -> list[tuple[str, float]]:
+        """Return the ids and times of all expired rows; one that was changed proves nothing."""
         found = self._connection.execute(
-            "SELECT id FROM adapted_models WHERE expire_time <= ?", (now,)
+            "SELECT * FROM adapted_models WHERE expire_time <= ?", (now,)
         )
-        return [model_id for (model_id,) in found]
+        rows = (row for each in found if (row := intact(Row, each)) is not None)
+        return [(row.id, row.expire_time) for row in rows]
 
     def sweep(self, now: float, tombstone_end: float) -> list[str]:
         """Replace expired rows by tombstones, forget old tombstones, and return the rows' ids."""
         with self._transaction() as connection:
-            expired = self._bury("expire_time <= ?", now, now, deleted=False)
+            expired = self.expired(now)
+            self._bury(expired, now, deleted=False)
             connection.execute("DELETE FROM tombstones WHERE end_time <= ?", (tombstone_end,))
-        return expired
+        return [model_id for model_id, _ in expired]
 
     def note(self, seen: Seen) -> None:
         """Remember when the store was last in use."""
@@ -162,9 +168,20 @@ class StoreIndex:
             connection.executemany(REPLACE, map(values, rows))
             connection.executemany(REPLACE_TOMBSTONE, map(values, tombstones))
 
-    def give_back(self) -> None:
-        """Move what the log holds into the index, and give its room back to the disk."""
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def hold_room(self) -> None:
+        """Keep room on the disk for later changes, so that they need none; a full disk has none.
+
+        It is in the log, which is written again from its start, and in free pages of the index,
+        which takes the log in.
+        """
+        (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+        if free >= LOG_PAGES // 2:
+            return
+        with suppress_full_disk():
+            with self._transaction() as connection:
+                connection.execute("INSERT INTO room VALUES (zeroblob(?))", (4096 * LOG_PAGES,))
+            with self._transaction() as connection:
+                connection.execute("DELETE FROM room")
 
     def use(self) -> tuple[int, int]:
         """Return the number of models and the sum of their files' bytes."""
@@ -173,15 +190,12 @@ class StoreIndex:
         ).fetchone()
         return count, size_bytes
 
-    def _bury(
-        self, condition: str, value: str | float, end_time: float, *, deleted: bool
-    ) -> list[str]:
-        rows = f"FROM adapted_models WHERE {condition}"
-        found = self._connection.execute(f"SELECT id, expire_time {rows}", (value,)).fetchall()
+    def _bury(self, found: Iterable[tuple[str, float]], end_time: float, *, deleted: bool) -> None:
         buried = [Tombstone(each, time, end_time, int(deleted)) for each, time in found]
         self._connection.executemany(REPLACE_TOMBSTONE, map(values, buried))
-        self._connection.execute(f"DELETE {rows}", (value,))
-        return [each.id for each in buried]
+        self._connection.executemany(
+            "DELETE FROM adapted_models WHERE id = ?", [(each.id,) for each in buried]
+        )
 
     def _scan(
         self, query: str, kind: type[Columns]

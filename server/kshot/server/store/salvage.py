@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,11 +14,19 @@ from typing import Any, TypeVar
 
 from kshot.bundle import sync_folder
 from kshot.server.event_log import log_event
-from kshot.server.store.earlier import ROWS, TOMBSTONES, row_of, tombstones_of
 from kshot.server.store.index import StoreIndex, intact
 from kshot.server.store.ownership import private_folder
 from kshot.server.store.rows import Row, Seen, Tombstone
-from kshot.server.store.schema import DAMAGE, SCHEMA, SCHEMA_VERSION, NewerIndex
+from kshot.server.store.schema import (
+    DAMAGE,
+    EARLIER_ROWS,
+    EARLIER_TOMBSTONES,
+    SCHEMA,
+    SCHEMA_VERSION,
+    NewerIndex,
+    row_of,
+    tombstones_of,
+)
 
 _MAGIC = b"SQLite format 3\0"
 
@@ -34,8 +41,13 @@ def rebuild(index: Path, aside: Path) -> StoreIndex:
     fresh, log = (index.with_name(index.name + end) for end in (".new", "-wal"))
     for path in (fresh, fresh.with_name(f"{fresh.name}-wal")):
         path.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(dir=index.parent) as scratch:
-        rows, tombstones, seen = _read(copy_index(index, Path(scratch)), index)
+    scratch = index.with_name(".repair")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a repair that was killed
+    scratch.mkdir(mode=0o700)
+    try:
+        rows, tombstones, seen = _read(copy_index(index, scratch), index)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     made = StoreIndex(fresh, create=True)
     try:
         made.change(rows, tombstones)
@@ -88,8 +100,12 @@ def _read(copy: Path, index: Path) -> tuple[list[Row], list[Tombstone], Seen | N
                 intact(Tombstone, each) for each in _all(connection, "SELECT *", "tombstones")
             )
             return _unique(rows), _unique(graves), next(filter(None, whole), None)
-        earlier = _unique(map(row_of, _all(connection, ROWS, "adapted_models")))
-        return earlier, _unique(tombstones_of(_all(connection, TOMBSTONES, "tombstones"))), None
+        earlier = _unique(map(row_of, _all(connection, EARLIER_ROWS, "adapted_models")))
+        return (
+            earlier,
+            _unique(tombstones_of(_all(connection, EARLIER_TOMBSTONES, "tombstones"))),
+            None,
+        )
     finally:
         connection.close()
 

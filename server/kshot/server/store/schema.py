@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from kshot.server.errors import StartError
-from kshot.server.store.earlier import read_earlier
-from kshot.server.store.rows import values
+from kshot.server.store.rows import Row, Tombstone, values
 
 SCHEMA_VERSION = 2
+# At so many pages the index takes its log in.
+LOG_PAGES = 128
 
 # Queries use the columns; the record is the whole `AdaptedModelRecord` as JSON.
 SCHEMA = (
@@ -46,6 +48,7 @@ SCHEMA = (
     skipped REAL NOT NULL,
     digest TEXT NOT NULL
 )""",
+    "CREATE TABLE room (content BLOB NOT NULL)",
 )
 # Columns in the order of the fields of `Row` and `Tombstone`, and a digest.
 REPLACE = "REPLACE INTO adapted_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -56,6 +59,10 @@ _OF_ROWS = re.compile(
     r"row \d+ missing|wrong # of entries|non-unique entry|.* value in |rowid not at"
 )
 
+
+# Schema 1 had no digests.
+EARLIER_ROWS = "SELECT id, model, create_time, expire_time, size_bytes, record, sha256, damaged"
+EARLIER_TOMBSTONES = "SELECT id, expire_time, end_time, deleted"
 
 # Names of tables with a flipped bit may be no UTF-8.
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
@@ -107,6 +114,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> Non
     # No other program gets between; the log's index stays in memory.
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA cell_size_check = ON")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
     # Power may fail at any time: FULL waits for the log at each commit.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -140,12 +148,44 @@ def _make_schema(connection: sqlite3.Connection) -> None:
 def _migrate(connection: sqlite3.Connection) -> None:
     """Make an index of schema 1 one of this release, at once or not at all."""
     with transaction(connection):
-        rows, tombstones = read_earlier(connection)
+        rows, tombstones = _read_earlier(connection)
         connection.execute("DROP TABLE adapted_models")
         connection.execute("DROP TABLE tombstones")
         _make_schema(connection)
         connection.executemany(REPLACE, map(values, rows))
         connection.executemany(REPLACE_TOMBSTONE, map(values, tombstones))
+
+
+def _read_earlier(connection: sqlite3.Connection) -> tuple[list[Row], list[Tombstone]]:
+    """Return everything in an index of schema 1; raise `sqlite3.Error`.
+
+    A row that contradicts itself is damaged.
+    """
+    rows = connection.execute(f"{EARLIER_ROWS} FROM adapted_models").fetchall()
+    tombstones = connection.execute(f"{EARLIER_TOMBSTONES} FROM tombstones").fetchall()
+    return [row_of(found) for found in rows], list(tombstones_of(tombstones))
+
+
+def row_of(found: Sequence[Any]) -> Row:
+    """Return a row of schema 1, damaged if its record and its columns differ."""
+    row = Row(*found)
+    try:
+        model = row.adapted_model
+    except ValueError:
+        model = None
+    if model is not None and (
+        (model.id, model.model, model.create_time, model.expire_time, model.size_bytes)
+        == (row.id, row.model, row.create_time, row.expire_time, row.size_bytes)
+    ):
+        return row
+    times = (row.create_time, row.expire_time)
+    return Row.unknown(str(row.id), times if all(isinstance(t, float) for t in times) else (0, 0))
+
+
+def tombstones_of(found: Iterable[Sequence[Any]]) -> Iterable[Tombstone]:
+    """Yield the tombstones of schema 1."""
+    for columns in found:
+        yield Tombstone(*columns)
 
 
 def _start_error(path: Path, error: Exception) -> StartError:

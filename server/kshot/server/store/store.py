@@ -20,17 +20,15 @@ from kshot.server.errors import (
 from kshot.server.event_log import short_id
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.content import content_digest, model_content, parse_arrays
-from kshot.server.store.failures import DiskFull, full_disk, suppress_full_disk, system_errors
+from kshot.server.store.failures import suppress_full_disk, system_errors
 from kshot.server.store.files import checked_id
 from kshot.server.store.folder import StoreFolder
+from kshot.server.store.graves import Graves
 from kshot.server.store.page_token import page_token, parse_page_token
 from kshot.server.store.rows import Row
 
-TOMBSTONE_SECONDS = 7 * 24 * 3600
 # How often the clocks are noted for the next start.
 _NOTE_SECONDS = 600.0
-# How many files of expired models make room for the note that all of them are gone.
-_EMPTY_AT_ONCE = 32
 
 
 class LocalStore:
@@ -54,8 +52,7 @@ class LocalStore:
         # Held while a sweep removes files, which takes long: never acquired under the other lock.
         self._removing = threading.Lock()
         self._reserved: dict[str, int] = {}  # id -> bytes of models that are being written
-        self._buried: set[str] = set()  # ids without a row whose file is not removed yet
-        self._gone: set[str] = set()  # ids that were deleted while the index had no room to say so
+        self._graves = Graves(self._files, self._index, self._lock)
         self._noted = -_NOTE_SECONDS, 0.0  # when the clocks were noted, and what was skipped
 
     @classmethod
@@ -74,6 +71,7 @@ class LocalStore:
         store = cls(StoreFolder.open(path, clock), (max_count, max_bytes))
         with suppress(sqlite3.Error):  # a full disk: deletions are to make room
             store._note_clocks()
+            store._index.hold_room()
         return store
 
     def __enter__(self) -> LocalStore:
@@ -107,12 +105,7 @@ class LocalStore:
         row = Row.of(model, content.sha256)
         self._reserve(model.id, model.size_bytes)
         try:
-            try:
-                self._write(row, content.parts)
-            except DiskFull:
-                with self._lock, suppress(sqlite3.Error):
-                    self._index.give_back()
-                self._write(row, content.parts)
+            self._write(row, content.parts)
         finally:
             with self._lock:
                 self._reserved.pop(model.id, None)
@@ -153,7 +146,7 @@ class LocalStore:
             found = self._index.page(page_size + 1, after, self.now(), model)
         page = found[:page_size]
         token = _next_token(page, model) if len(found) > page_size else ""
-        return [row.adapted_model for row in page if row.id not in self._gone], token
+        return [row.adapted_model for row in page if row.id not in self._graves], token
 
     def delete(self, model_id: str) -> None:
         """Delete an adapted model and its file; raise as `get` does, except for damage."""
@@ -162,17 +155,8 @@ class LocalStore:
             with self._lock:
                 with suppress(AdaptedModelDamaged):
                     self._live_row(model_id)
-                # The row goes first: after a crash its tombstone proves that the file may go.
-                try:
-                    self._index.bury(model_id, self.now())
-                except sqlite3.Error as error:
-                    if not full_disk(error):
-                        raise
-                    self._files.empty([model_id], deleted=True)
-                    self._gone.add(model_id)
-                    self._bury_gone()
-                self._buried.add(model_id)
-            self._remove([model_id])
+                self._graves.delete(model_id, self.now())
+            self._graves.remove_one(model_id)
 
     def sweep(self) -> int:
         """Remove expired models and tombstones of seven days; return how many expired.
@@ -181,12 +165,11 @@ class LocalStore:
         """
         with self._removing, system_errors():
             with self._lock:
-                self._bury_gone()
+                self._graves.try_again(self.now())
                 self._note_clocks()
-                expired = self._bury_expired()
-                self._buried.update(expired)
-                buried = sorted(self._buried)
-            self._remove(buried)
+                self._index.hold_room()
+                expired = self._graves.expire(self.now())
+            self._graves.remove()
         return len(expired)
 
     def now(self) -> float:
@@ -237,31 +220,12 @@ class LocalStore:
                 self._index.note(seen)
                 self._noted = seen.elapsed, seen.skipped
 
-    def _bury_expired(self) -> Sequence[str]:
-        now = self.now()
-        try:
-            return self._index.sweep(now, now - TOMBSTONE_SECONDS)
-        except sqlite3.Error as error:
-            if not full_disk(error):
-                raise
-            # The files go first, to make room; what has expired is not read any more.
-            self._files.empty(self._index.expired(now)[:_EMPTY_AT_ONCE], deleted=False)
-            return self._index.sweep(now, now - TOMBSTONE_SECONDS)
-
-    def _bury_gone(self) -> None:
-        """Tell the index what was deleted; the next sweep tries again while there is no room."""
-        with suppress_full_disk():
-            for model_id in sorted(self._gone):
-                self._index.bury(model_id, self.now())
-                self._gone.remove(model_id)
-                self._buried.add(model_id)
-
     def _live_row(self, model_id: str) -> Row:
         checked_id(model_id)
         with self._lock, system_errors():
             row = self._index.row(model_id)
             tombstone = None if row else self._index.tombstone(model_id)
-        if model_id in self._gone or (tombstone is not None and tombstone.deleted):
+        if model_id in self._graves or (tombstone is not None and tombstone.deleted):
             raise AdaptedModelDeleted(model_id)
         if tombstone is not None:
             raise self._expired(model_id, tombstone.expire_time)
@@ -275,14 +239,6 @@ class LocalStore:
 
     def _expired(self, model_id: str, expire_time: float) -> AdaptedModelExpired:
         return AdaptedModelExpired(model_id, expire_time + self._clock.skipped)
-
-    def _remove(self, buried: Sequence[str]) -> None:
-        with self._lock:
-            # What stands for a tombstone stays until there is one.
-            removable = [model_id for model_id in buried if model_id not in self._gone]
-        self._files.remove(removable)
-        with self._lock:
-            self._buried.difference_update(removable)
 
     def _reserve(self, model_id: str, size_bytes: int) -> None:
         if self._try_to_reserve(model_id, size_bytes):
