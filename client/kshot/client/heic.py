@@ -10,6 +10,7 @@ from kshot.client.shrinking import encode_picture
 from kshot.local.image_formats import HEAD_BYTES, format_of
 
 HEIC = "HEIC"
+REMEDY = "pip install pillow-heif lets the client read it"
 _READER = "pillow_heif"
 
 
@@ -23,10 +24,7 @@ def readable(content: bytes) -> bytes:
     if format_of(content[:HEAD_BYTES]) != HEIC:
         return content
     if not has_reader():
-        raise InputError(
-            "a HEIC file; pip install pillow-heif lets the client read it, or convert it to PNG or "
-            "JPEG"
-        )
+        raise InputError(f"a HEIC file; {REMEDY}, or convert it to PNG or JPEG")
     from pillow_heif import open_heif
 
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +39,15 @@ class ClassFolders:
     remarks: tuple[str, ...]
 
 
-def list_classes(folder: Path, also: Collection[str] = ()) -> ClassFolders:
+def list_classes(
+    folder: Path, also: Collection[str] = (), remedies: Mapping[str, str] | None = None
+) -> ClassFolders:
     """List the images of each class folder in `folder`.
 
     Hidden names, files of systems (`Thumbs.db`) and files that are no pictures are passed over;
     all but the hidden ones are named in a remark. Pictures of formats that are not read, except
-    those in `also`, are refused, as are empty and indistinguishable classes. Raises `FolderError`;
-    where classes lie elsewhere it names the right folder.
+    those in `also`, are refused, as are empty and indistinguishable classes; `remedies` has more to
+    say of a format. Raises `FolderError`; where classes lie elsewhere it names the right folder.
     """
     if not folder.is_dir():
         raise FolderError(_no_folder(folder))
@@ -53,7 +55,7 @@ def list_classes(folder: Path, also: Collection[str] = ()) -> ClassFolders:
     for entry in _visible(folder):
         listing.add(entry)
     if listing.foreign:
-        raise FolderError(_foreign(listing.foreign))
+        raise FolderError(_foreign(listing.foreign, remedies or {}))
     if not any(listing.classes.values()):
         raise FolderError(_misplaced(folder, listing))
     for name, images in listing.classes.items():
@@ -120,18 +122,18 @@ def _kind(entry: os.DirEntry[str]) -> str:
         raise FolderError(f"cannot read {entry.path}: {error.strerror}") from error
 
 
-def refusal(kind: str) -> str:
+def refusal(kind: str, remedies: Mapping[str, str]) -> str:
     """Say what a file of a format that is not read is, and what to do with it."""
     remedy = "convert it to PNG or JPEG, or move it away"
-    if kind == "HEIC":
-        remedy = f"pip install pillow-heif lets the client read it, or {remedy}"
+    if kind in remedies:
+        remedy = f"{remedies[kind]}, or {remedy}"
     return f"{phrase(kind)}; expected PNG, JPEG or WebP; {remedy}"
 
 
-def _foreign(files: Sequence[Path]) -> str:
+def _foreign(files: Sequence[Path], remedies: Mapping[str, str]) -> str:
     """Refuse the first of some files that are not read, and count the others."""
     more = f"; {len(files) - 1} more files are not read either" if len(files) > 1 else ""
-    return f"{files[0]}: {refusal(read_format(files[0]))}{more}"
+    return f"{files[0]}: {refusal(read_format(files[0]), remedies)}{more}"
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:

@@ -44,6 +44,19 @@ def test_drawings_are_told_from_other_pictures(make: Make, tmp_path: Path) -> No
     assert not look_at(make(6, drawn=False)).drawings
 
 
+def test_what_is_passed_over_is_remarked(make: Make) -> None:
+    """By the client's rule; only its own remedies need not be the trainer's."""
+    folder = make(6)
+    (folder / "class0" / "Thumbs.db").write_bytes(b"\xd0\xcf")
+
+    assert look_at(folder).remarks == (
+        f"{folder}: passed over what is no image of a class: class0/Thumbs.db",
+    )
+    (folder / "class0" / "a.heic").touch()
+    with pytest.raises(DataError, match=r"a\.heic: a HEIC file; .*; convert it to PNG or JPEG"):
+        look_at(folder)
+
+
 def test_what_cannot_be_trained_on_is_told_with_the_remedy(make: Make, tmp_path: Path) -> None:
     folder = make(3)
     with pytest.raises(DataError, match=r"expected at least 4 classes.*got 3; adapt .* kshot try"):

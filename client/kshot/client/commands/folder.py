@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kshot.client.errors import InputError
-from kshot.client.heic import HEIC, has_reader
+from kshot.client.heic import HEIC, REMEDY, has_reader
 from kshot.local.class_folders import FolderError, list_classes, refusal
 from kshot.local.image_formats import READ, is_picture, phrase, read_format
+
+_REMEDIES = {HEIC: REMEDY}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def read_class_folders(folder: Path) -> LabelledFiles:
     two classes.
     """
     try:
-        found = list_classes(folder, also=_also())
+        found = list_classes(folder, _also(), _REMEDIES)
     except FolderError as error:
         raise InputError(str(error)) from error
     if len(found.classes) < 2:
@@ -59,7 +61,7 @@ def check_files(files: Sequence[Path]) -> None:
         if kind in allowed:
             continue
         if is_picture(kind):
-            raise InputError(f"{file}: {refusal(kind)}")
+            raise InputError(f"{file}: {refusal(kind, _REMEDIES)}")
         empty = ", got an empty file" if file.stat().st_size == 0 else ""
         got = f", got {kind if kind == 'text' else phrase(kind)}" if kind else empty
         raise InputError(
