@@ -9,12 +9,14 @@ from statistics import median
 import click
 
 from studies.common.page import table, write_blocks
-from studies.common.results import DOCS, RESULTS, Result, read_result, result_path
+from studies.common.results import DOCS, RESULTS, Result, Row, read_result, result_path
 from studies.reliability.proof import STUDY
 
 PAGE = DOCS / "reliability.md"
 HEAD = ("proof", "what it does", "what it found")
+FLOOD_HEAD = ("flood", "p50, p99 idle [ms]", "beside it", "ratio of p99", "Adapt begins [s]")
 NOT_MEASURED = "not measured yet"
+_NO_FLOODS = (NOT_MEASURED, *[""] * (len(FLOOD_HEAD) - 1))
 _DECODERS = ("kshot.bundle.images", "kshot.local.")
 _VALIDATION = ("kshot.server.",)
 
@@ -26,8 +28,10 @@ def command() -> None:
 
 
 def blocks() -> Mapping[str, str]:
-    """Return the page's block."""
-    return {"proofs": table(HEAD, map(_cells, PROOFS))}
+    """Return the page's tables."""
+    path = result_path(STUDY, "quiet", RESULTS)
+    rows = map(_flood_cells, read_result(path).rows) if path.exists() else [_NO_FLOODS]
+    return {"proofs": table(HEAD, map(_cells, PROOFS)), "floods": table(FLOOD_HEAD, rows)}
 
 
 def _cells(name: str) -> Sequence[str]:
@@ -35,6 +39,16 @@ def _cells(name: str) -> Sequence[str]:
     path = result_path(STUDY, name, RESULTS)
     found = figure(read_result(path)) if path.exists() else NOT_MEASURED
     return f"`{name}`", does, found
+
+
+def _flood_cells(row: Row) -> Sequence[str]:
+    return (
+        row["part"],
+        f"{row['idle p50 [ms]']:.1f}, {row['idle p99 [ms]']:.1f}",
+        f"{row['p50 [ms]']:.1f}, {row['p99 [ms]']:.1f}",
+        f"{row['p99 ratio']:.1f}",
+        f"{row['Adapt begins [s]']:.2f}",
+    )
 
 
 def _total(result: Result, column: str) -> int:
@@ -90,6 +104,14 @@ def _share(branches: Mapping[str, Sequence[int]], prefixes: tuple[str, ...]) -> 
     return f"{sum(taken for taken, _ in chosen) / sum(known for _, known in chosen):.0%}"
 
 
+def _quiet(result: Result) -> str:
+    worst = max(row["p99 ratio"] for row in result.rows)
+    return (
+        f"{len(result.rows)} floods, {result.settings['calls']:,} quiet calls beside each: p99 at "
+        f"most {worst:.1f} times its idle value: {_wrong(result)}"
+    )
+
+
 def _soak(result: Result) -> str:
     (row,) = result.rows
 
@@ -111,5 +133,6 @@ PROOFS: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "kills": ("kills engine, front or both at random moments under load", _kills),
     "storms": ("cancels, hangs up, gives 1 ms, overfills the queue, sends garbage", _storms),
     "fuzz": ("sends changed bytes to all that reads what others wrote", _fuzz),
+    "quiet": ("floods the server and measures another client", _quiet),
     "soak": ("loads a server for long and watches what it holds", _soak),
 }

@@ -14,6 +14,7 @@ from typing import Any
 import click
 import grpc
 import torch
+from click.core import ParameterSource
 
 from kshot.bundle import replace_file
 from kshot.v1 import adaptation_pb2 as wire
@@ -73,10 +74,12 @@ def proof_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(work: Path, out: Path, again: bool, **given: Any) -> None:  # noqa: ANN401 -- click's
         place = Place(work.absolute(), out, again)
+        context = click.get_current_context()
         changed = [
             parameter.opts[0]
-            for parameter in click.get_current_context().command.params
-            if parameter.name in given and given[parameter.name] != parameter.default
+            for parameter in context.command.params
+            if parameter.name in given
+            and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
         ]
         if changed and out.resolve() == RESULTS.resolve():
             raise click.UsageError(f"{changed[0]}: a trial must not replace results; add --out DIR")
