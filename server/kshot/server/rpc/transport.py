@@ -23,8 +23,8 @@ def transport_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
-        # Notice clients that vanish, and let clients ping every 10 seconds.
-        ("grpc.keepalive_time_ms", 60_000),
+        # Notice clients that vanish or read no bytes, and let clients ping every 10 seconds.
+        ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.max_allowed_incoming_connections", connection_limit(raise_limit())),
