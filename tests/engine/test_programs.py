@@ -1,4 +1,6 @@
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,41 @@ def test_without_a_cache_nothing_is_compiled(model: LoadedModel) -> None:
     programs.wait(spec)
 
     assert programs.get(spec) is None
+
+
+def test_what_another_engine_compiles_meanwhile_is_not_compiled_again(
+    model: LoadedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The other has its turn first."""
+    cache, spec = StepCache.open(tmp_path / "cache"), step_spec(model, blank_task(model))
+    path = cache.path(spec, model.device)
+    take_turn = StepCache.turn
+
+    @contextmanager
+    def wait_for_other(this: StepCache) -> Iterator[None]:
+        with take_turn(this):
+            path.write_text("compiled")
+        with take_turn(this):
+            yield
+
+    def fail(*_: object) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(StepCache, "turn", wait_for_other)
+    monkeypatch.setattr(StepCache, "load", lambda *_: "the step" if path.exists() else None)
+    monkeypatch.setattr(Programs, "_compile", fail)
+    programs = Programs(cache, model.device)
+
+    with caplog.at_level(logging.INFO):
+        assert programs.get(spec, "small") is None
+        programs.wait(spec)
+        assert programs.get(spec) == "the step"
+
+    (record,) = caplog.records
+    assert record.getMessage() == "compiled"
+    assert record.fields["model"] == "small"  # type: ignore[attr-defined]  # what the engine adds
+    assert programs.compiling_count() == 0
+    programs.close()
