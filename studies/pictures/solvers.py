@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar, cast
 import numpy as np
 from PIL import Image
 
-from kshot.bench.serve.server_process import running_server
+from kshot.bench.serve.server_process import running_server, settle
 from kshot.bundle import Bundle, decode_image
 from kshot.client import AdaptedModel, AdaptOptions, Client
 from kshot.trainer.encoders.feature_blocks import NetworkBlock
@@ -100,6 +100,8 @@ def served(
         running_server(folder, "cpu", compiling=compiling) as server,
         Client(server.address, timeout=TIMEOUT_S) as client,
     ):
+        if compiling:
+            settle(client, server)
         yield lambda pictures: Served(
             client, model, options, sent(pictures, contender).pictures, bool(contender.of)
         )

@@ -98,7 +98,7 @@ def measure_encoder(
     pictures = [photograph(seed) for seed in range(max(callers, WAY * SHOT))]
     say(f"starting a server of {bundle.manifest.name}, and one with {callers} sessions")
     with (
-        running_server(bundle.path, device) as server,
+        running_server(bundle.path, device, ("--engines", "1")) as server,
         running_sessions(bundle.path, callers) as address,
         Client(server.address, timeout=CALL_SECONDS) as client,
     ):

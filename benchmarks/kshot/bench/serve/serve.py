@@ -1,7 +1,6 @@
 """`kshot bench serve`: a real server under load, over the wire."""
 
 import os
-import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -28,13 +27,17 @@ from kshot.bench.serve.memory import MemoryResult, measure_memory
 from kshot.bench.serve.process_usage import resident_bytes
 from kshot.bench.serve.requests import Workload, check_workload, choose_model
 from kshot.bench.serve.server_calls import open_session, try_out
-from kshot.bench.serve.server_process import ServerProcess, interrupted_by_signals, running_server
+from kshot.bench.serve.server_process import (
+    ServerProcess,
+    interrupted_by_signals,
+    running_server,
+    settle,
+)
 from kshot.bench.serve.summary import ServeResult
 from kshot.bench.serve.tables import draw_result, loads_report, memory_report
 from kshot.client import Capabilities, Client
 from kshot.trainer.commands.options import find_bundle
 
-_SETTLE_SECONDS = 1200.0
 _MAX_ARRIVALS = 1_000_000
 # A bench may make more adapted models than a server keeps by default.
 _LIMITS = ("--max-adapted-models", "1000000", "--max-adapted-bytes", str(2**50))
@@ -122,7 +125,7 @@ def command(
     with interrupted_by_signals(), running as own:
         address = own.address if own is not None else str(server)
         with Client(address) as client:
-            capabilities = _settled(client, own)
+            capabilities = settle(client, own)
         served = choose_model(capabilities, model)
         check_workload(workload, served)
         resolved = try_out(address, workload, served)
@@ -156,25 +159,6 @@ def command(
             report, draw = loads_report(title, result), partial(draw_result, title, result)
             document |= {"plan": asdict(plan), **asdict(result)}
     shared.publish(document, report, draw)
-
-
-def _settled(client: Client, own: ServerProcess | None) -> Capabilities:
-    """Wait until no step is being compiled and an own server has all its engines."""
-    capabilities, until, told = client.capabilities(), time.monotonic() + _SETTLE_SECONDS, False
-    while capabilities.compiling_step_count or not (own is None or own.settled):
-        if not told:
-            say("waiting until the server has compiled its steps and chosen its engines")
-            told = True
-        if time.monotonic() > until:
-            raise click.ClickException(
-                f"the server still compiles {capabilities.compiling_step_count} steps after "
-                f"{_SETTLE_SECONDS:g} seconds; try again when it is done"
-            )
-        time.sleep(1)
-        if own is not None:
-            own.check()
-        capabilities = client.capabilities()
-    return capabilities
 
 
 def _refuse(parameters: Iterable[str], why: str) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from types import FrameType
 
 import click
 
+from kshot.bench.report import say
 from kshot.bench.serve.process_usage import Cpu, Memory, cpu_ms, resident_bytes
+from kshot.client import Capabilities, Client
 
 _LOG = "log"
 _ENGINES, _AUTO = "KSHOT_ENGINES", "auto"
+_SETTLE_SECONDS = 1200.0
 _STORE = "store"
 # The default grace period, and a few seconds for the engine.
 _STOP_SECONDS = 60.0
@@ -91,10 +95,11 @@ def running_server(
     """Run `kshot serve` around a block and stop it by SIGTERM, as an orchestrator does.
 
     Without a bundle it serves its defaults. Unless it is `compiling`, it finds no compiler and only
-    uses inner steps that were compiled before. It takes its other settings from the environment.
+    uses inner steps that were compiled before, in one engine. It takes its other settings from the
+    environment.
     Raises `ClickException` with the reason from the server's log when it does not start.
     """
-    hidden = {} if compiling else {"PATH": "", "CXX": ""}
+    hidden = {} if compiling else {"PATH": "", "CXX": "", _ENGINES: "1"}
     with tempfile.TemporaryDirectory(prefix="kshot-bench-") as name:
         folder = Path(name)
         command = [sys.executable, "-P", "-m", "kshot", "serve", "--listen", "127.0.0.1:0"]
@@ -136,6 +141,25 @@ def _stop(process: subprocess.Popen[str]) -> None:
     finally:
         if process.stdout is not None:
             process.stdout.close()
+
+
+def settle(client: Client, own: ServerProcess | None = None) -> Capabilities:
+    """Wait until no step is being compiled and an own server has all its engines."""
+    capabilities, until, told = client.capabilities(), time.monotonic() + _SETTLE_SECONDS, False
+    while capabilities.compiling_step_count or not (own is None or own.settled):
+        if not told:
+            say("waiting until the server has compiled its steps and chosen its engines")
+            told = True
+        if time.monotonic() > until:
+            raise click.ClickException(
+                f"the server still compiles {capabilities.compiling_step_count} steps after "
+                f"{_SETTLE_SECONDS:g} seconds; try again when it is done"
+            )
+        time.sleep(1)
+        if own is not None:
+            own.check()
+        capabilities = client.capabilities()
+    return capabilities
 
 
 @contextmanager
