@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -137,6 +138,22 @@ def test_many_fields_are_refused(small: Any, refusal: Make) -> None:  # noqa: AN
 
 class Content:
     """What a frame holds."""
+
+
+def test_refused_calls_are_freed_at_once(small: Any) -> None:  # noqa: ANN401 -- a running server
+    """In cycles, they counted as streams of their connection until a collection."""
+    request = wire.PredictRequest(adapted_model="x")
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(120):
+            with pytest.raises(grpc.RpcError):
+                small.stub.Predict(request, timeout=30)
+        alive = sum(type(each).__name__ == "RPCState" for each in gc.get_objects())
+    finally:
+        gc.enable()
+
+    assert alive < 60
 
 
 def test_a_refused_call_keeps_nothing() -> None:

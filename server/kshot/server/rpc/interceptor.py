@@ -196,6 +196,7 @@ def _begin(name: str, context: Context) -> Call:
 def _refusal(call: Call, error: BaseException) -> RequestError | None:
     """Return what a caller hears of an error, None if the call has ended already."""
     if isinstance(error, grpc.aio.AbortError):  # it was answered while its message came
+        _forget_later(error)
         return None
     # An error of gRPC itself comes where it cannot send.
     if isinstance(error, asyncio.CancelledError | GeneratorExit | grpc.aio.InternalError):
@@ -208,15 +209,25 @@ def _refusal(call: Call, error: BaseException) -> RequestError | None:
 async def _refuse(call: Call, context: Context, error: RequestError) -> NoReturn:
     """Log a failed call and answer it."""
     log_call(call, error.code.name, error.reason)
-    # gRPC keeps its own error, and what led to it, in a cycle: free what the frames hold.
     _forget_frames(error)
     try:
         await context.abort(error.code, message_of(error), trailers_of(error, call.request_id))
     except grpc.aio.InternalError as failure:  # the client has left
         raise asyncio.CancelledError from failure
+    except grpc.aio.AbortError as aborted:
+        _forget_later(aborted)
+        raise
+
+
+def _forget_later(error: BaseException) -> None:
+    """Free an error's frames once this task has ended: gRPC's call keeps it, and they the call."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.add_done_callback(lambda _task: _forget_frames(error))
 
 
 def _forget_frames(error: BaseException | None) -> None:
+    """Free what the frames of an error hold, as a large message."""
     while error is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__

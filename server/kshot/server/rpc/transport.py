@@ -33,7 +33,7 @@ def transport_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_ms", round(1000 * config.max_connection_age)),
         ("grpc.max_connection_age_grace_ms", 1000 * _AGE_GRACE_SECONDS),
         # Clients wait with more; those that do not wait are refused.
-        ("grpc.max_concurrent_streams", config.max_connection_calls + SPARE_STREAMS),
+        ("grpc.max_concurrent_streams", 4 * config.max_connection_calls + SPARE_STREAMS),
         ("grpc.http2.lookahead_bytes", _UNREAD_BYTES),
         ("grpc.http2.bdp_probe", 0),
     ]
