@@ -21,7 +21,8 @@ from studies.reliability.proof import Place, Proof, proof_options, run_proof
 from studies.reliability.served import Served, kill, running, wait_until
 from studies.reliability.tasks import Task
 
-VICTIMS = ("engine", "front", "both")
+# Of several engines one dies, or all, the spare included.
+VICTIMS = ("engine", "front", "engines", "both")
 # More than an engine may take: the proof reports the time, and gives up after this.
 _PATIENCE_SECONDS = 120.0
 _LOAD = Mix(adapt=0.5, predict=0.4, delete=0.05, export=0.0, short_lived=0.2, cut=True)
@@ -61,23 +62,25 @@ def kill_often(
     """Kill each of `VICTIMS` in turn under load; return what was killed, checked and measured."""
     chance, ledger = random.Random(seed), Ledger()  # noqa: S311 -- draws moments
     callers = Callers(served.address, tasks, ledger, count, 4, _LOAD)
-    waits, checked = [], 0
+    waits: dict[str, list[float]] = {"engine": [], "engines": []}
+    checked = 0
     for number, victim in zip(range(kills), itertools.cycle(VICTIMS), strict=False):
         moment = chance.uniform(0.05, 1.0)
         wait = asyncio.run(_kill_one(served, callers, victim, f"{seed}/{number}", moment))
         if wait is not None:
-            waits.append(wait)
+            waits[victim].append(wait)
         checked += asyncio.run(_ask_all(callers, chance))
     served.check()
     faults += ledger.faults
-    if any(wait > _PATIENCE_SECONDS for wait in waits):
+    if any(wait > _PATIENCE_SECONDS for found in waits.values() for wait in found):
         faults.append(f"Adapt did not come back within {_PATIENCE_SECONDS:g} s")
     return {
         "kills": kills,
         "answered": ledger.counts.total() - ledger.counts["busy"] - ledger.counts["faults"],
         "acknowledged": len(ledger.entries),
         "checked": checked,
-        "engine_waits": [round(wait, 3) for wait in waits],
+        "engine_waits": [round(wait, 3) for wait in waits["engine"]],
+        "engines_waits": [round(wait, 3) for wait in waits["engines"]],
     }
 
 
@@ -89,8 +92,9 @@ async def _kill_one(
     async with callers.calling(seed):
         await asyncio.sleep(moment)
         engines = served.engine_pids()
-        if victim == "engine":
-            for pid in engines:
+        if victim in ("engine", "engines"):
+            dying = engines if victim == "engines" else engines[:1]
+            for pid in dying:
                 kill(pid)
             wait = await _adapt_again(callers, time.monotonic())
         elif victim == "front":
@@ -99,7 +103,7 @@ async def _kill_one(
             for pid in engines:
                 kill(pid)
             await asyncio.to_thread(served.kill)
-        if victim != "engine":
+        if victim in ("front", "both"):
             if not await asyncio.to_thread(wait_until, lambda: not any(map(running, engines)), 30):
                 callers.ledger.fault("an engine outlived its front by 30 s")
             await asyncio.to_thread(served.start)
@@ -107,7 +111,7 @@ async def _kill_one(
 
 
 async def _adapt_again(callers: Callers, since: float) -> float:
-    """Adapt until it works; return the seconds from a time to the answer's beginning."""
+    """Adapt until it works; return the seconds from a time to the answer."""
     channel = open_channel(callers.address)
     stub, task = AdaptationServiceStub(channel), callers.tasks[0]
     request = wire.AdaptRequest()
@@ -126,7 +130,7 @@ async def _adapt_again(callers: Callers, since: float) -> float:
                 await asyncio.sleep(0.02)
             else:
                 callers.ledger.acknowledge(task, response)
-                return sent - since
+                return time.monotonic() - since
     finally:
         await channel.close()
 

@@ -69,13 +69,18 @@ def _churn(result: Result) -> str:
 
 
 def _kills(result: Result) -> str:
-    waits = [wait for row in result.rows for wait in row["engine_waits"]]
+    waits = {
+        kind: [wait for row in result.rows for wait in row[f"{kind}_waits"]]
+        for kind in ("engine", "engines")
+    }
     text = (
         f"{_total(result, 'kills')} kills, {_total(result, 'acknowledged'):,} models, "
         f"{_total(result, 'checked'):,} questions afterwards: {_wrong(result)}"
     )
-    if waits:
-        text += f"; Adapt after an engine's death: {median(waits):.1f} s, at most {max(waits):.1f}"
+    for kind, name in (("engine", "an engine's death"), ("engines", "that of all")):
+        if waits[kind]:
+            text += f"; Adapt after {name}: {median(waits[kind]):.1f} s, at most "
+            text += f"{max(waits[kind]):.1f}"
     return text
 
 
