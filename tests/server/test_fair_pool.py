@@ -80,6 +80,22 @@ def test_long_jobs_let_others_go_first(pool: FairPool, monkeypatch: pytest.Monke
     give_way()  # outside of a job it does nothing
 
 
+def test_a_core_is_left_while_others_are_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, go_on = FairPool(2, "test"), threading.Event()
+    pool.submit("few", lambda: None).result(10)
+    monkeypatch.setattr(fair_pool, "AROUND_SECONDS", 1000.0)
+    jobs = [pool.submit("many", go_on.wait) for _ in range(3)]
+    assert sum(job.running() for job in jobs) == 1
+
+    monkeypatch.setattr(fair_pool, "AROUND_SECONDS", 0.0)
+    jobs.append(pool.submit("many", go_on.wait))
+
+    assert sum(job.running() for job in jobs) == 2
+    go_on.set()
+    assert all(job.result(10) for job in jobs)
+    pool.close()
+
+
 def test_an_error_is_the_jobs_own(pool: FairPool) -> None:
     def fail() -> None:
         raise KeyError

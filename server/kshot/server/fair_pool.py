@@ -17,6 +17,9 @@ Result = TypeVar("Result")
 
 # A job that has run for so long lets those of other callers go first.
 PART_SECONDS = 0.005
+# Who gave a job in the last seconds is around: others leave a core to him.
+AROUND_SECONDS = 1.0
+_FEW_CALLERS = 64
 # Threads that are paused hold no place, so only the calls that are admitted bound their number.
 _MOST_THREADS = 10_000
 
@@ -77,7 +80,8 @@ def aside() -> Iterator[None]:
 class FairPool:
     """Runs jobs of callers in turn, `size` at a time.
 
-    One more may run: that of a caller who has none running. So no single caller keeps others
+    One more may run: that of a caller who has none running. While others are around, a caller has
+    one less: few wake in time where all cores compute. So no single caller keeps others
     waiting, however long his jobs are.
     """
 
@@ -87,6 +91,7 @@ class FairPool:
         self._lock = threading.Lock()
         self._turns: Turns[_Job] = Turns()
         self._running: Counter[str] = Counter()
+        self._asked: dict[str, float] = {}  # when callers gave their last jobs
         self._closed = False
 
     def submit(self, caller: str, function: Callable[[], Result]) -> Future[Result]:
@@ -96,6 +101,7 @@ class FairPool:
             if self._closed:
                 raise RuntimeError("the pool is closed")
             self._turns.add(caller, job)
+            self._note(caller)
             self._start()
         return job.done
 
@@ -148,8 +154,21 @@ class FairPool:
         return job.go_on
 
     def _may_start(self, caller: str) -> bool:
-        running = self._running.total()
-        return running < self._size or (running == self._size and not self._running[caller])
+        running, own = self._running.total(), self._running[caller]
+        if running >= self._size:
+            return running == self._size and not own
+        return own < max(1, self._size - 1) or not self._others_are_around(caller)
+
+    def _note(self, caller: str) -> None:
+        now = time.perf_counter()
+        if len(self._asked) > _FEW_CALLERS:
+            asked = self._asked.items()
+            self._asked = {other: at for other, at in asked if now - at < AROUND_SECONDS}
+        self._asked[caller] = now
+
+    def _others_are_around(self, caller: str) -> bool:
+        since = time.perf_counter() - AROUND_SECONDS
+        return any(at > since for other, at in self._asked.items() if other != caller)
 
     def _start(self) -> None:
         """Give free places to the jobs whose turn it is."""
