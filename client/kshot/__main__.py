@@ -23,6 +23,11 @@ _USER_ERRORS = {
 }
 # Of these, the errors that only another request can avoid.
 _MISUSES = {"kshot.client.errors": ("InputError", "InvalidArgumentError")}
+# Libraries read these when they are imported.
+_QUIET = {
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime reports its use to its maker
+    "GRPC_VERBOSITY": "NONE",  # gRPC writes what callers send, as it is, among our lines
+}
 _FAILED = 1
 _WRONG_USE = 2
 _INTERRUPTED = 128 + signal.SIGINT
@@ -55,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A result that stdout does not take is said on stderr, and the command has failed.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    # ONNX Runtime reports its use to its maker from the import on, unless this is set before.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     with safe_streams() as stdout:
         code = _run(arguments)
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import tarfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,6 +18,12 @@ from kshot.bundle import Bundle, BundleError, load_bundle, locate_bundle, prepar
 from kshot.client import Client
 
 StartServer = Callable[..., AbstractContextManager[Any]]
+# Frames of HTTP/2: three bytes of length, type, flags, four of the stream.
+PREFACE, EMPTY_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+FAREWELL = b"\x1b[31mfarewell"
+GOAWAY = bytes([0, 0, 8 + len(FAREWELL), 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]) + FAREWELL
+ECHO = b"anything"
+PING = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + ECHO
 PARTS = (slice(0, 5), slice(5, 20))  # of a class: examples and queries
 
 
@@ -25,7 +32,8 @@ def test_digits_as_they_come_are_drawings(
 ) -> None:
     """8x8 pixels, bright ink on a dark ground; three tasks of five digits with five examples.
 
-    ONNX Runtime keeps what it reports to its maker in the cache's folder: nothing.
+    ONNX Runtime keeps what it reports to its maker in the cache's folder: nothing. What a caller
+    says of the end of its connection is not written among the lines of the log.
     """
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -44,9 +52,17 @@ def test_digits_as_they_come_are_drawings(
             adapted = client.adapt(images[support], digits.target[support], model="drawings")
             answers = adapted.predict(255 - images[queries])  # the other polarity
             right.append(answers.labels == digits.target[queries])
+        host, _, port = server.address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(PREFACE + EMPTY_SETTINGS + GOAWAY + PING)
+            answer = b""
+            while ECHO not in answer:
+                assert (part := connection.recv(4096))
+                answer += part
 
     assert np.mean(right) > 0.93
     assert not (tmp_path / "cache" / "Microsoft").exists()
+    assert FAREWELL not in (tmp_path / "log").read_bytes()
 
 
 @pytest.fixture
