@@ -57,7 +57,8 @@ def test_digits_as_they_come_are_drawings(
             connection.sendall(PREFACE + EMPTY_SETTINGS + GOAWAY + PING)
             answer = b""
             while ECHO not in answer:
-                assert (part := connection.recv(4096))
+                part = connection.recv(4096)
+                assert part
                 answer += part
 
     assert np.mean(right) > 0.93
