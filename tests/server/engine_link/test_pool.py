@@ -147,6 +147,20 @@ def test_a_spare_takes_over_and_the_speed_of_tails_stays_known(engines: Engines)
     assert asyncio.run(main()) == [0, 1]
 
 
+def test_a_spare_takes_over_from_an_engine_that_does_not_answer(engines: Engines) -> None:
+    async def main() -> list[int]:
+        pool = make_pool()
+        await pool.start()
+        pool._grow(2, FACTS)
+        engines[1].describe(FACTS)
+        numbers = []
+        for engines[0].load in ((True, 7), (False, 7)):
+            numbers.append(await chosen(pool))
+        return numbers
+
+    assert asyncio.run(main()) == [1, 0]
+
+
 def test_a_second_engine_shares_the_work_where_it_pays(engines: Engines) -> None:
     """What is measured counts once no step is being compiled."""
     measured = []

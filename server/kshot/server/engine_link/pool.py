@@ -76,7 +76,9 @@ class EnginePool:
                     await self._ready.wait()
             except TimeoutError:
                 raise EngineUnavailable from None
-        able = [engine for engine in self._engines if engine.facts is not None][: self._active]
+        ready = [engine for engine in self._engines if engine.facts is not None]
+        # One that does not answer leaves its place to the spare.
+        able = sorted(ready, key=lambda engine: engine.load[0])[: self._active]
         if not able:  # it has ended again
             raise EngineUnavailable
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - asked))
