@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,7 +14,12 @@ from typing import Any
 import pytest
 
 from kshot.server.call_context import begin_call
-from kshot.server.errors import AdaptedModelDeleted, AdaptedModelExpired
+from kshot.server.errors import (
+    AdaptedModelDeleted,
+    AdaptedModelExpired,
+    AdaptedModelNotFound,
+    StoreUnavailable,
+)
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.kept_models import Handover, KeptModels
 from kshot.server.store.model_cache import ModelCache
@@ -214,6 +220,63 @@ def test_a_model_deleted_during_put_is_not_cached(
             kept = await kept_models.keep(model, make_arrays())
             with pytest.raises(AdaptedModelDeleted):
                 await kept_models.read(kept.id)
+
+    asyncio.run(main())
+
+    assert cache.used_bytes == 0
+
+
+@pytest.mark.parametrize("failed", ["the file", "the note in memory"])
+def test_a_deleted_model_does_not_answer_from_memory(
+    store: LocalStore,
+    make_model: Make,
+    make_arrays: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    failed: str,
+) -> None:
+    cache = ModelCache(10**6)
+
+    def refuse(_ids: object) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    async def main() -> None:
+        async with open_workers() as workers:
+            begin_call("Adapt")
+            model = make_model(create_time=time.time(), expire_time=time.time() + 1000)
+            kept_models = KeptModels(store, cache, workers)
+            kept = await kept_models.keep(model, make_arrays())
+            if failed == "the file":
+                with monkeypatch.context() as patched:
+                    patched.setattr(store._files, "remove", refuse)
+                    with pytest.raises(StoreUnavailable):
+                        await kept_models.delete(kept.id)
+            else:
+                store.delete(kept.id)
+                with pytest.raises(AdaptedModelDeleted):
+                    await kept_models.get(kept.id)
+            with pytest.raises(AdaptedModelDeleted):
+                await kept_models.read(kept.id)
+
+    asyncio.run(main())
+
+    assert cache.used_bytes == 0
+
+
+def test_a_model_whose_row_is_gone_leaves_memory(
+    store: LocalStore, make_model: Make, make_arrays: Make
+) -> None:
+    cache = ModelCache(10**6)
+
+    async def main() -> None:
+        async with open_workers() as workers:
+            begin_call("Adapt")
+            model = make_model(create_time=time.time(), expire_time=time.time() + 1000)
+            kept_models = KeptModels(store, cache, workers)
+            kept = await kept_models.keep(model, make_arrays())
+            store._index.forget(kept.id)
+            for refused in (kept_models.get, kept_models.delete, kept_models.read):
+                with pytest.raises(AdaptedModelNotFound):
+                    await refused(kept.id)
 
     asyncio.run(main())
 

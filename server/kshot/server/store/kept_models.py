@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from kshot.server.errors import (
     AdaptedModelExpired,
+    AdaptedModelNotFound,
     InvalidRequest,
     KshotServerError,
     RequestError,
@@ -96,8 +97,10 @@ class KeptModels:
         """Delete an adapted model."""
 
         def forget() -> None:
-            self._store.delete(model_id)
-            self._cache.discard(model_id)
+            try:
+                self._store.delete(model_id)
+            finally:  # its row may be gone although the removal of its file failed
+                self._cache.discard(model_id)
 
         await self._about(model_id, forget)
 
@@ -114,7 +117,7 @@ class KeptModels:
         violations.check()
         try:
             return await self._in_store(function)
-        except AdaptedModelExpired:
+        except AdaptedModelNotFound:  # expired or deleted, perhaps
             self._cache.discard(model_id)
             raise
 
@@ -133,10 +136,11 @@ class KeptModels:
         try:
             with suppress(AdaptedModelExpired):
                 self._store.delete(model_id)
-            self._cache.discard(model_id)
         except KshotServerError as error:
             problem = type(error).__name__ if isinstance(error, RequestError) else str(error)
             log_event("not_dropped", logging.ERROR, problem=problem, id=short_id(model_id))
+        finally:
+            self._cache.discard(model_id)
 
 
 class Handover:
