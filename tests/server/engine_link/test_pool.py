@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from kshot.server.config import ServerConfig
+from kshot.server.engine_link import engine_count
 from kshot.server.engine_link import pool as pool_module
 from kshot.server.engine_link.client import EngineFacts, EngineTask
 from kshot.server.engine_link.engine_count import Share
@@ -64,7 +65,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
         return made[-1]
 
     monkeypatch.setattr(pool_module, "EngineSupervisor", make)
-    monkeypatch.setattr(pool_module, "has_room", lambda: True)
+    monkeypatch.setattr(pool_module, "has_room", lambda _: True)
     monkeypatch.setattr(pool_module, "usable_cores", lambda: 2.0)
     return made
 
@@ -193,7 +194,7 @@ def test_a_second_engine_shares_the_work_where_it_pays(engines: Engines) -> None
 def test_without_memory_there_is_one_engine(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pool_module, "has_room", lambda: False)
+    monkeypatch.setattr(pool_module, "has_room", lambda _: False)
 
     async def main() -> None:
         pool = make_pool()
@@ -205,6 +206,24 @@ def test_without_memory_there_is_one_engine(
 
     assert len(engines) == 1
     assert "too_little_memory" in caplog.messages
+
+
+def test_engines_that_start_count_with_the_memory_that_they_will_take(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has taken memory yet when the last of them is begun."""
+    monkeypatch.setattr(pool_module, "has_room", engine_count.has_room)
+    monkeypatch.setattr(engine_count, "_CGROUP", Path("none"))
+    monkeypatch.setattr(engine_count, "available_bytes", lambda: 3 * 2**30)
+
+    async def main() -> None:
+        pool = make_pool()
+        await pool.start()
+        pool._grow(30, FACTS)
+
+    asyncio.run(main())
+
+    assert len(engines) == 1 + 3
 
 
 def test_each_gpu_has_an_engine(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:

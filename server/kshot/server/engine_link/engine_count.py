@@ -53,15 +53,19 @@ def usable_cores() -> float:
         return cores
 
 
-def has_room() -> bool:
-    """Tell whether there is memory for a further engine, in the container too."""
+def has_room(starting: int) -> bool:
+    """Tell whether there is memory for a further engine, in the container too.
+
+    Those that are `starting` have not taken theirs yet.
+    """
+    needed = (starting + 1) * _ENGINE_BYTES
     free = [available_bytes()]
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         free.append(limit - int((_CGROUP / "memory.current").read_text()))
     except (OSError, ValueError):
         pass
-    return all(count is None or count > _ENGINE_BYTES for count in free)
+    return all(count is None or count > needed for count in free)
 
 
 def processor_seconds(pid: int) -> float | None:

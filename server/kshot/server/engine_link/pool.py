@@ -126,7 +126,8 @@ class EnginePool:
         """Start engines behind until there are `count`, or no memory is left for one."""
         on_gpu = facts.device == "cuda"
         while len(self._engines) < count:
-            if not (on_gpu or self._config.engines or has_room()):
+            starting = sum(engine.facts is None for engine in self._engines)
+            if not (on_gpu or self._config.engines or has_room(starting)):
                 log_event("too_little_memory", engines=len(self._engines), wanted=count)
                 break
             place = len(self._engines)
