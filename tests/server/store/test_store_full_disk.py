@@ -150,3 +150,28 @@ def test_an_expiry_goes_on_while_the_index_has_no_room(
         with pytest.raises(AdaptedModelExpired):
             store.get("a1")
         assert list(file_of("a1").parent.iterdir()) == []
+
+
+def test_each_sweep_without_room_frees_more_files(
+    store: LocalStore,
+    clock: SimpleNamespace,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    file_of: FileOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for index in range(7):
+        store.put(make_model(f"a{index}", expire_time=1500.0), make_arrays())
+    clock.now = 1500.0
+    monkeypatch.setattr("kshot.server.store.graves._EMPTY_AT_ONCE", 3)
+    left = []
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreIndex, "sweep", no_room)
+        for _ in range(4):
+            with pytest.raises(DiskFull):
+                store.sweep()
+            left.append(len(list(file_of("a1").parent.glob("*.safetensors"))))
+
+    assert left == [4, 1, 0, 0]
+    assert store.sweep() == 7
+    assert list(file_of("a1").parent.iterdir()) == []

@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,15 +130,17 @@ class StoreFiles:
         if failed is not None:
             raise failed
 
+    def takes_room(self, model_id: str) -> bool:
+        """Tell whether `empty` would free any."""
+        return any(True for _ in self._places(checked_id(model_id)))
+
     def empty(self, model_ids: Collection[str], *, deleted: bool) -> None:
         """Free the room of models and note durably that they are gone; this needs no room."""
         end = next(end for end, kind in _GONE.items() if kind is deleted)
         markers = [self._models / f"{checked_id(model_id)}{end}" for model_id in model_ids]
         for marker in markers:
-            for folder in (self._models, self._quarantine):
-                place = folder / f"{marker.stem}{_SUFFIX}"
-                if _regular(place):
-                    place.rename(marker)
+            for place in self._places(marker.stem):
+                place.rename(marker)
         sync_folder(self._models)  # a model that is emptied is gone, not damaged
         for marker in markers:
             os.close(os.open(marker, _WRITE, 0o600))
@@ -196,6 +198,13 @@ class StoreFiles:
         except FileNotFoundError:
             pass
         raise OSError(errno.ESTALE, "the folder of models is another one, or away")
+
+    def _places(self, model_id: str) -> Iterator[Path]:
+        """Yield the files of a model, in its folder or in quarantine."""
+        for folder in (self._models, self._quarantine):
+            place = folder / f"{model_id}{_SUFFIX}"
+            if _regular(place):
+                yield place
 
     def _path(self, model_id: str) -> Path:
         return self._models / f"{checked_id(model_id)}{_SUFFIX}"

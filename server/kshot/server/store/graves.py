@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -58,8 +59,9 @@ class Graves:
         except sqlite3.Error as error:
             if not full_disk(error):
                 raise
-            ids = [model_id for model_id, _ in self._index.expired(now)]
-            self._files.empty(ids[:_EMPTY_AT_ONCE], deleted=False)
+            ids = (model_id for model_id, _ in self._index.expired(now))
+            full = itertools.islice(filter(self._files.takes_room, ids), _EMPTY_AT_ONCE)
+            self._files.empty(list(full), deleted=False)
             expired = self._index.sweep(now, now - TOMBSTONE_SECONDS)
         self._buried.update(expired)
         return expired
