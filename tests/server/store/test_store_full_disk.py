@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import pytest
 
 from kshot.server.errors import AdaptedModelDeleted, AdaptedModelExpired
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.failures import DiskFull
+from kshot.server.store.failures import DiskFull, StoreFailed
 from kshot.server.store.index import StoreIndex
 from kshot.server.store.store import LocalStore
 
@@ -27,6 +28,15 @@ def no_room(*_arguments: object) -> None:
     error = sqlite3.OperationalError("database or disk is full")
     error.sqlite_errorcode = sqlite3.SQLITE_FULL
     raise error
+
+
+@contextmanager
+def no_quota(_connection: object) -> Iterator[None]:
+    """Take the place of a transaction: the kernel says EDQUOT, and SQLite this."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    raise error
+    yield
 
 
 @pytest.fixture
@@ -175,3 +185,50 @@ def test_each_sweep_without_room_frees_more_files(
     assert left == [4, 1, 0, 0]
     assert store.sweep() == 7
     assert list(file_of("a1").parent.iterdir()) == []
+
+
+def test_a_used_up_quota_is_freed_as_a_full_disk_is(
+    open_store: OpenStore,
+    clock: SimpleNamespace,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    file_of: FileOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with open_store() as store:
+        for model_id in ("a1", "a2"):
+            store.put(make_model(model_id, expire_time=1500.0), make_arrays())
+        with monkeypatch.context() as patched:
+            patched.setattr("kshot.server.store.index.transaction", no_quota)
+            store.delete("a1")
+            with pytest.raises(AdaptedModelDeleted):
+                store.get("a1")
+            clock.now = 1500.0
+            with pytest.raises(StoreFailed):
+                store.sweep()
+        names = sorted(path.name for path in file_of("a1").parent.iterdir())
+        assert names == ["a1.deleted", "a2.expired"]
+        assert store.sweep() == 1
+        with pytest.raises(AdaptedModelDeleted):
+            store.get("a1")
+
+
+def test_expiry_does_not_wait_for_room_for_later(
+    store: LocalStore,
+    clock: SimpleNamespace,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    file_of: FileOf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.put(make_model("a1", expire_time=1500.0), make_arrays())
+    clock.now = 1500.0
+
+    def refuse(_index: StoreIndex) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(StoreIndex, "hold_room", refuse)
+    with pytest.raises(StoreFailed):
+        store.sweep()
+
+    assert not file_of("a1").exists()

@@ -40,10 +40,16 @@ def suppress_full_disk() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if not full_disk(error):
+        if not maybe_full_disk(error):
             raise
 
 
 def full_disk(error: sqlite3.Error) -> bool:
-    """Tell whether SQLite has no room."""
+    """Tell whether SQLite says that it has no room."""
     return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
+
+def maybe_full_disk(error: sqlite3.Error) -> bool:
+    """Tell whether SQLite may have no room: of a quota it says only that it cannot write."""
+    cannot_write = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC)
+    return full_disk(error) or getattr(error, "sqlite_errorcode", None) in cannot_write

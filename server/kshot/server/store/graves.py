@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 
-from kshot.server.store.failures import full_disk, suppress_full_disk
+from kshot.server.store.failures import maybe_full_disk, suppress_full_disk
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.index import StoreIndex
 
@@ -37,7 +37,7 @@ class Graves:
         try:
             self._index.bury(model_id, now)
         except sqlite3.Error as error:
-            if not full_disk(error):
+            if not maybe_full_disk(error):
                 raise
             self._files.empty([model_id], deleted=True)
             self._gone.add(model_id)
@@ -57,7 +57,7 @@ class Graves:
         try:
             expired = self._index.sweep(now, now - TOMBSTONE_SECONDS)
         except sqlite3.Error as error:
-            if not full_disk(error):
+            if not maybe_full_disk(error):
                 raise
             ids = (model_id for model_id, _ in self._index.expired(now))
             full = itertools.islice(filter(self._files.takes_room, ids), _EMPTY_AT_ONCE)

@@ -166,10 +166,13 @@ class LocalStore:
         with self._removing, system_errors():
             with self._lock:
                 self._graves.try_again(self.now())
-                self._note_clocks()
-                self._index.hold_room()
                 expired = self._graves.expire(self.now())
-            self._graves.remove()
+            try:
+                self._graves.remove()
+            finally:
+                with self._lock:
+                    self._note_clocks()
+                    self._index.hold_room()
         return len(expired)
 
     def now(self) -> float:
