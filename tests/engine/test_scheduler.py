@@ -214,6 +214,31 @@ def test_a_paused_job_answers_in_time(
     late.cancelled.set()
 
 
+def test_a_pause_that_finds_no_memory_ends_nothing(
+    make_scheduler: MakeScheduler, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job goes on, and makes way once there is some."""
+    left, pause = [3], Pool.pause
+
+    def scarce(pool: Pool, job: Job) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        pause(pool, job)
+
+    monkeypatch.setattr(scheduler_module, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr("kshot.engine.scheduler.os._exit", lambda _: None)
+    monkeypatch.setattr(Pool, "pause", scarce)
+    scheduler, budget = make_scheduler(1), _budget()
+    long = scheduler.submit(model, _task(step_count=ENDLESS, caller="x"), budget)
+
+    assert scheduler.submit(model, _task(caller="y"), _budget()).result(PATIENCE)
+
+    assert not long.done()
+    budget.cancelled.set()
+    assert long.result(PATIENCE).stop_reason is StopReason.CANCELLED
+
+
 def test_a_closed_scheduler_answers_paused_jobs(
     make_scheduler: MakeScheduler, model: LoadedModel
 ) -> None:

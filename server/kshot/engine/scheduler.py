@@ -219,7 +219,13 @@ class Scheduler:
             if self._waiting.next(waits) is None:
                 return
         pool = next(pool for pool in self._pools.values() if longest in pool.jobs())
-        pool.pause(longest)
+        try:
+            pool.pause(longest)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            give_back_memory(error)
+            return  # it goes on, and the next round tries again
         with self._changed:
             if not self._closing:
                 self._waiting.add(longest.task.caller, longest, first=True)
