@@ -121,22 +121,27 @@ class EngineSupervisor:
         backoff = _FIRST_BACKOFF_SECONDS
         while True:
             started = time.monotonic()
-            if self._engine is not None:
-                pid = self._engine.pid
-                code = await self._end_of(self._engine)
-                await self._discard()
-                hint = self._hint(code)
-                log_event("engine_ended", logging.ERROR, pid=pid, exit_code=code, **hint)
-            if time.monotonic() - started > _HEALTHY_SECONDS:
-                backoff = _FIRST_BACKOFF_SECONDS
-            await asyncio.sleep(backoff)
-            backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
             try:
+                if self._engine is not None:
+                    await self._watch_over(self._engine)
+                if time.monotonic() - started > _HEALTHY_SECONDS:
+                    backoff = _FIRST_BACKOFF_SECONDS
+                await asyncio.sleep(backoff)
+                backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
                 await self._launch()
             except StartError as error:
                 log_event("engine_failed", logging.ERROR, problem=str(error))
-            except Exception:
+            except Exception:  # whatever it is, there must be an engine again
                 LOGGER.exception("failure")
+
+    async def _watch_over(self, engine: EngineProcess) -> None:
+        """Wait for the end of an engine, and discard it whatever happens."""
+        try:
+            code = await self._end_of(engine)
+        finally:
+            await self._discard()
+        hint = self._hint(code)
+        log_event("engine_ended", logging.ERROR, pid=engine.pid, exit_code=code, **hint)
 
     async def _end_of(self, engine: EngineProcess) -> int:
         """Wait for the end of an engine; probe it meanwhile, and kill it if it hangs."""
