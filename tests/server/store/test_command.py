@@ -128,3 +128,32 @@ def test_what_is_no_store_stays_as_it_is(tmp_path: Path, name: str) -> None:
         assert refused.exit_code == 1
         assert f"{path}: expected the folder of a store, found none" in refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_reads_what_has_not_expired_by_the_clock_of_the_store(
+    folder: Path, make_model: MakeModel, make_arrays: MakeArrays, file_of: FileOf
+) -> None:
+    """The machine's clock was set ahead while the server ran: nothing expired by that."""
+    with LocalStore.open(folder, max_count=9, max_bytes=10**7) as store:
+        store._clock.skipped = 300 * 86400.0
+        store.put(make_model("a1", expire_time=store.now() + 3600), make_arrays())
+    assert json.loads(run("check", folder, "--json").stdout)["counts"] == {"healthy": 1}
+    content = bytearray(file_of("a1").read_bytes())
+    content[-1] ^= 1
+    file_of("a1").write_bytes(content)
+
+    assert json.loads(run("check", folder, "--json").stdout)["counts"] == {"damaged": 1}
+
+
+@pytest.mark.parametrize("end", ["deleted", "expired"])
+def test_what_the_index_had_no_room_to_bury_is_no_damage(
+    stopped: Path, file_of: FileOf, end: str
+) -> None:
+    file_of("a1").rename(file_of("a1").with_suffix(f".{end}"))
+    checked = run("check", stopped, "--json")
+    document = json.loads(checked.stdout)
+    found = {finding["id"]: finding for finding in document["models"]}
+
+    assert (checked.exit_code, document["sound"]) == (0, True)
+    assert document["counts"] == {"healthy": 2, "leftover": 1}
+    assert found["a1"]["detail"] == f"{end}; the next start removes its row"

@@ -6,7 +6,6 @@ import fcntl
 import os
 import sqlite3
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kshot.server.errors import StartError
+from kshot.server.store.clock import StoreClock
 from kshot.server.store.content import content_digest, described
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.folder import INDEX_FILE, LOCK_FILE, in_use
@@ -94,12 +94,20 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _findings(files: StoreFiles, index: StoreIndex | None) -> Iterator[Finding]:
     found, known = files.find(), set()
+    now = StoreClock.of_machine(index.seen() if index else None).now()
+    for model_id, deleted in sorted(found.gone.items()):
+        known.add(model_id)
+        why = "deleted" if deleted else "expired"
+        yield Finding(model_id, "", "leftover", f"{why}; the next start removes its row")
     for _, model_id, row in index.rows() if index else ():
+        if model_id in found.gone:
+            continue
         known.add(model_id)
         if row is None:
             yield Finding(str(model_id), "", "damaged", "its row in the index was changed")
         else:
-            yield _of_row(row, files, unfinished=row.id in found.partial - found.models)
+            unfinished = row.id in found.partial - found.models
+            yield _of_row(row, files, now, unfinished=unfinished)
     graves = {grave.id for _, _, grave in index.tombstones() if grave} if index else set()
     for model_id in sorted(found.models - known):
         if model_id in graves:
@@ -111,10 +119,10 @@ def _findings(files: StoreFiles, index: StoreIndex | None) -> Iterator[Finding]:
         yield Finding(name, "", "foreign", "no file of ours")
 
 
-def _of_row(row: Row, files: StoreFiles, *, unfinished: bool) -> Finding:
+def _of_row(row: Row, files: StoreFiles, now: float, *, unfinished: bool) -> Finding:
     if row.damaged:
         return Finding(row.id, row.model, "quarantined", "known to be damaged")
-    if row.expire_time <= time.time():
+    if row.expire_time <= now:
         return Finding(row.id, row.model, "expired", "the next sweep removes it")
     if unfinished:
         return Finding(row.id, row.model, "unfinished", "the next start gives its file its name")
