@@ -93,12 +93,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _findings(files: StoreFiles, index: StoreIndex | None) -> Iterator[Finding]:
-    found, known = files.find(), set()
+    found = files.find()
+    known: set[object] = set()
     now = StoreClock.of_machine(index.seen() if index else None).now()
-    for model_id, deleted in sorted(found.gone.items()):
-        known.add(model_id)
+    for gone, deleted in sorted(found.gone.items()):
+        known.add(gone)
         why = "deleted" if deleted else "expired"
-        yield Finding(model_id, "", "leftover", f"{why}; the next start removes its row")
+        yield Finding(gone, "", "leftover", f"{why}; the next start removes its row")
     for _, model_id, row in index.rows() if index else ():
         if model_id in found.gone:
             continue
