@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,10 @@ def stopped(
         store.put(make_model("gone", expire_time=FAR), make_arrays())
         store.delete("gone")
     return folder
+
+
+def partial_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
@@ -111,6 +116,53 @@ def test_a_lost_index_comes_back_from_the_files(
     with open_store() as store:
         for seed in range(3):
             assert_same(store.read(f"a{seed}"), make_arrays(seed))
+
+
+def test_files_without_names_come_back_with_a_lost_index(
+    stopped: Path,
+    open_store: OpenStore,
+    make_arrays: MakeArrays,
+    assert_same: AssertSame,
+    file_of: FileOf,
+) -> None:
+    """Power may fail before the name of an acknowledged model is on disk."""
+    for model_id in ("a0", "a1"):
+        file_of(model_id).rename(partial_of(file_of(model_id)))
+    half = file_of("a2").read_bytes()[:-1]
+    partial_of(file_of("half")).write_bytes(half)
+    (stopped / "index.sqlite3").unlink()
+
+    assert json.loads(run("check", stopped, "--json").stdout)["counts"] == {"orphaned": 3}
+    assert json.loads(run("repair", stopped, "--json").stdout)["counts"] == {"healthy": 3}
+    with open_store() as store:
+        for seed in range(3):
+            assert_same(store.read(f"a{seed}"), make_arrays(seed))
+    assert len(list((stopped / "models").iterdir())) == 3
+
+
+@pytest.mark.parametrize("damaged", ["its row", "another row"])
+def test_files_without_names_come_back_where_rows_were_lost(
+    stopped: Path,
+    open_store: OpenStore,
+    make_arrays: MakeArrays,
+    assert_same: AssertSame,
+    file_of: FileOf,
+    damaged: str,
+) -> None:
+    file_of("a1").rename(partial_of(file_of("a1")))
+    partial_of(file_of("new")).write_bytes(b"half")
+    index = sqlite3.connect(stopped / "index.sqlite3")
+    if damaged == "its row":
+        index.execute("UPDATE adapted_models SET size_bytes = size_bytes + 1 WHERE id = 'a1'")
+    else:
+        index.execute("UPDATE adapted_models SET id = x'00' WHERE id = 'a1'")
+    index.commit()
+    index.close()
+
+    with open_store() as store:
+        assert_same(store.read("a1"), make_arrays(1))
+        assert sorted(each.id for each in store.list(9)[0]) == ["a0", "a1", "a2"]
+    assert len(list((stopped / "models").iterdir())) == 3
 
 
 def test_a_store_in_use_is_refused(folder: Path, open_store: OpenStore) -> None:

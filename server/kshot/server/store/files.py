@@ -95,20 +95,11 @@ class StoreFiles:
 
         What is no file counts as none; a folder that is not there any more fails otherwise.
         """
-        try:
-            descriptor = os.open(self._path(model_id), _READ)
-        except FileNotFoundError:
-            self._check_folder()
-            raise
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):
-                raise FileNotFoundError(error.errno, "not a file") from error
-            raise
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise FileNotFoundError(errno.ENOENT, "not a file")
-        with os.fdopen(descriptor, "rb") as file:
-            return file.read()
+        return self._content(self._path(model_id))
+
+    def read_partial(self, model_id: str) -> bytes:
+        """Return what has no name yet; raise as `read` does."""
+        return self._content(self._partial(model_id))
 
     def remove(self, model_ids: Collection[str]) -> None:
         """Remove all files of ids durably; one that cannot be removed does not keep the others."""
@@ -183,12 +174,31 @@ class StoreFiles:
         return Found(frozenset(models), frozenset(partial), gone, aside, tuple(foreign))
 
     def clear_partial(self) -> None:
-        """Remove what was never finished: a row comes before the name, so nobody knows of it."""
+        """Remove what was never finished: a row comes before the name, so nobody knows of it.
+
+        Where rows were lost, `recovery` names what is whole before.
+        """
         for folder in (self._models, self._quarantine):
             for path in folder.glob(f".*{_PARTIAL}"):
                 if _regular(path):
                     path.unlink()
             sync_folder(folder)
+
+    def _content(self, path: Path) -> bytes:
+        try:
+            descriptor = os.open(path, _READ)
+        except FileNotFoundError:
+            self._check_folder()
+            raise
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise FileNotFoundError(error.errno, "not a file") from error
+            raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise FileNotFoundError(errno.ENOENT, "not a file")
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
 
     def _check_folder(self) -> None:
         """Raise unless the folder is the one that was opened: nothing is lost if it is away."""

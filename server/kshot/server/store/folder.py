@@ -47,7 +47,7 @@ class StoreFolder:
             check_root(path)
             lock = _lock_folder(path)
             try:
-                files, index = _open_parts(path, repair=repair)
+                files, index, rebuilt = _open_parts(path, repair=repair)
                 try:
                     seen = index.seen()
                     own = (
@@ -55,7 +55,7 @@ class StoreFolder:
                         if clock is None
                         else StoreClock(seen, clock, clock, "given")
                     )
-                    recover(files, index, own.now(), read_all=repair)
+                    recover(files, index, own.now(), read_all=repair, rebuilt=rebuilt)
                 except BaseException:
                     index.close()
                     raise
@@ -114,19 +114,19 @@ def _lock_folder(path: Path) -> int:
     return descriptor
 
 
-def _open_parts(path: Path, *, repair: bool) -> tuple[StoreFiles, StoreIndex]:
-    """Open the files and the index of a folder that is locked."""
+def _open_parts(path: Path, *, repair: bool) -> tuple[StoreFiles, StoreIndex, bool]:
+    """Open the files and the index of a folder that is locked; tell whether it was rebuilt."""
     files = StoreFiles(path)
     files.open()
     for name in _SIDE_FILES:
         private_file(path / name)
-    found = files.find()
+    found, rebuilt = files.find(), False
     try:
         # Without an index every file would look like an orphan: make no new one beside files.
         index = StoreIndex(path / INDEX_FILE, create=not (found.models or found.partial))
     except (IndexDamaged, NewerIndex):
         if not repair:
             raise
-        index = rebuild(path / INDEX_FILE, files.quarantine_folder)
+        index, rebuilt = rebuild(path / INDEX_FILE, files.quarantine_folder), True
     sync_folder(path)
-    return files, index
+    return files, index, rebuilt

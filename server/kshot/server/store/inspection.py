@@ -18,6 +18,7 @@ from kshot.server.store.content import content_digest, described
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.folder import INDEX_FILE, LOCK_FILE, in_use
 from kshot.server.store.index import StoreIndex
+from kshot.server.store.recovery import may_be_whole
 from kshot.server.store.rows import Row
 from kshot.server.store.salvage import copy_index
 
@@ -100,7 +101,9 @@ def _findings(files: StoreFiles, index: StoreIndex | None) -> Iterator[Finding]:
         known.add(gone)
         why = "deleted" if deleted else "expired"
         yield Finding(gone, "", "leftover", f"{why}; the next start removes its row")
+    rows_lost = index is None
     for _, model_id, row in index.rows() if index else ():
+        rows_lost |= row is None
         if model_id in found.gone:
             continue
         known.add(model_id)
@@ -115,6 +118,9 @@ def _findings(files: StoreFiles, index: StoreIndex | None) -> Iterator[Finding]:
             yield Finding(model_id, "", "leftover", "deleted; the next start removes its file")
         else:
             yield _of_file(model_id, files)
+    for model_id in sorted(found.partial - found.models - known - graves) if rows_lost else ():
+        if may_be_whole(files, model_id):
+            yield Finding(model_id, "", "orphaned", "no row; its file is whole, without its name")
     for path in found.foreign:
         name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
         yield Finding(name, "", "foreign", "no file of ours")

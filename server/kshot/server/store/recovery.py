@@ -2,7 +2,8 @@
 
 Nothing whole is lost and nothing is deleted unless a tombstone or a missing row proves that nobody
 is to have it. A row comes before the name of its file, so a file with its name and without a row is
-a model whose row was lost: it gets a new one from its own record, or goes to quarantine.
+a model whose row was lost: it gets a new one from its own record, or goes to quarantine. Power may
+fail before a name is on disk: where rows were lost, a whole file without its name is one, too.
 """
 
 from __future__ import annotations
@@ -22,13 +23,19 @@ _UNKNOWN_SECONDS = 30 * 24 * 3600.0
 
 
 def recover(
-    files: StoreFiles, index: StoreIndex, now: float, *, read_all: bool = False
+    files: StoreFiles,
+    index: StoreIndex,
+    now: float,
+    *,
+    read_all: bool = False,
+    rebuilt: bool = False,
 ) -> Counter[str]:
     """Mend what a crash or a flipped bit left; return how many of each kind were mended.
 
-    `read_all` compares every file with its digest. Raises `OSError` and `sqlite3.Error`.
+    `read_all` compares every file with its digest; an index that was `rebuilt` may lack rows.
+    Raises `OSError` and `sqlite3.Error`.
     """
-    return _Recovery(files, index, now).run(read_all=read_all)
+    return _Recovery(files, index, now).run(read_all=read_all, rebuilt=rebuilt)
 
 
 class _Recovery:
@@ -45,10 +52,11 @@ class _Recovery:
         self._unsure: set[str] = set()  # ids that may be deleted
         self._done: Counter[str] = Counter()
 
-    def run(self, *, read_all: bool) -> Counter[str]:
+    def run(self, *, read_all: bool, rebuilt: bool) -> Counter[str]:
         self._read_index()
+        rows_lost = rebuilt or bool(self._lost_rows)
         new_graves = self._bury_what_is_gone()
-        self._name_what_is_written()
+        self._name_what_is_written(rows_lost=rows_lost)
         for model_id, row in self._rows.items():
             self._check(row, present=model_id in self._found.models, read_all=read_all)
         dead = self._found.models & self._buried.keys()
@@ -100,8 +108,11 @@ class _Recovery:
         self._buried |= {grave.id: grave for grave in graves}
         return graves
 
-    def _name_what_is_written(self) -> None:
-        for model_id in self._found.partial & self._rows.keys() - self._found.models:
+    def _name_what_is_written(self, *, rows_lost: bool) -> None:
+        for model_id in self._found.partial - self._found.models - self._buried.keys():
+            known = model_id in self._rows or model_id in self._lost_ids
+            if not known and not (rows_lost and may_be_whole(self._files, model_id)):
+                continue
             self._files.finish(model_id)
             self._found = replace(self._found, models=self._found.models | {model_id})
             self._done["finished"] += 1
@@ -153,6 +164,16 @@ class _Recovery:
     def _unknown(self, model_id: str) -> Row:
         self._done["damaged"] += 1
         return Row.unknown(model_id, (self._now, self._now + _UNKNOWN_SECONDS))
+
+
+def may_be_whole(files: StoreFiles, model_id: str) -> bool:
+    """Tell whether a file without its name has its own record, or cannot be read now."""
+    try:
+        return described(files.read_partial(model_id)).id == model_id
+    except ValueError:
+        return False
+    except OSError:
+        return True
 
 
 def _valid(model_id: object) -> bool:
