@@ -160,5 +160,6 @@ def test_classes_are_sorted_and_give_every_label_back(labels: list[Any]) -> None
 def test_plain_ints_come_back_in_an_array_that_can_index() -> None:
     assert label_array([3, 0]).dtype == np.int64
     assert label_array([3, 0]).tolist() == [3, 0]
+    assert label_array([np.int64(3), 0]).dtype == np.int64
     assert label_array([2**63, 0]).dtype == object
     assert label_array([-(2**63), 2**63 - 1]).tolist() == [-(2**63), 2**63 - 1]

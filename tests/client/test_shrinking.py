@@ -287,14 +287,47 @@ def test_pictures_of_16_bits_keep_their_values() -> None:
     assert np.array_equal(np.asarray(sent), values)
 
 
-@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "PA", "HSV", "I", "F"])
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "PA", "HSV"])
 def test_pictures_of_any_mode_are_encoded(mode: str) -> None:
-    picture = Image.new("RGB", (5, 4), (10, 200, 30)).convert("L" if mode in "IF" else "RGB")
+    picture = Image.new("RGB", (5, 4), (10, 200, 30))
     picture = picture.convert("P").convert("PA") if mode == "PA" else picture.convert(mode)
 
     sent = Image.open(io.BytesIO(encode_picture(picture)))
 
     assert sent.size == (5, 4)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.linspace(0, 1, 20, dtype=np.float32),
+        np.linspace(-1, 1, 20, dtype=np.float32),
+        np.linspace(0, 255, 20, dtype=np.float32),
+        np.linspace(0, 65535, 20, dtype=np.float32),
+        np.arange(20, dtype=np.int32) % 17,
+        np.arange(20, dtype=np.int32) - 128,
+        np.arange(20, dtype=np.int32) * 13,
+        np.arange(20, dtype=np.int32) * 100_000,
+        np.arange(20, dtype=np.uint16) * 13,
+    ],
+    ids=lambda values: f"{values.dtype} to {values.max():g}",
+)
+def test_pictures_of_numbers_that_are_no_levels_are_refused(
+    values: npt.NDArray[np.generic],
+) -> None:
+    picture = Image.fromarray(values.reshape(4, 5))
+
+    with pytest.raises(InputError, match=r"image 1: expected levels from 0 to 255, got mode [IF]"):
+        read_images([Image.new("L", (5, 4)), picture])
+
+
+def test_a_dark_file_of_16_bits_is_taken(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 5), 200, np.uint16)).save(tmp_path / "dark.png")
+
+    with Image.open(tmp_path / "dark.png") as picture:
+        sent = Image.open(io.BytesIO(encode_picture(picture)))
+
+    assert np.asarray(sent).max() == 200
 
 
 def test_a_picture_whose_file_is_cut_off_is_named(tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def test_a_model_that_ships_names_the_option_that_serves_it(
     assert str(errors.ModelNotFound("cifar-fs", served)).endswith(
         "expected one of drawings; serve it with `--bundle cifar-fs`"
     )
+    assert str(errors.ModelNotFound("omniglot@1", served)).endswith("`--bundle omniglot@1`")
+    assert str(errors.ModelNotFound("drawings@2", served)).endswith("leave out the version")
     assert str(errors.ModelNotFound("cifar", served)).endswith("expected one of drawings")
     monkeypatch.setattr(errors, "known_names", lambda: ())
     assert "`kshot bundle build photos` builds it" in str(errors.ModelNotFound("photos", served))

@@ -136,5 +136,9 @@ def locate_bundle(name: str) -> Path:
     try:
         return builtin_bundle(name)
     except BundleError as error:
-        remedy = "; name several one by one" if re.search(r"[,;\s]", name) else ""
+        remedy = (
+            "; name several one by one, or with : between them in KSHOT_BUNDLE"
+            if re.search(r"[,;\s]", name)
+            else ""
+        )
         raise BundleError(f"there is no folder {name}, and {error}{remedy}") from error

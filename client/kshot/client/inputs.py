@@ -81,6 +81,8 @@ def _encoded(index: int, item: object, side: int, field: str) -> bytes:
     if is_picture(item):
         try:
             return encode_picture(item, side)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
         except Exception as error:  # Pillow raises nearly any exception on a damaged file
             raise InputError(f"{name}: this picture cannot be encoded: {error}") from error
     if isinstance(item, bytes | bytearray | memoryview):

@@ -62,11 +62,11 @@ def read_labels(labels: Labels, image_count: int) -> Classes:
 def label_array(labels: Sequence[Label]) -> npt.NDArray[np.generic]:
     """Return labels in an array whose `tolist()` has their values.
 
-    Plain ints of up to 64 bits become int64, which can index and count. Else it has the dtype of
+    Ints of up to 64 bits become int64, which can index and count. Else it has the dtype of
     NumPy's scalars where all are of one such type, or holds the labels themselves.
     """
     kinds = {type(label) for label in labels}
-    if kinds == {int} and all(-(2**63) <= int(label) < 2**63 for label in labels):
+    if kinds <= {int, np.int64} and all(-(2**63) <= int(label) < 2**63 for label in labels):
         return np.array(labels, np.int64)
     if len(kinds) == 1 and issubclass(kind := kinds.pop(), np.integer | np.str_):
         array = np.array(labels)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeGuard, cast
 import numpy as np
 import numpy.typing as npt
 
+from kshot.client.errors import InputError
 from kshot.local.image_files.opening import plain_file, survey_file
 from kshot.local.image_files.png import check_rows
 from kshot.local.image_formats import HEAD_BYTES, format_of, read_format
@@ -86,11 +87,12 @@ def shrink_file(content: bytes, side: int) -> bytes:
 def encode_picture(picture: Picture, side: int = 0) -> bytes:
     """Write a picture as a file, upright; a `side` above 0 bounds its shorter side.
 
-    What was read from a JPEG becomes one again, all else a PNG. Pictures of 16 bits and of floats
-    keep their size.
+    What was read from a JPEG becomes one again, all else a PNG. Those of 16 bits keep their size.
+    Raises `InputError` for numbers that are no levels from 0 to 255 or to 65,535.
     """
     from PIL import ImageOps
 
+    _check_levels(picture)
     kind = "JPEG" if picture.format in ("JPEG", "MPO") else "PNG"
     upright = ImageOps.exif_transpose(picture)
     if side and min(upright.size) > side and upright.mode in _MODES:
@@ -107,6 +109,22 @@ def encode_picture(picture: Picture, side: int = 0) -> bytes:
             upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
         upright.save(stream, kind)
     return stream.getvalue()
+
+
+def _check_levels(picture: Picture) -> None:
+    """Refuse wide modes whose values are not those of 16 bits: nobody can tell which is white."""
+    mode = picture.mode
+    if mode not in ("I", "F") and not mode.startswith("I;16"):
+        return
+    least, most = cast("tuple[float, float]", picture.getextrema())
+    if mode != "F" and least >= 0 and 255 < most < 2**16:
+        return
+    if mode != "F" and picture.format and least >= 0 and most < 2**16:
+        return  # a file of 16 bits that is dark
+    raise InputError(
+        f"expected levels from 0 to 255, got mode {mode} with values from {least:g} to {most:g}; "
+        "scale them, then PIL.Image.fromarray(levels.astype(numpy.uint8))"
+    )
 
 
 def _continuous(picture: Picture) -> Picture:

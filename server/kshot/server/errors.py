@@ -126,7 +126,10 @@ class ModelNotFound(RequestError):
     def __init__(self, model: str, served: Sequence[str]) -> None:
         model = model[:64]
         message = f"model {model!r} is not served; expected one of {', '.join(served)}"
-        if model in known_names():
+        name, at, _version = model.partition("@")
+        if at and name in served:
+            message += "; a server has one version of each: leave out the version"
+        elif name in known_names():
             message += f"; serve it with `--bundle {model}`"
         elif model in shipped_names():
             message += (

@@ -15,6 +15,7 @@ from kshot.trainer.commands.options import (
     DATA,
     DEVICE,
     DIRECTORY,
+    check_writable,
     choose_data_folder,
     choose_device,
     holds_files,
@@ -210,3 +211,4 @@ def _check_out(out: Path, resume: bool) -> None:
             f"--out: expected an empty or new directory, {out} is not empty; to continue the "
             "training in it, add --resume"
         )
+    check_writable("--out", out.parent)
