@@ -165,6 +165,23 @@ def test_files_without_names_come_back_where_rows_were_lost(
     assert len(list((stopped / "models").iterdir())) == 3
 
 
+@pytest.mark.parametrize("statement", ["VACUUM", "ANALYZE"])
+def test_an_index_that_an_operator_tidied_is_sound(
+    stopped: Path,
+    open_store: OpenStore,
+    make_arrays: MakeArrays,
+    assert_same: AssertSame,
+    statement: str,
+) -> None:
+    index = sqlite3.connect(stopped / "index.sqlite3")
+    index.execute(statement)
+    index.close()
+
+    assert run("check", stopped).exit_code == 0
+    with open_store() as store:
+        assert_same(store.read("a1"), make_arrays(1))
+
+
 def test_a_store_in_use_is_refused(folder: Path, open_store: OpenStore) -> None:
     with open_store():
         for name in ("check", "repair"):
