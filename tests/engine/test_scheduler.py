@@ -158,6 +158,28 @@ def test_another_caller_does_not_wait_for_endless_jobs(
         assert job.result(PATIENCE).stop_reason is StopReason.CANCELLED
 
 
+def test_nobody_waits_for_the_slots_of_another_model(
+    make_scheduler: MakeScheduler, model: LoadedModel
+) -> None:
+    """One has a slot that two callers want, and leaves three free; of those they take turns."""
+    manifest = replace(model.bundle.manifest, name="other")
+    other = replace(model, bundle=replace(model.bundle, manifest=manifest))
+    scheduler, budget = make_scheduler(4), _budget()
+    scheduler.call(lambda: scheduler.replan(other, SlotPlan(1, (1,)))).result(PATIENCE)
+    jobs = [
+        scheduler.submit(other, _task(step_count=ENDLESS, caller=name), budget)
+        for name in ("first", "second")
+    ]
+
+    assert scheduler.submit(model, _task(caller="quiet"), _budget()).result(PATIENCE)
+    assert scheduler.submit(other, _task(caller="quiet"), _budget()).result(PATIENCE)
+
+    assert not any(job.done() for job in jobs)
+    budget.cancelled.set()
+    for job in jobs:
+        assert job.result(PATIENCE).stop_reason is StopReason.CANCELLED
+
+
 @pytest.mark.parametrize("preconditioner", [Preconditioner.CARRIED, Preconditioner.FROZEN])
 def test_pauses_change_no_number(
     make_scheduler: MakeScheduler,

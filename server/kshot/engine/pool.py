@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from kshot.engine.budget import Budget
 from kshot.engine.models import LoadedModel
-from kshot.engine.slot_tasks import finish
+from kshot.engine.slot_tasks import finish, step_spec
 from kshot.engine.task import EngineResult, EngineTask, StopReason
-from kshot.learner import SlotProgress, SlotResult, Slots, SlotTask
+from kshot.learner import SlotProgress, SlotResult, Slots, SlotTask, StepSpec
 
 
 @dataclass(eq=False)
@@ -24,6 +25,11 @@ class Job:
     budget: Budget
     answer: "Future[EngineResult]" = field(default_factory=Future)
     paused: "PausedJob | None" = None
+
+    @cached_property
+    def spec(self) -> StepSpec:
+        """Return the step that the task needs."""
+        return step_spec(self.model, self.task)
 
 
 @dataclass(frozen=True)

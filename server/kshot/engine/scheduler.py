@@ -6,9 +6,10 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
+from functools import partial
 
 from kshot.bundle.turns import Turns
 from kshot.engine.budget import Budget
@@ -17,7 +18,7 @@ from kshot.engine.models import LoadedModel
 from kshot.engine.pool import Job, Pool
 from kshot.engine.programs import Programs
 from kshot.engine.refining import Refining
-from kshot.engine.slot_tasks import finish, slot_task, step_spec
+from kshot.engine.slot_tasks import finish, slot_task
 from kshot.engine.task import EngineResult, EngineTask, StopReason
 from kshot.learner import InnerStep, SlotResult, Slots, SlotTask, StepSpec, graphed
 
@@ -199,26 +200,43 @@ class Scheduler:
             return [(job.paused.pool, job) for job in self._waiting if job.paused is not None]
 
     def _make_way(self) -> None:
-        """Pause a job of the caller with the most inside, if one with fewer waits for a slot."""
-        if not self._waiting or self._active() < self._slot_count:
+        """Pause jobs where callers with fewer inside wait: in pools that are full, and in all."""
+        if not self._waiting:
             return
-        stays = sorted(
-            (stay for pool in self._pools.values() for stay in pool.stays()),
-            key=lambda stay: stay[0],
-        )
+        # A pool that has all slots needs no look of its own.
+        narrow = {
+            key: pool
+            for key, pool in self._pools.items()
+            if pool.full and len(pool) < self._slot_count
+        }
+
+        def wants(key: _PoolKey, job: Job) -> bool:
+            return key.model is job.model and key.spec == job.spec
+
+        for key, pool in narrow.items():
+            self._make_way_in([pool], partial(wants, key))
+        if self._active() >= self._slot_count:
+            self._make_way_in(
+                list(self._pools.values()),
+                lambda job: not any(wants(key, job) for key in narrow),
+            )
+
+    def _make_way_in(self, pools: Sequence[Pool], may_join: Callable[[Job], bool]) -> None:
+        """Pause a job of the caller with the most in some pools, if one with fewer waits for it."""
+        stays = sorted((stay for pool in pools for stay in pool.stays()), key=lambda stay: stay[0])
         inside = Counter(job.task.caller for _, job in stays)
         most = max(inside.values())
         joined, longest = next(stay for stay in stays if inside[stay[1].task.caller] == most)
         long = time.perf_counter() - joined > TURN_SECONDS
 
         def waits(caller: str) -> bool:
-            fewer = most - inside[caller]
-            return self._waiting.first(caller).task.step_count > 0 and fewer >= (1 if long else 2)
+            first, fewer = self._waiting.first(caller), most - inside[caller]
+            return first.task.step_count > 0 and fewer >= (1 if long else 2) and may_join(first)
 
         with self._changed:
             if self._waiting.next(waits) is None:
                 return
-        pool = next(pool for pool in self._pools.values() if longest in pool.jobs())
+        pool = next(pool for pool in pools if longest in pool.jobs())
         try:
             pool.pause(longest)
         except (RuntimeError, MemoryError) as error:
@@ -233,8 +251,9 @@ class Scheduler:
         longest.answer.set_exception(CancelledError())
 
     def _admit(self) -> None:
-        """Give free slots to waiting jobs; callers take turns."""
-        while (job := self._next()) is not None:
+        """Give free slots to waiting jobs; callers take turns, unless their pool is full."""
+        shut_out = set[str]()
+        while (job := self._next(shut_out)) is not None:
             clock = time.perf_counter()
             try:
                 if job.task.step_count == 0:
@@ -243,13 +262,14 @@ class Scheduler:
                     return  # one a round: the others take their steps in between
                 if job.paused is not None:
                     if job.paused.pool.full:
-                        return
-                    if self._remove(job):
+                        shut_out.add(job.task.caller)
+                    elif self._remove(job):
                         job.paused.pool.go_on(job)
                     continue
                 key, steps = self._kind(job)
                 if key in self._pools and self._pools[key].full:
-                    return
+                    shut_out.add(job.task.caller)
+                    continue
                 if not self._take(job):
                     continue
                 started = slot_task(job.model, job.task)
@@ -259,11 +279,13 @@ class Scheduler:
                 if job.answer.running() or self._take(job):
                     job.answer.set_exception(error)
 
-    def _next(self) -> Job | None:
+    def _next(self, shut_out: Set[str]) -> Job | None:
         """Return the first job of the caller whose turn it is; those without steps need no slot."""
         free = self._active() < self._slot_count
 
         def may_start(caller: str) -> bool:
+            if caller in shut_out:
+                return False
             return free or self._waiting.first(caller).task.step_count == 0
 
         with self._changed:
@@ -324,8 +346,8 @@ class Scheduler:
             self._refining.give_up()
 
     def _kind(self, job: Job) -> tuple[_PoolKey, Mapping[int, InnerStep]]:
-        """Return the key of a job's pool and its steps by width, compiled ones if there are any."""
-        spec, plan = step_spec(job.model, job.task), self._plans[job.model.name]
+        """Return the key of a job's pool and its compiled steps by width, if there are any."""
+        spec, plan = job.spec, self._plans[job.model.name]
         widths = (1,) if job.task.deterministic else plan.widths
         steps = {
             width: self._programs.get(spec.of_tasks(width), job.model.name) for width in widths
@@ -333,13 +355,13 @@ class Scheduler:
         compiled = {width: step for width, step in steps.items() if step is not None}
         if 1 in compiled:
             return _PoolKey(job.model, spec, tuple(compiled), compiled=True), compiled
-        plain = spec.build()
-        return _PoolKey(job.model, spec, widths, compiled=False), dict.fromkeys(widths, plain)
+        return _PoolKey(job.model, spec, widths, compiled=False), {}
 
     def _pool(self, key: _PoolKey, steps: Mapping[int, InnerStep], like: SlotTask) -> Pool:
         """Return the pool of a key; make one for tasks like the one given if there is none."""
         if key not in self._pools:
             self._forget_idle()
+            steps = steps or dict.fromkeys(key.widths, key.spec.build())
             slots = Slots(
                 lambda width: graphed(steps[width], self._device.device),
                 key.widths,
