@@ -11,8 +11,8 @@ from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import Scheduler
 from kshot.engine.tuning import Tuning
-from kshot.engine.warm_up import blank_task, first_plan
-from kshot.learner import StepCache, default_cache_folder
+from kshot.engine.warm_up import LEAST_MEASURED, blank_task, first_plan
+from kshot.learner import Slots, StepCache, default_cache_folder
 
 
 @pytest.fixture
@@ -63,6 +63,32 @@ def test_a_step_that_is_compiled_meanwhile_takes_over(
     assert "compiled" in caplog.messages
     scheduler.close()
     programs.close()
+
+
+def test_a_measurement_takes_a_step_in_each_round(
+    model: LoadedModel, device: DeviceDescription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long its steps are, others take theirs in between, and no round seems to hang."""
+    programs = Programs(None, device.device)
+    scheduler = Scheduler(programs, device, {"small": first_plan(device)})
+    rounds, advance, call = list[int](), Slots.advance, Scheduler._call
+
+    def count(slots: Slots) -> dict[int, float]:
+        rounds[-1] += 1
+        return advance(slots)
+
+    def begin(scheduler: Scheduler) -> None:
+        rounds.append(0)
+        call(scheduler)
+
+    monkeypatch.setattr(Slots, "advance", count)
+    monkeypatch.setattr(Scheduler, "_call", begin)
+
+    Tuning([model], programs, device, scheduler)._tune()
+
+    assert len(rounds) > sum(rounds) > LEAST_MEASURED
+    assert max(rounds) == 1
+    scheduler.close()
 
 
 def test_a_plan_that_cannot_be_measured_stays(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 from kshot.bundle.turns import Turns
 from kshot.engine.budget import Budget
@@ -27,6 +28,7 @@ EXIT_FAILED = 71
 TURN_SECONDS = 0.25  # in a slot that another caller waits for
 IDLE_POOLS = 4  # kept with their buffers and graphs when no job is inside
 
+Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +69,7 @@ class Scheduler:
         self._plans = dict(plans)
         self._slot_count = max(plan.slot_count for plan in plans.values())
         self._waiting: Turns[Job] = Turns()
-        self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._pools: OrderedDict[_PoolKey, Pool] = OrderedDict()
@@ -93,9 +95,9 @@ class Scheduler:
             self._changed.notify()
         return job.answer
 
-    def call(self, function: Callable[[], None]) -> "Future[None]":
+    def call(self, function: Callable[[], Result]) -> "Future[Result]":
         """Run a function between two rounds, in the thread that computes."""
-        done: Future[None] = Future()
+        done: Future[Result] = Future()
         with self._changed:
             if self._closing:
                 done.cancel()
@@ -173,12 +175,12 @@ class Scheduler:
                 return
             function, done = self._calls.popleft()
         try:
-            function()
+            result = function()
         except Exception as error:
             give_back_memory(error)
             done.set_exception(error)
         else:
-            done.set_result(None)
+            done.set_result(result)
 
     def _busy(self) -> bool:
         """Tell whether jobs wait or take inner steps."""

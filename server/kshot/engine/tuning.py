@@ -3,12 +3,13 @@
 import logging
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 from kshot.engine.device import DeviceDescription
 from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
-from kshot.engine.scheduler import Scheduler
-from kshot.engine.warm_up import default_steps, plan_slots
+from kshot.engine.scheduler import Scheduler, SlotPlan
+from kshot.engine.warm_up import Measuring, default_steps, plan_slots
 
 _log = logging.getLogger(__name__)
 
@@ -62,10 +63,19 @@ class Tuning:
                 self._measure(model)
 
     def _measure(self, model: LoadedModel) -> None:
-        def replan() -> None:
-            self._scheduler.replan(model, plan_slots(model, self._programs, self._device))
-
+        """Measure a step in each round, so that tasks go on meanwhile and no round takes long."""
         try:
-            self._scheduler.call(replan).result()
+            go_on = partial(self._go_on, model, plan_slots(model, self._programs, self._device))
+            while self._scheduler.call(go_on).result():
+                pass
         except Exception:  # the plan stays as it is
             _log.exception("slots_not_measured")
+
+    def _go_on(self, model: LoadedModel, measuring: Measuring[SlotPlan]) -> bool:
+        """Take a step of a measurement; tell whether more follow."""
+        try:
+            next(measuring)
+        except StopIteration as end:
+            self._scheduler.replan(model, end.value)
+            return False
+        return True

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ NEAR_BEST = 0.9
 # A tail's examples: thirty, of which each of three folds leaves twenty to step on.
 TAIL_WAY, TAIL_SHOT, TAIL_SEEN = 10, 3, 20
 TAIL_STEPS = 3
+
+Result = TypeVar("Result")
+Measuring = Generator[None, None, Result]
 
 _log = logging.getLogger(__name__)
 
@@ -76,8 +80,10 @@ def default_steps(model: LoadedModel, device: DeviceDescription) -> list[StepSpe
     return [spec.of_tasks(width) for width in LAUNCH_WIDTHS[device.kind]]
 
 
-def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription) -> SlotPlan:
-    """Measure how many tasks of a model that takes steps should step together.
+def plan_slots(
+    model: LoadedModel, programs: Programs, device: DeviceDescription
+) -> Measuring[SlotPlan]:
+    """Measure how many tasks of a model that takes steps should step together; yield often.
 
     Its compiled steps are measured where there are some; those that are missing are requested.
     """
@@ -91,14 +97,16 @@ def plan_slots(model: LoadedModel, programs: Programs, device: DeviceDescription
     # The number of steps is that of the measurement.
     like = replace(like, indices=like.indices[:1].repeat(MEASURED_STEPS + 1, 1))
     try:
-        rates = measure_rates(like, steps, device.device)
+        rates = yield from measure_rates(like, steps, device.device)
     except RuntimeError as error:
         if steps[1] is not compiled[1] or ran_out_of_memory(error):
             raise
         _log.warning("compiled_step_fails", extra={"fields": {"reason": str(error)}})
         for width in steps:
             programs.refuse(specs[width])
-        rates = measure_rates(like, dict.fromkeys(specs, specs[1].build()), device.device)
+        rates = yield from measure_rates(
+            like, dict.fromkeys(specs, specs[1].build()), device.device
+        )
     plan = choose_plan(rates)
     _log.info(
         "slots_measured",
@@ -124,11 +132,11 @@ def choose_plan(rates: Mapping[int, float]) -> SlotPlan:
 
 def measure_rates(
     like: SlotTask, steps: Mapping[int, InnerStep], device: torch.device
-) -> dict[int, float]:
+) -> Measuring[dict[int, float]]:
     """Return the steps per second of all tasks, by the number of tasks that step together.
 
-    The task given has `MEASURED_STEPS + 1` steps. Long ones are measured a few times only: others
-    wait meanwhile.
+    The task given has `MEASURED_STEPS + 1` steps. It yields after each, for others to take theirs;
+    long ones are measured a few times only.
     """
     rates = {}
     for width, step in steps.items():
@@ -137,15 +145,17 @@ def measure_rates(
         for _ in range(width):
             slots.join(like)
         slots.advance()
+        yield
         seconds: list[float] = []
         while len(seconds) < MEASURED_STEPS:
             if len(seconds) >= LEAST_MEASURED and sum(seconds) > MEASURED_SECONDS:
                 break
+            _finish_launched(device)
             began = time.perf_counter()
             slots.advance()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            _finish_launched(device)
             seconds.append(time.perf_counter() - began)
+            yield
         rates[width] = width / sorted(seconds)[len(seconds) // 2]
     return rates
 
@@ -178,11 +188,14 @@ def measure_tail(tail: LoadedTail) -> float:
     clock = time.perf_counter if device.type == "cuda" else time.thread_time
     seconds = []
     for _ in range(TAIL_STEPS):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _finish_launched(device)
         began = clock()
         next(steps)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _finish_launched(device)
         seconds.append(clock() - began)
     return min(seconds) / TAIL_SEEN
+
+
+def _finish_launched(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
