@@ -36,6 +36,8 @@ class Admission:
         self._count = 0
         self._of_callers: Counter[str] = Counter()
         self._open = True
+        self.admitted = 0
+        """How many calls were admitted so far."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -54,12 +56,18 @@ class Admission:
         if held > max(_FEW_CALLS, 2 * (self._limit - self._count - 1)):
             raise TooManyCalls
         self._count += 1
+        self.admitted += 1
         self._of_callers[caller] = held
         self._idle.clear()
         try:
             yield
         finally:
             until_sent(partial(self._leave, caller))
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether no call is inside."""
+        return self._count == 0
 
     def close(self) -> None:
         """Admit no more calls."""

@@ -191,6 +191,34 @@ def test_a_second_engine_shares_the_work_where_it_pays(engines: Engines) -> None
     assert measured == [100]
 
 
+def test_a_disturbed_measurement_counts_until_there_is_a_better_one(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At first a spare that does not come up, then work of others, then none of that."""
+    monkeypatch.setattr(pool_module, "_SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(pool_module, "_AGAIN_SECONDS", 0.0)
+    disturbed = replace(LITTLE, quiet=False)
+    shares = iter([disturbed, replace(MUCH, quiet=False), None, MUCH, LITTLE, MUCH])
+    active = list[int]()
+
+    async def main() -> None:
+        pool = make_pool()
+
+        async def measure(_pid: int) -> Share | None:
+            active.append(pool._active)
+            if len(active) == 5:
+                engines[1].describe(FACTS)
+            return next(shares)
+
+        await pool.start()
+        await pool.size(measure)
+        active.append(pool._active)
+
+    asyncio.run(main())
+
+    assert active == [1, 1, 1, 1, 2, 1, 2]
+
+
 def test_without_memory_there_is_one_engine(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

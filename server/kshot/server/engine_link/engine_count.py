@@ -18,12 +18,13 @@ _ENGINE_BYTES = 768 * 2**20
 class Share:
     """Seconds of processor time of one adaptation: in an engine, in the front, in its event loop.
 
-    The event loop's are part of the front's.
+    The event loop's are part of the front's. Where it was not `quiet`, the work of others is in it.
     """
 
     engine: float
     front: float
     loop: float
+    quiet: bool = True
 
     def milliseconds(self) -> dict[str, float]:
         """Return the parts in milliseconds, for the log."""

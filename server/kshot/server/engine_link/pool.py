@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,9 @@ from kshot.server.event_log import log_event
 _SPARE = 1
 # The front, which predicts, and the first engine come first where cores are few.
 _FURTHER_NICENESS = 5
+# A spare that ends again and again, or ever new steps, put the measurement off no longer.
+_SETTLE_SECONDS = 300.0
+_AGAIN_SECONDS, _MOST_MEASURED = 60.0, 60
 MeasureShare = Callable[[int], Awaitable[Share | None]]
 
 
@@ -87,28 +91,45 @@ class EnginePool:
     async def size(self, measure: MeasureShare) -> None:
         """Find the number of engines where it is `auto`; `measure` adapts with the process given.
 
-        On a CPU it is measured once steps are compiled.
+        On a CPU it is measured once steps are compiled, and again where something disturbed it.
         """
         if self._config.engines or (facts := self.facts) is None:
             return
-        details: dict[str, Any] = {}
         if facts.device == "cuda":
-            self._active = facts.device_count
-        else:
-            self._grow(1 + _SPARE, facts)
-            while self._settling():
-                await asyncio.sleep(self._config.engine_probe)
+            self._choose(facts.device_count, facts, {})
+            return
+        self._grow(1 + _SPARE, facts)
+        for attempt in range(_MOST_MEASURED):
+            settled = await self._settle()
             pid, cores = self._engines[0].pid, usable_cores()
-            if pid is not None and (share := await measure(pid)) is not None:
-                self._active = best_count(share, cores)
+            share = None if pid is None else await measure(pid)
+            if share is None:
+                if not attempt:
+                    self._choose(self._active, facts, {})
+            elif not attempt or share.quiet:
                 details = {"cores": cores} | share.milliseconds()
-        self._grow(self._active, facts)
-        count = len(self._engines)
-        log_event("engines_chosen", engines=self._active, processes=count, **details)
+                self._choose(best_count(share, cores), facts, details)
+                if share.quiet and settled:
+                    return
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _choose(self, count: int, facts: EngineFacts, details: Mapping[str, Any]) -> None:
+        self._active = count
+        self._grow(count, facts)
+        log_event("engines_chosen", engines=count, processes=len(self._engines), **details)
 
     async def stop(self) -> None:
         """Stop all engines and start no other."""
         await asyncio.gather(*(engine.stop() for engine in self._engines))
+
+    async def _settle(self) -> bool:
+        """Wait until all engines are ready and compile nothing; give up where that takes long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                while self._settling():
+                    await asyncio.sleep(self._config.engine_probe)
+                return True
+        return False
 
     def _settling(self) -> bool:
         """Tell whether some engine is not ready yet, or compiles."""
