@@ -198,7 +198,7 @@ def test_a_disturbed_measurement_counts_until_there_is_a_better_one(
     monkeypatch.setattr(pool_module, "_SETTLE_SECONDS", 0.01)
     monkeypatch.setattr(pool_module, "_AGAIN_SECONDS", 0.0)
     disturbed = replace(LITTLE, quiet=False)
-    shares = iter([disturbed, replace(MUCH, quiet=False), None, MUCH, LITTLE, MUCH])
+    shares = iter([None, disturbed, replace(MUCH, quiet=False), MUCH, LITTLE, MUCH])
     active = list[int]()
 
     async def main() -> None:

@@ -99,6 +99,7 @@ class EnginePool:
             self._choose(facts.device_count, facts, {})
             return
         self._grow(1 + _SPARE, facts)
+        measured = False
         for attempt in range(_MOST_MEASURED):
             settled = await self._settle()
             pid, cores = self._engines[0].pid, usable_cores()
@@ -106,7 +107,8 @@ class EnginePool:
             if share is None:
                 if not attempt:
                     self._choose(self._active, facts, {})
-            elif not attempt or share.quiet:
+            elif share.quiet or not measured:
+                measured = True
                 details = {"cores": cores} | share.milliseconds()
                 self._choose(best_count(share, cores), facts, details)
                 if share.quiet and settled:
