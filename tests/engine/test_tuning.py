@@ -1,6 +1,7 @@
 """Plans change behind the tasks: at first, and once a step is compiled."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,10 @@ from kshot.engine.budget import Budget
 from kshot.engine.device import DeviceDescription, choose_device
 from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
-from kshot.engine.scheduler import Scheduler
+from kshot.engine.scheduler import Scheduler, SlotPlan
 from kshot.engine.tuning import Tuning
-from kshot.engine.warm_up import LEAST_MEASURED, blank_task, first_plan
-from kshot.learner import Slots, StepCache, default_cache_folder
+from kshot.engine.warm_up import LEAST_MEASURED, Measuring, blank_task, first_plan
+from kshot.learner import Slots, StepCache, StepSpec, default_cache_folder
 
 
 @pytest.fixture
@@ -88,6 +89,32 @@ def test_a_measurement_takes_a_step_in_each_round(
 
     assert len(rounds) > sum(rounds) > LEAST_MEASURED
     assert max(rounds) == 1
+    scheduler.close()
+
+
+def test_a_step_compiled_while_another_model_is_measured_is_measured_too(
+    model: LoadedModel, device: DeviceDescription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it any more: it is there when its turn comes."""
+    manifest = replace(model.bundle.manifest, name="other")
+    other = replace(model, bundle=replace(model.bundle, manifest=manifest))
+    programs, compiled, measured = Programs(None, device.device), set[StepSpec](), list[str]()
+    scheduler = Scheduler(programs, device, {"small": first_plan(device)})
+    tuning = Tuning([model, other], programs, device, scheduler)
+
+    def plan(model: LoadedModel, *_: object) -> Measuring[SlotPlan]:
+        measured.append(model.name)
+        if model is other:
+            compiled.add(tuning._steps[other][0])
+        yield
+        return first_plan(device)
+
+    monkeypatch.setattr("kshot.engine.tuning.plan_slots", plan)
+    monkeypatch.setattr(programs, "get", lambda step, _name: step if step in compiled else None)
+
+    tuning._tune()
+
+    assert measured == ["small", "other", "small", "other"]
     scheduler.close()
 
 

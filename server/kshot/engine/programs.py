@@ -126,13 +126,12 @@ class Programs:
             self._refused.add(spec)
             self._loaded.pop(spec, None)
 
-    def wait(self, spec: StepSpec) -> bool:
-        """Wait until a step is compiled or has failed; False if it was not being compiled."""
+    def wait(self, spec: StepSpec) -> None:
+        """Wait until a step is compiled or has failed, if it was asked for."""
         with self._lock:
             asked = self._asked.get(spec)
-        if asked is None or asked.done.is_set():
-            return False
-        return asked.done.wait()
+        if asked is not None:
+            asked.done.wait()
 
     def close(self) -> None:
         """Release the compiled code: torch then removes the files that it unpacked to load it."""

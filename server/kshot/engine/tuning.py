@@ -10,6 +10,7 @@ from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import Scheduler, SlotPlan
 from kshot.engine.warm_up import Measuring, default_steps, plan_slots
+from kshot.learner import StepSpec
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Tuning:
     ) -> None:
         """Begin only at `start`."""
         self._steps = {model: default_steps(model, device) for model in models}
+        self._plain = set[tuple[LoadedModel, StepSpec]]()  # when it was measured
         self._programs = programs
         self._device = device
         self._scheduler = scheduler
@@ -59,11 +61,17 @@ class Tuning:
                 self._measure(model)
         wanted = [(step, model) for model, steps in self._steps.items() for step in steps]
         for step, model in sorted(wanted, key=lambda pair: pair[0].task_count):
-            if self._programs.wait(step):  # in this order they are compiled
+            self._programs.wait(step)  # in this order they are compiled
+            if (model, step) in self._plain and self._programs.get(step, model.name) is not None:
                 self._measure(model)
 
     def _measure(self, model: LoadedModel) -> None:
         """Measure a step in each round, so that tasks go on meanwhile and no round takes long."""
+        for step in self._steps[model]:
+            if self._programs.get(step, model.name) is None:
+                self._plain.add((model, step))
+            else:
+                self._plain.discard((model, step))
         try:
             go_on = partial(self._go_on, model, plan_slots(model, self._programs, self._device))
             while self._scheduler.call(go_on).result():
