@@ -15,7 +15,10 @@ from kshot.client import AdaptedModel, Client, InputError
 from kshot.client.forks import GATE, CallGate, check_process
 
 IMAGES = np.zeros((4, 6, 5), np.uint8)
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded"),
+    pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called"),  # by JAX, of an earlier test
+]
 
 
 def in_child(act: Callable[[Connection], None]) -> list[str]:

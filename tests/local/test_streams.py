@@ -14,6 +14,9 @@ import pytest
 
 from kshot.local.streams import Outlet
 
+# JAX, which an earlier test may have imported, warns of what runs before a command starts.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called")
+
 # A command with a result and talk, as `kshot` runs it.
 PROGRAM = """
 import os, sys

@@ -112,9 +112,10 @@ def test_wrong_use_is_refused_in_one_line(measure: Measure, tmp_path: Path) -> N
 def test_page_is_written_from_the_results(
     measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = tmp_path / "choosing.md"
+    page = tmp_path / "calibration" / "README.md"
+    page.parent.mkdir()
     page.write_text("<!-- calibration: x -->\nold\n<!-- end of calibration -->\n")
-    monkeypatch.setattr(calibration, "DOCS", tmp_path)
+    monkeypatch.setattr(calibration, "RESULTS", tmp_path)
     measure("--only", "omniglot-2shot")
     (row, *_) = read_result(tmp_path / "out" / "calibration" / "omniglot-2shot.json").rows
 

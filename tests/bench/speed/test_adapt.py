@@ -127,7 +127,7 @@ def test_the_plot_shows_accuracy_on_digits(
             "--batch-size: expected one of 5, 10, 20, 25 (bundle omniglot), got 7",
         ),
         (["--bundle", "omniglott"], "there is no folder omniglott, and no built-in bundle"),
-        (["--plot", "nowhere/plot.png"], "--plot: cannot write nowhere/plot.png: No such file"),
+        (["--plot", "nowhere/plot.png"], "--plot: nowhere/plot.png: there is no folder nowhere; "),
         (["--plot", "plot.pdf"], "--plot: expected a file that ends in .png, got plot.pdf"),
         (["--plot", "plot.png", "--data", "nowhere"], "data folder nowhere does not exist"),
     ],

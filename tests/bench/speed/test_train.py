@@ -75,7 +75,7 @@ def test_the_table_and_the_plot_show_what_took_part(
     [
         (["--rounds", "0"], "0 is not in the range x>=1"),
         (["--meta-iterations", "0"], "0 is not in the range x>=1"),
-        (["--plot", "nowhere/plot.png"], "--plot: cannot write nowhere/plot.png"),
+        (["--plot", "nowhere/plot.png"], "--plot: nowhere/plot.png: there is no folder nowhere; "),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(

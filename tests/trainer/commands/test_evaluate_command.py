@@ -367,7 +367,7 @@ def test_an_unwritable_sweep_is_refused_first(
     (tmp_path / "sweep" / "sweep.md").mkdir(parents=True)
 
     assert main([*arguments, str(tmp_path / "sweep")]) == 2
-    assert "sweep.md is a directory" in capsys.readouterr().err
+    assert "sweep.md: expected a file, got a directory" in capsys.readouterr().err
     assert main([*arguments, "/proc"]) == 2
     assert "--sweep: cannot write to /proc" in capsys.readouterr().err
 
