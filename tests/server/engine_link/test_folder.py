@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from kshot.server.config import ServerConfig
 from kshot.server.engine_link.folder import EngineFolder, remove_leftovers
+from kshot.server.engine_link.process import EngineProcess, EngineSetting
+from kshot.server.errors import StartError
 
 LOCK = ".kshot-engine.lock"
 
@@ -57,3 +62,42 @@ def test_what_cannot_be_proved_to_be_left_stays(place: Path) -> None:
     remove_leftovers()
 
     assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("call", ["os.open", "fcntl.flock", "pathlib.Path.rename"])
+def test_a_folder_that_cannot_be_made_leaves_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Neither a folder, which nobody could prove to be left, nor a descriptor."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    free = os.dup(0)
+    os.close(free)
+    monkeypatch.setattr(call, fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        EngineFolder.make()
+    monkeypatch.undo()
+
+    assert not list(place.iterdir())
+    assert os.dup(0) == free
+    os.close(free)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), OSError(errno.EAGAIN, "Try again")])
+def test_an_engine_that_never_begins_leaves_no_folder(
+    place: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """A server that is stopped meanwhile cancels the start."""
+
+    async def fail(*_: object, **_more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", fail)
+    config = ServerConfig((Path("bundle"),), Path("store"))
+
+    with pytest.raises((asyncio.CancelledError, StartError)):
+        asyncio.run(EngineProcess.start(config, EngineSetting()))
+
+    assert not list(place.iterdir())

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +32,17 @@ class EngineFolder:
 
     @staticmethod
     def make() -> EngineFolder:
-        """Make a folder whose path is short enough for a socket."""
-        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_place()))
-        fresh = path / f"{_LOCK}.new"
-        lock = os.open(fresh, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        fresh.rename(path / _LOCK)  # nobody sees it unlocked
+        """Make a folder whose path is short enough for a socket; leave none if that fails."""
+        with ExitStack() as undo:  # it needs no descriptor: maybe none is left
+            path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_place()))
+            undo.callback(path.rmdir)
+            fresh = path / f"{_LOCK}.new"
+            lock = os.open(fresh, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            undo.callback(os.close, lock)
+            undo.callback(fresh.unlink)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            fresh.rename(path / _LOCK)  # nobody sees it unlocked
+            undo.pop_all()
         return EngineFolder(path, lock)
 
     def remove(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -59,8 +60,8 @@ class EngineProcess:
             folder = EngineFolder.make()
         except OSError as error:
             raise StartError(
-                f"{error.filename}: no folder for the engine can be made: {error.strerror}; name "
-                "a folder in TMPDIR that has room"
+                f"{error.filename or tempfile.gettempdir()}: no folder for the engine can be made: "
+                f"{error.strerror}; name a folder in TMPDIR that has room"
             ) from error
         socket = folder.path / "engine.sock"
         arguments = ["--socket", str(socket), "--device", config.device]
@@ -85,9 +86,11 @@ class EngineProcess:
                     "TMPDIR": str(folder.path),
                 },
             )
-        except OSError as error:
+        except BaseException as error:
             folder.remove()
-            raise StartError(f"the engine cannot be started: {error.strerror}") from error
+            if isinstance(error, OSError):
+                raise StartError(f"the engine cannot be started: {error.strerror}") from error
+            raise
         if setting.niceness:
             with suppress(OSError):  # it has ended, or may not
                 os.setpriority(os.PRIO_PROCESS, process.pid, setting.niceness)
