@@ -63,10 +63,17 @@ def has_room(starting: int) -> bool:
     free = [available_bytes()]
     try:
         limit = int((_CGROUP / "memory.max").read_text())
-        free.append(limit - int((_CGROUP / "memory.current").read_text()))
-    except (OSError, ValueError):
+        used = int((_CGROUP / "memory.current").read_text())
+        free.append(limit - used + _reclaimable_bytes())
+    except (OSError, ValueError):  # none, "max", or another system
         pass
     return all(count is None or count > needed for count in free)
+
+
+def _reclaimable_bytes() -> int:
+    """Return the bytes of files that the system drops from memory where something needs it."""
+    lines = (_CGROUP / "memory.stat").read_text().splitlines()
+    return int(dict(line.split() for line in lines).get("inactive_file", "0"))
 
 
 def processor_seconds(pid: int) -> float | None:
