@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from kshot.server.errors import AdaptedModelExpired, AdaptedModelNotFound, StartError
+from kshot.server.errors import AdaptedModelExpired, AdaptedModelNotFound, StartError, StoreIsFull
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import LocalStore
 
@@ -93,15 +93,70 @@ def test_room_that_another_sweep_made_is_room(
     with open_store(max_count=1) as store:
         store.put(make_model("short", expire_time=1500.0), make_arrays())
         clock.now = 1500.0
-        sweep = store.sweep
+        expire = store._expire
 
-        def sweep_after_another() -> int:
-            sweep()
-            return sweep()
+        def expire_after_another() -> tuple[Sequence[str], bool]:
+            expire()
+            return expire()
 
-        monkeypatch.setattr(store, "sweep", sweep_after_another)
+        monkeypatch.setattr(store, "_expire", expire_after_another)
 
         assert store.put(make_model("new"), make_arrays()).id == "new"
+
+
+@pytest.mark.usefixtures("put_short_and_long")
+def test_others_go_on_between_parts_of_a_sweep(
+    store: LocalStore, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits until thousands of rows are buried."""
+    remove, left = store._files.remove, []
+
+    def meanwhile(model_ids: Collection[str]) -> None:
+        if model_ids:
+            assert pool.submit(store.get, "long").result(timeout=60).id == "long"
+            left.append(store._index.use()[0])
+        remove(model_ids)
+
+    monkeypatch.setattr("kshot.server.store.index.AT_ONCE", COUNT // 4)
+    with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patched:
+        patched.setattr(store._files, "remove", meanwhile)
+        assert store.sweep() == COUNT
+    assert left == [16, 11, 6, 1]
+    assert [path.stem for path in store._files._models.iterdir()] == ["long"]
+
+    clock.now += 8 * 24 * 3600
+    store.sweep()
+    assert list(store._index.tombstones()) != []  # of "long"
+    clock.now += 8 * 24 * 3600
+    store.sweep()
+    assert list(store._index.tombstones()) == []
+
+
+def test_a_put_at_the_cap_does_not_wait_for_a_sweep(
+    open_store: OpenStore,
+    clock: SimpleNamespace,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A few such puts would take every thread of the store."""
+    with open_store(max_count=2) as store, ThreadPoolExecutor(1) as pool:
+        store.put(make_model("short", expire_time=1500.0), make_arrays())
+        store.put(make_model("long", expire_time=9000.0), make_arrays())
+        clock.now = 1500.0
+        remove, refused = store._files.remove, []
+
+        def meanwhile(model_ids: Collection[str]) -> None:
+            if list(model_ids) == ["short"]:
+                pool.submit(store.put, make_model("new"), make_arrays()).result(timeout=60)
+                again = pool.submit(store.put, make_model("more"), make_arrays())
+                refused.append(again.exception(timeout=60))
+            remove(model_ids)
+
+        monkeypatch.setattr(store._files, "remove", meanwhile)
+        store.sweep()
+
+    assert [type(error) for error in refused] == [StoreIsFull]
 
 
 @pytest.mark.usefixtures("put_short_and_long")

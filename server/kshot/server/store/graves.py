@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from kshot.server.store.failures import maybe_full_disk, suppress_full_disk
 from kshot.server.store.files import StoreFiles
@@ -52,33 +51,28 @@ class Graves:
                 self._gone.remove(model_id)
                 self._buried.add(model_id)
 
-    def expire(self, now: float) -> Sequence[str]:
-        """Replace expired rows by tombstones, and forget old tombstones; return the rows' ids."""
+    def expire(self, now: float) -> tuple[Sequence[str], bool]:
+        """Replace some expired rows by tombstones, and forget some old tombstones.
+
+        Returns the rows' ids and whether there is more to do.
+        """
+        self.try_again(now)
         try:
-            expired = self._index.sweep(now, now - TOMBSTONE_SECONDS)
+            expired, more = self._index.sweep(now, now - TOMBSTONE_SECONDS)
         except sqlite3.Error as error:
             if not maybe_full_disk(error):
                 raise
-            ids = (model_id for model_id, _ in self._index.expired(now))
-            full = itertools.islice(filter(self._files.takes_room, ids), _EMPTY_AT_ONCE)
-            self._files.empty(list(full), deleted=False)
-            expired = self._index.sweep(now, now - TOMBSTONE_SECONDS)
+            full = self._index.expired(now, _EMPTY_AT_ONCE, self._files.takes_room)
+            self._files.empty([model_id for model_id, _ in full], deleted=False)
+            expired, more = self._index.sweep(now, now - TOMBSTONE_SECONDS)
         self._buried.update(expired)
-        return expired
+        return expired, more
 
-    def remove(self) -> None:
-        """Remove the files of what is buried, which takes long, without the lock."""
+    def remove(self, model_ids: Collection[str] | None = None) -> None:
+        """Remove the files of what is buried, by default of all, without the lock: it may last."""
         with self._lock:
-            removable = sorted(self._buried - self._gone)
-        self._remove(removable)
-
-    def remove_one(self, model_id: str) -> None:
-        """Remove one of them."""
+            wanted = self._buried if model_ids is None else self._buried.intersection(model_ids)
+            removable = sorted(wanted - self._gone)
+        self._files.remove(removable)
         with self._lock:
-            removable = [] if model_id in self._gone else [model_id]
-        self._remove(removable)
-
-    def _remove(self, model_ids: Sequence[str]) -> None:
-        self._files.remove(model_ids)
-        with self._lock:
-            self._buried.difference_update(model_ids)
+            self._buried.difference_update(removable)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,8 @@ _INSERT = "INSERT INTO adapted_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DROP = "DELETE FROM adapted_models WHERE rowid = ?"
 _DROP_TOMBSTONE = "DELETE FROM tombstones WHERE rowid = ?"
 
+# How many rows a sweep takes in a transaction, for which others wait.
+AT_ONCE = 500
 _LONGEST_WAIT = 5.0  # for another program that reads the file
 
 Columns = TypeVar("Columns", Row, Tombstone, Seen)
@@ -85,21 +87,33 @@ class StoreIndex:
             ).fetchall()
             self._bury(found, end_time, deleted=True)
 
-    def expired(self, now: float) -> list[tuple[str, float]]:
-        """Return the ids and times of all expired rows; one that was changed proves nothing."""
+    def expired(
+        self, now: float, count: int, wanted: Callable[[str], bool] = lambda _: True
+    ) -> list[tuple[str, float]]:
+        """Return the ids and times of up to `count` expired rows; one that was changed proves none.
+
+        `wanted` chooses them by their ids.
+        """
         found = self._connection.execute(
             "SELECT * FROM adapted_models WHERE expire_time <= ?", (now,)
         )
-        rows = (row for each in found if (row := intact(Row, each)) is not None)
-        return [(row.id, row.expire_time) for row in rows]
+        rows = (row for each in found if (row := intact(Row, each)) is not None and wanted(row.id))
+        return [(row.id, row.expire_time) for row in itertools.islice(rows, count)]
 
-    def sweep(self, now: float, tombstone_end: float) -> list[str]:
-        """Replace expired rows by tombstones, forget old tombstones, and return the rows' ids."""
+    def sweep(self, now: float, tombstone_end: float) -> tuple[list[str], bool]:
+        """Replace expired rows by tombstones, and forget old tombstones, `AT_ONCE` of each.
+
+        Returns the rows' ids and whether there is more to do.
+        """
         with self._transaction() as connection:
-            expired = self.expired(now)
+            expired = self.expired(now, AT_ONCE)
             self._bury(expired, now, deleted=False)
-            connection.execute("DELETE FROM tombstones WHERE end_time <= ?", (tombstone_end,))
-        return [model_id for model_id, _ in expired]
+            forgotten = connection.execute(
+                "DELETE FROM tombstones WHERE rowid IN "
+                "(SELECT rowid FROM tombstones WHERE end_time <= ? LIMIT ?)",
+                (tombstone_end, AT_ONCE),
+            ).rowcount
+        return [model_id for model_id, _ in expired], AT_ONCE in (len(expired), forgotten)
 
     def note(self, seen: Seen) -> None:
         """Remember when the store was last in use."""

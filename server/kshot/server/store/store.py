@@ -156,24 +156,22 @@ class LocalStore:
                 with suppress(AdaptedModelDamaged):
                     self._live_row(model_id)
                 self._graves.delete(model_id, self.now())
-            self._graves.remove_one(model_id)
+            self._graves.remove([model_id])
 
     def sweep(self) -> int:
         """Remove expired models and tombstones of seven days; return how many expired.
 
         Other threads go on meanwhile: they wait for the index only, not for the files.
         """
+        count, more = 0, True
         with self._removing, system_errors():
-            with self._lock:
-                self._graves.try_again(self.now())
-                expired = self._graves.expire(self.now())
             try:
-                self._graves.remove()
+                while more:
+                    expired, more = self._expire()
+                    count += len(expired)
             finally:
-                with self._lock:
-                    self._note_clocks()
-                    self._index.hold_room()
-        return len(expired)
+                self._tidy()
+        return count
 
     def now(self) -> float:
         """Return the store's time, which its records have; never waits for the disk."""
@@ -243,11 +241,30 @@ class LocalStore:
     def _expired(self, model_id: str, expire_time: float) -> AdaptedModelExpired:
         return AdaptedModelExpired(model_id, expire_time + self._clock.skipped)
 
+    def _expire(self) -> tuple[Sequence[str], bool]:
+        """Remove some expired models; return their ids and whether there may be more."""
+        with self._lock, system_errors():
+            expired, more = self._graves.expire(self.now())
+        with suppress(OSError):  # the next sweep tries again
+            self._graves.remove(expired)
+        return expired, more
+
+    def _tidy(self) -> None:
+        """Remove files that are left, and keep room for later."""
+        try:
+            self._graves.remove()
+        finally:
+            with self._lock:
+                self._note_clocks()
+                self._index.hold_room()
+
     def _reserve(self, model_id: str, size_bytes: int) -> None:
-        if self._try_to_reserve(model_id, size_bytes):
-            self.sweep()
-            if full := self._try_to_reserve(model_id, size_bytes):
+        """Reserve room, that of expired models if necessary; never waits for a sweep."""
+        more = True
+        while full := self._try_to_reserve(model_id, size_bytes):
+            if not more:
                 raise full
+            _, more = self._expire()
 
     def _try_to_reserve(self, model_id: str, size_bytes: int) -> StoreIsFull | None:
         with self._lock, system_errors():
