@@ -165,6 +165,10 @@ class _Lane:
         self._waiting: Turns[_Wanted] = Turns()
 
     async def take(self, caller: str, size_bytes: int) -> None:
+        if not self._waiting and size_bytes <= self.free_bytes and self._fits(caller, size_bytes):
+            self._grant(caller, size_bytes)
+            self._waiting.served(caller)
+            return
         wanted = _Wanted(size_bytes, asyncio.get_running_loop().create_future())
         self._waiting.add(caller, wanted)
         self._next()
@@ -180,7 +184,8 @@ class _Lane:
     def give(self, caller: str, size_bytes: int) -> None:
         self.free_bytes += size_bytes
         _lower(self._held, caller, size_bytes)
-        self._next()
+        if self._waiting:
+            self._next()
 
     def _next(self) -> None:
         while (caller := self._waiting.next(self._within_share)) is not None:
@@ -191,11 +196,17 @@ class _Lane:
             if wanted.size_bytes > self.free_bytes:
                 return  # others do not pass: it would never come
             self._waiting.take(caller)
-            self.free_bytes -= wanted.size_bytes
-            self._held[caller] += wanted.size_bytes
+            self._grant(caller, wanted.size_bytes)
             wanted.turn.set_result(None)
 
+    def _grant(self, caller: str, size_bytes: int) -> None:
+        self.free_bytes -= size_bytes
+        self._held[caller] += size_bytes
+
     def _within_share(self, caller: str) -> bool:
+        return self._fits(caller, self._waiting.first(caller).size_bytes)
+
+    def _fits(self, caller: str, size_bytes: int) -> bool:
         """Tell whether a caller holds nothing, or then no more than what is left free."""
-        held, size_bytes = self._held[caller], self._waiting.first(caller).size_bytes
+        held = self._held[caller]
         return not held or held + size_bytes <= self.free_bytes - size_bytes

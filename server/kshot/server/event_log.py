@@ -10,7 +10,7 @@ from kshot.server.call_context import Call
 
 LOGGER = logging.getLogger("kshot.server")
 
-_IDS = re.compile(r"\bam-[a-z2-7]{26}\b")
+_IDS = re.compile(r"am-[a-z2-7]{26}\b")  # it begins with letters, so it is found fast
 _SHORT = len("am-") + 8
 
 

@@ -60,6 +60,14 @@ def check_answer(
     return size
 
 
+def _bytes_at_most(query: PredictInput, query_count: int, way: int) -> int:
+    """Return how many bytes an answer takes with the longest names, without a look at them."""
+    top = max(0, min(query.top_k, way))
+    each = _PREDICTION + top * _TOP_CLASS + way * 2 * _NUMBER + (1 + top) * MAX_CLASS_NAME_BYTES
+    names = way * (MAX_CLASS_NAME_BYTES + _NAME + way)
+    return _BASE + names + query_count * each
+
+
 class AnswerRoom:
     """Bounds the bytes of answers that are made or not yet sent, and of exports apart.
 
@@ -86,6 +94,8 @@ class AnswerRoom:
         if count > max(each.max_query_count for each in limits):
             return
         if len(class_names) > max(each.max_way for each in limits):
+            return
+        if _bytes_at_most(query, count, len(class_names)) <= min(_SMALL, self._most):
             return
         size = check_answer(query, count, class_names, self._most, violations)
         if size > self._most:
