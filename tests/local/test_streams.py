@@ -14,9 +14,8 @@ import pytest
 
 from kshot.local.streams import Outlet
 
-# JAX, which an earlier test may have imported, warns of what runs before a command starts.
-pytestmark = pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called")
-
+# Python's own `preexec_fn` forks: threads of gRPC or JAX, of earlier tests, would not survive.
+BECOME = "import os, sys; os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
 # A command with a result and talk, as `kshot` runs it.
 PROGRAM = """
 import os, sys
@@ -40,20 +39,14 @@ def run(
     *,
     stdout: int | None = subprocess.PIPE,
     stderr: int | None = subprocess.PIPE,
-    closed: tuple[int, ...] = (),
+    before: str = "",
 ) -> tuple[int, bytes, bytes]:
-    """Run the program; return its code, stdout and stderr."""
-
-    def close() -> None:
-        for number in closed:
-            os.close(number)
-
+    """Run the program, in a process that ran `before`; return its code, stdout and stderr."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, result],
+        [sys.executable, "-c", before + BECOME, PROGRAM, result],
         stdout=stdout,
         stderr=stderr,
         env={**os.environ, **(setting or {})},
-        preexec_fn=close if closed else None,
         check=False,
         timeout=60,
     )
@@ -90,30 +83,23 @@ def test_characters_that_the_terminal_lacks_are_escaped(
 )
 def test_closed_streams(closed: tuple[int, ...], out: bytes, err: bytes) -> None:
     """Nothing else of the program gets their numbers, and stdout's result is on stderr."""
-    assert run(closed=closed) == (3 if 1 in closed else 0, out, err)
+    before = f"import os; list(map(os.close, {closed}))\n"
+
+    assert run(before=before) == (3 if 1 in closed else 0, out, err)
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
     """A file that may not grow stands for it; what did not fit is said whole."""
-
-    def limit() -> None:
-        import resource
-        import signal
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2, 2))
-
+    before = (
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2, 2))\n"
+    )
     with (tmp_path / "out").open("wb") as out:
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, "am-1"],
-            stdout=out,
-            stderr=subprocess.PIPE,
-            preexec_fn=limit,
-            check=False,
-        )
+        code, _, err = run(stdout=out.fileno(), before=before)
 
-    assert done.returncode == 3
-    assert done.stderr == b"working\nam-1\nmore\nFile too large\n"
+    assert code == 3
+    assert err == b"working\nam-1\nmore\nFile too large\n"
 
 
 def test_a_reader_that_has_gone() -> None:
