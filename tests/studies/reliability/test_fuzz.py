@@ -65,7 +65,7 @@ def test_a_fault_keeps_its_input(tmp_path: Path) -> None:
 
     target = Target(lambda chance: b"%d" % chance.randrange(10), fail)
 
-    found = run_inputs(target, 2, 0, lambda content: None, tmp_path / "failed")  # noqa: ARG005
+    found = run_inputs(target, 2, 0, lambda content: None, tmp_path / "failed")  # noqa: ARG005 -- a target takes the content
 
     assert [fault.split(": ")[1] for fault in found["faults"]] == ["ValueError"] * 2
     kept = {path.name: path.read_bytes() for path in (tmp_path / "failed").iterdir()}

@@ -27,7 +27,7 @@ def test_an_interrupted_proof_goes_on(place: Place) -> None:
             raise KeyboardInterrupt
         return {"count": len(ran)}
 
-    parts = {name: lambda faults, name=name: part(name) for name in "ab"}  # noqa: ARG005
+    parts = {name: lambda faults, name=name: part(name) for name in "ab"}  # noqa: ARG005 -- a part takes the faults
     with pytest.raises(KeyboardInterrupt):
         run_proof(Proof("churn", {}, parts), place)
 
