@@ -39,10 +39,8 @@ def test_a_caller_who_has_nothing_running_waits_for_nobody(pool: FairPool) -> No
 
 
 def test_callers_take_turns(pool: FairPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, start = list[str](), pool._threads.submit
-    monkeypatch.setattr(
-        pool._threads, "submit", lambda work, job: (begun.append(job.caller), start(work, job))[1]
-    )
+    begun, begin = list[str](), pool._begin
+    monkeypatch.setattr(pool, "_begin", lambda job: (begun.append(job.caller), begin(job)))
     go_on, order = threading.Event(), Order()
     for caller in "xy":
         pool.submit(caller, go_on.wait)

@@ -6,9 +6,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from kshot.bundle.turns import Turns
@@ -20,8 +23,6 @@ PART_SECONDS = 0.005
 # Who gave a job in the last seconds is around: others leave a core to him.
 AROUND_SECONDS = 1.0
 _FEW_CALLERS = 64
-# Threads that are paused hold no place, so only the calls that are admitted bound their number.
-_MOST_THREADS = 10_000
 
 
 @dataclass(eq=False)
@@ -34,13 +35,14 @@ class _Job:
     """Ends the pause of a job that has begun."""
     began: float = 0.0
 
-    def run(self) -> None:
+    def run(self) -> Callable[[], None]:
+        """Do the job; return what tells its outcome."""
         self.began = time.perf_counter()
         _THREAD.job = self
         try:
-            self.done.set_result(self.function())
+            return partial(self.done.set_result, self.function())
         except BaseException as error:
-            self.done.set_exception(error)
+            return partial(self.done.set_exception, error)
         finally:
             _THREAD.job = None
 
@@ -87,10 +89,13 @@ class FairPool:
 
     def __init__(self, size: int, name: str) -> None:
         self._size = size
-        self._threads = ThreadPoolExecutor(_MOST_THREADS, name)
+        self._names = (f"{name}_{number}" for number in count())
+        self._idle_threads = 0
+        self._begun: SimpleQueue[_Job | None] = SimpleQueue()  # None ends a thread
         self._lock = threading.Lock()
         self._turns: Turns[_Job] = Turns()
         self._running: Counter[str] = Counter()
+        self._running_count = 0
         self._asked: dict[str, float] = {}  # when callers gave their last jobs
         self._closed = False
 
@@ -100,9 +105,14 @@ class FairPool:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is closed")
-            self._turns.add(caller, job)
             self._note(caller)
-            self._start()
+            if not self._turns and self._may_start(caller):
+                self._turns.served(caller)
+                job.done.set_running_or_notify_cancel()
+                self._begin(job)
+            else:
+                self._turns.add(caller, job)
+                self._start()
         return job.done
 
     def pause(self, job: _Job) -> None:
@@ -126,7 +136,7 @@ class FairPool:
         """Wait for a place again, before the other jobs of the caller."""
         with self._lock:
             if self._closed:
-                self._running[job.caller] += 1
+                self._enter(job)
                 return
             go_on = self._ask_again(job)
         go_on.wait()
@@ -139,12 +149,12 @@ class FairPool:
             waiting = self._turns.clear()
             for job in waiting:
                 if job.go_on is not None:
-                    self._running[job.caller] += 1
+                    self._enter(job)
                     job.go_on.set()
         for job in waiting:
             if job.go_on is None:
                 job.done.cancel()
-        self._threads.shutdown(wait=False)
+        self._begun.put(None)
 
     def _ask_again(self, job: _Job) -> threading.Event:
         """Queue a job that has begun, before the others of its caller."""
@@ -154,7 +164,7 @@ class FairPool:
         return job.go_on
 
     def _may_start(self, caller: str) -> bool:
-        running, own = self._running.total(), self._running[caller]
+        running, own = self._running_count, self._running.get(caller, 0)
         if running >= self._size:
             return running == self._size and not own
         return own < max(1, self._size - 1) or not self._others_are_around(caller)
@@ -174,9 +184,10 @@ class FairPool:
         """Give free places to the jobs whose turn it is."""
         while (job := self._take()) is not None:
             if job.go_on is not None:
+                self._enter(job)
                 job.go_on.set()
             else:
-                self._threads.submit(self._work, job)
+                self._begin(job)
 
     def _take(self) -> _Job | None:
         """Take the next job that may run, without those whose callers have left."""
@@ -185,17 +196,35 @@ class FairPool:
             if job.go_on is None and not job.done.set_running_or_notify_cancel():
                 self._turns.drop(caller)
                 continue
-            self._running[caller] += 1
             return self._turns.take(caller)
         return None
 
-    def _work(self, job: _Job) -> None:
-        job.run()
-        with self._lock:
-            self._leave(job)
-            self._start()
+    def _begin(self, job: _Job) -> None:
+        """Give a place and a thread to a job; threads of paused jobs are further ones."""
+        self._enter(job)
+        self._begun.put(job)
+        if self._idle_threads:
+            self._idle_threads -= 1
+        else:
+            threading.Thread(target=self._work, name=next(self._names), daemon=True).start()
+
+    def _work(self) -> None:
+        while (job := self._begun.get()) is not None:
+            tell = job.run()
+            with self._lock:
+                self._leave(job)
+                self._idle_threads += 1
+                self._start()
+            tell()  # at last: who hears of it waits for the interpreter, which this thread has
+            del job, tell  # with what they hold
+        self._begun.put(None)
+
+    def _enter(self, job: _Job) -> None:
+        self._running_count += 1
+        self._running[job.caller] = self._running.get(job.caller, 0) + 1
 
     def _leave(self, job: _Job) -> None:
+        self._running_count -= 1
         self._running[job.caller] -= 1
         if not self._running[job.caller]:
-            del self._running[job.caller]
+            self._running.pop(job.caller)

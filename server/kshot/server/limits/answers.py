@@ -90,12 +90,13 @@ class AnswerRoom:
 
         A request of more queries or classes than the models take is left to be refused.
         """
-        limits, count = list(models), image_count(query.queries) or 0
+        count = image_count(query.queries) or 0
+        if _bytes_at_most(query, count, len(class_names)) <= min(_SMALL, self._most):
+            return
+        limits = list(models)
         if count > max(each.max_query_count for each in limits):
             return
         if len(class_names) > max(each.max_way for each in limits):
-            return
-        if _bytes_at_most(query, count, len(class_names)) <= min(_SMALL, self._most):
             return
         size = check_answer(query, count, class_names, self._most, violations)
         if size > self._most:

@@ -100,14 +100,10 @@ class _Batch(Generic[Result]):
     run: Run
     max_images: int
 
-    @property
-    def callers(self) -> set[str]:
-        return {member.caller for member in self.members}
-
 
 @dataclass
 class _Queue(Generic[Result]):
-    """The requests of a key that wait, how many batches of it run, and in how many callers are."""
+    """The requests of a key that wait, how many batches of it run, and whose requests these are."""
 
     waiting: Turns[_Member[Result]] = field(default_factory=Turns)
     running: int = 0
@@ -147,7 +143,7 @@ class Batches(Generic[Result]):
 
     def _may_start(self, queue: _Queue[Result], caller: str) -> bool:
         free = self._lanes - queue.running
-        return free > 0 or (free == 0 and not queue.callers[caller])
+        return free > 0 or (free == 0 and not queue.callers.get(caller))
 
     def _start(self, batch: _Batch[Result], queue: _Queue[Result]) -> None:
         loop = asyncio.get_running_loop()
@@ -162,7 +158,8 @@ class Batches(Generic[Result]):
             self._cancel(batch, queue)
             return
         queue.running += 1
-        queue.callers.update(batch.callers)
+        for member in batch.members:
+            queue.callers[member.caller] = queue.callers.get(member.caller, 0) + 1
         job.add_done_callback(end)
 
     def _cancel(self, batch: _Batch[Result], queue: _Queue[Result]) -> None:
@@ -177,7 +174,8 @@ class Batches(Generic[Result]):
         """Deliver the outcomes of a batch and start the next."""
         queue = self._queues[batch.key]
         queue.running -= 1
-        queue.callers.subtract(batch.callers)
+        for member in batch.members:
+            queue.callers[member.caller] -= 1
         if job.cancelled():
             self._cancel(batch, queue)
             return

@@ -7,7 +7,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import IntEnum, auto
 from functools import partial
 from itertools import islice
 from typing import Any, NoReturn
@@ -33,7 +33,7 @@ _ENDS_AT_ONCE = 64
 _SLOWEST_BYTES = 250_000
 
 
-class Kind(Enum):
+class Kind(IntEnum):
     """Calls of one kind never take the places of another."""
 
     OWN = auto()
@@ -95,9 +95,11 @@ class OpenCalls:
         handler = asyncio.current_task()
         assert handler is not None  # noqa: S101 -- gRPC runs handlers in tasks
         opened = OpenCall(call, context, kind, handler)
-        if self._connections[opened.key] >= self._limits.connection_calls[kind]:
+        key = opened.key
+        count = self._connections.get(key, 0)
+        if count >= self._limits.connection_calls[kind]:
             raise TooManyCalls
-        self._connections[opened.key] += 1
+        self._connections[key] = count + 1
         self._open[opened] = None
         call.held = []
         handler.add_done_callback(partial(self._sent, opened))
@@ -137,9 +139,10 @@ class OpenCalls:
 
     def _sent(self, opened: OpenCall, _handler: object) -> None:
         del self._open[opened]
-        self._connections[opened.key] -= 1
-        if not self._connections[opened.key]:
-            del self._connections[opened.key]
+        key = opened.key
+        self._connections[key] -= 1
+        if not self._connections[key]:
+            self._connections.pop(key)
         opened.call.sent()
 
     def _look(self) -> None:

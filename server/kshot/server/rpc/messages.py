@@ -50,6 +50,8 @@ class MessageReader:
                 raise QueueFull
             until_sent(partial(self._room.give, call.caller, size))
         try:
+            if size <= _SMALL:
+                return parse(content)
             if size <= _ON_LOOP:
                 with call.measure("decode"):
                     return self._parse(parse, content)
@@ -66,13 +68,11 @@ class MessageReader:
             ) from error
 
     def _parse(self, parse: Parse, content: bytes) -> Any:  # noqa: ANN401 -- any message
-        if len(content) > _SMALL:
-            # `parse` is a method of the message's class.
-            descriptor = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined]
-            if not holds_at_most(content, descriptor, self._max_fields):
-                raise InvalidRequest.about(
-                    "request",
-                    f"expected at most {self._max_fields} items, labels and other fields in all, "
-                    "got more; send fewer at a time",
-                )
+        descriptor = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined] # a message's class
+        if not holds_at_most(content, descriptor, self._max_fields):
+            raise InvalidRequest.about(
+                "request",
+                f"expected at most {self._max_fields} items, labels and other fields in all, "
+                "got more; send fewer at a time",
+            )
         return parse(content)
