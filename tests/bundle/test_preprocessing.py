@@ -3,7 +3,10 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from typing import Any
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from threading import BrokenBarrierError
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from kshot.bundle import (
     Ink,
     InputSpec,
     Normalize,
+    Polarity,
     PreprocessingStep,
     Reduce,
     Rescale,
@@ -26,6 +30,7 @@ from kshot.bundle import (
     load_bundle,
     pixels,
     prepare,
+    preprocessing,
     rescale,
     unscaled,
     useful_side,
@@ -101,18 +106,64 @@ def test_noncontiguous_arrays_are_read_as_they_look(gray_spec: InputSpec) -> Non
     np.testing.assert_array_equal(pixels(turned, gray_spec)[:, 0], turned)
 
 
-def test_gray_pictures_of_the_right_size_are_prepared_together() -> None:
-    """And become what each becomes alone, also where all pixels are alike."""
-    spec = load_bundle(builtin_bundle("omniglot")).manifest.input
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (40, 28, 28), np.uint8)
-    images[20:, 1:-1, 1:-1] //= 2
-    images[30:35] = np.arange(0, 250, 50, np.uint8)[:, None, None]
-    images[35:, 0] = images[35:, -1] = 128
+Method = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+
+
+def _spec(channels: int, method: Method, *steps: PreprocessingStep) -> InputSpec:
+    colour = Grayscale() if channels == 1 else Rgb()
+    resize = Resize(height=28, width=20, method=method)
+    return InputSpec((channels, 28, 20), (colour, *steps, resize, Rescale(factor=1 / 255)))
+
+
+@pytest.mark.parametrize("size", [(28, 20), (1, 1), (28, 50), (105, 20), (60, 60), (50, 3)])
+@pytest.mark.parametrize("method", ["nearest", "box", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize(
+    ("channels", "steps"),
+    [
+        (1, (Polarity(ground="light"), Reduce(height=40, width=30))),
+        (1, (Square(by="pad"),)),
+        (3, (Reduce(height=40, width=30), Square(by="crop"))),
+        (3, (Square(by="pad"),)),
+        (1, (Ink(margin=0.1),)),
+    ],
+)
+def test_pictures_of_an_array_become_what_each_becomes_alone(
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int],
+    method: Method,
+    channels: int,
+    steps: tuple[PreprocessingStep, ...],
+) -> None:
+    """Bit for bit, where all pixels are alike and in the last part of a large array too."""
+    monkeypatch.setattr(preprocessing, "_TOGETHER", 4 * size[0] * size[1] * channels)
+    spec = _spec(channels, method, *steps)
+    shape = (10, *size, *([3] if channels == 3 else []))
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    images[4:6], images[7:, 0] = 128, 250
+    images[8:] //= 3
     alone = np.concatenate([prepare([png(image)], spec) for image in images])
 
     np.testing.assert_array_equal(prepare(images, spec), alone)
-    np.testing.assert_array_equal(prepare(images[..., None], spec), alone)
+    if channels == 1:
+        np.testing.assert_array_equal(prepare(images[..., None], spec), alone)
+
+
+@pytest.mark.parametrize(("side", "meet"), [(8, False), (300, True)])
+def test_threads_take_turns_at_small_pictures(
+    monkeypatch: pytest.MonkeyPatch, side: int, meet: bool
+) -> None:
+    inside = threading.Barrier(2)
+
+    def fit(_picture: object, _spec: object) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        inside.wait(5.0 if meet else 0.2)
+        return np.zeros((1, 28, 20), np.uint8)
+
+    monkeypatch.setattr(preprocessing, "fit", fit)
+    images, spec = np.zeros((1, side, side), np.uint8), _spec(1, "box", Ink(margin=0.1))
+    with ThreadPoolExecutor(2) as threads:
+        jobs = [threads.submit(preprocessing.fit_array, images, spec) for _ in range(2)]
+
+    assert all(isinstance(job.exception(), BrokenBarrierError) is not meet for job in jobs)
 
 
 def test_a_call_may_end_between_images(gray_spec: InputSpec) -> None:

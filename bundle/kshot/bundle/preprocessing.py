@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import cast
 
 import numpy as np
@@ -21,14 +23,12 @@ from kshot.bundle.images import (
 from kshot.bundle.ink import MAX_SIDE, have_light_ground, strengthened
 from kshot.bundle.pictures import apply_step
 from kshot.bundle.steps import (
-    Grayscale,
     Ink,
     InputSpec,
     Normalize,
     Polarity,
     Reduce,
     Rescale,
-    Resize,
     Square,
     resize_of,
 )
@@ -42,6 +42,11 @@ _USEFUL_SIDES = 3
 _RANGE_SLACK = 0.05
 _LEAST_USEFUL_SIDE = 512
 _MUCH = 0.5
+# Numbers of the pictures that are resized in one.
+_TOGETHER = 2**20
+# Of pictures with fewer numbers, Python takes longer than Pillow: threads would only wait for it.
+_SMALL = 2**16
+_ONE_AT_A_TIME = threading.Lock()
 
 _METHODS = {
     "nearest": Image.Resampling.NEAREST,
@@ -124,37 +129,78 @@ def fit(picture: Image.Image, spec: InputSpec) -> Pixels:
 
 def fit_array(images: Pixels, spec: InputSpec, between: Between = _nothing) -> Pixels:
     """Apply all steps but the last to pictures `(n, height, width[, 1 | 3 | 4])`, unchecked."""
-    if (whole := _fit_together(images, spec)) is not None:
-        return whole
-    fitted = []
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    fitted: list[Pixels] = []
+    if _goes_together(images, spec):
+        step = max(1, _TOGETHER // math.prod(images.shape[1:]))
+        for start in range(0, len(images), step):
+            between()
+            fitted.append(_fit_together(images[start : start + step], spec))
+        return np.concatenate(fitted)
     for image in images:
         between()
-        fitted.append(fit(_picture(image), spec))
+        with _ONE_AT_A_TIME if image.size < _SMALL else nullcontext():
+            fitted.append(fit(_picture(image), spec))
     return np.stack(fitted)
 
 
-def _fit_together(images: Pixels, spec: InputSpec) -> Pixels | None:
-    """Do what `fit` does to gray pictures that no step resizes, all in one; None for others.
-
-    A request may bring a thousand: one by one they would keep all other threads from Python.
-    """
+def _goes_together(images: Pixels, spec: InputSpec) -> bool:
+    """Tell whether `_fit_together` takes these pictures."""
+    gray = images.ndim == 3 and spec.shape[0] == 1
+    if not gray and not (images.ndim == 4 and images.shape[3] == spec.shape[0] == 3):
+        return False
+    height, width = images.shape[1:3]
     resize = resize_of(spec)
-    gray = images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
-    if gray.ndim != 3 or gray.shape[1:] != (resize.height, resize.width) or spec.shape[0] != 1:
-        return None
     for step in spec.preprocessing:
         match step:
-            case Grayscale() | Resize() | Rescale() | Normalize():
-                pass
-            case Reduce(height=height, width=width):
-                if height < gray.shape[1] or width < gray.shape[2]:
-                    return None
+            case Ink() | Square():
+                return False
+            case Polarity() if not gray:
+                return False
+            case Reduce() if height > step.height or width > step.width:
+                if height > step.height and width > step.width:
+                    return False
+                height, width = min(height, step.height), min(width, step.width)
+    one_side = height == resize.height or width == resize.width
+    return one_side or resize.method == "nearest"
+
+
+def _fit_together(images: Pixels, spec: InputSpec) -> Pixels:
+    """Do what `fit` does to each of some pictures, all in one.
+
+    A request may bring a thousand: one by one they would keep all other threads from Python. No
+    step looks at what is on a picture, and none but a nearest-neighbour resize changes both sides:
+    Pillow rounds between them, in an order of its own.
+    """
+    resize = resize_of(spec)
+    for step in spec.preprocessing:
+        match step:
             case Polarity(ground=ground):
-                turned = have_light_ground(gray) != (ground == "light")
-                gray = np.where(turned[:, None, None], 255 - gray, gray)
+                turned = have_light_ground(images) != (ground == "light")
+                images = np.where(turned[:, None, None], 255 - images, images)
+            case Reduce(height=height, width=width):
+                height, width = min(height, images.shape[1]), min(width, images.shape[2])
+                images = _resized(images, height, width, Image.Resampling.BOX)
             case _:
-                return None
-    return gray[:, None]
+                pass
+    images = _resized(images, resize.height, resize.width, _METHODS[resize.method])
+    return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+
+
+def _resized(images: Pixels, height: int, width: int, method: Image.Resampling) -> Pixels:
+    """Resize pictures `(n, height, width[, 3])`: those that lie below each other, then beside."""
+    count, old_height, old_width, *colours = images.shape
+    if width != old_width:
+        rows = Image.fromarray(images.reshape(count * old_height, old_width, *colours))
+        resized = rows.resize((width, count * old_height), method)
+        images = np.asarray(resized).reshape(count, old_height, width, *colours)
+    if height != old_height:
+        side_by_side = np.ascontiguousarray(images.swapaxes(0, 1))
+        columns = Image.fromarray(side_by_side.reshape(old_height, count * width, *colours))
+        resized = columns.resize((count * width, height), method)
+        images = np.asarray(resized).reshape(height, count, width, *colours).swapaxes(0, 1)
+    return images
 
 
 def rescale(pixels: Pixels, spec: InputSpec) -> Floats:
