@@ -17,6 +17,7 @@ import grpc
 from kshot.server.call_context import Call
 from kshot.server.errors import InvalidRequest, QueueFull, RequestError, TooManyCalls
 from kshot.server.event_log import log_event
+from kshot.server.limits.pace import Pace
 from kshot.server.rpc.ending import end_call
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -89,6 +90,7 @@ class OpenCalls:
         shortest = min(limits.message_seconds, limits.answer_seconds)
         self._tick = max(0.02, min(0.25, shortest / 4))
         self._timer: asyncio.TimerHandle | None = None
+        self._pace = Pace()
 
     def begin(self, call: Call, context: Context, kind: Kind) -> OpenCall:
         """Count a call until its answer is sent; raise `TooManyCalls`."""
@@ -112,19 +114,35 @@ class OpenCalls:
 
         Raises what `refuse` does if the message does not come in time, or others need its room.
         """
-        now, unread = opened.handler.get_loop().time(), self._unread[opened.kind]
+        unread, call = self._unread[opened.kind], opened.call
         if len(unread) >= _MOST_UNREAD:
             self._end_unread(next(iter(unread)), QueueFull())
-        opened.reading, opened.until = now, now + self._limits.message_seconds
         unread[opened] = None
         try:
-            # Never cancel this: gRPC would lose the bytes of a message that comes meanwhile.
-            content: Any = await opened.context.read()
+            if self._pace.owes(call.caller):
+                async with self._pace.turn(call.caller):
+                    content = await self._read(opened)
+                    self._pace.charge(call.caller, len(content or b""))
+            else:
+                content = await self._read(opened)
+                call.message_bytes = len(content or b"")
         finally:
             opened.until = math.inf
             unread.pop(opened, None)
             if opened.ending is not None:
                 await opened.ending
+        return content
+
+    def refused(self, call: Call) -> None:
+        """Note that a call is refused: its caller's next large message may have to wait."""
+        self._pace.charge(call.caller, call.message_bytes)
+        call.message_bytes = 0
+
+    async def _read(self, opened: OpenCall) -> bytes | None:
+        opened.reading = opened.handler.get_loop().time()
+        opened.until = opened.reading + self._limits.message_seconds
+        # Never cancel this: gRPC would lose the bytes of a message that comes meanwhile.
+        content: Any = await opened.context.read()
         return None if content is grpc.aio.EOF else bytes(content)
 
     def send(self, opened: OpenCall, size_bytes: int) -> None:

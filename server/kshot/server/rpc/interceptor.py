@@ -142,6 +142,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             refusal = _refusal(call, error)
             if refusal is None:
                 raise
+            self._open.refused(call)
         else:
             if kind is Kind.OWN:
                 log_call(call, "OK")

@@ -11,12 +11,11 @@ from google.protobuf.message import DecodeError
 
 from kshot.server.call_context import Call, until_sent
 from kshot.server.errors import InvalidRequest, QueueFull
+from kshot.server.limits.pace import LARGE_BYTES
 from kshot.server.limits.shares import Shares
 from kshot.server.predict.catalog import Catalog
 from kshot.server.rpc.message_scan import MalformedError, holds_at_most
 
-# Smaller messages cannot hold much, and the number of calls bounds them.
-_SMALL = 2**16
 # Parsing this much takes under a millisecond; larger messages are parsed in a thread.
 _ON_LOOP = 2**18
 # How many messages of the greatest size may be held by calls.
@@ -45,12 +44,12 @@ class MessageReader:
     async def parse(self, parse: Parse, content: bytes, call: Call) -> Any:  # noqa: ANN401 -- any message
         """Return a message; raise `InvalidRequest` or `QueueFull`."""
         size = len(content)
-        if size > _SMALL:
+        if size > LARGE_BYTES:
             if not self._room.try_take(call.caller, size):
                 raise QueueFull
             until_sent(partial(self._room.give, call.caller, size))
         try:
-            if size <= _SMALL:
+            if size <= LARGE_BYTES:
                 return parse(content)
             if size <= _ON_LOOP:
                 with call.measure("decode"):

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+from kshot.server.limits.pace import LARGE_BYTES, Pace
+
+MEGABYTE = 10**6
+
+
+def test_who_is_refused_much_waits_in_line_and_others_do_not() -> None:
+    async def main() -> None:
+        pace = Pace(burst=2 * MEGABYTE, rate=20 * MEGABYTE)
+        pace.charge("greedy", 2 * MEGABYTE)
+        assert not pace.owes("greedy")
+
+        async def read(seconds: list[float]) -> None:
+            async with pace.turn("greedy"):
+                pace.charge("greedy", 2 * MEGABYTE)
+                seconds.append(time.perf_counter() - began)
+
+        began = time.perf_counter()
+        pace.charge("greedy", 2 * MEGABYTE)
+        assert pace.owes("greedy")
+        assert not pace.owes("other")
+        seconds: list[float] = []
+        await asyncio.gather(*(read(seconds) for _ in range(3)))
+
+        assert seconds[0] > 0.09
+        assert seconds[1] > seconds[0] + 0.09
+        assert seconds[2] > seconds[1] + 0.09
+
+    asyncio.run(main())
+
+
+def test_a_debt_is_forgotten_once_it_is_paid() -> None:
+    async def main() -> None:
+        pace = Pace(burst=MEGABYTE, rate=10**12)
+        pace.charge("early", 5 * MEGABYTE)
+        await asyncio.sleep(0.01)
+        assert not pace.owes("early")
+        pace.charge("late", 5 * MEGABYTE)
+
+        assert list(pace._debts) == ["late"]
+
+    asyncio.run(main())
+
+
+def test_small_messages_cost_nothing() -> None:
+    async def main() -> None:
+        pace = Pace(burst=0, rate=1)
+        pace.charge("many", LARGE_BYTES)
+
+        assert not pace.owes("many")
+
+    asyncio.run(main())
+
+
+def test_a_turn_that_ends_early_is_the_next_ones() -> None:
+    async def main() -> None:
+        pace = Pace(burst=0, rate=20 * MEGABYTE)
+        pace.charge("greedy", MEGABYTE)
+
+        async def read() -> str:
+            async with pace.turn("greedy"):
+                return "read"
+
+        first, second = asyncio.create_task(read()), asyncio.create_task(read())
+        await asyncio.sleep(0)
+        first.cancel()
+
+        assert await asyncio.wait_for(second, 10) == "read"
+
+    asyncio.run(main())
