@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 _PATH = b"/kshot.v1.AdaptationService/Predict"
 
 
@@ -56,7 +56,7 @@ def _half_preface(chance: random.Random) -> bytes:
 
 
 def _greeting(_chance: random.Random) -> bytes:
-    return PREFACE + _EMPTY_SETTINGS
+    return PREFACE + EMPTY_SETTINGS
 
 
 def _noise_frames(chance: random.Random) -> bytes:
@@ -64,28 +64,28 @@ def _noise_frames(chance: random.Random) -> bytes:
         content = chance.randbytes(chance.randrange(64))
         return frame(chance.randrange(16), chance.randrange(256), chance.randrange(8), content)
 
-    return PREFACE + _EMPTY_SETTINGS + b"".join(one() for _ in range(20))
+    return PREFACE + EMPTY_SETTINGS + b"".join(one() for _ in range(20))
 
 
 def _large_frame(chance: random.Random) -> bytes:
     head = b"\xff\xff\xff" + struct.pack(">BBI", 0, 0, 1)
-    return PREFACE + _EMPTY_SETTINGS + head + chance.randbytes(1000)
+    return PREFACE + EMPTY_SETTINGS + head + chance.randbytes(1000)
 
 
 def _calls_without_message(chance: random.Random) -> bytes:
     count = chance.randrange(1, 4)
-    return PREFACE + _EMPTY_SETTINGS + b"".join(headers(2 * n + 1) for n in range(count))
+    return PREFACE + EMPTY_SETTINGS + b"".join(headers(2 * n + 1) for n in range(count))
 
 
 def _half_message(_chance: random.Random) -> bytes:
     content = b"\0" + struct.pack(">I", 2**20) + b"\x0a" * 100
-    return PREFACE + _EMPTY_SETTINGS + headers(1) + frame(0, 0, 1, content)
+    return PREFACE + EMPTY_SETTINGS + headers(1) + frame(0, 0, 1, content)
 
 
 def _noise_message(chance: random.Random) -> bytes:
     content = chance.randbytes(200)
     message = b"\0" + struct.pack(">I", len(content)) + content
-    return PREFACE + _EMPTY_SETTINGS + headers(1) + frame(0, 1, 1, message)
+    return PREFACE + EMPTY_SETTINGS + headers(1) + frame(0, 1, 1, message)
 
 
 def _closed_window(_chance: random.Random) -> bytes:
@@ -99,7 +99,7 @@ def _resets(chance: random.Random) -> bytes:
     """Open calls and reset each at once."""
     count = chance.randrange(10, 100)
     calls = (headers(2 * n + 1) + frame(3, 0, 2 * n + 1, b"\0\0\0\x08") for n in range(count))
-    return PREFACE + _EMPTY_SETTINGS + b"".join(calls)
+    return PREFACE + EMPTY_SETTINGS + b"".join(calls)
 
 
 KINDS: dict[str, Callable[[random.Random], bytes]] = {

@@ -19,7 +19,8 @@ import numpy as np
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 from studies.common.results import Row
-from studies.reliability.flooder import BURN, FLOODS, WAY, pictures, support_set
+from studies.reliability.flooder import BURN
+from studies.reliability.floods import FLOODS, WAY, pictures, support_set
 from studies.reliability.proof import Place, Proof, fresh, proof_options, run_proof
 from studies.reliability.served import Served, serving
 
