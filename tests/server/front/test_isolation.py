@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 from kshot.bundle import Bundle, Grayscale, Manifest, Rescale, Resize, write_bundle
 from kshot.server import adaptation, checked_task
 from kshot.server.engine_link import client as engine_client
-from kshot.server.rpc import service
+from kshot.server.rpc import encode
 from kshot.v1 import adaptation_pb2 as wire
 
 Make = Callable[..., Any]
@@ -166,7 +166,7 @@ def test_what_is_long_runs_beside_the_event_loop(
     watch(checked_task, "begin_adaptation_digest")
     watch(adaptation, "_finite")
     watch(engine_client, "_request")
-    watch(service, "prediction_messages")
+    watch(encode, "add_predictions")
     model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
     request = wire.PredictRequest(adapted_model=model, queries=queries(100), top_k=1000)
     server.stub.Predict(request, timeout=30)
@@ -177,5 +177,5 @@ def test_what_is_long_runs_beside_the_event_loop(
         "begin_adaptation_digest": "kshot-store",
         "_finite": "kshot-store",
         "_request": "asyncio",
-        "prediction_messages": "kshot-compute",
+        "add_predictions": "kshot-compute",
     }

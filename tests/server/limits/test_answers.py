@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from kshot.server.limits.answers import AnswerRoom, answer_bytes, check_answer
 from kshot.server.predict.prediction import Answers
 from kshot.server.request.inputs import PredictInput
 from kshot.server.request.violations import Violations
-from kshot.server.rpc.encode import prediction_messages, tensor_message
+from kshot.server.rpc.encode import add_predictions, many_predictions, tensor_message
 from kshot.v1 import adaptation_pb2 as wire
 
 
@@ -36,11 +37,12 @@ def test_the_size_is_known_before(
     values = np.random.default_rng(0).random((count, len(names)), np.float32)
     answers = Answers(values, values, BatchNormMode.SUPPORT, known=values[:, 0])
     response = wire.PredictResponse(
-        predictions=prediction_messages(answers, names, query) if top_k >= 0 else (),
         probabilities=tensor_message(values),
         logits=tensor_message(values) if logits else None,
         class_names=names,
     )
+    if top_k >= 0:
+        add_predictions(response, answers, names, query)
 
     size = answer_bytes(query, count, names)
 
@@ -51,7 +53,10 @@ def test_an_answer_without_names_has_none() -> None:
     values = np.eye(3, dtype=np.float32)
     answers = Answers(values, values, BatchNormMode.SUPPORT)
 
-    named, plain = (prediction_messages(answers, "abc", asked(2, omit)) for omit in (False, True))
+    named, plain = (
+        add_predictions(wire.PredictResponse(), answers, "abc", asked(2, omit)).predictions
+        for omit in (False, True)
+    )
 
     assert [item.class_name for item in named] == ["a", "b", "c"]
     assert {item.class_name for item in plain} == {""}
@@ -103,3 +108,17 @@ def test_answers_wait_for_room_until_others_are_sent() -> None:
         assert sorted(inside) == list(range(40))
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [wire.PredictResponse, wire.AdaptAndPredictResponse])
+def test_many_predictions_are_those_of_one_message(kind: Any) -> None:  # noqa: ANN401 -- a message
+    values = np.random.default_rng(0).random((37, 5), np.float32)
+    answers = Answers(values, values[::-1], BatchNormMode.SUPPORT, known=values[:, 0])
+    query = PredictInput(None, None, 3, return_logits=False, reject_below=0.5)
+    whole = kind(warnings=["a warning"])
+    parts = [*many_predictions(answers, "abcde", query), whole.SerializeToString()]
+
+    add_predictions(whole, answers, "abcde", query)
+
+    assert len(parts) == 4
+    assert kind.FromString(b"".join(parts)) == whole

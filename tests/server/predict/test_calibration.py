@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -14,11 +14,12 @@ import torch
 from kshot.bundle import BatchNormMode, Bundle
 from kshot.server.predict.export import export_model
 from kshot.server.predict.hot_set import HotSet
-from kshot.server.predict.prediction import read_logits
+from kshot.server.predict.prediction import Answers, read_logits
 from kshot.server.predict.predictor import Predictor
 from kshot.server.request.inputs import PredictInput
-from kshot.server.rpc.encode import prediction_messages
+from kshot.server.rpc.encode import add_predictions
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.v1 import adaptation_pb2 as wire
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 MakeArrays = Callable[..., AdaptedArrays]
@@ -98,11 +99,18 @@ def test_probabilities_match_torch(
     before, after = (
         [[top.class_index for top in each.top_classes] for each in messages]
         for messages in (
-            prediction_messages(read_logits(plain, mode), names, best_of(way)),
-            prediction_messages(answers, names, best_of(way)),
+            predictions(read_logits(plain, mode), names, best_of(way)),
+            predictions(answers, names, best_of(way)),
         )
     )
     assert before == after
+
+
+def predictions(
+    answers: Answers, names: Sequence[str], query: PredictInput
+) -> Sequence[wire.Prediction]:
+    """Return the messages of answers."""
+    return add_predictions(wire.PredictResponse(), answers, names, query).predictions
 
 
 def best_of(top_k: int) -> PredictInput:
@@ -114,7 +122,7 @@ def test_classes_of_probability_zero_keep_order() -> None:
     """A temperature below 1 takes probabilities to 0 that differed before."""
     logits = np.array([[-500.0, 900.0, -400.0, -450.0]], np.float32)
 
-    (message,) = prediction_messages(
+    (message,) = predictions(
         read_logits(logits, BatchNormMode.SUPPORT), ["a", "b", "c", "d"], best_of(4)
     )
 

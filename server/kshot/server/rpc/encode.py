@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,13 @@ from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.server.tail import TailReport
 from kshot.v1 import adaptation_pb2 as wire
+
+Response = TypeVar("Response", wire.PredictResponse, wire.AdaptAndPredictResponse)
+
+_ALL = slice(None)
+# Queries whose predictions are made in one.
+_PART = 16
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def adapted_model_message(model: AdaptedModelRecord) -> wire.AdaptedModel:
@@ -111,37 +119,54 @@ def choice_value(choice: StrEnum) -> Any:  # noqa: ANN401 -- the value of any en
     return 1 + list(type(choice)).index(choice)
 
 
-def prediction_messages(
-    answers: Answers, class_names: Sequence[str], query: PredictInput
-) -> list[wire.Prediction]:
-    """Name the best class of each query, and the `top_k` best if they were asked for."""
-    messages = []
+def add_predictions(
+    response: Response,
+    answers: Answers,
+    class_names: Sequence[str],
+    query: PredictInput,
+    rows: slice = _ALL,
+) -> Response:
+    """Name the best class of each query, and the `top_k` best if they were asked for.
+
+    Returns the response with them.
+    """
     if query.omit_class_names:
         class_names = [""] * len(class_names)
-    known: Sequence[float | None] = [None] * len(answers.logits)
+    # By the logits, which differ even if two probabilities are 0.
+    order = np.argsort(-answers.logits[rows], axis=1, kind="stable")[:, : max(1, query.top_k)]
+    probabilities = np.take_along_axis(answers.probabilities[rows], order, axis=1).tolist()
+    known: Sequence[float | None] = [None] * len(order)
     if answers.known is not None:
-        known = answers.known.tolist()
+        known = answers.known[rows].tolist()
     least = -1.0 if query.reject_below is None else query.reject_below
-    for row, logits, score in zip(answers.probabilities, answers.logits, known, strict=True):
-        # Order by the logits, which differ even if two probabilities are 0.
-        order = np.argsort(-logits, kind="stable")
-        best = int(order[0])
-        messages.append(
-            wire.Prediction(
-                class_index=best,
-                class_name=class_names[best],
-                probability=row[best],
-                top_classes=[
-                    wire.ClassProbability(
-                        class_index=index, class_name=class_names[index], probability=row[index]
-                    )
-                    for index in order[: query.top_k].tolist()
-                ],
-                known_score=score,
-                none_of_these=score is not None and score < least,
-            )
+    for classes, shares, score in zip(order.tolist(), probabilities, known, strict=True):
+        message = response.predictions.add(
+            class_index=classes[0],
+            class_name=class_names[classes[0]],
+            probability=shares[0],
+            known_score=score,
+            none_of_these=score is not None and score < least,
         )
-    return messages
+        if query.top_k:
+            add = message.top_classes.add
+            for index, share in zip(classes, shares, strict=True):
+                add(class_index=index, class_name=class_names[index], probability=share)
+    return response
+
+
+def many_predictions(
+    answers: Answers, class_names: Sequence[str], query: PredictInput
+) -> Iterator[bytes]:
+    """Yield the field `predictions` of a response in parts, as bytes; for a thread.
+
+    Made whole, a large answer keeps other threads from Python for as long as it takes: a part is
+    small, and one thread makes one at a time.
+    """
+    for start in range(0, len(answers.logits), _PART):
+        with _ONE_AT_A_TIME:
+            rows, part = slice(start, start + _PART), wire.PredictResponse()
+            content = add_predictions(part, answers, class_names, query, rows).SerializeToString()
+        yield content
 
 
 def tensor_message(array: npt.NDArray[np.float32]) -> wire.Tensor:

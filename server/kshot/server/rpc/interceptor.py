@@ -97,7 +97,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 with self._place(kind):
                     request = await self._parse(handler, message, opened)
                     del message  # the request has its content
-                    content = serialize(await handle(request, context))
+                    answer = await handle(request, context)
+                    content = answer if isinstance(answer, bytes) else serialize(answer)
                 self._open.send(opened, len(content))
                 return content
 

@@ -17,9 +17,11 @@ from kshot.server.request.violations import Violations
 from kshot.server.rpc.capabilities import capabilities_message
 from kshot.server.rpc.decode import adapt_input, batch_norm_mode, predict_input
 from kshot.server.rpc.encode import (
+    Response,
     adapted_model_message,
+    add_predictions,
     choice_value,
-    prediction_messages,
+    many_predictions,
     report_message,
     tensor_message,
     timing_message,
@@ -51,45 +53,38 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
             timing=timing_message(current_call()),
         )
 
-    async def Predict(
-        self, request: wire.PredictRequest, _context: Context
-    ) -> wire.PredictResponse:
+    async def Predict(self, request: wire.PredictRequest, _context: Context) -> Any:  # noqa: ANN401 -- a response, or its bytes
         """Classify queries."""
         violations = Violations()
         task = predict_input(request, violations)
         adapted, answers = await self._front.predict(request.adapted_model, task, violations)
-        return wire.PredictResponse(
-            predictions=await self._predictions(answers, adapted.class_names, task),
+        response = wire.PredictResponse(
             probabilities=tensor_message(answers.probabilities),
             logits=_logits(answers, task.return_logits),
             adapted_model=adapted.id,
             weights_digest=adapted.weights_digest,
             class_names=adapted.class_names,
             batch_norm_mode=choice_value(answers.mode),
-            timing=timing_message(current_call()),
             warnings=current_call().query_warnings,
         )
+        return await self._with_predictions(response, answers, adapted.class_names, task)
 
-    async def AdaptAndPredict(
-        self, request: wire.AdaptAndPredictRequest, _context: Context
-    ) -> wire.AdaptAndPredictResponse:
+    async def AdaptAndPredict(self, request: wire.AdaptAndPredictRequest, _context: Context) -> Any:  # noqa: ANN401 -- a response, or its bytes
         """Adapt, classify, store nothing."""
         violations = Violations()
         task = adapt_input(request, violations)
         query = predict_input(request, violations)
         adaptation, answers = await self._front.adapt_and_predict(task, query, violations)
         class_names = task.support_set.class_names
-        predictions = await self._predictions(answers, class_names, query)
-        return wire.AdaptAndPredictResponse(
-            predictions=predictions,
+        response = wire.AdaptAndPredictResponse(
             probabilities=tensor_message(answers.probabilities),
             logits=_logits(answers, query.return_logits),
             adapted_model=adapted_model_message(adaptation.model),
             report=report_message(adaptation),
             batch_norm_mode=choice_value(answers.mode),
-            timing=timing_message(current_call()),
             warnings=current_call().query_warnings,
         )
+        return await self._with_predictions(response, answers, class_names, query)
 
     async def GetAdaptedModel(
         self, request: wire.GetAdaptedModelRequest, _context: Context
@@ -141,16 +136,27 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         front = self._front
         return capabilities_message(front.catalog, front.config, front.engine.facts)
 
-    async def _predictions(
-        self, answers: Answers, class_names: Sequence[str], query: PredictInput
-    ) -> list[wire.Prediction]:
-        """Make the messages of answers; off the event loop if they are many."""
+    async def _with_predictions(
+        self, response: Response, answers: Answers, class_names: Sequence[str], query: PredictInput
+    ) -> Response | bytes:
+        """Add predictions and timing to a response; if they are many, off the event loop.
 
-        def make() -> list[wire.Prediction]:
-            return prediction_messages(answers, class_names, query)
-
+        Then the response is bytes: parts of a message, one after another, are a message.
+        """
+        call = current_call()
         if len(answers.logits) * max(1, min(query.top_k, len(class_names))) <= _CLASSES_ON_LOOP:
-            return make()
+            add_predictions(response, answers, class_names, query)
+            response.timing.CopyFrom(timing_message(call))
+            return response
+
+        def make() -> bytes:
+            parts: list[bytes] = []
+            for part in many_predictions(answers, class_names, query):
+                call.check()
+                parts.append(part)
+            response.timing.CopyFrom(timing_message(call))
+            return b"".join([*parts, response.SerializeToString()])
+
         return await self._front.workers.compute(make)
 
 
