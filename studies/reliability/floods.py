@@ -29,7 +29,7 @@ _METHOD = f"/{wire.DESCRIPTOR.services_by_name['AdaptationService'].full_name}/"
 _EMPTY_ITEMS, _LARGE_CALLS = 8_000_000, 12
 # Answers of nearly the greatest size, to a connection that has no room for any.
 _NAME_BYTES, _NAMES, _TOP = 256, 50, 12
-_UNREAD_CALLS, _UNREAD_CONNECTIONS, _UNREAD_SECONDS = 40, 2, 1.0
+_UNREAD_CALLS, _UNREAD_CONNECTIONS, _UNREAD_SECONDS = 40, 1, 1.0
 _SILENT_CONNECTIONS, _SILENT_SECONDS = 12, 5.0
 
 
