@@ -25,8 +25,9 @@ Refuse = Callable[[Call, Context, RequestError], Coroutine[Any, Any, NoReturn]]
 
 # Calls of one kind whose message has not come whole; the oldest of more end.
 _MOST_UNREAD = 1024
-# A message that takes longer than this is slow; the bytes of slow ones are bounded.
-_SLOW_SECONDS = 0.5
+# A message that was found on its way more often is slow; the bytes of slow ones are bounded. A
+# server that is slow itself looks as rarely as it reads, so it takes no message for slow.
+_SLOW_LOOKS = 16
 _SLOW_BYTES = 2**30
 # Ending more calls at a time would hold up the others: ten take about 3 ms.
 _ENDS_AT_ONCE = 10
@@ -57,7 +58,7 @@ class CallLimits:
 class OpenCall:
     """A call; `until` is when its present phase has taken too long, in the loop's time.
 
-    Its message has been on its way since `reading`; `ending` refuses it meanwhile.
+    `looks` counts how often its message was found on its way; `ending` refuses it meanwhile.
     """
 
     call: Call
@@ -65,7 +66,7 @@ class OpenCall:
     kind: Kind
     handler: asyncio.Task[Any]
     until: float = math.inf
-    reading: float = math.inf
+    looks: int | None = None
     sending: bool = False
     ending: asyncio.Task[NoReturn] | None = field(default=None, repr=False)
 
@@ -138,8 +139,8 @@ class OpenCalls:
         call.message_bytes = 0
 
     async def _read(self, opened: OpenCall) -> bytes | None:
-        opened.reading = opened.handler.get_loop().time()
-        opened.until = opened.reading + self._limits.message_seconds
+        opened.looks = 0
+        opened.until = opened.handler.get_loop().time() + self._limits.message_seconds
         # Never cancel this: gRPC would lose the bytes of a message that comes meanwhile.
         content: Any = await opened.context.read()
         return None if content is grpc.aio.EOF else bytes(content)
@@ -178,7 +179,10 @@ class OpenCalls:
                 problem = f"expected the whole message within {seconds:g} s, got less"
                 self._end_unread(opened, InvalidRequest.about("request", problem))
         for unread in self._unread.values():
-            self._make_way([opened for opened in unread if opened.reading < now - _SLOW_SECONDS])
+            for opened in unread:
+                if opened.looks is not None:
+                    opened.looks += 1
+            self._make_way([opened for opened in unread if (opened.looks or 0) > _SLOW_LOOKS])
 
     def _make_way(self, slow: list[OpenCall]) -> None:
         """End slow messages above the limit: the oldest of the connections with the most."""
