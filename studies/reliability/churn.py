@@ -21,7 +21,7 @@ CACHE_BYTES = 200_000
 @click.option("--requests", default=100_000, show_default=True, help="Requests in all.")
 @click.option("--callers", default=64, show_default=True, help="Callers at once.")
 @click.option("--parts", default=10, show_default=True, help="Servers, one after another.")
-@click.option("--tasks", default=120, show_default=True, help="Different support sets.")
+@click.option("--tasks", default=100, show_default=True, help="Different support sets.")
 @proof_options
 def command(place: Place, requests: int, callers: int, parts: int, tasks: int) -> None:
     """Check every answer to concurrent callers against the serial answers of its own model."""

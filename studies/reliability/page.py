@@ -57,7 +57,7 @@ def _total(result: Result, column: str) -> int:
 
 def _wrong(result: Result) -> str:
     faults = _total(result, "faults")
-    return f"**{faults:,} faults**" if faults else "0 faults"
+    return f"**{faults:,} {'fault' if faults == 1 else 'faults'}**" if faults else "0 faults"
 
 
 def _churn(result: Result) -> str:
