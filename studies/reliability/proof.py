@@ -80,7 +80,7 @@ def proof_options(command: Callable[..., None]) -> Callable[..., None]:
             for parameter in context.command.params
             if parameter.name in given
             and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
-            and not getattr(parameter, "is_flag", False)  # a size is no flag
+            and not getattr(parameter, "is_flag", False)  # flags change no sizes
         ]
         if changed and out.resolve() == RESULTS.resolve():
             raise click.UsageError(f"{changed[0]}: a trial must not replace results; add --out DIR")

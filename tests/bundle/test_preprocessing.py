@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from threading import BrokenBarrierError
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -99,6 +100,14 @@ def test_alpha_in_an_array_is_laid_over_white(gray_spec: InputSpec) -> None:
     assert np.unique(pixels(image, gray_spec)).tolist() == [255]
 
 
+def test_no_pictures_become_none(gray_spec: InputSpec) -> None:
+    for size in ((28, 28), (5, 9)):
+        assert preprocessing.fit_array(np.zeros((0, *size), np.uint8), gray_spec).shape == (
+            0,
+            *gray_spec.shape,
+        )
+
+
 def test_noncontiguous_arrays_are_read_as_they_look(gray_spec: InputSpec) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
     turned = images.transpose(0, 2, 1)[::-1]
@@ -143,9 +152,15 @@ def test_pictures_of_an_array_become_what_each_becomes_alone(
     images[8:] //= 3
     alone = np.concatenate([prepare([png(image)], spec) for image in images])
 
+    together = Mock(wraps=preprocessing._fit_together)
+    monkeypatch.setattr(preprocessing, "_fit_together", together)
     np.testing.assert_array_equal(prepare(images, spec), alone)
     if channels == 1:
         np.testing.assert_array_equal(prepare(images[..., None], spec), alone)
+    one_side = size[0] == 28 or size[1] == 20
+    whole = size[0] <= 40 or size[1] <= 30
+    if not any(isinstance(step, Ink | Square) for step in steps) and whole:
+        assert together.called == (one_side or method == "nearest")
 
 
 @pytest.mark.parametrize(("side", "meet"), [(8, False), (300, True)])

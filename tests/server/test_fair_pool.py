@@ -102,6 +102,19 @@ def test_an_error_is_the_jobs_own(pool: FairPool) -> None:
     assert pool.submit("x", lambda: 1).result(10) == 1
 
 
+def test_a_job_fails_where_there_is_no_thread_for_it(
+    pool: FairPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert isinstance(pool.submit("x", lambda: 1).exception(10), RuntimeError)
+
+    assert pool.submit("x", lambda: 1).result(10) == 1
+
+
 def test_a_close_drops_what_waits_and_ends_what_has_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

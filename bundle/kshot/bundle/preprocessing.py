@@ -44,10 +44,10 @@ _LEAST_USEFUL_SIDE = 512
 _MUCH = 0.5
 # Numbers of the pictures that are resized in one.
 _TOGETHER = 2**20
-# Two or more calls of Pillow and copies for them take longer than so many pictures one by one.
+# Fewer pictures than this take less time one by one.
 _FEW = 3
 # Of pictures with fewer numbers, Python takes longer than Pillow: threads would only wait for it.
-_SMALL = 2**16
+_SMALL, _SMALL_WITH_INK = 2**12, 2**16
 _ONE_AT_A_TIME = threading.Lock()
 
 _METHODS = {
@@ -134,15 +134,20 @@ def fit_array(images: Pixels, spec: InputSpec, between: Between = _nothing) -> P
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     fitted: list[Pixels] = []
+    if len(images) == 0:
+        return np.zeros((0, *spec.shape), np.uint8)
     if _goes_together(images, spec):
-        step = max(1, _TOGETHER // math.prod(images.shape[1:]))
+        most = max(math.prod(images.shape[1:]), math.prod(spec.shape))
+        step = max(1, _TOGETHER // most)
         for start in range(0, len(images), step):
             between()
             fitted.append(_fit_together(images[start : start + step], spec))
         return np.concatenate(fitted)
+    has_ink = any(isinstance(step, Ink) for step in spec.preprocessing)
+    small = _SMALL_WITH_INK if has_ink else _SMALL
     for image in images:
         between()
-        with _ONE_AT_A_TIME if image.size < _SMALL else nullcontext():
+        with _ONE_AT_A_TIME if image.size < small else nullcontext():
             fitted.append(fit(_picture(image), spec))
     return np.stack(fitted)
 

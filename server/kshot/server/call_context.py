@@ -42,7 +42,9 @@ class Call:
     slack: float = _SLACK_SECONDS
     ended: bool = False
     message_bytes: int = 0
-    """Of the message, where its refusal was not paid for yet."""
+    """Bytes of the message."""
+    charged: bool = False
+    """Whether its caller was charged for the message."""
     started: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     support_warnings: list[str] = field(default_factory=list)

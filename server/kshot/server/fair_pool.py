@@ -200,13 +200,21 @@ class FairPool:
         return None
 
     def _begin(self, job: _Job) -> None:
-        """Give a place and a thread to a job; threads of paused jobs are further ones."""
-        self._enter(job)
-        self._begun.put(job)
+        """Give a place and a thread to a job; threads of paused jobs are further ones.
+
+        It fails if the system has no further thread.
+        """
         if self._idle_threads:
             self._idle_threads -= 1
         else:
-            threading.Thread(target=self._work, name=next(self._names), daemon=True).start()
+            thread = threading.Thread(target=self._work, name=next(self._names), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                job.done.set_exception(error)
+                return
+        self._enter(job)
+        self._begun.put(job)
 
     def _work(self) -> None:
         while (job := self._begun.get()) is not None:
@@ -215,7 +223,7 @@ class FairPool:
                 self._leave(job)
                 self._idle_threads += 1
                 self._start()
-            tell()  # at last: who hears of it waits for the interpreter, which this thread has
+            tell()  # last: whoever it wakes would only wait for the GIL, which this thread holds
             del job, tell  # with what they hold
         self._begun.put(None)
 

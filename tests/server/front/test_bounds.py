@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from kshot.server import front
+from kshot.server.limits.pace import Pace
 from kshot.server.rpc.interceptor import _forget_frames
 from kshot.server.server import SERVICE
 from kshot.v1 import adaptation_pb2 as wire
@@ -134,6 +135,22 @@ def test_many_fields_are_refused(small: Any, refusal: Make) -> None:  # noqa: AN
 
     (description,) = refused.violations.values()
     assert description.startswith("expected at most 20000 items")
+
+
+def test_large_messages_are_charged_where_they_are_refused(
+    small: Any,  # noqa: ANN401 -- a running server
+    adapt_request: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    charged = list[int]()
+    monkeypatch.setattr(Pace, "charge", lambda _, _caller, size: charged.append(size))
+    send = small.channel.unary_unary("/kshot.v1.AdaptationService/Predict")
+    for size in (100_000, 50):
+        with pytest.raises(grpc.RpcError):
+            send(b"\xff" * size, timeout=30)
+    small.stub.Adapt(adapt_request(), timeout=30)
+
+    assert charged == [100_000, 50]
 
 
 class Content:

@@ -1,4 +1,4 @@
-"""Large messages that are refused: whose messages these are waits before further ones are read."""
+"""Large messages that are refused: their sender waits before further ones are read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ LARGE_BYTES = 2**16
 # Reading 16 MB keeps others from the event loop for about 15 ms. A caller may have so many bytes
 # refused at once, and then so many a second.
 _BURST_BYTES, _BYTES_PER_SECOND = 2**26, 2**23
+# Many messages may be refused at once, and not all of them for what their sender did.
+_LONGEST_SECONDS = 4.0
 
 
 @dataclass
@@ -38,7 +40,13 @@ class Pace:
         debts = self._debts.items()
         self._debts = {each: debt for each, debt in debts if debt.paid > now or debt.turn.locked()}
         debt = self._debts.setdefault(caller, _Debt(now))
-        debt.paid = max(now, debt.paid) + size_bytes / self._rate
+        paid = max(now, debt.paid) + size_bytes / self._rate
+        debt.paid = min(paid, now + self._free_seconds + _LONGEST_SECONDS)
+
+    def refund(self, caller: str, size_bytes: int) -> None:
+        """Take a charge back: the message was not refused."""
+        if caller in self._debts and size_bytes > LARGE_BYTES:
+            self._debts[caller].paid -= size_bytes / self._rate
 
     def owes(self, caller: str) -> bool:
         """Tell whether a caller has to wait, or to get in line."""

@@ -25,13 +25,13 @@ Refuse = Callable[[Call, Context, RequestError], Coroutine[Any, Any, NoReturn]]
 
 # Calls of one kind whose message has not come whole; the oldest of more end.
 _MOST_UNREAD = 1024
-# A message that was found on its way more often is slow; the bytes of slow ones are bounded. A
+# A message that is not whole after so many looks is slow; the bytes of slow ones are bounded. A
 # server that is slow itself looks as rarely as it reads, so it takes no message for slow.
 _SLOW_LOOKS = 16
 _SLOW_BYTES = 2**30
 # Ending more calls at a time would hold up the others: ten take about 3 ms.
 _ENDS_AT_ONCE = 10
-_TICK_SECONDS = 0.03
+_TICK_SECONDS, _IDLE_TICK_SECONDS = 0.03, 0.25
 # An answer of this many bytes may take another second.
 _SLOWEST_BYTES = 250_000
 
@@ -119,31 +119,42 @@ class OpenCalls:
             self._end_unread(next(iter(unread)), QueueFull())
         unread[opened] = None
         try:
-            if self._pace.owes(call.caller):
+            if opened.kind is Kind.OWN and self._pace.owes(call.caller):
                 async with self._pace.turn(call.caller):
-                    content = await self._read(opened)
-                    self._pace.charge(call.caller, len(content or b""))
+                    content = None if opened.ending else await self._read(opened)
+                    self._charge(call)
             else:
                 content = await self._read(opened)
-                call.message_bytes = len(content or b"")
         finally:
-            opened.until = math.inf
+            opened.until, opened.looks = math.inf, None
             unread.pop(opened, None)
             if opened.ending is not None:
                 await opened.ending
         return content
 
     def refused(self, call: Call) -> None:
-        """Note that a call is refused: its caller's next large message may have to wait."""
+        """Note that a call is refused or given up: its caller's next message may have to wait."""
+        if not call.charged:
+            self._charge(call)
+
+    def accepted(self, call: Call) -> None:
+        """Note that a call is answered: its message costs nothing."""
+        if call.charged:
+            self._pace.refund(call.caller, call.message_bytes)
+
+    def _charge(self, call: Call) -> None:
         self._pace.charge(call.caller, call.message_bytes)
-        call.message_bytes = 0
+        call.charged = True
 
     async def _read(self, opened: OpenCall) -> bytes | None:
         opened.looks = 0
         opened.until = opened.handler.get_loop().time() + self._limits.message_seconds
         # Never cancel this: gRPC would lose the bytes of a message that comes meanwhile.
         content: Any = await opened.context.read()
-        return None if content is grpc.aio.EOF else bytes(content)
+        if content is grpc.aio.EOF:
+            return None
+        opened.call.message_bytes = len(content)
+        return bytes(content)
 
     def send(self, opened: OpenCall, size_bytes: int) -> None:
         """Note that the call now sends; it ends if its client does not read."""
@@ -166,10 +177,9 @@ class OpenCalls:
     def _look(self) -> None:
         """End the calls that take too long."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_TICK_SECONDS, self._look) if self._open else None
         now = loop.time()
-        late = (opened for opened in self._open if opened.until < now)
-        for opened in list(islice(late, _ENDS_AT_ONCE)):
+        late = list(islice((each for each in self._open if each.until < now), _ENDS_AT_ONCE))
+        for opened in late:
             if opened.sending:
                 opened.until = math.inf
                 ended = end_call(opened.handler)
@@ -183,6 +193,10 @@ class OpenCalls:
                 if opened.looks is not None:
                     opened.looks += 1
             self._make_way([opened for opened in unread if (opened.looks or 0) > _SLOW_LOOKS])
+        self._timer = None
+        if self._open:
+            soon = late or any(self._unread.values())
+            self._timer = loop.call_later(_TICK_SECONDS if soon else _IDLE_TICK_SECONDS, self._look)
 
     def _make_way(self, slow: list[OpenCall]) -> None:
         """End slow messages above the limit: the oldest of the connections with the most."""

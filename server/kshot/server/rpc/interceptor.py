@@ -140,11 +140,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             result = await work(self._open.begin(call, context, kind))
         except BaseException as error:
+            self._open.refused(call)
             refusal = _refusal(call, error)
             if refusal is None:
                 raise
-            self._open.refused(call)
         else:
+            self._open.accepted(call)
             if kind is Kind.OWN:
                 log_call(call, "OK")
             return result

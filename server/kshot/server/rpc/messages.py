@@ -49,8 +49,6 @@ class MessageReader:
                 raise QueueFull
             until_sent(partial(self._room.give, call.caller, size))
         try:
-            if size <= LARGE_BYTES:
-                return parse(content)
             if size <= _ON_LOOP:
                 with call.measure("decode"):
                     return self._parse(parse, content)
@@ -67,6 +65,8 @@ class MessageReader:
             ) from error
 
     def _parse(self, parse: Parse, content: bytes) -> Any:  # noqa: ANN401 -- any message
+        if len(content) <= LARGE_BYTES:
+            return parse(content)
         descriptor = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined] # a message's class
         if not holds_at_most(content, descriptor, self._max_fields):
             raise InvalidRequest.about(
