@@ -63,10 +63,11 @@ class Ledger:
         """Draw a model that may still be there; expired ones stay for a moment, to ask for."""
         while self._live:
             place = chance.randrange(len(self._live))
-            entry = self.entries[self._live[place]]
-            gone = entry.expire_time + 1 < time.time() or entry.delete_ended is not None
-            if not gone or chance.random() < 0.3:
-                return entry
+            entry = self.entries.get(self._live[place])  # None: long gone, and forgotten
+            if entry is not None:
+                gone = entry.expire_time + 1 < time.time() or entry.delete_ended is not None
+                if not gone or chance.random() < 0.3:
+                    return entry
             self._live[place] = self._live[-1]
             self._live.pop()
         return None

@@ -1,5 +1,6 @@
 """A ledger that misses a fault would prove anything."""
 
+import random
 import time
 from collections.abc import Callable
 
@@ -111,3 +112,13 @@ def test_other_weights_are_a_fault_only_of_steps_alone() -> None:
         ledger.acknowledge(TASK, response)
 
     assert [fault[0] for fault in ledger.faults] == ["c"]
+
+
+def test_a_model_that_is_forgotten_is_not_picked() -> None:
+    ledger = Ledger()
+    entry_of(ledger)
+    assert ledger.pick(random.Random(0)) is not None
+    del ledger.entries["am-1"]
+
+    assert ledger.pick(random.Random(0)) is None
+    assert ledger.live_count == 0
