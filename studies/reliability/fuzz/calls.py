@@ -26,6 +26,8 @@ _AT_ONCE = 32
 _ASK_EVERY = 500
 # What no input may bring about.
 _FORBIDDEN = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}
+# What the asynchronous client says by itself where a call ends while it still writes.
+_CLIENTS_OWN = "Internal error from Core"
 _UNPARSED = {"expected a message of this method"}
 
 
@@ -104,7 +106,7 @@ async def fuzz_calls(
             outcome, text = await _send(channel, method, content)
         outcomes[outcome] += 1
         outcomes["past parsing"] += not any(part in text for part in _UNPARSED)
-        if outcome in _FORBIDDEN:
+        if outcome in _FORBIDDEN and _CLIENTS_OWN not in text:
             shown = content[:60].hex()
             faults.append(f"{method.rpartition('/')[2]} {shown}: {outcome}: {text[:120]}")
 
