@@ -198,7 +198,7 @@ def _fit_together(images: Pixels, spec: InputSpec) -> Pixels:
 
 
 def _resized(images: Pixels, height: int, width: int, method: Image.Resampling) -> Pixels:
-    """Resize pictures `(n, height, width[, 3])`: those that lie below each other, then beside."""
+    """Resize pictures `(n, height, width[, 3])`: stacked for the width, in a row for the height."""
     count, old_height, old_width, *colours = images.shape
     if width != old_width:
         rows = Image.fromarray(images.reshape(count * old_height, old_width, *colours))
