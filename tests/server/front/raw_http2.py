@@ -6,7 +6,7 @@ import socket
 import struct
 from types import TracebackType
 
-DATA, HEADERS, RESET, SETTINGS, GOAWAY, WINDOW = 0, 1, 3, 4, 7, 8
+DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS, ACKNOWLEDGED = 1, 4, 1
 _INITIAL_WINDOW = 4
 
@@ -62,6 +62,11 @@ class RawClient:
         if body:
             self.send(frame(DATA, last, stream, body))
         return stream
+
+    def ping(self) -> None:
+        """Wait until the server's transport has seen all that was sent."""
+        self.send(frame(PING, 0, 0, bytes(8)))
+        self.wait(PING, 0, ACKNOWLEDGED)
 
     def _frame(self) -> tuple[int, int, int, bytes]:
         """Return the kind, flags, stream and content of the next frame; raise `EOFError`."""

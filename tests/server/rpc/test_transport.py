@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -12,6 +14,7 @@ import pytest
 from kshot.server.config import ServerConfig
 from kshot.server.rpc import transport
 from kshot.server.rpc.transport import quiet_grpc, transport_options
+from tests.server.front.raw_http2 import RawClient
 
 
 @pytest.fixture
@@ -53,6 +56,46 @@ def test_connections_that_do_nothing_end(limits: list[tuple[str, int]]) -> None:
         assert third == b""
         assert b"connection idle" in idle
         assert b"handshake timeout" in silent
+
+    asyncio.run(main())
+
+
+def test_many_calls_at_once_cut_off_nobody(tmp_path: Path) -> None:
+    """gRPC would end calls of others while more wait for Python than its own limits say."""
+    blocked, came = threading.Event(), threading.Event()
+
+    async def answer(request: bytes, _context: object) -> bytes:
+        if request == b"block":
+            blocked.set()
+            came.wait(30)
+        return request
+
+    def attack(address: str) -> list[bytes]:
+        with ExitStack() as stack:
+            channel = stack.enter_context(grpc.insecure_channel(address))
+            call = channel.unary_unary("/x/Y")
+            blocking = call.future(b"block", timeout=60)
+            blocked.wait(30)
+            for _ in range(40):
+                raw = stack.enter_context(RawClient(address))
+                for _ in range(80):
+                    raw.open("/x/Y", end=False)
+                raw.ping()  # the calls before it have come
+            honest = [call.future(b"honest", timeout=60) for _ in range(40)]
+            stack.enter_context(RawClient(address)).ping()
+            came.set()
+            return [each.result() for each in (blocking, *honest)]
+
+    async def main() -> None:
+        config = ServerConfig(bundles=(tmp_path,), store=tmp_path)
+        server = grpc.aio.server(options=transport_options(config))
+        handlers = {"Y": grpc.unary_unary_rpc_method_handler(answer)}
+        server.add_registered_method_handlers("x", handlers)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        answers = await asyncio.to_thread(attack, f"127.0.0.1:{port}")
+        await server.stop(0)
+        assert answers == [b"block"] + 40 * [b"honest"]
 
     asyncio.run(main())
 

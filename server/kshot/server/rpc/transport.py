@@ -15,6 +15,10 @@ _HANDSHAKE_SECONDS = 10
 _AGE_GRACE_SECONDS = 600
 # Bytes of a message that may come before the server reads it.
 _UNREAD_BYTES = 65_535
+# Calls that wait for Python to see them. gRPC ends those that come when there are more, whoever
+# sends them, with a bare CANCELLED; its own limits (1,000 and 3,000) are within reach of 60
+# connections that open and reset a hundred calls each. One takes about 15 KB.
+_PENDING_CALLS, _MOST_PENDING_CALLS = 20_000, 30_000
 
 
 def transport_options(config: ServerConfig) -> list[tuple[str, int]]:
@@ -34,6 +38,8 @@ def transport_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_grace_ms", 1000 * _AGE_GRACE_SECONDS),
         # Clients wait with more; those that do not wait are refused.
         ("grpc.max_concurrent_streams", 4 * config.max_connection_calls + SPARE_STREAMS),
+        ("grpc.server.max_pending_requests", _PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING_CALLS),
         ("grpc.http2.lookahead_bytes", _UNREAD_BYTES),
         ("grpc.http2.bdp_probe", 0),
     ]
