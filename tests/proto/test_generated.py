@@ -10,6 +10,7 @@ from google.protobuf import descriptor_pb2
 REPOSITORY = Path(__file__).parents[2]
 FILES = {
     "kshot/v1/adaptation.proto": "kshot.v1.adaptation_pb2",
+    "kshot/v1/admin.proto": "kshot.v1.admin_pb2",
     "kshot/internal/v1/engine.proto": "kshot.internal.v1.engine_pb2",
 }
 

@@ -11,9 +11,17 @@ KshotError
 │       └── AdaptedModelDeletedError
 ├── FailedPreconditionError     the state of the server does not allow the call
 │   ├── ModelChangedError       the bundle that the adapted model was made from is gone
-│   └── NonFiniteLogitsError    the adapted model has no finite answer to these queries
+│   ├── NonFiniteLogitsError    the adapted model has no finite answer to these queries
+│   ├── SupportNotKeptError     the adapted model has no support set any more
+│   └── AdaptFirstError         the call names a model where it needs an adapted one
+├── ConflictError
+│   ├── EtagMismatchError       the adapted model was changed meanwhile
+│   └── RequestIdReusedError    another request had this id
+├── UnauthenticatedError        the call has no valid key
+├── PermissionDeniedError       the key's role does not allow the call
 ├── ResourceExhaustedError      a message or a request exceeds a limit
 │   ├── DeviceMemoryError       the task is too large for the server's device
+│   ├── QuotaExceededError      a limit of the caller's tenant is reached
 │   └── StoreFullError          delete adapted models, or wait until some expire
 ├── UnavailableError            not now: try again, after `retry_after` seconds where given
 ├── DeadlineExceededError       the timeout of the call is over
@@ -119,12 +127,44 @@ class NonFiniteLogitsError(FailedPreconditionError):
     """The adapted model's logits for these queries are infinite or not numbers."""
 
 
+class SupportNotKeptError(FailedPreconditionError):
+    """The adapted model is kept without its support set: adapt again with `retain_support`."""
+
+
+class AdaptFirstError(FailedPreconditionError):
+    """The call names a model where it needs the id of an adapted one."""
+
+
+class ConflictError(KshotError):
+    """The call does not fit what others did meanwhile."""
+
+
+class EtagMismatchError(ConflictError):
+    """The adapted model was changed meanwhile: read it again and decide anew."""
+
+
+class RequestIdReusedError(ConflictError):
+    """Another request had the same `request_id`."""
+
+
+class UnauthenticatedError(KshotError):
+    """The call has no valid key: pass `api_key`, or set `KSHOT_API_KEY`."""
+
+
+class PermissionDeniedError(KshotError):
+    """The role of the key does not allow the call."""
+
+
 class ResourceExhaustedError(KshotError):
     """A message or a request is larger than a limit."""
 
 
 class DeviceMemoryError(ResourceExhaustedError):
     """The server's device has too little memory for this task: fewer examples or classes."""
+
+
+class QuotaExceededError(ResourceExhaustedError):
+    """A limit of the caller's tenant is reached; `metadata` has its `unit` and `limit`."""
 
 
 class StoreFullError(ResourceExhaustedError):
@@ -163,6 +203,10 @@ BY_CODE: Mapping[grpc.StatusCode, type[KshotError]] = {
     grpc.StatusCode.OUT_OF_RANGE: InvalidArgumentError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
+    grpc.StatusCode.ABORTED: ConflictError,
+    grpc.StatusCode.ALREADY_EXISTS: ConflictError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
@@ -182,6 +226,13 @@ BY_REASON: Mapping[str, type[KshotError]] = {
     "ADAPTED_MODEL_DELETED": AdaptedModelDeletedError,
     "MODEL_CHANGED": ModelChangedError,
     "NON_FINITE_LOGITS": NonFiniteLogitsError,
+    "SUPPORT_NOT_KEPT": SupportNotKeptError,
+    "ADAPT_FIRST": AdaptFirstError,
+    "ETAG_MISMATCH": EtagMismatchError,
+    "REQUEST_ID_REUSED": RequestIdReusedError,
+    "UNAUTHENTICATED": UnauthenticatedError,
+    "PERMISSION_DENIED": PermissionDeniedError,
+    "QUOTA_EXCEEDED": QuotaExceededError,
     "SERVICE_UNKNOWN": NotFoundError,
     "GPU_MEMORY": DeviceMemoryError,
     "STORE_FULL": StoreFullError,

@@ -7,6 +7,7 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.duration_pb2
+import google.protobuf.field_mask_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
@@ -226,6 +227,7 @@ class AdaptRequest(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     SUPPORT_SET_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the served model to adapt, see `ModelCapabilities.model`. Default: the one that suits the
     support set best, of the served models that the request fits, images and options included; the
@@ -237,6 +239,11 @@ class AdaptRequest(google.protobuf.message.Message):
     pixels have nearly the median colour of the border, and there is little colour), it is the first
     model that cuts out ink, else the first that takes gray images. Otherwise it is the first with an
     encoder, else the first that takes colour. Otherwise it is the first.
+    """
+    request_id: builtins.str
+    """Names this request, by a random UUID: a repetition within `ServerLimits.request_id_ttl` gets the
+    same answer and adapts no second time, also after a restart (AIP-155). Default: none, each call
+    adapts.
     """
     @property
     def support_set(self) -> global___SupportSet:
@@ -252,9 +259,10 @@ class AdaptRequest(google.protobuf.message.Message):
         model: builtins.str = ...,
         support_set: global___SupportSet | None = ...,
         options: global___AdaptOptions | None = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["options", b"options", "support_set", b"support_set"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "options", b"options", "support_set", b"support_set"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "options", b"options", "request_id", b"request_id", "support_set", b"support_set"]) -> None: ...
 
 global___AdaptRequest = AdaptRequest
 
@@ -267,6 +275,9 @@ class AdaptResponse(google.protobuf.message.Message):
     ADAPTED_MODEL_FIELD_NUMBER: builtins.int
     REPORT_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
+    DEDUPLICATED_FIELD_NUMBER: builtins.int
+    deduplicated: builtins.bool
+    """Tells whether an earlier or concurrent request with the same `request_id` made the adapted model."""
     @property
     def adapted_model(self) -> global___AdaptedModel:
         """Describes the adapted model that is now kept."""
@@ -285,9 +296,10 @@ class AdaptResponse(google.protobuf.message.Message):
         adapted_model: global___AdaptedModel | None = ...,
         report: global___AdaptReport | None = ...,
         timing: global___Timing | None = ...,
+        deduplicated: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "report", b"report", "timing", b"timing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "report", b"report", "timing", b"timing"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "deduplicated", b"deduplicated", "report", b"report", "timing", b"timing"]) -> None: ...
 
 global___AdaptResponse = AdaptResponse
 
@@ -610,6 +622,7 @@ class ListAdaptedModelsRequest(google.protobuf.message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     """Limits the page: 0 or more; 0 means the default of 50, more than 100 means 100. Default 50."""
     page_token: builtins.str
@@ -618,14 +631,20 @@ class ListAdaptedModelsRequest(google.protobuf.message.Message):
     """
     model: builtins.str
     """Keeps only those adapted from this model. Default: all."""
+    filter: builtins.str
+    """Keeps those that fit all of its terms, joined by AND: `create_time`, `expire_time` (with < <= > >=
+    and an RFC 3339 time in quotes), `size_bytes` (a number), `class_name` and `bundle_digest` (with
+    =), such as `class_name = "cat" AND expire_time < "2030-01-01T00:00:00Z"` (AIP-160). Default: all.
+    """
     def __init__(
         self,
         *,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
         model: builtins.str = ...,
+        filter: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["filter", b"filter", "model", b"model", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
 
 global___ListAdaptedModelsRequest = ListAdaptedModelsRequest
 
@@ -652,6 +671,182 @@ class ListAdaptedModelsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["adapted_models", b"adapted_models", "next_page_token", b"next_page_token"]) -> None: ...
 
 global___ListAdaptedModelsResponse = ListAdaptedModelsResponse
+
+@typing.final
+class UpdateAdaptedModelRequest(google.protobuf.message.Message):
+    """Changes an adapted model."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADAPTED_MODEL_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    TTL_FIELD_NUMBER: builtins.int
+    UPDATE_MASK_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    adapted_model: builtins.str
+    """Names the adapted model by its id. Required."""
+    etag: builtins.str
+    """Refuses the change unless this is `AdaptedModel.etag`. Default: no condition."""
+    @property
+    def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Gives the time: in the future, at most `ServerLimits.max_ttl` from now."""
+
+    @property
+    def ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """Gives the time from now: above 0, to `ServerLimits.max_ttl`."""
+
+    @property
+    def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
+        """Names what to change: `expire_time` alone, which is the default."""
+
+    def __init__(
+        self,
+        *,
+        adapted_model: builtins.str = ...,
+        expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        ttl: google.protobuf.duration_pb2.Duration | None = ...,
+        update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
+        etag: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["expiration", b"expiration", "expire_time", b"expire_time", "ttl", b"ttl", "update_mask", b"update_mask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "etag", b"etag", "expiration", b"expiration", "expire_time", b"expire_time", "ttl", b"ttl", "update_mask", b"update_mask"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["expiration", b"expiration"]) -> typing.Literal["expire_time", "ttl"] | None: ...
+
+global___UpdateAdaptedModelRequest = UpdateAdaptedModelRequest
+
+@typing.final
+class UpdateAdaptedModelResponse(google.protobuf.message.Message):
+    """Answers `UpdateAdaptedModel`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADAPTED_MODEL_FIELD_NUMBER: builtins.int
+    @property
+    def adapted_model(self) -> global___AdaptedModel:
+        """Describes the adapted model as it is now."""
+
+    def __init__(
+        self,
+        *,
+        adapted_model: global___AdaptedModel | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["adapted_model", b"adapted_model"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model"]) -> None: ...
+
+global___UpdateAdaptedModelResponse = UpdateAdaptedModelResponse
+
+@typing.final
+class ReviseAdaptedModelRequest(google.protobuf.message.Message):
+    """Asks for an adaptation to a changed support set."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADAPTED_MODEL_FIELD_NUMBER: builtins.int
+    REMOVED_INDICES_FIELD_NUMBER: builtins.int
+    RELABELLINGS_FIELD_NUMBER: builtins.int
+    ADDED_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    adapted_model: builtins.str
+    """Names the adapted model by its id. Required."""
+    etag: builtins.str
+    """Refuses the change unless this is `AdaptedModel.etag`. Default: no condition."""
+    request_id: builtins.str
+    """Names this request, as `AdaptRequest.request_id` does."""
+    @property
+    def removed_indices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Leaves out examples, by their indices in the support set. Default: none."""
+
+    @property
+    def relabellings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Relabelling]:
+        """Gives examples another class. Default: none."""
+
+    @property
+    def added(self) -> global___SupportSet:
+        """Adds examples behind those that stay. Its `class_names` may be classes that the model has or new
+        ones, which come behind those that it has; a class that is left without examples goes. Default:
+        none.
+        """
+
+    @property
+    def options(self) -> global___AdaptOptions:
+        """Sets how to adapt. Default: as the adapted model was; options that are set hold in their place."""
+
+    def __init__(
+        self,
+        *,
+        adapted_model: builtins.str = ...,
+        removed_indices: collections.abc.Iterable[builtins.int] | None = ...,
+        relabellings: collections.abc.Iterable[global___Relabelling] | None = ...,
+        added: global___SupportSet | None = ...,
+        options: global___AdaptOptions | None = ...,
+        etag: builtins.str = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["added", b"added", "options", b"options"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "added", b"added", "etag", b"etag", "options", b"options", "relabellings", b"relabellings", "removed_indices", b"removed_indices", "request_id", b"request_id"]) -> None: ...
+
+global___ReviseAdaptedModelRequest = ReviseAdaptedModelRequest
+
+@typing.final
+class Relabelling(google.protobuf.message.Message):
+    """Gives an example another class."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    CLASS_NAME_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """Gives the example's index in the support set."""
+    class_name: builtins.str
+    """Names its class: one that the model has, or a new one. Required."""
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        class_name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["class_name", b"class_name", "index", b"index"]) -> None: ...
+
+global___Relabelling = Relabelling
+
+@typing.final
+class ReviseAdaptedModelResponse(google.protobuf.message.Message):
+    """Answers `ReviseAdaptedModel`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADAPTED_MODEL_FIELD_NUMBER: builtins.int
+    REPORT_FIELD_NUMBER: builtins.int
+    TIMING_FIELD_NUMBER: builtins.int
+    DEDUPLICATED_FIELD_NUMBER: builtins.int
+    deduplicated: builtins.bool
+    """Tells whether an earlier or concurrent request with the same `request_id` made the adapted model."""
+    @property
+    def adapted_model(self) -> global___AdaptedModel:
+        """Describes the new adapted model; its `parent` is the old one."""
+
+    @property
+    def report(self) -> global___AdaptReport:
+        """Tells how the inner loop went."""
+
+    @property
+    def timing(self) -> global___Timing:
+        """Splits the time the server spent."""
+
+    def __init__(
+        self,
+        *,
+        adapted_model: global___AdaptedModel | None = ...,
+        report: global___AdaptReport | None = ...,
+        timing: global___Timing | None = ...,
+        deduplicated: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "report", b"report", "timing", b"timing"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "deduplicated", b"deduplicated", "report", b"report", "timing", b"timing"]) -> None: ...
+
+global___ReviseAdaptedModelResponse = ReviseAdaptedModelResponse
 
 @typing.final
 class DeleteAdaptedModelRequest(google.protobuf.message.Message):
@@ -774,6 +969,78 @@ class ExportHeader(google.protobuf.message.Message):
 global___ExportHeader = ExportHeader
 
 @typing.final
+class ImportAdaptedModelRequest(google.protobuf.message.Message):
+    """Sends a file of an adapted model: first the header, then chunks."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    """Holds the next bytes, at most `ServerLimits.max_message_bytes` in all."""
+    @property
+    def header(self) -> global___ImportHeader:
+        """Tells about the file; it comes first."""
+
+    def __init__(
+        self,
+        *,
+        header: global___ImportHeader | None = ...,
+        chunk: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "content", b"content", "header", b"header"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "content", b"content", "header", b"header"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["header", "chunk"] | None: ...
+
+global___ImportAdaptedModelRequest = ImportAdaptedModelRequest
+
+@typing.final
+class ImportHeader(google.protobuf.message.Message):
+    """Tells about a file to import."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: builtins.int
+    TTL_FIELD_NUMBER: builtins.int
+    sha256: builtins.str
+    """Gives the file's SHA-256, 64 hexadecimal digits. Required."""
+    @property
+    def ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """Limits how long the adapted model is kept, as `AdaptOptions.ttl`."""
+
+    def __init__(
+        self,
+        *,
+        sha256: builtins.str = ...,
+        ttl: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["sha256", b"sha256", "ttl", b"ttl"]) -> None: ...
+
+global___ImportHeader = ImportHeader
+
+@typing.final
+class ImportAdaptedModelResponse(google.protobuf.message.Message):
+    """Answers `ImportAdaptedModel`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADAPTED_MODEL_FIELD_NUMBER: builtins.int
+    @property
+    def adapted_model(self) -> global___AdaptedModel:
+        """Describes the adapted model that is now kept."""
+
+    def __init__(
+        self,
+        *,
+        adapted_model: global___AdaptedModel | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["adapted_model", b"adapted_model"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model"]) -> None: ...
+
+global___ImportAdaptedModelResponse = ImportAdaptedModelResponse
+
+@typing.final
 class GetCapabilitiesRequest(google.protobuf.message.Message):
     """Asks for the server's capabilities."""
 
@@ -851,6 +1118,7 @@ class ModelCapabilities(google.protobuf.message.Message):
     ENCODER_DIGEST_FIELD_NUMBER: builtins.int
     ENCODED_SHAPE_FIELD_NUMBER: builtins.int
     IMAGE_MAC_COUNT_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Names the model in requests."""
     version: builtins.int
@@ -936,6 +1204,12 @@ class ModelCapabilities(google.protobuf.message.Message):
         are (features, 1, 1). Default: empty, there is no encoder.
         """
 
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Lists the labels of this version, such as `stable`: `MODEL@LABEL` names it, as `MODEL@VERSION` does.
+        The version that a name without either means is the one labelled `stable`, or else the highest.
+        """
+
     def __init__(
         self,
         *,
@@ -962,9 +1236,10 @@ class ModelCapabilities(google.protobuf.message.Message):
         encoder_digest: builtins.str = ...,
         encoded_shape: collections.abc.Iterable[builtins.int] | None = ...,
         image_mac_count: builtins.int = ...,
+        labels: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["default_options", b"default_options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "calibrated_batch_norm_modes", b"calibrated_batch_norm_modes", "default_options", b"default_options", "encoded_shape", b"encoded_shape", "encoder_digest", b"encoder_digest", "heads", b"heads", "image_mac_count", b"image_mac_count", "input_shape", b"input_shape", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_useful_side", b"max_useful_side", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "step_count_by_shot", b"step_count_by_shot", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_norm_modes", b"batch_norm_modes", "batch_sizes", b"batch_sizes", "bundle_digest", b"bundle_digest", "calibrated_batch_norm_modes", b"calibrated_batch_norm_modes", "default_options", b"default_options", "encoded_shape", b"encoded_shape", "encoder_digest", b"encoder_digest", "heads", b"heads", "image_mac_count", b"image_mac_count", "input_shape", b"input_shape", "labels", b"labels", "max_learning_rate", b"max_learning_rate", "max_query_count", b"max_query_count", "max_step_count", b"max_step_count", "max_support_count", b"max_support_count", "max_useful_side", b"max_useful_side", "max_way", b"max_way", "model", b"model", "preconditioners", b"preconditioners", "scopes", b"scopes", "step_count_by_shot", b"step_count_by_shot", "training_shot", b"training_shot", "training_way", b"training_way", "version", b"version"]) -> None: ...
 
 global___ModelCapabilities = ModelCapabilities
 
@@ -1008,6 +1283,12 @@ class ServerLimits(google.protobuf.message.Message):
     MAX_ANSWER_BYTES_FIELD_NUMBER: builtins.int
     MAX_CONNECTION_CALL_COUNT_FIELD_NUMBER: builtins.int
     MAX_PREDICT_MAC_COUNT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_TTL_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    TENANT_ADAPTED_MODEL_COUNT_FIELD_NUMBER: builtins.int
+    TENANT_ADAPTED_MODEL_BYTES_FIELD_NUMBER: builtins.int
+    TENANT_ADAPT_SECONDS_FIELD_NUMBER: builtins.int
+    TENANT_CALL_COUNT_FIELD_NUMBER: builtins.int
     max_message_bytes: builtins.int
     """Limits a request's size as gRPC counts it, in bytes."""
     max_image_pixels: builtins.int
@@ -1036,6 +1317,16 @@ class ServerLimits(google.protobuf.message.Message):
     """Limits the multiply-accumulate operations of one request to predict:
     `ModelCapabilities.image_mac_count` for each of the images that `max_predict_image_count` counts.
     """
+    tenant: builtins.str
+    """Names the caller's tenant; empty on a server without keys. Its limits hold beside those above."""
+    tenant_adapted_model_count: builtins.int
+    """Limits the adapted models of the tenant. Default 0: as the server."""
+    tenant_adapted_model_bytes: builtins.int
+    """Limits the bytes of the tenant's adapted models. Default 0: as the server."""
+    tenant_adapt_seconds: builtins.float
+    """Limits the seconds of adapting of the tenant in an hour. Default 0: no limit."""
+    tenant_call_count: builtins.int
+    """Limits the calls of the tenant that run or wait. Default 0: as the server."""
     @property
     def default_ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Gives the time to live that `Adapt` uses when none is asked for."""
@@ -1043,6 +1334,10 @@ class ServerLimits(google.protobuf.message.Message):
     @property
     def max_ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Limits `AdaptOptions.ttl`."""
+
+    @property
+    def request_id_ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """Gives how long the answer to a `request_id` is kept."""
 
     def __init__(
         self,
@@ -1059,9 +1354,15 @@ class ServerLimits(google.protobuf.message.Message):
         max_answer_bytes: builtins.int = ...,
         max_connection_call_count: builtins.int = ...,
         max_predict_mac_count: builtins.int = ...,
+        request_id_ttl: google.protobuf.duration_pb2.Duration | None = ...,
+        tenant: builtins.str = ...,
+        tenant_adapted_model_count: builtins.int = ...,
+        tenant_adapted_model_bytes: builtins.int = ...,
+        tenant_adapt_seconds: builtins.float = ...,
+        tenant_call_count: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["default_ttl", b"default_ttl", "max_ttl", b"max_ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["default_ttl", b"default_ttl", "max_adapt_queue_count", b"max_adapt_queue_count", "max_adapted_model_bytes", b"max_adapted_model_bytes", "max_adapted_model_count", b"max_adapted_model_count", "max_answer_bytes", b"max_answer_bytes", "max_connection_call_count", b"max_connection_call_count", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_predict_image_count", b"max_predict_image_count", "max_predict_mac_count", b"max_predict_mac_count", "max_request_pixels", b"max_request_pixels", "max_ttl", b"max_ttl"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["default_ttl", b"default_ttl", "max_ttl", b"max_ttl", "request_id_ttl", b"request_id_ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["default_ttl", b"default_ttl", "max_adapt_queue_count", b"max_adapt_queue_count", "max_adapted_model_bytes", b"max_adapted_model_bytes", "max_adapted_model_count", b"max_adapted_model_count", "max_answer_bytes", b"max_answer_bytes", "max_connection_call_count", b"max_connection_call_count", "max_image_pixels", b"max_image_pixels", "max_message_bytes", b"max_message_bytes", "max_predict_image_count", b"max_predict_image_count", "max_predict_mac_count", b"max_predict_mac_count", "max_request_pixels", b"max_request_pixels", "max_ttl", b"max_ttl", "request_id_ttl", b"request_id_ttl", "tenant", b"tenant", "tenant_adapt_seconds", b"tenant_adapt_seconds", "tenant_adapted_model_bytes", b"tenant_adapted_model_bytes", "tenant_adapted_model_count", b"tenant_adapted_model_count", "tenant_call_count", b"tenant_call_count"]) -> None: ...
 
 global___ServerLimits = ServerLimits
 
@@ -1251,6 +1552,8 @@ class AdaptOptions(google.protobuf.message.Message):
     BALANCE_CLASSES_FIELD_NUMBER: builtins.int
     FOLD_COUNT_FIELD_NUMBER: builtins.int
     TIME_BUDGET_FIELD_NUMBER: builtins.int
+    RETAIN_SUPPORT_FIELD_NUMBER: builtins.int
+    READAPT_FIELD_NUMBER: builtins.int
     step_count: builtins.int
     """Counts the inner steps: 1 to `ModelCapabilities.max_step_count`, or 0 with `HEAD_PROTOTYPE`
     or `HEAD_RIDGE`: that head alone. Default: the first of `ModelCapabilities.step_count_by_shot` that fits the
@@ -1300,6 +1603,15 @@ class AdaptOptions(google.protobuf.message.Message):
     each as long as the adaptation, or 0 for no estimate. A head without steps ignores it: its
     estimate leaves each example out exactly, at no cost. Default 0.
     """
+    retain_support: builtins.bool
+    """Keeps the prepared support set with the adapted model. Without it the model cannot be revised or
+    adapted again, and answers no queries in BATCH_NORM_MODE_SUPPORT_AND_QUERY. Default true.
+    """
+    readapt: builtins.bool
+    """Lets the server adapt again, with these options, to the support set that it keeps, when a query
+    finds that the bundle is no longer served but a newer version of its model is. Needs
+    `retain_support`. Default false: such queries fail with FAILED_PRECONDITION.
+    """
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Limits how long the adapted model is kept: above 0, to `ServerLimits.max_ttl`. Default:
@@ -1333,9 +1645,11 @@ class AdaptOptions(google.protobuf.message.Message):
         balance_classes: builtins.bool | None = ...,
         fold_count: builtins.int | None = ...,
         time_budget: google.protobuf.duration_pb2.Duration | None = ...,
+        retain_support: builtins.bool | None = ...,
+        readapt: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "learning_rate", b"learning_rate", "seed", b"seed", "step_count", b"step_count", "time_budget", b"time_budget", "ttl", b"ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_norm_mode", b"batch_norm_mode", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "head", b"head", "learning_rate", b"learning_rate", "preconditioner", b"preconditioner", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "time_budget", b"time_budget", "ttl", b"ttl"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_readapt", b"_readapt", "_retain_support", b"_retain_support", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "learning_rate", b"learning_rate", "readapt", b"readapt", "retain_support", b"retain_support", "seed", b"seed", "step_count", b"step_count", "time_budget", b"time_budget", "ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_readapt", b"_readapt", "_retain_support", b"_retain_support", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_norm_mode", b"batch_norm_mode", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "head", b"head", "learning_rate", b"learning_rate", "preconditioner", b"preconditioner", "readapt", b"readapt", "retain_support", b"retain_support", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "time_budget", b"time_budget", "ttl", b"ttl"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_allow_partial", b"_allow_partial"]) -> typing.Literal["allow_partial"] | None: ...
     @typing.overload
@@ -1351,6 +1665,10 @@ class AdaptOptions(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_learning_rate", b"_learning_rate"]) -> typing.Literal["learning_rate"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_readapt", b"_readapt"]) -> typing.Literal["readapt"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_retain_support", b"_retain_support"]) -> typing.Literal["retain_support"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_step_count", b"_step_count"]) -> typing.Literal["step_count"] | None: ...
@@ -1362,6 +1680,22 @@ class AdaptedModel(google.protobuf.message.Message):
     """Describes an adapted model."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class LibraryVersionsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
     ID_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
@@ -1375,6 +1709,13 @@ class AdaptedModel(google.protobuf.message.Message):
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     STEP_COUNT_FIELD_NUMBER: builtins.int
     SUPPORT_ACCURACY_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    SUPPORT_DIGEST_FIELD_NUMBER: builtins.int
+    SUPPORT_COUNT_FIELD_NUMBER: builtins.int
+    SUPPORT_KEPT_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    LIBRARY_VERSIONS_FIELD_NUMBER: builtins.int
+    PARENT_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Names the adapted model in requests: `am-` and 26 of the characters a-z and 2-7."""
     model: builtins.str
@@ -1395,6 +1736,20 @@ class AdaptedModel(google.protobuf.message.Message):
     """Gives its accuracy on its own support set: 0 to 1, with the support set's statistics in every
     batch-norm mode.
     """
+    etag: builtins.str
+    """Changes whenever another field does; `UpdateAdaptedModel` and others take it as a condition."""
+    support_digest: builtins.str
+    """Names the content of the prepared support set with its class indices: SHA-256, 64 hexadecimal
+    digits. Default: empty, from before it was kept.
+    """
+    support_count: builtins.int
+    """Counts the examples of the support set."""
+    support_kept: builtins.bool
+    """Tells whether the support set is kept."""
+    model_version: builtins.int
+    """Gives the version of the bundle."""
+    parent: builtins.str
+    """Names the adapted model whose support set was revised or that was adapted again. Default: none."""
     @property
     def class_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Lists the names of the classes; their order is the order of all logits and probabilities."""
@@ -1411,6 +1766,10 @@ class AdaptedModel(google.protobuf.message.Message):
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Tells when it expires."""
 
+    @property
+    def library_versions(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Gives the versions of the libraries that adapted it, by name, as `kshot` and `torch`."""
+
     def __init__(
         self,
         *,
@@ -1426,9 +1785,16 @@ class AdaptedModel(google.protobuf.message.Message):
         size_bytes: builtins.int = ...,
         step_count: builtins.int = ...,
         support_accuracy: builtins.float = ...,
+        etag: builtins.str = ...,
+        support_digest: builtins.str = ...,
+        support_count: builtins.int = ...,
+        support_kept: builtins.bool = ...,
+        model_version: builtins.int = ...,
+        library_versions: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        parent: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["adaptation_digest", b"adaptation_digest", "bundle_digest", b"bundle_digest", "class_names", b"class_names", "create_time", b"create_time", "expire_time", b"expire_time", "id", b"id", "model", b"model", "options", b"options", "size_bytes", b"size_bytes", "step_count", b"step_count", "support_accuracy", b"support_accuracy", "weights_digest", b"weights_digest"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adaptation_digest", b"adaptation_digest", "bundle_digest", b"bundle_digest", "class_names", b"class_names", "create_time", b"create_time", "etag", b"etag", "expire_time", b"expire_time", "id", b"id", "library_versions", b"library_versions", "model", b"model", "model_version", b"model_version", "options", b"options", "parent", b"parent", "size_bytes", b"size_bytes", "step_count", b"step_count", "support_accuracy", b"support_accuracy", "support_count", b"support_count", "support_digest", b"support_digest", "support_kept", b"support_kept", "weights_digest", b"weights_digest"]) -> None: ...
 
 global___AdaptedModel = AdaptedModel
 

@@ -42,7 +42,14 @@ class AdaptationServiceStub(object):
     | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
+    | FAILED_PRECONDITION | SUPPORT_NOT_KEPT          | PreconditionFailure    |
+    | FAILED_PRECONDITION | ADAPT_FIRST               | PreconditionFailure    |
+    | ABORTED             | ETAG_MISMATCH             | ResourceInfo           |
+    | ALREADY_EXISTS      | REQUEST_ID_REUSED         |                        |
+    | UNAUTHENTICATED     | UNAUTHENTICATED           |                        |
+    | PERMISSION_DENIED   | PERMISSION_DENIED         |                        |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | QUOTA_EXCEEDED            | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
@@ -65,6 +72,9 @@ class AdaptationServiceStub(object):
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
     `x-kshot-request-id`, which the server's log lines name.
+
+    A server with keys wants the metadata `authorization: Bearer KEY` with every call; only health
+    checks go without. The key decides the tenant: adapted models of other tenants are not found.
     """
 
     def __init__(self, channel):
@@ -98,6 +108,16 @@ class AdaptationServiceStub(object):
                 request_serializer=kshot_dot_v1_dot_adaptation__pb2.ListAdaptedModelsRequest.SerializeToString,
                 response_deserializer=kshot_dot_v1_dot_adaptation__pb2.ListAdaptedModelsResponse.FromString,
                 _registered_method=True)
+        self.UpdateAdaptedModel = channel.unary_unary(
+                '/kshot.v1.AdaptationService/UpdateAdaptedModel',
+                request_serializer=kshot_dot_v1_dot_adaptation__pb2.UpdateAdaptedModelRequest.SerializeToString,
+                response_deserializer=kshot_dot_v1_dot_adaptation__pb2.UpdateAdaptedModelResponse.FromString,
+                _registered_method=True)
+        self.ReviseAdaptedModel = channel.unary_unary(
+                '/kshot.v1.AdaptationService/ReviseAdaptedModel',
+                request_serializer=kshot_dot_v1_dot_adaptation__pb2.ReviseAdaptedModelRequest.SerializeToString,
+                response_deserializer=kshot_dot_v1_dot_adaptation__pb2.ReviseAdaptedModelResponse.FromString,
+                _registered_method=True)
         self.DeleteAdaptedModel = channel.unary_unary(
                 '/kshot.v1.AdaptationService/DeleteAdaptedModel',
                 request_serializer=kshot_dot_v1_dot_adaptation__pb2.DeleteAdaptedModelRequest.SerializeToString,
@@ -107,6 +127,11 @@ class AdaptationServiceStub(object):
                 '/kshot.v1.AdaptationService/ExportAdaptedModel',
                 request_serializer=kshot_dot_v1_dot_adaptation__pb2.ExportAdaptedModelRequest.SerializeToString,
                 response_deserializer=kshot_dot_v1_dot_adaptation__pb2.ExportAdaptedModelResponse.FromString,
+                _registered_method=True)
+        self.ImportAdaptedModel = channel.stream_unary(
+                '/kshot.v1.AdaptationService/ImportAdaptedModel',
+                request_serializer=kshot_dot_v1_dot_adaptation__pb2.ImportAdaptedModelRequest.SerializeToString,
+                response_deserializer=kshot_dot_v1_dot_adaptation__pb2.ImportAdaptedModelResponse.FromString,
                 _registered_method=True)
         self.GetCapabilities = channel.unary_unary(
                 '/kshot.v1.AdaptationService/GetCapabilities',
@@ -132,7 +157,14 @@ class AdaptationServiceServicer(object):
     | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
+    | FAILED_PRECONDITION | SUPPORT_NOT_KEPT          | PreconditionFailure    |
+    | FAILED_PRECONDITION | ADAPT_FIRST               | PreconditionFailure    |
+    | ABORTED             | ETAG_MISMATCH             | ResourceInfo           |
+    | ALREADY_EXISTS      | REQUEST_ID_REUSED         |                        |
+    | UNAUTHENTICATED     | UNAUTHENTICATED           |                        |
+    | PERMISSION_DENIED   | PERMISSION_DENIED         |                        |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | QUOTA_EXCEEDED            | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
@@ -155,6 +187,9 @@ class AdaptationServiceServicer(object):
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
     `x-kshot-request-id`, which the server's log lines name.
+
+    A server with keys wants the metadata `authorization: Bearer KEY` with every call; only health
+    checks go without. The key decides the tenant: adapted models of other tenants are not found.
     """
 
     def Adapt(self, request, context):
@@ -200,6 +235,24 @@ class AdaptationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateAdaptedModel(self, request, context):
+        """Changes when an adapted model expires.
+        Fails with INVALID_ARGUMENT, NOT_FOUND or ABORTED (`etag` does not match).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReviseAdaptedModel(self, request, context):
+        """Adapts again, from the initialization, to the changed support set of an adapted model, and keeps
+        the result as an adapted model of its own; the old one stays as it is.
+        Fails as `Adapt` does, and with NOT_FOUND, ABORTED (`etag` does not match) or FAILED_PRECONDITION
+        (its support set is not kept, or its bundle is no longer served).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteAdaptedModel(self, request, context):
         """Deletes an adapted model and its bytes; its id stays known as deleted for a while.
         Fails with INVALID_ARGUMENT (malformed id) or NOT_FOUND.
@@ -211,6 +264,16 @@ class AdaptationServiceServicer(object):
     def ExportAdaptedModel(self, request, context):
         """Streams a self-contained ONNX file of an adapted model: a header, then chunks.
         Fails with INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION or DATA_LOSS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportAdaptedModel(self, request_iterator, context):
+        """Keeps an adapted model again that `ExportAdaptedModel` made a file of, here or on another server
+        with the same bundle, under a new id and without its support set: a header, then chunks.
+        Fails with INVALID_ARGUMENT (not such a file, or changed), FAILED_PRECONDITION (its bundle is not
+        served) or RESOURCE_EXHAUSTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,6 +314,16 @@ def add_AdaptationServiceServicer_to_server(servicer, server):
                     request_deserializer=kshot_dot_v1_dot_adaptation__pb2.ListAdaptedModelsRequest.FromString,
                     response_serializer=kshot_dot_v1_dot_adaptation__pb2.ListAdaptedModelsResponse.SerializeToString,
             ),
+            'UpdateAdaptedModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAdaptedModel,
+                    request_deserializer=kshot_dot_v1_dot_adaptation__pb2.UpdateAdaptedModelRequest.FromString,
+                    response_serializer=kshot_dot_v1_dot_adaptation__pb2.UpdateAdaptedModelResponse.SerializeToString,
+            ),
+            'ReviseAdaptedModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReviseAdaptedModel,
+                    request_deserializer=kshot_dot_v1_dot_adaptation__pb2.ReviseAdaptedModelRequest.FromString,
+                    response_serializer=kshot_dot_v1_dot_adaptation__pb2.ReviseAdaptedModelResponse.SerializeToString,
+            ),
             'DeleteAdaptedModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteAdaptedModel,
                     request_deserializer=kshot_dot_v1_dot_adaptation__pb2.DeleteAdaptedModelRequest.FromString,
@@ -260,6 +333,11 @@ def add_AdaptationServiceServicer_to_server(servicer, server):
                     servicer.ExportAdaptedModel,
                     request_deserializer=kshot_dot_v1_dot_adaptation__pb2.ExportAdaptedModelRequest.FromString,
                     response_serializer=kshot_dot_v1_dot_adaptation__pb2.ExportAdaptedModelResponse.SerializeToString,
+            ),
+            'ImportAdaptedModel': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportAdaptedModel,
+                    request_deserializer=kshot_dot_v1_dot_adaptation__pb2.ImportAdaptedModelRequest.FromString,
+                    response_serializer=kshot_dot_v1_dot_adaptation__pb2.ImportAdaptedModelResponse.SerializeToString,
             ),
             'GetCapabilities': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapabilities,
@@ -291,7 +369,14 @@ class AdaptationService(object):
     | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
+    | FAILED_PRECONDITION | SUPPORT_NOT_KEPT          | PreconditionFailure    |
+    | FAILED_PRECONDITION | ADAPT_FIRST               | PreconditionFailure    |
+    | ABORTED             | ETAG_MISMATCH             | ResourceInfo           |
+    | ALREADY_EXISTS      | REQUEST_ID_REUSED         |                        |
+    | UNAUTHENTICATED     | UNAUTHENTICATED           |                        |
+    | PERMISSION_DENIED   | PERMISSION_DENIED         |                        |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | QUOTA_EXCEEDED            | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
@@ -314,6 +399,9 @@ class AdaptationService(object):
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
     `x-kshot-request-id`, which the server's log lines name.
+
+    A server with keys wants the metadata `authorization: Bearer KEY` with every call; only health
+    checks go without. The key decides the tenant: adapted models of other tenants are not found.
     """
 
     @staticmethod
@@ -452,6 +540,60 @@ class AdaptationService(object):
             _registered_method=True)
 
     @staticmethod
+    def UpdateAdaptedModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kshot.v1.AdaptationService/UpdateAdaptedModel',
+            kshot_dot_v1_dot_adaptation__pb2.UpdateAdaptedModelRequest.SerializeToString,
+            kshot_dot_v1_dot_adaptation__pb2.UpdateAdaptedModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReviseAdaptedModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kshot.v1.AdaptationService/ReviseAdaptedModel',
+            kshot_dot_v1_dot_adaptation__pb2.ReviseAdaptedModelRequest.SerializeToString,
+            kshot_dot_v1_dot_adaptation__pb2.ReviseAdaptedModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteAdaptedModel(request,
             target,
             options=(),
@@ -495,6 +637,33 @@ class AdaptationService(object):
             '/kshot.v1.AdaptationService/ExportAdaptedModel',
             kshot_dot_v1_dot_adaptation__pb2.ExportAdaptedModelRequest.SerializeToString,
             kshot_dot_v1_dot_adaptation__pb2.ExportAdaptedModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportAdaptedModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/kshot.v1.AdaptationService/ImportAdaptedModel',
+            kshot_dot_v1_dot_adaptation__pb2.ImportAdaptedModelRequest.SerializeToString,
+            kshot_dot_v1_dot_adaptation__pb2.ImportAdaptedModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,7 +34,14 @@ class AdaptationServiceStub:
     | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
+    | FAILED_PRECONDITION | SUPPORT_NOT_KEPT          | PreconditionFailure    |
+    | FAILED_PRECONDITION | ADAPT_FIRST               | PreconditionFailure    |
+    | ABORTED             | ETAG_MISMATCH             | ResourceInfo           |
+    | ALREADY_EXISTS      | REQUEST_ID_REUSED         |                        |
+    | UNAUTHENTICATED     | UNAUTHENTICATED           |                        |
+    | PERMISSION_DENIED   | PERMISSION_DENIED         |                        |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | QUOTA_EXCEEDED            | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
@@ -57,6 +64,9 @@ class AdaptationServiceStub:
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
     `x-kshot-request-id`, which the server's log lines name.
+
+    A server with keys wants the metadata `authorization: Bearer KEY` with every call; only health
+    checks go without. The key decides the tenant: adapted models of other tenants are not found.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -103,6 +113,24 @@ class AdaptationServiceStub:
     Fails with INVALID_ARGUMENT (page size or token).
     """
 
+    UpdateAdaptedModel: grpc.UnaryUnaryMultiCallable[
+        kshot.v1.adaptation_pb2.UpdateAdaptedModelRequest,
+        kshot.v1.adaptation_pb2.UpdateAdaptedModelResponse,
+    ]
+    """Changes when an adapted model expires.
+    Fails with INVALID_ARGUMENT, NOT_FOUND or ABORTED (`etag` does not match).
+    """
+
+    ReviseAdaptedModel: grpc.UnaryUnaryMultiCallable[
+        kshot.v1.adaptation_pb2.ReviseAdaptedModelRequest,
+        kshot.v1.adaptation_pb2.ReviseAdaptedModelResponse,
+    ]
+    """Adapts again, from the initialization, to the changed support set of an adapted model, and keeps
+    the result as an adapted model of its own; the old one stays as it is.
+    Fails as `Adapt` does, and with NOT_FOUND, ABORTED (`etag` does not match) or FAILED_PRECONDITION
+    (its support set is not kept, or its bundle is no longer served).
+    """
+
     DeleteAdaptedModel: grpc.UnaryUnaryMultiCallable[
         kshot.v1.adaptation_pb2.DeleteAdaptedModelRequest,
         kshot.v1.adaptation_pb2.DeleteAdaptedModelResponse,
@@ -117,6 +145,16 @@ class AdaptationServiceStub:
     ]
     """Streams a self-contained ONNX file of an adapted model: a header, then chunks.
     Fails with INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION or DATA_LOSS.
+    """
+
+    ImportAdaptedModel: grpc.StreamUnaryMultiCallable[
+        kshot.v1.adaptation_pb2.ImportAdaptedModelRequest,
+        kshot.v1.adaptation_pb2.ImportAdaptedModelResponse,
+    ]
+    """Keeps an adapted model again that `ExportAdaptedModel` made a file of, here or on another server
+    with the same bundle, under a new id and without its support set: a header, then chunks.
+    Fails with INVALID_ARGUMENT (not such a file, or changed), FAILED_PRECONDITION (its bundle is not
+    served) or RESOURCE_EXHAUSTED.
     """
 
     GetCapabilities: grpc.UnaryUnaryMultiCallable[
@@ -142,7 +180,14 @@ class AdaptationServiceAsyncStub:
     | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
+    | FAILED_PRECONDITION | SUPPORT_NOT_KEPT          | PreconditionFailure    |
+    | FAILED_PRECONDITION | ADAPT_FIRST               | PreconditionFailure    |
+    | ABORTED             | ETAG_MISMATCH             | ResourceInfo           |
+    | ALREADY_EXISTS      | REQUEST_ID_REUSED         |                        |
+    | UNAUTHENTICATED     | UNAUTHENTICATED           |                        |
+    | PERMISSION_DENIED   | PERMISSION_DENIED         |                        |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | QUOTA_EXCEEDED            | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
@@ -165,6 +210,9 @@ class AdaptationServiceAsyncStub:
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
     `x-kshot-request-id`, which the server's log lines name.
+
+    A server with keys wants the metadata `authorization: Bearer KEY` with every call; only health
+    checks go without. The key decides the tenant: adapted models of other tenants are not found.
     """
 
     Adapt: grpc.aio.UnaryUnaryMultiCallable[
@@ -210,6 +258,24 @@ class AdaptationServiceAsyncStub:
     Fails with INVALID_ARGUMENT (page size or token).
     """
 
+    UpdateAdaptedModel: grpc.aio.UnaryUnaryMultiCallable[
+        kshot.v1.adaptation_pb2.UpdateAdaptedModelRequest,
+        kshot.v1.adaptation_pb2.UpdateAdaptedModelResponse,
+    ]
+    """Changes when an adapted model expires.
+    Fails with INVALID_ARGUMENT, NOT_FOUND or ABORTED (`etag` does not match).
+    """
+
+    ReviseAdaptedModel: grpc.aio.UnaryUnaryMultiCallable[
+        kshot.v1.adaptation_pb2.ReviseAdaptedModelRequest,
+        kshot.v1.adaptation_pb2.ReviseAdaptedModelResponse,
+    ]
+    """Adapts again, from the initialization, to the changed support set of an adapted model, and keeps
+    the result as an adapted model of its own; the old one stays as it is.
+    Fails as `Adapt` does, and with NOT_FOUND, ABORTED (`etag` does not match) or FAILED_PRECONDITION
+    (its support set is not kept, or its bundle is no longer served).
+    """
+
     DeleteAdaptedModel: grpc.aio.UnaryUnaryMultiCallable[
         kshot.v1.adaptation_pb2.DeleteAdaptedModelRequest,
         kshot.v1.adaptation_pb2.DeleteAdaptedModelResponse,
@@ -224,6 +290,16 @@ class AdaptationServiceAsyncStub:
     ]
     """Streams a self-contained ONNX file of an adapted model: a header, then chunks.
     Fails with INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION or DATA_LOSS.
+    """
+
+    ImportAdaptedModel: grpc.aio.StreamUnaryMultiCallable[
+        kshot.v1.adaptation_pb2.ImportAdaptedModelRequest,
+        kshot.v1.adaptation_pb2.ImportAdaptedModelResponse,
+    ]
+    """Keeps an adapted model again that `ExportAdaptedModel` made a file of, here or on another server
+    with the same bundle, under a new id and without its support set: a header, then chunks.
+    Fails with INVALID_ARGUMENT (not such a file, or changed), FAILED_PRECONDITION (its bundle is not
+    served) or RESOURCE_EXHAUSTED.
     """
 
     GetCapabilities: grpc.aio.UnaryUnaryMultiCallable[
@@ -249,7 +325,14 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
     | NOT_FOUND           | SERVICE_UNKNOWN           |                        |
     | FAILED_PRECONDITION | MODEL_CHANGED             | PreconditionFailure    |
     | FAILED_PRECONDITION | NON_FINITE_LOGITS         | PreconditionFailure    |
+    | FAILED_PRECONDITION | SUPPORT_NOT_KEPT          | PreconditionFailure    |
+    | FAILED_PRECONDITION | ADAPT_FIRST               | PreconditionFailure    |
+    | ABORTED             | ETAG_MISMATCH             | ResourceInfo           |
+    | ALREADY_EXISTS      | REQUEST_ID_REUSED         |                        |
+    | UNAUTHENTICATED     | UNAUTHENTICATED           |                        |
+    | PERMISSION_DENIED   | PERMISSION_DENIED         |                        |
     | RESOURCE_EXHAUSTED  | STORE_FULL                | QuotaFailure           |
+    | RESOURCE_EXHAUSTED  | QUOTA_EXCEEDED            | QuotaFailure           |
     | RESOURCE_EXHAUSTED  | GPU_MEMORY                | QuotaFailure           |
     | UNAVAILABLE         | QUEUE_FULL                | RetryInfo              |
     | UNAVAILABLE         | TOO_MANY_CALLS            | RetryInfo              |
@@ -272,6 +355,9 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
     A message above the size cap is refused by gRPC itself with RESOURCE_EXHAUSTED and no details.
     UNAVAILABLE also carries the trailer `grpc-retry-pushback-ms`. Every answer carries the trailer
     `x-kshot-request-id`, which the server's log lines name.
+
+    A server with keys wants the metadata `authorization: Bearer KEY` with every call; only health
+    checks go without. The key decides the tenant: adapted models of other tenants are not found.
     """
 
     @abc.abstractmethod
@@ -328,6 +414,28 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
+    def UpdateAdaptedModel(
+        self,
+        request: kshot.v1.adaptation_pb2.UpdateAdaptedModelRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kshot.v1.adaptation_pb2.UpdateAdaptedModelResponse, collections.abc.Awaitable[kshot.v1.adaptation_pb2.UpdateAdaptedModelResponse]]:
+        """Changes when an adapted model expires.
+        Fails with INVALID_ARGUMENT, NOT_FOUND or ABORTED (`etag` does not match).
+        """
+
+    @abc.abstractmethod
+    def ReviseAdaptedModel(
+        self,
+        request: kshot.v1.adaptation_pb2.ReviseAdaptedModelRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kshot.v1.adaptation_pb2.ReviseAdaptedModelResponse, collections.abc.Awaitable[kshot.v1.adaptation_pb2.ReviseAdaptedModelResponse]]:
+        """Adapts again, from the initialization, to the changed support set of an adapted model, and keeps
+        the result as an adapted model of its own; the old one stays as it is.
+        Fails as `Adapt` does, and with NOT_FOUND, ABORTED (`etag` does not match) or FAILED_PRECONDITION
+        (its support set is not kept, or its bundle is no longer served).
+        """
+
+    @abc.abstractmethod
     def DeleteAdaptedModel(
         self,
         request: kshot.v1.adaptation_pb2.DeleteAdaptedModelRequest,
@@ -345,6 +453,18 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[kshot.v1.adaptation_pb2.ExportAdaptedModelResponse], collections.abc.AsyncIterator[kshot.v1.adaptation_pb2.ExportAdaptedModelResponse]]:
         """Streams a self-contained ONNX file of an adapted model: a header, then chunks.
         Fails with INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION or DATA_LOSS.
+        """
+
+    @abc.abstractmethod
+    def ImportAdaptedModel(
+        self,
+        request_iterator: _MaybeAsyncIterator[kshot.v1.adaptation_pb2.ImportAdaptedModelRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[kshot.v1.adaptation_pb2.ImportAdaptedModelResponse, collections.abc.Awaitable[kshot.v1.adaptation_pb2.ImportAdaptedModelResponse]]:
+        """Keeps an adapted model again that `ExportAdaptedModel` made a file of, here or on another server
+        with the same bundle, under a new id and without its support set: a header, then chunks.
+        Fails with INVALID_ARGUMENT (not such a file, or changed), FAILED_PRECONDITION (its bundle is not
+        served) or RESOURCE_EXHAUSTED.
         """
 
     @abc.abstractmethod

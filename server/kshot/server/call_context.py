@@ -28,13 +28,17 @@ PHASES = ("queue", "decode", "compute", "store")
 class Call:
     """One call from its arrival to its log line; times in seconds.
 
-    `caller` names who asks, in any form: calls of different callers take turns. `deadline` is on
+    `caller` names who asks, in any form: calls of different callers take turns. It is the tenant of
+    the key on a server with keys, else the connection; `admin` is the key's role. `deadline` is on
     the clock of `time.monotonic`, None if the caller set none. `ended` tells the threads that work
     for the call to stop.
     """
 
     method: str
     caller: str = ""
+    connection: str = ""
+    tenant: str = ""
+    admin: bool = False
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     model: str = ""
     adapted_model: str = ""
@@ -131,9 +135,15 @@ def until_sent(give_back: Callable[[], None]) -> None:
         call.held.append(give_back)
 
 
+def current_tenant() -> str:
+    """Return the tenant of this task's call; empty on a server without keys."""
+    call = _CALL.get(None)
+    return "" if call is None else call.tenant
+
+
 def begin_call(method: str, remaining: float | None = None, caller: str = "") -> Call:
     """Begin the call that this task serves; its deadline is in `remaining` seconds."""
-    call = Call(method, caller)
+    call = Call(method, caller, caller)
     if remaining is not None:
         call.deadline = time.monotonic() + remaining
         call.slack += _SLACK_SHARE * max(0.0, remaining)

@@ -12,6 +12,13 @@ KshotServerError
     │   └── AdaptedModelDeleted
     ├── ModelChanged            the adapted bundle is no longer served
     ├── NonFiniteLogits         the logits of a query are not finite
+    ├── SupportNotKept          the adapted model has no support set any more
+    ├── AdaptFirst              the call names a model where it needs an adapted one
+    ├── EtagMismatch            the adapted model was changed meanwhile
+    ├── RequestIdReused         another request had this id
+    ├── Unauthenticated         the call has no valid key
+    ├── PermissionDenied        the key's role does not allow the call
+    ├── QuotaExceeded           a limit of the tenant is reached
     ├── StoreIsFull             a limit of the store is reached, or its disk is full
     ├── DeviceMemoryFull        the device has too little memory for this task
     ├── Unavailable             the call may work after `retry_seconds`
@@ -193,6 +200,85 @@ class NonFiniteLogits(RequestError):
     def __init__(self, query: int) -> None:
         message = f"the logits of query {query} are not finite; its values are too large"
         super().__init__(message, precondition(self.reason, "queries", message), query=str(query))
+
+
+class SupportNotKept(RequestError):
+    """The adapted model is kept without its support set; `what` cannot be done."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "SUPPORT_NOT_KEPT"
+
+    def __init__(self, adapted_model: str, what: str) -> None:
+        message = (
+            f"the adapted model {adapted_model} is kept without its support set, so {what}; adapt "
+            "again with retain_support"
+        )
+        failure = precondition(self.reason, adapted_model, message)
+        super().__init__(message, failure, adapted_model=adapted_model)
+
+
+class AdaptFirst(RequestError):
+    """The call names a model where it needs an adapted one."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "ADAPT_FIRST"
+
+    def __init__(self, model: str) -> None:
+        message = (
+            f"model {model!r} answers no queries by itself; adapt it first "
+            "(kshot.v1.AdaptationService/Adapt) and name the adapted model's id"
+        )
+        super().__init__(message, precondition(self.reason, model, message), model=model)
+
+
+class EtagMismatch(RequestError):
+    """The adapted model has another etag than the call asks for."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "ETAG_MISMATCH"
+
+    def __init__(self, adapted_model: str, etag: str) -> None:
+        message = (
+            f"the adapted model {adapted_model} was changed meanwhile: its etag is {etag}; read it "
+            "again and decide anew"
+        )
+        info = resource("AdaptedModel", adapted_model, message)
+        super().__init__(message, info, adapted_model=adapted_model, etag=etag)
+
+
+class RequestIdReused(RequestError):
+    """Another request had the same id."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+    reason = "REQUEST_ID_REUSED"
+    sentence = "another request had this request_id; expected a new random UUID for each request"
+
+
+class Unauthenticated(RequestError):
+    """The call has no valid key."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+    sentence = "expected a valid key in the metadata `authorization: Bearer KEY`"
+
+
+class PermissionDenied(RequestError):
+    """The role of the key does not allow the call."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "PERMISSION_DENIED"
+
+
+class QuotaExceeded(RequestError):
+    """A limit of the tenant is reached, in `models`, `bytes` or `adapt seconds`."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, unit: str, limit: float, remedy: str) -> None:
+        message = f"the tenant's limit of {limit:.16g} {unit} is reached; {remedy}"
+        failure = quota_failure(unit, message)
+        super().__init__(message, failure, unit=unit, limit=f"{limit:.16g}")
 
 
 class StoreIsFull(RequestError):

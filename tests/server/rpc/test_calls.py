@@ -37,7 +37,7 @@ def test_who_had_large_messages_refused_is_read_later_and_others_at_once() -> No
         open_calls._pace = Pace(burst=0, rate=1)
 
         async def read(caller: str, sent: Sent, refused: bool = False) -> None:
-            call = Call("Predict", caller)
+            call = Call("Predict", caller, caller)
             opened = open_calls.begin(call, cast(Any, sent), Kind.OWN)
             assert await open_calls.read(opened) == sent.content
             if refused:
@@ -75,7 +75,9 @@ def test_a_server_that_was_slow_takes_no_message_for_slow(monkeypatch: pytest.Mo
                 return self.content
 
         async def read() -> bytes | None:
-            opened = open_calls.begin(Call("Predict", "one"), cast(Any, Coming(b"x")), Kind.OWN)
+            opened = open_calls.begin(
+                Call("Predict", "one", "one"), cast(Any, Coming(b"x")), Kind.OWN
+            )
             return await open_calls.read(opened)
 
         reading = [asyncio.create_task(read()) for _ in range(10)]

@@ -73,7 +73,7 @@ class OpenCall:
     @property
     def key(self) -> tuple[Kind, str]:
         """Return what its connection's calls are counted by."""
-        return self.kind, self.call.caller
+        return self.kind, self.call.connection
 
 
 class OpenCalls:
@@ -119,8 +119,8 @@ class OpenCalls:
             self._end_unread(next(iter(unread)), QueueFull())
         unread[opened] = None
         try:
-            if opened.kind is Kind.OWN and self._pace.owes(call.caller):
-                async with self._pace.turn(call.caller):
+            if opened.kind is Kind.OWN and self._pace.owes(call.connection):
+                async with self._pace.turn(call.connection):
                     content = None if opened.ending else await self._read(opened)
                     self._charge(call)
             else:
@@ -140,10 +140,10 @@ class OpenCalls:
     def accepted(self, call: Call) -> None:
         """Note that a call is answered: its message costs nothing."""
         if call.charged:
-            self._pace.refund(call.caller, call.message_bytes)
+            self._pace.refund(call.connection, call.message_bytes)
 
     def _charge(self, call: Call) -> None:
-        self._pace.charge(call.caller, call.message_bytes)
+        self._pace.charge(call.connection, call.message_bytes)
         call.charged = True
 
     async def _read(self, opened: OpenCall) -> bytes | None:
@@ -202,7 +202,7 @@ class OpenCalls:
         """End slow messages above the limit: the oldest of the connections with the most."""
         of_caller: dict[str, deque[OpenCall]] = {}
         for opened in slow:
-            of_caller.setdefault(opened.call.caller, deque()).append(opened)
+            of_caller.setdefault(opened.call.connection, deque()).append(opened)
         for _ in range(min(len(slow) - self._most_slow, _ENDS_AT_ONCE)):
             most = max(of_caller.values(), key=len)
             self._end_unread(most.popleft(), QueueFull())
