@@ -227,6 +227,8 @@ def make_model() -> MakeModel:
         balance_classes=False,
         fold_count=0,
         time_budget=2.0,
+        retain_support=True,
+        readapt=False,
     )
 
     def make(

@@ -36,6 +36,8 @@ class AdaptOptions(TypedDict, total=False):
     balance_classes: bool | None
     fold_count: int | None
     time_budget: float | timedelta | None
+    retain_support: bool | None
+    readapt: bool | None
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,15 @@ class ResolvedOptions:
             "help": "Seconds of an idle core that scope auto may plan for, up to 600; a busy "
             "machine takes longer. They are added to --timeout."
         }
+    )
+    retain_support: bool = field(
+        metadata={
+            "help": "Keep the support set with the adapted model; revising it needs that.",
+            "on_by_default": True,
+        }
+    )
+    readapt: bool = field(
+        metadata={"help": "Adapt again by itself once another version of the bundle is served."}
     )
 
 

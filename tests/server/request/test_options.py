@@ -52,6 +52,8 @@ OPTIONS = AdaptOptions(
     balance_classes=False,
     fold_count=0,
     time_budget=2.0,
+    retain_support=True,
+    readapt=False,
 )
 OTHERS = AdaptOptions(
     step_count=4,
@@ -69,6 +71,8 @@ OTHERS = AdaptOptions(
     balance_classes=True,
     fold_count=5,
     time_budget=20.0,
+    retain_support=False,
+    readapt=True,
 )
 # As an older release stored it.
 STORED = (
@@ -128,6 +132,8 @@ def test_options_left_out_have_defaults(manifest: Manifest) -> None:
         balance_classes=False,
         fold_count=0,
         time_budget=2.0,
+        retain_support=True,
+        readapt=False,
     )
 
 
@@ -187,10 +193,16 @@ def test_a_value_that_is_not_allowed_is_named(
     assert str(caught.value) == f"options.{name}: {message}"
 
 
+def test_adapting_again_needs_the_support_set(manifest: Manifest) -> None:
+    assert resolved({"readapt": True}, manifest).readapt
+    with pytest.raises(InvalidRequest, match="expected false without retain_support"):
+        resolved({"readapt": True, "retain_support": False}, manifest)
+
+
 def test_stored_options_come_back() -> None:
     assert json.dumps(OPTIONS.document()) == (
         f'{STORED[:-1]}, "estimate": true, "balance_classes": false, "fold_count": 0, '
-        '"time_budget": 2.0}'
+        '"time_budget": 2.0, "retain_support": true, "readapt": false}'
     )
     assert AdaptOptions.from_document(json.loads(STORED)) == OPTIONS
     assert AdaptOptions.from_document(OTHERS.document()) == OTHERS
@@ -203,9 +215,8 @@ def test_only_what_decides_the_bytes_is_digested(name: str) -> None:
 
     same = other.digested(3) == OPTIONS.digested(3)
 
-    assert same is (
-        name in {"step_count", "ttl", "allow_partial", "estimate", "fold_count", "time_budget"}
-    )
+    undecided = {"step_count", "ttl", "allow_partial", "estimate", "fold_count", "time_budget"}
+    assert same is (name in undecided | {"retain_support", "readapt"})
     assert other.digested(2) != other.digested(3)
 
 
@@ -222,4 +233,5 @@ def test_the_engine_is_told_all_that_decides_its_loop() -> None:
     needed = engine_pb2.AdaptRequest.DESCRIPTOR.fields_by_name.keys()
 
     others = [name for name in OPTION_TYPES if name not in needed]
-    assert others == ["batch_norm_mode", "ttl", "estimate", "fold_count", "time_budget"]
+    front_only = ["batch_norm_mode", "ttl", "estimate", "fold_count", "time_budget"]
+    assert others == [*front_only, "retain_support", "readapt"]

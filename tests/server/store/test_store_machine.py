@@ -40,6 +40,8 @@ OPTIONS = AdaptOptions(
     balance_classes=False,
     fold_count=0,
     time_budget=2.0,
+    retain_support=True,
+    readapt=False,
 )
 
 

@@ -151,6 +151,8 @@ class AdaptOptions:
             digested=False,
         )
     )
+    retain_support: bool = field(metadata=_row(default=lambda _: True, digested=False))
+    readapt: bool = field(metadata=_row(default=lambda _: False, digested=False))
 
     @property
     def folds_wanted(self) -> bool:
@@ -178,6 +180,8 @@ class AdaptOptions:
             "balance_classes": False,
             "fold_count": 0,
             "time_budget": DEFAULT_TIME_BUDGET,
+            "retain_support": True,
+            "readapt": False,
             **document,
         }
         return cls(**{name: kind(known[name]) for name, kind in OPTION_TYPES.items()})
@@ -204,6 +208,9 @@ def resolve_options(
         most = bounds.manifest.limits.max_step_count
         expected = f"1 to {most} with head {options.head}"
         violations.add("options.step_count", f"expected {expected}, got 0")
+    if options.readapt and not options.retain_support:
+        problem = "expected false without retain_support, got true: it needs the support set"
+        violations.add("options.readapt", problem)
     return options
 
 
