@@ -88,6 +88,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"request"},
         {"limits"},
         {"store"},
+        {"access"},
         {"report"},
         {"engine_link"},
         {"predict"},

@@ -29,9 +29,9 @@ class Call:
     """One call from its arrival to its log line; times in seconds.
 
     `caller` names who asks, in any form: calls of different callers take turns. It is the tenant of
-    the key on a server with keys, else the connection; `admin` is the key's role. `deadline` is on
-    the clock of `time.monotonic`, None if the caller set none. `ended` tells the threads that work
-    for the call to stop.
+    the key on a server with keys, else the connection; `admin` is the key's role, `key` its prefix.
+    `deadline` is on the clock of `time.monotonic`, None if the caller set none. `ended` tells the
+    threads that work for the call to stop.
     """
 
     method: str
@@ -39,6 +39,7 @@ class Call:
     connection: str = ""
     tenant: str = ""
     admin: bool = False
+    key: str = ""
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     model: str = ""
     adapted_model: str = ""

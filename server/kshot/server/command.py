@@ -80,6 +80,13 @@ class _EngineCount(click.ParamType[int]):
     "throughput, and where memory suffices two at least, so that one takes over from the other.",
 )
 @click.option(
+    "--access",
+    type=click.Path(path_type=Path),
+    envvar="KSHOT_ACCESS",
+    help="File with API keys and tenants, which `kshot keys create` makes; without one, whoever "
+    "reaches the port may call.",
+)
+@click.option(
     "--insecure",
     is_flag=True,
     envvar="KSHOT_INSECURE",

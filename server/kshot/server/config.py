@@ -44,6 +44,8 @@ class ServerConfig:
     """Where the engine computes: `auto`, `cpu` or `cuda`."""
     engines: int = 0
     """Engine processes; 0 for as many as pay."""
+    access: Path | None = None
+    """The access file with keys and tenants; without one, everyone may call."""
     insecure: bool = False
     """Whether to listen on an address that other machines can reach, without encryption or keys."""
     # At most gRPC's own bound.

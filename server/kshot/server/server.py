@@ -13,6 +13,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from kshot.server.access.gate import Gate
+from kshot.server.access.live_access import LiveAccess
 from kshot.server.admission import Admission
 from kshot.server.config import ServerConfig
 from kshot.server.drain_grace import Grace
@@ -29,6 +31,7 @@ from kshot.server.predict.encodings import Encodings
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.predict.runtime import Runtime
 from kshot.server.request.decoders import Decoders
+from kshot.server.rpc.admin import AdminServicer
 from kshot.server.rpc.health import Health
 from kshot.server.rpc.interceptor import CallInterceptor
 from kshot.server.rpc.messages import max_fields
@@ -41,8 +44,13 @@ from kshot.server.store.store import LocalStore
 from kshot.server.workers import Workers
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1 import adaptation_pb2_grpc as wire_grpc
+from kshot.v1 import admin_pb2 as admin_wire
+from kshot.v1 import admin_pb2_grpc as admin_grpc
 
 SERVICE = wire.DESCRIPTOR.services_by_name["AdaptationService"].full_name
+ADMIN_SERVICE = admin_wire.DESCRIPTOR.services_by_name["AdminService"].full_name
+SERVICES = (SERVICE, ADMIN_SERVICE)
+"""Our own services."""
 _SWEEP_SECONDS = 60.0
 # How long answers may take to leave once their calls have ended.
 _LAST_BYTES_SECONDS = 0.2
@@ -86,6 +94,7 @@ async def running(
     Yields None if `stop` is set before the engine is ready.
     """
     async with AsyncExitStack() as stack:
+        access = None if config.access is None else LiveAccess(config.access)
         hot_set = HotSet(config.max_hot_sessions)
         stack.callback(hot_set.close)
         runtime = Runtime(config.device)
@@ -119,7 +128,7 @@ async def running(
             answer_room=AnswerRoom(config.max_answer_bytes),
         )
         quiet_grpc()
-        interceptor = CallInterceptor(SERVICE, config, max_fields(catalog))
+        interceptor = CallInterceptor(SERVICES, config, max_fields(catalog), Gate(access))
         server, address = _make_server(config, interceptor)
         healthy = _add_services(server, front)
         await server.start()
@@ -133,6 +142,8 @@ async def running(
             asyncio.create_task(_sweep(store, workers, hurry)),
             asyncio.create_task(_size(front)),
         ]
+        if access is not None:
+            behind.append(asyncio.create_task(access.watch()))
         try:
             yield {
                 "event": "ready",
@@ -164,8 +175,9 @@ def _make_server(config: ServerConfig, interceptor: CallInterceptor) -> tuple[gr
 
 def _add_services(server: grpc.aio.Server, front: Front) -> Health:
     wire_grpc.add_AdaptationServiceServicer_to_server(AdaptationServicer(front), server)
-    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    healthy = Health(("", SERVICE))
+    admin_grpc.add_AdminServiceServicer_to_server(AdminServicer(front), server)
+    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    healthy = Health(("", *SERVICES))
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection(names, server)
     return healthy

@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from kshot.server.server import SERVICE
+from kshot.server.server import ADMIN_SERVICE, SERVICE
 from tests.server.front.raw_http2 import RawClient
 
 Make = Callable[..., Any]
@@ -59,6 +59,7 @@ def test_all_services_are_listed(server: Any) -> None:  # noqa: ANN401 -- a runn
     assert {name: item.status for name, item in listed.statuses.items()} == {
         "": serving,
         SERVICE: serving,
+        ADMIN_SERVICE: serving,
     }
 
 

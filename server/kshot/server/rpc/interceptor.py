@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 
+from kshot.server.access.gate import Gate, Metadata
 from kshot.server.admission import Admission
 from kshot.server.call_context import Call, begin_call
 from kshot.server.config import ServerConfig
@@ -46,12 +47,15 @@ Work = Callable[[OpenCall], Awaitable[Any]]
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the methods of all services: every one is registered as a stream of bytes.
 
-    So a call is counted before its message has come, which looks the same on the wire. `calls` has
-    those of the named service whose message has come.
+    So a call is counted, and let in by `gate`, before its message has come, which looks the same on
+    the wire. `services` are our own; `calls` has their calls whose message has come.
     """
 
-    def __init__(self, service: str, config: ServerConfig, max_fields: int) -> None:
-        self._prefix = f"/{service}/"
+    def __init__(
+        self, services: Iterable[str], config: ServerConfig, max_fields: int, gate: Gate
+    ) -> None:
+        self._prefixes = tuple(f"/{service}/" for service in services)
+        self._gate = gate
         places = config.max_adapt_queue + config.max_predict_queue + _SPARE_CALLS
         self.calls = Admission(places)
         self._streams = Admission(_STANDARD_STREAMS)
@@ -75,19 +79,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if method not in self._handlers:
             handler = await continuation(handler_call_details)
             if handler is None:
-                return grpc.stream_stream_rpc_method_handler(cast(Any, _refuse_unknown))
+                return grpc.stream_stream_rpc_method_handler(cast(Any, self._unknown(method)))
             self._handlers[method] = self._wrapped(method, handler)
         return self._handlers[method]
 
     def _wrapped(self, method: str, handler: Handler) -> Handler:
-        kind = Kind.OWN if method.startswith(self._prefix) else Kind.STANDARD
-        name = method.removeprefix(self._prefix)
+        kind = Kind.OWN if method.startswith(self._prefixes) else Kind.STANDARD
         if handler.response_streaming:
-            stream = self._streaming(name, kind, handler)
+            stream = self._streaming(method, kind, handler)
             return grpc.stream_stream_rpc_method_handler(cast(Any, stream))
-        return grpc.stream_unary_rpc_method_handler(cast(Any, self._unary(name, kind, handler)))
+        return grpc.stream_unary_rpc_method_handler(cast(Any, self._unary(method, kind, handler)))
 
-    def _unary(self, name: str, kind: Kind, handler: Handler) -> Unary:
+    def _unknown(self, method: str) -> Unary:
+        async def refuse(_requests: object, context: Context) -> None:
+            call = _begin("unknown", context)
+            error: RequestError = MethodNotFound()
+            try:
+                self._gate.admit(call, method, _metadata(context))
+            except RequestError as refusal:  # who may not call hears nothing of what there is
+                error = refusal
+            await _refuse(call, context, error)
+
+        return refuse
+
+    def _unary(self, method: str, kind: Kind, handler: Handler) -> Unary:
         serialize = cast("Callable[[Any], bytes]", handler.response_serializer)
         handle = cast(Unary, handler.unary_unary)
 
@@ -102,11 +117,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._open.send(opened, len(content))
                 return content
 
-            return cast(bytes, await self._run(name, kind, context, work))
+            return cast(bytes, await self._run(method, kind, context, work))
 
         return answer
 
-    def _streaming(self, name: str, kind: Kind, handler: Handler) -> Unary:
+    def _streaming(self, method: str, kind: Kind, handler: Handler) -> Unary:
         serialize = cast("Callable[[Any], bytes]", handler.response_serializer)
 
         async def answer(_requests: object, context: Context) -> None:
@@ -130,15 +145,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     else:
                         await write(opened, cast(Stream, handler.unary_stream)(request, context))
 
-            await self._run(name, kind, context, work)
+            await self._run(method, kind, context, work)
 
         return answer
 
-    async def _run(self, name: str, kind: Kind, context: Context, work: Work) -> Any:  # noqa: ANN401 -- what `work` returns
+    async def _run(self, method: str, kind: Kind, context: Context, work: Work) -> Any:  # noqa: ANN401 -- what `work` returns
         """Do a call's work between its beginning and its end."""
-        call = _begin(name, context)
+        call = _begin(method.rpartition("/")[2] if kind is Kind.OWN else method, context)
         try:
-            result = await work(self._open.begin(call, context, kind))
+            opened = self._open.begin(call, context, kind)
+            self._gate.admit(call, method, _metadata(context))
+            result = await work(opened)
         except BaseException as error:
             self._open.refused(call)
             refusal = _refusal(call, error)
@@ -186,14 +203,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield await self._parse(handler, content, opened)
 
 
-async def _refuse_unknown(_requests: object, context: Context) -> None:
-    await _refuse(_begin("unknown", context), context, MethodNotFound())
-
-
 def _begin(name: str, context: Context) -> Call:
     call = begin_call(name, context.time_remaining(), context.peer())
     context.set_trailing_metadata(((REQUEST_ID_TRAILER, call.request_id),))
     return call
+
+
+def _metadata(context: Context) -> Metadata:
+    return cast(Metadata, context.invocation_metadata() or ())
 
 
 def _refusal(call: Call, error: BaseException) -> RequestError | None:

@@ -1,0 +1,124 @@
+"""The access file: who may call, and the limits of tenants. One JSON document of mode 600."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from kshot.bundle import replacing
+from kshot.bundle.document import DocumentError, expect, parse, plain, read_json
+from kshot.server.access.key import Key
+from kshot.server.access.names import TENANT_RULE
+from kshot.server.errors import StartError
+
+_OTHERS = 0o077
+_MAX_BYTES = 2**24
+
+Tenants: TypeAlias = Mapping[str, Mapping[str, object]]
+Signature: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Document:
+    schema_version: Literal[1]
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class AccessFile:
+    """Keys, in the order of their creation, and the limits of tenants by name."""
+
+    keys: tuple[Key, ...] = ()
+    tenants: Tenants = field(default_factory=dict)
+
+
+def read_access(path: Path) -> tuple[AccessFile, Signature]:
+    """Read the file, and return what tells it from another at the same path.
+
+    Raises `StartError` if it cannot be read, is not this user's alone, or is damaged.
+    """
+    try:
+        content, signature = _read_private(path)
+        return _parse(path, content), signature
+    except FileNotFoundError as error:
+        raise StartError(
+            f"{path}: no such file; `kshot keys create --access {path} --tenant NAME` makes it"
+        ) from error
+    except OSError as error:
+        raise StartError(f"{path}: cannot read the access file: {error.strerror}") from error
+
+
+def change_access(
+    path: Path, edit: Callable[[AccessFile], AccessFile], *, create: bool = False
+) -> AccessFile:
+    """Replace the file by what `edit` returns for it, and return that; changes take turns.
+
+    Running servers see the old file or the new one. Raises `StartError`, as `read_access` does.
+    """
+    path = path.resolve()
+    try:
+        with replacing(path) as file:
+            os.fchmod(file.fileno(), 0o600)
+            known = AccessFile() if create and not path.exists() else read_access(path)[0]
+            changed = edit(known)
+            document = plain(_Document(1, changed.keys))
+            content = json.dumps({**_object(document), "tenants": changed.tenants}, indent=2)
+            _parse(path, content.encode())
+            file.write(content.encode() + b"\n")
+    except OSError as error:
+        raise StartError(f"{path}: cannot write the access file: {error.strerror}") from error
+    return changed
+
+
+def signature_of(status: os.stat_result) -> Signature:
+    """Return what tells a file from another at the same path."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read_private(path: Path) -> tuple[bytes, Signature]:
+    # A pipe in the place of the file must not hold up the server.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise StartError(f"{path}: expected a file, got something else; name another path")
+        if status.st_uid != os.geteuid() or status.st_mode & _OTHERS:
+            raise StartError(
+                f"{path}: expected a file of user {os.geteuid()} that nobody else may read or "
+                f"write, got user {status.st_uid} and mode {stat.S_IMODE(status.st_mode):o}; chown "
+                "it, and chmod it to 600"
+            )
+        return file.read(_MAX_BYTES), signature_of(status)
+
+
+def _parse(path: Path, content: bytes) -> AccessFile:
+    try:
+        return _access_file(_object(read_json(content)))
+    except DocumentError as error:
+        raise StartError(
+            f"{path}: not an access file: {error}; put back a copy, or move it away and create "
+            "keys anew"
+        ) from error
+
+
+def _access_file(values: dict[str, object]) -> AccessFile:
+    tenants = _object(values.pop("tenants", {}), "tenants")
+    keys = parse(_Document, values).keys
+    for prefix, count in Counter(key.prefix for key in keys).items():
+        expect(count == 1, "keys", "different prefixes", f"{prefix} {count} times")
+    for name, limits in tenants.items():
+        expect(bool(TENANT_RULE.holds(name)), "tenants", TENANT_RULE.expected, ascii(name))
+        _object(limits, f"tenants.{name}")
+    return AccessFile(keys, {name: _object(limits) for name, limits in tenants.items()})
+
+
+def _object(value: object, name: str = "") -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise DocumentError(name, "expected an object")
+    return value
