@@ -35,6 +35,8 @@ from kshot.server.workers import Workers
 
 MakeModel = Callable[..., AdaptedModelRecord]
 LABELS = (0, 0, 1, 1)
+# Two crops of each picture, 48 numbers each; and the pictures, whose values no pixel has.
+MAPS_BYTES, PACKED_BYTES = 2 * 4 * 48 * 4, 4 * 3 * 8 * 8 * 4
 
 
 MakeCandidate = Callable[..., Candidate]
@@ -231,10 +233,11 @@ def test_nobody_holds_images_while_the_engine_works(
 @pytest.mark.parametrize(
     ("calls", "changed", "kept"),
     [
-        (("adapt",), {}, [2 * 4 * 48 * 4]),
-        (("adapt",), {"scope": Scope.HEAD}, [0]),
-        (("adapt_head", "refine"), {"time_budget": 1e-9}, [0]),
-        (("adapt_head", "refine"), {}, [2 * 4 * 48 * 4]),
+        (("adapt",), {}, [MAPS_BYTES + PACKED_BYTES]),
+        (("adapt",), {"retain_support": False}, [MAPS_BYTES]),
+        (("adapt",), {"scope": Scope.HEAD}, [PACKED_BYTES]),
+        (("adapt_head", "refine"), {"time_budget": 1e-9, "retain_support": False}, [0]),
+        (("adapt_head", "refine"), {}, [MAPS_BYTES + PACKED_BYTES]),
     ],
 )
 def test_the_room_of_images_is_given_back(
@@ -244,7 +247,7 @@ def test_the_room_of_images_is_given_back(
     changed: dict[str, Any],
     kept: list[int],
 ) -> None:
-    """All but that of the crops' maps: two of each picture, 48 numbers each."""
+    """All but that of the crops' maps and of the images that are stored."""
     assert make_calls(monkeypatch, lambda: make_candidate(**changed), *calls).kept == kept
 
 

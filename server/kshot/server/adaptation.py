@@ -22,6 +22,7 @@ from kshot.server.report.known import all_may_be_left_out, strengths
 from kshot.server.report.novelty import span_of
 from kshot.server.request.digest import weights_digest
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.kept_support import KeptSupport
 from kshot.server.tail import TailReport, took_all
 from kshot.server.workers import Workers
 
@@ -137,7 +138,9 @@ def _adaptation(task: CheckedTask, result: EngineResult, held_out: Floats | None
     )
     classes = np.asarray(engine_task.class_indices, np.int64)
     notes = list(seen.notes)
-    arrays = AdaptedArrays(result.parameters, result.statistics, _kept_support(engine_task))
+    arrays = AdaptedArrays(
+        result.parameters, result.statistics, _kept_support(task), examples=_kept_examples(task)
+    )
     estimate = None
     if held_out is not None:
         folds = options.fold_count if result.held_out_logits is None else None
@@ -173,10 +176,21 @@ def _with_references(
     )
 
 
-def _kept_support(task: EngineTask) -> Floats:
-    """Return the support set as it is stored: `(n, 0, 1, 1)` in mode stored, which never asks it.
+def _kept_support(task: CheckedTask) -> Floats:
+    """Return the support set if queries may ask it or it has the only images, else `(n, 0, 1, 1)`.
 
-    Features of two networks are larger than the adapted head.
+    In mode stored no query asks, and features of two networks are larger than the adapted head.
     """
-    stored = task.options.batch_norm_mode is BatchNormMode.STORED
-    return task.support[:, :0].copy() if stored else task.support  # a view would hold the features
+    support, options = task.engine_task.support, task.engine_task.options
+    weights_only = options.ttl > 0 and not options.retain_support
+    has_only_images = task.keeps_support and task.packed is None
+    stored = options.batch_norm_mode is BatchNormMode.STORED
+    if weights_only or (stored and not has_only_images):
+        return support[:, :0].copy()  # a view would hold the features
+    return support
+
+
+def _kept_examples(task: CheckedTask) -> KeptSupport | None:
+    if not task.keeps_support:
+        return None
+    return KeptSupport(np.asarray(task.engine_task.class_indices, np.int32), task.packed)

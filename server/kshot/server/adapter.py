@@ -88,7 +88,8 @@ class Adapter:
         if encoder is None:
             return candidate
         support = await self.encodings.encode(encoder, task.images)
-        encoded = await self.workers.prepare(partial(task.encoded, support))
+        spec = candidate.model.bundle.manifest.input
+        encoded = await self.workers.prepare(partial(task.encoded, support, spec))
         example_seconds = self._example_seconds(candidate)
         if example_seconds:  # crops need the images
             encoded = replace(encoded, tail_example_seconds=example_seconds)
@@ -127,10 +128,11 @@ class Adapter:
             return await self.encodings.crop_maps(maps, images, plan.crop_count, seed)
 
     def _shrink_room(self, candidate: Candidate) -> None:
-        """Keep room for the crops alone, if an encoder has taken the images."""
+        """Keep room for crops and packed images alone, if an encoder has taken the images."""
         if candidate.model.encoder is not None:
-            tail = candidate.task.engine_task.tail
-            self.shrink_room(0 if tail is None else tail.crop_maps.nbytes)
+            tail, packed = candidate.task.engine_task.tail, candidate.task.packed
+            crops = 0 if tail is None else tail.crop_maps.nbytes
+            self.shrink_room(crops + (0 if packed is None else packed.size_bytes))
 
     def _example_seconds(self, candidate: Candidate) -> float:
         """Return the seconds of a tail's step for each example; 0 where no tail may adapt."""

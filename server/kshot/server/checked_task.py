@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from kshot.bundle import Head, Manifest
+from kshot.bundle import Head, InputSpec, Manifest
 from kshot.server.call_context import current_call
 from kshot.server.engine_link.client import EngineTask
 from kshot.server.predict.catalog import ServedModel
@@ -28,6 +28,7 @@ from kshot.server.request.inputs import AdaptInput
 from kshot.server.request.options import Bounds, TtlLimits, resolve_options
 from kshot.server.request.validation import check_labels
 from kshot.server.request.violations import Violations
+from kshot.server.store.kept_support import PackedImages
 from kshot.server.tail import NO_TAIL, TailOutlook, may_adapt, unfinished
 
 Floats = npt.NDArray[np.float32]
@@ -42,7 +43,8 @@ class CheckedTask:
     `feature_blocks` are the sizes of those that the engine's support set begins with, if it is
     features. `asks_for_tail` tells that the caller set an option of the tail, `budget_is_idle` that
     he set its time budget where it cannot adapt. `tail_example_seconds` is what a step of the tail
-    takes for each example, 0 where it may not adapt, and `tail` how far it adapts.
+    takes for each example, 0 where it may not adapt, and `tail` how far it adapts. `packed` are the
+    images that are kept where the engine's support set is not.
     """
 
     engine_task: EngineTask
@@ -55,11 +57,20 @@ class CheckedTask:
     budget_is_idle: bool = False
     tail_example_seconds: float = 0
     tail: TailOutlook | None = None
+    packed: PackedImages | None = None
 
-    def encoded(self, support: Floats) -> CheckedTask:
-        """Give the engine an encoded support set; blocks."""
+    @property
+    def keeps_support(self) -> bool:
+        """Tell whether the adapted model is kept, and its support set with it."""
+        options = self.engine_task.options
+        return options.retain_support and options.ttl > 0
+
+    def encoded(self, support: Floats, spec: InputSpec) -> CheckedTask:
+        """Give the engine an encoded support set, made of images of this input; blocks."""
         seen = SeenImages.of(self.engine_task, self.images)
-        return replace(self, engine_task=replace(self.engine_task, support=support), seen=seen)
+        packed = PackedImages.of(self.images, spec) if self.keeps_support else None
+        engine_task = replace(self.engine_task, support=support)
+        return replace(self, engine_task=engine_task, seen=seen, packed=packed)
 
     def without_images(self) -> CheckedTask:
         """Drop the images, which nobody needs any more.

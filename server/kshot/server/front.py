@@ -30,6 +30,7 @@ from kshot.server.predict.prediction import (
     Question,
     answer,
     check_cost,
+    check_kept,
     check_mode,
     check_rejection,
     prepare_queries,
@@ -157,6 +158,7 @@ class Front:
                     self._check_cost(query, model, support_count, mode, violations)
                     queries = prepare_queries(query.queries, model, budget, violations)
                     violations.check()
+                    check_kept(question, adapted.id)
                     manifest = model.bundle.manifest
                     grounds = self.support_grounds.of(adapted.id, arrays.support, manifest)
                     found = query_ground_warnings(grounds, grounds_of(queries, manifest))
@@ -191,6 +193,7 @@ class Front:
             check_mode(mode, model, violations)
             violations.check()
             chosen = mode or adapted.options.batch_norm_mode
+            check_kept(Question(model, arrays, chosen), adapted.id)
             room = adapted.size_bytes + template_bytes(model.bundle, arrays, chosen)
             await self.answer_room.hold_export(room)
 

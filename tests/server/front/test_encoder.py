@@ -217,7 +217,7 @@ def test_a_restarted_server_answers_as_before(
     run_in_thread: Make,
     pipes: object,  # noqa: ARG001 -- the fake engine needs it
 ) -> None:
-    """The store keeps what lies behind the encoder: the adapted network and the encoded support."""
+    """The store keeps what lies behind the encoder, and the images to adapt to again."""
     config = make_config(bundles=(encoder_bundle.path,))
     answers = []
     for turn in range(2):
@@ -233,7 +233,7 @@ def test_a_restarted_server_answers_as_before(
     for before, after in zip(answers[:3], answers[3:], strict=True):
         np.testing.assert_array_equal(before, after)
     # Half the sides of the images: a quarter of their bytes.
-    assert 4 * WAY * SHOT * 16 < adapted.size_bytes < 4 * WAY * SHOT * 64
+    assert adapted.size_bytes > 4 * WAY * SHOT * (16 + 64)
 
 
 def test_an_engine_that_dies_takes_one_adaptation(

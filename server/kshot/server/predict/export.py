@@ -11,12 +11,13 @@ import onnx
 import onnx.compose
 import onnx.numpy_helper
 
-from kshot.bundle import TAIL_MIX, BatchNormMode, Bundle, manifest_document
+from kshot.bundle import BatchNormMode, Bundle, manifest_document
 from kshot.server.predict.encoder import ENCODED, IMAGES
-from kshot.server.predict.template import HEAD, used_names
+from kshot.server.predict.template import LOGITS, used_names
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
 _INPUT = "inputs"
+_UNDIVIDED, _TEMPERATURE = "logits/undivided", "logits/temperature"
 
 
 def template_bytes(bundle: Bundle, arrays: AdaptedArrays, mode: BatchNormMode) -> int:
@@ -31,19 +32,18 @@ def export_model(
 ) -> bytes:
     """Return an ONNX file: `inputs` (prepared) to `logits`, weights within, facts as metadata.
 
-    `arrays` are those of `adapted`, which was made from `bundle`. The head's, or the weights of
-    head and tail, are divided by the bundle's temperature, so the softmax of the logits is
-    calibrated. A bundle's encoder comes before the adapted network.
+    `arrays` are those of `adapted`, which was made from `bundle`. A last node divides the logits by
+    the bundle's temperature, so their softmax is calibrated. A bundle's encoder comes before the
+    adapted network.
     """
     way = len(adapted.class_names)
     temperature = bundle.manifest.temperature(mode, way, len(arrays.support))
     with_tail = bundle.tail_template_path if arrays.has_tail else None
     model = onnx.load(with_tail or bundle.template_path(mode))
     constants = dict(arrays.parameters) | dict(arrays.statistics) | {"support": arrays.support}
-    if temperature != 1:  # logits are linear in these
-        last = (TAIL_MIX,) if with_tail else HEAD
-        constants |= {name: constants[name] / np.float32(temperature) for name in last}
     _fill(model.graph, constants)
+    if temperature != 1:
+        _divide(model.graph, temperature)
     _name_way(model.graph, way)
     if bundle.encoder_path is not None:
         model = _behind_encoder(model, onnx.load(bundle.encoder_path))
@@ -62,6 +62,17 @@ def _fill(graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[np.float32
     queries = [value for value in graph.input if value.name == _INPUT]
     del graph.input[:]
     graph.input.extend(queries)
+
+
+def _divide(graph: onnx.GraphProto, temperature: float) -> None:
+    """Divide the logits: the adapted parameters stay what they are, bit for bit."""
+    for node in graph.node:
+        for index, name in enumerate(node.output):
+            if name == LOGITS:
+                node.output[index] = _UNDIVIDED
+    divisor = np.float32(temperature)
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(divisor), _TEMPERATURE))
+    graph.node.append(onnx.helper.make_node("Div", [_UNDIVIDED, _TEMPERATURE], [LOGITS]))
 
 
 def _name_way(graph: onnx.GraphProto, way: int) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kshot.bundle import BatchNormMode
 from kshot.server.call_context import current_call
-from kshot.server.errors import NonFiniteLogits
+from kshot.server.errors import NonFiniteLogits, SupportNotKept
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.predict.predictor import images_per_query
 from kshot.server.report.known import known_scores, least_threshold
@@ -94,6 +94,13 @@ def check_mode(mode: BatchNormMode | None, model: ServedModel, violations: Viola
     if mode is not None:
         allowed = model.bundle.manifest.batch_norm.allowed
         check_allowed("batch_norm_mode", mode, one_of(allowed), violations)
+
+
+def check_kept(question: Question, adapted_model: str) -> None:
+    """Raise `SupportNotKept` for a mode that answers with what is not kept."""
+    if not question.model.predictor.answers(question.arrays, question.mode):
+        mode = question.mode
+        raise SupportNotKept(adapted_model, f"nothing answers in mode {mode} (ask in another)")
 
 
 def check_rejection(

@@ -101,6 +101,15 @@ class Predictor:
         """Tell whether arrays are a head, which runs in less time than a thread takes up."""
         return not self._heavy and not arrays.has_tail
 
+    def answers(self, arrays: AdaptedArrays, mode: BatchNormMode) -> bool:
+        """Tell whether arrays have what a mode answers with, if the support set is not kept."""
+        if mode is BatchNormMode.SUPPORT_AND_QUERY:
+            return arrays.has_support
+        if mode is BatchNormMode.SUPPORT and not arrays.statistics:
+            inputs = self._template(arrays, mode).session.get_inputs()
+            return {value.name for value in inputs} <= {QUERIES, *arrays.parameters}
+        return True
+
     def parts(self, arrays: AdaptedArrays, query_count: int, mode: BatchNormMode) -> list[slice]:
         """Return which queries run at once: few enough that others do not wait long.
 

@@ -65,7 +65,9 @@ class SupportGrounds:
         self._lock = threading.Lock()
 
     def of(self, adapted_model: str, support: Floats, manifest: Manifest) -> Grounds | None:
-        """Return what `grounds_of` makes of an adapted model's prepared support set."""
+        """Return what `grounds_of` makes of an adapted model's support set, None if not kept."""
+        if not support.size:
+            return None
         with self._lock:
             if adapted_model in self._known:
                 self._known.move_to_end(adapted_model)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from kshot.bundle import TAIL_MIX
 from kshot.server.request.options import AdaptOptions
+from kshot.server.store.kept_support import Floats, KeptSupport
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
@@ -42,9 +43,10 @@ class AdaptedModelRecord:
 class AdaptedArrays:
     """Float32 arrays: parameters and batch statistics by name, the prepared support set.
 
-    `support` is `(support_count, channels, height, width)`, without channels in mode stored.
-    `references` `(k,)` are the strengths of k examples that were left out; there are none where
-    none could be. `span` has the fields of a `SupportSpan`, where queries' novelty counts too.
+    `support` is what the network takes, `(support_count, channels, height, width)`, without
+    channels where no query asks it: in mode stored, and without `retain_support`. `references`
+    `(k,)` are the strengths of k examples that were left out; there are none where none could be. `span` has the fields of a `SupportSpan`, where queries' novelty counts too.
+    `examples` is there where the support set is kept; arrays in memory leave it on the disk.
     """
 
     parameters: Arrays
@@ -52,6 +54,7 @@ class AdaptedArrays:
     support: npt.NDArray[np.float32]
     references: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     span: Arrays = field(default_factory=dict)
+    examples: KeptSupport | None = None
 
     @property
     def has_tail(self) -> bool:
@@ -59,8 +62,21 @@ class AdaptedArrays:
         return TAIL_MIX in self.parameters
 
     @property
+    def has_support(self) -> bool:
+        """Tell whether the support set is there to answer queries beside it."""
+        return bool(self.support.size)
+
+    def kept_images(self) -> tuple[Floats, tuple[int, ...]] | None:
+        """Return the prepared images of the examples and their classes, None where not kept."""
+        if self.examples is None:
+            return None
+        images = self.examples.images
+        unpacked = self.support if images is None else images.unpacked()
+        return unpacked, tuple(self.examples.classes.tolist())
+
+    @property
     def size_bytes(self) -> int:
-        """Return the bytes of the arrays in memory."""
+        """Return the bytes of the arrays in memory, without `examples`."""
         arrays = (
             *self.parameters.values(),
             *self.statistics.values(),

@@ -18,6 +18,7 @@ import safetensors.numpy
 
 from kshot.bundle import TAIL_MIX
 from kshot.server.store.adapted_model import TAIL, AdaptedArrays, AdaptedModelRecord, Arrays
+from kshot.server.store.kept_support import KeptSupport, PackedImages
 from kshot.server.store.rows import parse_record, record_text
 
 _PARAMETERS = "parameters."
@@ -25,6 +26,9 @@ _STATISTICS = "statistics."
 _SUPPORT = "support"
 _REFERENCES = "references"
 _SPAN = "span."
+_CLASSES = "examples.classes"
+_IMAGES = "examples.images"
+_LEVELS = "examples.levels"
 # The largest arrays: their numbers are those of float16.
 _BASIS = _SPAN + "basis"
 _HALVES, _MIX = _PARAMETERS + TAIL, _PARAMETERS + TAIL_MIX
@@ -110,11 +114,22 @@ def arrays_bytes(arrays: AdaptedArrays, metadata: dict[str, str] | None = None) 
     if arrays.references.size:
         tensors[_REFERENCES] = arrays.references
     tensors |= {_SPAN + name: array for name, array in arrays.span.items()}
-    whole = {
+    whole: dict[str, npt.NDArray[np.generic]] = {
         name: np.asarray(array, _kept_type(name, array), order="C")
         for name, array in tensors.items()
     }
-    return safetensors.numpy.save(whole, metadata)
+    if arrays.examples is not None:
+        whole |= _example_tensors(arrays.examples)
+    return safetensors.numpy.save(cast(Any, whole), metadata)
+
+
+def _example_tensors(examples: KeptSupport) -> dict[str, npt.NDArray[np.generic]]:
+    tensors: dict[str, npt.NDArray[np.generic]] = {_CLASSES: examples.classes}
+    if (images := examples.images) is not None:
+        tensors[_IMAGES] = np.asarray(images.numbers, order="C")
+        if images.levels.size:
+            tensors[_LEVELS] = images.levels
+    return tensors
 
 
 def _kept_type(name: str, array: npt.NDArray[np.float32]) -> type[np.floating[Any]]:
@@ -130,7 +145,9 @@ def _kept_type(name: str, array: npt.NDArray[np.float32]) -> type[np.floating[An
 
 def parse_arrays(content: bytes) -> AdaptedArrays:
     """Return an adapted model's file, whose digest was checked, as read-only arrays."""
-    tensors = cast(dict[str, npt.NDArray[np.float32]], safetensors.numpy.load(content))
+    loaded = safetensors.numpy.load(content)
+    examples = _examples(loaded)
+    tensors = cast(dict[str, npt.NDArray[np.float32]], loaded)
     for name, array in tensors.items():
         tensors[name] = array.astype(np.float32, copy=False)
         tensors[name].flags.writeable = False
@@ -140,7 +157,19 @@ def parse_arrays(content: bytes) -> AdaptedArrays:
         tensors[_SUPPORT],
         tensors.get(_REFERENCES, np.empty(0, np.float32)),
         _below(_SPAN, tensors),
+        examples,
     )
+
+
+def _examples(tensors: dict[str, npt.NDArray[Any]]) -> KeptSupport | None:
+    """Take the examples out of the tensors of a file, if they are kept."""
+    classes, images, levels = (tensors.pop(name, None) for name in (_CLASSES, _IMAGES, _LEVELS))
+    if classes is None:
+        return None
+    packed = None
+    if images is not None:
+        packed = PackedImages(images) if levels is None else PackedImages(images, levels)
+    return KeptSupport(classes, packed)
 
 
 def _below(prefix: str, tensors: Arrays) -> Arrays:

@@ -57,7 +57,7 @@ class KeptModels:
             # The load asks the store again: it fails if the model was deleted meanwhile.
             with suppress(KshotServerError):
                 self._cache.get_or_load(
-                    kept.id, lambda: CachedModel(self._store.get(kept.id), arrays)
+                    kept.id, lambda: CachedModel(self._store.get(kept.id), without_examples(arrays))
                 )
             return kept
 
@@ -80,6 +80,13 @@ class KeptModels:
             # Only the store knows what became of it.
             held = await self._about(model_id, lambda: self._load(model_id))
         return self._store.on_wire(held.model), held.arrays
+
+    async def read_whole(self, model_id: str) -> tuple[AdaptedModelRecord, AdaptedArrays]:
+        """Return an adapted model with its arrays and examples, from the disk."""
+        model, arrays = await self._about(
+            model_id, lambda: (self._store.get(model_id), self._store.read(model_id))
+        )
+        return self._store.on_wire(model), arrays
 
     async def page(
         self, page_size: int, page_token: str, model: str
@@ -108,7 +115,7 @@ class KeptModels:
         """Return an adapted model from the store, its arrays from memory if possible; blocks."""
         model = self._store.get(model_id)
         return self._cache.get_or_load(
-            model_id, lambda: CachedModel(model, self._store.read(model_id))
+            model_id, lambda: CachedModel(model, without_examples(self._store.read(model_id)))
         )
 
     async def _about(self, model_id: str, function: Callable[[], Result]) -> Result:
@@ -141,6 +148,11 @@ class KeptModels:
             log_event("not_dropped", logging.ERROR, problem=problem, id=short_id(model_id))
         finally:
             self._cache.discard(model_id)
+
+
+def without_examples(arrays: AdaptedArrays) -> AdaptedArrays:
+    """Return what queries need: examples stay on the disk."""
+    return replace(arrays, examples=None)
 
 
 class Handover:
