@@ -45,7 +45,8 @@ class AdaptedArrays:
 
     `support` is what the network takes, `(support_count, channels, height, width)`, without
     channels where no query asks it: in mode stored, and without `retain_support`. `references`
-    `(k,)` are the strengths of k examples that were left out; there are none where none could be. `span` has the fields of a `SupportSpan`, where queries' novelty counts too.
+    `(k,)` are the strengths of k examples that were left out; there are none where none could be.
+    `span` has the fields of a `SupportSpan`, where queries' novelty counts too.
     `examples` is there where the support set is kept; arrays in memory leave it on the disk.
     """
 
