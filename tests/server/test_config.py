@@ -29,6 +29,29 @@ def test_other_addresses_need_a_word(listen: str) -> None:
         config(listen=listen)
 
 
+def test_other_addresses_need_encryption_and_keys() -> None:
+    both = {"tls_cert": Path("c"), "tls_key": Path("k"), "access": Path("a")}
+
+    assert config(listen="0.0.0.0:1", **both).access == Path("a")
+    for missing, words in (("access", "keys .--access"), ("tls_cert", "encryption .--tls-cert")):
+        fewer = both | {missing: None} | ({"tls_key": None} if missing == "tls_cert" else {})
+        with pytest.raises(ConfigError, match=f"without {words}"):
+            config(listen="0.0.0.0:1", **fewer)
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ({"tls_cert": Path("c")}, "tls_key"),
+        ({"tls_key": Path("k")}, "tls_cert"),
+        ({"client_ca": Path("a")}, "tls_cert"),
+    ],
+)
+def test_files_of_tls_go_together(settings: dict[str, Any], missing: str) -> None:
+    with pytest.raises(ConfigError, match=f"{missing}: required with"):
+        config(**settings)
+
+
 @pytest.mark.parametrize("listen", ["::1:50051", "::1", "fe80::1:50051", "2001:db8::1:1"])
 def test_an_ipv6_address_needs_brackets(listen: str) -> None:
     with pytest.raises(ConfigError, match=r"in brackets, such as \[::1\]:50051"):

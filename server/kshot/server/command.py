@@ -87,10 +87,29 @@ class _EngineCount(click.ParamType[int]):
     "reaches the port may call.",
 )
 @click.option(
+    "--tls-cert",
+    type=click.Path(path_type=Path),
+    envvar="KSHOT_TLS_CERT",
+    help="PEM file with the server's certificate, and those between it and its authority; read "
+    "again when it changes.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(path_type=Path),
+    envvar="KSHOT_TLS_KEY",
+    help="PEM file with the certificate's private key.",
+)
+@click.option(
+    "--client-ca",
+    type=click.Path(path_type=Path),
+    envvar="KSHOT_CLIENT_CA",
+    help="PEM file with authorities: clients must show a certificate from one of them.",
+)
+@click.option(
     "--insecure",
     is_flag=True,
     envvar="KSHOT_INSECURE",
-    help="Allow an address that other machines can reach, without encryption or keys.",
+    help="Allow an address that other machines can reach, without encryption or without keys.",
 )
 def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 -- one per option
     """Serve bundles over gRPC: adapt and predict.

@@ -46,8 +46,14 @@ class ServerConfig:
     """Engine processes; 0 for as many as pay."""
     access: Path | None = None
     """The access file with keys and tenants; without one, everyone may call."""
+    tls_cert: Path | None = None
+    """The PEM file with the server's certificate and those between it and its authority."""
+    tls_key: Path | None = None
+    """The PEM file with the certificate's private key."""
+    client_ca: Path | None = None
+    """The PEM file with the authorities that clients' certificates must be from, if any."""
     insecure: bool = False
-    """Whether to listen on an address that other machines can reach, without encryption or keys."""
+    """Whether other machines may reach the server without encryption or keys."""
     # At most gRPC's own bound.
     max_message_bytes: int = _count(
         32 * 2**20, "Maximum size of a request, in bytes.", least=1024, greatest=2**31 - 1
@@ -157,11 +163,27 @@ class ServerConfig:
                 f"default_ttl: expected at most {self.max_ttl:g} (max_ttl), "
                 f"got {self.default_ttl:g}"
             )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, missing = ("cert", "key") if self.tls_key is None else ("key", "cert")
+            raise ConfigError(f"tls_{missing}: required with tls_{given}, got none")
+        if self.client_ca is not None and self.tls_cert is None:
+            raise ConfigError("tls_cert: required with client_ca, got none")
+        self._check_host()
+
+    def _check_host(self) -> None:
         host = self.host
-        if not self.insecure and not _loopback(host):
+        missing = [
+            words
+            for words, there in (
+                ("encryption (--tls-cert and --tls-key)", self.tls_cert),
+                ("keys (--access)", self.access),
+            )
+            if there is None
+        ]
+        if missing and not self.insecure and not _loopback(host):
             raise ConfigError(
-                f"listen: expected a loopback address, got {host}, which other machines can reach "
-                "without encryption or keys; pass --insecure to allow it"
+                f"listen: expected a loopback address, got {host}, which other machines can "
+                f"reach without {' or '.join(missing)}; add what is missing, or pass --insecure"
             )
 
     @property

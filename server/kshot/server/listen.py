@@ -19,8 +19,12 @@ _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _TRIES = 20
 
 
-def listen(server: grpc.aio.Server, host: str, port: int) -> int:
+def listen(
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None
+) -> int:
     """Listen at every address of `host` and return the port; port 0 picks a free one.
+
+    With `credentials` callers must speak TLS.
 
     gRPC is content with one of several addresses: a client of `localhost` could then reach another
     server. Raises `StartError`, before gRPC logs a problem of its own.
@@ -30,9 +34,11 @@ def listen(server: grpc.aio.Server, host: str, port: int) -> int:
         addresses = ["::"]  # gRPC takes both families for it
     for address in addresses:
         try:
-            server.add_insecure_port(
-                f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-            )
+            place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+            if credentials is None:
+                server.add_insecure_port(place)
+            else:
+                server.add_secure_port(place, credentials)
         except RuntimeError as error:  # taken since it was tried
             raise StartError(_taken(address, port)) from error
     return port

@@ -13,8 +13,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from kshot.server.access.certificate import TlsFiles
 from kshot.server.access.gate import Gate
 from kshot.server.access.live_access import LiveAccess
+from kshot.server.access.live_certificate import LiveCertificate
+from kshot.server.access.watch import watch
 from kshot.server.admission import Admission
 from kshot.server.config import ServerConfig
 from kshot.server.drain_grace import Grace
@@ -95,6 +98,10 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         access = None if config.access is None else LiveAccess(config.access)
+        certificate = None
+        if config.tls_cert is not None and config.tls_key is not None:
+            files = TlsFiles(config.tls_cert, config.tls_key, config.client_ca)
+            certificate = LiveCertificate(files)
         hot_set = HotSet(config.max_hot_sessions)
         stack.callback(hot_set.close)
         runtime = Runtime(config.device)
@@ -129,7 +136,7 @@ async def running(
         )
         quiet_grpc()
         interceptor = CallInterceptor(SERVICES, config, max_fields(catalog), Gate(access))
-        server, address = _make_server(config, interceptor)
+        server, address = _make_server(config, interceptor, certificate)
         healthy = _add_services(server, front)
         await server.start()
         stack.push_async_callback(server.stop, 0)
@@ -142,8 +149,8 @@ async def running(
             asyncio.create_task(_sweep(store, workers, hurry)),
             asyncio.create_task(_size(front)),
         ]
-        if access is not None:
-            behind.append(asyncio.create_task(access.watch()))
+        if watched := [each.refresh for each in (access, certificate) if each is not None]:
+            behind.append(asyncio.create_task(watch(watched)))
         try:
             yield {
                 "event": "ready",
@@ -166,10 +173,13 @@ async def running(
                     await task
 
 
-def _make_server(config: ServerConfig, interceptor: CallInterceptor) -> tuple[grpc.aio.Server, str]:
+def _make_server(
+    config: ServerConfig, interceptor: CallInterceptor, certificate: LiveCertificate | None
+) -> tuple[grpc.aio.Server, str]:
     """Return a listening server and its address."""
     server = grpc.aio.server(interceptors=[interceptor], options=transport_options(config))
-    port = listen(server, config.host, config.port)
+    credentials = None if certificate is None else certificate.credentials()
+    port = listen(server, config.host, config.port, credentials)
     return server, f"{config.host}:{port}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from kshot.server.access.key import Key
 from kshot.server.access.keyring import Keyring
 from kshot.server.errors import StartError
 from kshot.server.event_log import log_event
-
-_LOOK_SECONDS = 0.5
 
 
 class LiveAccess:
@@ -41,12 +38,6 @@ class LiveAccess:
     def tenants(self) -> Tenants:
         """Return the limits of tenants by name, as the file has them now."""
         return self._file.tenants
-
-    async def watch(self) -> None:
-        """Read the file whenever it changes, until cancelled."""
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            await asyncio.to_thread(self.refresh)
 
     def refresh(self) -> None:
         """Read the file if it has changed; log how that went."""
