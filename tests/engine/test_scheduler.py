@@ -355,6 +355,25 @@ def test_a_partial_answer_has_the_steps_done(
     assert answer.parameters
 
 
+def test_cancelling_ends_the_loop_before_its_next_step(
+    make_scheduler: MakeScheduler, model: LoadedModel
+) -> None:
+    """The loop looks at its clock before each step; the caller leaves at the twelfth look."""
+    looks = itertools.count()
+
+    def clock() -> float:
+        look = next(looks)
+        if look == 12:
+            budget.cancelled.set()
+        return float(look)
+
+    budget = Budget(None, allow_partial=False, clock=clock)
+    answer = make_scheduler().submit(model, _task(step_count=ENDLESS), budget).result(PATIENCE)
+
+    assert answer.stop_reason is StopReason.CANCELLED
+    assert answer.step_count == 11
+
+
 def test_parameters_that_end_infinite_are_divergence(
     make_scheduler: MakeScheduler, model: LoadedModel
 ) -> None:

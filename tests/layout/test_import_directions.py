@@ -85,10 +85,10 @@ FLOORS: dict[str, list[set[str]]] = {
     "server": [
         {"call_context", "error_details", "errors", "event_log", "fair_pool", "workers"},
         {"config", "drain_grace", "listen"},
+        {"access"},
         {"request"},
         {"limits"},
         {"store"},
-        {"access"},
         {"report"},
         {"engine_link"},
         {"predict"},

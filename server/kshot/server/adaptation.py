@@ -70,6 +70,7 @@ async def adapt(
         result = await run_engine(engine_task, seconds)
         # The engine counts only its computing; the rest was waiting.
         call.add("compute", result.seconds)
+        call.engine_seconds += result.seconds
         call.add("queue", time.perf_counter() - started - result.seconds)
         return result
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kshot.server.errors import CallCancelled, DeadlineExceeded
 from kshot.server.fair_pool import give_way
@@ -52,6 +52,8 @@ class Call:
     """Whether its caller was charged for the message."""
     started: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    engine_seconds: float = 0.0
+    """How long engines computed for it."""
     support_warnings: list[str] = field(default_factory=list)
     """Sentences for the caller about the support set: any part of the work may append some."""
     query_warnings: list[str] = field(default_factory=list)
@@ -64,6 +66,26 @@ class Call:
         held, self.held = self.held, None
         for give_back in held or ():
             give_back()
+
+    def shared(self) -> Call:
+        """Return a call for work that others may wait for too, and that may outlive this one."""
+        fresh = Call(self.method)
+        return replace(
+            self,
+            ended=False,
+            held=None,
+            seconds=fresh.seconds,
+            engine_seconds=0.0,
+            support_warnings=fresh.support_warnings,
+            query_warnings=fresh.query_warnings,
+        )
+
+    def extend(self, other: Call) -> None:
+        """Give this call the other's deadline if that comes later."""
+        if self.deadline is None or other.deadline is None:
+            self.deadline = None
+        elif other.deadline > self.deadline:
+            self.deadline, self.slack = other.deadline, other.slack
 
     def remaining(self) -> float | None:
         """Return the seconds until the deadline, negative after it, None without one."""
@@ -150,6 +172,11 @@ def begin_call(method: str, remaining: float | None = None, caller: str = "") ->
         call.slack += _SLACK_SHARE * max(0.0, remaining)
     _CALL.set(call)
     return call
+
+
+def serve_call(call: Call) -> None:
+    """Let this task serve a call."""
+    _CALL.set(call)
 
 
 def seconds_to_spare(remaining: float | None) -> float | None:

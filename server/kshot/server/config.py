@@ -22,9 +22,11 @@ def _count(default: int, text: str, least: int = 1, greatest: int = 2**53) -> in
     return field(default=default, metadata={"help": text, "span": (least, greatest)})
 
 
-def _seconds(default: float, text: str, greatest: float = DAY_SECONDS) -> float:
-    """Declare a span of time that has a flag: its default, its help, its greatest value."""
-    return field(default=default, metadata={"help": text, "span": (0.001, greatest)})
+def _seconds(
+    default: float, text: str, greatest: float = DAY_SECONDS, least: float = 0.001
+) -> float:
+    """Declare a span of time that has a flag: its default, its help, its ends."""
+    return field(default=default, metadata={"help": text, "span": (least, greatest)})
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,12 @@ class ServerConfig:
         30 * DAY_SECONDS,
         "Maximum time to live that a caller may set, in seconds.",
         greatest=_MAX_TTL,
+    )
+    request_id_ttl: float = _seconds(
+        3600.0,
+        "Seconds that the answer to a request id is kept: a repetition gets it and adapts no "
+        "second time.",
+        least=600.0,
     )
     max_adapt_queue: int = _count(
         256,

@@ -132,7 +132,8 @@ class ModelNotFound(RequestError):
 
     def __init__(self, model: str, served: Sequence[str]) -> None:
         model = model[:64]
-        message = f"model {model!r} is not served; expected one of {', '.join(served)}"
+        expected = f"one of {', '.join(served)}" if served else "none: this caller may use no model"
+        message = f"model {model!r} is not served; expected {expected}"
         name, at, _version = model.partition("@")
         if at and name in served:
             message += "; a server has one version of each: leave out the version"
@@ -326,10 +327,10 @@ class QueueFull(Unavailable):
 
 
 class TooManyCalls(Unavailable):
-    """The caller's connection has the maximum number of calls under way."""
+    """The caller's connection or tenant has the maximum number of calls under way."""
 
     reason = "TOO_MANY_CALLS"
-    sentence = "this connection has too many calls under way; wait until some have ended"
+    sentence = "this connection or tenant has too many calls under way; wait until some have ended"
     retry_seconds = 0.5
 
 

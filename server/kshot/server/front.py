@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 
 from kshot.bundle import BatchNormMode
+from kshot.server.access.quotas import Quotas
 from kshot.server.adaptation import AdaptResult
 from kshot.server.adapter import Adapter
 from kshot.server.admission import Admission, ImageRoom, ShrinkRoom, room_bytes
@@ -18,6 +19,7 @@ from kshot.server.checked_task import check_task, check_task_alone
 from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.pool import EnginePool
+from kshot.server.errors import ModelNotFound
 from kshot.server.limits.answers import AnswerRoom
 from kshot.server.predict.batches import MAX_BATCH_IMAGES, Batches, Request, few_alone, may_join
 from kshot.server.predict.catalog import Catalog, ServedModel
@@ -84,10 +86,24 @@ class Front:
     predicting_room: ImageRoom = field(default_factory=ImageRoom)
     support_grounds: SupportGrounds = field(default_factory=SupportGrounds)
     answer_room: AnswerRoom = field(default_factory=AnswerRoom)
+    quotas: Quotas = field(default_factory=Quotas)
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """Return the served models that the caller may use."""
+        allows = self.quotas.limits.allows
+        return [model for model in self.catalog if allows(model.bundle.manifest.name)]
+
+    def find_model(self, name: str) -> ServedModel:
+        """Return a served model; raise `ModelNotFound` if it is none that the caller may use."""
+        if name in self.catalog and self.quotas.limits.allows(name.partition("@")[0]):
+            return self.catalog.find(name)
+        raise ModelNotFound(name, sorted({model.bundle.manifest.name for model in self.models}))
 
     async def adapt(self, task: AdaptInput, violations: Violations) -> AdaptResult:
         """Adapt and store the adapted model."""
-        with self.adapting.admit():
+        await self.quotas.check_adapting()
+        with self.adapting.admit(), self.quotas.count_adapting():
             ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
             models = await self._find(task, violations)
 
@@ -108,7 +124,8 @@ class Front:
         violations: Violations,
     ) -> tuple[AdaptResult, Answers]:
         """Adapt, classify queries, store nothing."""
-        with self.adapting.admit():
+        await self.quotas.check_adapting()
+        with self.adapting.admit(), self.quotas.count_adapting():
             if "ttl" in task.options:
                 violations.add("options.ttl", "must not be set: AdaptAndPredict keeps no model")
                 others = {name: task.options[name] for name in task.options if name != "ttl"}
@@ -278,8 +295,8 @@ class Front:
         self, task: AdaptInput, violations: Violations, query: PredictInput | None = None
     ) -> list[ServedModel]:
         """Return the models that may answer; if none is served, first check what needs no model."""
-        if not task.model:
-            return list(self.catalog)
+        if not task.model and (models := self.models):
+            return models
 
         def check() -> None:
             check_task_alone(task, self.catalog.max_way, violations)
@@ -287,10 +304,13 @@ class Front:
                 check_sent(query.queries, QUERIES, violations)
             violations.check()
 
-        if task.model not in self.catalog:
+        try:
+            model = self.find_model(task.model)
+        except ModelNotFound:
             await self.workers.prepare(check)
+            raise
         current_call().model = task.model
-        return [self.catalog.find(task.model)]
+        return [model]
 
     def _budget(self, shared: SharedImages) -> PixelBudget:
         config = self.config

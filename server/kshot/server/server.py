@@ -17,6 +17,7 @@ from kshot.server.access.certificate import TlsFiles
 from kshot.server.access.gate import Gate
 from kshot.server.access.live_access import LiveAccess
 from kshot.server.access.live_certificate import LiveCertificate
+from kshot.server.access.quotas import Quotas
 from kshot.server.access.watch import watch
 from kshot.server.admission import Admission
 from kshot.server.config import ServerConfig
@@ -102,6 +103,7 @@ async def running(
         if config.tls_cert is not None and config.tls_key is not None:
             files = TlsFiles(config.tls_cert, config.tls_key, config.client_ca)
             certificate = LiveCertificate(files)
+        quotas = Quotas() if access is None else Quotas(access.limits_of)
         hot_set = HotSet(config.max_hot_sessions)
         stack.callback(hot_set.close)
         runtime = Runtime(config.device)
@@ -133,9 +135,10 @@ async def running(
             adapting=Admission(config.max_adapt_queue),
             predicting=Admission(config.max_predict_queue),
             answer_room=AnswerRoom(config.max_answer_bytes),
+            quotas=quotas,
         )
         quiet_grpc()
-        interceptor = CallInterceptor(SERVICES, config, max_fields(catalog), Gate(access))
+        interceptor = CallInterceptor(SERVICES, config, max_fields(catalog), Gate(access), quotas)
         server, address = _make_server(config, interceptor, certificate)
         healthy = _add_services(server, front)
         await server.start()

@@ -12,6 +12,7 @@ import pytest
 
 from kshot.server.access.access_file import AccessFile, change_access, read_access
 from kshot.server.access.key import Role, new_key
+from kshot.server.access.limits import Limits
 from kshot.server.errors import StartError
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -30,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_was_written_is_read_again(path: Path) -> None:
-    limits = {"acme": {"models": 3}}
+    limits = {"acme": Limits(max_models=3)}
 
     changed = change_access(path, lambda file: replace(with_key(file), tenants=limits))
 
@@ -43,7 +44,7 @@ def test_a_change_that_fails_leaves_the_file_alone(path: Path) -> None:
     before = path.read_bytes()
 
     with pytest.raises(StartError, match="tenants"):
-        change_access(path, lambda file: replace(file, tenants={"../x": {}}))
+        change_access(path, lambda file: replace(file, tenants={"../x": Limits()}))
 
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]

@@ -9,6 +9,7 @@ import pytest
 
 from kshot.server.access.access_file import change_access
 from kshot.server.access.key import Key, Role, new_key
+from kshot.server.access.limits import Limits
 from kshot.server.access.live_access import LiveAccess
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -31,7 +32,7 @@ def path(tmp_path: Path, key: tuple[Key, str]) -> Path:
 def test_a_change_counts_from_the_next_look_on(path: Path, key: tuple[Key, str]) -> None:
     access = LiveAccess(path)
     record, text = new_key("other", Role.ADMIN, None, NOW)
-    limits = {"other": {"models": 1}}
+    limits = {"other": Limits(max_models=1)}
     change_access(path, lambda _: replace(_, keys=(record,), tenants=limits))
 
     assert access.find_key(text) is None
@@ -39,7 +40,8 @@ def test_a_change_counts_from_the_next_look_on(path: Path, key: tuple[Key, str])
 
     assert access.find_key(text) == record
     assert access.find_key(key[1]) is None
-    assert access.tenants == limits
+    assert access.limits_of("other") == limits["other"]
+    assert access.limits_of("acme") == Limits()
 
 
 @pytest.mark.parametrize("damage", ["garbage", "missing", "open to others"])

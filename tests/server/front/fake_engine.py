@@ -32,6 +32,7 @@ WAIT = 906
 NO_MEMORY = 907
 FREEZE = 908
 HANG_IN_FOLDS = 909
+HANG_UNTIL_LEFT = 910
 
 EXIT_CODE = 9
 TAIL_SECONDS, TAIL_WEIGHT = 1e-4, 0.75
@@ -82,7 +83,7 @@ class FakeEngine(wire_grpc.EngineServiceServicer):
     async def Adapt(  # noqa: N802 -- named as in the .proto
         self, request: wire.AdaptRequest, context: Context
     ) -> wire.AdaptResponse:
-        if request.seed in (DIE, HANG, WAIT):
+        if request.seed in (DIE, HANG, WAIT, HANG_UNTIL_LEFT):
             await asyncio.to_thread(tell_arrival)
         if request.seed == DIE:
             os._exit(EXIT_CODE)
@@ -90,6 +91,11 @@ class FakeEngine(wire_grpc.EngineServiceServicer):
             os.kill(os.getpid(), signal.SIGSTOP)
         if request.seed == HANG:
             await asyncio.Event().wait()
+        if request.seed == HANG_UNTIL_LEFT:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                tell_arrival()
         if request.seed == HANG_IN_FOLDS and len(request.class_indices) < 3 * request.way:
             await asyncio.Event().wait()
         if request.seed == WAIT:

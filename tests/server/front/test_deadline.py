@@ -10,6 +10,7 @@ import pytest
 from kshot.server import checked_task
 from kshot.server.call_context import current_call
 from kshot.server.engine_link.supervisor import EngineSupervisor
+from tests.server.front.fake_engine import HANG_UNTIL_LEFT
 
 Make = Callable[..., Any]
 
@@ -70,3 +71,16 @@ def test_a_deadline_during_decoding_ends_the_call(
 
     assert (refused.code, refused.reason) == ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
     assert timeouts == []
+
+
+def test_the_engine_hears_that_a_client_cancels(
+    server: Any,  # noqa: ANN401 -- a running server
+    adapt_request: Make,
+    wait_arrival: Callable[[], str],
+) -> None:
+    """Its loop then ends before the next step (tests/engine/test_scheduler.py)."""
+    call = server.stub.Adapt.future(adapt_request(seed=HANG_UNTIL_LEFT), timeout=300)
+    wait_arrival()
+    call.cancel()
+
+    assert wait_arrival() == "here\n"

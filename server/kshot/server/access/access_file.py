@@ -14,13 +14,14 @@ from typing import Literal, TypeAlias
 from kshot.bundle import replacing
 from kshot.bundle.document import DocumentError, expect, parse, plain, read_json
 from kshot.server.access.key import Key
+from kshot.server.access.limits import Limits
 from kshot.server.access.names import TENANT_RULE
 from kshot.server.errors import StartError
 
 _OTHERS = 0o077
 _MAX_BYTES = 2**24
 
-Tenants: TypeAlias = Mapping[str, Mapping[str, object]]
+Tenants: TypeAlias = Mapping[str, Limits]
 Signature: TypeAlias = tuple[int, ...]
 
 
@@ -28,6 +29,7 @@ Signature: TypeAlias = tuple[int, ...]
 class _Document:
     schema_version: Literal[1]
     keys: tuple[Key, ...]
+    tenants: Tenants | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ def change_access(
             os.fchmod(file.fileno(), 0o600)
             known = AccessFile() if create and not path.exists() else read_access(path)[0]
             changed = edit(known)
-            document = plain(_Document(1, changed.keys))
-            content = json.dumps({**_object(document), "tenants": changed.tenants}, indent=2)
+            document = plain(_Document(1, changed.keys, changed.tenants))
+            content = json.dumps(document, indent=2)
             _parse(path, content.encode())
             file.write(content.encode() + b"\n")
     except OSError as error:
@@ -99,7 +101,7 @@ def _read_private(path: Path) -> tuple[bytes, Signature]:
 
 def _parse(path: Path, content: bytes) -> AccessFile:
     try:
-        return _access_file(_object(read_json(content)))
+        return _access_file(read_json(content))
     except DocumentError as error:
         raise StartError(
             f"{path}: not an access file: {error}; put back a copy, or move it away and create "
@@ -107,18 +109,11 @@ def _parse(path: Path, content: bytes) -> AccessFile:
         ) from error
 
 
-def _access_file(values: dict[str, object]) -> AccessFile:
-    tenants = _object(values.pop("tenants", {}), "tenants")
-    keys = parse(_Document, values).keys
-    for prefix, count in Counter(key.prefix for key in keys).items():
-        expect(count == 1, "keys", "different prefixes", f"{prefix} {count} times")
-    for name, limits in tenants.items():
+def _access_file(values: object) -> AccessFile:
+    tenants = values.get("tenants") if isinstance(values, dict) else None
+    for name in tenants if isinstance(tenants, dict) else ():  # before an error shows it
         expect(bool(TENANT_RULE.holds(name)), "tenants", TENANT_RULE.expected, ascii(name))
-        _object(limits, f"tenants.{name}")
-    return AccessFile(keys, {name: _object(limits) for name, limits in tenants.items()})
-
-
-def _object(value: object, name: str = "") -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise DocumentError(name, "expected an object")
-    return value
+    document = parse(_Document, values)
+    for prefix, count in Counter(key.prefix for key in document.keys).items():
+        expect(count == 1, "keys", "different prefixes", f"{prefix} {count} times")
+    return AccessFile(document.keys, document.tenants or {})

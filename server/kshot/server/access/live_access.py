@@ -8,12 +8,12 @@ from pathlib import Path
 from kshot.server.access.access_file import (
     AccessFile,
     Signature,
-    Tenants,
     read_access,
     signature_of,
 )
 from kshot.server.access.key import Key
 from kshot.server.access.keyring import Keyring
+from kshot.server.access.limits import UNLIMITED, Limits
 from kshot.server.errors import StartError
 from kshot.server.event_log import log_event
 
@@ -34,10 +34,9 @@ class LiveAccess:
         """Return the key that a text is, None if it is none or is revoked."""
         return self._keyring.find(text)
 
-    @property
-    def tenants(self) -> Tenants:
-        """Return the limits of tenants by name, as the file has them now."""
-        return self._file.tenants
+    def limits_of(self, tenant: str) -> Limits:
+        """Return the limits of a tenant, as the file has them now."""
+        return self._file.tenants.get(tenant, UNLIMITED)
 
     def refresh(self) -> None:
         """Read the file if it has changed; log how that went."""

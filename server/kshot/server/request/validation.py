@@ -15,6 +15,7 @@ from kshot.server.request.violations import Violations, shorten
 MAX_CLASS_NAME_BYTES = 256
 _MAX_INDICES_NOTED = 8
 _ID = re.compile("am-[a-z2-7]{26}")
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
 def check_id(adapted_model: str, violations: Violations) -> bool:
@@ -25,6 +26,16 @@ def check_id(adapted_model: str, violations: Violations) -> bool:
         violations.add(
             "adapted_model", f"expected am- and 26 characters of a-z and 2-7, got {got!r}"
         )
+    return fits
+
+
+def check_request_id(request_id: str, violations: Violations) -> bool:
+    """Note an id of a request that is no UUID; return whether it is one."""
+    fits = _UUID.fullmatch(request_id) is not None
+    if not fits:
+        got = shorten(request_id, 40)
+        expected = "expected a random UUID such as 9b2d3c52-63f4-4b8e-a1d7-5f0c7e9d2a41"
+        violations.add("request_id", f"{expected}, got {got!r}")
     return fits
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import metadata
 
 from kshot.bundle import Manifest, useful_side
+from kshot.server.access.limits import UNLIMITED, Limits
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.client import EngineFacts
-from kshot.server.predict.catalog import Catalog, ServedModel
+from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.options import Bounds, TtlLimits, resolve_options
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.encode import choice_value, duration_message, options_message
@@ -15,12 +17,16 @@ from kshot.v1 import adaptation_pb2 as wire
 
 
 def capabilities_message(
-    catalog: Catalog, config: ServerConfig, facts: EngineFacts | None
+    models: Iterable[ServedModel],
+    config: ServerConfig,
+    facts: EngineFacts | None,
+    tenant: tuple[str, Limits] = ("", UNLIMITED),
 ) -> wire.GetCapabilitiesResponse:
-    """Describe the served models, the server's limits, and the engine if there is one."""
+    """Describe models, the limits of the server and of a tenant, and the engine if there is one."""
+    name, limits = tenant
     return wire.GetCapabilitiesResponse(
         server_version=_version(),
-        models=[_model(model, config) for model in catalog],
+        models=[_model(model, config) for model in models],
         limits=wire.ServerLimits(
             max_message_bytes=config.max_message_bytes,
             max_image_pixels=config.max_image_pixels,
@@ -34,6 +40,9 @@ def capabilities_message(
             max_predict_mac_count=config.max_predict_macs,
             max_answer_bytes=config.max_answer_bytes,
             max_connection_call_count=config.max_connection_calls,
+            request_id_ttl=duration_message(config.request_id_ttl),
+            tenant=name,
+            **limits.on_wire(),
         ),
         engine=None if facts is None else _engine(facts),
     )

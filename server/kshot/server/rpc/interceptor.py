@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeAlias, cast
 import grpc
 
 from kshot.server.access.gate import Gate, Metadata
+from kshot.server.access.quotas import Quotas
 from kshot.server.admission import Admission
 from kshot.server.call_context import Call, begin_call
 from kshot.server.config import ServerConfig
@@ -52,10 +53,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, services: Iterable[str], config: ServerConfig, max_fields: int, gate: Gate
+        self,
+        services: Iterable[str],
+        config: ServerConfig,
+        max_fields: int,
+        gate: Gate,
+        quotas: Quotas,
     ) -> None:
         self._prefixes = tuple(f"/{service}/" for service in services)
         self._gate = gate
+        self._quotas = quotas
         places = config.max_adapt_queue + config.max_predict_queue + _SPARE_CALLS
         self.calls = Admission(places)
         self._streams = Admission(_STANDARD_STREAMS)
@@ -155,6 +162,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             opened = self._open.begin(call, context, kind)
             self._gate.admit(call, method, _metadata(context))
+            if kind is Kind.OWN:
+                await self._quotas.begin_call()
             result = await work(opened)
         except BaseException as error:
             self._open.refused(call)

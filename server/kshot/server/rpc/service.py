@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from kshot.server.call_context import current_call
+from kshot.server.call_context import current_call, current_tenant
 from kshot.server.front import Front
 from kshot.server.predict.prediction import Answers
 from kshot.server.request.inputs import PredictInput
@@ -134,7 +134,8 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
     ) -> wire.GetCapabilitiesResponse:
         """Describe the server."""
         front = self._front
-        return capabilities_message(front.catalog, front.config, front.engine.facts)
+        tenant = current_tenant(), front.quotas.limits
+        return capabilities_message(front.models, front.config, front.engine.facts, tenant)
 
     async def _with_predictions(
         self, response: Response, answers: Answers, class_names: Sequence[str], query: PredictInput
