@@ -89,6 +89,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"request"},
         {"limits"},
         {"store"},
+        {"upkeep"},
         {"report"},
         {"engine_link"},
         {"predict"},

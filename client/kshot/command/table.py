@@ -34,7 +34,7 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "server,engine,cpu",
         ),
         "store": Entry(
-            "kshot.server.store.command",
+            "kshot.server.upkeep.command",
             "Check or repair the folder of adapted models of a server.",
             "server",
         ),

@@ -91,12 +91,12 @@ def test_a_store_of_another_process_is_refused(folder: Path) -> None:
 
 def test_a_newer_schema_is_refused(folder: Path) -> None:
     connection = sqlite3.connect(folder / "index.sqlite3")
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.execute("DELETE FROM adapted_models")
     connection.commit()
     connection.close()
 
-    with pytest.raises(StartError, match="version 1 or 2, got 3: a newer release"):
+    with pytest.raises(StartError, match="version 1 to 3, got 4: a newer release"):
         open_store(folder)
     assert (folder / "models" / "a1.safetensors").exists()
 

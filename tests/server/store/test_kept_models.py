@@ -39,15 +39,17 @@ class SlowStore:
         self.threads: dict[str, int] = {}
         self.stored, self.on_wire = store.stored, store.on_wire
 
-    def put(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
+    def put(
+        self, model: AdaptedModelRecord, arrays: AdaptedArrays, *request: None
+    ) -> AdaptedModelRecord:
         self.threads["put"] = threading.get_ident()
         self.putting.set()
         self.go.wait()
-        return self._store.put(model, arrays)
+        return self._store.put(model, arrays, *request)
 
-    def delete(self, model_id: str) -> None:
+    def delete(self, model_id: str, tenant: str) -> None:
         self.threads["delete"] = threading.get_ident()
-        self._store.delete(model_id)
+        self._store.delete(model_id, tenant)
 
 
 @pytest.fixture
@@ -200,7 +202,9 @@ def test_a_model_deleted_during_put_is_not_cached(
     class Hasty:
         """A store where somebody deletes what has just been put."""
 
-        def put(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
+        def put(
+            self, model: AdaptedModelRecord, arrays: AdaptedArrays, *_request: None
+        ) -> AdaptedModelRecord:
             kept = store.put(model, arrays)
             store.delete(kept.id)
             cache.discard(kept.id)

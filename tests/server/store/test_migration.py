@@ -1,8 +1,9 @@
-"""Stores of schema 1, which had no digests, become those of this release."""
+"""Stores of schema 1, without digests, and 2, without tenants, become those of this release."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import sqlite3
 import subprocess
@@ -17,11 +18,13 @@ from kshot.server.errors import (
     AdaptedModelDamaged,
     AdaptedModelDeleted,
     AdaptedModelExpired,
+    AdaptedModelNotFound,
     StartError,
 )
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.content import arrays_bytes
-from kshot.server.store.rows import record_text
+from kshot.server.store.folder import StoreFolder
+from kshot.server.store.rows import Value, digest, record_text
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -46,6 +49,47 @@ PRAGMA user_version = 1;
 PRAGMA journal_mode = WAL;
 """
 
+SCHEMA_2 = """
+CREATE TABLE adapted_models (
+    id TEXT PRIMARY KEY,
+    model TEXT NOT NULL,
+    create_time REAL NOT NULL,
+    expire_time REAL NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    record TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    damaged INTEGER NOT NULL,
+    digest TEXT NOT NULL
+);
+CREATE INDEX adapted_models_by_age ON adapted_models (create_time, id);
+CREATE INDEX adapted_models_by_expiry ON adapted_models (expire_time);
+CREATE INDEX adapted_models_by_size ON adapted_models (size_bytes);
+CREATE TABLE tombstones (
+    id TEXT PRIMARY KEY,
+    expire_time REAL NOT NULL,
+    end_time REAL NOT NULL,
+    deleted INTEGER NOT NULL,
+    digest TEXT NOT NULL
+);
+CREATE INDEX tombstones_by_age ON tombstones (end_time);
+CREATE TABLE clock (
+    boot TEXT NOT NULL,
+    wall REAL NOT NULL,
+    elapsed REAL NOT NULL,
+    skipped REAL NOT NULL,
+    digest TEXT NOT NULL
+);
+CREATE TABLE room (content BLOB NOT NULL);
+PRAGMA user_version = 2;
+PRAGMA journal_mode = WAL;
+"""
+
+# The fields of a record in these releases.
+RECORD = (
+    "id", "model", "bundle_digest", "weights_digest", "adaptation_digest", "class_names",
+    "options", "create_time", "expire_time", "size_bytes", "step_count", "support_accuracy",
+)  # fmt: skip
+
 DIE_WHILE_MIGRATING = """
 import os, signal, sqlite3, sys
 from pathlib import Path
@@ -67,25 +111,34 @@ LocalStore.open(Path(sys.argv[1]), max_count=9, max_bytes=10**7, clock=lambda: 1
 @pytest.fixture
 def earlier(folder: Path, make_model: MakeModel, make_arrays: MakeArrays) -> Path:
     """A store of schema 1: two models, one that is damaged, one deleted, one expired."""
+    return fill(folder, 1, make_model, make_arrays)
+
+
+def fill(folder: Path, schema: int, make_model: MakeModel, make_arrays: MakeArrays) -> Path:
     (folder / "models").mkdir(parents=True, mode=0o700)
     folder.chmod(0o700)
     connection = sqlite3.connect(folder / "index.sqlite3", isolation_level=None)
-    connection.executescript(SCHEMA_1)
+    connection.executescript({1: SCHEMA_1, 2: SCHEMA_2}[schema])
+
+    def insert(table: str, *columns: Value) -> None:
+        columns = columns if schema == 1 else (*columns, digest(columns))
+        places = ", ".join("?" * len(columns))
+        connection.execute(f"INSERT INTO {table} VALUES ({places})", columns)  # noqa: S608 -- our own names
+
     for seed, model_id in enumerate(("a1", "a2", "bad")):
         content = arrays_bytes(make_arrays(seed))
         (folder / "models" / f"{model_id}.safetensors").write_bytes(content)
         model = replace(make_model(model_id), size_bytes=len(content))
-        connection.execute(
-            "INSERT INTO adapted_models VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                model_id, model.model, model.create_time, model.expire_time, len(content),
-                record_text(model), hashlib.sha256(content).hexdigest(), model_id == "bad",
-            ),
-        )  # fmt: skip
-    connection.executemany(
-        "INSERT INTO tombstones VALUES (?, ?, ?, ?)",
-        [("gone", 2000.0, 999.0, 1), ("old", 990.0, 990.0, 0)],
-    )
+        fields = json.loads(record_text(model))
+        text = json.dumps({name: fields[name] for name in RECORD})
+        sha256 = hashlib.sha256(content).hexdigest()
+        times = (model.create_time, model.expire_time)
+        damaged = int(model_id == "bad")
+        insert("adapted_models", model_id, model.model, *times, len(content), text, sha256, damaged)
+    insert("tombstones", "gone", 2000.0, 999.0, 1)
+    insert("tombstones", "old", 990.0, 990.0, 0)
+    if schema == 2:
+        insert("clock", "given", 1000.0, 1000.0, 0.0)
     connection.close()
     (folder / "models" / "bad.safetensors").write_bytes(b"?")
     return folder
@@ -104,16 +157,66 @@ def check(store: LocalStore, make_arrays: MakeArrays, same: AssertSame) -> None:
             store.read(model_id)
 
 
-@pytest.mark.usefixtures("earlier")
+@pytest.mark.parametrize("schema", [1, 2])
 def test_an_earlier_store_opens(
+    folder: Path,
     open_store: OpenStore,
+    make_model: MakeModel,
     make_arrays: MakeArrays,
     assert_same: AssertSame,
+    schema: int,
 ) -> None:
+    """What it holds belongs to the tenant of a server without keys."""
+    fill(folder, schema, make_model, make_arrays)
     for _ in range(2):
         with open_store() as store:
             check(store, make_arrays, assert_same)
             assert len(store.list(9)[0]) == 2
+            assert store.use("") == store.use()
+            with pytest.raises(AdaptedModelNotFound) as caught:
+                store.read("a1", "other")
+            assert caught.type is AdaptedModelNotFound
+
+
+def test_a_changed_row_of_schema_2_is_not_believed(
+    folder: Path, open_store: OpenStore, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    """Its file says what it is, here nothing: it has no record."""
+    fill(folder, 2, make_model, make_arrays)
+    connection = sqlite3.connect(folder / "index.sqlite3", isolation_level=None)
+    connection.execute("UPDATE adapted_models SET size_bytes = 1 WHERE id = 'a2'")
+    connection.execute("UPDATE tombstones SET deleted = 0 WHERE id = 'gone'")
+    connection.close()
+
+    with open_store() as store:
+        with pytest.raises(AdaptedModelDamaged):
+            store.read("a2")
+        with pytest.raises(AdaptedModelNotFound) as caught:
+            store.read("gone")
+        assert caught.type is AdaptedModelNotFound
+        assert store.get("a1").revision == 0
+
+
+def test_a_damaged_index_of_schema_2_is_rebuilt(
+    folder: Path,
+    open_store: OpenStore,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    assert_same: AssertSame,
+) -> None:
+    """One bit of its version is flipped: it claims to be of this release, or a newer one."""
+    fill(folder, 2, make_model, make_arrays)
+    for version in (3, 6):
+        connection = sqlite3.connect(folder / "index.sqlite3", isolation_level=None)
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.close()
+        with pytest.raises(StartError, match="kshot store repair"):
+            open_store()
+        if version == 6:
+            StoreFolder.open(folder, lambda: 1000.0, repair=True).close()
+
+    with open_store() as store:
+        check(store, make_arrays, assert_same)
 
 
 @pytest.mark.parametrize("point", ["REPLACE", "COMMIT"])
@@ -162,11 +265,11 @@ def test_a_file_without_a_row_is_not_deleted(earlier: Path, open_store: OpenStor
 def test_a_newer_store_is_left_as_it_is(earlier: Path, open_store: OpenStore) -> None:
     index = earlier / "index.sqlite3"
     connection = sqlite3.connect(index, isolation_level=None)
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     before = index.read_bytes()
 
-    with pytest.raises(StartError, match="got 3: a newer release of kshot wrote this store; start"):
+    with pytest.raises(StartError, match="got 4: a newer release of kshot wrote this store; start"):
         open_store()
     assert index.read_bytes() == before

@@ -194,9 +194,9 @@ def test_a_put_syncs_file_name_and_row_in_order(
         steps.append("rename")
         return rename(path, target)
 
-    def log_insert(index: StoreIndex, row: Row) -> None:
+    def log_insert(index: StoreIndex, row: Row, *request: None) -> None:
         steps.append("row")
-        insert(index, row)
+        insert(index, row, *request)
 
     monkeypatch.setattr(os, "fsync", log_fsync)
     monkeypatch.setattr(Path, "rename", log_rename)

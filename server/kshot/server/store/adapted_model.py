@@ -22,7 +22,9 @@ TAIL = "tail."
 class AdaptedModelRecord:
     """One adapted model without its arrays; times in Unix seconds.
 
-    `size_bytes` is the size of its file, filled in by the store.
+    `size_bytes` is the size of its file, filled in by the store; `revision` counts the changes of
+    the record. `support_kept` tells that the file has the support set with its class indices, which
+    those of earlier releases have not. `parent` is the id that it was revised from.
     """
 
     id: str
@@ -37,6 +39,14 @@ class AdaptedModelRecord:
     size_bytes: int
     step_count: int
     support_accuracy: float
+    tenant: str = ""
+    revision: int = 0
+    support_digest: str = ""
+    support_count: int = 0
+    support_kept: bool = False
+    model_version: int = 0
+    library_versions: Mapping[str, str] = field(default_factory=dict)
+    parent: str = ""
 
 
 @dataclass(frozen=True)

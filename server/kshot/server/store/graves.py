@@ -63,7 +63,7 @@ class Graves:
             if not maybe_full_disk(error):
                 raise
             full = self._index.expired(now, _EMPTY_AT_ONCE, self._files.takes_room)
-            self._files.empty([model_id for model_id, _ in full], deleted=False)
+            self._files.empty([model_id for model_id, *_ in full], deleted=False)
             expired, more = self._index.sweep(now, now - TOMBSTONE_SECONDS)
         self._buried.update(expired)
         return expired, more

@@ -1,5 +1,7 @@
 """The store's index: one SQLite row per adapted model, and a tombstone for each that is gone.
 
+Answers to request ids are rows too, written together with the model that they made.
+
 A flipped bit is found: SQLite checks its pages and its log, the text of the schema is compared, and
 each row has a digest. Indices of SQLite that do not fit the rows are made again.
 """
@@ -11,22 +13,41 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
 
 from kshot.server.store.failures import suppress_full_disk
 from kshot.server.store.ownership import private_file
-from kshot.server.store.rows import Row, Seen, Tombstone, Value, digest, values
-from kshot.server.store.schema import LOG_PAGES, REPLACE, REPLACE_TOMBSTONE, prepare, transaction
+from kshot.server.store.rows import (
+    AnsweredRequest,
+    Columns,
+    Row,
+    Seen,
+    Tombstone,
+    intact,
+    values,
+)
+from kshot.server.store.schema import (
+    LOG_PAGES,
+    REPLACE,
+    REPLACE_REQUEST,
+    REPLACE_TOMBSTONE,
+    prepare,
+    transaction,
+)
 
-_INSERT = "INSERT INTO adapted_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = REPLACE.replace("REPLACE", "INSERT")
 _DROP = "DELETE FROM adapted_models WHERE rowid = ?"
 _DROP_TOMBSTONE = "DELETE FROM tombstones WHERE rowid = ?"
+_DROP_REQUEST = "DELETE FROM requests WHERE rowid = ?"
+_FORGET = (
+    "DELETE FROM tombstones WHERE rowid IN "
+    "(SELECT rowid FROM tombstones WHERE end_time <= ? LIMIT ?)"
+)
+_FORGET_REQUESTS = _FORGET.replace("tombstones", "requests")
+_USE = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM adapted_models"
 
 # How many rows a sweep takes in a transaction, for which others wait.
 AT_ONCE = 500
 _LONGEST_WAIT = 5.0  # for another program that reads the file
-
-Columns = TypeVar("Columns", Row, Tombstone, Seen)
 
 
 class StoreIndex:
@@ -53,15 +74,18 @@ class StoreIndex:
         """Close the file."""
         self._connection.close()
 
-    def insert(self, row: Row) -> None:
-        """Add a row; it is on disk when this returns."""
+    def insert(self, row: Row, request: AnsweredRequest | None = None) -> None:
+        """Add a row, and the request that made it; both or none are on disk when this returns."""
         with self._transaction():
             self._connection.execute(_INSERT, values(row))
+            if request is not None:
+                self._connection.execute(REPLACE_REQUEST, values(request))
 
     def forget(self, model_id: str) -> None:
-        """Remove a row that nobody has heard of."""
+        """Remove a row that nobody has heard of, and its request."""
         with self._transaction():
             self._connection.execute("DELETE FROM adapted_models WHERE id = ?", (model_id,))
+            self._connection.execute("DELETE FROM requests WHERE adapted_model = ?", (model_id,))
 
     def row(self, model_id: str) -> Row | None:
         """Return the row of an id, expired or not; one that was changed is damaged."""
@@ -79,18 +103,25 @@ class StoreIndex:
         ).fetchone()
         return None if found is None else intact(Tombstone, found)
 
+    def request(self, tenant: str, request_id: str) -> AnsweredRequest | None:
+        """Return the answered request of an id; one that was changed counts as none."""
+        found = self._connection.execute(
+            "SELECT * FROM requests WHERE tenant = ? AND request_id = ?", (tenant, request_id)
+        ).fetchone()
+        return None if found is None else intact(AnsweredRequest, found)
+
     def bury(self, model_id: str, end_time: float) -> None:
         """Replace a row by a tombstone that says deleted."""
         with self._transaction() as connection:
             found = connection.execute(
-                "SELECT id, expire_time FROM adapted_models WHERE id = ?", (model_id,)
+                "SELECT id, expire_time, tenant FROM adapted_models WHERE id = ?", (model_id,)
             ).fetchall()
             self._bury(found, end_time, deleted=True)
 
     def expired(
         self, now: float, count: int, wanted: Callable[[str], bool] = lambda _: True
-    ) -> list[tuple[str, float]]:
-        """Return the ids and times of up to `count` expired rows; one that was changed proves none.
+    ) -> list[tuple[str, float, str | None]]:
+        """Return ids, times and tenants of up to `count` expired rows; one changed proves none.
 
         `wanted` chooses them by their ids.
         """
@@ -98,22 +129,21 @@ class StoreIndex:
             "SELECT * FROM adapted_models WHERE expire_time <= ?", (now,)
         )
         rows = (row for each in found if (row := intact(Row, each)) is not None and wanted(row.id))
-        return [(row.id, row.expire_time) for row in itertools.islice(rows, count)]
+        return [(row.id, row.expire_time, row.tenant) for row in itertools.islice(rows, count)]
 
     def sweep(self, now: float, tombstone_end: float) -> tuple[list[str], bool]:
-        """Replace expired rows by tombstones, and forget old tombstones, `AT_ONCE` of each.
+        """Replace expired rows by tombstones, and forget old tombstones and requests.
 
-        Returns the rows' ids and whether there is more to do.
+        It takes `AT_ONCE` of each. Returns the rows' ids and whether there is more to do.
         """
         with self._transaction() as connection:
             expired = self.expired(now, AT_ONCE)
             self._bury(expired, now, deleted=False)
-            forgotten = connection.execute(
-                "DELETE FROM tombstones WHERE rowid IN "
-                "(SELECT rowid FROM tombstones WHERE end_time <= ? LIMIT ?)",
-                (tombstone_end, AT_ONCE),
-            ).rowcount
-        return [model_id for model_id, _ in expired], AT_ONCE in (len(expired), forgotten)
+            forgotten = [
+                connection.execute(statement, (end, AT_ONCE)).rowcount
+                for statement, end in ((_FORGET, tombstone_end), (_FORGET_REQUESTS, now))
+            ]
+        return [model_id for model_id, *_ in expired], AT_ONCE in (len(expired), *forgotten)
 
     def note(self, seen: Seen) -> None:
         """Remember when the store was last in use."""
@@ -130,17 +160,17 @@ class StoreIndex:
                 self._connection.execute(REPLACE, values(damaged))
 
     def page(
-        self, count: int, after: tuple[float, str], now: float, model: str | None
+        self, count: int, after: tuple[float, str], now: float, tenant: str, model: str | None
     ) -> list[Row]:
-        """Return up to `count` rows, oldest first, after a creation time and id.
+        """Return up to `count` rows of a tenant, oldest first, after a creation time and id.
 
         One that was changed is left out.
         """
         found = self._connection.execute(
-            "SELECT * FROM adapted_models WHERE (create_time, id) > (?, ?) "
+            "SELECT * FROM adapted_models WHERE tenant = ? AND (create_time, id) > (?, ?) "
             "AND expire_time > ? AND NOT damaged AND (? IS NULL OR model = ?) "
             "ORDER BY create_time, id",
-            (*after, now, model, model),
+            (tenant, *after, now, model, model),
         )
         whole = (row for each in found if (row := intact(Row, each)) is not None)
         return list(itertools.islice(whole, count))
@@ -152,6 +182,10 @@ class StoreIndex:
     def tombstones(self) -> Iterator[tuple[int, object, Tombstone | None]]:
         """Yield the place and the id of each tombstone, and itself unless it was changed."""
         return self._scan("SELECT rowid, * FROM tombstones NOT INDEXED", Tombstone)
+
+    def requests(self) -> Iterator[tuple[int, object, AnsweredRequest | None]]:
+        """Yield the place and the tenant of each request, and itself unless it was changed."""
+        return self._scan("SELECT rowid, * FROM requests NOT INDEXED", AnsweredRequest)
 
     def seen(self) -> Seen | None:
         """Return when the store was last in use, None if that is unknown.
@@ -172,15 +206,23 @@ class StoreIndex:
         *,
         lost_rows: Sequence[int] = (),
         lost_tombstones: Sequence[int] = (),
+        requests: Sequence[AnsweredRequest] = (),
+        lost_requests: Sequence[int] = (),
     ) -> None:
         """Drop rows by their places, and put others, at once."""
-        if not (rows or tombstones or lost_rows or lost_tombstones):
+        if not any((rows, tombstones, lost_rows, lost_tombstones, requests, lost_requests)):
             return
+        lost = (
+            (_DROP, lost_rows),
+            (_DROP_TOMBSTONE, lost_tombstones),
+            (_DROP_REQUEST, lost_requests),
+        )
         with self._transaction() as connection:
-            for statement, places in ((_DROP, lost_rows), (_DROP_TOMBSTONE, lost_tombstones)):
+            for statement, places in lost:
                 connection.executemany(statement, [(place,) for place in places])
             connection.executemany(REPLACE, map(values, rows))
             connection.executemany(REPLACE_TOMBSTONE, map(values, tombstones))
+            connection.executemany(REPLACE_REQUEST, map(values, requests))
 
     def hold_room(self) -> None:
         """Keep room on the disk for later changes, so that they need none; a full disk has none.
@@ -197,19 +239,35 @@ class StoreIndex:
             with self._transaction() as connection:
                 connection.execute("DELETE FROM room")
 
-    def use(self) -> tuple[int, int]:
-        """Return the number of models and the sum of their files' bytes."""
-        count, size_bytes = self._connection.execute(
-            "SELECT count(*), coalesce(sum(size_bytes), 0) FROM adapted_models"
-        ).fetchone()
+    def use(self, tenant: str | None = None) -> tuple[int, int]:
+        """Return the number of a tenant's models, or of all, and the sum of their files' bytes."""
+        found = (
+            self._connection.execute(_USE)
+            if tenant is None
+            else self._connection.execute(f"{_USE} WHERE tenant = ?", (tenant,))
+        )
+        count, size_bytes = found.fetchone()
         return count, size_bytes
 
-    def _bury(self, found: Iterable[tuple[str, float]], end_time: float, *, deleted: bool) -> None:
-        buried = [Tombstone(each, time, end_time, int(deleted)) for each, time in found]
-        self._connection.executemany(REPLACE_TOMBSTONE, map(values, buried))
-        self._connection.executemany(
-            "DELETE FROM adapted_models WHERE id = ?", [(each.id,) for each in buried]
+    def use_by_tenant(self) -> dict[str, tuple[int, int]]:
+        """Return what `use` does for each tenant that has models."""
+        found = self._connection.execute(
+            "SELECT tenant, count(*), sum(size_bytes) FROM adapted_models "
+            "WHERE tenant IS NOT NULL GROUP BY tenant"
         )
+        return {tenant: (count, size_bytes) for tenant, count, size_bytes in found}
+
+    def _bury(
+        self, found: Iterable[tuple[str, float, str | None]], end_time: float, *, deleted: bool
+    ) -> None:
+        buried = [
+            Tombstone(each, time, end_time, int(deleted), tenant or "")
+            for each, time, tenant in found
+        ]
+        ids = [(each.id,) for each in buried]
+        self._connection.executemany(REPLACE_TOMBSTONE, map(values, buried))
+        self._connection.executemany("DELETE FROM adapted_models WHERE id = ?", ids)
+        self._connection.executemany("DELETE FROM requests WHERE adapted_model = ?", ids)
 
     def _scan(
         self, query: str, kind: type[Columns]
@@ -219,10 +277,3 @@ class StoreIndex:
 
     def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
         return transaction(self._connection)
-
-
-def intact(kind: type[Columns], found: Sequence[Value]) -> Columns | None:
-    """Return what was stored in columns, None if they have changed since."""
-    *columns, expected = found
-    # The columns are those of the class, in its order.
-    return kind(*columns) if digest(tuple(columns)) == expected else None  # type: ignore[arg-type]

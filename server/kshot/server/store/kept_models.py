@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
+from kshot.server.call_context import current_tenant
 from kshot.server.errors import (
     AdaptedModelExpired,
     AdaptedModelNotFound,
@@ -27,6 +28,7 @@ from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.failures import DiskFull, StoreFailed
 from kshot.server.store.model_cache import CachedModel, ModelCache
+from kshot.server.store.rows import AnsweredRequest
 from kshot.server.store.store import LocalStore
 from kshot.server.workers import Workers
 
@@ -44,20 +46,31 @@ class KeptModels:
         self._cache = cache
         self._workers = workers
 
-    async def keep(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
-        """Store an adapted model under a new id; drop it if the caller has left meanwhile."""
-        model = replace(self._store.stored(model), id=new_id())
+    async def keep(
+        self,
+        model: AdaptedModelRecord,
+        arrays: AdaptedArrays,
+        request: Callable[[AdaptedModelRecord], AnsweredRequest] | None = None,
+    ) -> AdaptedModelRecord:
+        """Store a model of this call's tenant under a new id; drop it if the caller has left.
+
+        `request` answers the request by the record as it is stored, see `LocalStore.put`.
+        """
+        model = replace(self._store.stored(model), id=new_id(), tenant=current_tenant())
         handover = Handover()
 
         def put() -> AdaptedModelRecord:
-            kept = self._store.put(model, arrays)
+            kept = self._store.put(model, arrays, request)
             if not handover.give():
-                self._drop(model.id)
+                self._drop(model)
                 return kept
             # The load asks the store again: it fails if the model was deleted meanwhile.
             with suppress(KshotServerError):
                 self._cache.get_or_load(
-                    kept.id, lambda: CachedModel(self._store.get(kept.id), without_examples(arrays))
+                    kept.id,
+                    lambda: CachedModel(
+                        self._store.get(kept.id, kept.tenant), without_examples(arrays)
+                    ),
                 )
             return kept
 
@@ -66,25 +79,33 @@ class KeptModels:
         except asyncio.CancelledError:
             if handover.leave():
                 with suppress(RuntimeError):  # the server has stopped: it stays until it expires
-                    self._workers.store_later(lambda: self._drop(model.id))
+                    self._workers.store_later(lambda: self._drop(model))
             raise
 
     async def get(self, model_id: str) -> AdaptedModelRecord:
         """Return the record of an adapted model."""
-        return self._store.on_wire(await self._about(model_id, lambda: self._store.get(model_id)))
+        tenant = current_tenant()
+        found = await self._about(model_id, lambda: self._store.get(model_id, tenant))
+        return self._store.on_wire(found)
 
     async def read(self, model_id: str) -> tuple[AdaptedModelRecord, AdaptedArrays]:
         """Return an adapted model with its arrays, from memory if they are there."""
-        held = self._cache.find(model_id)
-        if held is None or held.model.expire_time <= self._store.now():
-            # Only the store knows what became of it.
-            held = await self._about(model_id, lambda: self._load(model_id))
+        held, tenant = self._cache.find(model_id), current_tenant()
+        if (
+            held is None
+            or held.model.tenant != tenant
+            or held.model.expire_time <= self._store.now()
+        ):
+            # Only the store knows what became of it, and whose it is.
+            held = await self._about(model_id, lambda: self._load(model_id, tenant))
         return self._store.on_wire(held.model), held.arrays
 
     async def read_whole(self, model_id: str) -> tuple[AdaptedModelRecord, AdaptedArrays]:
         """Return an adapted model with its arrays and examples, from the disk."""
+        tenant = current_tenant()
         model, arrays = await self._about(
-            model_id, lambda: (self._store.get(model_id), self._store.read(model_id))
+            model_id,
+            lambda: (self._store.get(model_id, tenant), self._store.read(model_id, tenant)),
         )
         return self._store.on_wire(model), arrays
 
@@ -95,27 +116,30 @@ class KeptModels:
         if page_size < 0:
             raise InvalidRequest.about("page_size", f"expected 0 or more, got {page_size}")
         size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        tenant = current_tenant()
         page, token = await self._in_store(
-            lambda: self._store.list(size, page_token, model or None)
+            lambda: self._store.list(size, page_token, model or None, tenant)
         )
         return [self._store.on_wire(each) for each in page], token
 
     async def delete(self, model_id: str) -> None:
         """Delete an adapted model."""
+        tenant = current_tenant()
 
         def forget() -> None:
             try:
-                self._store.delete(model_id)
+                self._store.delete(model_id, tenant)
             finally:  # its row may be gone although the removal of its file failed
                 self._cache.discard(model_id)
 
         await self._about(model_id, forget)
 
-    def _load(self, model_id: str) -> CachedModel:
+    def _load(self, model_id: str, tenant: str) -> CachedModel:
         """Return an adapted model from the store, its arrays from memory if possible; blocks."""
-        model = self._store.get(model_id)
+        model = self._store.get(model_id, tenant)
         return self._cache.get_or_load(
-            model_id, lambda: CachedModel(model, without_examples(self._store.read(model_id)))
+            model_id,
+            lambda: CachedModel(model, without_examples(self._store.read(model_id, tenant))),
         )
 
     async def _about(self, model_id: str, function: Callable[[], Result]) -> Result:
@@ -138,16 +162,16 @@ class KeptModels:
                 raise StoreIsFull("disk") from error
             raise StoreUnavailable from error
 
-    def _drop(self, model_id: str) -> None:
+    def _drop(self, model: AdaptedModelRecord) -> None:
         """Delete a model whose caller never heard of it; blocks."""
         try:
             with suppress(AdaptedModelExpired):
-                self._store.delete(model_id)
+                self._store.delete(model.id, model.tenant)
         except KshotServerError as error:
             problem = type(error).__name__ if isinstance(error, RequestError) else str(error)
-            log_event("not_dropped", logging.ERROR, problem=problem, id=short_id(model_id))
+            log_event("not_dropped", logging.ERROR, problem=problem, id=short_id(model.id))
         finally:
-            self._cache.discard(model_id)
+            self._cache.discard(model.id)
 
 
 def without_examples(arrays: AdaptedArrays) -> AdaptedArrays:

@@ -47,6 +47,7 @@ class _Recovery:
         self._changed: dict[str, Row] = {}
         self._lost_rows: list[int] = []
         self._lost_tombstones: list[int] = []
+        self._lost_requests: list[int] = []
         self._lost_ids: set[str] = set()
         self._buried: dict[str, Tombstone] = {}
         self._unsure: set[str] = set()  # ids that may be deleted
@@ -70,6 +71,7 @@ class _Recovery:
             new_graves,
             lost_rows=self._lost_rows,
             lost_tombstones=self._lost_tombstones,
+            lost_requests=self._lost_requests,
         )
         aside = self._found.quarantined & self._buried.keys()
         self._files.remove(dead | aside | self._found.gone.keys())
@@ -93,6 +95,10 @@ class _Recovery:
             self._lost_tombstones.append(place)
             self._done["lost_tombstones"] += 1
             self._unsure.add(str(model_id))
+        for place, _, request in self._index.requests():
+            if request is None:
+                self._lost_requests.append(place)
+                self._done["lost_requests"] += 1
 
     def _bury_what_is_gone(self) -> list[Tombstone]:
         """Return tombstones for rows whose files say that they are gone."""
@@ -101,7 +107,8 @@ class _Recovery:
             row = self._rows.pop(model_id, None)
             if row is not None:
                 self._lost_rows.append(self._places[model_id])
-                graves.append(Tombstone(model_id, row.expire_time, self._now, int(deleted)))
+                times = (row.expire_time, self._now)
+                graves.append(Tombstone(model_id, *times, int(deleted), row.tenant or ""))
             elif model_id not in self._buried:
                 graves.append(Tombstone(model_id, self._now, self._now, int(deleted)))
             self._lost_ids.discard(model_id)

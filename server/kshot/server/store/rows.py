@@ -1,10 +1,12 @@
-"""What the index keeps of each adapted model, and of those that are gone: values with a digest."""
+"""What the index keeps of models, of those that are gone, and of requests: values with a digest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedModelRecord
@@ -16,7 +18,8 @@ Value = str | int | float | bytes | None
 class Row:
     """An adapted model: its record as JSON, what queries use of it, the SHA-256 of its file.
 
-    `damaged` is 1 where the file or the record is lost; the record may then be empty.
+    `damaged` is 1 where the file or the record is lost; the record may then be empty. `tenant` owns
+    it, None where nobody knows who does.
     """
 
     id: str
@@ -27,17 +30,21 @@ class Row:
     record: str
     sha256: str
     damaged: int = 0
+    tenant: str | None = ""
 
     @classmethod
     def of(cls, model: AdaptedModelRecord, sha256: str) -> Row:
         """Return the row of a model whose file has this digest."""
         times = (model.create_time, model.expire_time)
-        return cls(model.id, model.model, *times, model.size_bytes, record_text(model), sha256)
+        text = record_text(model)
+        return cls(
+            model.id, model.model, *times, model.size_bytes, text, sha256, tenant=model.tenant
+        )
 
     @classmethod
     def unknown(cls, model_id: str, times: tuple[float, float]) -> Row:
         """Return the row of an id of which nothing else is known: it answers that it is damaged."""
-        return cls(model_id, "", *times, 0, "", "", damaged=1)
+        return cls(model_id, "", *times, 0, "", "", damaged=1, tenant=None)
 
     @property
     def adapted_model(self) -> AdaptedModelRecord:
@@ -53,6 +60,23 @@ class Tombstone:
     expire_time: float
     end_time: float
     deleted: int
+    tenant: str = ""
+
+
+@dataclass(frozen=True)
+class AnsweredRequest:
+    """The answer to a request id of a tenant, which made an adapted model; in Unix seconds.
+
+    It is kept until `end_time`, or until its adapted model is gone. `body_digest` tells whether
+    another request has the same id.
+    """
+
+    tenant: str
+    request_id: str
+    body_digest: str
+    adapted_model: str
+    answer: bytes
+    end_time: float
 
 
 @dataclass(frozen=True)
@@ -65,10 +89,23 @@ class Seen:
     skipped: float
 
 
-def values(row: Row | Tombstone | Seen) -> tuple[Value, ...]:
+Columns = TypeVar("Columns", Row, Tombstone, AnsweredRequest, Seen)
+
+
+def values(row: Row | Tombstone | AnsweredRequest | Seen) -> tuple[Value, ...]:
     """Return the columns of a row, the last of which is a digest over all others."""
     columns = tuple(vars(row).values())
     return (*columns, digest(columns))
+
+
+def intact(kind: type[Columns], found: Sequence[Value]) -> Columns | None:
+    """Return what was stored in columns, None if they have changed since.
+
+    Schema 2 had fewer columns: the others have their defaults.
+    """
+    *columns, expected = found
+    # The columns are those of the class, in its order.
+    return kind(*columns) if digest(tuple(columns)) == expected else None  # type: ignore[arg-type]
 
 
 def digest(columns: tuple[Value, ...]) -> str:

@@ -9,24 +9,17 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kshot.bundle import sync_folder
 from kshot.server.event_log import log_event
-from kshot.server.store.index import StoreIndex, intact
+from kshot.server.store.earlier import ROWS_1, ROWS_2, TOMBSTONES_1, row_1
+from kshot.server.store.index import StoreIndex
 from kshot.server.store.ownership import private_folder
-from kshot.server.store.rows import Row, Seen, Tombstone
-from kshot.server.store.schema import (
-    DAMAGE,
-    EARLIER_ROWS,
-    EARLIER_TOMBSTONES,
-    SCHEMA,
-    SCHEMA_VERSION,
-    NewerIndex,
-    row_of,
-    tombstones_of,
-)
+from kshot.server.store.rows import AnsweredRequest, Row, Seen, Tombstone, intact
+from kshot.server.store.schema import DAMAGE, SCHEMA, SCHEMA_VERSION, NewerIndex
 
 _MAGIC = b"SQLite format 3\0"
 
@@ -45,14 +38,14 @@ def rebuild(index: Path, aside: Path) -> StoreIndex:
     shutil.rmtree(scratch, ignore_errors=True)  # of a repair that was killed
     scratch.mkdir(mode=0o700)
     try:
-        rows, tombstones, seen = _read(copy_index(index, scratch), index)
+        found = _read(copy_index(index, scratch), index)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     made = StoreIndex(fresh, create=True)
     try:
-        made.change(rows, tombstones)
-        if seen is not None:
-            made.note(seen)
+        made.change(found.rows, found.tombstones, requests=found.requests)
+        if found.seen is not None:
+            made.note(found.seen)
     finally:
         made.close()
     names = (aside / f"index-{number}" for number in itertools.count(1))
@@ -66,7 +59,8 @@ def rebuild(index: Path, aside: Path) -> StoreIndex:
         sync_folder(folder)
     fresh.replace(index)
     sync_folder(index.parent)
-    log_event("index_rebuilt", logging.WARNING, rows=len(rows), tombstones=len(tombstones))
+    counts = {"rows": len(found.rows), "tombstones": len(found.tombstones)}
+    log_event("index_rebuilt", logging.WARNING, **counts)
     return StoreIndex(index, create=False)
 
 
@@ -79,8 +73,18 @@ def copy_index(index: Path, folder: Path) -> Path:
     return folder / index.name
 
 
-def _read(copy: Path, index: Path) -> tuple[list[Row], list[Tombstone], Seen | None]:
-    """Return every row and tombstone of a copy that is whole, and its clock."""
+@dataclass(frozen=True)
+class _Whole:
+    """What is whole in a damaged index."""
+
+    rows: list[Row]
+    tombstones: list[Tombstone]
+    requests: list[AnsweredRequest] = field(default_factory=list)
+    seen: Seen | None = None
+
+
+def _read(copy: Path, index: Path) -> _Whole:
+    """Return what is whole in a copy of an index of any release."""
     with copy.open("ab"):  # a missing index is an empty one
         pass
     with copy.open("r+b") as file:
@@ -92,22 +96,30 @@ def _read(copy: Path, index: Path) -> tuple[list[Row], list[Tombstone], Seen | N
     try:
         if _release(connection) > SCHEMA_VERSION:
             raise NewerIndex(index, _release(connection))
-        with suppress(*DAMAGE):
-            connection.execute("SELECT digest FROM adapted_models LIMIT 1")
-            whole = [intact(Seen, each) for each in _all(connection, "SELECT *", "clock")]
-            rows = (intact(Row, each) for each in _all(connection, "SELECT *", "adapted_models"))
-            graves = (
-                intact(Tombstone, each) for each in _all(connection, "SELECT *", "tombstones")
-            )
-            return _unique(rows), _unique(graves), next(filter(None, whole), None)
-        earlier = _unique(map(row_of, _all(connection, EARLIER_ROWS, "adapted_models")))
-        return (
-            earlier,
-            _unique(tombstones_of(_all(connection, EARLIER_TOMBSTONES, "tombstones"))),
-            None,
+        if not _has_digests(connection):
+            rows = map(row_1, _all(connection, ROWS_1, "adapted_models"))
+            graves = _all(connection, TOMBSTONES_1, "tombstones")
+            return _Whole(_unique(rows), _unique(Tombstone(*each) for each in graves))
+        requests = (
+            intact(AnsweredRequest, each) for each in _all(connection, "SELECT *", "requests")
+        )
+        clocks = (intact(Seen, each) for each in _all(connection, "SELECT *", "clock"))
+        return _Whole(
+            _unique(intact(Row, each) for each in _all(connection, "SELECT *", "adapted_models")),
+            _unique(intact(Tombstone, each) for each in _all(connection, "SELECT *", "tombstones")),
+            [each for each in requests if each is not None],
+            next(filter(None, clocks), None),
         )
     finally:
         connection.close()
+
+
+def _has_digests(connection: sqlite3.Connection) -> bool:
+    """Tell whether an index is not of schema 1."""
+    with suppress(*DAMAGE):
+        connection.execute("SELECT digest FROM adapted_models LIMIT 1")
+        return True
+    return False
 
 
 def _release(connection: sqlite3.Connection) -> int:
@@ -115,7 +127,7 @@ def _release(connection: sqlite3.Connection) -> int:
     with suppress(*DAMAGE):
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         tables = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master")}
-        return SCHEMA_VERSION if SCHEMA[0] in tables else int(version)
+        return SCHEMA_VERSION if tables & {SCHEMA[0], ROWS_2} else int(version)
     return SCHEMA_VERSION
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from kshot.server.errors import StartError
-from kshot.server.store.rows import Row, Tombstone, values
+from kshot.server.store.earlier import read_earlier
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # At so many pages the index takes its log in.
 LOG_PAGES = 128
 
@@ -28,19 +27,33 @@ SCHEMA = (
     record TEXT NOT NULL,
     sha256 TEXT NOT NULL,
     damaged INTEGER NOT NULL,
+    tenant TEXT,
     digest TEXT NOT NULL
 )""",
-    "CREATE INDEX adapted_models_by_age ON adapted_models (create_time, id)",
+    "CREATE INDEX adapted_models_by_age ON adapted_models (tenant, create_time, id)",
     "CREATE INDEX adapted_models_by_expiry ON adapted_models (expire_time)",
-    "CREATE INDEX adapted_models_by_size ON adapted_models (size_bytes)",
+    "CREATE INDEX adapted_models_by_size ON adapted_models (tenant, size_bytes)",
     """CREATE TABLE tombstones (
     id TEXT PRIMARY KEY,
     expire_time REAL NOT NULL,
     end_time REAL NOT NULL,
     deleted INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
     digest TEXT NOT NULL
 )""",
     "CREATE INDEX tombstones_by_age ON tombstones (end_time)",
+    """CREATE TABLE requests (
+    tenant TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    body_digest TEXT NOT NULL,
+    adapted_model TEXT NOT NULL,
+    answer BLOB NOT NULL,
+    end_time REAL NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (tenant, request_id)
+)""",
+    "CREATE INDEX requests_by_age ON requests (end_time)",
+    "CREATE INDEX requests_by_model ON requests (adapted_model)",
     """CREATE TABLE clock (
     boot TEXT NOT NULL,
     wall REAL NOT NULL,
@@ -50,19 +63,15 @@ SCHEMA = (
 )""",
     "CREATE TABLE room (content BLOB NOT NULL)",
 )
-# Columns in the order of the fields of `Row` and `Tombstone`, and a digest.
-REPLACE = "REPLACE INTO adapted_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-REPLACE_TOMBSTONE = "REPLACE INTO tombstones VALUES (?, ?, ?, ?, ?)"
+# Columns in the order of the fields of `Row`, `Tombstone` and `AnsweredRequest`, and a digest.
+REPLACE = "REPLACE INTO adapted_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+REPLACE_TOMBSTONE = "REPLACE INTO tombstones VALUES (?, ?, ?, ?, ?, ?)"
+REPLACE_REQUEST = "REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 # What SQLite finds in rows and in its indices of them, not in pages.
 _OF_ROWS = re.compile(
     r"row \d+ missing|wrong # of entries|non-unique entry|.* value in |rowid not at"
 )
-
-
-# Schema 1 had no digests.
-EARLIER_ROWS = "SELECT id, model, create_time, expire_time, size_bytes, record, sha256, damaged"
-EARLIER_TOMBSTONES = "SELECT id, expire_time, end_time, deleted"
 
 # Names of tables with a flipped bit may be no UTF-8.
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
@@ -83,7 +92,7 @@ class NewerIndex(StartError):  # noqa: N818 -- as above
 
     def __init__(self, path: Path, version: int) -> None:
         super().__init__(
-            f"{path}: expected schema version 1 or {SCHEMA_VERSION}, got {version}: a newer "
+            f"{path}: expected schema version 1 to {SCHEMA_VERSION}, got {version}: a newer "
             "release of kshot wrote this store; start that release or choose another folder; "
             f"if none did, a bit is damaged: run `kshot store repair {path.parent}`"
         )
@@ -119,7 +128,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> Non
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version not in (0, 1, SCHEMA_VERSION):
+    if not 0 <= version <= SCHEMA_VERSION:
         raise NewerIndex(path, version)
     problems = [text for (text,) in connection.execute("PRAGMA integrity_check")]
     for problem in problems:
@@ -130,8 +139,15 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> Non
     if version == 0:
         with transaction(connection):
             _make_schema(connection)
-    elif version == 1:
-        _migrate(connection)
+    elif version < SCHEMA_VERSION:
+        with transaction(connection):
+            earlier = read_earlier(connection, version)
+            for table in earlier.tables:
+                connection.execute(f"DROP TABLE {table}")
+            _make_schema(connection)
+            connection.executemany(REPLACE, earlier.rows)
+            connection.executemany(REPLACE_TOMBSTONE, earlier.tombstones)
+            connection.executemany("INSERT INTO clock VALUES (?, ?, ?, ?, ?)", earlier.clock)
     # VACUUM changes their order, and ANALYZE adds SQLite's own.
     found = connection.execute(
         "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT GLOB 'sqlite_*'"
@@ -146,49 +162,6 @@ def _make_schema(connection: sqlite3.Connection) -> None:
     for statement in SCHEMA:
         connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    """Make an index of schema 1 one of this release, at once or not at all."""
-    with transaction(connection):
-        rows, tombstones = _read_earlier(connection)
-        connection.execute("DROP TABLE adapted_models")
-        connection.execute("DROP TABLE tombstones")
-        _make_schema(connection)
-        connection.executemany(REPLACE, map(values, rows))
-        connection.executemany(REPLACE_TOMBSTONE, map(values, tombstones))
-
-
-def _read_earlier(connection: sqlite3.Connection) -> tuple[list[Row], list[Tombstone]]:
-    """Return everything in an index of schema 1; raise `sqlite3.Error`.
-
-    A row that contradicts itself is damaged.
-    """
-    rows = connection.execute(f"{EARLIER_ROWS} FROM adapted_models").fetchall()
-    tombstones = connection.execute(f"{EARLIER_TOMBSTONES} FROM tombstones").fetchall()
-    return [row_of(found) for found in rows], list(tombstones_of(tombstones))
-
-
-def row_of(found: Sequence[Any]) -> Row:
-    """Return a row of schema 1, damaged if its record and its columns differ."""
-    row = Row(*found)
-    try:
-        model = row.adapted_model
-    except ValueError:
-        model = None
-    if model is not None and (
-        (model.id, model.model, model.create_time, model.expire_time, model.size_bytes)
-        == (row.id, row.model, row.create_time, row.expire_time, row.size_bytes)
-    ):
-        return row
-    times = (row.create_time, row.expire_time)
-    return Row.unknown(str(row.id), times if all(isinstance(t, float) for t in times) else (0, 0))
-
-
-def tombstones_of(found: Iterable[Sequence[Any]]) -> Iterable[Tombstone]:
-    """Yield the tombstones of schema 1."""
-    for columns in found:
-        yield Tombstone(*columns)
 
 
 def _start_error(path: Path, error: Exception) -> StartError:

@@ -25,7 +25,7 @@ from kshot.server.store.files import checked_id
 from kshot.server.store.folder import StoreFolder
 from kshot.server.store.graves import Graves
 from kshot.server.store.page_token import page_token, parse_page_token
-from kshot.server.store.rows import Row
+from kshot.server.store.rows import AnsweredRequest, Row
 
 # How often the clocks are noted for the next start.
 _NOTE_SECONDS = 600.0
@@ -93,11 +93,17 @@ class LocalStore:
                 self._note_clocks()
             self._folder.close()
 
-    def put(self, model: AdaptedModelRecord, arrays: AdaptedArrays) -> AdaptedModelRecord:
+    def put(
+        self,
+        model: AdaptedModelRecord,
+        arrays: AdaptedArrays,
+        request: Callable[[AdaptedModelRecord], AnsweredRequest] | None = None,
+    ) -> AdaptedModelRecord:
         """Write an adapted model to disk and return it with its `size_bytes`.
 
-        Raises `StoreIsFull`, `StoreFailed`, or `ValueError` for a malformed id or one that was used
-        before; then nothing of it is left.
+        `request` answers the request that made it, by the record as it is stored: model and request
+        are kept together or not at all. Raises `StoreIsFull`, `StoreFailed`, or `ValueError` for a
+        malformed id or one that was used before; then nothing of it is left.
         """
         checked_id(model.id)
         content = model_content(model, arrays)
@@ -105,29 +111,45 @@ class LocalStore:
         row = Row.of(model, content.sha256)
         self._reserve(model.id, model.size_bytes)
         try:
-            self._write(row, content.parts)
+            self._write(row, content.parts, None if request is None else request(model))
         finally:
             with self._lock:
                 self._reserved.pop(model.id, None)
         return model
 
-    def get(self, model_id: str) -> AdaptedModelRecord:
-        """Return a record; raise `AdaptedModelNotFound` or `AdaptedModelDamaged`."""
-        return self._live_row(model_id).adapted_model
+    def find_request(self, request_id: str, tenant: str = "") -> AnsweredRequest | None:
+        """Return the answered request of a tenant's id, None if none is kept."""
+        with self._lock, system_errors():
+            request = self._index.request(tenant, request_id)
+        return None if request is None or request.end_time <= self.now() else request
 
-    def read(self, model_id: str) -> AdaptedArrays:
+    def use(self, tenant: str | None = None) -> tuple[int, int]:
+        """Return the number of a tenant's models, or of all, and the sum of their files' bytes."""
+        with self._lock, system_errors():
+            return self._index.use(tenant)
+
+    def use_by_tenant(self) -> dict[str, tuple[int, int]]:
+        """Return what `use` does for each tenant that has models."""
+        with self._lock, system_errors():
+            return self._index.use_by_tenant()
+
+    def get(self, model_id: str, tenant: str = "") -> AdaptedModelRecord:
+        """Return a tenant's record; raise `AdaptedModelNotFound` or `AdaptedModelDamaged`."""
+        return self._live_row(model_id, tenant).adapted_model
+
+    def read(self, model_id: str, tenant: str = "") -> AdaptedArrays:
         """Return the arrays, which are read-only; raise as `get` does.
 
         A file that was changed goes to quarantine: `AdaptedModelDamaged`, now and later.
         """
-        row = self._live_row(model_id)
+        row = self._live_row(model_id, tenant)
         with system_errors():
             if (content := self._whole(row)) is not None:
                 return parse_arrays(content)
             with self._lock:
                 # The file of a model that was deleted meanwhile is missing, not damaged, and that
                 # of one that has just been put gets its name under the lock.
-                row = self._live_row(model_id)
+                row = self._live_row(model_id, tenant)
                 if (content := self._whole(row)) is not None:
                     return parse_arrays(content)
                 self._files.quarantine(model_id)
@@ -135,26 +157,30 @@ class LocalStore:
         raise AdaptedModelDamaged(model_id)
 
     def list(
-        self, page_size: int, page_token: str = "", model: str | None = None
+        self, page_size: int, page_token: str = "", model: str | None = None, tenant: str = ""
     ) -> tuple[Sequence[AdaptedModelRecord], str]:
         """Return up to `page_size` records, oldest first, and the token of the next page or "".
 
-        Expired and damaged models are left out. Raises `InvalidRequest`.
+        All are of one tenant. Expired and damaged models are left out. Raises `InvalidRequest`.
         """
         after = parse_page_token(page_token, model)
         with self._lock, system_errors():
-            found = self._index.page(page_size + 1, after, self.now(), model)
+            found = self._index.page(page_size + 1, after, self.now(), tenant, model)
         page = found[:page_size]
         token = _next_token(page, model) if len(found) > page_size else ""
         return [row.adapted_model for row in page if row.id not in self._graves], token
 
-    def delete(self, model_id: str) -> None:
-        """Delete an adapted model and its file; raise as `get` does, except for damage."""
+    def delete(self, model_id: str, tenant: str = "") -> None:
+        """Delete a tenant's adapted model and its file; raise as `get` does, except for damage."""
         checked_id(model_id)
         with system_errors():
             with self._lock:
-                with suppress(AdaptedModelDamaged):
-                    self._live_row(model_id)
+                try:
+                    self._live_row(model_id, tenant)
+                except AdaptedModelDamaged:
+                    row = self._index.row(model_id)
+                    if row is None or (row.tenant or "") != tenant:
+                        raise
                 self._graves.delete(model_id, self.now())
             self._graves.remove([model_id])
 
@@ -186,14 +212,16 @@ class LocalStore:
         self.now()  # notices a jump
         return _shifted(model, -self._clock.skipped)
 
-    def _write(self, row: Row, parts: Sequence[bytes | memoryview]) -> None:
+    def _write(
+        self, row: Row, parts: Sequence[bytes | memoryview], request: AnsweredRequest | None
+    ) -> None:
         """Write a file and its row; if this fails, nothing of them is left."""
         try:
             with system_errors():
                 self._files.write(row.id, parts)
                 with self._lock:
                     # From here on it is kept: the next start gives the file its name if need be.
-                    self._index.insert(row)
+                    self._index.insert(row, request)
                     try:
                         self._files.finish(row.id)
                     except BaseException:
@@ -221,11 +249,15 @@ class LocalStore:
                 self._index.note(seen)
                 self._noted = seen.elapsed, seen.skipped
 
-    def _live_row(self, model_id: str) -> Row:
+    def _live_row(self, model_id: str, tenant: str) -> Row:
+        """Return a tenant's row; one whose owner is lost is damaged for all."""
         checked_id(model_id)
         with self._lock, system_errors():
             row = self._index.row(model_id)
             tombstone = None if row else self._index.tombstone(model_id)
+        found = row or tombstone
+        if found is not None and found.tenant not in (tenant, None):
+            raise AdaptedModelNotFound(model_id)
         if model_id in self._graves or (tombstone is not None and tombstone.deleted):
             raise AdaptedModelDeleted(model_id)
         if tombstone is not None:

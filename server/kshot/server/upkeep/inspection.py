@@ -121,6 +121,10 @@ def _findings(files: StoreFiles, index: StoreIndex | None) -> Iterator[Finding]:
     for model_id in sorted(found.partial - found.models - known - graves) if rows_lost else ():
         if may_be_whole(files, model_id):
             yield Finding(model_id, "", "orphaned", "no row; its file is whole, without its name")
+    for _, _, request in index.requests() if index else ():
+        if request is None:
+            why = "the answer to a request id was changed; the next start removes it"
+            yield Finding("", "", "leftover", why)
     for path in found.foreign:
         name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
         yield Finding(name, "", "foreign", "no file of ours")

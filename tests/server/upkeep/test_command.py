@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from kshot.server.errors import AdaptedModelDamaged
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.command import command
+from kshot.server.upkeep.command import command
 from kshot.server.store.store import LocalStore
 
 MakeArrays = Callable[..., AdaptedArrays]

@@ -10,7 +10,7 @@ import click
 from kshot.server.config import default_store
 from kshot.server.errors import StartError
 from kshot.server.store.folder import StoreFolder
-from kshot.server.store.inspection import check_store
+from kshot.server.upkeep.inspection import check_store
 
 _path = click.argument(
     "path", type=click.Path(path_type=Path), default=default_store, metavar="[PATH]"

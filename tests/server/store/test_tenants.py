@@ -1,0 +1,97 @@
+"""Tenants share a store, and answers to request ids stand or fall with the models they made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from kshot.server.errors import (
+    AdaptedModelDeleted,
+    AdaptedModelExpired,
+    AdaptedModelNotFound,
+    StoreIsFull,
+)
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.rows import AnsweredRequest
+from kshot.server.store.store import LocalStore
+
+MakeArrays = Callable[..., AdaptedArrays]
+MakeModel = Callable[..., AdaptedModelRecord]
+OpenStore = Callable[..., LocalStore]
+
+
+def refused(store: LocalStore, model_id: str, tenant: str) -> None:
+    """Hold that an id is as unknown as any other, in every method that takes one."""
+    for method in (store.get, store.read, store.delete):
+        with pytest.raises(AdaptedModelNotFound) as caught:
+            method(model_id, tenant)
+        assert caught.type is AdaptedModelNotFound
+        assert str(caught.value) == str(AdaptedModelNotFound(model_id))
+
+
+def test_a_model_is_its_tenants_alone(
+    open_store: OpenStore, clock: SimpleNamespace, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    """Others do not even learn that an id was deleted or has expired."""
+    with open_store() as store:
+        for model_id in ("am-live", "am-deleted"):
+            store.put(replace(make_model(model_id), tenant="ada"), make_arrays())
+        store.put(replace(make_model("am-old", expire_time=1500.0), tenant="ada"), make_arrays())
+        store.put(replace(make_model("am-other"), tenant="bob"), make_arrays())
+        store.delete("am-deleted", "ada")
+        clock.now = 1600.0
+        for _ in range(2):
+            for model_id in ("am-live", "am-deleted", "am-old"):
+                refused(store, model_id, "bob")
+            store.sweep()
+        with pytest.raises(AdaptedModelDeleted):
+            store.get("am-deleted", "ada")
+        with pytest.raises(AdaptedModelExpired):
+            store.get("am-old", "ada")
+        assert [model.id for model in store.list(9, tenant="ada")[0]] == ["am-live"]
+        assert store.list(9) == ([], "")
+        assert store.use_by_tenant().keys() == {"ada", "bob"}
+        assert store.use("ada") == store.use_by_tenant()["ada"]
+    with open_store() as store:
+        assert store.get("am-live", "ada").tenant == "ada"
+        refused(store, "am-live", "bob")
+
+
+def answer(model: AdaptedModelRecord) -> AnsweredRequest:
+    return AnsweredRequest("ada", "r1", "b" * 64, model.id, b"\x00answer", 1600.0)
+
+
+def test_a_request_is_kept_with_its_model(
+    open_store: OpenStore, clock: SimpleNamespace, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    model = replace(make_model(), tenant="ada")
+    with open_store(max_count=1) as store:
+        kept = store.put(model, make_arrays(), answer)
+        with pytest.raises(StoreIsFull):
+            store.put(make_model("a2"), make_arrays(), lambda model: replace(answer(model)))
+    with open_store() as store:
+        assert store.find_request("r1", "ada") == answer(kept)
+        assert store.find_request("r1", "bob") is None
+        clock.now = 1600.0
+        assert store.find_request("r1", "ada") is None
+        store.sweep()
+        clock.now = 1000.0
+        assert store.find_request("r1", "ada") is None
+        store.put(make_model("a3"), make_arrays(), answer)
+        store.delete("a3")
+        assert store.find_request("r1", "ada") is None
+
+
+def test_a_changed_answer_is_forgotten(
+    open_store: OpenStore, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    with open_store() as store:
+        store.put(make_model(), make_arrays(), answer)
+        store._index._connection.execute("UPDATE requests SET answer = x'01'")
+        assert store.find_request("r1", "ada") is None
+    with open_store() as store:
+        assert list(store._index.requests()) == []
+        assert store.get("a1").id == "a1"
