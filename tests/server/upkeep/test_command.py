@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from kshot.server.errors import AdaptedModelDamaged
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.upkeep.command import command
 from kshot.server.store.store import LocalStore
+from kshot.server.upkeep.command import command
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]
