@@ -38,6 +38,11 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "Check or repair the folder of adapted models of a server.",
             "server",
         ),
+        "keys": Entry(
+            "kshot.server.access.command",
+            "Create, list, revoke or rotate the keys of a server.",
+            "server",
+        ),
         "adapt": Entry(
             "kshot.client.commands.adapt",
             "Adapt a model to a folder with one subfolder of images per class.",

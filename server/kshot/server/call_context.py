@@ -43,6 +43,8 @@ class Call:
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     model: str = ""
     adapted_model: str = ""
+    subject: str = ""
+    """The tenant that an administrator's call is about."""
     deadline: float | None = None
     slack: float = _SLACK_SECONDS
     ended: bool = False

@@ -106,6 +106,13 @@ class _EngineCount(click.ParamType[int]):
     help="PEM file with authorities: clients must show a certificate from one of them.",
 )
 @click.option(
+    "--audit-log",
+    type=click.Path(path_type=Path),
+    envvar="KSHOT_AUDIT_LOG",
+    help="File that lists deletions, reloads of bundles and refused keys, a JSON line each; it may "
+    "be moved away at any time.",
+)
+@click.option(
     "--insecure",
     is_flag=True,
     envvar="KSHOT_INSECURE",

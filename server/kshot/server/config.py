@@ -54,6 +54,8 @@ class ServerConfig:
     """The PEM file with the certificate's private key."""
     client_ca: Path | None = None
     """The PEM file with the authorities that clients' certificates must be from, if any."""
+    audit_log: Path | None = None
+    """The file that lists what was done to keys, bundles, adapted models and tenants, if any."""
     insecure: bool = False
     """Whether other machines may reach the server without encryption or keys."""
     # At most gRPC's own bound.

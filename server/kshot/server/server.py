@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from kshot.server.access.audit import AuditLog
 from kshot.server.access.certificate import TlsFiles
 from kshot.server.access.gate import Gate
 from kshot.server.access.live_access import LiveAccess
@@ -37,7 +38,7 @@ from kshot.server.predict.runtime import Runtime
 from kshot.server.request.decoders import Decoders
 from kshot.server.rpc.admin import AdminServicer
 from kshot.server.rpc.health import Health
-from kshot.server.rpc.interceptor import CallInterceptor
+from kshot.server.rpc.interceptor import CallInterceptor, Guards
 from kshot.server.rpc.messages import max_fields
 from kshot.server.rpc.service import AdaptationServicer
 from kshot.server.rpc.transport import quiet_grpc, transport_options
@@ -99,6 +100,7 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         access = None if config.access is None else LiveAccess(config.access)
+        audit = AuditLog(config.audit_log)
         certificate = None
         if config.tls_cert is not None and config.tls_key is not None:
             files = TlsFiles(config.tls_cert, config.tls_key, config.client_ca)
@@ -138,7 +140,8 @@ async def running(
             quotas=quotas,
         )
         quiet_grpc()
-        interceptor = CallInterceptor(SERVICES, config, max_fields(catalog), Gate(access), quotas)
+        guards = Guards(Gate(access), quotas, audit)
+        interceptor = CallInterceptor(SERVICES, config, max_fields(catalog), guards)
         server, address = _make_server(config, interceptor, certificate)
         healthy = _add_services(server, front)
         await server.start()

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 
+from kshot.server.access.audit import AuditLog
 from kshot.server.access.gate import Gate, Metadata
 from kshot.server.access.quotas import Quotas
 from kshot.server.admission import Admission
@@ -45,11 +47,20 @@ Stream = Callable[[Any, Context], AsyncIterator[Any]]
 Work = Callable[[OpenCall], Awaitable[Any]]
 
 
+@dataclass(frozen=True)
+class Guards:
+    """Who may call, how much, and where it is noted."""
+
+    gate: Gate
+    quotas: Quotas
+    audit: AuditLog
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the methods of all services: every one is registered as a stream of bytes.
 
-    So a call is counted, and let in by `gate`, before its message has come, which looks the same on
-    the wire. `services` are our own; `calls` has their calls whose message has come.
+    So a call is counted, and `guards` let it in, before its message has come; that looks the same
+    on the wire. `services` are our own; `calls` has their calls whose message has come.
     """
 
     def __init__(
@@ -57,12 +68,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         services: Iterable[str],
         config: ServerConfig,
         max_fields: int,
-        gate: Gate,
-        quotas: Quotas,
+        guards: Guards,
     ) -> None:
         self._prefixes = tuple(f"/{service}/" for service in services)
-        self._gate = gate
-        self._quotas = quotas
+        self._guards = guards
         places = config.max_adapt_queue + config.max_predict_queue + _SPARE_CALLS
         self.calls = Admission(places)
         self._streams = Admission(_STANDARD_STREAMS)
@@ -102,9 +111,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call = _begin("unknown", context)
             error: RequestError = MethodNotFound()
             try:
-                self._gate.admit(call, method, _metadata(context))
+                self._guards.gate.admit(call, method, _metadata(context))
             except RequestError as refusal:  # who may not call hears nothing of what there is
                 error = refusal
+            self._guards.audit.write_call(call, error.reason)
             await _refuse(call, context, error)
 
         return refuse
@@ -161,17 +171,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         call = _begin(method.rpartition("/")[2] if kind is Kind.OWN else method, context)
         try:
             opened = self._open.begin(call, context, kind)
-            self._gate.admit(call, method, _metadata(context))
+            self._guards.gate.admit(call, method, _metadata(context))
             if kind is Kind.OWN:
-                await self._quotas.begin_call()
+                await self._guards.quotas.begin_call()
             result = await work(opened)
         except BaseException as error:
             self._open.refused(call)
             refusal = _refusal(call, error)
+            # A deletion may be done although its caller has left.
+            self._guards.audit.write_call(call, (refusal or CallCancelled).reason)
             if refusal is None:
                 raise
         else:
             self._open.accepted(call)
+            self._guards.audit.write_call(call, "OK")
             if kind is Kind.OWN:
                 log_call(call, "OK")
             return result
