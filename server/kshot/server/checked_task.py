@@ -124,7 +124,7 @@ def check_task(
     """Check and prepare a request; blocks. The result is valid if no violation was noted."""
     support_set, manifest = task.support_set, model.bundle.manifest
     count = image_count(support_set.images)
-    check_labels(support_set, count, manifest.limits.max_way, violations)
+    check_labels(support_set, count, (2, manifest.limits.max_way), violations)
     way = len(support_set.class_names)
     bounds = Bounds(manifest, way, len(support_set.class_indices), ttl)
     options = resolve_options(task.options, bounds, violations)
@@ -181,5 +181,5 @@ def warnings_of_task(task: CheckedTask, manifest: Manifest) -> tuple[str, ...]:
 def check_task_alone(task: AdaptInput, max_way: int, violations: Violations) -> None:
     """Check what needs no model, for a request that names no served one; blocks."""
     images = task.support_set.images
-    check_labels(task.support_set, image_count(images), max_way, violations)
+    check_labels(task.support_set, image_count(images), (2, max_way), violations)
     check_sent(images, SUPPORT_IMAGES, violations)

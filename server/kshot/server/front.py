@@ -19,7 +19,7 @@ from kshot.server.checked_task import check_task, check_task_alone
 from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.pool import EnginePool
-from kshot.server.errors import ModelNotFound
+from kshot.server.errors import ModelChanged, ModelNotFound, SupportNotKept
 from kshot.server.limits.answers import AnswerRoom
 from kshot.server.predict.batches import MAX_BATCH_IMAGES, Batches, Request, few_alone, may_join
 from kshot.server.predict.catalog import Catalog, ServedModel
@@ -58,6 +58,8 @@ from kshot.server.request.inputs import AdaptInput, Images, PredictInput
 from kshot.server.request.options import TtlLimits
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
+from kshot.server.revised_task import revised_task
+from kshot.server.revision import Revision
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.server.store.kept_models import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, KeptModels
 from kshot.server.workers import Workers
@@ -104,18 +106,70 @@ class Front:
         """Adapt and store the adapted model."""
         await self.quotas.check_adapting()
         with self.adapting.admit(), self.quotas.count_adapting():
-            ttl = TtlLimits(self.config.default_ttl, self.config.max_ttl)
             models = await self._find(task, violations)
-
-            def check(model: ServedModel, noted: Violations, budget: PixelBudget) -> Candidate:
-                return Candidate(model, check_task(task, model, ttl, budget, noted))
-
             room = room_bytes(models, task.support_set.images)
             async with self.adapting_room.hold(room) as shrink_room:
-                _, adaptation = await self._adapt(task, models, check, shrink_room, violations)
-            kept = await self.kept_models.keep(adaptation.model, adaptation.arrays)
-            current_call().adapted_model = kept.id
-            return replace(adaptation, model=kept)
+                adaptation = await self._adapt_to_keep(task, models, shrink_room, violations)
+            return await self._keep(adaptation)
+
+    async def revise(self, revision: Revision, violations: Violations) -> AdaptResult:
+        """Adapt anew to the changed support set of an adapted model, and store the result."""
+        await self.quotas.check_adapting()
+        with self.adapting.admit(), self.quotas.count_adapting():
+            if not check_id(revision.adapted_model, violations):
+                violations.check()
+            adapted = await self.kept_models.get(revision.adapted_model)
+            current_call().adapted_model, current_call().model = adapted.id, adapted.model
+            model = self.find_model(adapted.model)
+            if model.bundle.digest != adapted.bundle_digest:
+                raise ModelChanged(adapted.id, adapted.model)
+            # Pixels become four times as many bytes.
+            room = 5 * adapted.size_bytes + room_bytes([model], revision.added.images)
+            async with self.adapting_room.hold(room):
+                task = await self._revised(adapted, revision, model, violations)
+                adaptation = await self._adapt_to_keep(task, [model], _keep_all, violations)
+            return await self._keep(adaptation)
+
+    async def _revised(
+        self,
+        adapted: AdaptedModelRecord,
+        revision: Revision,
+        model: ServedModel,
+        violations: Violations,
+    ) -> AdaptInput:
+        _, arrays = await self.kept_models.read_whole(adapted.id)
+
+        def make() -> AdaptInput:
+            kept = arrays.kept_images()
+            if kept is None:
+                raise SupportNotKept(adapted.id, "it cannot be revised")
+            rules = self._budget(SharedImages()), self._ttl
+            with current_call().measure("decode"):
+                return revised_task(adapted, kept, revision, model, rules, violations)
+
+        return await self.workers.prepare(make)
+
+    async def _adapt_to_keep(
+        self,
+        task: AdaptInput,
+        models: Sequence[ServedModel],
+        shrink_room: ShrinkRoom,
+        violations: Violations,
+    ) -> AdaptResult:
+        def check(model: ServedModel, noted: Violations, budget: PixelBudget) -> Candidate:
+            return Candidate(model, check_task(task, model, self._ttl, budget, noted))
+
+        _, adaptation = await self._adapt(task, models, check, shrink_room, violations)
+        return adaptation
+
+    async def _keep(self, adaptation: AdaptResult) -> AdaptResult:
+        kept = await self.kept_models.keep(adaptation.model, adaptation.arrays)
+        current_call().adapted_model = kept.id
+        return replace(adaptation, model=kept)
+
+    @property
+    def _ttl(self) -> TtlLimits:
+        return TtlLimits(self.config.default_ttl, self.config.max_ttl)
 
     async def adapt_and_predict(
         self,
@@ -333,3 +387,7 @@ class Front:
         current_call().adapted_model = adapted.id
         current_call().model = adapted.model
         return self.catalog.behind(adapted)
+
+
+def _keep_all(_size_bytes: int) -> None:
+    """Give no room back: the images of a revision stay until it has adapted."""

@@ -158,6 +158,31 @@ def test_pictures_of_any_size_are_prepared_before(encoding: AdaptationServiceStu
     assert len(digests) == 1
 
 
+def test_a_revision_has_the_images_before_the_encoder(encoding: AdaptationServiceStub) -> None:
+    """As pixels or as other numbers: both come back bit for bit."""
+    pictures = np.random.default_rng(1).integers(0, 256, (WAY * SHOT, 8, 8), dtype=np.uint8)
+    tensor = wire.Tensor(datatype="UINT8", shape=pictures.shape, data=pictures.tobytes())
+    for given in (wire.Images(tensor=tensor), sent(images(WAY * SHOT, 2))):
+        request = support("encoded")
+        request.support_set.images.CopyFrom(given)
+        old = encoding.Adapt(request, timeout=60).adapted_model
+        if given.tensor.datatype == "UINT8":
+            prepared = (np.arange(256) / 255).astype(np.float32)[pictures][:, None]
+        else:
+            prepared = numbers(given.tensor)
+        request.support_set.images.CopyFrom(sent(prepared[1:]))
+        del request.support_set.class_indices[0]
+
+        revised = encoding.ReviseAdaptedModel(
+            wire.ReviseAdaptedModelRequest(adapted_model=old.id, removed_indices=[0]), timeout=60
+        ).adapted_model
+
+        assert revised.adaptation_digest != old.adaptation_digest
+        wanted = encoding.Adapt(request, timeout=60).adapted_model
+        assert revised.adaptation_digest == wanted.adaptation_digest
+        assert revised.weights_digest == wanted.weights_digest
+
+
 def test_an_export_holds_the_encoder(encoding: AdaptationServiceStub) -> None:
     adapted = encoding.Adapt(support("encoded"), timeout=60).adapted_model
     given = images(5, seed=3)

@@ -37,7 +37,7 @@ from kshot.server.request.violations import Violations, shorten
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
-SUPPORT_IMAGES, QUERIES = "support_set.images", "queries"
+SUPPORT_IMAGES, ADDED_IMAGES, QUERIES = "support_set.images", "added.images", "queries"
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
 _MAX_AXES = 4
@@ -242,7 +242,7 @@ def _decode(
     except ImageError as error:
         return dict.fromkeys(specs, error)
     if decoded.are_bits:
-        if rules.field == SUPPORT_IMAGES:
+        if rules.field != QUERIES:
             return dict.fromkeys(specs, ImageError.about(ONLY_ZERO_AND_ONE))
         current_call().query_warnings.append(
             f"{rules.field}: all pixels are 0 or 1 of 255, so the answers are likely wrong; "
@@ -301,8 +301,8 @@ def _prepare_tensor(
         return nothing
     if dtype != np.uint8 and (warning := unscaled(prepared, rules.spec)):
         call = current_call()
-        of_support = rules.field == SUPPORT_IMAGES
-        warnings = call.support_warnings if of_support else call.query_warnings
+        of_queries = rules.field == QUERIES
+        warnings = call.query_warnings if of_queries else call.support_warnings
         if (told := f"{rules.field}: {warning}") not in warnings:
             warnings.append(told)
     return prepared

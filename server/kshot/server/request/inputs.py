@@ -15,7 +15,7 @@ class TensorImages:
 
     datatype: str
     shape: tuple[int, ...]
-    data: bytes
+    data: bytes | memoryview
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,12 @@ OPTION_TYPES: dict[str, Callable[[typing.Any], typing.Any]] = typing.get_type_hi
 """The type of each option by its name, in the order of the fields."""
 
 
+def default_options(bounds: Bounds) -> dict[str, OptionValue]:
+    """Return the defaults of all options, by name."""
+    rows = dataclasses.fields(AdaptOptions)
+    return {row.name: row.metadata["default"](bounds) for row in rows}
+
+
 def resolve_options(
     asked: Mapping[str, OptionValue], bounds: Bounds, violations: Violations
 ) -> AdaptOptions:

@@ -40,50 +40,66 @@ def check_request_id(request_id: str, violations: Violations) -> bool:
 
 
 def check_labels(
-    support_set: SupportSet, example_count: int | None, max_way: int, violations: Violations
+    support_set: SupportSet,
+    example_count: int | None,
+    ways: tuple[int, int],
+    violations: Violations,
+    field: str = "support_set",
 ) -> None:
-    """Check the class names and indices; `example_count` is None if it is unknown."""
-    names = support_set.class_names
-    way_fits = 2 <= len(names) <= max_way
+    """Check the class names and indices of a field; `example_count` is None if it is unknown.
+
+    `ways` are the least and the greatest number of classes.
+    """
+    names, (least, most) = support_set.class_names, ways
+    way_fits = least <= len(names) <= most
     if way_fits:
-        _check_names(names, violations)
+        _check_names(names, f"{field}.class_names", violations)
     else:
-        field = "support_set.class_names"
-        violations.add(field, f"expected 2 to {max_way} classes, got {len(names)}")
+        expected = f"expected {least} to {most} classes, got {len(names)}"
+        violations.add(f"{field}.class_names", expected)
     indices = np.asarray(support_set.class_indices, dtype=np.int64)
     if example_count is not None and len(indices) != example_count:
         violations.add(
-            "support_set.class_indices",
+            f"{field}.class_indices",
             f"expected one label for each of {example_count} examples, got {len(indices)}",
         )
     # The valid indices are unknown until the number of classes is valid.
     if way_fits:
-        _check_indices(indices, names, violations)
+        _check_indices(indices, names, field, violations)
 
 
-def _check_names(names: Sequence[str], violations: Violations) -> None:
+def check_class_name(field: str, name: str, violations: Violations) -> None:
+    """Check the name of one class."""
+    if not name.strip():
+        violations.add(field, f"expected a name, got {shorten(name, 8)!r}")
+    elif (size := len(name.encode())) > MAX_CLASS_NAME_BYTES:
+        violations.add(field, f"expected at most {MAX_CLASS_NAME_BYTES} bytes, got {size}")
+
+
+def _check_names(names: Sequence[str], field: str, violations: Violations) -> None:
     counts = Counter(names)
     for index, name in enumerate(names):
-        field = f"support_set.class_names[{index}]"
-        if not name.strip():
-            violations.add(field, f"expected a name, got {shorten(name, 8)!r}")
-        elif (size := len(name.encode())) > MAX_CLASS_NAME_BYTES:
-            violations.add(field, f"expected at most {MAX_CLASS_NAME_BYTES} bytes, got {size}")
-        elif counts[name] > 1 and names.index(name) != index:
-            violations.add(field, f"expected distinct names, got {shorten(name, 40)!r} twice")
+        before = len(violations)
+        check_class_name(f"{field}[{index}]", name, violations)
+        if len(violations) == before and counts[name] > 1 and names.index(name) != index:
+            problem = f"expected distinct names, got {shorten(name, 40)!r} twice"
+            violations.add(f"{field}[{index}]", problem)
 
 
 def _check_indices(
-    indices: npt.NDArray[np.int64], names: Sequence[str], violations: Violations
+    indices: npt.NDArray[np.int64], names: Sequence[str], field: str, violations: Violations
 ) -> None:
-    field, last = "support_set.class_indices", len(names) - 1
+    last = len(names) - 1
     outside = np.flatnonzero((indices < 0) | (indices > last))
     for position in outside[:_MAX_INDICES_NOTED]:
-        violations.add(f"{field}[{position}]", f"expected 0 to {last}, got {indices[position]}")
+        violations.add(
+            f"{field}.class_indices[{position}]", f"expected 0 to {last}, got {indices[position]}"
+        )
     if len(outside) > _MAX_INDICES_NOTED:
-        violations.add(field, f"{len(outside)} indices are outside 0 to {last}")
+        problem = f"{len(outside)} indices are outside 0 to {last}"
+        violations.add(f"{field}.class_indices", problem)
     for index in sorted(set(range(len(names))) - set(indices.tolist())):
         violations.add(
-            f"support_set.class_names[{index}]",
+            f"{field}.class_names[{index}]",
             f"expected at least 1 example of class {shorten(names[index], 40)!r}, got none",
         )

@@ -30,6 +30,10 @@ class Violations:
         """Note that `field` is invalid: what was expected and what it was."""
         self._found.append(FieldViolation(field, shorten(description, _MAX_DESCRIPTION)))
 
+    def extend(self, others: Violations) -> None:
+        """Note what others found, behind."""
+        self._found += others._found
+
     def check(self) -> None:
         """Raise `InvalidRequest` if there are violations; those beyond its size are counted."""
         if not self._found:

@@ -20,6 +20,7 @@ from kshot.server.request.inputs import (
 )
 from kshot.server.request.options import OPTION_TYPES, OptionValue
 from kshot.server.request.violations import Violations
+from kshot.server.revision import Revision
 from kshot.v1 import adaptation_pb2 as wire
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -34,15 +35,20 @@ def adapt_input(
     request: wire.AdaptRequest | wire.AdaptAndPredictRequest, violations: Violations
 ) -> AdaptInput:
     """Read a request to adapt."""
-    support = request.support_set
-    return AdaptInput(
-        model=request.model,
-        support_set=SupportSet(
-            images=_images(support.images),
-            class_indices=_few(support.class_indices, "support_set.class_indices", violations),
-            class_names=_few(support.class_names, "support_set.class_names", violations),
-        ),
-        options=_options(request.options, violations),
+    support_set = _support_set(request.support_set, "support_set", violations)
+    return AdaptInput(request.model, support_set, _options(request.options, violations))
+
+
+def revision_input(request: wire.ReviseAdaptedModelRequest, violations: Violations) -> Revision:
+    """Read a request to revise an adapted model."""
+    relabellings = _few(request.relabellings, "relabellings", violations)
+    return Revision(
+        request.adapted_model,
+        _few(request.removed_indices, "removed_indices", violations),
+        tuple((each.index, each.class_name) for each in relabellings),
+        _support_set(request.added, "added", violations),
+        _options(request.options, violations),
+        request.etag,
     )
 
 
@@ -73,6 +79,14 @@ def batch_norm_mode(
 ) -> BatchNormMode | None:
     """Read a batch-norm mode, None for the default."""
     return _choice(BatchNormMode, number, field, violations)
+
+
+def _support_set(support: wire.SupportSet, field: str, violations: Violations) -> SupportSet:
+    return SupportSet(
+        images=_images(support.images),
+        class_indices=_few(support.class_indices, f"{field}.class_indices", violations),
+        class_names=_few(support.class_names, f"{field}.class_names", violations),
+    )
 
 
 def _images(images: wire.Images) -> Images | None:

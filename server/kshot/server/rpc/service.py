@@ -15,7 +15,7 @@ from kshot.server.predict.prediction import Answers
 from kshot.server.request.inputs import PredictInput
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.capabilities import capabilities_message
-from kshot.server.rpc.decode import adapt_input, batch_norm_mode, predict_input
+from kshot.server.rpc.decode import adapt_input, batch_norm_mode, predict_input, revision_input
 from kshot.server.rpc.encode import (
     Response,
     adapted_model_message,
@@ -101,6 +101,19 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         page, token = await self._front.page(request.page_size, request.page_token, request.model)
         return wire.ListAdaptedModelsResponse(
             adapted_models=map(adapted_model_message, page), next_page_token=token
+        )
+
+    async def ReviseAdaptedModel(
+        self, request: wire.ReviseAdaptedModelRequest, _context: Context
+    ) -> wire.ReviseAdaptedModelResponse:
+        """Adapt anew to a changed support set, and store the result beside the old model."""
+        violations = Violations()
+        revision = revision_input(request, violations)
+        adaptation = await self._front.revise(revision, violations)
+        return wire.ReviseAdaptedModelResponse(
+            adapted_model=adapted_model_message(adaptation.model),
+            report=report_message(adaptation),
+            timing=timing_message(current_call()),
         )
 
     async def DeleteAdaptedModel(
