@@ -93,6 +93,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"report"},
         {"engine_link"},
         {"predict"},
+        {"lives"},
         {"adaptation", "adapter", "admission", "checked_task", "choice", "folds", "front", "tail"},
         {"rpc"},
         {"front_share", "server"},

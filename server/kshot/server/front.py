@@ -21,6 +21,8 @@ from kshot.server.config import ServerConfig
 from kshot.server.engine_link.pool import EnginePool
 from kshot.server.errors import ModelChanged, ModelNotFound, SupportNotKept
 from kshot.server.limits.answers import AnswerRoom
+from kshot.server.lives.revised_task import revised_task
+from kshot.server.lives.revision import Revision
 from kshot.server.predict.batches import MAX_BATCH_IMAGES, Batches, Request, few_alone, may_join
 from kshot.server.predict.catalog import Catalog, ServedModel
 from kshot.server.predict.encodings import Encodings
@@ -58,8 +60,6 @@ from kshot.server.request.inputs import AdaptInput, Images, PredictInput
 from kshot.server.request.options import TtlLimits
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
-from kshot.server.revised_task import revised_task
-from kshot.server.revision import Revision
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.server.store.kept_models import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, KeptModels
 from kshot.server.workers import Workers
@@ -128,7 +128,8 @@ class Front:
             async with self.adapting_room.hold(room):
                 task = await self._revised(adapted, revision, model, violations)
                 adaptation = await self._adapt_to_keep(task, [model], _keep_all, violations)
-            return await self._keep(adaptation)
+            parent = replace(adaptation.model, parent=adapted.id)
+            return await self._keep(replace(adaptation, model=parent))
 
     async def _revised(
         self,

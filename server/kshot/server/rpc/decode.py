@@ -10,6 +10,7 @@ from typing import TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from kshot.bundle import BatchNormMode
+from kshot.server.lives.revision import Revision
 from kshot.server.request.inputs import (
     AdaptInput,
     EncodedImages,
@@ -20,7 +21,6 @@ from kshot.server.request.inputs import (
 )
 from kshot.server.request.options import OPTION_TYPES, OptionValue
 from kshot.server.request.violations import Violations
-from kshot.server.revision import Revision
 from kshot.v1 import adaptation_pb2 as wire
 
 Choice = TypeVar("Choice", bound=StrEnum)

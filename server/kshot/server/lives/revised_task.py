@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from kshot.server.lives.revision import Revision, revise_labels, revised_options
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.images import ADDED_IMAGES, ImageRules, PixelBudget, prepare_images
 from kshot.server.request.inputs import AdaptInput, SupportSet, TensorImages
 from kshot.server.request.options import Bounds, TtlLimits, resolve_options
 from kshot.server.request.violations import Violations
-from kshot.server.revision import Revision, revise_labels, revised_options
 from kshot.server.store.adapted_model import AdaptedModelRecord
 
 Floats = npt.NDArray[np.float32]

@@ -9,10 +9,10 @@ import pytest
 
 from kshot.bundle import BatchSizeRule, Head, HeadPolicy, Limits, Manifest, StepCountRule
 from kshot.server.errors import InvalidRequest
+from kshot.server.lives.revision import RevisedLabels, Revision, revise_labels, revised_options
 from kshot.server.request.inputs import SupportSet, TensorImages
 from kshot.server.request.options import Bounds, TtlLimits, resolve_options
 from kshot.server.request.violations import Violations
-from kshot.server.revision import RevisedLabels, Revision, revise_labels, revised_options
 
 LIMITS = Limits(
     max_way=4, max_support_count=8, max_query_count=9, max_step_count=9, max_learning_rate=1.0
