@@ -13,4 +13,4 @@ cd proto
 PATH="$PWD/../.venv-proto/bin:$PATH"
 ../.venv-proto/bin/python -m grpc_tools.protoc -I . \
     --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. \
-    kshot/v1/*.proto kshot/internal/v1/*.proto
+    kshot/v1/*.proto kshot/internal/v1/*.proto kshot/oip/v2/*.proto

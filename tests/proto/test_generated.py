@@ -12,6 +12,7 @@ FILES = {
     "kshot/v1/adaptation.proto": "kshot.v1.adaptation_pb2",
     "kshot/v1/admin.proto": "kshot.v1.admin_pb2",
     "kshot/internal/v1/engine.proto": "kshot.internal.v1.engine_pb2",
+    "kshot/oip/v2/grpc_service.proto": "kshot.oip.v2.grpc_service_pb2",
 }
 
 
