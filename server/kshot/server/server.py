@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from kshot.oip.v2 import grpc_service_pb2_grpc as oip_grpc
 from kshot.server.access.audit import AuditLog
 from kshot.server.access.certificate import TlsFiles
 from kshot.server.access.gate import Gate
@@ -30,6 +31,8 @@ from kshot.server.front import Front
 from kshot.server.front_share import measure_share
 from kshot.server.limits.answers import AnswerRoom
 from kshot.server.listen import listen
+from kshot.server.oip.service import SERVICE as INFERENCE_SERVICE
+from kshot.server.oip.service import InferenceServicer
 from kshot.server.predict.batches import Batches
 from kshot.server.predict.catalog import Catalog
 from kshot.server.predict.encodings import Encodings
@@ -54,7 +57,7 @@ from kshot.v1 import admin_pb2_grpc as admin_grpc
 
 SERVICE = wire.DESCRIPTOR.services_by_name["AdaptationService"].full_name
 ADMIN_SERVICE = admin_wire.DESCRIPTOR.services_by_name["AdminService"].full_name
-SERVICES = (SERVICE, ADMIN_SERVICE)
+SERVICES = (SERVICE, ADMIN_SERVICE, INFERENCE_SERVICE)
 """Our own services."""
 _SWEEP_SECONDS = 60.0
 # How long answers may take to leave once their calls have ended.
@@ -194,6 +197,9 @@ def _add_services(server: grpc.aio.Server, front: Front) -> Health:
     admin_grpc.add_AdminServiceServicer_to_server(AdminServicer(front), server)
     names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     healthy = Health(("", *SERVICES))
+    oip_grpc.add_GRPCInferenceServiceServicer_to_server(
+        InferenceServicer(front, lambda: healthy.serving), server
+    )
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection(names, server)
     return healthy

@@ -14,13 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kshot.bundle.json_log import JsonFormatter
+from kshot.oip.v2 import grpc_service_pb2 as oip
 from kshot.server.event_log import LOGGER, short_id
-from kshot.server.server import SERVICE
+from kshot.server.server import INFERENCE_SERVICE, SERVICE
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
 Make = Callable[..., Any]
 METHODS = wire.DESCRIPTOR.services_by_name["AdaptationService"].methods
+INFERENCE_PATHS = [
+    f"/{INFERENCE_SERVICE}/{method.name}"
+    for method in oip.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
+]
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def status_of(error: Any) -> tuple[str, str, str]:  # noqa: ANN401 -- grpc's err
 
 def send(channel: grpc.Channel, method: str, content: bytes) -> None:
     """Send raw bytes; raise `grpc.RpcError` when they are refused."""
-    path = f"/{SERVICE}/{method}"
+    path = method if "/" in method else f"/{SERVICE}/{method}"
     if method == "ExportAdaptedModel":
         list(channel.unary_stream(path, bytes, bytes)(content, timeout=30))
     else:
@@ -138,7 +143,7 @@ def test_an_unknown_method_has_a_reason(server: Any) -> None:  # noqa: ANN401 --
     assert status_of(caught.value)[:2] == ("UNIMPLEMENTED", "METHOD_NOT_FOUND")
 
 
-@pytest.mark.parametrize("method", [method.name for method in METHODS])
+@pytest.mark.parametrize("method", [*(method.name for method in METHODS), *INFERENCE_PATHS])
 def test_bytes_that_are_no_message_are_refused(server: Any, method: str) -> None:  # noqa: ANN401 -- a running server
     for content in (b"\xff", b"\x0a\x7f", b"\xff" * 2**20):
         with pytest.raises(grpc.RpcError) as caught:

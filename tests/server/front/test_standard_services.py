@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from kshot.server.server import ADMIN_SERVICE, SERVICE
+from kshot.server.server import ADMIN_SERVICE, INFERENCE_SERVICE, SERVICE
 from tests.server.front.raw_http2 import RawClient
 
 Make = Callable[..., Any]
@@ -60,6 +60,7 @@ def test_all_services_are_listed(server: Any) -> None:  # noqa: ANN401 -- a runn
         "": serving,
         SERVICE: serving,
         ADMIN_SERVICE: serving,
+        INFERENCE_SERVICE: serving,
     }
 
 
@@ -76,7 +77,8 @@ def test_reflection_answers_several_questions(server: Any) -> None:  # noqa: ANN
     stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
     names, file, none = stub.ServerReflectionInfo(questions(), timeout=30)
 
-    assert SERVICE in {service.name for service in names.list_services_response.service}
+    services = {service.name for service in names.list_services_response.service}
+    assert {SERVICE, INFERENCE_SERVICE} <= services
     assert file.file_descriptor_response.file_descriptor_proto
     assert none.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 

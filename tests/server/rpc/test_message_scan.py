@@ -68,6 +68,20 @@ def test_what_is_too_much(name: str) -> None:
     assert not holds_at_most(TOO_MUCH[name], ADAPT, MOST)
 
 
+def test_packed_numbers_may_be_free() -> None:
+    """Sixteen of those beyond count as a field; numbers in several pieces count together."""
+    labels = FITTING["labels"]
+
+    for content, fits in (
+        (labels, True),
+        (labels + labels, True),
+        (labels + labels + labels, False),
+        (TOO_MUCH["labels of ten bytes"], True),
+        (TOO_MUCH["labels one by one"], False),
+    ):
+        assert holds_at_most(content, ADAPT, MOST, numbers=20_000) is fits
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_no_message(name: str) -> None:
     with pytest.raises(MalformedError):

@@ -104,6 +104,19 @@ class AnswerRoom:
         if size > _SMALL:
             await _hold(self._answers, size)
 
+    async def hold_numbers(self, count: int, violations: Violations) -> None:
+        """Wait for room for an answer of so many numbers; raise `InvalidRequest` for too many."""
+        size = _BASE + count * _NUMBER
+        if size > self._most:
+            violations.add(
+                "queries",
+                f"expected an answer of at most {self._most} bytes, got one of {size}; send fewer "
+                "images at a time",
+            )
+            violations.check()
+        if size > _SMALL:
+            await _hold(self._answers, size)
+
     async def hold_page(self, page_size: int, max_way: int) -> int:
         """Wait for room for a page of descriptions; return how many of `page_size` fit."""
         each = record_bytes(max_way)

@@ -25,7 +25,7 @@ def capabilities_message(
     """Describe models, the limits of the server and of a tenant, and the engine if there is one."""
     name, limits = tenant
     return wire.GetCapabilitiesResponse(
-        server_version=_version(),
+        server_version=server_version(),
         models=[_model(model, config) for model in models],
         limits=wire.ServerLimits(
             max_message_bytes=config.max_message_bytes,
@@ -100,7 +100,7 @@ def _default_options(manifest: Manifest, config: ServerConfig) -> wire.AdaptOpti
     return message
 
 
-def _version() -> str:
+def server_version() -> str:
     """Return the installed version, `unknown` when run from sources that are not installed."""
     try:
         return metadata.version("kshot")

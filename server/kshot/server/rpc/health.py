@@ -24,6 +24,11 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it has no
         self._serving = False
         self._changed = asyncio.Event()
 
+    @property
+    def serving(self) -> bool:
+        """Tell whether the services serve."""
+        return self._serving
+
     def set_serving(self, serving: bool) -> None:
         """Tell all watchers of a new state."""
         self._serving = serving

@@ -26,10 +26,11 @@ class MalformedError(ValueError):
     """The bytes are no message."""
 
 
-def holds_at_most(content: bytes, descriptor: Descriptor, most: int) -> bool:
+def holds_at_most(content: bytes, descriptor: Descriptor, most: int, numbers: int = 0) -> bool:
     """Tell whether a message and those inside it hold at most `most` fields.
 
-    Sixteen packed numbers count as one. Takes time by `most`, not by the size. Raises
+    Of packed numbers `numbers` count nothing, and sixteen others as one field. Takes time by `most`
+    and, where they have no fixed size, by `numbers`, not by the size. Raises
     `MalformedError`, also for what a parser might still accept.
     https://protobuf.dev/programming-guides/encoding
     """
@@ -55,8 +56,9 @@ def holds_at_most(content: bytes, descriptor: Descriptor, most: int) -> bool:
             if kind is None:
                 at = stop
             elif isinstance(kind, int):
-                enough = _PACKED * (most - count + 1)
-                count += _packed(content, at, stop, kind, enough) // _PACKED
+                packed = _packed(content, at, stop, kind, numbers + _PACKED * (most - count + 1))
+                count += max(0, packed - numbers) // _PACKED
+                numbers = max(0, numbers - packed)
                 at = stop
             else:
                 outer.append((end, kinds))

@@ -22,6 +22,8 @@ _ON_LOOP = 2**18
 _AT_ONCE = 16
 
 _LEAST_FIELDS = 20_000
+# Packed numbers that a message may have besides: as uint8 levels they take 16 MiB once parsed.
+_NUMBERS = {"inference.ModelInferRequest": 2**22}
 
 Parse = Callable[[bytes], Any]
 
@@ -68,10 +70,11 @@ class MessageReader:
         if len(content) <= LARGE_BYTES:
             return parse(content)
         descriptor = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined] # a message's class
-        if not holds_at_most(content, descriptor, self._max_fields):
+        numbers = _NUMBERS.get(descriptor.full_name, 0)
+        if not holds_at_most(content, descriptor, self._max_fields, numbers):
             raise InvalidRequest.about(
                 "request",
                 f"expected at most {self._max_fields} items, labels and other fields in all, "
-                "got more; send fewer at a time",
+                f"got more; send fewer at a time{', or as raw contents' if numbers else ''}",
             )
         return parse(content)
