@@ -176,32 +176,32 @@ def random_images(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).random((count, 1, 4, 4), np.float32)
 
 
-@pytest.fixture
+def make_support_set(way: int = 3, shot: int = 2, seed: int = 0) -> wire.SupportSet:
+    return wire.SupportSet(
+        images=wire.Images(tensor=tensor(random_images(way * shot, seed))),
+        class_indices=[index for index in range(way) for _ in range(shot)],
+        class_names=[f"class {index}" for index in range(way)],
+    )
+
+
+def make_adapt_request(way: int = 3, shot: int = 2, **options: object) -> wire.AdaptRequest:
+    return wire.AdaptRequest(
+        model="tiny",
+        support_set=make_support_set(way, shot),
+        options=wire.AdaptOptions(**cast(Any, options)),
+    )
+
+
+@pytest.fixture(scope="session")
 def support_set() -> Callable[..., wire.SupportSet]:
     """Make a support set of prepared random images, `shot` per class."""
-
-    def make(way: int = 3, shot: int = 2, seed: int = 0) -> wire.SupportSet:
-        return wire.SupportSet(
-            images=wire.Images(tensor=tensor(random_images(way * shot, seed))),
-            class_indices=[index for index in range(way) for _ in range(shot)],
-            class_names=[f"class {index}" for index in range(way)],
-        )
-
-    return make
+    return make_support_set
 
 
-@pytest.fixture
-def adapt_request(support_set: Callable[..., wire.SupportSet]) -> Callable[..., wire.AdaptRequest]:
+@pytest.fixture(scope="session")
+def adapt_request() -> Callable[..., wire.AdaptRequest]:
     """Make a request that the server can answer; options by keyword."""
-
-    def make(way: int = 3, shot: int = 2, **options: object) -> wire.AdaptRequest:
-        return wire.AdaptRequest(
-            model="tiny",
-            support_set=support_set(way, shot),
-            options=wire.AdaptOptions(**cast(Any, options)),
-        )
-
-    return make
+    return make_adapt_request
 
 
 @pytest.fixture

@@ -121,7 +121,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, kind: Kind, handler: Handler) -> Unary:
         serialize = cast("Callable[[Any], bytes]", handler.response_serializer)
-        handle = cast(Unary, handler.unary_unary)
+        several = handler.request_streaming
+        handle = cast(Unary, handler.stream_unary if several else handler.unary_unary)
 
         async def answer(_requests: object, context: Context) -> bytes:
             async def work(opened: OpenCall) -> bytes:
@@ -129,6 +130,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 with self._place(kind):
                     request = await self._parse(handler, message, opened)
                     del message  # the request has its content
+                    if several:
+                        request = self._requests(request, handler, opened)
                     answer = await handle(request, context)
                     content = answer if isinstance(answer, bytes) else serialize(answer)
                 self._open.send(opened, len(content))

@@ -1,0 +1,173 @@
+"""Who may call what: every method of every service, over plain text, TLS and mutual TLS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2 as details_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+from kshot.server.access import watch as watch_module
+from kshot.server.server import ADMIN_SERVICE
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+from tests.server.front.secured import WRONG, Secured, bearer
+
+HEALTH = "grpc.health.v1.Health"
+MODES = ("plain", "tls", "mtls")
+CALLERS = ("none", "wrong", "right", "other", "admin")
+UNKNOWN = "am-" + "a" * 26
+# Fields that name an adapted model; OIP has one for models of any kind.
+IDS = ("adapted_model", "model_name", "name")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server, and a channel to it of a client that it trusts."""
+
+    mode: str
+    address: str
+    channel: grpc.Channel
+    secured: Secured
+    adapted_model: str
+    """What the caller `right` made."""
+
+    def key(self, caller: str) -> str | None:
+        return {"none": None, "wrong": WRONG}.get(caller) or self.secured.keys.get(caller)
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Secured:
+    """Keys and certificates that all servers share."""
+    return Secured.create(tmp_path_factory.mktemp("secured"), trustme.CA())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def looks() -> Iterator[None]:
+    """Let servers look at their files more often."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch_module, "_LOOK_SECONDS", 0.02)
+        yield
+
+
+@pytest.fixture(scope="module", params=MODES)
+def served(
+    request: pytest.FixtureRequest,
+    secured: Secured,
+    make_config: Callable[..., Any],
+    run_in_thread: Callable[..., Any],
+    pipes: object,  # noqa: ARG001 -- the fake engine needs it
+    adapt_request: Callable[..., wire.AdaptRequest],
+) -> Iterator[Served]:
+    """A server of each mode, with one adapted model."""
+    mode = request.param
+    with (
+        run_in_thread(make_config(**secured.settings(mode))) as server,
+        secured.channel(server.address, mode) as channel,
+    ):
+        adapted = AdaptationServiceStub(channel).Adapt(
+            adapt_request(), metadata=bearer(secured.keys["right"]), timeout=30
+        )
+        yield Served(mode, server.address, channel, secured, adapted.adapted_model.id)
+
+
+def methods(channel: grpc.Channel, key: str) -> list[MethodDescriptor]:
+    """Return all methods of all services that a server registers."""
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    (listed,) = stub.ServerReflectionInfo(iter([asked]), metadata=bearer(key), timeout=30)
+    pool = descriptor_pool.Default()
+    services = [each.name for each in listed.list_services_response.service]
+    return [method for name in services for method in pool.FindServiceByName(name).methods]
+
+
+def request_about(method: MethodDescriptor, adapted_model: str) -> bytes:
+    """Return a request that is empty but for the id of an adapted model."""
+    request = GetMessageClass(method.input_type)()
+    for field in method.input_type.fields:
+        if field.name in IDS and field.type == FieldDescriptor.TYPE_STRING:
+            setattr(request, field.name, adapted_model)
+    return bytes(request.SerializeToString())
+
+
+def outcome(
+    channel: grpc.Channel, method: MethodDescriptor, key: str | None, adapted_model: str
+) -> tuple[str, str, str]:
+    """Call a method; return its code, reason and message, where the id reads ID."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    call = channel.stream_stream(path, bytes, bytes)
+    requests = iter([request_about(method, adapted_model)])
+    responses = call(requests, metadata=bearer(key), timeout=30)
+    try:
+        for _ in responses:
+            if method.name == "Watch":  # it never ends
+                responses.cancel()
+                break
+    except grpc.RpcError as error:
+        failed: Any = error
+        status = rpc_status.from_call(failed)
+        info = details_pb2.ErrorInfo()
+        if status is not None:
+            assert status.details[0].Unpack(info)
+        text = str(failed.details()).replace(adapted_model, "ID")
+        return failed.code().name, info.reason, text
+    return "OK", "", ""
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_every_method_asks_who_calls(served: Served, caller: str) -> None:
+    """Health is open, administration is for administrators, and the rest for any key."""
+    key = served.key(caller)
+
+    for method in methods(served.channel, served.secured.keys["right"]):
+        service = method.containing_service.full_name
+        deletes = method.name == "DeleteAdaptedModel"
+        adapted_model = UNKNOWN if deletes else served.adapted_model
+        code, reason, _ = outcome(served.channel, method, key, adapted_model)
+        if service == HEALTH:
+            assert code == "OK", method.full_name
+        elif caller in ("none", "wrong"):
+            assert (code, reason) == ("UNAUTHENTICATED",) * 2, method.full_name
+        elif service == ADMIN_SERVICE and caller != "admin":
+            assert (code, reason) == ("PERMISSION_DENIED",) * 2, method.full_name
+        else:
+            assert code not in ("UNAUTHENTICATED", "PERMISSION_DENIED"), method.full_name
+            assert code not in ("INTERNAL", "UNKNOWN"), method.full_name
+
+
+@pytest.mark.parametrize("caller", ["other", "admin"])
+def test_the_model_of_another_tenant_is_as_any_unknown_one(served: Served, caller: str) -> None:
+    for method in methods(served.channel, served.secured.keys["right"]):
+        found = [
+            outcome(served.channel, method, served.key(caller), adapted_model)
+            for adapted_model in (served.adapted_model, UNKNOWN)
+        ]
+        assert found[0] == found[1], method.full_name
+    kept = AdaptationServiceStub(served.channel).GetAdaptedModel(
+        wire.GetAdaptedModelRequest(adapted_model=served.adapted_model),
+        metadata=bearer(served.key("right")),
+        timeout=30,
+    )
+    assert kept.adapted_model.id == served.adapted_model
+
+
+@pytest.mark.parametrize("caller", ["none", "wrong"])
+@pytest.mark.parametrize("path", ["/no.Such/Thing", f"/{ADMIN_SERVICE}/NoSuch", "/x"])
+def test_without_a_key_nobody_hears_what_is_missing(served: Served, caller: str, path: str) -> None:
+    def code(key: str | None) -> str:
+        with pytest.raises(grpc.RpcError) as refused:
+            served.channel.unary_unary(path, bytes, bytes)(b"", metadata=bearer(key), timeout=30)
+        failed: Any = refused.value
+        return str(failed.code().name)
+
+    assert code(served.key(caller)) == "UNAUTHENTICATED"
+    assert code(served.secured.keys["admin"]) == "UNIMPLEMENTED"
