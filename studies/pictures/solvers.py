@@ -98,7 +98,7 @@ def served(
     options = cast(AdaptOptions, dict(contender.options or {}))
     with (
         running_server(folder, "cpu", compiling=compiling) as server,
-        Client(server.address, timeout=TIMEOUT_S) as client,
+        Client(server.address, tls=False, timeout=TIMEOUT_S) as client,
     ):
         if compiling:
             settle(client, server)

@@ -53,6 +53,7 @@ class FakeServicer(AdaptationServiceServicer):
 
     kept: dict[str, wire.AdaptedModel] = field(default_factory=dict)
     requests: list[Message] = field(default_factory=list)
+    request_ids: set[str] = field(default_factory=set)
     remaining: list[float] = field(default_factory=list)
     refusal: Refusal | None = None
     damage_export: bool = False
@@ -86,6 +87,8 @@ class FakeServicer(AdaptationServiceServicer):
         adapted.options.MergeFrom(request.options)
         self.kept[adapted.id] = adapted
         response = wire.AdaptResponse(adapted_model=adapted)
+        response.deduplicated = request.request_id in self.request_ids
+        self.request_ids.add(request.request_id)
         response.report.stop_reason = wire.STOP_REASON_COMPLETED
         response.report.support_loss.extend([1.5, 0.5])
         response.report.warnings.extend([self.warning] if self.warning else [])

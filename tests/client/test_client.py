@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 import re
+import uuid
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -314,10 +315,43 @@ def test_what_is_safe_is_tried_again_when_unavailable(
 
 
 @pytest.mark.usefixtures("unavailable")
-def test_adapt_is_not_tried_again(client: Client, servicer: FakeServicer) -> None:
-    """Without a request id a second try could adapt a second time."""
+@pytest.mark.parametrize("side", [4, 400])
+def test_adapt_is_tried_again_as_the_same_request(
+    client: Client, servicer: FakeServicer, side: int
+) -> None:
+    """Also with images of more than the 256 KiB that gRPC keeps by default."""
+    client.adapt(np.zeros((2, 1, side, side), np.float32), ["a", "b"])
+
+    first, second = servicer.requests
+    assert isinstance(first, wire.AdaptRequest)
+    assert first == second
+    assert uuid.UUID(first.request_id).version == 4
+
+
+def test_each_adaptation_has_a_request_id_of_its_own(
+    client: Client, servicer: FakeServicer
+) -> None:
+    own = uuid.UUID(int=7)
+    handles = [adapted(client), adapted(client)]
+    handles.append(client.adapt(IMAGES, [0, 1, 0, 1], request_id=str(own)))
+    handles.append(client.adapt(IMAGES, [0, 1, 0, 1], request_id=own))  # type: ignore[arg-type]
+
+    first, second, *named = [getattr(request, "request_id", "") for request in servicer.requests]
+    assert first != second
+    assert named == [str(own)] * 2
+    assert [handle.report.deduplicated for handle in handles if handle.report] == [
+        False, False, False, True,
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="request_id: expected a UUID, got 'mine'"):
+        client.adapt(IMAGES, [0, 1, 0, 1], request_id="mine")
+
+
+@pytest.mark.usefixtures("unavailable")
+def test_an_adaptation_that_is_not_kept_is_not_tried_again(
+    client: Client, servicer: FakeServicer
+) -> None:
     with pytest.raises(UnavailableError):
-        adapted(client)
+        client.adapt_and_predict(IMAGES, [0, 1, 0, 1], IMAGES)
 
     assert len(servicer.requests) == 1
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from kshot.client import Client, DeadlineExceededError, InputError, UnavailableError, capabilities
-from kshot.client.channel import Patience
+from kshot.client.connection.channel import Patience
 from kshot.client.inputs import read_images
 from kshot.client.shrinking import any_large, encode_picture, shrink_arrays, shrink_file
 from kshot.v1 import adaptation_pb2 as wire
@@ -228,8 +228,8 @@ def test_the_server_is_asked_once_in_a_while(
     client.adapt([jpeg, b"small"], ["a", "b"], model="other")
     assert asked() == ["GetCapabilitiesRequest"]
     servicer.refuse(grpc.StatusCode.UNAVAILABLE.value[0], "gone", times=1)
-    with pytest.raises(UnavailableError):
-        client.adapt([jpeg, b"small"], ["a", "b"], model="photos")
+    with pytest.raises(UnavailableError):  # of a call that is not tried again
+        client.adapt_and_predict([jpeg, b"small"], ["a", "b"], [b"small"], model="photos")
     client.predict(adapted, [jpeg])
     assert asked() == ["GetCapabilitiesRequest"]
     monkeypatch.setattr(capabilities, "_FRESH_SECONDS", -1.0)

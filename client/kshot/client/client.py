@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack
 
-import grpc
 from google.protobuf.message import Message
 
 from kshot.client.adapted_model import AdaptedModel, check_id, own_labels
 from kshot.client.capabilities import Capabilities, UsefulSides, decode_capabilities
-from kshot.client.channel import Patience, check_timeout, open_channel
+from kshot.client.connection.channel import Patience
+from kshot.client.connection.connection import Connection, Names
+from kshot.client.connection.credentials import PathLike, Requested
 from kshot.client.encoding import (
+    decode_answer,
     decode_description,
     decode_prediction,
-    decode_report,
     decode_timing,
     encode_images,
     encode_support,
 )
-from kshot.client.errors import InputError
+from kshot.client.errors import UnavailableError
 from kshot.client.export import write_export
-from kshot.client.failures import unknown_host
-from kshot.client.forks import GATE, check_process, watch_forks
 from kshot.client.inputs import Gathered, Images, gather, name_item
 from kshot.client.labels import Classes, Labels
 from kshot.client.options import AdaptOptions, encode_choice, encode_options, seconds
 from kshot.client.results import Prediction
 from kshot.client.shrinking import any_large
-from kshot.client.status import Asked, error_from
-from kshot.client.values import check_flag, check_number, check_path, check_text, shown
+from kshot.client.values import (
+    check_flag,
+    check_number,
+    check_path,
+    check_request_id,
+    check_text,
+    shown,
+)
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
@@ -41,7 +45,6 @@ DEFAULT_TIMEOUT_S = 30.0
 _PAGE_SIZE = 100  # the server's maximum
 _MOST_KNOWN = 1000  # adapted models
 _Response = TypeVar("_Response", bound=Message)
-_Names = dict[str, Callable[[int], str]]
 
 
 class Client:
@@ -49,25 +52,40 @@ class Client:
 
     It belongs to the process that made it: a child makes its own.
 
+    `tls` encrypts and checks the server's certificate, by the machine's authorities or those of the
+    file `ca`; `cert` is a pair of files, the client's own certificate and its private key. Both
+    imply `tls`. `api_key` is a key, or a path-like object: the file with the key; over plain text
+    it goes to this machine alone. What is left out comes from the environment: `KSHOT_TLS`,
+    `KSHOT_CA`, `KSHOT_CERT` and `KSHOT_CERT_KEY`, `KSHOT_API_KEY` or `KSHOT_API_KEY_FILE`.
+
     Every call has a deadline: `timeout` seconds, unless the call names its own; one with a
     `time_budget` has so much more. Calls raise `kshot.client.KshotError`; its subclasses tell what
     a caller can do.
     """
 
-    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
-        self.address = address
-        self.timeout = check_timeout(timeout)
-        check_process(address)
-        watch_forks()
-        self._process = os.getpid()
-        self._closed = False
-        self._connect()
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls: bool | None = None,
+        ca: PathLike | None = None,
+        cert: tuple[PathLike, PathLike] | None = None,
+        api_key: str | os.PathLike[str] | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self._connection = Connection(address, Requested(tls, ca, cert, api_key), timeout)
         self._useful_sides = UsefulSides()
         self._models: dict[str, str] = {}  # that models were adapted from, by id
 
-    def _connect(self) -> None:
-        self._channel = open_channel(self.address)
-        self._stub = AdaptationServiceStub(self._channel)
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the server."""
+        return self._connection.address
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a call may take unless it names its own."""
+        return self._connection.timeout
 
     def __enter__(self) -> Self:
         return self
@@ -82,9 +100,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; calls under way are cancelled. A child leaves it to its parent."""
-        if os.getpid() == self._process:
-            self._closed = True
-            self._channel.close()
+        self._connection.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -98,12 +114,15 @@ class Client:
         labels: Labels,
         *,
         model: str | None = None,
+        request_id: str | None = None,
         timeout: float | None = None,
         **options: Unpack[AdaptOptions],
     ) -> AdaptedModel:
         """Adapt `model` to labelled images and return a handle on the adapted model.
 
-        Without a `model` the server takes the one that suits the images best.
+        Without a `model` the server takes the one that suits the images best. A second request with
+        the same `request_id`, a UUID, gets the answer of the first; without one each call has its
+        own, so that it may be tried again where the server cannot be reached.
 
         Images are uint8 (n, height, width[, channels]), prepared float32 (n, channels, height,
         width), float32 vectors (n, features), paths, bytes of encoded images, or pictures of
@@ -115,7 +134,12 @@ class Client:
         name, items = _model_name(model), gather(images, "images")
         side = self._useful_side([items], lambda: name, patience)
         support, classes = encode_support(items, labels, side)
-        request = wire.AdaptRequest(model=name or "", support_set=support, options=settings)
+        request = wire.AdaptRequest(
+            model=name or "",
+            support_set=support,
+            options=settings,
+            request_id=check_request_id(request_id),
+        )
         response, round_trip_ms = self._call(
             self._stub.Adapt, request, patience, _support_names(items, classes)
         )
@@ -123,7 +147,7 @@ class Client:
             self,
             decode_description(response.adapted_model),
             classes.labels,
-            decode_report(response.report, response.adapted_model.class_names),
+            decode_answer(response),
             decode_timing(response.timing, round_trip_ms),
         )
 
@@ -235,28 +259,9 @@ class Client:
         request = wire.ExportAdaptedModelRequest(adapted_model=check_id(adapted_model))
         if batch_norm_mode is not None:
             request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
-        check_process(self.address, self._process)
-        return write_export(self._export_parts(request), check_path("path", path))
-
-    def _export_parts(
-        self, request: wire.ExportAdaptedModelRequest
-    ) -> Iterator[wire.ExportAdaptedModelResponse]:
-        """Ask for an export when its first part is wanted; the call ends with the iterator."""
-        try:
-            with GATE.call():
-                call = self._stub.ExportAdaptedModel(request, timeout=self.timeout)
-                try:
-                    yield from call
-                finally:
-                    call.cancel()
-        except grpc.RpcError as error:
-            raise error_from(error, Asked(self.address, self.timeout)) from error
-        except ValueError as error:  # gRPC's error for a closed channel
-            raise self._uncallable(error) from error
-
-    def _uncallable(self, error: ValueError) -> InputError:
-        why = "this client is closed; make a new one" if self._closed else error
-        return InputError(f"cannot call {self.address}: {why}")
+        self._connection.check_process()
+        parts = self._connection.stream(self._stub.ExportAdaptedModel, request)
+        return write_export(parts, check_path("path", path))
 
     def capabilities(self) -> Capabilities:
         """Return the served models, their options and limits, and the server's own limits."""
@@ -293,39 +298,29 @@ class Client:
             self._models[adapted_model] = model
         return model
 
+    @property
+    def _stub(self) -> AdaptationServiceStub:
+        return self._connection.stub
+
     def _patience(
         self, timeout: float | None = None, options: wire.AdaptOptions | None = None
     ) -> Patience:
-        if timeout is not None:
-            return Patience.of(timeout)
         computing = 0.0 if options is None else seconds(options.time_budget)
-        return Patience.of(self.timeout + max(0.0, computing))
+        return self._connection.patience(timeout, computing)
 
     def _call(
         self,
         method: Callable[..., _Response],
-        request: Message,
+        request: Message | Iterator[Message],
         patience: Patience | None = None,
-        names: _Names | None = None,
+        names: Names | None = None,
     ) -> tuple[_Response, float]:
-        """Make one unary call; return its response and its time in milliseconds."""
-        check_process(self.address, self._process)
-        patience = patience or self._patience()
-        started = time.perf_counter()
+        """Make a call, see `Connection.call`."""
         try:
-            with GATE.call():
-                response = method(request, timeout=patience.left)
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                self._useful_sides.forget()
-                if unknown_host(error.details() or "") and not self._closed:
-                    self._connect()  # gRPC waits up to two minutes before it looks a name up again
-            raise error_from(error, Asked(self.address, patience.timeout, names or {})) from error
-        except ValueError as error:  # gRPC's error for a closed channel
-            raise self._uncallable(error) from error
-        took = time.perf_counter() - started
-        patience.spend(took)
-        return response, 1e3 * took
+            return self._connection.call(method, request, patience or self._patience(), names)
+        except UnavailableError:
+            self._useful_sides.forget()
+            raise
 
 
 def _model_name(model: object) -> str | None:
@@ -336,7 +331,7 @@ def _bound(reject_below: object) -> float | None:
     return None if reject_below is None else check_number("reject_below", reject_below)
 
 
-def _support_names(images: Gathered, classes: Classes) -> _Names:
+def _support_names(images: Gathered, classes: Classes) -> dict[str, Callable[[int], str]]:
     """Name the examples and the classes of a support set as the caller does."""
     return {
         "support_set.images.encoded.items": lambda index: name_item(images, index, "images"),
@@ -344,5 +339,5 @@ def _support_names(images: Gathered, classes: Classes) -> _Names:
     }
 
 
-def _query_names(queries: Gathered) -> _Names:
+def _query_names(queries: Gathered) -> dict[str, Callable[[int], str]]:
     return {"queries.encoded.items": lambda index: name_item(queries, index, "queries")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -141,7 +142,20 @@ def decode_description(model: wire.AdaptedModel) -> Description:
         size_bytes=model.size_bytes,
         step_count=model.step_count,
         support_accuracy=model.support_accuracy,
+        etag=model.etag,
+        support_digest=model.support_digest,
+        support_count=model.support_count,
+        support_kept=model.support_kept,
+        model_version=model.model_version,
+        library_versions=dict(model.library_versions),
+        parent=model.parent,
     )
+
+
+def decode_answer(response: wire.AdaptResponse | wire.ReviseAdaptedModelResponse) -> Report:
+    """Read the report of an adaptation that is kept."""
+    report = decode_report(response.report, response.adapted_model.class_names)
+    return replace(report, deduplicated=response.deduplicated)
 
 
 def decode_report(report: wire.AdaptReport, class_names: Sequence[str]) -> Report:

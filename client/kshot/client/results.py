@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -35,7 +36,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Description:
-    """The server's description of an adapted model; without `id` and times if it is not kept."""
+    """The server's description of an adapted model; without `id` and times if it is not kept.
+
+    `etag` changes whenever another field does. `support_digest` names the prepared support set of
+    `support_count` examples, which the server keeps if `support_kept`. `parent` is the id of the
+    model that was revised or adapted again, `library_versions` are those that adapted it, by name.
+    """
 
     id: str
     model: str
@@ -49,6 +55,13 @@ class Description:
     size_bytes: int
     step_count: int
     support_accuracy: float
+    etag: str = ""
+    support_digest: str = ""
+    support_count: int = 0
+    support_kept: bool = False
+    model_version: int = 0
+    library_versions: Mapping[str, str] = field(default_factory=dict, hash=False)
+    parent: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +131,8 @@ class Report:
 
     `warnings` are sentences about the support set, `example_notes` name examples that may do harm.
     `chosen_from` has the models that the server chose from, if the call named none. `tail` tells
-    what scope `auto` did.
+    what scope `auto` did. `deduplicated` tells that an earlier or concurrent request with the same
+    `request_id` made the model.
     """
 
     stop_reason: str
@@ -130,6 +144,7 @@ class Report:
     example_notes: tuple[ExampleNote, ...] = ()
     chosen_from: tuple[ModelCandidate, ...] = ()
     tail: TailReport | None = None
+    deduplicated: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import uuid
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -91,3 +92,13 @@ def check_path(name: str, value: object) -> Path:
     if isinstance(path, str) and path:
         return Path(path)
     raise InputError(f"{name}: expected the path of a file, got {shown(value)}")
+
+
+def check_request_id(value: object) -> str:
+    """Return the text of a UUID, a new random one for None; raise `InputError` for another."""
+    if value is None:
+        return str(uuid.uuid4())
+    try:
+        return str(uuid.UUID(str(value)))
+    except (ValueError, RecursionError):
+        raise InputError(f"request_id: expected a UUID, got {shown(value)}") from None

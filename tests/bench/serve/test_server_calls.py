@@ -12,6 +12,7 @@ from kshot.bench.serve.requests import Workload
 from kshot.bench.serve.server_calls import make_call, open_connection, open_session, try_out
 from kshot.bench.serve.server_process import ServerProcess
 from kshot.client import Client, InvalidArgumentError, ModelCapabilities
+from kshot.client.commands.options import Server
 
 
 class Echo(grpc.GenericRpcHandler):
@@ -34,7 +35,7 @@ def test_a_call_returns_bytes_or_a_code() -> None:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
-            async with open_connection(f"127.0.0.1:{port}") as channel:
+            async with open_connection(Server(f"127.0.0.1:{port}")) as channel:
                 call = make_call(channel, "Adapt", timeout=60)
                 return [await call(bytes_) for bytes_ in (b"1", b"NOT_FOUND", b"UNAVAILABLE")]
         finally:
@@ -53,7 +54,7 @@ def test_an_ended_server_is_a_code() -> None:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         await server.stop(None)
-        async with open_connection(f"127.0.0.1:{port}") as channel:
+        async with open_connection(Server(f"127.0.0.1:{port}")) as channel:
             return await make_call(channel, "Adapt", timeout=60)(b"")
 
     assert asyncio.run(main()) == Answer("UNAVAILABLE")
@@ -67,7 +68,7 @@ def test_every_call_of_a_session_is_answered_once(
 
     async def drive() -> None:
         with Client(server.address, timeout=60) as client:
-            async with open_session(server.address, workload, model, own=False) as session:
+            async with open_session(server.endpoint, workload, model, own=False) as session:
                 kept = await session.keep()
                 load = await closed_loop(session.adapt, 2, 0.2, Clock())
                 assert {sample.answer.code for sample in load.samples} == {OK}
@@ -86,7 +87,7 @@ def test_a_missing_adapted_model_fails_every_call(
     server: ServerProcess, model: ModelCapabilities
 ) -> None:
     async def drive() -> set[str]:
-        async with open_session(server.address, Workload(), model, own=False) as session:
+        async with open_session(server.endpoint, Workload(), model, own=False) as session:
             send = session.predict(["am-" + "a" * 26])
             load = await closed_loop(send, 2, 0.01, Clock())
             return {sample.answer.code for sample in load.samples}
@@ -98,7 +99,7 @@ def test_failed_deletes_are_reported(
     server: ServerProcess, model: ModelCapabilities, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def drive() -> None:
-        async with open_session(server.address, Workload(), model, own=False) as session:
+        async with open_session(server.endpoint, Workload(), model, own=False) as session:
             await session.delete(["am-" + "a" * 26] * 2)
 
     asyncio.run(drive())
@@ -110,4 +111,4 @@ def test_a_refused_workload_fails_before_the_loads(
     server: ServerProcess, model: ModelCapabilities
 ) -> None:
     with pytest.raises(InvalidArgumentError, match="step_count"):
-        try_out(server.address, Workload(step_count=10**6), model)
+        try_out(server.endpoint, Workload(step_count=10**6), model)

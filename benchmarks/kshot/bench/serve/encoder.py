@@ -23,7 +23,7 @@ from kshot.bench.serve.server_calls import CALL_SECONDS, make_call, open_connect
 from kshot.bench.serve.server_process import interrupted_by_signals, running_server
 from kshot.bench.speed.timing import Percentiles, percentiles
 from kshot.bundle import Bundle, Scope, prepare
-from kshot.client import Client
+from kshot.client.commands.options import Server
 from kshot.client.encoding import encode_images
 from kshot.trainer.commands.options import find_bundle
 from kshot.v1 import adaptation_pb2 as wire
@@ -100,7 +100,7 @@ def measure_encoder(
     with (
         running_server(bundle.path, device, ("--engines", "1")) as server,
         running_sessions(bundle.path, callers) as address,
-        Client(server.address, timeout=CALL_SECONDS) as client,
+        server.endpoint.client(CALL_SECONDS) as client,
     ):
         labels = np.arange(WAY).repeat(SHOT)
         # Of what adapts, the head alone: no caller has last layers of its own.
@@ -112,8 +112,8 @@ def measure_encoder(
 
         async def loads() -> EncoderResult:
             async with (
-                open_connection(server.address) as channel,
-                open_connection(address) as other,
+                open_connection(server.endpoint) as channel,
+                open_connection(Server(address, tls=False)) as other,
             ):
                 ask = make_call(channel, "Predict")
                 sends = {

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -35,7 +35,9 @@ from kshot.bench.serve.server_process import (
 )
 from kshot.bench.serve.summary import ServeResult
 from kshot.bench.serve.tables import draw_result, loads_report, memory_report
-from kshot.client import Capabilities, Client
+from kshot.client import Capabilities
+from kshot.client.client import DEFAULT_TIMEOUT_S
+from kshot.client.commands.options import Server, server_options
 from kshot.trainer.commands.options import find_bundle
 
 _MAX_ARRIVALS = 1_000_000
@@ -47,10 +49,8 @@ _NOT_WITH_MEMORY = ("concurrency", "rate", "arrivals", "seconds", "adapted_model
 
 
 @click.command("serve")
-@option(
-    "--server",
-    metavar="HOST:PORT",
-    help="Measure this running server. [default: a new server on a free loopback port]",
+@server_options(
+    None, "Measure this running server.  [default: a new server on a free loopback port]"
 )
 @option("--model", metavar="NAME", help="Model to adapt. [default: the only one served]")
 @option(
@@ -87,7 +87,7 @@ _NOT_WITH_MEMORY = ("concurrency", "rate", "arrivals", "seconds", "adapted_model
 @option("--rounds", type=COUNT, default=2000)
 @shared_options("bundle_name", "way", "shot", "batch_norm_mode", "plot")
 def command(
-    server: str | None,
+    server: Server | None,
     model: str | None,
     memory: bool,
     models: int,
@@ -118,22 +118,22 @@ def command(
         )
     check_plot(shared.plot)
     running: AbstractContextManager[ServerProcess | None] = nullcontext()
-    if not server:
+    if server is None:
         bundle = find_bundle(shared.bundle_name)
         say(f"starting a server of {bundle.manifest.name}")
         running = running_server(bundle.path, shared.device, _LIMITS)
     with interrupted_by_signals(), running as own:
-        address = own.address if own is not None else str(server)
-        with Client(address) as client:
+        place = own.endpoint if own is not None else cast(Server, server)
+        with place.client(DEFAULT_TIMEOUT_S) as client:
             capabilities = settle(client, own)
         served = choose_model(capabilities, model)
         check_workload(workload, served)
-        resolved = try_out(address, workload, served)
+        resolved = try_out(place, workload, served)
         workload = replace(workload, batch_norm_mode=resolved.batch_norm_mode)
         document: dict[str, object] = {
             "environment": environment(),
             "server": {
-                "address": address,
+                "address": place.address,
                 "own": own is not None,
                 "version": capabilities.server_version,
                 "device": capabilities.device,
@@ -146,7 +146,7 @@ def command(
         title = _title(workload, capabilities, served.model)
 
         async def in_session() -> MemoryResult | ServeResult:
-            async with open_session(address, workload, served, own=own is not None) as session:
+            async with open_session(place, workload, served, own=own is not None) as session:
                 if own is not None and memory:
                     return await measure_memory(session, own, models, rounds)
                 return await measure(Bench(own, session, plan, Clock()))

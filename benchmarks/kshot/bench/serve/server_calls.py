@@ -13,7 +13,8 @@ from kshot.bench.report import say
 from kshot.bench.serve import requests
 from kshot.bench.serve.load_generator import OK, Answer, Send
 from kshot.bench.serve.requests import Workload, noise, support_set
-from kshot.client import Client, ModelCapabilities, ResolvedOptions
+from kshot.client import ModelCapabilities, ResolvedOptions
+from kshot.client.commands.options import Server
 from kshot.v1 import adaptation_pb2 as wire
 
 SERVICE = wire.DESCRIPTOR.services_by_name["AdaptationService"].full_name
@@ -27,33 +28,42 @@ _CHANNEL_OPTIONS = [
 ]
 
 
-def open_connection(address: str) -> grpc.aio.Channel:
-    """Open a connection to HOST:PORT that shares nothing with other connections."""
-    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+Metadata = tuple[tuple[str, str], ...]
+
+
+def open_connection(server: Server) -> grpc.aio.Channel:
+    """Open a connection to a server that shares nothing with other connections."""
+    secure = server.credentials().channel_credentials()
+    if secure is None:
+        return grpc.aio.insecure_channel(server.address, options=_CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(server.address, secure, options=_CHANNEL_OPTIONS)
 
 
 def make_call(
-    channel: grpc.aio.Channel, method: str, timeout: float = CALL_SECONDS
+    channel: grpc.aio.Channel,
+    method: str,
+    timeout: float = CALL_SECONDS,
+    metadata: Metadata = (),
 ) -> Callable[[bytes], Coroutine[Any, Any, Answer]]:
     """Return a function that sends a request and gives its answer, of whatever status."""
     send: Callable[..., Awaitable[bytes]] = channel.unary_unary(f"/{SERVICE}/{method}")
 
     async def call(request: bytes) -> Answer:
         try:
-            return Answer(OK, await send(request, timeout=timeout))
+            return Answer(OK, await send(request, timeout=timeout, metadata=metadata))
         except grpc.aio.AioRpcError as error:
             return Answer(error.code().name)
 
     return call
 
 
-def try_out(address: str, workload: Workload, model: ModelCapabilities) -> ResolvedOptions:
+def try_out(server: Server, workload: Workload, model: ModelCapabilities) -> ResolvedOptions:
     """Adapt, predict and delete once; return the options as the server resolved them.
 
     Raises `KshotError` when the server refuses the workload.
     """
     images, labels = support_set(workload, model)
-    with Client(address, timeout=CALL_SECONDS) as client:
+    with server.client(CALL_SECONDS) as client:
         adapted = client.adapt(images, labels, model=model.model, **workload.options)
         try:
             adapted.predict(noise(model.input_shape, workload.images))
@@ -74,10 +84,11 @@ class Session:
         predicting: grpc.aio.Channel,
         workload: Workload,
         model: ModelCapabilities,
+        metadata: Metadata = (),
     ) -> None:
-        self._adapt = make_call(adapting, "Adapt")
-        self._delete = make_call(adapting, "DeleteAdaptedModel")
-        self._predict = make_call(predicting, "Predict")
+        self._adapt = make_call(adapting, "Adapt", metadata=metadata)
+        self._delete = make_call(adapting, "DeleteAdaptedModel", metadata=metadata)
+        self._predict = make_call(predicting, "Predict", metadata=metadata)
         self._next_adapt = requests.adapt_requests(workload, model)
         self._queries = noise(model.input_shape, workload.images, seed=1)
         self._made: list[asyncio.Task[Answer]] = []
@@ -136,14 +147,15 @@ class Session:
 
 @asynccontextmanager
 async def open_session(
-    address: str, workload: Workload, model: ModelCapabilities, *, own: bool
+    server: Server, workload: Workload, model: ModelCapabilities, *, own: bool
 ) -> AsyncIterator[Session]:
     """Open a session around a block, and at its end delete its models from another's server.
 
     The bench's own server ends anyway.
     """
-    async with open_connection(address) as adapting, open_connection(address) as predicting:
-        session = Session(adapting, predicting, workload, model)
+    async with open_connection(server) as adapting, open_connection(server) as predicting:
+        metadata = server.credentials().metadata
+        session = Session(adapting, predicting, workload, model, metadata)
         try:
             yield session
         finally:

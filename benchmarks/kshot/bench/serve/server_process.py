@@ -18,6 +18,7 @@ import click
 from kshot.bench.report import say
 from kshot.bench.serve.process_usage import Cpu, Memory, cpu_ms, resident_bytes
 from kshot.client import Capabilities, Client
+from kshot.client.commands.options import Server
 
 _LOG = "log"
 _ENGINES, _AUTO = "KSHOT_ENGINES", "auto"
@@ -27,6 +28,14 @@ _STORE = "store"
 _STOP_SECONDS = 60.0
 # Lines of the log in the error about a server that ended.
 _LAST_LINES = 2
+# Settings of a server for others; the bench's own is on loopback, and alone.
+_NOT_OURS = {
+    "KSHOT_TLS_CERT",
+    "KSHOT_TLS_KEY",
+    "KSHOT_CLIENT_CA",
+    "KSHOT_ACCESS",
+    "KSHOT_AUDIT_LOG",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,11 @@ class ServerProcess:
     address: str
     process: subprocess.Popen[str]
     folder: Path
+
+    @property
+    def endpoint(self) -> Server:
+        """Return how to connect, whatever the environment says of other servers."""
+        return Server(self.address, tls=False)
 
     @property
     def store(self) -> Path:
@@ -100,6 +114,7 @@ def running_server(
     Raises `ClickException` with the reason from the server's log when it does not start.
     """
     hidden = {} if compiling else {"PATH": "", "CXX": "", _ENGINES: "1"}
+    settings = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
     with tempfile.TemporaryDirectory(prefix="kshot-bench-") as name:
         folder = Path(name)
         command = [sys.executable, "-P", "-m", "kshot", "serve", "--listen", "127.0.0.1:0"]
@@ -113,7 +128,7 @@ def running_server(
                 text=True,
                 # Ctrl-C in a terminal must reach the bench alone, which then stops the server.
                 start_new_session=True,
-                env=os.environ | hidden | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=settings | hidden | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         try:
             yield ServerProcess(_wait_until_ready(process, folder), process, folder)

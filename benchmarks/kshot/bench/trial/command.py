@@ -17,7 +17,7 @@ from kshot.bench.trial.pictures import Pictures, read_pictures
 from kshot.bench.trial.report import Trial, document, draw, report_of
 from kshot.bundle import known_names, load_bundle, locate_bundle
 from kshot.client import Client, KshotError, UnavailableError
-from kshot.client.commands.options import json_option, print_document
+from kshot.client.commands.options import Server, json_option, print_document, server_options
 from kshot.trainer.output.plotting import figure_of, write_png
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.rivals.rivals import RIVALS, check_rivals, one_thread
@@ -37,7 +37,7 @@ PLOT_HELP = "Where the confusion of classes is drawn."
 @click.command("try")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--bundle", "names", multiple=True, metavar="PATH|NAME", help=BUNDLE_HELP)
-@click.option("--server", metavar="HOST:PORT", help=SERVER_HELP)
+@server_options(None, SERVER_HELP)
 @click.option(
     "--pictures",
     "most",
@@ -64,7 +64,7 @@ PLOT_HELP = "Where the confusion of classes is drawn."
 def command(
     folder: Path,
     names: Sequence[str],
-    server: str | None,
+    server: Server | None,
     most: int,
     plot: Path,
     time_budget: float | None,
@@ -84,10 +84,12 @@ def command(
         stack.enter_context(interrupted_by_signals())
         stack.enter_context(one_thread())
         bundles = {} if server else _bundles(names)
-        address = server or stack.enter_context(_own_server(list(bundles.values())))
-        client = stack.enter_context(Client(address, timeout=TIMEOUT_S))
+        place = server or stack.enter_context(_own_server(list(bundles.values())))
+        client = stack.enter_context(place.client(TIMEOUT_S))
         outcomes = _outcomes(client, pictures, time_budget)
-        trial = Trial(folder, pictures, outcomes, {}, server or "", bundles, time_budget)
+        trial = Trial(
+            folder, pictures, outcomes, {}, server.address if server else "", bundles, time_budget
+        )
         grown = {one.contender.title: one for one in (trial.best_bundle, trial.best_rival)}
         say("measuring fewer examples per class")
         growths = {title: growth(one, pictures) for title, one in grown.items()}
@@ -107,13 +109,13 @@ def _bundles(names: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _own_server(bundles: Sequence[str]) -> Iterator[str]:
+def _own_server(bundles: Sequence[str]) -> Iterator[Server]:
     """Run a server that compiles nothing: its few calls are over before that would pay."""
     first, *others = bundles
     flags = [word for name in others for word in ("--bundle", name)]
     say(f"starting a server of {', '.join(bundles)}")
     with running_server(Path(first), flags=flags, compiling=False) as server:
-        yield server.address
+        yield server.endpoint
 
 
 def _outcomes(client: Client, pictures: Pictures, time_budget: float | None) -> list[Outcome]:

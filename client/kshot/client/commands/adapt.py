@@ -11,14 +11,14 @@ from typing import Any, Unpack, get_type_hints
 import click
 
 from kshot.client.adapted_model import AdaptedModel
-from kshot.client.client import Client
 from kshot.client.commands.folder import check_files, read_class_folders
 from kshot.client.commands.options import (
+    Server,
     json_option,
     print_document,
     print_table,
     print_warnings,
-    server_option,
+    server_options,
     time_text,
     timeout_option,
 )
@@ -46,7 +46,7 @@ def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@server_option
+@server_options()
 @click.option(
     "--model",
     help="The served model to adapt, such as drawings.  [default: the one that suits the images]",
@@ -56,7 +56,7 @@ def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
 @json_option
 def command(
     folder: Path,
-    server: str,
+    server: Server,
     model: str | None,
     timeout: float,
     as_json: bool,
@@ -69,7 +69,7 @@ def command(
     support = read_class_folders(folder)
     print_warnings(support.remarks)
     check_files(support.files)
-    with Client(server, timeout=timeout) as client:
+    with server.client(timeout) as client:
         adapted = client.adapt(support.files, support.labels, model=model, **options)
     report = adapted.report
     if report is not None:

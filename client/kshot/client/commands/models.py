@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from kshot.client.adapted_model import AdaptedModel
-from kshot.client.client import Client
 from kshot.client.commands.options import (
+    Server,
     json_option,
     print_document,
     print_table,
-    server_option,
+    server_options,
     time_text,
     timeout_option,
 )
@@ -27,13 +27,13 @@ def command() -> None:
 
 
 @command.command(name="list")
-@server_option
+@server_options()
 @click.option("--model", default="", help="Only those adapted from this model.")
 @timeout_option
 @json_option
-def list_models(server: str, model: str, timeout: float, as_json: bool) -> None:
+def list_models(server: Server, model: str, timeout: float, as_json: bool) -> None:
     """List the adapted models that the server keeps."""
-    with Client(server, timeout=timeout) as client:
+    with server.client(timeout) as client:
         kept = list(client.list(model=model))
     if as_json:
         print_document({"adapted_models": [document(adapted) for adapted in kept]})
@@ -56,12 +56,12 @@ def list_models(server: str, model: str, timeout: float, as_json: bool) -> None:
 
 @command.command()
 @click.argument("adapted_model", metavar="ID")
-@server_option
+@server_options()
 @timeout_option
 @json_option
-def get(adapted_model: str, server: str, timeout: float, as_json: bool) -> None:
+def get(adapted_model: str, server: Server, timeout: float, as_json: bool) -> None:
     """Show the adapted model ID."""
-    with Client(server, timeout=timeout) as client:
+    with server.client(timeout) as client:
         described = document(client.get(adapted_model))
     if as_json:
         print_document(described)
@@ -74,12 +74,12 @@ def get(adapted_model: str, server: str, timeout: float, as_json: bool) -> None:
 
 @command.command()
 @click.argument("adapted_models", metavar="ID...", nargs=-1, required=True)
-@server_option
+@server_options()
 @timeout_option
 @json_option
-def delete(adapted_models: tuple[str, ...], server: str, timeout: float, as_json: bool) -> None:
+def delete(adapted_models: tuple[str, ...], server: Server, timeout: float, as_json: bool) -> None:
     """Delete adapted models; stops at the first that cannot be deleted."""
-    with Client(server, timeout=timeout) as client:
+    with server.client(timeout) as client:
         for adapted_model in adapted_models:
             client.delete(adapted_model)
             if not as_json:
@@ -91,20 +91,20 @@ def delete(adapted_models: tuple[str, ...], server: str, timeout: float, as_json
 @command.command()
 @click.argument("adapted_model", metavar="ID")
 @click.argument("path", type=click.Path(path_type=Path))
-@server_option
+@server_options()
 @click.option("--batch-norm-mode", type=click.Choice(choices("batch_norm_mode")))
 @timeout_option
 @json_option
 def export(
     adapted_model: str,
     path: Path,
-    server: str,
+    server: Server,
     batch_norm_mode: str | None,
     timeout: float,
     as_json: bool,
 ) -> None:
     """Write the adapted model ID to PATH as an ONNX file that needs nothing else."""
-    with Client(server, timeout=timeout) as client:
+    with server.client(timeout) as client:
         written = client.export(adapted_model, path, batch_norm_mode=batch_norm_mode)
     # An export into stdout is nothing but the model.
     aside = leads_to_stdout(written)

@@ -1,25 +1,53 @@
-"""Shared by the commands: the server option, and printing results."""
+"""Shared by the commands: the server and how to connect to it, and printing results."""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-server_option = click.option(
-    "--server",
-    default="localhost:50051",
-    envvar="KSHOT_SERVER",
-    metavar="HOST:PORT",
-    show_default=True,
-    show_envvar=True,
-    help="The server's address.",
-)
+from kshot.client.client import Client
+from kshot.client.connection.addresses import check_address
+from kshot.client.connection.credentials import Credentials, Requested, read_credentials
+
+DEFAULT_SERVER = "localhost:50051"
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the options of a command say of the server; what they leave out the environment says."""
+
+    address: str
+    tls: bool | None = None
+    ca: Path | None = None
+    cert: tuple[Path, Path] | None = None
+    api_key: Path | None = None
+
+    def credentials(self) -> Credentials:
+        """Read what other connections than the client's need; raises `InputError`."""
+        asked = Requested(self.tls, self.ca, self.cert, self.api_key)
+        return read_credentials(asked, check_address(self.address))
+
+    def client(self, timeout: float) -> Client:
+        """Open a client; raises `InputError`."""
+        return Client(
+            self.address,
+            tls=self.tls,
+            ca=self.ca,
+            cert=self.cert,
+            api_key=self.api_key,
+            timeout=timeout,
+        )
+
+
 timeout_option = click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -27,8 +55,90 @@ timeout_option = click.option(
     show_default=True,
     help="Seconds that each call may take.",
 )
-_UNBOUNDED = 1_000_000
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_UNBOUNDED = 1_000_000
+_FILE = click.Path(path_type=Path)
+
+
+def server_options(
+    default: str | None = DEFAULT_SERVER, text: str = "The server's address."
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add `--server` and how to connect to it; the command gets them as `server`, a `Server`.
+
+    Without a `default` it gets None where no server is named. Keys have no option: processes of
+    other users can read a command line.
+    """
+    options = (
+        click.option(
+            "--server",
+            default=default,
+            envvar="KSHOT_SERVER" if default else None,
+            metavar="HOST:PORT",
+            show_default=bool(default),
+            show_envvar=bool(default),
+            help=text,
+        ),
+        click.option(
+            "--tls/--no-tls",
+            default=None,
+            help="Encrypt; --ca and --cert imply it.  [env var: KSHOT_TLS]",
+        ),
+        click.option(
+            "--ca",
+            type=_FILE,
+            metavar="FILE",
+            help="Certificates in PEM of the authorities that vouch for the server.  [env var: "
+            "KSHOT_CA; default: the machine's]",
+        ),
+        click.option(
+            "--cert",
+            type=_FILE,
+            metavar="FILE",
+            help="This client's own certificate in PEM, where the server wants one.  [env var: "
+            "KSHOT_CERT]",
+        ),
+        click.option(
+            "--cert-key",
+            type=_FILE,
+            metavar="FILE",
+            help="The private key of --cert.  [env var: KSHOT_CERT_KEY]",
+        ),
+        click.option(
+            "--api-key-file",
+            type=_FILE,
+            metavar="FILE",
+            help="File with the key for the server; KSHOT_API_KEY may hold the key itself.  "
+            "[env var: KSHOT_API_KEY_FILE]",
+        ),
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def gathered(
+            *,
+            server: str | None,
+            tls: bool | None,
+            ca: Path | None,
+            cert: Path | None,
+            cert_key: Path | None,
+            api_key_file: Path | None,
+            **given: Any,  # noqa: ANN401 -- the command's own options
+        ) -> None:
+            if (cert is None) != (cert_key is None):
+                raise click.UsageError("--cert and --cert-key: expected both, got one of them")
+            others = {"--tls": tls, "--ca": ca, "--cert": cert, "--api-key-file": api_key_file}
+            alone = [name for name, value in others.items() if value is not None]
+            if server is None and alone:
+                raise click.UsageError(f"{alone[0]} requires --server")
+            own = (cert, cert_key) if cert is not None and cert_key is not None else None
+            found = None if server is None else Server(server, tls, ca, own, api_key_file)
+            command(server=found, **given)
+
+        for option in reversed(options):
+            gathered = option(gathered)
+        return gathered
+
+    return decorate
 
 
 def print_document(document: object, *, aside: bool = False) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from kshot.client.client import Client
 from kshot.client.commands.folder import check_files
 from kshot.client.commands.options import (
+    Server,
     json_option,
     print_document,
     print_table,
     print_warnings,
-    server_option,
+    server_options,
     timeout_option,
 )
 from kshot.client.options import choices
@@ -26,7 +26,7 @@ NONE_OF_THESE = "none of these"
 @click.command()
 @click.argument("adapted_model", metavar="ID")
 @click.argument("images", type=click.Path(path_type=Path), metavar="IMAGE...", nargs=-1)
-@server_option
+@server_options()
 @click.option("--batch-norm-mode", type=click.Choice(choices("batch_norm_mode")))
 @click.option(
     "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Best classes to show."
@@ -41,7 +41,7 @@ NONE_OF_THESE = "none of these"
 def command(
     adapted_model: str,
     images: tuple[Path, ...],
-    server: str,
+    server: Server,
     batch_norm_mode: str | None,
     top: int,
     reject_below: float | None,
@@ -52,7 +52,7 @@ def command(
     if not images:
         raise click.UsageError("IMAGE: expected at least one, got none")
     check_files(images)
-    with Client(server, timeout=timeout) as client:
+    with server.client(timeout) as client:
         prediction = client.predict(
             adapted_model, images, batch_norm_mode=batch_norm_mode, reject_below=reject_below
         )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kshot.client import AdaptedModel, Client, InputError
-from kshot.client.forks import GATE, CallGate, check_process
+from kshot.client.connection.forks import GATE, CallGate, check_process
 
 IMAGES = np.zeros((4, 6, 5), np.uint8)
 pytestmark = [

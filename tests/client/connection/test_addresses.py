@@ -7,8 +7,8 @@ import re
 import pytest
 
 from kshot.client import Client, InputError
-from kshot.client.addresses import check_address, loopback, proxy_words
-from kshot.client.channel import channel_options
+from kshot.client.connection.addresses import check_address, loopback, proxy_words
+from kshot.client.connection.channel import channel_options
 
 
 @pytest.mark.parametrize(

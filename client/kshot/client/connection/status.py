@@ -11,8 +11,9 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from kshot.client.connection.credentials import Credentials
+from kshot.client.connection.failures import Place, key_words, plain_words
 from kshot.client.errors import KshotError, Problem, Violation, error_class
-from kshot.client.failures import plain_words
 
 _DETAILS_KEY = "grpc-status-details-bin"
 _INDEXED = re.compile(r"(?P<field>[\w.]+)\[(?P<index>\d+)\]")
@@ -20,7 +21,7 @@ _INDEXED = re.compile(r"(?P<field>[\w.]+)\[(?P<index>\d+)\]")
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked: of which address, with how many seconds.
+    """What was asked: of which address, with how many seconds and which credentials.
 
     `names` gives the caller's own name for an index of a repeated field, such as the path of a file
     for `queries.encoded.items`.
@@ -29,6 +30,7 @@ class Asked:
     address: str
     timeout: float | None = None
     names: Mapping[str, Callable[[int], str]] = field(default_factory=dict)
+    credentials: Credentials = field(default_factory=Credentials)
 
 
 def error_from(error: grpc.RpcError, asked: Asked) -> KshotError:
@@ -40,7 +42,8 @@ def error_from(error: grpc.RpcError, asked: Asked) -> KshotError:
             if violation.subject:
                 text = text.replace(violation.field, violation.subject)
     else:
-        text = plain_words(code, text, asked.address, asked.timeout)
+        text = plain_words(code, text, Place(asked.address, asked.credentials), asked.timeout)
+    text += key_words(code, asked.credentials)
     return error_class(code, problem.reason)(text, problem)
 
 

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import grpc
 
-from kshot.client.addresses import check_address, loopback
+from kshot.client.connection.addresses import check_address, loopback
+from kshot.client.connection.credentials import Credentials
 from kshot.client.errors import InputError
 from kshot.client.values import check_seconds
 
-# Without `Adapt` and `AdaptAndPredict`: a second try would adapt a second time.
+# `Adapt` and `ReviseAdaptedModel` carry a request id. A second try of others would adapt again, or
+# find done what the first has done.
 _SAFE_TO_REPEAT = (
+    "Adapt",
+    "ReviseAdaptedModel",
     "Predict",
     "GetAdaptedModel",
     "ListAdaptedModels",
@@ -20,6 +24,7 @@ _SAFE_TO_REPEAT = (
     "GetCapabilities",
 )
 _MAX_RESPONSE_BYTES = 64 * 1024 * 1024
+_MAX_REPEATED_BYTES = 64 * 1024 * 1024  # gRPC's default is 256 KiB: two photographs
 _MAX_TIMEOUT_S = 366 * 24 * 3600.0  # gRPC counts nanoseconds in 64 bits from 1970 on
 
 SERVICE_CONFIG = {
@@ -49,6 +54,7 @@ def channel_options(host: str) -> list[tuple[str, str | int]]:
         ("grpc.max_receive_message_length", _MAX_RESPONSE_BYTES),
         # The server limits the size of a request.
         ("grpc.max_send_message_length", -1),
+        ("grpc.per_rpc_retry_buffer_size", _MAX_REPEATED_BYTES),
         # gRPC waits up to two minutes between attempts to connect, for a new channel of the process
         # too; a server that is back is found within about a second.
         ("grpc.initial_reconnect_backoff_ms", 100),
@@ -60,9 +66,13 @@ def channel_options(host: str) -> list[tuple[str, str | int]]:
     ]
 
 
-def open_channel(address: str) -> grpc.Channel:
+def open_channel(address: str, credentials: Credentials) -> grpc.Channel:
     """Make a channel to HOST:PORT; it connects with the first call. Raises `InputError`."""
-    return grpc.insecure_channel(address, options=channel_options(check_address(address)))
+    options = channel_options(check_address(address))
+    secure = credentials.channel_credentials()
+    if secure is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, secure, options=options)
 
 
 def check_timeout(timeout: object) -> float:

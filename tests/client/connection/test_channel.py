@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 import pytest
 
 from kshot.client import Client, InputError, UnavailableError
-from kshot.client.channel import channel_options
+from kshot.client.connection.channel import channel_options
+from kshot.client.connection.connection import Connection
 
 
 def test_attempts_to_connect_follow_closely() -> None:
@@ -43,11 +44,11 @@ def test_clients_find_a_server_that_is_back(
 
 def test_an_unknown_host_is_looked_up_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its name may come with the server, as that of a container does."""
+    opened = list[str]()
     with Client("no..name:50051") as client:
         with pytest.raises(UnavailableError, match="there is no host of this name"):
             client.capabilities()
-        opened = list[str]()
-        monkeypatch.setattr(client, "_connect", lambda: opened.append("again"))
+        monkeypatch.setattr(Connection, "connect", lambda _self: opened.append("again"))
         with pytest.raises(UnavailableError):
             client.capabilities()
         client.close()

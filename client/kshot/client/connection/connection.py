@@ -1,0 +1,112 @@
+"""A channel to one server, and the calls on it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from kshot.client.connection.addresses import check_address
+from kshot.client.connection.channel import Patience, check_timeout, open_channel
+from kshot.client.connection.credentials import Requested, read_credentials
+from kshot.client.connection.failures import unknown_host
+from kshot.client.connection.forks import GATE, check_process, watch_forks
+from kshot.client.connection.status import Asked, error_from
+from kshot.client.errors import InputError, KshotError
+from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+
+_Response = TypeVar("_Response", bound=Message)
+Names = Mapping[str, Callable[[int], str]]
+
+
+class Connection:
+    """The calls to a server at HOST:PORT, safe to share by threads, not by processes.
+
+    Every call has a deadline. Failures are raised as `KshotError`.
+    """
+
+    def __init__(self, address: str, asked: Requested, timeout: float) -> None:
+        self.address = address
+        self.timeout = check_timeout(timeout)
+        self._credentials = read_credentials(asked, check_address(address))
+        check_process(address)
+        watch_forks()
+        self._process = os.getpid()
+        self._closed = False
+        self.connect()
+
+    def connect(self) -> None:
+        """Make a channel in place of the one before."""
+        self._channel = open_channel(self.address, self._credentials)
+        self.stub = AdaptationServiceStub(self._channel)
+
+    def close(self) -> None:
+        """End the calls under way; a child of the process leaves that to its parent."""
+        if os.getpid() == self._process:
+            self._closed = True
+            self._channel.close()
+
+    def check_process(self) -> None:
+        """Raise `InputError` in a child of the process that made the connection."""
+        check_process(self.address, self._process)
+
+    def patience(self, timeout: float | None, more: float = 0.0) -> Patience:
+        """Return the time of a call: its own timeout, else the connection's and `more` seconds."""
+        return Patience.of(self.timeout + max(0.0, more) if timeout is None else timeout)
+
+    def call(
+        self,
+        method: Callable[..., _Response],
+        request: Message | Iterator[Message],
+        patience: Patience,
+        names: Names | None = None,
+    ) -> tuple[_Response, float]:
+        """Call a method of the stub; return its one response and its time in milliseconds.
+
+        `names` has the caller's own names for repeated fields of the request, as `Asked` does.
+        """
+        self.check_process()
+        started = time.perf_counter()
+        try:
+            with GATE.call():
+                response = method(
+                    request, timeout=patience.left, metadata=self._credentials.metadata
+                )
+        except grpc.RpcError as error:
+            if unknown_host(error.details() or "") and not self._closed:
+                self.connect()  # gRPC waits up to two minutes before it looks a name up again
+            raise self._error(error, patience.timeout, names) from error
+        except ValueError as error:  # gRPC's error for a closed channel
+            raise self._uncallable(error) from error
+        took = time.perf_counter() - started
+        patience.spend(took)
+        return response, 1e3 * took
+
+    def stream(
+        self, method: Callable[..., Iterator[_Response]], request: Message
+    ) -> Iterator[_Response]:
+        """Call a method when its first part is wanted; the call ends with the iterator."""
+        try:
+            with GATE.call():
+                call = method(request, timeout=self.timeout, metadata=self._credentials.metadata)
+                try:
+                    yield from call
+                finally:
+                    call.cancel()  # type: ignore[attr-defined]  # as every call of gRPC has it
+        except grpc.RpcError as error:
+            raise self._error(error, self.timeout) from error
+        except ValueError as error:  # gRPC's error for a closed channel
+            raise self._uncallable(error) from error
+
+    def _error(
+        self, error: grpc.RpcError, timeout: float, names: Names | None = None
+    ) -> KshotError:
+        return error_from(error, Asked(self.address, timeout, names or {}, self._credentials))
+
+    def _uncallable(self, error: ValueError) -> InputError:
+        why = "this client is closed; make a new one" if self._closed else error
+        return InputError(f"cannot call {self.address}: {why}")
