@@ -15,7 +15,8 @@ import grpc
 import torch
 
 from kshot.bundle import BundleError
-from kshot.bundle.json_log import start_logging
+from kshot.bundle.signals.json_log import start_logging
+from kshot.bundle.signals.tracing import Tracer, start_tracing, tracing_wanted
 from kshot.engine.budget import Budget
 from kshot.engine.device import COMPUTE_THREADS, DeviceDescription, choose_device
 from kshot.engine.models import load_models
@@ -44,7 +45,7 @@ _log = logging.getLogger("kshot.engine")  # this module is `__main__`
 def main() -> int:
     """Serve until SIGTERM or until the front is gone; return 1 if the engine cannot start."""
     arguments = _parse_arguments()
-    start_logging(process="engine")
+    start_logging(level=arguments.log_level, process="engine")
     torch.set_num_threads(COMPUTE_THREADS)
     compute_reproducibly()
     try:
@@ -66,9 +67,12 @@ def main() -> int:
     for model in models.values():  # the first task of a process takes longer
         scheduler.submit(model, blank_task(model), Budget(None, allow_partial=False)).result()
     tuning.start()
-    service = EngineService(models, device, scheduler, tuning, tail_seconds)
+    tracer = _tracer(arguments.trace)
+    service = EngineService(models, device, scheduler, tuning, tail_seconds, tracer)
     asyncio.run(_serve(arguments.socket, service, device, sorted(models)))
     scheduler.close()
+    if tracer is not None:
+        tracer.close()
     programs.close()
     logging.shutdown()
     os._exit(0)  # a step that hangs in its thread would hold up an ordinary exit
@@ -92,6 +96,16 @@ def _cache(device: torch.device) -> StepCache | None:
     return cache
 
 
+def _tracer(flag: bool) -> Tracer | None:
+    """Trace where the front does; it tells of missing libraries."""
+    if not (flag or tracing_wanted()):
+        return None
+    try:
+        return start_tracing("engine", torch.__version__)
+    except ImportError:
+        return None
+
+
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m kshot.engine", description=__doc__)
     parser.add_argument("--socket", type=Path, required=True, help="unix socket to listen on")
@@ -105,6 +119,8 @@ def _parse_arguments() -> argparse.Namespace:
         default=[],
         help="NAME=SECONDS that a tail's step takes for each example, measured before",
     )
+    parser.add_argument("--trace", action="store_true", help="send traces, as OTEL_… says")
+    parser.add_argument("--log-level", default="info")
     return parser.parse_args()
 
 

@@ -9,11 +9,13 @@ from typing import NoReturn
 import grpc
 import torch
 
+from kshot.bundle.signals.tracing import Tracer
 from kshot.engine.budget import Budget
 from kshot.engine.device import DeviceDescription, ran_out_of_memory
 from kshot.engine.models import LoadedModel
 from kshot.engine.scheduler import Scheduler
 from kshot.engine.task import EngineResult, EngineTask, StopReason
+from kshot.engine.task_span import task_span
 from kshot.engine.tuning import Tuning
 from kshot.engine.wire import decode_task, encode_result
 from kshot.internal.v1 import engine_pb2, engine_pb2_grpc
@@ -39,8 +41,10 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         scheduler: Scheduler,
         tuning: Tuning,
         tail_seconds: Mapping[str, float],
+        tracer: Tracer | None = None,
     ) -> None:
         """Serve models; `tail_seconds` are those of a tail's step and example, by model name."""
+        self._tracer = tracer
         self._models = models
         self._device = device
         self._scheduler = scheduler
@@ -88,7 +92,9 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         remaining = context.time_remaining()
         budget = Budget(remaining, request.allow_partial)
-        result = await self._compute(model, task, budget, context)
+        with task_span(self._tracer, model, task, context.invocation_metadata()) as note:
+            result = await self._compute(model, task, budget, context)
+            note(result)
         if result.stop_reason is StopReason.CANCELLED:
             await context.abort(grpc.StatusCode.CANCELLED, "the caller left")
         partial = result.stop_reason is StopReason.TIME_BUDGET

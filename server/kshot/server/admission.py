@@ -65,6 +65,16 @@ class Admission:
             until_sent(partial(self._leave, caller))
 
     @property
+    def count(self) -> int:
+        """Return how many calls are inside."""
+        return self._count
+
+    @property
+    def limit(self) -> int:
+        """Return how many calls may be inside."""
+        return self._limit
+
+    @property
     def is_idle(self) -> bool:
         """Tell whether no call is inside."""
         return self._count == 0

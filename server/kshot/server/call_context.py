@@ -22,6 +22,8 @@ _SLACK_SHARE = 0.01
 _KEPT_SHARE, _KEPT_SECONDS = 0.2, 0.3
 
 PHASES = ("queue", "decode", "compute", "store")
+# Of a call that does more, a trace shows the beginning.
+_MOST_PARTS = 32
 
 
 @dataclass
@@ -60,8 +62,19 @@ class Call:
     """Sentences for the caller about the support set: any part of the work may append some."""
     query_warnings: list[str] = field(default_factory=list)
     """The same about the queries."""
+    traceparent: str = ""
+    """The W3C header by which further work belongs to this call's trace; empty without a trace."""
+    parts: list[tuple[str, float, float]] | None = None
+    """The first parts of phases, by their end and seconds, for a trace; None where nobody asks."""
+    finished: Callable[[Call, str, str], None] | None = None
+    """Counts the call by code and reason once it has ended."""
     held: list[Callable[[], None]] | None = None
     """What the call gives back once its answer is sent; None where nobody calls `sent`."""
+
+    @property
+    def trace_id(self) -> str:
+        """Return the id of the call's trace, 32 hexadecimal digits; empty without one."""
+        return self.traceparent[3:35]
 
     def sent(self) -> None:
         """Give back what the call holds: its answer is sent, or nobody will read it."""
@@ -113,6 +126,8 @@ class Call:
     def add(self, phase: str, seconds: float) -> None:
         """Add time to a phase."""
         self.seconds[phase] += max(0.0, seconds)
+        if self.parts is not None and len(self.parts) < _MOST_PARTS:
+            self.parts.append((phase, time.perf_counter(), seconds))
 
     @contextmanager
     def measure(self, phase: str) -> Iterator[None]:
@@ -164,6 +179,12 @@ def current_tenant() -> str:
     """Return the tenant of this task's call; empty on a server without keys."""
     call = _CALL.get(None)
     return "" if call is None else call.tenant
+
+
+def current_traceparent() -> str:
+    """Return the header that continues this task's trace; empty without one."""
+    call = _CALL.get(None)
+    return "" if call is None else call.traceparent
 
 
 def begin_call(method: str, remaining: float | None = None, caller: str = "") -> Call:

@@ -15,8 +15,8 @@ from typing import Any
 import click
 
 from kshot.bundle import PHOTOS, PHOTOS_VERSION, default_bundles, locate_bundle
-from kshot.bundle.json_log import start_logging
-from kshot.server.config import MAX_ENGINES, ServerConfig, default_store
+from kshot.bundle.signals.json_log import start_logging
+from kshot.server.config import LOG_LEVELS, MAX_ENGINES, ServerConfig, default_store
 from kshot.server.errors import ConfigError, StartError
 from kshot.server.event_log import log_event, without_ids
 from kshot.server.server import serve
@@ -118,6 +118,29 @@ class _EngineCount(click.ParamType[int]):
     envvar="KSHOT_INSECURE",
     help="Allow an address that other machines can reach, without encryption or without keys.",
 )
+@click.option(
+    "--metrics",
+    default="",
+    metavar="HOST:PORT",
+    envvar="KSHOT_METRICS",
+    show_default="off",
+    help="Address that answers Prometheus over plain HTTP, at /metrics. Whoever reaches it reads "
+    "the names of models and tenants, and counts; port 0 picks a free one.",
+)
+@click.option(
+    "--trace",
+    is_flag=True,
+    envvar="KSHOT_TRACE",
+    help="Send OpenTelemetry traces by OTLP over gRPC; the extra `otel` has the libraries. "
+    "OTEL_EXPORTER_OTLP_ENDPOINT says where to, and turns them on as well.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS),
+    default="info",
+    envvar="KSHOT_LOG_LEVEL",
+    help="Least level of what is logged; requests are info.",
+)
 def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 -- one per option
     """Serve bundles over gRPC: adapt and predict.
 
@@ -127,7 +150,7 @@ def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 
     try:
         folders = tuple(map(locate_bundle, bundles)) or default_bundles()
         config = ServerConfig(bundles=folders, **settings)
-        start_logging(redact=without_ids)
+        start_logging(redact=without_ids, level=config.log_level)
         if not bundles or PHOTOS in bundles:
             _tell_of_photos(folders)
         asyncio.run(serve(config, _announce))

@@ -11,6 +11,7 @@ from pathlib import Path
 from kshot.server.errors import ConfigError
 
 MAX_ENGINES = 64
+LOG_LEVELS = ("debug", "info", "warning", "error")
 DAY_SECONDS = 24 * 3600.0
 
 # The time of expiry must be before the year 10,000.
@@ -58,6 +59,12 @@ class ServerConfig:
     """The file that lists what was done to keys, bundles, adapted models and tenants, if any."""
     insecure: bool = False
     """Whether other machines may reach the server without encryption or keys."""
+    metrics: str = ""
+    """HOST:PORT that answers Prometheus over plain HTTP; empty for none."""
+    trace: bool = False
+    """Whether to send traces even if no variable of OpenTelemetry asks for them."""
+    log_level: str = "info"
+    """The least level that is logged."""
     # At most gRPC's own bound.
     max_message_bytes: int = _count(
         32 * 2**20, "Maximum size of a request, in bytes.", least=1024, greatest=2**31 - 1
@@ -168,6 +175,12 @@ class ServerConfig:
                 raise ConfigError(
                     f"{setting.name}: expected {least:.16g} to {greatest:.16g}, got {value:.16g}"
                 )
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigError(
+                f"log_level: expected one of {', '.join(LOG_LEVELS)}, got {self.log_level!r}"
+            )
+        if self.metrics:
+            parse_address("metrics", self.metrics)
         if self.default_ttl > self.max_ttl:
             raise ConfigError(
                 f"default_ttl: expected at most {self.max_ttl:g} (max_ttl), "
@@ -208,17 +221,21 @@ class ServerConfig:
 
     @property
     def _address(self) -> tuple[str, int]:
-        host, colon, port = self.listen.rpartition(":")
-        expected = "listen: expected HOST:PORT with a port from 0 to 65535"
-        if not (colon and host and port.isascii() and port.isdigit() and int(port) < 2**16):
-            raise ConfigError(f"{expected}, got {self.listen!r}")
-        bare = host.removeprefix("[").removesuffix("]")
-        if ":" in bare and host != f"[{bare}]":
-            raise ConfigError(
-                f"{expected} and an IPv6 address in brackets, such as [::1]:50051, got "
-                f"{self.listen!r}"
-            )
-        return host, int(port)
+        return parse_address("listen", self.listen)
+
+
+def parse_address(setting: str, text: str) -> tuple[str, int]:
+    """Return host and port; raise `ConfigError`, which names the setting, unless HOST:PORT."""
+    host, colon, port = text.rpartition(":")
+    expected = f"{setting}: expected HOST:PORT with a port from 0 to 65535"
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ConfigError(f"{expected}, got {text!r}")
+    bare = host.removeprefix("[").removesuffix("]")
+    if ":" in bare and host != f"[{bare}]":
+        raise ConfigError(
+            f"{expected} and an IPv6 address in brackets, such as [::1]:50051, got {text!r}"
+        )
+    return host, int(port)
 
 
 def default_store() -> Path:

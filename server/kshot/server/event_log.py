@@ -33,7 +33,9 @@ def log_event(event: str, level: int = logging.INFO, **fields: object) -> None:
 
 
 def log_call(call: Call, code: str, reason: str = "") -> None:
-    """Log a finished call; times in milliseconds."""
+    """Log a finished call and have it counted; times in milliseconds."""
+    if call.finished is not None:
+        call.finished(call, code, reason)
     split = {phase: round(seconds * 1000, 3) for phase, seconds in call.seconds.items()}
     fields: dict[str, object] = {
         "method": call.method,
@@ -43,7 +45,9 @@ def log_call(call: Call, code: str, reason: str = "") -> None:
         "adapted_model": short_id(call.adapted_model),
         "duration_ms": round(1000 * (time.perf_counter() - call.started), 3),
         "timing_ms": split,
+        "tenant": call.tenant,
         "request_id": call.request_id,
+        "trace_id": call.trace_id,
     }
     level = logging.ERROR if code in ("INTERNAL", "DATA_LOSS") else logging.INFO
     log_event("request", level, **{name: value for name, value in fields.items() if value != ""})

@@ -49,6 +49,8 @@ from kshot.server.store.failures import StoreFailed
 from kshot.server.store.kept_models import KeptModels
 from kshot.server.store.model_cache import ModelCache
 from kshot.server.store.store import LocalStore
+from kshot.server.watch.opening import answering_scrapes, observing
+from kshot.server.watch.statistics import Watched
 from kshot.server.workers import Workers
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1 import adaptation_pb2_grpc as wire_grpc
@@ -128,11 +130,12 @@ async def running(
         remove_leftovers()
         engine = EnginePool(config, catalog.digests)
         stack.push_async_callback(lambda: grace.wait(engine.stop()))
+        cache = ModelCache(config.cache_bytes)
         front = Front(
             config=config,
             catalog=catalog,
             engine=engine,
-            kept_models=KeptModels(store, ModelCache(config.cache_bytes), workers),
+            kept_models=KeptModels(store, cache, workers),
             workers=workers,
             batches=Batches(workers),
             encodings=Encodings(workers, on_gpu=runtime.on_gpu),
@@ -144,7 +147,10 @@ async def running(
         )
         quiet_grpc()
         guards = Guards(Gate(access), quotas, audit)
-        interceptor = CallInterceptor(SERVICES, config, max_fields(catalog), guards)
+        observer = await stack.enter_async_context(observing(config))
+        interceptor = CallInterceptor(SERVICES, config, max_fields(catalog), guards, observer)
+        statistics = Watched(front, interceptor.calls, observer.finished, store, cache, hot_set)
+        metrics = stack.enter_context(answering_scrapes(config, statistics))
         server, address = _make_server(config, interceptor, certificate)
         healthy = _add_services(server, front)
         await server.start()
@@ -164,6 +170,7 @@ async def running(
             yield {
                 "event": "ready",
                 "grpc": address,
+                **({"metrics": metrics} if metrics else {}),
                 "models": sorted(catalog.digests),
                 "device": facts.device if facts else config.device,
             }

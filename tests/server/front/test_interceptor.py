@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kshot.bundle.json_log import JsonFormatter
+from kshot.bundle.signals.json_log import JsonFormatter
 from kshot.oip.v2 import grpc_service_pb2 as oip
 from kshot.server.event_log import LOGGER, short_id
 from kshot.server.server import INFERENCE_SERVICE, SERVICE

@@ -11,8 +11,10 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
+from kshot.bundle.signals.tracing import TRACEPARENT
 from kshot.internal.v1 import engine_pb2 as wire
 from kshot.internal.v1 import engine_pb2_grpc as wire_grpc
+from kshot.server.call_context import current_traceparent
 from kshot.server.errors import DeadlineExceeded, DeviceMemoryFull, EngineUnavailable
 from kshot.server.request.options import AdaptOptions
 
@@ -124,7 +126,7 @@ class EngineClient:
         try:
             # This copies the whole support set: keep it off the event loop.
             request = await asyncio.to_thread(_request, task)
-            response = await self._stub.Adapt(request, timeout=timeout)
+            response = await self._stub.Adapt(request, timeout=timeout, metadata=_metadata())
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise DeadlineExceeded from error
@@ -145,6 +147,12 @@ class EngineClient:
     async def close(self) -> None:
         """End the connection and the calls on it."""
         await self._channel.close()
+
+
+def _metadata() -> tuple[tuple[str, str], ...] | None:
+    """Return what continues this call's trace in the engine."""
+    traceparent = current_traceparent()
+    return ((TRACEPARENT, traceparent),) if traceparent else None
 
 
 def _facts(message: wire.DescribeEngineResponse) -> EngineFacts:

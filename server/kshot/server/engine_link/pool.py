@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kshot.server.config import ServerConfig
@@ -25,6 +25,16 @@ _FURTHER_NICENESS = 5
 _SETTLE_SECONDS = 300.0
 _AGAIN_SECONDS, _MOST_MEASURED = 60.0, 60
 MeasureShare = Callable[[int], Awaitable[Share | None]]
+
+
+@dataclass(frozen=True)
+class EngineUse:
+    """Engine processes, those that can adapt, their tasks, and how many have ended unasked."""
+
+    process_count: int
+    ready_count: int
+    task_count: int
+    end_count: int
 
 
 class EnginePool:
@@ -53,6 +63,17 @@ class EnginePool:
             return None
         last = max(known, key=lambda facts: facts.compiling_step_count)
         return replace(last, process_count=len(known))
+
+    @property
+    def use(self) -> EngineUse:
+        """Count the engines, and what they have done and do."""
+        engines = self._engines
+        return EngineUse(
+            process_count=len(engines),
+            ready_count=sum(engine.facts is not None for engine in engines),
+            task_count=sum(engine.running_count for engine in engines),
+            end_count=sum(engine.end_count for engine in engines),
+        )
 
     @property
     def tail_seconds(self) -> Mapping[str, float]:

@@ -69,6 +69,10 @@ class EngineProcess:
             arguments += ["--bundle", str(bundle)]
         for model, seconds in setting.tail_seconds.items():
             arguments += ["--tail-seconds", f"{model}={seconds!r}"]
+        if config.trace:
+            arguments.append("--trace")
+        if config.log_level != "info":
+            arguments += ["--log-level", config.log_level]
         try:
             process = await asyncio.create_subprocess_exec(
                 *config.engine_command,

@@ -40,6 +40,8 @@ class EngineSupervisor:
         self._setting = setting
         self._on_change = on_change
         self._running = 0
+        self.end_count = 0
+        """How often an engine has ended by itself or was killed."""
         self._missed = 0
         self._engine: EngineProcess | None = None
         self._facts: EngineFacts | None = None
@@ -54,6 +56,11 @@ class EngineSupervisor:
     def pid(self) -> int | None:
         """Return the process id, None while there is none."""
         return None if self._engine is None else self._engine.pid
+
+    @property
+    def running_count(self) -> int:
+        """Count the tasks that the engine has."""
+        return self._running
 
     @property
     def load(self) -> tuple[bool, int]:
@@ -141,6 +148,7 @@ class EngineSupervisor:
         finally:
             await self._discard()
         hint = self._hint(code)
+        self.end_count += 1
         log_event("engine_ended", logging.ERROR, pid=engine.pid, exit_code=code, **hint)
 
     async def _end_of(self, engine: EngineProcess) -> int:

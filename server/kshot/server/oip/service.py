@@ -39,8 +39,8 @@ from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.inputs import Images
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
-from kshot.server.rpc.capabilities import server_version
 from kshot.server.store.adapted_model import AdaptedModelRecord
+from kshot.server.watch.version import server_version
 from kshot.v1 import adaptation_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import metadata
 
 from kshot.bundle import Manifest, useful_side
 from kshot.server.access.limits import UNLIMITED, Limits
@@ -13,6 +12,7 @@ from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.options import Bounds, TtlLimits, resolve_options
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.encode import choice_value, duration_message, options_message
+from kshot.server.watch.version import server_version
 from kshot.v1 import adaptation_pb2 as wire
 
 
@@ -98,11 +98,3 @@ def _default_options(manifest: Manifest, config: ServerConfig) -> wire.AdaptOpti
     message.step_count = manifest.inner_loop.step_count  # of tasks that no rule fits
     message.ClearField("batch_size")  # it depends on the number of classes
     return message
-
-
-def server_version() -> str:
-    """Return the installed version, `unknown` when run from sources that are not installed."""
-    try:
-        return metadata.version("kshot")
-    except metadata.PackageNotFoundError:
-        return "unknown"

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 
+from kshot.bundle.signals.tracing import find_traceparent
 from kshot.server.access.audit import AuditLog
 from kshot.server.access.gate import Gate, Metadata
 from kshot.server.access.quotas import Quotas
@@ -31,6 +32,7 @@ from kshot.server.limits.descriptors import out_of_descriptors
 from kshot.server.rpc.calls import CallLimits, Context, Kind, OpenCall, OpenCalls
 from kshot.server.rpc.messages import MessageReader
 from kshot.server.rpc.status import REQUEST_ID_TRAILER, message_of, trailers_of
+from kshot.server.watch.observer import CallObserver
 
 # Calls that neither adapt nor predict are short; this bounds their number.
 _SPARE_CALLS = 256
@@ -69,9 +71,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         config: ServerConfig,
         max_fields: int,
         guards: Guards,
+        observer: CallObserver,
     ) -> None:
         self._prefixes = tuple(f"/{service}/" for service in services)
         self._guards = guards
+        self._observer = observer
         places = config.max_adapt_queue + config.max_predict_queue + _SPARE_CALLS
         self.calls = Admission(places)
         self._streams = Admission(_STANDARD_STREAMS)
@@ -109,6 +113,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _unknown(self, method: str) -> Unary:
         async def refuse(_requests: object, context: Context) -> None:
             call = _begin("unknown", context)
+            self._observer.begin(call)
             error: RequestError = MethodNotFound()
             try:
                 self._guards.gate.admit(call, method, _metadata(context))
@@ -172,6 +177,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _run(self, method: str, kind: Kind, context: Context, work: Work) -> Any:  # noqa: ANN401 -- what `work` returns
         """Do a call's work between its beginning and its end."""
         call = _begin(method.rpartition("/")[2] if kind is Kind.OWN else method, context)
+        self._observer.begin(call, method.split("/")[1] if kind is Kind.OWN else "")
         try:
             opened = self._open.begin(call, context, kind)
             self._guards.gate.admit(call, method, _metadata(context))
@@ -230,6 +236,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 def _begin(name: str, context: Context) -> Call:
     call = begin_call(name, context.time_remaining(), context.peer())
+    call.traceparent = find_traceparent(_metadata(context))
     context.set_trailing_metadata(((REQUEST_ID_TRAILER, call.request_id),))
     return call
 

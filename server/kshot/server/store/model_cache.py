@@ -33,6 +33,10 @@ class ModelCache:
         self._loading: dict[str, Future[CachedModel]] = {}
         self._lock = threading.Lock()
 
+    def __len__(self) -> int:
+        """Return the number of cached models."""
+        return len(self._kept)
+
     @property
     def used_bytes(self) -> int:
         """Return the bytes of the cached arrays."""

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -29,6 +29,15 @@ from kshot.server.store.rows import AnsweredRequest, Row
 
 # How often the clocks are noted for the next start.
 _NOTE_SECONDS = 600.0
+
+
+@dataclass
+class StoreEvents:
+    """What a store has done since it was opened."""
+
+    sweep_count: int = 0
+    expired_count: int = 0
+    quarantined_count: int = 0
 
 
 class LocalStore:
@@ -54,6 +63,7 @@ class LocalStore:
         self._reserved: dict[str, int] = {}  # id -> bytes of models that are being written
         self._graves = Graves(self._files, self._index, self._lock)
         self._noted = -_NOTE_SECONDS, 0.0  # when the clocks were noted, and what was skipped
+        self.events = StoreEvents()
 
     @classmethod
     def open(
@@ -154,6 +164,7 @@ class LocalStore:
                     return parse_arrays(content)
                 self._files.quarantine(model_id)
                 self._index.mark_damaged(model_id)
+                self.events.quarantined_count += 1
         raise AdaptedModelDamaged(model_id)
 
     def list(
@@ -189,6 +200,7 @@ class LocalStore:
 
         Other threads go on meanwhile: they wait for the index only, not for the files.
         """
+        self.events.sweep_count += 1
         count, more = 0, True
         with self._removing, system_errors():
             try:
@@ -277,6 +289,7 @@ class LocalStore:
         """Remove some expired models; return their ids and whether there may be more."""
         with self._lock, system_errors():
             expired, more = self._graves.expire(self.now())
+            self.events.expired_count += len(expired)
         with suppress(OSError):  # the next sweep tries again
             self._graves.remove(expired)
         return expired, more

@@ -38,9 +38,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def start_logging(
-    stream: TextIO | None = None, redact: Callable[[str], str] = str, **constants: object
+    stream: TextIO | None = None,
+    redact: Callable[[str], str] = str,
+    level: str = "info",
+    **constants: object,
 ) -> None:
     """Send all records of this process to stderr as JSON lines with these constant fields."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(redact, **constants))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kshot.bundle.json_log import JsonFormatter
+from kshot.bundle.signals.json_log import JsonFormatter
 
 
 @pytest.fixture
