@@ -136,6 +136,7 @@ def _adaptation(task: CheckedTask, result: EngineResult, held_out: Floats | None
         size_bytes=0,
         step_count=result.step_count,
         support_accuracy=result.support_accuracy,
+        support_digest=seen.support_digest,
         support_count=len(engine_task.class_indices),
         support_kept=task.keeps_support,
     )

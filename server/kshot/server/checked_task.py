@@ -14,7 +14,7 @@ from kshot.server.engine_link.client import EngineTask
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.report.examples import ExampleNote, note_pictures
 from kshot.server.report.support_warnings import support_warnings
-from kshot.server.request.digest import begin_adaptation_digest
+from kshot.server.request.digest import begin_adaptation_digest, support_digest
 from kshot.server.request.grounds import grounds_of, support_ground_warnings
 from kshot.server.request.images import (
     SUPPORT_IMAGES,
@@ -100,8 +100,9 @@ class CheckedTask:
 
 @dataclass(frozen=True)
 class SeenImages:
-    """What an adaptation keeps of prepared images: the start of its digest, and notes on them."""
+    """What an adaptation keeps of prepared images: digests, one of them begun, and notes."""
 
+    support_digest: str
     finish_digest: Callable[[Sequence[int], Sequence[str], Mapping[str, object]], str]
     notes: tuple[ExampleNote, ...]
 
@@ -111,7 +112,8 @@ class SeenImages:
         classes = np.asarray(task.class_indices, np.int64)
         digest = begin_adaptation_digest(task.bundle_digest, images)
         notes = note_pictures(images, classes) if task.options.estimate else ()
-        return SeenImages(digest, tuple(notes))
+        support = support_digest(images, task.class_indices)
+        return SeenImages(support, digest, tuple(notes))
 
 
 def check_task(

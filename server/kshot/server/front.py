@@ -18,6 +18,7 @@ from kshot.server.call_context import current_call
 from kshot.server.checked_task import check_task, check_task_alone
 from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
+from kshot.server.engine_link.library_versions import library_versions
 from kshot.server.engine_link.pool import EnginePool
 from kshot.server.errors import ModelChanged, ModelNotFound, SupportNotKept
 from kshot.server.limits.answers import AnswerRoom
@@ -310,7 +311,12 @@ class Front:
             )
         chosen.warn()
         current_call().support_warnings += adaptation.warnings
-        return chosen, adaptation
+        record = replace(
+            adaptation.model,
+            model_version=chosen.model.bundle.manifest.version,
+            library_versions=library_versions(self.engine.facts),
+        )
+        return chosen, replace(adaptation, model=record)
 
     async def _answer(
         self,

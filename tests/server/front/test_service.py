@@ -4,9 +4,12 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import grpc
 import numpy as np
 import onnxruntime
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 
@@ -21,6 +24,10 @@ Make = Callable[..., Any]
 def numbers(tensor: wire.Tensor) -> np.ndarray[Any, Any]:
     assert tensor.datatype == "FP32"
     return np.frombuffer(tensor.data, "<f4").reshape(tensor.shape)
+
+
+def duration(seconds: int) -> Duration:
+    return Duration(seconds=seconds)
 
 
 def test_adapt_echoes_what_it_made(stub: AdaptationServiceStub, adapt_request: Make) -> None:
@@ -193,6 +200,61 @@ def test_get_list_and_delete(stub: AdaptationServiceStub, adapt_request: Make) -
     assert [model for model in listed if model in made] == made
     assert deleted.adapted_model == made[0].id
     assert made[0].id not in [model.id for model in rest.adapted_models]
+
+
+def test_update_moves_the_expiry(
+    stub: AdaptationServiceStub, adapt_request: Make, support_set: Make
+) -> None:
+    """Memory, store and list agree at once; the old etag is refused, and changes nothing."""
+    first = stub.Adapt(adapt_request(ttl=duration(60)), timeout=30).adapted_model
+    query = wire.PredictRequest(adapted_model=first.id, queries=support_set(5, 1).images)
+    stub.Predict(query, timeout=30)
+
+    request = wire.UpdateAdaptedModelRequest(
+        adapted_model=first.id,
+        ttl=duration(3600),
+        update_mask=FieldMask(paths=["expire_time"]),
+        etag=first.etag,
+    )
+    changed = stub.UpdateAdaptedModel(request, timeout=30).adapted_model
+
+    assert 3500 < changed.expire_time.seconds - first.create_time.seconds < 3700
+    assert changed.etag != first.etag
+    stub.Predict(query, timeout=30)
+    described = stub.GetAdaptedModel(
+        wire.GetAdaptedModelRequest(adapted_model=first.id), timeout=30
+    ).adapted_model
+    assert described == changed
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.UpdateAdaptedModel(request, timeout=30)
+    assert caught.value.code() is grpc.StatusCode.ABORTED
+    with pytest.raises(grpc.RpcError, match="expire_time alone"):
+        stub.UpdateAdaptedModel(
+            wire.UpdateAdaptedModelRequest(
+                adapted_model=first.id,
+                ttl=duration(3600),
+                update_mask=FieldMask(paths=["class_names"]),
+            ),
+            timeout=30,
+        )
+    fresh = wire.UpdateAdaptedModelRequest(
+        adapted_model=first.id, expire_time=first.expire_time, etag=changed.etag
+    )
+    again = stub.UpdateAdaptedModel(fresh, timeout=30).adapted_model
+    assert abs(again.expire_time.ToNanoseconds() - first.expire_time.ToNanoseconds()) < 1000
+
+
+def test_a_model_tells_what_made_it(stub: AdaptationServiceStub, adapt_request: Make) -> None:
+    first = stub.Adapt(adapt_request(way=3, shot=2), timeout=30).adapted_model
+    again = stub.Adapt(adapt_request(way=3, shot=2, seed=1), timeout=30).adapted_model
+    other = stub.Adapt(adapt_request(way=2, shot=2), timeout=30).adapted_model
+
+    assert first.support_digest == again.support_digest != other.support_digest
+    assert len(first.support_digest) == 64
+    assert (first.support_count, first.support_kept, first.model_version) == (6, True, 1)
+    assert {"numpy", "onnxruntime", "torch"} <= first.library_versions.keys()
+    assert not first.parent
+    assert first.etag not in ("", again.etag)
 
 
 def test_export_runs_without_the_server(

@@ -44,6 +44,11 @@ def begin_adaptation_digest(
     return finish
 
 
+def support_digest(support: npt.NDArray[np.float32], class_indices: Sequence[int]) -> str:
+    """Return the SHA-256 (hex) of a prepared support set and the classes of its examples."""
+    return _digest((*_array(support), np.asarray(class_indices, dtype="<u4").tobytes()))
+
+
 def _array(array: npt.NDArray[np.float32]) -> tuple[bytes, bytes]:
     shape = np.asarray(array.shape, dtype="<u8").tobytes()
     return shape, np.asarray(array, dtype="<f4", order="C").tobytes()

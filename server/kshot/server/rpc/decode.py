@@ -20,6 +20,7 @@ from kshot.server.request.inputs import (
     TensorImages,
 )
 from kshot.server.request.options import OPTION_TYPES, OptionValue
+from kshot.server.request.renewal import Renewal
 from kshot.server.request.violations import Violations
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -71,6 +72,17 @@ def predict_input(
         request.return_logits,
         reject_below,
         request.omit_class_names,
+    )
+
+
+def renewal(request: wire.UpdateAdaptedModelRequest) -> Renewal:
+    """Read a request to change when an adapted model expires."""
+    kind, time = request.WhichOneof("expiration"), request.expire_time
+    return Renewal(
+        time.seconds + time.nanos / 1e9 if kind == "expire_time" else None,
+        _seconds(request.ttl) if kind == "ttl" else None,
+        request.update_mask.paths[:_MAX_AXES],
+        request.etag,
     )
 
 

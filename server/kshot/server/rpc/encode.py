@@ -44,8 +44,15 @@ def adapted_model_message(model: AdaptedModelRecord) -> wire.AdaptedModel:
         size_bytes=model.size_bytes,
         step_count=model.step_count,
         support_accuracy=model.support_accuracy,
+        support_digest=model.support_digest,
+        support_count=model.support_count,
+        support_kept=model.support_kept,
+        model_version=model.model_version,
+        library_versions=model.library_versions,
+        parent=model.parent,
     )
     if model.id:
+        message.etag = model.etag
         message.create_time.CopyFrom(_timestamp(model.create_time))
         message.expire_time.CopyFrom(_timestamp(model.expire_time))
     return message

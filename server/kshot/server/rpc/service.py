@@ -15,7 +15,13 @@ from kshot.server.predict.prediction import Answers
 from kshot.server.request.inputs import PredictInput
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.capabilities import capabilities_message
-from kshot.server.rpc.decode import adapt_input, batch_norm_mode, predict_input, revision_input
+from kshot.server.rpc.decode import (
+    adapt_input,
+    batch_norm_mode,
+    predict_input,
+    renewal,
+    revision_input,
+)
 from kshot.server.rpc.encode import (
     Response,
     adapted_model_message,
@@ -115,6 +121,17 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
             report=report_message(adaptation),
             timing=timing_message(current_call()),
         )
+
+    async def UpdateAdaptedModel(
+        self, request: wire.UpdateAdaptedModelRequest, _context: Context
+    ) -> wire.UpdateAdaptedModelResponse:
+        """Change when one adapted model expires."""
+        front = self._front
+        adapted = await front.kept_models.renew(
+            request.adapted_model, renewal(request), front.config.max_ttl
+        )
+        current_call().adapted_model = adapted.id
+        return wire.UpdateAdaptedModelResponse(adapted_model=adapted_model_message(adapted))
 
     async def DeleteAdaptedModel(
         self, request: wire.DeleteAdaptedModelRequest, _context: Context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -47,6 +48,12 @@ class AdaptedModelRecord:
     model_version: int = 0
     library_versions: Mapping[str, str] = field(default_factory=dict)
     parent: str = ""
+
+    @property
+    def etag(self) -> str:
+        """Return what changes whenever the record does: 16 hexadecimal digits."""
+        text = f"{self.id} {self.revision} {self.expire_time!r}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

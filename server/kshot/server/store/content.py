@@ -52,10 +52,24 @@ class Content:
 
 def model_content(model: AdaptedModelRecord, arrays: AdaptedArrays) -> Content:
     """Return the content of an adapted model's file."""
-    content = arrays_bytes(arrays, {_RECORD: record_text(model), _DIGEST: _UNSET.decode()})
+    return _digested(arrays_bytes(arrays, {_RECORD: record_text(model), _DIGEST: _UNSET.decode()}))
+
+
+def _digested(content: bytes, *more: memoryview) -> Content:
+    """Return the content that begins like this, with its digest in the place of the unset one."""
     before, _, behind = _around_digest(content)
-    digest = _digest_of((before, _UNSET, behind))
-    return Content((before, digest.encode(), behind), digest)
+    digest = _digest_of((before, _UNSET, behind, *more))
+    return Content((before, digest.encode(), behind, *more), digest)
+
+
+def with_record(content: bytes, model: AdaptedModelRecord) -> Content:
+    """Return a file's content, of any release, with another record and its digest."""
+    length = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(_header(content))
+    header["__metadata__"] = {_RECORD: record_text(model), _DIGEST: _UNSET.decode()}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return _digested(len(text).to_bytes(8, "little") + text, memoryview(content)[length:])
 
 
 def content_digest(content: bytes) -> str:

@@ -1,9 +1,10 @@
 """The store's files: one per adapted model, whole under its name or not there.
 
 `models/ID.safetensors` is a model. `.ID.safetensors.partial` beside it is one that is being
-written: it gets its name when its row is in the index. `ID.deleted` and `ID.expired` stand for
-models that are gone where the index has no room to say so. `quarantine` has what is damaged. Links,
-pipes and folders with such names are none of ours: they are left alone.
+written: it gets its name when its row is in the index, and replaces the file of this name.
+`ID.deleted` and `ID.expired` stand for models that are gone where the index has no room to say so.
+`quarantine` has what is damaged. Links, pipes and folders with such names are none of ours: they
+are left alone.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class StoreFiles:
             raise
 
     def finish(self, model_id: str) -> None:
-        """Give a written file its name; a crash leaves one of both names."""
+        """Give a written file its name, also that of the file that it replaces."""
         self._partial(model_id).rename(self._path(model_id))
 
     def read(self, model_id: str) -> bytes:
@@ -136,6 +137,10 @@ class StoreFiles:
         for marker in markers:
             os.close(os.open(marker, _WRITE, 0o600))
         sync_folder(self._models)
+
+    def drop_partial(self, model_id: str) -> None:
+        """Remove what was written in place of a file that stays."""
+        self._partial(model_id).unlink(missing_ok=True)
 
     def discard(self, model_id: str) -> None:
         """Remove what was written for an id that nobody has heard of."""

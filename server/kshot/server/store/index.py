@@ -151,13 +151,16 @@ class StoreIndex:
             connection.execute("DELETE FROM clock")
             connection.execute("INSERT INTO clock VALUES (?, ?, ?, ?, ?)", values(seen))
 
+    def replace(self, row: Row) -> None:
+        """Put a row in the place of the one with its id; it is on disk when this returns."""
+        with self._transaction():
+            self._connection.execute(REPLACE, values(row))
+
     def mark_damaged(self, model_id: str) -> None:
         """Remember that a file is damaged."""
         row = self.row(model_id)
         if row is not None:
-            damaged = Row(**{**vars(row), "damaged": 1})
-            with self._transaction():
-                self._connection.execute(REPLACE, values(damaged))
+            self.replace(Row(**{**vars(row), "damaged": 1}))
 
     def page(
         self, count: int, after: tuple[float, str], now: float, tenant: str, model: str | None

@@ -16,6 +16,7 @@ from kshot.server.call_context import current_tenant
 from kshot.server.errors import (
     AdaptedModelExpired,
     AdaptedModelNotFound,
+    EtagMismatch,
     InvalidRequest,
     KshotServerError,
     RequestError,
@@ -23,6 +24,7 @@ from kshot.server.errors import (
     StoreUnavailable,
 )
 from kshot.server.event_log import log_event, short_id
+from kshot.server.request.renewal import Renewal
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
@@ -122,6 +124,27 @@ class KeptModels:
         )
         return [self._store.on_wire(each) for each in page], token
 
+    async def renew(self, model_id: str, renewal: Renewal, max_ttl: float) -> AdaptedModelRecord:
+        """Change when an adapted model expires; raise `EtagMismatch` too."""
+        violations, tenant = Violations(), current_tenant()
+        check_id(model_id, violations)
+        now, skipped = self._store.now(), self._store.skipped
+        end = renewal.end(now + skipped, max_ttl, violations) - skipped
+        violations.check()
+
+        def change(model: AdaptedModelRecord) -> AdaptedModelRecord:
+            etag = self._store.on_wire(model).etag
+            if renewal.etag not in ("", etag):
+                raise EtagMismatch(model_id, etag)
+            return replace(model, expire_time=end)
+
+        def renewed() -> AdaptedModelRecord:
+            model = self._store.change(model_id, change, tenant)
+            self._cache.update(model)
+            return model
+
+        return self._store.on_wire(await self._about(model_id, renewed))
+
     async def delete(self, model_id: str) -> None:
         """Delete an adapted model."""
         tenant = current_tenant()
@@ -137,10 +160,13 @@ class KeptModels:
     def _load(self, model_id: str, tenant: str) -> CachedModel:
         """Return an adapted model from the store, its arrays from memory if possible; blocks."""
         model = self._store.get(model_id, tenant)
-        return self._cache.get_or_load(
-            model_id,
-            lambda: CachedModel(model, without_examples(self._store.read(model_id, tenant))),
-        )
+
+        def load() -> CachedModel:
+            # It asks again: what changes from here on finds it in the cache.
+            arrays = without_examples(self._store.read(model_id, tenant))
+            return CachedModel(self._store.get(model_id, tenant), arrays)
+
+        return replace(self._cache.get_or_load(model_id, load), model=model)
 
     async def _about(self, model_id: str, function: Callable[[], Result]) -> Result:
         violations = Violations()

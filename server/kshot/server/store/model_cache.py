@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
@@ -69,6 +69,14 @@ class ModelCache:
         self._finish(model_id, future, held)
         future.set_result(held)
         return held
+
+    def update(self, model: AdaptedModelRecord) -> None:
+        """Replace a cached record; one that is being loaded is dropped, as it may be older."""
+        with self._lock:
+            self._loading.pop(model.id, None)
+            held = self._kept.get(model.id)
+            if held is not None and held.model.revision < model.revision:
+                self._kept[model.id] = replace(held, model=model)
 
     def discard(self, model_id: str) -> None:
         """Drop an id; a load of it that is under way is not cached either."""

@@ -116,9 +116,12 @@ class _Recovery:
         return graves
 
     def _name_what_is_written(self, *, rows_lost: bool) -> None:
-        for model_id in self._found.partial - self._found.models - self._buried.keys():
+        for model_id in self._found.partial - self._buried.keys():
             known = model_id in self._rows or model_id in self._lost_ids
-            if not known and not (rows_lost and may_be_whole(self._files, model_id)):
+            if model_id in self._found.models:
+                if not replaces(self._files, model_id, self._rows.get(model_id)):
+                    continue
+            elif not known and not (rows_lost and may_be_whole(self._files, model_id)):
                 continue
             self._files.finish(model_id)
             self._found = replace(self._found, models=self._found.models | {model_id})
@@ -171,6 +174,20 @@ class _Recovery:
     def _unknown(self, model_id: str) -> Row:
         self._done["damaged"] += 1
         return Row.unknown(model_id, (self._now, self._now + _UNKNOWN_SECONDS))
+
+
+def replaces(files: StoreFiles, model_id: str, row: Row | None) -> bool:
+    """Tell whether a file without its name is newer than the one that has it.
+
+    The row says so, or if it is lost, that the newer one is whole.
+    """
+    try:
+        content = files.read_partial(model_id)
+        if row is not None:
+            return bool(row.sha256) and content_digest(content) == row.sha256
+        return described(content).id == model_id
+    except (OSError, ValueError):
+        return False
 
 
 def may_be_whole(files: StoreFiles, model_id: str) -> bool:

@@ -19,7 +19,7 @@ from kshot.server.errors import (
 )
 from kshot.server.event_log import short_id
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.content import content_digest, model_content, parse_arrays
+from kshot.server.store.content import content_digest, model_content, parse_arrays, with_record
 from kshot.server.store.failures import suppress_full_disk, system_errors
 from kshot.server.store.files import checked_id
 from kshot.server.store.folder import StoreFolder
@@ -60,6 +60,8 @@ class LocalStore:
         self._lock = threading.RLock()
         # Held while a sweep removes files, which takes long: never acquired under the other lock.
         self._removing = threading.Lock()
+        # Held while a record changes: two changes of one model would write the same file.
+        self._changing = threading.Lock()
         self._reserved: dict[str, int] = {}  # id -> bytes of models that are being written
         self._graves = Graves(self._files, self._index, self._lock)
         self._noted = -_NOTE_SECONDS, 0.0  # when the clocks were noted, and what was skipped
@@ -181,6 +183,28 @@ class LocalStore:
         token = _next_token(page, model) if len(found) > page_size else ""
         return [row.adapted_model for row in page if row.id not in self._graves], token
 
+    def change(
+        self,
+        model_id: str,
+        change: Callable[[AdaptedModelRecord], AdaptedModelRecord],
+        tenant: str = "",
+    ) -> AdaptedModelRecord:
+        """Change a tenant's record, in the index and in its file, and return it.
+
+        `change` returns the new record, or raises to change nothing. Raises as `read` does, and
+        `StoreFailed`. The new record is on disk when this returns, and the old one until then.
+        """
+        with self._changing:
+            self.read(model_id, tenant)  # a damaged file goes to quarantine
+            row = self._live_row(model_id, tenant)
+            model = row.adapted_model
+            model = replace(change(model), revision=model.revision + 1)
+            with system_errors():
+                content = with_record(self._files.read(model_id), model)
+            model = replace(model, size_bytes=content.size_bytes)
+            self._replace(row, Row.of(model, content.sha256), content.parts)
+        return model
+
     def delete(self, model_id: str, tenant: str = "") -> None:
         """Delete a tenant's adapted model and its file; raise as `get` does, except for damage."""
         checked_id(model_id)
@@ -215,6 +239,11 @@ class LocalStore:
         """Return the store's time, which its records have; never waits for the disk."""
         return self._clock.now()
 
+    @property
+    def skipped(self) -> float:
+        """Return the seconds that wall times are ahead of the store's."""
+        return self._clock.skipped
+
     def on_wire(self, model: AdaptedModelRecord) -> AdaptedModelRecord:
         """Return a record with wall times in place of the store's."""
         return _shifted(model, self._clock.skipped)
@@ -243,6 +272,26 @@ class LocalStore:
         except BaseException:
             with suppress(OSError):
                 self._files.discard(row.id)
+            raise
+
+    def _replace(self, old: Row, new: Row, parts: Sequence[bytes | memoryview]) -> None:
+        """Write a file and its row in the place of others; if this fails, those stay."""
+        try:
+            with system_errors():
+                self._files.write(new.id, parts)
+                with self._lock:
+                    if self._live_row(old.id, old.tenant or "") != old:
+                        raise AdaptedModelDamaged(old.id)
+                    # From here on it is changed: the next start renames the file if need be.
+                    self._index.replace(new)
+                    try:
+                        self._files.finish(new.id)
+                    except BaseException:
+                        self._index.replace(old)
+                        raise
+        except BaseException:
+            with suppress(OSError):
+                self._files.drop_partial(new.id)
             raise
 
     def _whole(self, row: Row) -> bytes | None:

@@ -18,7 +18,7 @@ from kshot.server.store.content import content_digest, described
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.folder import INDEX_FILE, LOCK_FILE, in_use
 from kshot.server.store.index import StoreIndex
-from kshot.server.store.recovery import may_be_whole
+from kshot.server.store.recovery import may_be_whole, replaces
 from kshot.server.store.rows import Row
 from kshot.server.store.salvage import copy_index
 
@@ -110,7 +110,9 @@ def _findings(files: StoreFiles, index: StoreIndex | None) -> Iterator[Finding]:
         if row is None:
             yield Finding(str(model_id), "", "damaged", "its row in the index was changed")
         else:
-            unfinished = row.id in found.partial - found.models
+            unfinished = row.id in found.partial and (
+                row.id not in found.models or replaces(files, row.id, row)
+            )
             yield _of_row(row, files, now, unfinished=unfinished)
     graves = {grave.id for _, _, grave in index.tombstones() if grave} if index else set()
     for model_id in sorted(found.models - known):
