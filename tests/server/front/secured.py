@@ -61,6 +61,13 @@ class Secured:
 
         change_access(self.access, edit, create=True)
 
+    def revoke(self, key: Key) -> None:
+        def edit(file: AccessFile) -> AccessFile:
+            kept = (each for each in file.keys if each != key)
+            return replace(file, keys=(*kept, key.revoked_at(datetime.now(UTC))))
+
+        change_access(self.access, edit)
+
     def write_certificate(self) -> bytes:
         """Write a new certificate and its key; return the certificate."""
         issued = self.authority.issue_cert("localhost", "127.0.0.1")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import ssl
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -17,6 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from kshot.server.access import watch as watch_module
+from kshot.server.access.key import Role, new_key
 from kshot.server.server import ADMIN_SERVICE
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
@@ -171,3 +178,134 @@ def test_without_a_key_nobody_hears_what_is_missing(served: Served, caller: str,
 
     assert code(served.key(caller)) == "UNAUTHENTICATED"
     assert code(served.secured.keys["admin"]) == "UNIMPLEMENTED"
+
+
+def presented(address: str) -> str:
+    """Return the certificate that a server shows."""
+    host, port = address.split(":")
+    return ssl.get_server_certificate((host, int(port)), timeout=30)
+
+
+def code_of(channel: grpc.Channel, key: str | None) -> str:
+    """Return how a call ends."""
+    stub = AdaptationServiceStub(channel)
+    try:
+        stub.GetCapabilities(wire.GetCapabilitiesRequest(), metadata=bearer(key), timeout=30)
+    except grpc.RpcError as error:
+        failed: Any = error
+        return str(failed.code().name)
+    return "OK"
+
+
+@contextmanager
+def load(served: Served, keys: list[str]) -> Iterator[None]:
+    """Call all the time with the last of `keys`; new connections come, too. None may fail."""
+    ended: list[str] = []
+    stop = threading.Event()
+
+    def call() -> None:
+        while not stop.is_set():
+            ended.append(code_of(served.channel, keys[-1]))
+            with served.secured.channel(served.address, served.mode) as channel:
+                ended.append(code_of(channel, keys[-1]))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert set(ended) == {"OK"}
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Ask until something holds; the time limit of the tests ends this."""
+    while not holds():
+        pass
+
+
+def test_keys_are_rotated_under_load(served: Served) -> None:
+    (old, old_text), (new, new_text) = (
+        new_key("acme", Role.USER, None, datetime.now(UTC)) for _ in range(2)
+    )
+    served.secured.add(old)
+    wait_until(lambda: code_of(served.channel, old_text) == "OK")
+
+    keys = [old_text]
+    with load(served, keys):
+        served.secured.add(new)
+        wait_until(lambda: code_of(served.channel, new_text) == "OK")
+        keys.append(new_text)
+    with load(served, keys):
+        served.secured.revoke(old)
+        wait_until(lambda: code_of(served.channel, old_text) == "UNAUTHENTICATED")
+
+
+def test_certificates_are_rotated_under_load(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broken file is logged, and what was shown before is shown on."""
+    if served.mode == "plain":
+        return
+
+    with load(served, [served.secured.keys["right"]]):
+        new = served.secured.write_certificate().decode()
+        wait_until(lambda: presented(served.address) == new)
+        (served.secured.folder / "cert.pem").write_text("garbage")
+        wait_until(lambda: "certificate_not_read" in caplog.messages)
+        assert presented(served.address) == new
+        served.secured.write_certificate()
+
+
+def test_who_speaks_no_tls_disturbs_nobody(served: Served) -> None:
+    if served.mode == "plain":
+        return
+
+    with load(served, [served.secured.keys["right"]]):
+        for _ in range(5):
+            with served.secured.channel(served.address, "plain") as channel:
+                assert code_of(channel, served.key("right")) == "UNAVAILABLE"
+            host, port = served.address.split(":")
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(b"\x16\x03\x01\xff\xffgarbage")
+
+
+def test_a_client_needs_a_certificate_that_the_server_trusts(
+    served: Served, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    stranger = Secured.create(tmp_path_factory.mktemp("stranger"), trustme.CA())
+    with stranger.channel(served.address, "tls") as channel:
+        assert code_of(channel, served.key("right")) == "UNAVAILABLE"
+    mine = served.secured.authority.cert_pem.bytes()
+    issued = stranger.authority.issue_cert("client.example")
+    pair = issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes()
+    for credentials in (
+        grpc.ssl_channel_credentials(mine),
+        grpc.ssl_channel_credentials(mine, *pair),
+    ):
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.secure_channel(served.address, credentials, options) as channel:
+            wanted = {"plain": "UNAVAILABLE", "tls": "OK", "mtls": "UNAVAILABLE"}[served.mode]
+            assert code_of(channel, served.key("right")) == wanted
+
+
+def test_the_audit_log_names_who_was_refused_and_what_was_deleted(served: Served) -> None:
+    key = served.secured.keys["other"]
+    stub = AdaptationServiceStub(served.channel)
+    deletion = wire.DeleteAdaptedModelRequest(adapted_model=UNKNOWN)
+    with pytest.raises(grpc.RpcError):
+        stub.DeleteAdaptedModel(deletion, metadata=bearer(key), timeout=30)
+
+    text = (served.secured.folder / "audit").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    refused = [line for line in lines if line["outcome"] == "UNAUTHENTICATED"]
+    assert {line["method"] for line in refused} >= {"Adapt"}
+    last = lines[-1]
+    assert (last["action"], last["tenant"], last["outcome"]) == (
+        "delete_adapted_model",
+        "other",
+        "ADAPTED_MODEL_NOT_FOUND",
+    )
+    assert last["object"] == "am-aaaaaaaa…"
+    assert all(secret.split("_")[2] not in text for secret in served.secured.keys.values())

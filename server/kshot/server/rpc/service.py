@@ -137,8 +137,8 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         self, request: wire.DeleteAdaptedModelRequest, _context: Context
     ) -> wire.DeleteAdaptedModelResponse:
         """Forget one adapted model."""
-        await self._front.kept_models.delete(request.adapted_model)
         current_call().adapted_model = request.adapted_model
+        await self._front.kept_models.delete(request.adapted_model)
         return wire.DeleteAdaptedModelResponse(adapted_model=request.adapted_model)
 
     async def ExportAdaptedModel(
