@@ -43,6 +43,11 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "Create, list, revoke or rotate the keys of a server.",
             "server",
         ),
+        "tenant": Entry(
+            "kshot.command.tenant",
+            "List tenants with their limits, or erase what a server keeps of one.",
+            "server",
+        ),
         "adapt": Entry(
             "kshot.client.commands.adapt",
             "Adapt a model to a folder with one subfolder of images per class.",

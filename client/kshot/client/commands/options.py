@@ -16,6 +16,7 @@ from rich.table import Table
 
 from kshot.client.client import Client
 from kshot.client.connection.addresses import check_address
+from kshot.client.connection.connection import Connection
 from kshot.client.connection.credentials import Credentials, Requested, read_credentials
 
 DEFAULT_SERVER = "localhost:50051"
@@ -35,6 +36,11 @@ class Server:
         """Read what other connections than the client's need; raises `InputError`."""
         asked = Requested(self.tls, self.ca, self.cert, self.api_key)
         return read_credentials(asked, check_address(self.address))
+
+    def connection(self, timeout: float) -> Connection:
+        """Open a connection for calls that no client has; raises `InputError`."""
+        asked = Requested(self.tls, self.ca, self.cert, self.api_key)
+        return Connection(self.address, asked, timeout)
 
     def client(self, timeout: float) -> Client:
         """Open a client; raises `InputError`."""

@@ -18,6 +18,7 @@ from kshot.client.connection.forks import GATE, check_process, watch_forks
 from kshot.client.connection.status import Asked, error_from
 from kshot.client.errors import InputError, KshotError
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+from kshot.v1.admin_pb2_grpc import AdminServiceStub
 
 _Response = TypeVar("_Response", bound=Message)
 Names = Mapping[str, Callable[[int], str]]
@@ -43,6 +44,7 @@ class Connection:
         """Make a channel in place of the one before."""
         self._channel = open_channel(self.address, self._credentials)
         self.stub = AdaptationServiceStub(self._channel)
+        self.admin_stub = AdminServiceStub(self._channel)
 
     def close(self) -> None:
         """End the calls under way; a child of the process leaves that to its parent."""
