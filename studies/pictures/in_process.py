@@ -12,7 +12,7 @@ import torch
 
 from kshot.bundle import THUMBNAIL, Bundle, prepare, useful_side
 from kshot.client.shrinking import any_large, shrink_file
-from kshot.engine.models import load_models
+from kshot.engine.models import load_model
 from kshot.engine.slot_tasks import finish, slot_task
 from kshot.engine.task import EngineTask as Job
 from kshot.engine.task import StopReason
@@ -53,11 +53,9 @@ class InProcess:
     def __init__(self, bundles: Sequence[Bundle], options: Mapping[str, Any] | None = None) -> None:
         """Open bundles, adapted with these options; raises `BundleError`."""
         self._options = {name: OPTION_TYPES[name](of) for name, of in (options or {}).items()}
-        folders = [bundle.path for bundle in bundles]
-        self._catalog, self._models = (
-            Catalog.load(folders),
-            load_models(folders, torch.device("cpu")),
-        )
+        self._catalog = Catalog.load([bundle.path for bundle in bundles])
+        models = [load_model(bundle, torch.device("cpu")) for bundle in bundles]
+        self._models = {model.name: model for model in models}
         self._runner, self._workers = asyncio.Runner(), Workers()
         torch.set_num_threads(1)
 

@@ -25,7 +25,7 @@ from kshot.bundle import (
     write_bundle,
 )
 from kshot.engine.device import LAUNCH_WIDTHS
-from kshot.engine.models import LoadedModel, load_models
+from kshot.engine.models import LoadedModel, load_model
 from kshot.engine.slot_tasks import step_spec
 from kshot.engine.task import EngineTask
 from kshot.engine.warm_up import blank_task
@@ -98,7 +98,7 @@ def _write_small(folder: Path, manifest: Manifest, network: NetworkSpec) -> Bund
 def tailed(tail_bundle: Bundle) -> LoadedModel:
     """The model with a tail on the CPU, in this process, with one thread."""
     torch.set_num_threads(1)
-    return load_models([tail_bundle.path], torch.device("cpu"))["tailed"]
+    return load_model(tail_bundle, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def tail_engine(tail_bundle: Bundle) -> Iterator[engine_pb2_grpc.EngineServiceSt
 def perceptron(perceptron_bundle: Bundle) -> LoadedModel:
     """The model of the compiled engine, in this process, with one thread."""
     torch.set_num_threads(1)
-    return load_models([perceptron_bundle.path], torch.device("cpu"))["small"]
+    return load_model(perceptron_bundle, torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")
@@ -240,7 +240,7 @@ def gpu_engine(bundle: Bundle, socket: Path) -> Iterator[engine_pb2_grpc.EngineS
 def model(bundle: Bundle) -> LoadedModel:
     """The small model on the CPU, in this process, with one thread."""
     torch.set_num_threads(1)
-    return load_models([bundle.path], torch.device("cpu"))["small"]
+    return load_model(bundle, torch.device("cpu"))
 
 
 @pytest.fixture

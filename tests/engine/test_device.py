@@ -43,7 +43,10 @@ def test_a_task_that_does_not_fit_into_memory_is_refused() -> None:
         raise AbortedError(code)
 
     service = EngineService(
-        {}, choose_device("cpu"), cast(Any, SimpleNamespace(submit=submit)), cast(Any, None), {}
+        cast(Any, None),
+        choose_device("cpu"),
+        cast(Any, SimpleNamespace(submit=submit)),
+        cast(Any, None),
     )
     context = cast(Any, SimpleNamespace(abort=abort))
     nothing = cast(Any, None)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kshot.bundle import Bundle, BundleError, TailFiles, write_bundle
-from kshot.engine.models import LoadedModel, load_models
+from kshot.engine.models import LoadedModel, load_model
 
 
 def test_a_tail_is_loaded_where_a_bundle_has_one(model: LoadedModel, tailed: LoadedModel) -> None:
@@ -33,4 +33,4 @@ def test_a_tail_of_other_layers_is_refused(tail_bundle: Bundle, tmp_path: Path) 
     )
 
     with pytest.raises(BundleError, match=r"tail.last.bias: expected \(8,\), got \(9,\)"):
-        load_models([bundle.path], torch.device("cpu"))
+        load_model(bundle, torch.device("cpu"))

@@ -34,11 +34,10 @@ Steps = Generator[None, None, Refinement]
 
 
 @pytest.fixture
-def scheduler(tailed: LoadedModel, model: LoadedModel) -> Iterator[Scheduler]:
+def scheduler() -> Iterator[Scheduler]:
     """A scheduler with two slots; a tail takes none."""
     device = choose_device("cpu")
-    plans = {name: SlotPlan(2, (1,)) for name in (tailed.name, model.name)}
-    made = Scheduler(Programs(None, device.device), device, plans)
+    made = Scheduler(Programs(None, device.device), device, SlotPlan(2, (1,)))
     yield made
     made.close()
 

@@ -35,9 +35,11 @@ def make_scheduler(model: LoadedModel) -> Iterator[MakeScheduler]:
 
     def make(slot_count: int = 2, widths: tuple[int, ...] = (1,)) -> Scheduler:
         device = choose_device("cpu")
-        plans = {model.name: SlotPlan(slot_count, widths)}
-        made.append(Scheduler(Programs(None, device.device), device, plans))
-        return made[-1]
+        plan = SlotPlan(slot_count, widths)
+        scheduler = Scheduler(Programs(None, device.device), device, plan)
+        scheduler.call(lambda: scheduler.replan(model, plan)).result(PATIENCE)
+        made.append(scheduler)
+        return scheduler
 
     yield make
     for scheduler in made:

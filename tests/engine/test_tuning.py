@@ -16,6 +16,12 @@ from kshot.engine.warm_up import LEAST_MEASURED, Measuring, blank_task, first_pl
 from kshot.learner import Slots, StepCache, StepSpec, default_cache_folder
 
 
+def tune(tuning: Tuning, model: LoadedModel) -> None:
+    """Measure a model in this thread."""
+    tuning.add(model)
+    tuning._tune([model])
+
+
 @pytest.fixture
 def device() -> DeviceDescription:
     return choose_device("cpu")
@@ -41,13 +47,13 @@ def test_a_step_that_is_compiled_meanwhile_takes_over(
     monkeypatch.setattr(StepCache, "load", load_later)
     monkeypatch.setattr(Programs, "_compile", compile_later)
     programs = Programs(StepCache.open(default_cache_folder()), torch.device("cpu"))
-    scheduler = Scheduler(programs, device, {"small": first_plan(device)})
-    tuning = Tuning([perceptron], programs, device, scheduler)
+    scheduler = Scheduler(programs, device, first_plan(device))
+    tuning = Tuning(programs, device, scheduler)
     task, budget = blank_task(perceptron), Budget(None, allow_partial=False)
 
     with caplog.at_level("INFO"):
-        tuning.load()
-        tuning.start()
+        tuning.add(perceptron)
+        tuning.start([perceptron])
         plain = scheduler.submit(perceptron, task, budget).result()
         before = tuning.compute_path(), tuning.compiling_count()
         compiled.set()
@@ -71,7 +77,7 @@ def test_a_measurement_takes_a_step_in_each_round(
 ) -> None:
     """However long its steps are, others take theirs in between, and no round seems to hang."""
     programs = Programs(None, device.device)
-    scheduler = Scheduler(programs, device, {"small": first_plan(device)})
+    scheduler = Scheduler(programs, device, first_plan(device))
     rounds, advance, call = list[int](), Slots.advance, Scheduler._call
 
     def count(slots: Slots) -> dict[int, float]:
@@ -85,7 +91,7 @@ def test_a_measurement_takes_a_step_in_each_round(
     monkeypatch.setattr(Slots, "advance", count)
     monkeypatch.setattr(Scheduler, "_call", begin)
 
-    Tuning([model], programs, device, scheduler)._tune()
+    tune(Tuning(programs, device, scheduler), model)
 
     assert len(rounds) > sum(rounds) > LEAST_MEASURED
     assert max(rounds) == 1
@@ -99,8 +105,10 @@ def test_a_step_compiled_while_another_model_is_measured_is_measured_too(
     manifest = replace(model.bundle.manifest, name="other")
     other = replace(model, bundle=replace(model.bundle, manifest=manifest))
     programs, compiled, measured = Programs(None, device.device), set[StepSpec](), list[str]()
-    scheduler = Scheduler(programs, device, {"small": first_plan(device)})
-    tuning = Tuning([model, other], programs, device, scheduler)
+    scheduler = Scheduler(programs, device, first_plan(device))
+    tuning = Tuning(programs, device, scheduler)
+    tuning.add(model)
+    tuning.add(other)
 
     def plan(model: LoadedModel, *_: object) -> Measuring[SlotPlan]:
         measured.append(model.name)
@@ -112,7 +120,7 @@ def test_a_step_compiled_while_another_model_is_measured_is_measured_too(
     monkeypatch.setattr("kshot.engine.tuning.plan_slots", plan)
     monkeypatch.setattr(programs, "get", lambda step, _name: step if step in compiled else None)
 
-    tuning._tune()
+    tuning._tune([model, other])
 
     assert measured == ["small", "other", "small", "other"]
     scheduler.close()
@@ -129,9 +137,9 @@ def test_a_plan_that_cannot_be_measured_stays(
 
     monkeypatch.setattr("kshot.engine.tuning.plan_slots", fail)
     programs = Programs(None, device.device)
-    scheduler = Scheduler(programs, device, {"small": first_plan(device)})
+    scheduler = Scheduler(programs, device, first_plan(device))
 
-    Tuning([model], programs, device, scheduler)._tune()
+    tune(Tuning(programs, device, scheduler), model)
 
     assert "slots_not_measured" in caplog.messages
     budget = Budget(None, allow_partial=False)

@@ -97,7 +97,7 @@ def test_a_model_that_takes_no_step_compiles_nothing(model: LoadedModel) -> None
 def test_a_tail_is_measured_for_each_example(tailed: LoadedModel) -> None:
     assert tailed.tail is not None
 
-    assert 0 < measure_tail(tailed.tail) < 1
+    assert 0 < finished(measure_tail(tailed.tail)) < 1
 
 
 def test_a_tail_that_takes_all_for_alike_never_steps(tailed: LoadedModel) -> None:
@@ -105,4 +105,4 @@ def test_a_tail_that_takes_all_for_alike_never_steps(tailed: LoadedModel) -> Non
     blind = {name: torch.ones_like(value) for name, value in tailed.tail.parameters.items()}
     blind["tail.last.weight"] = torch.zeros_like(blind["tail.last.weight"])
 
-    assert measure_tail(replace(tailed.tail, parameters=blind)) == 0
+    assert finished(measure_tail(replace(tailed.tail, parameters=blind))) == 0

@@ -96,6 +96,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"engine_link"},
         {"predict"},
         {"lives"},
+        {"bundles"},
         {"adaptation", "adapter", "admission", "checked_task", "choice", "folds", "front", "tail"},
         {"watch"},
         {"rpc"},

@@ -115,6 +115,20 @@ def tiny_bundle(
 
 
 @pytest.fixture(scope="session")
+def write_version(
+    tiny_bundle: Bundle, tiny_templates: dict[BatchNormMode, bytes]
+) -> Callable[..., Bundle]:
+    """Write the tiny bundle below a folder as `NAME/VERSION`; `step` makes contents differ."""
+
+    def write(root: Path, version: int, *, name: str = "tiny", step: int = 1) -> Bundle:
+        manifest = replace(tiny_bundle.manifest, name=name, version=version, files={})
+        weights = replace(tiny_bundle.read_weights(), step=step)
+        return write_bundle(root, manifest, weights, tiny_templates, "# tiny\n")
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def calibrated_bundle(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_bundle: Bundle,

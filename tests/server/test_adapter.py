@@ -100,9 +100,9 @@ def make_calls(
         adapt = None
 
         @property
-        def tail_seconds(self) -> dict[str, float]:
+        def tail_seconds(self) -> SimpleNamespace:
             step = next(told)
-            return {"tailed": step} if step else {}
+            return SimpleNamespace(get=lambda _digest, _default: step)
 
     async def adapt(task: CheckedTask, *_: object) -> AdaptResult:
         done.tasks.append(task)

@@ -16,7 +16,17 @@ from kshot.bundle.calibration import Calibration, TemperatureRule
 from kshot.bundle.choices import COMPUTED_MODES, BatchNormMode, Head, Preconditioner, Scope
 from kshot.bundle.drawn import THUMBNAIL, are_drawings
 from kshot.bundle.errors import BundleError, ImageError, ImageProblem
-from kshot.bundle.files import Bundle, TailFiles, load_bundle, version_of_digest, write_bundle
+from kshot.bundle.field_types import NAME_PATTERN
+from kshot.bundle.files import (
+    Bundle,
+    TailFiles,
+    folder_digest,
+    load_bundle,
+    version_folder,
+    version_numbers,
+    version_of_digest,
+    write_bundle,
+)
 from kshot.bundle.images import (
     ONLY_ZERO_AND_ONE,
     ImageLimits,
@@ -85,6 +95,7 @@ from kshot.local.image_files.survey import Survey
 
 __all__ = [
     "COMPUTED_MODES",
+    "NAME_PATTERN",
     "ONLY_ZERO_AND_ONE",
     "PHOTOS",
     "PHOTOS_VERSION",
@@ -149,6 +160,7 @@ __all__ = [
     "draft_side",
     "fit",
     "fit_array",
+    "folder_digest",
     "known_names",
     "load_bundle",
     "locate_bundle",
@@ -165,6 +177,8 @@ __all__ = [
     "unscaled",
     "useful_side",
     "value_table",
+    "version_folder",
+    "version_numbers",
     "version_of_digest",
     "write_bundle",
     "write_synced",

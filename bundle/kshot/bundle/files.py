@@ -159,11 +159,20 @@ def version_of_digest(folder: Path, digest: str) -> Path | None:
 
     Its files are not checked.
     """
-    for version in folder.parent.iterdir():
-        with suppress(BundleError):
-            if hashlib.sha256(_read_manifest_file(version)).hexdigest() == digest:
-                return version
+    with suppress(FileNotFoundError):  # all versions are gone
+        for version in folder.parent.iterdir():
+            with suppress(BundleError):
+                if folder_digest(version) == digest:
+                    return version
     return None
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the digest of the bundle in `NAME/VERSION`; raise `BundleError` without a manifest.
+
+    Its files are not checked.
+    """
+    return hashlib.sha256(_read_manifest_file(folder)).hexdigest()
 
 
 def version_folder(path: Path) -> Path:
@@ -174,13 +183,13 @@ def version_folder(path: Path) -> Path:
         raise BundleError(f"{path}: not a directory; {expected}{_beside(path)}")
     if (folder / MANIFEST_FILE).exists():
         return folder
-    if not (versions := _version_numbers(folder)):
+    if not (versions := version_numbers(folder)):
         problem = f"{path}: has no {MANIFEST_FILE} and no version folder; {expected}"
         raise BundleError(f"{problem}{_below(path)}")
     return folder / str(versions[-1])
 
 
-def _version_numbers(folder: Path) -> list[int]:
+def version_numbers(folder: Path) -> list[int]:
     """Return the versions in `NAME`, the lowest first; none where there is no such folder."""
     with suppress(NotADirectoryError, FileNotFoundError):
         names = (item.name for item in folder.iterdir())
@@ -192,7 +201,7 @@ def _beside(path: Path) -> str:
     """Say what to name instead of a file of a bundle, or of a version that is missing."""
     if path.exists() and (path.parent / MANIFEST_FILE).exists():
         return f"; name the folder {path.parent}"
-    if versions := _version_numbers(path.parent):
+    if versions := version_numbers(path.parent):
         return f"; {path.parent} has version {', '.join(map(str, versions))}"
     return ""
 
@@ -203,7 +212,7 @@ def _below(path: Path) -> str:
         names = sorted(
             item.name
             for item in path.iterdir()
-            if any((item / str(one) / MANIFEST_FILE).exists() for one in _version_numbers(item))
+            if any((item / str(one) / MANIFEST_FILE).exists() for one in version_numbers(item))
         )
         if names:
             return f"; name one of its bundles {', '.join(names)}, as {path / names[0]}"

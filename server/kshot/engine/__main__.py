@@ -17,14 +17,13 @@ import torch
 from kshot.bundle import BundleError
 from kshot.bundle.signals.json_log import start_logging
 from kshot.bundle.signals.tracing import Tracer, start_tracing, tracing_wanted
-from kshot.engine.budget import Budget
 from kshot.engine.device import COMPUTE_THREADS, DeviceDescription, choose_device
-from kshot.engine.models import load_models
+from kshot.engine.loading import Models
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import Scheduler
 from kshot.engine.service import EngineService
 from kshot.engine.tuning import Tuning
-from kshot.engine.warm_up import blank_task, first_plan, measure_tail
+from kshot.engine.warm_up import first_plan
 from kshot.internal.v1 import engine_pb2_grpc
 from kshot.learner import (
     CompilationError,
@@ -50,32 +49,33 @@ def main() -> int:
     compute_reproducibly()
     try:
         device = choose_device(arguments.device)
-        models = load_models(arguments.bundle, device.device)
-    except (BundleError, ValueError) as error:
-        _log.error("not_started", extra={"fields": {"reason": str(error)}})
-        return 1
+    except ValueError as error:
+        return _not_started(error)
     programs = Programs(_cache(device.device) if arguments.compile else None, device.device)
-    known = dict(arguments.tail_seconds)
-    tail_seconds = {
-        name: known.get(name) or measure_tail(model.tail)
-        for name, model in models.items()
-        if model.tail is not None
-    }
-    scheduler = Scheduler(programs, device, dict.fromkeys(models, first_plan(device)))
-    tuning = Tuning(list(models.values()), programs, device, scheduler)
-    tuning.load()
-    for model in models.values():  # the first task of a process takes longer
-        scheduler.submit(model, blank_task(model), Budget(None, allow_partial=False)).result()
-    tuning.start()
+    scheduler = Scheduler(programs, device, first_plan(device))
+    tuning = Tuning(programs, device, scheduler)
+    models = Models(device, scheduler, tuning, dict(arguments.tail_seconds))
+    try:
+        for path in arguments.bundle:
+            models.load(path)
+    except BundleError as error:
+        return _not_started(error)
+    tuning.start(list(models))
     tracer = _tracer(arguments.trace)
-    service = EngineService(models, device, scheduler, tuning, tail_seconds, tracer)
-    asyncio.run(_serve(arguments.socket, service, device, sorted(models)))
+    service = EngineService(models, device, scheduler, tuning, tracer)
+    names = sorted({model.name for model in models})
+    asyncio.run(_serve(arguments.socket, service, device, names))
     scheduler.close()
     if tracer is not None:
         tracer.close()
     programs.close()
     logging.shutdown()
     os._exit(0)  # a step that hangs in its thread would hold up an ordinary exit
+
+
+def _not_started(error: Exception) -> int:
+    _log.error("not_started", extra={"fields": {"reason": str(error)}})
+    return 1
 
 
 def _cache(device: torch.device) -> StepCache | None:
@@ -117,7 +117,7 @@ def _parse_arguments() -> argparse.Namespace:
         type=_tail_seconds,
         action="append",
         default=[],
-        help="NAME=SECONDS that a tail's step takes for each example, measured before",
+        help="DIGEST=SECONDS that a tail's step takes for each example, measured before",
     )
     parser.add_argument("--trace", action="store_true", help="send traces, as OTEL_… says")
     parser.add_argument("--log-level", default="info")

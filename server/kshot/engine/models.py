@@ -1,12 +1,11 @@
 """The models that the engine can adapt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
-from kshot.bundle import Bundle, BundleError, Head, Preconditioner, load_bundle
+from kshot.bundle import Bundle, BundleError, Head, Preconditioner
 from kshot.learner import Initialization, LoopState, Tail, start_state
 
 MOST_STARTS = 16  # about a megabyte each
@@ -87,21 +86,11 @@ class LoadedModel:
         return state
 
 
-def load_models(paths: Sequence[Path], device: torch.device) -> dict[str, LoadedModel]:
-    """Load bundles, keyed by model name.
-
-    Raises `BundleError` when a bundle does not fit its network, or two share a name.
-    """
-    models: dict[str, LoadedModel] = {}
-    for path in paths:
-        bundle = load_bundle(path)
-        manifest = bundle.manifest
-        if manifest.name in models:
-            raise BundleError(f"{path}: model {manifest.name} is already loaded from another path")
-        try:
-            initialization = Initialization.from_bundle(bundle, device)
-            tail = LoadedTail.of(bundle, device)
-        except ValueError as error:
-            raise BundleError(f"{path}: {error}") from None
-        models[manifest.name] = LoadedModel(bundle, initialization, tail)
-    return models
+def load_model(bundle: Bundle, device: torch.device) -> LoadedModel:
+    """Move a bundle to a device; raise `BundleError` when it does not fit its network."""
+    try:
+        initialization = Initialization.from_bundle(bundle, device)
+        tail = LoadedTail.of(bundle, device)
+    except ValueError as error:
+        raise BundleError(f"{bundle.path}: {error}") from None
+    return LoadedModel(bundle, initialization, tail)

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
@@ -60,14 +60,13 @@ class Scheduler:
     steps, which are long, come between rounds.
     """
 
-    def __init__(
-        self, programs: Programs, device: DeviceDescription, plans: Mapping[str, SlotPlan]
-    ) -> None:
-        """Start the thread that computes; `plans` are by model name."""
+    def __init__(self, programs: Programs, device: DeviceDescription, first: SlotPlan) -> None:
+        """Start the thread that computes; models have the plan `first` until `replan`."""
         self._programs = programs
         self._device = device
-        self._plans = dict(plans)
-        self._slot_count = max(plan.slot_count for plan in plans.values())
+        self._first = first
+        self._plans: dict[LoadedModel, SlotPlan] = {}
+        self._slot_count = first.slot_count
         self._waiting: Turns[Job] = Turns()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
@@ -106,10 +105,40 @@ class Scheduler:
                 self._changed.notify()
         return done
 
+    def call_in_steps(self, steps: Generator[None, None, Result]) -> Result:
+        """Run a generator, each of its steps between two rounds, and wait for what it returns."""
+
+        def go_on() -> tuple[Result] | None:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return (end.value,)
+            return None
+
+        while (done := self.call(go_on).result()) is None:
+            pass
+        return done[0]
+
     def replan(self, model: LoadedModel, plan: SlotPlan) -> None:
         """Give the next tasks of a model another plan; only from the thread that computes."""
-        self._plans[model.name] = plan
-        self._slot_count = max(plan.slot_count for plan in self._plans.values())
+        self._plans[model] = plan
+        self._count_slots()
+
+    def forget(self, model: LoadedModel) -> None:
+        """Free what is kept for the next tasks of a model; only from the thread that computes."""
+        self._plans.pop(model, None)
+        paused = {id(pool) for pool, _ in self._paused()}
+        for key, pool in list(self._pools.items()):
+            if key.model is model and not pool and id(pool) not in paused:
+                del self._pools[key]
+        self._count_slots()
+
+    def _plan(self, model: LoadedModel) -> SlotPlan:
+        return self._plans.get(model, self._first)
+
+    def _count_slots(self) -> None:
+        plans = self._plans.values() or (self._first,)
+        self._slot_count = max(plan.slot_count for plan in plans)
 
     def stalled_seconds(self) -> float:
         """Return how long the current round has taken so far, 0 between rounds."""
@@ -349,7 +378,7 @@ class Scheduler:
 
     def _kind(self, job: Job) -> tuple[_PoolKey, Mapping[int, InnerStep]]:
         """Return the key of a job's pool and its compiled steps by width, if there are any."""
-        spec, plan = job.spec, self._plans[job.model.name]
+        spec, plan = job.spec, self._plan(job.model)
         widths = (1,) if job.task.deterministic else plan.widths
         steps = {
             width: self._programs.get(spec.of_tasks(width), job.model.name) for width in widths
@@ -367,7 +396,7 @@ class Scheduler:
             slots = Slots(
                 lambda width: graphed(steps[width], self._device.device),
                 key.widths,
-                self._plans[key.model.name].slot_count,
+                self._plan(key.model).slot_count,
                 key.model.bundle.manifest.limits.max_step_count,
                 like,
             )

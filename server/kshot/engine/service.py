@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from pathlib import Path
 from typing import NoReturn
 
 import grpc
 import torch
 
+from kshot.bundle import BundleError
 from kshot.bundle.signals.tracing import Tracer
 from kshot.engine.budget import Budget
 from kshot.engine.device import DeviceDescription, ran_out_of_memory
+from kshot.engine.loading import Models
 from kshot.engine.models import LoadedModel
 from kshot.engine.scheduler import Scheduler
 from kshot.engine.task import EngineResult, EngineTask, StopReason
@@ -29,6 +31,10 @@ AdaptContext = grpc.aio.ServicerContext[engine_pb2.AdaptRequest, engine_pb2.Adap
 DescribeContext = grpc.aio.ServicerContext[
     engine_pb2.DescribeEngineRequest, engine_pb2.DescribeEngineResponse
 ]
+LoadContext = grpc.aio.ServicerContext[engine_pb2.LoadBundleRequest, engine_pb2.LoadBundleResponse]
+UnloadContext = grpc.aio.ServicerContext[
+    engine_pb2.UnloadBundleRequest, engine_pb2.UnloadBundleResponse
+]
 
 
 class EngineService(engine_pb2_grpc.EngineServiceServicer):
@@ -36,20 +42,17 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
 
     def __init__(
         self,
-        models: Mapping[str, LoadedModel],
+        models: Models,
         device: DeviceDescription,
         scheduler: Scheduler,
         tuning: Tuning,
-        tail_seconds: Mapping[str, float],
         tracer: Tracer | None = None,
     ) -> None:
-        """Serve models; `tail_seconds` are those of a tail's step and example, by model name."""
         self._tracer = tracer
         self._models = models
         self._device = device
         self._scheduler = scheduler
         self._tuning = tuning
-        self._tail_seconds = tail_seconds
 
     async def DescribeEngine(  # noqa: N802 -- the name on the wire
         self, _request: engine_pb2.DescribeEngineRequest, context: DescribeContext
@@ -66,22 +69,48 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             compute_path=self._tuning.compute_path(),
             compiling_step_count=self._tuning.compiling_count(),
             device_count=self._device.count,
-            models=[
-                engine_pb2.EngineModel(
-                    model=model.name,
-                    bundle_digest=model.bundle.digest,
-                    tail_example_seconds=self._tail_seconds.get(model.name, 0.0),
-                )
-                for model in self._models.values()
-            ],
+            models=map(self._described, self._models),
+        )
+
+    async def LoadBundle(  # noqa: N802 -- the name on the wire
+        self, request: engine_pb2.LoadBundleRequest, context: LoadContext
+    ) -> engine_pb2.LoadBundleResponse:
+        """Load a further bundle."""
+        try:
+            model = await asyncio.to_thread(
+                self._models.load, Path(request.path), request.bundle_digest
+            )
+        except BundleError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "the device has too little memory for it"
+            )
+        self._models.tune(model)
+        return engine_pb2.LoadBundleResponse(model=self._described(model))
+
+    async def UnloadBundle(  # noqa: N802 -- the name on the wire
+        self, request: engine_pb2.UnloadBundleRequest, _context: UnloadContext
+    ) -> engine_pb2.UnloadBundleResponse:
+        """Forget a bundle."""
+        await asyncio.to_thread(self._models.unload, request.bundle_digest)
+        return engine_pb2.UnloadBundleResponse()
+
+    def _described(self, model: LoadedModel) -> engine_pb2.EngineModel:
+        return engine_pb2.EngineModel(
+            model=model.name,
+            bundle_digest=model.bundle.digest,
+            tail_example_seconds=self._models.tail_seconds(model),
         )
 
     async def Adapt(  # noqa: N802 -- the name on the wire
         self, request: engine_pb2.AdaptRequest, context: AdaptContext
     ) -> engine_pb2.AdaptResponse:
         """Adapt one task."""
-        model = self._models.get(request.model)
-        if model is None or model.bundle.digest != request.bundle_digest:
+        model = self._models.find(request.bundle_digest)
+        if model is None:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"model {request.model} with bundle {request.bundle_digest} is not loaded",

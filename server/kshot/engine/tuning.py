@@ -9,7 +9,7 @@ from kshot.engine.device import DeviceDescription
 from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import Scheduler, SlotPlan
-from kshot.engine.warm_up import Measuring, default_steps, plan_slots
+from kshot.engine.warm_up import default_steps, plan_slots
 from kshot.learner import StepSpec
 
 _log = logging.getLogger(__name__)
@@ -21,15 +21,8 @@ class Tuning:
     The thread that computes measures between its rounds; tasks that run keep their steps.
     """
 
-    def __init__(
-        self,
-        models: Sequence[LoadedModel],
-        programs: Programs,
-        device: DeviceDescription,
-        scheduler: Scheduler,
-    ) -> None:
-        """Begin only at `start`."""
-        self._steps = {model: default_steps(model, device) for model in models}
+    def __init__(self, programs: Programs, device: DeviceDescription, scheduler: Scheduler) -> None:
+        self._steps: dict[LoadedModel, list[StepSpec]] = {}
         self._plain = set[tuple[LoadedModel, StepSpec]]()  # when it was measured
         self._programs = programs
         self._device = device
@@ -45,21 +38,27 @@ class Tuning:
         """Count the steps that are being compiled, or wait for that."""
         return self._programs.compiling_count()
 
-    def load(self) -> None:
-        """Load the steps that are compiled, and request the others."""
-        for model, steps in self._steps.items():
-            for step in steps:
-                self._programs.get(step, model.name)
+    def add(self, model: LoadedModel) -> None:
+        """Load the steps of a model that are compiled, and request the others."""
+        steps = default_steps(model, self._device)
+        self._steps = {**self._steps, model: steps}  # other threads go through the old ones
+        for step in steps:
+            self._programs.get(step, model.name)
 
-    def start(self) -> None:
-        """Measure in a thread, and again when steps are compiled."""
-        threading.Thread(target=self._tune, name="tuning", daemon=True).start()
+    def forget(self, model: LoadedModel) -> None:
+        """Measure a model no more."""
+        self._steps = {known: steps for known, steps in self._steps.items() if known is not model}
 
-    def _tune(self) -> None:
-        for model, steps in self._steps.items():
-            if steps:
+    def start(self, models: Sequence[LoadedModel]) -> None:
+        """Measure models that were added in a thread, and again when steps are compiled."""
+        threading.Thread(target=self._tune, args=[models], name="tuning", daemon=True).start()
+
+    def _tune(self, models: Sequence[LoadedModel]) -> None:
+        steps = self._steps
+        for model in models:
+            if steps.get(model):
                 self._measure(model)
-        wanted = [(step, model) for model, steps in self._steps.items() for step in steps]
+        wanted = [(step, model) for model in models for step in steps.get(model, ())]
         for step, model in sorted(wanted, key=lambda pair: pair[0].task_count):
             self._programs.wait(step)  # in this order they are compiled
             if (model, step) in self._plain and self._programs.get(step, model.name) is not None:
@@ -67,23 +66,17 @@ class Tuning:
 
     def _measure(self, model: LoadedModel) -> None:
         """Measure a step in each round, so that tasks go on meanwhile and no round takes long."""
-        for step in self._steps[model]:
+        for step in self._steps.get(model, ()):
             if self._programs.get(step, model.name) is None:
                 self._plain.add((model, step))
             else:
                 self._plain.discard((model, step))
         try:
-            go_on = partial(self._go_on, model, plan_slots(model, self._programs, self._device))
-            while self._scheduler.call(go_on).result():
-                pass
+            plan = self._scheduler.call_in_steps(plan_slots(model, self._programs, self._device))
+            self._scheduler.call(partial(self._replan, model, plan)).result()
         except Exception:  # the plan stays as it is
             _log.exception("slots_not_measured")
 
-    def _go_on(self, model: LoadedModel, measuring: Measuring[SlotPlan]) -> bool:
-        """Take a step of a measurement; tell whether more follow."""
-        try:
-            next(measuring)
-        except StopIteration as end:
-            self._scheduler.replan(model, end.value)
-            return False
-        return True
+    def _replan(self, model: LoadedModel, plan: SlotPlan) -> None:
+        if model in self._steps:  # else it was forgotten meanwhile
+            self._scheduler.replan(model, plan)

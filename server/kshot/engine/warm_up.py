@@ -160,12 +160,12 @@ def measure_rates(
     return rates
 
 
-def measure_tail(tail: LoadedTail) -> float:
+def measure_tail(tail: LoadedTail) -> Measuring[float]:
     """Return the seconds that a step of a tail takes for each example, the least of some.
 
-    On a CPU those of this thread, so that plans do not depend on what else runs at the start. The
-    first step, which makes the buffers, does not count. A tail that takes all pictures for alike
-    takes no step: 0.
+    On a CPU those of this thread, so that plans do not depend on what else runs. It yields after
+    each. The first, which makes the buffers, does not count. A tail that takes all pictures for
+    alike takes no step: 0.
     """
     device = next(iter(tail.parameters.values())).device
     count = TAIL_WAY * TAIL_SHOT
@@ -185,6 +185,7 @@ def measure_tail(tail: LoadedTail) -> float:
         next(steps)
     except StopIteration:
         return 0.0
+    yield
     clock = time.perf_counter if device.type == "cuda" else time.thread_time
     seconds = []
     for _ in range(TAIL_STEPS):
@@ -193,6 +194,7 @@ def measure_tail(tail: LoadedTail) -> float:
         next(steps)
         _finish_launched(device)
         seconds.append(clock() - began)
+        yield
     return min(seconds) / TAIL_SEEN
 
 

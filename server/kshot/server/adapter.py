@@ -136,10 +136,10 @@ class Adapter:
 
     def _example_seconds(self, candidate: Candidate) -> float:
         """Return the seconds of a tail's step for each example; 0 where no tail may adapt."""
-        manifest = candidate.model.bundle.manifest
-        if not may_adapt(manifest, candidate.task.engine_task.options):
+        bundle = candidate.model.bundle
+        if not may_adapt(bundle.manifest, candidate.task.engine_task.options):
             return 0
-        return self.engine.tail_seconds.get(manifest.name, 0)
+        return self.engine.tail_seconds.get(bundle.digest, 0)
 
     async def _run(self, candidate: Candidate) -> AdaptResult:
         return await adapt(

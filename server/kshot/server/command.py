@@ -50,6 +50,17 @@ class _EngineCount(click.ParamType[int]):
     f"KSHOT_BUNDLE, several separated by {os.pathsep}]",
 )
 @click.option(
+    "--repository",
+    "repositories",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    envvar="KSHOT_REPOSITORY",
+    metavar="PATH",
+    help="Folder of bundles NAME/VERSION to serve all of, in all their versions, also those that "
+    "come later; NAME/labels.json labels versions; repeatable.  [env var: KSHOT_REPOSITORY, "
+    f"several separated by {os.pathsep}]",
+)
+@click.option(
     "--listen",
     default="127.0.0.1:50051",
     metavar="HOST:PORT",
@@ -148,10 +159,12 @@ def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 
     lines to stderr. On SIGTERM or SIGINT it finishes running calls and exits.
     """
     try:
-        folders = tuple(map(locate_bundle, bundles)) or default_bundles()
+        folders = tuple(map(locate_bundle, bundles))
+        if not (folders or settings["repositories"]):
+            folders = default_bundles()
         config = ServerConfig(bundles=folders, **settings)
         start_logging(redact=without_ids, level=config.log_level)
-        if not bundles or PHOTOS in bundles:
+        if folders and (not bundles or PHOTOS in bundles):
             _tell_of_photos(folders)
         asyncio.run(serve(config, _announce))
         _leave()

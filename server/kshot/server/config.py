@@ -38,7 +38,7 @@ class ServerConfig:
     """
 
     bundles: tuple[Path, ...]
-    """Folders of the bundles to serve, at least one."""
+    """Folders of the bundles to serve, at least one unless there are repositories."""
     store: Path
     """The folder that keeps adapted models."""
     listen: str = "127.0.0.1:50051"
@@ -57,6 +57,8 @@ class ServerConfig:
     """The PEM file with the authorities that clients' certificates must be from, if any."""
     audit_log: Path | None = None
     """The file that lists what was done to keys, bundles, adapted models and tenants, if any."""
+    repositories: tuple[Path, ...] = ()
+    """Folders of which all bundles NAME/VERSION are served."""
     insecure: bool = False
     """Whether other machines may reach the server without encryption or keys."""
     metrics: str = ""
@@ -109,6 +111,14 @@ class ServerConfig:
     )
     max_adapted_models: int = _count(10_000, "Maximum number of stored adapted models.")
     max_adapted_bytes: int = _count(8 * 2**30, "Maximum bytes of stored adapted models.")
+    poll_repository: float = field(
+        default=10.0,
+        metadata={
+            "help": "Seconds between looks for bundles of --repository that have come, changed "
+            "labels or gone; 0 for none, then only ReloadBundles looks.",
+            "span": (0.0, DAY_SECONDS),
+        },
+    )
     default_ttl: float = _seconds(
         7 * DAY_SECONDS,
         "Seconds an adapted model is kept unless the caller sets a time to live.",
@@ -161,7 +171,7 @@ class ServerConfig:
     """The command that starts an engine; its flags are appended."""
 
     def __post_init__(self) -> None:
-        if not self.bundles:
+        if not (self.bundles or self.repositories):
             raise ConfigError("bundles: expected at least one, got none")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device: expected auto, cpu or cuda, got {self.device!r}")

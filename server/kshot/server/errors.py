@@ -136,7 +136,7 @@ class ModelNotFound(RequestError):
         message = f"model {model!r} is not served; expected {expected}"
         name, at, _version = model.partition("@")
         if at and name in served:
-            message += "; a server has one version of each: leave out the version"
+            message += "; leave out the version"
         elif name in known_names():
             message += f"; serve it with `--bundle {model}`"
         elif model in shipped_names():
@@ -178,18 +178,23 @@ class AdaptedModelDeleted(AdaptedModelNotFound):
 
 
 class ModelChanged(RequestError):
-    """The adapted bundle is no longer served."""
+    """The adapted bundle is no longer served; `instead` is the version that is, if there is one."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "MODEL_CHANGED"
 
-    def __init__(self, adapted_model: str, model: str) -> None:
+    def __init__(
+        self, adapted_model: str, model: str, instead: str = "", problem: str = ""
+    ) -> None:
+        remedy = f"adapt again, to {instead}" if instead else f"serve it again (--bundle {model})"
+        why = f"; it cannot be adapted again by itself: {problem}" if problem else ""
         message = (
             f"the adapted model {adapted_model} was made from a bundle of model {model!r} that is "
-            f"no longer served; serve it too (--bundle {model}), or adapt again"
+            f"no longer served; {remedy}{why}"
         )
         failure = precondition(self.reason, model, message)
-        super().__init__(message, failure, adapted_model=adapted_model, model=model)
+        served = {"served": instead} if instead else {}
+        super().__init__(message, failure, adapted_model=adapted_model, model=model, **served)
 
 
 class NonFiniteLogits(RequestError):

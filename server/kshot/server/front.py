@@ -20,7 +20,7 @@ from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.library_versions import library_versions
 from kshot.server.engine_link.pool import EnginePool
-from kshot.server.errors import ModelChanged, ModelNotFound, SupportNotKept
+from kshot.server.errors import ModelNotFound, SupportNotKept
 from kshot.server.limits.answers import AnswerRoom
 from kshot.server.lives.revised_task import revised_task
 from kshot.server.lives.revision import Revision
@@ -97,11 +97,21 @@ class Front:
         allows = self.quotas.limits.allows
         return [model for model in self.catalog if allows(model.bundle.manifest.name)]
 
+    @property
+    def named_models(self) -> dict[str, ServedModel]:
+        """Return the served versions that the caller may use, by their names in requests."""
+        allows = self.quotas.limits.allows
+        return {
+            name: model
+            for name, model in self.catalog.by_name.items()
+            if allows(model.bundle.manifest.name)
+        }
+
     def find_model(self, name: str) -> ServedModel:
         """Return a served model; raise `ModelNotFound` if it is none that the caller may use."""
         if name in self.catalog and self.quotas.limits.allows(name.partition("@")[0]):
             return self.catalog.find(name)
-        raise ModelNotFound(name, sorted({model.bundle.manifest.name for model in self.models}))
+        raise ModelNotFound(name, sorted(self.named_models))
 
     async def adapt(self, task: AdaptInput, violations: Violations) -> AdaptResult:
         """Adapt and store the adapted model."""
@@ -121,9 +131,8 @@ class Front:
                 violations.check()
             adapted = await self.kept_models.get(revision.adapted_model)
             current_call().adapted_model, current_call().model = adapted.id, adapted.model
-            model = self.find_model(adapted.model)
-            if model.bundle.digest != adapted.bundle_digest:
-                raise ModelChanged(adapted.id, adapted.model)
+            self.find_model(adapted.model)
+            model = self.catalog.serving(adapted)
             # Pixels become four times as many bytes.
             room = 5 * adapted.size_bytes + room_bytes([model], revision.added.images)
             async with self.adapting_room.hold(room):
@@ -217,7 +226,7 @@ class Front:
                 check_sent(query.queries, QUERIES, violations)
                 violations.check()
             adapted, arrays = await self.kept_models.read(adapted_model)
-            model = self._behind(adapted)
+            model = await self._behind(adapted)
             limits = [model.bundle.manifest.limits]
             await self.answer_room.hold(query, adapted.class_names, limits, violations)
             mode = query.mode or adapted.options.batch_norm_mode
@@ -262,7 +271,7 @@ class Front:
             if not check_id(adapted_model, violations):
                 violations.check()
             adapted, arrays = await self.kept_models.read(adapted_model)
-            model = self._behind(adapted)
+            model = await self._behind(adapted)
             check_mode(mode, model, violations)
             violations.check()
             chosen = mode or adapted.options.batch_norm_mode
@@ -390,10 +399,13 @@ class Front:
         macs = model.image_mac_count
         check_cost(query.queries, support_count, mode, macs, limits, violations)
 
-    def _behind(self, adapted: AdaptedModelRecord) -> ServedModel:
+    async def _behind(self, adapted: AdaptedModelRecord) -> ServedModel:
+        """Return the version that was adapted; raise `ModelChanged` if it is gone."""
         current_call().adapted_model = adapted.id
         current_call().model = adapted.model
-        return self.catalog.behind(adapted)
+        if (model := self.catalog.at_hand(adapted)) is not None:
+            return model
+        return await self.workers.prepare(lambda: self.catalog.behind(adapted))
 
 
 def _keep_all(_size_bytes: int) -> None:

@@ -22,6 +22,8 @@ from kshot.server.access.live_certificate import LiveCertificate
 from kshot.server.access.quotas import Quotas
 from kshot.server.access.watch import watch
 from kshot.server.admission import Admission
+from kshot.server.bundles.reload import Parts, Reload, open_catalog
+from kshot.server.bundles.repository import find_bundles
 from kshot.server.config import ServerConfig
 from kshot.server.drain_grace import Grace
 from kshot.server.engine_link.folder import remove_leftovers
@@ -34,9 +36,9 @@ from kshot.server.listen import listen
 from kshot.server.oip.service import SERVICE as INFERENCE_SERVICE
 from kshot.server.oip.service import InferenceServicer
 from kshot.server.predict.batches import Batches
-from kshot.server.predict.catalog import Catalog
 from kshot.server.predict.encodings import Encodings
 from kshot.server.predict.hot_set import HotSet
+from kshot.server.predict.opener import Opener
 from kshot.server.predict.runtime import Runtime
 from kshot.server.request.decoders import Decoders
 from kshot.server.rpc.admin import AdminServicer
@@ -114,7 +116,9 @@ async def running(
         hot_set = HotSet(config.max_hot_sessions)
         stack.callback(hot_set.close)
         runtime = Runtime(config.device)
-        catalog = Catalog.load(config.bundles, runtime, hot_set)
+        opener = Opener(runtime, hot_set)
+        find = partial(find_bundles, config.bundles, config.repositories)
+        catalog = open_catalog(found := find(), opener)
         store = stack.enter_context(
             LocalStore.open(
                 config.store,
@@ -128,7 +132,7 @@ async def running(
         grace = Grace(config.drain_grace, hurry)
         stack.push_async_callback(lambda: grace.wait(workers.close(), _LAST_WORK_SECONDS))
         remove_leftovers()
-        engine = EnginePool(config, catalog.digests)
+        engine = EnginePool(config, catalog.folders)
         stack.push_async_callback(lambda: grace.wait(engine.stop()))
         cache = ModelCache(config.cache_bytes)
         front = Front(
@@ -148,11 +152,15 @@ async def running(
         quiet_grpc()
         guards = Guards(Gate(access), quotas, audit)
         observer = await stack.enter_async_context(observing(config))
-        interceptor = CallInterceptor(SERVICES, config, max_fields(catalog), guards, observer)
+        interceptor = CallInterceptor(
+            SERVICES, config, partial(max_fields, catalog), guards, observer
+        )
         statistics = Watched(front, interceptor.calls, observer.finished, store, cache, hot_set)
         metrics = stack.enter_context(answering_scrapes(config, statistics))
         server, address = _make_server(config, interceptor, certificate)
-        healthy = _add_services(server, front)
+        parts = Parts(opener, engine, front.kept_models.forget_bundles)
+        reload = Reload(find, found, catalog, parts)
+        healthy = _add_services(server, front, reload)
         await server.start()
         stack.push_async_callback(server.stop, 0)
         if not await _start_engine(engine, stop):
@@ -164,6 +172,8 @@ async def running(
             asyncio.create_task(_sweep(store, workers, hurry)),
             asyncio.create_task(_size(front)),
         ]
+        if config.repositories and config.poll_repository:
+            behind.append(asyncio.create_task(reload.poll(config.poll_repository)))
         if watched := [each.refresh for each in (access, certificate) if each is not None]:
             behind.append(asyncio.create_task(watch(watched)))
         try:
@@ -171,7 +181,7 @@ async def running(
                 "event": "ready",
                 "grpc": address,
                 **({"metrics": metrics} if metrics else {}),
-                "models": sorted(catalog.digests),
+                "models": sorted(model.bundle.manifest.name for model in catalog),
                 "device": facts.device if facts else config.device,
             }
         finally:
@@ -199,9 +209,9 @@ def _make_server(
     return server, f"{config.host}:{port}"
 
 
-def _add_services(server: grpc.aio.Server, front: Front) -> Health:
+def _add_services(server: grpc.aio.Server, front: Front, reload: Reload) -> Health:
     wire_grpc.add_AdaptationServiceServicer_to_server(AdaptationServicer(front), server)
-    admin_grpc.add_AdminServiceServicer_to_server(AdminServicer(front), server)
+    admin_grpc.add_AdminServiceServicer_to_server(AdminServicer(front, reload), server)
     names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     healthy = Health(("", *SERVICES))
     oip_grpc.add_GRPCInferenceServiceServicer_to_server(

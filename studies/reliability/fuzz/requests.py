@@ -50,7 +50,7 @@ def adapt_target(bundles: Sequence[Path], config: Any) -> Target:  # noqa: ANN40
     """Read and check requests to adapt."""
     catalog = Catalog.load(bundles)
     models = list(catalog)
-    served = capabilities_message(catalog, config, None).models
+    served = capabilities_message(catalog.by_name, config, None).models
     requests = [task.request for task in make_tasks(served, 12)]
     for request in requests[:3]:
         pixels = wire.AdaptRequest()
@@ -82,7 +82,7 @@ def predict_target(bundles: Sequence[Path], config: Any) -> Target:  # noqa: ANN
     """Read and check requests to predict."""
     catalog = Catalog.load(bundles)
     models = list(catalog)
-    served = capabilities_message(catalog, config, None).models
+    served = capabilities_message(catalog.by_name, config, None).models
     requests = [
         wire.PredictRequest(adapted_model=_ID, queries=queries, top_k=3)
         for task in make_tasks(served, 12)

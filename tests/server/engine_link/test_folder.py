@@ -98,6 +98,6 @@ def test_an_engine_that_never_begins_leaves_no_folder(
     config = ServerConfig((Path("bundle"),), Path("store"))
 
     with pytest.raises((asyncio.CancelledError, StartError)):
-        asyncio.run(EngineProcess.start(config, EngineSetting()))
+        asyncio.run(EngineProcess.start(config, EngineSetting(), config.bundles))
 
     assert not list(place.iterdir())

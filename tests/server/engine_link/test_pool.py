@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from kshot.bundle import BundleError
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link import engine_count
 from kshot.server.engine_link import pool as pool_module
@@ -21,8 +22,8 @@ from kshot.server.engine_link.process import EngineSetting
 from kshot.server.engine_link.supervisor import EngineSupervisor
 from kshot.server.errors import EngineUnavailable
 
-FACTS = EngineFacts("cpu", "", "", "compiled", {}, {"tailed": 0.1})
-TASK = cast(EngineTask, None)
+FACTS = EngineFacts("cpu", "", "", "compiled", frozenset({"d"}), {"d": 0.1})
+TASK = cast(EngineTask, SimpleNamespace(bundle_digest="d"))
 MUCH, LITTLE = Share(0.03, 0.01, 0.005), Share(0.001, 0.01, 0.005)
 
 
@@ -34,6 +35,7 @@ class FakeEngine:
         self.number, self.pid = number, 100 + number
         self.facts: EngineFacts | None = None
         self.load = (False, 0)
+        self.trouble: Exception | None = None
 
     async def start(self) -> EngineFacts:
         self.describe(FACTS)
@@ -48,6 +50,16 @@ class FakeEngine:
 
     async def adapt(self, _task: object, _timeout: float | None) -> int:
         return self.number
+
+    async def load_bundle(self, digest: str, _path: Path) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+        assert self.facts is not None
+        self.describe(replace(self.facts, digests=self.facts.digests | {digest}))
+
+    async def unload_bundle(self, digest: str) -> None:
+        if self.facts is not None:
+            self.describe(replace(self.facts, digests=self.facts.digests - {digest}))
 
 
 Engines = list[FakeEngine]
@@ -142,7 +154,7 @@ def test_a_spare_takes_over_and_the_speed_of_tails_stays_known(engines: Engines)
         numbers.append(await chosen(pool))
         engines[1].describe(None)
         assert pool.facts is None
-        assert pool.tail_seconds == engines[1].setting.tail_seconds == {"tailed": 0.1}
+        assert pool.tail_seconds == engines[1].setting.tail_seconds == {"d": 0.1}
         return numbers
 
     assert asyncio.run(main()) == [0, 1]
@@ -268,6 +280,38 @@ def test_each_gpu_has_an_engine(engines: Engines, monkeypatch: pytest.MonkeyPatc
 
     variables = [engine.setting.environment() for engine in engines]
     assert variables == [{}, {"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "9"}]
+
+
+def test_a_further_bundle_goes_to_all_engines_that_are_there(engines: Engines) -> None:
+    """One that ends meanwhile, or starts later, has it on its command line."""
+
+    async def main() -> tuple[int, dict[str, Path]]:
+        pool = make_pool(engines=3)
+        await pool.start()
+        engines[1].describe(FACTS)
+        engines[0].trouble = EngineUnavailable()
+        await pool.load_bundle("new", Path("new"))
+        task = cast(EngineTask, SimpleNamespace(bundle_digest="new"))
+        number = cast(int, await pool.adapt(task, None))
+        return number, dict(pool._bundles)
+
+    assert asyncio.run(main()) == (1, {"new": Path("new")})
+
+
+@pytest.mark.parametrize("trouble", [BundleError("no"), EngineUnavailable()])
+def test_a_bundle_that_cannot_be_loaded_stays_nowhere(engines: Engines, trouble: Exception) -> None:
+    async def main() -> dict[str, Path]:
+        pool = make_pool(engines=2)
+        await pool.start()
+        if isinstance(trouble, BundleError):
+            engines[1].describe(FACTS)
+        engines[0].trouble = trouble
+        with pytest.raises(type(trouble)):
+            await pool.load_bundle("new", Path("new"))
+        assert all(engine.facts in (None, FACTS) for engine in engines)
+        return dict(pool._bundles)
+
+    assert asyncio.run(main()) == {}
 
 
 def test_an_engine_that_refuses_comes_last_until_it_answers() -> None:

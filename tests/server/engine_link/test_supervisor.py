@@ -14,7 +14,7 @@ from kshot.server.engine_link.client import EngineFacts
 from kshot.server.engine_link.process import EngineSetting
 from kshot.server.engine_link.supervisor import EngineSupervisor
 
-FACTS = EngineFacts("cpu", "", "", "", {})
+FACTS = EngineFacts("cpu", "", "", "", frozenset())
 
 
 class FakeProcess:

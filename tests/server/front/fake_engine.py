@@ -34,6 +34,7 @@ FREEZE = 908
 HANG_IN_FOLDS = 909
 HANG_UNTIL_LEFT = 910
 
+UNLOADABLE = 66  # a version
 EXIT_CODE = 9
 TAIL_SECONDS, TAIL_WEIGHT = 1e-4, 0.75
 SECRET = "/secret/place"
@@ -53,11 +54,14 @@ def wait_to_go() -> None:
 
 
 class FakeEngine(wire_grpc.EngineServiceServicer):
-    def __init__(self, digests: Mapping[str, str], bundles: Sequence[Bundle]) -> None:
-        self._digests = digests
+    def __init__(self, bundles: Sequence[Bundle]) -> None:
+        other = os.environ.get(START) == "other"
+        self._bundles = {
+            bundle.digest[::-1] if other else bundle.digest: bundle for bundle in bundles
+        }
         self._tails = {
-            bundle.manifest.name: {} if tail is None else tail.parameters
-            for bundle in bundles
+            digest: {} if tail is None else tail.parameters
+            for digest, bundle in self._bundles.items()
             if "norm.scale" not in bundle.read_weights().parameters
             for tail in (bundle.read_tail(),)
         }
@@ -72,13 +76,30 @@ class FakeEngine(wire_grpc.EngineServiceServicer):
             compute_path="fake",
             models=[
                 wire.EngineModel(
-                    model=name,
+                    model=bundle.manifest.name,
                     bundle_digest=digest,
-                    tail_example_seconds=TAIL_SECONDS if self._tails.get(name) else 0,
+                    tail_example_seconds=TAIL_SECONDS if self._tails.get(digest) else 0,
                 )
-                for name, digest in self._digests.items()
+                for digest, bundle in self._bundles.items()
             ],
         )
+
+    async def LoadBundle(  # noqa: N802 -- named as in the .proto
+        self, request: wire.LoadBundleRequest, context: Context
+    ) -> wire.LoadBundleResponse:
+        bundle = load_bundle(Path(request.path))
+        if bundle.manifest.version == UNLOADABLE:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "its network is another")
+        self._bundles[bundle.digest] = bundle
+        return wire.LoadBundleResponse(
+            model=wire.EngineModel(model=bundle.manifest.name, bundle_digest=bundle.digest)
+        )
+
+    async def UnloadBundle(  # noqa: N802 -- named as in the .proto
+        self, request: wire.UnloadBundleRequest, _context: Context
+    ) -> wire.UnloadBundleResponse:
+        self._bundles.pop(request.bundle_digest, None)
+        return wire.UnloadBundleResponse()
 
     async def Adapt(  # noqa: N802 -- named as in the .proto
         self, request: wire.AdaptRequest, context: Context
@@ -111,8 +132,11 @@ class FakeEngine(wire_grpc.EngineServiceServicer):
             await context.abort(grpc.StatusCode.INTERNAL, "wanted a deadline")
         if request.seed == DIVERGE:
             return wire.AdaptResponse(step_count=3, stop_reason=wire.STOP_REASON_DIVERGED)
-        if request.model in self._tails:
-            return head_and_tail(request, self._tails[request.model], partial=partial)
+        if request.bundle_digest not in self._bundles:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not loaded")
+        if request.bundle_digest in self._tails:
+            tail = self._tails[request.bundle_digest]
+            return head_and_tail(request, tail, partial=partial)
         return class_means(request, 1 if partial else request.step_count)
 
 
@@ -194,9 +218,9 @@ def watch_parent(leave: Callable[[int], None]) -> None:
     leave(0)
 
 
-async def serve(socket: str, digests: Mapping[str, str], bundles: Sequence[Bundle]) -> None:
+async def serve(socket: str, bundles: Sequence[Bundle]) -> None:
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
-    wire_grpc.add_EngineServiceServicer_to_server(FakeEngine(digests, bundles), server)
+    wire_grpc.add_EngineServiceServicer_to_server(FakeEngine(bundles), server)
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     await server.wait_for_termination()
@@ -216,10 +240,7 @@ def main() -> None:
         tell_arrival()
         threading.Event().wait()
     bundles = [load_bundle(path) for path in arguments.bundle]
-    digests = {bundle.manifest.name: bundle.digest for bundle in bundles}
-    if os.environ.get(START) == "other":
-        digests = dict.fromkeys(digests, "0" * 64)
-    asyncio.run(serve(arguments.socket, digests, bundles))
+    asyncio.run(serve(arguments.socket, bundles))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from kshot.server.request.inputs import AdaptInput, PredictInput, SupportSet, Te
 from kshot.server.request.violations import Violations
 from kshot.server.workers import Workers
 
-TAIL_SECONDS = {"tailed": 1e-4}
+TAIL_SECONDS = 1e-4
 ROOM = 1_000_000
 
 
@@ -77,7 +77,9 @@ def test_images_are_gone_and_their_room_with_them(
         front = Front(
             config=make_config(),
             catalog=Catalog.load([tail_bundle.path, means_bundle.path]),
-            engine=cast(Any, SimpleNamespace(tail_seconds=TAIL_SECONDS, adapt=adapt)),
+            engine=cast(
+                Any, SimpleNamespace(tail_seconds={tail_bundle.digest: TAIL_SECONDS}, adapt=adapt)
+            ),
             kept_models=cast(Any, None),
             workers=workers,
             batches=cast(Any, None),

@@ -24,7 +24,7 @@ def test_the_default_steps_by_shot_are_listed(manifest: Manifest, tmp_path: Path
     config = ServerConfig(bundles=(tmp_path,), store=tmp_path)
 
     limits = Limits(max_models=3, max_calls=2)
-    message = capabilities_message(catalog, config, None, ("a", limits))
+    message = capabilities_message(catalog.by_name, config, None, ("a", limits))
     answer = decode_capabilities(message)
 
     (model,) = answer.models.values()

@@ -133,6 +133,79 @@ class EngineModel(google.protobuf.message.Message):
 global___EngineModel = EngineModel
 
 @typing.final
+class LoadBundleRequest(google.protobuf.message.Message):
+    """Asks for a bundle to be loaded."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: builtins.int
+    path: builtins.str
+    """Names its folder NAME/VERSION."""
+    bundle_digest: builtins.str
+    """Names the content that it must have: SHA-256, 64 hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        path: builtins.str = ...,
+        bundle_digest: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bundle_digest", b"bundle_digest", "path", b"path"]) -> None: ...
+
+global___LoadBundleRequest = LoadBundleRequest
+
+@typing.final
+class LoadBundleResponse(google.protobuf.message.Message):
+    """Answers `LoadBundle`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    @property
+    def model(self) -> global___EngineModel:
+        """Describes the model that can be adapted now."""
+
+    def __init__(
+        self,
+        *,
+        model: global___EngineModel | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["model", b"model"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model"]) -> None: ...
+
+global___LoadBundleResponse = LoadBundleResponse
+
+@typing.final
+class UnloadBundleRequest(google.protobuf.message.Message):
+    """Asks for a bundle to be forgotten."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BUNDLE_DIGEST_FIELD_NUMBER: builtins.int
+    bundle_digest: builtins.str
+    """Names its content: SHA-256, 64 hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        bundle_digest: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bundle_digest", b"bundle_digest"]) -> None: ...
+
+global___UnloadBundleRequest = UnloadBundleRequest
+
+@typing.final
+class UnloadBundleResponse(google.protobuf.message.Message):
+    """Answers `UnloadBundle`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___UnloadBundleResponse = UnloadBundleResponse
+
+@typing.final
 class AdaptRequest(google.protobuf.message.Message):
     """Asks for one inner loop; every field is set, but `tail` only where the tail shall adapt."""
 
@@ -158,7 +231,7 @@ class AdaptRequest(google.protobuf.message.Message):
     model: builtins.str
     """Names the model to adapt."""
     bundle_digest: builtins.str
-    """Names the content of its bundle: SHA-256, 64 hexadecimal digits."""
+    """Names the content of its bundle, which decides: SHA-256, 64 hexadecimal digits."""
     way: builtins.int
     """Counts the classes: 2 or more."""
     step_count: builtins.int

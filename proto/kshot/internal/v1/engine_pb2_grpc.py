@@ -48,6 +48,16 @@ class EngineServiceStub(object):
                 request_serializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptRequest.SerializeToString,
                 response_deserializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptResponse.FromString,
                 _registered_method=True)
+        self.LoadBundle = channel.unary_unary(
+                '/kshot.internal.v1.EngineService/LoadBundle',
+                request_serializer=kshot_dot_internal_dot_v1_dot_engine__pb2.LoadBundleRequest.SerializeToString,
+                response_deserializer=kshot_dot_internal_dot_v1_dot_engine__pb2.LoadBundleResponse.FromString,
+                _registered_method=True)
+        self.UnloadBundle = channel.unary_unary(
+                '/kshot.internal.v1.EngineService/UnloadBundle',
+                request_serializer=kshot_dot_internal_dot_v1_dot_engine__pb2.UnloadBundleRequest.SerializeToString,
+                response_deserializer=kshot_dot_internal_dot_v1_dot_engine__pb2.UnloadBundleResponse.FromString,
+                _registered_method=True)
 
 
 class EngineServiceServicer(object):
@@ -74,6 +84,22 @@ class EngineServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadBundle(self, request, context):
+        """Loads a further bundle while tasks go on; one that is loaded stays as it is.
+        Fails with INVALID_ARGUMENT (no valid bundle, or one with another digest) or
+        RESOURCE_EXHAUSTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadBundle(self, request, context):
+        """Forgets a bundle; tasks that have begun go on. One that is not loaded is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EngineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -86,6 +112,16 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.Adapt,
                     request_deserializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptRequest.FromString,
                     response_serializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptResponse.SerializeToString,
+            ),
+            'LoadBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadBundle,
+                    request_deserializer=kshot_dot_internal_dot_v1_dot_engine__pb2.LoadBundleRequest.FromString,
+                    response_serializer=kshot_dot_internal_dot_v1_dot_engine__pb2.LoadBundleResponse.SerializeToString,
+            ),
+            'UnloadBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadBundle,
+                    request_deserializer=kshot_dot_internal_dot_v1_dot_engine__pb2.UnloadBundleRequest.FromString,
+                    response_serializer=kshot_dot_internal_dot_v1_dot_engine__pb2.UnloadBundleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -146,6 +182,60 @@ class EngineService(object):
             '/kshot.internal.v1.EngineService/Adapt',
             kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptRequest.SerializeToString,
             kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kshot.internal.v1.EngineService/LoadBundle',
+            kshot_dot_internal_dot_v1_dot_engine__pb2.LoadBundleRequest.SerializeToString,
+            kshot_dot_internal_dot_v1_dot_engine__pb2.LoadBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kshot.internal.v1.EngineService/UnloadBundle',
+            kshot_dot_internal_dot_v1_dot_engine__pb2.UnloadBundleRequest.SerializeToString,
+            kshot_dot_internal_dot_v1_dot_engine__pb2.UnloadBundleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,21 @@ class EngineServiceStub:
     INVALID_ARGUMENT.
     """
 
+    LoadBundle: grpc.UnaryUnaryMultiCallable[
+        kshot.internal.v1.engine_pb2.LoadBundleRequest,
+        kshot.internal.v1.engine_pb2.LoadBundleResponse,
+    ]
+    """Loads a further bundle while tasks go on; one that is loaded stays as it is.
+    Fails with INVALID_ARGUMENT (no valid bundle, or one with another digest) or
+    RESOURCE_EXHAUSTED.
+    """
+
+    UnloadBundle: grpc.UnaryUnaryMultiCallable[
+        kshot.internal.v1.engine_pb2.UnloadBundleRequest,
+        kshot.internal.v1.engine_pb2.UnloadBundleResponse,
+    ]
+    """Forgets a bundle; tasks that have begun go on. One that is not loaded is no error."""
+
 class EngineServiceAsyncStub:
     """Runs inner loops for the front, over a unix socket that only the front may open.
 
@@ -63,6 +78,21 @@ class EngineServiceAsyncStub:
     Fails with DEADLINE_EXCEEDED, FAILED_PRECONDITION (unknown model or another bundle) or
     INVALID_ARGUMENT.
     """
+
+    LoadBundle: grpc.aio.UnaryUnaryMultiCallable[
+        kshot.internal.v1.engine_pb2.LoadBundleRequest,
+        kshot.internal.v1.engine_pb2.LoadBundleResponse,
+    ]
+    """Loads a further bundle while tasks go on; one that is loaded stays as it is.
+    Fails with INVALID_ARGUMENT (no valid bundle, or one with another digest) or
+    RESOURCE_EXHAUSTED.
+    """
+
+    UnloadBundle: grpc.aio.UnaryUnaryMultiCallable[
+        kshot.internal.v1.engine_pb2.UnloadBundleRequest,
+        kshot.internal.v1.engine_pb2.UnloadBundleResponse,
+    ]
+    """Forgets a bundle; tasks that have begun go on. One that is not loaded is no error."""
 
 class EngineServiceServicer(metaclass=abc.ABCMeta):
     """Runs inner loops for the front, over a unix socket that only the front may open.
@@ -90,5 +120,24 @@ class EngineServiceServicer(metaclass=abc.ABCMeta):
         Fails with DEADLINE_EXCEEDED, FAILED_PRECONDITION (unknown model or another bundle) or
         INVALID_ARGUMENT.
         """
+
+    @abc.abstractmethod
+    def LoadBundle(
+        self,
+        request: kshot.internal.v1.engine_pb2.LoadBundleRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kshot.internal.v1.engine_pb2.LoadBundleResponse, collections.abc.Awaitable[kshot.internal.v1.engine_pb2.LoadBundleResponse]]:
+        """Loads a further bundle while tasks go on; one that is loaded stays as it is.
+        Fails with INVALID_ARGUMENT (no valid bundle, or one with another digest) or
+        RESOURCE_EXHAUSTED.
+        """
+
+    @abc.abstractmethod
+    def UnloadBundle(
+        self,
+        request: kshot.internal.v1.engine_pb2.UnloadBundleRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kshot.internal.v1.engine_pb2.UnloadBundleResponse, collections.abc.Awaitable[kshot.internal.v1.engine_pb2.UnloadBundleResponse]]:
+        """Forgets a bundle; tasks that have begun go on. One that is not loaded is no error."""
 
 def add_EngineServiceServicer_to_server(servicer: EngineServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 
+from kshot.bundle import BundleError
 from kshot.bundle.signals.tracing import TRACEPARENT
 from kshot.internal.v1 import engine_pb2 as wire
 from kshot.internal.v1 import engine_pb2_grpc as wire_grpc
@@ -19,6 +22,10 @@ from kshot.server.errors import DeadlineExceeded, DeviceMemoryFull, EngineUnavai
 from kshot.server.request.options import AdaptOptions
 
 Floats = npt.NDArray[np.float32]
+
+# Loading measures, and runs a task; tasks of others come in between.
+_LOAD_SECONDS = 120.0
+_REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -33,17 +40,17 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """An engine's description; `digests` maps its models to the digests of their bundles.
+    """An engine's description; `digests` are those of the bundles that it can adapt.
 
-    `tail_seconds` are those of a tail's step for each example, of models that have a tail.
-    `process_count` counts the processes that are described together.
+    `tail_seconds` are, by digest, those of a tail's step for each example. `process_count` counts
+    the processes that are described together.
     """
 
     device: str
     device_name: str
     torch_version: str
     compute_path: str
-    digests: Mapping[str, str]
+    digests: frozenset[str]
     tail_seconds: Mapping[str, float] = field(default_factory=dict)
     compiling_step_count: int = 0
     device_count: int = 1
@@ -144,6 +151,29 @@ class EngineClient:
             raise EngineUnavailable from None
         return _result(response)
 
+    async def load(self, path: Path, digest: str) -> Mapping[str, float]:
+        """Load a bundle; return its `EngineFacts.tail_seconds`.
+
+        Raises `BundleError`, or `EngineUnavailable`.
+        """
+        request = wire.LoadBundleRequest(path=str(path), bundle_digest=digest)
+        try:
+            response = await self._stub.LoadBundle(request, timeout=_LOAD_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _REFUSED:
+                raise BundleError(f"{path}: the engine: {error.details()}") from error
+            raise EngineUnavailable from error
+        except grpc.aio.UsageError as error:
+            raise EngineUnavailable from error
+        return _tail_seconds([response.model])
+
+    async def unload(self, digest: str) -> None:
+        """Forget a bundle; an engine that is gone has forgotten it."""
+        with suppress(grpc.aio.AioRpcError, grpc.aio.UsageError):
+            await self._stub.UnloadBundle(
+                wire.UnloadBundleRequest(bundle_digest=digest), timeout=_LOAD_SECONDS
+            )
+
     async def close(self) -> None:
         """End the connection and the calls on it."""
         await self._channel.close()
@@ -161,15 +191,19 @@ def _facts(message: wire.DescribeEngineResponse) -> EngineFacts:
         device_name=message.device_name,
         torch_version=message.torch_version,
         compute_path=message.compute_path,
-        digests={item.model: item.bundle_digest for item in message.models},
-        tail_seconds={
-            item.model: item.tail_example_seconds
-            for item in message.models
-            if item.tail_example_seconds > 0
-        },
+        digests=frozenset(item.bundle_digest for item in message.models),
+        tail_seconds=_tail_seconds(message.models),
         compiling_step_count=message.compiling_step_count,
         device_count=message.device_count,
     )
+
+
+def _tail_seconds(models: Iterable[wire.EngineModel]) -> dict[str, float]:
+    return {
+        item.bundle_digest: item.tail_example_seconds
+        for item in models
+        if item.tail_example_seconds > 0
+    }
 
 
 def _request(task: EngineTask) -> wire.AdaptRequest:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from kshot.server.config import ServerConfig
@@ -44,9 +45,10 @@ class EnginePool:
     first cannot, and becomes what `size` measures; on GPUs it is one engine for each.
     """
 
-    def __init__(self, config: ServerConfig, digests: Mapping[str, str]) -> None:
+    def __init__(self, config: ServerConfig, bundles: Mapping[str, Path]) -> None:
+        """Start nothing; `bundles` are folders by the digests of what is in them."""
         self._config = config
-        self._digests = digests
+        self._bundles = dict(bundles)
         self._engines: list[EngineSupervisor] = []
         self._active = max(1, config.engines)
         self._ready = asyncio.Event()
@@ -77,7 +79,7 @@ class EnginePool:
 
     @property
     def tail_seconds(self) -> Mapping[str, float]:
-        """Return the seconds of a tail's step for each example, by model, as last measured."""
+        """Return the seconds of a tail's step for each example, by digest, as last measured."""
         return self._tail_seconds
 
     async def start(self) -> EngineFacts:
@@ -101,13 +103,37 @@ class EnginePool:
                     await self._ready.wait()
             except TimeoutError:
                 raise EngineUnavailable from None
-        ready = [engine for engine in self._engines if engine.facts is not None]
+        ready = [engine for engine in self._engines if _knows(engine, task.bundle_digest)]
         # One that does not answer leaves its place to the spare.
         able = sorted(ready, key=lambda engine: engine.load[0])[: self._active]
-        if not able:  # it has ended again
+        if not able:  # it has ended again, or loads this bundle
             raise EngineUnavailable
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - asked))
         return await min(able, key=lambda engine: engine.load).adapt(task, left)
+
+    async def load_bundle(self, digest: str, path: Path) -> None:
+        """Let all engines load a further bundle while they adapt; those that start later do too.
+
+        Raises `BundleError` if one refuses it, and `EngineUnavailable` if there is none; then no
+        engine keeps it.
+        """
+        ready = [engine for engine in self._engines if engine.facts is not None]
+        outcomes = await asyncio.gather(
+            *(engine.load_bundle(digest, path) for engine in ready), return_exceptions=True
+        )
+        failures = [each for each in outcomes if isinstance(each, BaseException)]
+        # One that ended meanwhile loads it when it starts again.
+        serious = [each for each in failures if not isinstance(each, EngineUnavailable)]
+        if serious or len(failures) == len(ready):
+            await self.unload_bundle(digest)
+            raise serious[0] if serious else EngineUnavailable
+        self._bundles[digest] = path
+
+    async def unload_bundle(self, digest: str) -> None:
+        """Let all engines forget a bundle, and those that start later."""
+        self._bundles.pop(digest, None)
+        self._tail_seconds.pop(digest, None)
+        await asyncio.gather(*(engine.unload_bundle(digest) for engine in self._engines))
 
     async def size(self, measure: MeasureShare) -> None:
         """Find the number of engines where it is `auto`; `measure` adapts with the process given.
@@ -162,7 +188,7 @@ class EnginePool:
         )
 
     def _add(self, setting: EngineSetting) -> EngineSupervisor:
-        engine = EngineSupervisor(self._config, self._digests, setting, self._on_change)
+        engine = EngineSupervisor(self._config, self._bundles, setting, self._on_change)
         self._engines.append(engine)
         return engine
 
@@ -189,3 +215,7 @@ class EnginePool:
             self._ready.set()
         else:
             self._ready.clear()
+
+
+def _knows(engine: EngineSupervisor, digest: str) -> bool:
+    return engine.facts is not None and digest in engine.facts.digests

@@ -6,9 +6,10 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.client import EngineClient, EngineFacts
@@ -25,8 +26,8 @@ class EngineSetting:
     """What an engine of several is started with.
 
     `gpu` counts from 0 among `gpu_count` that this process sees; None leaves all visible. The
-    greater its `niceness`, the sooner it leaves its core to the front. Of models in `tail_seconds`
-    the speed is known: the engine does not measure it.
+    greater its `niceness`, the sooner it leaves its core to the front. Of the digests in
+    `tail_seconds` the speed is known: the engine does not measure it.
     """
 
     gpu: int | None = None
@@ -54,8 +55,10 @@ class EngineProcess:
         self.client = client
 
     @classmethod
-    async def start(cls, config: ServerConfig, setting: EngineSetting) -> EngineProcess:
-        """Start an engine; raise `StartError` when its program cannot be run."""
+    async def start(
+        cls, config: ServerConfig, setting: EngineSetting, bundles: Sequence[Path]
+    ) -> EngineProcess:
+        """Start an engine of bundles; raise `StartError` when its program cannot be run."""
         try:
             folder = EngineFolder.make()
         except OSError as error:
@@ -65,10 +68,10 @@ class EngineProcess:
             ) from error
         socket = folder.path / "engine.sock"
         arguments = ["--socket", str(socket), "--device", config.device]
-        for bundle in config.bundles:
+        for bundle in bundles:
             arguments += ["--bundle", str(bundle)]
-        for model, seconds in setting.tail_seconds.items():
-            arguments += ["--tail-seconds", f"{model}={seconds!r}"]
+        for digest, seconds in setting.tail_seconds.items():
+            arguments += ["--tail-seconds", f"{digest}={seconds!r}"]
         if config.trace:
             arguments.append("--trace")
         if config.log_level != "info":

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
+from kshot.bundle import BundleError
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.client import EngineFacts, EngineResult, EngineTask
 from kshot.server.engine_link.process import EngineProcess, EngineSetting
@@ -30,16 +32,21 @@ class EngineSupervisor:
     def __init__(
         self,
         config: ServerConfig,
-        digests: Mapping[str, str],
+        bundles: Mapping[str, Path],
         setting: EngineSetting,
         on_change: Callable[[], None],
     ) -> None:
-        """Start nothing; `on_change` is called when there are other `facts`."""
+        """Start nothing; `on_change` is called when there are other `facts`.
+
+        `bundles` are the folders by their digests, which may change: an engine that starts later
+        loads those that are there then.
+        """
         self._config = config
-        self._digests = dict(digests)
+        self._bundles = bundles
         self._setting = setting
         self._on_change = on_change
         self._running = 0
+        self._loads = 0
         self.end_count = 0
         """How often an engine has ended by itself or was killed."""
         self._missed = 0
@@ -90,6 +97,23 @@ class EngineSupervisor:
         finally:
             self._running -= 1
 
+    async def load_bundle(self, digest: str, path: Path) -> None:
+        """Let the engine load a bundle; raise `BundleError` or `EngineUnavailable`."""
+        engine = self._engine
+        if engine is None or self._facts is None:
+            raise EngineUnavailable
+        tail_seconds = await engine.client.load(path, digest)
+        if engine is self._engine and (facts := self._facts) is not None:
+            self._loads += 1
+            known = {**facts.tail_seconds, **tail_seconds}
+            self._describe(replace(facts, digests=facts.digests | {digest}, tail_seconds=known))
+
+    async def unload_bundle(self, digest: str) -> None:
+        """Let the engine forget a bundle."""
+        if self._engine is not None and self._facts is not None:
+            self._describe(replace(self._facts, digests=self._facts.digests - {digest}))
+            await self._engine.client.unload(digest)
+
     async def stop(self) -> None:
         """Stop the engine and start no other."""
         if self._watch is not None:
@@ -99,12 +123,17 @@ class EngineSupervisor:
         await self._discard()
 
     async def _launch(self) -> EngineFacts:
-        log_event("engine_starting", models=sorted(self._digests))
-        self._engine = await EngineProcess.start(self._config, self._setting)
+        wanted = dict(self._bundles)
+        # A folder that is gone keeps nobody from adapting other models.
+        bundles = {digest: path for digest, path in wanted.items() if path.is_dir()}
+        log_event("engine_starting", models=sorted({path.parent.name for path in bundles.values()}))
+        self._engine = await EngineProcess.start(
+            self._config, self._setting, list(bundles.values())
+        )
         pid = self._engine.pid
         try:
             facts = await self._engine.ready(self._config.engine_start)
-            if dict(facts.digests) != self._digests:
+            if facts.digests != bundles.keys():
                 raise StartError(
                     "the engine has loaded other bundles than the front; "
                     "start again when their folders no longer change"
@@ -122,6 +151,11 @@ class EngineSupervisor:
             torch=facts.torch_version,
             compute_path=facts.compute_path,
         )
+        for digest in self._bundles.keys() - wanted.keys():  # they came while it started
+            try:
+                await self.load_bundle(digest, self._bundles[digest])
+            except (BundleError, EngineUnavailable) as error:
+                log_event("bundle_not_loaded", logging.ERROR, pid=pid, problem=str(error))
         return facts
 
     async def _keep_running(self) -> None:
@@ -161,9 +195,11 @@ class EngineSupervisor:
                 await asyncio.wait((ended,), timeout=seconds)
                 if ended.done():
                     return ended.result()
+                loads = self._loads
                 if facts := await engine.client.probe(seconds):
                     self._missed = 0
-                    self._describe(facts)
+                    if loads == self._loads:  # else it may not tell of the last
+                        self._describe(facts)
                 else:
                     self._missed += 1
             log_event("engine_hangs", logging.ERROR, pid=engine.pid, missed_probes=self._missed)

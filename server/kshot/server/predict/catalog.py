@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kshot.bundle import Bundle, BundleError, load_bundle, version_of_digest
 from kshot.server.errors import ModelChanged, ModelNotFound, StartError
 from kshot.server.predict.encoder import Encoder
 from kshot.server.predict.hot_set import HotSet
+from kshot.server.predict.opener import Opener
 from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
 from kshot.server.store.adapted_model import AdaptedModelRecord
 
+STABLE = "stable"
+"""The label of the version that a name alone means."""
+
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A bundle that is served under its name; `encoder` is None where its network sees images."""
+    """A version that is served; `encoder` is None where its network sees images."""
 
     bundle: Bundle
     predictor: Predictor
     encoder: Encoder | None = None
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, bundle: Bundle, opener: Opener, labels: tuple[str, ...] = ()) -> ServedModel:
+        """Open a bundle; raise `BundleError`."""
+        return cls(bundle, opener.predictor(bundle), opener.encoder(bundle), labels)
+
+    @property
+    def full_name(self) -> str:
+        """Return `NAME@VERSION`."""
+        return f"{self.bundle.manifest.name}@{self.bundle.manifest.version}"
 
     @property
     def image_mac_count(self) -> int:
@@ -30,89 +46,160 @@ class ServedModel:
         return self.predictor.mac_count + (0 if self.encoder is None else self.encoder.mac_count)
 
 
-class Catalog:
-    """The served models by name."""
+@dataclass(frozen=True)
+class _Served:
+    """Served versions by the names of requests, and by digest.
 
-    def __init__(
-        self,
-        models: Sequence[ServedModel],
-        open_model: Callable[[Bundle], ServedModel] | None = None,
-    ) -> None:
-        """Serve models; `open_model` opens other versions of their bundles when asked for."""
-        self._models = {model.bundle.manifest.name: model for model in models}
-        self._other_versions: dict[str, ServedModel | None] = {}
-        self._open = open_model
+    `others` has versions that stand beside these and were opened for an adapted model, None for
+    those that are not there.
+    """
+
+    defaults: Mapping[str, ServedModel]
+    names: Mapping[str, ServedModel]
+    digests: Mapping[str, ServedModel]
+    others: dict[str, ServedModel | None] = field(default_factory=dict)
+    opening: threading.Lock = field(default_factory=threading.Lock)
+
+    @staticmethod
+    def of(models: Sequence[ServedModel]) -> _Served:
+        """Name models; raise `StartError` if two are the same version."""
+        full_names = [model.full_name for model in models]
+        for name in full_names:
+            if full_names.count(name) > 1:
+                raise StartError(
+                    f"bundles: expected distinct versions, got {full_names.count(name)} bundles "
+                    f"{name}"
+                )
+        defaults: dict[str, ServedModel] = {}
+        for model in models:
+            name = model.bundle.manifest.name
+            defaults[name] = max(defaults.get(name, model), model, key=_precedence)
+        named = dict(zip(full_names, models, strict=True))
+        labelled = {
+            f"{model.bundle.manifest.name}@{label}": model
+            for model in models
+            for label in model.labels
+        }
+        digests = {model.bundle.digest: model for model in models}
+        return _Served(defaults, {**defaults, **named, **labelled}, digests)
+
+
+def _precedence(model: ServedModel) -> tuple[bool, int]:
+    return STABLE in model.labels, model.bundle.manifest.version
+
+
+class Catalog:
+    """The served models; `replace` changes them in one step, under calls that keep theirs.
+
+    Requests name a version as `NAME@VERSION` or `NAME@LABEL`. A `NAME` alone means the one labelled
+    `stable`, or else the highest.
+    """
+
+    def __init__(self, models: Sequence[ServedModel], opener: Opener | None = None) -> None:
+        """Serve models; `opener` opens other versions beside them when asked for."""
+        self._served = _Served.of(models)
+        self._opener = opener
 
     @classmethod
     def load(
         cls, paths: Sequence[Path], runtime: Runtime | None = None, hot_set: HotSet | None = None
     ) -> Catalog:
-        """Open bundles; raise `BundleError`, or `StartError` if two have the same name.
-
-        Their predictors compute with `runtime` and share the sessions of `hot_set`; bundles of the
-        same encoder share its session.
-        """
-        bundles = [load_bundle(path) for path in paths]
-        names = [bundle.manifest.name for bundle in bundles]
-        for name in names:
-            if names.count(name) > 1:
-                raise StartError(
-                    f"bundles: expected distinct names, got {names.count(name)} bundles named "
-                    f"{name!r}"
-                )
-        runtime = runtime or Runtime()
-        encoders: dict[Hashable, Encoder] = {}
-
-        def open_model(bundle: Bundle) -> ServedModel:
-            manifest, encoder = bundle.manifest, None
-            if manifest.encoder is not None:
-                shapes = manifest.input.shape, manifest.encoder, manifest.tail
-                key = bundle.encoder_digest, shapes
-                encoder = encoders[key] = encoders.get(key) or Encoder(bundle, runtime)
-            return ServedModel(bundle, Predictor(bundle, runtime, hot_set), encoder)
-
-        return cls([open_model(bundle) for bundle in bundles], open_model)
+        """Open bundles; raise `BundleError`, or `StartError` if two are the same version."""
+        opener = Opener(runtime or Runtime(), hot_set)
+        return cls([ServedModel.open(load_bundle(path), opener) for path in paths], opener)
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(self._models.values())
+        """Go through the versions that names alone mean."""
+        return iter(self._served.defaults.values())
 
     def __contains__(self, name: str) -> bool:
-        return name in self._models
+        return name in self._served.names
 
     @property
-    def digests(self) -> dict[str, str]:
-        """Return the digest of each model's bundle."""
-        return {name: model.bundle.digest for name, model in self._models.items()}
+    def versions(self) -> Sequence[ServedModel]:
+        """Return all served versions, of each name first the one that it means."""
+        served = self._served
+        places = {name: place for place, name in enumerate(served.defaults)}
+        defaults = {model.bundle.digest for model in served.defaults.values()}
+
+        def order(model: ServedModel) -> tuple[int, bool, int]:
+            manifest = model.bundle.manifest
+            other = model.bundle.digest not in defaults
+            return places[manifest.name], other, -manifest.version
+
+        return sorted(served.digests.values(), key=order)
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Return the folders of the served versions by their digests."""
+        return {model.bundle.digest: model.bundle.path for model in self.versions}
+
+    def name_of(self, model: ServedModel) -> str:
+        """Return a name that means this version as long as it is served so: the shortest."""
+        name = model.bundle.manifest.name
+        default = self._served.defaults.get(name)
+        same = default is not None and default.bundle.digest == model.bundle.digest
+        return name if same else model.full_name
+
+    @property
+    def by_name(self) -> dict[str, ServedModel]:
+        """Return all served versions by the names that requests use."""
+        return {self.name_of(model): model for model in self.versions}
 
     @property
     def max_way(self) -> int:
         """Return the greatest number of classes that any model takes."""
-        return max(model.bundle.manifest.limits.max_way for model in self)
+        return max(model.bundle.manifest.limits.max_way for model in self.versions)
+
+    def replace(self, models: Sequence[ServedModel]) -> None:
+        """Serve other models from now on; raise `StartError` as the start does."""
+        self._served = _Served.of(models)
 
     def find(self, name: str) -> ServedModel:
         """Return a model; raise `ModelNotFound`."""
-        if name not in self._models:
-            raise ModelNotFound(name, sorted(self._models))
-        return self._models[name]
+        served = self._served
+        if name not in served.names:
+            raise ModelNotFound(name, sorted(map(self.name_of, served.digests.values())))
+        return served.names[name]
 
-    def behind(self, adapted: AdaptedModelRecord) -> ServedModel:
-        """Return the model that was adapted; raise `ModelChanged` if it is no longer served.
+    def at_hand(self, adapted: AdaptedModelRecord) -> ServedModel | None:
+        """Return the version that was adapted if it is open; never waits."""
+        served = self._served
+        return served.digests.get(adapted.bundle_digest) or served.others.get(adapted.bundle_digest)
 
-        An adapted model of another version is answered by that version, if it still stands beside
-        the served one. It is opened at the first call.
-        """
-        model = self._models.get(adapted.model)
-        if model is not None and model.bundle.digest != adapted.bundle_digest:
-            model = self._other_version(model.bundle, adapted.bundle_digest)
-        if model is None:
-            raise ModelChanged(adapted.id, adapted.model)
+    def serving(self, adapted: AdaptedModelRecord) -> ServedModel:
+        """Return the version that was adapted, for engines too; raise `ModelChanged`."""
+        served = self._served
+        if (model := served.digests.get(adapted.bundle_digest)) is None:
+            raise self._changed(served, adapted)
         return model
 
-    def _other_version(self, served: Bundle, digest: str) -> ServedModel | None:
-        if digest not in self._other_versions and self._open is not None:
-            self._other_versions[digest] = None  # it is looked for once
-            folder = version_of_digest(served.path, digest)
-            with suppress(BundleError):  # a damaged one is not served
-                if folder is not None:
-                    self._other_versions[digest] = self._open(load_bundle(folder))
-        return self._other_versions.get(digest)
+    def behind(self, adapted: AdaptedModelRecord) -> ServedModel:
+        """Return the version that was adapted; raise `ModelChanged` if it is no longer served.
+
+        One that is not served answers nevertheless if it still stands beside a served version. It
+        is opened at the first call, which blocks.
+        """
+        served = self._served
+        model = self.at_hand(adapted) or self._beside(served, adapted)
+        if model is None:
+            raise self._changed(served, adapted)
+        return model
+
+    def _changed(self, served: _Served, adapted: AdaptedModelRecord) -> ModelChanged:
+        instead = served.defaults.get(adapted.model)
+        return ModelChanged(adapted.id, adapted.model, "" if instead is None else instead.full_name)
+
+    def _beside(self, served: _Served, adapted: AdaptedModelRecord) -> ServedModel | None:
+        digest, default = adapted.bundle_digest, served.defaults.get(adapted.model)
+        if default is None or self._opener is None:
+            return None
+        with served.opening:
+            if digest not in served.others:
+                served.others[digest] = None  # it is looked for once
+                folder = version_of_digest(default.bundle.path, digest)
+                with suppress(BundleError):  # a damaged one is not served
+                    if folder is not None:
+                        opened = ServedModel.open(load_bundle(folder), self._opener)
+                        served.others[digest] = opened
+            return served.others[digest]

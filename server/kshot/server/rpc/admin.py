@@ -1,13 +1,41 @@
 """`kshot.v1.AdminService`, thin over the front; the gate lets administrators in alone."""
+# ruff: noqa: N802 -- methods are named as in the .proto
 
 from __future__ import annotations
 
+from typing import Any
+
+import grpc
+
+from kshot.server.bundles.reload import Opened, Reload
 from kshot.server.front import Front
+from kshot.v1 import admin_pb2 as wire
 from kshot.v1 import admin_pb2_grpc as wire_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AdminServicer(wire_grpc.AdminServiceServicer):
     """The service; a method that is not here is answered with UNIMPLEMENTED."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Front, reload: Reload) -> None:
         self._front = front
+        self._reload = reload
+
+    async def ReloadBundles(
+        self, _request: wire.ReloadBundlesRequest, _context: Context
+    ) -> wire.ReloadBundlesResponse:
+        """Read the bundles again."""
+        opened = await self._reload.reload()
+        return wire.ReloadBundlesResponse(bundles=map(_served_bundle, opened))
+
+
+def _served_bundle(opened: Opened) -> wire.ServedBundle:
+    bundle = opened.model.bundle
+    return wire.ServedBundle(
+        model=bundle.manifest.name,
+        version=bundle.manifest.version,
+        bundle_digest=bundle.digest,
+        labels=opened.model.labels,
+        loaded=opened.loaded,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from kshot.bundle import Manifest, useful_side
 from kshot.server.access.limits import UNLIMITED, Limits
@@ -17,16 +17,16 @@ from kshot.v1 import adaptation_pb2 as wire
 
 
 def capabilities_message(
-    models: Iterable[ServedModel],
+    models: Mapping[str, ServedModel],
     config: ServerConfig,
     facts: EngineFacts | None,
     tenant: tuple[str, Limits] = ("", UNLIMITED),
 ) -> wire.GetCapabilitiesResponse:
-    """Describe models, the limits of the server and of a tenant, and the engine if there is one."""
+    """Describe models by name, the limits of server and tenant, and the engine if there is one."""
     name, limits = tenant
     return wire.GetCapabilitiesResponse(
         server_version=server_version(),
-        models=[_model(model, config) for model in models],
+        models=[_model(name, model, config) for name, model in models.items()],
         limits=wire.ServerLimits(
             max_message_bytes=config.max_message_bytes,
             max_image_pixels=config.max_image_pixels,
@@ -58,11 +58,11 @@ def _engine(facts: EngineFacts) -> wire.EngineDescription:
     )
 
 
-def _model(model: ServedModel, config: ServerConfig) -> wire.ModelCapabilities:
+def _model(name: str, model: ServedModel, config: ServerConfig) -> wire.ModelCapabilities:
     manifest = model.bundle.manifest
     limits = manifest.limits
     return wire.ModelCapabilities(
-        model=manifest.name,
+        model=name,
         version=manifest.version,
         bundle_digest=model.bundle.digest,
         input_shape=manifest.input.shape,
@@ -84,6 +84,7 @@ def _model(model: ServedModel, config: ServerConfig) -> wire.ModelCapabilities:
         encoder_digest=model.bundle.encoder_digest or "",
         encoded_shape=() if manifest.encoder is None else manifest.encoder.output_shape,
         max_useful_side=useful_side(manifest.input),
+        labels=model.labels,
         step_count_by_shot=[
             wire.StepCountRule(max_shot=rule.max_shot, step_count=rule.step_count)
             for rule in manifest.inner_loop.step_count_by_shot or ()

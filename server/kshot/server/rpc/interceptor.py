@@ -69,7 +69,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self,
         services: Iterable[str],
         config: ServerConfig,
-        max_fields: int,
+        max_fields: Callable[[], int],
         guards: Guards,
         observer: CallObserver,
     ) -> None:

@@ -30,7 +30,7 @@ Parse = Callable[[bytes], Any]
 
 def max_fields(catalog: Catalog) -> int:
     """Return how many fields a message may have: twice what any request to a model can need."""
-    limits = [model.bundle.manifest.limits for model in catalog]
+    limits = [model.bundle.manifest.limits for model in catalog.versions]
     most = max(2 * each.max_support_count + each.max_query_count + each.max_way for each in limits)
     return max(_LEAST_FIELDS, 2 * most)
 
@@ -38,7 +38,8 @@ def max_fields(catalog: Catalog) -> int:
 class MessageReader:
     """Parses messages; a call holds room for the bytes of its message until it has ended."""
 
-    def __init__(self, max_bytes: int, max_fields: int) -> None:
+    def __init__(self, max_bytes: int, max_fields: Callable[[], int]) -> None:
+        """Take messages of so many bytes and fields; the number of fields may change."""
         self._room = Shares(_AT_ONCE * max_bytes)
         self._max_fields = max_fields
         self._parsing = asyncio.Lock()
@@ -71,10 +72,11 @@ class MessageReader:
             return parse(content)
         descriptor = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined] # a message's class
         numbers = _NUMBERS.get(descriptor.full_name, 0)
-        if not holds_at_most(content, descriptor, self._max_fields, numbers):
+        max_fields = self._max_fields()
+        if not holds_at_most(content, descriptor, max_fields, numbers):
             raise InvalidRequest.about(
                 "request",
-                f"expected at most {self._max_fields} items, labels and other fields in all, "
+                f"expected at most {max_fields} items, labels and other fields in all, "
                 f"got more; send fewer at a time{', or as raw contents' if numbers else ''}",
             )
         return parse(content)

@@ -165,7 +165,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         """Describe the server."""
         front = self._front
         tenant = current_tenant(), front.quotas.limits
-        return capabilities_message(front.models, front.config, front.engine.facts, tenant)
+        return capabilities_message(front.named_models, front.config, front.engine.facts, tenant)
 
     async def _with_predictions(
         self, response: Response, answers: Answers, class_names: Sequence[str], query: PredictInput

@@ -7,7 +7,7 @@ import base64
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
@@ -156,6 +156,10 @@ class KeptModels:
                 self._cache.discard(model_id)
 
         await self._about(model_id, forget)
+
+    def forget_bundles(self, digests: Collection[str]) -> None:
+        """Free the memory of adapted models of bundles; they stay in the store."""
+        self._cache.discard_of(digests)
 
     def _load(self, model_id: str, tenant: str) -> CachedModel:
         """Return an adapted model from the store, its arrays from memory if possible; blocks."""

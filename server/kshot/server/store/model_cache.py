@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -84,6 +84,17 @@ class ModelCache:
             self._loading.pop(model_id, None)
             dropped = self._drop(model_id)
         del dropped  # freeing it may take a while
+
+    def discard_of(self, bundle_digests: Collection[str]) -> None:
+        """Drop the adapted models of bundles."""
+        with self._lock:
+            ids = [
+                model_id
+                for model_id, held in self._kept.items()
+                if held.model.bundle_digest in bundle_digests
+            ]
+        for model_id in ids:
+            self.discard(model_id)
 
     def _finish(
         self, model_id: str, future: Future[CachedModel], held: CachedModel | None = None

@@ -1,0 +1,155 @@
+"""Versions of bundles on a server: their names, their change while it serves, what stays."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from kshot.bundle import Bundle
+from kshot.server.access.access_file import change_access
+from kshot.server.access.key import Role, new_key
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1 import admin_pb2 as admin_wire
+from kshot.v1.admin_pb2_grpc import AdminServiceStub
+
+Make = Callable[..., Any]
+WriteVersion = Callable[..., Bundle]
+StartServer = Callable[..., AbstractContextManager[Any]]
+
+WAIT = 906
+UNLOADABLE = 66
+
+
+@dataclass
+class Versioned:
+    """A server of a repository, and calls with an administrator's key."""
+
+    server: Any
+    root: Path
+    metadata: Any
+
+    def label(self, labels: str) -> None:
+        (self.root / "tiny" / "labels.json").write_text(labels)
+
+    def reload(self) -> list[tuple[int, list[str], bool]]:
+        stub = AdminServiceStub(self.server.channel)
+        request = admin_wire.ReloadBundlesRequest()
+        answer = stub.ReloadBundles(request, timeout=30, metadata=self.metadata)
+        assert {bundle.model for bundle in answer.bundles} == {"tiny"}
+        return [(each.version, list(each.labels), each.loaded) for each in answer.bundles]
+
+    def adapt(self, request: wire.AdaptRequest, model: str) -> wire.AdaptedModel:
+        request.model = model
+        answer = self.server.stub.Adapt(request, timeout=30, metadata=self.metadata)
+        return answer.adapted_model  # type: ignore[no-any-return]  # a stub without types
+
+    def predict(self, model_id: str, queries: wire.Images) -> wire.PredictResponse:
+        request = wire.PredictRequest(adapted_model=model_id, queries=queries)
+        return self.server.stub.Predict(request, timeout=30, metadata=self.metadata)  # type: ignore[no-any-return]  # a stub without types
+
+    def served(self) -> dict[str, tuple[int, list[str]]]:
+        request = wire.GetCapabilitiesRequest()
+        answer = self.server.stub.GetCapabilities(request, timeout=30, metadata=self.metadata)
+        return {each.model: (each.version, list(each.labels)) for each in answer.models}
+
+    def serving(self) -> bool:
+        stub = health_pb2_grpc.HealthStub(self.server.channel)
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=""), timeout=30)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+@pytest.fixture
+def versioned(
+    start_server: StartServer, write_version: WriteVersion, tmp_path: Path
+) -> Iterator[Versioned]:
+    """A server of the tiny model in versions 1, which is stable, and 2."""
+    root, access = tmp_path / "repository", tmp_path / "access.json"
+    key, text = new_key("operator", Role.ADMIN, None, datetime.now(UTC))
+    change_access(access, lambda file: replace(file, keys=(key,)), create=True)
+    for version in (1, 2):
+        write_version(root, version)
+    (root / "tiny" / "labels.json").write_text('{"stable": 1}')
+    settings: dict[str, Any] = {"repositories": (root,), "bundles": (), "poll_repository": 0.0}
+    with start_server(access=access, **settings) as server:
+        yield Versioned(server, root, [("authorization", f"Bearer {text}")])
+
+
+def test_versions_change_while_a_server_serves(
+    versioned: Versioned,
+    write_version: WriteVersion,
+    adapt_request: Make,
+    queries: Make,
+    refusal: Make,
+) -> None:
+    assert versioned.served() == {"tiny": (1, ["stable"]), "tiny@2": (2, [])}
+    digests = {
+        name: versioned.adapt(adapt_request(), name).bundle_digest
+        for name in ("tiny", "tiny@stable", "tiny@1", "tiny@2")
+    }
+    assert digests["tiny"] == digests["tiny@stable"] == digests["tiny@1"] != digests["tiny@2"]
+    refused = refusal(lambda: versioned.adapt(adapt_request(), "tiny@3"))
+    assert refused.reason == "MODEL_NOT_FOUND"
+    assert "expected one of tiny, tiny@2" in refused.text
+    kept = versioned.adapt(adapt_request(), "tiny")
+    before = versioned.predict(kept.id, queries())
+
+    newer = write_version(versioned.root, 3)
+    versioned.label('{"stable": 3, "old": 1}')
+    assert versioned.reload() == [(1, ["old"], False), (2, [], False), (3, ["stable"], True)]
+
+    assert versioned.served() == {
+        "tiny": (3, ["stable"]),
+        "tiny@2": (2, []),
+        "tiny@1": (1, ["old"]),
+    }
+    assert versioned.adapt(adapt_request(), "tiny").bundle_digest == newer.digest
+    assert versioned.predict(kept.id, queries()).probabilities == before.probabilities
+
+    unloadable = write_version(versioned.root, UNLOADABLE)
+    refused = refusal(versioned.reload)
+    assert "tiny/66: the engine: its network is another" in refused.violations["bundles"]
+    assert list(versioned.served()) == ["tiny", "tiny@2", "tiny@1"]
+    assert versioned.serving()
+    assert versioned.adapt(adapt_request(), "tiny@2").bundle_digest == digests["tiny@2"]
+
+    shutil.rmtree(unloadable.path)
+    shutil.rmtree(versioned.root / "tiny" / "1")
+    versioned.label('{"stable": 3}')
+    assert versioned.reload() == [(2, [], False), (3, ["stable"], False)]
+    refused = refusal(lambda: versioned.predict(kept.id, queries()))
+    assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "MODEL_CHANGED")
+    assert refused.details["ErrorInfo"].metadata["served"] == "tiny@3"
+
+
+def test_a_call_that_has_begun_keeps_its_version(
+    versioned: Versioned,
+    adapt_request: Make,
+    queries: Make,
+    refusal: Make,
+    wait_arrival: Callable[[], str],
+    let_go: Callable[[], int],
+) -> None:
+    digest = versioned.adapt(adapt_request(), "tiny@2").bundle_digest
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(versioned.adapt, adapt_request(seed=WAIT), "tiny@2")
+        wait_arrival()
+        shutil.rmtree(versioned.root / "tiny" / "2")
+        assert versioned.reload() == [(1, ["stable"], False)]
+        with pytest.raises(grpc.RpcError):
+            versioned.adapt(adapt_request(), "tiny@2")
+        let_go()
+        adapted = waiting.result()
+
+    assert adapted.bundle_digest == digest
+    refused = refusal(lambda: versioned.predict(adapted.id, queries()))
+    assert refused.details["ErrorInfo"].metadata["served"] == "tiny@1"
