@@ -124,6 +124,13 @@ class _EngineCount(click.ParamType[int]):
     "be moved away at any time.",
 )
 @click.option(
+    "--store-key",
+    type=click.Path(path_type=Path),
+    envvar="KSHOT_STORE_KEY",
+    help="File of keys, 32 bytes in base64 a line: the first encrypts adapted models and their "
+    "support sets on disk, all of them decrypt.",
+)
+@click.option(
     "--insecure",
     is_flag=True,
     envvar="KSHOT_INSECURE",

@@ -59,6 +59,8 @@ class ServerConfig:
     """The file that lists what was done to keys, bundles, adapted models and tenants, if any."""
     repositories: tuple[Path, ...] = ()
     """Folders of which all bundles NAME/VERSION are served."""
+    store_key: Path | None = None
+    """The file with the keys that encrypt what the store keeps of images, if any."""
     insecure: bool = False
     """Whether other machines may reach the server without encryption or keys."""
     metrics: str = ""

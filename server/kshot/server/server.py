@@ -50,6 +50,7 @@ from kshot.server.rpc.transport import quiet_grpc, transport_options
 from kshot.server.store.failures import StoreFailed
 from kshot.server.store.kept_models import KeptModels
 from kshot.server.store.model_cache import ModelCache
+from kshot.server.store.sealing import Seals
 from kshot.server.store.store import LocalStore
 from kshot.server.watch.opening import answering_scrapes, observing
 from kshot.server.watch.statistics import Watched
@@ -124,6 +125,7 @@ async def running(
                 config.store,
                 max_count=config.max_adapted_models,
                 max_bytes=config.max_adapted_bytes,
+                seals=None if config.store_key is None else Seals.read(config.store_key),
             )
         )
         decoders = Decoders()

@@ -18,8 +18,10 @@ import safetensors.numpy
 
 from kshot.bundle import TAIL_MIX
 from kshot.server.store.adapted_model import TAIL, AdaptedArrays, AdaptedModelRecord, Arrays
+from kshot.server.store.failures import StoreFailed
 from kshot.server.store.kept_support import KeptSupport, PackedImages
 from kshot.server.store.rows import parse_record, record_text
+from kshot.server.store.sealing import Seals, unknown_key
 
 _PARAMETERS = "parameters."
 _STATISTICS = "statistics."
@@ -33,6 +35,7 @@ _LEVELS = "examples.levels"
 _BASIS = _SPAN + "basis"
 _HALVES, _MIX = _PARAMETERS + TAIL, _PARAMETERS + TAIL_MIX
 _RECORD, _DIGEST = "record", "digest"
+_SEALED, _KEY = "sealed", "key"
 _UNSET = b"0" * 64  # stands for the digest while it is computed
 _HAS_DIGEST = re.compile(rb'"digest":"(.{64})"', re.DOTALL)
 
@@ -50,9 +53,16 @@ class Content:
         return sum(map(len, self.parts))
 
 
-def model_content(model: AdaptedModelRecord, arrays: AdaptedArrays) -> Content:
-    """Return the content of an adapted model's file."""
-    return _digested(arrays_bytes(arrays, {_RECORD: record_text(model), _DIGEST: _UNSET.decode()}))
+def model_content(
+    model: AdaptedModelRecord, arrays: AdaptedArrays, seals: Seals | None = None
+) -> Content:
+    """Return the content of an adapted model's file; with `seals` only they read the arrays."""
+    metadata = {_RECORD: record_text(model), _DIGEST: _UNSET.decode()}
+    if seals is None:
+        return _digested(arrays_bytes(arrays, metadata))
+    sealed = np.frombuffer(seals.seal(arrays_bytes(arrays), _about(model)), np.uint8)
+    metadata[_KEY] = seals.newest
+    return _digested(safetensors.numpy.save({_SEALED: sealed}, metadata))
 
 
 def _digested(content: bytes, *more: memoryview) -> Content:
@@ -66,7 +76,9 @@ def with_record(content: bytes, model: AdaptedModelRecord) -> Content:
     """Return a file's content, of any release, with another record and its digest."""
     length = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(_header(content))
-    header["__metadata__"] = {_RECORD: record_text(model), _DIGEST: _UNSET.decode()}
+    told = header.get("__metadata__", {})
+    kept = {_KEY: told[_KEY]} if _KEY in told else {}
+    header["__metadata__"] = {_RECORD: record_text(model), _DIGEST: _UNSET.decode(), **kept}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return _digested(len(text).to_bytes(8, "little") + text, memoryview(content)[length:])
@@ -155,6 +167,22 @@ def _kept_type(name: str, array: npt.NDArray[np.float32]) -> type[np.floating[An
     with np.errstate(over="ignore"):
         same = np.array_equal(array.astype(np.float16).astype(np.float32), array)
     return np.float16 if same else np.float32
+
+
+def opened(content: bytes, model: AdaptedModelRecord, seals: Seals | None) -> bytes:
+    """Return a file's content with its arrays readable; raise `StoreFailed` without their key."""
+    name = json.loads(_header(content)).get("__metadata__", {}).get(_KEY)
+    if name is None:
+        return content
+    if seals is None:
+        raise StoreFailed(unknown_key(name))
+    sealed = safetensors.numpy.load(content)[_SEALED].tobytes()
+    return seals.open(name, sealed, _about(model))
+
+
+def _about(model: AdaptedModelRecord) -> bytes:
+    """Return what a sealed file belongs to: it opens in no other's place."""
+    return json.dumps([model.tenant, model.id, model.adaptation_digest]).encode()
 
 
 def parse_arrays(content: bytes) -> AdaptedArrays:

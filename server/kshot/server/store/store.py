@@ -19,13 +19,20 @@ from kshot.server.errors import (
 )
 from kshot.server.event_log import short_id
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.content import content_digest, model_content, parse_arrays, with_record
+from kshot.server.store.content import (
+    content_digest,
+    model_content,
+    opened,
+    parse_arrays,
+    with_record,
+)
 from kshot.server.store.failures import suppress_full_disk, system_errors
 from kshot.server.store.files import checked_id
 from kshot.server.store.folder import StoreFolder
 from kshot.server.store.graves import Graves
 from kshot.server.store.page_token import page_token, parse_page_token
 from kshot.server.store.rows import AnsweredRequest, Row
+from kshot.server.store.sealing import Seals
 
 # How often the clocks are noted for the next start.
 _NOTE_SECONDS = 600.0
@@ -51,11 +58,13 @@ class LocalStore:
         self,
         folder: StoreFolder,
         caps: tuple[int, int],
+        seals: Seals | None = None,
     ) -> None:
         self._folder = folder
         self._files = folder.files
         self._index = folder.index
         self._caps = caps
+        self._seals = seals
         self._clock = folder.clock
         self._lock = threading.RLock()
         # Held while a sweep removes files, which takes long: never acquired under the other lock.
@@ -75,12 +84,13 @@ class LocalStore:
         max_count: int,
         max_bytes: int,
         clock: Callable[[], float] | None = None,
+        seals: Seals | None = None,
     ) -> LocalStore:
         """Open a folder, create it if necessary, and mend it; raise `StartError`.
 
-        `clock` takes the place of the machine's clocks.
+        `clock` takes the place of the machine's clocks; `seals` encrypt the models' arrays.
         """
-        store = cls(StoreFolder.open(path, clock), (max_count, max_bytes))
+        store = cls(StoreFolder.open(path, clock), (max_count, max_bytes), seals)
         with suppress(sqlite3.Error):  # a full disk: deletions are to make room
             store._note_clocks()
             store._index.hold_room()
@@ -118,7 +128,7 @@ class LocalStore:
         malformed id or one that was used before; then nothing of it is left.
         """
         checked_id(model.id)
-        content = model_content(model, arrays)
+        content = model_content(model, arrays, self._seals)
         model = replace(model, size_bytes=content.size_bytes)
         row = Row.of(model, content.sha256)
         self._reserve(model.id, model.size_bytes)
@@ -157,13 +167,13 @@ class LocalStore:
         row = self._live_row(model_id, tenant)
         with system_errors():
             if (content := self._whole(row)) is not None:
-                return parse_arrays(content)
+                return self._arrays(row, content)
             with self._lock:
                 # The file of a model that was deleted meanwhile is missing, not damaged, and that
                 # of one that has just been put gets its name under the lock.
                 row = self._live_row(model_id, tenant)
                 if (content := self._whole(row)) is not None:
-                    return parse_arrays(content)
+                    return self._arrays(row, content)
                 self._files.quarantine(model_id)
                 self._index.mark_damaged(model_id)
                 self.events.quarantined_count += 1
@@ -301,6 +311,9 @@ class LocalStore:
         except FileNotFoundError:
             return None
         return content if content_digest(content) == row.sha256 else None
+
+    def _arrays(self, row: Row, content: bytes) -> AdaptedArrays:
+        return parse_arrays(opened(content, row.adapted_model, self._seals))
 
     def _note_clocks(self) -> None:
         seen = self._clock.seen()
