@@ -58,6 +58,7 @@ from kshot.server.request.images import (
     thumbnails,
 )
 from kshot.server.request.inputs import AdaptInput, Images, PredictInput
+from kshot.server.request.list_filter import parse_filter
 from kshot.server.request.options import TtlLimits
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
@@ -255,13 +256,17 @@ class Front:
             return adapted, answers
 
     async def page(
-        self, page_size: int, page_token: str, model: str
+        self, page_size: int, page_token: str, model: str, text: str = ""
     ) -> tuple[Sequence[AdaptedModelRecord], str]:
-        """Return a page of records as `KeptModels.page` does, of few where names are long."""
+        """Return a page of records as `KeptModels.page` does, of few where names are long.
+
+        `text` is the filter.
+        """
+        wanted = parse_filter(text)
         if page_size >= 0:
             size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
             page_size = await self.answer_room.hold_page(size, self.catalog.max_way)
-        return await self.kept_models.page(page_size, page_token, model)
+        return await self.kept_models.page(page_size, page_token, model, wanted)
 
     async def export(
         self, adapted_model: str, mode: BatchNormMode | None, violations: Violations

@@ -244,6 +244,23 @@ def test_update_moves_the_expiry(
     assert abs(again.expire_time.ToNanoseconds() - first.expire_time.ToNanoseconds()) < 1000
 
 
+def test_list_keeps_what_fits_the_filter(stub: AdaptationServiceStub, adapt_request: Make) -> None:
+    def listed(text: str) -> list[str]:
+        request = wire.ListAdaptedModelsRequest(filter=text, page_size=100)
+        return [model.id for model in stub.ListAdaptedModels(request, timeout=30).adapted_models]
+
+    model = stub.Adapt(adapt_request(way=5, shot=1), timeout=30).adapted_model
+    digest = f'bundle_digest = "{model.bundle_digest}"'
+
+    assert model.id in listed(f'class_name = "class 4" AND {digest}')
+    assert model.id not in listed('class_name = "class 9"')
+    now = 'create_time > "2000-01-01T00:00:00Z"'
+    assert model.id in listed(now)
+    with pytest.raises(grpc.RpcError, match="expected one of create_time") as caught:
+        listed("colour = 1")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_a_model_tells_what_made_it(stub: AdaptationServiceStub, adapt_request: Make) -> None:
     first = stub.Adapt(adapt_request(way=3, shot=2), timeout=30).adapted_model
     again = stub.Adapt(adapt_request(way=3, shot=2, seed=1), timeout=30).adapted_model

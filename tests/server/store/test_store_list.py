@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from kshot.server.errors import InvalidRequest
+from kshot.server.request.list_filter import parse_filter
+from kshot.server.store import store as store_module
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import LocalStore
 
@@ -79,3 +82,60 @@ def test_a_token_is_for_the_list_that_gave_it(
     with pytest.raises(InvalidRequest):
         store.list(2, token)
     assert len(store.list(2, token, model="tiny")[0]) == 1
+
+
+def ids(store: LocalStore, text: str, size: int = 10) -> list[str]:
+    """Return the ids of all pages."""
+    found, token = [], ""
+    while True:
+        page, token = store.list(size, token, wanted=parse_filter(text))
+        found += [model.id for model in page]
+        assert len(page) <= size
+        if not token:
+            return found
+
+
+def test_a_filter_keeps_what_fits_all_terms(
+    store: LocalStore, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    for index in range(6):
+        model = make_model(f"m{index}", create_time=float(index), expire_time=2000.0 + index)
+        names = ("cat", "dog") if index % 2 else ("bird", "dog")
+        store.put(replace(model, class_names=names, bundle_digest=f"{index // 3}"), make_arrays())
+
+    assert ids(store, 'class_name = "cat"') == ["m1", "m3", "m5"]
+    assert ids(store, 'class_name = "cat"', size=1) == ["m1", "m3", "m5"]
+    assert ids(store, 'class_name = "cat" AND class_name = "dog" AND bundle_digest = "0"') == ["m1"]
+    assert ids(store, 'class_name = "cat" AND class_name = "bird"') == []
+    assert ids(store, 'create_time < "1970-01-01T00:00:02Z"', size=1) == ["m0", "m1"]
+    assert ids(store, 'expire_time >= "1970-01-01T00:33:24.5Z"') == ["m5"]
+    size = store.get("m0").size_bytes
+    assert ids(store, f"size_bytes = {size}") == [f"m{index}" for index in range(6)]
+    assert ids(store, f"size_bytes > {size}") == []
+
+
+def test_a_filter_that_finds_little_gives_the_others_their_turn(
+    store: LocalStore,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A page may then be empty before the end."""
+    monkeypatch.setattr(store_module, "AT_ONCE", 2)
+    monkeypatch.setattr(store_module, "_ROUNDS", 2)
+    for index in range(7):
+        model = make_model(f"m{index}", create_time=float(index))
+        names = ("cat",) if index == 6 else ("dog",)
+        store.put(replace(model, class_names=names), make_arrays())
+
+    wanted = parse_filter('class_name = "cat"')
+    page, token = store.list(5, wanted=wanted)
+    assert page == []
+    page, end = store.list(5, token, wanted=wanted)
+    assert [model.id for model in page] == ["m6"]
+    assert end == ""
+    for other in (parse_filter('class_name = "dog"'), parse_filter("")):
+        with pytest.raises(InvalidRequest, match="earlier page of this list"):
+            store.list(5, token, wanted=other)
+    with pytest.raises(InvalidRequest, match="earlier page of this list"):
+        store.list(5, token, tenant="other", wanted=wanted)

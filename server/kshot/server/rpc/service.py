@@ -104,7 +104,9 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         self, request: wire.ListAdaptedModelsRequest, _context: Context
     ) -> wire.ListAdaptedModelsResponse:
         """Describe a page of adapted models."""
-        page, token = await self._front.page(request.page_size, request.page_token, request.model)
+        page, token = await self._front.page(
+            request.page_size, request.page_token, request.model, request.filter
+        )
         return wire.ListAdaptedModelsResponse(
             adapted_models=map(adapted_model_message, page), next_page_token=token
         )

@@ -12,6 +12,7 @@ import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 from kshot.server.store.failures import suppress_full_disk
@@ -22,6 +23,7 @@ from kshot.server.store.rows import (
     Row,
     Seen,
     Tombstone,
+    Value,
     intact,
     values,
 )
@@ -48,6 +50,18 @@ _USE = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM adapted_models"
 # How many rows a sweep takes in a transaction, for which others wait.
 AT_ONCE = 500
 _LONGEST_WAIT = 5.0  # for another program that reads the file
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The rows of a page: a tenant, a model, and terms of a column, a comparison and a value.
+
+    Columns and comparisons become SQL as they are.
+    """
+
+    tenant: str = ""
+    model: str | None = None
+    terms: Sequence[tuple[str, str, Value]] = ()
 
 
 class StoreIndex:
@@ -162,18 +176,19 @@ class StoreIndex:
         if row is not None:
             self.replace(Row(**{**vars(row), "damaged": 1}))
 
-    def page(
-        self, count: int, after: tuple[float, str], now: float, tenant: str, model: str | None
-    ) -> list[Row]:
+    def page(self, count: int, after: tuple[float, str], now: float, wanted: Wanted) -> list[Row]:
         """Return up to `count` rows of a tenant, oldest first, after a creation time and id.
 
         One that was changed is left out.
         """
+        terms = [("expire_time", ">", now), *wanted.terms]
+        if wanted.model is not None:
+            terms.append(("model", "=", wanted.model))
+        conditions = "".join(f" AND {column} {test} ?" for column, test, _ in terms)
         found = self._connection.execute(
-            "SELECT * FROM adapted_models WHERE tenant = ? AND (create_time, id) > (?, ?) "
-            "AND expire_time > ? AND NOT damaged AND (? IS NULL OR model = ?) "
-            "ORDER BY create_time, id",
-            (tenant, *after, now, model, model),
+            "SELECT * FROM adapted_models WHERE tenant = ? AND (create_time, id) > (?, ?)"  # noqa: S608 -- fixed names
+            f" AND NOT damaged{conditions} ORDER BY create_time, id",
+            (wanted.tenant, *after, *(value for _, _, value in terms)),
         )
         whole = (row for each in found if (row := intact(Row, each)) is not None)
         return list(itertools.islice(whole, count))

@@ -24,6 +24,7 @@ from kshot.server.errors import (
     StoreUnavailable,
 )
 from kshot.server.event_log import log_event, short_id
+from kshot.server.request.list_filter import ListFilter
 from kshot.server.request.renewal import Renewal
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
@@ -31,7 +32,7 @@ from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.failures import DiskFull, StoreFailed
 from kshot.server.store.model_cache import CachedModel, ModelCache
 from kshot.server.store.rows import AnsweredRequest
-from kshot.server.store.store import LocalStore
+from kshot.server.store.store import NO_FILTER, LocalStore
 from kshot.server.workers import Workers
 
 Result = TypeVar("Result")
@@ -112,7 +113,7 @@ class KeptModels:
         return self._store.on_wire(model), arrays
 
     async def page(
-        self, page_size: int, page_token: str, model: str
+        self, page_size: int, page_token: str, model: str, wanted: ListFilter = NO_FILTER
     ) -> tuple[Sequence[AdaptedModelRecord], str]:
         """Return a page of records, and the token of the next or "" at the end."""
         if page_size < 0:
@@ -120,7 +121,7 @@ class KeptModels:
         size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         tenant = current_tenant()
         page, token = await self._in_store(
-            lambda: self._store.list(size, page_token, model or None, tenant)
+            lambda: self._store.list(size, page_token, model or None, tenant, wanted)
         )
         return [self._store.on_wire(each) for each in page], token
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from kshot.server.errors import (
     StoreIsFull,
 )
 from kshot.server.event_log import short_id
+from kshot.server.request.list_filter import ListFilter
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.content import (
     content_digest,
@@ -30,12 +32,17 @@ from kshot.server.store.failures import suppress_full_disk, system_errors
 from kshot.server.store.files import checked_id
 from kshot.server.store.folder import StoreFolder
 from kshot.server.store.graves import Graves
-from kshot.server.store.page_token import page_token, parse_page_token
+from kshot.server.store.index import AT_ONCE, Wanted
+from kshot.server.store.page_token import page_token as make_token
+from kshot.server.store.page_token import parse_page_token
 from kshot.server.store.rows import AnsweredRequest, Row
 from kshot.server.store.sealing import Seals
 
 # How often the clocks are noted for the next start.
 _NOTE_SECONDS = 600.0
+# Times that a page looks at `AT_ONCE` records, between which others have their turn.
+_ROUNDS = 8
+NO_FILTER = ListFilter()
 
 
 @dataclass
@@ -180,18 +187,42 @@ class LocalStore:
         raise AdaptedModelDamaged(model_id)
 
     def list(
-        self, page_size: int, page_token: str = "", model: str | None = None, tenant: str = ""
+        self,
+        page_size: int,
+        page_token: str = "",
+        model: str | None = None,
+        tenant: str = "",
+        wanted: ListFilter = NO_FILTER,
     ) -> tuple[Sequence[AdaptedModelRecord], str]:
         """Return up to `page_size` records, oldest first, and the token of the next page or "".
 
-        All are of one tenant. Expired and damaged models are left out. Raises `InvalidRequest`.
+        All are of one tenant. Expired and damaged models are left out. A filter by class or bundle
+        looks at so many records that a page may be short, or empty, before the end. Raises
+        `InvalidRequest`.
         """
-        after = parse_page_token(page_token, model)
-        with self._lock, system_errors():
-            found = self._index.page(page_size + 1, after, self.now(), tenant, model)
-        page = found[:page_size]
-        token = _next_token(page, model) if len(found) > page_size else ""
-        return [row.adapted_model for row in page if row.id not in self._graves], token
+        listed = json.dumps([model, wanted.text, tenant])
+        after = parse_page_token(page_token, listed)
+        moved = wanted.earlier_by(self.skipped)
+        rows_wanted = Wanted(
+            tenant, model, [(each.field, each.comparison, each.value) for each in moved.of_columns]
+        )
+        count, rounds = (AT_ONCE, _ROUNDS) if wanted.of_records else (page_size + 1, 1)
+        page: list[AdaptedModelRecord] = []
+        for _ in range(rounds):
+            with self._lock, system_errors():
+                rows = self._index.page(count, after, self.now(), rows_wanted)
+            for row in rows:
+                if len(page) == page_size:
+                    return page, make_token(after, listed)
+                after = row.create_time, row.id
+                found = row.adapted_model
+                if row.id not in self._graves and wanted.admits(
+                    found.class_names, found.bundle_digest
+                ):
+                    page.append(found)
+            if len(rows) < count:
+                return page, ""
+        return page, make_token(after, listed)
 
     def change(
         self,
@@ -393,10 +424,6 @@ class LocalStore:
         if used_bytes + size_bytes > max_bytes:
             return StoreIsFull("bytes", max_bytes)
         return None
-
-
-def _next_token(page: Sequence[Row], model: str | None) -> str:
-    return page_token((page[-1].create_time, page[-1].id), model)
 
 
 def _shifted(model: AdaptedModelRecord, seconds: float) -> AdaptedModelRecord:
