@@ -162,7 +162,7 @@ async def running(
         server, address = _make_server(config, interceptor, certificate)
         parts = Parts(opener, engine, front.kept_models.forget_bundles)
         reload = Reload(find, found, catalog, parts)
-        healthy = _add_services(server, front, reload)
+        healthy = _add_services(server, front, AdminServicer(front, reload, statistics))
         await server.start()
         stack.push_async_callback(server.stop, 0)
         if not await _start_engine(engine, stop):
@@ -211,9 +211,9 @@ def _make_server(
     return server, f"{config.host}:{port}"
 
 
-def _add_services(server: grpc.aio.Server, front: Front, reload: Reload) -> Health:
+def _add_services(server: grpc.aio.Server, front: Front, admin: AdminServicer) -> Health:
     wire_grpc.add_AdaptationServiceServicer_to_server(AdaptationServicer(front), server)
-    admin_grpc.add_AdminServiceServicer_to_server(AdminServicer(front, reload), server)
+    admin_grpc.add_AdminServiceServicer_to_server(admin, server)
     names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     healthy = Health(("", *SERVICES))
     oip_grpc.add_GRPCInferenceServiceServicer_to_server(

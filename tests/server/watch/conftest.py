@@ -6,7 +6,7 @@ from kshot.server.call_context import Call
 from kshot.server.engine_link.pool import EngineUse
 from kshot.server.store.store import StoreEvents
 from kshot.server.watch.finished_calls import FinishedCalls
-from kshot.server.watch.statistics import Level, ServedBundle, Statistics
+from kshot.server.watch.statistics import Level, ServedBundle, Statistics, TenantUse
 
 
 @pytest.fixture
@@ -27,7 +27,10 @@ def statistics(finished: FinishedCalls) -> Statistics:
     return Statistics(
         start_time=1e9,
         outcomes=finished.outcomes(),
-        tenant_calls=finished.tenants(),
+        tenants={
+            name: TenantUse(calls, model_count=2, model_bytes=200)
+            for name, calls in finished.tenants().items()
+        },
         running_count=3,
         queues={"adapting": Level(1, 10), "predicting": Level(2, 20)},
         engine=EngineUse(process_count=2, ready_count=1, task_count=4, end_count=5),
@@ -37,5 +40,5 @@ def statistics(finished: FinishedCalls) -> Statistics:
         models=Level(9, 90),
         model_bytes=Level(11, 110),
         store_events=StoreEvents(sweep_count=12, expired_count=13, quarantined_count=14),
-        bundles=(ServedBundle("tiny", 1, "ab" * 32),),
+        bundles=(ServedBundle("tiny", 1, "ab" * 32, ("beta", "stable")),),
     )

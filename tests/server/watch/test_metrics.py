@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from kshot.server.watch.exposition import Exposition
 from kshot.server.watch.finished_calls import TenantCalls
 from kshot.server.watch.metrics import MAX_TENANTS, OTHER_TENANTS, metrics
-from kshot.server.watch.statistics import Statistics
+from kshot.server.watch.statistics import Statistics, TenantUse
 
 ROOT = Path(__file__).parents[3]
 DASHBOARD = ROOT / "deploy" / "grafana" / "kshot.json"
@@ -68,7 +68,9 @@ def test_values_are_those_of_the_statistics(statistics: Statistics) -> None:
     assert value("kshot_stored_bytes_limit") == 110
     assert value("kshot_store_quarantined_total") == 14
     assert value("kshot_tenant_calls_total", tenant="red") == 2
-    assert value("kshot_bundle_info", model="tiny", version="1", digest="ab" * 6) == 1
+    assert value("kshot_tenant_bytes", tenant="blue") == 200
+    served = {"model": "tiny", "version": "1", "digest": "ab" * 6, "labels": "beta,stable"}
+    assert value("kshot_bundle_info", **served) == 1
 
 
 def test_refused_calls_are_in_no_phase(statistics: Statistics) -> None:
@@ -80,9 +82,10 @@ def test_refused_calls_are_in_no_phase(statistics: Statistics) -> None:
 
 
 def test_further_tenants_are_counted_together(statistics: Statistics) -> None:
-    calls = {f"tenant-{number}": TenantCalls(1, 0.5) for number in range(MAX_TENANTS + 20)}
+    each = TenantUse(TenantCalls(1, 0.5), model_count=3)
+    tenants = {f"tenant-{number}": each for number in range(MAX_TENANTS + 20)}
 
-    found = samples(replace(statistics, tenant_calls=calls))
+    found = samples(replace(statistics, tenants=tenants))
 
     named = {
         dict(labels)["tenant"]: value
@@ -91,6 +94,9 @@ def test_further_tenants_are_counted_together(statistics: Statistics) -> None:
     }
     assert len(named) == MAX_TENANTS + 1
     assert named[OTHER_TENANTS] == 20
+    others = frozenset({("tenant", OTHER_TENANTS)})
+    assert found["kshot_tenant_models", others] == 60
+    assert found["kshot_tenant_adapt_seconds_total", others] == 10
 
 
 def test_two_servers_of_a_process_share_nothing(statistics: Statistics) -> None:

@@ -9,6 +9,8 @@ import grpc
 
 from kshot.server.bundles.reload import Opened, Reload
 from kshot.server.front import Front
+from kshot.server.rpc.statistics import statistics_message
+from kshot.server.watch.statistics import Watched
 from kshot.v1 import admin_pb2 as wire
 from kshot.v1 import admin_pb2_grpc as wire_grpc
 
@@ -18,9 +20,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class AdminServicer(wire_grpc.AdminServiceServicer):
     """The service; a method that is not here is answered with UNIMPLEMENTED."""
 
-    def __init__(self, front: Front, reload: Reload) -> None:
+    def __init__(self, front: Front, reload: Reload, watched: Watched) -> None:
         self._front = front
         self._reload = reload
+        self._watched = watched
 
     async def ReloadBundles(
         self, _request: wire.ReloadBundlesRequest, _context: Context
@@ -28,6 +31,15 @@ class AdminServicer(wire_grpc.AdminServiceServicer):
         """Read the bundles again."""
         opened = await self._reload.reload()
         return wire.ReloadBundlesResponse(bundles=map(_served_bundle, opened))
+
+    async def GetStatistics(
+        self, _request: wire.GetStatisticsRequest, _context: Context
+    ) -> wire.GetStatisticsResponse:
+        """Tell what the server has done and what it holds."""
+        now = await self._front.workers.store(self._watched.take)
+        state = self._front.quotas.state
+        adapted = {tenant: await state.adapt_seconds(tenant) for tenant in now.tenants}
+        return statistics_message(now, adapted)
 
 
 def _served_bundle(opened: Opened) -> wire.ServedBundle:

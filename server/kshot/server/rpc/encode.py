@@ -53,8 +53,8 @@ def adapted_model_message(model: AdaptedModelRecord) -> wire.AdaptedModel:
     )
     if model.id:
         message.etag = model.etag
-        message.create_time.CopyFrom(_timestamp(model.create_time))
-        message.expire_time.CopyFrom(_timestamp(model.expire_time))
+        message.create_time.CopyFrom(timestamp_message(model.create_time))
+        message.expire_time.CopyFrom(timestamp_message(model.expire_time))
     return message
 
 
@@ -195,7 +195,8 @@ def duration_message(seconds: float) -> Duration:
     return message
 
 
-def _timestamp(seconds: float) -> Timestamp:
+def timestamp_message(seconds: float) -> Timestamp:
+    """Send a time, in seconds since 1970."""
     message = Timestamp()
     message.FromMicroseconds(round(seconds * 1e6))
     return message

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from kshot.server.watch.finished_calls import TOTAL, TenantCalls, Times
-from kshot.server.watch.statistics import Level, Statistics
+from kshot.server.watch.finished_calls import TOTAL, Times
+from kshot.server.watch.statistics import Level, Statistics, TenantUse
 
 # Calls of further tenants are counted together, so that a scrape stays small.
 MAX_TENANTS = 100
@@ -64,30 +64,24 @@ def _queue_limits(now: Statistics) -> Iterator[Sample]:
         yield (name,), level.limit
 
 
-def _named_tenants(now: Statistics) -> Mapping[str, TenantCalls]:
-    """Return the tenants that came first by name, and all others together."""
-    named = dict(islice(now.tenant_calls.items(), MAX_TENANTS))
-    others = list(islice(now.tenant_calls.values(), MAX_TENANTS, None))
-    if others:
-        named[OTHER_TENANTS] = TenantCalls(
-            sum(each.call_count for each in others), sum(each.adapt_seconds for each in others)
-        )
-    return named
+def _by_tenant(value: Callable[[TenantUse], float]) -> Callable[[Statistics], Iterable[Sample]]:
+    """Give a value of each tenant that came first, and that of all others together."""
 
+    def samples(now: Statistics) -> Iterator[Sample]:
+        tenants = iter(now.tenants.items())
+        for name, use in islice(tenants, MAX_TENANTS):
+            yield (name,), value(use)
+        others = [value(use) for _, use in tenants]
+        if others:
+            yield (OTHER_TENANTS,), sum(others)
 
-def _tenant_calls(now: Statistics) -> Iterator[Sample]:
-    for tenant, calls in _named_tenants(now).items():
-        yield (tenant,), calls.call_count
-
-
-def _tenant_adapt_seconds(now: Statistics) -> Iterator[Sample]:
-    for tenant, calls in _named_tenants(now).items():
-        yield (tenant,), calls.adapt_seconds
+    return samples
 
 
 def _bundles(now: Statistics) -> Iterator[Sample]:
     for bundle in now.bundles:
-        yield (bundle.model, str(bundle.version), bundle.digest[:_SHORT_DIGEST]), 1
+        digest, labels = bundle.digest[:_SHORT_DIGEST], ",".join(bundle.labels)
+        yield (bundle.model, str(bundle.version), digest, labels), 1
 
 
 def _one(value: Callable[[Statistics], float]) -> Callable[[Statistics], Iterable[Sample]]:
@@ -226,20 +220,34 @@ def metrics(version: str) -> tuple[Metric, ...]:
             "counter",
             ("tenant",),
             "Finished calls by tenant; empty for calls without a key.",
-            _tenant_calls,
+            _by_tenant(lambda tenant: tenant.calls.call_count),
         ),
         Metric(
             "kshot_tenant_adapt_seconds_total",
             "counter",
             ("tenant",),
             "Time that engines computed, by tenant.",
-            _tenant_adapt_seconds,
+            _by_tenant(lambda tenant: tenant.calls.adapt_seconds),
+        ),
+        Metric(
+            "kshot_tenant_models",
+            "gauge",
+            ("tenant",),
+            "Adapted models in the store by tenant.",
+            _by_tenant(lambda tenant: tenant.model_count),
+        ),
+        Metric(
+            "kshot_tenant_bytes",
+            "gauge",
+            ("tenant",),
+            "Bytes of adapted models in the store by tenant.",
+            _by_tenant(lambda tenant: tenant.model_bytes),
         ),
         Metric(
             "kshot_bundle_info",
             "gauge",
-            ("model", "version", "digest"),
-            "1 for each bundle that is served; the digest's first digits.",
+            ("model", "version", "digest", "labels"),
+            "1 for each version that is served; the digest's first digits, labels with commas.",
             _bundles,
         ),
         Metric(

@@ -30,15 +30,25 @@ class ServedBundle:
     model: str
     version: int
     digest: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TenantUse:
+    """The finished calls of a tenant since the start, and the adapted models that it keeps."""
+
+    calls: TenantCalls
+    model_count: int = 0
+    model_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """All that metrics and `GetStatistics` tell; `queues` are by name."""
+    """All that metrics and `GetStatistics` tell; `queues` are by name, `tenants` as first seen."""
 
     start_time: float
     outcomes: Mapping[Outcome, Mapping[str, Times]]
-    tenant_calls: Mapping[str, TenantCalls]
+    tenants: Mapping[str, TenantUse]
     running_count: int
     queues: Mapping[str, Level]
     engine: EngineUse
@@ -67,11 +77,15 @@ class Watched:
         """Look at all parts; this waits for the disk: call it off the event loop."""
         front, config = self.front, self.front.config
         model_count, model_bytes = self.store.use()
-        manifests = [(each.bundle.manifest, each.bundle.digest) for each in front.catalog]
+        calls, kept = self.finished.tenants(), self.store.use_by_tenant()
+        tenants = dict.fromkeys([*calls, *kept])
         return Statistics(
             start_time=self.start_time,
             outcomes=self.finished.outcomes(),
-            tenant_calls=self.finished.tenants(),
+            tenants={
+                name: TenantUse(calls.get(name, TenantCalls()), *kept.get(name, (0, 0)))
+                for name in tenants
+            },
             running_count=self.calls.count,
             queues={
                 "adapting": Level(front.adapting.count, front.adapting.limit),
@@ -85,7 +99,12 @@ class Watched:
             model_bytes=Level(model_bytes, config.max_adapted_bytes),
             store_events=self.store.events,
             bundles=tuple(
-                ServedBundle(manifest.name, manifest.version, digest)
-                for manifest, digest in manifests
+                ServedBundle(
+                    served.bundle.manifest.name,
+                    served.bundle.manifest.version,
+                    served.bundle.digest,
+                    tuple(served.labels),
+                )
+                for served in front.catalog.versions
             ),
         )
