@@ -11,7 +11,7 @@ import click
 
 from kshot.command.table import COMMANDS, ProgramGroup, missing_extras
 from kshot.command.version import version
-from kshot.local import safe_streams
+from kshot.local import printable, safe_streams
 
 # Module: the base classes of errors whose message is for the user. Only a command that has imported
 # the module can raise such an error, so this module need not import it.
@@ -113,7 +113,7 @@ def _loaded(table: Mapping[str, tuple[str, ...]]) -> tuple[type[Exception], ...]
 
 def _say(message: str, code: int) -> int:
     """Write a message to stderr as one line."""
-    click.echo(f"kshot: {' '.join(message.split())}", err=True)
+    click.echo(printable(f"kshot: {' '.join(message.split())}"), err=True)
     return code
 
 

@@ -149,6 +149,57 @@ class FakeServicer(AdaptationServiceServicer):
         following = str(first + 2) if first + 2 < len(self.kept) else ""
         return wire.ListAdaptedModelsResponse(adapted_models=page, next_page_token=following)
 
+    def UpdateAdaptedModel(  # noqa: N802 -- the service's own name
+        self, request: wire.UpdateAdaptedModelRequest, context: grpc.ServicerContext
+    ) -> wire.UpdateAdaptedModelResponse:
+        """Give it an etag that counts changes."""
+        self._begin(request, context)
+        adapted = self._find(request.adapted_model, context)
+        if request.etag not in ("", adapted.etag):
+            info = ErrorInfo(reason="ETAG_MISMATCH", domain="kshot")
+            refuse(context, Refusal(Code.ABORTED, "it was changed", [info]))
+        adapted.etag += "x"
+        if request.HasField("expire_time"):
+            adapted.expire_time.CopyFrom(request.expire_time)
+        else:
+            adapted.expire_time.FromSeconds(request.ttl.seconds)
+        return wire.UpdateAdaptedModelResponse(adapted_model=adapted)
+
+    def ReviseAdaptedModel(  # noqa: N802 -- the service's own name
+        self, request: wire.ReviseAdaptedModelRequest, context: grpc.ServicerContext
+    ) -> wire.ReviseAdaptedModelResponse:
+        """Put new classes behind the old ones, and count examples."""
+        self._begin(request, context)
+        old = self._find(request.adapted_model, context)
+        adapted = wire.AdaptedModel()
+        adapted.CopyFrom(old)
+        adapted.id, adapted.parent = f"am-{len(self.kept)}", old.id
+        names = [*request.added.class_names, *(each.class_name for each in request.relabellings)]
+        adapted.class_names.extend(dict.fromkeys(set(names) - set(old.class_names)))
+        adapted.support_count += len(request.added.class_indices) - len(request.removed_indices)
+        self.kept[adapted.id] = adapted
+        response = wire.ReviseAdaptedModelResponse(adapted_model=adapted, deduplicated=True)
+        response.report.stop_reason = wire.STOP_REASON_COMPLETED
+        response.report.example_notes.add(
+            index=adapted.support_count - 1, flaw=wire.EXAMPLE_FLAW_BLANK
+        )
+        response.report.example_notes.add(index=0, flaw=wire.EXAMPLE_FLAW_FAR)
+        return response
+
+    def ImportAdaptedModel(  # noqa: N802 -- the service's own name
+        self,
+        request_iterator: Iterator[wire.ImportAdaptedModelRequest],
+        context: grpc.ServicerContext,
+    ) -> wire.ImportAdaptedModelResponse:
+        header, *chunks = request_iterator
+        self._begin(header, context)
+        content = b"".join(part.chunk for part in chunks)
+        assert header.header.sha256 == hashlib.sha256(content).hexdigest()
+        adapted = wire.AdaptedModel(id=f"am-{len(self.kept)}", class_names=["a", "b"])
+        adapted.size_bytes = len(content)
+        self.kept[adapted.id] = adapted
+        return wire.ImportAdaptedModelResponse(adapted_model=adapted)
+
     def DeleteAdaptedModel(  # noqa: N802 -- the service's own name
         self, request: wire.DeleteAdaptedModelRequest, context: grpc.ServicerContext
     ) -> wire.DeleteAdaptedModelResponse:
@@ -215,6 +266,12 @@ def _adapted(name: str, model: str, support: wire.SupportSet) -> wire.AdaptedMod
         step_count=10,
         support_accuracy=0.75,
         size_bytes=4096,
+        etag="e",
+        support_digest="cd" * 32,
+        support_count=len(support.class_indices),
+        support_kept=True,
+        model_version=2,
+        library_versions={"torch": "2.13"},
     )
     adapted.expire_time.FromJsonString("2026-12-01T10:00:00Z")
     return adapted

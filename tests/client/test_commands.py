@@ -86,6 +86,7 @@ def test_adapt_prints_json(
         "chosen_from": [],
         "tail": None,
         "warnings": [],
+        "deduplicated": False,
         "example_notes": [],
         "expire_time": "2026-12-01T10:00:00Z",
     }
@@ -264,17 +265,89 @@ def test_models_lists_shows_exports_and_deletes(
 
 
 @pytest.mark.usefixtures("server")
+def test_models_renews_filters_and_imports(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, servicer: FakeServicer
+) -> None:
+    name = document(capsys, "adapt", folder)["adapted_model"]
+    document(capsys, "models", "export", name, tmp_path / "mine.onnx")
+
+    filtered = document(capsys, "models", "list", "--filter", "size_bytes > 1")
+    at = document(capsys, "models", "renew", name, "--expire-at", "2030-01-31T12:00:00Z")
+    renewed = document(capsys, "models", "renew", name, "--ttl", "60", "--etag", at["etag"])
+    imported = document(capsys, "models", "import", tmp_path / "mine.onnx", "--ttl", "60")
+
+    assert len(filtered["adapted_models"]) == 1
+    assert servicer.requests[2].filter == "size_bytes > 1"  # type: ignore[attr-defined]
+    assert at["expire_time"] == "2030-01-31T12:00:00Z"
+    assert renewed["expire_time"] == "1970-01-01T00:01:00Z"
+    assert (imported["adapted_model"], imported["support_kept"]) == ("am-1", False)
+
+
+@pytest.mark.usefixtures("server")
+def test_revise_names_examples_by_index_or_file(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, servicer: FakeServicer
+) -> None:
+    name = document(capsys, "adapt", folder)["adapted_model"]
+    (tmp_path / "more" / "owl").mkdir(parents=True)
+    (tmp_path / "more" / "owl" / "0.png").write_bytes(png(7))
+    words = ["--add", str(tmp_path / "more"), "--remove", "0", "--remove", "2"]
+    words += ["--relabel", "1=owl", "--relabel", "3=a=b", "--seed", "4", "--etag", "e"]
+
+    assert main(["revise", name, *words, "--json"]) == 0
+
+    said = capsys.readouterr()
+    printed = json.loads(said.out)
+    assert (printed["adapted_model"], printed["parent"]) == ("am-1", name)
+    assert printed["deduplicated"]
+    assert said.err == (
+        f"warning: {tmp_path / 'more/owl/0.png'} is blank\n"
+        "warning: example 0 is unlike the examples of all classes\n"
+    )
+    request: Any = servicer.requests[-1]
+    assert list(request.removed_indices) == [0, 2]
+    assert [(each.index, each.class_name) for each in request.relabellings] == [
+        (1, "owl"),
+        (3, "a=b"),
+    ]
+    assert list(request.added.class_names) == ["owl"]
+    assert (request.options.seed, request.etag) == (4, "e")
+
+
+@pytest.mark.usefixtures("server")
+def test_names_do_not_command_a_terminal(
+    capsys: pytest.CaptureFixture[str], servicer: FakeServicer
+) -> None:
+    """Another client may have chosen them."""
+    servicer.kept["am-0"] = wire.AdaptedModel(
+        id="am-0", class_names=["\x1b[2J\u202e", "नमस्\u200dते"]
+    )
+    servicer.warning = "\x1b]0;title\x07"
+    main(["models", "list"])
+    main(["models", "get", "am-0"])
+    listed = capsys.readouterr().out
+    main(["models", "get", "\x1b[31m"])
+    said = capsys.readouterr().err
+
+    assert "\x1b" not in listed + said and "\u202e" not in listed
+    assert "\\x1b[2J\\u202e" in listed and "नमस्\u200dते" in listed
+
+
+@pytest.mark.usefixtures("server")
 def test_without_json_people_read_a_table(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     commands = [
         ["adapt", folder, "--model", "omniglot"],
         ["predict", "am-0", folder / "cat" / "0.png"],
         ["models", "list"],
         ["models", "get", "am-0"],
+        ["models", "renew", "am-0", "--ttl", "60"],
+        ["revise", "am-0", "--remove", "1"],
+        ["models", "import", folder / "cat" / "0.png"],
     ]
+    words = ["cat", "cat", "cat", "cat", "am-0 is kept until 1970-01-01", "revised from", "am-2"]
 
-    for arguments in commands:
+    for arguments, word in zip(commands, words, strict=True):
         assert main([*map(str, arguments)]) == 0
-        assert "cat" in capsys.readouterr().out
+        assert word in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("server")
@@ -360,6 +433,17 @@ def test_a_folder_that_does_not_fit_is_one_line(
         (["models", "delete", "am-9"], 1, "there is no 'am-9'"),
         (["models", "export", "am-9", "x.onnx"], 1, "there is no 'am-9'"),
         (["models", "lost"], 2, "lost"),
+        (["models", "renew", "am-9", "--ttl", "5"], 1, "there is no 'am-9'"),
+        (["models", "renew", "am-9"], 2, "--ttl and --expire-at: expected one of them"),
+        (["models", "renew", "am-9", "--ttl", "nan"], 2, "ttl: expected a finite number"),
+        (["models", "renew", "am-9", "--expire-at", "2030-01-01T00:00:00"], 2, "--expire-at"),
+        (["models", "import", "nowhere.onnx"], 2, "nowhere.onnx: No such file"),
+        (["revise", "am-9", "--remove", "0"], 1, "there is no 'am-9'"),
+        (["revise", "am-9", "--remove", "-1"], 2, "--remove"),
+        (["revise", "am-9", "--relabel", "cat"], 2, "--relabel: expected INDEX=CLASS"),
+        (["revise", "am-9", "--relabel", "1="], 2, "--relabel: expected INDEX=CLASS"),
+        (["revise", "am-9", "--relabel", "1=a", "--relabel", "1=b"], 2, "each index once"),
+        (["revise", "am-9", "--add", "nowhere"], 2, "nowhere: no such directory"),
         (["predict", "am-9", "nowhere.png"], 2, "nowhere.png: No such file or directory"),
         (["predict", "am-9"], 2, "IMAGE: expected at least one, got none"),
         (["predict"], 2, "ID"),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Unpack
 
 from kshot.client.errors import InputError
 from kshot.client.inputs import Images
-from kshot.client.labels import Label
+from kshot.client.labels import Label, Labels
+from kshot.client.options import AdaptOptions
 from kshot.client.results import Description, Prediction, Report, Timing
 from kshot.client.values import check_text, shown
 
@@ -88,6 +89,30 @@ class AdaptedModel:
         """Write the model as a self-contained ONNX file; the file appears whole or not at all."""
         return self.client.export(self.id, path, batch_norm_mode=batch_norm_mode)
 
+    def renew(
+        self,
+        *,
+        ttl: float | timedelta | None = None,
+        expire_at: datetime | None = None,
+        etag: str = "",
+    ) -> AdaptedModel:
+        """Let the model expire after `ttl`, or at `expire_at`; return its new handle."""
+        return self.client.renew(self, ttl=ttl, expire_at=expire_at, etag=etag)
+
+    def revise(
+        self,
+        *,
+        add: tuple[Images, Labels] | None = None,
+        relabel: Mapping[int, Label] | None = None,
+        remove: Iterable[int] = (),
+        timeout: float | None = None,
+        **options: Unpack[AdaptOptions],
+    ) -> AdaptedModel:
+        """Adapt anew to the changed support set, see `Client.revise`; this model stays as it is."""
+        return self.client.revise(
+            self, add=add, relabel=relabel, remove=remove, timeout=timeout, **options
+        )
+
     def delete(self) -> None:
         """Delete the model on the server."""
         self.client.delete(self.id)
@@ -105,6 +130,14 @@ class AdaptedModel:
 def own_labels(adapted: AdaptedModel | str) -> Sequence[Label] | None:
     """Return the caller's own labels if the handle knows them."""
     return adapted.labels if isinstance(adapted, AdaptedModel) else None
+
+
+def known_labels(adapted: AdaptedModel | str) -> dict[str, Label] | None:
+    """Return the caller's own labels by the names of their classes, if the handle knows them."""
+    labels = own_labels(adapted)
+    if labels is None or not isinstance(adapted, AdaptedModel):
+        return None
+    return dict(zip(adapted.class_names, labels, strict=True))
 
 
 def check_id(adapted: object) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar, Unpack
 
 from google.protobuf.message import Message
 
-from kshot.client.adapted_model import AdaptedModel, check_id, own_labels
+from kshot.client.adapted_model import AdaptedModel, check_id, known_labels, own_labels
 from kshot.client.capabilities import Capabilities, UsefulSides, decode_capabilities
 from kshot.client.connection.channel import Patience
 from kshot.client.connection.connection import Connection, Names
@@ -21,14 +23,18 @@ from kshot.client.encoding import (
     decode_prediction,
     decode_timing,
     encode_images,
+    encode_renewal,
     encode_support,
+    query_names,
+    support_names,
 )
 from kshot.client.errors import UnavailableError
-from kshot.client.export import write_export
-from kshot.client.inputs import Gathered, Images, gather, name_item
-from kshot.client.labels import Classes, Labels
-from kshot.client.options import AdaptOptions, encode_choice, encode_options, seconds
+from kshot.client.export import read_import, write_export
+from kshot.client.inputs import Gathered, Images, gather
+from kshot.client.labels import Label, Labels
+from kshot.client.options import AdaptOptions, encode_choice, encode_options, seconds, set_duration
 from kshot.client.results import Prediction
+from kshot.client.revision import check_kinds, read_revision, revised_labels
 from kshot.client.shrinking import any_large
 from kshot.client.values import (
     check_flag,
@@ -36,7 +42,6 @@ from kshot.client.values import (
     check_path,
     check_request_id,
     check_text,
-    shown,
 )
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
@@ -141,7 +146,7 @@ class Client:
             request_id=check_request_id(request_id),
         )
         response, round_trip_ms = self._call(
-            self._stub.Adapt, request, patience, _support_names(items, classes)
+            self._stub.Adapt, request, patience, support_names(items, classes)
         )
         return AdaptedModel(
             self,
@@ -167,13 +172,9 @@ class Client:
         """
         name, labels = check_id(adapted_model), own_labels(adapted_model)
         patience, items = self._patience(timeout), gather(queries, "queries")
-
-        def adapted_from() -> str:
-            if isinstance(adapted_model, AdaptedModel):
-                return adapted_model.description.model
-            return self._adapted_from(name, patience)
-
-        side = self._useful_side([items], adapted_from, patience)
+        side = self._useful_side(
+            [items], lambda: self._adapted_from(adapted_model, patience), patience
+        )
         request = wire.PredictRequest(
             adapted_model=name,
             queries=encode_images(items, side, "queries"),
@@ -184,7 +185,7 @@ class Client:
         if batch_norm_mode is not None:
             request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
         response, round_trip_ms = self._call(
-            self._stub.Predict, request, patience, _query_names(items)
+            self._stub.Predict, request, patience, query_names(items)
         )
         return decode_prediction(response, labels, round_trip_ms)
 
@@ -220,7 +221,7 @@ class Client:
             self._stub.AdaptAndPredict,
             request,
             patience,
-            _support_names(items, classes) | _query_names(asked),
+            support_names(items, classes) | query_names(asked),
         )
         return decode_prediction(response, classes.labels, round_trip_ms)
 
@@ -230,10 +231,16 @@ class Client:
         response, _ = self._call(self._stub.GetAdaptedModel, request)
         return AdaptedModel(self, decode_description(response.adapted_model))
 
-    def list(self, *, model: str = "") -> Iterator[AdaptedModel]:
-        """Yield the adapted models that the server keeps, page by page; only those of `model`."""
+    def list(self, *, model: str = "", filter: str = "") -> Iterator[AdaptedModel]:  # noqa: A002 -- the wire's name
+        """Yield the adapted models that the server keeps, page by page.
+
+        Only those of `model`, and those that fit all terms of `filter`, such as
+        `class_name = "cat" AND expire_time < "2030-01-01T00:00:00Z"`.
+        """
         request = wire.ListAdaptedModelsRequest(
-            page_size=_PAGE_SIZE, model=check_text("model", model)
+            page_size=_PAGE_SIZE,
+            model=check_text("model", model),
+            filter=check_text("filter", filter),
         )
         while True:
             response, _ = self._call(self._stub.ListAdaptedModels, request)
@@ -242,6 +249,90 @@ class Client:
             if not response.next_page_token:
                 return
             request.page_token = response.next_page_token
+
+    def renew(
+        self,
+        adapted_model: AdaptedModel | str,
+        *,
+        ttl: float | timedelta | None = None,
+        expire_at: datetime | None = None,
+        etag: str = "",
+    ) -> AdaptedModel:
+        """Let an adapted model expire after `ttl`, or at `expire_at`; return its new handle.
+
+        With an `etag` the server refuses unless that of its description is still the same.
+        """
+        request = encode_renewal(check_id(adapted_model), ttl, expire_at)
+        request.etag = check_text("etag", etag)
+        response, _ = self._call(self._stub.UpdateAdaptedModel, request)
+        description = decode_description(response.adapted_model)
+        if isinstance(adapted_model, AdaptedModel):
+            return replace(adapted_model, description=description)
+        return AdaptedModel(self, description)
+
+    def revise(
+        self,
+        adapted_model: AdaptedModel | str,
+        *,
+        add: tuple[Images, Labels] | None = None,
+        relabel: Mapping[int, Label] | None = None,
+        remove: Iterable[int] = (),
+        etag: str = "",
+        request_id: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[AdaptOptions],
+    ) -> AdaptedModel:
+        """Adapt anew to the changed support set of an adapted model, which stays as it is.
+
+        `add` is a pair of images and labels as `adapt` takes them, of known or new classes;
+        `relabel` gives examples other labels and `remove` leaves examples out, by their indices in
+        the support set. Options that are left out are those of the adapted model. The labels of the
+        new handle are the caller's own where `adapted_model` is a handle that has such.
+        """
+        name, known = check_id(adapted_model), known_labels(adapted_model)
+        settings, revision = encode_options(options), read_revision(add, relabel, remove)
+        patience = self._patience(timeout, settings)
+        images = [] if revision.added is None else [revision.added]
+        side = self._useful_side(
+            images, lambda: self._adapted_from(adapted_model, patience), patience
+        )
+        request, added = revision.encode(side)
+        check_kinds(known, added, revision.classes)
+        request.adapted_model = name
+        request.options.CopyFrom(settings)
+        request.etag = check_text("etag", etag)
+        request.request_id = check_request_id(request_id)
+        names = {} if revision.added is None else support_names(revision.added, added, "added")
+        response, round_trip_ms = self._call(
+            self._stub.ReviseAdaptedModel, request, patience, names
+        )
+        description = decode_description(response.adapted_model)
+        return AdaptedModel(
+            self,
+            description,
+            revised_labels(description.class_names, known, added, revision.classes),
+            decode_answer(response),
+            decode_timing(response.timing, round_trip_ms),
+        )
+
+    def import_model(
+        self,
+        path: str | Path,
+        *,
+        ttl: float | timedelta | None = None,
+        timeout: float | None = None,
+    ) -> AdaptedModel:
+        """Keep an adapted model again that `export` wrote a file of, under a new id.
+
+        Its bundle must be served there. It has no support set, so it cannot be revised.
+        """
+        header = wire.ImportHeader()
+        if ttl is not None:
+            set_duration(header.ttl, "ttl", ttl)
+            header.ttl.SetInParent()
+        patience, parts = self._patience(timeout), read_import(check_path("path", path), header)
+        response, _ = self._call(self._stub.ImportAdaptedModel, parts, patience)
+        return AdaptedModel(self, decode_description(response.adapted_model))
 
     def delete(self, adapted_model: AdaptedModel | str) -> None:
         """Delete an adapted model, given as a handle or by its id."""
@@ -286,8 +377,10 @@ class Client:
             return 0
         return self._useful_sides.of(model(), lambda: self._capabilities(patience))
 
-    def _adapted_from(self, adapted_model: str, patience: Patience) -> str:
+    def _adapted_from(self, adapted_model: AdaptedModel | str, patience: Patience) -> str:
         """Return the model behind an adapted one; the server is asked once."""
+        if isinstance(adapted_model, AdaptedModel):
+            return adapted_model.description.model
         model = self._models.get(adapted_model)  # another thread may clear them at any time
         if model is None:
             request = wire.GetAdaptedModelRequest(adapted_model=adapted_model)
@@ -329,15 +422,3 @@ def _model_name(model: object) -> str | None:
 
 def _bound(reject_below: object) -> float | None:
     return None if reject_below is None else check_number("reject_below", reject_below)
-
-
-def _support_names(images: Gathered, classes: Classes) -> dict[str, Callable[[int], str]]:
-    """Name the examples and the classes of a support set as the caller does."""
-    return {
-        "support_set.images.encoded.items": lambda index: name_item(images, index, "images"),
-        "support_set.class_names": lambda index: f"label {shown(classes.labels[index])}",
-    }
-
-
-def _query_names(queries: Gathered) -> dict[str, Callable[[int], str]]:
-    return {"queries.encoded.items": lambda index: name_item(queries, index, "queries")}

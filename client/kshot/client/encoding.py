@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kshot.client.errors import InputError
-from kshot.client.inputs import Gathered, read_images
+from kshot.client.inputs import Gathered, name_item, read_images
 from kshot.client.labels import Classes, Label, Labels, label_array, read_labels
-from kshot.client.options import decode_choice, decode_options, seconds
+from kshot.client.options import decode_choice, decode_options, seconds, set_duration
 from kshot.client.results import (
     AccuracyEstimate,
     Description,
@@ -25,6 +25,7 @@ from kshot.client.results import (
     TailReport,
     Timing,
 )
+from kshot.client.values import shown
 from kshot.v1 import adaptation_pb2 as wire
 
 _MOST_BYTES = 2**31 - 2**20  # of a message, less what is beside the images
@@ -66,6 +67,42 @@ def encode_support(
         images=encoded, class_indices=classes.indices, class_names=classes.names
     )
     return support, classes
+
+
+def support_names(
+    images: Gathered, classes: Classes, field: str = "support_set"
+) -> dict[str, Callable[[int], str]]:
+    """Name the examples and the classes of a support set as the caller does."""
+    return {
+        f"{field}.images.encoded.items": lambda index: name_item(images, index, "images"),
+        f"{field}.class_names": lambda index: f"label {shown(classes.labels[index])}",
+    }
+
+
+def query_names(queries: Gathered) -> dict[str, Callable[[int], str]]:
+    """Name the queries as the caller does."""
+    return {"queries.encoded.items": lambda index: name_item(queries, index, "queries")}
+
+
+def encode_renewal(
+    adapted_model: str, ttl: object, expire_at: object
+) -> wire.UpdateAdaptedModelRequest:
+    """Write when an adapted model is to expire: after `ttl`, or at `expire_at`, an aware time."""
+    request = wire.UpdateAdaptedModelRequest(adapted_model=adapted_model)
+    if (ttl is None) == (expire_at is None):
+        raise InputError("ttl and expire_at: expected one of them, got both or none")
+    if ttl is not None:
+        set_duration(request.ttl, "ttl", ttl)
+        request.ttl.SetInParent()
+    elif isinstance(expire_at, datetime) and expire_at.utcoffset() is not None:
+        request.expire_time.FromDatetime(expire_at)
+        request.expire_time.SetInParent()
+    else:
+        raise InputError(
+            f"expire_at: expected a datetime with a time zone, got {shown(expire_at)}; such as "
+            "datetime.now(UTC) + timedelta(days=1)"
+        )
+    return request
 
 
 def decode_tensor(tensor: wire.Tensor) -> npt.NDArray[np.float32]:

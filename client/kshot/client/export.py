@@ -1,14 +1,17 @@
-"""Writes an exported model to the place that the caller names."""
+"""Adapted models as files: written whole to where the caller wants, and read to be imported."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kshot.client.errors import DataLossError, InputError
 from kshot.local import destination
 from kshot.v1 import adaptation_pb2 as wire
+
+_MOST_BYTES = 2**31  # of a file to import; a server takes fewer
+_CHUNK_BYTES = 1_000_000
 
 
 def write_export(parts: Iterable[wire.ExportAdaptedModelResponse], path: Path) -> Path:
@@ -35,3 +38,26 @@ def write_export(parts: Iterable[wire.ExportAdaptedModelResponse], path: Path) -
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     return path
+
+
+def read_import(path: Path, header: wire.ImportHeader) -> Iterator[wire.ImportAdaptedModelRequest]:
+    """Return the messages that send a file: `header` with its digest, then chunks.
+
+    Raises `InputError` if it cannot be read, before there is a message.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if not 0 < len(content) <= _MOST_BYTES:
+        got = "more" if content else "an empty file"
+        raise InputError(f"{path}: expected a file of up to {_MOST_BYTES} bytes, got {got}")
+    header.sha256 = hashlib.sha256(content).hexdigest()
+    return _parts(content, header)
+
+
+def _parts(content: bytes, header: wire.ImportHeader) -> Iterator[wire.ImportAdaptedModelRequest]:
+    yield wire.ImportAdaptedModelRequest(header=header)
+    for first in range(0, len(content), _CHUNK_BYTES):
+        yield wire.ImportAdaptedModelRequest(chunk=content[first : first + _CHUNK_BYTES])

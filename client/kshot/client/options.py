@@ -120,7 +120,7 @@ def encode_options(options: AdaptOptions) -> wire.AdaptOptions:
         if name not in known:
             raise InputError(f"unknown option {name!r}; expected one of {', '.join(known)}")
         if name in DURATIONS:
-            _set_duration(message, name, value)
+            set_duration(getattr(message, name), name, value)
         else:
             setattr(message, name, _checked(name, value))
     return message
@@ -173,14 +173,15 @@ def _checked(name: str, value: object) -> Any:  # noqa: ANN401 -- as the field h
     return check_whole(name, value, 32 if kind == FieldDescriptor.CPPTYPE_INT32 else 64)
 
 
-def _set_duration(message: wire.AdaptOptions, name: str, value: object) -> None:
+def set_duration(duration: Duration, name: str, value: object) -> None:
+    """Write seconds or a timedelta; raise `InputError` for what is neither."""
     if isinstance(value, timedelta):
-        getattr(message, name).FromTimedelta(value)
+        duration.FromTimedelta(value)
         return
     span = check_seconds(name, value)
     if abs(span) > _MOST_SECONDS:
         raise InputError(f"{name}: expected at most {_MOST_SECONDS} seconds, got {shown(value)}")
-    getattr(message, name).FromNanoseconds(round(span * 1e9))
+    duration.FromNanoseconds(round(span * 1e9))
 
 
 def seconds(duration: Duration) -> float:

@@ -52,9 +52,14 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "kshot.client.commands.adapt",
             "Adapt a model to a folder with one subfolder of images per class.",
         ),
+        "revise": Entry(
+            "kshot.client.commands.revise",
+            "Adapt anew with examples more, fewer or of another class.",
+        ),
         "predict": Entry("kshot.client.commands.predict", "Classify images with an adapted model."),
         "models": Entry(
-            "kshot.client.commands.models", "List, show, delete or export adapted models."
+            "kshot.client.commands.models",
+            "List, show, renew, delete, export or import adapted models.",
         ),
         "try": Entry(
             "kshot.bench.trial.command",

@@ -8,13 +8,14 @@ from __future__ import annotations
 from kshot.local.destination import check_destination, destination, leads_to_stdout, write_file
 from kshot.local.durable import replace_file, replacing, sync_folder, write_synced
 from kshot.local.extras import pip_install
-from kshot.local.streams import safe_streams
+from kshot.local.streams import printable, safe_streams
 
 __all__ = [
     "check_destination",
     "destination",
     "leads_to_stdout",
     "pip_install",
+    "printable",
     "replace_file",
     "replacing",
     "safe_streams",

@@ -17,6 +17,17 @@ _BUFFER_BYTES = 2**20
 # Of a result that its reader did not want to the end, this much is said: an id comes first.
 _BEGINNING_BYTES = 1000
 _MOST_MISSED_BYTES = 2**24
+_JOINERS = "\u200c\u200d"  # parts of words in some scripts
+
+
+def printable(text: str) -> str:
+    """Return text that a terminal shows and does not obey: others chose its names."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each == "\n" or each in _JOINERS else repr(each)[1:-1]
+        for each in text
+    )
 
 
 class Outlet(io.RawIOBase):

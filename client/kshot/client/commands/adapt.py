@@ -96,6 +96,7 @@ def document(adapted: AdaptedModel) -> dict[str, object]:
         ],
         "tail": asdict(adapted.report.tail) if adapted.report and adapted.report.tail else None,
         "warnings": list(adapted.report.warnings) if adapted.report else [],
+        "deduplicated": adapted.report is not None and adapted.report.deduplicated,
         "example_notes": [
             asdict(note) for note in (adapted.report.example_notes if adapted.report else ())
         ],
@@ -171,7 +172,7 @@ def last_layers(tail: TailReport, budget: float) -> str:
     return f"{said}; {remedy} allows all steps" if missing else said
 
 
-def notes(report: Report, files: Sequence[Path]) -> Iterator[str]:
+def notes(report: Report, files: Sequence[Path | str]) -> Iterator[str]:
     """Yield a sentence for each example that may do harm."""
     for note in report.example_notes:
         other = "" if note.other_index is None else files[note.other_index]

@@ -26,17 +26,17 @@ class LabelledFiles:
     remarks: tuple[str, ...]
 
 
-def read_class_folders(folder: Path) -> LabelledFiles:
+def read_class_folders(folder: Path, least: int = 2) -> LabelledFiles:
     """List the images of each class folder in `folder`, as `kshot.local.class_folders` does.
 
     HEIC counts as an image where a reader is installed. Raises `InputError`, also for fewer than
-    two classes.
+    `least` classes, 1 or 2.
     """
     try:
         found = list_classes(folder, _also(), _REMEDIES)
     except FolderError as error:
         raise InputError(str(error)) from error
-    if len(found.classes) < 2:
+    if len(found.classes) < least:
         (name,) = found.classes
         raise InputError(
             f"{folder}: expected at least two subdirectories with images, got only {name!r}"

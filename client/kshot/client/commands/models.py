@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from kshot.client.adapted_model import AdaptedModel
 from kshot.client.commands.options import (
     Server,
     json_option,
+    print_described,
     print_document,
     print_table,
     server_options,
@@ -23,18 +25,26 @@ from kshot.local import leads_to_stdout
 
 @click.group()
 def command() -> None:
-    """List, show, delete or export adapted models."""
+    """List, show, renew, delete, export or import adapted models."""
 
 
 @command.command(name="list")
 @server_options()
 @click.option("--model", default="", help="Only those adapted from this model.")
+@click.option(
+    "--filter",
+    "terms",
+    default="",
+    metavar="TERMS",
+    help="Only those that fit all terms, joined by AND: create_time, expire_time, size_bytes, "
+    """class_name and bundle_digest, such as 'class_name = "cat" AND size_bytes > 1000'.""",
+)
 @timeout_option
 @json_option
-def list_models(server: Server, model: str, timeout: float, as_json: bool) -> None:
+def list_models(server: Server, model: str, terms: str, timeout: float, as_json: bool) -> None:
     """List the adapted models that the server keeps."""
     with server.client(timeout) as client:
-        kept = list(client.list(model=model))
+        kept = list(client.list(model=model, filter=terms))
     if as_json:
         print_document({"adapted_models": [document(adapted) for adapted in kept]})
         return
@@ -66,10 +76,63 @@ def get(adapted_model: str, server: Server, timeout: float, as_json: bool) -> No
     if as_json:
         print_document(described)
     else:
-        print_table(
-            ("adapted model", adapted_model),
-            [(name, text(value)) for name, value in described.items()],
-        )
+        print_described(("adapted model", adapted_model), described)
+
+
+@command.command()
+@click.argument("adapted_model", metavar="ID")
+@server_options()
+@click.option(
+    "--ttl", type=float, metavar="SECONDS", help="Seconds from now until the model expires."
+)
+@click.option(
+    "--expire-at",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]),
+    metavar="TIME",
+    help="Time when the model expires, with its zone, such as 2030-01-31T12:00:00Z.",
+)
+@click.option("--etag", default="", help="Refuse unless the model still has this etag.")
+@timeout_option
+@json_option
+def renew(
+    adapted_model: str,
+    server: Server,
+    ttl: float | None,
+    expire_at: datetime | None,
+    etag: str,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Change when the adapted model ID expires: --ttl or --expire-at."""
+    if (ttl is None) == (expire_at is None):
+        raise click.UsageError("--ttl and --expire-at: expected one of them, got both or none")
+    with server.client(timeout) as client:
+        renewed = client.renew(adapted_model, ttl=ttl, expire_at=expire_at, etag=etag)
+    if as_json:
+        print_document(document(renewed))
+    else:
+        click.echo(f"{renewed.id} is kept until {time_text(renewed.expire_time)}")
+
+
+@command.command(name="import")
+@click.argument("path", type=click.Path(path_type=Path), metavar="FILE")
+@server_options()
+@click.option("--ttl", type=float, metavar="SECONDS", help="Seconds that the server keeps it.")
+@timeout_option
+@json_option
+def import_model(
+    path: Path, server: Server, ttl: float | None, timeout: float, as_json: bool
+) -> None:
+    """Keep the adapted model of FILE again, which `export` wrote, under a new id.
+
+    The server must serve the bundle that it was adapted from. It has no support set any more.
+    """
+    with server.client(timeout) as client:
+        imported = client.import_model(path, ttl=ttl)
+    if as_json:
+        print_document(document(imported))
+    else:
+        print_described(("adapted model", imported.id), document(imported))
 
 
 @command.command()
@@ -133,13 +196,11 @@ def document(adapted: AdaptedModel) -> dict[str, object]:
         "create_time": time_text(described.create_time),
         "expire_time": time_text(described.expire_time),
         "size_bytes": described.size_bytes,
+        "etag": described.etag,
+        "model_version": described.model_version,
+        "support_digest": described.support_digest,
+        "support_count": described.support_count,
+        "support_kept": described.support_kept,
+        "library_versions": dict(described.library_versions),
+        "parent": described.parent,
     }
-
-
-def text(value: object) -> str:
-    """Write a value of the document in one cell."""
-    if isinstance(value, dict):
-        return "\n".join(f"{name} {item}" for name, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)

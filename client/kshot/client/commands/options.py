@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from kshot.client.client import Client
 from kshot.client.connection.addresses import check_address
 from kshot.client.connection.connection import Connection
 from kshot.client.connection.credentials import Credentials, Requested, read_credentials
+from kshot.local import printable
 
 DEFAULT_SERVER = "localhost:50051"
 
@@ -155,7 +156,7 @@ def print_document(document: object, *, aside: bool = False) -> None:
 def print_warnings(warnings: Iterable[str]) -> None:
     """Print the server's warnings on stderr, a line for each."""
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(printable(f"warning: {warning}"), err=True)
 
 
 def print_table(
@@ -177,7 +178,7 @@ def print_table(
             heading, overflow="fold", no_wrap=first, justify="left" if first else justify
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         unbounded = console.options.update(max_width=_UNBOUNDED)
@@ -188,3 +189,17 @@ def print_table(
 def time_text(time: datetime | None) -> str | None:
     """Write a time as RFC 3339 in UTC."""
     return None if time is None else time.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def print_described(named: tuple[str, str], document: Mapping[str, object]) -> None:
+    """Print a document's fields as a table for people, under a heading of two cells."""
+    print_table(named, [(name, _cell(value)) for name, value in document.items()])
+
+
+def _cell(value: object) -> str:
+    """Write a value of a document in one cell."""
+    if isinstance(value, dict):
+        return "\n".join(f"{name} {item}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
