@@ -227,7 +227,7 @@ class Front:
                 check_sent(query.queries, QUERIES, violations)
                 violations.check()
             adapted, arrays = await self.kept_models.read(adapted_model)
-            model = await self._behind(adapted)
+            model = await self.behind(adapted)
             limits = [model.bundle.manifest.limits]
             await self.answer_room.hold(query, adapted.class_names, limits, violations)
             mode = query.mode or adapted.options.batch_norm_mode
@@ -276,7 +276,7 @@ class Front:
             if not check_id(adapted_model, violations):
                 violations.check()
             adapted, arrays = await self.kept_models.read(adapted_model)
-            model = await self._behind(adapted)
+            model = await self.behind(adapted)
             check_mode(mode, model, violations)
             violations.check()
             chosen = mode or adapted.options.batch_norm_mode
@@ -404,7 +404,7 @@ class Front:
         macs = model.image_mac_count
         check_cost(query.queries, support_count, mode, macs, limits, violations)
 
-    async def _behind(self, adapted: AdaptedModelRecord) -> ServedModel:
+    async def behind(self, adapted: AdaptedModelRecord) -> ServedModel:
         """Return the version that was adapted; raise `ModelChanged` if it is gone."""
         current_call().adapted_model = adapted.id
         current_call().model = adapted.model

@@ -12,15 +12,18 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from kshot.oip.v2 import grpc_service_pb2 as oip
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 from studies.reliability.callers import open_channel, reason_of
 from studies.reliability.fuzz.mutation import bytes_like, message_like
+from studies.reliability.fuzz.requests import infer_request
 from studies.reliability.ledger import Ledger
 from studies.reliability.served import Served
 from studies.reliability.tasks import Task
 
 _SERVICE = "kshot.v1.AdaptationService"
+_INFERENCE = "inference.GRPCInferenceService"
 _SECONDS = 2.0
 _AT_ONCE = 32
 _ASK_EVERY = 500
@@ -61,6 +64,14 @@ class Calls:
                 wire.ExportAdaptedModelRequest(adapted_model=adapted_model)
             ],
             f"/{_SERVICE}/GetCapabilities": [wire.GetCapabilitiesRequest()],
+            f"/{_INFERENCE}/ModelInfer": [
+                infer_request(adapted_model, queries, typed=typed)
+                for queries in tasks[0].queries[:2]
+                for typed in (False, True)
+            ],
+            f"/{_INFERENCE}/ModelMetadata": [oip.ModelMetadataRequest(name=adapted_model)],
+            f"/{_INFERENCE}/ModelReady": [oip.ModelReadyRequest(name=adapt.model, version="1")],
+            f"/{_INFERENCE}/ServerMetadata": [oip.ServerMetadataRequest()],
             f"/{_SERVICE}/Nothing": [wire.GetCapabilitiesRequest()],
             "/grpc.health.v1.Health/Check": [health_pb2.HealthCheckRequest(service=_SERVICE)],
             "/grpc.health.v1.Health/Watch": [health_pb2.HealthCheckRequest(service=_SERVICE)],

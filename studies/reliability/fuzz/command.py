@@ -20,8 +20,9 @@ from studies.reliability.proof import Place, Proof, proof_options, run_proof
 # Target: its share of the inputs, and the number of parts. What takes longer gets fewer.
 SHARES = {
     "adapt": (0.2, 4),
-    "predict": (0.2, 4),
-    "names": (0.15, 2),
+    "predict": (0.15, 3),
+    "infer": (0.1, 2),
+    "names": (0.1, 2),
     "images": (0.2, 8),
     "manifests": (0.13, 4),
     "encoders": (0.01, 4),

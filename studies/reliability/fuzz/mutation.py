@@ -57,6 +57,9 @@ def _change_field(chance: random.Random, message: Message) -> None:
     while True:
         field = chance.choice(part.DESCRIPTOR.fields)
         value = getattr(part, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            _change_entries(chance, value)
+            return
         if field.is_repeated:
             _change_items(chance, field, value)
             return
@@ -85,6 +88,14 @@ def _change_items(chance: random.Random, field: FieldDescriptor, items: Any) -> 
         items[place] = _scalar(chance, field, items[place])
     else:
         items.append(_scalar(chance, field, items[0] if items else None))
+
+
+def _change_entries(chance: random.Random, entries: Any) -> None:  # noqa: ANN401 -- a map of messages
+    name = chance.choice([*sorted(entries), *_TEXTS])
+    if name in entries and chance.random() < 0.3:
+        del entries[name]
+    else:
+        _change_field(chance, entries[name])  # which makes it
 
 
 def _scalar(chance: random.Random, field: FieldDescriptor, value: Any) -> Any:  # noqa: ANN401 -- of any type

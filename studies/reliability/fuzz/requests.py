@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from kshot.oip.v2 import grpc_service_pb2 as oip
 from kshot.server.call_context import begin_call
 from kshot.server.checked_task import check_task
 from kshot.server.errors import RequestError
+from kshot.server.oip.contents import INPUT, read_images
+from kshot.server.oip.decode import (
+    LABELS,
+    LOGITS,
+    PROBABILITIES,
+    check_request_id,
+    in_these_words,
+    predict_input,
+    read_outputs,
+)
 from kshot.server.predict.catalog import Catalog
 from kshot.server.predict.prediction import (
     CostLimits,
@@ -24,8 +35,9 @@ from kshot.server.request.images import PixelBudget, SharedImages
 from kshot.server.request.options import TtlLimits
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
+from kshot.server.rpc import decode
 from kshot.server.rpc.capabilities import capabilities_message
-from kshot.server.rpc.decode import adapt_input, predict_input
+from kshot.server.rpc.decode import adapt_input
 from kshot.server.store.page_token import page_token, parse_page_token
 from kshot.v1 import adaptation_pb2 as wire
 from studies.reliability.fuzz.mutation import bytes_like, message_like
@@ -41,6 +53,7 @@ _MODULES = (
     "kshot.server.request.violations",
     "kshot.server.store.page_token",
 )
+_INFER_MODULES = ("kshot.server.oip.contents", "kshot.server.oip.decode")
 _TTL = TtlLimits(3600.0, 7200.0)
 _MOST_PIXELS = 2**20
 _ID = "am-" + "abcdefgh234567abcdefgh2345"
@@ -98,7 +111,7 @@ def predict_target(bundles: Sequence[Path], config: Any) -> Target:  # noqa: ANN
         begin_call("Predict")
         violations = Violations()
         try:
-            query = predict_input(request, violations)
+            query = decode.predict_input(request, violations)
             check_id(request.adapted_model, violations)
             model = models[len(content) % len(models)]
             check_mode(query.mode, model, violations)
@@ -113,6 +126,74 @@ def predict_target(bundles: Sequence[Path], config: Any) -> Target:  # noqa: ANN
         return True
 
     return Target(_drawing(requests), run, _MODULES)
+
+
+def infer_target(bundles: Sequence[Path], config: Any) -> Target:  # noqa: ANN401 -- the server's settings
+    """Read and check requests of the Open Inference Protocol."""
+    catalog = Catalog.load(bundles)
+    models = list(catalog)
+    served = capabilities_message(catalog.by_name, config, None).models
+    requests = [
+        infer_request(_ID, queries, typed=typed)
+        for task in make_tasks(served, 6)
+        for queries in (*task.queries[:2], _pixels(2))
+        for typed in (False, True)
+    ]
+
+    def run(content: bytes) -> bool:
+        request = oip.ModelInferRequest()
+        try:
+            request.ParseFromString(content)
+        except DecodeError:
+            return False
+        begin_call("ModelInfer")
+        violations = Violations()
+        try:
+            check_request_id(request, violations)
+            outputs = read_outputs(request, (PROBABILITIES, LABELS), (LOGITS,), violations)
+            predict_input(request, outputs, violations)
+            model = models[len(content) % len(models)]
+            most = model.bundle.manifest.limits.max_query_count
+            images = read_images(request, most, violations)
+            violations.check()
+            with in_these_words():
+                prepare_queries(images, model, _budget(), violations)
+                violations.check()
+        except RequestError:
+            pass
+        return True
+
+    return Target(_drawing(requests), run, _INFER_MODULES)
+
+
+def infer_request(model: str, queries: wire.Images, *, typed: bool) -> oip.ModelInferRequest:
+    """Ask of the Open Inference Protocol what `Predict` is asked, with raw or typed contents."""
+    request = oip.ModelInferRequest(model_name=model, id="1")
+    request.outputs.add(name=PROBABILITIES)
+    request.parameters["top_k"].int64_param = 2
+    request.parameters["batch_norm_mode"].string_param = "support"
+    tensor = request.inputs.add(name=INPUT)
+    if queries.WhichOneof("content") == "encoded":
+        items = queries.encoded.items
+        tensor.datatype, raw = "BYTES", b"".join(map(_behind_length, items))
+        tensor.shape.append(len(items))
+        tensor.contents.bytes_contents.extend(items)
+    else:
+        sent = queries.tensor
+        tensor.datatype, raw = sent.datatype, sent.data
+        tensor.shape.extend(sent.shape)
+        if sent.datatype == "UINT8":
+            tensor.contents.uint_contents.extend(sent.data)
+        else:
+            tensor.contents.fp32_contents.extend(np.frombuffer(sent.data, "<f4").tolist())
+    if not typed:
+        tensor.ClearField("contents")
+        request.raw_input_contents.append(raw)
+    return request
+
+
+def _behind_length(item: bytes) -> bytes:
+    return len(item).to_bytes(4, "little") + item
 
 
 def names_target() -> Target:

@@ -41,6 +41,7 @@ def targets(folder: Path) -> dict[str, Callable[[], Target]]:
     return {
         "adapt": lambda: requests.adapt_target(*served()),
         "predict": lambda: requests.predict_target(*served()),
+        "infer": lambda: requests.infer_target(*served()),
         "names": requests.names_target,
         "images": images.target,
         "manifests": lambda: bundles.manifest_target(small_bundles(folder)),

@@ -26,6 +26,7 @@ def targets(means_bundle: Bundle, tmp_path: Path) -> dict[str, Make]:
     return {
         "adapt": lambda: requests.adapt_target(paths, config),
         "predict": lambda: requests.predict_target(paths, config),
+        "infer": lambda: requests.infer_target(paths, config),
         "names": requests.names_target,
         "images": images.target,
         "manifests": lambda: bundles.manifest_target(paths),
@@ -40,6 +41,7 @@ def targets(means_bundle: Bundle, tmp_path: Path) -> dict[str, Make]:
     [
         ("adapt", 700, 300),
         ("predict", 700, 300),
+        ("infer", 500, 200),
         ("names", 1000, 50),
         ("images", 1000, 500),
         ("manifests", 500, 300),

@@ -19,11 +19,9 @@ Tensor = wire.ModelMetadataResponse.TensorMetadata
 def model_metadata(
     name: str, model: ServedModel, adapted: AdaptedModelRecord | None
 ) -> wire.ModelMetadataResponse:
-    """Describe an initialization, or a model that was adapted from it."""
+    """Describe an initialization, or a model that was adapted from it, without their versions."""
     manifest = model.bundle.manifest
-    response = wire.ModelMetadataResponse(
-        name=name, versions=[str(manifest.version)], platform=_PLATFORM, inputs=[_input(model)]
-    )
+    response = wire.ModelMetadataResponse(name=name, platform=_PLATFORM, inputs=[_input(model)])
     facts = {
         "bundle_digest": model.bundle.digest,
         "input_datatypes": ",".join(FIELDS if manifest.input.preprocessing else ["FP32"]),

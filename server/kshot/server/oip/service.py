@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +38,7 @@ from kshot.server.oip.metadata import model_metadata
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.request.inputs import Images
 from kshot.server.request.validation import check_id
-from kshot.server.request.violations import Violations
+from kshot.server.request.violations import Violations, shorten
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.server.watch.version import server_version
 from kshot.v1 import adaptation_pb2
@@ -95,55 +95,59 @@ class InferenceServicer(wire_grpc.GRPCInferenceServiceServicer):
     ) -> wire.ModelMetadataResponse:
         """Describe a model."""
         model, adapted = await self._describe(request)
-        return model_metadata(request.name, model, adapted)
+        versions = [model]
+        if adapted is None:
+            name = model.bundle.manifest.name
+            every = self._front.catalog.versions
+            versions = [each for each in every if each.bundle.manifest.name == name]
+        response = model_metadata(request.name, model, adapted)
+        response.versions.extend(map(_version, versions))
+        return response
 
     async def ModelInfer(
         self, request: wire.ModelInferRequest, _context: Context
     ) -> wire.ModelInferResponse:
         """Classify queries, or encode images."""
-        name, kept = request.model_name, self._front.kept_models
-
-        async def read() -> AdaptedModelRecord:
-            return (await kept.read(name))[0]
-
-        model, adapted = await self._find(name, read, request.model_version, "model_version")
-        response = wire.ModelInferResponse(
-            model_name=name,
-            model_version=str(model.bundle.manifest.version),
-            id=request.id,
-        )
-        if adapted is None:
-            await self._embed(request, model, response)
+        response = wire.ModelInferResponse(model_name=request.model_name, id=request.id)
+        if self._adapted(request.model_name):
+            await self._predict(request, response)
         else:
-            await self._predict(request, model, response)
+            await self._embed(request, response)
         if warnings := current_call().query_warnings:
             response.parameters["warnings"].string_param = "\n".join(warnings)
         return response
 
     async def _embed(
-        self, request: wire.ModelInferRequest, model: ServedModel, response: wire.ModelInferResponse
+        self, request: wire.ModelInferRequest, response: wire.ModelInferResponse
     ) -> None:
+        model = self._initialization(request.model_name, request.model_version)
         if model.encoder is None:
             raise AdaptFirst(model.bundle.manifest.name)
+        response.model_version = _version(model)
         violations = Violations()
         check_request_id(request, violations)
         read_parameters(request, (), violations)
         read_outputs(request, (EMBEDDING,), (), violations)
-        images = await self._images(request, model, violations)
+        images = await self._images(request, [model], violations)
         with in_these_words():
             features = await embed(self._front, model, images, Violations())
         add_numbers(response, EMBEDDING, features)
 
     async def _predict(
-        self, request: wire.ModelInferRequest, model: ServedModel, response: wire.ModelInferResponse
+        self, request: wire.ModelInferRequest, response: wire.ModelInferResponse
     ) -> None:
-        violations = Violations()
+        front, violations = self._front, Violations()
+        if request.model_version:
+            adapted, _ = await front.kept_models.read(request.model_name)
+            _check_version(await front.behind(adapted), request.model_version, "model_version")
         check_request_id(request, violations)
         outputs = read_outputs(request, (PROBABILITIES, LABELS), (LOGITS,), violations)
         query = predict_input(request, outputs, violations)
-        query = replace(query, queries=await self._images(request, model, violations))
+        images = await self._images(request, front.catalog.versions, violations)
+        query = replace(query, queries=images)
         with in_these_words():
-            adapted, answers = await self._front.predict(request.model_name, query, violations)
+            adapted, answers = await front.predict(request.model_name, query, violations)
+        response.model_version = _version(await front.behind(adapted))
         response.parameters["batch_norm_mode"].string_param = answers.mode
         response.parameters["weights_digest"].string_param = adapted.weights_digest
 
@@ -152,15 +156,18 @@ class InferenceServicer(wire_grpc.GRPCInferenceServiceServicer):
 
         count = len(answers.logits) * max(1, min(query.top_k, len(adapted.class_names)))
         if count > _CLASSES_ON_LOOP:
-            await self._front.workers.compute(add)
+            await front.workers.compute(add)
         else:
             add()
 
     async def _images(
-        self, request: wire.ModelInferRequest, model: ServedModel, violations: Violations
+        self, request: wire.ModelInferRequest, models: Sequence[ServedModel], violations: Violations
     ) -> Images:
-        """Read the images of a request; raise all violations. Typed contents are slow to read."""
-        most = model.bundle.manifest.limits.max_query_count
+        """Read the images of a request to one of the models; raise all violations.
+
+        Typed contents are slow to read.
+        """
+        most = max(model.bundle.manifest.limits.max_query_count for model in models)
 
         def read() -> Images | None:
             with current_call().measure("decode"):
@@ -174,26 +181,31 @@ class InferenceServicer(wire_grpc.GRPCInferenceServiceServicer):
     async def _describe(
         self, request: wire.ModelReadyRequest | wire.ModelMetadataRequest
     ) -> tuple[ServedModel, AdaptedModelRecord | None]:
-        kept = self._front.kept_models
-        return await self._find(
-            request.name, lambda: kept.get(request.name), request.version, "version"
+        """Return a model, and the record of an adapted one."""
+        if not self._adapted(request.name):
+            return self._initialization(request.name, request.version), None
+        adapted = await self._front.kept_models.get(request.name)
+        model = await self._front.behind(adapted)
+        _check_version(model, request.version, "version")
+        return model, adapted
+
+    def _adapted(self, name: str) -> bool:
+        """Tell whether a name is an id."""
+        return name not in self._front.catalog and check_id(name, Violations())
+
+    def _initialization(self, name: str, version: str) -> ServedModel:
+        """Return a served model by its name and the number or label of its version, if given."""
+        model = self._front.find_model(f"{name}@{version}" if version else name)
+        current_call().model = model.bundle.manifest.name
+        return model
+
+
+def _check_version(model: ServedModel, version: str, field: str) -> None:
+    if version not in ("", _version(model)):
+        raise InvalidRequest.about(
+            field, f"expected {_version(model)} or none, got {shorten(version, 20)!r}"
         )
 
-    async def _find(
-        self, name: str, read: Callable[[], Awaitable[AdaptedModelRecord]], version: str, field: str
-    ) -> tuple[ServedModel, AdaptedModelRecord | None]:
-        """Return a model, and the record of an adapted one, which `read` gives.
 
-        `field` is that of the version.
-        """
-        front, adapted = self._front, None
-        if name not in front.catalog and check_id(name, Violations()):
-            adapted = await read()
-            current_call().adapted_model = adapted.id
-        model = front.find_model(name) if adapted is None else front.catalog.behind(adapted)
-        manifest = model.bundle.manifest
-        current_call().model = manifest.name
-        if version not in ("", str(manifest.version)):
-            problem = f"expected {manifest.version} or none, got {version[:20]!r}"
-            raise InvalidRequest.about(field, problem)
-        return model, adapted
+def _version(model: ServedModel) -> str:
+    return str(model.bundle.manifest.version)
