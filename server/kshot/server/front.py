@@ -20,7 +20,7 @@ from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.library_versions import library_versions
 from kshot.server.engine_link.pool import EnginePool
-from kshot.server.errors import ModelNotFound, SupportNotKept
+from kshot.server.errors import InvalidRequest, ModelNotFound, SupportNotKept
 from kshot.server.limits.answers import AnswerRoom
 from kshot.server.lives.revised_task import revised_task
 from kshot.server.lives.revision import Revision
@@ -267,6 +267,18 @@ class Front:
             size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
             page_size = await self.answer_room.hold_page(size, self.catalog.max_way)
         return await self.kept_models.page(page_size, page_token, model, wanted)
+
+    async def delete(self, adapted_model: str) -> None:
+        """Delete an adapted model, and what is known of its support set."""
+        await self.kept_models.delete(adapted_model)
+        self.support_grounds.discard(adapted_model)
+
+    async def delete_tenant(self, tenant: str) -> int:
+        """Erase all that is kept of a tenant; return the number of its adapted models."""
+        if not tenant:
+            raise InvalidRequest.about("tenant", "expected the name of a tenant, got none")
+        self.support_grounds.discard()
+        return await self.kept_models.delete_tenant(tenant)
 
     async def export(
         self, adapted_model: str, mode: BatchNormMode | None, violations: Violations

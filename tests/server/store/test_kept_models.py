@@ -6,6 +6,7 @@ import asyncio
 import errno
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,8 +19,11 @@ from kshot.server.errors import (
     AdaptedModelDeleted,
     AdaptedModelExpired,
     AdaptedModelNotFound,
+    EtagMismatch,
+    InvalidRequest,
     StoreUnavailable,
 )
+from kshot.server.request.renewal import Renewal
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.kept_models import Handover, KeptModels
 from kshot.server.store.model_cache import ModelCache
@@ -285,3 +289,64 @@ def test_a_model_whose_row_is_gone_leaves_memory(
     asyncio.run(main())
 
     assert cache.used_bytes == 0
+
+
+def test_delete_frees_memory_and_disk_at_once(
+    tmp_path: Path, store: LocalStore, make_model: Make, make_arrays: Make
+) -> None:
+    """Sessions of single models live as long as their arrays, so they go too."""
+    cache = ModelCache(10**7)
+
+    async def main() -> None:
+        async with open_workers() as workers:
+            call = begin_call("Adapt")
+            call.tenant = "ada"
+            kept = KeptModels(store, cache, workers)
+            later = time.time() + 1000
+            models = [
+                await kept.keep(make_model(expire_time=later), make_arrays()) for _ in range(3)
+            ]
+            held = [weakref.ref((await kept.read(model.id))[1]) for model in models]
+            assert cache.used_bytes
+
+            await kept.delete(models[0].id)
+            assert [ref() is None for ref in held] == [True, False, False]
+            assert not list(tmp_path.rglob(f"*{models[0].id}*"))
+            call.tenant = "bob"
+            for method in (kept.get, kept.read, kept.read_whole, kept.delete):
+                with pytest.raises(AdaptedModelNotFound) as caught:
+                    await method(models[1].id)
+                assert caught.type is AdaptedModelNotFound
+            assert await kept.page(9, "", "") == ([], "")
+            assert await kept.delete_tenant("ada") == 2
+            assert all(ref() is None for ref in held)
+            assert cache.used_bytes == 0
+            assert not list(tmp_path.rglob("*.safetensors*"))
+
+    asyncio.run(main())
+
+
+def test_a_renewed_model_is_renewed_in_memory(
+    store: LocalStore, make_model: Make, make_arrays: Make
+) -> None:
+    """Only with the etag of now; arrays stay, and with them sessions."""
+
+    async def main() -> None:
+        async with open_workers() as workers:
+            begin_call("Adapt")
+            kept = KeptModels(store, ModelCache(10**7), workers)
+            model = await kept.keep(make_model(expire_time=time.time() + 5), make_arrays())
+            _, arrays = await kept.read(model.id)
+
+            renewed = await kept.renew(model.id, Renewal(None, 60.0, etag=model.etag), 60.0)
+            assert renewed.expire_time > model.expire_time
+            found, again = await kept.read(model.id)
+            assert found == renewed
+            assert again is arrays
+            assert await kept.get(model.id) == renewed
+            with pytest.raises(EtagMismatch, match=renewed.etag):
+                await kept.renew(model.id, Renewal(None, 60.0, etag=model.etag), 60.0)
+            with pytest.raises(InvalidRequest):
+                await kept.renew(model.id, Renewal(None, 61.0), 60.0)
+
+    asyncio.run(main())

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from kshot.server.errors import (
+    AdaptedModelDamaged,
     AdaptedModelDeleted,
     AdaptedModelExpired,
     AdaptedModelNotFound,
     StoreIsFull,
 )
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.failures import StoreFailed
+from kshot.server.store.files import StoreFiles
+from kshot.server.store.folder import StoreFolder
 from kshot.server.store.rows import AnsweredRequest
 from kshot.server.store.store import LocalStore
 
@@ -95,3 +100,78 @@ def test_a_changed_answer_is_forgotten(
     with open_store() as store:
         assert list(store._index.requests()) == []
         assert store.get("a1").id == "a1"
+
+
+def holds(folder: Path, text: str) -> list[str]:
+    """Return the files of a store that have a text in them or in their names."""
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if text in path.name or (path.is_file() and text.encode() in path.read_bytes())
+    ]
+
+
+def test_a_tenant_is_erased_and_others_stay(
+    open_store: OpenStore,
+    folder: Path,
+    clock: SimpleNamespace,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+) -> None:
+    """Also what it had deleted, what expired, what is damaged, and what a repair moved away."""
+
+    def owned(model_id: str, tenant: str, expire_time: float = 2000.0) -> AdaptedModelRecord:
+        model = make_model(model_id, expire_time=expire_time)
+        # A long name fills pages of its own.
+        names = (f"cat of {tenant}", f"dog of {tenant}" * 500)
+        return replace(model, tenant=tenant, class_names=names)
+
+    with open_store() as store:
+        for tenant in ("ada", "bob"):
+            for name in ("live", "deleted", "damaged"):
+                store.put(owned(f"am-{tenant}-{name}", tenant), make_arrays(), answer)
+            store.put(owned(f"am-{tenant}-old", tenant, 1500.0), make_arrays())
+            store.delete(f"am-{tenant}-deleted", tenant)
+            (folder / "models" / f"am-{tenant}-damaged.safetensors").write_bytes(b"?")
+        with pytest.raises(AdaptedModelDamaged):
+            store.read("am-ada-damaged", "ada")
+    (folder / "index.sqlite3").unlink()
+    StoreFolder.open(folder, lambda: 1000.0, repair=True).close()
+    assert holds(folder / "quarantine", "ada")
+
+    with open_store() as store:
+        clock.now = 1600.0
+        assert store.delete_tenant("ada") == 2
+        assert (
+            holds(folder, "of ada") == holds(folder, "ada-live") == holds(folder, "ada-old") == []
+        )
+        assert store.use_by_tenant().keys() == {"bob"}
+        assert store.read("am-bob-live", "bob")
+        assert store.delete_tenant("ada") == 0
+        refused(store, "am-ada-live", "ada")
+    with open_store() as store:
+        assert holds(folder, "of ada") == []
+        assert store.get("am-bob-live", "bob").class_names[0] == "cat of bob"
+
+
+def test_what_interrupts_an_erasure_leaves_nothing_for_callers(
+    open_store: OpenStore,
+    folder: Path,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_files: StoreFiles, _ids: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with open_store() as store:
+        store.put(replace(make_model(), tenant="ada"), make_arrays())
+        monkeypatch.setattr(StoreFiles, "remove", fail)
+        with pytest.raises(StoreFailed):
+            store.delete_tenant("ada")
+        monkeypatch.undo()
+        with pytest.raises(AdaptedModelDeleted):
+            store.get("a1", "ada")
+    with open_store() as store:
+        store.delete_tenant("ada")
+        assert holds(folder, "a1") == holds(folder, "class 0") == []

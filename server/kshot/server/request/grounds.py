@@ -79,6 +79,14 @@ class SupportGrounds:
                 self._known.popitem(last=False)
         return grounds
 
+    def discard(self, adapted_model: str | None = None) -> None:
+        """Forget an adapted model, or all."""
+        with self._lock:
+            if adapted_model is None:
+                self._known.clear()
+            else:
+                self._known.pop(adapted_model, None)
+
 
 def support_ground_warnings(grounds: Grounds | None) -> Iterator[str]:
     """Warn of a support set that has both grounds."""

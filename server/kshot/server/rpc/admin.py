@@ -41,6 +41,13 @@ class AdminServicer(wire_grpc.AdminServiceServicer):
         adapted = {tenant: await state.adapt_seconds(tenant) for tenant in now.tenants}
         return statistics_message(now, adapted)
 
+    async def DeleteTenant(
+        self, request: wire.DeleteTenantRequest, _context: Context
+    ) -> wire.DeleteTenantResponse:
+        """Erase all that is kept of a tenant."""
+        count = await self._front.delete_tenant(request.tenant)
+        return wire.DeleteTenantResponse(adapted_model_count=count)
+
 
 def _served_bundle(opened: Opened) -> wire.ServedBundle:
     bundle = opened.model.bundle

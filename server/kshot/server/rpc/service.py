@@ -140,7 +140,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
     ) -> wire.DeleteAdaptedModelResponse:
         """Forget one adapted model."""
         current_call().adapted_model = request.adapted_model
-        await self._front.kept_models.delete(request.adapted_model)
+        await self._front.delete(request.adapted_model)
         return wire.DeleteAdaptedModelResponse(adapted_model=request.adapted_model)
 
     async def ExportAdaptedModel(

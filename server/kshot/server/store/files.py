@@ -13,8 +13,9 @@ import errno
 import itertools
 import os
 import re
+import shutil
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +159,19 @@ class StoreFiles:
         sync_folder(self._quarantine)
         sync_folder(self._models)
         return True
+
+    def clear_quarantine(self, wanted: Callable[[str, bytes], bool]) -> None:
+        """Remove what is in quarantine unless it is wanted, by its id and content.
+
+        Indices that repairs moved there go as well: they name what other files held.
+        """
+        for path in self._quarantine.iterdir():
+            if not _regular(path):
+                if path.name.startswith("index-") and not path.is_symlink():
+                    shutil.rmtree(path)
+            elif not wanted(_id_of(path), self._content(path)):
+                path.unlink()
+        sync_folder(self._quarantine)
 
     def find(self) -> Found:
         """Return what lies in the folders."""

@@ -43,6 +43,12 @@ class Graves:
             self.try_again(now)
         self._buried.add(model_id)
 
+    def delete_of(self, tenant: str, now: float) -> list[str]:
+        """Replace some rows of a tenant by tombstones, and return their ids."""
+        ids = self._index.bury_of(tenant, now)
+        self._buried.update(ids)
+        return ids
+
     def try_again(self, now: float) -> None:
         """Write the tombstones that the index had no room for."""
         with suppress_full_disk():

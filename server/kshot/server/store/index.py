@@ -132,6 +132,29 @@ class StoreIndex:
             ).fetchall()
             self._bury(found, end_time, deleted=True)
 
+    def bury_of(self, tenant: str, end_time: float) -> list[str]:
+        """Replace up to `AT_ONCE` rows of a tenant by tombstones, and return their ids."""
+        with self._transaction() as connection:
+            found = connection.execute(
+                "SELECT id, expire_time, tenant FROM adapted_models WHERE tenant = ? LIMIT ?",
+                (tenant, AT_ONCE),
+            ).fetchall()
+            self._bury(found, end_time, deleted=True)
+        return [model_id for model_id, *_ in found]
+
+    def forget_tenant(self, tenant: str) -> None:
+        """Drop a tenant's tombstones and requests, and the bytes of all that was dropped before.
+
+        It writes the index anew, without its free pages, and empties the log.
+        """
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM tombstones WHERE tenant = ?", (tenant,))
+            connection.execute("DELETE FROM requests WHERE tenant = ?", (tenant,))
+        self._connection.execute("PRAGMA temp_store = MEMORY")  # no copy of rows elsewhere
+        self._connection.execute("VACUUM")
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.hold_room()
+
     def expired(
         self, now: float, count: int, wanted: Callable[[str], bool] = lambda _: True
     ) -> list[tuple[str, float, str | None]]:

@@ -162,6 +162,17 @@ class KeptModels:
         """Free the memory of adapted models of bundles; they stay in the store."""
         self._cache.discard_of(digests)
 
+    async def delete_tenant(self, tenant: str) -> int:
+        """Erase all that is kept of a tenant; return the number of its models."""
+
+        def erase() -> int:
+            try:
+                return self._store.delete_tenant(tenant)
+            finally:
+                self._cache.discard_tenant(tenant)
+
+        return await self._in_store(erase)
+
     def _load(self, model_id: str, tenant: str) -> CachedModel:
         """Return an adapted model from the store, its arrays from memory if possible; blocks."""
         model = self._store.get(model_id, tenant)

@@ -96,6 +96,14 @@ class ModelCache:
         for model_id in ids:
             self.discard(model_id)
 
+    def discard_tenant(self, tenant: str) -> None:
+        """Drop all of a tenant; no load that is under way is cached."""
+        with self._lock:
+            self._loading.clear()
+            ids = [name for name, held in self._kept.items() if held.model.tenant == tenant]
+            dropped = [self._drop(name) for name in ids]
+        del dropped
+
     def _finish(
         self, model_id: str, future: Future[CachedModel], held: CachedModel | None = None
     ) -> None:

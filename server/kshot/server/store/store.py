@@ -23,6 +23,7 @@ from kshot.server.request.list_filter import ListFilter
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.content import (
     content_digest,
+    described,
     model_content,
     opened,
     parse_arrays,
@@ -259,6 +260,38 @@ class LocalStore:
                         raise
                 self._graves.delete(model_id, self.now())
             self._graves.remove([model_id])
+
+    def delete_tenant(self, tenant: str) -> int:
+        """Erase all that is kept of a tenant; return the number of its models.
+
+        Others wait for parts of it only, and once for the index, which is written anew. A call that
+        fails or is interrupted may leave a rest, which the next one erases. Of what is in
+        quarantine all goes that is not known to be another tenant's.
+        """
+
+        def others(model_id: str, content: bytes) -> bool:
+            row = self._index.row(model_id)
+            if row is not None and row.tenant is not None:
+                return row.tenant != tenant
+            try:
+                return described(content).tenant != tenant
+            except ValueError:
+                return False
+
+        count = 0
+        with self._removing, system_errors():
+            while True:
+                with self._lock:
+                    buried = self._graves.delete_of(tenant, self.now())
+                # Before the tombstones go: a file without either would count as lost, not deleted.
+                self._graves.remove()
+                if not buried:
+                    break
+                count += len(buried)
+            with self._lock:
+                self._files.clear_quarantine(others)
+                self._index.forget_tenant(tenant)
+        return count
 
     def sweep(self) -> int:
         """Remove expired models and tombstones of seven days; return how many expired.
