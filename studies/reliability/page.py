@@ -117,6 +117,16 @@ def _quiet(result: Result) -> str:
     )
 
 
+def _encrypted(result: Result) -> str:
+    (row,) = result.rows
+    least, greatest = row["more, quartiles [ms]"]
+    return (
+        f"{result.settings['rounds']} rounds of {result.settings['calls']} calls: p50 "
+        f"{row['plain p50 [ms]']:.2f} ms, {row['secured p50 [ms]']:.2f} with both; in a round "
+        f"{row['more [ms]']:.2f} more, quartiles {least:.2f} and {greatest:.2f}: {_wrong(result)}"
+    )
+
+
 def _soak(result: Result) -> str:
     (row,) = result.rows
 
@@ -139,5 +149,6 @@ PROOFS: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "storms": ("cancels, hangs up, gives 1 ms, overfills the queue, sends garbage", _storms),
     "fuzz": ("sends changed bytes to all that reads what others wrote", _fuzz),
     "quiet": ("floods the server and measures another client", _quiet),
+    "encrypted": ("compares Predict with TLS and a key and without both", _encrypted),
     "soak": ("loads a server for long and watches what it holds", _soak),
 }
