@@ -23,6 +23,7 @@ EXAMPLES: list[RequestError] = [
     errors.AdaptedModelExpired("am-x", 0.0),
     errors.AdaptedModelDeleted("am-x"),
     errors.ModelChanged("am-x", "y"),
+    errors.ImportNotServed("y", "b" * 64),
     errors.NonFiniteLogits(2),
     errors.SupportNotKept("am-x", "it cannot be revised"),
     errors.AdaptFirst("y"),

@@ -11,6 +11,7 @@ KshotServerError
     │   ├── AdaptedModelExpired
     │   └── AdaptedModelDeleted
     ├── ModelChanged            the adapted bundle is no longer served
+    │   └── ImportNotServed     that of an imported file is not served
     ├── NonFiniteLogits         the logits of a query are not finite
     ├── SupportNotKept          the adapted model has no support set any more
     ├── AdaptFirst              the call names a model where it needs an adapted one
@@ -195,6 +196,18 @@ class ModelChanged(RequestError):
         failure = precondition(self.reason, model, message)
         served = {"served": instead} if instead else {}
         super().__init__(message, failure, adapted_model=adapted_model, model=model, **served)
+
+
+class ImportNotServed(ModelChanged):
+    """The bundle that an imported file was made from is not served."""
+
+    def __init__(self, model: str, bundle_digest: str) -> None:
+        message = (
+            f"the file was made from a bundle of model {model!r} that is not served, with digest "
+            f"{bundle_digest!r}; serve that version of it"
+        )
+        failure = precondition(self.reason, model, message)
+        RequestError.__init__(self, message, failure, model=model, bundle_digest=bundle_digest)
 
 
 class NonFiniteLogits(RequestError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -22,8 +22,10 @@ from kshot.server.engine_link.library_versions import library_versions
 from kshot.server.engine_link.pool import EnginePool
 from kshot.server.errors import InvalidRequest, ModelNotFound, SupportNotKept
 from kshot.server.limits.answers import AnswerRoom
+from kshot.server.lives.exported_file import read_exported
 from kshot.server.lives.revised_task import revised_task
 from kshot.server.lives.revision import Revision
+from kshot.server.lives.upload import UploadHeader, UploadLimits, collect
 from kshot.server.predict.batches import MAX_BATCH_IMAGES, Batches, Request, few_alone, may_join
 from kshot.server.predict.catalog import Catalog, ServedModel
 from kshot.server.predict.encodings import Encodings
@@ -62,9 +64,12 @@ from kshot.server.request.list_filter import parse_filter
 from kshot.server.request.options import TtlLimits
 from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
-from kshot.server.store.adapted_model import AdaptedModelRecord
+from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.kept_models import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, KeptModels
 from kshot.server.workers import Workers
+
+# Each may hold a message of the greatest size.
+_MAX_IMPORTS = 16
 
 Check = Callable[[ServedModel, Violations, PixelBudget], Candidate]
 
@@ -91,6 +96,7 @@ class Front:
     support_grounds: SupportGrounds = field(default_factory=SupportGrounds)
     answer_room: AnswerRoom = field(default_factory=AnswerRoom)
     quotas: Quotas = field(default_factory=Quotas)
+    importing: Admission = field(default_factory=lambda: Admission(_MAX_IMPORTS))
 
     @property
     def models(self) -> list[ServedModel]:
@@ -301,6 +307,28 @@ class Front:
                     return export_model(model.bundle, arrays, adapted, chosen)
 
             return adapted, chosen, await self.workers.compute(work)
+
+    async def import_model(
+        self, header: UploadHeader, chunks: AsyncIterator[bytes]
+    ) -> AdaptedModelRecord:
+        """Store the adapted model in a file that `export` made."""
+        with self.importing.admit():
+            violations = Violations()
+            header.check(self._ttl, violations)
+            violations.check()
+            limits = UploadLimits(self.config.max_message_bytes, self.config.message_timeout)
+            content = await collect(chunks, limits)
+            # It is parsed, and compared with what would be exported.
+            await self.answer_room.hold_export(3 * len(content))
+
+            def work() -> tuple[AdaptedModelRecord, AdaptedArrays]:
+                with current_call().measure("decode"):
+                    return read_exported(content, header, self.find_model, self._ttl)
+
+            adapted, arrays = await self.workers.compute(work)
+            kept = await self.kept_models.keep(adapted, arrays)
+            current_call().adapted_model, current_call().model = kept.id, kept.model
+            return kept
 
     async def _adapt(
         self,

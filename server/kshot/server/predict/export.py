@@ -16,6 +16,17 @@ from kshot.server.predict.encoder import ENCODED, IMAGES
 from kshot.server.predict.template import LOGITS, used_names
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
+# Of a record, what an export has besides the properties of its own.
+ADAPTATION_FIELDS = (
+    "adaptation_digest",
+    "step_count",
+    "support_accuracy",
+    "support_digest",
+    "support_count",
+    "model_version",
+    "library_versions",
+)
+
 _INPUT = "inputs"
 _UNDIVIDED, _TEMPERATURE = "logits/undivided", "logits/temperature"
 
@@ -36,6 +47,15 @@ def export_model(
     the bundle's temperature, so their softmax is calibrated. A bundle's encoder comes before the
     adapted network.
     """
+    model = build_export(bundle, arrays, adapted, mode)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def build_export(
+    bundle: Bundle, arrays: AdaptedArrays, adapted: AdaptedModelRecord, mode: BatchNormMode
+) -> onnx.ModelProto:
+    """Return the model of `export_model`, unchecked."""
     way = len(adapted.class_names)
     temperature = bundle.manifest.temperature(mode, way, len(arrays.support))
     with_tail = bundle.tail_template_path if arrays.has_tail else None
@@ -50,8 +70,7 @@ def export_model(
     properties = _properties(bundle, adapted, mode) | {"kshot.temperature": repr(temperature)}
     onnx.helper.set_model_props(model, properties)
     model.doc_string = _description(bundle, adapted, mode)
-    onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString(deterministic=True)
+    return model
 
 
 def _fill(graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -114,7 +133,14 @@ def _properties(bundle: Bundle, adapted: AdaptedModelRecord, mode: BatchNormMode
         "kshot.batch_norm_mode": mode.value,
         "kshot.class_names": json.dumps(list(adapted.class_names)),
         "kshot.input": json.dumps(manifest_document(bundle.manifest)["input"]),
+        "kshot.adaptation": json.dumps(_adaptation(adapted)),
     }
+
+
+def _adaptation(adapted: AdaptedModelRecord) -> dict[str, object]:
+    """Return what an import makes the record of; without its id, which gives access."""
+    document = {name: getattr(adapted, name) for name in ADAPTATION_FIELDS}
+    return {**document, "options": adapted.options.document()}
 
 
 def _description(bundle: Bundle, adapted: AdaptedModelRecord, mode: BatchNormMode) -> str:

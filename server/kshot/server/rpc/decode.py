@@ -121,7 +121,7 @@ def _options(options: wire.AdaptOptions, violations: Violations) -> dict[str, Op
     for field, value in options.ListFields():
         kind = OPTION_TYPES[field.name]
         if isinstance(value, Duration):
-            given[field.name] = _seconds(value)
+            given[field.name] = seconds_of(value)
         elif not (isinstance(kind, type) and issubclass(kind, StrEnum)):
             given[field.name] = value
         elif choice := _choice(kind, value, f"options.{field.name}", violations):
@@ -129,7 +129,8 @@ def _options(options: wire.AdaptOptions, violations: Violations) -> dict[str, Op
     return given
 
 
-def _seconds(duration: Duration) -> float:
+def seconds_of(duration: Duration) -> float:
+    """Read a span of time; not a number where it is none."""
     seconds = duration.seconds + duration.nanos / 1e9
     return seconds if abs(duration.nanos) < 1e9 else math.nan
 

@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError
 
 from kshot.server.call_context import Call, until_sent
 from kshot.server.errors import InvalidRequest, QueueFull
+from kshot.server.limits.message_scan import MalformedError, holds_at_most
 from kshot.server.limits.pace import LARGE_BYTES
 from kshot.server.limits.shares import Shares
 from kshot.server.predict.catalog import Catalog
-from kshot.server.rpc.message_scan import MalformedError, holds_at_most
 
 # Parsing this much takes under a millisecond; larger messages are parsed in a thread.
 _ON_LOOP = 2**18

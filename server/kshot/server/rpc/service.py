@@ -32,6 +32,7 @@ from kshot.server.rpc.encode import (
     tensor_message,
     timing_message,
 )
+from kshot.server.rpc.uploads import read_chunks, read_header
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1 import adaptation_pb2_grpc as wire_grpc
 
@@ -160,6 +161,14 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         )
         for start in range(0, len(content), CHUNK_BYTES):
             yield wire.ExportAdaptedModelResponse(chunk=content[start : start + CHUNK_BYTES])
+
+    async def ImportAdaptedModel(
+        self, requests: AsyncIterator[wire.ImportAdaptedModelRequest], _context: Context
+    ) -> wire.ImportAdaptedModelResponse:
+        """Keep the adapted model in a file that was exported."""
+        header = await read_header(requests)
+        adapted = await self._front.import_model(header, read_chunks(requests))
+        return wire.ImportAdaptedModelResponse(adapted_model=adapted_model_message(adapted))
 
     async def GetCapabilities(
         self, _request: wire.GetCapabilitiesRequest, _context: Context

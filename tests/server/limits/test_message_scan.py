@@ -5,7 +5,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kshot.server.rpc.message_scan import MalformedError, holds_at_most
+from kshot.server.limits.message_scan import MalformedError, holds_at_most
 from kshot.v1 import adaptation_pb2 as wire
 
 ADAPT = wire.AdaptRequest.DESCRIPTOR
