@@ -20,7 +20,7 @@ from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.library_versions import library_versions
 from kshot.server.engine_link.pool import EnginePool
-from kshot.server.errors import InvalidRequest, ModelNotFound, SupportNotKept
+from kshot.server.errors import EtagMismatch, InvalidRequest, ModelNotFound, SupportNotKept
 from kshot.server.limits.answers import AnswerRoom
 from kshot.server.lives.exported_file import read_exported
 from kshot.server.lives.revised_task import revised_task
@@ -138,8 +138,10 @@ class Front:
                 violations.check()
             adapted = await self.kept_models.get(revision.adapted_model)
             current_call().adapted_model, current_call().model = adapted.id, adapted.model
-            self.find_model(adapted.model)
+            if revision.etag not in ("", adapted.etag):
+                raise EtagMismatch(adapted.id, adapted.etag)
             model = self.catalog.serving(adapted)
+            self.find_model(adapted.model)  # which the caller may use no more, perhaps
             # Pixels become four times as many bytes.
             room = 5 * adapted.size_bytes + room_bytes([model], revision.added.images)
             async with self.adapting_room.hold(room):
@@ -323,7 +325,7 @@ class Front:
 
             def work() -> tuple[AdaptedModelRecord, AdaptedArrays]:
                 with current_call().measure("decode"):
-                    return read_exported(content, header, self.find_model, self._ttl)
+                    return read_exported(content, header, self._find_version, self._ttl)
 
             adapted, arrays = await self.workers.compute(work)
             kept = await self.kept_models.keep(adapted, arrays)
@@ -426,6 +428,13 @@ class Front:
             raise
         current_call().model = task.model
         return [model]
+
+    def _find_version(self, name: str, bundle_digest: str) -> ServedModel | None:
+        """Return a served version that the caller may use, None if there is none."""
+        allowed = self.quotas.limits.allows(name)
+        versions = [model for model in self.catalog.versions if allowed]
+        fitting = (each for each in versions if each.bundle.digest == bundle_digest)
+        return next(fitting, None)
 
     def _budget(self, shared: SharedImages) -> PixelBudget:
         config = self.config

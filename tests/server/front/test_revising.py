@@ -59,6 +59,8 @@ def test_a_revision_is_an_adaptation_to_the_result(
     assert model.adaptation_digest == other.adaptation_digest
     assert model.options == other.options
     assert revised.report == wanted.report
+    assert (model.parent, other.parent) == (old.id, "")
+    assert (model.support_count, model.support_kept) == (7, True)
     answers = [
         stub.Predict(wire.PredictRequest(adapted_model=each, queries=queries(), batch_norm_mode=2))
         for each in (model.id, other.id)
@@ -86,8 +88,15 @@ def test_what_does_not_fit_is_listed(
     stub: AdaptationServiceStub, adapt_request: Make, refusal: Make
 ) -> None:
     old = stub.Adapt(adapt_request()).adapted_model
+    changed = refusal(
+        lambda: stub.ReviseAdaptedModel(
+            wire.ReviseAdaptedModelRequest(adapted_model=old.id, etag="another")
+        )
+    )
+    assert (changed.code, changed.reason) == ("ABORTED", "ETAG_MISMATCH")
     request = wire.ReviseAdaptedModelRequest(
         adapted_model=old.id,
+        etag=old.etag,
         removed_indices=[6],
         added=wire.SupportSet(
             images=sent(np.zeros((1, 1, 5, 5), np.float32)), class_indices=[0], class_names=["x"]

@@ -17,7 +17,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from kshot.bundle import TAIL_MIX, Bundle
-from kshot.server.errors import ImportNotServed, InvalidRequest, ModelNotFound
+from kshot.server.errors import ImportNotServed, InvalidRequest
 from kshot.server.limits.message_scan import MalformedError, holds_at_most
 from kshot.server.lives.export_facts import ExportFacts, record_of, refusal
 from kshot.server.lives.upload import UploadHeader
@@ -29,7 +29,7 @@ from kshot.server.request.options import TtlLimits
 from kshot.server.store.adapted_model import TAIL, AdaptedArrays, AdaptedModelRecord
 
 Floats = npt.NDArray[np.float32]
-Find = Callable[[str], ServedModel]
+Find = Callable[[str, str], ServedModel | None]
 
 # More than the largest export has: parsing takes time and memory by them.
 _MAX_FIELDS = 100_000
@@ -40,19 +40,16 @@ def read_exported(
 ) -> tuple[AdaptedModelRecord, AdaptedArrays]:
     """Return the record and the arrays in an exported file, as without `retain_support`; blocks.
 
-    `find` returns a served model or raises `ModelNotFound`. Raises `InvalidRequest`, or
-    `ImportNotServed` if the file's bundle is not what is found.
+    `find` returns the model of a name and a bundle digest if it is served. Raises `InvalidRequest`,
+    or `ImportNotServed` if it is not.
     """
     if (found := hashlib.sha256(content).hexdigest()) != header.sha256:
         expected = f"expected the SHA-256 of the file that was sent, {found}, got another"
         raise InvalidRequest.about("header.sha256", f"{expected}; send it again")
     model, facts = _parsed(content)
-    try:
-        bundle = find(facts.model).bundle
-    except ModelNotFound as error:
-        raise ImportNotServed(facts.model[:64], facts.bundle_digest[:64]) from error
-    if bundle.digest != facts.bundle_digest:
+    if (served := find(facts.model, facts.bundle_digest)) is None:
         raise ImportNotServed(facts.model[:64], facts.bundle_digest[:64])
+    bundle = served.bundle
     adapted = record_of(facts, bundle.manifest, header.ttl, ttls)
     arrays = _arrays(model.graph, facts, bundle, adapted.support_count)
     if weights_digest(arrays.parameters) != facts.weights_digest:

@@ -80,7 +80,7 @@ def renewal(request: wire.UpdateAdaptedModelRequest) -> Renewal:
     kind, time = request.WhichOneof("expiration"), request.expire_time
     return Renewal(
         time.seconds + time.nanos / 1e9 if kind == "expire_time" else None,
-        _seconds(request.ttl) if kind == "ttl" else None,
+        seconds_of(request.ttl) if kind == "ttl" else None,
         request.update_mask.paths[:_MAX_AXES],
         request.etag,
     )
