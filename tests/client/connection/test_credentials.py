@@ -272,6 +272,7 @@ def test_bad_input_is_named(authority: Authority, stranger: Authority, tmp_path:
         ({"api_key": open_key}, "expected a file that others cannot read, got mode 0604; chmod"),
         ({"api_key": empty}, f"api_key: {empty}: expected a key of up to 512 printable"),
         ({"api_key": tmp_path / "no"}, f"api_key: {tmp_path}/no: No such file or directory"),
+        ({"api_key": Path(f"kshot_{KEY}")}, "expected the path of a file, got what looks like a k"),
         ({"environ": {"KSHOT_API_KEY_FILE": "/no"}}, "KSHOT_API_KEY_FILE: /no: No such file"),
     ]
     for asked, words in cases:

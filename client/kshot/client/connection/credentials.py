@@ -18,6 +18,7 @@ from kshot.client.values import check_flag, check_path, shown
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _KEY = re.compile(r"[!-~]{1,512}")  # what a header can hold
+_KEY_BEGINS = "kshot_"
 _MOST_KEY_BYTES = 4096
 _OTHERS = 0o007
 _FLAGS = {"1": True, "true": True, "yes": True, "on": True} | dict.fromkeys(
@@ -146,6 +147,8 @@ def _key(given: object, environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _key_of_file(name: str, path: Path) -> tuple[str, str]:
+    if str(path).startswith(_KEY_BEGINS):
+        raise InputError(f"{name}: expected the path of a file, got what looks like a key")
     source = f"{name}: {path}"
     try:
         with path.open("rb") as file:
