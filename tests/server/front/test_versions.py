@@ -16,6 +16,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from kshot.bundle import Bundle
+from kshot.oip.v2 import grpc_service_pb2 as oip
+from kshot.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from kshot.server.access.access_file import change_access
 from kshot.server.access.key import Role, new_key
 from kshot.v1 import adaptation_pb2 as wire
@@ -61,6 +63,16 @@ class Versioned:
         request = wire.GetCapabilitiesRequest()
         answer = self.server.stub.GetCapabilities(request, timeout=30, metadata=self.metadata)
         return {each.model: (each.version, list(each.labels)) for each in answer.models}
+
+    def ready(self, name: str, version: str = "") -> bool:
+        stub = GRPCInferenceServiceStub(self.server.channel)
+        request = oip.ModelReadyRequest(name=name, version=version)
+        return bool(stub.ModelReady(request, timeout=30, metadata=self.metadata).ready)
+
+    def stock_versions(self, name: str) -> list[str]:
+        stub = GRPCInferenceServiceStub(self.server.channel)
+        request = oip.ModelMetadataRequest(name=name)
+        return list(stub.ModelMetadata(request, timeout=30, metadata=self.metadata).versions)
 
     def serving(self) -> bool:
         stub = health_pb2_grpc.HealthStub(self.server.channel)
@@ -114,6 +126,11 @@ def test_versions_change_while_a_server_serves(
     }
     assert versioned.adapt(adapt_request(), "tiny").bundle_digest == newer.digest
     assert versioned.predict(kept.id, queries()).probabilities == before.probabilities
+    assert versioned.stock_versions("tiny") == ["3", "2", "1"]
+    assert versioned.stock_versions(kept.id) == ["1"]
+    assert all(versioned.ready("tiny", version) for version in ("", "2", "old", "stable"))
+    assert not versioned.ready("tiny", "4")
+    assert versioned.ready(kept.id, "1")
 
     unloadable = write_version(versioned.root, UNLOADABLE)
     refused = refusal(versioned.reload)
@@ -129,6 +146,7 @@ def test_versions_change_while_a_server_serves(
     refused = refusal(lambda: versioned.predict(kept.id, queries()))
     assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "MODEL_CHANGED")
     assert refused.details["ErrorInfo"].metadata["served"] == "tiny@3"
+    assert not versioned.ready(kept.id)
 
 
 def test_a_call_that_has_begun_keeps_its_version(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kshot.bundle import BatchNormMode
 from kshot.server.call_context import begin_call
+from kshot.server.errors import InvalidRequest
 from kshot.server.limits.answers import AnswerRoom, answer_bytes, check_answer
 from kshot.server.predict.prediction import Answers
 from kshot.server.request.inputs import PredictInput
@@ -122,3 +123,16 @@ def test_many_predictions_are_those_of_one_message(kind: Any) -> None:  # noqa: 
 
     assert len(parts) == 4
     assert kind.FromString(b"".join(parts)) == whole
+
+
+def test_numbers_are_bounded_too() -> None:
+    async def hold(count: int) -> dict[str, str]:
+        begin_call("ModelInfer")
+        try:
+            await AnswerRoom(most=2**17).hold_numbers(count, Violations())
+        except InvalidRequest as error:
+            return {each.field: each.description for each in error.violations}
+        return {}
+
+    assert asyncio.run(hold(2**14)) == {}
+    assert "send fewer images at a time" in asyncio.run(hold(2**15))["queries"]
