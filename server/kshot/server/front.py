@@ -20,7 +20,7 @@ from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.library_versions import library_versions
 from kshot.server.engine_link.pool import EnginePool
-from kshot.server.errors import EtagMismatch, InvalidRequest, ModelNotFound, SupportNotKept
+from kshot.server.errors import EtagMismatch, ModelNotFound, SupportNotKept
 from kshot.server.limits.answers import AnswerRoom
 from kshot.server.lives.exported_file import read_exported
 from kshot.server.lives.revised_task import revised_task
@@ -283,8 +283,6 @@ class Front:
 
     async def delete_tenant(self, tenant: str) -> int:
         """Erase all that is kept of a tenant; return the number of its adapted models."""
-        if not tenant:
-            raise InvalidRequest.about("tenant", "expected the name of a tenant, got none")
         self.support_grounds.discard()
         return await self.kept_models.delete_tenant(tenant)
 

@@ -42,3 +42,13 @@ def test_a_traceback_stays_on_the_line(stream: io.StringIO) -> None:
 
     (line,) = stream.getvalue().splitlines()
     assert "ValueError: one" in json.loads(line)["traceback"]
+
+
+def test_control_characters_reach_no_line(stream: io.StringIO) -> None:
+    """Names that callers give can neither begin a line nor steer a terminal."""
+    name = "\x1b[2J\n{}\u202e\x9b\x7f"
+    logging.getLogger("kshot.engine").warning("%s", name, extra={"fields": {"name": name}})
+
+    line = stream.getvalue().removesuffix("\n")
+    assert json.loads(line)["name"] == name
+    assert all(" " <= character <= "~" for character in line)

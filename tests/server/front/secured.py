@@ -77,6 +77,25 @@ class Secured:
         cert.write_bytes(issued.cert_chain_pems[0].bytes())
         return issued.cert_chain_pems[0].bytes()
 
+    def options(self, address: str, mode: str, caller: str) -> list[str]:
+        """Return the options of a command that calls a server of this mode."""
+        key = self.folder / f"{caller}.key"
+        key.touch(0o600)
+        key.write_text(self.keys[caller])
+        options = ["--server", address, "--api-key-file", str(key)]
+        if mode != "plain":
+            options += ["--ca", str(self.folder / "ca.pem")]
+        if mode == "mtls":
+            issued = self.authority.issue_cert("client.example")
+            for name, blob in (
+                ("--cert", issued.cert_chain_pems[0]),
+                ("--cert-key", issued.private_key_pem),
+            ):
+                path = self.folder / f"client{name}.pem"
+                blob.write_to_path(str(path))
+                options += [name, str(path)]
+        return options
+
     def channel(self, address: str, mode: str) -> grpc.Channel:
         """Return a channel of a client that has all a server of this mode asks for."""
         options = [("grpc.use_local_subchannel_pool", 1)]

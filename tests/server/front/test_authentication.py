@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import trustme
+from click.testing import CliRunner
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
@@ -22,6 +24,8 @@ from google.rpc import error_details_pb2 as details_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from kshot.client import PermissionDeniedError
+from kshot.command.tenant import command as tenant_command
 from kshot.server.access import watch as watch_module
 from kshot.server.access.key import Role, new_key
 from kshot.server.server import ADMIN_SERVICE
@@ -45,6 +49,7 @@ class Served:
     address: str
     channel: grpc.Channel
     secured: Secured
+    store: Path
     adapted_model: str
     """What the caller `right` made."""
 
@@ -77,14 +82,15 @@ def served(
 ) -> Iterator[Served]:
     """A server of each mode, with one adapted model."""
     mode = request.param
+    config = make_config(**secured.settings(mode))
     with (
-        run_in_thread(make_config(**secured.settings(mode))) as server,
+        run_in_thread(config) as server,
         secured.channel(server.address, mode) as channel,
     ):
         adapted = AdaptationServiceStub(channel).Adapt(
             adapt_request(), metadata=bearer(secured.keys["right"]), timeout=30
         )
-        yield Served(mode, server.address, channel, secured, adapted.adapted_model.id)
+        yield Served(mode, server.address, channel, secured, config.store, adapted.adapted_model.id)
 
 
 def methods(channel: grpc.Channel, key: str) -> list[MethodDescriptor]:
@@ -256,6 +262,37 @@ def test_certificates_are_rotated_under_load(
         wait_until(lambda: "certificate_not_read" in caplog.messages)
         assert presented(served.address) == new
         served.secured.write_certificate()
+
+
+def test_deleting_a_tenant_erases_its_models_alone(
+    served: Served, adapt_request: Callable[..., wire.AdaptRequest]
+) -> None:
+    stub = AdaptationServiceStub(served.channel)
+    other = bearer(served.key("other"))
+    adapted = stub.Adapt(adapt_request(), metadata=other, timeout=30).adapted_model.id
+    options = served.secured.options(served.address, served.mode, "admin")
+
+    refused = CliRunner().invoke(
+        tenant_command,
+        ["delete", "other", *served.secured.options(served.address, served.mode, "right")],
+    )
+    deleted = CliRunner().invoke(tenant_command, ["delete", "other", "--json", *options])
+    again = CliRunner().invoke(tenant_command, ["delete", "other", *options])
+
+    assert isinstance(refused.exception, PermissionDeniedError)
+    assert json.loads(deleted.output) == {"tenant": "other", "adapted_model_count": 1}
+    assert again.output == "erased 0 adapted models of other\n"
+    get = stub.GetAdaptedModel
+    with pytest.raises(grpc.RpcError, match="there is no adapted model"):
+        get(wire.GetAdaptedModelRequest(adapted_model=adapted), metadata=other, timeout=30)
+    right = bearer(served.key("right"))
+    mine = wire.GetAdaptedModelRequest(adapted_model=served.adapted_model)
+    assert get(mine, metadata=right, timeout=30).adapted_model.id == served.adapted_model
+    files = [path.name for path in served.store.rglob("*") if adapted in path.name]
+    assert files == []
+    lines = (served.secured.folder / "audit").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert (last["action"], last["object"], last["tenant"]) == ("delete_tenant", "other", "ops")
 
 
 def test_who_speaks_no_tls_disturbs_nobody(served: Served) -> None:

@@ -1,4 +1,4 @@
-"""`kshot.v1.AdminService`, thin over the front; the gate lets administrators in alone."""
+"""`kshot.v1.AdminService`, thin over the front and what changes it."""
 # ruff: noqa: N802 -- methods are named as in the .proto
 
 from __future__ import annotations
@@ -7,7 +7,10 @@ from typing import Any
 
 import grpc
 
+from kshot.server.access.names import TENANT_RULE
 from kshot.server.bundles.reload import Opened, Reload
+from kshot.server.call_context import current_call
+from kshot.server.errors import InvalidRequest
 from kshot.server.front import Front
 from kshot.server.rpc.statistics import statistics_message
 from kshot.server.watch.statistics import Watched
@@ -18,7 +21,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AdminServicer(wire_grpc.AdminServiceServicer):
-    """The service; a method that is not here is answered with UNIMPLEMENTED."""
+    """The service, for those whom the gate lets in."""
 
     def __init__(self, front: Front, reload: Reload, watched: Watched) -> None:
         self._front = front
@@ -45,6 +48,9 @@ class AdminServicer(wire_grpc.AdminServiceServicer):
         self, request: wire.DeleteTenantRequest, _context: Context
     ) -> wire.DeleteTenantResponse:
         """Erase all that is kept of a tenant."""
+        if not TENANT_RULE.holds(request.tenant):
+            raise InvalidRequest.about("tenant", f"expected {TENANT_RULE.expected}")
+        current_call().subject = request.tenant
         count = await self._front.delete_tenant(request.tenant)
         return wire.DeleteTenantResponse(adapted_model_count=count)
 
