@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -118,10 +119,14 @@ def tiny_bundle(
 def write_version(
     tiny_bundle: Bundle, tiny_templates: dict[BatchNormMode, bytes]
 ) -> Callable[..., Bundle]:
-    """Write the tiny bundle below a folder as `NAME/VERSION`; `step` makes contents differ."""
+    """Write the tiny bundle below a folder as `NAME/VERSION`; `step` makes contents differ.
 
-    def write(root: Path, version: int, *, name: str = "tiny", step: int = 1) -> Bundle:
-        manifest = replace(tiny_bundle.manifest, name=name, version=version, files={})
+    Other arguments are fields of its manifest.
+    """
+
+    def write(root: Path, version: int, step: int = 1, **changed: object) -> Bundle:
+        changed = {"version": version, "files": {}, **changed}
+        manifest: Manifest = replace(tiny_bundle.manifest, **cast(Any, changed))
         weights = replace(tiny_bundle.read_weights(), step=step)
         return write_bundle(root, manifest, weights, tiny_templates, "# tiny\n")
 

@@ -110,7 +110,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
     ) -> engine_pb2.AdaptResponse:
         """Adapt one task."""
         model = self._models.find(request.bundle_digest)
-        if model is None:
+        if model is None or model.name != request.model:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"model {request.model} with bundle {request.bundle_digest} is not loaded",

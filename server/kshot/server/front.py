@@ -20,9 +20,23 @@ from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
 from kshot.server.engine_link.library_versions import library_versions
 from kshot.server.engine_link.pool import EnginePool
-from kshot.server.errors import EtagMismatch, ModelNotFound, SupportNotKept
+from kshot.server.errors import (
+    AdaptationDiverged,
+    EtagMismatch,
+    InvalidRequest,
+    ModelChanged,
+    ModelNotFound,
+    SupportNotKept,
+)
+from kshot.server.event_log import log_event, short_id
 from kshot.server.limits.answers import AnswerRoom
 from kshot.server.lives.exported_file import read_exported
+from kshot.server.lives.readaptation import (
+    Readapting,
+    readapt_task,
+    readapted_warning,
+    was_adapted_again,
+)
 from kshot.server.lives.revised_task import revised_task
 from kshot.server.lives.revision import Revision
 from kshot.server.lives.upload import UploadHeader, UploadLimits, collect
@@ -45,6 +59,7 @@ from kshot.server.predict.prediction import (
 )
 from kshot.server.predict.predictor import images_per_query
 from kshot.server.request.decoders import Decoders
+from kshot.server.request.digest import input_digest
 from kshot.server.request.grounds import (
     SupportGrounds,
     grounds_of,
@@ -97,6 +112,7 @@ class Front:
     answer_room: AnswerRoom = field(default_factory=AnswerRoom)
     quotas: Quotas = field(default_factory=Quotas)
     importing: Admission = field(default_factory=lambda: Admission(_MAX_IMPORTS))
+    readapting: Readapting = field(default_factory=Readapting)
 
     @property
     def models(self) -> list[ServedModel]:
@@ -234,8 +250,7 @@ class Front:
             if not check_id(adapted_model, violations):
                 check_sent(query.queries, QUERIES, violations)
                 violations.check()
-            adapted, arrays = await self.kept_models.read(adapted_model)
-            model = await self.behind(adapted)
+            adapted, arrays, model = await self.read(adapted_model)
             limits = [model.bundle.manifest.limits]
             await self.answer_room.hold(query, adapted.class_names, limits, violations)
             mode = query.mode or adapted.options.batch_norm_mode
@@ -258,7 +273,7 @@ class Front:
 
             question = Question(model, arrays, mode)
             async with self.predicting_room.hold(room_bytes([model], None, query.queries)):
-                answers = await self._answer(query.queries, adapted.id, question, prepare)
+                answers = await self._answer(query.queries, adapted, question, prepare)
             if mode is adapted.options.batch_norm_mode:  # the references are of this mode
                 answers = await scored(answers, arrays, query.reject_below, self.workers)
             return adapted, answers
@@ -293,8 +308,7 @@ class Front:
         with self.predicting.admit():
             if not check_id(adapted_model, violations):
                 violations.check()
-            adapted, arrays = await self.kept_models.read(adapted_model)
-            model = await self.behind(adapted)
+            adapted, arrays, model = await self.read(adapted_model)
             check_mode(mode, model, violations)
             violations.check()
             chosen = mode or adapted.options.batch_norm_mode
@@ -368,6 +382,7 @@ class Front:
         record = replace(
             adaptation.model,
             model_version=chosen.model.bundle.manifest.version,
+            input_digest=input_digest(chosen.model.bundle.manifest),
             library_versions=library_versions(self.engine.facts),
         )
         return chosen, replace(adaptation, model=record)
@@ -375,7 +390,7 @@ class Front:
     async def _answer(
         self,
         queries: Images | None,
-        adapted_model: str,
+        adapted: AdaptedModelRecord,
         question: Question,
         prepare: Callable[[], Floats],
     ) -> Answers:
@@ -404,7 +419,8 @@ class Front:
         if not joins:
             return await answer(question, prepare, self.workers)
         request = Request(prepare, question.read, count)
-        return await self.batches.answer((adapted_model, mode), request, question.run, together)
+        key = adapted.id, adapted.bundle_digest, mode
+        return await self.batches.answer(key, request, question.run, together)
 
     async def _find(
         self, task: AdaptInput, violations: Violations, query: PredictInput | None = None
@@ -450,6 +466,60 @@ class Front:
         limits = CostLimits(self.config.max_predict_images, self.config.max_predict_macs)
         macs = model.image_mac_count
         check_cost(query.queries, support_count, mode, macs, limits, violations)
+
+    async def read(
+        self, adapted_model: str
+    ) -> tuple[AdaptedModelRecord, AdaptedArrays, ServedModel]:
+        """Return an adapted model and its version; adapt it again if that is gone and it may be."""
+        adapted, arrays = await self.kept_models.read(adapted_model)
+        try:
+            model = await self.behind(adapted)
+        except ModelChanged:
+            if not adapted.options.readapt or adapted.model not in self.catalog:
+                raise
+            await self._readapt(adapted)
+            adapted, arrays = await self.kept_models.read(adapted_model)
+            model = self.catalog.serving(adapted)
+        warnings, warning = current_call().query_warnings, readapted_warning(model)
+        if was_adapted_again(adapted) and warning not in warnings:
+            warnings.append(warning)
+        return adapted, arrays, model
+
+    async def _readapt(self, old: AdaptedModelRecord) -> None:
+        """Adapt a model again to the version that its name means now, unless another call did."""
+        model = self.find_model(old.model)
+        async with self.readapting.turn(old):
+            adapted, arrays = await self.kept_models.read_whole(old.id)
+            if adapted.bundle_digest != old.bundle_digest:
+                return
+            problem, kept = self.readapting.problem(adapted, model), arrays.kept_images()
+            if problem or kept is None:
+                problem = problem or "its support set is not kept"
+                raise ModelChanged(adapted.id, adapted.model, model.full_name, problem)
+            await self.quotas.check_adapting()
+            with self.adapting.admit(), self.quotas.count_adapting():
+                task = readapt_task(adapted, kept, model)
+                async with self.adapting_room.hold(5 * adapted.size_bytes):
+                    try:
+                        made = await self._adapt_to_keep(task, [model], _keep_all, Violations())
+                    except (InvalidRequest, AdaptationDiverged) as error:
+                        self.readapting.note(adapted, model, str(error))
+                        raise ModelChanged(
+                            adapted.id, adapted.model, model.full_name, str(error)
+                        ) from error
+            options = replace(
+                made.model.options,
+                ttl=adapted.options.ttl,
+                allow_partial=adapted.options.allow_partial,
+            )
+            record = replace(made.model, options=options, parent=adapted.id)
+            await self.kept_models.replace(adapted, record, made.arrays)
+            log_event(
+                "adapted_again",
+                model=model.full_name,
+                adapted_model=short_id(adapted.id),
+                before=adapted.model_version,
+            )
 
     async def behind(self, adapted: AdaptedModelRecord) -> ServedModel:
         """Return the version that was adapted; raise `ModelChanged` if it is gone."""

@@ -71,15 +71,16 @@ def test_images_are_gone_and_their_room_with_them(
         left_out = np.zeros((4, 2), np.float32)
         return EngineResult(parameters, {}, 0, "COMPLETED", (), 1.0, 0.0, "fake", 0, left_out)
 
+    seconds = {tail_bundle.digest: TAIL_SECONDS}
+    engine = SimpleNamespace(tail_seconds=seconds, adapt=adapt, facts=None)
+
     async def main() -> None:
         begin_call("AdaptAndPredict")
         workers = Workers()
         front = Front(
             config=make_config(),
             catalog=Catalog.load([tail_bundle.path, means_bundle.path]),
-            engine=cast(
-                Any, SimpleNamespace(tail_seconds={tail_bundle.digest: TAIL_SECONDS}, adapt=adapt)
-            ),
+            engine=cast(Any, engine),
             kept_models=cast(Any, None),
             workers=workers,
             batches=cast(Any, None),

@@ -15,7 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from kshot.bundle import Bundle
+from kshot.bundle import Bundle, Grayscale, InputSpec, Rescale, Resize
 from kshot.oip.v2 import grpc_service_pb2 as oip
 from kshot.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from kshot.server.access.access_file import change_access
@@ -58,6 +58,11 @@ class Versioned:
     def predict(self, model_id: str, queries: wire.Images) -> wire.PredictResponse:
         request = wire.PredictRequest(adapted_model=model_id, queries=queries)
         return self.server.stub.Predict(request, timeout=30, metadata=self.metadata)  # type: ignore[no-any-return]  # a stub without types
+
+    def describe(self, model_id: str) -> wire.AdaptedModel:
+        request = wire.GetAdaptedModelRequest(adapted_model=model_id)
+        answer = self.server.stub.GetAdaptedModel(request, timeout=30, metadata=self.metadata)
+        return answer.adapted_model  # type: ignore[no-any-return]  # a stub without types
 
     def served(self) -> dict[str, tuple[int, list[str]]]:
         request = wire.GetCapabilitiesRequest()
@@ -171,3 +176,46 @@ def test_a_call_that_has_begun_keeps_its_version(
     assert adapted.bundle_digest == digest
     refused = refusal(lambda: versioned.predict(adapted.id, queries()))
     assert refused.details["ErrorInfo"].metadata["served"] == "tiny@1"
+
+
+def test_a_model_is_adapted_again_where_its_caller_asked_for_it(
+    versioned: Versioned,
+    write_version: WriteVersion,
+    adapt_request: Make,
+    queries: Make,
+    refusal: Make,
+) -> None:
+    """Once, by eight calls together; it keeps its id and says in each answer what it is."""
+    before = versioned.adapt(adapt_request(readapt=True, ttl={"seconds": 500}), "tiny")
+    fixed = versioned.adapt(adapt_request(), "tiny")
+    fresh = versioned.adapt(adapt_request(), "tiny@2")
+    assert versioned.predict(before.id, queries()).warnings == []
+    shutil.rmtree(versioned.root / "tiny" / "1")
+    versioned.label("{}")
+    versioned.reload()
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: versioned.predict(before.id, queries()), range(8)))
+
+    after = versioned.describe(before.id)
+    assert (after.bundle_digest, after.model_version) == (fresh.bundle_digest, 2)
+    assert after.weights_digest == fresh.weights_digest
+    assert after.adaptation_digest == fresh.adaptation_digest
+    assert after.etag != before.etag
+    assert after.parent == after.id
+    assert (after.create_time, after.expire_time) == (before.create_time, before.expire_time)
+    assert after.options == before.options
+    wanted = versioned.predict(fresh.id, queries())
+    for answer in (*answers, versioned.predict(before.id, queries())):
+        assert answer.probabilities == wanted.probabilities
+        assert answer.weights_digest == fresh.weights_digest
+        assert ["adapted it again, to tiny@2" in text for text in answer.warnings] == [True]
+    assert refusal(lambda: versioned.predict(fixed.id, queries())).reason == "MODEL_CHANGED"
+
+    steps = (Grayscale(), Resize(4, 4, "nearest"), Rescale(1 / 127))
+    write_version(versioned.root, 3, input=InputSpec((1, 4, 4), steps))
+    shutil.rmtree(versioned.root / "tiny" / "2")
+    versioned.reload()
+    refused = refusal(lambda: versioned.predict(before.id, queries()))
+    assert refused.reason == "MODEL_CHANGED"
+    assert "tiny@3 prepares pictures in another way" in refused.text

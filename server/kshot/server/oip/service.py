@@ -138,8 +138,8 @@ class InferenceServicer(wire_grpc.GRPCInferenceServiceServicer):
     ) -> None:
         front, violations = self._front, Violations()
         if request.model_version:
-            adapted, _ = await front.kept_models.read(request.model_name)
-            _check_version(await front.behind(adapted), request.model_version, "model_version")
+            _, _, model = await front.read(request.model_name)
+            _check_version(model, request.model_version, "model_version")
         check_request_id(request, violations)
         outputs = read_outputs(request, (PROBABILITIES, LABELS), (LOGITS,), violations)
         query = predict_input(request, outputs, violations)

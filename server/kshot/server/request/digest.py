@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from kshot.bundle import Manifest, manifest_document
+
 
 def weights_digest(parameters: Mapping[str, npt.NDArray[np.float32]]) -> str:
     """Return the SHA-256 (hex) of the parameters: name, shape and little-endian float32 bytes.
@@ -47,6 +49,12 @@ def begin_adaptation_digest(
 def support_digest(support: npt.NDArray[np.float32], class_indices: Sequence[int]) -> str:
     """Return the SHA-256 (hex) of a prepared support set and the classes of its examples."""
     return _digest((*_array(support), np.asarray(class_indices, dtype="<u4").tobytes()))
+
+
+def input_digest(manifest: Manifest) -> str:
+    """Return the SHA-256 (hex) of what a bundle makes of pictures: their shape and preparation."""
+    document = json.dumps(manifest_document(manifest)["input"], sort_keys=True)
+    return hashlib.sha256(document.encode()).hexdigest()
 
 
 def _array(array: npt.NDArray[np.float32]) -> tuple[bytes, bytes]:

@@ -25,7 +25,8 @@ class AdaptedModelRecord:
 
     `size_bytes` is the size of its file, filled in by the store; `revision` counts the changes of
     the record. `support_kept` tells that the file has the support set with its class indices, which
-    those of earlier releases have not. `parent` is the id that it was revised from.
+    those of earlier releases have not. `parent` is the id that it was revised from, or its own if
+    it was adapted again; `input_digest` names how its bundle prepares pictures.
     """
 
     id: str
@@ -48,6 +49,7 @@ class AdaptedModelRecord:
     model_version: int = 0
     library_versions: Mapping[str, str] = field(default_factory=dict)
     parent: str = ""
+    input_digest: str = ""
 
     @property
     def etag(self) -> str:

@@ -146,6 +146,19 @@ class KeptModels:
 
         return self._store.on_wire(await self._about(model_id, renewed))
 
+    async def replace(
+        self, old: AdaptedModelRecord, model: AdaptedModelRecord, arrays: AdaptedArrays
+    ) -> None:
+        """Put what a model was adapted to again in its place."""
+
+        def put() -> None:
+            try:
+                self._store.replace(old, self._store.stored(model), arrays)
+            finally:
+                self._cache.discard(old.id)
+
+        await self._about(old.id, put)
+
     async def delete(self, model_id: str) -> None:
         """Delete an adapted model."""
         tenant = current_tenant()
@@ -178,11 +191,18 @@ class KeptModels:
         model = self._store.get(model_id, tenant)
 
         def load() -> CachedModel:
-            # It asks again: what changes from here on finds it in the cache.
-            arrays = without_examples(self._store.read(model_id, tenant))
-            return CachedModel(self._store.get(model_id, tenant), arrays)
+            before = model
+            while True:
+                arrays = without_examples(self._store.read(model_id, tenant))
+                # It asks again: what changes from here on finds it in the cache.
+                after = self._store.get(model_id, tenant)
+                if after.bundle_digest == before.bundle_digest:
+                    return CachedModel(after, arrays)
+                before = after  # it was adapted again meanwhile
 
-        return replace(self._cache.get_or_load(model_id, load), model=model)
+        held = self._cache.get_or_load(model_id, load)
+        same = held.model.bundle_digest == model.bundle_digest
+        return replace(held, model=model) if same else held
 
     async def _about(self, model_id: str, function: Callable[[], Result]) -> Result:
         violations = Violations()

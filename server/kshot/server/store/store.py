@@ -247,6 +247,32 @@ class LocalStore:
             self._replace(row, Row.of(model, content.sha256), content.parts)
         return model
 
+    def replace(
+        self, old: AdaptedModelRecord, model: AdaptedModelRecord, arrays: AdaptedArrays
+    ) -> AdaptedModelRecord:
+        """Put what `old` was adapted to again in its place, under its id, and return that.
+
+        It expires when `old` does. If `old` was replaced meanwhile, that stays. Raises as `change`
+        does; the new model is on disk when this returns, and the old one until then.
+        """
+        with self._changing:
+            row = self._live_row(old.id, old.tenant)
+            now = row.adapted_model
+            if (now.bundle_digest, now.weights_digest) != (old.bundle_digest, old.weights_digest):
+                return now
+            model = replace(
+                model,
+                id=now.id,
+                tenant=now.tenant,
+                create_time=now.create_time,
+                expire_time=now.expire_time,
+                revision=now.revision + 1,
+            )
+            content = model_content(model, arrays, self._seals)
+            model = replace(model, size_bytes=content.size_bytes)
+            self._replace(row, Row.of(model, content.sha256), content.parts)
+        return model
+
     def delete(self, model_id: str, tenant: str = "") -> None:
         """Delete a tenant's adapted model and its file; raise as `get` does, except for damage."""
         checked_id(model_id)
