@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import grpc
@@ -19,12 +19,15 @@ _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _TRIES = 20
 
 
+Credentials = Callable[[], grpc.ServerCredentials]
+
+
 def listen(
-    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None = None
+    server: grpc.aio.Server, host: str, port: int, credentials: Credentials | None = None
 ) -> int:
     """Listen at every address of `host` and return the port; port 0 picks a free one.
 
-    With `credentials` callers must speak TLS.
+    With `credentials`, which gives each address its own, callers must speak TLS.
 
     gRPC is content with one of several addresses: a client of `localhost` could then reach another
     server. Raises `StartError`, before gRPC logs a problem of its own.
@@ -38,7 +41,7 @@ def listen(
             if credentials is None:
                 server.add_insecure_port(place)
             else:
-                server.add_secure_port(place, credentials)
+                server.add_secure_port(place, credentials())
         except RuntimeError as error:  # taken since it was tried
             raise StartError(_taken(address, port)) from error
     return port

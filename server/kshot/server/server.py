@@ -206,7 +206,7 @@ def _make_server(
 ) -> tuple[grpc.aio.Server, str]:
     """Return a listening server and its address."""
     server = grpc.aio.server(interceptors=[interceptor], options=transport_options(config))
-    credentials = None if certificate is None else certificate.credentials()
+    credentials = None if certificate is None else certificate.credentials
     port = listen(server, config.host, config.port, credentials)
     return server, f"{config.host}:{port}"
 

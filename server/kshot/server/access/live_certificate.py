@@ -35,13 +35,25 @@ class LiveCertificate:
         self._stale = False
         self._remind = now()
         self._use(read_certificate(files, now()))
-        self._told: grpc.ServerCertificateConfiguration | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return gRPC's credentials, which ask at each handshake for what changed."""
-        changed = cast(Any, self._changed)  # its type knows of no None
+        """Return gRPC's credentials of one address, which ask at each handshake for what changed.
+
+        gRPC keeps what each address shows, so two of them cannot share what they were told.
+        """
+        told = self._shown
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal told
+            if told is self._shown:
+                return None
+            told = self._shown
+            return told
+
         return grpc.dynamic_ssl_server_credentials(
-            self._shown, changed, self._files.client_ca is not None
+            told,
+            cast(Any, changed),  # its type knows of no None
+            self._files.client_ca is not None,
         )
 
     def refresh(self) -> None:
@@ -59,14 +71,6 @@ class LiveCertificate:
             except StartError as error:
                 log_event("certificate_not_read", logging.ERROR, problem=str(error))
         self._warn()
-
-    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what is shown from now on, None if it is what was shown before."""
-        shown = self._shown
-        if shown is self._told:
-            return None
-        self._told = shown
-        return shown
 
     def _use(self, certificate: Certificate) -> None:
         pair = (certificate.key, certificate.chain)
