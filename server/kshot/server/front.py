@@ -81,12 +81,14 @@ from kshot.server.request.validation import check_id
 from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.kept_models import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, KeptModels
+from kshot.server.store.store import RequestOf
 from kshot.server.workers import Workers
 
 # Each may hold a message of the greatest size.
 _MAX_IMPORTS = 16
 
 Check = Callable[[ServedModel, Violations, PixelBudget], Candidate]
+Remember = Callable[[AdaptResult], RequestOf]
 
 
 @dataclass(frozen=True)
@@ -136,17 +138,21 @@ class Front:
             return self.catalog.find(name)
         raise ModelNotFound(name, sorted(self.named_models))
 
-    async def adapt(self, task: AdaptInput, violations: Violations) -> AdaptResult:
-        """Adapt and store the adapted model."""
+    async def adapt(
+        self, task: AdaptInput, violations: Violations, remember: Remember | None = None
+    ) -> AdaptResult:
+        """Adapt and store the adapted model, with what `remember` makes of the result."""
         await self.quotas.check_adapting()
         with self.adapting.admit(), self.quotas.count_adapting():
             models = await self._find(task, violations)
             room = room_bytes(models, task.support_set.images)
             async with self.adapting_room.hold(room) as shrink_room:
                 adaptation = await self._adapt_to_keep(task, models, shrink_room, violations)
-            return await self._keep(adaptation)
+            return await self._keep(adaptation, remember)
 
-    async def revise(self, revision: Revision, violations: Violations) -> AdaptResult:
+    async def revise(
+        self, revision: Revision, violations: Violations, remember: Remember | None = None
+    ) -> AdaptResult:
         """Adapt anew to the changed support set of an adapted model, and store the result."""
         await self.quotas.check_adapting()
         with self.adapting.admit(), self.quotas.count_adapting():
@@ -164,7 +170,7 @@ class Front:
                 task = await self._revised(adapted, revision, model, violations)
                 adaptation = await self._adapt_to_keep(task, [model], _keep_all, violations)
             parent = replace(adaptation.model, parent=adapted.id)
-            return await self._keep(replace(adaptation, model=parent))
+            return await self._keep(replace(adaptation, model=parent), remember)
 
     async def _revised(
         self,
@@ -198,8 +204,9 @@ class Front:
         _, adaptation = await self._adapt(task, models, check, shrink_room, violations)
         return adaptation
 
-    async def _keep(self, adaptation: AdaptResult) -> AdaptResult:
-        kept = await self.kept_models.keep(adaptation.model, adaptation.arrays)
+    async def _keep(self, adaptation: AdaptResult, remember: Remember | None) -> AdaptResult:
+        request = None if remember is None else remember(adaptation)
+        kept = await self.kept_models.keep(adaptation.model, adaptation.arrays, request)
         current_call().adapted_model = kept.id
         return replace(adaptation, model=kept)
 

@@ -141,7 +141,7 @@ async def running(
             config=config,
             catalog=catalog,
             engine=engine,
-            kept_models=KeptModels(store, cache, workers),
+            kept_models=KeptModels(store, cache, workers, quotas.limits_of),
             workers=workers,
             batches=Batches(workers),
             encodings=Encodings(workers, on_gpu=runtime.on_gpu),

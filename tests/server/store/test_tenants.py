@@ -1,4 +1,4 @@
-"""Tenants share a store, and answers to request ids stand or fall with the models they made."""
+"""Tenants share a store; answers to request ids are written with the models that they made."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_request_is_kept_with_its_model(
         assert store.find_request("r1", "ada") is None
         store.put(make_model("a3"), make_arrays(), answer)
         store.delete("a3")
-        assert store.find_request("r1", "ada") is None
+        assert store.find_request("r1", "ada") is not None  # and its model answers `deleted`
 
 
 def test_a_changed_answer_is_forgotten(
@@ -175,3 +175,32 @@ def test_what_interrupts_an_erasure_leaves_nothing_for_callers(
     with open_store() as store:
         store.delete_tenant("ada")
         assert holds(folder, "a1") == holds(folder, "class 0") == []
+
+
+def test_the_oldest_of_many_answers_are_forgotten(
+    open_store: OpenStore,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kshot.server.store.index._MOST_ANSWERS", (2, 100))
+    monkeypatch.setattr("kshot.server.store.index._TRIM_AFTER", 1)
+    arrays = make_arrays()
+
+    with open_store() as store:
+
+        def put(number: int, tenant: str, size_bytes: int) -> None:
+            made = replace(make_model(f"{tenant}{number}"), tenant=tenant)
+            content, end_time = bytes(size_bytes), 1600.0 + number
+            kept = AnsweredRequest(tenant, f"r{number}", "b", made.id, content, end_time)
+            store.put(made, arrays, lambda _: kept)
+
+        def known(tenant: str) -> list[int]:
+            return [each for each in range(5) if store.find_request(f"r{each}", tenant)]
+
+        for number, size_bytes in enumerate([10, 10, 10, 95]):
+            put(number, "ada", size_bytes)
+        put(0, "bob", 10)
+
+        assert known("ada") == [3]  # of three the newest two, and those of 100 bytes in all
+        assert known("bob") == [0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -32,6 +33,7 @@ from kshot.server.rpc.encode import (
     tensor_message,
     timing_message,
 )
+from kshot.server.rpc.request_ids import RequestIds
 from kshot.server.rpc.uploads import read_chunks, read_header
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1 import adaptation_pb2_grpc as wire_grpc
@@ -48,17 +50,15 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
 
     def __init__(self, front: Front) -> None:
         self._front = front
+        ttl = front.config.request_id_ttl
+        self._request_ids = RequestIds(front.kept_models, front.workers, ttl)
 
     async def Adapt(self, request: wire.AdaptRequest, _context: Context) -> wire.AdaptResponse:
         """Adapt and store the adapted model."""
         violations = Violations()
         task = adapt_input(request, violations)
-        adaptation = await self._front.adapt(task, violations)
-        return wire.AdaptResponse(
-            adapted_model=adapted_model_message(adaptation.model),
-            report=report_message(adaptation),
-            timing=timing_message(current_call()),
-        )
+        adapt = partial(self._front.adapt, task, violations)
+        return await self._request_ids.answer(request, wire.AdaptResponse, violations, adapt)
 
     async def Predict(self, request: wire.PredictRequest, _context: Context) -> Any:  # noqa: ANN401 -- a response, or its bytes
         """Classify queries."""
@@ -117,13 +117,9 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
     ) -> wire.ReviseAdaptedModelResponse:
         """Adapt anew to a changed support set, and store the result beside the old model."""
         violations = Violations()
-        revision = revision_input(request, violations)
-        adaptation = await self._front.revise(revision, violations)
-        return wire.ReviseAdaptedModelResponse(
-            adapted_model=adapted_model_message(adaptation.model),
-            report=report_message(adaptation),
-            timing=timing_message(current_call()),
-        )
+        revise = partial(self._front.revise, revision_input(request, violations), violations)
+        kind = wire.ReviseAdaptedModelResponse
+        return await self._request_ids.answer(request, kind, violations, revise)
 
     async def UpdateAdaptedModel(
         self, request: wire.UpdateAdaptedModelRequest, _context: Context

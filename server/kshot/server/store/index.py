@@ -47,6 +47,16 @@ _FORGET = (
 _FORGET_REQUESTS = _FORGET.replace("tombstones", "requests")
 _USE = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM adapted_models"
 
+# Of a tenant's answers so many are kept, with so many bytes; the oldest go, some at a time.
+_MOST_ANSWERS = 10_000, 2**26
+_TRIM_AFTER = 64
+_TRIM_REQUESTS = """DELETE FROM requests WHERE rowid IN (
+    SELECT rowid FROM (
+        SELECT rowid, row_number() OVER newest AS place, sum(length(answer)) OVER newest AS size
+        FROM requests WHERE tenant = ? WINDOW newest AS (ORDER BY end_time DESC, rowid DESC)
+    ) WHERE place > ? OR size > ?
+)"""
+
 # How many rows a sweep takes in a transaction, for which others wait.
 AT_ONCE = 500
 _LONGEST_WAIT = 5.0  # for another program that reads the file
@@ -93,7 +103,9 @@ class StoreIndex:
         with self._transaction():
             self._connection.execute(_INSERT, values(row))
             if request is not None:
-                self._connection.execute(REPLACE_REQUEST, values(request))
+                place = self._connection.execute(REPLACE_REQUEST, values(request)).lastrowid or 0
+                if place % _TRIM_AFTER == 0:
+                    self._connection.execute(_TRIM_REQUESTS, (request.tenant, *_MOST_ANSWERS))
 
     def forget(self, model_id: str) -> None:
         """Remove a row that nobody has heard of, and its request."""
@@ -308,7 +320,6 @@ class StoreIndex:
         ids = [(each.id,) for each in buried]
         self._connection.executemany(REPLACE_TOMBSTONE, map(values, buried))
         self._connection.executemany("DELETE FROM adapted_models WHERE id = ?", ids)
-        self._connection.executemany("DELETE FROM requests WHERE adapted_model = ?", ids)
 
     def _scan(
         self, query: str, kind: type[Columns]

@@ -7,11 +7,12 @@ import base64
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from kshot.server.access.limits import UNLIMITED, Limits
 from kshot.server.call_context import current_tenant
 from kshot.server.errors import (
     AdaptedModelExpired,
@@ -32,7 +33,7 @@ from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.failures import DiskFull, StoreFailed
 from kshot.server.store.model_cache import CachedModel, ModelCache
 from kshot.server.store.rows import AnsweredRequest
-from kshot.server.store.store import NO_FILTER, LocalStore
+from kshot.server.store.store import NO_FILTER, LocalStore, RequestOf
 from kshot.server.workers import Workers
 
 Result = TypeVar("Result")
@@ -44,7 +45,15 @@ MAX_PAGE_SIZE = 100
 class KeptModels:
     """Stores, finds and deletes adapted models; raises `RequestError`s."""
 
-    def __init__(self, store: LocalStore, cache: ModelCache, workers: Workers) -> None:
+    def __init__(
+        self,
+        store: LocalStore,
+        cache: ModelCache,
+        workers: Workers,
+        limits_of: Callable[[str], Limits] = lambda _tenant: UNLIMITED,
+    ) -> None:
+        """Keep what `limits_of` a tenant allow."""
+        self._limits_of = limits_of
         self._store = store
         self._cache = cache
         self._workers = workers
@@ -53,18 +62,21 @@ class KeptModels:
         self,
         model: AdaptedModelRecord,
         arrays: AdaptedArrays,
-        request: Callable[[AdaptedModelRecord], AnsweredRequest] | None = None,
+        request: RequestOf | None = None,
     ) -> AdaptedModelRecord:
         """Store a model of this call's tenant under a new id; drop it if the caller has left.
 
-        `request` answers the request by the record as it is stored, see `LocalStore.put`.
+        `request` answers the request by the record as it is stored, see `LocalStore.put`. Such a
+        model is not dropped: who repeats the request gets it.
         """
-        model = replace(self._store.stored(model), id=new_id(), tenant=current_tenant())
+        tenant = current_tenant()
+        model = replace(self._store.stored(model), id=new_id(), tenant=tenant)
+        limits = self._limits_of(tenant)
         handover = Handover()
 
         def put() -> AdaptedModelRecord:
-            kept = self._store.put(model, arrays, request)
-            if not handover.give():
+            kept = self._store.put(model, arrays, request, limits)
+            if not handover.give() and request is None:
                 self._drop(model)
                 return kept
             # The load asks the store again: it fails if the model was deleted meanwhile.
@@ -77,6 +89,8 @@ class KeptModels:
                 )
             return kept
 
+        if request is not None:
+            return self._store.on_wire(await _to_the_end(self._in_store(put)))
         try:
             return self._store.on_wire(await self._in_store(put))
         except asyncio.CancelledError:
@@ -84,6 +98,11 @@ class KeptModels:
                 with suppress(RuntimeError):  # the server has stopped: it stays until it expires
                     self._workers.store_later(lambda: self._drop(model))
             raise
+
+    async def find_request(self, request_id: str) -> AnsweredRequest | None:
+        """Return the answered request of an id of this call's tenant, None if none is kept."""
+        tenant = current_tenant()
+        return await self._in_store(lambda: self._store.find_request(request_id, tenant))
 
     async def get(self, model_id: str) -> AdaptedModelRecord:
         """Return the record of an adapted model."""
@@ -239,6 +258,17 @@ class KeptModels:
 def without_examples(arrays: AdaptedArrays) -> AdaptedArrays:
     """Return what queries need: examples stay on the disk."""
     return replace(arrays, examples=None)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """Do work that does not end with this task: whoever asks next finds all of it or nothing."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        _ = task.cancelled() or task.exception()  # nobody is left to hear of it
+        raise
 
 
 class Handover:

@@ -67,7 +67,7 @@ class Tombstone:
 class AnsweredRequest:
     """The answer to a request id of a tenant, which made an adapted model; in Unix seconds.
 
-    It is kept until `end_time`, or until its adapted model is gone. `body_digest` tells whether
+    It is kept until `end_time`, also where its adapted model is gone. `body_digest` tells whether
     another request has the same id.
     """
 

@@ -11,14 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from kshot.server.access.limits import UNLIMITED, Limits
 from kshot.server.errors import (
     AdaptedModelDamaged,
     AdaptedModelDeleted,
     AdaptedModelExpired,
     AdaptedModelNotFound,
+    QuotaExceeded,
     StoreIsFull,
 )
 from kshot.server.event_log import short_id
+from kshot.server.limits.store_room import NewModel, StoreRoom
 from kshot.server.request.list_filter import ListFilter
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.content import (
@@ -44,6 +47,8 @@ _NOTE_SECONDS = 600.0
 # Times that a page looks at `AT_ONCE` records, between which others have their turn.
 _ROUNDS = 8
 NO_FILTER = ListFilter()
+
+RequestOf = Callable[[AdaptedModelRecord], AnsweredRequest]
 
 
 @dataclass
@@ -71,7 +76,6 @@ class LocalStore:
         self._folder = folder
         self._files = folder.files
         self._index = folder.index
-        self._caps = caps
         self._seals = seals
         self._clock = folder.clock
         self._lock = threading.RLock()
@@ -79,7 +83,7 @@ class LocalStore:
         self._removing = threading.Lock()
         # Held while a record changes: two changes of one model would write the same file.
         self._changing = threading.Lock()
-        self._reserved: dict[str, int] = {}  # id -> bytes of models that are being written
+        self._room = StoreRoom(folder.index.use, caps)
         self._graves = Graves(self._files, self._index, self._lock)
         self._noted = -_NOTE_SECONDS, 0.0  # when the clocks were noted, and what was skipped
         self.events = StoreEvents()
@@ -127,24 +131,26 @@ class LocalStore:
         self,
         model: AdaptedModelRecord,
         arrays: AdaptedArrays,
-        request: Callable[[AdaptedModelRecord], AnsweredRequest] | None = None,
+        request: RequestOf | None = None,
+        limits: Limits = UNLIMITED,
     ) -> AdaptedModelRecord:
         """Write an adapted model to disk and return it with its `size_bytes`.
 
         `request` answers the request that made it, by the record as it is stored: model and request
-        are kept together or not at all. Raises `StoreIsFull`, `StoreFailed`, or `ValueError` for a
-        malformed id or one that was used before; then nothing of it is left.
+        are kept together or not at all. `limits` are its tenant's. Raises `StoreIsFull`,
+        `QuotaExceeded`, `StoreFailed`, or `ValueError` for a malformed id or one that was used
+        before; then nothing of it is left.
         """
         checked_id(model.id)
         content = model_content(model, arrays, self._seals)
         model = replace(model, size_bytes=content.size_bytes)
         row = Row.of(model, content.sha256)
-        self._reserve(model.id, model.size_bytes)
+        self._reserve(model, limits)
         try:
             self._write(row, content.parts, None if request is None else request(model))
         finally:
             with self._lock:
-                self._reserved.pop(model.id, None)
+                self._room.release(model.id)
         return model
 
     def find_request(self, request_id: str, tenant: str = "") -> AnsweredRequest | None:
@@ -368,7 +374,7 @@ class LocalStore:
                     except BaseException:
                         self._index.forget(row.id)
                         raise
-                    del self._reserved[row.id]
+                    self._room.release(row.id)
         except BaseException:
             with suppress(OSError):
                 self._files.discard(row.id)
@@ -455,34 +461,23 @@ class LocalStore:
                 self._note_clocks()
                 self._index.hold_room()
 
-    def _reserve(self, model_id: str, size_bytes: int) -> None:
+    def _reserve(self, model: AdaptedModelRecord, limits: Limits) -> None:
         """Reserve room, that of expired models if necessary; never waits for a sweep."""
         more = True
-        while full := self._try_to_reserve(model_id, size_bytes):
+        while full := self._try_to_reserve(model, limits):
             if not more:
                 raise full
             _, more = self._expire()
 
-    def _try_to_reserve(self, model_id: str, size_bytes: int) -> StoreIsFull | None:
+    def _try_to_reserve(
+        self, model: AdaptedModelRecord, limits: Limits
+    ) -> StoreIsFull | QuotaExceeded | None:
         with self._lock, system_errors():
-            taken = self._index.row(model_id) or self._index.tombstone(model_id)
-            if taken or model_id in self._reserved:
-                raise ValueError(f"id: expected a new one, got {short_id(model_id)}")
-            full = self._full(size_bytes)
-            if full is None:
-                self._reserved[model_id] = size_bytes
-            return full
-
-    def _full(self, size_bytes: int) -> StoreIsFull | None:
-        count, used_bytes = self._index.use()
-        count += len(self._reserved)
-        used_bytes += sum(self._reserved.values())
-        max_count, max_bytes = self._caps
-        if count + 1 > max_count:
-            return StoreIsFull("models", max_count)
-        if used_bytes + size_bytes > max_bytes:
-            return StoreIsFull("bytes", max_bytes)
-        return None
+            taken = self._index.row(model.id) or self._index.tombstone(model.id)
+            if taken or model.id in self._room:
+                raise ValueError(f"id: expected a new one, got {short_id(model.id)}")
+            wanted = NewModel(model.id, model.tenant, model.size_bytes)
+            return self._room.reserve(wanted, limits)
 
 
 def _shifted(model: AdaptedModelRecord, seconds: float) -> AdaptedModelRecord:
