@@ -17,6 +17,7 @@ from google.rpc import status_pb2
 
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+from studies.reliability.keys import keyed
 from studies.reliability.ledger import Entry, Ledger
 from studies.reliability.tasks import TOLERANCE, WIDE_TOLERANCE, Task, exported_difference
 
@@ -223,9 +224,9 @@ class Callers:
             self.ledger.counts["gone"] += 1
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, key: str = "") -> grpc.aio.Channel:
     """Open a connection of its own, which comes back soon after the server does."""
-    return grpc.aio.insecure_channel(address, _OPTIONS)
+    return grpc.aio.insecure_channel(address, _OPTIONS, interceptors=keyed(key))
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

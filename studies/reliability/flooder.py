@@ -12,6 +12,7 @@ import time
 
 from studies.reliability.callers import open_channel
 from studies.reliability.floods import FLOODS, Target
+from studies.reliability.keys import API_KEY
 
 BURN = "burn"
 NICENESS = 10
@@ -29,7 +30,8 @@ def burn(share: float) -> None:
 
 async def flood(address: str, name: str, model: str) -> None:
     """Flood a server."""
-    await FLOODS[name](Target(address, model, open_channel(address)))
+    channel = open_channel(address, os.environ.get(API_KEY, ""))
+    await FLOODS[name](Target(address, model, channel))
 
 
 def main() -> None:

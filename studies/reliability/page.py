@@ -127,6 +127,18 @@ def _encrypted(result: Result) -> str:
     )
 
 
+def _tenants(result: Result) -> str:
+    rows = {row["part"]: row for row in result.rows}
+    worst = max(row["p99 ratio"] for name, row in rows.items() if name.startswith("flood"))
+    repeated, full = rows["duplicates"], rows["full queue"]
+    return (
+        f"p99 beside another tenant's flood at most {worst:.1f} times its idle value; "
+        f"{repeated['requests']} equal requests made {repeated['models']} model; "
+        f"{full['refused']:,} refusals by a full queue took {full['server p99 [ms]']:.1f} ms "
+        f"(p99): {_wrong(result)}"
+    )
+
+
 def _soak(result: Result) -> str:
     (row,) = result.rows
 
@@ -149,6 +161,7 @@ PROOFS: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "storms": ("cancels, hangs up, gives 1 ms, overfills the queue, sends garbage", _storms),
     "fuzz": ("sends changed bytes to all that reads what others wrote", _fuzz),
     "quiet": ("floods the server and measures another client", _quiet),
+    "tenants": ("floods from another tenant, repeats requests, fills the queue", _tenants),
     "encrypted": ("compares Predict with TLS and a key and without both", _encrypted),
     "soak": ("loads a server for long and watches what it holds", _soak),
 }

@@ -21,6 +21,7 @@ from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 from studies.common.results import Row
 from studies.reliability.flooder import BURN
 from studies.reliability.floods import FLOODS, WAY, pictures, support_set
+from studies.reliability.keys import API_KEY, with_key
 from studies.reliability.proof import Place, Proof, fresh, proof_options, run_proof
 from studies.reliability.served import Served, serving
 
@@ -84,15 +85,20 @@ def _beside(place: Place, name: str, calls: int, faults: list[str]) -> Row:
         return beside(served, name, calls, faults)
 
 
-def beside(served: Served, name: str, calls: int, faults: list[str]) -> Row:
-    """Take turns between a flood and a process that burns as much processor; compare."""
+def beside(
+    served: Served, name: str, calls: int, faults: list[str], keys: tuple[str, str] = ("", "")
+) -> Row:
+    """Take turns between a flood and a process that burns as much processor; compare.
+
+    `keys` are those of the quiet client and of the flood, on a server that wants them.
+    """
     with grpc.insecure_channel(served.address) as channel:
-        quiet = Quiet(AdaptationServiceStub(channel))
+        quiet = Quiet(AdaptationServiceStub(with_key(channel, keys[0])))
         quiet.adapt("first")
         quiet.predict("first", 50)
         shares = []
         for _ in range(_BLOCKS):
-            with _process(served.address, name, MODELS.get(name, MODEL)) as flooder:
+            with _process(served.address, name, MODELS.get(name, MODEL), keys[1]) as flooder:
                 began, burnt = time.monotonic(), _cpu_seconds(flooder)
                 for _ in range(3):
                     quiet.adapt(name)
@@ -121,13 +127,16 @@ def beside(served: Served, name: str, calls: int, faults: list[str]) -> Row:
 
 
 @contextmanager
-def _process(address: str, name: str, model: str) -> Iterator[int]:
+def _process(address: str, name: str, model: str, key: str = "") -> Iterator[int]:
     """Run a flooder; it is ended with the block."""
     command = [sys.executable, "-P", "-m", "studies.reliability.flooder", address, name, model]
     root = Path(__file__).parents[2]
     path = os.pathsep.join([str(root), *filter(None, sys.path)])
     process = subprocess.Popen(  # noqa: S603 -- our own command
-        command, stdout=subprocess.PIPE, cwd=root, env=os.environ | {"PYTHONPATH": path}
+        command,
+        stdout=subprocess.PIPE,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": path, API_KEY: key},
     )
     try:
         assert process.stdout is not None  # noqa: S101 -- it is piped
