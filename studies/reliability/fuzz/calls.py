@@ -63,6 +63,18 @@ class Calls:
             f"/{_SERVICE}/ExportAdaptedModel": [
                 wire.ExportAdaptedModelRequest(adapted_model=adapted_model)
             ],
+            f"/{_SERVICE}/ReviseAdaptedModel": [
+                wire.ReviseAdaptedModelRequest(
+                    adapted_model=adapted_model,
+                    removed_indices=[0],
+                    relabellings=[wire.Relabelling(index=1, class_name="other")],
+                    added=adapt.support_set,
+                )
+            ],
+            f"/{_SERVICE}/ImportAdaptedModel": [
+                wire.ImportAdaptedModelRequest(header=wire.ImportHeader(sha256="0" * 64)),
+                wire.ImportAdaptedModelRequest(chunk=b"onnx"),
+            ],
             f"/{_SERVICE}/GetCapabilities": [wire.GetCapabilitiesRequest()],
             f"/{_INFERENCE}/ModelInfer": [
                 infer_request(adapted_model, queries, typed=typed)

@@ -23,7 +23,7 @@ import click
 
 from kshot.server.config import ServerConfig
 from studies.reliability.bundles import small_bundles
-from studies.reliability.fuzz import bundles, images, index, requests
+from studies.reliability.fuzz import bundles, exports, images, index, requests
 from studies.reliability.fuzz.target import Target
 
 # More than an input may take even on a busy machine: then the process ends with a traceback.
@@ -46,6 +46,7 @@ def targets(folder: Path) -> dict[str, Callable[[], Target]]:
         "images": images.target,
         "manifests": lambda: bundles.manifest_target(small_bundles(folder)),
         "index": lambda: index.target(folder / "index"),
+        "exports": lambda: exports.target(small_bundles(folder)),
         "encoders": lambda: bundles.encoder_target(folder),
     }
 

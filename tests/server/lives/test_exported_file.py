@@ -186,6 +186,7 @@ def nest(model: onnx.ModelProto) -> None:
         (set_fact("kshot.batch_norm_mode", "stored"), "one of the modes"),
         (set_fact("kshot.class_names", '["a", "a", "b"]'), "class names and options that"),
         (set_fact("kshot.class_names", "[" * 10**5), "the metadata of an export"),
+        (set_fact("kshot.class_names", "[" + "[]," * 10**6), "the metadata of an export"),
         (set_fact("kshot.class_names", "[]"), "class names and options that"),
         (set_fact("kshot.adaptation", "[1]"), "the metadata of an export"),
         (set_adaptation(support_count=10**9), "the metadata of an export"),

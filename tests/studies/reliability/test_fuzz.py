@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from kshot.bundle import Bundle
 from kshot.server.config import ServerConfig
 from kshot.v1 import adaptation_pb2 as wire
-from studies.reliability.fuzz import bundles, images, index, requests
+from studies.reliability.fuzz import bundles, exports, images, index, requests
 from studies.reliability.fuzz.mutation import message_like
 from studies.reliability.fuzz.target import Target
 from studies.reliability.fuzz.worker import run_inputs
@@ -30,6 +30,7 @@ def targets(means_bundle: Bundle, tmp_path: Path) -> dict[str, Make]:
         "names": requests.names_target,
         "images": images.target,
         "manifests": lambda: bundles.manifest_target(paths),
+        "exports": lambda: exports.target(paths),
         "encoders": lambda: bundles.encoder_target(tmp_path),
         "index": lambda: index.target(tmp_path / "index"),
     }
@@ -45,6 +46,7 @@ def targets(means_bundle: Bundle, tmp_path: Path) -> dict[str, Make]:
         ("names", 1000, 50),
         ("images", 1000, 500),
         ("manifests", 500, 300),
+        ("exports", 200, 100),
         ("encoders", 60, 30),
         ("index", 10, 3),
     ],

@@ -22,6 +22,7 @@ from kshot.server.store.adapted_model import AdaptedModelRecord
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 _MAX_VERSIONS, _MAX_TEXT = 32, 64
+_MAX_JSON = 2**20
 _METADATA = "the metadata of an export"
 
 
@@ -41,8 +42,8 @@ class ExportFacts:
     def of(model: onnx.ModelProto) -> ExportFacts:
         """Read the metadata; raise `ValueError`, `KeyError` or the like for other metadata."""
         entries = {entry.key: entry.value for entry in model.metadata_props}
-        adaptation = json.loads(entries["kshot.adaptation"])
-        names = json.loads(entries["kshot.class_names"])
+        adaptation = _parsed(entries["kshot.adaptation"])
+        names = _parsed(entries["kshot.class_names"])
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError("expected class names as text")
         return ExportFacts(
@@ -54,6 +55,13 @@ class ExportFacts:
             AdaptOptions.from_document(adaptation["options"]),
             {name: adaptation[name] for name in ADAPTATION_FIELDS},
         )
+
+
+def _parsed(text: str) -> Any:  # noqa: ANN401 -- any JSON
+    """Read JSON, which takes many times its size in memory."""
+    if len(text) > _MAX_JSON:
+        raise ValueError(f"expected at most {_MAX_JSON} characters, got {len(text)}")
+    return json.loads(text)
 
 
 def record_of(
