@@ -233,11 +233,15 @@ class FakeServicer(AdaptationServiceServicer):
             max_way=64,
             calibrated_batch_norm_modes=[wire.BATCH_NORM_MODE_SUPPORT],
             max_useful_side=self.useful_sides.get("omniglot", 0),
+            version=2,
+            labels=["stable"],
         )
         for name, side in self.useful_sides.items():
             if name != "omniglot":
                 response.models.add(model=name, max_useful_side=side)
         response.limits.default_ttl.FromSeconds(3600)
+        response.limits.request_id_ttl.FromSeconds(600)
+        response.limits.tenant, response.limits.tenant_call_count = "acme", 8
         return response
 
     def _find(self, name: str, context: grpc.ServicerContext) -> wire.AdaptedModel:

@@ -18,6 +18,7 @@ import pytest
 from google.rpc.code_pb2 import Code
 
 from kshot.client import AdaptedModel, Client, InputError, TailReport, UnavailableError
+from kshot.client.capabilities import decode_capabilities
 from kshot.client.errors import DataLossError
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -280,7 +281,23 @@ def test_capabilities_are_read(client: Client) -> None:
     assert capabilities.models["omniglot"].input_shape == (1, 28, 28)
     assert capabilities.models["omniglot"].heads == ("trained",)
     assert capabilities.models["omniglot"].calibrated_batch_norm_modes == ("support",)
-    assert capabilities.default_ttl == 3600
+    assert capabilities.models["omniglot"].labels == ("stable",)
+    assert (capabilities.default_ttl, capabilities.request_id_ttl) == (3600, 600)
+    assert (capabilities.tenant, capabilities.tenant_call_count) == ("acme", 8)
+
+
+def test_further_versions_of_a_model_are_named_by_their_number() -> None:
+    response = wire.GetCapabilitiesResponse()
+    for version in (3, 2, 1):
+        response.models.add(model="omniglot", version=version)
+
+    models = decode_capabilities(response).models
+
+    assert {name: model.version for name, model in models.items()} == {
+        "omniglot": 3,
+        "omniglot@2": 2,
+        "omniglot@1": 1,
+    }
 
 
 def test_every_call_has_a_deadline(client: Client, servicer: FakeServicer, tmp_path: Path) -> None:

@@ -239,6 +239,18 @@ def test_the_server_is_asked_once_in_a_while(
     assert len(asked()) == 2
 
 
+def test_versions_and_labels_of_a_model_are_known(
+    client: Client, servicer: FakeServicer, jpeg: bytes
+) -> None:
+    servicer.useful_sides = {"omniglot": SIDE}
+    for suffix in ("", "@2", "@stable"):
+        client.adapt([jpeg, b"small"], ["a", "b"], model=f"omniglot{suffix}")
+        client.adapt([jpeg, b"small"], ["a", "b"], model="omniglot")
+
+    names = [type(request).__name__ for request in servicer.requests]
+    assert names.count("GetCapabilitiesRequest") == 1
+
+
 def test_questions_take_their_time_from_the_call(
     client: Client, servicer: FakeServicer, jpeg: bytes
 ) -> None:

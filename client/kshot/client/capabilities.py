@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kshot.client.options import ResolvedOptions, decode_choice, decode_options, seconds
@@ -23,7 +23,8 @@ class ModelCapabilities:
     examples per class, step count), that a task fits, or else that of `default_options`. An encoder
     turns each image into what has `encoded_shape`; without one, that is empty like its digest. An
     image takes `image_mac_count` multiply-accumulate operations, of which a request to predict may
-    take `max_predict_mac_count`.
+    take `max_predict_mac_count`. `model@label` with one of `labels`, and `model@version`, name this
+    version.
     """
 
     model: str
@@ -49,11 +50,15 @@ class ModelCapabilities:
     encoder_digest: str
     encoded_shape: tuple[int, ...]
     image_mac_count: int
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Capabilities:
     """A server's models by name, its limits, and its engines' device, empty without an engine.
+
+    Further versions of a model are under `NAME@VERSION`. `tenant` is the caller's on a server with
+    keys; its limits hold beside those of the server, and 0 means none of its own.
 
     `engine_count` counts the engines that can adapt now, `compiling_step_count` the inner steps
     that are being compiled or wait for that; until then plain ones run, which take longer.
@@ -78,6 +83,12 @@ class Capabilities:
     compute_path: str
     engine_count: int
     compiling_step_count: int
+    request_id_ttl: float = 0.0
+    tenant: str = ""
+    tenant_adapted_model_count: int = 0
+    tenant_adapted_model_bytes: int = 0
+    tenant_adapt_seconds: float = 0.0
+    tenant_call_count: int = 0
 
 
 def decode_capabilities(response: wire.GetCapabilitiesResponse) -> Capabilities:
@@ -85,7 +96,7 @@ def decode_capabilities(response: wire.GetCapabilitiesResponse) -> Capabilities:
     limits, engine = response.limits, response.engine
     return Capabilities(
         server_version=response.server_version,
-        models={model.model: _model_capabilities(model) for model in response.models},
+        models=_by_name(response.models),
         max_message_bytes=limits.max_message_bytes,
         max_image_pixels=limits.max_image_pixels,
         max_request_pixels=limits.max_request_pixels,
@@ -103,7 +114,21 @@ def decode_capabilities(response: wire.GetCapabilitiesResponse) -> Capabilities:
         compute_path=engine.compute_path,
         engine_count=engine.process_count,
         compiling_step_count=engine.compiling_step_count,
+        request_id_ttl=seconds(limits.request_id_ttl),
+        tenant=limits.tenant,
+        tenant_adapted_model_count=limits.tenant_adapted_model_count,
+        tenant_adapted_model_bytes=limits.tenant_adapted_model_bytes,
+        tenant_adapt_seconds=limits.tenant_adapt_seconds,
+        tenant_call_count=limits.tenant_call_count,
     )
+
+
+def _by_name(models: Iterable[wire.ModelCapabilities]) -> dict[str, ModelCapabilities]:
+    found: dict[str, ModelCapabilities] = {}
+    for model in models:
+        name = model.model if model.model not in found else f"{model.model}@{model.version}"
+        found[name] = _model_capabilities(model)
+    return found
 
 
 def _model_capabilities(model: wire.ModelCapabilities) -> ModelCapabilities:
@@ -133,11 +158,18 @@ def _model_capabilities(model: wire.ModelCapabilities) -> ModelCapabilities:
         encoder_digest=model.encoder_digest,
         encoded_shape=tuple(model.encoded_shape),
         image_mac_count=model.image_mac_count,
+        labels=tuple(model.labels),
     )
 
 
 def _choices(kind: str, numbers: Sequence[int]) -> tuple[str, ...]:
     return tuple(decode_choice(kind, number) for number in numbers)
+
+
+def _aliases(name: str, model: ModelCapabilities) -> Iterator[str]:
+    yield name
+    for suffix in (model.version, *model.labels):
+        yield f"{model.model}@{suffix}"
 
 
 class UsefulSides:
@@ -156,7 +188,11 @@ class UsefulSides:
         sides = self._sides
         if time.monotonic() > self._until or (model is not None and model not in sides):
             served = ask().models
-            sides = {name: each.max_useful_side for name, each in served.items()}
+            sides = {
+                alias: each.max_useful_side
+                for name, each in served.items()
+                for alias in _aliases(name, each)
+            }
             self._sides, self._until = sides, time.monotonic() + _FRESH_SECONDS
         wanted = [side for name, side in sides.items() if model in (None, name)]
         return max(wanted) if wanted and all(wanted) else 0
