@@ -1120,7 +1120,9 @@ class ModelCapabilities(google.protobuf.message.Message):
     IMAGE_MAC_COUNT_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """Names the model in requests."""
+    """Names the model in requests: `NAME` in the version that a name alone means, which comes first,
+    `NAME@VERSION` in others.
+    """
     version: builtins.int
     """Numbers the version of its bundle: 1 or more."""
     bundle_digest: builtins.str

@@ -193,6 +193,9 @@ def test_a_model_is_adapted_again_where_its_caller_asked_for_it(
     shutil.rmtree(versioned.root / "tiny" / "1")
     versioned.label("{}")
     versioned.reload()
+    assert versioned.ready(before.id)
+    assert not versioned.ready(before.id, "1")
+    assert not versioned.ready(fixed.id)
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: versioned.predict(before.id, queries()), range(8)))
@@ -216,6 +219,7 @@ def test_a_model_is_adapted_again_where_its_caller_asked_for_it(
     write_version(versioned.root, 3, input=InputSpec((1, 4, 4), steps))
     shutil.rmtree(versioned.root / "tiny" / "2")
     versioned.reload()
+    assert not versioned.ready(before.id)
     refused = refusal(lambda: versioned.predict(before.id, queries()))
     assert refused.reason == "MODEL_CHANGED"
     assert "tiny@3 prepares pictures in another way" in refused.text

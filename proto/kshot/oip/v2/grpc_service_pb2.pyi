@@ -236,7 +236,7 @@ class ModelMetadataResponse(google.protobuf.message.Message):
     """Always "onnx_onnxv1"."""
     @property
     def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Versions of the bundle that are served; of an adapted model, the one that it was made from."""
+        """Versions of the bundle that are served; of an adapted model, the one that answers."""
 
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelMetadataResponse.TensorMetadata]:

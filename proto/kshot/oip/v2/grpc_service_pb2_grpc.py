@@ -89,7 +89,7 @@ class GRPCInferenceServiceServicer(object):
 
     def ModelReady(self, request, context):
         """Tells whether a model can answer now: an initialization that is served, or an adapted model that is
-        kept and whose bundle is served. Other names are not ready.
+        kept and whose bundle is served, or that the next call adapts again. Other names are not ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class GRPCInferenceServiceStub:
         kshot.oip.v2.grpc_service_pb2.ModelReadyResponse,
     ]
     """Tells whether a model can answer now: an initialization that is served, or an adapted model that is
-    kept and whose bundle is served. Other names are not ready.
+    kept and whose bundle is served, or that the next call adapts again. Other names are not ready.
     """
 
     ServerMetadata: grpc.UnaryUnaryMultiCallable[
@@ -89,7 +89,7 @@ class GRPCInferenceServiceAsyncStub:
         kshot.oip.v2.grpc_service_pb2.ModelReadyResponse,
     ]
     """Tells whether a model can answer now: an initialization that is served, or an adapted model that is
-    kept and whose bundle is served. Other names are not ready.
+    kept and whose bundle is served, or that the next call adapts again. Other names are not ready.
     """
 
     ServerMetadata: grpc.aio.UnaryUnaryMultiCallable[
@@ -142,7 +142,7 @@ class GRPCInferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[kshot.oip.v2.grpc_service_pb2.ModelReadyResponse, collections.abc.Awaitable[kshot.oip.v2.grpc_service_pb2.ModelReadyResponse]]:
         """Tells whether a model can answer now: an initialization that is served, or an adapted model that is
-        kept and whose bundle is served. Other names are not ready.
+        kept and whose bundle is served, or that the next call adapts again. Other names are not ready.
         """
 
     @abc.abstractmethod

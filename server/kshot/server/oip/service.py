@@ -185,9 +185,22 @@ class InferenceServicer(wire_grpc.GRPCInferenceServiceServicer):
         if not self._adapted(request.name):
             return self._initialization(request.name, request.version), None
         adapted = await self._front.kept_models.get(request.name)
-        model = await self._front.behind(adapted)
+        model = await self._answering(adapted)
         _check_version(model, request.version, "version")
         return model, adapted
+
+    async def _answering(self, adapted: AdaptedModelRecord) -> ServedModel:
+        """Return the version that the next call gets: perhaps it adapts the model again."""
+        front = self._front
+        try:
+            return await front.behind(adapted)
+        except ModelChanged:
+            if not adapted.options.readapt or adapted.model not in front.catalog:
+                raise
+            model = front.find_model(adapted.model)
+            if front.readapting.problem(adapted, model):
+                raise
+            return model
 
     def _adapted(self, name: str) -> bool:
         """Tell whether a name is an id."""
