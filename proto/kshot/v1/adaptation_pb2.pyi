@@ -771,7 +771,9 @@ class ReviseAdaptedModelRequest(google.protobuf.message.Message):
 
     @property
     def options(self) -> global___AdaptOptions:
-        """Sets how to adapt. Default: as the adapted model was; options that are set hold in their place."""
+        """Sets how to adapt. Default: as the adapted model was, where options that had the default of its
+        numbers of classes and examples follow the new ones. Options that are set hold in their place.
+        """
 
     def __init__(
         self,
@@ -970,14 +972,18 @@ global___ExportHeader = ExportHeader
 
 @typing.final
 class ImportAdaptedModelRequest(google.protobuf.message.Message):
-    """Sends a file of an adapted model: first the header, then chunks."""
+    """Sends a file of an adapted model: first the header, then chunks. Its graph must be of another mode
+    than BATCH_NORM_MODE_SUPPORT_AND_QUERY, and one that this release exports from the same bundle.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: builtins.int
     CHUNK_FIELD_NUMBER: builtins.int
     chunk: builtins.bytes
-    """Holds the next bytes, at most `ServerLimits.max_message_bytes` in all."""
+    """Holds the next bytes, at most `ServerLimits.max_message_bytes` in all; 16384 or more except in
+    the last message.
+    """
     @property
     def header(self) -> global___ImportHeader:
         """Tells about the file; it comes first."""
