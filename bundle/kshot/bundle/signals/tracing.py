@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span
 
 TRACEPARENT = "traceparent"
@@ -17,7 +19,7 @@ _HEADER = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]
 _HEADER_LENGTH = 55
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SERVICE = "kshot"
-_FLUSH_MS = 2000
+_FLUSH_SECONDS = 2.0
 # Of metadata this many entries are looked at, so that long ones cost nothing.
 _MOST_ENTRIES = 32
 
@@ -51,6 +53,7 @@ class Tracer:
     """Starts spans; any thread may use it."""
 
     provider: TracerProvider
+    exporter: SpanExporter | None = None
 
     def start(
         self,
@@ -73,8 +76,12 @@ class Tracer:
         )
 
     def close(self) -> None:
-        """Send what is left, for a moment, and end; blocks."""
-        self.provider.force_flush(_FLUSH_MS)
+        """Send what is left, for two seconds at most, and end; blocks."""
+        flush = threading.Thread(target=self.provider.force_flush, daemon=True)
+        flush.start()
+        flush.join(_FLUSH_SECONDS)
+        if self.exporter is not None:
+            self.exporter.shutdown()  # else it would try again for long
         self.provider.shutdown()
 
 
@@ -95,8 +102,9 @@ def start_tracing(process: str, version: str) -> Tracer:
     if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         attributes["service.name"] = os.environ.get("OTEL_SERVICE_NAME") or _SERVICE
     provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Tracer(provider)
+    exporter = OTLPSpanExporter()
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return Tracer(provider, exporter)
 
 
 def _parent(traceparent: str) -> Any:  # noqa: ANN401 -- OpenTelemetry's context
