@@ -29,6 +29,8 @@ def test_it_describes_itself(engine: Stub, bundle: Bundle) -> None:
     assert answer.torch_version == torch.__version__
     assert [(m.model, m.bundle_digest) for m in answer.models] == [("small", bundle.digest)]
     assert answer.compute_path.startswith("eager/float32/cpu/")
+    assert answer.slot_count >= 1
+    assert answer.busy_slot_count == 0
     assert answer.models[0].tail_example_seconds == 0
 
 

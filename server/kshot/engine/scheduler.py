@@ -74,6 +74,7 @@ class Scheduler:
         self._pools: OrderedDict[_PoolKey, Pool] = OrderedDict()
         self._refining = Refining()
         self._round_began: float | None = None
+        self._busy_slot_count = 0
         self._thread = threading.Thread(target=self._run_or_exit, name="inner-loop", daemon=True)
         self._thread.start()
 
@@ -140,6 +141,10 @@ class Scheduler:
         plans = self._plans.values() or (self._first,)
         self._slot_count = max(plan.slot_count for plan in plans)
 
+    def slots(self) -> tuple[int, int]:
+        """Return how many slots there are, and how many had a task after the last round."""
+        return self._slot_count, self._busy_slot_count
+
     def stalled_seconds(self) -> float:
         """Return how long the current round has taken so far, 0 between rounds."""
         began = self._round_began
@@ -192,6 +197,7 @@ class Scheduler:
             if self._refining.pause() == 0:
                 self._refine()
             self._round_began = None
+            self._busy_slot_count = self._active()
         for jobs in (*(pool.jobs() for pool in self._pools.values()), self._refining.jobs()):
             for job in jobs:
                 job.answer.set_exception(CancelledError())

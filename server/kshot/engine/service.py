@@ -62,7 +62,10 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE, f"a step has been running for {stalled:.0f} seconds"
             )
+        slot_count, busy_slot_count = self._scheduler.slots()
         return engine_pb2.DescribeEngineResponse(
+            slot_count=slot_count,
+            busy_slot_count=busy_slot_count,
             device=self._device.kind,
             device_name=self._device.name,
             torch_version=torch.__version__,

@@ -33,7 +33,7 @@ def statistics(finished: FinishedCalls) -> Statistics:
         },
         running_count=3,
         queues={"adapting": Level(1, 10), "predicting": Level(2, 20)},
-        engine=EngineUse(process_count=2, ready_count=1, task_count=4, end_count=5),
+        engine=EngineUse(process_count=2, ready_count=1, task_count=4, end_count=5, slot_count=3),
         hot_sessions=Level(6, 60),
         cached_count=7,
         cached_bytes=Level(8, 80),

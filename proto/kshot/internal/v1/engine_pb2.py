@@ -25,39 +25,39 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekshot/internal/v1/engine.proto\x12\x11kshot.internal.v1\x1a\x1egoogle/protobuf/duration.proto\"\x17\n\x15\x44\x65scribeEngineRequest\"\xce\x01\n\x16\x44\x65scribeEngineResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x15\n\rtorch_version\x18\x03 \x01(\t\x12\x14\n\x0c\x63ompute_path\x18\x04 \x01(\t\x12.\n\x06models\x18\x05 \x03(\x0b\x32\x1e.kshot.internal.v1.EngineModel\x12\x1c\n\x14\x63ompiling_step_count\x18\x06 \x01(\x05\x12\x14\n\x0c\x64\x65vice_count\x18\x07 \x01(\x05\"Q\n\x0b\x45ngineModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12\x1c\n\x14tail_example_seconds\x18\x03 \x01(\x01\"8\n\x11LoadBundleRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\"C\n\x12LoadBundleResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.kshot.internal.v1.EngineModel\",\n\x13UnloadBundleRequest\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\"\x16\n\x14UnloadBundleResponse\"\x88\x03\n\x0c\x41\x64\x61ptRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12*\n\x07support\x18\x03 \x01(\x0b\x32\x19.kshot.internal.v1.Tensor\x12\x15\n\rclass_indices\x18\x04 \x03(\r\x12\x0b\n\x03way\x18\x05 \x01(\r\x12\x12\n\nstep_count\x18\x06 \x01(\r\x12\x15\n\rlearning_rate\x18\x07 \x01(\x01\x12\x12\n\nbatch_size\x18\x08 \x01(\r\x12\x16\n\x0epreconditioner\x18\t \x01(\t\x12\x0c\n\x04head\x18\n \x01(\t\x12\r\n\x05scope\x18\x0b \x01(\t\x12\x0c\n\x04seed\x18\x0c \x01(\x04\x12\x15\n\rallow_partial\x18\r \x01(\x08\x12\x15\n\rdeterministic\x18\x0e \x01(\x08\x12\x17\n\x0f\x62\x61lance_classes\x18\x0f \x01(\x08\x12)\n\x04tail\x18\x10 \x01(\x0b\x32\x1b.kshot.internal.v1.TailTask\x12\x0e\n\x06\x63\x61ller\x18\x11 \x01(\t\"e\n\x08TailTask\x12\x12\n\nstep_count\x18\x01 \x01(\r\x12\x17\n\x0f\x66old_step_count\x18\x02 \x01(\r\x12,\n\tcrop_maps\x18\x03 \x01(\x0b\x32\x19.kshot.internal.v1.Tensor\"\x94\x03\n\rAdaptResponse\x12\x32\n\nparameters\x18\x01 \x03(\x0b\x32\x1e.kshot.internal.v1.NamedTensor\x12\x32\n\nstatistics\x18\x02 \x03(\x0b\x32\x1e.kshot.internal.v1.NamedTensor\x12\x12\n\nstep_count\x18\x03 \x01(\r\x12\x32\n\x0bstop_reason\x18\x04 \x01(\x0e\x32\x1d.kshot.internal.v1.StopReason\x12\x14\n\x0csupport_loss\x18\x05 \x03(\x02\x12\x18\n\x10support_accuracy\x18\x06 \x01(\x01\x12/\n\x0c\x63ompute_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63ompute_path\x18\x08 \x01(\t\x12\x13\n\x0bslot_bucket\x18\t \x01(\r\x12\x32\n\x0fheld_out_logits\x18\n \x01(\x0b\x32\x19.kshot.internal.v1.Tensor\x12\x13\n\x0btail_failed\x18\x0b \x01(\x08\"%\n\x06Tensor\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"8\n\x0bNamedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c*{\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15STOP_REASON_COMPLETED\x10\x01\x12\x1b\n\x17STOP_REASON_TIME_BUDGET\x10\x02\x12\x18\n\x14STOP_REASON_DIVERGED\x10\x03\x32\xfe\x02\n\rEngineService\x12\x65\n\x0e\x44\x65scribeEngine\x12(.kshot.internal.v1.DescribeEngineRequest\x1a).kshot.internal.v1.DescribeEngineResponse\x12J\n\x05\x41\x64\x61pt\x12\x1f.kshot.internal.v1.AdaptRequest\x1a .kshot.internal.v1.AdaptResponse\x12Y\n\nLoadBundle\x12$.kshot.internal.v1.LoadBundleRequest\x1a%.kshot.internal.v1.LoadBundleResponse\x12_\n\x0cUnloadBundle\x12&.kshot.internal.v1.UnloadBundleRequest\x1a\'.kshot.internal.v1.UnloadBundleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekshot/internal/v1/engine.proto\x12\x11kshot.internal.v1\x1a\x1egoogle/protobuf/duration.proto\"\x17\n\x15\x44\x65scribeEngineRequest\"\xfb\x01\n\x16\x44\x65scribeEngineResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x15\n\rtorch_version\x18\x03 \x01(\t\x12\x14\n\x0c\x63ompute_path\x18\x04 \x01(\t\x12.\n\x06models\x18\x05 \x03(\x0b\x32\x1e.kshot.internal.v1.EngineModel\x12\x1c\n\x14\x63ompiling_step_count\x18\x06 \x01(\x05\x12\x14\n\x0c\x64\x65vice_count\x18\x07 \x01(\x05\x12\x12\n\nslot_count\x18\x08 \x01(\x05\x12\x17\n\x0f\x62usy_slot_count\x18\t \x01(\x05\"Q\n\x0b\x45ngineModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12\x1c\n\x14tail_example_seconds\x18\x03 \x01(\x01\"8\n\x11LoadBundleRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\"C\n\x12LoadBundleResponse\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1e.kshot.internal.v1.EngineModel\",\n\x13UnloadBundleRequest\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\"\x16\n\x14UnloadBundleResponse\"\x88\x03\n\x0c\x41\x64\x61ptRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12*\n\x07support\x18\x03 \x01(\x0b\x32\x19.kshot.internal.v1.Tensor\x12\x15\n\rclass_indices\x18\x04 \x03(\r\x12\x0b\n\x03way\x18\x05 \x01(\r\x12\x12\n\nstep_count\x18\x06 \x01(\r\x12\x15\n\rlearning_rate\x18\x07 \x01(\x01\x12\x12\n\nbatch_size\x18\x08 \x01(\r\x12\x16\n\x0epreconditioner\x18\t \x01(\t\x12\x0c\n\x04head\x18\n \x01(\t\x12\r\n\x05scope\x18\x0b \x01(\t\x12\x0c\n\x04seed\x18\x0c \x01(\x04\x12\x15\n\rallow_partial\x18\r \x01(\x08\x12\x15\n\rdeterministic\x18\x0e \x01(\x08\x12\x17\n\x0f\x62\x61lance_classes\x18\x0f \x01(\x08\x12)\n\x04tail\x18\x10 \x01(\x0b\x32\x1b.kshot.internal.v1.TailTask\x12\x0e\n\x06\x63\x61ller\x18\x11 \x01(\t\"e\n\x08TailTask\x12\x12\n\nstep_count\x18\x01 \x01(\r\x12\x17\n\x0f\x66old_step_count\x18\x02 \x01(\r\x12,\n\tcrop_maps\x18\x03 \x01(\x0b\x32\x19.kshot.internal.v1.Tensor\"\x94\x03\n\rAdaptResponse\x12\x32\n\nparameters\x18\x01 \x03(\x0b\x32\x1e.kshot.internal.v1.NamedTensor\x12\x32\n\nstatistics\x18\x02 \x03(\x0b\x32\x1e.kshot.internal.v1.NamedTensor\x12\x12\n\nstep_count\x18\x03 \x01(\r\x12\x32\n\x0bstop_reason\x18\x04 \x01(\x0e\x32\x1d.kshot.internal.v1.StopReason\x12\x14\n\x0csupport_loss\x18\x05 \x03(\x02\x12\x18\n\x10support_accuracy\x18\x06 \x01(\x01\x12/\n\x0c\x63ompute_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x63ompute_path\x18\x08 \x01(\t\x12\x13\n\x0bslot_bucket\x18\t \x01(\r\x12\x32\n\x0fheld_out_logits\x18\n \x01(\x0b\x32\x19.kshot.internal.v1.Tensor\x12\x13\n\x0btail_failed\x18\x0b \x01(\x08\"%\n\x06Tensor\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"8\n\x0bNamedTensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c*{\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15STOP_REASON_COMPLETED\x10\x01\x12\x1b\n\x17STOP_REASON_TIME_BUDGET\x10\x02\x12\x18\n\x14STOP_REASON_DIVERGED\x10\x03\x32\xfe\x02\n\rEngineService\x12\x65\n\x0e\x44\x65scribeEngine\x12(.kshot.internal.v1.DescribeEngineRequest\x1a).kshot.internal.v1.DescribeEngineResponse\x12J\n\x05\x41\x64\x61pt\x12\x1f.kshot.internal.v1.AdaptRequest\x1a .kshot.internal.v1.AdaptResponse\x12Y\n\nLoadBundle\x12$.kshot.internal.v1.LoadBundleRequest\x1a%.kshot.internal.v1.LoadBundleResponse\x12_\n\x0cUnloadBundle\x12&.kshot.internal.v1.UnloadBundleRequest\x1a\'.kshot.internal.v1.UnloadBundleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kshot.internal.v1.engine_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STOPREASON']._serialized_start=1601
-  _globals['_STOPREASON']._serialized_end=1724
+  _globals['_STOPREASON']._serialized_start=1646
+  _globals['_STOPREASON']._serialized_end=1769
   _globals['_DESCRIBEENGINEREQUEST']._serialized_start=85
   _globals['_DESCRIBEENGINEREQUEST']._serialized_end=108
   _globals['_DESCRIBEENGINERESPONSE']._serialized_start=111
-  _globals['_DESCRIBEENGINERESPONSE']._serialized_end=317
-  _globals['_ENGINEMODEL']._serialized_start=319
-  _globals['_ENGINEMODEL']._serialized_end=400
-  _globals['_LOADBUNDLEREQUEST']._serialized_start=402
-  _globals['_LOADBUNDLEREQUEST']._serialized_end=458
-  _globals['_LOADBUNDLERESPONSE']._serialized_start=460
-  _globals['_LOADBUNDLERESPONSE']._serialized_end=527
-  _globals['_UNLOADBUNDLEREQUEST']._serialized_start=529
-  _globals['_UNLOADBUNDLEREQUEST']._serialized_end=573
-  _globals['_UNLOADBUNDLERESPONSE']._serialized_start=575
-  _globals['_UNLOADBUNDLERESPONSE']._serialized_end=597
-  _globals['_ADAPTREQUEST']._serialized_start=600
-  _globals['_ADAPTREQUEST']._serialized_end=992
-  _globals['_TAILTASK']._serialized_start=994
-  _globals['_TAILTASK']._serialized_end=1095
-  _globals['_ADAPTRESPONSE']._serialized_start=1098
-  _globals['_ADAPTRESPONSE']._serialized_end=1502
-  _globals['_TENSOR']._serialized_start=1504
-  _globals['_TENSOR']._serialized_end=1541
-  _globals['_NAMEDTENSOR']._serialized_start=1543
-  _globals['_NAMEDTENSOR']._serialized_end=1599
-  _globals['_ENGINESERVICE']._serialized_start=1727
-  _globals['_ENGINESERVICE']._serialized_end=2109
+  _globals['_DESCRIBEENGINERESPONSE']._serialized_end=362
+  _globals['_ENGINEMODEL']._serialized_start=364
+  _globals['_ENGINEMODEL']._serialized_end=445
+  _globals['_LOADBUNDLEREQUEST']._serialized_start=447
+  _globals['_LOADBUNDLEREQUEST']._serialized_end=503
+  _globals['_LOADBUNDLERESPONSE']._serialized_start=505
+  _globals['_LOADBUNDLERESPONSE']._serialized_end=572
+  _globals['_UNLOADBUNDLEREQUEST']._serialized_start=574
+  _globals['_UNLOADBUNDLEREQUEST']._serialized_end=618
+  _globals['_UNLOADBUNDLERESPONSE']._serialized_start=620
+  _globals['_UNLOADBUNDLERESPONSE']._serialized_end=642
+  _globals['_ADAPTREQUEST']._serialized_start=645
+  _globals['_ADAPTREQUEST']._serialized_end=1037
+  _globals['_TAILTASK']._serialized_start=1039
+  _globals['_TAILTASK']._serialized_end=1140
+  _globals['_ADAPTRESPONSE']._serialized_start=1143
+  _globals['_ADAPTRESPONSE']._serialized_end=1547
+  _globals['_TENSOR']._serialized_start=1549
+  _globals['_TENSOR']._serialized_end=1586
+  _globals['_NAMEDTENSOR']._serialized_start=1588
+  _globals['_NAMEDTENSOR']._serialized_end=1644
+  _globals['_ENGINESERVICE']._serialized_start=1772
+  _globals['_ENGINESERVICE']._serialized_end=2154
 # @@protoc_insertion_point(module_scope)

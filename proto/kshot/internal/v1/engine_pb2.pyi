@@ -73,6 +73,8 @@ class DescribeEngineResponse(google.protobuf.message.Message):
     MODELS_FIELD_NUMBER: builtins.int
     COMPILING_STEP_COUNT_FIELD_NUMBER: builtins.int
     DEVICE_COUNT_FIELD_NUMBER: builtins.int
+    SLOT_COUNT_FIELD_NUMBER: builtins.int
+    BUSY_SLOT_COUNT_FIELD_NUMBER: builtins.int
     device: builtins.str
     """Names the kind of device: `cpu` or `cuda`."""
     device_name: builtins.str
@@ -85,6 +87,10 @@ class DescribeEngineResponse(google.protobuf.message.Message):
     """Counts the steps that are being compiled, or wait for that."""
     device_count: builtins.int
     """Counts the devices of this kind that the engine sees; it computes on the first."""
+    slot_count: builtins.int
+    """Counts the slots: how many tasks step at once."""
+    busy_slot_count: builtins.int
+    """Counts the slots that had a task when the last round of steps ended."""
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___EngineModel]:
         """Lists the models it can adapt."""
@@ -99,8 +105,10 @@ class DescribeEngineResponse(google.protobuf.message.Message):
         models: collections.abc.Iterable[global___EngineModel] | None = ...,
         compiling_step_count: builtins.int = ...,
         device_count: builtins.int = ...,
+        slot_count: builtins.int = ...,
+        busy_slot_count: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["compiling_step_count", b"compiling_step_count", "compute_path", b"compute_path", "device", b"device", "device_count", b"device_count", "device_name", b"device_name", "models", b"models", "torch_version", b"torch_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["busy_slot_count", b"busy_slot_count", "compiling_step_count", b"compiling_step_count", "compute_path", b"compute_path", "device", b"device", "device_count", b"device_count", "device_name", b"device_name", "models", b"models", "slot_count", b"slot_count", "torch_version", b"torch_version"]) -> None: ...
 
 global___DescribeEngineResponse = DescribeEngineResponse
 

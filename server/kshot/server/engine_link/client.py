@@ -55,6 +55,8 @@ class EngineFacts:
     compiling_step_count: int = 0
     device_count: int = 1
     process_count: int = 1
+    slot_count: int = 0
+    busy_slot_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,8 @@ def _facts(message: wire.DescribeEngineResponse) -> EngineFacts:
         tail_seconds=_tail_seconds(message.models),
         compiling_step_count=message.compiling_step_count,
         device_count=message.device_count,
+        slot_count=message.slot_count,
+        busy_slot_count=message.busy_slot_count,
     )
 
 

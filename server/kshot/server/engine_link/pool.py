@@ -30,12 +30,17 @@ MeasureShare = Callable[[int], Awaitable[Share | None]]
 
 @dataclass(frozen=True)
 class EngineUse:
-    """Engine processes, those that can adapt, their tasks, and how many have ended unasked."""
+    """Engine processes, those that can adapt, their tasks, and how many have ended unasked.
+
+    Slots are those of the ready ones, as they last answered a probe.
+    """
 
     process_count: int
     ready_count: int
     task_count: int
     end_count: int
+    slot_count: int = 0
+    busy_slot_count: int = 0
 
 
 class EnginePool:
@@ -70,9 +75,12 @@ class EnginePool:
     def use(self) -> EngineUse:
         """Count the engines, and what they have done and do."""
         engines = self._engines
+        ready = [engine.facts for engine in engines if engine.facts is not None]
         return EngineUse(
             process_count=len(engines),
-            ready_count=sum(engine.facts is not None for engine in engines),
+            ready_count=len(ready),
+            slot_count=sum(facts.slot_count for facts in ready),
+            busy_slot_count=sum(facts.busy_slot_count for facts in ready),
             task_count=sum(engine.running_count for engine in engines),
             end_count=sum(engine.end_count for engine in engines),
         )

@@ -167,6 +167,20 @@ def metrics(version: str) -> tuple[Metric, ...]:
             _one(lambda now: now.engine.task_count),
         ),
         Metric(
+            "kshot_engine_slots",
+            "gauge",
+            (),
+            "Slots of the ready engines: how many tasks step at once.",
+            _one(lambda now: now.engine.slot_count),
+        ),
+        Metric(
+            "kshot_engine_slots_busy",
+            "gauge",
+            (),
+            "Slots that had a task at the last probe of the engines.",
+            _one(lambda now: now.engine.busy_slot_count),
+        ),
+        Metric(
             "kshot_engine_ends_total",
             "counter",
             (),
