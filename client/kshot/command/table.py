@@ -45,7 +45,7 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         ),
         "tenant": Entry(
             "kshot.command.tenant",
-            "List tenants with their limits, or erase what a server keeps of one.",
+            "List tenants, set their limits, or erase what a server keeps of one.",
             "server",
         ),
         "adapt": Entry(
