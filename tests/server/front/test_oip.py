@@ -17,6 +17,8 @@ from PIL import Image
 from kshot.bundle import Bundle
 from kshot.oip.v2 import grpc_service_pb2 as oip
 from kshot.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from kshot.server.access.limits import Limits
+from kshot.server.access.quotas import Quotas
 from kshot.server.oip.service import SERVICE
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
@@ -242,6 +244,21 @@ def test_models_that_are_not_there(stub: GRPCInferenceServiceStub, refusal: Make
         ):
             refused = refusal(call)
             assert (refused.code, refused.reason) == ("NOT_FOUND", reason)
+
+
+def test_models_of_others_are_not_there(
+    stub: GRPCInferenceServiceStub, monkeypatch: pytest.MonkeyPatch, refusal: Make
+) -> None:
+    """A tenant may be limited to some models; the server runs in this process."""
+    monkeypatch.setattr(Quotas, "limits", Limits(models=("tiny",)))
+    request = request_of("encoded", "UINT8", pixels(side=8))
+
+    refused = refusal(lambda: stub.ModelInfer(request, timeout=30))
+    ready = stub.ModelReady(oip.ModelReadyRequest(name="encoded"), timeout=30).ready
+
+    assert (refused.code, refused.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
+    assert "expected one of tiny" in refused.text
+    assert not ready
 
 
 def test_all_violations_have_the_names_of_this_protocol(

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import numpy as np
 import onnxruntime
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from kshot.bundle import Bundle
+from kshot.oip.v2 import grpc_service_pb2 as oip
+from kshot.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
@@ -22,11 +25,14 @@ TAIL_WEIGHT = 0.75
 
 
 @pytest.fixture(scope="module")
-def tailed(
-    make_config: Make, tail_bundle: Bundle, run_in_thread: Make
-) -> Iterator[AdaptationServiceStub]:
+def channel(make_config: Make, tail_bundle: Bundle, run_in_thread: Make) -> Iterator[grpc.Channel]:
     with run_in_thread(make_config(bundles=(tail_bundle.path,))) as server:
-        yield server.stub
+        yield server.channel
+
+
+@pytest.fixture(scope="module")
+def tailed(channel: grpc.Channel) -> AdaptationServiceStub:
+    return AdaptationServiceStub(channel)
 
 
 def pictures(count: int, seed: int = 0) -> wire.Images:
@@ -216,3 +222,17 @@ def test_a_budget_for_no_tail_is_noticed(
     warnings = adapt(tailed, budget=5, **options).report.warnings
 
     assert any("has no effect" in warning for warning in warnings) is idle
+
+
+def test_an_embedding_has_no_maps(channel: grpc.Channel) -> None:
+    """The encoder gives the tail's maps behind the features: means of four cells, here."""
+    sent = pictures(5).tensor
+    request = oip.ModelInferRequest(model_name="tailed", raw_input_contents=[sent.data])
+    request.inputs.add(name="images", datatype="FP32", shape=sent.shape)
+
+    response = GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
+
+    means = numbers(sent).reshape(5, 3, 2, 4, 2, 4).mean(axis=(3, 5)).reshape(5, 12)
+    (output,) = response.outputs
+    embedding = np.frombuffer(response.raw_output_contents[0], "<f4").reshape(output.shape)
+    np.testing.assert_allclose(embedding, means, atol=1e-5)
