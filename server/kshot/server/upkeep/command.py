@@ -1,4 +1,4 @@
-"""`kshot store`: check and repair the folder of a server that does not run."""
+"""`kshot store`: check, repair, back up and restore the folder of adapted models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import click
 from kshot.server.config import default_store
 from kshot.server.errors import StartError
 from kshot.server.store.folder import StoreFolder
+from kshot.server.upkeep.backup import back_up
 from kshot.server.upkeep.inspection import check_store
+from kshot.server.upkeep.restore import restore as restore_backup
 
 _path = click.argument(
     "path", type=click.Path(path_type=Path), default=default_store, metavar="[PATH]"
@@ -20,9 +22,10 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 
 @click.group()
 def command() -> None:
-    """Check or repair a folder of adapted models; its server must not run.
+    """Check, repair, back up or restore a folder of adapted models.
 
-    PATH is the folder that `kshot serve --store` takes, by default the same one.
+    PATH is the folder that `kshot serve --store` takes, by default the same one. Its server may run
+    while it is backed up, and must not run otherwise.
     """
 
 
@@ -84,3 +87,43 @@ def repair(path: Path, as_json: bool) -> None:
         click.echo(f"{path}: {counts or 'no adapted models'}")
     if not after.sound:
         raise SystemExit(1)
+
+
+@command.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("dest", type=click.Path(path_type=Path))
+@_json
+def backup(path: Path, dest: Path, as_json: bool) -> None:
+    """Copy the store PATH into the folder DEST while its server runs, and verify every file.
+
+    DEST is empty or has an earlier backup, of which equal files stay. Exits with 1 if the store has
+    damaged models, which no backup holds.
+    """
+    try:
+        done = back_up(path, dest)
+    except StartError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps({"store": str(path), "backup": str(dest), **vars(done)}))
+    else:
+        click.echo(f"{dest}: {done.models} models, {done.copied} of them copied now")
+    if done.damaged:
+        click.echo(f"{done.damaged} damaged models: run kshot store check {path}", err=True)
+        raise SystemExit(1)
+
+
+@command.command()
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path))
+@_json
+def restore(dest: Path, path: Path, as_json: bool) -> None:
+    """Verify the backup DEST, then write it as the store PATH, which must be empty."""
+    try:
+        manifest = restore_backup(dest, path)
+    except StartError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        document = {"store": str(path), "backup": str(dest), "models": len(manifest.models)}
+        click.echo(json.dumps(document))
+    else:
+        click.echo(f"{path}: {len(manifest.models)} models")
