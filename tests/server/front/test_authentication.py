@@ -28,7 +28,7 @@ from kshot.client import PermissionDeniedError
 from kshot.command.tenant import command as tenant_command
 from kshot.server.access import watch as watch_module
 from kshot.server.access.key import Role, new_key
-from kshot.server.server import ADMIN_SERVICE
+from kshot.server.server import ADMIN_SERVICE, SERVICES
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 from tests.server.front.secured import WRONG, Secured, bearer
@@ -103,6 +103,7 @@ def methods(channel: grpc.Channel, key: str) -> list[MethodDescriptor]:
     (listed,) = stub.ServerReflectionInfo(iter([asked]), metadata=bearer(key), timeout=30)
     pool = descriptor_pool.Default()
     services = [each.name for each in listed.list_services_response.service]
+    assert {*SERVICES, HEALTH} <= set(services)
     return [method for name in services for method in pool.FindServiceByName(name).methods]
 
 
