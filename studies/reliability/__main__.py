@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import click
 
-from studies.reliability import churn, encrypted, fuzz, kills, page, quiet, soak, storms, tenants
+from studies.reliability import (
+    churn,
+    encrypted,
+    fuzz,
+    kills,
+    page,
+    quiet,
+    soak,
+    storms,
+    tenants,
+    upgrade,
+)
 
-commands = (churn, kills, storms, quiet, tenants, encrypted, fuzz, soak, page)
+commands = (churn, kills, upgrade, storms, quiet, tenants, encrypted, fuzz, soak, page)
 
 
 @click.group(commands={module.command.name: module.command for module in commands})

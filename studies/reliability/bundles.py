@@ -24,6 +24,7 @@ from kshot.trainer.bundling.encoder_file import EncoderFile
 from kshot.trainer.bundling.onnx_templates import build_template
 
 SMALL, MEANS = "small", "means"
+TWO = "two-versions"
 _FILTERS = 4
 _OPSET = '<ir_version: 10, opset_import: ["" : 20]>'
 # Means of colours in four cells.
@@ -41,6 +42,24 @@ def small_bundles(folder: Path) -> Sequence[Path]:
         if not (folder / name).exists():
             write(folder)
     return [load_bundle(folder / name).path for name in makers]
+
+
+def two_versions(folder: Path) -> Sequence[Path]:
+    """Write two versions of a network, with weights of their own; return their folders."""
+    source = load_bundle(builtin_bundle("omniglot"))
+    weights, written = source.read_weights(), []
+    for version in (1, 2):
+        random = np.random.default_rng(version)
+        parameters = {
+            name: (array * random.uniform(0.7, 1.3, array.shape)).astype(np.float32)
+            for name, array in weights.parameters.items()
+        }
+        manifest = replace(source.manifest, name=TWO, version=version, calibration=None, files={})
+        modes = manifest.template_modes
+        templates = {mode: source.template_path(mode).read_bytes() for mode in modes}
+        content = replace(weights, parameters=parameters)
+        written.append(write_bundle(folder, manifest, content, templates, f"# {TWO}\n").path)
+    return written
 
 
 def encoder_content() -> bytes:

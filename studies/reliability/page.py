@@ -84,6 +84,17 @@ def _kills(result: Result) -> str:
     return text
 
 
+def _upgrade(result: Result) -> str:
+    seconds = [each for row in result.rows for each in row["reload_seconds"]]
+    return (
+        f"{_total(result, 'swaps')} changes under {result.settings['callers']} callers, "
+        f"{_total(result, 'adapted'):,} adapted models, {_total(result, 'answered'):,} answers, "
+        f"{_total(result, 'again'):,} of models adapted again, {_total(result, 'changed'):,} "
+        f"`MODEL_CHANGED`; a reload takes {median(seconds):.2f} s, at most {max(seconds):.2f}: "
+        f"{_wrong(result)}"
+    )
+
+
 def _storms(result: Result) -> str:
     counts = ", ".join(f"{row['count']:,} {row['part']}" for row in result.rows)
     memory = max(row["front_mb"] + row["engine_mb"] for row in result.rows)
@@ -158,6 +169,7 @@ def _soak(result: Result) -> str:
 PROOFS: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "churn": ("checks each answer to callers at once against the model's serial one", _churn),
     "kills": ("kills engine, front or both at random moments under load", _kills),
+    "upgrade": ("takes versions of a bundle away and brings them back under load", _upgrade),
     "storms": ("cancels, hangs up, gives 1 ms, overfills the queue, sends garbage", _storms),
     "fuzz": ("sends changed bytes to all that reads what others wrote", _fuzz),
     "quiet": ("floods the server and measures another client", _quiet),

@@ -18,6 +18,7 @@ from studies.reliability.served import Served, serving
 from studies.reliability.soak import soak
 from studies.reliability.storms import KINDS, storm
 from studies.reliability.tasks import Task
+from studies.reliability.upgrade import upgrade_often
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,12 @@ def test_kills_lose_nothing(path_without_compiler: str, tmp_path: Path) -> None:
 
     assert faults == []
     assert row["checked"] > 10
+
+
+def test_upgrades_change_no_answer(path_without_compiler: str, tmp_path: Path) -> None:
+    faults: list[str] = []
+
+    row = upgrade_often(tmp_path, 0, (4, 6, 1), faults, path_without_compiler)
+
+    assert faults == []
+    assert min(row["adapted"], row["answered"]) > 5
