@@ -78,6 +78,26 @@ def test_long_jobs_let_others_go_first(pool: FairPool, monkeypatch: pytest.Monke
     give_way()  # outside of a job it does nothing
 
 
+def test_long_jobs_let_other_parts_of_their_caller_go_first(
+    pool: FairPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One connection of a tenant does not hold up the others."""
+    monkeypatch.setattr(fair_pool, "PART_SECONDS", 0.0)
+    stop = threading.Event()
+
+    def long() -> int:
+        while not stop.is_set():
+            give_way()
+        return 1
+
+    jobs = [pool.submit("x", long, "1") for _ in range(4)]
+    for number in range(3):
+        assert pool.submit("x", lambda number=number: number, "2").result(10) == number
+    stop.set()
+
+    assert [job.result(10) for job in jobs] == [1] * 4
+
+
 def test_a_core_is_left_while_others_are_around(monkeypatch: pytest.MonkeyPatch) -> None:
     pool, go_on = FairPool(2, "test"), threading.Event()
     pool.submit("few", lambda: None).result(10)

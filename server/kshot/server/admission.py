@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from kshot.bundle.turns import Turns
-from kshot.server.call_context import current_call, current_caller, until_sent
+from kshot.server.call_context import current_call, current_caller, current_connection, until_sent
 from kshot.server.choice import prepared_bytes
 from kshot.server.errors import QueueFull, ShuttingDown, TooManyCalls
 from kshot.server.predict.catalog import ServedModel
@@ -180,7 +180,7 @@ class _Lane:
             self._waiting.served(caller)
             return
         wanted = _Wanted(size_bytes, asyncio.get_running_loop().create_future())
-        self._waiting.add(caller, wanted)
+        self._waiting.add(caller, wanted, part=current_connection())
         self._next()
         try:
             await wanted.turn

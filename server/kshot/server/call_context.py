@@ -166,6 +166,12 @@ def current_caller() -> str:
     return "" if call is None else call.caller
 
 
+def current_connection() -> str:
+    """Return the connection of this task's call; empty for what the server does by itself."""
+    call = _CALL.get(None)
+    return "" if call is None else call.connection
+
+
 def until_sent(give_back: Callable[[], None]) -> None:
     """Give something back once this call's answer is sent, or now where nobody tells of that."""
     call = _CALL.get(None)

@@ -30,6 +30,7 @@ class _Job:
     pool: FairPool
     caller: str
     function: Callable[[], Any]
+    part: str = ""
     done: Future[Any] = field(default_factory=Future)
     go_on: threading.Event | None = None
     """Ends the pause of a job that has begun."""
@@ -99,9 +100,12 @@ class FairPool:
         self._asked: dict[str, float] = {}  # when callers gave their last jobs
         self._closed = False
 
-    def submit(self, caller: str, function: Callable[[], Result]) -> Future[Result]:
-        """Queue a job; raises `RuntimeError` after `close`."""
-        job = _Job(self, caller, function)
+    def submit(self, caller: str, function: Callable[[], Result], part: str = "") -> Future[Result]:
+        """Queue a job; raises `RuntimeError` after `close`.
+
+        The parts of a caller, as its connections, take turns too.
+        """
+        job = _Job(self, caller, function, part)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is closed")
@@ -111,15 +115,15 @@ class FairPool:
                 job.done.set_running_or_notify_cancel()
                 self._begin(job)
             else:
-                self._turns.add(caller, job)
+                self._turns.add(caller, job, part=part)
                 self._start()
         return job.done
 
     def pause(self, job: _Job) -> None:
-        """Let a job of another caller go first if one waits; for the thread of the job."""
+        """Let a job of others go first if one waits; for the thread of the job."""
         with self._lock:
             job.began = time.perf_counter()
-            if self._closed or not self._turns.others_wait(job.caller):
+            if self._closed or not self._turns.others_wait(job.caller, job.part):
                 return
             self._leave(job)
             go_on = self._ask_again(job)
@@ -133,7 +137,7 @@ class FairPool:
             self._start()
 
     def come_back(self, job: _Job) -> None:
-        """Wait for a place again, before the other jobs of the caller."""
+        """Wait for a place again, before the other jobs of its part."""
         with self._lock:
             if self._closed:
                 self._enter(job)
@@ -157,9 +161,9 @@ class FairPool:
         self._begun.put(None)
 
     def _ask_again(self, job: _Job) -> threading.Event:
-        """Queue a job that has begun, before the others of its caller."""
+        """Queue a job that has begun, before the others of its part."""
         job.go_on = threading.Event()
-        self._turns.add(job.caller, job, first=True)
+        self._turns.add(job.caller, job, part=job.part, first=True)
         self._start()
         return job.go_on
 

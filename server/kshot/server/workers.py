@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from kshot.server.call_context import current_call, current_caller
+from kshot.server.call_context import current_call, current_caller, current_connection
 from kshot.server.event_log import LOGGER
 from kshot.server.fair_pool import FairPool
 
@@ -38,9 +38,11 @@ class Workers:
         """
         return await self._run(self._compute, function)
 
-    def submit_compute(self, function: Callable[[], Result], caller: str) -> Future[Result]:
+    def submit_compute(
+        self, function: Callable[[], Result], caller: str, connection: str = ""
+    ) -> Future[Result]:
         """Run on the pool for predictions, in a caller's turn, without counting the time."""
-        return self._keep(self._compute.submit(caller, function))
+        return self._keep(self._compute.submit(caller, function, connection))
 
     async def prepare(self, function: Callable[[], Result]) -> Result:
         """Run as `compute` does, on the pool for the images of adaptations."""
@@ -79,7 +81,7 @@ class Workers:
         self._store.close()
 
     def _submit(self, pool: FairPool, function: Callable[[], Result]) -> Future[Result]:
-        return self._keep(pool.submit(current_caller(), function))
+        return self._keep(pool.submit(current_caller(), function, current_connection()))
 
     def _keep(self, job: Future[Result]) -> Future[Result]:
         self._jobs.add(job)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from kshot.bundle import BatchNormMode, ImageError, count_pixels
 from kshot.bundle.turns import Turns
-from kshot.server.call_context import current_call, current_caller
+from kshot.server.call_context import current_call, current_caller, current_connection
 from kshot.server.request.inputs import EncodedImages, Images, TensorImages
 from kshot.server.workers import Workers
 
@@ -89,6 +89,7 @@ class _Member(Generic[Result]):
     request: Request[Result]
     answered: asyncio.Future[Result]
     caller: str = field(default_factory=current_caller)
+    connection: str = field(default_factory=current_connection)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     asked: float = field(default_factory=time.perf_counter)
 
@@ -138,7 +139,7 @@ class Batches(Generic[Result]):
             queue.waiting.served(member.caller)
             self._start(_Batch(key, [member], run, max_images), queue)
         else:
-            queue.waiting.add(member.caller, member)
+            queue.waiting.add(member.caller, member, part=member.connection)
         return await answered
 
     def _may_start(self, queue: _Queue[Result], caller: str) -> bool:
@@ -153,7 +154,9 @@ class Batches(Generic[Result]):
                 loop.call_soon_threadsafe(self._end, batch, job)
 
         try:
-            job = self._workers.submit_compute(lambda: _work(batch), batch.members[0].caller)
+            first = batch.members[0]
+            work = partial(_work, batch)
+            job = self._workers.submit_compute(work, first.caller, first.connection)
         except RuntimeError:  # the server has stopped
             self._cancel(batch, queue)
             return
