@@ -140,12 +140,13 @@ def _encrypted(result: Result) -> str:
 
 def _tenants(result: Result) -> str:
     rows = {row["part"]: row for row in result.rows}
-    worst = max(row["p99 ratio"] for name, row in rows.items() if name.startswith("flood"))
+    floods = [row for name, row in rows.items() if name.startswith("flood")]
+    worst = max(row["p99 [ms]"] / row["idle p99 [ms]"] for row in floods)
     repeated, full = rows["duplicates"], rows["full queue"]
     return (
         f"p99 beside another tenant's flood at most {worst:.1f} times its idle value; "
         f"{repeated['requests']} equal requests made {repeated['models']} model; "
-        f"{full['refused']:,} refusals by a full queue took {full['server p99 [ms]']:.1f} ms "
+        f"{full['requests']:,} refusals by a full queue took {full['p99 [ms]']:.1f} ms "
         f"(p99): {_wrong(result)}"
     )
 
