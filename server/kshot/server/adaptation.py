@@ -22,7 +22,7 @@ from kshot.server.report.known import all_may_be_left_out, strengths
 from kshot.server.report.novelty import span_of
 from kshot.server.request.digest import weights_digest
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.kept_support import KeptSupport
+from kshot.server.store.kept_support import KeptSupport, PackedImages
 from kshot.server.tail import TailReport, took_all
 from kshot.server.workers import Workers
 
@@ -181,20 +181,22 @@ def _with_references(
 
 
 def _kept_support(task: CheckedTask) -> Floats:
-    """Return the support set if queries may ask it or it has the only images, else `(n, 0, 1, 1)`.
+    """Return the support set if queries may ask it, else `(n, 0, 1, 1)`.
 
-    In mode stored no query asks, and features of two networks are larger than the adapted head.
+    In mode stored none does, and features of two networks are larger than the adapted head.
     """
     support, options = task.engine_task.support, task.engine_task.options
     weights_only = options.ttl > 0 and not options.retain_support
-    has_only_images = task.keeps_support and task.packed is None
-    stored = options.batch_norm_mode is BatchNormMode.STORED
-    if weights_only or (stored and not has_only_images):
+    if weights_only or options.batch_norm_mode is BatchNormMode.STORED:
         return support[:, :0].copy()  # a view would hold the features
     return support
 
 
 def _kept_examples(task: CheckedTask) -> KeptSupport | None:
+    """Return the examples to adapt to again; their images unless the kept support set has them."""
     if not task.keeps_support:
         return None
-    return KeptSupport(np.asarray(task.engine_task.class_indices, np.int32), task.packed)
+    packed, engine_task = task.packed, task.engine_task
+    if packed is None and engine_task.options.batch_norm_mode is BatchNormMode.STORED:
+        packed = PackedImages(engine_task.support)
+    return KeptSupport(np.asarray(engine_task.class_indices, np.int32), packed)
