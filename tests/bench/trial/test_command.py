@@ -31,6 +31,7 @@ def test_bundles_and_rivals_are_tried(make_folder: MakeFolder, tmp_path: Path) -
     ("words", "message"),
     [
         (["--bundle", "omniglot", "--server", "localhost:1"], "cannot be combined with --server"),
+        (["--api-key-file", "key"], "--api-key-file requires --server"),
         (["--plot", "confusion.jpg"], "expected a file that ends in .png"),
         (["--pictures", "1"], "1 is not in the range x>=4"),
         (["--time-budget", "0"], "0.0 is not in the range 0<x<=600"),
