@@ -7,12 +7,14 @@ import re
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span
+    from opentelemetry.trace import Tracer as OpenTelemetryTracer
 
 TRACEPARENT = "traceparent"
 _HEADER = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -67,13 +69,17 @@ class Tracer:
         """Start a span that continues the trace of a header, or a new one without it."""
         from opentelemetry.trace import SpanKind
 
-        return self.provider.get_tracer(_SERVICE).start_span(
+        return self._scope.start_span(
             name,
             context=_parent(traceparent),
             kind=SpanKind.SERVER if server else SpanKind.INTERNAL,
             attributes=dict(attributes or {}),
             start_time=start_ns,
         )
+
+    @cached_property
+    def _scope(self) -> OpenTelemetryTracer:
+        return self.provider.get_tracer(_SERVICE)
 
     def close(self) -> None:
         """Send what is left, for two seconds at most, and end; blocks."""
