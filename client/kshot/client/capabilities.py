@@ -168,8 +168,9 @@ def _choices(kind: str, numbers: Sequence[int]) -> tuple[str, ...]:
 
 def _aliases(name: str, model: ModelCapabilities) -> Iterator[str]:
     yield name
+    base = model.model.partition("@")[0]
     for suffix in (model.version, *model.labels):
-        yield f"{model.model}@{suffix}"
+        yield f"{base}@{suffix}"
 
 
 class UsefulSides:

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from functools import partial
 
 from kshot.engine.device import DeviceDescription
@@ -74,6 +75,8 @@ class Tuning:
         try:
             plan = self._scheduler.call_in_steps(plan_slots(model, self._programs, self._device))
             self._scheduler.call(partial(self._replan, model, plan)).result()
+        except CancelledError:  # the engine ends
+            return
         except Exception:  # the plan stays as it is
             _log.exception("slots_not_measured")
 

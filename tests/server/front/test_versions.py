@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -107,7 +108,10 @@ def test_versions_change_while_a_server_serves(
     adapt_request: Make,
     queries: Make,
     refusal: Make,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """What no call holds any more is freed."""
+    caplog.set_level("INFO")
     assert versioned.served() == {"tiny": (1, ["stable"]), "tiny@2": (2, [])}
     digests = {
         name: versioned.adapt(adapt_request(), name).bundle_digest
@@ -148,6 +152,8 @@ def test_versions_change_while_a_server_serves(
     shutil.rmtree(versioned.root / "tiny" / "1")
     versioned.label('{"stable": 3}')
     assert versioned.reload() == [(2, [], False), (3, ["stable"], False)]
+    while "bundle_unloaded" not in caplog.messages:  # pytest's time limit ends this
+        threading.Event().wait(0.01)
     refused = refusal(lambda: versioned.predict(kept.id, queries()))
     assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "MODEL_CHANGED")
     assert refused.details["ErrorInfo"].metadata["served"] == "tiny@3"
