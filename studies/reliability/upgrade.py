@@ -83,7 +83,7 @@ def upgrade_often(
 
 def _by_version(served: Served, tasks: Sequence[Task]) -> list[Mapping[int, Task]]:
     """Return each task with what each version answers alone."""
-    found = []
+    found: list[Mapping[int, Task]] = []
     with grpc.insecure_channel(served.address) as channel:
         stub = AdaptationServiceStub(channel)
         for task in tasks:

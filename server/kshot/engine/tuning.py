@@ -10,7 +10,7 @@ from kshot.engine.device import DeviceDescription
 from kshot.engine.models import LoadedModel
 from kshot.engine.programs import Programs
 from kshot.engine.scheduler import Scheduler, SlotPlan
-from kshot.engine.warm_up import default_steps, plan_slots
+from kshot.engine.warm_up import Measuring, default_steps, plan_slots
 from kshot.learner import StepSpec
 
 _log = logging.getLogger(__name__)
@@ -73,13 +73,25 @@ class Tuning:
             else:
                 self._plain.discard((model, step))
         try:
-            plan = self._scheduler.call_in_steps(plan_slots(model, self._programs, self._device))
+            plan = self._scheduler.call_in_steps(self._plan(model))
             self._scheduler.call(partial(self._replan, model, plan)).result()
         except CancelledError:  # the engine ends
             return
         except Exception:  # the plan stays as it is
             _log.exception("slots_not_measured")
 
-    def _replan(self, model: LoadedModel, plan: SlotPlan) -> None:
-        if model in self._steps:  # else it was forgotten meanwhile
+    def _plan(self, model: LoadedModel) -> Measuring[SlotPlan | None]:
+        """Measure a model, None if it is forgotten meanwhile: others wait for the turns."""
+        measuring = plan_slots(model, self._programs, self._device)
+        while model in self._steps:
+            try:
+                next(measuring)
+            except StopIteration as end:
+                plan: SlotPlan = end.value
+                return plan
+            yield
+        return None
+
+    def _replan(self, model: LoadedModel, plan: SlotPlan | None) -> None:
+        if plan is not None and model in self._steps:
             self._scheduler.replan(model, plan)

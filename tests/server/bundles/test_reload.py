@@ -101,6 +101,27 @@ def test_versions_come_and_go_under_calls(
     asyncio.run(main())
 
 
+def test_a_version_that_comes_back_stays_with_the_engines(serving: Serving, root: Path) -> None:
+    """Its last call ends while it is loaded again."""
+
+    async def main() -> None:
+        held = [serving.catalog.find("tiny")]
+        digest, folder = held[0].bundle.digest, held[0].bundle.path
+        shutil.copytree(folder, root / "other" / "1")
+        manifest = root / "other" / "1" / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"tiny"', '"other"'))
+        folder.rename(root / ".away")
+        await serving.reload.reload()
+        (root / ".away").rename(folder)
+        serving.engines.on_load = held.clear
+        await serving.reload.reload()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert digest in serving.engines.loaded
+
+    asyncio.run(main())
+
+
 def test_what_is_served_is_not_opened_again(serving: Serving, root: Path) -> None:
     (root / "tiny" / "labels.json").write_text('{"stable": 1}')
     before = serving.catalog.find("tiny")

@@ -170,17 +170,20 @@ class Reload:
 
         def idle() -> None:
             with suppress(RuntimeError):  # the server has stopped
-                loop.call_soon_threadsafe(partial(self._unload, digest, name))
+                loop.call_soon_threadsafe(partial(self._unload_later, digest, name))
 
         weakref.finalize(model.predictor, idle).atexit = False
 
-    def _unload(self, digest: str, name: str) -> None:
-        if any(model.bundle.digest == digest for model in self._catalog.versions):
-            return  # it came back meanwhile
-        task = asyncio.ensure_future(self._engine.unload_bundle(digest))
+    def _unload_later(self, digest: str, name: str) -> None:
+        task = asyncio.ensure_future(self._unload(digest, name))
         self._unloading.add(task)
         task.add_done_callback(self._unloading.discard)
-        log_event("bundle_unloaded", model=name)
+
+    async def _unload(self, digest: str, name: str) -> None:
+        async with self._turn:  # a reload may be about to bring it back
+            if digest not in self._catalog.folders:
+                await self._engine.unload_bundle(digest)
+                log_event("bundle_unloaded", model=name)
 
 
 def _by_name(opened: Opened) -> tuple[str, int]:

@@ -25,6 +25,12 @@ Floats = npt.NDArray[np.float32]
 
 # Loading measures, and runs a task; tasks of others come in between.
 _LOAD_SECONDS = 120.0
+# It ends, or has forgotten the bundle.
+_GONE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
 _REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 _OPTIONS = (
@@ -139,7 +145,7 @@ class EngineClient:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise DeadlineExceeded from error
-            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            if error.code() in _GONE:
                 raise EngineUnavailable from error
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 raise DeviceMemoryFull from error

@@ -111,6 +111,7 @@ class EngineSupervisor:
     async def unload_bundle(self, digest: str) -> None:
         """Let the engine forget a bundle."""
         if self._engine is not None and self._facts is not None:
+            self._loads += 1
             self._describe(replace(self._facts, digests=self._facts.digests - {digest}))
             await self._engine.client.unload(digest)
 
