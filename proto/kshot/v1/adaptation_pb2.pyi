@@ -626,8 +626,8 @@ class ListAdaptedModelsRequest(google.protobuf.message.Message):
     page_size: builtins.int
     """Limits the page: 0 or more; 0 means the default of 50, more than 100 means 100. Default 50."""
     page_token: builtins.str
-    """Continues after an earlier page: its `next_page_token`, with the same `model`. Default: the
-    first page.
+    """Continues after an earlier page: its `next_page_token`, with the same `model` and
+    `filter`. Default: the first page.
     """
     model: builtins.str
     """Keeps only those adapted from this model. Default: all."""

@@ -185,8 +185,12 @@ class KeptModels:
         def forget() -> None:
             try:
                 self._store.delete(model_id, tenant)
-            finally:  # its row may be gone although the removal of its file failed
+            except AdaptedModelNotFound:  # it may be another tenant's
+                raise
+            except BaseException:  # its row may be gone although the removal of its file failed
                 self._cache.discard(model_id)
+                raise
+            self._cache.discard(model_id)
 
         await self._about(model_id, forget)
 
@@ -229,8 +233,10 @@ class KeptModels:
         violations.check()
         try:
             return await self._in_store(function)
-        except AdaptedModelNotFound:  # expired or deleted, perhaps
-            self._cache.discard(model_id)
+        except AdaptedModelNotFound:  # expired or deleted, perhaps, or another tenant's
+            held = self._cache.find(model_id)
+            if held is not None and held.model.tenant == current_tenant():
+                self._cache.discard(model_id)
             raise
 
     async def _in_store(self, function: Callable[[], Result]) -> Result:
