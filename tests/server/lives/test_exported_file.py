@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from kshot.bundle import BatchNormMode, Bundle, Calibration, TemperatureRule
+from kshot.bundle import BatchNormMode, Bundle
 from kshot.server.errors import ImportNotServed, InvalidRequest
 from kshot.server.lives.exported_file import read_exported
 from kshot.server.lives.upload import UploadHeader
@@ -94,43 +94,6 @@ def test_an_export_comes_back(
     assert got == replace(model, id="", tenant="", options=options, support_kept=False, **times)
     again = read(export_model(calibrated_bundle, numbers, got, mode), calibrated_bundle)
     assert again[0].weights_digest == model.weights_digest
-
-
-def test_an_export_with_encoder_and_tail_comes_back(
-    tail_bundle: Bundle, make_model: MakeModel
-) -> None:
-    stored, random, tail = BatchNormMode.STORED, np.random.default_rng(0), tail_bundle.read_tail()
-    assert tail is not None
-    rules = (TemperatureRule(stored, 1, 2.5), TemperatureRule(stored, 5, 2.5))
-    fitted = Calibration(rules, "val", "d4", 5, task_count=9, query_count=2, step_count=0, seed=0)
-    bundle = replace(tail_bundle, manifest=replace(tail_bundle.manifest, calibration=fitted))
-    parameters = {
-        "head.weight": random.normal(size=(3, 12)).astype(np.float32),
-        "head.bias": random.normal(size=3).astype(np.float32),
-        **tail.parameters,
-        "tail.classes": random.normal(size=(3, 8)).astype(np.float32),
-        "tail.mix": np.array([1, 0.7], np.float32),
-    }
-    arrays = AdaptedArrays(parameters, {}, np.empty((3, 0, 1, 1), np.float32))
-    model = described(make_model(way=3), bundle, arrays)
-    manifest = bundle.manifest
-    options = replace(
-        model.options,
-        step_count=0,
-        batch_norm_mode=stored,
-        head=manifest.head.default,
-        scope=manifest.scope.default,
-        batch_size=manifest.inner_loop.batch_sizes[0],
-        preconditioner=manifest.inner_loop.preconditioner,
-        learning_rate=manifest.inner_loop.learning_rate,
-    )
-    content = export_model(bundle, arrays, replace(model, options=options, step_count=0), stored)
-
-    _, numbers = read(content, bundle)
-
-    assert numbers.parameters.keys() == parameters.keys()
-    for name, array in parameters.items():
-        np.testing.assert_array_equal(numbers.parameters[name], array)
 
 
 def head(model: onnx.ModelProto) -> onnx.TensorProto:

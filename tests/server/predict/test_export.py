@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -17,10 +20,15 @@ from kshot.bundle import (
     TemperatureRule,
     manifest_document,
 )
+from kshot.server.lives.exported_file import read_exported
+from kshot.server.lives.upload import UploadHeader
 from kshot.server.predict.encoder import Encoder
 from kshot.server.predict.export import export_model
 from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
+from kshot.server.request.digest import weights_digest
+from kshot.server.request.options import Bounds, TtlLimits, resolve_options
+from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
 MakeArrays = Callable[..., AdaptedArrays]
@@ -108,3 +116,37 @@ def test_an_export_with_a_tail_answers_as_the_server(
     np.testing.assert_allclose(logits, wanted, atol=1e-5)
     plain = Predictor(tail_bundle).logits(arrays, encoded, stored)
     np.testing.assert_allclose(logits, plain / temperature, atol=1e-5)
+
+
+def test_an_export_with_a_tail_can_be_imported(tail_bundle: Bundle, make_model: MakeModel) -> None:
+    """Behind an encoder, bit for bit; here, where the bundle is made anyway."""
+    manifest, tail = tail_bundle.manifest, tail_bundle.read_tail()
+    assert tail is not None
+    random = np.random.default_rng(0)
+    parameters = {
+        "head.weight": random.normal(size=(3, 12)).astype(np.float32),
+        "head.bias": random.normal(size=3).astype(np.float32),
+        **tail.parameters,
+        "tail.classes": random.normal(size=(3, 8)).astype(np.float32),
+        "tail.mix": np.array([1, 0.7], np.float32),
+    }
+    ttls = TtlLimits(60.0, 90.0)
+    adapted = replace(
+        make_model(way=3),
+        model="tailed",
+        bundle_digest=tail_bundle.digest,
+        weights_digest=weights_digest(parameters),
+        options=resolve_options({}, Bounds(manifest, 3, 3, ttls), Violations()),
+        step_count=0,
+        support_count=3,
+    )
+    arrays = AdaptedArrays(parameters, {}, np.empty((3, 0, 1, 1), np.float32))
+    content = export_model(tail_bundle, arrays, adapted, BatchNormMode.STORED)
+    header = UploadHeader(hashlib.sha256(content).hexdigest())
+    served = cast(Any, SimpleNamespace(bundle=tail_bundle))
+
+    _, found = read_exported(content, header, lambda *_: served, ttls)
+
+    assert found.parameters.keys() == parameters.keys()
+    for name, array in parameters.items():
+        np.testing.assert_array_equal(found.parameters[name], array)
