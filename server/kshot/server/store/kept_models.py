@@ -234,9 +234,7 @@ class KeptModels:
         try:
             return await self._in_store(function)
         except AdaptedModelNotFound:  # expired or deleted, perhaps, or another tenant's
-            held = self._cache.find(model_id)
-            if held is not None and held.model.tenant == current_tenant():
-                self._cache.discard(model_id)
+            self._cache.discard_gone(model_id, current_tenant())
             raise
 
     async def _in_store(self, function: Callable[[], Result]) -> Result:

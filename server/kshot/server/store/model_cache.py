@@ -96,6 +96,13 @@ class ModelCache:
         for model_id in ids:
             self.discard(model_id)
 
+    def discard_gone(self, model_id: str, tenant: str) -> None:
+        """Drop an id unless it is another tenant's."""
+        with self._lock:
+            held = self._kept.get(model_id)
+            if held is not None and held.model.tenant == tenant:
+                self._drop(model_id)
+
     def discard_tenant(self, tenant: str) -> None:
         """Drop all of a tenant; no load that is under way is cached."""
         with self._lock:
