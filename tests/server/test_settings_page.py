@@ -24,19 +24,17 @@ def shown_default(option: click.Option) -> str:
         return option.show_default
     if option.is_flag:
         return "off"
-    return (
-        f"`{option.default:.16g}`" if isinstance(option.default, float) else f"`{option.default}`"
-    )
+    default = option.get_default(click.Context(command), call=False)
+    if not isinstance(default, str | int | float):  # unset, in click's own way
+        return "none"
+    return f"`{default:.16g}`" if isinstance(default, float) else f"`{default}`"
 
 
 def test_the_page_lists_every_setting() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", section("Settings"), re.MULTILINE)
     options = [option for option in command.params if isinstance(option, click.Option)]
 
-    wanted = {
-        str(option.envvar): "none" if option.default is None else shown_default(option)
-        for option in options
-    }
+    wanted = {str(option.envvar): shown_default(option) for option in options}
     assert dict(rows) == wanted
     assert len(rows) == len(options)
     for option in options:  # so that the page need not name both
