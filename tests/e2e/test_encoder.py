@@ -196,7 +196,13 @@ def test_the_servers_answer_is_pytorchs(
 def test_stored_statistics_need_no_support_set(client: Client) -> None:
     """What an encoder makes of a support set may be larger than the adapted network."""
     few, many = (
-        client.adapt(pictures(5 * shot, 1), [*range(5)] * shot, model="stored", step_count=1)
+        client.adapt(
+            pictures(5 * shot, 1),
+            [*range(5)] * shot,
+            model="stored",
+            step_count=1,
+            retain_support=False,
+        )
         for shot in (1, 9)
     )
 

@@ -333,7 +333,7 @@ def test_wrong_use_is_one_line(
     assert done.stderr.startswith("kshot: ")
 
 
-def test_two_bundles_of_one_name_are_refused(
+def test_one_version_twice_is_refused(
     refused: Refused, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     path = str(tiny_bundle.path)
@@ -341,7 +341,7 @@ def test_two_bundles_of_one_name_are_refused(
     done = refused("--store", str(tmp_path / "s"), "--bundle", path, "--bundle", path)
 
     assert done.returncode == 1
-    assert "2 bundles named 'tiny'" in done.stderr
+    assert "expected distinct versions, got 2 bundles tiny@1" in done.stderr
 
 
 def test_a_bundle_with_a_changed_byte_is_refused(
