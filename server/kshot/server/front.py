@@ -451,11 +451,15 @@ class Front:
         return [model]
 
     def _find_version(self, name: str, bundle_digest: str) -> ServedModel | None:
-        """Return a served version that the caller may use, None if there is none."""
-        allowed = self.quotas.limits.allows(name)
-        versions = [model for model in self.catalog.versions if allowed]
-        fitting = (each for each in versions if each.bundle.digest == bundle_digest)
-        return next(fitting, None)
+        """Return a served version of a name that the caller may use, None if there is none."""
+        if not self.quotas.limits.allows(name):
+            return None
+        sought = name, bundle_digest
+        for model in self.catalog.versions:
+            # The file's word for the name is not taken: it may be that of another bundle.
+            if (model.bundle.manifest.name, model.bundle.digest) == sought:
+                return model
+        return None
 
     def _budget(self, shared: SharedImages) -> PixelBudget:
         config = self.config

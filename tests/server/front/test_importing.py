@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
 
+import onnx
+import pytest
+
+from kshot.bundle import BatchNormMode, Bundle
+from kshot.server.access.limits import Limits
+from kshot.server.access.quotas import Quotas
+from kshot.server.admission import Admission
+from kshot.server.call_context import begin_call
+from kshot.server.errors import ImportNotServed
+from kshot.server.front import Front
+from kshot.server.lives.upload import UploadHeader
+from kshot.server.predict.catalog import Catalog
+from kshot.server.predict.export import export_model
+from kshot.server.request.digest import weights_digest
+from kshot.server.store.adapted_model import AdaptedArrays
+from kshot.server.workers import Workers
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
 
@@ -71,3 +89,72 @@ def test_other_uploads_are_refused(
         assert set(refused.violations) == {field}
     cut = refusal(lambda: stub.ImportAdaptedModel(parts(content[:-9])))
     assert "an ONNX file, got other bytes" in cut.text
+
+
+def test_a_file_does_not_choose_the_name_of_its_bundle(
+    make_config: Make, calibrated_bundle: Bundle, make_arrays: Make, make_model: Make
+) -> None:
+    """A tenant may not import a model that it may not use by naming one that it may."""
+    name = calibrated_bundle.manifest.name
+    front_of = _importing(make_config, calibrated_bundle)
+    arrays = make_arrays(2, way=3, support_count=7)
+    content = _export(calibrated_bundle, arrays, make_model)
+    renamed = onnx.load_from_string(content)
+    for entry in renamed.metadata_props:
+        entry.value = "other" if entry.key == "kshot.model" else entry.value
+
+    async def import_it(sent: bytes, allowed: str) -> Any:  # noqa: ANN401 -- the fake store's answer
+        begin_call("ImportAdaptedModel").tenant = "barred"
+        workers = Workers()
+        header = UploadHeader(hashlib.sha256(sent).hexdigest())
+        try:
+            return await front_of(workers, allowed).import_model(header, _chunks(sent))
+        finally:
+            await workers.close()
+
+    assert asyncio.run(import_it(content, name)).model == name
+    for sent, allowed in ((content, "other"), (renamed.SerializeToString(), "other")):
+        with pytest.raises(ImportNotServed):
+            asyncio.run(import_it(sent, allowed))
+
+
+class _Kept:
+    async def keep(self, adapted: Any, _arrays: AdaptedArrays) -> Any:  # noqa: ANN401
+        return adapted
+
+
+def _importing(make_config: Make, bundle: Bundle) -> Callable[[Workers, str], Front]:
+    """Return how to make a front that only imports, for a tenant with one model."""
+    catalog = Catalog.load([bundle.path])
+
+    def make(workers: Workers, allowed: str) -> Front:
+        return Front(
+            config=make_config(),
+            catalog=catalog,
+            engine=cast(Any, None),
+            kept_models=cast(Any, _Kept()),
+            workers=workers,
+            batches=cast(Any, None),
+            encodings=cast(Any, None),
+            decoders=cast(Any, None),
+            adapting=Admission(1),
+            predicting=Admission(1),
+            quotas=Quotas(lambda _: Limits(models=(allowed,))),
+        )
+
+    return make
+
+
+async def _chunks(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+def _export(bundle: Bundle, arrays: AdaptedArrays, make_model: Make) -> bytes:
+    adapted = replace(
+        make_model(way=3),
+        model=bundle.manifest.name,
+        bundle_digest=bundle.digest,
+        weights_digest=weights_digest(arrays.parameters),
+        support_count=len(arrays.support),
+    )
+    return export_model(bundle, arrays, adapted, BatchNormMode.SUPPORT)
