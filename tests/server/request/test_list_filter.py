@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from kshot.server.errors import InvalidRequest
-from kshot.server.request.list_filter import MAX_TERMS, ListFilter, Term, parse_filter
+from kshot.server.request.list_filter import (
+    MAX_CHARACTERS,
+    MAX_TERMS,
+    ListFilter,
+    Term,
+    filter_tokens,
+    parse_filter,
+)
 
 
 def test_terms_are_read() -> None:
@@ -43,6 +50,8 @@ def test_no_term_admits_all(text: str) -> None:
         ("class_name =", "class_name: expected a name in quotes such as .*, got the end"),
         ("class_name = cat", "a name in quotes"),
         ("class_name = 'cat", "a name in quotes"),
+        ("class_name = \"cat AND class_name = 'a'", "a name in quotes"),
+        ("class_name = 'cat\\\\\\'", "a name in quotes"),
         ("class_name = 'a' OR class_name = 'b'", "expected AND between terms, got 'OR'"),
         ("class_name = 'a' AND", "expected another term behind AND, got 'AND' at character 18"),
         ("class_name = 'a' AND AND", "expected one of create_time, .*, got 'AND' at character 22"),
@@ -63,3 +72,20 @@ def test_what_is_wrong_is_named(text: str, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message) as caught:
         parse_filter(text)
     assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ('"' + "'" * (MAX_CHARACTERS - 1), 1),
+        ("'" + '\\"' * (MAX_CHARACTERS // 2 - 1), 1),
+        ("'" + "\\'" * (MAX_CHARACTERS // 2 - 1), 1),
+        ("=" * MAX_CHARACTERS, 4 * MAX_TERMS + 1),
+        ("a=" * (MAX_CHARACTERS // 2), 4 * MAX_TERMS + 1),
+    ],
+)
+def test_hostile_filters_take_few_tokens(text: str, count: int) -> None:
+    """A quote without its pair is looked at once, not again at each quote behind it."""
+    assert len(filter_tokens(text)) == count
+    with pytest.raises(InvalidRequest):
+        parse_filter(text)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from kshot.server.errors import InvalidRequest
@@ -14,6 +15,8 @@ from kshot.server.request.violations import shorten
 
 MAX_TERMS = 16
 MAX_CHARACTERS = 4000
+# A term and its AND; one token more is noticed by the number of terms.
+_MAX_TOKENS = 4 * MAX_TERMS
 
 Test = Callable[[Any, Any], bool]
 
@@ -33,9 +36,11 @@ _FIELDS = {
     "class_name": (("=",), 'a name in quotes such as "cat"'),
     "bundle_digest": (("=",), 'a digest in quotes such as "3f…"'),
 }
+# A text without its last quote is one token to the end: no quote in it is tried again.
 _TOKEN = re.compile(
     r"""(?P<word>[A-Za-z_][\w.]*) | (?P<comparison>[<>!]?=|[<>:])
-    | (?P<text>"(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*') | (?P<number>\d+) | (?P<other>\S)""",
+    | (?P<text>"(?:[^"\\]|\\.)*+" | '(?:[^'\\]|\\.)*+') | (?P<unended>["'].*)
+    | (?P<number>\d+) | (?P<other>\S)""",
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
@@ -87,7 +92,7 @@ def parse_filter(text: str) -> ListFilter:
     """Read a filter; raise `InvalidRequest` that says where it is wrong."""
     if len(text) > MAX_CHARACTERS:
         raise _refused(f"expected at most {MAX_CHARACTERS} characters, got {len(text)}")
-    tokens = list(_TOKEN.finditer(text))
+    tokens = filter_tokens(text)
     terms: list[Term] = []
     for start in range(0, len(tokens), 4):
         field, comparison, value, joint = (*tokens[start : start + 4], None, None, None, None)[:4]
@@ -98,6 +103,11 @@ def parse_filter(text: str) -> ListFilter:
             expected = "another term behind AND" if joint[0] == "AND" else "AND between terms"
             raise _refused(f"expected {expected}, got {_place(joint)}")
     return ListFilter(text, tuple(terms))
+
+
+def filter_tokens(text: str) -> list[re.Match[str]]:
+    """Return the tokens of a filter, at most one more than it may have."""
+    return list(islice(_TOKEN.finditer(text), _MAX_TOKENS + 1))
 
 
 def _term(
