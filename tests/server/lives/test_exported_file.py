@@ -148,6 +148,7 @@ def nest(model: onnx.ModelProto) -> None:
         (set_fact("kshot.batch_norm_mode", "none"), "the metadata of an export"),
         (set_fact("kshot.batch_norm_mode", "stored"), "one of the modes"),
         (set_fact("kshot.class_names", '["a", "a", "b"]'), "class names and options that"),
+        (set_fact("kshot.class_names", '["a", "\\ud800", "b"]'), "the metadata of an export, got"),
         (set_fact("kshot.class_names", "[" * 10**5), "the metadata of an export"),
         (set_fact("kshot.class_names", "[" + "[]," * 10**6), "the metadata of an export"),
         (set_fact("kshot.class_names", "[]"), "class names and options that"),

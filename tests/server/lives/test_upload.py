@@ -31,7 +31,7 @@ def test_chunks_are_joined() -> None:
 @pytest.mark.parametrize(
     ("chunks", "limits", "message"),
     [
-        ([], {}, "expected chunks behind the header, got none"),
+        ([], {}, "expected chunks after the header, got none"),
         ([b""], {}, "before the last, got 0"),
         ([b"ab", b"c"], {}, f"at least {LEAST_CHUNK_BYTES} bytes before the last, got 2"),
         ([bytes(20_000)] * 2, {"most": 30_000}, "a file of at most 30000 bytes, got more"),

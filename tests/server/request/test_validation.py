@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kshot.server.errors import InvalidRequest
-from kshot.server.request.validation import check_id
+from kshot.server.request.validation import check_class_name, check_id
 from kshot.server.request.violations import Violations
 from kshot.server.store.kept_models import new_id
 
@@ -22,4 +22,14 @@ def test_what_is_no_id_is_refused(text: str) -> None:
 
     assert not check_id(text, violations)
     with pytest.raises(InvalidRequest, match="adapted_model: expected"):
+        violations.check()
+
+
+def test_a_class_name_is_unicode_text() -> None:
+    """JSON can hold a lone surrogate, which has no bytes."""
+    violations = Violations()
+
+    check_class_name("name", "a\ud800", violations)
+
+    with pytest.raises(InvalidRequest, match="expected Unicode text, got a lone surrogate"):
         violations.check()

@@ -46,6 +46,7 @@ class ExportFacts:
         names = _parsed(entries["kshot.class_names"])
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             raise ValueError("expected class names as text")
+        "".join(names).encode()  # JSON can have lone surrogates, which no text of a call has
         return ExportFacts(
             entries["kshot.model"],
             entries["kshot.bundle_digest"],
@@ -126,14 +127,16 @@ def _whole(value: object, least: int, greatest: int) -> int:
 
 def _digest(value: object) -> str:
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):
-        raise refusal(_METADATA, "a digest that is none")
+        raise refusal(_METADATA, "a digest without 64 hexadecimal digits")
     return value
 
 
 def _versions(value: object) -> dict[str, str]:
-    """Return versions of libraries; texts of others are no longer than such are."""
+    """Return versions of libraries by name, cut to the length of such texts."""
     if not isinstance(value, dict) or len(value) > _MAX_VERSIONS:
-        raise refusal(_METADATA, "other versions")
+        raise refusal(
+            f"{_METADATA} with versions of at most {_MAX_VERSIONS} libraries", "another value"
+        )
     found = {str(name)[:_MAX_TEXT]: str(version)[:_MAX_TEXT] for name, version in value.items()}
     return {name: version for name, version in found.items() if (name + version).isprintable()}
 

@@ -65,5 +65,5 @@ async def collect(chunks: AsyncIterator[bytes], limits: UploadLimits) -> bytes:
                 "chunk", f"expected the file within {seconds:.0f} s, got less"
             )
     if not content:
-        raise InvalidRequest.about("chunk", "expected chunks behind the header, got none")
+        raise InvalidRequest.about("chunk", "expected chunks after the header, got none")
     return bytes(content)

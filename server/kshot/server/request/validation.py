@@ -72,6 +72,8 @@ def check_class_name(field: str, name: str, violations: Violations) -> None:
     """Check the name of one class."""
     if not name.strip():
         violations.add(field, f"expected a name, got {shorten(name, 8)!r}")
+    elif any("\ud800" <= character <= "\udfff" for character in name):
+        violations.add(field, "expected Unicode text, got a lone surrogate")
     elif (size := len(name.encode())) > MAX_CLASS_NAME_BYTES:
         violations.add(field, f"expected at most {MAX_CLASS_NAME_BYTES} bytes, got {size}")
 

@@ -24,8 +24,9 @@ async def read_header(requests: Requests) -> UploadHeader:
 
 
 async def read_chunks(requests: Requests) -> AsyncIterator[bytes]:
-    """Yield the chunks behind the header; raise `InvalidRequest` for another header."""
+    """Yield the chunks after the header; raise `InvalidRequest` for other messages."""
     async for request in requests:
-        if request.WhichOneof("content") != "chunk":
-            raise InvalidRequest.about("chunk", "expected chunks behind the header, got none")
+        if (content := request.WhichOneof("content")) != "chunk":
+            got = "another header" if content == "header" else "an empty message"
+            raise InvalidRequest.about("chunk", f"expected only chunks after the header, got {got}")
         yield request.chunk
