@@ -14,6 +14,7 @@ from kshot.server.front import Remember
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.request_ids import RequestIds
 from kshot.server.store.adapted_model import AdaptedModelRecord
+from kshot.server.store.failures import RequestAnswered
 from kshot.server.store.rows import AnsweredRequest
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -205,6 +206,26 @@ def test_each_call_has_its_own_deadline(run: Run) -> None:
 
         assert not (await long).deduplicated
         assert bench.runs == 2
+
+    run(test)
+
+
+def test_an_answer_that_came_first_is_given(run: Run) -> None:
+    """The store keeps one answer to an id, whoever else makes another meanwhile."""
+
+    async def test(bench: Bench) -> None:
+        bench.go.set()
+        first = await (await bench.begin())
+        (key,) = bench.kept.requests
+        kept = bench.kept.requests.pop(key)
+        bench.go.clear()
+        second = await bench.begin()
+        bench.kept.requests[key] = kept
+        bench.fail.append(RequestAnswered())
+        bench.go.set()
+
+        assert same(await second, first)
+        assert second.result().deduplicated
 
     run(test)
 

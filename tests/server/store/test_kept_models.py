@@ -28,6 +28,7 @@ from kshot.server.request.renewal import Renewal
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.kept_models import Handover, KeptModels
 from kshot.server.store.model_cache import ModelCache
+from kshot.server.store.rows import AnsweredRequest
 from kshot.server.store.store import LocalStore
 from kshot.server.workers import Workers
 
@@ -45,12 +46,15 @@ class SlowStore:
         self.stored, self.on_wire = store.stored, store.on_wire
 
     def put(
-        self, model: AdaptedModelRecord, arrays: AdaptedArrays, *request: None
+        self,
+        model: AdaptedModelRecord,
+        arrays: AdaptedArrays,
+        *more: Any,  # noqa: ANN401 -- as `LocalStore.put`
     ) -> AdaptedModelRecord:
         self.threads["put"] = threading.get_ident()
         self.putting.set()
         self.go.wait()
-        return self._store.put(model, arrays, *request)
+        return self._store.put(model, arrays, *more)
 
     def delete(self, model_id: str, tenant: str) -> None:
         self.threads["delete"] = threading.get_ident()
@@ -102,6 +106,39 @@ def test_a_model_of_a_caller_who_left_is_dropped(store: LocalStore, keep: Make) 
 
     assert slow.threads["put"] == slow.threads["delete"]
     assert store.list(10) == ([], "")
+
+
+def test_an_answer_is_kept_whoever_leaves(
+    store: LocalStore, make_model: Make, make_arrays: Make
+) -> None:
+    """A second caller who left ended the wait while the thread still wrote."""
+    slow: Any = SlowStore(store)
+
+    async def main() -> None:
+        async with open_workers() as workers:
+            begin_call("Adapt")
+            kept = KeptModels(slow, ModelCache(0), workers)
+            model = make_model(expire_time=time.time() + 1000)
+            keeping = asyncio.create_task(
+                kept.keep(
+                    model,
+                    make_arrays(),
+                    lambda made: AnsweredRequest("", "r1", "b", made.id, b"", time.time() + 1000),
+                )
+            )
+            await asyncio.to_thread(slow.putting.wait)
+            for _ in range(3):
+                keeping.cancel()
+                await asyncio.wait([keeping], timeout=0)
+            ended = keeping.done()
+            slow.go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await keeping
+            assert not ended
+
+    asyncio.run(main())
+
+    assert store.find_request("r1") is not None
 
 
 def test_a_caller_who_leaves_after_the_put_leaves_nothing(

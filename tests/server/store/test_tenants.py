@@ -17,7 +17,7 @@ from kshot.server.errors import (
     StoreIsFull,
 )
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.failures import StoreFailed
+from kshot.server.store.failures import RequestAnswered, StoreFailed
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.folder import StoreFolder
 from kshot.server.store.rows import AnsweredRequest
@@ -90,6 +90,30 @@ def test_a_request_is_kept_with_its_model(
         assert store.find_request("r1", "ada") is not None  # and its model answers `deleted`
 
 
+def answer_of_its_own(model: AdaptedModelRecord) -> AnsweredRequest:
+    return replace(answer(model), request_id=model.id)
+
+
+def test_an_answer_is_kept_once(
+    open_store: OpenStore, clock: SimpleNamespace, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    """Of a second one and its model nothing is left until the first is forgotten."""
+    with open_store() as store:
+        kept = store.put(make_model("a1"), make_arrays(), answer)
+        with pytest.raises(RequestAnswered):
+            store.put(make_model("a2"), make_arrays(), answer)
+        assert store.find_request("r1", "ada") == answer(kept)
+        with pytest.raises(AdaptedModelNotFound):
+            store.get("a2")
+        clock.now = 1600.0
+        store.put(
+            make_model("a3"), make_arrays(), lambda model: replace(answer(model), end_time=1700.0)
+        )
+        found = store.find_request("r1", "ada")
+        assert found is not None
+        assert found.adapted_model == "a3"
+
+
 def test_a_changed_answer_is_forgotten(
     open_store: OpenStore, make_model: MakeModel, make_arrays: MakeArrays
 ) -> None:
@@ -129,7 +153,7 @@ def test_a_tenant_is_erased_and_others_stay(
     with open_store() as store:
         for tenant in ("ada", "bob"):
             for name in ("live", "deleted", "damaged"):
-                store.put(owned(f"am-{tenant}-{name}", tenant), make_arrays(), answer)
+                store.put(owned(f"am-{tenant}-{name}", tenant), make_arrays(), answer_of_its_own)
             store.put(owned(f"am-{tenant}-old", tenant, 1500.0), make_arrays())
             store.delete(f"am-{tenant}-deleted", tenant)
             (folder / "models" / f"am-{tenant}-damaged.safetensors").write_bytes(b"?")

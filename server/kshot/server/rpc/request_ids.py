@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, TypeVar
@@ -17,6 +18,7 @@ from kshot.server.request.validation import check_request_id
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.encode import adapted_model_message, report_message, timing_message
 from kshot.server.store.adapted_model import AdaptedModelRecord
+from kshot.server.store.failures import RequestAnswered
 from kshot.server.store.kept_models import KeptModels
 from kshot.server.store.rows import AnsweredRequest
 from kshot.server.store.store import RequestOf
@@ -97,9 +99,9 @@ class RequestIds:
     async def _work(self, key: _Key, body_digest: str, adapt: Adapt) -> _Made:
         """Return the answer that is kept, or make one and keep it."""
         _tenant, request_id = key
-        found = await self._kept_models.find_request(request_id)
-        if found is None:
-            return await _make(adapt, partial(self._remember, key, body_digest))
+        while (found := await self._kept_models.find_request(request_id)) is None:
+            with suppress(RequestAnswered):  # another was faster: it is found now
+                return await _make(adapt, partial(self._remember, key, body_digest))
         if found.body_digest != body_digest:
             raise RequestIdReused
         kept = await self._kept_models.get(found.adapted_model)

@@ -18,6 +18,10 @@ class DiskFull(StoreFailed):
     """The disk or the user's quota has no room for the new content."""
 
 
+class RequestAnswered(KshotServerError):  # noqa: N818 -- as above
+    """A request with this id was answered before: its answer stays, and no other is kept."""
+
+
 @contextmanager
 def system_errors() -> Iterator[None]:
     """Turn errors of the system into `StoreFailed` or `DiskFull`, without file names."""

@@ -267,12 +267,16 @@ def without_examples(arrays: AdaptedArrays) -> AdaptedArrays:
 async def _to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
     """Do work that does not end with this task: whoever asks next finds all of it or nothing."""
     task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        _ = task.cancelled() or task.exception()  # nobody is left to hear of it
-        raise
+    left: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:  # another caller may come, and leave too
+            left = error
+    if left is None:
+        return task.result()
+    _ = task.cancelled() or task.exception()  # nobody is left to hear of it
+    raise left
 
 
 class Handover:

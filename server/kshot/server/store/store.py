@@ -32,7 +32,7 @@ from kshot.server.store.content import (
     parse_arrays,
     with_record,
 )
-from kshot.server.store.failures import suppress_full_disk, system_errors
+from kshot.server.store.failures import RequestAnswered, suppress_full_disk, system_errors
 from kshot.server.store.files import checked_id
 from kshot.server.store.folder import StoreFolder
 from kshot.server.store.graves import Graves
@@ -138,8 +138,9 @@ class LocalStore:
 
         `request` answers the request that made it, by the record as it is stored: model and request
         are kept together or not at all. `limits` are its tenant's. Raises `StoreIsFull`,
-        `QuotaExceeded`, `StoreFailed`, or `ValueError` for a malformed id or one that was used
-        before; then nothing of it is left.
+        `QuotaExceeded`, `StoreFailed`, `RequestAnswered` where an answer to the request's id is
+        kept, or `ValueError` for a malformed id or one that was used before; then nothing of it is
+        left.
         """
         checked_id(model.id)
         content = model_content(model, arrays, self._seals)
@@ -367,6 +368,8 @@ class LocalStore:
             with system_errors():
                 self._files.write(row.id, parts)
                 with self._lock:
+                    if request and self.find_request(request.request_id, request.tenant):
+                        raise RequestAnswered("request_id: expected a new one")
                     # From here on it is kept: the next start gives the file its name if need be.
                     self._index.insert(row, request)
                     try:
