@@ -305,8 +305,10 @@ class Front:
 
     async def delete_tenant(self, tenant: str) -> int:
         """Erase all that is kept of a tenant; return the number of its adapted models."""
-        self.support_grounds.discard()
-        return await self.kept_models.delete_tenant(tenant)
+        try:
+            return await self.kept_models.delete_tenant(tenant)
+        finally:  # predictions went on meanwhile
+            self.support_grounds.discard()
 
     async def export(
         self, adapted_model: str, mode: BatchNormMode | None, violations: Violations

@@ -253,6 +253,7 @@ def test_a_model_deleted_during_put_is_not_cached(
             return kept
 
         get = staticmethod(store.get)
+        erases = staticmethod(store.erases)
         now = staticmethod(store.now)
         stored = staticmethod(store.stored)
         on_wire = staticmethod(store.on_wire)
@@ -364,6 +365,49 @@ def test_delete_frees_memory_and_disk_at_once(
             assert not list(tmp_path.rglob("*.safetensors*"))
 
     asyncio.run(main())
+
+
+def test_memory_does_not_answer_for_a_tenant_that_is_erased(
+    store: LocalStore, make_model: Make, make_arrays: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing the index anew may last, and who called before keeps nothing afterwards."""
+    cache = ModelCache(10**7)
+    reached, go = threading.Event(), threading.Event()
+    clear = store._files.clear_quarantine
+
+    def wait(others: Any) -> None:  # noqa: ANN401 -- as the method
+        reached.set()
+        go.wait()
+        clear(others)
+
+    monkeypatch.setattr(store._files, "clear_quarantine", wait)
+
+    async def main() -> None:
+        async with open_workers() as workers:
+            begin_call("Adapt").tenant = "ada"
+            kept = KeptModels(store, cache, workers)
+            made = make_model(expire_time=time.time() + 1000)
+            model = await kept.keep(made, make_arrays())
+            held = cache.find(model.id)
+            assert held is not None
+            erasing = asyncio.create_task(kept.delete_tenant("ada"))
+            await asyncio.to_thread(reached.wait)
+            cached = cache.used_bytes
+            cache.get_or_load(model.id, lambda: held)  # as a call before the burial did
+            reading = asyncio.create_task(kept.read(model.id))
+            await asyncio.wait([reading], timeout=0)
+            go.set()
+
+            assert cached == 0
+            assert await erasing == 1
+            with pytest.raises(AdaptedModelNotFound):
+                await reading
+            with pytest.raises(AdaptedModelDeleted):
+                await kept.keep(made, make_arrays())
+
+    asyncio.run(main())
+
+    assert cache.used_bytes == 0
 
 
 def test_a_renewed_model_is_renewed_in_memory(

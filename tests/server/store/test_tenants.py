@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -176,6 +178,49 @@ def test_a_tenant_is_erased_and_others_stay(
     with open_store() as store:
         assert holds(folder, "of ada") == []
         assert store.get("am-bob-live", "bob").class_names[0] == "cat of bob"
+
+
+def test_a_call_of_before_an_erasure_keeps_nothing(
+    open_store: OpenStore, folder: Path, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    """It stored model, support set and request after the erasure had returned."""
+    begun, model = time.perf_counter(), replace(make_model(), tenant="ada")
+    with open_store() as store:
+        store.delete_tenant("ada")
+        with pytest.raises(AdaptedModelDeleted):
+            store.put(model, make_arrays(), answer, begun=begun)
+        assert store.find_request("r1", "ada") is None
+        assert store.use_by_tenant() == {}
+        assert holds(folder, "a1") == []
+
+        store.put(replace(model, tenant="bob"), make_arrays(), begun=begun)
+        store.put(replace(model, id="a2"), make_arrays(), answer, begun=time.perf_counter())
+
+
+@pytest.mark.parametrize("method", ["change", "replace"])
+def test_a_change_from_before_an_erasure_keeps_nothing(
+    open_store: OpenStore,
+    folder: Path,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    with open_store() as store:
+        model = store.put(replace(make_model(), tenant="ada"), make_arrays())
+        write = StoreFiles.write
+
+        def erase_then_write(files: StoreFiles, *given: Any) -> None:  # noqa: ANN401 -- as `write`
+            store.delete_tenant("ada")
+            write(files, *given)
+
+        monkeypatch.setattr(StoreFiles, "write", erase_then_write)
+        with pytest.raises(AdaptedModelNotFound):
+            if method == "change":
+                store.change("a1", lambda found: found, "ada")
+            else:
+                store.replace(model, model, make_arrays(1))
+        assert holds(folder, "a1") == []
 
 
 def test_what_interrupts_an_erasure_leaves_nothing_for_callers(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from kshot.server.access.limits import UNLIMITED, Limits
-from kshot.server.call_context import current_tenant
+from kshot.server.call_context import current_call, current_tenant
 from kshot.server.errors import (
     AdaptedModelExpired,
     AdaptedModelNotFound,
@@ -71,11 +71,11 @@ class KeptModels:
         """
         tenant = current_tenant()
         model = replace(self._store.stored(model), id=new_id(), tenant=tenant)
-        limits = self._limits_of(tenant)
+        limits, begun = self._limits_of(tenant), current_call().started
         handover = Handover()
 
         def put() -> AdaptedModelRecord:
-            kept = self._store.put(model, arrays, request, limits)
+            kept = self._store.put(model, arrays, request, limits, begun)
             if not handover.give() and request is None:
                 self._drop(model)
                 return kept
@@ -117,6 +117,7 @@ class KeptModels:
             held is None
             or held.model.tenant != tenant
             or held.model.expire_time <= self._store.now()
+            or self._store.erases(tenant)
         ):
             # Only the store knows what became of it, and whose it is.
             held = await self._about(model_id, lambda: self._load(model_id, tenant))
@@ -202,6 +203,7 @@ class KeptModels:
         """Erase all that is kept of a tenant; return the number of its models."""
 
         def erase() -> int:
+            self._cache.discard_tenant(tenant)
             try:
                 return self._store.delete_tenant(tenant)
             finally:

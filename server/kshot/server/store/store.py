@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -86,6 +88,8 @@ class LocalStore:
         self._room = StoreRoom(folder.index.use, caps)
         self._graves = Graves(self._files, self._index, self._lock)
         self._noted = -_NOTE_SECONDS, 0.0  # when the clocks were noted, and what was skipped
+        self._erased: dict[str, float] = {}  # when tenants were, by `time.perf_counter`
+        self._erasing: set[str] = set()
         self.events = StoreEvents()
 
     @classmethod
@@ -133,14 +137,16 @@ class LocalStore:
         arrays: AdaptedArrays,
         request: RequestOf | None = None,
         limits: Limits = UNLIMITED,
+        begun: float = math.inf,
     ) -> AdaptedModelRecord:
         """Write an adapted model to disk and return it with its `size_bytes`.
 
         `request` answers the request that made it, by the record as it is stored: model and request
         are kept together or not at all. `limits` are its tenant's. Raises `StoreIsFull`,
         `QuotaExceeded`, `StoreFailed`, `RequestAnswered` where an answer to the request's id is
-        kept, or `ValueError` for a malformed id or one that was used before; then nothing of it is
-        left.
+        kept, `AdaptedModelDeleted` where its tenant was erased since the call had `begun` (by
+        `time.perf_counter`), or `ValueError` for a malformed id or one that was used before; then
+        nothing of it is left.
         """
         checked_id(model.id)
         content = model_content(model, arrays, self._seals)
@@ -148,7 +154,8 @@ class LocalStore:
         row = Row.of(model, content.sha256)
         self._reserve(model, limits)
         try:
-            self._write(row, content.parts, None if request is None else request(model))
+            answered = None if request is None else request(model)
+            self._write(row, content.parts, answered, begun)
         finally:
             with self._lock:
                 self._room.release(model.id)
@@ -299,7 +306,8 @@ class LocalStore:
 
         Others wait for parts of it only, and once for the index, which is written anew. A call that
         fails or is interrupted may leave a rest, which the next one erases. Of what is in
-        quarantine all goes that is not known to be another tenant's.
+        quarantine all goes that is not known to be another tenant's. What calls of before it
+        make is not kept, see `put`; a change or a replacement finds no row.
         """
 
         def others(model_id: str, content: bytes) -> bool:
@@ -311,20 +319,30 @@ class LocalStore:
             except ValueError:
                 return False
 
-        count = 0
+        def bury() -> int:
+            self._erased[tenant] = time.perf_counter()
+            return len(self._graves.delete_of(tenant, self.now()))
+
+        count, removed = 0, False
         with self._removing, system_errors():
-            while True:
-                with self._lock:
-                    buried = self._graves.delete_of(tenant, self.now())
-                # Before the tombstones go: a file without either would count as lost, not deleted.
-                self._graves.remove()
-                if not buried:
-                    break
-                count += len(buried)
-            with self._lock:
-                self._files.clear_quarantine(others)
-                self._index.forget_tenant(tenant)
-        return count
+            self._erasing.add(tenant)
+            try:
+                while True:
+                    with self._lock:
+                        buried = bury()
+                        if removed and not buried:
+                            self._files.clear_quarantine(others)
+                            self._index.forget_tenant(tenant)
+                            return count
+                    # Before the tombstones go: a file without either counts as lost, not deleted.
+                    self._graves.remove()
+                    count, removed = count + buried, True
+            finally:
+                self._erasing.discard(tenant)
+
+    def erases(self, tenant: str) -> bool:
+        """Tell whether a tenant is being erased now; never waits."""
+        return tenant in self._erasing
 
     def sweep(self) -> int:
         """Remove expired models and tombstones of seven days; return how many expired.
@@ -361,13 +379,19 @@ class LocalStore:
         return _shifted(model, -self._clock.skipped)
 
     def _write(
-        self, row: Row, parts: Sequence[bytes | memoryview], request: AnsweredRequest | None
+        self,
+        row: Row,
+        parts: Sequence[bytes | memoryview],
+        request: AnsweredRequest | None,
+        begun: float,
     ) -> None:
         """Write a file and its row; if this fails, nothing of them is left."""
         try:
             with system_errors():
                 self._files.write(row.id, parts)
                 with self._lock:
+                    if begun <= self._erased.get(row.tenant or "", -math.inf):
+                        raise AdaptedModelDeleted(row.id)
                     if request and self.find_request(request.request_id, request.tenant):
                         raise RequestAnswered("request_id: expected a new one")
                     # From here on it is kept: the next start gives the file its name if need be.
