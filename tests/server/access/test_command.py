@@ -91,6 +91,23 @@ def test_both_keys_work_during_a_rotation(
     assert keyring.find(new["key"]) is None
 
 
+def test_a_second_rotation_does_not_prolong_a_key(
+    run: Run, path: Path, make: Callable[..., dict[str, Any]]
+) -> None:
+    """Nor does it make a further key; sooner is allowed."""
+    prefix = make()["prefix"]
+    run("rotate", prefix, "--overlap", "3000")
+    before = path.read_bytes()
+
+    refused = run("rotate", prefix, "--overlap", "9000")
+
+    assert refused.exit_code == 1
+    assert "choose a shorter --overlap, or rotate the newer key" in refused.output
+    assert path.read_bytes() == before
+    assert run("rotate", prefix, "--overlap", "60").exit_code == 0
+    assert run("revoke", prefix).exit_code == 0
+
+
 def test_a_list_is_of_one_tenant_if_asked(run: Run, make: Callable[..., dict[str, Any]]) -> None:
     make()
     run("create", "--tenant", "other")

@@ -18,7 +18,7 @@ import click
 from kshot.bundle.document import Rule, plain
 from kshot.server.access.access_file import AccessFile, change_access, read_access
 from kshot.server.access.audit import AuditLog
-from kshot.server.access.key import Key, Role, new_key
+from kshot.server.access.key import Key, Role, new_key, time_text
 from kshot.server.access.names import KEY_NAME_RULE, TENANT_RULE
 from kshot.server.errors import StartError
 
@@ -156,7 +156,7 @@ def revoke(files: _Files, prefix: str, as_json: bool) -> None:
 def rotate(files: _Files, prefix: str, overlap: float, as_json: bool) -> None:
     """Make a key in the place of another, and print it.
 
-    It has the old key's tenant, role and name.
+    It has the old key's tenant, role and name. The old key never works longer than its record says.
     """
     now = datetime.now(UTC)
     old = _find(read_access(files.access)[0], prefix, now)
@@ -171,6 +171,11 @@ def _revoke(access: Path, prefix: str, time: datetime, *new: Key) -> Key:
 
     def edit(file: AccessFile) -> AccessFile:
         old = _find(file, prefix, datetime.now(UTC))
+        if old.revoke_time is not None and old.revoke_time < time_text(time):
+            raise StartError(
+                f"{prefix}: expected a key that works until {time_text(time)}, got one that works "
+                f"until {old.revoke_time}; choose a shorter --overlap, or rotate the newer key"
+            )
         kept = (old.revoked_at(time) if key is old else key for key in file.keys)
         return replace(file, keys=(*kept, *new))
 
