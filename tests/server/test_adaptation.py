@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from kshot.bundle import BatchNormMode
-from kshot.server.adaptation import _kept_examples, _kept_support
+from kshot.server.adaptation import _kept_examples, _kept_support, adapt
+from kshot.server.call_context import begin_call
 from kshot.server.checked_task import CheckedTask
-from kshot.server.engine_link.client import EngineTask
+from kshot.server.engine_link.client import EngineResult, EngineTask
+from kshot.server.errors import AdaptationDiverged
 from kshot.server.store.kept_support import PackedImages
 
 STORED, SUPPORT = BatchNormMode.STORED, BatchNormMode.SUPPORT
@@ -74,3 +78,20 @@ def test_examples_are_kept_where_the_model_is(
 
     assert _kept_support(task).shape == (3, count, 1, 1)
     assert (_kept_examples(task) is None) is bool(options)
+
+
+def test_computing_that_diverges_counts(make_task: Callable[..., CheckedTask]) -> None:
+    async def diverge(_task: EngineTask, _seconds: float | None) -> EngineResult:
+        return EngineResult({}, {}, 3, "DIVERGED", (), 0.0, 2.5, "fake", 0)
+
+    async def brief(work: Callable[[], Any]) -> Any:  # noqa: ANN401 -- what the work returns
+        return work()
+
+    async def ask() -> float:
+        call = begin_call("Adapt")
+        with pytest.raises(AdaptationDiverged):
+            workers = SimpleNamespace(brief=brief, prepare=brief)
+            await adapt(make_task(), diverge, cast(Any, None), cast(Any, workers))
+        return call.engine_seconds
+
+    assert asyncio.run(ask()) == 2.5

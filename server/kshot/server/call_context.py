@@ -57,7 +57,7 @@ class Call:
     started: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     engine_seconds: float = 0.0
-    """How long engines computed for it."""
+    """How long engines computed for it, or had tasks of it that did not end well."""
     support_warnings: list[str] = field(default_factory=list)
     """Sentences for the caller about the support set: any part of the work may append some."""
     query_warnings: list[str] = field(default_factory=list)
@@ -179,6 +179,18 @@ def until_sent(give_back: Callable[[], None]) -> None:
         give_back()
     else:
         call.held.append(give_back)
+
+
+@contextmanager
+def counting_failed_tasks() -> Iterator[None]:
+    """Count the block's seconds as the engine's if it raises: only answers tell their own."""
+    call, start = _CALL.get(None), time.perf_counter()
+    try:
+        yield
+    except BaseException:
+        if call is not None:
+            call.engine_seconds += time.perf_counter() - start
+        raise
 
 
 def current_tenant() -> str:

@@ -48,7 +48,7 @@ class Quotas:
 
     @contextmanager
     def count_adapting(self) -> Iterator[None]:
-        """Count what engines compute for the current call in the block, when that ends."""
+        """Count what engines compute for the current call in the block, however that ends."""
         call = current_call()
         try:
             yield

@@ -17,7 +17,7 @@ from kshot.bundle import BundleError
 from kshot.bundle.signals.tracing import TRACEPARENT
 from kshot.internal.v1 import engine_pb2 as wire
 from kshot.internal.v1 import engine_pb2_grpc as wire_grpc
-from kshot.server.call_context import current_traceparent
+from kshot.server.call_context import counting_failed_tasks, current_traceparent
 from kshot.server.errors import DeadlineExceeded, DeviceMemoryFull, EngineUnavailable
 from kshot.server.request.options import AdaptOptions
 
@@ -141,7 +141,8 @@ class EngineClient:
         try:
             # This copies the whole support set: keep it off the event loop.
             request = await asyncio.to_thread(_request, task)
-            response = await self._stub.Adapt(request, timeout=timeout, metadata=_metadata())
+            with counting_failed_tasks():
+                response = await self._stub.Adapt(request, timeout=timeout, metadata=_metadata())
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise DeadlineExceeded from error
