@@ -38,7 +38,7 @@ from kshot.server.lives.readaptation import (
     was_adapted_again,
 )
 from kshot.server.lives.revised_task import revised_task
-from kshot.server.lives.revision import Revision
+from kshot.server.lives.revision import Revision, check_change_count
 from kshot.server.lives.upload import UploadHeader, UploadLimits, collect
 from kshot.server.predict.batches import MAX_BATCH_IMAGES, Batches, Request, few_alone, may_join
 from kshot.server.predict.catalog import Catalog, ServedModel
@@ -164,6 +164,8 @@ class Front:
                 raise EtagMismatch(adapted.id, adapted.etag)
             model = self.catalog.serving(adapted)
             self.find_model(adapted.model)  # which the caller may use no more, perhaps
+            if not check_change_count(revision, model.bundle.manifest.limits, violations):
+                violations.check()
             # Pixels become four times as many bytes.
             room = 5 * adapted.size_bytes + room_bytes([model], revision.added.images)
             async with self.adapting_room.hold(room):

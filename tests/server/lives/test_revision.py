@@ -9,7 +9,13 @@ import pytest
 
 from kshot.bundle import BatchSizeRule, Head, HeadPolicy, Limits, Manifest, StepCountRule
 from kshot.server.errors import InvalidRequest
-from kshot.server.lives.revision import RevisedLabels, Revision, revise_labels, revised_options
+from kshot.server.lives.revision import (
+    RevisedLabels,
+    Revision,
+    check_change_count,
+    revise_labels,
+    revised_options,
+)
 from kshot.server.request.inputs import SupportSet, TensorImages
 from kshot.server.request.options import Bounds, TtlLimits, resolve_options
 from kshot.server.request.violations import Violations
@@ -74,6 +80,35 @@ def test_everything_wrong_is_told() -> None:
         "relabellings[3].index": "expected 0 to 4, got 9",
         "added.class_names[1]": "expected distinct names, got 'cat' twice",
         "added.class_indices[1]": "expected 0 to 1, got 3",
+    }
+
+
+def test_few_of_many_problems_are_noted() -> None:
+    """Each takes time and memory, and an answer has room for few."""
+    names = tuple((place % 5, "") for place in range(5000))
+    revision = Revision("am-x", (9,) * 5000, names, SupportSet(None, (), ()), {})
+    violations = Violations()
+
+    revise_labels(CLASSES, NAMES, revision, LIMITS, violations)
+
+    assert len(violations) < 40
+    with pytest.raises(InvalidRequest, match="got 5000 that do not"):
+        violations.check()
+
+
+def test_more_changes_than_examples_are_refused() -> None:
+    violations = Violations()
+    nothing = SupportSet(None, (), ())
+    fits = Revision("am-x", (0,) * 8, ((0, "a"),) * 8, nothing, {})
+    more = Revision("am-x", (0,) * 9, ((0, "a"),) * 10, nothing, {})
+
+    assert check_change_count(fits, LIMITS, violations)
+    assert not check_change_count(more, LIMITS, violations)
+    with pytest.raises(InvalidRequest) as caught:
+        violations.check()
+    assert {each.field: each.description for each in caught.value.violations} == {
+        "removed_indices": "expected at most 8, got 9; name each example once",
+        "relabellings": "expected at most 8, got 10; name each example once",
     }
 
 

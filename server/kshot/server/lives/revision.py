@@ -12,6 +12,7 @@ from kshot.server.request.options import AdaptOptions, Bounds, OptionValue, defa
 from kshot.server.request.validation import check_class_name, check_labels
 from kshot.server.request.violations import Violations
 
+_MAX_NOTED = 8
 _NOTHING = SupportSet(None, (), ())
 
 
@@ -102,8 +103,20 @@ def revised_options(
     return {**asked, **changes}
 
 
+def check_change_count(revision: Revision, limits: Limits, violations: Violations) -> bool:
+    """Note more changes than a support set has examples at most; return whether there are few."""
+    before = len(violations)
+    changes = {"removed_indices": revision.removed, "relabellings": revision.relabellings}
+    for field, given in changes.items():
+        if len(given) > limits.max_support_count:
+            expected = f"expected at most {limits.max_support_count}"
+            violations.add(field, f"{expected}, got {len(given)}; name each example once")
+    return len(violations) == before
+
+
 def _removed(count: int, indices: Sequence[int], violations: Violations) -> frozenset[int]:
-    fitting = _fitting(count, indices, "removed_indices[{}]", violations)
+    fitting, problems = _fitting(count, indices, "removed_indices[{}]")
+    _note(problems, "removed_indices", violations)
     return frozenset(indices[place] for place in fitting)
 
 
@@ -114,30 +127,48 @@ def _relabelled(
     violations: Violations,
 ) -> dict[int, str]:
     indices = [index for index, _ in relabellings]
+    fitting, problems = _fitting(count, indices, "relabellings[{}].index")
+    names = Violations()
     found: dict[int, str] = {}
-    for place in _fitting(count, indices, "relabellings[{}].index", violations):
+    for place in fitting:
         index, name = relabellings[place]
         if index in removed:
             problem = f"expected an example that stays, got {index}, which is removed"
-            violations.add(f"relabellings[{place}].index", problem)
-        check_class_name(f"relabellings[{place}].class_name", name, violations)
+            problems.append((f"relabellings[{place}].index", problem))
+        if len(names) <= _MAX_NOTED:
+            check_class_name(f"relabellings[{place}].class_name", name, names)
         found[index] = name
+    _note(problems, "relabellings", violations)
+    violations.extend(names)
     return found
 
 
-def _fitting(count: int, indices: Sequence[int], field: str, violations: Violations) -> list[int]:
-    """Return the places of indices that name an example for the first time; note the others."""
+def _fitting(
+    count: int, indices: Sequence[int], field: str
+) -> tuple[list[int], list[tuple[str, str]]]:
+    """Return the places of indices that name an example for the first time; and the problems."""
     fitting: list[int] = []
+    problems: list[tuple[str, str]] = []
     seen: set[int] = set()
     for place, index in enumerate(indices):
         if not 0 <= index < count:
-            violations.add(field.format(place), f"expected 0 to {count - 1}, got {index}")
+            problems.append((field.format(place), f"expected 0 to {count - 1}, got {index}"))
         elif index in seen:
-            violations.add(field.format(place), f"expected each example once, got {index} again")
+            problem = f"expected each example once, got {index} again"
+            problems.append((field.format(place), problem))
         else:
             fitting.append(place)
         seen.add(index)
-    return fitting
+    return fitting, problems
+
+
+def _note(problems: Sequence[tuple[str, str]], field: str, violations: Violations) -> None:
+    """Note the first problems of a field, and how many there are where that is not all."""
+    for place, problem in problems[:_MAX_NOTED]:
+        violations.add(place, problem)
+    if len(problems) > _MAX_NOTED:
+        expected = "expected each to name another example that stays"
+        violations.add(field, f"{expected}, got {len(problems)} that do not")
 
 
 def _added_names(added: SupportSet, max_way: int, violations: Violations) -> list[str]:
