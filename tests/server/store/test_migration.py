@@ -197,6 +197,55 @@ def test_a_changed_row_of_schema_2_is_not_believed(
         assert store.get("a1").revision == 0
 
 
+TEXTS = [
+    *(("adapted_models", name) for name in ("id", "model", "record", "sha256", "digest")),
+    *(("tombstones", name) for name in ("id", "digest")),
+    *(("clock", name) for name in ("boot", "digest")),
+]
+
+
+@pytest.mark.parametrize("repair", [False, True])
+@pytest.mark.parametrize(
+    ("schema", "table", "column"),
+    [(2, *text) for text in TEXTS]
+    + [(1, *text) for text in TEXTS if "digest" not in text and text[0] != "clock"],
+)
+def test_a_text_that_is_no_utf8_is_damage(
+    folder: Path,
+    open_store: OpenStore,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    assert_same: AssertSame,
+    schema: int,
+    table: str,
+    column: str,
+    repair: bool,
+) -> None:
+    """One flipped bit kept the store from opening, and from being repaired."""
+    fill(folder, schema, make_model, make_arrays)
+    connection = sqlite3.connect(folder / "index.sqlite3", isolation_level=None)
+    where = {"adapted_models": "id = 'a2'", "tombstones": "id = 'gone'", "clock": "1"}[table]
+    connection.execute(
+        f"UPDATE {table} SET {column} = CAST(x'61e9' || CAST({column} AS BLOB) AS TEXT)"  # noqa: S608 -- our own names
+        f" WHERE {where}"
+    )
+    if repair:
+        connection.execute("PRAGMA user_version = 3")  # so that the index is made again
+    connection.close()
+
+    if repair:
+        StoreFolder.open(folder, lambda: 1000.0, repair=True).close()
+    with open_store() as store:
+        assert_same(store.read("a1"), make_arrays(0))
+        if table == "adapted_models":
+            with pytest.raises(AdaptedModelDamaged):
+                store.read("a2")
+        else:
+            assert_same(store.read("a2"), make_arrays(1))
+        with pytest.raises(AdaptedModelNotFound):
+            store.read("gone")
+
+
 def test_a_damaged_index_of_schema_2_is_rebuilt(
     folder: Path,
     open_store: OpenStore,

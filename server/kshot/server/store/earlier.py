@@ -6,11 +6,11 @@ Schema 1 had no digests, schema 2 no tenants: what they hold belongs to the tena
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kshot.server.store.rows import Row, Tombstone, Value, intact, values
+from kshot.server.store.rows import Row, Seen, Tombstone, Value, intact, values
 
 Values = tuple[Value, ...]
 
@@ -44,29 +44,32 @@ class Earlier:
 def read_earlier(connection: sqlite3.Connection, version: int) -> Earlier:
     """Return everything in an index of schema 1 or 2; raise `sqlite3.Error`.
 
-    A row of schema 1 that contradicts itself is damaged. One of schema 2 that was changed has no
-    digest afterwards, so that it counts as changed.
+    A row of schema 1 that contradicts itself is damaged. Of one of schema 2 that was changed the id
+    is left, without a digest, so that it counts as changed: its file says the rest.
     """
     if version == 1:
         return Earlier(
             tables=("adapted_models", "tombstones"),
             rows=[values(row_1(each)) for each in _all(connection, ROWS_1, "adapted_models")],
             tombstones=[
-                values(Tombstone(*each)) for each in _all(connection, TOMBSTONES_1, "tombstones")
+                values(each) for each in tombstones_1(_all(connection, TOMBSTONES_1, "tombstones"))
             ],
             clock=[],
         )
     return Earlier(
         tables=("adapted_models", "tombstones", "clock", "room"),
         rows=[
-            _columns(intact(Row, each), each)
+            _columns(intact(Row, each), Row(_text(each[0]), "", 0.0, 0.0, 0, "", ""))
             for each in _all(connection, "SELECT *", "adapted_models")
         ],
         tombstones=[
-            _columns(intact(Tombstone, each), each)
+            _columns(intact(Tombstone, each), Tombstone(_text(each[0]), 0.0, 0.0, 0))
             for each in _all(connection, "SELECT *", "tombstones")
         ],
-        clock=_all(connection, "SELECT *", "clock"),
+        clock=[
+            _columns(intact(Seen, each), Seen("", 0.0, 0.0, 0.0))
+            for each in _all(connection, "SELECT *", "clock")
+        ],
     )
 
 
@@ -77,17 +80,37 @@ def row_1(found: Sequence[Any]) -> Row:
         model = row.adapted_model
     except ValueError:
         model = None
-    if model is not None and (
-        (model.id, model.model, model.create_time, model.expire_time, model.size_bytes)
-        == (row.id, row.model, row.create_time, row.expire_time, row.size_bytes)
+    whole = all(_text(each) == each for each in found if isinstance(each, str))
+    if (
+        whole
+        and model is not None
+        and (
+            (model.id, model.model, model.create_time, model.expire_time, model.size_bytes)
+            == (row.id, row.model, row.create_time, row.expire_time, row.size_bytes)
+        )
     ):
         return replace(row, tenant=model.tenant)
     times = (row.create_time, row.expire_time)
-    return Row.unknown(str(row.id), times if all(isinstance(t, float) for t in times) else (0, 0))
+    return Row.unknown(_text(row.id), times if all(isinstance(t, float) for t in times) else (0, 0))
 
 
-def _columns(row: Row | Tombstone | None, found: Sequence[Any]) -> Values:
-    return (*found[:-1], "", "") if row is None else values(row)
+def tombstones_1(found: Iterable[Sequence[Any]]) -> list[Tombstone]:
+    """Return tombstones of schema 1, without those whose id is lost."""
+    return [Tombstone(*each) for each in found if _text(each[0])]
+
+
+def _columns(row: Row | Tombstone | Seen | None, lost: Row | Tombstone | Seen) -> Values:
+    return (*values(lost)[:-1], "") if row is None else values(row)
+
+
+def _text(found: object) -> str:
+    """Return a text, "" where a flipped bit left no UTF-8: SQLite takes no other."""
+    text = str(found)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return ""
+    return text
 
 
 def _all(connection: sqlite3.Connection, select: str, table: str) -> list[Any]:

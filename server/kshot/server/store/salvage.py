@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from kshot.bundle import sync_folder
 from kshot.server.event_log import log_event
-from kshot.server.store.earlier import ROWS_1, ROWS_2, TOMBSTONES_1, row_1
+from kshot.server.store.earlier import ROWS_1, ROWS_2, TOMBSTONES_1, row_1, tombstones_1
 from kshot.server.store.index import StoreIndex
 from kshot.server.store.ownership import private_folder
 from kshot.server.store.rows import AnsweredRequest, Row, Seen, Tombstone, intact
@@ -99,7 +99,7 @@ def _read(copy: Path, index: Path) -> _Whole:
         if not _has_digests(connection):
             rows = map(row_1, _all(connection, ROWS_1, "adapted_models"))
             graves = _all(connection, TOMBSTONES_1, "tombstones")
-            return _Whole(_unique(rows), _unique(Tombstone(*each) for each in graves))
+            return _Whole(_unique(rows), _unique(tombstones_1(graves)))
         requests = (
             intact(AnsweredRequest, each) for each in _all(connection, "SELECT *", "requests")
         )

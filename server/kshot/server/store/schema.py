@@ -73,8 +73,8 @@ _OF_ROWS = re.compile(
     r"row \d+ missing|wrong # of entries|non-unique entry|.* value in |rowid not at"
 )
 
-# Names of tables with a flipped bit may be no UTF-8.
-DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
+# Names of tables and texts with a flipped bit may be no UTF-8.
+DAMAGE = (sqlite3.DatabaseError, UnicodeError)
 
 
 class IndexDamaged(StartError):  # noqa: N818 -- it states a condition, as all errors do
