@@ -10,7 +10,7 @@ import pytest
 from kshot.server.adaptation import AdaptResult
 from kshot.server.call_context import begin_call, current_call
 from kshot.server.errors import DeadlineExceeded, InvalidRequest, QueueFull, RequestIdReused
-from kshot.server.front import Remember
+from kshot.server.lives.model_maker import Remember
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.request_ids import RequestIds
 from kshot.server.store.adapted_model import AdaptedModelRecord

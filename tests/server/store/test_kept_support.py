@@ -81,7 +81,7 @@ def test_a_file_has_the_examples(make_arrays: MakeArrays, spec: InputSpec | None
 
     got = found.kept_images()
     assert got is not None
-    assert got[0].tobytes() == images.tobytes()
-    assert got[0].shape == images.shape
+    assert got[0].unpacked().tobytes() == images.tobytes()
+    assert got[0].unpacked().shape == images.shape
     assert got[1] == (4, 0, 1, 2, 3)
     assert parse_arrays(arrays_bytes(arrays)).kept_images() is None

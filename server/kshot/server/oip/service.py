@@ -198,7 +198,7 @@ class InferenceServicer(wire_grpc.GRPCInferenceServiceServicer):
             if not adapted.options.readapt or adapted.model not in front.catalog:
                 raise
             model = front.find_model(adapted.model)
-            if front.readapting.problem(adapted, model):
+            if front.readaptation.problem(adapted, model):
                 raise
             return model
 

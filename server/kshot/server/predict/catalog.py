@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -162,6 +163,10 @@ class Catalog:
             raise ModelNotFound(name, sorted(map(self.name_of, served.digests.values())))
         return served.names[name]
 
+    def served(self, bundle_digest: str) -> ServedModel | None:
+        """Return the served version of a digest, None if there is none."""
+        return self._served.digests.get(bundle_digest)
+
     def at_hand(self, adapted: AdaptedModelRecord) -> ServedModel | None:
         """Return the version that was adapted if it is open; never waits."""
         served = self._served
@@ -203,3 +208,8 @@ class Catalog:
                         opened = ServedModel.open(load_bundle(folder), self._opener)
                         served.others[digest] = opened
             return served.others[digest]
+
+
+def prepared_support_bytes(adapted: AdaptedModelRecord, model: ServedModel) -> int:
+    """Return the bytes of an adapted model's support set as a version takes it."""
+    return 4 * adapted.support_count * math.prod(model.bundle.manifest.input.shape)

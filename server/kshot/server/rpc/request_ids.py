@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -11,9 +10,10 @@ from functools import partial
 from typing import TypeAlias, TypeVar
 
 from kshot.server.adaptation import AdaptResult
-from kshot.server.call_context import Call, current_call, serve_call
+from kshot.server.call_context import current_call
 from kshot.server.errors import DeadlineExceeded, RequestIdReused
-from kshot.server.front import Remember
+from kshot.server.lives.model_maker import Remember
+from kshot.server.request.shared_work import SharedWork
 from kshot.server.request.validation import check_request_id
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.encode import adapted_model_message, report_message, timing_message
@@ -46,7 +46,7 @@ class RequestIds:
         self._kept_models = kept_models
         self._workers = workers
         self._ttl = ttl
-        self._runs: dict[_Key, _Run] = {}
+        self._runs: dict[_Key, tuple[str, SharedWork[_Made]]] = {}  # with the body's digest
 
     async def answer(
         self, request: Request, kind: type[Response], violations: Violations, adapt: Adapt
@@ -75,10 +75,11 @@ class RequestIds:
         """Return an answer, and whether the work of this call made it."""
         call = current_call()
         while True:
-            run, own = self._runs.get(key), False
-            if run is None:
-                run, own = self._begin(key, body_digest, adapt), True
-            elif run.body_digest != body_digest:
+            own = key not in self._runs
+            if own:
+                self._begin(key, body_digest, adapt)
+            digest, run = self._runs[key]
+            if digest != body_digest:
                 raise RequestIdReused
             try:
                 made = await run.wait(call, own=own)
@@ -90,11 +91,10 @@ class RequestIds:
             if made is not None:
                 return made, own and made.new
 
-    def _begin(self, key: _Key, body_digest: str, adapt: Adapt) -> _Run:
-        run = _Run(body_digest, current_call(), partial(self._work, key, body_digest, adapt))
-        self._runs[key] = run
+    def _begin(self, key: _Key, body_digest: str, adapt: Adapt) -> None:
+        run = SharedWork(partial(self._work, key, body_digest, adapt))
+        self._runs[key] = body_digest, run
         run.task.add_done_callback(lambda _task: self._runs.pop(key))
-        return run
 
     async def _work(self, key: _Key, body_digest: str, adapt: Adapt) -> _Made:
         """Return the answer that is kept, or make one and keep it."""
@@ -139,48 +139,6 @@ class _Made:
     adapted_model: wire.AdaptedModel
     report: wire.AdaptReport
     new: bool = True
-
-
-class _Run:
-    """Work that calls wait for; it is cancelled when all of them have left."""
-
-    def __init__(self, body_digest: str, call: Call, work: Callable[[], Awaitable[_Made]]) -> None:
-        self.body_digest = body_digest
-        self._call = call.shared()
-        self._waiting = 0
-        self.task = asyncio.ensure_future(self._serve(work))
-        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
-
-    async def wait(self, call: Call, *, own: bool) -> _Made | None:
-        """Return the answer, None if the work was given up; raise what it raises.
-
-        The time counts as `queue`, except for the call whose `own` work it is.
-        """
-        self._call.extend(call)
-        self._waiting += 1
-        before = call.seconds["queue"]
-        try:
-            with call.measure("queue"):
-                await asyncio.wait([self.task])
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self.task.cancel()
-            if own:
-                call.seconds["queue"] = before
-                for phase, seconds in self._call.seconds.items():
-                    call.add(phase, seconds)
-            call.model, call.adapted_model = self._call.model, self._call.adapted_model
-        if self.task.cancelled() and not own:
-            return None
-        return self.task.result()
-
-    async def _serve(self, work: Callable[[], Awaitable[_Made]]) -> _Made:
-        serve_call(self._call)
-        try:
-            return await work()
-        finally:
-            self._call.ended = True
 
 
 async def _make(adapt: Adapt, remember: Remember | None) -> _Made:

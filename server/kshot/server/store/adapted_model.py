@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from kshot.bundle import TAIL_MIX
 from kshot.server.request.options import AdaptOptions
-from kshot.server.store.kept_support import Floats, KeptSupport
+from kshot.server.store.kept_support import KeptImages, KeptSupport, PackedImages
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
@@ -86,13 +86,12 @@ class AdaptedArrays:
         """Tell whether the support set is there to answer queries beside it."""
         return bool(self.support.size)
 
-    def kept_images(self) -> tuple[Floats, tuple[int, ...]] | None:
-        """Return the prepared images of the examples and their classes, None where not kept."""
+    def kept_images(self) -> KeptImages | None:
+        """Return the packed images of the examples and their classes, None where not kept."""
         if self.examples is None:
             return None
-        images = self.examples.images
-        unpacked = self.support if images is None else images.unpacked()
-        return unpacked, tuple(self.examples.classes.tolist())
+        images = self.examples.images or PackedImages(self.support)
+        return images, tuple(self.examples.classes.tolist())
 
     @property
     def size_bytes(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,20 +42,30 @@ class PackedImages:
         return cls(pixels, levels)
 
     def unpacked(self) -> Floats:
-        """Return the images as they were, bit for bit."""
+        """Return the images as they were, bit for bit; blocks."""
         if self.numbers.dtype != np.uint8:
-            return np.asarray(self.numbers, np.float32)
-        channels = range(self.numbers.shape[1])
-        rows = [self.levels[channel % len(self.levels)] for channel in channels]
+            return np.ascontiguousarray(self.numbers, np.float32)
         images = np.empty(self.numbers.shape, np.float32)
-        for channel, row in zip(channels, rows, strict=True):
-            images[:, channel] = row[self.numbers[:, channel]]
+        self.write(range(len(images)), images)
         return images
+
+    def write(self, rows: Sequence[int], into: Floats) -> None:
+        """Write images as they were, those of `rows` in turn, into as many; blocks."""
+        for row, image in zip(rows, into, strict=True):
+            if self.numbers.dtype != np.uint8:
+                image[...] = self.numbers[row]
+                continue
+            for channel, pixels in enumerate(self.numbers[row]):
+                image[channel] = self.levels[channel % len(self.levels)][pixels]
 
     @property
     def size_bytes(self) -> int:
         """Return the bytes of the images."""
         return self.numbers.nbytes
+
+
+# Images of examples and their classes.
+KeptImages: TypeAlias = tuple[PackedImages, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
