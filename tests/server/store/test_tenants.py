@@ -116,6 +116,33 @@ def test_an_answer_is_kept_once(
         assert found.adapted_model == "a3"
 
 
+@pytest.mark.parametrize("way", ["deleted", "expired", "gone at the start"])
+def test_an_answer_goes_with_its_model(
+    open_store: OpenStore,
+    clock: SimpleNamespace,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    way: str,
+) -> None:
+    """It says what was recognised in the pictures; its id stays for those who repeat it."""
+    with open_store() as store:
+        model = replace(make_model(expire_time=1100.0), tenant="ada")
+        kept = store.put(model, make_arrays(), answer)
+        other = store.put(make_model("a2"), make_arrays(), answer_of_its_own)
+        if way == "deleted":
+            store.delete("a1", "ada")
+        elif way == "expired":
+            clock.now = 1200.0
+            store.sweep()
+        else:
+            store._files.empty(["a1"], deleted=True)
+    with open_store() as store:
+        assert store.find_request("r1", "ada") == replace(answer(kept), answer=b"")
+        assert store.find_request("a2", "ada") == answer_of_its_own(other)
+        with pytest.raises(AdaptedModelNotFound):
+            store.get("a1", "ada")
+
+
 def test_a_changed_answer_is_forgotten(
     open_store: OpenStore, make_model: MakeModel, make_arrays: MakeArrays
 ) -> None:

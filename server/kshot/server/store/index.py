@@ -12,7 +12,7 @@ import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kshot.server.store.failures import suppress_full_disk
@@ -44,6 +44,7 @@ _FORGET = (
     "DELETE FROM tombstones WHERE rowid IN "
     "(SELECT rowid FROM tombstones WHERE end_time <= ? LIMIT ?)"
 )
+_ANSWERS_OF = "SELECT rowid, * FROM requests WHERE adapted_model = ? AND answer != x''"
 _FORGET_REQUESTS = _FORGET.replace("tombstones", "requests")
 _USE = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM adapted_models"
 
@@ -276,6 +277,7 @@ class StoreIndex:
             connection.executemany(REPLACE, map(values, rows))
             connection.executemany(REPLACE_TOMBSTONE, map(values, tombstones))
             connection.executemany(REPLACE_REQUEST, map(values, requests))
+            self._empty_answers((each.id,) for each in tombstones)
 
     def hold_room(self) -> None:
         """Keep room on the disk for later changes, so that they need none; a full disk has none.
@@ -320,6 +322,17 @@ class StoreIndex:
         ids = [(each.id,) for each in buried]
         self._connection.executemany(REPLACE_TOMBSTONE, map(values, buried))
         self._connection.executemany("DELETE FROM adapted_models WHERE id = ?", ids)
+        self._empty_answers(ids)
+
+    def _empty_answers(self, ids: Iterable[tuple[str]]) -> None:
+        """Forget what was answered about models that are gone; a repetition still finds which."""
+        for each in ids:
+            for place, *found in self._connection.execute(_ANSWERS_OF, each).fetchall():
+                request = intact(AnsweredRequest, found)
+                self._connection.execute(_DROP_REQUEST, (place,))
+                if request is not None:
+                    emptied = replace(request, answer=b"")
+                    self._connection.execute(REPLACE_REQUEST, values(emptied))
 
     def _scan(
         self, query: str, kind: type[Columns]

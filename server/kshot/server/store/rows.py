@@ -67,8 +67,8 @@ class Tombstone:
 class AnsweredRequest:
     """The answer to a request id of a tenant, which made an adapted model; in Unix seconds.
 
-    It is kept until `end_time`, also where its adapted model is gone. `body_digest` tells whether
-    another request has the same id.
+    It is kept until `end_time`, also where its adapted model is gone: then `answer` is empty, and a
+    repetition hears so. `body_digest` tells whether another request has the same id.
     """
 
     tenant: str
