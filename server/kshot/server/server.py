@@ -109,6 +109,7 @@ async def running(
     async with AsyncExitStack() as stack:
         access = None if config.access is None else LiveAccess(config.access)
         audit = AuditLog(config.audit_log)
+        stack.callback(audit.close)
         certificate = None
         if config.tls_cert is not None and config.tls_key is not None:
             files = TlsFiles(config.tls_cert, config.tls_key, config.client_ca)

@@ -3,14 +3,22 @@ from __future__ import annotations
 import json
 import logging
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kshot.server.access import audit as module
 from kshot.server.access.audit import AuditLog
 from kshot.server.call_context import Call
 from kshot.server.errors import StartError
+
+
+def write_calls(audit: AuditLog, *calls: tuple[Call, str]) -> None:
+    for call, outcome in calls:
+        audit.write_call(call, outcome)
+    audit.close()
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -27,7 +35,7 @@ def test_a_line_says_who_did_what(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     call = deletion()
 
-    AuditLog(path).write_call(call, "OK")
+    write_calls(AuditLog(path), (call, "OK"))
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     (line,) = lines(path)
@@ -46,8 +54,7 @@ def test_a_line_says_who_did_what(tmp_path: Path) -> None:
 def test_other_calls_are_not_listed(tmp_path: Path) -> None:
     path = tmp_path / "audit"
 
-    AuditLog(path).write_call(Call("Predict"), "OK")
-    AuditLog(path).write_call(Call("Predict"), "MODEL_NOT_FOUND")
+    write_calls(AuditLog(path), (Call("Predict"), "OK"), (Call("Predict"), "MODEL_NOT_FOUND"))
 
     assert lines(path) == []
 
@@ -55,10 +62,10 @@ def test_other_calls_are_not_listed(tmp_path: Path) -> None:
 def test_a_file_that_was_moved_away_begins_anew(tmp_path: Path) -> None:
     path, moved = tmp_path / "audit", tmp_path / "audit.1"
     audit = AuditLog(path)
-    audit.write_call(deletion(), "OK")
+    audit.write("create_key", "OK")
     path.rename(moved)
 
-    audit.write_call(deletion(), "OK")
+    write_calls(audit, (deletion(), "OK"))
 
     assert (len(lines(path)), len(lines(moved))) == (1, 1)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -73,13 +80,59 @@ def test_refusals_are_few_and_counted(tmp_path: Path) -> None:
         audit.write_call(Call("Predict", "ipv4:1", "ipv4:1"), "UNAUTHENTICATED")
     now = 2.5
     for _ in range(3):
-        audit.write_call(Call("Predict", "ipv4:1", "ipv4:1"), "PERMISSION_DENIED")
-    audit.write_call(deletion(), "OK")
+        audit.write_call(Call("Predict", "ipv4:1", "ipv4:1"), "UNAUTHENTICATED")
+    write_calls(audit, (deletion(), "OK"))
 
     found = lines(path)
     assert [line["action"] for line in found] == ["refuse"] * 22 + ["delete_adapted_model"]
     assert [line.get("suppressed", 0) for line in found[19:22]] == [0, 30, 0]
     assert found[0]["method"] == "Predict"
+
+
+def test_a_tenant_is_listed_whatever_others_do(tmp_path: Path) -> None:
+    """Calls without a key share one number of lines, each tenant has its own."""
+    path = tmp_path / "audit"
+    nobody, refused = (Call("Predict"), "UNAUTHENTICATED"), "PERMISSION_DENIED"
+    acme, other = (Call("ReloadBundles", tenant=name, key=name) for name in ("acme", "other"))
+
+    write_calls(AuditLog(path, lambda: 0.0), *[nobody, (acme, refused)] * 30, (other, refused))
+
+    tenants = [line.get("tenant") for line in lines(path)]
+    assert {name: tenants.count(name) for name in set(tenants)} == {
+        None: 20,
+        "acme": 20,
+        "other": 1,
+    }
+
+
+def test_buckets_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_BUCKETS", 3)
+    audit = AuditLog(tmp_path / "audit", lambda: 0.0)
+
+    calls = (Call("Predict", tenant=f"t{number}", key="k") for number in range(5))
+    write_calls(audit, *((call, "PERMISSION_DENIED") for call in calls))
+
+    assert list(audit._buckets) == ["t2", "t3", "t4"]
+
+
+def test_calls_do_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their lines keep their order nevertheless."""
+    path, gate = tmp_path / "audit", threading.Event()
+    audit, append = AuditLog(path), module._append
+
+    def wait(*arguments: Any) -> None:  # noqa: ANN401 -- those of `_append`
+        gate.wait()
+        append(*arguments)
+
+    monkeypatch.setattr(module, "_append", wait)
+    calls = [deletion() for _ in range(5)]
+    for call in calls:
+        audit.write_call(call, "OK")
+    assert lines(path) == []
+    gate.set()
+    audit.close()
+
+    assert [line["request_id"] for line in lines(path)] == [call.request_id for call in calls]
 
 
 def test_what_cannot_be_written_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -88,7 +141,7 @@ def test_what_cannot_be_written_is_logged(tmp_path: Path, caplog: pytest.LogCapt
     path.unlink()
     path.mkdir()
 
-    audit.write_call(deletion(), "OK")
+    write_calls(audit, (deletion(), "OK"))
 
     assert [(each.message, each.levelno) for each in caplog.records] == [
         ("audit_not_written", logging.ERROR)
@@ -102,7 +155,7 @@ def test_control_characters_are_escaped(tmp_path: Path) -> None:
     path = tmp_path / "audit"
     call = Call("DeleteAdaptedModel", "x", "unix:\x1b[2J\n{}\u202e")
 
-    AuditLog(path).write_call(call, "OK")
+    write_calls(AuditLog(path), (call, "OK"))
 
     text = path.read_text().removesuffix("\n")
     assert text.isprintable()

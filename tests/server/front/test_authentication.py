@@ -245,6 +245,12 @@ def wait_until(holds: Callable[[], bool]) -> None:
         pause.wait(0.01)
 
 
+def audited(served: Served) -> list[dict[str, Any]]:
+    """Return the lines of the audit log, which come soon after the answers."""
+    text = (served.secured.folder / "audit").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def test_keys_are_rotated_under_load(served: Served) -> None:
     (old, old_text), (new, new_text) = (
         new_key("acme", Role.USER, None, datetime.now(UTC)) for _ in range(2)
@@ -302,8 +308,8 @@ def test_deleting_a_tenant_erases_its_models_alone(
     assert get(mine, metadata=right, timeout=30).adapted_model.id == served.adapted_model
     files = [path.name for path in served.store.rglob("*") if adapted in path.name]
     assert files == []
-    lines = (served.secured.folder / "audit").read_text().splitlines()
-    last = json.loads(lines[-1])
+    wait_until(lambda: audited(served)[-1]["action"] == "delete_tenant")
+    last = audited(served)[-1]
     assert (last["action"], last["object"], last["tenant"]) == ("delete_tenant", "other", "ops")
 
 
@@ -344,8 +350,8 @@ def test_the_audit_log_names_who_was_refused_and_what_was_deleted(served: Served
     with pytest.raises(grpc.RpcError):
         stub.DeleteAdaptedModel(deletion, metadata=bearer(key), timeout=30)
 
-    text = (served.secured.folder / "audit").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
+    wait_until(lambda: audited(served)[-1]["outcome"] == "ADAPTED_MODEL_NOT_FOUND")
+    text, lines = (served.secured.folder / "audit").read_text(), audited(served)
     refused = [line for line in lines if line["outcome"] == "UNAUTHENTICATED"]
     assert {line["method"] for line in refused} >= {"Adapt"}
     last = lines[-1]
