@@ -300,3 +300,23 @@ def test_the_oldest_of_many_answers_are_forgotten(
 
         assert known("ada") == [3]  # of three the newest two, and those of 100 bytes in all
         assert known("bob") == [0]
+
+
+def test_each_tenant_has_its_answers_trimmed(
+    open_store: OpenStore,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where others' answers came at each third place, a tenant kept all of its own."""
+    monkeypatch.setattr("kshot.server.store.index._MOST_ANSWERS", (2, 1000))
+    monkeypatch.setattr("kshot.server.store.index._TRIM_AFTER", 3)
+    arrays = make_arrays()
+
+    with open_store(max_count=9) as store:
+        for number, tenant in enumerate(["ada", "ada", "bob", "ada", "ada", "bob"]):
+            kept = AnsweredRequest(tenant, f"r{number}", "b", f"a{number}", b"", 1600.0 + number)
+            store.put(replace(make_model(f"a{number}"), tenant=tenant), arrays, lambda _, k=kept: k)
+
+        known = [each for each in range(6) if store.find_request(f"r{each}", "ada")]
+        assert known == [3, 4]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -84,6 +85,7 @@ class StoreIndex:
         An index of an earlier release becomes one of this release.
         """
         private_file(path, create=True)
+        self._answers: Counter[str] = Counter()  # of each tenant, since the start
         self._connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=_LONGEST_WAIT
         )
@@ -104,9 +106,10 @@ class StoreIndex:
         with self._transaction():
             self._connection.execute(_INSERT, values(row))
             if request is not None:
-                place = self._connection.execute(REPLACE_REQUEST, values(request)).lastrowid or 0
-                if place % _TRIM_AFTER == 0:
+                self._connection.execute(REPLACE_REQUEST, values(request))
+                if self._answers[request.tenant] % _TRIM_AFTER == 0:  # the first one, too
                     self._connection.execute(_TRIM_REQUESTS, (request.tenant, *_MOST_ANSWERS))
+                self._answers[request.tenant] += 1
 
     def forget(self, model_id: str) -> None:
         """Remove a row that nobody has heard of, and its request."""
