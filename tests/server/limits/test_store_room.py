@@ -36,3 +36,13 @@ def test_what_is_being_written_takes_room(room: StoreRoom) -> None:
 
     assert [room.reserve(NewModel(name, "bob", 1), UNLIMITED) for name in "bcd"] == [None] * 3
     assert isinstance(room.reserve(NewModel("e", "bob", 1), UNLIMITED), StoreIsFull)
+
+
+def test_a_larger_file_in_the_place_of_another_takes_its_growth(room: StoreRoom) -> None:
+    """The number of models stays, also where that is over its limit."""
+    few = Limits(max_models=0, max_bytes=40)
+
+    assert room.reserve(NewModel("a", "ada", 10, count=0), few) is None
+    assert isinstance(room.reserve(NewModel("b", "ada", 1, count=0), few), QuotaExceeded)
+    assert isinstance(room.reserve(NewModel("c", "bob", 61, count=0), UNLIMITED), StoreIsFull)
+    assert [room.reserve(NewModel(name, "bob", 1), UNLIMITED) for name in "def"] == [None] * 3

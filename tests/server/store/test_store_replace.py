@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kshot.server.errors import AdaptedModelDeleted
+from kshot.server.access.limits import Limits
+from kshot.server.errors import AdaptedModelDeleted, QuotaExceeded, StoreIsFull
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
+from kshot.server.store.content import model_content
 from kshot.server.store.failures import StoreFailed
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.store import LocalStore
@@ -90,3 +92,32 @@ def test_a_crash_before_the_rename_keeps_the_new_model(
     with LocalStore.open(crashed, max_count=9, max_bytes=10**7, clock=lambda: 1000.0) as store:
         assert store.get("a1").bundle_digest == "e" * 64
         assert_same(store.read("a1"), make_arrays(7, 3))
+
+
+def test_growth_is_held_to_caps_and_quotas(
+    open_store: OpenStore,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    again: AdaptedModelRecord,
+) -> None:
+    """What is refused leaves the old model, and its room; another put finds that free."""
+    larger = make_arrays(7, 9, 20)
+    grown = model_content(again, larger).size_bytes
+    size = model_content(make_model(), make_arrays()).size_bytes
+    with open_store(max_bytes=grown + size - 1) as store:
+        first = store.put(make_model(), make_arrays())
+
+        with pytest.raises(QuotaExceeded):
+            store.replace(first, again, larger, Limits(max_bytes=first.size_bytes + 100))
+        with pytest.raises(QuotaExceeded):
+            store.change(
+                "a1",
+                lambda model: replace(model, class_names=("x" * 500, *model.class_names[1:])),
+                limits=Limits(max_bytes=first.size_bytes),
+            )
+        assert store.get("a1") == first
+        store.put(make_model("b1"), make_arrays())
+        with pytest.raises(StoreIsFull):
+            store.replace(first, again, larger)
+        store.delete("b1")
+        assert store.replace(first, again, larger).size_bytes == store.use()[1]

@@ -15,11 +15,16 @@ Use = Callable[[str | None], tuple[int, int]]
 
 @dataclass(frozen=True)
 class NewModel:
-    """A model that is to be written: its id, its tenant, its bytes."""
+    """A model that is to be written: its id, its tenant, its bytes.
+
+    One that is written in the place of an older file is `count` 0 more models, and the bytes are
+    those by which it is larger.
+    """
 
     id: str
     tenant: str
     size_bytes: int
+    count: int = 1
 
 
 class StoreRoom:
@@ -53,7 +58,7 @@ class StoreRoom:
         if max_count is None and max_bytes is None:
             return None
         count, used_bytes = self._use_with(wanted, wanted.tenant)
-        if max_count is not None and count > max_count:
+        if max_count is not None and wanted.count and count > max_count:
             return QuotaExceeded("models", max_count, _MAKE_ROOM)
         if max_bytes is not None and used_bytes > max_bytes:
             return QuotaExceeded("bytes", max_bytes, _MAKE_ROOM)
@@ -62,15 +67,16 @@ class StoreRoom:
     def _full(self, wanted: NewModel) -> StoreIsFull | None:
         count, used_bytes = self._use_with(wanted)
         max_count, max_bytes = self._caps
-        if count > max_count:
+        if wanted.count and count > max_count:
             return StoreIsFull("models", max_count)
         if used_bytes > max_bytes:
             return StoreIsFull("bytes", max_bytes)
         return None
 
     def _use_with(self, wanted: NewModel, tenant: str | None = None) -> tuple[int, int]:
-        """Return the use of a tenant, or of all, with one more model."""
+        """Return the use of a tenant, or of all, with the models to write."""
         count, used_bytes = self._use(tenant)
-        others = (each for each in self._reserved.values() if tenant in (None, each.tenant))
-        sizes = [each.size_bytes for each in (wanted, *others)]
-        return count + len(sizes), used_bytes + sum(sizes)
+        others = [each for each in self._reserved.values() if tenant in (None, each.tenant)]
+        written = [wanted, *others]
+        more_bytes = sum(each.size_bytes for each in written)
+        return count + sum(each.count for each in written), used_bytes + more_bytes

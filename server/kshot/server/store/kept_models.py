@@ -152,6 +152,7 @@ class KeptModels:
         now, skipped = self._store.now(), self._store.skipped
         end = renewal.end(now + skipped, max_ttl, violations) - skipped
         violations.check()
+        limits = self._limits_of(tenant)
 
         def change(model: AdaptedModelRecord) -> AdaptedModelRecord:
             etag = self._store.on_wire(model).etag
@@ -160,7 +161,7 @@ class KeptModels:
             return replace(model, expire_time=end)
 
         def renewed() -> AdaptedModelRecord:
-            model = self._store.change(model_id, change, tenant)
+            model = self._store.change(model_id, change, tenant, limits)
             self._cache.update(model)
             return model
 
@@ -170,10 +171,11 @@ class KeptModels:
         self, old: AdaptedModelRecord, model: AdaptedModelRecord, arrays: AdaptedArrays
     ) -> None:
         """Put what a model was adapted to again in its place."""
+        limits = self._limits_of(current_tenant())
 
         def put() -> None:
             try:
-                self._store.replace(old, self._store.stored(model), arrays)
+                self._store.replace(old, self._store.stored(model), arrays, limits)
             finally:
                 self._cache.discard(old.id)
 

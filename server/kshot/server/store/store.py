@@ -152,7 +152,7 @@ class LocalStore:
         content = model_content(model, arrays, self._seals)
         model = replace(model, size_bytes=content.size_bytes)
         row = Row.of(model, content.sha256)
-        self._reserve(model, limits)
+        self._reserve(NewModel(model.id, model.tenant, model.size_bytes), limits)
         try:
             answered = None if request is None else request(model)
             self._write(row, content.parts, answered, begun)
@@ -244,11 +244,13 @@ class LocalStore:
         model_id: str,
         change: Callable[[AdaptedModelRecord], AdaptedModelRecord],
         tenant: str = "",
+        limits: Limits = UNLIMITED,
     ) -> AdaptedModelRecord:
         """Change a tenant's record, in the index and in its file, and return it.
 
-        `change` returns the new record, or raises to change nothing. Raises as `read` does, and
-        `StoreFailed`. The new record is on disk when this returns, and the old one until then.
+        `change` returns the new record, or raises to change nothing. Raises as `read` does, and as
+        `put` does where the file grows. The new record is on disk when this returns, and the old
+        one until then.
         """
         with self._changing:
             self.read(model_id, tenant)  # a damaged file goes to quarantine
@@ -258,11 +260,15 @@ class LocalStore:
             with system_errors():
                 content = with_record(self._files.read(model_id), model)
             model = replace(model, size_bytes=content.size_bytes)
-            self._replace(row, Row.of(model, content.sha256), content.parts)
+            self._replace(row, Row.of(model, content.sha256), content.parts, limits)
         return model
 
     def replace(
-        self, old: AdaptedModelRecord, model: AdaptedModelRecord, arrays: AdaptedArrays
+        self,
+        old: AdaptedModelRecord,
+        model: AdaptedModelRecord,
+        arrays: AdaptedArrays,
+        limits: Limits = UNLIMITED,
     ) -> AdaptedModelRecord:
         """Put what `old` was adapted to again in its place, under its id, and return that.
 
@@ -284,7 +290,7 @@ class LocalStore:
             )
             content = model_content(model, arrays, self._seals)
             model = replace(model, size_bytes=content.size_bytes)
-            self._replace(row, Row.of(model, content.sha256), content.parts)
+            self._replace(row, Row.of(model, content.sha256), content.parts, limits)
         return model
 
     def delete(self, model_id: str, tenant: str = "") -> None:
@@ -407,8 +413,16 @@ class LocalStore:
                 self._files.discard(row.id)
             raise
 
-    def _replace(self, old: Row, new: Row, parts: Sequence[bytes | memoryview]) -> None:
-        """Write a file and its row in the place of others; if this fails, those stay."""
+    def _replace(
+        self, old: Row, new: Row, parts: Sequence[bytes | memoryview], limits: Limits
+    ) -> None:
+        """Write a file and its row in the place of others; if this fails, those stay.
+
+        A file that grows needs room.
+        """
+        growth = new.size_bytes - old.size_bytes
+        if growth > 0:
+            self._reserve(NewModel(new.id, new.tenant or "", growth, count=0), limits)
         try:
             with system_errors():
                 self._files.write(new.id, parts)
@@ -422,10 +436,14 @@ class LocalStore:
                     except BaseException:
                         self._index.replace(old)
                         raise
+                    self._room.release(new.id)
         except BaseException:
             with suppress(OSError):
                 self._files.drop_partial(new.id)
             raise
+        finally:
+            with self._lock:
+                self._room.release(new.id)
 
     def _whole(self, row: Row) -> bytes | None:
         """Return the content of a file if it is what was written."""
@@ -488,22 +506,21 @@ class LocalStore:
                 self._note_clocks()
                 self._index.hold_room()
 
-    def _reserve(self, model: AdaptedModelRecord, limits: Limits) -> None:
+    def _reserve(self, wanted: NewModel, limits: Limits) -> None:
         """Reserve room, that of expired models if necessary; never waits for a sweep."""
         more = True
-        while full := self._try_to_reserve(model, limits):
+        while full := self._try_to_reserve(wanted, limits):
             if not more:
                 raise full
             _, more = self._expire()
 
     def _try_to_reserve(
-        self, model: AdaptedModelRecord, limits: Limits
+        self, wanted: NewModel, limits: Limits
     ) -> StoreIsFull | QuotaExceeded | None:
         with self._lock, system_errors():
-            taken = self._index.row(model.id) or self._index.tombstone(model.id)
-            if taken or model.id in self._room:
-                raise ValueError(f"id: expected a new one, got {short_id(model.id)}")
-            wanted = NewModel(model.id, model.tenant, model.size_bytes)
+            taken = self._index.row(wanted.id) or self._index.tombstone(wanted.id)
+            if wanted.count and (taken or wanted.id in self._room):
+                raise ValueError(f"id: expected a new one, got {short_id(wanted.id)}")
             return self._room.reserve(wanted, limits)
 
 
