@@ -201,8 +201,8 @@ class Front:
 
     async def predict(
         self, adapted_model: str, query: PredictInput, violations: Violations
-    ) -> tuple[AdaptedModelRecord, Answers]:
-        """Classify queries with an adapted model."""
+    ) -> tuple[AdaptedModelRecord, Answers, ServedModel]:
+        """Classify queries with an adapted model; return it, and the version that answered."""
         with self.predicting.admit():
             if not check_id(adapted_model, violations):
                 check_sent(query.queries, QUERIES, violations)
@@ -234,7 +234,7 @@ class Front:
                 answers = await self._answer(query.queries, adapted, question, prepare)
             if mode is adapted.options.batch_norm_mode:  # the references are of this mode
                 answers = await scored(answers, arrays, query.reject_below, self.workers)
-            return adapted, answers
+            return adapted, answers, model
 
     async def page(
         self, page_size: int, page_token: str, model: str, text: str = ""

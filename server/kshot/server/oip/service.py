@@ -138,16 +138,16 @@ class InferenceServicer(wire_grpc.GRPCInferenceServiceServicer):
     ) -> None:
         front, violations = self._front, Violations()
         if request.model_version:
-            _, _, model = await front.read(request.model_name)
-            _check_version(model, request.model_version, "model_version")
+            adapted = await front.kept_models.get(request.model_name)
+            _check_version(await self._answering(adapted), request.model_version, "model_version")
         check_request_id(request, violations)
         outputs = read_outputs(request, (PROBABILITIES, LABELS), (LOGITS,), violations)
         query = predict_input(request, outputs, violations)
         images = await self._images(request, front.catalog.versions, violations)
         query = replace(query, queries=images)
         with in_these_words():
-            adapted, answers = await front.predict(request.model_name, query, violations)
-        response.model_version = _version(await front.behind(adapted))
+            adapted, answers, model = await front.predict(request.model_name, query, violations)
+        response.model_version = _version(model)
         response.parameters["batch_norm_mode"].string_param = answers.mode
         response.parameters["weights_digest"].string_param = adapted.weights_digest
 

@@ -64,7 +64,7 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         """Classify queries."""
         violations = Violations()
         task = predict_input(request, violations)
-        adapted, answers = await self._front.predict(request.adapted_model, task, violations)
+        adapted, answers, _ = await self._front.predict(request.adapted_model, task, violations)
         response = wire.PredictResponse(
             probabilities=tensor_message(answers.probabilities),
             logits=_logits(answers, task.return_logits),
