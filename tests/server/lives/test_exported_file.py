@@ -6,15 +6,17 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import pytest
 
 from kshot.bundle import BatchNormMode, Bundle
-from kshot.server.errors import ImportNotServed, InvalidRequest
+from kshot.server.call_context import begin_call, current_call
+from kshot.server.errors import CallCancelled, ImportNotServed, InvalidRequest
 from kshot.server.lives.exported_file import read_exported
 from kshot.server.lives.upload import UploadHeader
 from kshot.server.predict.export import export_model
@@ -32,6 +34,7 @@ SUPPORT, TRANSDUCTIVE = BatchNormMode.SUPPORT, BatchNormMode.TRANSDUCTIVE
 
 
 def read(content: bytes, bundle: Bundle) -> tuple[AdaptedModelRecord, AdaptedArrays]:
+    begin_call("ImportAdaptedModel")
     header = UploadHeader(hashlib.sha256(content).hexdigest())
 
     def find(name: str, digest: str) -> Any:  # noqa: ANN401 -- has the bundle alone
@@ -207,3 +210,32 @@ def test_the_bundle_has_to_be_served(
         read(content, tiny_bundle)
     with pytest.raises(InvalidRequest, match="sha256: expected the SHA-256 of the file"):
         read_exported(content, UploadHeader("0" * 64), lambda *_: None, TTLS)
+
+
+def test_an_import_whose_caller_left_stops(
+    calibrated_bundle: Bundle, adapted: tuple[AdaptedModelRecord, AdaptedArrays]
+) -> None:
+    content = export_model(calibrated_bundle, *adapted[::-1], SUPPORT)
+    begin_call("ImportAdaptedModel")
+
+    def find(*_: str) -> Any:  # noqa: ANN401 -- has the bundle alone
+        current_call().ended = True
+        return SimpleNamespace(bundle=calibrated_bundle)
+
+    header = UploadHeader(hashlib.sha256(content).hexdigest())
+    with pytest.raises(CallCancelled):
+        read_exported(content, header, find, TTLS)
+
+
+def test_a_small_file_has_no_large_encoder_read(
+    calibrated_bundle: Bundle, adapted: tuple[AdaptedModelRecord, AdaptedArrays]
+) -> None:
+    """An export has its encoder within."""
+    content = export_model(calibrated_bundle, *adapted[::-1], SUPPORT)
+    files: Any = {"encoder.onnx": SimpleNamespace(size_bytes=10**9)}
+    manifest = replace(calibrated_bundle.manifest, files=files)
+    path, digest = Path("encoder.onnx"), calibrated_bundle.digest
+    bundle = SimpleNamespace(manifest=manifest, digest=digest, encoder_path=path)
+
+    with pytest.raises(InvalidRequest, match="expected a file that has its encoder, got one of"):
+        read(content, cast(Bundle, bundle))

@@ -20,6 +20,7 @@ from kshot.bundle import (
     TemperatureRule,
     manifest_document,
 )
+from kshot.server.call_context import begin_call
 from kshot.server.lives.exported_file import read_exported
 from kshot.server.lives.upload import UploadHeader
 from kshot.server.predict.encoder import Encoder
@@ -145,6 +146,7 @@ def test_an_export_with_a_tail_can_be_imported(tail_bundle: Bundle, make_model: 
     header = UploadHeader(hashlib.sha256(content).hexdigest())
     served = cast(Any, SimpleNamespace(bundle=tail_bundle))
 
+    begin_call("ImportAdaptedModel")
     _, found = read_exported(content, header, lambda *_: served, ttls)
 
     assert found.parameters.keys() == parameters.keys()

@@ -17,6 +17,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from kshot.bundle import TAIL_MIX, Bundle
+from kshot.server.call_context import current_call
 from kshot.server.errors import ImportNotServed, InvalidRequest
 from kshot.server.limits.message_scan import MalformedError, holds_at_most
 from kshot.server.lives.export_facts import ExportFacts, record_of, refusal
@@ -36,24 +37,33 @@ _MAX_FIELDS = 100_000
 
 
 def read_exported(
-    content: bytes, header: UploadHeader, find: Find, ttls: TtlLimits
+    sent: bytes | bytearray, header: UploadHeader, find: Find, ttls: TtlLimits
 ) -> tuple[AdaptedModelRecord, AdaptedArrays]:
     """Return the record and the arrays in an exported file, as without `retain_support`; blocks.
 
     `find` returns the model of a name and a bundle digest if it is served. Raises `InvalidRequest`,
     or `ImportNotServed` if it is not.
     """
+    check, content = current_call().check, bytes(sent)
     if (found := hashlib.sha256(content).hexdigest()) != header.sha256:
         expected = f"expected the SHA-256 of the file that was sent, {found}, got another"
         raise InvalidRequest.about("header.sha256", f"{expected}; send it again")
+    check()
     model, facts = _parsed(content)
+    check()
     if (served := find(facts.model, facts.bundle_digest)) is None:
         raise ImportNotServed(facts.model[:64], facts.bundle_digest[:64])
     bundle = served.bundle
     adapted = record_of(facts, bundle.manifest, header.ttl, ttls)
+    encoder = bundle.encoder_path
+    least = 0 if encoder is None else bundle.manifest.files[encoder.name].size_bytes // 2
+    if len(content) < least:  # else a few bytes could have a large encoder read
+        raise refusal("a file that has its encoder", f"one of {len(content)} bytes")
     arrays = _arrays(model.graph, facts, bundle, adapted.support_count)
+    check()
     if weights_digest(arrays.parameters) != facts.weights_digest:
         raise refusal("parameters with the digest that its metadata have", "others")
+    check()
     wanted = build_export(bundle, arrays, adapted, facts.mode)
     same = wanted.graph == model.graph and wanted.opset_import == model.opset_import
     if not same or model.functions or model.training_info:
@@ -83,6 +93,8 @@ def _arrays(
         raise refusal("names as text", "other bytes") from error
     with_tail = bundle.tail_template_path if TAIL_MIX in tensors else None
     template = onnx.load(with_tail or bundle.template_path(facts.mode)).graph
+    if len(graph.node) < len(template.node):
+        raise refusal(f"the graph of an export of {facts.model} in mode {facts.mode}", "another")
     shapes = _shapes(template, len(facts.class_names))
     arrays = {name: _array(name, tensors.get(name), shape) for name, shape in shapes.items()}
     own = bundle.read_weights().parameters

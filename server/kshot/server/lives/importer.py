@@ -37,7 +37,7 @@ class Importer:
             with current_call().measure("decode"):
                 return read_exported(content, header, self.find_version, maker.ttl)
 
-        adapted, arrays = await maker.workers.compute(work)
+        adapted, arrays = await maker.workers.prepare(work)
         kept = await maker.kept_models.keep(adapted, arrays)
         current_call().adapted_model, current_call().model = kept.id, kept.model
         return kept

@@ -46,7 +46,7 @@ class UploadLimits:
     chunk_seconds: float
 
 
-async def collect(chunks: AsyncIterator[bytes], limits: UploadLimits) -> bytes:
+async def collect(chunks: AsyncIterator[bytes], limits: UploadLimits) -> bytearray:
     """Return the chunks as one; raise `InvalidRequest` for too many, too small or too slow ones."""
     clock = asyncio.get_running_loop().time
     content, last, began = bytearray(), LEAST_CHUNK_BYTES, clock()
@@ -66,4 +66,4 @@ async def collect(chunks: AsyncIterator[bytes], limits: UploadLimits) -> bytes:
             )
     if not content:
         raise InvalidRequest.about("chunk", "expected chunks after the header, got none")
-    return bytes(content)
+    return content
