@@ -28,6 +28,8 @@ from kshot.server.store.store import LocalStore
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]
 OpenStore = Callable[..., LocalStore]
+# No bytes are like it by chance.
+_LONG_ID = "am-of-before-the-erasure"
 
 
 def refused(store: LocalStore, model_id: str, tenant: str) -> None:
@@ -211,14 +213,14 @@ def test_a_call_of_before_an_erasure_keeps_nothing(
     open_store: OpenStore, folder: Path, make_model: MakeModel, make_arrays: MakeArrays
 ) -> None:
     """It stored model, support set and request after the erasure had returned."""
-    begun, model = time.perf_counter(), replace(make_model(), tenant="ada")
+    begun, model = time.perf_counter(), replace(make_model(_LONG_ID), tenant="ada")
     with open_store() as store:
         store.delete_tenant("ada")
         with pytest.raises(AdaptedModelDeleted):
             store.put(model, make_arrays(), answer, begun=begun)
         assert store.find_request("r1", "ada") is None
         assert store.use_by_tenant() == {}
-        assert holds(folder, "a1") == []
+        assert holds(folder, _LONG_ID) == []
 
         store.put(replace(model, tenant="bob"), make_arrays(), begun=begun)
         store.put(replace(model, id="a2"), make_arrays(), answer, begun=time.perf_counter())
@@ -234,7 +236,7 @@ def test_a_change_from_before_an_erasure_keeps_nothing(
     method: str,
 ) -> None:
     with open_store() as store:
-        model = store.put(replace(make_model(), tenant="ada"), make_arrays())
+        model = store.put(replace(make_model(_LONG_ID), tenant="ada"), make_arrays())
         write = StoreFiles.write
 
         def erase_then_write(files: StoreFiles, *given: Any) -> None:  # noqa: ANN401 -- as `write`
@@ -244,10 +246,10 @@ def test_a_change_from_before_an_erasure_keeps_nothing(
         monkeypatch.setattr(StoreFiles, "write", erase_then_write)
         with pytest.raises(AdaptedModelNotFound):
             if method == "change":
-                store.change("a1", lambda found: found, "ada")
+                store.change(_LONG_ID, lambda found: found, "ada")
             else:
                 store.replace(model, model, make_arrays(1))
-        assert holds(folder, "a1") == []
+        assert holds(folder, _LONG_ID) == []
 
 
 def test_what_interrupts_an_erasure_leaves_nothing_for_callers(
@@ -261,16 +263,16 @@ def test_what_interrupts_an_erasure_leaves_nothing_for_callers(
         raise OSError(5, "Input/output error")
 
     with open_store() as store:
-        store.put(replace(make_model(), tenant="ada"), make_arrays())
+        store.put(replace(make_model(_LONG_ID), tenant="ada"), make_arrays())
         monkeypatch.setattr(StoreFiles, "remove", fail)
         with pytest.raises(StoreFailed):
             store.delete_tenant("ada")
         monkeypatch.undo()
         with pytest.raises(AdaptedModelDeleted):
-            store.get("a1", "ada")
+            store.get(_LONG_ID, "ada")
     with open_store() as store:
         store.delete_tenant("ada")
-        assert holds(folder, "a1") == holds(folder, "class 0") == []
+        assert holds(folder, _LONG_ID) == holds(folder, "class 0") == []
 
 
 def test_the_oldest_of_many_answers_are_forgotten(
