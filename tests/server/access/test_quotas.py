@@ -7,7 +7,7 @@ import pytest
 from kshot.server.access.limits import Limits
 from kshot.server.access.quotas import Quotas
 from kshot.server.access.shared_state import LocalState
-from kshot.server.call_context import Call, begin_call, current_call
+from kshot.server.call_context import Call, begin_call, current_call, serve_call
 from kshot.server.errors import QuotaExceeded, TooManyCalls
 
 
@@ -31,6 +31,19 @@ def test_calls_count_until_their_answers_are_sent() -> None:
         await quotas.begin_call()
 
     asyncio.run(ask())
+
+
+def test_seconds_are_counted_since_the_start() -> None:
+    """Metrics have them from here: work that calls share is none of the call that was asked."""
+    quotas = Quotas()
+    asked = begin("a")
+    for seconds in (5, 2):
+        serve_call(asked.shared())
+        with quotas.count_adapting():
+            current_call().engine_seconds = seconds
+
+    assert quotas.adapted == {"a": 7}
+    assert asked.engine_seconds == 0
 
 
 def test_a_tenant_waits_for_the_hour_to_pass() -> None:

@@ -12,7 +12,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kshot.server.watch.exposition import Exposition
-from kshot.server.watch.finished_calls import TenantCalls
 from kshot.server.watch.metrics import MAX_TENANTS, OTHER_TENANTS, metrics
 from kshot.server.watch.statistics import Statistics, TenantUse
 
@@ -82,7 +81,7 @@ def test_refused_calls_are_in_no_phase(statistics: Statistics) -> None:
 
 
 def test_further_tenants_are_counted_together(statistics: Statistics) -> None:
-    each = TenantUse(TenantCalls(1, 0.5), model_count=3)
+    each = TenantUse(1, 0.5, model_count=3)
     tenants = {f"tenant-{number}": each for number in range(MAX_TENANTS + 20)}
 
     found = samples(replace(statistics, tenants=tenants))

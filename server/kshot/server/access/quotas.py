@@ -23,6 +23,8 @@ class Quotas:
 
     limits_of: Callable[[str], Limits] = lambda _tenant: UNLIMITED
     state: SharedState = field(default_factory=LocalState)
+    adapted: dict[str, float] = field(default_factory=dict)
+    """Seconds that engines computed for each tenant since the start."""
 
     @property
     def limits(self) -> Limits:
@@ -53,4 +55,6 @@ class Quotas:
         try:
             yield
         finally:
+            before = self.adapted.get(call.tenant, 0.0)
+            self.adapted[call.tenant] = before + call.engine_seconds
             self.state.add_adapt_seconds(call.tenant, call.engine_seconds)

@@ -22,7 +22,7 @@ def statistics_message(
                 tenant=name,
                 adapted_model_count=use.model_count,
                 adapted_model_bytes=use.model_bytes,
-                call_count=use.calls.call_count,
+                call_count=use.call_count,
                 adapt_seconds=adapt_seconds.get(name, 0.0),
             )
             for name, use in now.tenants.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -51,20 +52,12 @@ class Times:
         return Times(counts, sum(part.seconds for part in parts))
 
 
-@dataclass(eq=False)
-class TenantCalls:
-    """The finished calls of a tenant, and how long engines computed for them."""
-
-    call_count: int = 0
-    adapt_seconds: float = 0.0
-
-
 class FinishedCalls:
     """Counts each call once it has ended: called on the event loop, read in any thread."""
 
     def __init__(self) -> None:
         self._outcomes: dict[Outcome, tuple[Times, ...]] = {}
-        self._tenants: dict[str, TenantCalls] = {}
+        self._tenants: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def add(self, call: Call, code: str, reason: str = "") -> None:
@@ -78,11 +71,7 @@ class FinishedCalls:
             for each, seconds in zip(times, call.seconds.values(), strict=False):
                 each.add(seconds)
             times[-1].add(total)
-            tenant = self._tenants.get(call.tenant)
-            if tenant is None:
-                tenant = self._tenants[call.tenant] = TenantCalls()
-            tenant.call_count += 1
-            tenant.adapt_seconds += call.engine_seconds
+            self._tenants[call.tenant] += 1
 
     def outcomes(self) -> Mapping[Outcome, Mapping[str, Times]]:
         """Return the times of calls by outcome and by phase, `TOTAL` among them."""
@@ -92,10 +81,7 @@ class FinishedCalls:
                 for outcome, times in self._outcomes.items()
             }
 
-    def tenants(self) -> Mapping[str, TenantCalls]:
-        """Return the calls of each tenant, those seen first first."""
+    def tenants(self) -> Mapping[str, int]:
+        """Return how many calls each tenant had, those seen first first."""
         with self._lock:
-            return {
-                name: TenantCalls(each.call_count, each.adapt_seconds)
-                for name, each in self._tenants.items()
-            }
+            return dict(self._tenants)

@@ -234,14 +234,14 @@ def metrics(version: str) -> tuple[Metric, ...]:
             "counter",
             ("tenant",),
             "Finished calls by tenant; empty for calls without a key.",
-            _by_tenant(lambda tenant: tenant.calls.call_count),
+            _by_tenant(lambda tenant: tenant.call_count),
         ),
         Metric(
             "kshot_tenant_adapt_seconds_total",
             "counter",
             ("tenant",),
             "Time that engines computed, by tenant.",
-            _by_tenant(lambda tenant: tenant.calls.adapt_seconds),
+            _by_tenant(lambda tenant: tenant.adapt_seconds),
         ),
         Metric(
             "kshot_tenant_models",

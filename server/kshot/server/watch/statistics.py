@@ -12,7 +12,7 @@ from kshot.server.front import Front
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.store.model_cache import ModelCache
 from kshot.server.store.store import LocalStore, StoreEvents
-from kshot.server.watch.finished_calls import FinishedCalls, Outcome, TenantCalls, Times
+from kshot.server.watch.finished_calls import FinishedCalls, Outcome, Times
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,13 @@ class ServedBundle:
 
 @dataclass(frozen=True)
 class TenantUse:
-    """The finished calls of a tenant since the start, and the adapted models that it keeps."""
+    """The finished calls of a tenant since the start, and the adapted models that it keeps.
 
-    calls: TenantCalls
+    `adapt_seconds` tells how long engines computed for it, whatever became of that.
+    """
+
+    call_count: int = 0
+    adapt_seconds: float = 0.0
     model_count: int = 0
     model_bytes: int = 0
 
@@ -78,12 +82,13 @@ class Watched:
         front, config = self.front, self.front.config
         model_count, model_bytes = self.store.use()
         calls, kept = self.finished.tenants(), self.store.use_by_tenant()
-        tenants = dict.fromkeys([*calls, *kept])
+        adapted = front.quotas.adapted.copy()
+        tenants = dict.fromkeys([*calls, *kept, *adapted])
         return Statistics(
             start_time=self.start_time,
             outcomes=self.finished.outcomes(),
             tenants={
-                name: TenantUse(calls.get(name, TenantCalls()), *kept.get(name, (0, 0)))
+                name: TenantUse(calls.get(name, 0), adapted.get(name, 0.0), *kept.get(name, (0, 0)))
                 for name in tenants
             },
             running_count=self.calls.count,
