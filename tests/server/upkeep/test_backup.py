@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -174,6 +176,29 @@ def test_folders_with_other_things_are_left_alone(
     assert run("restore", saved, moved).exit_code == 0
     assert not (moved / ".restoring").exists()
     assert not (moved / "models" / "half").exists()
+
+
+def test_nobody_else_reads_a_copy(filled: LocalStore, folder: Path, tmp_path: Path) -> None:
+    """Also not in a folder that others may list, or what an earlier backup left open."""
+    saved, moved = tmp_path / "saved", tmp_path / "moved"
+    before = os.umask(0o022)
+    try:
+        for path in (saved, moved):
+            path.mkdir(mode=0o755)
+        (saved / "models").mkdir(mode=0o755)
+        backup.back_up(folder, saved)
+        for path in saved.rglob("*.*"):
+            path.chmod(0o644)
+        filled.delete("a0")
+        backup.back_up(folder, saved)
+        restore(saved, moved)
+    finally:
+        os.umask(before)
+
+    found = [each for path in (saved, moved) for each in path.rglob("*") if each.name[0] != "."]
+    assert len(found) == 8
+    assert {stat.S_IMODE(each.stat().st_mode) for each in found if each.is_file()} == {0o600}
+    assert {stat.S_IMODE(each.stat().st_mode) for each in found if each.is_dir()} == {0o700}
 
 
 def test_copies_fit_while_models_come_and_go(

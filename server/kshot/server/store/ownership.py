@@ -11,6 +11,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from kshot.local.durable import replacing
 from kshot.server.errors import StartError
 
 _OTHERS = 0o077
@@ -57,6 +58,13 @@ def private_file(path: Path, *, create: bool = False) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def replace_private_file(path: Path, content: bytes) -> None:
+    """Write a whole file of mode 600 in the place of `path`, durably; raise `OSError`."""
+    with replacing(path) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(content)
 
 
 def _make_private(path: Path, kind: int) -> None:

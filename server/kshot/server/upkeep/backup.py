@@ -9,13 +9,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from kshot.local.durable import replace_file, sync_folder
+from kshot.local.durable import sync_folder
 from kshot.server.errors import StartError
 from kshot.server.store.content import content_digest, described
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.folder import INDEX_FILE
 from kshot.server.store.index import StoreIndex
-from kshot.server.store.ownership import check_root
+from kshot.server.store.ownership import (
+    check_root,
+    private_file,
+    private_folder,
+    replace_private_file,
+)
 from kshot.server.store.rows import Row
 from kshot.server.upkeep.backup_manifest import (
     MANIFEST_FILE,
@@ -55,7 +60,7 @@ def back_up(path: Path, folder: Path) -> Backup:
     try:
         check_root(folder)
         _check_ours(folder)
-        (folder / MODELS_FOLDER).mkdir(mode=0o700, exist_ok=True)
+        private_folder(folder / MODELS_FOLDER)
         scratch = folder / _SCRATCH
         shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
         scratch.mkdir(mode=0o700)
@@ -68,7 +73,7 @@ def back_up(path: Path, folder: Path) -> Backup:
             index.close()
         content = copy.read_bytes()
         manifest = BackupManifest(time.time(), hashlib.sha256(content).hexdigest(), models)
-        replace_file(folder / manifest.index_file, content)
+        replace_private_file(folder / manifest.index_file, content)
         sync_folder(folder / MODELS_FOLDER)
         shutil.rmtree(scratch)
         manifest.write(folder)
@@ -114,8 +119,9 @@ def _copy_models(
             found = renewed
             place = folder / model_file(found.id, found.sha256)
             if not _has(place, found.sha256):
-                replace_file(place, content)
+                replace_private_file(place, content)
                 done.copied += 1
+        private_file(folder / model_file(found.id, found.sha256))
         models[found.id] = found.sha256
         done.size_bytes += found.size_bytes
     done.models = len(models)

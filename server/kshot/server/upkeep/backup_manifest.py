@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kshot.local.durable import replace_file
 from kshot.server.errors import StartError
 from kshot.server.store.files import checked_id
+from kshot.server.store.ownership import replace_private_file
 
 MANIFEST_FILE = "manifest.json"
 MODELS_FOLDER = "models"
@@ -36,7 +36,7 @@ class BackupManifest:
         """Put the manifest in place, durably and at once; raise `OSError`."""
         document = {"format": _FORMAT, **asdict(self)}
         text = json.dumps({**document, "digest": _digest(document)}, indent=1, sort_keys=True)
-        replace_file(folder / MANIFEST_FILE, f"{text}\n".encode())
+        replace_private_file(folder / MANIFEST_FILE, f"{text}\n".encode())
 
     @classmethod
     def read(cls, folder: Path) -> BackupManifest:

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from kshot.local.durable import replace_file, sync_folder
+from kshot.local.durable import sync_folder
 from kshot.server.errors import StartError
 from kshot.server.store.content import content_digest
 from kshot.server.store.folder import INDEX_FILE
-from kshot.server.store.ownership import check_root, private_folder
+from kshot.server.store.ownership import check_root, private_folder, replace_private_file
 from kshot.server.upkeep.backup_manifest import BackupManifest, model_file
 
 # Is there until all is restored: such a folder may be emptied and filled again.
@@ -36,9 +36,9 @@ def restore(folder: Path, path: Path) -> BackupManifest:
         private_folder(models)
         for model_id, sha256 in manifest.models.items():
             content = (folder / model_file(model_id, sha256)).read_bytes()
-            replace_file(models / f"{model_id}.safetensors", content)
+            replace_private_file(models / f"{model_id}.safetensors", content)
         sync_folder(path)
-        replace_file(path / INDEX_FILE, (folder / manifest.index_file).read_bytes())
+        replace_private_file(path / INDEX_FILE, (folder / manifest.index_file).read_bytes())
         (path / _UNFINISHED).unlink()
         sync_folder(path)
     except OSError as error:
