@@ -120,8 +120,8 @@ class _EngineCount(click.ParamType[int]):
     "--audit-log",
     type=click.Path(path_type=Path),
     envvar="KSHOT_AUDIT_LOG",
-    help="File that lists deletions, reloads of bundles and refused keys, a JSON line each; it may "
-    "be moved away at any time.",
+    help="File that lists deletions, reloads of bundles and refused calls, a JSON line each, and "
+    "where `kshot keys` takes it, changes of keys; it may be moved away at any time.",
 )
 @click.option(
     "--store-key",

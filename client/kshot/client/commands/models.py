@@ -103,7 +103,7 @@ def renew(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Change when the adapted model ID expires: --ttl or --expire-at."""
+    """Change when the adapted model ID expires, also to an earlier time: --ttl or --expire-at."""
     if (ttl is None) == (expire_at is None):
         raise click.UsageError("--ttl and --expire-at: expected one of them, got both or none")
     with server.client(timeout) as client:
@@ -166,7 +166,10 @@ def export(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Write the adapted model ID to PATH as an ONNX file that needs nothing else."""
+    """Write the adapted model ID to PATH as an ONNX file that needs nothing else.
+
+    A file that is there is replaced.
+    """
     with server.client(timeout) as client:
         written = client.export(adapted_model, path, batch_norm_mode=batch_norm_mode)
     # An export into stdout is nothing but the model.
