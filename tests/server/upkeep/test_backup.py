@@ -196,7 +196,7 @@ def test_nobody_else_reads_a_copy(filled: LocalStore, folder: Path, tmp_path: Pa
         os.umask(before)
 
     found = [each for path in (saved, moved) for each in path.rglob("*") if each.name[0] != "."]
-    assert len(found) == 8
+    assert len(found) == 9
     assert {stat.S_IMODE(each.stat().st_mode) for each in found if each.is_file()} == {0o600}
     assert {stat.S_IMODE(each.stat().st_mode) for each in found if each.is_dir()} == {0o700}
 
