@@ -62,5 +62,5 @@ def test_slow_clients_keep_nobody_out(port: MetricsPort) -> None:
 def test_an_address_that_is_taken_is_named(port: MetricsPort) -> None:
     host, _, number = port.address.rpartition(":")
 
-    with pytest.raises(StartError, match=rf"metrics: {port.address}: .+"):
+    with pytest.raises(StartError, match=rf"metrics: {port.address}: .+; name another address"):
         MetricsPort(host, int(number), lambda _accept: ("", b""))

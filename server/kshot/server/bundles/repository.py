@@ -52,7 +52,8 @@ def read_labels(path: Path, versions: Sequence[int]) -> dict[str, int]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+        problem = f"{path}: cannot be read: {error.strerror}"
+        raise BundleError(f"{problem}; make it readable to the server's user") from error
     if len(content) > _MAX_LABELS_BYTES:
         raise BundleError(f"{path}: expected at most {_MAX_LABELS_BYTES} bytes, got more")
     try:
@@ -74,7 +75,8 @@ def _of_repository(repository: Path) -> Iterator[Found]:
     try:
         folders = sorted(item for item in repository.iterdir() if _may_hold(item))
     except OSError as error:
-        raise BundleError(f"{repository}: cannot be read: {error.strerror}") from error
+        problem = f"{repository}: cannot be read: {error.strerror}"
+        raise BundleError(f"{problem}; name a folder of bundles NAME/VERSION") from error
     for folder in folders:
         if versions := version_numbers(folder):
             labels = read_labels(folder / LABELS_FILE, versions)
@@ -95,7 +97,8 @@ def _found(path: Path, labels: tuple[str, ...] = ()) -> Found:
         files = sorted(path.iterdir())
         stats = [(item.name, item.stat()) for item in files]
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+        problem = f"{path}: cannot be read: {error.strerror}"
+        raise BundleError(f"{problem}; make it readable to the server's user") from error
     stamp = tuple((name, status.st_size, status.st_mtime_ns) for name, status in stats)
     return Found(path, labels, stamp)
 

@@ -34,7 +34,8 @@ class MetricsPort:
         try:
             self._server = _Server((bare, port), _handler(scrape))
         except OSError as error:
-            raise StartError(f"metrics: {host}:{port}: {error.strerror or error}") from error
+            problem = f"metrics: {host}:{port}: {error.strerror or error}"
+            raise StartError(f"{problem}; name another address; port 0 picks a free one") from error
         self.address = f"{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="kshot-metrics", daemon=True
