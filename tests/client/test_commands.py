@@ -436,7 +436,11 @@ def test_a_folder_that_does_not_fit_is_one_line(
         (["models", "renew", "am-9", "--ttl", "5"], 1, "there is no 'am-9'"),
         (["models", "renew", "am-9"], 2, "--ttl and --expire-at: expected one of them"),
         (["models", "renew", "am-9", "--ttl", "nan"], 2, "ttl: expected a finite number"),
-        (["models", "renew", "am-9", "--expire-at", "2030-01-01T00:00:00"], 2, "--expire-at"),
+        (
+            ["models", "renew", "am-9", "--expire-at", "2030-01-01T00:00:00"],
+            2,
+            "such as 2030-01-31T12:00:00Z",
+        ),
         (["models", "import", "nowhere.onnx"], 2, "nowhere.onnx: No such file"),
         (["revise", "am-9", "--remove", "0"], 1, "there is no 'am-9'"),
         (["revise", "am-9", "--remove", "-1"], 2, "--remove"),

@@ -32,6 +32,18 @@ def test_a_time_to_live_has_limits(ttl: float) -> None:
     assert fields(Renewal(None, ttl)) == ["ttl"]
 
 
+def test_long_times_are_told_in_days() -> None:
+    violations = Violations()
+    Renewal(None, 5184000.0).end(1000.0, 2592000.0, violations)
+    Renewal(5185000.0, None).end(1000.0, 2592000.0, violations)
+
+    days = "2592000 s (30 days)", "5184000 s (60 days)"
+    assert [each.description for each in violations._found] == [
+        "expected above 0 and at most {}, got {}".format(*days),
+        "expected a time in the future, at most {} from now, got {} from now".format(*days),
+    ]
+
+
 @pytest.mark.parametrize("time", [1000.0, -5.0, 1060.1, math.nan])
 def test_a_time_is_in_the_future_and_not_too_far(time: float) -> None:
     assert fields(Renewal(time, None)) == ["expire_time"]

@@ -23,6 +23,19 @@ from kshot.client.options import choices
 from kshot.local import leads_to_stdout
 
 
+class _Time(click.DateTime):
+    """A time with its zone; an error shows one instead of a pattern."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            expected = "expected a time with its zone, such as 2030-01-31T12:00:00Z"
+            self.fail(f"{expected}, got {value!r}", param, ctx)
+
+
 @click.group()
 def command() -> None:
     """List, show, renew, delete, export or import adapted models."""
@@ -87,7 +100,7 @@ def get(adapted_model: str, server: Server, timeout: float, as_json: bool) -> No
 )
 @click.option(
     "--expire-at",
-    type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]),
+    type=_Time(["%Y-%m-%dT%H:%M:%S%z"]),
     metavar="TIME",
     help="Time when the model expires, with its zone, such as 2030-01-31T12:00:00Z.",
 )

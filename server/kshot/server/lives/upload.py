@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from kshot.server.errors import InvalidRequest
 from kshot.server.request.options import TtlLimits
-from kshot.server.request.violations import Violations, shorten
+from kshot.server.request.violations import Violations, plain_seconds, shorten
 
 # Chunks other than the last have so many bytes at least: each costs as much as a small call.
 LEAST_CHUNK_BYTES = 2**14
@@ -34,8 +34,8 @@ class UploadHeader:
             got = shorten(self.sha256, 40)
             violations.add("header.sha256", f"expected 64 hexadecimal digits, got {got!r}")
         if self.ttl is not None and not 0 < self.ttl <= limits.greatest:
-            expected = f"expected above 0 and at most {limits.greatest:g}"
-            violations.add("header.ttl", f"{expected}, got {self.ttl:g}")
+            expected = f"expected above 0 and at most {plain_seconds(limits.greatest)}"
+            violations.add("header.ttl", f"{expected}, got {plain_seconds(self.ttl)}")
 
 
 @dataclass(frozen=True)

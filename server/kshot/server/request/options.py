@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kshot.bundle import BatchNormMode, Head, Manifest, Preconditioner, Scope
-from kshot.server.request.violations import Violations
+from kshot.server.request.violations import Violations, plain_number
 
 MAX_SEED = 2**63 - 1
 MAX_FOLDS = 10
@@ -59,7 +59,9 @@ def _between(least: int, greatest: int) -> Allowed:
 
 
 def _above_zero(greatest: float) -> Allowed:
-    return Allowed(lambda value: 0 < value <= greatest, f"above 0 and at most {greatest:g}")
+    return Allowed(
+        lambda value: 0 < value <= greatest, f"above 0 and at most {plain_number(greatest)}"
+    )
 
 
 def one_of(choices: Sequence[object]) -> Allowed:
@@ -223,5 +225,5 @@ def resolve_options(
 def check_allowed(name: str, value: OptionValue, allowed: Allowed, violations: Violations) -> None:
     """Note a value that is not allowed; `name` is the field's."""
     if not allowed.admits(value):
-        got = f"{value:g}" if isinstance(value, float) else value
+        got = plain_number(value) if isinstance(value, float) else value
         violations.add(name, f"expected {allowed.text}, got {got}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kshot.server.request.violations import Violations, shorten
+from kshot.server.request.violations import Violations, plain_seconds, shorten
 
 EXPIRE_TIME = "expire_time"
 
@@ -31,14 +31,15 @@ class Renewal:
                 violations.add("update_mask", f"expected {EXPIRE_TIME} alone, got {got!r}")
         if self.ttl is not None:
             if not 0 < self.ttl <= max_ttl:
-                expected = f"above 0 and at most {max_ttl:g}"
-                violations.add("ttl", f"expected {expected}, got {self.ttl:g}")
+                expected = f"above 0 and at most {plain_seconds(max_ttl)}"
+                violations.add("ttl", f"expected {expected}, got {plain_seconds(self.ttl)}")
             return now + self.ttl
         if self.expire_time is None:
             violations.add(EXPIRE_TIME, "expected expire_time or ttl, got neither")
             return math.nan
         if not now < self.expire_time <= now + max_ttl:
             seconds = self.expire_time - now
-            expected = f"a time in the future, at most {max_ttl:g} s from now"
-            violations.add(EXPIRE_TIME, f"expected {expected}, got {seconds:g} s from now")
+            expected = f"a time in the future, at most {plain_seconds(max_ttl)} from now"
+            got = f"{plain_seconds(seconds)} from now"
+            violations.add(EXPIRE_TIME, f"expected {expected}, got {got}")
         return self.expire_time

@@ -55,6 +55,17 @@ class Violations:
         raise InvalidRequest(shown)
 
 
+def plain_number(value: float) -> str:
+    """Return a number in the digits that a person would write, millions without an exponent."""
+    return f"{value:.0f}" if 1e6 <= abs(value) < 1e15 else f"{value:g}"
+
+
+def plain_seconds(seconds: float) -> str:
+    """Return seconds with their unit, and as days where there are many."""
+    text = f"{plain_number(seconds)} s"
+    return f"{text} ({plain_number(seconds / 86400)} days)" if 172800 <= seconds < 1e15 else text
+
+
 def shorten(text: str, limit: int) -> str:
     """Return text of at most `limit` characters."""
     return text if len(text) <= limit else f"{text[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"
