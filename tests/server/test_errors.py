@@ -88,6 +88,16 @@ def test_a_model_that_ships_names_the_option_that_serves_it(
     assert "`kshot bundle build photos` builds it" in str(errors.ModelNotFound("photos", served))
 
 
+def test_a_barred_caller_is_not_told_to_serve_the_model() -> None:
+    barred = errors.ModelNotFound("cifar-fs", ["drawings"], barred=True)
+
+    assert str(barred) == "model 'cifar-fs' is not served; expected one of drawings"
+    assert str(errors.ModelNotFound("", ["drawings"])) == (
+        "no model is named; expected one of drawings"
+    )
+    assert str(errors.ModelNotFound("", [])) == "this caller may use no model"
+
+
 def test_the_proto_documents_every_reason() -> None:
     rows = re.findall(r"^// \| ([A-Z_]+) +\| ([A-Z_]+) +\| (\w*)", PROTO.read_text(), re.MULTILINE)
 

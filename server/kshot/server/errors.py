@@ -126,18 +126,24 @@ class AdaptationDiverged(RequestError):
 
 
 class ModelNotFound(RequestError):
-    """No bundle is served under this name."""
+    """No bundle is served under this name, or not to this caller: such a one is `barred`."""
 
     code = grpc.StatusCode.NOT_FOUND
     reason = "MODEL_NOT_FOUND"
 
-    def __init__(self, model: str, served: Sequence[str]) -> None:
+    def __init__(self, model: str, served: Sequence[str], *, barred: bool = False) -> None:
         model = model[:64]
         expected = f"one of {', '.join(served)}" if served else "none: this caller may use no model"
         message = f"model {model!r} is not served; expected {expected}"
+        if not model:
+            message = f"no model is named; expected {expected}"
+            if not served:
+                message = "this caller may use no model"
         name, at, _version = model.partition("@")
         if at and name in served:
             message += "; leave out the version"
+        elif barred:
+            pass  # serving it would not help
         elif name in known_names():
             message += f"; serve it with `--bundle {model}`"
         elif model in shipped_names():

@@ -115,9 +115,10 @@ class Front:
 
     def find_model(self, name: str) -> ServedModel:
         """Return a served model; raise `ModelNotFound` if it is none that the caller may use."""
-        if name in self.catalog and self.quotas.limits.allows(name.partition("@")[0]):
+        allowed = self.quotas.limits.allows(name.partition("@")[0])
+        if name in self.catalog and allowed:
             return self.catalog.find(name)
-        raise ModelNotFound(name, sorted(self.named_models))
+        raise ModelNotFound(name, sorted(self.named_models), barred=not allowed)
 
     @cached_property
     def maker(self) -> ModelMaker:
