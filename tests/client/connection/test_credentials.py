@@ -278,6 +278,7 @@ def test_bad_input_is_named(authority: Authority, stranger: Authority, tmp_path:
     for asked, words in cases:
         with pytest.raises(InputError, match=re.escape(words)) as caught:
             read(**asked)
+        assert str(caught.value).count("api_key: ") <= 1  # the file is named once
         assert KEY not in "".join(traceback.format_exception(caught.value))
 
 

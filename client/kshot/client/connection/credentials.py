@@ -159,6 +159,8 @@ def _key_of_file(name: str, path: Path) -> tuple[str, str]:
                     f"{mode & 0o777:04o}; chmod 600 it"
                 )
             content = file.read(_MOST_KEY_BYTES)
+    except InputError:  # which is a ValueError
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{source}: {getattr(error, 'strerror', None) or error}") from error
     return _checked_key(source, content.decode("ascii", "replace").strip()), str(path)
