@@ -14,15 +14,17 @@ from kshot.server.errors import PermissionDenied, Unauthenticated
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 USER, ADMIN = (new_key("acme", role, None, NOW) for role in Role)
+OLD = new_key("acme", Role.USER, None, NOW)
 ADAPT, RELOAD = "/kshot.v1.AdaptationService/Adapt", "/kshot.v1.AdminService/ReloadBundles"
 CHECK = "/grpc.health.v1.Health/Check"
 
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
-    """A gate that knows two keys."""
+    """A gate that knows two keys, and a revoked one."""
     path = tmp_path_factory.mktemp("access") / "access.json"
-    change_access(path, lambda file: replace(file, keys=(USER[0], ADMIN[0])), create=True)
+    keys = (USER[0], ADMIN[0], OLD[0].revoked_at(NOW))
+    change_access(path, lambda file: replace(file, keys=keys), create=True)
     return Gate(LiveAccess(path))
 
 
@@ -58,6 +60,18 @@ def test_without_a_key_nothing_is_told(
 ) -> None:
     with pytest.raises(Unauthenticated):
         gate.admit(Call("x"), path, metadata)
+
+
+def test_a_revoked_key_is_named_in_the_audit_log_alone(gate: Gate) -> None:
+    call, forged = Call("Adapt"), Call("Adapt")
+
+    with pytest.raises(Unauthenticated) as caught:
+        gate.admit(call, ADAPT, [bearer(OLD[1])])
+    with pytest.raises(Unauthenticated):
+        gate.admit(forged, ADAPT, [bearer(OLD[1][:-1] + "!")])
+
+    assert (call.key, call.tenant, forged.key) == (OLD[0].prefix, "", "")
+    assert str(caught.value) == str(Unauthenticated())
 
 
 def test_health_needs_no_key(gate: Gate) -> None:

@@ -39,8 +39,10 @@ class Gate:
                     "the server has no keys, so nobody may administer it; start it with --access"
                 )
             return
-        key = self._access.find_key(_key_text(metadata))
+        text = _key_text(metadata)
+        key = self._access.find_key(text)
         if key is None:
+            call.key = self._access.revoked_prefix(text)  # for the audit log alone
             raise Unauthenticated
         call.key, call.tenant, call.admin = key.prefix, key.tenant, key.role is Role.ADMIN
         call.caller = f"tenant:{key.tenant}"

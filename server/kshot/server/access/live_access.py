@@ -34,6 +34,10 @@ class LiveAccess:
         """Return the key that a text is, None if it is none or is revoked."""
         return self._keyring.find(text)
 
+    def revoked_prefix(self, text: str) -> str:
+        """Return the prefix of the revoked key that a text is, empty if it is none."""
+        return self._keyring.revoked_prefix(text)
+
     def limits_of(self, tenant: str) -> Limits:
         """Return the limits of a tenant, as the file has them now."""
         return self._file.tenants.get(tenant, UNLIMITED)
