@@ -52,7 +52,7 @@ access_option = click.option(
     show_envvar=True,
     help="File that `kshot serve --access` takes.",
 )
-_audit_option = click.option(
+audit_option = click.option(
     "--audit-log",
     type=click.Path(path_type=Path),
     envvar="KSHOT_AUDIT_LOG",
@@ -67,7 +67,7 @@ def _changes_keys(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options for files; turn its errors into click's."""
 
     @access_option
-    @_audit_option
+    @audit_option
     @functools.wraps(function)
     def run(access: Path, audit_log: Path | None, **arguments: Any) -> None:  # noqa: ANN401 -- one per option
         try:
@@ -210,8 +210,13 @@ def _show_new(key: Key, text: str, as_json: bool, **more: str) -> None:
         click.echo("keep it now: it is not shown again", err=True)
 
 
-def _record(files: _Files, action: str, key: Key, **more: str) -> None:
+def record_command(audit: AuditLog, action: str, **fields: str) -> None:
+    """Append what a command did, and which user of this machine ran it."""
     user = ""
     with suppress(KeyError, OSError):  # a container's user may have no name
         user = getpass.getuser()
-    files.audit.write(action, "OK", user=user, tenant=key.tenant, object=key.prefix, **more)
+    audit.write(action, "OK", user=user, **fields)
+
+
+def _record(files: _Files, action: str, key: Key, **more: str) -> None:
+    record_command(files.audit, action, tenant=key.tenant, object=key.prefix, **more)

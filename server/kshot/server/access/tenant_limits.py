@@ -12,7 +12,8 @@ import click
 
 from kshot.bundle.document import DocumentError, parse, plain
 from kshot.server.access.access_file import AccessFile, change_access
-from kshot.server.access.command import TENANT, access_option
+from kshot.server.access.audit import AuditLog
+from kshot.server.access.command import TENANT, access_option, audit_option, record_command
 from kshot.server.access.limits import UNLIMITED, Limits
 from kshot.server.errors import StartError
 
@@ -50,18 +51,39 @@ def _limit_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.command(name="set")
 @click.argument("name", type=TENANT)
 @_limit_options
+@click.option("--no-limits", "unlimited", is_flag=True, help="Take all limits away.")
+@click.option("--new", is_flag=True, help="Let NAME be a tenant without keys and limits so far.")
 @access_option
+@audit_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(name: str, access: Path, as_json: bool, **given: Any) -> None:  # noqa: ANN401 -- one per limit
+def command(
+    name: str,
+    unlimited: bool,
+    new: bool,
+    access: Path,
+    audit_log: Path | None,
+    as_json: bool,
+    **given: Any,  # noqa: ANN401 -- one per limit
+) -> None:
     """Set limits of the tenant NAME; `none` takes one away.
 
     The others stay. A running server takes the change within a second.
     """
     chosen = {limit: value for limit, value in given.items() if value is not None}
-    if not chosen:
+    if not chosen and not unlimited:
         raise click.UsageError("expected a limit to set, such as --max-models 100")
+    if chosen and unlimited:
+        raise click.UsageError("--no-limits cannot be combined with a limit")
 
     def edit(file: AccessFile) -> AccessFile:
+        if not new and name not in {*file.tenants, *(key.tenant for key in file.keys)}:
+            raise StartError(
+                f"{name}: expected a tenant with a key or limits, got a new name; "
+                "add --new if it is meant"
+            )
+        if unlimited:
+            others = {each: limits for each, limits in file.tenants.items() if each != name}
+            return replace(file, tenants=others)
         values = {**vars(file.tenants.get(name, UNLIMITED)), **chosen}
         kept = {
             limit: list(value) if isinstance(value, tuple) else value
@@ -71,10 +93,12 @@ def command(name: str, access: Path, as_json: bool, **given: Any) -> None:  # no
         return replace(file, tenants={**file.tenants, name: parse(Limits, kept)})
 
     try:
-        changed = change_access(access, edit).tenants[name]
+        audit = AuditLog(audit_log)  # before anything changes
+        changed = change_access(access, edit).tenants.get(name, UNLIMITED)
     except StartError as error:
         raise click.ClickException(str(error)) from error
     document = plain(changed)
+    record_command(audit, "set_limits", tenant=name, limits=json.dumps(document))
     if as_json:
         click.echo(json.dumps({"tenant": name, "limits": document}))
     else:
