@@ -56,5 +56,5 @@ def test_the_header_is_checked() -> None:
         violations.check()
     assert [str(each) for each in caught.value.violations] == [
         f"header.sha256: expected 64 hexadecimal digits, got '{'A' * 39}\N{HORIZONTAL ELLIPSIS}'",
-        "header.ttl: expected above 0 and at most 9, got 10",
+        "header.ttl: expected above 0 and at most 9 s, got 10 s",
     ]

@@ -107,6 +107,28 @@ def test_keys_rotate(
     assert check_store(tmp_path / "store").sound
 
 
+def test_a_start_warns_of_a_missing_key(
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    seals: Callable[..., Seals],
+    open_sealed: Callable[..., LocalStore],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for keys, name in ((None, "a"), (seals(0), "b"), (seals(1, 0), "c")):
+        with open_sealed(keys) as store:
+            store.put(make_model(name), make_arrays())
+    assert caplog.messages == []
+
+    counts = []
+    for keys in (None, seals(1), seals(0, 1)):
+        caplog.clear()
+        open_sealed(keys).close()
+        counts.append([record.fields["count"] for record in caplog.records])  # type: ignore[attr-defined]
+        assert set(caplog.messages) <= {"store_key_missing"}
+
+    assert counts == [[2], [1], []]
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

@@ -169,9 +169,18 @@ def _kept_type(name: str, array: npt.NDArray[np.float32]) -> type[np.floating[An
     return np.float16 if same else np.float32
 
 
+def key_name(content: bytes) -> str | None:
+    """Return the name of the key that sealed a file, by its first bytes; None without one.
+
+    Raises `ValueError` for a damaged header.
+    """
+    name = json.loads(_header(content)).get("__metadata__", {}).get(_KEY)
+    return None if name is None else str(name)
+
+
 def opened(content: bytes, model: AdaptedModelRecord, seals: Seals | None) -> bytes:
     """Return a file's content with its arrays readable; raise `StoreFailed` without their key."""
-    name = json.loads(_header(content)).get("__metadata__", {}).get(_KEY)
+    name = key_name(content)
     if name is None:
         return content
     if seals is None:

@@ -10,6 +10,7 @@ are left alone.
 from __future__ import annotations
 
 import errno
+import heapq
 import itertools
 import os
 import re
@@ -27,6 +28,7 @@ _SUFFIX = ".safetensors"
 _PARTIAL = ".partial"
 _GONE = {".deleted": True, ".expired": False}
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_HEADER_BYTES = 2**20
 # A pipe would let the reader wait, a link would lead elsewhere.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -191,6 +193,14 @@ class StoreFiles:
                 foreign.append(path)
         aside = frozenset(map(_id_of, self._quarantine.iterdir())) - {""}
         return Found(frozenset(models), frozenset(partial), gone, aside, tuple(foreign))
+
+    def newest_headers(self, count: int) -> Iterator[bytes]:
+        """Yield the first bytes, header included, of the files that were written last."""
+        paths = (path for path in self._models.glob(f"*{_SUFFIX}") if _regular(path))
+        for path in heapq.nlargest(count, paths, key=lambda each: each.stat().st_mtime_ns):
+            with open(path, "rb", opener=lambda name, _: os.open(name, _READ)) as file:
+                length = file.read(8)
+                yield length + file.read(min(int.from_bytes(length, "little"), _MAX_HEADER_BYTES))
 
     def clear_partial(self) -> None:
         """Remove what was never finished: a row comes before the name, so nobody knows of it.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,13 +24,14 @@ from kshot.server.errors import (
     QuotaExceeded,
     StoreIsFull,
 )
-from kshot.server.event_log import short_id
+from kshot.server.event_log import log_event, short_id
 from kshot.server.limits.store_room import NewModel, StoreRoom
 from kshot.server.request.list_filter import ListFilter
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.content import (
     content_digest,
     described,
+    key_name,
     model_content,
     opened,
     parse_arrays,
@@ -46,6 +49,9 @@ from kshot.server.store.sealing import Seals
 
 # How often the clocks are noted for the next start.
 _NOTE_SECONDS = 600.0
+# How many of the newest files a start looks at for a key that is missing.
+_KEYS_LOOKED_AT = 16
+_DAMAGED_HEADER = ValueError, AttributeError, RecursionError  # whoever reads the file hears it
 # Times that a page looks at `AT_ONCE` records, between which others have their turn.
 _ROUNDS = 8
 NO_FILTER = ListFilter()
@@ -110,6 +116,7 @@ class LocalStore:
         with suppress(sqlite3.Error):  # a full disk: deletions are to make room
             store._note_clocks()
             store._index.hold_room()
+        store._warn_of_missing_keys()
         return store
 
     def __enter__(self) -> LocalStore:
@@ -455,6 +462,20 @@ class LocalStore:
 
     def _arrays(self, row: Row, content: bytes) -> AdaptedArrays:
         return parse_arrays(opened(content, row.adapted_model, self._seals))
+
+    def _warn_of_missing_keys(self) -> None:
+        """Look at the newest files alone: a start reads no more than their headers."""
+        missing: Counter[str] = Counter()
+        known = () if self._seals is None else self._seals.ciphers
+        with suppress(OSError):
+            for header in self._files.newest_headers(_KEYS_LOOKED_AT):
+                with suppress(*_DAMAGED_HEADER):
+                    if (name := key_name(header)) is not None and name not in known:
+                        missing[name] += 1
+        if missing:
+            log_event(
+                "store_key_missing", logging.WARNING, keys=sorted(missing), count=missing.total()
+            )
 
     def _note_clocks(self) -> None:
         seen = self._clock.seen()
