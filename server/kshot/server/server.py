@@ -161,7 +161,7 @@ async def running(
         statistics = Watched(front, interceptor.calls, observer.finished, store, cache, hot_set)
         metrics = stack.enter_context(answering_scrapes(config, statistics))
         server, address = _make_server(config, interceptor, certificate)
-        parts = Parts(opener, engine, front.kept_models.forget_bundles)
+        parts = Parts(opener, engine, front.kept_models.forget_bundles, audit)
         reload = Reload(find, found, catalog, parts)
         healthy = _add_services(server, front, AdminServicer(front, reload, statistics))
         await server.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from kshot.bundle import Bundle, BundleError
+from kshot.server.access.audit import AuditLog
 from kshot.server.bundles.reload import Parts, Reload, open_catalog
 from kshot.server.bundles.repository import find_bundles
 from kshot.server.errors import EngineUnavailable, InvalidRequest
@@ -44,11 +46,15 @@ class Serving:
     def __init__(self, root: Path) -> None:
         find, opener = partial(find_bundles, [], [root]), Opener(Runtime())
         self.engines, self.forgotten = Engines(), list[str]()
-        found = find()
+        self.find, self.opener, found = find, opener, find()
         self.catalog = open_catalog(found, opener)
         self.engines.loaded = set(self.catalog.folders)
-        parts = Parts(opener, cast(Any, self.engines), self.forgotten.extend)
-        self.reload = Reload(find, found, self.catalog, parts)
+        self.listing(AuditLog(None))
+
+    def listing(self, audit: AuditLog) -> None:
+        """List what polling finds from now on."""
+        parts = Parts(self.opener, cast(Any, self.engines), self.forgotten.extend, audit)
+        self.reload = Reload(self.find, self.find(), self.catalog, parts)
 
     def names(self) -> list[str]:
         return [model.full_name for model in self.catalog.versions]
@@ -120,6 +126,39 @@ def test_a_version_that_comes_back_stays_with_the_engines(serving: Serving, root
         assert digest in serving.engines.loaded
 
     asyncio.run(main())
+
+
+def test_what_polling_finds_is_in_the_audit_log(
+    serving: Serving,
+    root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    write_version: WriteVersion,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "audit.jsonl"
+    serving.listing(AuditLog(path))
+    labels = root / "tiny" / "labels.json"
+
+    async def main() -> None:
+        labels.write_text('{"stable": 1}')
+        await serving.reload.look()
+        write_version(root, 2)
+        labels.write_text('{"stable": 2, "old": 1}')
+        with caplog.at_level("INFO", "kshot.server"):
+            await serving.reload.look()
+        await serving.reload.look()
+        await serving.reload.reload()  # its call is listed elsewhere
+
+    asyncio.run(main())
+    first, second = map(json.loads, path.read_text().splitlines())
+    assert (first["action"], first["actor"], first["outcome"]) == ("reload_bundles", "poll", "OK")
+    assert first["labels_after"] == "tiny@stable = tiny@1"
+    assert "labels_before" not in first
+    assert second["loaded"] == "tiny@2"
+    assert second["labels_before"] == "tiny@stable = tiny@1"
+    assert second["labels_after"] == "tiny@old = tiny@1, tiny@stable = tiny@2"
+    event = next(each for each in caplog.records if each.message == "bundles_reloaded")
+    assert vars(event)["fields"]["labels_before"] == {"tiny@stable": "tiny@1"}
 
 
 def test_what_is_served_is_not_opened_again(serving: Serving, root: Path) -> None:

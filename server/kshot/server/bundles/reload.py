@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from kshot.bundle import BundleError, folder_digest, load_bundle
+from kshot.server.access.audit import AuditLog
 from kshot.server.bundles.repository import Found
 from kshot.server.engine_link.pool import EnginePool
 from kshot.server.errors import EngineUnavailable, InvalidRequest, StartError
@@ -33,11 +34,49 @@ class Opened:
 
 @dataclass(frozen=True)
 class Parts:
-    """What else knows bundles: who opens them, the engines, and the memory of adapted models."""
+    """What else knows bundles: who opens them, the engines, and the memory of adapted models.
+
+    `audit` lists the changes that polling finds; those of calls are listed with these.
+    """
 
     opener: Opener
     engine: EnginePool
     forget: Forget
+    audit: AuditLog = field(default_factory=lambda: AuditLog(None))
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a reload made of the served versions; labels that moved, with their versions."""
+
+    loaded: list[str]
+    removed: list[str]
+    labels_before: Mapping[str, str]
+    labels_after: Mapping[str, str]
+
+    @staticmethod
+    def of(before: Sequence[ServedModel], opened: Sequence[Opened]) -> _Change:
+        after = [each.model for each in opened]
+        old, new = _labels(before), _labels(after)
+        digests = {model.bundle.digest for model in after}
+        return _Change(
+            [each.model.full_name for each in opened if each.loaded],
+            [model.full_name for model in before if model.bundle.digest not in digests],
+            dict(sorted(old.items() - new.items())),
+            dict(sorted(new.items() - old.items())),
+        )
+
+    def texts(self) -> dict[str, str]:
+        """Return the fields of an audit line."""
+        moved = {"labels_before": self.labels_before, "labels_after": self.labels_after}
+        return {
+            "loaded": ", ".join(self.loaded),
+            "removed": ", ".join(self.removed),
+            **{
+                name: ", ".join(f"{label} = {version}" for label, version in labels.items())
+                for name, labels in moved.items()
+            },
+        }
 
 
 class Reload:
@@ -55,6 +94,7 @@ class Reload:
         self._opener = parts.opener
         self._engine = parts.engine
         self._forget = parts.forget
+        self._audit = parts.audit
         self._turn = asyncio.Lock()
         self._seen: Sequence[Found] | None = found
         self._failed = ""
@@ -68,7 +108,8 @@ class Reload:
         """
         async with self._turn:
             try:
-                return await self._reload()
+                opened, _ = await self._reload()
+                return sorted(opened, key=_by_name)
             except (BundleError, StartError) as error:
                 raise InvalidRequest.about("bundles", str(error)) from error
 
@@ -89,8 +130,10 @@ class Reload:
                 return
             self._seen = found
             async with self._turn:
-                await self._reload()
+                _, change = await self._reload()
             self._failed = ""
+            note = partial(self._audit.write, "reload_bundles", "OK", actor="poll")
+            await asyncio.to_thread(note, **change.texts())
         except EngineUnavailable:
             self._seen = None  # the next look tries again
         except (BundleError, StartError) as error:
@@ -100,7 +143,7 @@ class Reload:
                 log_event("bundles_not_loaded", logging.WARNING, problem=str(error))
             self._failed = place
 
-    async def _reload(self) -> Sequence[Opened]:
+    async def _reload(self) -> tuple[Sequence[Opened], _Change]:
         began, before = time.perf_counter(), self._catalog.versions
         found = await asyncio.to_thread(self._find)
         opened = await asyncio.to_thread(self._open, found, before)
@@ -112,14 +155,14 @@ class Reload:
         self._forget([model.bundle.digest for model in gone])
         for model in gone:
             self._unload_once_idle(model)
+        change = _Change.of(before, opened)
         log_event(
             "bundles_reloaded",
             models=[model.full_name for model in self._catalog.versions],
-            loaded=[each.model.full_name for each in opened if each.loaded],
-            removed=[model.full_name for model in gone],
+            **vars(change),
             seconds=round(time.perf_counter() - began, 3),
         )
-        return sorted(opened, key=_by_name)
+        return opened, change
 
     def _open(self, found: Sequence[Found], served: Sequence[ServedModel]) -> list[Opened]:
         """Open what is not served yet; blocks. Raises `BundleError`."""
@@ -184,6 +227,15 @@ class Reload:
             if digest not in self._catalog.folders:
                 await self._engine.unload_bundle(digest)
                 log_event("bundle_unloaded", model=name)
+
+
+def _labels(models: Sequence[ServedModel]) -> dict[str, str]:
+    """Return the version that each `NAME@LABEL` means."""
+    return {
+        f"{model.bundle.manifest.name}@{label}": model.full_name
+        for model in models
+        for label in model.labels
+    }
 
 
 def _by_name(opened: Opened) -> tuple[str, int]:
