@@ -28,6 +28,7 @@ _QUIET = {
     "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime reports its use to its maker
     "GRPC_VERBOSITY": "NONE",  # gRPC writes what callers send, as it is, among our lines
 }
+_SERVERS_FAULTS = {"INTERNAL", "UNAVAILABLE", "DATA_LOSS"}  # an operator looks them up in the log
 _FAILED = 1
 _WRONG_USE = 2
 _INTERRUPTED = 128 + signal.SIGINT
@@ -96,8 +97,18 @@ def _run(arguments: Sequence[str]) -> int | None:
     except Exception as error:
         if not isinstance(error, _loaded(_USER_ERRORS)):
             raise
-        return _say(str(error), _WRONG_USE if isinstance(error, _loaded(_MISUSES)) else _FAILED)
+        code = _WRONG_USE if isinstance(error, _loaded(_MISUSES)) else _FAILED
+        return _say(f"{error}{_request_of(error)}", code)
     return code if isinstance(code, int) else None
+
+
+def _request_of(error: Exception) -> str:
+    """Return by which id the server's log has a call that failed there, where `error` lacks it."""
+    request_id = getattr(error, "request_id", "")
+    status = getattr(getattr(error, "code", None), "name", "")
+    if not request_id or status not in _SERVERS_FAULTS or request_id in str(error):
+        return ""
+    return f" (request id {request_id})"
 
 
 def _loaded(table: Mapping[str, tuple[str, ...]]) -> tuple[type[Exception], ...]:

@@ -258,7 +258,9 @@ def refuse(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
         packed = Any()
         packed.Pack(detail)
         status.details.append(packed)
-    context.abort_with_status(rpc_status.to_status(status))
+    sent = rpc_status.to_status(status)
+    trailers = (*sent.trailing_metadata, ("x-kshot-request-id", "r-1"))
+    context.abort_with_status(sent._replace(trailing_metadata=trailers))
 
 
 def _adapted(name: str, model: str, support: wire.SupportSet) -> wire.AdaptedModel:

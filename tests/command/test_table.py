@@ -9,9 +9,11 @@ from importlib import metadata
 from pathlib import Path
 
 import click
+import grpc
 import pytest
 
 from kshot import __main__ as program
+from kshot.client.errors import KshotError, Problem
 from kshot.command import table
 from kshot.local import pip_install
 
@@ -188,3 +190,24 @@ def test_a_third_party_adds_a_command_and_replaces_none(
     assert "nowhere_at_all" in capsys.readouterr().err
     assert program.main(["--help"]) == 0
     assert capsys.readouterr().out.count("serve ") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "shown"),
+    [
+        (grpc.StatusCode.INTERNAL, "it failed", "kshot: it failed (request id r-1)\n"),
+        (grpc.StatusCode.INTERNAL, "r-1 failed", "kshot: r-1 failed\n"),
+        (grpc.StatusCode.NOT_FOUND, "no such id", "kshot: no such id\n"),
+    ],
+)
+def test_a_fault_of_the_server_has_its_request_id(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    status: grpc.StatusCode,
+    text: str,
+    shown: str,
+) -> None:
+    command_that_raises(monkeypatch, KshotError(text, Problem(status, request_id="r-1")))
+
+    assert program.main(["models"]) == 1
+    assert capsys.readouterr().err == shown

@@ -64,13 +64,15 @@ class Problem:
     metadata: Mapping[str, str] = field(default_factory=dict)
     violations: tuple[Violation, ...] = ()
     retry_after: float | None = None
+    request_id: str = ""
 
 
 class KshotError(Exception):
     """Base of all errors of this package.
 
     `code` is the gRPC status (None when nothing was sent), `reason` the server's UPPER_SNAKE name
-    of the cause, `metadata` its details, `violations` all refused fields, `retry_after` seconds.
+    of the cause, `metadata` its details, `violations` all refused fields, `retry_after` seconds,
+    `request_id` what the server's log names the call ("" where no server answered).
     """
 
     def __init__(self, message: str, problem: Problem | None = None) -> None:
@@ -81,6 +83,7 @@ class KshotError(Exception):
         self.metadata = problem.metadata
         self.violations = problem.violations
         self.retry_after = problem.retry_after
+        self.request_id = problem.request_id
 
 
 class InputError(KshotError, ValueError):

@@ -41,6 +41,7 @@ def test_all_violations_arrive(client: Client, servicer: FakeServicer) -> None:
 
     assert caught.value.reason == "INVALID_REQUEST"
     assert caught.value.metadata == {"got": "9"}
+    assert caught.value.request_id == "r-1"
     assert caught.value.code is not None
     assert caught.value.code.name == "INVALID_ARGUMENT"
     assert [str(violation) for violation in caught.value.violations] == [

@@ -16,6 +16,7 @@ from kshot.client.connection.failures import Place, key_words, plain_words
 from kshot.client.errors import KshotError, Problem, Violation, error_class
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_REQUEST_ID_KEY = "x-kshot-request-id"
 _INDEXED = re.compile(r"(?P<field>[\w.]+)\[(?P<index>\d+)\]")
 
 
@@ -64,8 +65,13 @@ def _problem(error: grpc.RpcError, asked: Asked) -> Problem:
             elif detail.Unpack(retry):
                 retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     except DecodeError:
-        return Problem(code=error.code())
-    return Problem(error.code(), reason, metadata, violations, retry_after)
+        return Problem(code=error.code(), request_id=_request_id(error))
+    return Problem(error.code(), reason, metadata, violations, retry_after, _request_id(error))
+
+
+def _request_id(error: grpc.RpcError) -> str:
+    trailers = error.trailing_metadata() or ()
+    return next((str(item.value) for item in trailers if item.key == _REQUEST_ID_KEY), "")
 
 
 def _named(violation: Violation, asked: Asked) -> Violation:
