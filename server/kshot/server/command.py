@@ -121,7 +121,7 @@ class _EngineCount(click.ParamType[int]):
     type=click.Path(path_type=Path),
     envvar="KSHOT_AUDIT_LOG",
     help="File that lists deletions, reloads of bundles and refused calls, a JSON line each, and "
-    "where `kshot keys` takes it, changes of keys; it may be moved away at any time.",
+    "those changes of keys and limits that are made with it; it may be moved away at any time.",
 )
 @click.option(
     "--store-key",
