@@ -234,8 +234,10 @@ class Client:
     def list(self, *, model: str = "", filter: str = "") -> Iterator[AdaptedModel]:  # noqa: A002 -- the wire's name
         """Yield the adapted models that the server keeps, page by page.
 
-        Only those of `model`, and those that fit all terms of `filter`, such as
-        `class_name = "cat" AND expire_time < "2030-01-01T00:00:00Z"`.
+        Only those of `model` (`NAME`, whether or not it is still served, `NAME@VERSION`, or
+        `NAME@LABEL` of a served version), and those that fit all terms of `filter`, such as
+        `class_name = "cat" AND expire_time < "2030-01-01T00:00:00Z"`. An
+        unknown name gives none.
         """
         request = wire.ListAdaptedModelsRequest(
             page_size=_PAGE_SIZE,

@@ -245,6 +245,10 @@ class Front:
         `text` is the filter.
         """
         wanted = parse_filter(text)
+        labels = self.quotas.limits.allows(model.partition("@")[0])
+        model, version = self.catalog.kept_name(model, labels=labels)
+        if version is not None:
+            wanted = wanted.of_version(version)
         if page_size >= 0:
             size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
             page_size = await self.answer_room.hold_page(size, self.catalog.max_way)

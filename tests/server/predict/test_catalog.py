@@ -66,6 +66,18 @@ def test_other_names_are_not_served(versions: list[Bundle]) -> None:
             catalog.find(name)
 
 
+def test_lists_take_names_of_versions_and_labels(versions: list[Bundle]) -> None:
+    """Of versions also those that are no longer served."""
+    catalog = catalog_of((versions[0], ("stable",)), (versions[1], ()))
+
+    names = ("tiny", "tiny@2", "tiny@stable", "tiny@3", "gone", "gone@3", "tiny@no", "tiny@", "")
+    assert [catalog.kept_name(name) for name in names] == [
+        *(("tiny", None), ("tiny", 2), ("tiny", 1), ("tiny", 3), ("gone", None), ("gone", 3)),
+        *(("tiny@no", None), ("tiny@", None), ("", None)),
+    ]
+    assert catalog.kept_name("tiny@stable", labels=False) == ("tiny@stable", None)
+
+
 def test_a_version_is_served_once(versions: list[Bundle]) -> None:
     with pytest.raises(StartError, match="2 bundles tiny@1"):
         catalog_of((versions[0], ()), (versions[0], ()))

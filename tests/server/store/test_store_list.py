@@ -50,6 +50,24 @@ def test_a_page_stays_in_place_when_models_come_and_go(
     assert token == ""
 
 
+def test_a_list_may_be_of_one_version(
+    store: LocalStore, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    for number, version in enumerate((1, 2, 1)):
+        model = make_model(f"m{number}", create_time=float(number))
+        store.put(replace(model, model_version=version), make_arrays())
+    store.put(replace(make_model("other", model="other"), model_version=1), make_arrays())
+    model, wanted = make_model("m").model, parse_filter("size_bytes > 0").of_version(1)
+
+    page, token = store.list(1, "", model, wanted=wanted)
+    rest, end = store.list(9, token, model, wanted=wanted)
+
+    assert [each.id for each in (*page, *rest)] == ["m0", "m2"]
+    assert end == ""
+    with pytest.raises(InvalidRequest):
+        store.list(9, token, model, wanted=parse_filter("size_bytes > 0").of_version(2))
+
+
 def test_lists_leave_out_expired_and_other_models(
     store: LocalStore, clock: SimpleNamespace, make_model: MakeModel, make_arrays: MakeArrays
 ) -> None:

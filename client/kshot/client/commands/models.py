@@ -43,7 +43,9 @@ def command() -> None:
 
 @command.command(name="list")
 @server_options()
-@click.option("--model", default="", help="Only those adapted from this model.")
+@click.option(
+    "--model", default="", help="Only those adapted from NAME, NAME@VERSION or NAME@LABEL."
+)
 @click.option(
     "--filter",
     "terms",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -85,6 +86,9 @@ class _Served:
         return _Served(defaults, {**defaults, **named, **labelled}, digests)
 
 
+_VERSION = re.compile(r"[1-9]\d{0,17}", re.ASCII)
+
+
 def _precedence(model: ServedModel) -> tuple[bool, int]:
     return STABLE in model.labels, model.bundle.manifest.version
 
@@ -162,6 +166,18 @@ class Catalog:
         if name not in served.names:
             raise ModelNotFound(name, sorted(map(self.name_of, served.digests.values())))
         return served.names[name]
+
+    def kept_name(self, name: str, *, labels: bool = True) -> tuple[str, int | None]:
+        """Return the model and the version that a name in a list means, None for all versions.
+
+        A version need not be served, unlike a label; without `labels` none means anything.
+        """
+        model, at, version = name.partition("@")
+        if _VERSION.fullmatch(version):
+            return model, int(version)
+        if at and labels and (served := self._served.names.get(name)) is not None:
+            return model, served.bundle.manifest.version
+        return name, None
 
     def served(self, bundle_digest: str) -> ServedModel | None:
         """Return the served version of a digest, None if there is none."""

@@ -69,8 +69,14 @@ class ListFilter:
 
     @property
     def of_records(self) -> tuple[Term, ...]:
-        """Return the terms about class names and bundles."""
-        return tuple(term for term in self.terms if term.field in ("class_name", "bundle_digest"))
+        """Return the terms about class names, bundles and their version."""
+        fields = ("class_name", "bundle_digest", "model_version")
+        return tuple(term for term in self.terms if term.field in fields)
+
+    def of_version(self, version: int) -> ListFilter:
+        """Return the filter for models adapted from a version alone."""
+        terms = (*self.terms, Term("model_version", "=", version))
+        return replace(self, text=f"{self.text}@{version}", terms=terms)
 
     def earlier_by(self, seconds: float) -> ListFilter:
         """Return the filter with earlier times."""
@@ -80,10 +86,13 @@ class ListFilter:
         )
         return replace(self, terms=tuple(moved))
 
-    def admits(self, class_names: Sequence[str], bundle_digest: str) -> bool:
+    def admits(self, class_names: Sequence[str], bundle_digest: str, version: int = 0) -> bool:
         """Tell whether a model fits the terms of records."""
+        own = {"bundle_digest": bundle_digest, "model_version": version}
         return all(
-            term.value in class_names if term.field == "class_name" else term.value == bundle_digest
+            term.value in class_names
+            if term.field == "class_name"
+            else term.value == own[term.field]
             for term in self.of_records
         )
 

@@ -239,7 +239,7 @@ class LocalStore:
                 after = row.create_time, row.id
                 found = row.adapted_model
                 if row.id not in self._graves and wanted.admits(
-                    found.class_names, found.bundle_digest
+                    found.class_names, found.bundle_digest, found.model_version
                 ):
                     page.append(found)
             if len(rows) < count:
