@@ -119,7 +119,7 @@ def test_a_file_does_not_choose_the_name_of_its_bundle(
 
 
 class _Kept:
-    async def keep(self, adapted: Any, _arrays: AdaptedArrays) -> Any:  # noqa: ANN401
+    async def keep(self, adapted: Any, _arrays: AdaptedArrays) -> Any:  # noqa: ANN401 -- a record
         return adapted
 
 

@@ -112,11 +112,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unknown(self, method: str) -> Unary:
         async def refuse(_requests: object, context: Context) -> None:
-            call = _begin("unknown", context)
+            metadata = _metadata(context)
+            call = _begin("unknown", context, metadata)
             self._observer.begin(call)
             error: RequestError = MethodNotFound()
             try:
-                self._guards.gate.admit(call, method, _metadata(context))
+                self._guards.gate.admit(call, method, metadata)
             except RequestError as refusal:  # who may not call hears nothing of what there is
                 error = refusal
             self._guards.audit.write_call(call, error.reason)
@@ -176,11 +177,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     async def _run(self, method: str, kind: Kind, context: Context, work: Work) -> Any:  # noqa: ANN401 -- what `work` returns
         """Do a call's work between its beginning and its end."""
-        call = _begin(method.rpartition("/")[2] if kind is Kind.OWN else method, context)
+        metadata = _metadata(context)  # gRPC makes it anew each time
+        call = _begin(method.rpartition("/")[2] if kind is Kind.OWN else method, context, metadata)
         self._observer.begin(call, method.split("/")[1] if kind is Kind.OWN else "")
         try:
             opened = self._open.begin(call, context, kind)
-            self._guards.gate.admit(call, method, _metadata(context))
+            self._guards.gate.admit(call, method, metadata)
             if kind is Kind.OWN:
                 await self._guards.quotas.begin_call()
             result = await work(opened)
@@ -234,9 +236,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield await self._parse(handler, content, opened)
 
 
-def _begin(name: str, context: Context) -> Call:
+def _begin(name: str, context: Context, metadata: Metadata) -> Call:
     call = begin_call(name, context.time_remaining(), context.peer())
-    call.traceparent = find_traceparent(_metadata(context))
+    call.traceparent = find_traceparent(metadata)
     context.set_trailing_metadata(((REQUEST_ID_TRAILER, call.request_id),))
     return call
 
