@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := server,engine,train,photos,cpu,otel,dev
+EXTRAS := server,engine,train,photos,cpu,http,otel,dev
 # The first of these that is 3.11 or newer creates the environment; `make PYTHON=...` overrides it.
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))

@@ -190,6 +190,42 @@ SCOPE_AUTO: Scope.ValueType  # 3
 """
 global___Scope = Scope
 
+class _AdaptStage:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _AdaptStageEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_AdaptStage.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ADAPT_STAGE_UNSPECIFIED: _AdaptStage.ValueType  # 0
+    """Never sent."""
+    ADAPT_STAGE_QUEUED: _AdaptStage.ValueType  # 1
+    """It waits for its turn."""
+    ADAPT_STAGE_PREPARING: _AdaptStage.ValueType  # 2
+    """Its images are decoded, prepared and, with an encoder, encoded."""
+    ADAPT_STAGE_ADAPTING: _AdaptStage.ValueType  # 3
+    """Its inner loop runs."""
+    ADAPT_STAGE_ESTIMATING: _AdaptStage.ValueType  # 4
+    """The support set is checked and its accuracy estimated, by examples left out."""
+    ADAPT_STAGE_STORING: _AdaptStage.ValueType  # 5
+    """The adapted model is written to disk."""
+
+class AdaptStage(_AdaptStage, metaclass=_AdaptStageEnumTypeWrapper):
+    """Names what a server does for an adaptation."""
+
+ADAPT_STAGE_UNSPECIFIED: AdaptStage.ValueType  # 0
+"""Never sent."""
+ADAPT_STAGE_QUEUED: AdaptStage.ValueType  # 1
+"""It waits for its turn."""
+ADAPT_STAGE_PREPARING: AdaptStage.ValueType  # 2
+"""Its images are decoded, prepared and, with an encoder, encoded."""
+ADAPT_STAGE_ADAPTING: AdaptStage.ValueType  # 3
+"""Its inner loop runs."""
+ADAPT_STAGE_ESTIMATING: AdaptStage.ValueType  # 4
+"""The support set is checked and its accuracy estimated, by examples left out."""
+ADAPT_STAGE_STORING: AdaptStage.ValueType  # 5
+"""The adapted model is written to disk."""
+global___AdaptStage = AdaptStage
+
 class _StopReason:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -302,6 +338,101 @@ class AdaptResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["adapted_model", b"adapted_model", "deduplicated", b"deduplicated", "report", b"report", "timing", b"timing"]) -> None: ...
 
 global___AdaptResponse = AdaptResponse
+
+@typing.final
+class AdaptStreamRequest(google.protobuf.message.Message):
+    """Asks for an adapted model, with progress."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADAPT_FIELD_NUMBER: builtins.int
+    PROGRESS_INTERVAL_FIELD_NUMBER: builtins.int
+    @property
+    def adapt(self) -> global___AdaptRequest:
+        """Says what to adapt, and how. Required."""
+
+    @property
+    def progress_interval(self) -> google.protobuf.duration_pb2.Duration:
+        """Sets the least time between two messages of progress. Default: 0.1 s."""
+
+    def __init__(
+        self,
+        *,
+        adapt: global___AdaptRequest | None = ...,
+        progress_interval: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["adapt", b"adapt", "progress_interval", b"progress_interval"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["adapt", b"adapt", "progress_interval", b"progress_interval"]) -> None: ...
+
+global___AdaptStreamRequest = AdaptStreamRequest
+
+@typing.final
+class AdaptStreamResponse(google.protobuf.message.Message):
+    """Tells how far an adaptation is, or its result, which comes last."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    @property
+    def progress(self) -> global___AdaptProgress:
+        """Tells how far it is."""
+
+    @property
+    def result(self) -> global___AdaptResponse:
+        """Holds what `Adapt` answers."""
+
+    def __init__(
+        self,
+        *,
+        progress: global___AdaptProgress | None = ...,
+        result: global___AdaptResponse | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["progress", "result"] | None: ...
+
+global___AdaptStreamResponse = AdaptStreamResponse
+
+@typing.final
+class AdaptProgress(google.protobuf.message.Message):
+    """Tells how far an adaptation is. Where several models or left-out parts of the support set are
+    adapted, one after another, each begins at step 0.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    STAGE_FIELD_NUMBER: builtins.int
+    STEP_COUNT_FIELD_NUMBER: builtins.int
+    TOTAL_STEP_COUNT_FIELD_NUMBER: builtins.int
+    SUPPORT_LOSS_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Names the model that adapts: `ModelCapabilities.model`."""
+    stage: global___AdaptStage.ValueType
+    """Names what the server does now."""
+    step_count: builtins.int
+    """Counts the inner steps that are done."""
+    total_step_count: builtins.int
+    """Counts the inner steps that this inner loop takes; 0 while it is not known, or for a head in
+    closed form.
+    """
+    @property
+    def support_loss(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Holds the loss of each step since the message before."""
+
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        stage: global___AdaptStage.ValueType = ...,
+        step_count: builtins.int = ...,
+        total_step_count: builtins.int = ...,
+        support_loss: collections.abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "stage", b"stage", "step_count", b"step_count", "support_loss", b"support_loss", "total_step_count", b"total_step_count"]) -> None: ...
+
+global___AdaptProgress = AdaptProgress
 
 @typing.final
 class PredictRequest(google.protobuf.message.Message):

@@ -88,6 +88,11 @@ class AdaptationServiceStub(object):
                 request_serializer=kshot_dot_v1_dot_adaptation__pb2.AdaptRequest.SerializeToString,
                 response_deserializer=kshot_dot_v1_dot_adaptation__pb2.AdaptResponse.FromString,
                 _registered_method=True)
+        self.AdaptStream = channel.unary_stream(
+                '/kshot.v1.AdaptationService/AdaptStream',
+                request_serializer=kshot_dot_v1_dot_adaptation__pb2.AdaptStreamRequest.SerializeToString,
+                response_deserializer=kshot_dot_v1_dot_adaptation__pb2.AdaptStreamResponse.FromString,
+                _registered_method=True)
         self.Predict = channel.unary_unary(
                 '/kshot.v1.AdaptationService/Predict',
                 request_serializer=kshot_dot_v1_dot_adaptation__pb2.PredictRequest.SerializeToString,
@@ -202,6 +207,15 @@ class AdaptationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AdaptStream(self, request, context):
+        """Adapts as `Adapt` does, and tells how far it is: messages of progress, then the result. A client
+        that cancels stops the inner loop within one step, and nothing is kept.
+        Fails as `Adapt` does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Predict(self, request, context):
         """Classifies queries with an adapted model.
         Fails with INVALID_ARGUMENT, NOT_FOUND (unknown, expired or deleted id), FAILED_PRECONDITION
@@ -293,6 +307,11 @@ def add_AdaptationServiceServicer_to_server(servicer, server):
                     servicer.Adapt,
                     request_deserializer=kshot_dot_v1_dot_adaptation__pb2.AdaptRequest.FromString,
                     response_serializer=kshot_dot_v1_dot_adaptation__pb2.AdaptResponse.SerializeToString,
+            ),
+            'AdaptStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.AdaptStream,
+                    request_deserializer=kshot_dot_v1_dot_adaptation__pb2.AdaptStreamRequest.FromString,
+                    response_serializer=kshot_dot_v1_dot_adaptation__pb2.AdaptStreamResponse.SerializeToString,
             ),
             'Predict': grpc.unary_unary_rpc_method_handler(
                     servicer.Predict,
@@ -421,6 +440,33 @@ class AdaptationService(object):
             '/kshot.v1.AdaptationService/Adapt',
             kshot_dot_v1_dot_adaptation__pb2.AdaptRequest.SerializeToString,
             kshot_dot_v1_dot_adaptation__pb2.AdaptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdaptStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kshot.v1.AdaptationService/AdaptStream',
+            kshot_dot_v1_dot_adaptation__pb2.AdaptStreamRequest.SerializeToString,
+            kshot_dot_v1_dot_adaptation__pb2.AdaptStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -80,6 +80,15 @@ class AdaptationServiceStub:
     engine, store failing, shutting down) or DEADLINE_EXCEEDED (see `allow_partial`).
     """
 
+    AdaptStream: grpc.UnaryStreamMultiCallable[
+        kshot.v1.adaptation_pb2.AdaptStreamRequest,
+        kshot.v1.adaptation_pb2.AdaptStreamResponse,
+    ]
+    """Adapts as `Adapt` does, and tells how far it is: messages of progress, then the result. A client
+    that cancels stops the inner loop within one step, and nothing is kept.
+    Fails as `Adapt` does.
+    """
+
     Predict: grpc.UnaryUnaryMultiCallable[
         kshot.v1.adaptation_pb2.PredictRequest,
         kshot.v1.adaptation_pb2.PredictResponse,
@@ -223,6 +232,15 @@ class AdaptationServiceAsyncStub:
     Fails with INVALID_ARGUMENT (all violations, or the inner loop diverged), NOT_FOUND
     (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, no
     engine, store failing, shutting down) or DEADLINE_EXCEEDED (see `allow_partial`).
+    """
+
+    AdaptStream: grpc.aio.UnaryStreamMultiCallable[
+        kshot.v1.adaptation_pb2.AdaptStreamRequest,
+        kshot.v1.adaptation_pb2.AdaptStreamResponse,
+    ]
+    """Adapts as `Adapt` does, and tells how far it is: messages of progress, then the result. A client
+    that cancels stops the inner loop within one step, and nothing is kept.
+    Fails as `Adapt` does.
     """
 
     Predict: grpc.aio.UnaryUnaryMultiCallable[
@@ -370,6 +388,17 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
         Fails with INVALID_ARGUMENT (all violations, or the inner loop diverged), NOT_FOUND
         (unknown model), RESOURCE_EXHAUSTED (store or device memory full), UNAVAILABLE (queue full, no
         engine, store failing, shutting down) or DEADLINE_EXCEEDED (see `allow_partial`).
+        """
+
+    @abc.abstractmethod
+    def AdaptStream(
+        self,
+        request: kshot.v1.adaptation_pb2.AdaptStreamRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[kshot.v1.adaptation_pb2.AdaptStreamResponse], collections.abc.AsyncIterator[kshot.v1.adaptation_pb2.AdaptStreamResponse]]:
+        """Adapts as `Adapt` does, and tells how far it is: messages of progress, then the result. A client
+        that cancels stops the inner loop within one step, and nothing is kept.
+        Fails as `Adapt` does.
         """
 
     @abc.abstractmethod
