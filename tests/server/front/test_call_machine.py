@@ -1,11 +1,15 @@
-"""A server against a dictionary that does the same: calls of two tenants in any order."""
+"""A server against a dictionary that does the same: calls of two tenants in any order.
+
+In between an operator takes a version of the bundle away and brings it back, starts the server
+again on the same store, and erases a tenant.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,18 +24,28 @@ from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     consumes,
+    multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
 
+from kshot.bundle import Bundle as ModelBundle
 from kshot.server.access.access_file import change_access
 from kshot.server.access.key import Role, new_key
+from kshot.server.config import ServerConfig
 from kshot.v1 import adaptation_pb2 as wire
-from studies.reliability.ledger import DELETED, EXPIRED, Ledger
+from kshot.v1 import admin_pb2 as admin_wire
+from kshot.v1.admin_pb2_grpc import AdminServiceStub
+from studies.reliability.ledger import DELETED, EXPIRED, NOT_FOUND, Ledger
 from studies.reliability.tasks import Task, make_tasks, measured
 
 SHORT_SECONDS = 0.05
 TENANTS = ("ada", "bob")
+OPERATOR = "operator"
+COMES_AND_GOES = "tiny@2"
+Run = Callable[[ServerConfig], AbstractContextManager[Any]]
+COMPUTING = ("Predict", "ExportAdaptedModel")
 OF_ONE = {
     "Predict": wire.PredictRequest,
     "GetAdaptedModel": wire.GetAdaptedModelRequest,
@@ -52,12 +66,80 @@ class Kept:
     state: str = ""
 
 
+class Place:
+    """A server that its operator changes, and calls with the keys of its tenants."""
+
+    def __init__(self, run: Run, config: ServerConfig, keys: Mapping[str, str]) -> None:
+        self._run, self._config, self._keys = run, config, keys
+        self._running = ExitStack()
+        (root,) = config.repositories
+        self._there, self._away = root / "tiny" / "2", root / ".away"
+        self.restart()
+
+    def restart(self) -> None:
+        """End the server and start another on the same store."""
+        self._running.close()
+        server = self._running.enter_context(self._run(self._config))
+        self.stubs = {name: KeyedStub(server.stub, key) for name, key in self._keys.items()}
+        self._admin = KeyedStub(AdminServiceStub(server.channel), self._keys[OPERATOR])
+
+    def close(self) -> None:
+        """End the server."""
+        self._running.close()
+
+    def serves(self, model: str) -> bool:
+        """Tell whether the version of a task is there."""
+        return model != COMES_AND_GOES or self._there.exists()
+
+    def switch(self) -> None:
+        """Take a version away, or bring it back."""
+        if self._there.exists():
+            self._there.rename(self._away)
+        else:
+            self._away.rename(self._there)
+        self._admin.ReloadBundles(admin_wire.ReloadBundlesRequest(), timeout=30)
+
+    def erase(self, tenant: str) -> int:
+        """Erase a tenant; return how many of its models there were."""
+        request = admin_wire.DeleteTenantRequest(tenant=tenant)
+        return int(self._admin.DeleteTenant(request, timeout=30).adapted_model_count)
+
+
 class CallMachine(RuleBasedStateMachine):
     """Keeps for each adapted model what it must answer; the server is one for all examples."""
 
     kept = Bundle("kept")
-    stubs: dict[str, Any]
+    place: Place
     tasks: list[Task]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all = list[Kept]()
+        self.restarted = False
+
+    @property
+    def stubs(self) -> Mapping[str, Any]:
+        """Calls by tenant."""
+        return self.place.stubs
+
+    @precondition(lambda self: not self.restarted)  # it takes as long as many calls
+    @rule()
+    def restart(self) -> None:
+        self.place.restart()
+        self.restarted = True
+
+    @rule()
+    def switch(self) -> None:
+        self.place.switch()
+
+    @rule(tenant=st.sampled_from(TENANTS))
+    def erase(self, tenant: str) -> None:
+        """Not even that they were is known afterwards."""
+        theirs = [kept for kept in self.all if kept.tenant == tenant]
+        count = self.place.erase(tenant)
+        assert count >= sum(kept.state == "" for kept in theirs)
+        for kept in theirs:
+            kept.state = NOT_FOUND
 
     @rule(
         target=kept,
@@ -65,13 +147,17 @@ class CallMachine(RuleBasedStateMachine):
         number=st.integers(0, 5),
         short=st.booleans(),
     )
-    def adapt(self, tenant: str, number: int, short: bool) -> Kept:
+    def adapt(self, tenant: str, number: int, short: bool) -> Any:  # noqa: ANN401 -- one or none
         task, request = self.tasks[number], wire.AdaptRequest()
         request.CopyFrom(self.tasks[number].request)
         request.options.ttl.FromMilliseconds(round(1e3 * (SHORT_SECONDS if short else 600)))
+        if not self.place.serves(request.model):
+            assert "MODEL_NOT_FOUND" in refused(self.stubs[tenant].Adapt, request)
+            return multiple()
         adapted = self.stubs[tenant].Adapt(request, timeout=30).adapted_model
         assert adapted.weights_digest == task.weights_digest
         kept = Kept(adapted.id, tenant, task, adapted.etag)
+        self.all.append(kept)
         if short:
             expire(kept, adapted)
         return kept
@@ -96,9 +182,7 @@ class CallMachine(RuleBasedStateMachine):
             request.queries.CopyFrom(kept.task.queries[0])
         if method == "UpdateAdaptedModel":
             request.ttl.FromSeconds(900)
-        with pytest.raises(grpc.RpcError) as caught:
-            getattr(self.stubs[other], method)(request, timeout=30)
-        assert "ADAPTED_MODEL_NOT_FOUND" in reason(caught.value)
+        assert NOT_FOUND in refused(getattr(self.stubs[other], method), request)
 
     @rule(kept=kept, number=st.integers(0, 5))
     def predict(self, kept: Kept, number: int) -> None:
@@ -121,6 +205,9 @@ class CallMachine(RuleBasedStateMachine):
             options=task.request.options,
             queries=task.queries[place],
         )
+        if not self.place.serves(request.model):
+            assert "MODEL_NOT_FOUND" in refused(self.stubs["ada"].AdaptAndPredict, request)
+            return
         response = self.stubs["ada"].AdaptAndPredict(request, timeout=30)
         found = np.frombuffer(response.probabilities.data, "<f4").reshape(task.answers[place].shape)
         np.testing.assert_allclose(found, task.answers[place], rtol=0, atol=1e-5)
@@ -162,12 +249,14 @@ class CallMachine(RuleBasedStateMachine):
     def answer(self, kept: Kept, method: str, request: Any) -> Any:  # noqa: ANN401 -- messages of all kinds
         """Make a call about a model; return the answer, None where the model has rightly gone."""
         call = getattr(self.stubs[kept.tenant], method)
-        if not kept.state:
-            return call(request, timeout=30)
-        with pytest.raises(grpc.RpcError) as caught:
-            call(request, timeout=30)
-        assert kept.state in reason(caught.value)
-        return None
+        if kept.state:
+            assert kept.state in refused(call, request)
+            return None
+        if method in COMPUTING and not self.place.serves(kept.task.request.model):
+            code = grpc.StatusCode.FAILED_PRECONDITION
+            assert "MODEL_CHANGED" in refused(call, request, code)
+            return None
+        return call(request, timeout=30)
 
 
 def expire(kept: Kept, adapted: wire.AdaptedModel) -> None:
@@ -177,9 +266,16 @@ def expire(kept: Kept, adapted: wire.AdaptedModel) -> None:
     kept.state = EXPIRED
 
 
-def reason(error: Any) -> str:  # noqa: ANN401 -- grpc has no type for it
-    """Return the details of an error that is NOT_FOUND."""
-    assert error.code() is grpc.StatusCode.NOT_FOUND
+def refused(
+    call: Callable[..., Any],
+    request: Any,  # noqa: ANN401 -- messages of all kinds
+    code: grpc.StatusCode = grpc.StatusCode.NOT_FOUND,
+) -> str:
+    """Make a call that must fail with a code; return the details of its error."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request, timeout=30)
+    error: Any = caught.value
+    assert error.code() is code
     details: bytes = dict(error.trailing_metadata())["grpc-status-details-bin"]
     return details.decode("latin-1")
 
@@ -203,23 +299,42 @@ class KeyedStub:
 
 @pytest.fixture
 def machine(
-    start_server: Callable[..., AbstractContextManager[Any]], tmp_path: Path
+    make_config: Callable[..., ServerConfig],
+    run_in_thread: Run,
+    write_version: Callable[..., ModelBundle],
+    pipes: Path,  # noqa: ARG001 -- the fake engine needs it
+    tmp_path: Path,
 ) -> Iterator[type[CallMachine]]:
     """The machine beside a server that holds two models in memory."""
-    made = {name: new_key(name, Role.USER, None, datetime.now(UTC)) for name in TENANTS}
-    keys = tuple(key for key, _ in made.values())
-    access = tmp_path / "access.json"
-    change_access(access, lambda file: replace(file, keys=keys), create=True)
-    with start_server(cache_bytes=3000, max_hot_sessions=1, access=access) as server:
-        stubs = {name: KeyedStub(server.stub, text) for name, (_, text) in made.items()}
-        capabilities = stubs["ada"].GetCapabilities(wire.GetCapabilitiesRequest(), timeout=30)
-        CallMachine.stubs = stubs
-        CallMachine.tasks = measured(stubs["ada"], make_tasks(capabilities.models, 6))
+    roles = {**dict.fromkeys(TENANTS, Role.USER), OPERATOR: Role.ADMIN}
+    made = {name: new_key(name, role, None, datetime.now(UTC)) for name, role in roles.items()}
+    access, root = tmp_path / "access.json", tmp_path / "repository"
+    records = tuple(key for key, _ in made.values())
+    change_access(access, lambda file: replace(file, keys=records), create=True)
+    for version in (1, 2):
+        write_version(root, version, step=version)
+    (root / "tiny" / "labels.json").write_text('{"stable": 1}')
+    config = make_config(
+        bundles=(),
+        repositories=(root,),
+        poll_repository=0.0,
+        access=access,
+        cache_bytes=3000,
+        max_hot_sessions=1,
+    )
+    place = Place(run_in_thread, config, {name: text for name, (_, text) in made.items()})
+    try:
+        capabilities = place.stubs["ada"].GetCapabilities(wire.GetCapabilitiesRequest(), timeout=30)
+        assert {model.model for model in capabilities.models} == {"tiny", COMES_AND_GOES}
+        CallMachine.place = place
+        CallMachine.tasks = measured(place.stubs["ada"], make_tasks(capabilities.models, 6))
         yield CallMachine
+    finally:
+        place.close()
 
 
 def test_calls_in_any_order_answer_as_one_by_one(machine: type[CallMachine]) -> None:
     run_state_machine_as_test(
         machine,
-        settings=settings(max_examples=8, stateful_step_count=30, deadline=None, derandomize=True),
+        settings=settings(max_examples=8, stateful_step_count=40, deadline=None, derandomize=True),
     )
