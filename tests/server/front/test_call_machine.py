@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
     consumes,
+    initialize,
     multiple,
     precondition,
     rule,
@@ -122,16 +123,36 @@ class CallMachine(RuleBasedStateMachine):
         """Calls by tenant."""
         return self.place.stubs
 
+    @initialize(target=kept)
+    def begin(self) -> Any:  # noqa: ANN401 -- several
+        """Each tenant has a model of each version, if it is there."""
+        return multiple(
+            *(
+                self.keep(tenant, number, 600)
+                for tenant in TENANTS
+                for number in (0, 1)
+                if self.place.serves(self.tasks[number].request.model)
+            )
+        )
+
     @precondition(lambda self: not self.restarted)  # it takes as long as many calls
     @rule()
     def restart(self) -> None:
         self.place.restart()
         self.restarted = True
+        self.ask_all()
 
     @rule()
     def switch(self) -> None:
         self.place.switch()
+        self.ask_all()
 
+    def ask_all(self) -> None:
+        """Ask every model that there ever was."""
+        for kept in self.all:
+            self.predict(kept, 0)
+
+    @precondition(lambda self: len(self.all) > 4)
     @rule(tenant=st.sampled_from(TENANTS))
     def erase(self, tenant: str) -> None:
         """Not even that they were is known afterwards."""
@@ -148,17 +169,22 @@ class CallMachine(RuleBasedStateMachine):
         short=st.booleans(),
     )
     def adapt(self, tenant: str, number: int, short: bool) -> Any:  # noqa: ANN401 -- one or none
-        task, request = self.tasks[number], wire.AdaptRequest()
-        request.CopyFrom(self.tasks[number].request)
-        request.options.ttl.FromMilliseconds(round(1e3 * (SHORT_SECONDS if short else 600)))
-        if not self.place.serves(request.model):
-            assert "MODEL_NOT_FOUND" in refused(self.stubs[tenant].Adapt, request)
+        task = self.tasks[number]
+        if not self.place.serves(task.request.model):
+            assert "MODEL_NOT_FOUND" in refused(self.stubs[tenant].Adapt, task.request)
             return multiple()
+        return self.keep(tenant, number, SHORT_SECONDS if short else 600)
+
+    def keep(self, tenant: str, number: int, seconds: float) -> Kept:
+        """Adapt a model; one with a short life has expired then."""
+        task, request = self.tasks[number], wire.AdaptRequest()
+        request.CopyFrom(task.request)
+        request.options.ttl.FromMilliseconds(round(1e3 * seconds))
         adapted = self.stubs[tenant].Adapt(request, timeout=30).adapted_model
         assert adapted.weights_digest == task.weights_digest
         kept = Kept(adapted.id, tenant, task, adapted.etag)
         self.all.append(kept)
-        if short:
+        if seconds == SHORT_SECONDS:
             expire(kept, adapted)
         return kept
 
@@ -185,6 +211,9 @@ class CallMachine(RuleBasedStateMachine):
         assert NOT_FOUND in refused(getattr(self.stubs[other], method), request)
 
     @rule(kept=kept, number=st.integers(0, 5))
+    def predict_again(self, kept: Kept, number: int) -> None:
+        self.predict(kept, number)
+
     def predict(self, kept: Kept, number: int) -> None:
         queries = kept.task.queries[number]
         request = wire.PredictRequest(adapted_model=kept.id, queries=queries)
