@@ -61,12 +61,14 @@ mount_as_container() {
 }
 
 # As `--user`, `--cap-drop=ALL` and `--security-opt=no-new-privileges` would; `alone` is the command
-# that makes a process the first of its own namespace, as in a container.
+# that makes a process the first of its own namespace, as in a container. `settings` are a server's
+# and its probe's, and also those of the calls to it.
 alone=()
+settings=(KSHOT_INSECURE=1)
 inside() {
     exec "${alone[@]}" chroot "$root" /usr/bin/setpriv --reuid="${user%:*}" --regid="${user#*:}" \
         --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all \
-        /usr/bin/env -i "${environment[@]}" "KSHOT_LISTEN=$listen" KSHOT_INSECURE=1 "$@"
+        /usr/bin/env -i "${environment[@]}" "KSHOT_LISTEN=$listen" "${settings[@]}" "$@"
 }
 
 exercise() {
@@ -180,6 +182,27 @@ fi
 start_server "$first"
 echo "start with a warm cache: $seconds s, $busy s of processor time"
 exercise again "$address" "$client_folder" "$adapted"
+kill -TERM "$server"
+end_server
+
+# With keys and TLS, whatever the address: the files lie in the volume, and belong to the server.
+settings=("KSHOT_ACCESS=$volume/access.json" "KSHOT_TLS_CERT=$volume/tls.crt" "KSHOT_TLS_KEY=$volume/tls.key")
+(inside sh -euc "umask 077
+    openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=kshot \
+        -addext 'subjectAltName=DNS:localhost,IP:127.0.0.1' -keyout $volume/tls.key -out $volume/tls.crt
+    kshot keys create --tenant exercise >$volume/api-key") 2>>"$work/server.log" ||
+    fail "no certificate and key could be made"
+start_server "$first"
+echo "start with keys and TLS: $seconds s, $busy s of processor time"
+settings+=("KSHOT_CA=$volume/tls.crt")
+code=0
+exercise again "$address" "$client_folder" "$adapted" >/dev/null 2>"$work/refused" || code=$?
+if [[ $code == 0 ]] || ! grep -q -i "key" "$work/refused"; then
+    fail "a call without a key: exit code $code, $(cat "$work/refused")"
+fi
+echo "a call without a key is refused: $(head -n 1 "$work/refused")"
+settings+=("KSHOT_API_KEY_FILE=$volume/api-key")
+exercise use "$address" "$client_folder"
 kill -TERM "$server"
 end_server
 echo "the volume: $(size "$root$volume/store") MiB of store, $(size "$root$volume/cache") MiB of cache"
