@@ -348,6 +348,8 @@ def test_the_audit_log_names_who_was_refused_and_what_was_deleted(served: Served
     stub = AdaptationServiceStub(served.channel)
     deletion = wire.DeleteAdaptedModelRequest(adapted_model=UNKNOWN)
     with pytest.raises(grpc.RpcError):
+        stub.Adapt(wire.AdaptRequest(), timeout=30)  # without a key
+    with pytest.raises(grpc.RpcError):
         stub.DeleteAdaptedModel(deletion, metadata=bearer(key), timeout=30)
 
     wait_until(lambda: audited(served)[-1]["outcome"] == "ADAPTED_MODEL_NOT_FOUND")
