@@ -68,6 +68,24 @@ def test_an_adaptation_is_the_learners(
             np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+def test_progress_tells_every_loss_before_the_result(
+    engine: Stub, request_message: engine_pb2.AdaptRequest
+) -> None:
+    request_message.step_count, request_message.deterministic = 100, True
+    asked = engine_pb2.AdaptWithProgressRequest(task=request_message)
+    asked.interval.FromMilliseconds(10)
+    wanted = engine.Adapt(request_message, timeout=60)
+
+    *progress, last = engine.AdaptWithProgress(asked, timeout=60)
+
+    assert last.result.parameters == wanted.parameters
+    assert last.result.support_loss == wanted.support_loss
+    assert len(progress) > 1
+    losses = [loss for each in progress for loss in each.progress.support_loss]
+    assert losses == list(wanted.support_loss)[: len(losses)]
+    assert all(each.progress.support_loss for each in progress)
+
+
 @pytest.mark.compiled
 def test_what_is_compiled_is_the_learners_too(
     compiled_engine: Stub,
@@ -234,7 +252,11 @@ def test_cancelling_frees_the_engine(
     engine: Stub, request_message: engine_pb2.AdaptRequest
 ) -> None:
     request_message.step_count = ENDLESS
-    endless = [engine.Adapt.future(request_message, timeout=300) for _ in range(3)]
+    asked = engine_pb2.AdaptWithProgressRequest(task=request_message)
+    asked.interval.FromMilliseconds(10)
+    endless: list[Any] = [engine.Adapt.future(request_message, timeout=300) for _ in range(3)]
+    endless.append(engine.AdaptWithProgress(asked, timeout=300))
+    next(endless[-1])
 
     for call in endless:
         call.cancel()

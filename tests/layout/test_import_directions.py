@@ -85,8 +85,16 @@ FLOORS: dict[str, list[set[str]]] = {
         {"commands"},
     ],
     "server": [
-        {"call_context", "error_details", "errors", "event_log", "fair_pool", "workers"},
-        {"config", "drain_grace", "listen"},
+        {
+            "call_context",
+            "error_details",
+            "errors",
+            "event_log",
+            "fair_pool",
+            "progress",
+            "workers",
+        },
+        {"config", "drain_grace"},
         {"access"},
         {"request"},
         {"limits"},

@@ -203,9 +203,9 @@ class _AdaptStageEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     ADAPT_STAGE_PREPARING: _AdaptStage.ValueType  # 2
     """Its images are decoded, prepared and, with an encoder, encoded."""
     ADAPT_STAGE_ADAPTING: _AdaptStage.ValueType  # 3
-    """Its inner loop runs."""
+    """Its inner loop runs, or waits for a slot."""
     ADAPT_STAGE_ESTIMATING: _AdaptStage.ValueType  # 4
-    """The support set is checked and its accuracy estimated, by examples left out."""
+    """Its accuracy is estimated, by examples left out; with `fold_count`, by inner loops."""
     ADAPT_STAGE_STORING: _AdaptStage.ValueType  # 5
     """The adapted model is written to disk."""
 
@@ -219,9 +219,9 @@ ADAPT_STAGE_QUEUED: AdaptStage.ValueType  # 1
 ADAPT_STAGE_PREPARING: AdaptStage.ValueType  # 2
 """Its images are decoded, prepared and, with an encoder, encoded."""
 ADAPT_STAGE_ADAPTING: AdaptStage.ValueType  # 3
-"""Its inner loop runs."""
+"""Its inner loop runs, or waits for a slot."""
 ADAPT_STAGE_ESTIMATING: AdaptStage.ValueType  # 4
-"""The support set is checked and its accuracy estimated, by examples left out."""
+"""Its accuracy is estimated, by examples left out; with `fold_count`, by inner loops."""
 ADAPT_STAGE_STORING: AdaptStage.ValueType  # 5
 """The adapted model is written to disk."""
 global___AdaptStage = AdaptStage
@@ -349,11 +349,11 @@ class AdaptStreamRequest(google.protobuf.message.Message):
     PROGRESS_INTERVAL_FIELD_NUMBER: builtins.int
     @property
     def adapt(self) -> global___AdaptRequest:
-        """Says what to adapt, and how. Required."""
+        """Says what to adapt, and how. Required. Errors name its fields as those of `Adapt` do."""
 
     @property
     def progress_interval(self) -> google.protobuf.duration_pb2.Duration:
-        """Sets the least time between two messages of progress. Default: 0.1 s."""
+        """Sets the least time between two messages of progress: 0.02 to 60 s. Default: 0.1 s."""
 
     def __init__(
         self,
@@ -396,8 +396,8 @@ global___AdaptStreamResponse = AdaptStreamResponse
 
 @typing.final
 class AdaptProgress(google.protobuf.message.Message):
-    """Tells how far an adaptation is. Where several models or left-out parts of the support set are
-    adapted, one after another, each begins at step 0.
+    """Tells how far an adaptation is. Where several models or folds of the support set are adapted, one
+    after another, each begins at step 0. A repetition of a request that runs hears of the result alone.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

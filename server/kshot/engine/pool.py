@@ -17,12 +17,14 @@ from kshot.learner import SlotProgress, SlotResult, Slots, SlotTask, StepSpec
 class Job:
     """A task on its way through the engine, and the future of its result.
 
-    `paused` is there while it waits for a slot to go on in.
+    `losses` gets the loss of each step where somebody reads along. `paused` is there while it waits
+    for a slot to go on in.
     """
 
     model: LoadedModel
     task: EngineTask
     budget: Budget
+    losses: list[float] | None = None
     answer: "Future[EngineResult]" = field(default_factory=Future)
     paused: "PausedJob | None" = None
 
@@ -110,8 +112,10 @@ class Pool:
             return
         losses = self._slots.advance()
         done = set(self._slots.finished())
-        for handle in list(self._running):
+        for handle, running in list(self._running.items()):
             loss = losses.get(handle, 0.0)
+            if running.job.losses is not None and handle in losses:
+                running.job.losses.append(loss)
             if handle in done or loss - loss != 0.0:  # infinite, or not a number
                 self._leave(handle, StopReason.COMPLETED)
 

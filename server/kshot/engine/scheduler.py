@@ -85,13 +85,16 @@ class Scheduler:
 
         Raises `ValueError` if the task does not fit the model.
         """
-        task.check(model)
-        job = Job(model, task, budget)
+        return self.submit_job(Job(model, task, budget))
+
+    def submit_job(self, job: Job) -> "Future[EngineResult]":
+        """Queue a job as `submit` does; return its answer."""
+        job.task.check(job.model)
         with self._changed:
             if self._closing:
                 job.answer.cancel()
                 return job.answer
-            self._waiting.add(task.caller, job)
+            self._waiting.add(job.task.caller, job)
             self._changed.notify()
         return job.answer
 

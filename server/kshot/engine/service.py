@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,8 +17,9 @@ from kshot.engine.budget import Budget
 from kshot.engine.device import DeviceDescription, ran_out_of_memory
 from kshot.engine.loading import Models
 from kshot.engine.models import LoadedModel
+from kshot.engine.pool import Job
 from kshot.engine.scheduler import Scheduler
-from kshot.engine.task import EngineResult, EngineTask, StopReason
+from kshot.engine.task import EngineResult, StopReason
 from kshot.engine.task_span import task_span
 from kshot.engine.tuning import Tuning
 from kshot.engine.wire import decode_task, encode_result
@@ -28,6 +31,9 @@ STALL_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 AdaptContext = grpc.aio.ServicerContext[engine_pb2.AdaptRequest, engine_pb2.AdaptResponse]
+ProgressContext = grpc.aio.ServicerContext[
+    engine_pb2.AdaptWithProgressRequest, engine_pb2.AdaptWithProgressResponse
+]
 DescribeContext = grpc.aio.ServicerContext[
     engine_pb2.DescribeEngineRequest, engine_pb2.DescribeEngineResponse
 ]
@@ -112,6 +118,37 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self, request: engine_pb2.AdaptRequest, context: AdaptContext
     ) -> engine_pb2.AdaptResponse:
         """Adapt one task."""
+        return await self._adapt(request, context)
+
+    async def AdaptWithProgress(  # noqa: N802 -- the name on the wire
+        self, request: engine_pb2.AdaptWithProgressRequest, context: ProgressContext
+    ) -> AsyncIterator[engine_pb2.AdaptWithProgressResponse]:
+        """Adapt one task, and tell its losses on the way."""
+        losses: list[float] = []
+        answer = asyncio.ensure_future(self._adapt(request.task, context, losses))
+        interval, told = request.interval.ToNanoseconds() / 1e9, 0
+        try:
+            while not answer.done():
+                await asyncio.wait([answer], timeout=interval)
+                known = len(losses)
+                if known > told:
+                    progress = engine_pb2.AdaptProgress(support_loss=losses[told:known])
+                    yield engine_pb2.AdaptWithProgressResponse(progress=progress)
+                told = known
+            yield engine_pb2.AdaptWithProgressResponse(result=answer.result())
+        finally:
+            if not answer.done():
+                answer.cancel()
+                with suppress(asyncio.CancelledError):
+                    await answer
+
+    async def _adapt(
+        self,
+        request: engine_pb2.AdaptRequest,
+        context: AdaptContext | ProgressContext,
+        losses: list[float] | None = None,
+    ) -> engine_pb2.AdaptResponse:
+        """Adapt one task; note the loss of each step."""
         model = self._models.find(request.bundle_digest)
         if model is None or model.name != request.model:
             await context.abort(
@@ -125,7 +162,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         remaining = context.time_remaining()
         budget = Budget(remaining, request.allow_partial)
         with task_span(self._tracer, model, task, context.invocation_metadata()) as note:
-            result = await self._compute(model, task, budget, context)
+            result = await self._compute(Job(model, task, budget, losses), context)
             note(result)
         if result.stop_reason is StopReason.CANCELLED:
             await context.abort(grpc.StatusCode.CANCELLED, "the caller left")
@@ -137,13 +174,11 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             )
         return encode_result(result)
 
-    async def _compute(
-        self, model: LoadedModel, task: EngineTask, budget: Budget, context: AdaptContext
-    ) -> EngineResult:
+    async def _compute(self, job: Job, context: AdaptContext | ProgressContext) -> EngineResult:
         try:
-            return await asyncio.wrap_future(self._scheduler.submit(model, task, budget))
+            return await asyncio.wrap_future(self._scheduler.submit_job(job))
         except asyncio.CancelledError:
-            budget.cancelled.set()
+            job.budget.cancelled.set()
             raise
         except ValueError as error:
             return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

@@ -16,6 +16,7 @@ from kshot.server.engine_link.client import EngineResult, EngineTask
 from kshot.server.errors import AdaptationDiverged, DeadlineExceeded
 from kshot.server.folds import FoldsFailedError, held_out_logits
 from kshot.server.predict.predictor import Predictor
+from kshot.server.progress import Stage
 from kshot.server.report.estimate import AccuracyEstimate, estimate_accuracy
 from kshot.server.report.examples import ExampleNote, note_answers
 from kshot.server.report.known import all_may_be_left_out, strengths
@@ -61,8 +62,10 @@ async def adapt(
 ) -> AdaptResult:
     """Run the inner loop; raise `AdaptationDiverged`, `DeadlineExceeded` or `Unavailable`."""
 
-    async def run(engine_task: EngineTask) -> EngineResult:
+    async def run(engine_task: EngineTask, stage: Stage = Stage.ESTIMATING) -> EngineResult:
         call, started = current_call(), time.perf_counter()
+        if call.progress is not None:
+            call.progress.begin_loop(stage, engine_task.model, engine_task.options.step_count)
         seconds = seconds_to_work(call.remaining())
         if engine_task.tail is not None and seconds is not None:
             # What follows a head that the deadline leaves takes longer than sending it.
@@ -74,7 +77,7 @@ async def adapt(
         call.add("queue", time.perf_counter() - started - result.seconds)
         return result
 
-    result = await run(task.for_engine())
+    result = await run(task.for_engine(), Stage.ADAPTING)
     held_out, warnings = result.held_out_logits, tuple[str, ...]()
     if held_out is not None:
         held_out = held_out / np.float32(task.temperature)

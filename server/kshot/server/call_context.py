@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from kshot.server.errors import CallCancelled, DeadlineExceeded
 from kshot.server.fair_pool import give_way
+from kshot.server.progress import Progress
 
 # A call that ends this close to its deadline was ended by it: timers are not exact, and a timeout
 # travels with two or three digits, rounded up.
@@ -62,6 +63,8 @@ class Call:
     """Sentences for the caller about the support set: any part of the work may append some."""
     query_warnings: list[str] = field(default_factory=list)
     """The same about the queries."""
+    progress: Progress | None = None
+    """How far its adaptation is; None where nobody asks."""
     traceparent: str = ""
     """The W3C header by which further work belongs to this call's trace; empty without a trace."""
     parts: list[tuple[str, float, float]] | None = None
@@ -197,6 +200,12 @@ def current_tenant() -> str:
     """Return the tenant of this task's call; empty on a server without keys."""
     call = _CALL.get(None)
     return "" if call is None else call.tenant
+
+
+def current_progress() -> Progress | None:
+    """Return what hears how far this task's adaptation is; None where nobody asks."""
+    call = _CALL.get(None)
+    return None if call is None else call.progress
 
 
 def current_traceparent() -> str:

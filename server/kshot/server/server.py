@@ -32,7 +32,6 @@ from kshot.server.event_log import LOGGER, log_event
 from kshot.server.front import Front
 from kshot.server.front_share import measure_share
 from kshot.server.limits.answers import AnswerRoom
-from kshot.server.listen import listen
 from kshot.server.oip.service import SERVICE as INFERENCE_SERVICE
 from kshot.server.oip.service import InferenceServicer
 from kshot.server.predict.batches import Batches
@@ -44,6 +43,7 @@ from kshot.server.request.decoders import Decoders
 from kshot.server.rpc.admin import AdminServicer
 from kshot.server.rpc.health import Health
 from kshot.server.rpc.interceptor import CallInterceptor, Guards
+from kshot.server.rpc.listen import listen
 from kshot.server.rpc.messages import max_fields
 from kshot.server.rpc.service import AdaptationServicer
 from kshot.server.rpc.transport import quiet_grpc, transport_options

@@ -42,6 +42,9 @@ class Calls:
         adapt, queries = small.request, small.queries[0]
         self._requests: dict[str, list[Any]] = {
             f"/{_SERVICE}/Adapt": [task.request for task in tasks[:6]],
+            f"/{_SERVICE}/AdaptStream": [
+                wire.AdaptStreamRequest(adapt=task.request) for task in tasks[:2]
+            ],
             f"/{_SERVICE}/Predict": [
                 wire.PredictRequest(adapted_model=adapted_model, queries=tasks[0].queries[0])
             ],

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,16 @@ class FakeEngine(wire_grpc.EngineServiceServicer):
             tail = self._tails[request.bundle_digest]
             return head_and_tail(request, tail, partial=partial)
         return class_means(request, 1 if partial else request.step_count)
+
+    async def AdaptWithProgress(  # noqa: N802 -- named as in the .proto
+        self, request: wire.AdaptWithProgressRequest, context: Context
+    ) -> AsyncIterator[wire.AdaptWithProgressResponse]:
+        """Adapt; tell all losses but the last before, each alone."""
+        response = await self.Adapt(request.task, context)
+        for loss in response.support_loss[:-1]:
+            progress = wire.AdaptProgress(support_loss=[loss])
+            yield wire.AdaptWithProgressResponse(progress=progress)
+        yield wire.AdaptWithProgressResponse(result=response)
 
 
 def class_means(request: wire.AdaptRequest, step_count: int) -> wire.AdaptResponse:

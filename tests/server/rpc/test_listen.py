@@ -10,9 +10,9 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from kshot.server import listen as module
 from kshot.server.errors import StartError
-from kshot.server.listen import listen
+from kshot.server.rpc import listen as module
+from kshot.server.rpc.listen import listen
 
 ALL = "0.0.0.0"  # noqa: S104 -- bound for a moment
 

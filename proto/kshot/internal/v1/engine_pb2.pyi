@@ -406,6 +406,81 @@ class AdaptResponse(google.protobuf.message.Message):
 global___AdaptResponse = AdaptResponse
 
 @typing.final
+class AdaptWithProgressRequest(google.protobuf.message.Message):
+    """Asks for one inner loop, with progress."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: builtins.int
+    INTERVAL_FIELD_NUMBER: builtins.int
+    @property
+    def task(self) -> global___AdaptRequest:
+        """Says what to adapt."""
+
+    @property
+    def interval(self) -> google.protobuf.duration_pb2.Duration:
+        """Sets the time between two messages of progress: above 0."""
+
+    def __init__(
+        self,
+        *,
+        task: global___AdaptRequest | None = ...,
+        interval: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["interval", b"interval", "task", b"task"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["interval", b"interval", "task", b"task"]) -> None: ...
+
+global___AdaptWithProgressRequest = AdaptWithProgressRequest
+
+@typing.final
+class AdaptWithProgressResponse(google.protobuf.message.Message):
+    """Tells how far an inner loop is, or its result, which comes last."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    @property
+    def progress(self) -> global___AdaptProgress:
+        """Tells how far it is."""
+
+    @property
+    def result(self) -> global___AdaptResponse:
+        """Holds what `Adapt` answers."""
+
+    def __init__(
+        self,
+        *,
+        progress: global___AdaptProgress | None = ...,
+        result: global___AdaptResponse | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["progress", "result"] | None: ...
+
+global___AdaptWithProgressResponse = AdaptWithProgressResponse
+
+@typing.final
+class AdaptProgress(google.protobuf.message.Message):
+    """Tells how far an inner loop is."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUPPORT_LOSS_FIELD_NUMBER: builtins.int
+    @property
+    def support_loss(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Holds the losses of the steps since the message before, one or more."""
+
+    def __init__(
+        self,
+        *,
+        support_loss: collections.abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["support_loss", b"support_loss"]) -> None: ...
+
+global___AdaptProgress = AdaptProgress
+
+@typing.final
 class Tensor(google.protobuf.message.Message):
     """Holds float32 numbers."""
 

@@ -48,6 +48,11 @@ class EngineServiceStub(object):
                 request_serializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptRequest.SerializeToString,
                 response_deserializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptResponse.FromString,
                 _registered_method=True)
+        self.AdaptWithProgress = channel.unary_stream(
+                '/kshot.internal.v1.EngineService/AdaptWithProgress',
+                request_serializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptWithProgressRequest.SerializeToString,
+                response_deserializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptWithProgressResponse.FromString,
+                _registered_method=True)
         self.LoadBundle = channel.unary_unary(
                 '/kshot.internal.v1.EngineService/LoadBundle',
                 request_serializer=kshot_dot_internal_dot_v1_dot_engine__pb2.LoadBundleRequest.SerializeToString,
@@ -84,6 +89,13 @@ class EngineServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AdaptWithProgress(self, request, context):
+        """Runs one inner loop as `Adapt` does, and tells its losses on the way; the result comes last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LoadBundle(self, request, context):
         """Loads a further bundle while tasks go on; one that is loaded stays as it is.
         Fails with INVALID_ARGUMENT (no valid bundle, or one with another digest) or
@@ -112,6 +124,11 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.Adapt,
                     request_deserializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptRequest.FromString,
                     response_serializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptResponse.SerializeToString,
+            ),
+            'AdaptWithProgress': grpc.unary_stream_rpc_method_handler(
+                    servicer.AdaptWithProgress,
+                    request_deserializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptWithProgressRequest.FromString,
+                    response_serializer=kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptWithProgressResponse.SerializeToString,
             ),
             'LoadBundle': grpc.unary_unary_rpc_method_handler(
                     servicer.LoadBundle,
@@ -182,6 +199,33 @@ class EngineService(object):
             '/kshot.internal.v1.EngineService/Adapt',
             kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptRequest.SerializeToString,
             kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdaptWithProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kshot.internal.v1.EngineService/AdaptWithProgress',
+            kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptWithProgressRequest.SerializeToString,
+            kshot_dot_internal_dot_v1_dot_engine__pb2.AdaptWithProgressResponse.FromString,
             options,
             channel_credentials,
             insecure,

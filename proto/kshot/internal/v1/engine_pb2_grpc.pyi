@@ -41,6 +41,12 @@ class EngineServiceStub:
     INVALID_ARGUMENT.
     """
 
+    AdaptWithProgress: grpc.UnaryStreamMultiCallable[
+        kshot.internal.v1.engine_pb2.AdaptWithProgressRequest,
+        kshot.internal.v1.engine_pb2.AdaptWithProgressResponse,
+    ]
+    """Runs one inner loop as `Adapt` does, and tells its losses on the way; the result comes last."""
+
     LoadBundle: grpc.UnaryUnaryMultiCallable[
         kshot.internal.v1.engine_pb2.LoadBundleRequest,
         kshot.internal.v1.engine_pb2.LoadBundleResponse,
@@ -78,6 +84,12 @@ class EngineServiceAsyncStub:
     Fails with DEADLINE_EXCEEDED, FAILED_PRECONDITION (unknown model or another bundle) or
     INVALID_ARGUMENT.
     """
+
+    AdaptWithProgress: grpc.aio.UnaryStreamMultiCallable[
+        kshot.internal.v1.engine_pb2.AdaptWithProgressRequest,
+        kshot.internal.v1.engine_pb2.AdaptWithProgressResponse,
+    ]
+    """Runs one inner loop as `Adapt` does, and tells its losses on the way; the result comes last."""
 
     LoadBundle: grpc.aio.UnaryUnaryMultiCallable[
         kshot.internal.v1.engine_pb2.LoadBundleRequest,
@@ -120,6 +132,14 @@ class EngineServiceServicer(metaclass=abc.ABCMeta):
         Fails with DEADLINE_EXCEEDED, FAILED_PRECONDITION (unknown model or another bundle) or
         INVALID_ARGUMENT.
         """
+
+    @abc.abstractmethod
+    def AdaptWithProgress(
+        self,
+        request: kshot.internal.v1.engine_pb2.AdaptWithProgressRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[kshot.internal.v1.engine_pb2.AdaptWithProgressResponse], collections.abc.AsyncIterator[kshot.internal.v1.engine_pb2.AdaptWithProgressResponse]]:
+        """Runs one inner loop as `Adapt` does, and tells its losses on the way; the result comes last."""
 
     @abc.abstractmethod
     def LoadBundle(

@@ -17,7 +17,11 @@ from kshot.bundle import BundleError
 from kshot.bundle.signals.tracing import TRACEPARENT
 from kshot.internal.v1 import engine_pb2 as wire
 from kshot.internal.v1 import engine_pb2_grpc as wire_grpc
-from kshot.server.call_context import counting_failed_tasks, current_traceparent
+from kshot.server.call_context import (
+    counting_failed_tasks,
+    current_progress,
+    current_traceparent,
+)
 from kshot.server.errors import DeadlineExceeded, DeviceMemoryFull, EngineUnavailable
 from kshot.server.request.options import AdaptOptions
 
@@ -134,7 +138,7 @@ class EngineClient:
             return None
 
     async def adapt(self, task: EngineTask, timeout: float | None) -> EngineResult:
-        """Run an inner loop; cancelling this stops it.
+        """Run an inner loop; cancelling this stops it. The call's progress gets its losses.
 
         Raises `EngineUnavailable`, `DeadlineExceeded` or `DeviceMemoryFull`.
         """
@@ -142,7 +146,7 @@ class EngineClient:
             # This copies the whole support set: keep it off the event loop.
             request = await asyncio.to_thread(_request, task)
             with counting_failed_tasks():
-                response = await self._stub.Adapt(request, timeout=timeout, metadata=_metadata())
+                response = await self._adapt(request, timeout)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise DeadlineExceeded from error
@@ -159,6 +163,23 @@ class EngineClient:
             # The channel was closed under this call: the engine is gone, the caller is not.
             raise EngineUnavailable from None
         return _result(response)
+
+    async def _adapt(self, request: wire.AdaptRequest, timeout: float | None) -> wire.AdaptResponse:
+        progress = current_progress()
+        if progress is None:
+            return await self._stub.Adapt(request, timeout=timeout, metadata=_metadata())
+        asked = wire.AdaptWithProgressRequest(task=request)
+        # Half of the time between two messages to the caller: its news are never much older.
+        asked.interval.FromNanoseconds(round(1e9 * progress.interval / 2))
+        call = self._stub.AdaptWithProgress(asked, timeout=timeout, metadata=_metadata())
+        try:
+            async for event in call:
+                if event.HasField("result"):
+                    return event.result
+                progress.add(event.progress.support_loss)
+        finally:
+            call.cancel()  # in vain once it has ended
+        raise EngineUnavailable
 
     async def load(self, path: Path, digest: str) -> Mapping[str, float]:
         """Load a bundle; return its `EngineFacts.tail_seconds`.

@@ -10,7 +10,7 @@ from kshot.server.access.quotas import Quotas
 from kshot.server.adaptation import AdaptResult
 from kshot.server.adapter import Adapter
 from kshot.server.admission import Admission, ImageRoom, ShrinkRoom
-from kshot.server.call_context import current_call
+from kshot.server.call_context import current_call, current_progress
 from kshot.server.checked_task import check_task
 from kshot.server.choice import Candidate, adapt_best, find_candidates
 from kshot.server.config import ServerConfig
@@ -19,6 +19,7 @@ from kshot.server.engine_link.pool import EnginePool
 from kshot.server.predict.catalog import ServedModel
 from kshot.server.predict.encodings import Encodings
 from kshot.server.predict.prediction import Floats
+from kshot.server.progress import Stage
 from kshot.server.request.decoders import Decoders
 from kshot.server.request.digest import input_digest
 from kshot.server.request.images import SUPPORT_IMAGES, PixelBudget, SharedImages, thumbnails
@@ -93,6 +94,7 @@ class ModelMaker:
             images = task.support_set.images
             return await self.workers.prepare(lambda: thumbnails(images, shared, SUPPORT_IMAGES))
 
+        enter(Stage.PREPARING)
         candidates = await self.workers.prepare(prepare)
         adapter = Adapter(self.engine, self.encodings, self.workers, shrink_room)
         if len(candidates) == 1:
@@ -114,6 +116,7 @@ class ModelMaker:
 
     async def keep(self, adaptation: AdaptResult, remember: Remember | None) -> AdaptResult:
         """Store an adapted model, with what `remember` makes of the result."""
+        enter(Stage.STORING)
         request = None if remember is None else remember(adaptation)
         kept = await self.kept_models.keep(adaptation.model, adaptation.arrays, request)
         current_call().adapted_model = kept.id
@@ -129,6 +132,12 @@ class ModelMaker:
         config = self.config
         most = config.max_image_pixels, config.max_request_pixels
         return PixelBudget(*most, shared, self.decoders)
+
+
+def enter(stage: Stage) -> None:
+    """Tell whoever asks for the progress of this call's adaptation that a stage begins."""
+    if (progress := current_progress()) is not None:
+        progress.enter(stage)
 
 
 def keep_all(_size_bytes: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import grpc
 from kshot.server.call_context import current_call, current_tenant
 from kshot.server.front import Front
 from kshot.server.predict.prediction import Answers
+from kshot.server.progress import Progress
 from kshot.server.request.inputs import PredictInput
 from kshot.server.request.violations import Violations
 from kshot.server.rpc.capabilities import capabilities_message
@@ -33,6 +35,7 @@ from kshot.server.rpc.encode import (
     tensor_message,
     timing_message,
 )
+from kshot.server.rpc.progress_messages import progress_interval, told
 from kshot.server.rpc.request_ids import RequestIds
 from kshot.server.rpc.uploads import read_chunks, read_header
 from kshot.v1 import adaptation_pb2 as wire
@@ -59,6 +62,16 @@ class AdaptationServicer(wire_grpc.AdaptationServiceServicer):
         task = adapt_input(request, violations)
         adapt = partial(self._front.adapt, task, violations)
         return await self._request_ids.answer(request, wire.AdaptResponse, violations, adapt)
+
+    async def AdaptStream(
+        self, request: wire.AdaptStreamRequest, context: Context
+    ) -> AsyncIterator[wire.AdaptStreamResponse]:
+        """Adapt as `Adapt` does, and tell how far it is."""
+        progress = Progress(progress_interval(request))
+        current_call().progress = progress
+        async with aclosing(told(progress, self.Adapt(request.adapt, context))) as responses:
+            async for response in responses:
+                yield response
 
     async def Predict(self, request: wire.PredictRequest, _context: Context) -> Any:  # noqa: ANN401 -- a response, or its bytes
         """Classify queries."""
