@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "trainer": {"learner", "bundle", "local"},
     "server": {"v1", "internal", "oip", "bundle", "local"},
     "engine": {"learner", "bundle", "internal", "local"},
+    "gateway": {"v1", "bundle", "local"},
     "client": {"v1", "local"},
     "command": {"local"},
     "__main__": {"command", "local"},
@@ -55,7 +56,8 @@ LIBRARIES: dict[str, set[str]] = {
     "__main__": {"click"},
 }
 FORBIDDEN: dict[str, set[str]] = {
-    "server": {"torch"},
+    "server": {"torch", "starlette", "uvicorn"},
+    "gateway": {"torch", "onnx", "onnxruntime", "numpy"},
     "engine": {"onnx", "onnxruntime"},
     "learner": {"grpc", "onnx", "onnxruntime"},
 }
@@ -102,6 +104,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"upkeep"},
         {"report"},
         {"engine_link"},
+        {"gateway_link"},
         {"predict"},
         {"bundles"},
         {"adaptation", "adapter", "admission", "checked_task", "choice", "folds", "tail"},

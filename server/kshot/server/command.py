@@ -146,6 +146,24 @@ class _EngineCount(click.ParamType[int]):
     "the names of models and tenants, and counts; port 0 picks a free one.",
 )
 @click.option(
+    "--http",
+    default="",
+    metavar="HOST:PORT",
+    envvar="KSHOT_HTTP",
+    show_default="off",
+    help="Address for the page and JSON over HTTP, with the same keys, limits and certificate as "
+    "gRPC; port 0 picks a free one. The extra `http` has the libraries.",
+)
+@click.option(
+    "--http-host",
+    "http_hosts",
+    multiple=True,
+    metavar="NAME",
+    envvar="KSHOT_HTTP_HOST",
+    help="Name of this host that browsers may use for --http, besides localhost and addresses; "
+    "repeatable.  [env var: KSHOT_HTTP_HOST, several separated by spaces]",
+)
+@click.option(
     "--trace",
     is_flag=True,
     envvar="KSHOT_TRACE",

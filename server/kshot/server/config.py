@@ -65,6 +65,10 @@ class ServerConfig:
     """Whether other machines may reach the server without encryption or keys."""
     metrics: str = ""
     """HOST:PORT that answers Prometheus over plain HTTP; empty for none."""
+    http: str = ""
+    """HOST:PORT that answers HTTP: the page, and JSON; empty for none."""
+    http_hosts: tuple[str, ...] = ()
+    """Names of this host, besides its addresses and localhost, that HTTP is answered under."""
     trace: bool = False
     """Whether to send traces even if no variable of OpenTelemetry asks for them."""
     log_level: str = "info"
@@ -203,10 +207,13 @@ class ServerConfig:
             raise ConfigError(f"tls_{missing}: required with tls_{given}, got none")
         if self.client_ca is not None and self.tls_cert is None:
             raise ConfigError("tls_cert: required with client_ca, got none")
-        self._check_host()
+        self._check_host("listen", self.host)
+        if self.http:
+            self._check_host("http", parse_address("http", self.http)[0])
+        elif self.http_hosts:
+            raise ConfigError("http: required with http_hosts, got none")
 
-    def _check_host(self) -> None:
-        host = self.host
+    def _check_host(self, setting: str, host: str) -> None:
         missing = [
             words
             for words, there in (
@@ -217,7 +224,7 @@ class ServerConfig:
         ]
         if missing and not self.insecure and not _loopback(host):
             raise ConfigError(
-                f"listen: expected a loopback address, got {host}, which other machines can "
+                f"{setting}: expected a loopback address, got {host}, which other machines can "
                 f"reach without {' or '.join(missing)}; add what is missing, or pass --insecure"
             )
 

@@ -31,6 +31,7 @@ from kshot.server.engine_link.pool import EnginePool
 from kshot.server.event_log import LOGGER, log_event
 from kshot.server.front import Front
 from kshot.server.front_share import measure_share
+from kshot.server.gateway_link.gateway import Gateway
 from kshot.server.limits.answers import AnswerRoom
 from kshot.server.oip.service import SERVICE as INFERENCE_SERVICE
 from kshot.server.oip.service import InferenceServicer
@@ -161,6 +162,10 @@ async def running(
         statistics = Watched(front, interceptor.calls, observer.finished, store, cache, hot_set)
         metrics = stack.enter_context(answering_scrapes(config, statistics))
         server, address = _make_server(config, interceptor, certificate)
+        gateway = Gateway(config) if config.http else None
+        if gateway is not None:
+            stack.push_async_callback(gateway.stop, 0.0)
+            server.add_insecure_port(f"unix:{gateway.path}")
         parts = Parts(opener, engine, front.kept_models.forget_bundles, audit)
         reload = Reload(find, found, catalog, parts)
         healthy = _add_services(server, front, AdminServicer(front, reload, statistics))
@@ -170,6 +175,7 @@ async def running(
             yield None
             return
         facts = engine.facts
+        http = {} if gateway is None else {"http": await gateway.start()}
         healthy.set_serving(True)
         behind = [
             asyncio.create_task(_sweep(store, workers, hurry)),
@@ -183,6 +189,7 @@ async def running(
             yield {
                 "event": "ready",
                 "grpc": address,
+                **http,
                 **({"metrics": metrics} if metrics else {}),
                 "models": sorted(model.bundle.manifest.name for model in catalog),
                 "device": facts.device if facts else config.device,
@@ -190,6 +197,8 @@ async def running(
         finally:
             front.adapting.close()
             healthy.set_serving(False)
+            if gateway is not None:
+                await gateway.stop(grace.remaining())
             await grace.wait(front.adapting.wait_idle())
             # This refuses all new calls; calls that only watch would last for the whole grace.
             stopping = asyncio.ensure_future(server.stop(grace.remaining()))

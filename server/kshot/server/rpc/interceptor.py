@@ -34,6 +34,8 @@ from kshot.server.rpc.messages import MessageReader
 from kshot.server.rpc.status import REQUEST_ID_TRAILER, message_of, trailers_of
 from kshot.server.watch.observer import CallObserver
 
+PEER = "x-kshot-peer"
+"""The metadata by which the gateway names its caller."""
 # Calls that neither adapt nor predict are short; this bounds their number.
 _SPARE_CALLS = 256
 # Calls of standard services: of one connection, and those of all that last.
@@ -237,10 +239,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _begin(name: str, context: Context, metadata: Metadata) -> Call:
-    call = begin_call(name, context.time_remaining(), context.peer())
+    call = begin_call(name, context.time_remaining(), _peer(context, metadata))
     call.traceparent = find_traceparent(metadata)
     context.set_trailing_metadata(((REQUEST_ID_TRAILER, call.request_id),))
     return call
+
+
+def _peer(context: Context, metadata: Metadata) -> str:
+    """Return who calls: the peer, or whom the gateway names, whose socket is ours alone."""
+    peer = str(context.peer())
+    if not peer.startswith("unix:"):
+        return peer
+    return next((str(value) for name, value in metadata if name == PEER), peer)
 
 
 def _metadata(context: Context) -> Metadata:

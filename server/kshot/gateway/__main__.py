@@ -1,0 +1,121 @@
+"""The process that answers HTTP: `python -m kshot.gateway`, which `kshot serve --http` starts."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+import socket
+import ssl
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import uvicorn
+
+from kshot.bundle.signals.json_log import start_logging
+from kshot.gateway.app import Gateway, make_app
+from kshot.gateway.listening import listen
+
+_LOOK_SECONDS = 2.0
+_MOST_CONNECTIONS = 512
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Answer until SIGTERM, or until standard input closes: then the server has ended."""
+    arguments = _parser().parse_args()
+    start_logging(level=arguments.log_level, process="gateway")
+    sockets, address = listen(arguments.listen)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_serve(arguments, sockets, address))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m kshot.gateway")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT")
+    parser.add_argument("--server", required=True, metavar="SOCKET", help="unix socket of gRPC")
+    parser.add_argument("--max-message-bytes", type=int, required=True)
+    parser.add_argument("--grace", type=float, required=True, metavar="SECONDS")
+    parser.add_argument("--name", action="append", default=[], help="name of this host")
+    parser.add_argument("--tls-cert", type=Path)
+    parser.add_argument("--tls-key", type=Path)
+    parser.add_argument("--client-ca", type=Path)
+    parser.add_argument("--log-level", default="info")
+    return parser
+
+
+async def _serve(arguments: argparse.Namespace, sockets: list[socket.socket], address: str) -> None:
+    channel = grpc.aio.insecure_channel(f"unix:{arguments.server}", options=_OPTIONS)
+    app = make_app(Gateway(channel, arguments.max_message_bytes), arguments.name)
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        lifespan="off",
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=max(1, round(arguments.grace)),
+        ssl_certfile=arguments.tls_cert,
+        ssl_keyfile=arguments.tls_key,
+        ssl_ca_certs=None if arguments.client_ca is None else str(arguments.client_ca),
+        ssl_cert_reqs=ssl.CERT_NONE if arguments.client_ca is None else ssl.CERT_REQUIRED,
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.ensure_future(server.serve(sockets=sockets))
+    # Uvicorn takes SIGTERM and SIGINT; the end of the parent is like them.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while not (server.started or serving.done()):
+        await asyncio.sleep(0.01)
+    if server.started:
+        print(json.dumps({"http": address}), flush=True)
+    behind = asyncio.ensure_future(_renew(config, arguments))
+    try:
+        await serving
+    finally:
+        behind.cancel()
+        await channel.close()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    signal.raise_signal(signal.SIGTERM)
+
+
+async def _renew(config: uvicorn.Config, arguments: argparse.Namespace) -> None:
+    """Take a certificate that has changed for new connections."""
+    files = [path for path in (arguments.tls_cert, arguments.tls_key) if path is not None]
+    seen = _stamps(files)
+    while config.ssl is not None:
+        await asyncio.sleep(_LOOK_SECONDS)
+        if (now := _stamps(files)) == seen or None in now:
+            continue
+        try:
+            config.ssl.load_cert_chain(arguments.tls_cert, arguments.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            _log.warning("certificate_not_read", extra={"fields": {"problem": str(error)}})
+        seen = now
+
+
+def _stamps(files: list[Path]) -> list[int | None]:
+    found: list[int | None] = []
+    for path in files:
+        try:
+            found.append(path.stat().st_mtime_ns)
+        except OSError:
+            found.append(None)
+    return found
+
+
+if __name__ == "__main__":
+    main()

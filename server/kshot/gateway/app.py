@@ -1,0 +1,235 @@
+"""The application: JSON over HTTP in front of the gRPC service, and the page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount
+from starlette.routing import Route as Path_
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from kshot.gateway.answers import CallerLeftError, Parts, unless_gone
+from kshot.gateway.bodies import Bodies, check_content_type
+from kshot.gateway.errors import (
+    REQUEST_ID,
+    RequestError,
+    document_of,
+    invalid,
+    request_id,
+    response_of,
+)
+from kshot.gateway.guard import Guard
+from kshot.gateway.messages import read_request, server_timing, write_message
+from kshot.gateway.openapi import describe
+from kshot.gateway.routes import ROUTES, Body, Route
+from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+
+PAGE = Path(__file__).with_name("page")
+PEER = "x-kshot-peer"
+"""The metadata that names the caller to the server; only this process reaches its socket."""
+_DEFAULT_SECONDS, _MOST_SECONDS = 30.0, 3600.0
+_CHUNK_BYTES = 1_000_000
+# Parsing less takes a few milliseconds at most.
+_ON_LOOP = 2**18
+_JSON, _LINES, _FILE = "application/json", "application/x-ndjson", "application/octet-stream"
+
+Answer = Response | Parts
+Metadata = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, and how long the answer may take."""
+
+    metadata: Metadata
+    timeout: float
+
+    @staticmethod
+    def of(request: Request) -> Caller:
+        """Read the headers and the parameter `timeout`; raise `RequestError`."""
+        host = "unknown" if request.client is None else request.client.host
+        metadata = [(PEER, f"http:{host}")]
+        for name in ("authorization", "traceparent"):
+            value = request.headers.get(name)
+            if value is not None:
+                if not (value.isascii() and value.isprintable()):
+                    raise invalid(f"{name}: expected printable ASCII characters")
+                metadata.append((name, value))
+        text = request.query_params.get("timeout", str(_DEFAULT_SECONDS))
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds <= _MOST_SECONDS:
+            raise invalid(f"timeout: expected 0 to {_MOST_SECONDS:g} seconds, got {text[:50]!r}")
+        return Caller(metadata, seconds)
+
+
+class Gateway:
+    """Makes calls of requests; `channel` reaches the server."""
+
+    def __init__(self, channel: grpc.aio.Channel, max_message_bytes: int) -> None:
+        self._stub: Any = AdaptationServiceStub(channel)  # typed for blocking channels
+        self._bodies = Bodies(max_message_bytes)
+        self._special: dict[str, Callable[[Any, Caller], Awaitable[Answer]]] = {
+            "AdaptStream": self._stream,
+            "ExportAdaptedModel": self._export,
+        }
+
+    async def answer(self, route: Route, request: Request) -> Answer:
+        """Answer a request."""
+        try:
+            caller = Caller.of(request)
+            if route.body is Body.FILE:
+                return await self._import(request, caller)
+            return await self._call(route, request, caller)
+        except RequestError as error:
+            return error.response()
+        except grpc.aio.AioRpcError as error:
+            return response_of(error)
+        except CallerLeftError:
+            return Response(status_code=499)
+
+    async def _call(self, route: Route, request: Request, caller: Caller) -> Answer:
+        if route.body is Body.JSON:
+            check_content_type(request, _JSON)
+        parameters = {}
+        if route.body is Body.QUERY:
+            parameters = {k: v for k, v in request.query_params.items() if k != "timeout"}
+        async with self._bodies.read(request) as content:
+            read = partial(read_request, route, content, parameters, request.path_params)
+            message = read() if len(content) < _ON_LOOP else await asyncio.to_thread(read)
+            del content, read
+        if (special := self._special.get(route.rpc)) is not None:
+            return await unless_gone(request, special(message, caller))
+        call = getattr(self._stub, route.rpc)(
+            message, timeout=caller.timeout, metadata=caller.metadata
+        )
+        return await unless_gone(request, _unary(call))
+
+    async def _stream(self, message: wire.AdaptStreamRequest, caller: Caller) -> Answer:
+        call = self._stub.AdaptStream(message, timeout=caller.timeout, metadata=caller.metadata)
+        first = await call.read()  # a request that is refused has no other answer
+        return Parts(_lines(call, first), _LINES, {})
+
+    async def _export(self, message: wire.ExportAdaptedModelRequest, caller: Caller) -> Answer:
+        call = self._stub.ExportAdaptedModel(
+            message, timeout=caller.timeout, metadata=caller.metadata
+        )
+        header = (await call.read()).header
+        headers = {
+            "content-length": str(header.size_bytes),
+            "content-disposition": f'attachment; filename="{header.adapted_model.id}.onnx"',
+            "x-kshot-sha256": header.sha256,
+        }
+        return Parts(_chunks(call), _FILE, headers)
+
+    async def _import(self, request: Request, caller: Caller) -> Answer:
+        check_content_type(request, _FILE)
+        header = wire.ImportHeader(sha256=request.query_params.get("sha256", ""))
+        if (ttl := request.query_params.get("ttl")) is not None:
+            try:
+                header.ttl.FromJsonString(ttl)
+            except ValueError as error:
+                raise invalid(f"ttl: expected seconds as in 3600s, got {ttl[:50]!r}") from error
+        async with self._bodies.read(request) as content:
+            call = self._stub.ImportAdaptedModel(
+                _upload(header, content), timeout=caller.timeout, metadata=caller.metadata
+            )
+            return await unless_gone(request, _unary(call))
+
+
+async def _unary(call: Any) -> Response:  # noqa: ANN401 -- grpc.aio's calls have no common type
+    try:
+        message = await call
+    finally:
+        call.cancel()  # in vain once it has ended
+    headers = {REQUEST_ID: request_id(await call.trailing_metadata())}
+    if "timing" in message.DESCRIPTOR.fields_by_name:
+        headers["Server-Timing"] = server_timing(message)
+    return Response(write_message(message), media_type=_JSON, headers=headers)
+
+
+async def _lines(call: Any, first: Any) -> AsyncGenerator[bytes, None]:  # noqa: ANN401 -- a call, a message
+    """Write the messages of a stream as lines; the last says why if it fails."""
+    try:
+        message = first
+        while message is not grpc.aio.EOF:
+            yield write_message(message).encode() + b"\n"
+            message = await call.read()
+    except grpc.aio.AioRpcError as error:
+        yield json.dumps(document_of(error)).encode() + b"\n"
+    finally:
+        call.cancel()
+
+
+async def _chunks(call: Any) -> AsyncGenerator[bytes, None]:  # noqa: ANN401 -- a call
+    try:
+        while (message := await call.read()) is not grpc.aio.EOF:
+            yield message.chunk
+    finally:
+        call.cancel()
+
+
+async def _upload(
+    header: wire.ImportHeader, content: bytes
+) -> AsyncIterator[wire.ImportAdaptedModelRequest]:
+    yield wire.ImportAdaptedModelRequest(header=header)
+    for start in range(0, len(content), _CHUNK_BYTES):
+        yield wire.ImportAdaptedModelRequest(chunk=content[start : start + _CHUNK_BYTES])
+
+
+def make_app(gateway: Gateway, names: Sequence[str]) -> ASGIApp:
+    """Make the application; `names` are those of this host besides its addresses."""
+    document = describe(ROUTES)
+
+    def endpoint(route: Route) -> Callable[[Request], Awaitable[Any]]:
+        return partial(gateway.answer, route)
+
+    async def index(_request: Request) -> Response:
+        return FileResponse(PAGE / "index.html")
+
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(document)
+
+    async def health(_request: Request) -> Response:
+        return Response("ok\n", media_type="text/plain")
+
+    routes: list[BaseRoute] = [
+        Path_(route.path, endpoint(route), methods=[route.method]) for route in ROUTES
+    ]
+    routes += [
+        Path_("/", index),
+        Path_("/v1/openapi.json", openapi),
+        Path_("/healthz", health),
+        Mount("/page", StaticFiles(directory=PAGE)),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, names=names)],
+        exception_handlers={HTTPException: _no_route, Exception: _failure},
+    )
+
+
+async def _no_route(_request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    message = "no such path; /v1/openapi.json lists them" if status == 404 else str(error)
+    return RequestError(status, "UNIMPLEMENTED", message).response()
+
+
+async def _failure(_request: Request, _error: Exception) -> Response:
+    return RequestError(500, "INTERNAL", "the page's server failed; its log says why").response()

@@ -1,0 +1,61 @@
+"""Bodies of requests, within bounds: for each, and for all together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.requests import Request
+
+from kshot.gateway.errors import RequestError
+
+# Base64 makes three bytes four; what is beside the images is small.
+_JSON_SHARE, _JSON_REST = 4 / 3, 2**20
+# Of bodies that are read or parsed at once.
+_MOST_TOGETHER = 8
+
+
+class Bodies:
+    """Reads bodies of at most what a message of `max_message_bytes` becomes as JSON."""
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self._most = round(max_message_bytes * _JSON_SHARE) + _JSON_REST
+        self._held = 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Hold a body inside the block; raise `RequestError` where it is too large, or too many."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            self._check(int(request.headers.get("content-length") or 0))
+            async for part in request.stream():
+                size += len(part)
+                self._held += len(part)
+                self._check(size)
+                parts.append(part)
+            yield b"".join(parts)
+        finally:
+            self._held -= size
+
+    def _check(self, size: int) -> None:
+        if size > self._most:
+            raise RequestError(
+                413,
+                "RESOURCE_EXHAUSTED",
+                f"body: expected at most {self._most} bytes, got more; send fewer or smaller "
+                "images, or raise --max-message-bytes",
+            )
+        if self._held > _MOST_TOGETHER * self._most:
+            raise RequestError(503, "UNAVAILABLE", "too many large requests at once; try again")
+
+
+def check_content_type(request: Request, expected: str) -> None:
+    """Raise `RequestError` for a body of another type; no foreign form can send ours."""
+    got = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if got != expected:
+        raise RequestError(
+            415,
+            "INVALID_ARGUMENT",
+            f"Content-Type: expected {expected}, got {got[:100] or 'none'}",
+        )
