@@ -9,6 +9,7 @@ import grpc
 
 from kshot.client.connection.addresses import check_address, proxy_words
 from kshot.client.connection.credentials import TLS_REMEDY, Credentials
+from kshot.client.connection.probe import speaks_tls
 
 _SIZES = re.compile(r"(\d+) vs\.? (\d+)")
 _FOREIGN = ("http1.x", "Failed parsing HTTP/2", "Received http2 header with status")
@@ -16,6 +17,8 @@ _UNKNOWN_HOST = ("errors resolving", "address lookup failed", "resolution failed
 # What gRPC puts before what the system or the other side said.
 _CAUSE = re.compile(r"last error: |[A-Z_]+: ipv[46]:\S+: |Failed to connect to remote host: ")
 _MOST_WORDS = 200
+_LOCALHOST = "localhost"  # has two addresses, and gRPC tells of one
+_PLAIN = "it does not speak TLS; leave TLS out (--no-tls, KSHOT_TLS=0), or serve with --tls-cert"
 _CERT_REMEDY = "cert= (--cert and --cert-key, KSHOT_CERT and KSHOT_CERT_KEY)"
 
 
@@ -88,11 +91,25 @@ def _unreachable(text: str, place: Place) -> str:
         return "there is no host of this name: check the address"
     if "failed to connect" not in text:
         return f"the connection was lost ({cause}); the server may have stopped"
+    if (
+        "Connection refused" in text
+        and host == _LOCALHOST
+        and (words := _other_speech(host, place))
+    ):
+        return words
     if "Connection refused" in text:
         return "nothing listens there; start `kshot serve`, or check host and port"
     if "Socket closed" in text or "reset" in text:
         return f"what listens there ends the connection; {_ended(place.credentials)}"
     return f"{cause}; start `kshot serve`, or check host and port"
+
+
+def _other_speech(host: str, place: Place) -> str:
+    """Say whether one side speaks TLS and the other does not; empty where both do alike."""
+    tls = speaks_tls(host, int(place.address.rpartition(":")[2]))
+    if tls and not place.credentials.tls:
+        return f"it speaks TLS; pass {TLS_REMEDY}"
+    return _PLAIN if tls is False and place.credentials.tls else ""
 
 
 def _ended(credentials: Credentials) -> str:
@@ -110,9 +127,7 @@ def _ended(credentials: Credentials) -> str:
 def _untrusted(text: str, host: str) -> str:
     """Say why TLS failed, by the words of gRPC and BoringSSL; empty for another cause."""
     if "WRONG_VERSION_NUMBER" in text:
-        return (
-            "it does not speak TLS; leave TLS out (--no-tls, KSHOT_TLS=0), or serve with --tls-cert"
-        )
+        return _PLAIN
     if "Hostname Verification" in text:
         return f"its certificate is not for {host}; use an address that the certificate names"
     if "certificate has expired" in text:
