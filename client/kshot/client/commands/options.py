@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from kshot.client.client import Client
+from kshot.client.commands.flags import name_flags
 from kshot.client.connection.addresses import check_address
 from kshot.client.connection.connection import Connection
 from kshot.client.connection.credentials import Credentials, Requested, read_credentials
+from kshot.client.errors import KshotError
 from kshot.local import printable
 
 DEFAULT_SERVER = "localhost:50051"
@@ -139,7 +141,11 @@ def server_options(
                 raise click.UsageError(f"{alone[0]} requires --server")
             own = (cert, cert_key) if cert is not None and cert_key is not None else None
             found = None if server is None else Server(server, tls, ca, own, api_key_file)
-            command(server=found, **given)
+            try:
+                command(server=found, **given)
+            except KshotError as error:
+                name_flags(error, click.get_current_context().command.params)
+                raise
 
         for option in reversed(options):
             gathered = option(gathered)
