@@ -23,10 +23,12 @@ from grpc_status import rpc_status
 
 from kshot.client import Client
 from kshot.v1 import adaptation_pb2 as wire
+from kshot.v1 import admin_pb2 as admin
 from kshot.v1.adaptation_pb2_grpc import (
     AdaptationServiceServicer,
     add_AdaptationServiceServicer_to_server,
 )
+from kshot.v1.admin_pb2_grpc import AdminServiceServicer, add_AdminServiceServicer_to_server
 
 EXPORTED = b"an ONNX file, as far as the client can tell" * 1000
 
@@ -61,6 +63,7 @@ class FakeServicer(AdaptationServiceServicer):
     warning: str = ""
     tail: wire.TailReport | None = None
     slow: bool = False
+    max_predict_images: int = 0
 
     def refuse(self, code: int, message: str, *details: Message, times: int = -1) -> None:
         """Refuse the next calls with a status and its details; by default all of them."""
@@ -240,6 +243,7 @@ class FakeServicer(AdaptationServiceServicer):
             if name != "omniglot":
                 response.models.add(model=name, max_useful_side=side)
         response.limits.default_ttl.FromSeconds(3600)
+        response.limits.max_predict_image_count = self.max_predict_images
         response.limits.request_id_ttl.FromSeconds(600)
         response.limits.tenant, response.limits.tenant_call_count = "acme", 8
         return response
@@ -249,6 +253,33 @@ class FakeServicer(AdaptationServiceServicer):
             info = ErrorInfo(reason="ADAPTED_MODEL_NOT_FOUND", domain="kshot")
             refuse(context, Refusal(Code.NOT_FOUND, f"there is no {name!r}", [info]))
         return self.kept[name]
+
+
+class FakeAdmin(AdminServiceServicer):
+    """Serves one bundle, and has finished two calls."""
+
+    def ReloadBundles(  # noqa: N802 -- the service's own name
+        self,
+        request: admin.ReloadBundlesRequest,  # noqa: ARG002 -- gRPC's signature
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> admin.ReloadBundlesResponse:
+        response = admin.ReloadBundlesResponse()
+        response.bundles.add(
+            model="omniglot", version=2, bundle_digest="ab" * 32, labels=["stable"], loaded=True
+        )
+        return response
+
+    def GetStatistics(  # noqa: N802 -- the service's own name
+        self,
+        request: admin.GetStatisticsRequest,  # noqa: ARG002 -- gRPC's signature
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> admin.GetStatisticsResponse:
+        response = admin.GetStatisticsResponse(adapted_model_count=3, engine_count=1)
+        response.start_time.FromJsonString("2026-12-01T10:00:00Z")
+        finished = response.methods.add(method="Adapt", code="OK", call_count=2)
+        finished.total.FromMilliseconds(1500)
+        response.tenants.add(tenant="acme", call_count=2, adapt_seconds=0.5)
+        return response
 
 
 def refuse(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
@@ -303,6 +334,7 @@ def listening(servicer: FakeServicer, port: int = 0) -> Iterator[str]:
     """Run a server with a servicer and give its address."""
     server = grpc.server(ThreadPoolExecutor(4))
     add_AdaptationServiceServicer_to_server(servicer, server)
+    add_AdminServiceServicer_to_server(FakeAdmin(), server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     yield f"127.0.0.1:{bound}"
