@@ -78,6 +78,7 @@ def test_adapt_prints_json(
     assert printed == {
         "adapted_model": "am-0",
         "model": "omniglot",
+        "model_version": 2,
         "weights_digest": "ab" * 32,
         "class_names": ["cat", "dog"],
         "step_count": 10,
@@ -115,7 +116,7 @@ def test_a_model_that_was_chosen_is_named_before_the_others(
     capsys: pytest.CaptureFixture[str], folder: Path, servicer: FakeServicer
 ) -> None:
     main(["adapt", str(folder)])
-    assert "omniglot, chosen over photos (50 %)" in capsys.readouterr().out
+    assert "omniglot@2, chosen over photos (50 %)" in capsys.readouterr().out
     mine, other = document(capsys, "adapt", folder)["chosen_from"]
 
     assert mine == {"model": "omniglot", "estimate": None}

@@ -12,6 +12,7 @@ import click
 
 from kshot.client.adapted_model import AdaptedModel
 from kshot.client.commands.folder import check_files, read_class_folders
+from kshot.client.commands.names import complete_models
 from kshot.client.commands.options import (
     Server,
     json_option,
@@ -22,8 +23,9 @@ from kshot.client.commands.options import (
     time_text,
     timeout_option,
 )
+from kshot.client.commands.progress import waiting
 from kshot.client.options import DURATIONS, AdaptOptions, ResolvedOptions, choices
-from kshot.client.results import AccuracyEstimate, Report, TailReport
+from kshot.client.results import AccuracyEstimate, Description, Report, TailReport
 
 
 def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -49,6 +51,7 @@ def adapt_options(command: Callable[..., None]) -> Callable[..., None]:
 @server_options()
 @click.option(
     "--model",
+    shell_complete=complete_models,
     help="The served model to adapt, such as drawings.  [default: the one that suits the images]",
 )
 @adapt_options
@@ -69,7 +72,7 @@ def command(
     support = read_class_folders(folder)
     print_warnings(support.remarks)
     check_files(support.files)
-    with server.client(timeout) as client:
+    with server.client(timeout) as client, waiting(f"adapting to {len(support.files)} images"):
         adapted = client.adapt(support.files, support.labels, model=model, **options)
     report = adapted.report
     if report is not None:
@@ -85,6 +88,7 @@ def document(adapted: AdaptedModel) -> dict[str, object]:
     return {
         "adapted_model": adapted.id,
         "model": adapted.description.model,
+        "model_version": adapted.description.model_version,
         "weights_digest": adapted.weights_digest,
         "class_names": list(adapted.class_names),
         "step_count": adapted.step_count,
@@ -130,7 +134,13 @@ def chosen(adapted: AdaptedModel) -> str:
         for each in (adapted.report.chosen_from if adapted.report else ())
         if each.model != adapted.description.model
     ]
-    return adapted.description.model + (f", chosen over {', '.join(others)}" if others else "")
+    return versioned(adapted.description) + (f", chosen over {', '.join(others)}" if others else "")
+
+
+def versioned(description: Description) -> str:
+    """Name the model and its version, where the server tells that."""
+    version = description.model_version
+    return f"{description.model}@{version}" if version else description.model
 
 
 def estimate_document(estimate: AccuracyEstimate | None) -> dict[str, object] | None:

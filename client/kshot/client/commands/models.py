@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from kshot.client.adapted_model import AdaptedModel
+from kshot.client.commands.adapt import versioned
+from kshot.client.commands.names import complete_ids
 from kshot.client.commands.options import (
     Server,
     json_option,
@@ -19,6 +21,7 @@ from kshot.client.commands.options import (
     time_text,
     timeout_option,
 )
+from kshot.client.commands.progress import waiting
 from kshot.client.options import choices
 from kshot.local import leads_to_stdout
 
@@ -69,7 +72,7 @@ def list_models(server: Server, model: str, terms: str, timeout: float, as_json:
         [
             (
                 adapted.id,
-                adapted.description.model,
+                versioned(adapted.description),
                 ", ".join(adapted.class_names),
                 str(time_text(adapted.expire_time)),
                 str(adapted.description.size_bytes),
@@ -80,7 +83,7 @@ def list_models(server: Server, model: str, terms: str, timeout: float, as_json:
 
 
 @command.command()
-@click.argument("adapted_model", metavar="ID")
+@click.argument("adapted_model", metavar="ID", shell_complete=complete_ids)
 @server_options()
 @timeout_option
 @json_option
@@ -95,7 +98,7 @@ def get(adapted_model: str, server: Server, timeout: float, as_json: bool) -> No
 
 
 @command.command()
-@click.argument("adapted_model", metavar="ID")
+@click.argument("adapted_model", metavar="ID", shell_complete=complete_ids)
 @server_options()
 @click.option(
     "--ttl", type=float, metavar="SECONDS", help="Seconds from now until the model expires."
@@ -142,7 +145,7 @@ def import_model(
 
     The server must serve the bundle that it was adapted from. It has no support set any more.
     """
-    with server.client(timeout) as client:
+    with server.client(timeout) as client, waiting(f"sending {path.name}"):
         imported = client.import_model(path, ttl=ttl)
     if as_json:
         print_document(document(imported))
@@ -151,7 +154,9 @@ def import_model(
 
 
 @command.command()
-@click.argument("adapted_models", metavar="ID...", nargs=-1, required=True)
+@click.argument(
+    "adapted_models", metavar="ID...", nargs=-1, required=True, shell_complete=complete_ids
+)
 @server_options()
 @timeout_option
 @json_option
@@ -167,7 +172,7 @@ def delete(adapted_models: tuple[str, ...], server: Server, timeout: float, as_j
 
 
 @command.command()
-@click.argument("adapted_model", metavar="ID")
+@click.argument("adapted_model", metavar="ID", shell_complete=complete_ids)
 @click.argument("path", type=click.Path(path_type=Path))
 @server_options()
 @click.option("--batch-norm-mode", type=click.Choice(choices("batch_norm_mode")))
@@ -185,7 +190,7 @@ def export(
 
     A file that is there is replaced.
     """
-    with server.client(timeout) as client:
+    with server.client(timeout) as client, waiting(f"receiving {adapted_model}"):
         written = client.export(adapted_model, path, batch_norm_mode=batch_norm_mode)
     # An export into stdout is nothing but the model.
     aside = leads_to_stdout(written)

@@ -9,6 +9,7 @@ import click
 
 from kshot.client.commands.adapt import adapt_options, document, notes, rows
 from kshot.client.commands.folder import LabelledFiles, check_files, read_class_folders
+from kshot.client.commands.names import complete_ids
 from kshot.client.commands.options import (
     Server,
     json_option,
@@ -18,11 +19,12 @@ from kshot.client.commands.options import (
     server_options,
     timeout_option,
 )
+from kshot.client.commands.progress import waiting
 from kshot.client.options import AdaptOptions
 
 
 @click.command()
-@click.argument("adapted_model", metavar="ID")
+@click.argument("adapted_model", metavar="ID", shell_complete=complete_ids)
 @server_options()
 @click.option(
     "--add",
@@ -72,7 +74,7 @@ def command(
     added = LabelledFiles((), (), ()) if folder is None else read_class_folders(folder, 1)
     print_warnings(added.remarks)
     check_files(added.files)
-    with server.client(timeout) as client:
+    with server.client(timeout) as client, waiting("adapting anew"):
         revised = client.revise(
             adapted_model,
             add=(added.files, added.labels) if added.files else None,
