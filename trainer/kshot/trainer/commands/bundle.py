@@ -1,5 +1,6 @@
-"""`kshot bundle`: bundles from networks that others trained."""
+"""`kshot bundle build`: bundles from networks that others trained."""
 
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -54,12 +55,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
         return numbers
 
 
-@click.group()
-def command() -> None:
-    """Build bundles from pretrained networks."""
-
-
-@command.command()
+@click.command(name="build")
 @click.argument("name")
 @click.option("--onnx", "onnx_file", type=_FILE, help="ONNX file of the encoder.")
 @click.option("--timm", "timm_name", help="Backbone of timm; needs the extra timm.")
@@ -84,11 +80,13 @@ def command() -> None:
     help="Crop pictures to their middle, pad them, or squeeze them.",
 )
 @click.option("--method", type=click.Choice(METHODS), help="Resizing.  [default: timm's, bicubic]")
-def build(
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(
     out: Path | None,
     name: str,
     version: int,
     square: str,
+    as_json: bool,
     **given: Any,  # noqa: ANN401 -- click's own
 ) -> None:
     """Write a bundle NAME that serves at once: a frozen encoder, a linear classifier behind it.
@@ -102,7 +100,7 @@ def build(
     if name == photos.NAME and onnx_file is None and timm_name is None:
         if version != 1 or square != "crop" or any(given.values()):
             raise click.UsageError(f"{name}: expected no option but --out: it has its own settings")
-        click.echo(_photos(folder))
+        _show(_photos(folder), as_json)
         return
     if (onnx_file is None) == (timm_name is None):
         raise click.UsageError("expected one of --onnx and --timm")
@@ -137,7 +135,13 @@ def build(
         bundle = write_encoder_bundle(folder, name, version, picture.spec(), made, origin)
     except TrainerError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(bundle.path)
+    _show(bundle.path, as_json)
+
+
+def _show(folder: Path, as_json: bool) -> None:
+    name, version = folder.parent.name, int(folder.name)
+    document = {"name": name, "version": version, "path": str(folder)}
+    click.echo(json.dumps(document) if as_json else folder)
 
 
 def _check_place(folder: Path, name: str, version: int) -> None:

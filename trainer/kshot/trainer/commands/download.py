@@ -1,5 +1,6 @@
 """`kshot download`: a data set from its author, checked."""
 
+import json
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,8 @@ _BYTES_PER_KB = 1000
     metavar="URL",
     help="Where images_background.zip and images_evaluation.zip are.",
 )
-def command(dataset: str, data_folder: Path | None, base_url: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(dataset: str, data_folder: Path | None, base_url: str, as_json: bool) -> None:
     """Download DATASET (omniglot, 15 MB) into the data folder, which is created if missing.
 
     Every drawing is checked; complete files are kept. Prints the files that were downloaded.
@@ -47,5 +49,8 @@ def command(dataset: str, data_folder: Path | None, base_url: str) -> None:
         made = download_omniglot(data_folder, base_url=base_url, report=report)
     if not made:
         click.echo(f"{data_folder} already has {dataset}: nothing was downloaded", err=True)
+    if as_json:
+        click.echo(json.dumps({"dataset": dataset, "files": [str(path) for path in made]}))
+        return
     for path in made:
         click.echo(path)

@@ -1,5 +1,6 @@
 """`kshot train`: from a recipe to a bundle."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from kshot.trainer.errors import RecipeError
 from kshot.trainer.loop.image_run import train
 from kshot.trainer.loop.run import CHECKPOINT_FILE
 from kshot.trainer.loop.workers import Workers, joined_workers, launched_count
-from kshot.trainer.output.contest_table import contest_text
+from kshot.trainer.output.contest_table import contest_document, contest_text
 from kshot.trainer.output.progress import Progress
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.recipe.own_drawings import RECIPE
@@ -75,6 +76,7 @@ class TrainRequest:
         "--compile/--no-compile",
         default=None,
     )
+    as_json: bool = option("Print one JSON document.", "--json")
 
     def again(self) -> list[str]:
         """Return the words of a command that starts the same training."""
@@ -106,7 +108,7 @@ def command(request: TrainRequest) -> None:
     if request.folder is not None:
         _train_on_folder(request, request.folder)
     elif (result := _train_by_recipe(request, request.again())) is not None:
-        click.echo(result)
+        click.echo(json.dumps({"result": str(result)}) if request.as_json else result)
 
 
 def _train_on_folder(request: TrainRequest, folder: Path) -> None:
@@ -140,7 +142,9 @@ def _train_on_folder(request: TrainRequest, folder: Path) -> None:
         with Follower(None, again):
             result = choose_rules(own, request.out, choose_device(request.device))
     if result is not None:
-        click.echo(contest_text(compare(own, result, choose_device(request.device))))
+        contest = compare(own, result, choose_device(request.device))
+        shown = contest_document(contest) if request.as_json else None
+        click.echo(contest_text(contest) if shown is None else json.dumps(shown))
 
 
 def _train_by_recipe(request: TrainRequest, again: Sequence[str]) -> Path | None:

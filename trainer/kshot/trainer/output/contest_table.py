@@ -56,6 +56,33 @@ def contest_text(contest: Contest) -> str:
     return "\n".join([*lines, "", *_verdict(contest)])
 
 
+def contest_document(contest: Contest) -> dict[str, object]:
+    """Lay out a contest as JSON: accuracies 0..1 by examples per class, with their intervals."""
+    return {
+        "bundle": str(contest.trained_path),
+        "start": contest.start_name,
+        "way": contest.way,
+        "class_count": contest.classes,
+        "task_count": contest.tasks,
+        "results": [
+            {
+                "title": each.title,
+                "accuracy": {
+                    str(shot): _interval_document(found) for shot, found in each.intervals.items()
+                },
+            }
+            for each in (contest.trained, contest.start, *contest.rivals)
+        ],
+        "ahead_of_start": {
+            str(shot): _interval_document(found) for shot, found in contest.ahead.items()
+        },
+    }
+
+
+def _interval_document(interval: Interval) -> dict[str, float]:
+    return {"mean": interval.mean, "half_width": interval.half_width}
+
+
 def _verdict(contest: Contest) -> Sequence[str]:
     """Say by the paired intervals whether training helped, and what to serve."""
     ahead = contest.ahead
