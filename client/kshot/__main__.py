@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import click
 
+from kshot.command.failure import failure_document, wants_json
 from kshot.command.table import COMMANDS, ProgramGroup, missing_extras
 from kshot.command.version import version
 from kshot.local import printable, safe_streams
@@ -58,7 +61,8 @@ def command() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `kshot` and return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
 
-    A result that stdout does not take is said on stderr, and the command has failed.
+    A failure is one line on stderr, and with `--json` a document on stdout too. A result that
+    stdout does not take is said on stderr, and the command has failed.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     for name, value in _QUIET.items():
@@ -76,29 +80,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int | None:
     """Run a command; return None where it has done its work, else an exit code."""
+    say = partial(_say, as_json=wants_json(arguments))
     try:
         code = command.main(list(arguments), prog_name="kshot", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return _WRONG_USE
     except click.ClickException as error:
-        return _say(error.format_message(), error.exit_code)
+        return say(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted", _INTERRUPTED)
+        return say("interrupted", _INTERRUPTED)
     except ModuleNotFoundError as error:
         name = next((word for word in arguments if not word.startswith("-")), "")
-        return _say(missing_extras(name, error.name or str(error)), _FAILED)
+        return say(missing_extras(name, error.name or str(error)), _FAILED)
     except UnicodeEncodeError as error:
-        return _say(f"{error.object!r} is not valid text", _WRONG_USE)
+        return say(f"{error.object!r} is not valid text", _WRONG_USE)
     except OSError as error:
         if error.filename is None:
             raise
-        return _say(f"{error.filename}: {error.strerror}", _FAILED)
+        return say(f"{error.filename}: {error.strerror}", _FAILED)
     except Exception as error:
         if not isinstance(error, _loaded(_USER_ERRORS)):
             raise
         code = _WRONG_USE if isinstance(error, _loaded(_MISUSES)) else _FAILED
-        return _say(f"{error}{_request_of(error)}", code)
+        return say(f"{error}{_request_of(error)}", code, error=error)
     return code if isinstance(code, int) else None
 
 
@@ -122,9 +127,12 @@ def _loaded(table: Mapping[str, tuple[str, ...]]) -> tuple[type[Exception], ...]
     )
 
 
-def _say(message: str, code: int) -> int:
-    """Write a message to stderr as one line."""
-    click.echo(printable(f"kshot: {' '.join(message.split())}"), err=True)
+def _say(message: str, code: int, *, as_json: bool = False, error: Exception | None = None) -> int:
+    """Write a message to stderr as one line, and to stdout as a document where that is wanted."""
+    line = " ".join(message.split())
+    click.echo(printable(f"kshot: {line}"), err=True)
+    if as_json:
+        click.echo(json.dumps(failure_document(line, code, error)))
     return code
 
 

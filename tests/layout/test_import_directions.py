@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "gateway": {"v1", "bundle", "local"},
     "client": {"v1", "local"},
     "command": {"local"},
+    "operate": {"v1", "bundle", "server", "client", "command", "local"},
     "__main__": {"command", "local"},
     "bench": {
         "v1",
@@ -58,6 +59,7 @@ LIBRARIES: dict[str, set[str]] = {
 FORBIDDEN: dict[str, set[str]] = {
     "server": {"torch", "starlette", "uvicorn"},
     "gateway": {"torch", "onnx", "onnxruntime", "numpy"},
+    "operate": {"torch"},
     "engine": {"onnx", "onnxruntime"},
     "learner": {"grpc", "onnx", "onnxruntime"},
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from kshot.command.examples import with_examples
 from kshot.local import pip_install
 
 ENTRY_POINT_GROUP = "kshot.commands"
@@ -61,6 +62,9 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "kshot.client.commands.models",
             "List, show, renew, delete, export or import adapted models.",
         ),
+        "watch": Entry(
+            "kshot.client.commands.watch", "Classify the files of a folder as they come."
+        ),
         "try": Entry(
             "kshot.bench.trial.command",
             "Compare bundles with trivial classifiers on your own folder of images.",
@@ -82,9 +86,8 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "train",
         ),
         "bundle": Entry(
-            "kshot.trainer.commands.bundle",
-            "Build a bundle from a pretrained network.",
-            "train,cpu",
+            "kshot.command.bundle",
+            "Build, inspect or verify a bundle, or push it to a server's repository.",
         ),
         "recipes": Entry("kshot.trainer.commands.recipes", "List the recipes of `train`.", "train"),
         "download": Entry(
@@ -94,6 +97,17 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
             "kshot.bench.command",
             "Measure speed beside a plain PyTorch loop, or a server under load.",
             "bench,server,cpu",
+        ),
+        "statistics": Entry(
+            "kshot.client.commands.statistics",
+            "Show what a server has done since it started, and what it holds.",
+        ),
+        "reload": Entry("kshot.client.commands.reload", "Let a server read its bundles again."),
+        "doctor": Entry(
+            "kshot.operate.doctor", "Check this installation and a server, and say how to mend it."
+        ),
+        "completion": Entry(
+            "kshot.command.completion", "Print what completes commands in bash, zsh or fish."
         ),
     }
 )
@@ -113,7 +127,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command; raise `click.ClickException` when a library is not installed."""
         if entry := self.entries.get(cmd_name):
-            return _load(f"{ctx.command_path} {cmd_name}".removeprefix("kshot "), entry)
+            path = f"{ctx.command_path} {cmd_name}".removeprefix("kshot ")
+            return with_examples(_load(path, entry), path)
         return None
 
     def resolve_command(
@@ -158,9 +173,10 @@ class ProgramGroup(LazyGroup):
         return super().help_lines() + lines
 
 
-def missing_extras(name: str, missing: str) -> str:
+def missing_extras(name: str, missing: str, entry: Entry | None = None) -> str:
     """Return the error for a module that command `name` cannot import, with the pip command."""
-    entry = COMMANDS.get(name.split()[0] if name else "")
+    if entry is None or not entry.extras:
+        entry = COMMANDS.get(name.split()[0] if name else "")
     if entry is None or not entry.extras or missing.split(".")[0] == "kshot":
         return f"`kshot {name}` needs the module {missing!r}, which is not on the Python path"
     return f"`kshot {name}` needs {missing!r}, which is not installed: {pip_install(entry.extras)}"
@@ -170,7 +186,8 @@ def _load(name: str, entry: Entry) -> click.Command:
     try:
         command = importlib.import_module(entry.module).command
     except ModuleNotFoundError as error:
-        raise click.ClickException(missing_extras(name, error.name or str(error))) from error
+        missing = error.name or str(error)
+        raise click.ClickException(missing_extras(name, missing, entry)) from error
     if not isinstance(command, click.Command):
         raise TypeError(f"{entry.module}.command is {command!r}, not a click command")
     return command

@@ -8,7 +8,7 @@ from __future__ import annotations
 from kshot.local.destination import check_destination, destination, leads_to_stdout, write_file
 from kshot.local.durable import replace_file, replacing, sync_folder, write_synced
 from kshot.local.extras import pip_install
-from kshot.local.streams import printable, safe_streams
+from kshot.local.streams import printable, safe_streams, stdout_lost
 
 __all__ = [
     "check_destination",
@@ -19,6 +19,7 @@ __all__ = [
     "replace_file",
     "replacing",
     "safe_streams",
+    "stdout_lost",
     "sync_folder",
     "write_file",
     "write_synced",

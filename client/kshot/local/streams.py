@@ -125,6 +125,12 @@ def safe_streams() -> Iterator[Outlet]:
         sys.stdout, sys.stderr = saved
 
 
+def stdout_lost() -> bool:
+    """Tell whether within `safe_streams` some of what was printed did not go out."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return isinstance(raw, Outlet) and bool(raw.missed)
+
+
 def _open_closed() -> set[int]:
     """Open the standard descriptors that are closed, and return their numbers."""
     closed = set()

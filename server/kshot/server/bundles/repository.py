@@ -15,7 +15,7 @@ from kshot.bundle import NAME_PATTERN, BundleError, version_folder, version_numb
 
 LABELS_FILE = "labels.json"
 _MAX_LABELS_BYTES = 2**16
-_LABEL = r"[a-z][a-z0-9_-]{0,31}"
+LABEL_PATTERN = r"[a-z][a-z0-9_-]{0,31}"
 
 Stamp = tuple[tuple[str, int, int], ...]  # name, bytes and time of change of each file
 
@@ -63,8 +63,8 @@ def read_labels(path: Path, versions: Sequence[int]) -> dict[str, int]:
     if not isinstance(document, dict):
         raise BundleError(f'{path}: expected an object as {{"stable": 2}}, got {content[:40]!r}')
     for label, version in document.items():
-        if not re.fullmatch(_LABEL, label):
-            raise BundleError(f"{path}: label {label[:40]!r}: expected a match of {_LABEL}")
+        if not re.fullmatch(LABEL_PATTERN, label):
+            raise BundleError(f"{path}: label {label[:40]!r}: expected a match of {LABEL_PATTERN}")
         if type(version) is not int or version not in versions:
             there = ", ".join(map(str, versions))
             raise BundleError(f"{path}: {label}: expected one of {there}, got {version!r}")
