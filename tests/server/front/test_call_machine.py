@@ -365,5 +365,5 @@ def machine(
 def test_calls_in_any_order_answer_as_one_by_one(machine: type[CallMachine]) -> None:
     run_state_machine_as_test(
         machine,
-        settings=settings(max_examples=8, stateful_step_count=40, deadline=None, derandomize=True),
+        settings=settings(max_examples=5, stateful_step_count=30, deadline=None, derandomize=True),
     )
