@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -48,6 +48,8 @@ class Call:
     adapted_model: str = ""
     subject: str = ""
     """The tenant that an administrator's call is about."""
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """What an administrator's call changed, for the audit log."""
     deadline: float | None = None
     slack: float = _SLACK_SECONDS
     ended: bool = False
@@ -182,6 +184,12 @@ def until_sent(give_back: Callable[[], None]) -> None:
         give_back()
     else:
         call.held.append(give_back)
+
+
+def note_changes(changes: Mapping[str, str]) -> None:
+    """Have the audit line of this task's call say what it changed."""
+    if (call := _CALL.get(None)) is not None:
+        call.changes = changes
 
 
 @contextmanager

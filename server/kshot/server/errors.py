@@ -42,6 +42,7 @@ The store adds failures that no caller receives (`store/failures.py`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import ClassVar
@@ -59,6 +60,9 @@ from kshot.server.error_details import (
     resource,
     retry_info,
 )
+
+# A path of fields and indices; names of a caller's own stand in brackets.
+_OWN_NAMES = re.compile(r"(?:[a-z][a-z0-9_]*(?:\[\d+\])?\.?){1,8}")
 
 
 class KshotServerError(Exception):
@@ -89,6 +93,11 @@ class RequestError(KshotServerError):
         self.details = details
         self.metadata = metadata
 
+    @property
+    def field(self) -> str:
+        """Return the first field that is invalid, without names that the caller chose."""
+        return ""
+
 
 class InvalidRequest(RequestError):
     """Fields of the request are invalid: a BadRequest lists all of them."""
@@ -102,6 +111,12 @@ class InvalidRequest(RequestError):
         start = "" if count == 1 else f"{count} fields are invalid: "
         message = start + "; ".join(map(str, self.violations))
         super().__init__(message, bad_request(self.violations))
+
+    @property
+    def field(self) -> str:
+        """Return the first field that is invalid, without names that the caller chose."""
+        found = _OWN_NAMES.match(self.violations[0].field)
+        return found[0].rstrip(".") if found else ""
 
     @classmethod
     def about(cls, field: str, description: str) -> InvalidRequest:

@@ -22,6 +22,11 @@ def short_id(adapted_model: str) -> str:
     return adapted_model if len(adapted_model) <= _SHORT else adapted_model[:_SHORT] + "\u2026"
 
 
+def bounded_id(adapted_model: str) -> str:
+    """Return a whole id; of what is none, which a caller may have made long, the beginning."""
+    return adapted_model if _IDS.fullmatch(adapted_model) else short_id(adapted_model)
+
+
 def without_ids(text: str) -> str:
     """Return text with the ids of adapted models shortened, as a traceback."""
     return _IDS.sub(lambda found: short_id(found[0]), text)
@@ -32,8 +37,8 @@ def log_event(event: str, level: int = logging.INFO, **fields: object) -> None:
     LOGGER.log(level, event, extra={"fields": fields})
 
 
-def log_call(call: Call, code: str, reason: str = "") -> None:
-    """Log a finished call and have it counted; times in milliseconds."""
+def log_call(call: Call, code: str, reason: str = "", field: str = "") -> None:
+    """Log a finished call and have it counted; `field` is the first invalid one."""
     if call.finished is not None:
         call.finished(call, code, reason)
     split = {phase: round(seconds * 1000, 3) for phase, seconds in call.seconds.items()}
@@ -41,6 +46,7 @@ def log_call(call: Call, code: str, reason: str = "") -> None:
         "method": call.method,
         "code": code,
         "reason": reason,
+        "field": field,
         "model": call.model,
         "adapted_model": short_id(call.adapted_model),
         "duration_ms": round(1000 * (time.perf_counter() - call.started), 3),

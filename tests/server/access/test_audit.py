@@ -45,10 +45,26 @@ def test_a_line_says_who_did_what(tmp_path: Path) -> None:
         "key": "abcdefgh",
         "tenant": "acme",
         "peer": "ipv4:127.0.0.1:5",
-        "object": "am-aaaaaaaa…",
+        "object": call.adapted_model,
         "request_id": call.request_id,
         "outcome": "OK",
     }
+
+
+def test_a_line_has_whole_names(tmp_path: Path) -> None:
+    """What is no id is cut: a caller may send megabytes."""
+    path = tmp_path / "audit"
+    reload, strange = Call("ReloadBundles", connection="ipv6:%5B::1%5D:5"), deletion()
+    reload.changes = {"labels_before": "tiny@stable = tiny@1", "loaded": ""}
+    strange.adapted_model = "am-" + "x" * 1000
+
+    write_calls(AuditLog(path), (reload, "OK"), (strange, "INVALID_REQUEST"))
+
+    reloaded, deleted = lines(path)
+    assert reloaded["peer"] == "ipv6:[::1]:5"
+    assert reloaded["labels_before"] == "tiny@stable = tiny@1"
+    assert "loaded" not in reloaded
+    assert deleted["object"] == "am-xxxxxxxx…"
 
 
 def test_other_calls_are_not_listed(tmp_path: Path) -> None:

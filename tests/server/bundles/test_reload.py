@@ -18,6 +18,7 @@ from kshot.bundle import Bundle, BundleError
 from kshot.server.access.audit import AuditLog
 from kshot.server.bundles.reload import Parts, Reload, open_catalog
 from kshot.server.bundles.repository import find_bundles
+from kshot.server.call_context import begin_call
 from kshot.server.errors import EngineUnavailable, InvalidRequest
 from kshot.server.predict.opener import Opener
 from kshot.server.predict.runtime import Runtime
@@ -147,7 +148,11 @@ def test_what_polling_finds_is_in_the_audit_log(
         with caplog.at_level("INFO", "kshot.server"):
             await serving.reload.look()
         await serving.reload.look()
-        await serving.reload.reload()  # its call is listed elsewhere
+        labels.write_text('{"stable": 1}')
+        call = begin_call("ReloadBundles")
+        await serving.reload.reload()  # its call is listed once it has ended
+        assert call.changes["labels_before"] == "tiny@old = tiny@1, tiny@stable = tiny@2"
+        assert call.changes["labels_after"] == "tiny@stable = tiny@1"
 
     asyncio.run(main())
     first, second = map(json.loads, path.read_text().splitlines())

@@ -92,6 +92,7 @@ def test_a_refused_request_is_logged_with_its_reason(
 
     (line,) = lines()
     assert (line["code"], line["reason"], line["request_id"]) == status_of(caught.value)
+    assert line["field"] == "support_set.class_names[0]"
     assert "a secret" not in json.dumps(line)
 
 

@@ -17,10 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 from kshot.server.call_context import Call
 from kshot.server.errors import PermissionDenied, StartError, Unauthenticated
-from kshot.server.event_log import log_event, short_id
+from kshot.server.event_log import bounded_id, log_event
 
 _ACTIONS = {
     "DeleteAdaptedModel": "delete_adapted_model",
@@ -95,8 +96,9 @@ class AuditLog:
             "method": call.method if action == "refuse" else "",
             "key": call.key,
             "tenant": call.tenant,
-            "peer": call.connection,
-            "object": call.subject or short_id(call.adapted_model),
+            "peer": unquote(call.connection),  # gRPC quotes the brackets of IPv6
+            "object": call.subject or bounded_id(call.adapted_model),
+            **call.changes,
             "request_id": call.request_id,
             "suppressed": suppressed,
         }

@@ -14,6 +14,7 @@ from functools import partial
 from kshot.bundle import BundleError, folder_digest, load_bundle
 from kshot.server.access.audit import AuditLog
 from kshot.server.bundles.repository import Found
+from kshot.server.call_context import note_changes
 from kshot.server.engine_link.pool import EnginePool
 from kshot.server.errors import EngineUnavailable, InvalidRequest, StartError
 from kshot.server.event_log import LOGGER, log_event
@@ -36,7 +37,7 @@ class Opened:
 class Parts:
     """What else knows bundles: who opens them, the engines, and the memory of adapted models.
 
-    `audit` lists the changes that polling finds; those of calls are listed with these.
+    `audit` lists the changes that polling finds; those of calls are listed as such.
     """
 
     opener: Opener
@@ -108,7 +109,8 @@ class Reload:
         """
         async with self._turn:
             try:
-                opened, _ = await self._reload()
+                opened, change = await self._reload()
+                note_changes(change.texts())
                 return sorted(opened, key=_by_name)
             except (BundleError, StartError) as error:
                 raise InvalidRequest.about("bundles", str(error)) from error

@@ -68,6 +68,7 @@ class OpenCall:
     until: float = math.inf
     looks: int | None = None
     sending: bool = False
+    counted: bool = True
     ending: asyncio.Task[NoReturn] | None = field(default=None, repr=False)
 
     @property
@@ -132,6 +133,14 @@ class OpenCalls:
                 await opened.ending
         return content
 
+    def step_aside(self, opened: OpenCall) -> None:
+        """Count a call no more: others may have its place while its answer waits."""
+        if opened.counted:
+            opened.counted = False
+            self._connections[opened.key] -= 1
+            if not self._connections[opened.key]:
+                self._connections.pop(opened.key)
+
     def refused(self, call: Call) -> None:
         """Note that a call is refused or given up: its caller's next message may have to wait."""
         if not call.charged:
@@ -168,10 +177,7 @@ class OpenCalls:
 
     def _sent(self, opened: OpenCall, _handler: object) -> None:
         del self._open[opened]
-        key = opened.key
-        self._connections[key] -= 1
-        if not self._connections[key]:
-            self._connections.pop(key)
+        self.step_aside(opened)
         opened.call.sent()
 
     def _look(self) -> None:

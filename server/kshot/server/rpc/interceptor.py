@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, aclosing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 
 from kshot.bundle.signals.tracing import find_traceparent
 from kshot.server.access.audit import AuditLog
+from kshot.server.access.failed_keys import FailedKeys
 from kshot.server.access.gate import Gate, Metadata
 from kshot.server.access.quotas import Quotas
 from kshot.server.admission import Admission
@@ -26,11 +27,13 @@ from kshot.server.errors import (
     MethodNotFound,
     RequestError,
     TooManyFiles,
+    Unauthenticated,
 )
 from kshot.server.event_log import LOGGER, log_call, log_event
 from kshot.server.limits.descriptors import out_of_descriptors
 from kshot.server.rpc.calls import CallLimits, Context, Kind, OpenCall, OpenCalls
 from kshot.server.rpc.messages import MessageReader
+from kshot.server.rpc.methods import Method
 from kshot.server.rpc.status import REQUEST_ID_TRAILER, message_of, trailers_of
 from kshot.server.watch.observer import CallObserver
 
@@ -58,6 +61,7 @@ class Guards:
     gate: Gate
     quotas: Quotas
     audit: AuditLog
+    failed_keys: FailedKeys = field(default_factory=FailedKeys)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -75,7 +79,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         guards: Guards,
         observer: CallObserver,
     ) -> None:
-        self._prefixes = tuple(f"/{service}/" for service in services)
+        self._services = frozenset(services)
         self._guards = guards
         self._observer = observer
         places = config.max_adapt_queue + config.max_predict_queue + _SPARE_CALLS
@@ -102,15 +106,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return grpc.stream_stream_rpc_method_handler(cast(Any, self._unknown(method)))
-            self._handlers[method] = self._wrapped(method, handler)
+            self._handlers[method] = self._wrapped(Method.of(method, self._services), handler)
         return self._handlers[method]
 
-    def _wrapped(self, method: str, handler: Handler) -> Handler:
-        kind = Kind.OWN if method.startswith(self._prefixes) else Kind.STANDARD
+    def _wrapped(self, method: Method, handler: Handler) -> Handler:
         if handler.response_streaming:
-            stream = self._streaming(method, kind, handler)
+            stream = self._streaming(method, handler)
             return grpc.stream_stream_rpc_method_handler(cast(Any, stream))
-        return grpc.stream_unary_rpc_method_handler(cast(Any, self._unary(method, kind, handler)))
+        return grpc.stream_unary_rpc_method_handler(cast(Any, self._unary(method, handler)))
 
     def _unknown(self, method: str) -> Unary:
         async def refuse(_requests: object, context: Context) -> None:
@@ -122,12 +125,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._guards.gate.admit(call, method, metadata)
             except RequestError as refusal:  # who may not call hears nothing of what there is
                 error = refusal
+            if isinstance(error, Unauthenticated):
+                await self._guards.failed_keys.answer_slowly(call.connection)
             self._guards.audit.write_call(call, error.reason)
             await _refuse(call, context, error)
 
         return refuse
 
-    def _unary(self, method: str, kind: Kind, handler: Handler) -> Unary:
+    def _unary(self, method: Method, handler: Handler) -> Unary:
         serialize = cast("Callable[[Any], bytes]", handler.response_serializer)
         several = handler.request_streaming
         handle = cast(Unary, handler.stream_unary if several else handler.unary_unary)
@@ -135,7 +140,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def answer(_requests: object, context: Context) -> bytes:
             async def work(opened: OpenCall) -> bytes:
                 message = await self._read(opened)
-                with self._place(kind):
+                with self._place(method.kind):
                     request = await self._parse(handler, message, opened)
                     del message  # the request has its content
                     if several:
@@ -145,11 +150,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._open.send(opened, len(content))
                 return content
 
-            return cast(bytes, await self._run(method, kind, context, work))
+            return cast(bytes, await self._run(method, context, work))
 
         return answer
 
-    def _streaming(self, method: str, kind: Kind, handler: Handler) -> Unary:
+    def _streaming(self, method: Method, handler: Handler) -> Unary:
         serialize = cast("Callable[[Any], bytes]", handler.response_serializer)
 
         async def answer(_requests: object, context: Context) -> None:
@@ -164,7 +169,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
             async def work(opened: OpenCall) -> None:
                 message = await self._read(opened)
-                with self._place(kind, lasts=True):
+                with self._place(method.kind, lasts=True):
                     request = await self._parse(handler, message, opened)
                     del message  # the request has its content
                     if handler.request_streaming:
@@ -173,19 +178,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     else:
                         await write(opened, cast(Stream, handler.unary_stream)(request, context))
 
-            await self._run(method, kind, context, work)
+            await self._run(method, context, work)
 
         return answer
 
-    async def _run(self, method: str, kind: Kind, context: Context, work: Work) -> Any:  # noqa: ANN401 -- what `work` returns
+    async def _run(self, method: Method, context: Context, work: Work) -> Any:  # noqa: ANN401 -- what `work` returns
         """Do a call's work between its beginning and its end."""
         metadata = _metadata(context)  # gRPC makes it anew each time
-        call = _begin(method.rpartition("/")[2] if kind is Kind.OWN else method, context, metadata)
-        self._observer.begin(call, method.split("/")[1] if kind is Kind.OWN else "")
+        call = _begin(method.name, context, metadata)
+        self._observer.begin(call, method.service)
         try:
-            opened = self._open.begin(call, context, kind)
-            self._guards.gate.admit(call, method, metadata)
-            if kind is Kind.OWN:
+            opened = self._open.begin(call, context, method.kind)
+            self._guards.gate.admit(call, method.path, metadata)
+            if method.kind is Kind.OWN:
                 await self._guards.quotas.begin_call()
             result = await work(opened)
         except BaseException as error:
@@ -195,10 +200,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._guards.audit.write_call(call, (refusal or CallCancelled).reason)
             if refusal is None:
                 raise
+            if isinstance(refusal, Unauthenticated):
+                self._open.step_aside(opened)
+                await self._guards.failed_keys.answer_slowly(call.connection)
         else:
             self._open.accepted(call)
             self._guards.audit.write_call(call, "OK")
-            if kind is Kind.OWN:
+            if method.kind is Kind.OWN:
                 log_call(call, "OK")
             return result
         finally:
@@ -272,7 +280,7 @@ def _refusal(call: Call, error: BaseException) -> RequestError | None:
 
 async def _refuse(call: Call, context: Context, error: RequestError) -> NoReturn:
     """Log a failed call and answer it."""
-    log_call(call, error.code.name, error.reason)
+    log_call(call, error.code.name, error.reason, error.field)
     _forget_frames(error)
     try:
         await context.abort(error.code, message_of(error), trailers_of(error, call.request_id))
