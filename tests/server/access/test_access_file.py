@@ -78,6 +78,43 @@ def test_a_file_that_others_may_open_is_refused(path: Path, mode: int) -> None:
         read_access(path)
 
 
+@pytest.mark.parametrize(
+    ("mode", "user", "group", "accepted"),
+    [
+        (0o440, 0, 10001, True),
+        (0o040, 0, 10001, True),
+        (0o400, 0, 10001, True),
+        (0o640, 0, 10001, False),
+        (0o460, 0, 10001, False),
+        (0o444, 0, 10001, False),
+        (0o440, 0, 5, False),
+        (0o440, 12, 10001, False),
+    ],
+)
+def test_a_secret_that_root_mounts_for_the_group_is_accepted(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: int,
+    user: int,
+    group: int,
+    accepted: bool,
+) -> None:
+    """Nobody but root may change it, and only the server's group may read it."""
+    mounted = path.stat()
+    fields = list(mounted)
+    fields[0], fields[4], fields[5] = stat.S_IFREG | mode, user, group
+    monkeypatch.setattr(os, "fstat", lambda _: os.stat_result(fields))
+    monkeypatch.setattr(os, "geteuid", lambda: 10001)
+    monkeypatch.setattr(os, "getegid", lambda: 10001)
+    monkeypatch.setattr(os, "getgroups", list)
+
+    if accepted:
+        assert len(read_access(path)[0].keys) == 1
+    else:
+        with pytest.raises(StartError, match="nobody else may read or write"):
+            read_access(path)
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
 

@@ -19,6 +19,8 @@ from kshot.server.access.names import TENANT_RULE
 from kshot.server.errors import StartError
 
 _OTHERS = 0o077
+_OTHERS_MAY_USE = 0o007
+_WRITE = 0o222
 _MAX_BYTES = 2**24
 
 Tenants: TypeAlias = Mapping[str, Limits]
@@ -43,7 +45,8 @@ class AccessFile:
 def read_access(path: Path) -> tuple[AccessFile, Signature]:
     """Read the file, and return what tells it from another at the same path.
 
-    Raises `StartError` if it cannot be read, is not this user's alone, or is damaged.
+    Raises `StartError` if it cannot be read, is neither this user's alone nor a secret that root
+    mounts for a group of this process, or is damaged.
     """
     try:
         content, signature = _read_private(path)
@@ -90,13 +93,28 @@ def _read_private(path: Path) -> tuple[bytes, Signature]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise StartError(f"{path}: expected a file, got something else; name another path")
-        if status.st_uid != os.geteuid() or status.st_mode & _OTHERS:
+        if not (_own(status) or _mounted(status)):
             raise StartError(
                 f"{path}: expected a file of user {os.geteuid()} that nobody else may read or "
                 f"write, got user {status.st_uid} and mode {stat.S_IMODE(status.st_mode):o}; chown "
-                "it, and chmod it to 600"
+                "it, and chmod it to 600 (a mounted secret of root: to 440, with a group of the "
+                "server)"
             )
         return file.read(_MAX_BYTES), signature_of(status)
+
+
+def _own(status: os.stat_result) -> bool:
+    return status.st_uid == os.geteuid() and not status.st_mode & _OTHERS
+
+
+def _mounted(status: os.stat_result) -> bool:
+    """Tell whether root lets this process read a file by its group, and nobody write to it.
+
+    So a secret is mounted in Kubernetes. Root can read and replace any file anyway, and whoever is
+    in the group besides reads digests, of which no key can be made.
+    """
+    closed = status.st_uid == 0 and not status.st_mode & (_OTHERS_MAY_USE | _WRITE)
+    return closed and status.st_gid in {os.getegid(), *os.getgroups()}
 
 
 def _parse(path: Path, content: bytes) -> AccessFile:
