@@ -300,6 +300,24 @@ class LocalStore:
             self._replace(row, Row.of(model, content.sha256), content.parts, limits)
         return model
 
+    def assign(self, model_id: str, tenant: str) -> bool:
+        """Give a model of nobody to a tenant; return whether it was whole.
+
+        Its arrays are sealed anew, because a seal holds for one owner. Raises as `get` does; a file
+        that was changed goes to quarantine.
+        """
+        with self._changing:
+            try:
+                arrays = self.read(model_id)
+            except AdaptedModelDamaged:
+                return False
+            row = self._live_row(model_id, "")
+            model = replace(row.adapted_model, tenant=tenant)
+            content = model_content(model, arrays, self._seals)
+            model = replace(model, size_bytes=content.size_bytes)
+            self._replace(row, Row.of(model, content.sha256), content.parts, UNLIMITED)
+        return True
+
     def delete(self, model_id: str, tenant: str = "") -> None:
         """Delete a tenant's adapted model and its file; raise as `get` does, except for damage."""
         checked_id(model_id)

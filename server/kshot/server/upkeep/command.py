@@ -1,4 +1,4 @@
-"""`kshot store`: check, repair, back up and restore the folder of adapted models."""
+"""`kshot store`: check, repair, assign, back up and restore the folder of adapted models."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 
 import click
 
+from kshot.server.access.audit import AuditLog
+from kshot.server.access.command import TENANT, audit_option, record_command
 from kshot.server.config import default_store
 from kshot.server.errors import StartError
 from kshot.server.store.folder import StoreFolder
+from kshot.server.store.sealing import Seals
+from kshot.server.upkeep.assignment import assign as assign_models
 from kshot.server.upkeep.backup import back_up
 from kshot.server.upkeep.inspection import check_store
 from kshot.server.upkeep.restore import restore as restore_backup
@@ -22,7 +26,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 
 @click.group()
 def command() -> None:
-    """Check, repair, back up or restore a folder of adapted models.
+    """Check, repair, assign, back up or restore a folder of adapted models.
 
     PATH is the folder that `kshot serve --store` takes, by default the same one. Its server may run
     while it is backed up, and must not run otherwise.
@@ -86,6 +90,61 @@ def repair(path: Path, as_json: bool) -> None:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(after.counts.items()))
         click.echo(f"{path}: {counts or 'no adapted models'}")
     if not after.sound:
+        raise SystemExit(1)
+
+
+@command.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--all", "everything", is_flag=True, help="Give all models that belong to nobody.")
+@click.option("--tenant", required=True, type=TENANT, help="Who gets the models.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=default_store,
+    envvar="KSHOT_STORE",
+    show_envvar=True,
+    help="Folder that `kshot serve --store` takes; its server must not run.",
+)
+@click.option(
+    "--store-key",
+    type=click.Path(path_type=Path),
+    envvar="KSHOT_STORE_KEY",
+    show_envvar=True,
+    help="File that `kshot serve --store-key` takes.",
+)
+@audit_option
+@_json
+def assign(
+    ids: tuple[str, ...],
+    everything: bool,
+    tenant: str,
+    store: Path,
+    store_key: Path | None,
+    audit_log: Path | None,
+    as_json: bool,
+) -> None:
+    """Give adapted models that were kept without keys to a tenant.
+
+    With `--access` nobody reaches them otherwise. Names each ID, or takes --all. Exits with 1 if
+    some are damaged; these go to quarantine.
+    """
+    if everything == bool(ids):
+        raise click.UsageError("expected ids or --all, got both or neither")
+    try:
+        audit = AuditLog(audit_log)  # before anything changes
+        seals = None if store_key is None else Seals.read(store_key)
+        done = assign_models(store, tenant, None if everything else ids, seals)
+    except StartError as error:
+        raise click.ClickException(str(error)) from error
+    for each in done.ids:
+        record_command(audit, "assign_adapted_model", tenant=tenant, object=each)
+    if as_json:
+        click.echo(json.dumps({"store": str(store), "tenant": tenant, **vars(done)}))
+    else:
+        click.echo(f"{store}: {len(done.ids)} models now belong to {tenant}")
+        for each in done.damaged:
+            click.echo(f"{each}  damaged", err=True)
+    if done.damaged:
         raise SystemExit(1)
 
 
