@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kshot.gateway")
     parser.add_argument("--listen", required=True, metavar="HOST:PORT")
     parser.add_argument("--server", required=True, metavar="SOCKET", help="unix socket of gRPC")
+    parser.add_argument("--grpc", required=True, metavar="HOST:PORT", help="address of gRPC")
     parser.add_argument("--max-message-bytes", type=int, required=True)
     parser.add_argument("--grace", type=float, required=True, metavar="SECONDS")
     parser.add_argument("--name", action="append", default=[], help="name of this host")
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _serve(arguments: argparse.Namespace, sockets: list[socket.socket], address: str) -> None:
     channel = grpc.aio.insecure_channel(f"unix:{arguments.server}", options=_OPTIONS)
-    app = make_app(Gateway(channel, arguments.max_message_bytes), arguments.name)
+    app = make_app(Gateway(channel, arguments.max_message_bytes), arguments.name, arguments.grpc)
     config = uvicorn.Config(
         app,
         access_log=False,

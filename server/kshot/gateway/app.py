@@ -193,8 +193,11 @@ async def _upload(
         yield wire.ImportAdaptedModelRequest(chunk=content[start : start + _CHUNK_BYTES])
 
 
-def make_app(gateway: Gateway, names: Sequence[str]) -> ASGIApp:
-    """Make the application; `names` are those of this host besides its addresses."""
+def make_app(gateway: Gateway, names: Sequence[str], grpc_address: str) -> ASGIApp:
+    """Make the application; `names` are those of this host besides its addresses.
+
+    `grpc_address` is the HOST:PORT that other clients use.
+    """
     document = describe(ROUTES)
 
     def endpoint(route: Route) -> Callable[[Request], Awaitable[Any]]:
@@ -206,6 +209,9 @@ def make_app(gateway: Gateway, names: Sequence[str]) -> ASGIApp:
     async def openapi(_request: Request) -> Response:
         return JSONResponse(document)
 
+    async def server(_request: Request) -> Response:
+        return JSONResponse({"grpc": grpc_address})
+
     async def health(_request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
 
@@ -215,6 +221,7 @@ def make_app(gateway: Gateway, names: Sequence[str]) -> ASGIApp:
     routes += [
         Path_("/", index),
         Path_("/v1/openapi.json", openapi),
+        Path_("/v1/server", server),
         Path_("/healthz", health),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]

@@ -175,7 +175,7 @@ async def running(
             yield None
             return
         facts = engine.facts
-        http = {} if gateway is None else {"http": await gateway.start()}
+        http = {} if gateway is None else {"http": await gateway.start(address)}
         healthy.set_serving(True)
         behind = [
             asyncio.create_task(_sweep(store, workers, hurry)),

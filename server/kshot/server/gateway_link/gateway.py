@@ -40,6 +40,7 @@ class Gateway:
         self._address = config.http
         self._process: asyncio.subprocess.Process | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._grpc_address = ""
         self._stopped = False
 
     @property
@@ -47,8 +48,12 @@ class Gateway:
         """Return the path of the unix socket."""
         return str(self._folder.path / "front.sock")
 
-    async def start(self) -> str:
-        """Start the gateway, and watch it from now on; return its address. Raises `StartError`."""
+    async def start(self, grpc_address: str) -> str:
+        """Start the gateway, and watch it from now on; return its address. Raises `StartError`.
+
+        It tells its callers `grpc_address`, for other clients.
+        """
+        self._grpc_address = grpc_address
         self._address = await self._launch()
         self._watching = asyncio.create_task(self._watch())
         return self._address
@@ -105,6 +110,7 @@ class Gateway:
     def _arguments(self) -> list[str]:
         config = self._config
         arguments = ["--listen", self._address, "--server", self.path]
+        arguments += ["--grpc", self._grpc_address]
         arguments += ["--max-message-bytes", str(config.max_message_bytes)]
         arguments += ["--grace", str(config.drain_grace), "--log-level", config.log_level]
         for name in config.http_hosts:

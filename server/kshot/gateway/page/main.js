@@ -1,0 +1,181 @@
+// The page: puts its parts together.
+
+import { setKey } from "./api.js";
+import { ClassCards, button } from "./classes.js";
+import { Model } from "./model.js";
+import { sampleShapes } from "./pad.js";
+import { openCamera, readPicture } from "./photos.js";
+import { Question } from "./question.js";
+import { Report } from "./report.js";
+import { Store } from "./store.js";
+import { notesByExample } from "./words.js";
+
+const at = (id) => document.querySelector(`#${id}`);
+const QUERY = "query";
+
+const store = new Store();
+const model = new Model(store);
+const question = new Question(model, failed);
+const report = new Report(store, model, failed);
+const cards = new ClassCards(at("classes"), store, { files: choose, camera: shoot, pictures: add, menu });
+let notes = new Map();
+let offered = false;
+
+function failed(error) {
+  if (error.status === 401 || error.status === 403) return askForKey();
+  if (model.lost(error)) return model.touch(0);
+  tell(error.message);
+  if (!(error.status > 0) && model.result) setTimeout(() => question.ask(), 2000);
+}
+
+function tell(text) {
+  at("banner").textContent = text;
+  at("banner").hidden = !text;
+}
+
+async function add(target, files) {
+  for (const file of files) {
+    try {
+      take(target, await readPicture(file));
+      tell("");
+    } catch (error) {
+      tell(error.message);
+    }
+  }
+}
+
+function take(target, picture) {
+  if (target === QUERY) question.show(picture);
+  else store.addExample(target, picture);
+}
+
+function choose(target) {
+  const input = at("file");
+  input.multiple = target !== QUERY;
+  input.onchange = () => {
+    add(target, [...input.files]);
+    input.value = "";
+  };
+  input.click();
+}
+
+async function shoot(target) {
+  try {
+    await openCamera(at("camera"), (picture) => {
+      take(target, picture);
+      if (target === QUERY) at("camera").close();
+    });
+  } catch {
+    tell("There is no camera that this page may use. Choose a picture instead.");
+  }
+}
+
+function menu(anchor, choices) {
+  const place = at("menu");
+  const close = () => {
+    place.hidden = true;
+    if (anchor.isConnected) anchor.focus();
+  };
+  place.replaceChildren(...choices.map(([text, act]) => {
+    const item = button(text, "", () => (close(), act()));
+    item.setAttribute("role", "menuitem");
+    return item;
+  }));
+  const box = anchor.getBoundingClientRect();
+  place.style.left = `${Math.min(box.left + scrollX, document.documentElement.clientWidth - 260)}px`;
+  place.style.top = `${box.bottom + scrollY + 4}px`;
+  place.hidden = false;
+  place.firstElementChild.focus();
+  place.onkeydown = (event) => {
+    const items = [...place.children];
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step) items.at((items.indexOf(document.activeElement) + step) % items.length).focus();
+    if (event.key === "Escape" || event.key === "Tab") close();
+    if (step || event.key === "Escape") event.preventDefault();
+  };
+  place.onfocusout = ({ relatedTarget }) => (place.hidden = !place.contains(relatedTarget));
+}
+
+function askForKey() {
+  const dialog = at("key");
+  if (dialog.open) return;
+  dialog.onclose = () => {
+    setKey(at("key-text").value.trim());
+    begin();
+  };
+  dialog.showModal();
+}
+
+/** Asks what is offered, then adapts; tries again while the server does not answer. */
+async function begin() {
+  try {
+    if (!offered) await report.offer();
+    offered = true;
+    tell("");
+    model.touch(0);
+  } catch (error) {
+    failed(error);
+    if (!error.status) setTimeout(begin, 2000);
+  }
+}
+
+store.addEventListener("change", ({ detail }) => {
+  if (detail.adapts) {
+    notes = new Map();
+    if (offered) model.touch();
+  }
+  cards.render(notes);
+  at("add-class").hidden = store.full;
+});
+
+model.addEventListener("change", ({ detail: { type, detail } }) => {
+  report.show({ type, detail });
+  if (type === "idle") question.ask();
+  if (type === "failed") failed(detail.error);
+  if (type === "ready") {
+    tell("");
+    notes = notesByExample(detail.report.example_notes ?? [], model.given);
+    cards.render(notes);
+    question.ask();
+  }
+});
+
+at("add-class").addEventListener("click", () => store.addClass());
+at("clear").addEventListener("click", () => {
+  store.reset();
+  store.changed();
+  question.clear();
+});
+at("sample").addEventListener("click", () => {
+  store.classes = [];
+  for (const { name, pictures } of sampleShapes(4)) {
+    store.addClass(name);
+    for (const picture of pictures) store.addExample(store.classes.at(-1).id, picture);
+  }
+});
+at("query-file").addEventListener("click", () => choose(QUERY));
+at("query-camera").addEventListener("click", () => shoot(QUERY));
+at("query").addEventListener("dragover", (event) => event.preventDefault());
+at("query").addEventListener("drop", (event) => {
+  event.preventDefault();
+  event.stopPropagation();
+  add(QUERY, [...event.dataTransfer.files].slice(0, 1));
+});
+for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
+document.addEventListener("paste", (event) => {
+  const files = [...event.clipboardData.files];
+  const target = at("query").contains(document.activeElement) ? QUERY : (cards.active ?? store.classes[0].id);
+  if (files.length) add(target, files);
+});
+
+const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+document.documentElement.dataset.theme = localStorage.getItem("kshot-theme") ?? (dark ? "dark" : "light");
+at("theme").addEventListener("click", () => {
+  const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  document.documentElement.dataset.theme = theme;
+  localStorage.setItem("kshot-theme", theme);
+});
+
+await store.load();
+cards.render();
+begin();

@@ -1,0 +1,63 @@
+// What the server's reports mean, in sentences.
+
+const FLAWS = {
+  EXAMPLE_FLAW_BLANK: () => "is blank",
+  EXAMPLE_FLAW_DUPLICATE: (other) => `is the same as ${other}`,
+  EXAMPLE_FLAW_NEAR_IDENTICAL: (other) => `is nearly the same as ${other}`,
+  EXAMPLE_FLAW_MISLABELLED: (_, name) => `looks like “${name}”`,
+  EXAMPLE_FLAW_FAR: () => "is unlike all others",
+};
+
+const STAGES = {
+  ADAPT_STAGE_QUEUED: "Waiting for a turn…",
+  ADAPT_STAGE_PREPARING: "Reading the examples…",
+  ADAPT_STAGE_ADAPTING: "Adapting…",
+  ADAPT_STAGE_ESTIMATING: "Estimating the accuracy…",
+  ADAPT_STAGE_STORING: "Keeping the model…",
+};
+
+const MODES = {
+  BATCH_NORM_MODE_SUPPORT: "by the examples: each answer stands alone",
+  BATCH_NORM_MODE_SUPPORT_AND_QUERY: "examples and each question: slower, as in the paper",
+  BATCH_NORM_MODE_TRANSDUCTIVE: "by the questions together: for many at once, not for one",
+  BATCH_NORM_MODE_STORED: "as trained",
+};
+
+export const modeWords = (mode) => MODES[mode] ?? mode;
+export const percent = (share) => `${Math.round(100 * share)} %`;
+export const duration = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
+
+export function stageWords({ stage, step_count = 0, total_step_count = 0 }) {
+  const words = STAGES[stage] ?? "Adapting…";
+  return total_step_count ? `${words} step ${step_count} of ${total_step_count}` : words;
+}
+
+/** Notes by example id: `given` are the classes in the order they were sent. */
+export function notesByExample(notes, given) {
+  const examples = given.flatMap(({ name, examples: all }) => all.map((one, index) => ({ id: one.id, label: `${name} ${index + 1}` })));
+  const found = new Map();
+  for (const { index = 0, flaw, other_index: other, class_index: number } of notes) {
+    const example = examples[index];
+    const say = FLAWS[flaw];
+    if (!example || !say) continue;
+    const text = say(examples[other]?.label ?? "another", given[number]?.name ?? "another class");
+    found.set(example.id, [...(found.get(example.id) ?? []), `${example.label} ${text}`]);
+  }
+  return found;
+}
+
+export function estimateWords(estimate) {
+  if (!estimate) return "No estimate: that takes two examples of two classes.";
+  const { accuracy = 0, low = 0, high = 0, example_count: count = 0 } = estimate;
+  return `About ${percent(accuracy)} right on new pictures (${percent(low)} to ${percent(high)}), by ${count} left-out examples`;
+}
+
+/** The same call in three languages. */
+export function snippets(id, origin, grpc) {
+  const secure = origin.startsWith("https:");
+  return {
+    Python: `from kshot.client import Client\n\nwith Client("${grpc}"${secure ? ", tls=True" : ""}) as client:\n    result = client.get("${id}").predict(["query.png"])\n    print(result.labels, result.probabilities)`,
+    curl: `curl -s ${origin}/v1/adapted_models/${id}:predict \\\n  -H 'Content-Type: application/json' \\\n  -d '{"queries": {"encoded": {"items": ["'$(base64 -w0 query.png)'"]}}}'`,
+    grpcurl: `grpcurl ${secure ? "" : "-plaintext "}-d '{"adapted_model": "${id}",\n  "queries": {"encoded": {"items": ["'$(base64 -w0 query.png)'"]}}}' \\\n  ${grpc} kshot.v1.AdaptationService/Predict`,
+  };
+}
