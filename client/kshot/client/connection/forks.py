@@ -1,7 +1,8 @@
 """Forks: gRPC rests while the process forks, so that a child can make a client of its own.
 
 A child that is forked amid calls has gRPC's locks as other threads held them: it hangs, at times
-past its deadlines.
+past its deadlines. So may one of a process that runs a gRPC server too: gRPC never rests there, and
+skips what it does at forks; such a process has to use the method `spawn`.
 """
 
 from __future__ import annotations
