@@ -32,7 +32,7 @@ from kshot.server.lives.upload import UploadHeader
 from kshot.server.predict.batches import MAX_BATCH_IMAGES, Batches, Request, few_alone, may_join
 from kshot.server.predict.catalog import Catalog, ServedModel
 from kshot.server.predict.encodings import Encodings
-from kshot.server.predict.export import export_model, template_bytes
+from kshot.server.predict.export import export_model, most_template_bytes, template_bytes
 from kshot.server.predict.prediction import (
     Answers,
     CostLimits,
@@ -292,7 +292,8 @@ class Front:
     ) -> AdaptedModelRecord:
         """Store the adapted model in a file that `export` made."""
         with self.importing.admit():
-            importer = Importer(self.maker, self.answer_room, self._find_version)
+            most = max((most_template_bytes(model.bundle) for model in self.models), default=0)
+            importer = Importer(self.maker, self.answer_room, self._find_version, most)
             return await importer.store(header, chunks)
 
     async def _answer(

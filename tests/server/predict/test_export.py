@@ -24,7 +24,7 @@ from kshot.server.call_context import begin_call
 from kshot.server.lives.exported_file import read_exported
 from kshot.server.lives.upload import UploadHeader
 from kshot.server.predict.encoder import Encoder
-from kshot.server.predict.export import export_model
+from kshot.server.predict.export import export_model, most_template_bytes
 from kshot.server.predict.predictor import Predictor
 from kshot.server.predict.runtime import Runtime
 from kshot.server.request.digest import weights_digest
@@ -34,6 +34,13 @@ from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]
+
+
+def test_the_largest_template_is_known(encoder_bundle: Bundle) -> None:
+    """An import's room counts it; the encoder is in the file that is imported."""
+    largest = max(each.stat().st_size for each in encoder_bundle.path.glob("predict_*.onnx"))
+
+    assert most_template_bytes(encoder_bundle) == largest
 
 
 @pytest.mark.parametrize("mode", COMPUTED_MODES)

@@ -16,11 +16,15 @@ from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 
 @dataclass(frozen=True)
 class Importer:
-    """Imports files; `find_version` returns a served version that the caller may use."""
+    """Imports files; `find_version` returns a served version that the caller may use.
+
+    `template_bytes` are those of the largest template that a file may be compared with.
+    """
 
     maker: ModelMaker
     answer_room: AnswerRoom
     find_version: Find
+    template_bytes: int = 0
 
     async def store(self, header: UploadHeader, chunks: AsyncIterator[bytes]) -> AdaptedModelRecord:
         """Store the adapted model in a file that was exported."""
@@ -30,8 +34,9 @@ class Importer:
         config = maker.config
         limits = UploadLimits(config.max_message_bytes, config.message_timeout)
         content = await collect(chunks, limits)
-        # It is parsed, and compared with what would be exported.
-        await self.answer_room.hold_export(3 * len(content))
+        # It is parsed, and compared with what would be exported. Which template that takes is known
+        # only then, and a call that waited twice could wait for others that do.
+        await self.answer_room.hold_export(3 * len(content) + self.template_bytes)
 
         def work() -> tuple[AdaptedModelRecord, AdaptedArrays]:
             with current_call().measure("decode"):

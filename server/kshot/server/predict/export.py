@@ -38,6 +38,18 @@ def template_bytes(bundle: Bundle, arrays: AdaptedArrays, mode: BatchNormMode) -
     return sum(bundle.manifest.files[path.name].size_bytes for path in paths if path is not None)
 
 
+def most_template_bytes(bundle: Bundle) -> int:
+    """Return the bytes of a bundle's largest template, without its encoder."""
+    files, encoder = bundle.manifest.files, bundle.encoder_path
+    skipped = None if encoder is None else encoder.name
+    sizes = (
+        each.size_bytes
+        for name, each in files.items()
+        if name.endswith(".onnx") and name != skipped
+    )
+    return max(sizes, default=0)
+
+
 def export_model(
     bundle: Bundle, arrays: AdaptedArrays, adapted: AdaptedModelRecord, mode: BatchNormMode
 ) -> bytes:

@@ -110,9 +110,9 @@ def check_rejection(
     if reject_below is not None and not arrays.references.size:
         violations.add(
             "reject_below",
-            "expected an adapted model with known scores, got one without; adapt with two examples "
-            "or more per class, `estimate`, and a head from the support set without steps or "
-            "`fold_count`",
+            "expected an adapted model with known scores, got one without (imports have none); "
+            "adapt with two examples or more per class, `estimate`, and a head from the support "
+            "set without steps or `fold_count`",
         )
 
 
