@@ -107,7 +107,7 @@ def _pairs(
 
 def _print_score(scored: Score) -> None:
     low, high = (f"{100 * end:.1f}" for end in scored.interval)
-    title = (
+    sentence = (
         f"accuracy {100 * scored.accuracy:.1f} % ({low} to {high} %, 90 % interval), "
         f"{scored.correct_count} of {scored.count}; columns are what the images are taken for"
     )
@@ -118,4 +118,5 @@ def _print_score(scored: Score) -> None:
         share = scored.counts[name, name] / sum(counts) if sum(counts) else None
         right = "-" if share is None else f"{100 * share:.1f}"
         rows.append((name, right, *map(str, counts)))
-    print_table(headings, rows, title=title, justify="right")
+    click.echo(sentence)
+    print_table(headings, rows, justify="right")
