@@ -72,5 +72,5 @@ def test_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["models", "renew", "--help"]) == 0
 
     said = capsys.readouterr().out
-    assert said.endswith("  kshot models renew am_2h8k --expire-at 2030-01-31T12:00:00Z\n")
+    assert said.endswith("  kshot models renew $ID --expire-at 2030-01-31T12:00:00Z\n")
     assert "Examples:" in said
