@@ -186,6 +186,17 @@ def test_a_barred_model_is_not_there(shared: Any, adapt_request: Make, refusal: 
     assert [model.model for model in few.models] == ["tiny"]
 
 
+def test_a_barred_caller_hears_no_remedy(shared: Any, adapt_request: Make, refusal: Make) -> None:  # noqa: ANN401 -- a running server
+    """To serve a model would not let in who may not use it."""
+    request = adapt_request()
+    request.model = "omniglot"
+    barred = refusal(lambda: adapt(shared, "barred", request))
+    free = refusal(lambda: adapt(shared, "free", request))
+
+    assert "serve it with `--bundle omniglot`" in free.text
+    assert "--bundle" not in barred.text
+
+
 def test_without_a_key_nothing_is_told(shared: Any, refusal: Make) -> None:  # noqa: ANN401 -- a running server
     refused = refusal(
         lambda: shared.stub.GetCapabilities(wire.GetCapabilitiesRequest(), timeout=30)

@@ -65,6 +65,11 @@ class Versioned:
         answer = self.server.stub.GetAdaptedModel(request, timeout=30, metadata=self.metadata)
         return answer.adapted_model  # type: ignore[no-any-return]  # a stub without types
 
+    def listed(self, model: str) -> list[str]:
+        request = wire.ListAdaptedModelsRequest(model=model)
+        answer = self.server.stub.ListAdaptedModels(request, timeout=30, metadata=self.metadata)
+        return [each.id for each in answer.adapted_models]
+
     def served(self) -> dict[str, tuple[int, list[str]]]:
         request = wire.GetCapabilitiesRequest()
         answer = self.server.stub.GetCapabilities(request, timeout=30, metadata=self.metadata)
@@ -118,6 +123,8 @@ def test_versions_change_while_a_server_serves(
         for name in ("tiny", "tiny@stable", "tiny@1", "tiny@2")
     }
     assert digests["tiny"] == digests["tiny@stable"] == digests["tiny@1"] != digests["tiny@2"]
+    lengths = {name: len(versioned.listed(name)) for name in ("tiny", "tiny@stable", "tiny@2")}
+    assert lengths == {"tiny": 4, "tiny@stable": 3, "tiny@2": 1}
     refused = refusal(lambda: versioned.adapt(adapt_request(), "tiny@3"))
     assert refused.reason == "MODEL_NOT_FOUND"
     assert "expected one of tiny, tiny@2" in refused.text
