@@ -19,6 +19,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "store": ("kshot store check ~/.local/state/kshot",),
         "store check": ("kshot store check ~/.local/state/kshot --json",),
         "store repair": ("kshot store repair ~/.local/state/kshot",),
+        "store assign": ("kshot store assign --all --tenant lab --store ~/.local/state/kshot",),
         "store backup": ("kshot store backup ~/.local/state/kshot /backup/kshot",),
         "store restore": ("kshot store restore /backup/kshot ~/.local/state/kshot",),
         "keys": ("kshot keys create --access access.json --tenant lab --name notebook",),
