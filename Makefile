@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := server,engine,train,photos,cpu,http,otel,dev
+EXTRAS := server,engine,train,photos,cpu,http,otel,docs,dev
 # The first of these that is 3.11 or newer creates the environment; `make PYTHON=...` overrides it.
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(name) -c 'import sys; print("$(name)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)))
@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The stamp's name changes with the requirements, so a changed lock file installs again.
 STAMP := $(VENV)/stamp-$(RUNTIME)-$(shell cat requirements.lock pyproject.toml | sha256sum | cut -c1-16)
 
-.PHONY: help setup demo test check proto lock clean
+.PHONY: help setup demo test check site proto lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
@@ -53,6 +53,9 @@ check: setup  ## lint, format, types, wire
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard examples/*.py examples/*/*.py benchmarks/*.py)
 	$(BIN)/buf lint
+
+site: setup  ## build the documentation into build/site; warnings are errors
+	$(BIN)/sphinx-build -q -E -W --keep-going -c docs/site . build/site
 
 proto: setup  ## regenerate the modules from the .proto files
 	proto/generate.sh

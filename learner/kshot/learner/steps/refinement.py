@@ -64,7 +64,7 @@ def refine(tail: Tail, start: Mapping[str, Tensor], task: RefinementTask) -> Ste
     likeness decides alone (`prior_weight`), and log-probabilities are divided by 1 + weight. Then
     the tail adapts to all examples, unless its weight is 0. It is 0 also where all examples are
     alike, and where a loss, a parameter or an answer is not finite. A step takes at most 32
-    examples; with more than these, passes without gradients take `next`s of their own.
+    examples; with more than these, each pass without gradients takes a `next` of its own.
     """
     originals, classes = task.maps[0], task.classes
     features = yield from _passed(lambda maps: tail.features(start, maps), originals)
