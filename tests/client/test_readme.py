@@ -27,6 +27,7 @@ from kshot.client import Client
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+QUICK_START = (ROOT / "docs" / "quick-start.md").read_text()
 SHELL_LINES = [
     line.split("  #")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -98,6 +99,15 @@ def test_the_lines_about_errors_print_every_violation(address: str) -> None:
 
     assert len(printed) >= 2
     assert any("step_count" in line for line in printed)
+
+
+def test_the_quick_start_predicts(address: str) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", QUICK_START, re.DOTALL)
+
+    printed = run_block(block, address)
+
+    assert re.search(r"\d", printed)
+    assert "AccuracyEstimate" in printed
 
 
 def test_every_block_of_code_is_tried() -> None:
