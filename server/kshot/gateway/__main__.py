@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import json
 import logging
-import signal
 import socket
 import ssl
 import sys
@@ -75,7 +74,7 @@ async def _serve(arguments: argparse.Namespace, sockets: list[socket.socket], ad
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve(sockets=sockets))
     # Uvicorn takes SIGTERM and SIGINT; the end of the parent is like them.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=[server], daemon=True).start()
     while not (server.started or serving.done()):
         await asyncio.sleep(0.01)
     if server.started:
@@ -88,9 +87,9 @@ async def _serve(arguments: argparse.Namespace, sockets: list[socket.socket], ad
         await channel.close()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(server: uvicorn.Server) -> None:
     sys.stdin.buffer.read()
-    signal.raise_signal(signal.SIGTERM)
+    server.should_exit = True
 
 
 async def _renew(config: uvicorn.Config, arguments: argparse.Namespace) -> None:

@@ -1,0 +1,309 @@
+"""The page in a browser, beside a real server."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from kshot.client import Client
+
+CHROMIUM = "/usr/bin/chromium"
+REQUIRED = os.environ.get("KSHOT_TEST_CHROMIUM") == "1"
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+MOST_SECONDS = 60
+
+pytestmark = pytest.mark.skipif(
+    not REQUIRED and shutil.which(CHROMIUM) is None, reason=f"no {CHROMIUM}"
+)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The ready event of a server with a page."""
+    store = tmp_path_factory.mktemp("page") / "store"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-P", "-m", "kshot", "serve", "--bundle", "drawings"),
+            *("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--store", str(store)),
+        ],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"KSHOT_ENGINES": "1"},
+    )
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, served: dict[str, str]) -> Iterator[Page]:
+    """The page of somebody new; whatever its console complains of fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(1e3 * MOST_SECONDS)
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(f"http://{served['http']}/")
+    yield page
+    context.close()
+    # The browser itself logs answers that are errors; tests look at what the page makes of them.
+    assert [line for line in said if "Failed to load resource" not in line] == []
+
+
+def draw(page: Page, pad: str, shape: str) -> None:
+    """Draw a ring or a cross on a pad."""
+    box = page.locator(pad).bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    size = box["height"] / 4
+    ring = [(math.cos(step * math.pi / 8), math.sin(step * math.pi / 8)) for step in range(17)]
+    strokes = (
+        [ring] if shape == "ring" else [[(-1.0, -1.0), (1.0, 1.0)], [(1.0, -1.0), (-1.0, 1.0)]]
+    )
+    for first, *rest in strokes:
+        page.mouse.move(x + size * first[0], y + size * first[1])
+        page.mouse.down()
+        for right, down in rest:
+            page.mouse.move(x + size * right, y + size * down)
+        page.mouse.up()
+
+
+def add_drawing(page: Page, number: int, shape: str) -> None:
+    card = f".class:nth-child({number})"
+    draw(page, f"{card} .pad", shape)
+    page.locator(card).get_by_role("button", name="Add drawing").click()
+
+
+def ready(page: Page) -> None:
+    expect(page.locator("#status")).to_contain_text("adapted in", timeout=1e3 * MOST_SECONDS)
+
+
+def wait_for_answer(page: Page, text: str) -> None:
+    expect(page.locator("#answer .verdict")).to_have_text(text, timeout=1e3 * MOST_SECONDS)
+
+
+def test_one_draws_adapts_and_asks(page: Page, served: dict[str, str]) -> None:
+    expect(page.locator("#status")).to_contain_text("two classes or more")
+    page.get_by_label("Name of the class").first.fill("ring")
+    page.get_by_label("Name of the class").nth(1).fill("cross")
+    for _ in range(2):
+        add_drawing(page, 1, "ring")
+    expect(page.locator("#status")).to_contain_text("two classes or more")
+    for _ in range(2):
+        add_drawing(page, 2, "cross")
+    ready(page)
+
+    draw(page, "#query-pad", "ring")
+    wait_for_answer(page, "ring")
+    page.locator("#query-clear").click()
+    draw(page, "#query-pad", "cross")
+    wait_for_answer(page, "cross")
+
+    expect(page.locator("#answer .took")).to_contain_text(re.compile(r"Round trip \d+ ms"))
+    expect(page.locator(".class .notes").first).to_contain_text("the same as")
+    model_id = page.locator("#model-id").text_content()
+    with Client(served["grpc"]) as client:
+        assert client.get(str(model_id)).class_names == ("ring", "cross")
+    page.locator("#use summary").click()
+    expect(page.locator("#snippets")).to_contain_text(f'Client("{served["grpc"]}")')
+    with page.expect_download() as downloading:
+        page.locator("#download").click()
+    assert downloading.value.suggested_filename == f"{model_id}.onnx"
+    assert Path(downloading.value.path()).stat().st_size > 10_000
+
+
+def test_a_model_that_is_replaced_or_deleted_is_gone(page: Page, served: dict[str, str]) -> None:
+    page.locator("#sample").click()
+    ready(page)
+    first = str(page.locator("#model-id").text_content())
+    page.locator(".thumbs button").first.click()
+    page.get_by_role("menuitem", name="Remove").click()
+    expect(page.locator("#model-id")).not_to_have_text(first)
+    expect(page.locator(".count").first).to_have_text("3 examples")
+    second = str(page.locator("#model-id").text_content())
+
+    page.locator("#use summary").click()
+    page.locator("#delete").click()
+
+    expect(page.locator("#status")).to_contain_text("Deleted")
+    with Client(served["grpc"]) as client:
+        page.wait_for_timeout(200)  # the page does not wait for the server's word
+        kept = {adapted.id for adapted in client.list()}
+    assert not {first, second} & kept
+
+
+def test_examples_move_by_keyboard_and_work_outlives_a_reload(page: Page) -> None:
+    page.locator("#sample").click()
+    ready(page)
+    page.locator(".thumbs button").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("menuitem").first).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("menuitem", name="Move to Cross")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".count").nth(2)).to_have_text("5 examples")
+    expect(page.locator(".notes").nth(2)).to_contain_text("looks like “Ring”")
+
+    page.reload()
+
+    expect(page.locator(".count").nth(2)).to_have_text("5 examples")
+    ready(page)
+
+
+def test_the_accuracy_over_steps_is_measured(page: Page) -> None:
+    page.locator("#sample").click()
+    ready(page)
+
+    page.locator("#sweep").click()
+
+    expect(page.locator("#steps-chart svg")).to_have_attribute(
+        "aria-label", re.compile(r"Accuracy by left-out examples .* best: \d+ % at \d+ steps")
+    )
+    page.locator("#settings summary").click()
+    page.locator("#steps").fill("5")
+    page.locator("#steps").press("Enter")
+    expect(page.locator("#status")).to_contain_text("5 steps")
+    expect(page.locator("#loss-chart svg")).to_have_attribute(
+        "aria-label", re.compile("Loss falls from .* in 5 steps")
+    )
+    page.locator("#steps").fill("100000")
+    page.locator("#steps").press("Enter")
+    expect(page.locator("#banner")).to_contain_text("options.step_count: expected")
+
+
+def test_what_is_no_picture_is_named_and_nothing_is_lost(page: Page) -> None:
+    page.locator("#sample").click()
+    ready(page)
+    large = io.BytesIO()
+    Image.new("L", (8000, 6000), 255).save(large, "PNG")  # 48 megapixels
+    files = [
+        {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"not a picture"},
+        {"name": "photo.heic", "mimeType": "image/heic", "buffer": b"\0\0\0\x18ftypheic"},
+    ]
+    for file in files:
+        with page.expect_file_chooser() as choosing:
+            page.locator(".class").first.get_by_role("button", name="Pictures").click()
+        choosing.value.set_files(file)  # type: ignore[arg-type]  # as the library documents it
+        name = str(file["name"])
+        expect(page.locator("#banner")).to_contain_text(f"{name}: this is not a picture")
+    expect(page.locator(".count").first).to_have_text("4 examples")
+
+    with page.expect_file_chooser() as choosing:
+        page.locator(".class").first.get_by_role("button", name="Pictures").click()
+    picture = {"name": "large.png", "mimeType": "image/png", "buffer": large.getvalue()}
+    choosing.value.set_files(picture)  # type: ignore[arg-type]  # as the library documents it
+
+    expect(page.locator(".count").first).to_have_text("5 examples")
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(page.locator(".notes").first).to_contain_text("is blank")
+
+
+def test_a_server_that_is_gone_is_waited_for(page: Page) -> None:
+    page.locator("#sample").click()
+    ready(page)
+    page.route("**/v1/**", lambda route: route.abort())
+    page.locator(".class").first.get_by_label("Name of the class").fill("hoop")
+    expect(page.locator("#banner")).to_have_text("The server does not answer.")
+    expect(page.locator("#status")).to_have_text("Trying again soon…")
+
+    page.unroute("**/v1/**")
+
+    ready(page)
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(page.locator(".count").first).to_have_text("4 examples")
+    draw(page, "#query-pad", "ring")
+    wait_for_answer(page, "hoop")
+
+
+def test_a_server_with_keys_is_given_one(page: Page) -> None:
+    """A wrong key is asked for again."""
+    sent: list[str | None] = []
+
+    def guard(route: Route) -> None:
+        sent.append(route.request.headers.get("authorization"))
+        if sent[-1] == "Bearer right":
+            route.continue_()
+        else:
+            error = {"error": {"code": 401, "status": "UNAUTHENTICATED", "message": "a key"}}
+            route.fulfill(status=401, content_type="application/json", body=json.dumps(error))
+
+    page.route("**/v1/**", guard)
+    page.reload()
+    for key in ("wrong", "right"):
+        expect(page.locator("#key")).to_be_visible()
+        page.locator("#key-text").fill(key)
+        page.get_by_role("button", name="Use it").click()
+
+    page.locator("#sample").click()
+    ready(page)
+    assert "Bearer wrong" in sent
+    assert sent[-1] == "Bearer right"
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_it_fits_its_window_and_every_control_has_a_name(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    page.locator("#sample").click()
+    ready(page)
+    for summary in page.locator("summary").all():
+        summary.click()
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, input:not([hidden]), select, canvas")]
+        .filter((each) => !(each.textContent.trim() || each.ariaLabel || each.labels?.length))
+        .map((each) => each.outerHTML)"""
+    )
+    assert nameless == []
+    for theme in ("dark", "light"):
+        if page.evaluate("document.documentElement.dataset.theme") != theme:
+            page.locator("#theme").click()
+        colours = page.evaluate(
+            """() => [".hint", ".count", "figcaption", "#status"].map((name) => {
+            const each = document.querySelector(name);
+            let behind = each;
+            while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)")
+                behind = behind.parentElement;
+            return [getComputedStyle(each).color, getComputedStyle(behind).backgroundColor];
+        })"""
+        )
+        for text, background in colours:
+            assert contrast(text, background) >= 4.5, (theme, text, background)
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the ratio of two colours' luminance, as WCAG 2.2 defines it."""
+
+    def luminance(colour: str) -> float:
+        shares = [int(number) / 255 for number in re.findall(r"\d+", colour)[:3]]
+        linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
