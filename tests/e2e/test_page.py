@@ -50,6 +50,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     finally:
         process.terminate()
         assert process.wait(60) == 0
+        process.stdout.close()
 
 
 @pytest.fixture(scope="module")
