@@ -3,15 +3,19 @@
 exercise.py draw FOLDER: draw FOLDER/support/CLASS/*.png and FOLDER/queries/*.png
 exercise.py use ADDRESS FOLDER: adapt, predict, print the ids; fail if too few answers are right
 exercise.py again ADDRESS FOLDER IDS: predict with stored adapted models
+exercise.py page ADDRESS: read the page, and ask by HTTP with and without a key
 exercise.py drain ADDRESS FOLDER: send many adaptations; print `sent` and wait for their ends
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import ssl
 import subprocess
 import sys
+from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,8 @@ from PIL import Image, ImageDraw
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1 import adaptation_pb2_grpc as wire_grpc
 
-MODELS = ("drawings", "photos")
+BUNDLES = ("drawings", "photos")
+MODELS = "/v1/adapted_models"
 DRAINED = "drawings"
 SHOT, QUERIES = 3, 4
 SIDE, INK, PAPER, STROKE = 28, 0, 255, 2
@@ -64,7 +69,7 @@ def draw(folder: Path) -> None:
 def use(address: str, folder: Path) -> None:
     """Adapt and predict with kshot's own commands."""
     names = []
-    for model in MODELS:
+    for model in BUNDLES:
         adapted = _kshot("adapt", str(folder / "support"), "--model", model, "--server", address)
         steps, took = adapted["step_count"], adapted["timing_ms"]["round_trip"]
         print(f"adapted {model} in {steps} steps, {took:.0f} ms", flush=True)
@@ -84,6 +89,21 @@ def again(address: str, folder: Path, adapted_models: str) -> None:
         print(f"predicted {right} of {len(queries)} right", flush=True)
         if right < LEAST_RIGHT * len(queries):
             raise SystemExit(f"expected at least {LEAST_RIGHT:.0%} right")
+
+
+def page(address: str) -> None:
+    """Read the page; ask for the adapted models without a key, and with it."""
+    trusted = ssl.create_default_context(cafile=os.environ["KSHOT_CA"])
+    key = Path(os.environ["KSHOT_API_KEY_FILE"]).read_text().strip()
+    wanted = (("/", {}, 200), (MODELS, {}, 401), (MODELS, {"Authorization": f"Bearer {key}"}, 200))
+    for path, headers, status in wanted:
+        connection = HTTPSConnection(address, context=trusted, timeout=TIMEOUT_SECONDS)
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        if answer.status != status:
+            raise SystemExit(f"{path}: expected {status}, got {answer.status}")
+        print(f"the page's server answered {path} with {answer.status}", flush=True)
+        connection.close()
 
 
 def drain(address: str, folder: Path) -> None:
@@ -143,6 +163,8 @@ def main() -> None:
             use(address, Path(folder))
         case ["again", address, folder, adapted_models]:
             again(address, Path(folder), adapted_models)
+        case ["page", address]:
+            page(address)
         case ["drain", address, folder]:
             drain(address, Path(folder))
         case _:

@@ -40,7 +40,7 @@ install_packages() {
     python3 -m venv --without-pip "$environment"
     sed -n "s/^onnxruntime==/$runtime==/; s/^\([A-Za-z0-9].*==[^ ]*\).*/\1/p" \
         "$source/requirements.lock" >"$tools/constraints.txt"
-    requirements_of "$source" server engine otel "$extra" >"$tools/requirements.txt"
+    requirements_of "$source" server engine http encryption otel "$extra" >"$tools/requirements.txt"
     pip_install --constraint "$tools/constraints.txt" --requirement "$tools/requirements.txt"
     refuse_unlocked
 }

@@ -89,7 +89,8 @@ processor_seconds() {
         awk -v tick="$(getconf CLK_TCK)" '{ sum += $12 + $13 + $14 + $15 } END { printf "%.0f", sum / tick }'
 }
 
-# Sets `server`, the process that gets signals; `waited`, the one to wait for; `address`; `seconds` of
+# Sets `server`, the process that gets signals; `waited`, the one to wait for; `address`, and `page`,
+# that of HTTP; `seconds` of
 # wall-clock time, and `busy` seconds of processor time.
 start_server() {
     local began=$EPOCHREALTIME ready
@@ -112,6 +113,7 @@ start_server() {
     [[ $ready == *'"event": "ready"'* ]] || fail "the server said: $ready"
     address=$(sed 's/.*"grpc": "\([^"]*\)".*/\1/; s/^0\.0\.0\.0:/127.0.0.1:/' <<<"$ready")
     listen=$address
+    page=$(sed -n 's/.*"http": "\([^"]*\)".*/\1/p' <<<"$ready")
     [[ $KSHOT_CONTAINED == no ]] || server=$(pgrep -P "$waited")
     expect_health 0 "when it is ready"
     if grep -E '"(not_compiled|compile_failed|compiled_step_(not_loaded|refused))"' "$work/server.log" >&2; then
@@ -186,7 +188,7 @@ kill -TERM "$server"
 end_server
 
 # With keys and TLS, whatever the address: the files lie in the volume, and belong to the server.
-settings=("KSHOT_ACCESS=$volume/access.json" "KSHOT_TLS_CERT=$volume/tls.crt" "KSHOT_TLS_KEY=$volume/tls.key")
+settings=("KSHOT_HTTP=127.0.0.1:0" "KSHOT_ACCESS=$volume/access.json" "KSHOT_TLS_CERT=$volume/tls.crt" "KSHOT_TLS_KEY=$volume/tls.key")
 (inside sh -euc "umask 077
     openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=kshot \
         -addext 'subjectAltName=DNS:localhost,IP:127.0.0.1' -keyout $volume/tls.key -out $volume/tls.crt
@@ -203,6 +205,7 @@ fi
 echo "a call without a key is refused: $(head -n 1 "$work/refused")"
 settings+=("KSHOT_API_KEY_FILE=$volume/api-key")
 exercise use "$address" "$client_folder"
+exercise page "$page"
 kill -TERM "$server"
 end_server
 echo "the volume: $(size "$root$volume/store") MiB of store, $(size "$root$volume/cache") MiB of cache"
