@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ from kshot.gateway.errors import RequestError
 _JSON_SHARE, _JSON_REST = 4 / 3, 2**20
 # Of bodies that are read or parsed at once.
 _MOST_TOGETHER = 8
+_MOST_SECONDS = 60.0
 
 
 class Bodies:
@@ -29,11 +31,16 @@ class Bodies:
         size = 0
         try:
             self._check(int(request.headers.get("content-length") or 0))
-            async for part in request.stream():
-                size += len(part)
-                self._held += len(part)
-                self._check(size)
-                parts.append(part)
+            try:
+                async with asyncio.timeout(_MOST_SECONDS):
+                    async for part in request.stream():
+                        size += len(part)
+                        self._held += len(part)
+                        self._check(size)
+                        parts.append(part)
+            except TimeoutError as error:
+                problem = f"body: expected all of it within {_MOST_SECONDS:g} s; send it faster"
+                raise RequestError(408, "DEADLINE_EXCEEDED", problem) from error
             yield b"".join(parts)
         finally:
             self._held -= size

@@ -1,0 +1,85 @@
+"""Bodies have bounds: of size, of time, and of all together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from kshot.gateway import bodies as module
+from kshot.gateway.bodies import Bodies
+from kshot.gateway.errors import RequestError
+
+MOST = 1024 * 4 // 3 + 1 + 2**20
+
+
+def request(parts: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = ()) -> Request:
+    """Make a request whose body comes in parts; after the last one nothing comes if it is empty."""
+    left = list(parts)
+
+    async def receive() -> dict[str, Any]:
+        part = left.pop(0)
+        if not part:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": part, "more_body": bool(left)}
+
+    return Request({"type": "http", "method": "POST", "headers": list(headers)}, receive)
+
+
+def read(bodies: Bodies, asked: Request) -> bytes:
+    async def main() -> bytes:
+        async with bodies.read(asked) as content:
+            return content
+
+    return asyncio.run(main())
+
+
+def test_parts_are_joined() -> None:
+    assert read(Bodies(1024), request([b"ab", b"c"])) == b"abc"
+
+
+def test_what_is_too_large_is_refused_before_it_comes() -> None:
+    length = [(b"content-length", str(MOST + 1).encode())]
+
+    with pytest.raises(RequestError, match="--max-message-bytes") as caught:
+        read(Bodies(1024), request([], length))
+
+    assert caught.value.status == 413
+
+
+def test_all_bodies_together_have_a_bound() -> None:
+    """What has been answered counts no more."""
+    bodies = Bodies(1024)
+    part = bytes(MOST - 1)
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(9):
+                group.create_task(hold())
+
+    refused: list[int] = []
+    enough = asyncio.Event()
+
+    async def hold() -> None:
+        try:
+            async with bodies.read(request([part])):
+                await asyncio.wait_for(enough.wait(), 60)
+        except RequestError as error:
+            refused.append(error.status)
+            enough.set()
+
+    asyncio.run(main())
+    assert refused == [503]
+    assert len(read(bodies, request([part]))) == MOST - 1
+
+
+def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_SECONDS", 0.01)
+
+    with pytest.raises(RequestError, match="send it faster") as caught:
+        read(Bodies(1024), request([b"a", b"", b"b"]))
+
+    assert caught.value.status == 408
