@@ -139,6 +139,42 @@ def test_one_draws_adapts_and_asks(page: Page, served: dict[str, str]) -> None:
     assert Path(downloading.value.path()).stat().st_size > 10_000
 
 
+def test_one_example_of_each_class_suffices(page: Page) -> None:
+    add_drawing(page, 1, "ring")
+    add_drawing(page, 2, "cross")
+    ready(page)
+
+    draw(page, "#query-pad", "cross")
+
+    wait_for_answer(page, "Class 2")
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(page.locator("#report")).to_contain_text("two examples")
+
+
+def test_what_looks_like_no_class_is_none_of_these(page: Page) -> None:
+    asked: list[float | None] = []
+
+    def note(route: Route) -> None:
+        body = route.request.post_data_json
+        asked.append(body.get("reject_below"))
+        response = route.fetch()
+        answer = response.json()
+        answer["predictions"][0]["none_of_these"] = "reject_below" in body
+        route.fulfill(response=response, json=answer)
+
+    page.locator("#sample").click()
+    ready(page)
+    page.route("**:predict", note)
+    draw(page, "#query-pad", "ring")
+    wait_for_answer(page, "None of these")
+
+    page.locator("#reject").uncheck()
+
+    wait_for_answer(page, "Ring")
+    assert asked[0] == pytest.approx(0.05)
+    assert asked[-1] is None
+
+
 def test_a_model_that_is_replaced_or_deleted_is_gone(page: Page, served: dict[str, str]) -> None:
     page.locator("#sample").click()
     ready(page)

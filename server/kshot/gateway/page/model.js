@@ -67,6 +67,11 @@ export class Model extends EventTarget {
     if (old) call("DELETE", `/v1/adapted_models/${old.adapted_model.id}`).catch(() => {});
   }
 
+  /** Whether answers tell how well a picture fits: that takes two examples of each class. */
+  get scored() {
+    return Boolean(this.result?.report.estimate) && this.given.every(({ examples }) => examples.length > 1);
+  }
+
   predict(picture, rejectBelow, signal) {
     const body = {
       queries: { encoded: { items: [picture.data] } },

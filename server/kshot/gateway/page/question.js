@@ -5,7 +5,10 @@ import { Pad } from "./pad.js";
 import { sourceOf } from "./photos.js";
 import { duration, percent } from "./words.js";
 
+// The share of pictures of the classes themselves that may be called none of them.
 const REJECT_BELOW = 0.05;
+// The least score is half of one in the number of examples and one: with fewer nothing is below.
+const ENOUGH = 10;
 
 export class Question {
   /** `failed` hears of errors. */
@@ -43,6 +46,11 @@ export class Question {
     this.pad.canvas.hidden = Boolean(this.photo);
   }
 
+  get rejectBelow() {
+    const count = this.model.given.flatMap(({ examples }) => examples).length;
+    return this.reject.checked && this.model.scored && count >= ENOUGH ? REJECT_BELOW : null;
+  }
+
   /** Asks for the newest picture; while an answer is on its way, only the last one waits. */
   async ask() {
     if (!this.picture || !this.model.result) {
@@ -58,7 +66,7 @@ export class Question {
       do {
         this.stale = false;
         const model = this.model.result;
-        const found = await this.model.predict(this.picture, this.reject.checked ? REJECT_BELOW : null);
+        const found = await this.model.predict(this.picture, this.rejectBelow);
         if (this.model.result === model && this.picture) this.say(found);
       } while (this.stale && this.picture && this.model.result);
     } catch (error) {
