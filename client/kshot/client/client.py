@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from kshot.client.adapted_model import AdaptedModel, check_id, known_labels, own_labels
 from kshot.client.capabilities import Capabilities, UsefulSides, decode_capabilities
-from kshot.client.connection.channel import Patience
+from kshot.client.connection.channel import Patience, check_timeout
 from kshot.client.connection.connection import Connection, Names
 from kshot.client.connection.credentials import PathLike, Requested
 from kshot.client.encoding import (
@@ -33,6 +33,7 @@ from kshot.client.export import read_import, write_export
 from kshot.client.inputs import Gathered, Images, gather
 from kshot.client.labels import Label, Labels
 from kshot.client.options import AdaptOptions, encode_choice, encode_options, seconds, set_duration
+from kshot.client.private_server import PrivateServer, private_server
 from kshot.client.results import Prediction
 from kshot.client.revision import check_kinds, read_revision, revised_labels
 from kshot.client.shrinking import any_large
@@ -81,6 +82,31 @@ class Client:
         self._connection = Connection(address, Requested(tls, ca, cert, api_key), timeout)
         self._useful_sides = UsefulSides()
         self._models: dict[str, str] = {}  # that models were adapted from, by id
+        self._server: PrivateServer | None = None
+
+    @classmethod
+    def local(
+        cls,
+        *,
+        bundles: Sequence[str | os.PathLike[str]] = (),
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> Self:
+        """Start a server for this process alone, and return its client.
+
+        It takes seconds to start, serves `bundles` as `kshot serve --bundle` does, and keeps models
+        in a temporary store. It ends with the last of its clients, which share it, and at the
+        latest with this process. Raises `InputError` where the extras of a server are not
+        installed, `UnavailableError` where it does not start.
+        """
+        check_timeout(timeout)
+        server = private_server(bundles)
+        try:
+            client = cls(server.address, tls=False, timeout=timeout)
+        except BaseException:
+            server.release()
+            raise
+        client._server = server
+        return client
 
     @property
     def address(self) -> str:
@@ -106,6 +132,9 @@ class Client:
     def close(self) -> None:
         """Close the connection; calls under way are cancelled. A child leaves it to its parent."""
         self._connection.close()
+        server, self._server = self._server, None
+        if server is not None:
+            server.release()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

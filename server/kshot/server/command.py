@@ -7,8 +7,11 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
@@ -20,6 +23,8 @@ from kshot.server.config import LOG_LEVELS, MAX_ENGINES, ServerConfig, default_s
 from kshot.server.errors import ConfigError, StartError
 from kshot.server.event_log import log_event, without_ids
 from kshot.server.server import serve
+
+_STANDARD_INPUT = 0
 
 
 class _EngineCount(click.ParamType[int]):
@@ -177,7 +182,14 @@ class _EngineCount(click.ParamType[int]):
     envvar="KSHOT_LOG_LEVEL",
     help="Least level of what is logged; requests are info.",
 )
-def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 -- one per option
+@click.option(
+    "--private",
+    is_flag=True,
+    hidden=True,
+    help="Serve the program that holds the other end of standard input: end when it closes, and "
+    "keep the store in a temporary folder.",
+)
+def command(bundles: tuple[str, ...], private: bool, **settings: Any) -> None:  # noqa: ANN401 -- one per option
     """Serve bundles over gRPC: adapt and predict.
 
     Prints one JSON line {"event": "ready", "grpc": "HOST:PORT", …} once it can adapt, and logs JSON
@@ -187,11 +199,14 @@ def command(bundles: tuple[str, ...], **settings: Any) -> None:  # noqa: ANN401 
         folders = tuple(map(locate_bundle, bundles))
         if not (folders or settings["repositories"]):
             folders = default_bundles()
-        config = ServerConfig(bundles=folders, **settings)
-        start_logging(redact=without_ids, level=config.log_level)
-        if folders and (not bundles or PHOTOS in bundles):
-            _tell_of_photos(folders)
-        asyncio.run(serve(config, _announce))
+        with _temporary_store() if private else nullcontext(settings["store"]) as store:
+            config = ServerConfig(bundles=folders, **(settings | {"store": store}))
+            start_logging(redact=without_ids, level=config.log_level)
+            if folders and (not bundles or PHOTOS in bundles):
+                _tell_of_photos(folders)
+            if private:
+                Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+            asyncio.run(serve(config, _announce))
         _leave()
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
@@ -216,6 +231,20 @@ def _announce(ready: dict[str, object]) -> None:
     fields: dict[str, Any] = dict(ready)
     log_event(fields.pop("event"), **fields)
     Thread(target=click.echo, args=[json.dumps(ready)], daemon=True).start()
+
+
+@contextmanager
+def _temporary_store() -> Iterator[Path]:
+    """Yield a path for a store that is removed afterwards."""
+    with TemporaryDirectory(prefix="kshot-store-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / "store"
+
+
+def _end_with_parent() -> None:
+    """Stop the server when standard input ends: its other end closes when the parent dies."""
+    while os.read(_STANDARD_INPUT, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _leave() -> None:
