@@ -44,6 +44,7 @@ SECTIONS = {
     "Start": ["quick-start", "which-bundle", "tutorial", "concepts", "glossary"],
     "Use": [
         "commands",
+        "languages",
         "choosing",
         "pictures",
         "deployment",

@@ -99,6 +99,21 @@ def test_an_export_comes_back(
     assert again[0].weights_digest == model.weights_digest
 
 
+def test_an_export_of_an_earlier_release_comes_back(
+    calibrated_bundle: Bundle, adapted: tuple[AdaptedModelRecord, AdaptedArrays]
+) -> None:
+    """Its metadata have `kshot.temperature`, and do not say what is applied."""
+    model, arrays = adapted
+    file = onnx.load_from_string(export_model(calibrated_bundle, arrays, model, SUPPORT))
+    since = {"kshot.applied", "kshot.to_apply", "kshot.pictures", "kshot.temperature_applied"}
+    kept = {each.key: each.value for each in file.metadata_props if each.key not in since}
+    onnx.helper.set_model_props(file, kept | {"kshot.temperature": "2.0"})
+
+    got, _ = read(file.SerializeToString(), calibrated_bundle)
+
+    assert got.weights_digest == model.weights_digest
+
+
 def head(model: onnx.ModelProto) -> onnx.TensorProto:
     (found,) = [each for each in model.graph.initializer if each.name == "head.weight"]
     return found

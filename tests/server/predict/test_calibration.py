@@ -75,7 +75,7 @@ def test_logits_are_divided_whoever_computes_them(
     np.testing.assert_allclose(by_own_session, wanted, atol=1e-5 * scale, rtol=0)
     np.testing.assert_allclose(exported, wanted, atol=1e-5 * scale, rtol=0)
     facts = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-    assert float(facts["kshot.temperature"]) == temperature
+    assert float(facts["kshot.temperature_applied"]) == temperature
 
 
 @pytest.mark.parametrize(("mode", "way", "support_count", "temperature"), CASES)

@@ -188,7 +188,10 @@ def export(
 ) -> None:
     """Write the adapted model ID to PATH as an ONNX file that needs nothing else.
 
-    A file that is there is replaced.
+    A file that is there is replaced. ONNX Runtime alone runs it. Its input is float32 (n, channels,
+    height, width): pictures behind the steps in the metadata kshot.input (kshot.pictures says how
+    to decode them). An encoder and the temperature are in the file; of the logits, take the
+    softmax. examples/exported in the repository has whole programs for Python and JavaScript.
     """
     with server.client(timeout) as client, waiting(f"receiving {adapted_model}"):
         written = client.export(adapted_model, path, batch_norm_mode=batch_norm_mode)

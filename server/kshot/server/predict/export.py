@@ -28,6 +28,14 @@ ADAPTATION_FIELDS = (
 )
 
 _INPUT = "inputs"
+# What no list of steps says of pictures.
+_PICTURES = (
+    "Take the first frame, upright by Exif, with 8 bits a channel (16-bit gray divided by 257), "
+    "transparent pixels over white, gray as ITU-R 601. Apply the steps in order; resizes are "
+    "Pillow's, which average over the pixels that they leave out, except nearest. The server "
+    "decodes large JPEG files at a smaller scale, so answers to them can differ a little."
+)
+_VECTORS = "The model takes no pictures: inputs are the vectors it was adapted to."
 _UNDIVIDED, _TEMPERATURE = "logits/undivided", "logits/temperature"
 
 
@@ -57,7 +65,7 @@ def export_model(
 
     `arrays` are those of `adapted`, which was made from `bundle`. A last node divides the logits by
     the bundle's temperature, so their softmax is calibrated. A bundle's encoder comes before the
-    adapted network.
+    adapted network. docs/languages.md has a table of the metadata's keys.
     """
     model = build_export(bundle, arrays, adapted, mode)
     onnx.checker.check_model(model, full_check=True)
@@ -79,8 +87,14 @@ def build_export(
     _name_way(model.graph, way)
     if bundle.encoder_path is not None:
         model = _behind_encoder(model, onnx.load(bundle.encoder_path))
-    properties = _properties(bundle, adapted, mode) | {"kshot.temperature": repr(temperature)}
-    onnx.helper.set_model_props(model, properties)
+    encoder = () if bundle.encoder_path is None else ("encoder",)
+    steps = ("preparation", "softmax") if bundle.manifest.input.preprocessing else ("softmax",)
+    applied = {
+        "kshot.applied": json.dumps([*encoder, "temperature"]),
+        "kshot.to_apply": json.dumps(steps),
+        "kshot.temperature_applied": repr(temperature),
+    }
+    onnx.helper.set_model_props(model, _properties(bundle, adapted, mode) | applied)
     model.doc_string = _description(bundle, adapted, mode)
     return model
 
@@ -145,6 +159,7 @@ def _properties(bundle: Bundle, adapted: AdaptedModelRecord, mode: BatchNormMode
         "kshot.batch_norm_mode": mode.value,
         "kshot.class_names": json.dumps(list(adapted.class_names)),
         "kshot.input": json.dumps(manifest_document(bundle.manifest)["input"]),
+        "kshot.pictures": _PICTURES if bundle.manifest.input.preprocessing else _VECTORS,
         "kshot.adaptation": json.dumps(_adaptation(adapted)),
     }
 
@@ -160,6 +175,7 @@ def _description(bundle: Bundle, adapted: AdaptedModelRecord, mode: BatchNormMod
     return (
         f"A {len(adapted.class_names)}-way classifier adapted by kshot from {adapted.model}. "
         f"`inputs` is float32 (query_count, {shape}), prepared as the metadata kshot.input says; "
-        "`logits` is float32 (query_count, way), its columns in the order of kshot.class_names. "
+        "`logits` is float32 (query_count, way), its columns in the order of kshot.class_names and "
+        "divided by kshot.temperature_applied already: only a softmax is left to do. "
         f"Batch norm: {mode.value}."
     )
