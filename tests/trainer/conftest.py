@@ -31,8 +31,10 @@ from kshot.bundle import (
 from kshot.learner import Initialization, Network, build_network, initial_parameters
 from kshot.trainer.bundling import packaging
 from kshot.trainer.bundling.onnx_templates import build_template
+from kshot.trainer.commands import step_curve
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
 from kshot.trainer.output import curve_file
+from kshot.trainer.output.sweep_report import PLOT_FILE
 from kshot.trainer.recipe.files import load_image_recipe
 from kshot.trainer.recipe.recipe import Recipe
 
@@ -118,7 +120,7 @@ def patterns() -> Callable[..., ImageDataset]:
 
 @pytest.fixture
 def small_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a bundle's templates be the names of their modes, and draw no learning curves."""
+    """Let a bundle's templates be the names of their modes; draw nothing, measure few steps."""
 
     def name_mode(_network: Network, mode: BatchNormMode) -> bytes:
         return mode.value.encode()
@@ -126,6 +128,12 @@ def small_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw_nothing(*_: object) -> None:
         pass
 
+    def only_touch(folder: Path, *_: object) -> None:
+        (folder / PLOT_FILE).touch()
+
+    monkeypatch.setattr(step_curve, "TASKS", 1)
+    monkeypatch.setattr(step_curve, "STEP_COUNTS", (0, 1))
+    monkeypatch.setattr(step_curve, "write_sweep", only_touch)
     monkeypatch.setattr(packaging, "build_template", name_mode)
     monkeypatch.setattr(curve_file, "figure_of", draw_nothing)
     monkeypatch.setattr(curve_file, "write_png", draw_nothing)

@@ -36,7 +36,7 @@ def train(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Train:
     def read_dataset(_data: Data, _folder: Path, part: str, **_: object) -> ImageDataset:
-        return patterns(seed=("train", "test").index(part))
+        return patterns(seed=("train", "test", "val").index(part))
 
     monkeypatch.setattr(data_parts, "read_dataset", read_dataset)
 

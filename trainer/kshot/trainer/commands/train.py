@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import click
 import torch
 
+from kshot.bundle import Bundle, load_bundle
 from kshot.trainer.commands.data_parts import read_part
 from kshot.trainer.commands.follower import Follower
 from kshot.trainer.commands.options import (
@@ -23,6 +24,7 @@ from kshot.trainer.commands.options import (
 )
 from kshot.trainer.commands.own_training import check_apart, choose_rules, compare, plan_training
 from kshot.trainer.commands.requests import argument, command_of, option
+from kshot.trainer.commands.step_curve import plots_in, write_step_curve
 from kshot.trainer.datasets.device_images import enlarged
 from kshot.trainer.datasets.encoded_images import encoded_pixels
 from kshot.trainer.datasets.registry import WITHOUT_FOLDER
@@ -35,6 +37,7 @@ from kshot.trainer.output.progress import Progress
 from kshot.trainer.recipe.files import load_recipe
 from kshot.trainer.recipe.own_drawings import RECIPE
 from kshot.trainer.recipe.parsing import AnyRecipe
+from kshot.trainer.recipe.recipe import Recipe
 from kshot.trainer.recipe.sine import SineRecipe
 from kshot.trainer.recipe.start import start_bundle
 from kshot.trainer.sine.run import RESULT_FILE, train_sine
@@ -76,6 +79,11 @@ class TrainRequest:
         "--compile/--no-compile",
         default=None,
     )
+    step_curve: bool = option(
+        "Measure accuracy over inner steps at the end, on a few tasks.",
+        "--step-curve/--no-step-curve",
+        default=True,
+    )
     as_json: bool = option("Print one JSON document.", "--json")
 
     def again(self) -> list[str]:
@@ -88,6 +96,7 @@ class TrainRequest:
         words += ["--device", self.device]
         if self.compiled is not None:
             words.append("--compile" if self.compiled else "--no-compile")
+        words += [] if self.step_curve else ["--no-step-curve"]
         return words
 
 
@@ -108,7 +117,9 @@ def command(request: TrainRequest) -> None:
     if request.folder is not None:
         _train_on_folder(request, request.folder)
     elif (result := _train_by_recipe(request, request.again())) is not None:
-        click.echo(json.dumps({"result": str(result)}) if request.as_json else result)
+        click.echo(
+            json.dumps(_document(request, {"result": str(result)})) if request.as_json else result
+        )
 
 
 def _train_on_folder(request: TrainRequest, folder: Path) -> None:
@@ -143,8 +154,12 @@ def _train_on_folder(request: TrainRequest, folder: Path) -> None:
             result = choose_rules(own, request.out, choose_device(request.device))
     if result is not None:
         contest = compare(own, result, choose_device(request.device))
-        shown = contest_document(contest) if request.as_json else None
+        shown = _document(request, contest_document(contest)) if request.as_json else None
         click.echo(contest_text(contest) if shown is None else json.dumps(shown))
+
+
+def _document(request: TrainRequest, result: Mapping[str, object]) -> Mapping[str, object]:
+    return {**result, "plots": plots_in(request.out)}
 
 
 def _train_by_recipe(request: TrainRequest, again: Sequence[str]) -> Path | None:
@@ -167,11 +182,29 @@ def _train_by_recipe(request: TrainRequest, again: Sequence[str]) -> Path | None
         checkpoint = request.out / CHECKPOINT_FILE
         with Follower(checkpoint, shlex.join(words), silent=not workers.first) as follower:
             result = _train(recipe, request, device, workers, follower)
+            if workers.first and request.step_curve and isinstance(recipe, Recipe):
+                _step_curve(recipe, request, load_bundle(result), device, follower)
     if not workers.first:
         return None
     if follower.idle:
         click.echo(f"the training in {request.out} is finished already: its result is", err=True)
+    elif plots := plots_in(request.out):
+        click.echo(f"drawn: {', '.join(plots)}", err=True)
     return result
+
+
+def _step_curve(
+    recipe: Recipe, request: TrainRequest, bundle: Bundle, device: torch.device, follower: Follower
+) -> None:
+    write_step_curve(
+        recipe,
+        bundle,
+        request.data_folder,
+        request.out,
+        device,
+        compiled=request.compiled,
+        say=follower.say,
+    )
 
 
 def _train(
