@@ -67,7 +67,9 @@ def test_a_rebound_name_is_refused(client: Client, host: str) -> None:
     assert "--http-host" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9090"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:9090", "http://[", "http://[v]"]
+)
 def test_another_origin_is_refused(client: Client, origin: str) -> None:
     for method in ("GET", "POST"):
         answer = client.request(method, "/v1/x", headers={"origin": origin})

@@ -68,7 +68,7 @@ class Guard:
                 f"Host: expected an address or one of {known}; name others by --http-host",
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             raise _foreign("Origin")
         if headers.get("sec-fetch-site") in _OF_OTHERS and not _opens_page(scope, headers):
             raise _foreign("Sec-Fetch-Site")
@@ -85,6 +85,14 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def _netloc(origin: str) -> str:
+    """Return host and port of an origin, empty for what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _opens_page(scope: Scope, headers: Headers) -> bool:
