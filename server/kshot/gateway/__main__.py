@@ -64,6 +64,8 @@ async def _serve(arguments: argparse.Namespace, sockets: list[socket.socket], ad
         log_level="warning",
         lifespan="off",
         server_header=False,
+        proxy_headers=False,  # whoever sends them would name any caller
+        ws="none",
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=max(1, round(arguments.grace)),
         ssl_certfile=arguments.tls_cert,

@@ -283,7 +283,7 @@ def test_keys_and_certificates_are_those_of_grpc(
         trusted = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
         with httpx.Client(base_url=f"https://{server.ready['http']}", verify=trusted) as http:
             assert http.get("/").status_code == 200
-            refused = http.get(MODELS)
+            refused = http.get(MODELS, headers={"x-forwarded-for": "192.0.2.9"})
             assert (refused.status_code, refused.json()["error"]["status"]) == (
                 401,
                 "UNAUTHENTICATED",
@@ -296,6 +296,15 @@ def test_keys_and_certificates_are_those_of_grpc(
             one = f"{MODELS}/{made.json()['adapted_model']['id']}"
             assert http.get(one, headers={"authorization": value}).status_code == 404
             assert http.get(one, headers=mine).status_code == 200
+    noted = (tmp_path / "audit").read_text()
+    assert "http:127.0.0.1" in noted
+    assert "192.0.2.9" not in noted  # a caller cannot name itself
+
+
+def test_headers_of_proxies_are_left_unread(http: httpx.Client) -> None:
+    headers = {"x-forwarded-for": "\xe9".encode("latin-1"), "x-forwarded-proto": b"https"}
+
+    assert http.get("/v1/capabilities", headers=headers).status_code == 200
 
 
 def test_missing_libraries_are_named(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
