@@ -19,6 +19,7 @@ import uvicorn
 from kshot.bundle.signals.json_log import start_logging
 from kshot.gateway.app import Gateway, make_app
 from kshot.gateway.listening import listen
+from kshot.gateway.patience import PatientProtocol
 
 _LOOK_SECONDS = 2.0
 _MOST_CONNECTIONS = 512
@@ -59,6 +60,7 @@ async def _serve(arguments: argparse.Namespace, sockets: list[socket.socket], ad
     app = make_app(Gateway(channel, arguments.max_message_bytes), arguments.name, arguments.grpc)
     config = uvicorn.Config(
         app,
+        http=PatientProtocol,
         access_log=False,
         log_config=None,
         log_level="warning",
