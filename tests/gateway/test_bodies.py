@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -29,9 +29,13 @@ def request(parts: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = ())
     return Request({"type": "http", "method": "POST", "headers": list(headers)}, receive)
 
 
-def read(bodies: Bodies, asked: Request) -> bytes:
+async def admit() -> None:
+    """Let everybody go on."""
+
+
+def read(bodies: Bodies, asked: Request, admit: Callable[[], Awaitable[None]] = admit) -> bytes:
     async def main() -> bytes:
-        async with bodies.read(asked) as content:
+        async with bodies.read(asked, admit) as content:
             return content
 
     return asyncio.run(main())
@@ -65,7 +69,7 @@ def test_all_bodies_together_have_a_bound() -> None:
 
     async def hold() -> None:
         try:
-            async with bodies.read(request([part])):
+            async with bodies.read(request([part]), admit):
                 await asyncio.wait_for(enough.wait(), 60)
         except RequestError as error:
             refused.append(error.status)
@@ -83,3 +87,26 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         read(Bodies(1024), request([b"a", b"", b"b"]))
 
     assert caught.value.status == 408
+
+
+def test_callers_are_asked_for_once_a_body_is_long() -> None:
+    asked: list[None] = []
+
+    async def note() -> None:
+        asked.append(None)
+
+    short, long = bytes(2**18), [bytes(2**17)] * 4
+    assert read(Bodies(1024), request([short]), note) == short
+    assert asked == []
+    assert read(Bodies(1024), request(long), note) == b"".join(long)
+    assert asked == [None]
+
+
+def test_nothing_more_is_read_of_who_is_refused() -> None:
+    async def refuse() -> None:
+        raise PermissionError
+
+    unread = request([bytes(2**18), b"a", b""])
+
+    with pytest.raises(PermissionError):
+        read(Bodies(1024), unread, refuse)

@@ -110,16 +110,23 @@ class Gateway:
         parameters = {}
         if route.body is Body.QUERY:
             parameters = {k: v for k, v in request.query_params.items() if k != "timeout"}
-        async with self._bodies.read(request) as content:
+        # A body counts until its answer: so long is its message here.
+        async with self._bodies.read(request, partial(self._admit, caller)) as content:
             read = partial(read_request, route, content, parameters, request.path_params)
             message = read() if len(content) < _ON_LOOP else await asyncio.to_thread(read)
             del content, read
-        if (special := self._special.get(route.rpc)) is not None:
-            return await unless_gone(request, special(message, caller))
-        call = getattr(self._stub, route.rpc)(
-            message, timeout=caller.timeout, metadata=caller.metadata
+            if (special := self._special.get(route.rpc)) is not None:
+                return await unless_gone(request, special(message, caller))
+            call = getattr(self._stub, route.rpc)(
+                message, timeout=caller.timeout, metadata=caller.metadata
+            )
+            return await unless_gone(request, _unary(call))
+
+    async def _admit(self, caller: Caller) -> None:
+        """Ask the server whether it knows the caller; raise what it answers if not."""
+        await self._stub.GetCapabilities(
+            wire.GetCapabilitiesRequest(), timeout=caller.timeout, metadata=caller.metadata
         )
-        return await unless_gone(request, _unary(call))
 
     async def _stream(self, message: wire.AdaptStreamRequest, caller: Caller) -> Answer:
         call = self._stub.AdaptStream(message, timeout=caller.timeout, metadata=caller.metadata)
@@ -146,7 +153,7 @@ class Gateway:
                 header.ttl.FromJsonString(ttl)
             except ValueError as error:
                 raise invalid(f"ttl: expected seconds as in 3600s, got {ttl[:50]!r}") from error
-        async with self._bodies.read(request) as content:
+        async with self._bodies.read(request, partial(self._admit, caller)) as content:
             call = self._stub.ImportAdaptedModel(
                 _upload(header, content), timeout=caller.timeout, metadata=caller.metadata
             )

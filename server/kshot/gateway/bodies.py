@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.requests import Request
@@ -15,6 +15,8 @@ _JSON_SHARE, _JSON_REST = 4 / 3, 2**20
 # Of bodies that are read or parsed at once.
 _MOST_TOGETHER = 8
 _MOST_SECONDS = 60.0
+# So much is read of callers who may be nobody.
+_FREE_BYTES = 2**18
 
 
 class Bodies:
@@ -25,8 +27,13 @@ class Bodies:
         self._held = 0
 
     @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Hold a body inside the block; raise `RequestError` where it is too large, or too many."""
+    async def read(
+        self, request: Request, admit: Callable[[], Awaitable[object]]
+    ) -> AsyncIterator[bytes]:
+        """Hold a body inside the block; raise `RequestError` where it is too large, or too many.
+
+        Awaits `admit`, which raises if nothing more is to be read, once the body is long.
+        """
         parts: list[bytes] = []
         size = 0
         try:
@@ -37,11 +44,15 @@ class Bodies:
                         size += len(part)
                         self._held += len(part)
                         self._check(size)
+                        if size - len(part) <= _FREE_BYTES < size:
+                            await admit()
                         parts.append(part)
             except TimeoutError as error:
                 problem = f"body: expected all of it within {_MOST_SECONDS:g} s; send it faster"
                 raise RequestError(408, "DEADLINE_EXCEEDED", problem) from error
-            yield b"".join(parts)
+            whole = [b"".join(parts)]
+            parts.clear()
+            yield whole.pop()  # the block may free it
         finally:
             self._held -= size
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -288,6 +289,7 @@ def test_keys_and_certificates_are_those_of_grpc(
                 401,
                 "UNAUTHENTICATED",
             )
+            assert b" 401 " in beginning_of_answer(server.ready["http"], trusted)
             ((_, value),) = bearer(secured.keys["right"])
             mine = {"authorization": value}
             made = http.post(MODELS, json=as_json(adapt_request()), headers=mine)
@@ -299,6 +301,18 @@ def test_keys_and_certificates_are_those_of_grpc(
     noted = (tmp_path / "audit").read_text()
     assert "http:127.0.0.1" in noted
     assert "192.0.2.9" not in noted  # a caller cannot name itself
+
+
+def beginning_of_answer(address: str, trusted: ssl.SSLContext) -> bytes:
+    """Send a part of a large body without a key, and wait."""
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), 30) as connection,
+        trusted.wrap_socket(connection, server_hostname=host) as secure,
+    ):
+        head = f"POST {MODELS} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+        secure.sendall(f"{head}content-length: {2**24}\r\n\r\n".encode() + bytes(2**19))
+        return secure.recv(64)
 
 
 def test_headers_of_proxies_are_left_unread(http: httpx.Client) -> None:
