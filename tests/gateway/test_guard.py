@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+import grpc
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from kshot.gateway.app import Gateway, make_app
 from kshot.gateway.guard import Guard
 
 BASE = "http://127.0.0.1:8080"
@@ -107,3 +109,23 @@ def test_every_answer_says_what_a_page_may_do(client: Client) -> None:
         assert "unsafe" not in policy
         assert "frame-ancestors 'none'" in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_failure_has_the_same_headers() -> None:
+    """The answer to a failure is made outside of what answers requests."""
+
+    class Failing(Gateway):
+        async def answer(self, route: object, request: Request) -> Response:
+            raise RuntimeError(route, request)
+
+    async def ask() -> httpx.Response:
+        async with grpc.aio.insecure_channel("unix:none") as channel:
+            app = make_app(Failing(channel, 1024), [], "127.0.0.1:1")
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
+                return await client.get("/v1/capabilities")
+
+    answer = asyncio.run(ask())
+
+    assert answer.status_code == 500
+    assert "default-src 'none'" in answer.headers["content-security-policy"]

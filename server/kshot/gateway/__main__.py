@@ -18,7 +18,7 @@ import uvicorn
 
 from kshot.bundle.signals.json_log import start_logging
 from kshot.gateway.app import Gateway, make_app
-from kshot.gateway.listening import listen
+from kshot.gateway.listening import listen, take_pair
 from kshot.gateway.patience import PatientProtocol
 
 _LOOK_SECONDS = 2.0
@@ -105,7 +105,7 @@ async def _renew(config: uvicorn.Config, arguments: argparse.Namespace) -> None:
         if (now := _stamps(files)) == seen or None in now:
             continue
         try:
-            config.ssl.load_cert_chain(arguments.tls_cert, arguments.tls_key)
+            take_pair(config.ssl, arguments.tls_cert, arguments.tls_key)
         except (OSError, ssl.SSLError) as error:
             _log.warning("certificate_not_read", extra={"fields": {"problem": str(error)}})
         seen = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def response_of(error: grpc.aio.AioRpcError) -> Response:
     for detail in document["error"]["details"]:
         if detail["@type"].endswith("RetryInfo"):
             seconds = float(detail.get("retryDelay", "0s").removesuffix("s"))
-            headers["Retry-After"] = str(max(1, round(seconds)))
+            headers["Retry-After"] = str(max(1, math.ceil(seconds)))
     return JSONResponse(document, document["error"]["code"], headers)
 
 
