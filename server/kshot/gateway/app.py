@@ -13,8 +13,7 @@ from typing import Any
 import grpc
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount
 from starlette.routing import Route as Path_
@@ -85,6 +84,7 @@ class Gateway:
     def __init__(self, channel: grpc.aio.Channel, max_message_bytes: int) -> None:
         self._stub: Any = AdaptationServiceStub(channel)  # typed for blocking channels
         self._bodies = Bodies(max_message_bytes)
+        self._parsing = asyncio.Lock()
         self._special: dict[str, Callable[[Any, Caller], Awaitable[Answer]]] = {
             "AdaptStream": self._stream,
             "ExportAdaptedModel": self._export,
@@ -101,7 +101,7 @@ class Gateway:
             return error.response()
         except grpc.aio.AioRpcError as error:
             return response_of(error)
-        except CallerLeftError:
+        except (CallerLeftError, ClientDisconnect):
             return Response(status_code=499)
 
     async def _call(self, route: Route, request: Request, caller: Caller) -> Answer:
@@ -113,7 +113,12 @@ class Gateway:
         # A body counts until its answer: so long is its message here.
         async with self._bodies.read(request, partial(self._admit, caller)) as content:
             read = partial(read_request, route, content, parameters, request.path_params)
-            message = read() if len(content) < _ON_LOOP else await asyncio.to_thread(read)
+            if len(content) < _ON_LOOP:
+                message = read()
+            else:
+                # Parsed JSON has up to 26 times the bytes: one at a time bounds the memory.
+                async with self._parsing:
+                    message = await asyncio.to_thread(read)
             del content, read
             if (special := self._special.get(route.rpc)) is not None:
                 return await unless_gone(request, special(message, caller))
@@ -232,11 +237,9 @@ def make_app(gateway: Gateway, names: Sequence[str], grpc_address: str) -> ASGIA
         Path_("/healthz", health),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]
-    return Starlette(
-        routes=routes,
-        middleware=[Middleware(Guard, names=names)],
-        exception_handlers={HTTPException: _no_route, Exception: _failure},
-    )
+    handlers = {HTTPException: _no_route, Exception: _failure}
+    # Outside of what answers for failures, so that those answers have its headers too.
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), names)
 
 
 async def _no_route(_request: Request, error: Exception) -> Response:
