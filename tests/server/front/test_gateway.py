@@ -352,12 +352,6 @@ def test_a_taken_port_is_named(
     assert "Address already in use; name another address" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("named", [b"203.0.113.9", b"\x01", b"\xe9"])
-def test_a_caller_does_not_name_itself(http: httpx.Client, named: bytes) -> None:
-    """Else each request could come with a share of its own."""
-    assert http.get("/v1/capabilities", headers=[(b"x-forwarded-for", named)]).status_code == 200
-
-
 def test_it_ends_with_its_parent(server: Any, tmp_path: Path) -> None:  # noqa: ANN401 -- a running server
     del server
     process = subprocess.Popen(
