@@ -254,9 +254,10 @@ def test_cancelling_frees_the_engine(
     request_message.step_count = ENDLESS
     asked = engine_pb2.AdaptWithProgressRequest(task=request_message)
     asked.interval.FromMilliseconds(10)
-    endless: list[Any] = [engine.Adapt.future(request_message, timeout=300) for _ in range(3)]
-    endless.append(engine.AdaptWithProgress(asked, timeout=300))
-    next(endless[-1])
+    # The first has a slot, however few there are.
+    endless: list[Any] = [engine.AdaptWithProgress(asked, timeout=300)]
+    next(endless[0])
+    endless += [engine.Adapt.future(request_message, timeout=300) for _ in range(3)]
 
     for call in endless:
         call.cancel()
