@@ -126,6 +126,8 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         """Adapt one task, and tell its losses on the way."""
         losses: list[float] = []
         answer = asyncio.ensure_future(self._adapt(request.task, context, losses))
+        # Where it fails after the caller has left, nobody asks for the error.
+        answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
         interval, told = request.interval.ToNanoseconds() / 1e9, 0
         try:
             while not answer.done():

@@ -39,6 +39,8 @@ async def told(
 ) -> AsyncGenerator[wire.AdaptStreamResponse, None]:
     """Adapt in a task of its own; yield its states, then its result. Closing this cancels it."""
     work = asyncio.ensure_future(adapt)
+    # Where it fails after the caller has left, nobody asks for the error.
+    work.add_done_callback(lambda work: work.cancelled() or work.exception())
     try:
         while not work.done():
             for state in progress.news():
