@@ -44,6 +44,7 @@ SECTIONS = {
     "Start": ["quick-start", "which-bundle", "tutorial", "concepts", "glossary"],
     "Use": [
         "commands",
+        "http",
         "languages",
         "choosing",
         "pictures",

@@ -84,8 +84,8 @@ PICTURES = {
         [
             Box(0, 0, ["initialization θ", "meta-trained"], BLUE),
             Box(1, 0, ["step 1", "loss of a batch", "falls"]),
-            Box(2, 0, ["step 2, …"]),
-            Box(3, 0, ["adapted model φ", "yours alone"], GREEN),
+            Box(2, 1, ["step 2, …"]),
+            Box(3, 1, ["adapted model φ", "yours alone"], GREEN),
             Box(0, 1, ["support set"], ORANGE),
         ],
         [(0, 1), (1, 2), (2, 3), (4, 1), (4, 2)],
@@ -117,7 +117,7 @@ PICTURES = {
         [(0, 2), (1, 2), (2, 3), (3, 4), (3, 5)],
     ),
     "encoder": drawing(
-        "Encoder, tail and head in `photos`",
+        "Encoder, tail and head in photos",
         [
             Box(0, 0, ["image"]),
             Box(1, 0, ["encoder", "frozen"], BLUE),
