@@ -55,9 +55,51 @@ def test_paths_and_bytes_become_encoded_images(tmp_path: Path) -> None:
 
 
 class Tensor:
-    """As arrays of other libraries are."""
+    """A tensor of PyTorch, as far as the client looks at one."""
 
     __module__ = "torch"
+
+    def __init__(self, array: np.ndarray[Any, Any] | None) -> None:
+        self.array = array
+
+    def numpy(self, force: bool) -> np.ndarray[Any, Any]:
+        if self.array is None:
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        assert force
+        return self.array
+
+
+@pytest.mark.parametrize(
+    ("shape", "sent"),
+    [
+        ((2, 3, 8, 9), (2, 8, 9, 3)),
+        ((2, 8, 9, 3), (2, 8, 9, 3)),
+        ((3, 8, 9), (3, 8, 9)),
+    ],
+)
+def test_tensors_become_arrays(shape: tuple[int, ...], sent: tuple[int, ...]) -> None:
+    """Pixels of PyTorch have their channels first."""
+    images = gather(Tensor(np.zeros(shape, np.uint8)), "images")
+
+    assert isinstance(images, np.ndarray)
+    assert images.shape == sent
+
+
+def test_lists_of_tensors_are_images_each() -> None:
+    pixels = np.arange(3 * 8 * 9, dtype=np.uint8).reshape(3, 8, 9)
+    encoded = encode_images(gather([Tensor(pixels), Tensor(pixels)], "images")).tensor
+    floats = gather(Tensor(pixels[None].astype(np.float32)), "images")
+
+    assert list(encoded.shape) == [2, 8, 9, 3]
+    assert encoded.data == pixels.transpose(1, 2, 0).tobytes() * 2
+    assert isinstance(floats, np.ndarray)
+    assert floats.shape == (1, 3, 8, 9)
+
+
+class Foreign:
+    """As arrays of other libraries are."""
+
+    __module__ = "jaxlib"
 
     def __array__(self) -> np.ndarray[Any, Any]:
         return np.zeros((2, 8, 9), np.uint8)
@@ -76,8 +118,10 @@ ITEM = "expected a path, the bytes of an image file or a picture of Pillow, got 
         (Image.new("L", (8, 8)), "images: expected a sequence of images, got one Image"),
         (None, "images: expected a sequence of images, got None"),
         ({"a": b"x"}, "images: expected a sequence of images, got {'a': b'x'}"),
-        (Tensor(), "expected a NumPy array, got torch.Tensor; use images.numpy(force=True)"),
-        ([Tensor()], f"image 0: {ITEM}torch.Tensor; use image.numpy(force=True)"),
+        (Foreign(), "expected a NumPy array, got jaxlib.Foreign; use np.asarray(images)"),
+        ([Foreign()], f"image 0: {ITEM}jaxlib.Foreign; use np.asarray(image)"),
+        (Tensor(None), "images: expected a dense tensor of a dtype of NumPy, got"),
+        ([Tensor(None)], "image 0: expected a dense tensor of a dtype of NumPy, got"),
         (["nowhere/one.png"], "image 0: nowhere/one.png: No such file or directory"),
         (["one\0.png"], "image 0: 'one\\x00.png': not a path: embedded null byte"),
         (["."], "image 0: .: Is a directory"),

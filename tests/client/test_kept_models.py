@@ -134,3 +134,21 @@ def test_a_file_that_cannot_be_read_is_named(
             client.import_model(path)
 
     assert servicer.requests == []
+
+
+def test_a_temporary_model_is_deleted_after_its_block(
+    client: Client, servicer: FakeServicer
+) -> None:
+    with client.adapt(IMAGES, [3, 4]) as model:
+        assert model.id in servicer.kept
+    assert servicer.kept == {}
+
+    with client.adapt(IMAGES, [3, 4]) as model:
+        model.delete()
+
+
+def test_what_went_wrong_in_a_block_is_told(client: Client) -> None:
+    """Not that the model could not be deleted at its end."""
+    with pytest.raises(ZeroDivisionError), client.adapt(IMAGES, [3, 4]):
+        client.close()
+        raise ZeroDivisionError

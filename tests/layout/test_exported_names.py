@@ -17,9 +17,12 @@ PACKAGES = sorted(path for root in ROOTS for path in (ROOT / root).rglob("__init
 def bound(path: Path) -> set[str]:
     """Return the public names that a package's `__init__.py` binds at its top level."""
     names: set[str] = set()
-    for node in ast.parse(path.read_text()).body:
+    body = ast.parse(path.read_text()).body
+    for node in body:
+        if isinstance(node, ast.If):  # TYPE_CHECKING: what the package imports when it is asked for
+            body += node.body
         if isinstance(node, ast.Import | ast.ImportFrom):
-            if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            if isinstance(node, ast.ImportFrom) and node.module in ("__future__", "typing"):
                 continue
             names.update(alias.asname or alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

@@ -52,7 +52,7 @@ LIBRARIES: dict[str, set[str]] = {
     "oip": {"google", "grpc"},
     "local": set(),
     "bundle": {"PIL", "numpy", "opentelemetry", "safetensors"},
-    "client": {"PIL", "click", "google", "grpc", "numpy", "pillow_heif", "rich"},
+    "client": {"PIL", "click", "google", "grpc", "numpy", "pillow_heif", "rich", "sklearn"},
     "command": {"click"},
     "__main__": {"click"},
 }

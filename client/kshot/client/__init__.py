@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kshot.client.adapted_model import AdaptedModel
 from kshot.client.capabilities import Capabilities, ModelCapabilities
 from kshot.client.client import Client
@@ -51,6 +53,9 @@ from kshot.client.results import (
     Timing,
 )
 
+if TYPE_CHECKING:
+    from kshot.client.classifier import FewShotClassifier
+
 __all__ = [
     "AccuracyEstimate",
     "AdaptFirstError",
@@ -71,6 +76,7 @@ __all__ = [
     "EtagMismatchError",
     "ExampleNote",
     "FailedPreconditionError",
+    "FewShotClassifier",
     "Images",
     "InputError",
     "InvalidArgumentError",
@@ -99,3 +105,12 @@ __all__ = [
     "UnimplementedError",
     "Violation",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import the classifier when it is asked for: it brings scikit-learn if that is installed."""
+    if name == "FewShotClassifier":
+        from kshot.client.classifier import FewShotClassifier
+
+        return FewShotClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Unpack
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn, Self, Unpack
 
-from kshot.client.errors import InputError
+from kshot.client.errors import AdaptedModelNotFoundError, InputError, KshotError
 from kshot.client.inputs import Images
 from kshot.client.labels import Label, Labels
 from kshot.client.options import AdaptOptions
@@ -24,7 +25,8 @@ class AdaptedModel:
     """An adapted model on a server, until it expires or is deleted.
 
     `labels` are the classes as the caller gave them to `adapt`, in the order of `class_names`;
-    `report` and `timing` come from `adapt`. All three are None for a model that was looked up.
+    `report` and `timing` come from `adapt`. All three are None for a model that was looked up. A
+    model for a while is a context manager: `with client.adapt(…) as model` deletes it at the end.
     """
 
     client: Client
@@ -116,6 +118,24 @@ class AdaptedModel:
     def delete(self) -> None:
         """Delete the model on the server."""
         self.client.delete(self.id)
+
+    def __enter__(self) -> Self:
+        """Begin a block that needs the model; it is deleted afterwards."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.delete()
+        except AdaptedModelNotFoundError:  # deleted within, or expired
+            pass
+        except KshotError:
+            if error is None:  # else that error tells more
+                raise
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -15,8 +15,8 @@ EXPECTED = (
     "expected uint8 (n, height, width[, channels]), prepared float32 (n, channels, height, width) "
     "or float32 vectors (n, features)"
 )
-_CHANNELS = (1, 3, 4)
-_MOST_CHANNELS = max(_CHANNELS)
+CHANNELS = (1, 3, 4)
+_MOST_CHANNELS = max(CHANNELS)
 
 
 def check_array(array: Array, field: str) -> Array:
@@ -66,8 +66,8 @@ def _of_bytes(shape: tuple[int, ...], field: str) -> str | None:
             f"{field}[None] is one image with {shape[2]} channels, {field}[..., None] are gray "
             f"images {shape[2]} pixels wide"
         )
-    if len(shape) == 4 and shape[3] not in (0, *_CHANNELS):
-        if shape[1] in _CHANNELS:
+    if len(shape) == 4 and shape[3] not in (0, *CHANNELS):
+        if shape[1] in CHANNELS:
             return f"channels come last: {field}.transpose(0, 2, 3, 1)"
         return "one image has 1, 3 or 4 channels"
     return None if len(shape) in (3, 4) else ""
@@ -77,7 +77,7 @@ def _of_floats(array: Array, field: str) -> str | None:
     shape = array.shape
     if len(shape) == 1:
         return f"{field}[None] is one vector"
-    last = len(shape) == 4 and shape[3] in _CHANNELS and min(shape[1:3]) > _MOST_CHANNELS
+    last = len(shape) == 4 and shape[3] in CHANNELS and min(shape[1:3]) > _MOST_CHANNELS
     if last or len(shape) == 3:
         return _as_pixels(array, field)
     return None if len(shape) in (2, 4) else ""

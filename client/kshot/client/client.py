@@ -114,6 +114,11 @@ class Client:
         return self._connection.address
 
     @property
+    def usable(self) -> bool:
+        """Tell whether calls can be made: not once a local server has ended."""
+        return self._server is None or self._server.alive
+
+    @property
     def timeout(self) -> float:
         """Seconds that a call may take unless it names its own."""
         return self._connection.timeout
@@ -159,9 +164,9 @@ class Client:
         own, so that it may be tried again where the server cannot be reached.
 
         Images are uint8 (n, height, width[, channels]), prepared float32 (n, channels, height,
-        width), float32 vectors (n, features), paths, bytes of encoded images, or pictures of
-        Pillow; labels are n strings or n ints. Images that are larger than the model can use are
-        reduced by area before they are sent.
+        width), float32 vectors (n, features), tensors of PyTorch, paths, bytes of encoded
+        images, or pictures of Pillow; labels are n strings or n ints. Images that are larger than
+        the model can use are reduced by area before they are sent.
         """
         settings = encode_options(options)
         patience = self._patience(timeout, settings)

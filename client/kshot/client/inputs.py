@@ -6,12 +6,12 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Union, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from kshot.client.arrays import check_array, stack_arrays
+from kshot.client.arrays import CHANNELS, check_array, stack_arrays
 from kshot.client.errors import InputError
 from kshot.client.heic import readable
 from kshot.client.shrinking import encode_picture, is_picture, shrink_arrays, shrink_file
@@ -31,6 +31,7 @@ Gathered: TypeAlias = npt.NDArray[np.generic] | list[object]
 def gather(images: object, field: str) -> Gathered:
     """Return images as one array, or as a list of images; a generator is read once.
 
+    Tensors of PyTorch become arrays; uint8 ones with their channels first get them last.
     `field` is the caller's name for them, `images` or `queries`. Raises `InputError` for one image
     and for what is no sequence.
     """
@@ -42,11 +43,16 @@ def gather(images: object, field: str) -> Gathered:
             f"{field}: expected a sequence of images, got one {type(images).__name__}; put it "
             "into a list"
         )
+    if _is_tensor(images):
+        return _from_tensor(images, 4, field)
     if hasattr(images, "__array__"):
         raise InputError(f"{field}: expected a NumPy array, got {_foreign(images, field)}")
     if isinstance(images, Mapping | Set | memoryview) or not isinstance(images, Iterable):
         raise InputError(f"{field}: expected a sequence of images, got {shown(images)}")
-    return list(images)
+    return [
+        _from_tensor(item, 3, f"{_singular(field)} {index}") if _is_tensor(item) else item
+        for index, item in enumerate(images)
+    ]
 
 
 def read_images(
@@ -119,12 +125,32 @@ def _got(item: object) -> str:
     return shown(item)
 
 
+def _is_tensor(item: object) -> TypeGuard[Any]:
+    """Tell whether an object is a tensor of PyTorch."""
+    kind = type(item)
+    return kind.__module__.partition(".")[0] == "torch" and hasattr(item, "numpy")
+
+
+def _from_tensor(tensor: Any, axes: int, name: str) -> npt.NDArray[np.generic]:  # noqa: ANN401
+    """Return a tensor as an array; uint8 (…, channels, height, width) gets its channels last.
+
+    `axes` are those that a tensor with channels has.
+    """
+    try:
+        array: npt.NDArray[np.generic] = tensor.numpy(force=True)
+    except (RuntimeError, TypeError) as error:  # bfloat16, sparse
+        raise InputError(
+            f"{name}: expected a dense tensor of a dtype of NumPy, got {shown(tensor)}"
+        ) from error
+    first = array.dtype == np.uint8 and array.ndim == axes and array.shape[-3] in CHANNELS
+    return np.moveaxis(array, -3, -1) if first and array.shape[-1] not in CHANNELS else array
+
+
 def _foreign(array: object, name: str) -> str:
     """Name an array of another library, with the remedy."""
     kind = type(array)
     library = kind.__module__.partition(".")[0]
-    call = f"{name}.numpy(force=True)" if library == "torch" else f"np.asarray({name})"
-    return f"{library}.{kind.__name__}; use {call}"
+    return f"{library}.{kind.__name__}; use np.asarray({name})"
 
 
 def _singular(field: str) -> str:
