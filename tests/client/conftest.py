@@ -64,6 +64,8 @@ class FakeServicer(AdaptationServiceServicer):
     tail: wire.TailReport | None = None
     slow: bool = False
     max_predict_images: int = 0
+    stalled: bool = False
+    left: threading.Event = field(default_factory=threading.Event)
 
     def refuse(self, code: int, message: str, *details: Message, times: int = -1) -> None:
         """Refuse the next calls with a status and its details; by default all of them."""
@@ -102,6 +104,22 @@ class FakeServicer(AdaptationServiceServicer):
             response.report.chosen_from.add(model="photos", estimate=ESTIMATE)
         response.timing.compute.FromMilliseconds(12)
         return response
+
+    def AdaptStream(  # noqa: N802 -- the service's own name
+        self, request: wire.AdaptStreamRequest, context: grpc.ServicerContext
+    ) -> Iterator[wire.AdaptStreamResponse]:
+        """Tell of two steps; if `stalled`, wait between them until the caller leaves."""
+        context.add_callback(self.left.set)
+        for count in (1, 2):
+            event = wire.AdaptStreamResponse()
+            event.progress.model = request.adapt.model
+            event.progress.stage = wire.ADAPT_STAGE_ADAPTING
+            event.progress.step_count, event.progress.total_step_count = count, 2
+            event.progress.support_loss.append(1 / count)
+            yield event
+            if self.stalled:
+                self.left.wait()
+        yield wire.AdaptStreamResponse(result=self.Adapt(request.adapt, context))
 
     def Predict(  # noqa: N802 -- the service's own name
         self, request: wire.PredictRequest, context: grpc.ServicerContext

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kshot.client.adapt_run import AdaptProgress, AdaptRun
 from kshot.client.adapted_model import AdaptedModel
 from kshot.client.capabilities import Capabilities, ModelCapabilities
 from kshot.client.client import Client
@@ -60,6 +61,8 @@ __all__ = [
     "AccuracyEstimate",
     "AdaptFirstError",
     "AdaptOptions",
+    "AdaptProgress",
+    "AdaptRun",
     "AdaptationDivergedError",
     "AdaptedModel",
     "AdaptedModelDeletedError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from typing import NoReturn, Self, TypeVar, Unpack
 
 from google.protobuf.message import Message
 
+from kshot.client.adapt_run import AdaptRun
 from kshot.client.adapted_model import AdaptedModel, check_id, known_labels, own_labels
 from kshot.client.capabilities import Capabilities, UsefulSides, decode_capabilities
 from kshot.client.connection.channel import Patience, check_timeout
@@ -31,7 +33,7 @@ from kshot.client.encoding import (
 from kshot.client.errors import UnavailableError
 from kshot.client.export import read_import, write_export
 from kshot.client.inputs import Gathered, Images, gather
-from kshot.client.labels import Label, Labels
+from kshot.client.labels import Classes, Label, Labels
 from kshot.client.options import AdaptOptions, encode_choice, encode_options, seconds, set_duration
 from kshot.client.private_server import PrivateServer, private_server
 from kshot.client.results import Prediction
@@ -168,20 +170,64 @@ class Client:
         images, or pictures of Pillow; labels are n strings or n ints. Images that are larger than
         the model can use are reduced by area before they are sent.
         """
+        request, classes, patience, names = self._adapt_request(
+            (images, labels), model, request_id, timeout, options
+        )
+        response, round_trip_ms = self._call(self._stub.Adapt, request, patience, names)
+        return self._adapted(response, classes, round_trip_ms)
+
+    def adapt_stream(
+        self,
+        images: Images,
+        labels: Labels,
+        *,
+        model: str | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[AdaptOptions],
+    ) -> AdaptRun:
+        """Adapt as `adapt` does, and tell of it: iterate over the run, then ask for its `result`.
+
+        `with client.adapt_stream(…) as run` cancels the adaptation if the block is left before.
+        The server hears of it with the first progress that is asked for.
+        """
+        request, classes, patience, names = self._adapt_request(
+            (images, labels), model, request_id, timeout, options
+        )
+        self._connection.check_process()
+        began = time.perf_counter()
+        return AdaptRun(
+            self._connection.stream(
+                self._stub.AdaptStream, wire.AdaptStreamRequest(adapt=request), patience, names
+            ),
+            lambda response: self._adapted(response, classes, 1e3 * (time.perf_counter() - began)),
+        )
+
+    def _adapt_request(
+        self,
+        examples: tuple[Images, Labels],
+        model: str | None,
+        request_id: str | None,
+        timeout: float | None,
+        options: AdaptOptions,
+    ) -> tuple[wire.AdaptRequest, Classes, Patience, Names]:
+        """Return the request to adapt, its classes, its time, and the caller's names of parts."""
         settings = encode_options(options)
         patience = self._patience(timeout, settings)
-        name, items = _model_name(model), gather(images, "images")
+        name, items = _model_name(model), gather(examples[0], "images")
         side = self._useful_side([items], lambda: name, patience)
-        support, classes = encode_support(items, labels, side)
+        support, classes = encode_support(items, examples[1], side)
         request = wire.AdaptRequest(
             model=name or "",
             support_set=support,
             options=settings,
             request_id=check_request_id(request_id),
         )
-        response, round_trip_ms = self._call(
-            self._stub.Adapt, request, patience, support_names(items, classes)
-        )
+        return request, classes, patience, support_names(items, classes)
+
+    def _adapted(
+        self, response: wire.AdaptResponse, classes: Classes, round_trip_ms: float
+    ) -> AdaptedModel:
         return AdaptedModel(
             self,
             decode_description(response.adapted_model),

@@ -106,6 +106,7 @@ _ENUMS: dict[str, Any] = {
     "scope": wire.Scope,
     "batch_norm_mode": wire.BatchNormMode,
     "stop_reason": wire.StopReason,
+    "adapt_stage": wire.AdaptStage,
     "example_flaw": wire.ExampleFlaw,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TypeVar
 
 import grpc
@@ -89,18 +89,26 @@ class Connection:
         return response, 1e3 * took
 
     def stream(
-        self, method: Callable[..., Iterator[_Response]], request: Message
-    ) -> Iterator[_Response]:
-        """Call a method when its first part is wanted; the call ends with the iterator."""
+        self,
+        method: Callable[..., Iterator[_Response]],
+        request: Message,
+        patience: Patience | None = None,
+        names: Names | None = None,
+    ) -> Generator[_Response]:
+        """Call a method when its first part is wanted; the call ends with the iterator.
+
+        `names` are as for `call`.
+        """
+        patience = patience or self.patience(None)
         try:
             with GATE.call():
-                call = method(request, timeout=self.timeout, metadata=self._credentials.metadata)
+                call = method(request, timeout=patience.left, metadata=self._credentials.metadata)
                 try:
                     yield from call
                 finally:
                     call.cancel()  # type: ignore[attr-defined]  # as every call of gRPC has it
         except grpc.RpcError as error:
-            raise self._error(error, self.timeout) from error
+            raise self._error(error, patience.timeout, names) from error
         except ValueError as error:  # gRPC's error for a closed channel
             raise self._uncallable(error) from error
 
