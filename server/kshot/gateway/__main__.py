@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import socket
 import ssl
 import sys
@@ -18,8 +17,9 @@ import uvicorn
 
 from kshot.bundle.signals.json_log import start_logging
 from kshot.gateway.app import Gateway, make_app
-from kshot.gateway.listening import listen, take_pair
+from kshot.gateway.listening import listen
 from kshot.gateway.patience import PatientProtocol
+from kshot.gateway.renewal import Renewal, TlsFiles
 
 _LOOK_SECONDS = 2.0
 _MOST_CONNECTIONS = 512
@@ -28,7 +28,6 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
 )
-_log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -83,7 +82,7 @@ async def _serve(arguments: argparse.Namespace, sockets: list[socket.socket], ad
         await asyncio.sleep(0.01)
     if server.started:
         print(json.dumps({"http": address}), flush=True)
-    behind = asyncio.ensure_future(_renew(config, arguments))
+    behind = asyncio.ensure_future(_renew(config.ssl, arguments))
     try:
         await serving
     finally:
@@ -96,29 +95,15 @@ def _end_with_parent(server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
-async def _renew(config: uvicorn.Config, arguments: argparse.Namespace) -> None:
-    """Take a certificate that has changed for new connections."""
-    files = [path for path in (arguments.tls_cert, arguments.tls_key) if path is not None]
-    seen = _stamps(files)
-    while config.ssl is not None:
+async def _renew(context: ssl.SSLContext | None, arguments: argparse.Namespace) -> None:
+    """Take files that have changed for new connections."""
+    if context is None:
+        return
+    files = TlsFiles(arguments.tls_cert, arguments.tls_key, arguments.client_ca)
+    renewal = Renewal(context, files)
+    while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        if (now := _stamps(files)) == seen or None in now:
-            continue
-        try:
-            take_pair(config.ssl, arguments.tls_cert, arguments.tls_key)
-        except (OSError, ssl.SSLError) as error:
-            _log.warning("certificate_not_read", extra={"fields": {"problem": str(error)}})
-        seen = now
-
-
-def _stamps(files: list[Path]) -> list[int | None]:
-    found: list[int | None] = []
-    for path in files:
-        try:
-            found.append(path.stat().st_mtime_ns)
-        except OSError:
-            found.append(None)
-    return found
+        renewal.look()
 
 
 if __name__ == "__main__":

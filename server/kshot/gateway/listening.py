@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import sys
-from pathlib import Path
 
 _BACKLOG = 1024
 
@@ -36,10 +34,3 @@ def listen(address: str) -> tuple[list[socket.socket], str]:
             made.close()
         sys.exit(f"http: {address}: {error.strerror or error}; name another address, or port 0")
     return sockets, f"{host}:{port}"
-
-
-def take_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    """Use a certificate and its key for new connections; raise `OSError` and keep those before."""
-    # A pair that does not match would leave a context in use without a key.
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-    context.load_cert_chain(certificate, key)
