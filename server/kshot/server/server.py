@@ -198,7 +198,7 @@ async def running(
             front.adapting.close()
             healthy.set_serving(False)
             if gateway is not None:
-                await gateway.stop(grace.remaining())
+                await grace.wait(gateway.stop(grace.remaining()))
             await grace.wait(front.adapting.wait_idle())
             # This refuses all new calls; calls that only watch would last for the whole grace.
             stopping = asyncio.ensure_future(server.stop(grace.remaining()))

@@ -329,6 +329,31 @@ def test_headers_of_proxies_are_left_unread(http: httpx.Client) -> None:
     assert http.get("/v1/capabilities", headers=headers).status_code == 200
 
 
+def test_a_second_signal_ends_an_open_stream(
+    make_config: Make,
+    run_in_thread: Make,
+    pipes: Path,
+    adapt_request: Make,
+    wait_arrival: Callable[[], str],
+) -> None:
+    del pipes
+    body = {"adapt": as_json(adapt_request(seed=HANG_UNTIL_LEFT))}
+    with run_in_thread(make_config(http="127.0.0.1:0", drain_grace=600.0)) as server:
+        base = f"http://{server.ready['http']}"
+        ask = {"params": {"timeout": 600}, "json": body, "timeout": 30}
+        with httpx.stream("POST", f"{base}{MODELS}:stream", **ask) as answer:
+            lines = answer.iter_lines()
+            assert "progress" in next(lines)
+            wait_arrival()
+            server.stop()
+            with pytest.raises(httpx.ConnectError):  # it drains
+                while True:
+                    httpx.get(f"{base}/healthz")
+            server.hurry()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+
+
 def test_missing_libraries_are_named(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_NEEDS", ("starlette", "no_such_library"))
 
