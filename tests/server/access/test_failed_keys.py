@@ -65,3 +65,22 @@ def test_few_answers_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not failed._waiting
 
     asyncio.run(main())
+
+
+def test_few_answers_wait_where_many_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FREE", 0)
+    monkeypatch.setattr(module, "_DELAY_SECONDS", 600.0)
+    monkeypatch.setattr(module, "_MOST_WAITING", 2)
+
+    async def main() -> None:
+        failed = FailedKeys(Clock())
+        answers = [asyncio.ensure_future(failed.answer_slowly("ipv4:10.0.0.1:1")) for _ in range(9)]
+
+        await asyncio.wait(answers[:7])
+
+        assert not any(answer.done() for answer in answers[7:])
+        for answer in answers[7:]:
+            answer.cancel()
+        await asyncio.wait(answers)
+
+    asyncio.run(main())

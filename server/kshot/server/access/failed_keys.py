@@ -32,7 +32,9 @@ class FailedKeys:
         if not (seconds := self.count(connection)):
             return
         if len(self._waiting) >= _MOST_WAITING:
-            next(iter(self._waiting)).set()
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]  # now: many may come before it wakes
+            oldest.set()
         hurry = asyncio.Event()
         self._waiting[hurry] = None
         try:
@@ -41,7 +43,7 @@ class FailedKeys:
         except TimeoutError:
             pass
         finally:
-            del self._waiting[hurry]
+            self._waiting.pop(hurry, None)
 
     def count(self, connection: str) -> float:
         """Count a failure; return the seconds by which to delay its answer."""
