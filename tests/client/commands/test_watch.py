@@ -15,11 +15,14 @@ from PIL import Image
 
 from kshot.__main__ import main
 from kshot.client import Client
+from kshot.client.commands import images_below
 from kshot.client.commands import watch as module
 from kshot.client.commands.answers import Answer
 from kshot.client.commands.classify import Question
+from kshot.client.commands.images_below import find_images
 from kshot.client.commands.watch import Inbox, watch
 from kshot.client.errors import AdaptedModelNotFoundError
+from kshot.local.image_formats import READ
 from kshot.v1 import adaptation_pb2 as wire
 
 if TYPE_CHECKING:
@@ -157,3 +160,16 @@ def test_new_only_leaves_out_what_is_there(
 
     (line,) = capsys.readouterr().out.splitlines()
     assert line.endswith("new.png")
+
+
+def test_a_folder_that_goes_while_one_looks_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    (tmp_path / "sub").mkdir()
+    monkeypatch.setattr(images_below, "_kind", lambda path: rmdir(path) or READ[0])
+
+    def rmdir(path: Path) -> None:
+        (path.parent / "sub").rmdir()
+
+    assert find_images(tmp_path).files == (tmp_path / "a.png",)

@@ -59,6 +59,8 @@ def _passed_over(name: str) -> bool:
 
 
 def _refuse(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):  # a folder that is gone meanwhile has no images
+        return
     raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
 
 
