@@ -29,6 +29,12 @@ _STATUSES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 _OTHER_STATUS = 500
+# Of failures that never reached the server, gRPC's words name sockets or say nothing.
+_OWN_WORDS = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: "there was no answer in time; ask again, or give more "
+    "seconds by ?timeout=",
+    grpc.StatusCode.UNAVAILABLE: "the server cannot be reached now; try again",
+}
 
 
 class RequestError(Exception):
@@ -52,7 +58,10 @@ def invalid(message: str) -> RequestError:
 def document_of(error: grpc.aio.AioRpcError) -> dict[str, Any]:
     """Return what a body says of a failed call."""
     status = _STATUSES.get(error.code(), _OTHER_STATUS)
-    return _document(status, error.code().name, error.details() or "", _details(error))
+    words = error.details() or ""
+    if not request_id(error.trailing_metadata()):
+        words = _OWN_WORDS.get(error.code(), words)
+    return _document(status, error.code().name, words, _details(error))
 
 
 def response_of(error: grpc.aio.AioRpcError) -> Response:
