@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Route, expect, sync_playwright
 
 from kshot.client import Client
 
@@ -278,6 +278,27 @@ def test_a_server_that_is_gone_is_waited_for(page: Page) -> None:
     wait_for_answer(page, "hoop")
 
 
+def test_names_are_text_wherever_they_are_shown(page: Page) -> None:
+    """Else whoever gives somebody examples runs scripts with the key of the page."""
+    name, asked = "<img src=x onerror=alert(1)>", list[str]()
+
+    def note(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", note)
+    page.locator("#sample").click()
+    ready(page)
+    page.get_by_label("Name of the class").first.fill(name)
+    draw(page, "#query-pad", "ring")
+
+    wait_for_answer(page, name)
+    page.locator(".class:nth-child(2) .thumbs button").first.click()
+    expect(page.locator("#menu")).to_contain_text(f"Move to {name}")
+    assert page.locator('img[src="x"]').count() == 0
+    assert asked == []
+
+
 def test_a_server_with_keys_is_given_one(page: Page) -> None:
     """A wrong key is asked for again."""
     sent: list[str | None] = []
@@ -287,13 +308,18 @@ def test_a_server_with_keys_is_given_one(page: Page) -> None:
         if sent[-1] == "Bearer right":
             route.continue_()
         else:
-            error = {"error": {"code": 401, "status": "UNAUTHENTICATED", "message": "a key"}}
+            error = {"error": {"code": 401, "status": "UNAUTHENTICATED", "message": "unknown key"}}
             route.fulfill(status=401, content_type="application/json", body=json.dumps(error))
 
     page.route("**/v1/**", guard)
     page.reload()
-    for key in ("wrong", "right"):
+    for key, why in (
+        ("\u043a\u043b\u044e\u0447", "unknown key"),
+        ("wrong", "That is no key"),
+        ("right", "unknown key"),
+    ):
         expect(page.locator("#key")).to_be_visible()
+        expect(page.locator("#key-problem")).to_contain_text(why)
         page.locator("#key-text").fill(key)
         page.get_by_role("button", name="Use it").click()
 

@@ -22,7 +22,7 @@ let notes = new Map();
 let offered = false;
 
 function failed(error) {
-  if (error.status === 401 || error.status === 403) return askForKey();
+  if (error.status === 401 || error.status === 403) return askForKey(error.message);
   if (model.lost(error)) return model.touch(0);
   tell(error.message);
   if (!(error.status > 0) && model.result) setTimeout(() => question.ask(), 2000);
@@ -96,11 +96,15 @@ function menu(anchor, choices) {
   place.onfocusout = ({ relatedTarget }) => (place.hidden = !place.contains(relatedTarget));
 }
 
-function askForKey() {
+/** Asks for another key; `why` says what is wrong with the last one, or that there is none. */
+function askForKey(why) {
   const dialog = at("key");
+  at("key-problem").textContent = why;
   if (dialog.open) return;
   dialog.onclose = () => {
-    setKey(at("key-text").value.trim());
+    const key = at("key-text").value.trim();
+    if (!/^[!-~]*$/.test(key)) return askForKey("That is no key: keys have letters, digits and underscores alone.");
+    setKey(key);
     begin();
   };
   dialog.showModal();
