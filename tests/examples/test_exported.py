@@ -35,7 +35,7 @@ from kshot.bundle import (
 from kshot.client import Client
 
 PREDICT = Path(__file__).parents[2] / "examples" / "exported" / "predict.py"
-MODELS = ("drawings", "omniglot", "means")
+MODELS = ("drawings", "means")
 UNIT = Rescale(1 / 255)
 COLOURS = Normalize((127.5, 120.0, 110.0), (60.0, 61.0, 62.0))
 SPECS = {
@@ -163,9 +163,9 @@ def exports(
     means_bundle: Bundle,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Kept]]:
-    """Three adapted models: with ink, with a nearest resize, and behind an encoder."""
+    """Two adapted models: with ink, and behind an encoder."""
     folder, kept = tmp_path_factory.mktemp("exports"), {}
-    bundles = ["drawings", "omniglot", str(means_bundle.path)]
+    bundles = ["drawings", str(means_bundle.path)]
     options = [word for bundle in bundles for word in ("--bundle", bundle)]
     kinds = ("ring", "cross", "bar")
     queries = [folder / f"{kind}.png" for kind in kinds]
@@ -234,7 +234,7 @@ def test_python_answers_as_the_server(exports: dict[str, Kept], model: str, tmp_
     close(exported.logits(np.load(tmp_path / "inputs.npy")), kept.logits)
 
 
-@pytest.mark.parametrize("model", ["drawings", "means"])
+@pytest.mark.parametrize("model", MODELS)
 def test_javascript_answers_as_the_server(
     exports: dict[str, Kept], node_packages: Callable[[str], Path], model: str, tmp_path: Path
 ) -> None:
