@@ -41,7 +41,7 @@ autodoc_default_options = {"members": True, "imported-members": True}
 suppress_warnings = ["myst.xref_missing"]  # folders; tests/layout/test_docs.py has the links
 
 SECTIONS = {
-    "Start": ["quick-start", "which-bundle", "tutorial", "concepts", "glossary"],
+    "Start": ["quick-start", "python", "which-bundle", "tutorial", "concepts", "glossary"],
     "Use": [
         "commands",
         "http",

@@ -28,6 +28,7 @@ from kshot.client import Client
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 QUICK_START = (ROOT / "docs" / "quick-start.md").read_text()
+PYTHON_PAGE = (ROOT / "docs" / "python.md").read_text()
 SHELL_LINES = [
     line.split("  #")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -108,6 +109,19 @@ def test_the_quick_start_predicts(address: str) -> None:
 
     assert re.search(r"\d", printed)
     assert "AccuracyEstimate" in printed
+
+
+def test_the_page_of_python_runs_from_top_to_bottom(
+    path_without_compiler: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It starts servers of its own."""
+    monkeypatch.setenv("PATH", path_without_compiler)
+    with Client.local(timeout=120):  # so that all blocks share one
+        exec("\n".join(re.findall(r"```python\n(.*?)```", PYTHON_PAGE, re.DOTALL)), {})  # noqa: S102
+
+    printed = capsys.readouterr().out
+    assert "adapting" in printed
+    assert len(re.findall(r"[01]\.\d*", printed.splitlines()[-1])) == 3
 
 
 def test_every_block_of_code_is_tried() -> None:

@@ -18,6 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = {
     "README.md": "tests/client/test_readme.py runs them",
     "docs/quick-start.md": "tests/client/test_readme.py runs it",
+    "docs/python.md": "tests/client/test_readme.py runs them",
     "docs/tutorial.md": "below",
     "docs/operations.md": "the test with tritonclient, in tests/server/oip",
     "docs/choosing.md": "one call with names that the reader has",
