@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, NoReturn, Self, TypeVar, Unpack
 
 from google.protobuf.message import Message
 
@@ -35,7 +35,6 @@ from kshot.client.export import read_import, write_export
 from kshot.client.inputs import Gathered, Images, gather
 from kshot.client.labels import Classes, Label, Labels
 from kshot.client.options import AdaptOptions, encode_choice, encode_options, seconds, set_duration
-from kshot.client.private_server import PrivateServer, private_server
 from kshot.client.results import Prediction
 from kshot.client.revision import check_kinds, read_revision, revised_labels
 from kshot.client.shrinking import any_large
@@ -48,6 +47,9 @@ from kshot.client.values import (
 )
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+
+if TYPE_CHECKING:
+    from kshot.client.private_server import PrivateServer
 
 DEFAULT_TIMEOUT_S = 30.0
 _PAGE_SIZE = 100  # the server's maximum
@@ -100,6 +102,8 @@ class Client:
         latest with this process. Raises `InputError` where the extras of a server are not
         installed, `UnavailableError` where it does not start.
         """
+        from kshot.client.private_server import private_server  # most clients have no such server
+
         check_timeout(timeout)
         server = private_server(bundles)
         try:

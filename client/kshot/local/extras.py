@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 
 def pip_install(extras: str) -> str:
@@ -21,6 +18,11 @@ def pip_install(extras: str) -> str:
 
 
 def _requirement(extras: str) -> str:
+    # These take as long to import as all else of the client; only errors ask for them.
+    from importlib import metadata
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
     try:
         origin = metadata.distribution("kshot").read_text("direct_url.json")
     except metadata.PackageNotFoundError:
