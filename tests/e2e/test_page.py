@@ -195,6 +195,53 @@ def test_a_model_that_is_replaced_or_deleted_is_gone(page: Page, served: dict[st
     assert not {first, second} & kept
 
 
+def test_what_is_removed_comes_back(page: Page) -> None:
+    page.locator("#sample").click()
+    expect(page.locator(".count").first).to_have_text("4 examples")
+    expect(page.locator("#undo")).to_be_hidden()  # nothing was lost
+    page.locator(".thumbs button").first.click()
+    page.get_by_role("menuitem", name="Remove").click()
+    expect(page.locator(".count").first).to_have_text("3 examples")
+    page.locator("#undo").get_by_role("button", name="Undo").click()
+    expect(page.locator(".count").first).to_have_text("4 examples")
+
+    page.locator("#clear").click()
+    expect(page.locator(".count").first).to_have_text("0 examples")
+    page.locator("#undo").get_by_role("button", name="Undo").click()
+
+    expect(page.locator(".count")).to_have_text(["4 examples"] * 3)
+    expect(page.locator("#undo")).to_be_hidden()
+
+
+def test_work_that_the_browser_does_not_keep_is_told_of(page: Page) -> None:
+    """As with a full disk or in some private windows."""
+    page.evaluate(
+        """() => (IDBObjectStore.prototype.put = () => {
+            throw new DOMException("full", "QuotaExceededError");
+        })"""
+    )
+
+    page.locator("#add-class").click()
+
+    expect(page.locator("#unkept")).to_contain_text("does not keep your work")
+
+
+def test_a_pad_takes_strokes_back(page: Page) -> None:
+    card = page.locator(".class").first
+    add = card.get_by_role("button", name="Add drawing")
+    for take_back in ("Undo", "Clear"):
+        draw(page, ".class:nth-child(1) .pad", "ring")
+        expect(add).to_be_enabled()
+        card.get_by_role("button", name=take_back).click()
+        expect(add).to_be_disabled()
+    draw(page, ".class:nth-child(1) .pad", "ring")
+    card.locator(".pad").focus()
+    page.keyboard.press("Enter")
+
+    expect(card.locator(".count")).to_have_text("1 example")
+    expect(add).to_be_disabled()
+
+
 def test_examples_move_by_keyboard_and_work_outlives_a_reload(page: Page) -> None:
     page.locator("#sample").click()
     ready(page)
@@ -259,6 +306,11 @@ def test_what_is_no_picture_is_named_and_nothing_is_lost(page: Page) -> None:
     expect(page.locator(".count").first).to_have_text("5 examples")
     expect(page.locator("#banner")).to_be_hidden()
     expect(page.locator(".notes").first).to_contain_text("is blank")
+    size = page.evaluate(
+        """() => [...document.querySelectorAll(".class:first-child .thumbs img")]
+        .map((image) => [image.naturalWidth, image.naturalHeight]).at(-1)"""
+    )
+    assert size == [1365, 1024]  # the shorter side that `drawings` uses
 
 
 def test_a_server_that_is_gone_is_waited_for(page: Page) -> None:
@@ -313,6 +365,11 @@ def test_a_server_with_keys_is_given_one(page: Page) -> None:
 
     page.route("**/v1/**", guard)
     page.reload()
+    expect(page.locator("#key")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#banner")).to_contain_text("answers only with a key")
+    page.get_by_role("button", name="Give a key").click()
+    page.get_by_role("button", name="Use it").click()
     for key, why in (
         ("\u043a\u043b\u044e\u0447", "unknown key"),
         ("wrong", "That is no key"),
@@ -338,6 +395,11 @@ def test_it_fits_its_window_and_every_control_has_a_name(page: Page) -> None:
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    question, report = (page.locator(name).bounding_box() for name in (".question", ".report"))
+    assert question is not None
+    assert report is not None
+    assert question["y"] + question["height"] <= report["y"]  # neither covers the other
     nameless = page.evaluate(
         """() => [...document.querySelectorAll("button, input:not([hidden]), select, canvas")]
         .filter((each) => !(each.textContent.trim() || each.ariaLabel || each.labels?.length))

@@ -40,9 +40,10 @@ export class ClassCards {
     const pad = new Pad(canvas);
     const add = button("Add drawing", "primary", () => this.addDrawing(id, pad));
     const actions = html("div", { class: "actions" });
-    actions.append(add, button("Undo", "", () => pad.undo()), button("Pictures…", "", () => this.act.files(id)), button("Camera", "", () => this.act.camera(id)));
+    actions.append(add, button("Undo", "", () => pad.undo()), button("Clear", "", () => pad.clear()), button("Pictures…", "", () => this.act.files(id)), button("Camera", "", () => this.act.camera(id)));
     add.disabled = true;
     pad.addEventListener("stroke", () => (add.disabled = pad.empty));
+    pad.addEventListener("done", () => this.addDrawing(id, pad));
     field.addEventListener("input", () => this.store.rename(id, field.value));
     const thumbs = html("ul", { class: "thumbs" });
     const list = html("ul", { class: "notes" });
@@ -57,7 +58,6 @@ export class ClassCards {
     if (pad.empty) return;
     const picture = pad.picture();
     pad.clear();
-    this.cards.get(id).add.disabled = true;
     this.store.addExample(id, picture);
   }
 

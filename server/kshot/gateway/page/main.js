@@ -2,6 +2,7 @@
 
 import { setKey } from "./api.js";
 import { ClassCards, button } from "./classes.js";
+import { menu } from "./menu.js";
 import { Model } from "./model.js";
 import { sampleShapes } from "./pad.js";
 import { openCamera, readPicture } from "./photos.js";
@@ -36,7 +37,7 @@ function tell(text) {
 async function add(target, files) {
   for (const file of files) {
     try {
-      take(target, await readPicture(file));
+      take(target, await readPicture(file, report.usefulSide));
       tell("");
     } catch (error) {
       tell(error.message);
@@ -61,7 +62,7 @@ function choose(target) {
 
 async function shoot(target) {
   try {
-    await openCamera(at("camera"), (picture) => {
+    await openCamera(at("camera"), report.usefulSide, (picture) => {
       take(target, picture);
       if (target === QUERY) at("camera").close();
     });
@@ -70,44 +71,33 @@ async function shoot(target) {
   }
 }
 
-function menu(anchor, choices) {
-  const place = at("menu");
-  const close = () => {
-    place.hidden = true;
-    if (anchor.isConnected) anchor.focus();
-  };
-  place.replaceChildren(...choices.map(([text, act]) => {
-    const item = button(text, "", () => (close(), act()));
-    item.setAttribute("role", "menuitem");
-    return item;
-  }));
-  const box = anchor.getBoundingClientRect();
-  place.style.left = `${Math.min(box.left + scrollX, document.documentElement.clientWidth - 260)}px`;
-  place.style.top = `${box.bottom + scrollY + 4}px`;
-  place.hidden = false;
-  place.firstElementChild.focus();
-  place.onkeydown = (event) => {
-    const items = [...place.children];
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (step) items.at((items.indexOf(document.activeElement) + step) % items.length).focus();
-    if (event.key === "Escape" || event.key === "Tab") close();
-    if (step || event.key === "Escape") event.preventDefault();
-  };
-  place.onfocusout = ({ relatedTarget }) => (place.hidden = !place.contains(relatedTarget));
-}
-
 /** Asks for another key; `why` says what is wrong with the last one, or that there is none. */
 function askForKey(why) {
   const dialog = at("key");
   at("key-problem").textContent = why;
   if (dialog.open) return;
   dialog.onclose = () => {
+    if (dialog.returnValue !== "ok") return offerKey();
     const key = at("key-text").value.trim();
     if (!/^[!-~]*$/.test(key)) return askForKey("That is no key: keys have letters, digits and underscores alone.");
     setKey(key);
     begin();
   };
+  dialog.returnValue = "";
   dialog.showModal();
+}
+
+function offerKey() {
+  tell("This server answers only with a key. Your work is kept.");
+  at("banner").append(" ", button("Give a key", "link", () => askForKey("")));
+}
+
+function offerUndo({ what, undo }) {
+  const hide = () => (at("undo").hidden = true);
+  const back = button("Undo", "link", () => (hide(), undo()));
+  at("undo").replaceChildren(what, back, button("✕", "link", hide));
+  at("undo").lastElementChild.setAttribute("aria-label", "Close");
+  at("undo").hidden = false;
 }
 
 /** Asks what is offered, then adapts; tries again while the server does not answer. */
@@ -132,6 +122,11 @@ store.addEventListener("change", ({ detail }) => {
   at("add-class").hidden = store.full;
 });
 
+store.addEventListener("removed", ({ detail }) => offerUndo(detail));
+store.addEventListener("kept", ({ detail: done }) => {
+  at("unkept").hidden = done;
+});
+
 model.addEventListener("change", ({ detail: { type, detail } }) => {
   report.show({ type, detail });
   if (type === "idle") question.ask();
@@ -146,11 +141,13 @@ model.addEventListener("change", ({ detail: { type, detail } }) => {
 
 at("add-class").addEventListener("click", () => store.addClass());
 at("clear").addEventListener("click", () => {
+  if (store.examples.length) store.remember("All is removed.");
   store.reset();
   store.changed();
   question.clear();
 });
 at("sample").addEventListener("click", () => {
+  if (store.examples.length) store.remember("Your classes gave way to three shapes.");
   store.classes = [];
   for (const { name, pictures } of sampleShapes(4)) {
     store.addClass(name);
@@ -181,5 +178,6 @@ at("theme").addEventListener("click", () => {
 });
 
 await store.load();
+document.querySelector("main").inert = false;
 cards.render();
 begin();

@@ -2,6 +2,7 @@
 
 const INK = 14;
 const SIDE = 280;
+const PLACEHOLDER = "#63687f";
 
 export class Pad extends EventTarget {
   constructor(canvas) {
@@ -11,6 +12,7 @@ export class Pad extends EventTarget {
     canvas.addEventListener("pointerdown", (event) => this.begin(event));
     canvas.addEventListener("pointermove", (event) => this.go(event));
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => this.end());
+    canvas.addEventListener("keydown", (event) => this.press(event));
     this.paint();
   }
 
@@ -48,6 +50,14 @@ export class Pad extends EventTarget {
   clear() {
     this.strokes = [];
     this.paint();
+    this.dispatchEvent(new Event("stroke"));
+  }
+
+  press(event) {
+    if (event.key === "z" && (event.ctrlKey || event.metaKey)) this.undo();
+    else if (event.key === "Enter" && !this.empty) this.dispatchEvent(new Event("done"));
+    else return;
+    event.preventDefault();
   }
 
   place(event) {
@@ -83,6 +93,12 @@ function paint(canvas, strokes) {
   pen.fillStyle = "#fff";
   pen.fillRect(0, 0, canvas.width, canvas.height);
   canvas.classList.toggle("blank", strokes.length === 0);
+  if (!strokes.length) {
+    pen.fillStyle = PLACEHOLDER;
+    pen.font = `${canvas.width / 17}px system-ui, sans-serif`;
+    pen.textAlign = "center";
+    pen.fillText("Draw here", canvas.width / 2, canvas.height / 2);
+  }
   pen.strokeStyle = "#111";
   pen.lineWidth = INK;
   pen.lineCap = pen.lineJoin = "round";

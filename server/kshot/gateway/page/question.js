@@ -20,6 +20,7 @@ export class Question {
     this.reject = document.querySelector("#reject");
     for (const name of ["draw", "stroke"]) this.pad.addEventListener(name, () => this.ask());
     this.reject.addEventListener("change", () => this.ask());
+    document.querySelector("#query-undo").addEventListener("click", () => this.pad.undo());
     document.querySelector("#query-clear").addEventListener("click", () => this.clear());
   }
 

@@ -5,17 +5,21 @@ import { clear, drawLoss, drawSteps } from "./charts.js";
 import { button, html } from "./classes.js";
 import { duration, estimateWords, modeWords, snippets, stageWords } from "./words.js";
 
+// Where every pixel may count, requests still stay small.
+const MOST_SIDE = 1024;
+const LISTED = 8;
+
 const at = (id) => document.querySelector(`#${id}`);
 
 export class Report {
   constructor(store, model, failed) {
-    Object.assign(this, { store, model, failed, models: [], grpc: "" });
+    Object.assign(this, { store, model, failed, models: [], grpc: "", costs: new Map() });
     clear(at("loss-chart"));
     clear(at("steps-chart"));
     at("sweep").addEventListener("click", () => this.sweep());
     at("download").addEventListener("click", () => this.save());
     at("delete").addEventListener("click", () => this.remove());
-    at("copy-id").addEventListener("click", () => copy(at("model-id").textContent));
+    at("copy-id").addEventListener("click", ({ target }) => copy(target, at("model-id").textContent));
     at("model").addEventListener("change", ({ target }) => this.choose(target.value));
     at("steps").addEventListener("change", ({ target }) => store.set("steps", target.value));
     at("mode").addEventListener("change", ({ target }) => store.set("mode", target.value));
@@ -34,6 +38,20 @@ export class Report {
     at("steps").value = settings.steps;
     this.offerModes();
     at("mode").value = settings.mode;
+  }
+
+  /** The length to which a picture's shorter side is reduced: what the model uses, if it says so. */
+  get usefulSide() {
+    const named = this.store.modelOf?.(this.store.settings.model);
+    const sides = (named ? [named] : this.models).map(({ max_useful_side: side }) => side || MOST_SIDE);
+    return Math.min(...sides, MOST_SIDE);
+  }
+
+  /** Lists what the settings tried so far took, the newest first. */
+  cost(settings, milliseconds) {
+    this.costs.delete(settings);
+    this.costs = new Map([[settings, milliseconds], ...this.costs].slice(0, LISTED));
+    at("cost").replaceChildren(...[...this.costs].map(([name, took]) => html("li", {}, `${name}: ${duration(took)}`)));
   }
 
   choose(name) {
@@ -85,13 +103,14 @@ export class Report {
     at("report").replaceChildren(...parts);
     drawLoss(at("loss-chart"), report.support_loss ?? []);
     clear(at("steps-chart"), "");
-    at("cost").textContent = `These settings took ${duration(milliseconds)}.`;
+    const mode = modeWords(adapted.options.batch_norm_mode);
+    this.cost(`${adapted.model}, ${steps} steps, batch norm ${mode}`, milliseconds);
     at("sweep").disabled = !this.store.modelOf(adapted.model)?.max_step_count;
     at("use").hidden = false;
     at("model-id").textContent = adapted.id;
     at("snippets").replaceChildren(...Object.entries(snippets(adapted.id, location.origin, this.grpc)).flatMap(([name, code]) => {
       const head = html("div", { class: "snippet-head" }, name);
-      head.append(button("copy", "link", () => copy(code)));
+      head.append(button("copy", "link", ({ target }) => copy(target, code)));
       return [head, html("pre", { tabindex: 0 }, code)];
     }));
   }
@@ -105,7 +124,7 @@ export class Report {
       for await (const [steps, accuracy, milliseconds] of this.model.sweep(sweeping.signal)) {
         found.push([steps, accuracy]);
         drawSteps(at("steps-chart"), found);
-        at("cost").textContent = `${steps} steps with five folds took ${duration(milliseconds)}.`;
+        this.cost(`${steps} steps with their estimate`, milliseconds);
       }
       if (!found.length) clear(at("steps-chart"), "two examples of each class first");
     } catch (error) {
@@ -132,6 +151,11 @@ export class Report {
   }
 }
 
-function copy(text) {
-  navigator.clipboard?.writeText(text);
+async function copy(link, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    link.textContent = "copied";
+  } catch {
+    link.textContent = "select the text to copy it";
+  }
 }

@@ -17,6 +17,16 @@ export class Store extends EventTarget {
     else this.reset();
   }
 
+  /** Remembers the classes as they are, so that what comes next can be undone. */
+  remember(what) {
+    const before = this.classes.map((each) => ({ ...each, examples: [...each.examples] }));
+    const undo = () => {
+      this.classes = before;
+      this.changed();
+    };
+    this.dispatchEvent(new CustomEvent("removed", { detail: { what, undo } }));
+  }
+
   reset() {
     this.classes = [];
     this.addClass("Class 1");
@@ -49,6 +59,7 @@ export class Store extends EventTarget {
   }
 
   removeClass(id) {
+    this.remember(`“${this.classOf(id).name}” is removed.`);
     this.classes = this.classes.filter((each) => each.id !== id);
     this.changed();
   }
@@ -64,6 +75,7 @@ export class Store extends EventTarget {
   }
 
   removeExample(id) {
+    this.remember("The example is removed.");
     for (const each of this.classes) each.examples = each.examples.filter((one) => one.id !== id);
     this.changed();
   }
@@ -89,7 +101,11 @@ export class Store extends EventTarget {
   changed(adapts = true) {
     this.dispatchEvent(new CustomEvent("change", { detail: { adapts } }));
     const { classes, settings, nextId } = this;
-    write({ classes, settings, nextId }).catch(() => {});
+    write({ classes, settings, nextId }).then(() => this.kept(true), () => this.kept(false));
+  }
+
+  kept(done) {
+    this.dispatchEvent(new CustomEvent("kept", { detail: done }));
   }
 }
 

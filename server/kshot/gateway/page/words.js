@@ -24,7 +24,7 @@ const MODES = {
 };
 
 export const modeWords = (mode) => MODES[mode] ?? mode;
-export const percent = (share) => `${Math.round(100 * share)} %`;
+export const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 export const duration = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
 
 export function stageWords({ stage, step_count = 0, total_step_count = 0 }) {
