@@ -27,6 +27,9 @@ FLAGS = (
 )
 MOST_SECONDS = 60
 
+# Its own default is five seconds, whatever that of a page is.
+expect.set_options(timeout=1e3 * MOST_SECONDS)
+
 pytestmark = pytest.mark.skipif(
     not REQUIRED and shutil.which(CHROMIUM) is None, reason=f"no {CHROMIUM}"
 )
