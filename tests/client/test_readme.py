@@ -114,8 +114,9 @@ def test_the_quick_start_predicts(address: str) -> None:
 def test_the_page_of_python_runs_from_top_to_bottom(
     path_without_compiler: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It starts servers of its own."""
+    """It starts a server of its own; photographs would take it minutes beside other tests."""
     monkeypatch.setenv("PATH", path_without_compiler)
+    monkeypatch.setenv("KSHOT_BUNDLE", "drawings")
     with Client.local(timeout=120):  # so that all blocks share one
         exec("\n".join(re.findall(r"```python\n(.*?)```", PYTHON_PAGE, re.DOTALL)), {})  # noqa: S102
 
