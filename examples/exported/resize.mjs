@@ -1,6 +1,5 @@
-// Resizing of pictures {width, height, channels, data}, as Pillow rounds it: filters that average
-// over the pixels they leave out, whole numbers between the two directions. Where width and height
-// change by different factors, Pillow may begin with the height: pixels then differ by one level.
+// Resizing of pictures {width, height, channels, data}, to the bit as Pillow 13 does it: filters that
+// average over the pixels they leave out, whole numbers between the two directions.
 
 const FILTERS = {
   box: [0.5, (x) => (x > -0.5 && x <= 0.5 ? 1 : 0)],
@@ -14,26 +13,34 @@ const ONE = 2 ** 22;
 export function resized(picture, width, height, method) {
   if (picture.width === width && picture.height === height) return picture;
   if (method === "nearest") return nearest(picture, width, height);
-  let changed = picture;
-  if (width !== picture.width) changed = along(changed, width, method, false);
-  if (height !== picture.height) changed = along(changed, height, method, true);
-  return changed;
+  // Pixels are rounded between the two directions, so their order counts.
+  if (picture.height - height > 2 * Math.max(0, picture.width - width))
+    return along(along(picture, height, method, true), width, method, false);
+  return along(along(picture, width, method, false), height, method, true);
 }
 
 function nearest(picture, width, height) {
   const { channels } = picture;
   const data = new Uint8Array(width * height * channels);
-  for (let y = 0; y < height; y++)
-    for (let x = 0; x < width; x++) {
-      const row = Math.floor((y + 0.5) * (picture.height / height));
-      const column = Math.floor((x + 0.5) * (picture.width / width));
+  const columns = nearestOf(picture.width, width);
+  nearestOf(picture.height, height).forEach((row, y) =>
+    columns.forEach((column, x) => {
       const from = (row * picture.width + column) * channels;
       data.set(picture.data.subarray(from, from + channels), (y * width + x) * channels);
-    }
+    }),
+  );
   return { width, height, channels, data };
 }
 
+/** Return the old pixel for each new one. Steps are added up, as are their rounding errors. */
+function nearestOf(old, length) {
+  const step = old / length;
+  let at = step * 0.5 - step;
+  return Array.from({ length }, () => Math.trunc((at += step)));
+}
+
 function along(picture, length, method, vertical) {
+  if (length === (vertical ? picture.height : picture.width)) return picture;
   const { channels } = picture;
   const [width, height] = vertical ? [picture.width, length] : [length, picture.height];
   const step = vertical ? picture.width * channels : channels;
