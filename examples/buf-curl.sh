@@ -13,15 +13,26 @@ if (($# < 2 || $# > 3)); then
 fi
 folder=$1 picture=$2 server=${3:-${KSHOT_SERVER:-127.0.0.1:50051}}
 
+for file in "$picture" ${KSHOT_CA:+"$KSHOT_CA"}; do
+    [[ -f $file ]] || { echo "$file: no such file" >&2; exit 1; }
+done
+
 url=http://$server options=(--protocol grpc)
 if [[ -n ${KSHOT_CA:-} ]]; then # grpcurl: -cacert FILE in place of -plaintext
     url=https://$server options+=(--cacert "$KSHOT_CA")
 else
     options+=(--http2-prior-knowledge)
 fi
-if [[ -n ${KSHOT_API_KEY:-} ]]; then # grpcurl: -H 'authorization: Bearer KEY'
-    header="authorization: Bearer $KSHOT_API_KEY"
-    options+=(--header "$header" --reflect-header "$header")
+if [[ -n ${KSHOT_API_KEY:-} ]]; then # grpcurl: -expand-headers -H 'authorization: Bearer ${KSHOT_API_KEY}'
+    if [[ -z ${KSHOT_CA:-} && ! $server =~ ^(localhost|127(\.[0-9]+){3}|\[::1\]):[0-9]+$ ]]; then
+        echo "a key goes over TLS or to this machine alone; set KSHOT_CA" >&2
+        exit 1
+    fi
+    # Processes of other users can read a command line, but not this file.
+    headers=$(mktemp)
+    trap 'rm -f "$headers"' EXIT
+    printf 'authorization: Bearer %s\n' "$KSHOT_API_KEY" >"$headers"
+    options+=(--header "@$headers" --reflect-header '*')
 fi
 
 # call METHOD < REQUEST
@@ -41,10 +52,15 @@ join() {
     echo "$*"
 }
 
+shopt -s nullglob
 names=() indices=() items=()
 for class in "$folder"/*/; do
-    names+=("\"$(basename "$class")\"")
-    for file in "$class"*.png; do
+    files=("$class"*.png)
+    ((${#files[@]})) || continue
+    name=$(basename "$class")
+    name=${name//\\/\\\\}
+    names+=("\"${name//\"/\\\"}\"")
+    for file in "${files[@]}"; do
         items+=("\"$(base64 <"$file" | tr -d '\n')\"")
         indices+=("$((${#names[@]} - 1))")
     done

@@ -174,6 +174,43 @@ def test_a_session_with_buf_curl(served: Served) -> None:
     assert adapted in done.stderr
 
 
+def test_buf_curl_takes_any_name_and_passes_over_empty_folders(
+    served: Served, tmp_path: Path
+) -> None:
+    for name, kind in (('a "ring"', "ring"), ("c\\d", "cross")):
+        shutil.copytree(served.folder / kind, tmp_path / name)
+    (tmp_path / "b").mkdir()
+
+    done = served.run(SCRIPT, tmp_path, served.queries[0])
+
+    assert done.returncode == 0, done.stderr
+    assert "predicted c\\\\d" in done.stdout.splitlines()  # as JSON has it
+
+
+def test_buf_curl_keeps_its_key_to_itself(served: Served, tmp_path: Path) -> None:
+    """Neither another machine without TLS gets it, nor a command line, which others can read."""
+    spy = tmp_path / "buf"
+    spy.write_text('#!/bin/sh\necho "$@" >&2\nexit 1\n')
+    spy.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+
+    far = served.run(
+        SCRIPT, served.folder, served.queries[0], "example.test:1", KSHOT_CA="", PATH=path
+    )
+    near = served.run(SCRIPT, served.folder, served.queries[0], PATH=path)
+
+    key = served.environment["KSHOT_API_KEY"]
+    assert far.stderr == "a key goes over TLS or to this machine alone; set KSHOT_CA\n"
+    assert "--header @" in near.stderr
+    assert key not in near.stderr
+
+
+def test_buf_curl_names_a_picture_that_is_not_there(served: Served, tmp_path: Path) -> None:
+    done = served.run(SCRIPT, served.folder, tmp_path / "none.png")
+
+    assert (done.returncode, done.stderr) == (1, f"{tmp_path / 'none.png'}: no such file\n")
+
+
 def test_buf_curl_wants_a_folder_and_a_picture(served: Served) -> None:
     done = served.run(SCRIPT, served.folder)
 
