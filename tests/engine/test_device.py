@@ -45,13 +45,13 @@ def test_a_task_that_does_not_fit_into_memory_is_refused() -> None:
     service = EngineService(
         cast(Any, None),
         choose_device("cpu"),
-        cast(Any, SimpleNamespace(submit=submit)),
+        cast(Any, SimpleNamespace(submit_job=submit)),
         cast(Any, None),
     )
     context = cast(Any, SimpleNamespace(abort=abort))
     nothing = cast(Any, None)
 
     with pytest.raises(AbortedError) as caught:
-        asyncio.run(service._compute(nothing, nothing, nothing, context))
+        asyncio.run(service._compute(nothing, context))
 
     assert caught.value.args == (grpc.StatusCode.RESOURCE_EXHAUSTED,)

@@ -59,7 +59,7 @@ class Renewal:
             # A context of its own: in the one that listens, a failure would leave half of a pair.
             self._context.sni_callback = partial(_show, self._files.context())
         except OSError as error:
-            _log.warning("certificate_not_read", extra={"fields": {"problem": str(error)}})
+            _log.error("certificate_not_read", extra={"fields": {"problem": str(error)}})
 
 
 def _show(latest: ssl.SSLContext, connection: ssl.SSLObject, _name: object, _of: object) -> None:

@@ -41,6 +41,13 @@ class _EngineCount(click.ParamType[int]):
         return int(value)
 
 
+class _HostName(click.ParamType[str]):
+    """A name; several in a variable are separated as paths are."""
+
+    name = "NAME"
+    envvar_list_splitter = os.pathsep
+
+
 @click.command(name="serve", context_settings={"show_default": True})
 @click.option(
     "--bundle",
@@ -163,10 +170,10 @@ class _EngineCount(click.ParamType[int]):
     "--http-host",
     "http_hosts",
     multiple=True,
-    metavar="NAME",
+    type=_HostName(),
     envvar="KSHOT_HTTP_HOST",
     help="Name of this host that browsers may use for --http, besides localhost and addresses; "
-    "repeatable.  [env var: KSHOT_HTTP_HOST, several separated by spaces]",
+    f"repeatable.  [env var: KSHOT_HTTP_HOST, several separated by {os.pathsep}]",
 )
 @click.option(
     "--trace",
