@@ -28,7 +28,7 @@ try:
     from sklearn.utils.validation import validate_data
 except ModuleNotFoundError:
 
-    def validate_data(_estimator: object, X: object, y: object = None, **_how: object) -> Any:  # noqa: N803, ANN401
+    def validate_data(_estimator: object, X: object, y: object = None, **_how: object) -> Any:  # noqa: N803, ANN401 -- as scikit-learn's
         """Return arrays as they are given."""
         return np.asarray(X) if y is None else (np.asarray(X), np.asarray(y))
 
@@ -48,7 +48,7 @@ except ModuleNotFoundError:
     class BaseEstimator:  # type: ignore[no-redef]
         """What scikit-learn's class of this name has and a user calls."""
 
-        def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
+        def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002 -- as scikit-learn's
             """Return the arguments of the constructor."""
             return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
@@ -62,7 +62,7 @@ except ModuleNotFoundError:
             return self
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # no types
+class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Adapts a model to labelled images in `fit`, and asks it in `predict`.
 
     Without an `address` it starts a server for this process (`Client.local`), which all such
@@ -92,7 +92,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
     def fit(self, X: object, y: object) -> Self:  # noqa: N803 -- scikit-learn's name
         """Adapt to images `X` with labels `y` (n,); raise `KshotError` where that fails."""
-        X, labels = self._read(X, y)  # noqa: N806
+        X, labels = self._read(X, y)  # noqa: N806 -- scikit-learn's name
         self.classes_, indices = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(f"y: expected at least two classes, got one class: {self.classes_}")
@@ -111,10 +111,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         predicted: Array = self.classes_[probabilities.argmax(axis=1)]
         return predicted
 
-    def predict_proba(self, X: object) -> npt.NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: object) -> npt.NDArray[np.float64]:  # noqa: N803 -- scikit-learn's name
         """Return probabilities (n, way), in the order of `classes_`."""
-        if not hasattr(self, "classes_"):
-            raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit(X, y) first")
+        self._check_fitted()
         images = self._images(self._read(X)[0])
         probabilities = self._ask(images).probabilities.astype(np.float64)
         shares: npt.NDArray[np.float64] = probabilities / probabilities.sum(axis=1, keepdims=True)
@@ -123,11 +122,14 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
     @property
     def adapted_model_(self) -> AdaptedModel:
         """The adapted model, on its server."""
-        if not hasattr(self, "classes_"):
-            raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit(X, y) first")
+        self._check_fitted()
         if self._adapted is None:
             self._adapted = self._adapt()
         return self._adapted
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "classes_"):
+            raise NotFittedError(f"this {type(self).__name__} is not fitted: call fit(X, y) first")
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the connection out."""
@@ -139,7 +141,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         tags.input_tags.three_d_array = True
         return tags
 
-    def _read(self, X: object, y: object = None) -> tuple[Any, Array]:  # noqa: N803
+    def _read(self, X: object, y: object = None) -> tuple[Any, Array]:  # noqa: N803 -- scikit-learn's name
         """Return checked images, as one array or as a list of files, and labels."""
         if _has_files(X):
             labels = np.asarray([] if y is None else y)
@@ -160,7 +162,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         if not isinstance(X, np.ndarray):
             return X
         if X.ndim == 2:
-            X = X.reshape(len(X), *self._row_shape(X.shape[1]))  # noqa: N806
+            X = X.reshape(len(X), *self._row_shape(X.shape[1]))  # noqa: N806 -- as above
         if X.dtype == np.uint8:
             return X
         low, high = self.range_

@@ -131,7 +131,7 @@ def _is_tensor(item: object) -> TypeGuard[Any]:
     return kind.__module__.partition(".")[0] == "torch" and hasattr(item, "numpy")
 
 
-def _from_tensor(tensor: Any, axes: int, name: str) -> npt.NDArray[np.generic]:  # noqa: ANN401
+def _from_tensor(tensor: Any, axes: int, name: str) -> npt.NDArray[np.generic]:  # noqa: ANN401 -- torch's, which is not imported
     """Return a tensor as an array; uint8 (…, channels, height, width) gets its channels last.
 
     `axes` are those that a tensor with channels has.
