@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kshot.client import Client, InputError, UnavailableError
+from kshot.client import Client, InputError, UnauthenticatedError, UnavailableError
 
 BUNDLES = ["omniglot"]
 IMAGES = np.random.default_rng(0).integers(0, 255, (4, 28, 28), np.uint8)
@@ -54,6 +54,19 @@ def test_local_clients_share_a_server_and_keep_it(client: Client) -> None:
 
     other.close()
     assert client.capabilities().models
+
+
+def test_other_programs_are_refused(
+    client: Client, monkeypatch: pytest.MonkeyPatch, without_compiler: Path
+) -> None:
+    """Whoever finds the port has no key, and its file has a digest and is this user's alone."""
+    monkeypatch.delenv("KSHOT_API_KEY", raising=False)
+    with Client(client.address) as other, pytest.raises(UnauthenticatedError):
+        other.capabilities()
+
+    (folder,) = without_compiler.glob("kshot-store-*")
+    assert folder.stat().st_mode & 0o077 == 0
+    assert "kshot_" not in (folder / "access.json").read_text()
 
 
 def test_the_server_ends_with_a_parent_that_is_killed(without_compiler: Path) -> None:

@@ -107,7 +107,7 @@ class Client:
         check_timeout(timeout)
         server = private_server(bundles)
         try:
-            client = cls(server.address, tls=False, timeout=timeout)
+            client = cls(server.address, tls=False, api_key=server.api_key, timeout=timeout)
         except BaseException:
             server.release()
             raise

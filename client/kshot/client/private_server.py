@@ -36,9 +36,10 @@ _running: dict[tuple[str, ...], PrivateServer] = {}
 
 
 class PrivateServer:
-    """A `kshot serve` on a free port of loopback, with a temporary store.
+    """A `kshot serve` on a free port of loopback, with a temporary store and a key of its own.
 
-    It ends when its standard input closes: with this process at the latest, however that ends.
+    `api_key` is the only key that it lets in. It ends when its standard input closes: with this
+    process at the latest, however that ends.
     """
 
     def __init__(self, bundles: tuple[str, ...]) -> None:
@@ -73,13 +74,14 @@ class PrivateServer:
                 env=kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             try:
-                self.address = self._await_ready(log)
+                ready = self._await_ready(log)
             except BaseException:
                 self.end()
                 raise
+        self.address, self.api_key = ready["grpc"], ready["api_key"]
 
-    def _await_ready(self, log: IO[str]) -> str:
-        """Return the address from the ready event, which is the one line of standard output."""
+    def _await_ready(self, log: IO[str]) -> dict[str, str]:
+        """Return the ready event, which is the one line of standard output."""
         assert self._process.stdout is not None  # noqa: S101 -- it is a pipe
         timer = threading.Timer(_START_SECONDS, self._process.kill)
         timer.daemon = True
@@ -89,7 +91,8 @@ class PrivateServer:
         finally:
             timer.cancel()
         if line:
-            return str(json.loads(line)["grpc"])
+            ready: dict[str, str] = json.loads(line)
+            return ready
         code = self._process.wait()
         log.seek(0)
         said = log.read().strip().splitlines()

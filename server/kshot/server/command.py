@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -19,6 +21,8 @@ import click
 
 from kshot.bundle import PHOTOS, PHOTOS_VERSION, default_bundles, locate_bundle
 from kshot.bundle.signals.json_log import start_logging
+from kshot.server.access.access_file import AccessFile, change_access
+from kshot.server.access.key import Role, new_key
 from kshot.server.config import LOG_LEVELS, MAX_ENGINES, ServerConfig, default_store
 from kshot.server.errors import ConfigError, StartError
 from kshot.server.event_log import log_event, without_ids
@@ -193,8 +197,8 @@ class _HostName(click.ParamType[str]):
     "--private",
     is_flag=True,
     hidden=True,
-    help="Serve the program that holds the other end of standard input: end when it closes, and "
-    "keep the store in a temporary folder.",
+    help="Serve the program that holds the other end of standard input: end when it closes, keep "
+    "the store in a temporary folder, and print the one key that is let in with the ready event.",
 )
 def command(bundles: tuple[str, ...], private: bool, **settings: Any) -> None:  # noqa: ANN401 -- one per option
     """Serve bundles over gRPC: adapt and predict.
@@ -206,14 +210,18 @@ def command(bundles: tuple[str, ...], private: bool, **settings: Any) -> None:  
         folders = tuple(map(locate_bundle, bundles))
         if not (folders or settings["repositories"]):
             folders = default_bundles()
-        with _temporary_store() if private else nullcontext(settings["store"]) as store:
-            config = ServerConfig(bundles=folders, **(settings | {"store": store}))
+        with _private_folder() if private else nullcontext() as folder:
+            told: dict[str, str] = {}
+            if folder is not None:
+                settings |= {"store": folder / "store", "access": folder / "access.json"}
+                told["api_key"] = _make_key(settings["access"])
+            config = ServerConfig(bundles=folders, **settings)
             start_logging(redact=without_ids, level=config.log_level)
             if folders and (not bundles or PHOTOS in bundles):
                 _tell_of_photos(folders)
             if private:
                 Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
-            asyncio.run(serve(config, _announce))
+            asyncio.run(serve(config, partial(_announce, told=told)))
         _leave()
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
@@ -233,18 +241,28 @@ def _tell_of_photos(folders: Sequence[Path]) -> None:
         )
 
 
-def _announce(ready: dict[str, object]) -> None:
-    """Print the ready event, and log it: nobody may read stdout, which must not stop the server."""
+def _announce(ready: dict[str, object], told: Mapping[str, str]) -> None:
+    """Print the ready event with what only its reader is told; log it without that.
+
+    Nobody may read stdout, which must not stop the server.
+    """
     fields: dict[str, Any] = dict(ready)
     log_event(fields.pop("event"), **fields)
-    Thread(target=click.echo, args=[json.dumps(ready)], daemon=True).start()
+    Thread(target=click.echo, args=[json.dumps(ready | told)], daemon=True).start()
 
 
 @contextmanager
-def _temporary_store() -> Iterator[Path]:
-    """Yield a path for a store that is removed afterwards."""
+def _private_folder() -> Iterator[Path]:
+    """Yield a folder of this user alone, which is removed afterwards."""
     with TemporaryDirectory(prefix="kshot-store-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder) / "store"
+        yield Path(folder)
+
+
+def _make_key(access: Path) -> str:
+    """Write an access file with one new key; return the key."""
+    key, text = new_key("private", Role.USER, None, datetime.now(UTC))
+    change_access(access, lambda _: AccessFile((key,)), create=True)
+    return text
 
 
 def _end_with_parent() -> None:
