@@ -270,4 +270,5 @@ async def _sweep(store: LocalStore, workers: Workers, stop: asyncio.Event) -> No
         except Exception:
             LOGGER.exception("failure")
         with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), _SWEEP_SECONDS)
+            async with asyncio.timeout(_SWEEP_SECONDS):  # wait_for would make a task each time
+                await stop.wait()
