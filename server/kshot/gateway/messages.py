@@ -9,9 +9,14 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from kshot.gateway.base64_texts import Base64Texts
 from kshot.gateway.errors import invalid
 from kshot.gateway.routes import Route
 
+# An object takes 26 times its bytes once it is parsed. A thousand images are a few thousand values.
+_MOST_VALUES = 2**18
+# Of what is not base64; a text takes up to ten times as much.
+_MOST_REST = 2**23
 _PHASES = ("queue", "decode", "compute", "store")
 
 
@@ -22,23 +27,38 @@ class Timed(Protocol):
 
 
 def read_request(
-    route: Route, content: bytes, parameters: Mapping[str, str], path: Mapping[str, str]
+    route: Route, content: bytes | bytearray, parameters: Mapping[str, str], path: Mapping[str, str]
 ) -> Message:
     """Make a route's message of a body, of parameters and of the path; raise `RequestError`."""
     message: Message = GetMessageClass(route.descriptor.input_type)()
+    expected = f"expected a {route.descriptor.input_type.full_name} as JSON"
     try:
-        if content:
-            json_format.Parse(content, message, max_recursion_depth=20)
         for name, text in parameters.items():
             json_format.ParseDict({name: text}, message)
-    except (json_format.ParseError, UnicodeDecodeError) as error:
-        kind = route.descriptor.input_type.full_name
-        raise invalid(f"expected a {kind} as JSON: {first_line(error)}") from error
+    except json_format.ParseError as error:
+        raise invalid(f"{expected}: {first_line(error)}") from error
+    if content:
+        _check_size(content)
+        texts = Base64Texts(content)
+        try:
+            if len(texts.rest) > _MOST_REST:
+                problem = f"expected at most {_MOST_REST} bytes besides base64 texts, got more"
+                raise ValueError(problem)
+            json_format.Parse(texts.rest, message, max_recursion_depth=20)
+            texts.put_into(message)
+        except (json_format.ParseError, ValueError) as error:
+            raise invalid(f"{expected}: {texts.hide_marks(first_line(error))}") from error
     for name, text in path.items():
         if getattr(message, name) not in ("", text):
             raise invalid(f"{name}: expected none, or that of the path, got another")
         setattr(message, name, text)
     return message
+
+
+def _check_size(content: bytes | bytearray) -> None:
+    """Raise `RequestError` for a document of too many values; those in texts count too."""
+    if sum(content.count(mark) for mark in (b",", b"{", b"[")) > _MOST_VALUES:
+        raise invalid(f"body: expected at most {_MOST_VALUES} values, got more; send fewer images")
 
 
 def first_line(error: Exception) -> str:
