@@ -12,6 +12,7 @@ from starlette.requests import Request
 from kshot.gateway import app as module
 from kshot.gateway.app import Gateway, make_app
 from kshot.gateway.errors import invalid
+from kshot.gateway.refusals import Refusals
 from kshot.gateway.routes import ROUTES
 
 ADAPT = next(route for route in ROUTES if route.rpc == "Adapt")
@@ -33,7 +34,7 @@ def test_a_caller_that_leaves_while_it_sends_is_no_failure() -> None:
 
     async def status() -> int:
         async with grpc.aio.insecure_channel("unix:none") as channel:
-            answer = await Gateway(channel, 1024).answer(ADAPT, Request(scope, leave))
+            answer = await Gateway(channel, 1024, Refusals()).answer(ADAPT, Request(scope, leave))
         assert not isinstance(answer, module.Parts)
         return answer.status_code
 
@@ -56,7 +57,7 @@ def test_large_bodies_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyPatch) 
 
     async def ask() -> list[int]:
         async with grpc.aio.insecure_channel("unix:none") as channel:
-            app = make_app(Gateway(channel, 1024), [], "127.0.0.1:1")
+            app = make_app(Gateway(channel, 1024, Refusals()), [], "127.0.0.1:1")
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(
                 transport=transport, base_url="http://127.0.0.1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from kshot.gateway.errors import RequestError
 MOST = 1024 * 4 // 3 + 1 + 2**20
 
 
-def request(parts: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = ()) -> Request:
+def request(
+    parts: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = (), host: str = "192.0.2.1"
+) -> Request:
     """Make a request whose body comes in parts; after the last one nothing comes if it is empty."""
     left = list(parts)
 
@@ -26,15 +29,16 @@ def request(parts: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]] = ())
             await asyncio.Event().wait()
         return {"type": "http.request", "body": part, "more_body": bool(left)}
 
-    return Request({"type": "http", "method": "POST", "headers": list(headers)}, receive)
+    scope = {"type": "http", "method": "POST", "headers": list(headers), "client": (host, 1)}
+    return Request(scope, receive)
 
 
 async def admit() -> None:
     """Let everybody go on."""
 
 
-def read(bodies: Bodies, asked: Request, admit: Callable[[], Awaitable[None]] = admit) -> bytes:
-    async def main() -> bytes:
+def read(bodies: Bodies, asked: Request, admit: Callable[[], Awaitable[None]] = admit) -> bytearray:
+    async def main() -> bytearray:
         async with bodies.read(asked, admit) as content:
             return content
 
@@ -55,28 +59,23 @@ def test_what_is_too_large_is_refused_before_it_comes() -> None:
 
 
 def test_all_bodies_together_have_a_bound() -> None:
-    """What has been answered counts no more."""
+    """A host leaves room for others; what has been answered counts no more."""
     bodies = Bodies(1024)
     part = bytes(MOST - 1)
+    held: list[str] = []
 
     async def main() -> None:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(9):
-                group.create_task(hold())
-
-    refused: list[int] = []
-    enough = asyncio.Event()
-
-    async def hold() -> None:
-        try:
-            async with bodies.read(request([part]), admit):
-                await asyncio.wait_for(enough.wait(), 60)
-        except RequestError as error:
-            refused.append(error.status)
-            enough.set()
+        async with AsyncExitStack() as stack:
+            for host in [*["192.0.2.1"] * 6, "192.0.2.2"]:
+                try:
+                    await stack.enter_async_context(bodies.read(request([part], (), host), admit))
+                except RequestError as error:
+                    assert error.reason == "TOO_MANY_BODIES"
+                else:
+                    held.append(host)
 
     asyncio.run(main())
-    assert refused == [503]
+    assert held == [*["192.0.2.1"] * 5, "192.0.2.2"]
     assert len(read(bodies, request([part]))) == MOST - 1
 
 

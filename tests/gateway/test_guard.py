@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from kshot.gateway.app import Gateway, make_app
 from kshot.gateway.guard import Guard
+from kshot.gateway.refusals import Refusals
 
 BASE = "http://127.0.0.1:8080"
 
@@ -27,7 +28,7 @@ class Client:
             return PlainTextResponse("answered")
 
         routes = [Route(path, answer, methods=["GET", "POST"]) for path in ("/", "/v1/x")]
-        self._app = Guard(Starlette(routes=routes), ["shop.example"])
+        self._app = Guard(Starlette(routes=routes), ["shop.example"], Refusals())
 
     def request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None
@@ -120,7 +121,7 @@ def test_a_failure_has_the_same_headers() -> None:
 
     async def ask() -> httpx.Response:
         async with grpc.aio.insecure_channel("unix:none") as channel:
-            app = make_app(Failing(channel, 1024), [], "127.0.0.1:1")
+            app = make_app(Failing(channel, 1024, Refusals()), [], "127.0.0.1:1")
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
                 return await client.get("/v1/capabilities")

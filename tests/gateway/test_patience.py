@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
@@ -13,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from kshot.gateway import patience as module
 from kshot.gateway.patience import PatientProtocol
+from kshot.gateway.refusals import Refusals
 
 HEAD = b"GET / HTTP/1.1\r\nhost: localhost\r\n"
 LARGE = bytes(2**25)
@@ -26,12 +31,18 @@ async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def with_server(client: Callable[[uvicorn.Server, socket.socket], Awaitable[None]]) -> None:
+def with_server(
+    client: Callable[[uvicorn.Server, socket.socket], Awaitable[None]],
+    refusals: Refusals | None = None,
+) -> None:
     """Run a client beside a server, on one loop."""
 
     async def main() -> None:
         listening = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(answer, http=PatientProtocol, lifespan="off", log_config=None)
+        make = cast(Any, partial(PatientProtocol, refusals=refusals or Refusals()))
+        config = uvicorn.Config(
+            answer, http=make, lifespan="off", log_config=None, log_level="error"
+        )
         server = uvicorn.Server(config)
         serving = asyncio.ensure_future(server._serve([listening]))  # without signals
         while not server.started:
@@ -76,6 +87,45 @@ def test_who_does_not_ask_is_left(
         assert received.count(b"200 OK") == answers
 
     with_server(client)
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (b"\x16\x03\x01\x00\r\n\r\n", [400]),
+        (b"GET / HTTP/1.1\r\n\r\n", [400]),
+        (HEAD + b"x: " + bytes(2**17), [400]),
+        (HEAD + b"content-length: -1\r\n\r\n", [400]),
+        (HEAD + b"transfer-encoding: chunked\r\n\r\n", [200]),
+        (HEAD + b"\r\n" + HEAD + b"\r\nnone\r\n\r\n", [200, 200, 400]),
+        (HEAD + b"connection: upgrade\r\nupgrade: websocket\r\n\r\nnone\r\n\r\n", [200, 400]),
+    ],
+    ids=["tls", "no host", "long", "length", "late chunk", "after two", "upgrade"],
+)
+def test_what_is_no_request_is_refused_in_words(
+    sent: bytes, statuses: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first bytes of TLS, too long a head, or what comes behind requests; nothing is logged."""
+    refusals = Refusals()
+
+    async def client(_server: uvicorn.Server, listening: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        writer.write(sent)
+        received = b""
+        if statuses == [200]:  # a chunk that is none comes when all is answered
+            received = await reader.readuntil(b"done")
+            writer.write(b"none\r\n")
+        with suppress(ConnectionResetError):
+            while part := await reader.read(2**16):
+                received += part
+        writer.close()
+        assert [int(each) for each in re.findall(rb"HTTP/1\.1 (\d+) ", received)] == statuses
+        assert (b"expected requests of HTTP/1.1" in received) == (statuses[-1] == 400)
+
+    with_server(client, refusals)
+
+    assert refusals.take() == [("INVALID_ARGUMENT", "MALFORMED_HTTP", 1)]
+    assert not caplog.records
 
 
 def test_who_does_not_read_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

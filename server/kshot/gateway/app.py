@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from kshot.gateway.answers import CallerLeftError, Parts, unless_gone
-from kshot.gateway.bodies import Bodies, check_content_type
+from kshot.gateway.bodies import Bodies, check_content_type, host_of
 from kshot.gateway.errors import (
     REQUEST_ID,
     RequestError,
@@ -33,6 +34,7 @@ from kshot.gateway.errors import (
 from kshot.gateway.guard import Guard
 from kshot.gateway.messages import read_request, server_timing, write_message
 from kshot.gateway.openapi import describe
+from kshot.gateway.refusals import Refusals
 from kshot.gateway.routes import ROUTES, Body, Route
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
@@ -42,6 +44,8 @@ PEER = "x-kshot-peer"
 """The metadata that names the caller to the server; only this process reaches its socket."""
 _DEFAULT_SECONDS, _MOST_SECONDS = 30.0, 3600.0
 _CHUNK_BYTES = 1_000_000
+# More would make gRPC refuse the call, in words of its own.
+_MOST_HEADER = 1024
 # Parsing less takes a few milliseconds at most.
 _ON_LOOP = 2**18
 _JSON, _LINES, _FILE = "application/json", "application/x-ndjson", "application/octet-stream"
@@ -60,13 +64,13 @@ class Caller:
     @staticmethod
     def of(request: Request) -> Caller:
         """Read the headers and the parameter `timeout`; raise `RequestError`."""
-        host = "unknown" if request.client is None else request.client.host
-        metadata = [(PEER, f"http:{host}")]
+        metadata = [(PEER, f"http:{host_of(request)}")]
         for name in ("authorization", "traceparent"):
             value = request.headers.get(name)
             if value is not None:
-                if not (value.isascii() and value.isprintable()):
-                    raise invalid(f"{name}: expected printable ASCII characters")
+                if not (value.isascii() and value.isprintable() and len(value) <= _MOST_HEADER):
+                    expected = f"expected at most {_MOST_HEADER} printable ASCII characters"
+                    raise invalid(f"{name}: {expected}")
                 metadata.append((name, value))
         text = request.query_params.get("timeout", str(_DEFAULT_SECONDS))
         try:
@@ -81,7 +85,10 @@ class Caller:
 class Gateway:
     """Makes calls of requests; `channel` reaches the server."""
 
-    def __init__(self, channel: grpc.aio.Channel, max_message_bytes: int) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, max_message_bytes: int, refusals: Refusals
+    ) -> None:
+        self.refusals = refusals
         self._stub: Any = AdaptationServiceStub(channel)  # typed for blocking channels
         self._bodies = Bodies(max_message_bytes)
         self._parsing = asyncio.Lock()
@@ -98,25 +105,27 @@ class Gateway:
                 return await self._import(request, caller)
             return await self._call(route, request, caller)
         except RequestError as error:
-            return error.response()
+            return self.refusals.answer(error)
         except grpc.aio.AioRpcError as error:
             return response_of(error)
         except (CallerLeftError, ClientDisconnect):
-            return Response(status_code=499)
+            return Response(status_code=499)  # to nobody
 
     async def _call(self, route: Route, request: Request, caller: Caller) -> Answer:
+        body: AbstractAsyncContextManager[bytearray] = nullcontext(bytearray())
         if route.body is Body.JSON:
             check_content_type(request, _JSON)
+            body = self._bodies.read(request, partial(self._admit, caller))
         parameters = {}
         if route.body is Body.QUERY:
             parameters = {k: v for k, v in request.query_params.items() if k != "timeout"}
         # A body counts until its answer: so long is its message here.
-        async with self._bodies.read(request, partial(self._admit, caller)) as content:
+        async with body as content:
             read = partial(read_request, route, content, parameters, request.path_params)
             if len(content) < _ON_LOOP:
                 message = read()
             else:
-                # Parsed JSON has up to 26 times the bytes: one at a time bounds the memory.
+                # One at a time bounds the memory.
                 async with self._parsing:
                     message = await asyncio.to_thread(read)
             del content, read
@@ -198,11 +207,12 @@ async def _chunks(call: Any) -> AsyncGenerator[bytes, None]:  # noqa: ANN401 -- 
 
 
 async def _upload(
-    header: wire.ImportHeader, content: bytes
+    header: wire.ImportHeader, content: bytearray
 ) -> AsyncIterator[wire.ImportAdaptedModelRequest]:
     yield wire.ImportAdaptedModelRequest(header=header)
     for start in range(0, len(content), _CHUNK_BYTES):
-        yield wire.ImportAdaptedModelRequest(chunk=content[start : start + _CHUNK_BYTES])
+        chunk = bytes(content[start : start + _CHUNK_BYTES])
+        yield wire.ImportAdaptedModelRequest(chunk=chunk)
 
 
 def make_app(gateway: Gateway, names: Sequence[str], grpc_address: str) -> ASGIApp:
@@ -211,9 +221,6 @@ def make_app(gateway: Gateway, names: Sequence[str], grpc_address: str) -> ASGIA
     `grpc_address` is the HOST:PORT that other clients use.
     """
     document = describe(ROUTES)
-
-    def endpoint(route: Route) -> Callable[[Request], Awaitable[Any]]:
-        return partial(gateway.answer, route)
 
     async def index(_request: Request) -> Response:
         return FileResponse(PAGE / "index.html")
@@ -228,7 +235,7 @@ def make_app(gateway: Gateway, names: Sequence[str], grpc_address: str) -> ASGIA
         return Response("ok\n", media_type="text/plain")
 
     routes: list[BaseRoute] = [
-        Path_(route.path, endpoint(route), methods=[route.method]) for route in ROUTES
+        _path(gateway, path) for path in dict.fromkeys(route.path for route in ROUTES)
     ]
     routes += [
         Path_("/", index),
@@ -237,16 +244,35 @@ def make_app(gateway: Gateway, names: Sequence[str], grpc_address: str) -> ASGIA
         Path_("/healthz", health),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]
-    handlers = {HTTPException: _no_route, Exception: _failure}
+    handlers = {
+        HTTPException: partial(_no_route, gateway.refusals),
+        Exception: partial(_failure, gateway.refusals),
+    }
     # Outside of what answers for failures, so that those answers have its headers too.
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), names)
+    application = Starlette(routes=routes, exception_handlers=handlers)
+    return Guard(application, names, gateway.refusals)
 
 
-async def _no_route(_request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    message = "no such path; /v1/openapi.json lists them" if status == 404 else str(error)
-    return RequestError(status, "UNIMPLEMENTED", message).response()
+def _path(gateway: Gateway, path: str) -> Path_:
+    """Let a path answer all its methods, so that a refusal of others can name these."""
+    routes = {route.method: route for route in ROUTES if route.path == path}
+
+    async def endpoint(request: Request) -> Any:  # noqa: ANN401 -- `Parts` is a response of our own
+        method = "GET" if request.method == "HEAD" else request.method
+        return await gateway.answer(routes[method], request)
+
+    return Path_(path, endpoint, methods=list(routes))
 
 
-async def _failure(_request: Request, _error: Exception) -> Response:
-    return RequestError(500, "INTERNAL", "the page's server failed; its log says why").response()
+async def _no_route(refusals: Refusals, request: Request, error: Exception) -> Response:
+    if getattr(error, "status_code", 404) != 405:
+        problem = "no such path; /v1/openapi.json lists them"
+        return refusals.answer(RequestError("NO_SUCH_PATH", problem))
+    listed = (getattr(error, "headers", None) or {}).get("Allow", "GET, HEAD")
+    allowed = ", ".join(sorted(listed.split(", ")))
+    problem = f"method: expected {allowed}, got {request.method[:20]}"
+    return refusals.answer(RequestError("METHOD_NOT_ALLOWED", problem, {"Allow": allowed}))
+
+
+async def _failure(refusals: Refusals, _request: Request, _error: Exception) -> Response:
+    return refusals.answer(RequestError("INTERNAL", "the page's server failed; its log says why"))

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import Request
 
 from kshot.gateway.errors import RequestError
+from kshot.gateway.host_shares import HostShares
 
 # Base64 makes three bytes four; what is beside the images is small.
 _JSON_SHARE, _JSON_REST = 4 / 3, 2**20
@@ -24,48 +25,51 @@ class Bodies:
 
     def __init__(self, max_message_bytes: int) -> None:
         self._most = round(max_message_bytes * _JSON_SHARE) + _JSON_REST
-        self._held = 0
+        self._room = HostShares(_MOST_TOGETHER * self._most)
 
     @asynccontextmanager
     async def read(
         self, request: Request, admit: Callable[[], Awaitable[object]]
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncIterator[bytearray]:
         """Hold a body inside the block; raise `RequestError` where it is too large, or too many.
 
         Awaits `admit`, which raises if nothing more is to be read, once the body is long.
         """
-        parts: list[bytes] = []
+        whole = [bytearray()]  # parts and their join would be there twice
+        host = host_of(request)
         size = 0
         try:
             self._check(int(request.headers.get("content-length") or 0))
             try:
                 async with asyncio.timeout(_MOST_SECONDS):
                     async for part in request.stream():
+                        self._check(size + len(part))
+                        if part and not self._room.try_take(host, len(part)):
+                            problem = "too many large requests at once; try again"
+                            raise RequestError("TOO_MANY_BODIES", problem)
                         size += len(part)
-                        self._held += len(part)
-                        self._check(size)
                         if size - len(part) <= _FREE_BYTES < size:
                             await admit()
-                        parts.append(part)
+                        whole[0] += part
             except TimeoutError as error:
                 problem = f"body: expected all of it within {_MOST_SECONDS:g} s; send it faster"
-                raise RequestError(408, "DEADLINE_EXCEEDED", problem) from error
-            whole = [b"".join(parts)]
-            parts.clear()
+                raise RequestError("BODY_TOO_SLOW", problem) from error
             yield whole.pop()  # the block may free it
         finally:
-            self._held -= size
+            self._room.give(host, size)
 
     def _check(self, size: int) -> None:
         if size > self._most:
             raise RequestError(
-                413,
-                "RESOURCE_EXHAUSTED",
+                "BODY_TOO_LARGE",
                 f"body: expected at most {self._most} bytes, got more; send fewer or smaller "
                 "images, or raise --max-message-bytes",
             )
-        if self._held > _MOST_TOGETHER * self._most:
-            raise RequestError(503, "UNAVAILABLE", "too many large requests at once; try again")
+
+
+def host_of(request: Request) -> str:
+    """Return the address that a request comes from."""
+    return "unknown" if request.client is None else request.client.host
 
 
 def check_content_type(request: Request, expected: str) -> None:
@@ -73,7 +77,6 @@ def check_content_type(request: Request, expected: str) -> None:
     got = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if got != expected:
         raise RequestError(
-            415,
-            "INVALID_ARGUMENT",
+            "CONTENT_TYPE",
             f"Content-Type: expected {expected}, got {got[:100] or 'none'}",
         )

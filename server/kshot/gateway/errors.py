@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 REQUEST_ID = "x-kshot-request-id"
 _DETAILS = "grpc-status-details-bin"
+_ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 _STATUSES = {
     grpc.StatusCode.CANCELLED: 499,
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -28,7 +29,22 @@ _STATUSES = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-_OTHER_STATUS = 500
+_OTHER_STATUS, _UNAVAILABLE = 500, 503
+REASONS = {
+    "INVALID_REQUEST": (400, "INVALID_ARGUMENT"),
+    "MALFORMED_HTTP": (400, "INVALID_ARGUMENT"),
+    "FOREIGN_PAGE": (403, "PERMISSION_DENIED"),
+    "NO_SUCH_PATH": (404, "UNIMPLEMENTED"),
+    "METHOD_NOT_ALLOWED": (405, "UNIMPLEMENTED"),
+    "BODY_TOO_SLOW": (408, "DEADLINE_EXCEEDED"),
+    "BODY_TOO_LARGE": (413, "RESOURCE_EXHAUSTED"),
+    "CONTENT_TYPE": (415, "INVALID_ARGUMENT"),
+    "UNKNOWN_HOST": (421, "PERMISSION_DENIED"),
+    "INTERNAL": (500, "INTERNAL"),
+    "TOO_MANY_BODIES": (_UNAVAILABLE, "UNAVAILABLE"),
+    "TOO_MANY_CONNECTIONS": (_UNAVAILABLE, "UNAVAILABLE"),
+}
+"""Why requests are refused here, with HTTP status and gRPC code; metrics count by them."""
 # Of failures that never reached the server, gRPC's words name sockets or say nothing.
 _OWN_WORDS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "there was no answer in time; ask again, or give more "
@@ -38,21 +54,24 @@ _OWN_WORDS = {
 
 
 class RequestError(Exception):
-    """A request that no call is made of: its HTTP status, the name of a gRPC code, and why."""
+    """A request that no call is made of; `reason` is one of `REASONS`."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status = status
-        self.code = code
+        self.reason = reason
+        self.status, self.code = REASONS[reason]
+        self._headers = dict(headers or {})
 
     def response(self) -> Response:
         """Return the answer."""
-        return JSONResponse(_document(self.status, self.code, str(self), ()), self.status)
+        info = {"@type": _ERROR_INFO, "reason": self.reason, "domain": "kshot"}
+        document = _document(self.status, self.code, str(self), (info,))
+        return JSONResponse(document, self.status, _retried(self.status, self._headers))
 
 
 def invalid(message: str) -> RequestError:
     """Return the error of a request that is not understood."""
-    return RequestError(400, "INVALID_ARGUMENT", message)
+    return RequestError("INVALID_REQUEST", message)
 
 
 def document_of(error: grpc.aio.AioRpcError) -> dict[str, Any]:
@@ -72,12 +91,18 @@ def response_of(error: grpc.aio.AioRpcError) -> Response:
         if detail["@type"].endswith("RetryInfo"):
             seconds = float(detail.get("retryDelay", "0s").removesuffix("s"))
             headers["Retry-After"] = str(max(1, math.ceil(seconds)))
-    return JSONResponse(document, document["error"]["code"], headers)
+    status = document["error"]["code"]
+    return JSONResponse(document, status, _retried(status, headers))
 
 
 def request_id(metadata: Any) -> str:  # noqa: ANN401 -- grpc.aio has several types for it
     """Return the name of a call in the server's log, empty if the server never heard of it."""
     return str(dict(metadata or ()).get(REQUEST_ID, ""))
+
+
+def _retried(status: int, headers: dict[str, str]) -> dict[str, str]:
+    """Return headers that say when to try again where that may help."""
+    return {"Retry-After": "1", **headers} if status == _UNAVAILABLE else headers
 
 
 def _details(error: grpc.aio.AioRpcError) -> Sequence[dict[str, Any]]:

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kshot.gateway.errors import RequestError
+from kshot.gateway.refusals import Refusals
 
 _HEADERS = {
     # The page's own files alone, nothing inline; pictures that one chose are blobs.
@@ -34,8 +35,9 @@ class Guard:
     foreign page carries its `Origin`, or `Sec-Fetch-Site`.
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, names: Collection[str], refusals: Refusals) -> None:
         self._app = app
+        self._refusals = refusals
         self._names = {"localhost", *(name.lower() for name in names)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +55,7 @@ class Guard:
         try:
             self._check(scope)
         except RequestError as error:
-            await error.response()(scope, receive, send_guarded)
+            await self._refusals.answer(error)(scope, receive, send_guarded)
         else:
             await self._app(scope, receive, send_guarded)
 
@@ -63,8 +65,7 @@ class Guard:
         if not self._is_ours(host):
             known = ", ".join(sorted(self._names))
             raise RequestError(
-                421,
-                "PERMISSION_DENIED",
+                "UNKNOWN_HOST",
                 f"Host: expected an address or one of {known}; name others by --http-host",
             )
         origin = headers.get("origin")
@@ -103,4 +104,4 @@ def _opens_page(scope: Scope, headers: Headers) -> bool:
 
 def _foreign(header: str) -> RequestError:
     problem = "a page of another site may neither adapt nor read here"
-    return RequestError(403, "PERMISSION_DENIED", f"{header}: {problem}")
+    return RequestError("FOREIGN_PAGE", f"{header}: {problem}")

@@ -6,10 +6,16 @@ import asyncio
 from functools import partial
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from kshot.gateway.connections import as_sent
+from kshot.gateway.errors import RequestError
+from kshot.gateway.refusals import Refusals
 
 _ASK_SECONDS = 10.0
 _READ_SECONDS = 20.0
+_EXPECTED = "expected requests of HTTP/1.1 whose address and headers have at most 64 KiB in all"
 
 
 class PatientProtocol(H11Protocol):
@@ -18,8 +24,9 @@ class PatientProtocol(H11Protocol):
     Uvicorn ends only connections that send nothing at all after an answer.
     """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 -- uvicorn's own
+    def __init__(self, *arguments: Any, refusals: Refusals, **named: Any) -> None:  # noqa: ANN401 -- uvicorn's own
         super().__init__(*arguments, **named)
+        self._refusals = refusals
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -34,6 +41,15 @@ class PatientProtocol(H11Protocol):
             self._stop("ask")
         elif "ask" not in self._timers:
             self._timers["ask"] = self.loop.call_later(_ASK_SECONDS, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse bytes that are no request, and end the connection."""
+        del msg
+        error = RequestError("MALFORMED_HTTP", _EXPECTED)
+        answer = self._refusals.answer(error)
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else there is an answer already
+            self.transport.write(as_sent(answer))
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """Begin to wait for a caller that reads slowly."""

@@ -159,12 +159,15 @@ async def running(
         interceptor = CallInterceptor(
             SERVICES, config, partial(max_fields, catalog), guards, observer
         )
-        statistics = Watched(front, interceptor.calls, observer.finished, store, cache, hot_set)
-        metrics = stack.enter_context(answering_scrapes(config, statistics))
-        server, address = _make_server(config, interceptor, certificate)
         gateway = Gateway(config) if config.http else None
         if gateway is not None:
             stack.push_async_callback(gateway.stop, 0.0)
+        statistics = Watched(
+            front, interceptor.calls, observer.finished, store, cache, hot_set, gateway
+        )
+        metrics = stack.enter_context(answering_scrapes(config, statistics))
+        server, address = _make_server(config, interceptor, certificate)
+        if gateway is not None:
             server.add_insecure_port(f"unix:{gateway.path}")
         parts = Parts(opener, engine, front.kept_models.forget_bundles, audit)
         reload = Reload(find, found, catalog, parts)

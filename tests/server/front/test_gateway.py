@@ -38,7 +38,8 @@ def server(
     pipes: Path,  # noqa: ARG001 -- the fake engine needs it
 ) -> Iterator[Any]:
     """A server with a gateway."""
-    with run_in_thread(make_config(http="127.0.0.1:0", http_hosts=("kshot.test",))) as running:
+    settings = {"http_hosts": ("kshot.test",), "metrics": "127.0.0.1:0"}
+    with run_in_thread(make_config(http="127.0.0.1:0", **settings)) as running:
         yield running
 
 
@@ -249,6 +250,18 @@ def test_a_foreign_page_can_neither_adapt_nor_read(
     assert http.get(MODELS, headers=named).status_code == 200
 
 
+def test_refusals_are_among_the_metrics(
+    http: httpx.Client,
+    server: Any,  # noqa: ANN401 -- a running server
+) -> None:
+    """The gateway tells the server of them, now and then."""
+    line = 'kshot_http_refusals_total{code="PERMISSION_DENIED",reason="UNKNOWN_HOST"}'
+    http.get("/", headers={"host": "rebound.example"})
+
+    while line not in httpx.get(f"http://{server.ready['metrics']}/metrics").text:
+        time.sleep(0.05)
+
+
 def test_the_page_and_its_files_are_there(http: httpx.Client) -> None:
     page = http.get("/")
 
@@ -294,7 +307,8 @@ def test_keys_and_certificates_are_those_of_grpc(
     """Whoever reads the page needs none; what it asks for does."""
     del pipes
     secured = Secured.create(tmp_path, trustme.CA())
-    config = make_config(http="127.0.0.1:0", **secured.settings("tls"))
+    ports = {"http": "127.0.0.1:0", "metrics": "127.0.0.1:0"}
+    config = make_config(**ports, **secured.settings("tls"))
     with run_in_thread(config) as server:
         trusted = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
         with httpx.Client(base_url=f"https://{server.ready['http']}", verify=trusted) as http:
@@ -313,6 +327,8 @@ def test_keys_and_certificates_are_those_of_grpc(
             one = f"{MODELS}/{made.json()['adapted_model']['id']}"
             assert http.get(one, headers={"authorization": value}).status_code == 404
             assert http.get(one, headers=mine).status_code == 200
+            counted = httpx.get(f"http://{server.ready['metrics']}/metrics").text
+            assert 'code="UNAUTHENTICATED",method="ListAdaptedModels"' in counted
     noted = (tmp_path / "audit").read_text()
     assert "http:127.0.0.1" in noted
     assert "192.0.2.9" not in noted  # a caller cannot name itself

@@ -40,5 +40,6 @@ def statistics(finished: FinishedCalls) -> Statistics:
         models=Level(9, 90),
         model_bytes=Level(11, 110),
         store_events=StoreEvents(sweep_count=12, expired_count=13, quarantined_count=14),
+        http_refusals={("PERMISSION_DENIED", "UNKNOWN_HOST"): 4},
         bundles=(ServedBundle("tiny", 1, "ab" * 32, ("beta", "stable")),),
     )

@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 
 from kshot.server.config import ServerConfig
@@ -42,11 +44,16 @@ class Gateway:
         self._watching: asyncio.Task[None] | None = None
         self._grpc_address = ""
         self._stopped = False
+        self._refusals: Counter[tuple[str, str]] = Counter()
 
     @property
     def path(self) -> str:
         """Return the path of the unix socket."""
         return str(self._folder.path / "front.sock")
+
+    def refusals(self) -> Mapping[tuple[str, str], int]:
+        """Return what was refused before a call, by code and reason; for any thread."""
+        return self._refusals.copy()
 
     async def start(self, grpc_address: str) -> str:
         """Start the gateway, and watch it from now on; return its address. Raises `StartError`.
@@ -124,12 +131,20 @@ class Gateway:
                 arguments += [flag, str(file)]
         return arguments
 
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        """Count what a process tells, until it ends."""
+        assert process.stdout is not None  # noqa: S101 -- it is a pipe
+        async for line in process.stdout:
+            for code, reason, count in json.loads(line)["refusals"]:
+                self._refusals[code, reason] += count
+
     async def _watch(self) -> None:
         """Start it again whenever it ends, after a pause that grows while it keeps ending."""
         pause = _FIRST_PAUSE
         while True:
             assert self._process is not None  # noqa: S101 -- it was launched
             began = asyncio.get_running_loop().time()
+            await self._listen(self._process)
             code = await self._process.wait()
             log_event("gateway_ended", logging.WARNING, exit_code=code)
             if asyncio.get_running_loop().time() - began > _MOST_PAUSE:

@@ -64,6 +64,10 @@ def _queue_limits(now: Statistics) -> Iterator[Sample]:
         yield (name,), level.limit
 
 
+def _http_refusals(now: Statistics) -> Iterator[Sample]:
+    yield from now.http_refusals.items()
+
+
 def _by_tenant(value: Callable[[TenantUse], float]) -> Callable[[Statistics], Iterable[Sample]]:
     """Give a value of each tenant that came first, and that of all others together."""
 
@@ -130,6 +134,13 @@ def metrics(version: str) -> tuple[Metric, ...]:
             (),
             "Calls whose message has come and whose answer is not sent.",
             _one(lambda now: now.running_count),
+        ),
+        Metric(
+            "kshot_http_refusals_total",
+            "counter",
+            ("code", "reason"),
+            "Requests and connections that HTTP refused before there was a call.",
+            _http_refusals,
         ),
         Metric(
             "kshot_queue_calls",

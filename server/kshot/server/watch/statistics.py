@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from kshot.server.admission import Admission
 from kshot.server.engine_link.pool import EngineUse
 from kshot.server.front import Front
+from kshot.server.gateway_link.gateway import Gateway
 from kshot.server.predict.hot_set import HotSet
 from kshot.server.store.model_cache import ModelCache
 from kshot.server.store.store import LocalStore, StoreEvents
@@ -48,7 +49,10 @@ class TenantUse:
 
 @dataclass(frozen=True)
 class Statistics:
-    """All that metrics and `GetStatistics` tell; `queues` are by name, `tenants` as first seen."""
+    """All that metrics and `GetStatistics` tell; `queues` are by name, `tenants` as first seen.
+
+    `http_refusals` are those of the gateway, by code and reason.
+    """
 
     start_time: float
     outcomes: Mapping[Outcome, Mapping[str, Times]]
@@ -63,6 +67,7 @@ class Statistics:
     model_bytes: Level
     store_events: StoreEvents
     bundles: tuple[ServedBundle, ...]
+    http_refusals: Mapping[tuple[str, str], int]
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Watched:
     store: LocalStore
     cache: ModelCache
     hot_set: HotSet
+    gateway: Gateway | None
     start_time: float = field(default_factory=time.time)
 
     def take(self) -> Statistics:
@@ -112,4 +118,5 @@ class Watched:
                 )
                 for served in front.catalog.versions
             ),
+            http_refusals={} if self.gateway is None else self.gateway.refusals(),
         )
