@@ -2,54 +2,62 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
-import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Dialog, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, FilePayload, Page, Route, expect
 
 from kshot.client import Client
+from kshot.server.access.access_file import AccessFile, change_access
+from kshot.server.access.key import Role, new_key
+from tests.e2e.chromium import choose, chromium, contrast, draw, drop, needs_chromium
+from tests.server.front.secured import WRONG
 
-CHROMIUM = "/usr/bin/chromium"
-REQUIRED = os.environ.get("KSHOT_TEST_CHROMIUM") == "1"
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-MOST_SECONDS = 60
+pytestmark = needs_chromium
 
-# Its own default is five seconds, whatever that of a page is.
-expect.set_options(timeout=1e3 * MOST_SECONDS)
 
-pytestmark = pytest.mark.skipif(
-    not REQUIRED and shutil.which(CHROMIUM) is None, reason=f"no {CHROMIUM}"
-)
+@dataclass(frozen=True)
+class Served:
+    """A server with a page: its addresses, and the key that it wants."""
+
+    grpc: str
+    http: str
+    key: str
+
+    def client(self) -> Client:
+        return Client(self.grpc, api_key=self.key)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The ready event of a server with a page."""
-    store = tmp_path_factory.mktemp("page") / "store"
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("page")
+    key, text = new_key("acme", Role.USER, None, datetime.now(UTC))
+    change_access(folder / "access.json", lambda _: AccessFile(keys=(key,)), create=True)
     process = subprocess.Popen(
         [
             *(sys.executable, "-P", "-m", "kshot", "serve", "--bundle", "drawings"),
-            *("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--store", str(store)),
+            *("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--store", folder / "store"),
+            *("--access", folder / "access.json"),
         ],
         stdout=subprocess.PIPE,
-        env=os.environ | {"KSHOT_ENGINES": "1"},
+        # Without a compiler no step is compiled beside the tests.
+        env=os.environ | {"KSHOT_ENGINES": "1", "OMP_NUM_THREADS": "1", "PATH": str(folder)},
     )
     assert process.stdout is not None
     try:
-        yield json.loads(process.stdout.readline())
+        ready = json.loads(process.stdout.readline())
+        yield Served(ready["grpc"], ready["http"], text)
     finally:
         process.terminate()
         assert process.wait(60) == 0
@@ -58,44 +66,57 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    viewport = {"width": 1280, "height": 900}
+    context = browser.new_context(viewport=viewport, reduced_motion="reduce")  # type: ignore[arg-type]  # as documented
+    yield context
+    context.close()
 
 
 @pytest.fixture
-def page(browser: Browser, served: dict[str, str]) -> Iterator[Page]:
-    """The page of somebody new; whatever its console complains of fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+def page(context: BrowserContext, served: Served) -> Iterator[Page]:
+    """The page of somebody new with a key; whatever its console complains of fails the test."""
+    address = f"http://{served.http}"
     page = context.new_page()
-    page.set_default_timeout(1e3 * MOST_SECONDS)
+    page.set_default_timeout(60_000)
+    cleared = {"origin": address, "storageTypes": "all"}
+    context.new_cdp_session(page).send("Storage.clearDataForOrigin", cleared)
+    page.add_init_script(f"sessionStorage['kshot-key'] ??= '{served.key}'")
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(f"http://{served['http']}/")
+    page.goto(address)
     yield page
-    context.close()
+    context.set_offline(False)
+    context.clear_permissions()
+    page.close()
     # The browser itself logs answers that are errors; tests look at what the page makes of them.
     assert [line for line in said if "Failed to load resource" not in line] == []
 
 
-def draw(page: Page, pad: str, shape: str) -> None:
-    """Draw a ring or a cross on a pad."""
-    box = page.locator(pad).bounding_box()
-    assert box is not None
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    size = box["height"] / 4
-    ring = [(math.cos(step * math.pi / 8), math.sin(step * math.pi / 8)) for step in range(17)]
-    strokes = (
-        [ring] if shape == "ring" else [[(-1.0, -1.0), (1.0, 1.0)], [(1.0, -1.0), (-1.0, 1.0)]]
-    )
-    for first, *rest in strokes:
-        page.mouse.move(x + size * first[0], y + size * first[1])
-        page.mouse.down()
-        for right, down in rest:
-            page.mouse.move(x + size * right, y + size * down)
-        page.mouse.up()
+# 16 x 16 white pixels, saved by pillow-heif 1.8.1.
+HEIC = (
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABoAABAAAAAAAAACIAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABo"
+    "dmMxAAAAAA5waXRtAAAAAAABAAAA/GlwcnAAAADcaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEA"
+    "GEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAAD"
+    "AIRiAAEABkQBwXPBiQAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAAChjbGFwAAAAEAAAAAEA"
+    "AAAQAAAAAf///9AAAAAC////0AAAAAIAAAAQcGl4aQAAAAADCAgIAAAAGGlwbWEAAAAAAAAAAQABBYECAwWEAAAAKm1k"
+    "YXQAAAAeKAGvBBISTOD4BE5fbugwVQEgrOi0dKHIlxCTu2rA"
+)
+
+GRPCURL = r"""#!/bin/sh
+# grpcurl -plaintext -d @ -expand-headers -H HEADER ADDRESS METHOD
+test "$1 $2 $3 $4 $5" = "-plaintext -d @ -expand-headers -H" || exit 2
+header=$(echo "$6" | sed "s/\${KSHOT_API_KEY}/$KSHOT_API_KEY/")
+exec buf curl --protocol grpc --http2-prior-knowledge --header "$header" --reflect-header "*" \
+    --data @- "http://$7/$8"
+"""
 
 
 def add_drawing(page: Page, number: int, shape: str) -> None:
@@ -105,14 +126,20 @@ def add_drawing(page: Page, number: int, shape: str) -> None:
 
 
 def ready(page: Page) -> None:
-    expect(page.locator("#status")).to_contain_text("adapted in", timeout=1e3 * MOST_SECONDS)
+    expect(page.locator("#status")).to_contain_text("adapted in")
+
+
+def sample(page: Page) -> None:
+    """Take four drawings of each of three shapes, and wait for their model."""
+    page.locator("#sample").click()
+    ready(page)
 
 
 def wait_for_answer(page: Page, text: str) -> None:
-    expect(page.locator("#answer .verdict")).to_have_text(text, timeout=1e3 * MOST_SECONDS)
+    expect(page.locator("#answer .verdict")).to_have_text(text)
 
 
-def test_one_draws_adapts_and_asks(page: Page, served: dict[str, str]) -> None:
+def test_one_draws_adapts_and_asks(page: Page, served: Served) -> None:
     expect(page.locator("#status")).to_contain_text("two classes or more")
     page.get_by_label("Name of the class").first.fill("ring")
     page.get_by_label("Name of the class").nth(1).fill("cross")
@@ -129,17 +156,57 @@ def test_one_draws_adapts_and_asks(page: Page, served: dict[str, str]) -> None:
     draw(page, "#query-pad", "cross")
     wait_for_answer(page, "cross")
 
-    expect(page.locator("#answer .took")).to_contain_text(re.compile(r"Round trip \d+ ms"))
+    expect(page.locator("#answer .took")).to_contain_text(re.compile(r"Round trip \d+\sms"))
     expect(page.locator(".class .notes").first).to_contain_text("the same as")
     model_id = page.locator("#model-id").text_content()
-    with Client(served["grpc"]) as client:
+    with served.client() as client:
         assert client.get(str(model_id)).class_names == ("ring", "cross")
     page.locator("#use summary").click()
-    expect(page.locator("#snippets")).to_contain_text(f'Client("{served["grpc"]}")')
     with page.expect_download() as downloading:
         page.locator("#download").click()
     assert downloading.value.suggested_filename == f"{model_id}.onnx"
     assert Path(downloading.value.path()).stat().st_size > 10_000
+    spoken = page.locator("#status").text_content() or ""
+    (took,) = re.findall(r"adapted in ([\d.]+\sm?s)", spoken)
+    expect(page.locator("#hint")).to_contain_text(f"last in {took}.")
+
+
+def test_the_snippets_run_as_they_are_shown(page: Page, served: Served, tmp_path: Path) -> None:
+    """With the key that the page has; a stand-in for grpcurl gives its JSON to `buf curl`."""
+    sample(page)
+    picture = page.locator(".class:nth-child(3) .thumbs img").first.get_attribute("src") or ""
+    (tmp_path / "query.png").write_bytes(base64.b64decode(picture.partition(",")[2]))
+    (tmp_path / "grpcurl").write_text(GRPCURL)
+    (tmp_path / "grpcurl").chmod(0o755)
+    tools = Path(sys.executable).parent
+    environment = os.environ | {
+        "KSHOT_API_KEY": served.key,
+        "PATH": f"{tmp_path}:{tools}:{os.environ['PATH']}",
+    }
+    page.locator("#use summary").click()
+    shown = page.locator("#snippets pre").all_text_contents()
+
+    for code, command in zip(
+        shown, ([sys.executable, "-c"], ["sh", "-c"], ["sh", "-c"]), strict=True
+    ):
+        assert served.key not in code
+        done = subprocess.run(
+            [*command, code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (code, done.stderr)
+        assert "'Cross'" in done.stdout or re.search(r'"class_?[nN]ame": ?"Cross"', done.stdout), (
+            code
+        )
+    plain = page.evaluate(
+        """() => import("/page/words.js")
+        .then(({ snippets }) => Object.values(snippets("ID", "https://host", "host:1", false)))"""
+    )
+    assert not [code for code in plain if "KSHOT_API_KEY" in code or "-plaintext" in code]
 
 
 def test_one_example_of_each_class_suffices(page: Page) -> None:
@@ -178,9 +245,8 @@ def test_what_looks_like_no_class_is_none_of_these(page: Page) -> None:
     assert asked[-1] is None
 
 
-def test_a_model_that_is_replaced_or_deleted_is_gone(page: Page, served: dict[str, str]) -> None:
-    page.locator("#sample").click()
-    ready(page)
+def test_a_model_that_is_replaced_or_deleted_is_gone(page: Page, served: Served) -> None:
+    sample(page)
     first = str(page.locator("#model-id").text_content())
     page.locator(".thumbs button").first.click()
     page.get_by_role("menuitem", name="Remove").click()
@@ -192,7 +258,7 @@ def test_a_model_that_is_replaced_or_deleted_is_gone(page: Page, served: dict[st
     page.locator("#delete").click()
 
     expect(page.locator("#status")).to_contain_text("Deleted")
-    with Client(served["grpc"]) as client:
+    with served.client() as client:
         page.wait_for_timeout(200)  # the page does not wait for the server's word
         kept = {adapted.id for adapted in client.list()}
     assert not {first, second} & kept
@@ -245,9 +311,9 @@ def test_a_pad_takes_strokes_back(page: Page) -> None:
     expect(add).to_be_disabled()
 
 
-def test_examples_move_by_keyboard_and_work_outlives_a_reload(page: Page) -> None:
-    page.locator("#sample").click()
-    ready(page)
+def test_examples_move_and_work_outlives_a_reload(page: Page) -> None:
+    """By keyboard, and by dragging: also to the question."""
+    sample(page)
     page.locator(".thumbs button").first.focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("menuitem").first).to_be_focused()
@@ -256,16 +322,22 @@ def test_examples_move_by_keyboard_and_work_outlives_a_reload(page: Page) -> Non
     page.keyboard.press("Enter")
     expect(page.locator(".count").nth(2)).to_have_text("5 examples")
     expect(page.locator(".notes").nth(2)).to_contain_text("looks like “Ring”")
+    first = page.locator(".thumbs button").first
+    first.drag_to(page.locator(".class").nth(1))
+    expect(page.locator(".count")).to_have_text(["2 examples", "5 examples", "5 examples"])
+    expect(page.locator(".over")).to_have_count(0)
+    first.drag_to(page.locator("#query"))
+    expect(page.locator("#query-photo")).to_be_visible()
+    wait_for_answer(page, "Ring")
 
     page.reload()
 
-    expect(page.locator(".count").nth(2)).to_have_text("5 examples")
+    expect(page.locator(".count")).to_have_text(["2 examples", "5 examples", "5 examples"])
     ready(page)
 
 
 def test_the_accuracy_over_steps_is_measured(page: Page) -> None:
-    page.locator("#sample").click()
-    ready(page)
+    sample(page)
 
     page.locator("#sweep").click()
 
@@ -285,52 +357,159 @@ def test_the_accuracy_over_steps_is_measured(page: Page) -> None:
 
 
 def test_what_is_no_picture_is_named_and_nothing_is_lost(page: Page) -> None:
-    page.locator("#sample").click()
+    add_drawing(page, 1, "ring")
+    card, problem = page.locator(".class").first, page.locator("#problem")
+    button = card.get_by_role("button", name="Pictures")
+    blank = io.BytesIO()
+    Image.new("L", (20, 20), 255).save(blank, "PNG")
+    cut = FilePayload(name="cut.png", mimeType="image/png", buffer=blank.getvalue()[:-30])
+    photo = FilePayload(name="photo.heic", mimeType="image/heic", buffer=base64.b64decode(HEIC))
+
+    drop(page, card, {f"{number}.txt": "no picture" for number in range(5)})
+    expect(problem).to_contain_text("0.txt: this is not a picture that the browser can read")
+    expect(problem).to_contain_text("2 more files are no pictures")
+    choose(page, button, photo)
+    expect(problem).to_contain_text("photo.heic: this browser cannot read HEIC photographs")
+    choose(page, button, cut)
+    expect(problem).to_contain_text("cut.png: the picture is damaged, or its 20 \u00d7 20 pixels")
+    drop(page, card, {})
+    expect(problem).to_contain_text("Only pictures can be dropped here")
+    drop(page, page.locator("header"), {"note.txt": "no picture"})
+    expect(problem).to_contain_text("Drop pictures on a class")
+    problem.get_by_role("button", name="Close").click()
+    expect(problem).to_be_hidden()
+    expect(page.locator("#status")).to_contain_text("two classes or more")
+    expect(page.locator(".count").first).to_have_text("1 example")
+
+    # What can be read of several files is taken; the rest is named until one has seen it.
+    add_drawing(page, 2, "cross")
+    whole = FilePayload(name="whole.png", mimeType="image/png", buffer=blank.getvalue())
+    choose(page, button, cut, whole)
+    expect(page.locator(".count").first).to_have_text("2 examples")
     ready(page)
-    large = io.BytesIO()
-    Image.new("L", (8000, 6000), 255).save(large, "PNG")  # 48 megapixels
-    files = [
-        {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"not a picture"},
-        {"name": "photo.heic", "mimeType": "image/heic", "buffer": b"\0\0\0\x18ftypheic"},
-    ]
-    for file in files:
-        with page.expect_file_chooser() as choosing:
-            page.locator(".class").first.get_by_role("button", name="Pictures").click()
-        choosing.value.set_files(file)  # type: ignore[arg-type]  # as the library documents it
-        name = str(file["name"])
-        expect(page.locator("#banner")).to_contain_text(f"{name}: this is not a picture")
-    expect(page.locator(".count").first).to_have_text("4 examples")
+    expect(problem).to_contain_text("cut.png: the picture is damaged")
+
+
+def test_a_photograph_of_50_megapixels_is_made_small(page: Page, tmp_path: Path) -> None:
+    Image.new("L", (8700, 5800), 255).save(tmp_path / "large.jpg")
 
     with page.expect_file_chooser() as choosing:
         page.locator(".class").first.get_by_role("button", name="Pictures").click()
-    picture = {"name": "large.png", "mimeType": "image/png", "buffer": large.getvalue()}
-    choosing.value.set_files(picture)  # type: ignore[arg-type]  # as the library documents it
+    choosing.value.set_files(tmp_path / "large.jpg")
 
-    expect(page.locator(".count").first).to_have_text("5 examples")
-    expect(page.locator("#banner")).to_be_hidden()
-    expect(page.locator(".notes").first).to_contain_text("is blank")
-    size = page.evaluate(
-        """() => [...document.querySelectorAll(".class:first-child .thumbs img")]
-        .map((image) => [image.naturalWidth, image.naturalHeight]).at(-1)"""
+    expect(page.locator(".count").first).to_have_text("1 example")
+    expect(page.locator("#problem")).to_be_hidden()
+    assert page.locator(".thumbs img").evaluate(
+        "each => [each.naturalWidth, each.naturalHeight]"
+    ) == [
+        1536,
+        1024,
+    ]  # the shorter side that `drawings` uses
+
+
+def test_a_picture_is_pasted(page: Page) -> None:
+    """Into the class that one last used, or into the question."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """() => new Promise((resolve) => {
+            const canvas = document.createElement("canvas");
+            canvas.toBlob(resolve);
+        }).then((blob) => navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]))"""
     )
-    assert size == [1365, 1024]  # the shorter side that `drawings` uses
+
+    page.locator(".class").nth(1).get_by_label("Name of the class").click()
+    page.keyboard.press("ControlOrMeta+v")
+    expect(page.locator(".count")).to_have_text(["0 examples", "1 example"])
+    page.locator("#query-pad").focus()
+    page.keyboard.press("ControlOrMeta+v")
+
+    expect(page.locator("#query-photo")).to_be_visible()
+    expect(page.locator(".count")).to_have_text(["0 examples", "1 example"])
 
 
-def test_a_server_that_is_gone_is_waited_for(page: Page) -> None:
-    page.locator("#sample").click()
-    ready(page)
-    page.route("**/v1/**", lambda route: route.abort())
-    page.locator(".class").first.get_by_label("Name of the class").fill("hoop")
+def test_the_camera_takes_examples_and_a_question(page: Page) -> None:
+    page.context.grant_permissions(["camera"])
+    shoot = page.get_by_role("button", name="Take picture")
+    page.locator(".class").nth(1).get_by_role("button", name="Camera").click()
+    for count in (1, 2):
+        shoot.click()
+        expect(page.locator("#taken")).to_have_text(f"{count} taken")
+    page.get_by_role("button", name="Done").click()
+    expect(page.locator("#camera")).to_be_hidden()
+    expect(page.locator(".count")).to_have_text(["0 examples", "2 examples"])
+    assert page.locator("#video").evaluate("each => each.srcObject === null")
+
+    page.locator("#query-camera").click()
+    shoot.click()
+
+    expect(page.locator("#camera")).to_be_hidden()
+    expect(page.locator("#query-photo")).to_be_visible()
+    pixels = page.locator("#query-photo").evaluate(
+        """(image) => {
+            const canvas = document.createElement("canvas");
+            const pen = canvas.getContext("2d");
+            pen.drawImage(image, 0, 0, 64, 64);
+            return new Set(pen.getImageData(0, 0, 64, 64).data).size;
+        }"""
+    )
+    assert pixels > 10  # the pattern of the browser's own camera, not an empty frame
+
+
+def test_a_camera_that_cannot_be_used_is_told_of(page: Page) -> None:
+    add_drawing(page, 1, "ring")
+    camera = page.locator(".class").first.get_by_role("button", name="Camera")
+    refuse = (
+        "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', '{}'))"
+    )
+    cases = {
+        "undefined": "This page may not use the camera: allow it in the browser",
+        refuse.format("NotFoundError"): "There is no camera. Choose a picture instead.",
+        refuse.format("NotReadableError"): "Another program uses the camera.",
+        "Object.defineProperty(navigator, 'mediaDevices', { value: undefined })": "over https",
+    }
+
+    for cause, words in cases.items():
+        page.evaluate(f"() => {{ {cause}; }}")
+        camera.click()
+        expect(page.locator("#problem")).to_contain_text(words)
+        expect(page.locator("#camera")).to_be_hidden()
+    expect(page.locator(".count").first).to_have_text("1 example")
+
+
+def test_a_server_that_goes_while_one_draws_is_waited_for(page: Page, served: Served) -> None:
+    """And has lost the model when it is back."""
+    sample(page)
+    first = str(page.locator("#model-id").text_content())
+    page.locator("#reject").uncheck()
+    page.context.set_offline(True)
+    draw(page, "#query-pad", "ring")
     expect(page.locator("#banner")).to_have_text("The server does not answer.")
+    page.locator(".class").first.get_by_label("Name of the class").fill("hoop")
+    add_drawing(page, 1, "ring")
     expect(page.locator("#status")).to_have_text("Trying again soon…")
+    with served.client() as client:
+        client.delete(first)
 
-    page.unroute("**/v1/**")
+    page.context.set_offline(False)
 
+    wait_for_answer(page, "hoop")
     ready(page)
     expect(page.locator("#banner")).to_be_hidden()
-    expect(page.locator(".count").first).to_have_text("4 examples")
+    expect(page.locator(".count").first).to_have_text("5 examples")
+
+
+def test_an_answer_shows_that_the_server_is_back(page: Page) -> None:
+    sample(page)
     draw(page, "#query-pad", "ring")
-    wait_for_answer(page, "hoop")
+    wait_for_answer(page, "Ring")
+    page.context.set_offline(True)
+    page.locator("#reject").uncheck()
+    expect(page.locator("#banner")).to_have_text("The server does not answer.")
+
+    page.context.set_offline(False)
+
+    expect(page.locator("#banner")).to_be_hidden()
+    wait_for_answer(page, "Ring")
 
 
 def test_names_are_text_wherever_they_are_shown(page: Page) -> None:
@@ -354,19 +533,10 @@ def test_names_are_text_wherever_they_are_shown(page: Page) -> None:
     assert asked == []
 
 
-def test_a_server_with_keys_is_given_one(page: Page) -> None:
+def test_a_server_with_keys_is_given_one(page: Page, served: Served) -> None:
     """A wrong key is asked for again."""
-    sent: list[str | None] = []
-
-    def guard(route: Route) -> None:
-        sent.append(route.request.headers.get("authorization"))
-        if sent[-1] == "Bearer right":
-            route.continue_()
-        else:
-            error = {"error": {"code": 401, "status": "UNAUTHENTICATED", "message": "unknown key"}}
-            route.fulfill(status=401, content_type="application/json", body=json.dumps(error))
-
-    page.route("**/v1/**", guard)
+    add_drawing(page, 1, "ring")
+    page.evaluate("sessionStorage['kshot-key'] = ''")
     page.reload()
     expect(page.locator("#key")).to_be_visible()
     page.keyboard.press("Escape")
@@ -374,24 +544,23 @@ def test_a_server_with_keys_is_given_one(page: Page) -> None:
     page.get_by_role("button", name="Give a key").click()
     page.get_by_role("button", name="Use it").click()
     for key, why in (
-        ("\u043a\u043b\u044e\u0447", "unknown key"),
-        ("wrong", "That is no key"),
-        ("right", "unknown key"),
+        ("\u043a\u043b\u044e\u0447", ""),
+        (WRONG, "That is no key: keys have letters, digits and underscores alone."),
+        (served.key, "The server does not know this key, or it was revoked."),
     ):
         expect(page.locator("#key")).to_be_visible()
-        expect(page.locator("#key-problem")).to_contain_text(why)
+        expect(page.locator("#key-problem")).to_have_text(why)
         page.locator("#key-text").fill(key)
         page.get_by_role("button", name="Use it").click()
 
-    page.locator("#sample").click()
+    add_drawing(page, 2, "cross")
     ready(page)
-    assert "Bearer wrong" in sent
-    assert sent[-1] == "Bearer right"
+    expect(page.locator(".count").first).to_have_text("1 example")
+    expect(page.locator("#banner")).to_be_hidden()
 
 
 def test_it_fits_its_window_and_every_control_has_a_name(page: Page) -> None:
-    page.locator("#sample").click()
-    ready(page)
+    sample(page)
     for summary in page.locator("summary").all():
         summary.click()
     for width in (360, 768, 1280):
@@ -423,15 +592,3 @@ def test_it_fits_its_window_and_every_control_has_a_name(page: Page) -> None:
         )
         for text, background in colours:
             assert contrast(text, background) >= 4.5, (theme, text, background)
-
-
-def contrast(one: str, other: str) -> float:
-    """Return the ratio of two colours' luminance, as WCAG 2.2 defines it."""
-
-    def luminance(colour: str) -> float:
-        shares = [int(number) / 255 for number in re.findall(r"\d+", colour)[:3]]
-        linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)

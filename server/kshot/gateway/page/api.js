@@ -22,6 +22,9 @@ export function setKey(text) {
   sessionStorage.setItem(KEY, text);
 }
 
+/** Whether calls carry a key. */
+export const keyed = () => Boolean(sessionStorage.getItem(KEY));
+
 export async function call(method, path, { body, signal } = {}) {
   const began = performance.now();
   const response = await request(method, path, body, signal);

@@ -1,26 +1,27 @@
 // Two small curves.
 
-const WIDE = 200;
 const TALL = 88;
-const EDGE = 16;
+const EDGE = 12;
 
 export function drawLoss(place, losses) {
-  if (!losses.length) return clear(place, "no inner steps");
+  if (!losses.length) return clear(place, "no inner steps: its head alone");
+  const wide = place.clientWidth;
   const top = Math.max(...losses, 1e-9);
-  const x = (index) => EDGE + (index / Math.max(1, losses.length - 1)) * (WIDE - 2 * EDGE);
+  const x = (index) => EDGE + (index / Math.max(1, losses.length - 1)) * (wide - 2 * EDGE);
   const y = (loss) => TALL - EDGE - (loss / top) * (TALL - 2 * EDGE);
   const points = losses.map((loss, index) => [x(index), y(loss)]);
   const last = losses.at(-1);
   draw(place, `Loss falls from ${losses[0].toFixed(2)} to ${last.toFixed(2)} in ${losses.length} steps`, points, [
     [EDGE, 11, losses[0].toFixed(2)],
-    [WIDE - EDGE - 22, 11, last.toFixed(2)],
+    [wide - EDGE - 22, 11, last.toFixed(2)],
   ]);
 }
 
 /** `found` are pairs of steps and accuracy, 0 to 1. */
 export function drawSteps(place, found) {
-  if (!found.length) return clear(place, "");
-  const x = (index) => EDGE + (index / Math.max(1, found.length - 1)) * (WIDE - 2 * EDGE - 10);
+  if (!found.length) return clear(place);
+  const wide = place.clientWidth;
+  const x = (index) => EDGE + (index / Math.max(1, found.length - 1)) * (wide - 2 * EDGE - 6);
   const y = (accuracy) => TALL - EDGE - accuracy * (TALL - 2 * EDGE - 6);
   const points = found.map(([, accuracy], index) => [x(index), y(accuracy)]);
   const labels = found.map(([steps], index) => [x(index) - 4, TALL - 3, String(steps)]);
@@ -29,12 +30,14 @@ export function drawSteps(place, found) {
   draw(place, `Accuracy by left-out examples over inner steps; best: ${said}`, points, [...labels, [EDGE, 11, `best ${said}`]], true);
 }
 
-export function clear(place, text) {
-  draw(place, text || "no curve yet", [], text ? [[EDGE, TALL / 2 + 3, text]] : []);
+export function clear(place, text = "not measured yet") {
+  const empty = document.createElement("p");
+  empty.textContent = text;
+  place.replaceChildren(empty);
 }
 
 function draw(place, title, points, labels, dots = false) {
-  const picture = make("svg", { viewBox: `0 0 ${WIDE} ${TALL}`, role: "img", "aria-label": title });
+  const picture = make("svg", { viewBox: `0 0 ${place.clientWidth} ${TALL}`, role: "img", "aria-label": title });
   if (points.length) picture.append(make("path", { d: `M${points.map((point) => point.join(" ")).join("L")}` }));
   if (dots || points.length === 1) for (const [cx, cy] of points) picture.append(make("circle", { cx, cy, r: 3 }));
   for (const [x, y, text] of labels) {

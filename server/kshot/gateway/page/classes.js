@@ -3,10 +3,12 @@
 import { Pad } from "./pad.js";
 import { sourceOf } from "./photos.js";
 
+const EXAMPLE = "text/x-kshot-example";
+
 export class ClassCards {
-  /** `act` says what buttons do: `{ files, camera, pictures, menu }`. */
-  constructor(place, store, act) {
-    Object.assign(this, { place, store, act, cards: new Map(), active: null });
+  /** Cards go before `end`; `act` says what buttons do: `{ files, camera, receive, menu }`. */
+  constructor(end, store, act) {
+    Object.assign(this, { end, store, act, cards: new Map(), active: null });
   }
 
   /** Draws what has changed; pads and fields that one uses stay. */
@@ -22,7 +24,7 @@ export class ClassCards {
       if (!card) {
         card = this.make(each);
         this.cards.set(each.id, card);
-        this.place.append(card.element);
+        this.end.before(card.element);
       }
       this.fill(card, each, notes);
     }
@@ -36,18 +38,22 @@ export class ClassCards {
     const remove = button("✕", "quiet", () => this.store.removeClass(id));
     remove.setAttribute("aria-label", `Remove the class ${name}`);
     head.append(field, count, remove);
+    const sheet = html("div", { class: "sheet" });
     const canvas = html("canvas", { class: "pad", width: 448, height: 280, tabindex: 0, role: "img", "aria-label": `Pad to draw an example of ${name}` });
     const pad = new Pad(canvas);
     const add = button("Add drawing", "primary", () => this.addDrawing(id, pad));
     const actions = html("div", { class: "actions" });
-    actions.append(add, button("Undo", "", () => pad.undo()), button("Clear", "", () => pad.clear()), button("Pictures…", "", () => this.act.files(id)), button("Camera", "", () => this.act.camera(id)));
-    add.disabled = true;
-    pad.addEventListener("stroke", () => (add.disabled = pad.empty));
+    const ofPad = [add, button("Undo", "", () => pad.undo()), button("Clear", "", () => pad.clear())];
+    actions.append(...ofPad, button("Pictures…", "", () => this.act.files(id)), button("Camera", "", () => this.act.camera(id)));
+    const offer = () => ofPad.forEach((each) => (each.disabled = pad.empty));
+    offer();
+    pad.addEventListener("stroke", offer);
     pad.addEventListener("done", () => this.addDrawing(id, pad));
     field.addEventListener("input", () => this.store.rename(id, field.value));
     const thumbs = html("ul", { class: "thumbs" });
     const list = html("ul", { class: "notes" });
-    element.append(head, canvas, actions, thumbs, list);
+    sheet.append(canvas);
+    element.append(head, sheet, actions, thumbs, list);
     element.addEventListener("focusin", () => (this.active = id));
     element.addEventListener("pointerdown", () => (this.active = id));
     this.receive(element, id);
@@ -74,14 +80,14 @@ export class ClassCards {
 
   thumb(example, classId, label, notes) {
     const item = html("li");
-    const element = button("", notes ? "flawed" : "", () => this.act.menu(element, this.choices(example.id, classId)));
+    const element = button("", [example.kind, ...(notes ? ["flawed"] : [])].join(" "), () => this.act.menu(element, this.choices(example.id, classId)));
     element.dataset.example = example.id;
     element.draggable = true;
     element.setAttribute("aria-label", `${label}${notes ? `: ${notes.join("; ")}` : ""}. Move or remove`);
     element.setAttribute("aria-haspopup", "menu");
     element.title = notes?.join("\n") ?? label;
     element.append(html("img", { src: sourceOf(example), alt: "" }));
-    element.addEventListener("dragstart", (event) => event.dataTransfer.setData("text/x-kshot-example", String(example.id)));
+    element.addEventListener("dragstart", (event) => event.dataTransfer.setData(EXAMPLE, String(example.id)));
     item.append(element);
     return item;
   }
@@ -99,17 +105,22 @@ export class ClassCards {
       event.preventDefault();
       element.classList.add("over");
     });
-    element.addEventListener("dragleave", () => element.classList.remove("over"));
+    element.addEventListener("dragleave", ({ relatedTarget }) => {
+      if (!element.contains(relatedTarget)) element.classList.remove("over");
+    });
     element.addEventListener("drop", (event) => {
       event.preventDefault();
       event.stopPropagation();
       element.classList.remove("over");
-      const moved = event.dataTransfer.getData("text/x-kshot-example");
-      if (moved) this.store.moveExample(Number(moved), id);
-      else this.act.pictures(id, [...event.dataTransfer.files]);
+      const moved = draggedExample(event);
+      if (moved) this.store.moveExample(moved, id);
+      else this.act.receive(id, event.dataTransfer);
     });
   }
 }
+
+/** The id of the example that is dropped; 0 if it is something else. */
+export const draggedExample = ({ dataTransfer }) => Number(dataTransfer.getData(EXAMPLE));
 
 export function html(name, attributes = {}, text = "") {
   const element = document.createElement(name);

@@ -1,7 +1,7 @@
 // The page: puts its parts together.
 
-import { setKey } from "./api.js";
-import { ClassCards, button } from "./classes.js";
+import { keyed, setKey } from "./api.js";
+import { ClassCards, button, draggedExample } from "./classes.js";
 import { menu } from "./menu.js";
 import { Model } from "./model.js";
 import { sampleShapes } from "./pad.js";
@@ -13,36 +13,73 @@ import { notesByExample } from "./words.js";
 
 const at = (id) => document.querySelector(`#${id}`);
 const QUERY = "query";
+const TOLD = 3; // problems with files, in words
+const AGAIN = 1000;
 
 const store = new Store();
 const model = new Model(store);
-const question = new Question(model, failed);
+const question = new Question(model, failed, heard);
 const report = new Report(store, model, failed);
-const cards = new ClassCards(at("classes"), store, { files: choose, camera: shoot, pictures: add, menu });
+const cards = new ClassCards(at("add-class"), store, { files: choose, camera: shoot, receive, menu });
 let notes = new Map();
 let offered = false;
+let gone = false;
+let asking;
 
 function failed(error) {
-  if (error.status === 401 || error.status === 403) return askForKey(error.message);
+  if (error.status === 401) return askForKey(keyed() ? "The server does not know this key, or it was revoked." : "");
+  if (error.status === 403) return askForKey(error.message);
   if (model.lost(error)) return model.touch(0);
   tell(error.message);
-  if (!(error.status > 0) && model.result) setTimeout(() => question.ask(), 2000);
+  gone = !error.status || error.retryable;
+  clearTimeout(asking);
+  if (gone && model.result) asking = setTimeout(() => question.ask(), AGAIN);
 }
 
+/** The server answers again. */
+function heard() {
+  if (!gone) return;
+  gone = false;
+  tell("");
+  if (model.failures) model.touch(0);
+}
+
+/** Says what is wrong with the server, or with what it was asked. */
 function tell(text) {
   at("banner").textContent = text;
   at("banner").hidden = !text;
 }
 
+/** Says what is wrong with pictures; it stays until others come, or one has read it. */
+function complain(...problems) {
+  const more = problems.length - TOLD;
+  const text = [...problems.slice(0, TOLD), ...(more > 0 ? [`${more} more files are no pictures.`] : [])].join(" ");
+  at("problem").replaceChildren(text, closing(() => complain()));
+  at("problem").hidden = !text;
+}
+
+function closing(act) {
+  const cross = button("✕", "link", act);
+  cross.setAttribute("aria-label", "Close");
+  return cross;
+}
+
 async function add(target, files) {
+  const problems = [];
   for (const file of files) {
     try {
       take(target, await readPicture(file, report.usefulSide));
-      tell("");
     } catch (error) {
-      tell(error.message);
+      problems.push(error.message);
     }
   }
+  complain(...problems);
+}
+
+/** Takes what was dropped on a class or the question. */
+function receive(target, { files }) {
+  if (files.length) add(target, [...files].slice(0, target === QUERY ? 1 : files.length));
+  else complain("Only pictures can be dropped here. Save the picture as a file first.");
 }
 
 function take(target, picture) {
@@ -61,13 +98,14 @@ function choose(target) {
 }
 
 async function shoot(target) {
+  complain();
   try {
     await openCamera(at("camera"), report.usefulSide, (picture) => {
       take(target, picture);
       if (target === QUERY) at("camera").close();
     });
-  } catch {
-    tell("There is no camera that this page may use. Choose a picture instead.");
+  } catch (error) {
+    complain(error.message);
   }
 }
 
@@ -95,8 +133,7 @@ function offerKey() {
 function offerUndo({ what, undo }) {
   const hide = () => (at("undo").hidden = true);
   const back = button("Undo", "link", () => (hide(), undo()));
-  at("undo").replaceChildren(what, back, button("✕", "link", hide));
-  at("undo").lastElementChild.setAttribute("aria-label", "Close");
+  at("undo").replaceChildren(what, back, closing(hide));
   at("undo").hidden = false;
 }
 
@@ -132,6 +169,7 @@ model.addEventListener("change", ({ detail: { type, detail } }) => {
   if (type === "idle") question.ask();
   if (type === "failed") failed(detail.error);
   if (type === "ready") {
+    gone = false;
     tell("");
     notes = notesByExample(detail.report.example_notes ?? [], model.given);
     cards.render(notes);
@@ -148,11 +186,7 @@ at("clear").addEventListener("click", () => {
 });
 at("sample").addEventListener("click", () => {
   if (store.examples.length) store.remember("Your classes gave way to three shapes.");
-  store.classes = [];
-  for (const { name, pictures } of sampleShapes(4)) {
-    store.addClass(name);
-    for (const picture of pictures) store.addExample(store.classes.at(-1).id, picture);
-  }
+  store.replace(sampleShapes(4));
 });
 at("query-file").addEventListener("click", () => choose(QUERY));
 at("query-camera").addEventListener("click", () => shoot(QUERY));
@@ -160,12 +194,18 @@ at("query").addEventListener("dragover", (event) => event.preventDefault());
 at("query").addEventListener("drop", (event) => {
   event.preventDefault();
   event.stopPropagation();
-  add(QUERY, [...event.dataTransfer.files].slice(0, 1));
+  const example = store.exampleOf(draggedExample(event));
+  if (example) question.show(example);
+  else receive(QUERY, event.dataTransfer);
 });
-for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
+document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  if (event.dataTransfer.files.length) complain("Drop pictures on a class, or on the question.");
+});
 document.addEventListener("paste", (event) => {
   const files = [...event.clipboardData.files];
-  const target = at("query").contains(document.activeElement) ? QUERY : (cards.active ?? store.classes[0].id);
+  const target = at("query").contains(document.activeElement) ? QUERY : (store.classOf(cards.active) ?? store.classes[0]).id;
   if (files.length) add(target, files);
 });
 

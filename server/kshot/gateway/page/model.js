@@ -4,7 +4,7 @@ import { GoneError, ServerError, adapt, call } from "./api.js";
 import { missing } from "./store.js";
 
 const PAUSE = 250;
-const RETRIES = [1000, 2000, 4000, 8000];
+const RETRIES = [500, 1000, 2000, 4000, 8000];
 const LIFE = "3600s";
 const STEPS = [0, 1, 2, 5, 10, 20, 50];
 

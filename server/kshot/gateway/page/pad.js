@@ -1,8 +1,8 @@
 // A pad to draw on, with pen, finger or mouse: black ink on white paper.
 
 const INK = 14;
-const SIDE = 280;
-const PLACEHOLDER = "#63687f";
+// As the pads of the page: every model then sees samples, examples and questions alike.
+const [WIDE, TALL] = [448, 280];
 
 export class Pad extends EventTarget {
   constructor(canvas) {
@@ -83,22 +83,17 @@ export function pictureOf(canvas) {
 
 export function drawn(strokes) {
   const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = SIDE;
+  Object.assign(canvas, { width: WIDE, height: TALL });
   paint(canvas, strokes);
   return pictureOf(canvas);
 }
 
 function paint(canvas, strokes) {
   const pen = canvas.getContext("2d");
-  pen.fillStyle = "#fff";
-  pen.fillRect(0, 0, canvas.width, canvas.height);
   canvas.classList.toggle("blank", strokes.length === 0);
-  if (!strokes.length) {
-    pen.fillStyle = PLACEHOLDER;
-    pen.font = `${canvas.width / 17}px system-ui, sans-serif`;
-    pen.textAlign = "center";
-    pen.fillText("Draw here", canvas.width / 2, canvas.height / 2);
-  }
+  pen.fillStyle = "#fff";
+  if (strokes.length) pen.fillRect(0, 0, WIDE, TALL);
+  else pen.clearRect(0, 0, WIDE, TALL);
   pen.strokeStyle = "#111";
   pen.lineWidth = INK;
   pen.lineCap = pen.lineJoin = "round";
@@ -114,8 +109,8 @@ function paint(canvas, strokes) {
 export function sampleShapes(count) {
   const shapes = {
     Ring: ring,
-    Triangle: () => [polygon([[140, 60], [225, 210], [55, 210], [140, 60]])],
-    Cross: () => [polygon([[70, 70], [210, 210]]), polygon([[210, 70], [70, 210]])],
+    Triangle: () => [polygon([[224, 60], [309, 210], [139, 210], [224, 60]])],
+    Cross: () => [polygon([[154, 70], [294, 210]]), polygon([[294, 70], [154, 210]])],
   };
   return Object.entries(shapes).map(([name, shape]) => ({
     name,
@@ -126,7 +121,7 @@ export function sampleShapes(count) {
 const shake = (size) => (Math.random() - 0.5) * size;
 
 function ring() {
-  const [x, y, wide, tall] = [140 + shake(30), 140 + shake(30), 75 + shake(30), 75 + shake(30)];
+  const [x, y, wide, tall] = [224 + shake(30), 140 + shake(30), 75 + shake(30), 75 + shake(30)];
   const points = Array.from({ length: 33 }, (_, step) => (step / 32) * 2 * Math.PI);
   return [points.map((angle) => [x + wide * Math.cos(angle), y + tall * Math.sin(angle)])];
 }

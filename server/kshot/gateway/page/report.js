@@ -1,6 +1,6 @@
 // What is known of the model: how it was made, how good it is, how to use it.
 
-import { call, download } from "./api.js";
+import { call, download, keyed } from "./api.js";
 import { clear, drawLoss, drawSteps } from "./charts.js";
 import { button, html } from "./classes.js";
 import { duration, estimateWords, modeWords, snippets, stageWords } from "./words.js";
@@ -14,8 +14,7 @@ const at = (id) => document.querySelector(`#${id}`);
 export class Report {
   constructor(store, model, failed) {
     Object.assign(this, { store, model, failed, models: [], grpc: "", costs: new Map() });
-    clear(at("loss-chart"));
-    clear(at("steps-chart"));
+    this.clearCharts();
     at("sweep").addEventListener("click", () => this.sweep());
     at("download").addEventListener("click", () => this.save());
     at("delete").addEventListener("click", () => this.remove());
@@ -82,7 +81,11 @@ export class Report {
     at("status").textContent = why;
     at("report").replaceChildren();
     at("use").hidden = true;
-    clear(at("loss-chart"));
+    this.clearCharts();
+  }
+
+  clearCharts() {
+    clear(at("loss-chart"), "no model yet");
     clear(at("steps-chart"));
   }
 
@@ -96,19 +99,20 @@ export class Report {
   ready({ adapted_model: adapted, report, milliseconds }) {
     const steps = adapted.step_count ?? 0;
     at("status").textContent = `${adapted.model} adapted in ${duration(milliseconds)}, ${steps ? `${steps} steps` : "its head alone"}`;
+    at("pace").textContent = `, last in ${duration(milliseconds)}`;
     const parts = [html("p", { class: "estimate" }, estimateWords(report.estimate))];
     const others = (report.chosen_from ?? []).map(({ model }) => model).filter((name) => name !== adapted.model);
     if (others.length) parts.push(html("p", { class: "hint" }, `Chosen for these pictures; ${others.join(" and ")} fit them less.`));
     parts.push(...(report.warnings ?? []).map((text) => html("p", { class: "warning" }, text)));
     at("report").replaceChildren(...parts);
     drawLoss(at("loss-chart"), report.support_loss ?? []);
-    clear(at("steps-chart"), "");
+    clear(at("steps-chart"));
     const mode = modeWords(adapted.options.batch_norm_mode);
     this.cost(`${adapted.model}, ${steps} steps, batch norm ${mode}`, milliseconds);
     at("sweep").disabled = !this.store.modelOf(adapted.model)?.max_step_count;
     at("use").hidden = false;
     at("model-id").textContent = adapted.id;
-    at("snippets").replaceChildren(...Object.entries(snippets(adapted.id, location.origin, this.grpc)).flatMap(([name, code]) => {
+    at("snippets").replaceChildren(...Object.entries(snippets(adapted.id, location.origin, this.grpc, keyed())).flatMap(([name, code]) => {
       const head = html("div", { class: "snippet-head" }, name);
       head.append(button("copy", "link", ({ target }) => copy(target, code)));
       return [head, html("pre", { tabindex: 0 }, code)];

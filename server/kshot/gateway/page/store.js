@@ -33,6 +33,13 @@ export class Store extends EventTarget {
     this.addClass("Class 2");
   }
 
+  /** Takes classes with pictures, `{ name, pictures }`, in place of all there are. */
+  replace(classes) {
+    const numbered = (picture) => ({ ...picture, id: this.nextId++ });
+    this.classes = classes.map(({ name, pictures }) => ({ id: this.nextId++, name, examples: pictures.map(numbered) }));
+    this.changed();
+  }
+
   get full() {
     return this.classes.length >= MOST_CLASSES;
   }
@@ -80,8 +87,12 @@ export class Store extends EventTarget {
     this.changed();
   }
 
+  exampleOf(id) {
+    return this.examples.find((one) => one.id === id);
+  }
+
   moveExample(id, classId) {
-    const example = this.classes.flatMap(({ examples }) => examples).find((one) => one.id === id);
+    const example = this.exampleOf(id);
     const target = this.classOf(classId);
     if (!example || !target || target.examples.includes(example)) return;
     for (const each of this.classes) each.examples = each.examples.filter((one) => one !== example);

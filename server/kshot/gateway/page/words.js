@@ -25,7 +25,7 @@ const MODES = {
 
 export const modeWords = (mode) => MODES[mode] ?? mode;
 export const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
-export const duration = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
+export const duration = (ms) => (ms < 1000 ? `${Math.round(ms)}\u00a0ms` : `${(ms / 1000).toFixed(1)}\u00a0s`);
 
 export function stageWords({ stage, step_count = 0, total_step_count = 0 }) {
   const words = STAGES[stage] ?? "Adapting…";
@@ -52,12 +52,23 @@ export function estimateWords(estimate) {
   return `About ${percent(accuracy)} right on new pictures (${percent(low)} to ${percent(high)}), by ${count} left-out examples`;
 }
 
-/** The same call in three languages. */
-export function snippets(id, origin, grpc) {
+/** The same call in three languages; with `keyed`, the key is in KSHOT_API_KEY. */
+export function snippets(id, origin, grpc, keyed) {
   const secure = origin.startsWith("https:");
+  const queries = '"queries": {"encoded": {"items": ["%s"]}}';
+  // From a pipe: a command line does not hold a photograph.
+  const picture = `"$(base64 < query.png | tr -d '\\n')"`;
   return {
-    Python: `from kshot.client import Client\n\nwith Client("${grpc}"${secure ? ", tls=True" : ""}) as client:\n    result = client.get("${id}").predict(["query.png"])\n    print(result.labels, result.probabilities)`,
-    curl: `curl -s ${origin}/v1/adapted_models/${id}:predict \\\n  -H 'Content-Type: application/json' \\\n  -d '{"queries": {"encoded": {"items": ["'$(base64 -w0 query.png)'"]}}}'`,
-    grpcurl: `grpcurl ${secure ? "" : "-plaintext "}-d '{"adapted_model": "${id}",\n  "queries": {"encoded": {"items": ["'$(base64 -w0 query.png)'"]}}}' \\\n  ${grpc} kshot.v1.AdaptationService/Predict`,
+    Python: `from kshot.client import Client
+
+${keyed ? "# the key is read from KSHOT_API_KEY\n" : ""}with Client("${grpc}"${secure ? ", tls=True" : ""}) as client:
+    result = client.get("${id}").predict(["query.png"])
+    print(result.labels, result.probabilities)`,
+    curl: `printf '{${queries}}' ${picture} |
+  curl -s --json @- ${keyed ? '-H "Authorization: Bearer $KSHOT_API_KEY" ' : ""}\\
+  ${origin}/v1/adapted_models/${id}:predict`,
+    grpcurl: `printf '{"adapted_model": "${id}", ${queries}}' ${picture} |
+  grpcurl ${secure ? "" : "-plaintext "}-d @ ${keyed ? "-expand-headers -H 'authorization: Bearer ${KSHOT_API_KEY}' " : ""}\\
+  ${grpc} kshot.v1.AdaptationService/Predict`,
   };
 }
