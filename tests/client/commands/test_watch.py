@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,6 +141,27 @@ def test_an_interrupt_ends_with_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module.time, "sleep", interrupt)
 
     assert main(["watch", str(tmp_path), "--model", "am-0"]) == 0
+
+
+def test_sigterm_ends_it_with_a_last_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = iter(range(100))
+
+    def pass_time(_seconds: float) -> None:
+        if next(looks) == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(module.time, "sleep", pass_time)
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "b.png").write_text("no image")
+    before = signal.getsignal(signal.SIGTERM)
+
+    assert main(["watch", str(tmp_path), "--model", "am-0"]) == 0
+
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "stopped: 1 files classified, 1 refused"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_new_only_leaves_out_what_is_there(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,7 +99,8 @@ def command(
     """Classify the images of FOLDER and its subfolders as they come, a line for each.
 
     A file is classified when it is complete, and again when it changes. While the server cannot
-    be reached, files wait. Ctrl-C ends the command.
+    be reached, files wait. Ctrl-C and SIGTERM end the command, which then says how many it
+    classified.
     """
     if once and new_only:
         raise click.UsageError("--once cannot be combined with --new-only")
@@ -113,8 +116,15 @@ def command(
             if work_off(Work(client, question, room, show), inbox, ready):
                 click.get_current_context().exit(1)
             return
-        with suppress(KeyboardInterrupt):
-            watch(client, question, inbox, interval, show)
+        counts: Counter[bool] = Counter()
+
+        def count(file: Path, found: Answer | str) -> None:
+            show(file, found)
+            counts[isinstance(found, str)] += 1
+
+        with interrupted_by_sigterm(), suppress(KeyboardInterrupt):
+            watch(client, question, inbox, interval, count)
+        click.echo(f"stopped: {counts[False]} files classified, {counts[True]} refused", err=True)
 
 
 Show = Callable[[Path, Answer | str], None]
@@ -170,6 +180,16 @@ def watch(client: Client, question: Question, inbox: Inbox, interval: float, sho
             wait = min(_LONGEST_WAIT_S, max(2 * wait, error.retry_after or 0.0))
             room, said = None, True  # the next one may have other limits
         time.sleep(wait)
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM interrupt the block as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _show_text(file: Path, found: Answer | str) -> None:
