@@ -112,6 +112,22 @@ def test_an_estimate_can_be_switched_off(
 
 
 @pytest.mark.usefixtures("server")
+def test_a_terminal_shows_steps_and_loss(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", stream)
+
+    assert main(["adapt", str(folder), "--model", "omniglot"]) == 0
+
+    assert "adapting omniglot, loss 0.500" in stream.getvalue()
+    assert "2/2" in stream.getvalue()
+    assert "am-0" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("server")
 def test_a_model_that_was_chosen_is_named_before_the_others(
     capsys: pytest.CaptureFixture[str], folder: Path, servicer: FakeServicer
 ) -> None:

@@ -105,12 +105,20 @@ def test_lists_are_filtered_on_every_page(client: Client, servicer: FakeServicer
 def test_a_file_is_imported_in_parts(
     adapted: AdaptedModel, client: Client, servicer: FakeServicer, tmp_path: Path
 ) -> None:
-    exported = adapted.export(tmp_path / "mine.onnx")
+    told: list[tuple[int, int]] = []
+    path = tmp_path / "mine.onnx"
+    exported = client.export(adapted, path, progress=lambda *bytes_: told.append(bytes_))
+    assert told[-1] == (exported.stat().st_size, exported.stat().st_size)
+    del told[:]
     large = tmp_path / "large.onnx"
     large.write_bytes(b"x" * 2_500_000)
 
     assert client.import_model(exported).description.size_bytes == exported.stat().st_size
-    assert client.import_model(str(large), ttl=60, timeout=9).description.size_bytes == 2_500_000
+    imported = client.import_model(
+        str(large), ttl=60, timeout=9, progress=lambda *bytes_: told.append(bytes_)
+    )
+    assert imported.description.size_bytes == 2_500_000
+    assert told == [(sent, 2_500_000) for sent in (1_000_000, 2_000_000, 2_500_000)]
     header = servicer.requests[-1]
     assert isinstance(header, wire.ImportAdaptedModelRequest)
     assert header.header.ttl.seconds == 60

@@ -31,7 +31,7 @@ from kshot.client.encoding import (
     support_names,
 )
 from kshot.client.errors import UnavailableError
-from kshot.client.export import read_import, write_export
+from kshot.client.export import TellBytes, read_import, write_export
 from kshot.client.inputs import Gathered, Images, gather
 from kshot.client.labels import Classes, Label, Labels
 from kshot.client.options import AdaptOptions, encode_choice, encode_options, seconds, set_duration
@@ -407,16 +407,19 @@ class Client:
         *,
         ttl: float | timedelta | None = None,
         timeout: float | None = None,
+        progress: TellBytes | None = None,
     ) -> AdaptedModel:
         """Keep an adapted model again that `export` wrote a file of, under a new id.
 
-        Its bundle must be served there. It has no support set, so it cannot be revised.
+        Its bundle must be served there. It has no support set, so it cannot be revised. `progress`
+        is called with the bytes sent and those of the file, in a thread of gRPC.
         """
         header = wire.ImportHeader()
         if ttl is not None:
             set_duration(header.ttl, "ttl", ttl)
             header.ttl.SetInParent()
-        patience, parts = self._patience(timeout), read_import(check_path("path", path), header)
+        patience = self._patience(timeout)
+        parts = read_import(check_path("path", path), header, progress)
         response, _ = self._call(self._stub.ImportAdaptedModel, parts, patience)
         return AdaptedModel(self, decode_description(response.adapted_model))
 
@@ -431,14 +434,18 @@ class Client:
         path: str | Path,
         *,
         batch_norm_mode: str | None = None,
+        progress: TellBytes | None = None,
     ) -> Path:
-        """Write an adapted model as a self-contained ONNX file, whole or not at all."""
+        """Write an adapted model as a self-contained ONNX file, whole or not at all.
+
+        `progress` is called with the bytes received and those of the file.
+        """
         request = wire.ExportAdaptedModelRequest(adapted_model=check_id(adapted_model))
         if batch_norm_mode is not None:
             request.batch_norm_mode = encode_choice("batch_norm_mode", batch_norm_mode)
         self._connection.check_process()
         parts = self._connection.stream(self._stub.ExportAdaptedModel, request)
-        return write_export(parts, check_path("path", path))
+        return write_export(parts, check_path("path", path), progress)
 
     def capabilities(self) -> Capabilities:
         """Return the served models, their options and limits, and the server's own limits."""

@@ -10,8 +10,10 @@ from typing import Any, Unpack, get_type_hints
 
 import click
 
+from kshot.client.adapt_run import AdaptProgress
 from kshot.client.adapted_model import AdaptedModel
-from kshot.client.commands.folder import check_files, read_class_folders
+from kshot.client.client import Client
+from kshot.client.commands.folder import LabelledFiles, check_files, read_class_folders
 from kshot.client.commands.names import complete_models
 from kshot.client.commands.options import (
     Server,
@@ -23,7 +25,7 @@ from kshot.client.commands.options import (
     time_text,
     timeout_option,
 )
-from kshot.client.commands.progress import waiting
+from kshot.client.commands.progress import following, watched
 from kshot.client.options import DURATIONS, AdaptOptions, ResolvedOptions, choices
 from kshot.client.results import AccuracyEstimate, Description, Report, TailReport
 
@@ -72,8 +74,8 @@ def command(
     support = read_class_folders(folder)
     print_warnings(support.remarks)
     check_files(support.files)
-    with server.client(timeout) as client, waiting(f"adapting to {len(support.files)} images"):
-        adapted = client.adapt(support.files, support.labels, model=model, **options)
+    with server.client(timeout) as client:
+        adapted = _adapt(client, support, model, options)
     report = adapted.report
     if report is not None:
         print_warnings((*report.warnings, *notes(report, support.files)))
@@ -81,6 +83,25 @@ def command(
         print_document(document(adapted))
     else:
         print_table(("adapted model", adapted.id), rows(adapted))
+
+
+def _adapt(
+    client: Client, support: LabelledFiles, model: str | None, options: AdaptOptions
+) -> AdaptedModel:
+    """Adapt, and show steps and loss where somebody looks on."""
+    if not watched():
+        return client.adapt(support.files, support.labels, model=model, **options)
+    run = client.adapt_stream(support.files, support.labels, model=model, **options)
+    with following(f"adapting to {len(support.files)} images") as tell, run:
+        for progress in run:
+            tell(stage_text(progress), progress.step_count, progress.total_step_count)
+        return run.result()
+
+
+def stage_text(progress: AdaptProgress) -> str:
+    """Say what the server does, and the last loss that it told."""
+    words = " ".join(filter(None, (progress.stage, progress.model)))
+    return f"{words}, loss {progress.support_loss[-1]:.3f}" if progress.support_loss else words
 
 
 def document(adapted: AdaptedModel) -> dict[str, object]:

@@ -21,7 +21,7 @@ from kshot.client.commands.options import (
     time_text,
     timeout_option,
 )
-from kshot.client.commands.progress import waiting
+from kshot.client.commands.progress import transferring
 from kshot.client.options import choices
 from kshot.local import leads_to_stdout
 
@@ -145,8 +145,8 @@ def import_model(
 
     The server must serve the bundle that it was adapted from. It has no support set any more.
     """
-    with server.client(timeout) as client, waiting(f"sending {path.name}"):
-        imported = client.import_model(path, ttl=ttl)
+    with server.client(timeout) as client, transferring(f"sending {path.name}") as tell:
+        imported = client.import_model(path, ttl=ttl, progress=tell)
     if as_json:
         print_document(document(imported))
     else:
@@ -193,8 +193,8 @@ def export(
     to decode them). An encoder and the temperature are in the file; of the logits, take the
     softmax. examples/exported in the repository has whole programs for Python and JavaScript.
     """
-    with server.client(timeout) as client, waiting(f"receiving {adapted_model}"):
-        written = client.export(adapted_model, path, batch_norm_mode=batch_norm_mode)
+    with server.client(timeout) as client, transferring(f"receiving {adapted_model}") as tell:
+        written = client.export(adapted_model, path, batch_norm_mode=batch_norm_mode, progress=tell)
     # An export into stdout is nothing but the model.
     aside = leads_to_stdout(written)
     size_bytes = written.stat().st_size if written.is_file() and not aside else None

@@ -12,10 +12,11 @@ from kshot.client.connection.credentials import Credentials
 from kshot.client.errors import InputError
 from kshot.client.values import check_seconds
 
-# `Adapt` and `ReviseAdaptedModel` carry a request id. A second try of others would adapt again, or
-# find done what the first has done.
+# Requests that adapt carry a request id. A second try of others would adapt again, or find done
+# what the first has done.
 _SAFE_TO_REPEAT = (
     "Adapt",
+    "AdaptStream",
     "ReviseAdaptedModel",
     "Predict",
     "GetAdaptedModel",
