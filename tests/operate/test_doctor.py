@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any, cast
 
 import pytest
+import trustme
 
 from kshot.__main__ import main
+from kshot.client.connection.credentials import Credentials
 from kshot.operate import installation
 from kshot.operate.finding import Finding, worst
 from kshot.operate.installation import check_compiler, check_runtime, check_torch
 from kshot.operate.machine import check_cache, check_disk, check_port
-from kshot.operate.reach import check_folder_of_store
+from kshot.operate.reach import check_folder_of_store, check_http
 
 
 @pytest.fixture
@@ -39,6 +46,7 @@ def test_a_server_that_is_named_must_answer(
     assert (found["server"]["state"], found["store"]["state"]) == ("problem", "ok")
     assert "nothing listens there" in found["server"]["found"]
     assert {"kshot", "Python", "libraries", "GPU", "torch", "ONNX Runtime", "port"} <= set(found)
+    assert found["HTTP port"]["state"] == "ok"  # nobody said that there should be one
 
 
 def test_people_read_lines_without_colours(
@@ -117,6 +125,98 @@ def test_a_port_that_others_have_is_a_warning() -> None:
 
         assert check_port("127.0.0.1", port, served=False).state == "warning"
         assert check_port("127.0.0.1", port, served=True).state == "ok"
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers as `server` says: documents by path, or a status."""
+
+    def do_GET(self) -> None:
+        said = cast(Any, self.server).said[self.path.partition("?")[0]]
+        self.send_response(said if isinstance(said, int) else 200)
+        self.end_headers()
+        self.wfile.write(b"" if isinstance(said, int) else json.dumps(said).encode())
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[ThreadingHTTPServer]:
+    """An HTTP server in a thread."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as serving:
+        thread = Thread(target=serving.serve_forever, args=(0.01,))
+        thread.start()
+        yield serving
+        serving.shutdown()
+        thread.join()
+
+
+KSHOT = {"/v1/server": {"grpc": "127.0.0.1:50051"}, "/v1/capabilities": {}}
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "found", "remedy"),
+    [
+        (KSHOT, "ok", "the same server as 127.0.0.1:50051", ""),
+        (KSHOT | {"/v1/capabilities": 401}, "ok", "kshot", ""),
+        (KSHOT | {"/v1/capabilities": 503}, "problem", "but not for its server", "log"),
+        ({"/v1/server": 421}, "problem", "not a name", "--http-host 127.0.0.1"),
+        ({"/v1/server": 404}, "warning", "another program", "kshot serve --http"),
+        ({"/v1/server": {"a": "b"}}, "warning", "another program", "kshot serve --http"),
+    ],
+)
+def test_the_page_must_reach_its_server(
+    http: ThreadingHTTPServer, said: dict[str, object], state: str, found: str, remedy: str
+) -> None:
+    cast(Any, http).said = said
+
+    checked = check_http("127.0.0.1", http.server_port, Credentials(), named=True, timeout=5)
+
+    assert checked.state == state
+    assert found in checked.found
+    assert remedy in checked.remedy
+
+
+def test_an_http_port_is_missed_where_it_is_named() -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        place = unheard.getsockname()
+
+        checked = check_http(*place, Credentials(), named=True, timeout=5)
+        unnamed = check_http(*place, Credentials(), named=False, timeout=5)
+
+    assert (checked.state, unnamed.state) == ("problem", "ok")
+    assert "kshot serve --http" in checked.remedy
+
+
+def test_a_certificate_of_others_is_named() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    roots = authority.cert_pem.bytes()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as serving:
+        cast(Any, serving).said = KSHOT
+        serving.socket = context.wrap_socket(serving.socket, server_side=True)
+        serving.handle_error = lambda *_: None  # type: ignore[method-assign]  # who does not trust it leaves
+        thread = Thread(target=serving.serve_forever, args=(0.01,))
+        thread.start()
+        place = ("127.0.0.1", serving.server_port)
+        known = check_http(*place, Credentials(tls=True, roots=roots), named=True, timeout=5)
+        unknown = check_http(*place, Credentials(), named=True, timeout=5)
+        serving.shutdown()
+        thread.join()
+
+    assert (known.state, unknown.state) == ("ok", "problem")
+    assert "--ca" in unknown.remedy
+
+
+def test_a_module_beside_the_user_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sounds_like_torch.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+
+    assert "No module named" in str(installation._ask("import sounds_like_torch; print('{}')"))
 
 
 def test_a_store_that_is_none_is_a_problem(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from kshot.local import printable
 from kshot.operate.finding import Finding, State, worst
 from kshot.operate.installation import check_installation
 from kshot.operate.machine import cache_folder, check_cache, check_disk, check_port
-from kshot.operate.reach import check_folder_of_store, check_server
+from kshot.operate.reach import check_folder_of_store, check_http, check_server
 
 _COLOURS: dict[State, str] = {"ok": "green", "warning": "yellow", "problem": "red"}
 
@@ -40,6 +40,14 @@ _COLOURS: dict[State, str] = {"ok": "green", "warning": "yellow", "problem": "re
     help="Address on which a server is to listen.",
 )
 @click.option(
+    "--http",
+    default="127.0.0.1:8080",
+    show_default=True,
+    envvar="KSHOT_HTTP",
+    metavar="HOST:PORT",
+    help="Address at which `kshot serve --http` is to answer.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=5.0,
@@ -47,26 +55,25 @@ _COLOURS: dict[State, str] = {"ok": "green", "warning": "yellow", "problem": "re
     help="Seconds to wait for the server.",
 )
 @json_option
-def command(server: Server, store: Path | None, listen: str, timeout: float, as_json: bool) -> None:
+def command(
+    server: Server, store: Path | None, listen: str, http: str, timeout: float, as_json: bool
+) -> None:
     """Check this installation and a server: each thing is ok, a warning or a problem.
 
     Tells how to mend what is not ok. Changes nothing. Exits with 1 if there is a problem.
     """
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise click.UsageError(f"--listen: expected HOST:PORT, got {listen!r}")
-    source = click.get_current_context().get_parameter_source("server")
-    named = source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    here, page = _place("--listen", listen), _place("--http", http)
     findings: list[Finding] = []
     with waiting("checking"):
         findings += check_installation()
         findings += _check_machine(store or default_store())
         with server.client(timeout) as client:
-            reached = check_server(client, named=named)
+            reached = check_server(client, named=_named("server"))
         findings.append(reached)
-        here = (host.strip("[]"), int(port))
         served = reached.found.startswith(f"{server.address}: kshot ") and _same(server, here)
         findings.append(check_port(*here, served=served))
+        credentials = server.credentials()
+        findings.append(check_http(*page, credentials, named=_named("http"), timeout=timeout))
     state = worst(findings)
     if as_json:
         print_document({"state": state, "findings": [asdict(each) for each in findings]})
@@ -74,6 +81,20 @@ def command(server: Server, store: Path | None, listen: str, timeout: float, as_
         _print(findings)
     if state == "problem":
         click.get_current_context().exit(1)
+
+
+def _place(flag: str, text: str) -> tuple[str, int]:
+    """Return host and port; raise `UsageError`."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise click.UsageError(f"{flag}: expected HOST:PORT, got {text!r}")
+    return host.strip("[]"), int(port)
+
+
+def _named(option: str) -> bool:
+    """Tell whether somebody named a thing, so that it should be there."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
 def default_store() -> Path:

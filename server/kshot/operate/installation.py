@@ -127,7 +127,7 @@ def _ask(script: str) -> dict[str, Any] | str:
     """Run a line of Python that prints JSON; return that, or why it failed."""
     try:
         done = subprocess.run(  # noqa: S603 -- this interpreter, with our own line
-            [sys.executable, "-c", script],
+            [sys.executable, "-P", "-c", script],  # the user's torch.py is not torch
             capture_output=True,
             text=True,
             timeout=_SECONDS,
