@@ -6,9 +6,12 @@ import base64
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image, ImageDraw
+from playwright.sync_api import expect
 
 from examples.exported.predict import Exported
 from kshot.bundle import (
@@ -33,6 +37,7 @@ from kshot.bundle import (
     prepare,
 )
 from kshot.client import Client
+from tests.e2e.chromium import chromium, needs_chromium
 
 PREDICT = Path(__file__).parents[2] / "examples" / "exported" / "predict.py"
 MODELS = ("drawings", "means")
@@ -249,6 +254,43 @@ def test_javascript_answers_as_the_server(
         check(
             node("predict.mjs", kept.path, "--prepared", tmp_path / "inputs.f32", cwd=folder), kept
         )
+
+
+class Files(SimpleHTTPRequestHandler):
+    """Files of a folder, without a line on stderr for each."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the library's name
+        pass
+
+
+@needs_chromium
+def test_a_browser_answers_as_the_server(
+    exports: dict[str, Kept], node_packages: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """From files that one chooses; a file that is none of these is named."""
+    (tmp_path / "text.png").write_text("no picture")
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Files, directory=str(node_packages("exported")))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with chromium() as browser:
+            page = browser.new_page()
+            page.goto(f"http://127.0.0.1:{server.server_port}/")
+            for kept in exports.values():
+                page.locator("#model").set_input_files(kept.path)
+                page.locator("#pictures").set_input_files(kept.queries)
+                expect(page.locator("#answers li")).to_have_count(len(kept.queries))
+                check(page.locator("#json").text_content() or "", kept)
+                page.locator("#pictures").set_input_files(tmp_path / "text.png")
+                expect(page.locator("#status")).to_have_text(
+                    "text.png: expected a picture that the browser reads"
+                )
+            page.locator("#model").set_input_files(tmp_path / "text.png")
+            expect(page.locator("#status")).to_contain_text("expected an export of kshot")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_an_export_says_what_is_applied(exports: dict[str, Kept]) -> None:
