@@ -87,6 +87,9 @@ class FakeServicer(AdaptationServiceServicer):
         self, request: wire.AdaptRequest, context: grpc.ServicerContext
     ) -> wire.AdaptResponse:
         self._begin(request, context)
+        return self._adapt(request)
+
+    def _adapt(self, request: wire.AdaptRequest) -> wire.AdaptResponse:
         model = request.model or "omniglot"
         adapted = _adapted(f"am-{len(self.kept)}", model, request.support_set)
         adapted.options.MergeFrom(request.options)
@@ -110,6 +113,7 @@ class FakeServicer(AdaptationServiceServicer):
     ) -> Iterator[wire.AdaptStreamResponse]:
         """Tell of two steps; if `stalled`, wait between them until the caller leaves."""
         context.add_callback(self.left.set)
+        self._begin(request.adapt, context)
         for count in (1, 2):
             event = wire.AdaptStreamResponse()
             event.progress.model = request.adapt.model
@@ -119,7 +123,7 @@ class FakeServicer(AdaptationServiceServicer):
             yield event
             if self.stalled:
                 self.left.wait()
-        yield wire.AdaptStreamResponse(result=self.Adapt(request.adapt, context))
+        yield wire.AdaptStreamResponse(result=self._adapt(request.adapt))
 
     def Predict(  # noqa: N802 -- the service's own name
         self, request: wire.PredictRequest, context: grpc.ServicerContext

@@ -332,12 +332,17 @@ def test_what_is_safe_is_tried_again_when_unavailable(
 
 
 @pytest.mark.usefixtures("unavailable")
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("side", [4, 400])
 def test_adapt_is_tried_again_as_the_same_request(
-    client: Client, servicer: FakeServicer, side: int
+    client: Client, servicer: FakeServicer, side: int, stream: bool
 ) -> None:
     """Also with images of more than the 256 KiB that gRPC keeps by default."""
-    client.adapt(np.zeros((2, 1, side, side), np.float32), ["a", "b"])
+    images = np.zeros((2, 1, side, side), np.float32)
+    if stream:
+        client.adapt_stream(images, ["a", "b"]).result()
+    else:
+        client.adapt(images, ["a", "b"])
 
     first, second = servicer.requests
     assert isinstance(first, wire.AdaptRequest)
