@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from kshot.client import Client, DeadlineExceededError, InputError, UnavailableError, capabilities
+from kshot.client import Client, DeadlineExceededError, InputError, UnavailableError
 from kshot.client.connection.channel import Patience
+from kshot.client.exchange import known_server
 from kshot.client.inputs import read_images
 from kshot.client.shrinking import any_large, encode_picture, shrink_arrays, shrink_file
 from kshot.v1 import adaptation_pb2 as wire
@@ -204,7 +205,7 @@ def test_threads_may_forget_adapted_models_at_any_time(
 
     servicer.useful_sides = {"photos": SIDE}
     adapted = client.adapt([jpeg, b"small"], ["a", "b"], model="photos")
-    monkeypatch.setattr(client, "_models", Forgetful())
+    monkeypatch.setattr(client._known, "_models", Forgetful())
 
     assert client.predict(adapted.id, [jpeg]).labels
 
@@ -232,7 +233,7 @@ def test_the_server_is_asked_once_in_a_while(
         client.adapt_and_predict([jpeg, b"small"], ["a", "b"], [b"small"], model="photos")
     client.predict(adapted, [jpeg])
     assert asked() == ["GetCapabilitiesRequest"]
-    monkeypatch.setattr(capabilities, "_FRESH_SECONDS", -1.0)
+    monkeypatch.setattr(known_server, "_FRESH_SECONDS", -1.0)
     with Client(client.address) as other:
         for _ in range(2):
             other.adapt([jpeg, b"small"], ["a", "b"], model="photos")

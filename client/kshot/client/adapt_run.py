@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, TypeVar
 
-from kshot.client.adapted_model import AdaptedModel
 from kshot.client.errors import CancelledError, DataLossError
-from kshot.client.options import decode_choice
-from kshot.v1 import adaptation_pb2 as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+    from types import TracebackType
+    from typing import Any, Self
+
+    from kshot.client.adapted_model import AdaptedModel
+    from kshot.client.kept_model import KeptModel
+
+_Model = TypeVar("_Model")
 
 
 @dataclass(frozen=True)
@@ -37,31 +42,30 @@ class AdaptRun:
 
     def __init__(
         self,
-        events: Generator[wire.AdaptStreamResponse],
-        decode: Callable[[wire.AdaptResponse], AdaptedModel],
+        events: Generator[Any],
+        read: Callable[[Any], AdaptProgress | KeptModel],
+        handle: Callable[[KeptModel], AdaptedModel],
     ) -> None:
         self._events = events
-        self._decode = decode
+        self._read = read
+        self._handle = handle
         self._result: AdaptedModel | None = None
         self._cancelled = False
 
     def __iter__(self) -> Iterator[AdaptProgress]:
         """Yield progress until the adaptation is done; raise `KshotError` if it fails."""
         for event in self._events:
-            if event.WhichOneof("event") == "result":
-                self._result = self._decode(event.result)
+            told = self._read(event)
+            if isinstance(told, AdaptProgress):
+                yield told
             else:
-                yield decode_progress(event.progress)
+                self._result = self._handle(told)
 
     def result(self) -> AdaptedModel:
         """Wait for the adapted model; raise `CancelledError` after `cancel`."""
         for _ in self:
             pass
-        if self._result is not None:
-            return self._result
-        if self._cancelled:
-            raise CancelledError("the adaptation was cancelled before it was done")
-        raise DataLossError("the adaptation ended without a result")
+        return check_result(self._result, cancelled=self._cancelled)
 
     def cancel(self) -> None:
         """Stop the adaptation on the server unless it is done."""
@@ -80,12 +84,10 @@ class AdaptRun:
         self.cancel()
 
 
-def decode_progress(progress: wire.AdaptProgress) -> AdaptProgress:
-    """Read a message of progress."""
-    return AdaptProgress(
-        model=progress.model,
-        stage=decode_choice("adapt_stage", progress.stage),
-        step_count=progress.step_count,
-        total_step_count=progress.total_step_count,
-        support_loss=tuple(progress.support_loss),
-    )
+def check_result(result: _Model | None, *, cancelled: bool) -> _Model:
+    """Return the result of a run that is over; raise `KshotError` where there is none."""
+    if result is not None:
+        return result
+    if cancelled:
+        raise CancelledError("the adaptation was cancelled before it was done")
+    raise DataLossError("the adaptation ended without a result")

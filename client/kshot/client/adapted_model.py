@@ -2,68 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self, Unpack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn, Self
 
-from kshot.client.errors import AdaptedModelNotFoundError, InputError, KshotError
-from kshot.client.inputs import Images
-from kshot.client.labels import Label, Labels
-from kshot.client.options import AdaptOptions
-from kshot.client.results import Description, Prediction, Report, Timing
-from kshot.client.values import check_text, shown
+from kshot.client.errors import AdaptedModelNotFoundError, KshotError
+from kshot.client.kept_model import KeptModel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime, timedelta
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Unpack
+
     from kshot.client.client import Client
+    from kshot.client.inputs import Images
+    from kshot.client.labels import Label, Labels
+    from kshot.client.options import AdaptOptions
+    from kshot.client.results import Prediction
 
 
 @dataclass(frozen=True, eq=False)
-class AdaptedModel:
+class AdaptedModel(KeptModel):
     """An adapted model on a server, until it expires or is deleted.
 
-    `labels` are the classes as the caller gave them to `adapt`, in the order of `class_names`;
-    `report` and `timing` come from `adapt`. All three are None for a model that was looked up. A
-    model for a while is a context manager: `with client.adapt(…) as model` deletes it at the end.
+    A model for a while is a context manager: `with client.adapt(…) as model` deletes it at the end.
     """
 
-    client: Client
-    description: Description
-    labels: tuple[Label, ...] | None = None
-    report: Report | None = None
-    timing: Timing | None = None
+    client: Client = field(kw_only=True)
 
-    @property
-    def id(self) -> str:
-        """The id, by which any client of the server finds the model again."""
-        return self.description.id
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the probabilities' columns."""
-        return self.description.class_names
-
-    @property
-    def weights_digest(self) -> str:
-        """SHA-256 of the adapted parameters."""
-        return self.description.weights_digest
-
-    @property
-    def expire_time(self) -> datetime | None:
-        """When the server drops the model, in UTC."""
-        return self.description.expire_time
-
-    @property
-    def step_count(self) -> int:
-        """The number of inner steps."""
-        return self.description.step_count
-
-    @property
-    def support_accuracy(self) -> float:
-        """The accuracy on its own support set: 0..1."""
-        return self.description.support_accuracy
+    @classmethod
+    def of(cls, client: Client, kept: KeptModel) -> Self:
+        """Return a handle by which a client reaches a kept model."""
+        return cls(kept.description, kept.labels, kept.report, kept.timing, client=client)
 
     def predict(
         self,
@@ -145,25 +116,3 @@ class AdaptedModel:
 
     def __repr__(self) -> str:
         return f"AdaptedModel({self.id!r}, class_names={list(self.class_names)})"
-
-
-def own_labels(adapted: AdaptedModel | str) -> Sequence[Label] | None:
-    """Return the caller's own labels if the handle knows them."""
-    return adapted.labels if isinstance(adapted, AdaptedModel) else None
-
-
-def known_labels(adapted: AdaptedModel | str) -> dict[str, Label] | None:
-    """Return the caller's own labels by the names of their classes, if the handle knows them."""
-    labels = own_labels(adapted)
-    if labels is None or not isinstance(adapted, AdaptedModel):
-        return None
-    return dict(zip(adapted.class_names, labels, strict=True))
-
-
-def check_id(adapted: object) -> str:
-    """Return the id of a handle, or the id itself; raise `InputError` for anything else."""
-    if isinstance(adapted, AdaptedModel):
-        return adapted.id
-    if isinstance(adapted, str) and adapted:
-        return check_text("adapted_model", adapted)
-    raise InputError(f"adapted_model: expected an AdaptedModel or its id, got {shown(adapted)}")

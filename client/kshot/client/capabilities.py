@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kshot.client.options import ResolvedOptions, decode_choice, decode_options, seconds
 from kshot.v1 import adaptation_pb2 as wire
-
-_FRESH_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -164,36 +160,3 @@ def _model_capabilities(model: wire.ModelCapabilities) -> ModelCapabilities:
 
 def _choices(kind: str, numbers: Sequence[int]) -> tuple[str, ...]:
     return tuple(decode_choice(kind, number) for number in numbers)
-
-
-def _aliases(name: str, model: ModelCapabilities) -> Iterator[str]:
-    yield name
-    base = model.model.partition("@")[0]
-    for suffix in (model.version, *model.labels):
-        yield f"{base}@{suffix}"
-
-
-class UsefulSides:
-    """The useful sides of a server's models, asked for at most once a minute; for all threads."""
-
-    def __init__(self) -> None:
-        self._sides: Mapping[str, int] = {}
-        self._until = -math.inf
-
-    def forget(self) -> None:
-        """Ask again next time: the server may be another one."""
-        self._until = -math.inf
-
-    def of(self, model: str | None, ask: Callable[[], Capabilities]) -> int:
-        """Return a model's `max_useful_side`; without a model, what suits them all."""
-        sides = self._sides
-        if time.monotonic() > self._until or (model is not None and model not in sides):
-            served = ask().models
-            sides = {
-                alias: each.max_useful_side
-                for name, each in served.items()
-                for alias in _aliases(name, each)
-            }
-            self._sides, self._until = sides, time.monotonic() + _FRESH_SECONDS
-        wanted = [side for name, side in sides.items() if model in (None, name)]
-        return max(wanted) if wanted and all(wanted) else 0

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from kshot.client.adapt_run import AdaptProgress
 from kshot.client.errors import InputError
 from kshot.client.inputs import Gathered, name_item, read_images
 from kshot.client.labels import Classes, Label, Labels, label_array, read_labels
@@ -186,6 +187,17 @@ def decode_description(model: wire.AdaptedModel) -> Description:
         model_version=model.model_version,
         library_versions=dict(model.library_versions),
         parent=model.parent,
+    )
+
+
+def decode_progress(progress: wire.AdaptProgress) -> AdaptProgress:
+    """Read how far an adaptation is."""
+    return AdaptProgress(
+        model=progress.model,
+        stage=decode_choice("adapt_stage", progress.stage),
+        step_count=progress.step_count,
+        total_step_count=progress.total_step_count,
+        support_loss=tuple(progress.support_loss),
     )
 
 

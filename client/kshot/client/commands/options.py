@@ -40,10 +40,10 @@ class Server:
         asked = Requested(self.tls, self.ca, self.cert, self.api_key)
         return read_credentials(asked, check_address(self.address))
 
-    def connection(self, timeout: float) -> Connection:
+    def connection(self) -> Connection:
         """Open a connection for calls that no client has; raises `InputError`."""
         asked = Requested(self.tls, self.ca, self.cert, self.api_key)
-        return Connection(self.address, asked, timeout)
+        return Connection(self.address, asked)
 
     def client(self, timeout: float) -> Client:
         """Open a client; raises `InputError`."""

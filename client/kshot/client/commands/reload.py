@@ -15,6 +15,7 @@ from kshot.client.commands.options import (
     timeout_option,
 )
 from kshot.client.commands.progress import waiting
+from kshot.client.connection.channel import Patience
 from kshot.v1 import admin_pb2 as wire
 
 
@@ -59,9 +60,9 @@ def command(server: Server, timeout: float, as_json: bool) -> None:
 
 def reload_bundles(server: Server, timeout: float) -> list[Served]:
     """Let a server read its bundles again and return all that it serves; raises `KshotError`."""
-    connection = server.connection(timeout)
+    connection = server.connection()
     try:
-        patience = connection.patience(None)
+        patience = Patience.of(timeout)
         with waiting("loading bundles"):
             response, _ = connection.call(
                 connection.admin_stub.ReloadBundles, wire.ReloadBundlesRequest(), patience

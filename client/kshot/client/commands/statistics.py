@@ -17,6 +17,7 @@ from kshot.client.commands.options import (
     time_text,
     timeout_option,
 )
+from kshot.client.connection.channel import Patience
 from kshot.v1 import admin_pb2 as wire
 
 _PARTS = ("queue", "decode", "compute", "store", "total")
@@ -39,9 +40,9 @@ def command(server: Server, timeout: float, as_json: bool) -> None:
 
     It needs a key with the role admin. Times are sums over the calls, in milliseconds.
     """
-    connection = server.connection(timeout)
+    connection = server.connection()
     try:
-        patience = connection.patience(None)
+        patience = Patience.of(timeout)
         response, _ = connection.call(
             connection.admin_stub.GetStatistics, wire.GetStatisticsRequest(), patience
         )

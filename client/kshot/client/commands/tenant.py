@@ -11,6 +11,7 @@ from kshot.client.commands.options import (
     server_options,
     timeout_option,
 )
+from kshot.client.connection.channel import Patience
 from kshot.v1 import admin_pb2 as wire
 
 
@@ -24,10 +25,10 @@ def command(tenant: str, server: Server, timeout: float, as_json: bool) -> None:
 
     It needs a key with the role admin. Keys stay: revoke them first, or the tenant may begin anew.
     """
-    connection = server.connection(timeout)
+    connection = server.connection()
     try:
         request = wire.DeleteTenantRequest(tenant=tenant)
-        patience = connection.patience(None)
+        patience = Patience.of(timeout)
         response, _ = connection.call(connection.admin_stub.DeleteTenant, request, patience)
     finally:
         connection.close()

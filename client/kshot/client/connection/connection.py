@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 
 from kshot.client.connection.addresses import check_address
-from kshot.client.connection.channel import Patience, check_timeout, open_channel
+from kshot.client.connection.channel import Patience, open_channel
 from kshot.client.connection.credentials import Requested, read_credentials
-from kshot.client.connection.failures import unknown_host
 from kshot.client.connection.forks import GATE, check_process, watch_forks
-from kshot.client.connection.status import Asked, error_from
 from kshot.client.errors import InputError, KshotError
-from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
-from kshot.v1.admin_pb2_grpc import AdminServiceStub
 
-_Response = TypeVar("_Response", bound=Message)
-Names = Mapping[str, Callable[[int], str]]
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from kshot.v1.admin_pb2_grpc import AdminServiceStub
+
+_Response = TypeVar("_Response", bound="Message")
+Names: TypeAlias = Mapping[str, Callable[[int], str]]
 
 
 class Connection:
@@ -30,9 +30,8 @@ class Connection:
     Every call has a deadline. Failures are raised as `KshotError`.
     """
 
-    def __init__(self, address: str, asked: Requested, timeout: float) -> None:
+    def __init__(self, address: str, asked: Requested) -> None:
         self.address = address
-        self.timeout = check_timeout(timeout)
         self._credentials = read_credentials(asked, check_address(address))
         check_process(address)
         watch_forks()
@@ -42,9 +41,17 @@ class Connection:
 
     def connect(self) -> None:
         """Make a channel in place of the one before."""
+        from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub  # with the first client
+
         self._channel = open_channel(self.address, self._credentials)
         self.stub = AdaptationServiceStub(self._channel)
-        self.admin_stub = AdminServiceStub(self._channel)
+
+    @property
+    def admin_stub(self) -> AdminServiceStub:
+        """The calls of an operator, on the same channel."""
+        from kshot.v1.admin_pb2_grpc import AdminServiceStub  # most programs are not an operator's
+
+        return AdminServiceStub(self._channel)
 
     def close(self) -> None:
         """End the calls under way; a child of the process leaves that to its parent."""
@@ -55,10 +62,6 @@ class Connection:
     def check_process(self) -> None:
         """Raise `InputError` in a child of the process that made the connection."""
         check_process(self.address, self._process)
-
-    def patience(self, timeout: float | None, more: float = 0.0) -> Patience:
-        """Return the time of a call: its own timeout, else the connection's and `more` seconds."""
-        return Patience.of(self.timeout + max(0.0, more) if timeout is None else timeout)
 
     def call(
         self,
@@ -79,9 +82,7 @@ class Connection:
                     request, timeout=patience.left, metadata=self._credentials.metadata
                 )
         except grpc.RpcError as error:
-            if unknown_host(error.details() or "") and not self._closed:
-                self.connect()  # gRPC waits up to two minutes before it looks a name up again
-            raise self._error(error, patience.timeout, names) from error
+            raise self._failure(error, patience.timeout, names) from error
         except ValueError as error:  # gRPC's error for a closed channel
             raise self._uncallable(error) from error
         took = time.perf_counter() - started
@@ -91,15 +92,14 @@ class Connection:
     def stream(
         self,
         method: Callable[..., Iterator[_Response]],
-        request: Message,
-        patience: Patience | None = None,
+        request: Message | Iterator[Message],
+        patience: Patience,
         names: Names | None = None,
     ) -> Generator[_Response]:
         """Call a method when its first part is wanted; the call ends with the iterator.
 
         `names` are as for `call`.
         """
-        patience = patience or self.patience(None)
         try:
             with GATE.call():
                 call = method(request, timeout=patience.left, metadata=self._credentials.metadata)
@@ -108,13 +108,17 @@ class Connection:
                 finally:
                     call.cancel()  # type: ignore[attr-defined]  # as every call of gRPC has it
         except grpc.RpcError as error:
-            raise self._error(error, patience.timeout, names) from error
+            raise self._failure(error, patience.timeout, names) from error
         except ValueError as error:  # gRPC's error for a closed channel
             raise self._uncallable(error) from error
 
-    def _error(
-        self, error: grpc.RpcError, timeout: float, names: Names | None = None
-    ) -> KshotError:
+    def _failure(self, error: grpc.RpcError, timeout: float, names: Names | None) -> KshotError:
+        """Return the package's error for gRPC's, and make ready for the next call."""
+        from kshot.client.connection.failures import unknown_host  # few calls fail
+        from kshot.client.connection.status import Asked, error_from
+
+        if unknown_host(error.details() or "") and not self._closed:
+            self.connect()  # gRPC waits up to two minutes before it looks a name up again
         return error_from(error, Asked(self.address, timeout, names or {}, self._credentials))
 
     def _uncallable(self, error: ValueError) -> InputError:

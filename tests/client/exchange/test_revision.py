@@ -14,8 +14,8 @@ from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
 from kshot.client import Client, InputError, InvalidArgumentError
+from kshot.client.exchange.revision import revised_labels
 from kshot.client.labels import read_labels
-from kshot.client.revision import revised_labels
 from kshot.v1 import adaptation_pb2 as wire
 
 if TYPE_CHECKING:
