@@ -4,58 +4,59 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kshot.client.adapt_run import AdaptProgress, AdaptRun
-from kshot.client.adapted_model import AdaptedModel
-from kshot.client.capabilities import Capabilities, ModelCapabilities
-from kshot.client.client import Client
-from kshot.client.errors import (
-    AdaptationDivergedError,
-    AdaptedModelDeletedError,
-    AdaptedModelExpiredError,
-    AdaptedModelNotFoundError,
-    AdaptFirstError,
-    CancelledError,
-    ConflictError,
-    DataLossError,
-    DeadlineExceededError,
-    DeviceMemoryError,
-    EtagMismatchError,
-    FailedPreconditionError,
-    InputError,
-    InvalidArgumentError,
-    KshotError,
-    ModelChangedError,
-    ModelNotFoundError,
-    NonFiniteLogitsError,
-    NotFoundError,
-    PermissionDeniedError,
-    QuotaExceededError,
-    RequestIdReusedError,
-    ResourceExhaustedError,
-    ServerError,
-    StoreFullError,
-    SupportNotKeptError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnimplementedError,
-    Violation,
-)
-from kshot.client.inputs import Images
-from kshot.client.labels import Label
-from kshot.client.options import AdaptOptions, ResolvedOptions
-from kshot.client.results import (
-    AccuracyEstimate,
-    Description,
-    ExampleNote,
-    ModelCandidate,
-    Prediction,
-    Report,
-    TailReport,
-    Timing,
-)
+from kshot.client.lazy import importer as _importer
 
 if TYPE_CHECKING:
+    from kshot.client.adapt_run import AdaptProgress, AdaptRun
+    from kshot.client.adapted_model import AdaptedModel
+    from kshot.client.capabilities import Capabilities, ModelCapabilities
     from kshot.client.classifier import FewShotClassifier
+    from kshot.client.client import Client
+    from kshot.client.errors import (
+        AdaptationDivergedError,
+        AdaptedModelDeletedError,
+        AdaptedModelExpiredError,
+        AdaptedModelNotFoundError,
+        AdaptFirstError,
+        CancelledError,
+        ConflictError,
+        DataLossError,
+        DeadlineExceededError,
+        DeviceMemoryError,
+        EtagMismatchError,
+        FailedPreconditionError,
+        InputError,
+        InvalidArgumentError,
+        KshotError,
+        ModelChangedError,
+        ModelNotFoundError,
+        NonFiniteLogitsError,
+        NotFoundError,
+        PermissionDeniedError,
+        QuotaExceededError,
+        RequestIdReusedError,
+        ResourceExhaustedError,
+        ServerError,
+        StoreFullError,
+        SupportNotKeptError,
+        UnauthenticatedError,
+        UnavailableError,
+        UnimplementedError,
+        Violation,
+    )
+    from kshot.client.inputs import Images
+    from kshot.client.labels import Label
+    from kshot.client.options import AdaptOptions, ResolvedOptions
+    from kshot.client.results import (
+        AccuracyEstimate,
+        Description,
+        ExampleNote,
+        ModelCandidate,
+        Prediction,
+        Report,
+        TailReport,
+        Timing,
+    )
 
 __all__ = [
     "AccuracyEstimate",
@@ -110,10 +111,32 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import the classifier when it is asked for: it brings scikit-learn if that is installed."""
-    if name == "FewShotClassifier":
-        from kshot.client.classifier import FewShotClassifier
+# Where the names are that are not errors: whoever asks for one imports its module.
+_MODULES = {
+    "AccuracyEstimate": "results",
+    "AdaptOptions": "options",
+    "AdaptProgress": "adapt_run",
+    "AdaptRun": "adapt_run",
+    "AdaptedModel": "adapted_model",
+    "Capabilities": "capabilities",
+    "Client": "client",
+    "Description": "results",
+    "ExampleNote": "results",
+    "FewShotClassifier": "classifier",
+    "Images": "inputs",
+    "Label": "labels",
+    "ModelCandidate": "results",
+    "ModelCapabilities": "capabilities",
+    "Prediction": "results",
+    "Report": "results",
+    "ResolvedOptions": "options",
+    "TailReport": "results",
+    "Timing": "results",
+}
 
-        return FewShotClassifier
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = _importer(__name__, dict.fromkeys(__all__, "errors") | _MODULES)
+
+
+def __dir__() -> list[str]:
+    """List the public names, whether or not they have been asked for."""
+    return sorted({*globals(), *__all__})
