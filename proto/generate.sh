@@ -14,3 +14,6 @@ PATH="$PWD/../.venv-proto/bin:$PATH"
 ../.venv-proto/bin/python -m grpc_tools.protoc -I . \
     --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. \
     kshot/v1/*.proto kshot/internal/v1/*.proto kshot/oip/v2/*.proto
+# With the comments, for the description of the HTTP interface.
+../.venv-proto/bin/python -m grpc_tools.protoc -I . --include_source_info \
+    --descriptor_set_out=kshot/v1/adaptation.binpb kshot/v1/adaptation.proto

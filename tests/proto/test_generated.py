@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2
 
+from kshot.gateway.comments import comments_of, read_comments
+
 REPOSITORY = Path(__file__).parents[2]
 FILES = {
     "kshot/v1/adaptation.proto": "kshot.v1.adaptation_pb2",
@@ -25,9 +27,9 @@ def buf(*arguments: str) -> bytes:
     return done.stdout
 
 
-def sources() -> dict[str, descriptor_pb2.FileDescriptorProto]:
+def sources(*options: str) -> dict[str, descriptor_pb2.FileDescriptorProto]:
     """Compile the .proto files as they are now."""
-    image = buf("build", "--exclude-source-info", "--as-file-descriptor-set", "-o", "-")
+    image = buf("build", *options, "--as-file-descriptor-set", "-o", "-")
     descriptors = descriptor_pb2.FileDescriptorSet.FromString(image)
     return {file.name: file for file in descriptors.file if file.name.startswith("kshot/")}
 
@@ -42,7 +44,7 @@ def test_every_proto_file_is_listed_here() -> None:
 
 
 def test_generated_modules_are_up_to_date() -> None:
-    compiled = sources()
+    compiled = sources("--exclude-source-info")
 
     for name, module in FILES.items():
         committed = descriptor_pb2.FileDescriptorProto()
@@ -51,6 +53,14 @@ def test_generated_modules_are_up_to_date() -> None:
         for file in (committed, source):
             clear_json_names(file)
         assert committed == source, f"{module} is not what {name} says: run proto/generate.sh"
+
+
+def test_the_comments_are_up_to_date() -> None:
+    """The description of the HTTP interface has them."""
+    said = comments_of(sources()["kshot/v1/adaptation.proto"])
+
+    assert read_comments() == said, "adaptation.binpb is not what the .proto says: run make proto"
+    assert len(said) > 300
 
 
 def clear_json_names(file: descriptor_pb2.FileDescriptorProto) -> None:

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from kshot.gateway.answers import CallerLeftError, Parts, unless_gone
 from kshot.gateway.bodies import Bodies, check_content_type, host_of
+from kshot.gateway.comments import read_comments
 from kshot.gateway.errors import (
     REQUEST_ID,
     RequestError,
@@ -220,13 +221,13 @@ def make_app(gateway: Gateway, names: Sequence[str], grpc_address: str) -> ASGIA
 
     `grpc_address` is the HOST:PORT that other clients use.
     """
-    document = describe(ROUTES)
+    document = json.dumps(describe(ROUTES, read_comments()))
 
     async def index(_request: Request) -> Response:
         return FileResponse(PAGE / "index.html")
 
     async def openapi(_request: Request) -> Response:
-        return JSONResponse(document)
+        return Response(document, media_type=_JSON)
 
     async def server(_request: Request) -> Response:
         return JSONResponse({"grpc": grpc_address})
