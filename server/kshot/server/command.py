@@ -248,7 +248,7 @@ def _announce(ready: dict[str, object], told: Mapping[str, str]) -> None:
     """
     fields: dict[str, Any] = dict(ready)
     log_event(fields.pop("event"), **fields)
-    Thread(target=click.echo, args=[json.dumps(ready | told)], daemon=True).start()
+    Thread(target=click.echo, args=[json.dumps({**ready, **told})], daemon=True).start()
 
 
 @contextmanager
