@@ -94,7 +94,7 @@ def test_a_full_disk_lets_models_go(
     model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
     request = wire.DeleteAdaptedModelRequest(adapted_model=model)
     with monkeypatch.context() as patched:
-        patched.setattr("kshot.server.store.index.StoreIndex.bury", fail)
+        patched.setattr("kshot.server.store.tables.index.StoreIndex.bury", fail)
         server.stub.DeleteAdaptedModel(request, timeout=30)
         gone = refusal(lambda: server.stub.DeleteAdaptedModel(request, timeout=30))
 

@@ -15,7 +15,7 @@ from kshot.server.request.violations import Violations
 from kshot.server.rpc.request_ids import RequestIds
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.server.store.failures import RequestAnswered
-from kshot.server.store.rows import AnsweredRequest
+from kshot.server.store.tables.rows import AnsweredRequest
 from kshot.v1 import adaptation_pb2 as wire
 
 ID = "9b2d3c52-63f4-4b8e-a1d7-5f0c7e9d2a41"

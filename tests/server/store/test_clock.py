@@ -12,8 +12,8 @@ import pytest
 from kshot.server.errors import AdaptedModelExpired
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.clock import LONGEST_STOP, StoreClock
-from kshot.server.store.rows import Seen
 from kshot.server.store.store import LocalStore
+from kshot.server.store.tables.rows import Seen
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]

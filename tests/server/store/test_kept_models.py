@@ -28,8 +28,8 @@ from kshot.server.request.renewal import Renewal
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.kept_models import Handover, KeptModels
 from kshot.server.store.model_cache import ModelCache
-from kshot.server.store.rows import AnsweredRequest
 from kshot.server.store.store import LocalStore
+from kshot.server.store.tables.rows import AnsweredRequest
 from kshot.server.workers import Workers
 
 Make = Callable[..., Any]

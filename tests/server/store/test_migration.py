@@ -24,8 +24,8 @@ from kshot.server.errors import (
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.content import arrays_bytes
 from kshot.server.store.folder import StoreFolder
-from kshot.server.store.rows import Value, digest, record_text
 from kshot.server.store.store import LocalStore
+from kshot.server.store.tables.rows import Value, digest, record_text
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]
@@ -93,7 +93,7 @@ RECORD = (
 DIE_WHILE_MIGRATING = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from kshot.server.store import schema
+from kshot.server.store.tables import schema
 from kshot.server.store.store import LocalStore
 point = sys.argv[2]
 connect = sqlite3.connect

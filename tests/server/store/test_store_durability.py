@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -18,11 +19,13 @@ from kshot.server.errors import (
     AdaptedModelDeleted,
     AdaptedModelNotFound,
 )
+from kshot.server.store import writer
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.failures import DiskFull
-from kshot.server.store.index import StoreIndex
-from kshot.server.store.rows import Row
+from kshot.server.store.files import fill
 from kshot.server.store.store import LocalStore
+from kshot.server.store.tables.rows import AnsweredRequest
+from kshot.server.store.writer import Parts
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]
@@ -32,11 +35,12 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from kshot.server.request.options import AdaptOptions
-from kshot.server.store import files as store_files
+from kshot.server.store import writer
+from kshot.server.store import writer
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import LocalStore
 from kshot.server.store.files import StoreFiles
-from kshot.server.store.index import StoreIndex
+from kshot.server.store.tables.index import StoreIndex
 
 def die(*_args, **_options):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -47,9 +51,10 @@ def then_die(function):
         die()
     return both
 
-def write_half(files, model_id, parts):
+def write_half(file, parts):
     content = b"".join(parts)
-    files._partial(model_id).write_bytes(content[: len(content) // 2])
+    file.write(content[: len(content) // 2])
+    file.flush()
     die()
 
 def die_at(statement):
@@ -73,15 +78,19 @@ def put(model_id, seed):
 store = LocalStore.open(Path(sys.argv[1]), max_count=9999, max_bytes=10**9, clock=lambda: 1e3)
 """
 
-KILL_POINTS = {
-    "before the file": "StoreFiles.write = die",
-    "in the file": "StoreFiles.write = write_half",
-    "after the file": "store_files.sync_folder = die",
+UNKNOWN = {
     "before the row": "StoreIndex.insert = die",
     "in the row": "die_at('INSERT INTO adapted_models')",
     "before the commit": "die_at('COMMIT')",
     "after the commit": "StoreIndex.insert = then_die(StoreIndex.insert)",
+    "before the file": "StoreFiles.create = die",
+    "in the file": "writer.fill = write_half",
+}
+WHOLE = {
+    "after the file": "writer.fill = then_die(writer.fill)",
+    "before the name": "StoreFiles.finish = die",
     "after the name": "StoreFiles.finish = then_die(StoreFiles.finish)",
+    "before it counts": "StoreIndex.settle = die",
     "after the answer": "print = then_die(print)",
 }
 
@@ -110,17 +119,17 @@ def assert_whole(store: LocalStore, model_id: str, seed: int) -> None:
     assert store.get(model_id).options.seed == seed
 
 
-@pytest.mark.parametrize("point", KILL_POINTS)
+@pytest.mark.parametrize("point", UNKNOWN | WHOLE)
 def test_a_killed_put_is_whole_or_unknown(tmp_path: Path, point: str) -> None:
     """An acknowledged put is served; any other is whole or unknown, and leaves no file."""
-    code = f"put('earlier', 1)\n{KILL_POINTS[point]}\nput('victim', 2)\n"
+    code = f"put('earlier', 1)\n{(UNKNOWN | WHOLE)[point]}\nput('victim', 2)\n"
     status, acknowledged = run_child(tmp_path, code)
 
     assert status == -signal.SIGKILL
     assert acknowledged == (["earlier", "victim"] if point == "after the answer" else ["earlier"])
     with open_store(tmp_path) as store:
         assert_whole(store, "earlier", 1)
-        if point in ("after the commit", "after the name", "after the answer"):
+        if point in WHOLE:
             assert_whole(store, "victim", 2)
         else:
             with pytest.raises(AdaptedModelNotFound, match="there is no"):
@@ -175,42 +184,114 @@ def test_a_killed_quarantine_is_finished(tmp_path: Path) -> None:
         store.read("victim")
 
 
-def test_a_put_syncs_file_name_and_row_in_order(
+class Disk:
+    """What a power cut would leave of a store's folder: what was synced, and no more."""
+
+    def __init__(self, folder: Path, *, lost: str = "") -> None:
+        """Watch a folder; `lost` is a kind of sync that the disk does not do."""
+        self.folder = folder
+        self._lost = lost
+        self._contents: dict[int, bytes] = {}  # by inode
+        self._names: dict[str, int] = {}
+        self._log = (folder / "index.sqlite3-wal").read_bytes()
+
+    def fsync(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if not stat.S_ISDIR(status.st_mode) and self._lost != "content":
+            self._contents[status.st_ino] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
+        if stat.S_ISDIR(status.st_mode) and self._lost != "name":
+            names = (self.folder / "models").iterdir()
+            self._names = {path.name: path.stat().st_ino for path in names}
+
+    def fdatasync(self, descriptor: int) -> None:
+        if self._lost != "row":
+            self._log = Path(f"/proc/self/fd/{descriptor}").read_bytes()
+
+    def write(self, folder: Path) -> None:
+        """Write what is left."""
+        (folder / "models").mkdir(mode=0o700, parents=True)
+        folder.chmod(0o700)
+        for name, inode in self._names.items():
+            (folder / "models" / name).write_bytes(self._contents.get(inode, b""))
+        # SQLite syncs the index itself whenever it takes the log in.
+        (folder / "index.sqlite3").write_bytes((self.folder / "index.sqlite3").read_bytes())
+        (folder / "index.sqlite3-wal").write_bytes(self._log)
+        for path in folder.rglob("*"):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+@pytest.mark.parametrize("lost", ["", "content", "name", "row"])
+def test_an_acknowledged_model_survives_a_power_cut(
     tmp_path: Path,
     make_model: MakeModel,
     make_arrays: MakeArrays,
     monkeypatch: pytest.MonkeyPatch,
+    lost: str,
 ) -> None:
-    """What a power cut may lose: a kill alone would not show a missing sync."""
-    store = open_store(tmp_path)
-    steps: list[str] = []
-    fsync, rename, insert = os.fsync, Path.rename, StoreIndex.insert
+    """A kill alone would not show a missing sync: with any of the three lost, nothing is left."""
+    open_store(tmp_path / "store").close()
+    request = AnsweredRequest("", "id", "digest", "a1", b"answer", 2000.0)
+    with open_store(tmp_path / "store") as store:
+        disk = Disk(tmp_path / "store", lost=lost)
+        monkeypatch.setattr(os, "fsync", disk.fsync)
+        monkeypatch.setattr(os, "fdatasync", disk.fdatasync)
+        store.put(make_model(), make_arrays(), lambda _: request)
+        disk.write(tmp_path / "left")
+        monkeypatch.undo()
 
-    def log_fsync(descriptor: int) -> None:
-        folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        steps.append("sync folder" if folder else "sync file")
-        fsync(descriptor)
+    with open_store(tmp_path / "left") as store:
+        if not lost:
+            np.testing.assert_array_equal(store.read("a1").support, make_arrays().support)
+            assert store.find_request("id") == request
+        else:
+            with pytest.raises(AdaptedModelNotFound, match="there is no"):
+                store.get("a1")
+            assert store.find_request("id") is None
+            assert store.use() == (0, 0)
+        assert store.list(9)[0] == ([] if lost else [store.get("a1")])
+    kept = {path.name for path in (tmp_path / "left" / "models").iterdir()}
+    assert kept == (set() if lost else {"a1.safetensors"})
 
-    def log_rename(path: Path, target: Path) -> Path:
-        steps.append("rename")
-        return rename(path, target)
 
-    def log_insert(index: StoreIndex, row: Row, *request: None) -> None:
-        steps.append("row")
-        insert(index, row, *request)
+def test_a_change_waits_for_its_row(
+    tmp_path: Path, make_model: MakeModel, make_arrays: MakeArrays
+) -> None:
+    """SQLite waits by itself wherever `LocalStore.put` does not."""
+    with open_store(tmp_path) as store:
+        store.put(make_model(), make_arrays())
+        settings = [
+            store._index._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous")
+        ]
 
-    monkeypatch.setattr(os, "fsync", log_fsync)
-    monkeypatch.setattr(Path, "rename", log_rename)
-    monkeypatch.setattr(StoreIndex, "insert", log_insert)
-    store.put(make_model(), make_arrays())
-    settings = [
-        store._index._connection.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("journal_mode", "synchronous")
-    ]
-    store.close()
-
-    assert steps == ["sync file", "sync folder", "row", "rename"]
     assert settings == ["wal", 2]  # 2 is FULL
+
+
+@pytest.mark.parametrize("deletion", ["delete", "erase"])
+def test_what_is_deleted_before_it_is_whole_is_gone(
+    tmp_path: Path,
+    make_model: MakeModel,
+    make_arrays: MakeArrays,
+    monkeypatch: pytest.MonkeyPatch,
+    deletion: str,
+) -> None:
+    with open_store(tmp_path) as store:
+
+        def then_delete(file: BinaryIO, parts: Parts) -> None:
+            fill(file, parts)
+            with pytest.raises(AdaptedModelNotFound, match="there is no"):
+                store.get("a1")
+            assert not store.list(9)[0]
+            if deletion == "erase":
+                assert store.delete_tenant("") == 1
+            else:
+                store._graves.delete("a1", store.now())
+
+        monkeypatch.setattr(writer, "fill", then_delete)
+        with pytest.raises(AdaptedModelDeleted):
+            store.put(make_model(), make_arrays())
+        assert store.use() == (0, 0)
+    assert not list((tmp_path / "models").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -220,7 +301,9 @@ def test_a_put_syncs_file_name_and_row_in_order(
         "os.fsync",
         "pathlib.Path.rename",
         "kshot.server.store.files.sync_folder",
-        "kshot.server.store.index.StoreIndex.insert",
+        "os.fdatasync",
+        "kshot.server.store.tables.index.StoreIndex.insert",
+        "kshot.server.store.tables.index.StoreIndex.settle",
     ],
 )
 def test_a_full_disk_leaves_no_partial_file(

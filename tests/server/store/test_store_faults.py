@@ -163,7 +163,7 @@ def test_the_index_is_this_process_own(folder: Path) -> None:
 def test_an_index_that_another_program_has_is_refused(
     open_store: OpenStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kshot.server.store.index._LONGEST_WAIT", 0.0)
+    monkeypatch.setattr("kshot.server.store.tables.index._LONGEST_WAIT", 0.0)
     open_store().close()
     other = sqlite3.connect(folder / "index.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

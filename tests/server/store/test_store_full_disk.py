@@ -15,8 +15,8 @@ import pytest
 from kshot.server.errors import AdaptedModelDeleted, AdaptedModelExpired
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.failures import DiskFull, StoreFailed
-from kshot.server.store.index import StoreIndex
 from kshot.server.store.store import LocalStore
+from kshot.server.store.tables.index import StoreIndex
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]
@@ -199,7 +199,7 @@ def test_a_used_up_quota_is_freed_as_a_full_disk_is(
         for model_id in ("a1", "a2"):
             store.put(make_model(model_id, expire_time=1500.0), make_arrays())
         with monkeypatch.context() as patched:
-            patched.setattr("kshot.server.store.index.transaction", no_quota)
+            patched.setattr("kshot.server.store.tables.index.transaction", no_quota)
             store.delete("a1")
             with pytest.raises(AdaptedModelDeleted):
                 store.get("a1")

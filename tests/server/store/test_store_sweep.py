@@ -117,7 +117,7 @@ def test_others_go_on_between_parts_of_a_sweep(
             left.append(store._index.use()[0])
         remove(model_ids)
 
-    monkeypatch.setattr("kshot.server.store.index.AT_ONCE", COUNT // 4)
+    monkeypatch.setattr("kshot.server.store.tables.index.AT_ONCE", COUNT // 4)
     with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patched:
         patched.setattr(store._files, "remove", meanwhile)
         assert store.sweep() == COUNT

@@ -22,8 +22,8 @@ from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.failures import RequestAnswered, StoreFailed
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.folder import StoreFolder
-from kshot.server.store.rows import AnsweredRequest
 from kshot.server.store.store import LocalStore
+from kshot.server.store.tables.rows import AnsweredRequest
 
 MakeArrays = Callable[..., AdaptedArrays]
 MakeModel = Callable[..., AdaptedModelRecord]
@@ -281,8 +281,8 @@ def test_the_oldest_of_many_answers_are_forgotten(
     make_arrays: MakeArrays,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kshot.server.store.index._MOST_ANSWERS", (2, 100))
-    monkeypatch.setattr("kshot.server.store.index._TRIM_AFTER", 1)
+    monkeypatch.setattr("kshot.server.store.tables.index._MOST_ANSWERS", (2, 100))
+    monkeypatch.setattr("kshot.server.store.tables.index._TRIM_AFTER", 1)
     arrays = make_arrays()
 
     with open_store() as store:
@@ -311,8 +311,8 @@ def test_each_tenant_has_its_answers_trimmed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where others' answers came at each third place, a tenant kept all of its own."""
-    monkeypatch.setattr("kshot.server.store.index._MOST_ANSWERS", (2, 1000))
-    monkeypatch.setattr("kshot.server.store.index._TRIM_AFTER", 3)
+    monkeypatch.setattr("kshot.server.store.tables.index._MOST_ANSWERS", (2, 1000))
+    monkeypatch.setattr("kshot.server.store.tables.index._TRIM_AFTER", 3)
     arrays = make_arrays()
 
     with open_store(max_count=9) as store:

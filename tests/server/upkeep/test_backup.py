@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 
 from kshot.server.errors import AdaptedModelDeleted, AdaptedModelNotFound, StartError
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
-from kshot.server.store.index import StoreIndex
-from kshot.server.store.rows import AnsweredRequest
 from kshot.server.store.store import LocalStore
+from kshot.server.store.tables.index import StoreIndex
+from kshot.server.store.tables.rows import AnsweredRequest
 from kshot.server.upkeep import backup, index_copy
 from kshot.server.upkeep.backup_manifest import BackupManifest
 from kshot.server.upkeep.command import command

@@ -20,8 +20,8 @@ from kshot.server.rpc.encode import adapted_model_message, report_message, timin
 from kshot.server.store.adapted_model import AdaptedModelRecord
 from kshot.server.store.failures import RequestAnswered
 from kshot.server.store.kept_models import KeptModels
-from kshot.server.store.rows import AnsweredRequest
 from kshot.server.store.store import RequestOf
+from kshot.server.store.tables.rows import AnsweredRequest
 from kshot.server.workers import Workers
 from kshot.v1 import adaptation_pb2 as wire
 

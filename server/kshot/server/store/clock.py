@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kshot.server.event_log import log_event
-from kshot.server.store.rows import Seen
+from kshot.server.store.tables.rows import Seen
 
 TOLERANCE = 60.0
 LONGEST_STOP = 24 * 3600.0

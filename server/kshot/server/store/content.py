@@ -20,8 +20,8 @@ from kshot.bundle import TAIL_MIX
 from kshot.server.store.adapted_model import TAIL, AdaptedArrays, AdaptedModelRecord, Arrays
 from kshot.server.store.failures import StoreFailed
 from kshot.server.store.kept_support import KeptSupport, PackedImages
-from kshot.server.store.rows import parse_record, record_text
 from kshot.server.store.sealing import Seals, unknown_key
+from kshot.server.store.tables.rows import parse_record, record_text
 
 _PARAMETERS = "parameters."
 _STATISTICS = "statistics."

@@ -1,7 +1,7 @@
 """The store's files: one per adapted model, whole under its name or not there.
 
 `models/ID.safetensors` is a model. `.ID.safetensors.partial` beside it is one that is being
-written: it gets its name when its row is in the index, and replaces the file of this name.
+written: it gets its name when both it and its row are on disk, and replaces the file of this name.
 `ID.deleted` and `ID.expired` stand for models that are gone where the index has no room to say so.
 `quarantine` has what is damaged. Links, pipes and folders with such names are none of ours: they
 are left alone.
@@ -19,6 +19,7 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from kshot.bundle import sync_folder
 from kshot.server.store.ownership import private_folder
@@ -79,16 +80,22 @@ class StoreFiles:
 
     def write(self, model_id: str, parts: Sequence[bytes | memoryview]) -> None:
         """Write a file durably, which `finish` names; if this fails, nothing of it is left."""
-        partial = self._partial(model_id)
         try:
-            with open(partial, "wb", opener=lambda name, _: os.open(name, _WRITE, 0o600)) as file:
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_folder(self._models)
+            with self.create(model_id) as file:
+                fill(file, parts)
+            self.sync_names()
         except BaseException:
-            partial.unlink(missing_ok=True)
+            self.drop_partial(model_id)
             raise
+
+    def create(self, model_id: str) -> BinaryIO:
+        """Return a new file, which `finish` names, to `fill` and close."""
+        path = self._partial(model_id)
+        return open(path, "wb", opener=lambda name, _: os.open(name, _WRITE, 0o600))
+
+    def sync_names(self) -> None:
+        """Wait until the names of models, finished or not, are on disk."""
+        sync_folder(self._models)
 
     def finish(self, model_id: str) -> None:
         """Give a written file its name, also that of the file that it replaces."""
@@ -251,6 +258,13 @@ class StoreFiles:
     def _partial(self, model_id: str) -> Path:
         path = self._path(model_id)
         return path.with_name(f".{path.name}{_PARTIAL}")
+
+
+def fill(file: BinaryIO, parts: Sequence[bytes | memoryview]) -> None:
+    """Write parts to a file, and wait until they are on disk."""
+    file.writelines(parts)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _id_of(path: Path) -> str:

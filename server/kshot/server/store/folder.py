@@ -14,11 +14,11 @@ from kshot.bundle import sync_folder
 from kshot.server.errors import StartError
 from kshot.server.store.clock import StoreClock
 from kshot.server.store.files import StoreFiles
-from kshot.server.store.index import StoreIndex
 from kshot.server.store.ownership import check_root, private_file
 from kshot.server.store.recovery import recover
-from kshot.server.store.salvage import rebuild
-from kshot.server.store.schema import IndexDamaged, NewerIndex
+from kshot.server.store.tables.index import StoreIndex
+from kshot.server.store.tables.salvage import rebuild
+from kshot.server.store.tables.schema import IndexDamaged, NewerIndex
 
 INDEX_FILE = "index.sqlite3"
 _SIDE_FILES = ("index.sqlite3-wal", "index.sqlite3-shm", "index.sqlite3-journal")

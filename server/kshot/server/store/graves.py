@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from kshot.server.store.failures import maybe_full_disk, suppress_full_disk
 from kshot.server.store.files import StoreFiles
-from kshot.server.store.index import StoreIndex
+from kshot.server.store.tables.index import StoreIndex
 
 TOMBSTONE_SECONDS = 7 * 24 * 3600
 # How many files of expired models make room for the note that all of them are gone.

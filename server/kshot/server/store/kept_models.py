@@ -32,8 +32,8 @@ from kshot.server.request.violations import Violations
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.failures import DiskFull, StoreFailed
 from kshot.server.store.model_cache import CachedModel, ModelCache
-from kshot.server.store.rows import AnsweredRequest
 from kshot.server.store.store import NO_FILTER, LocalStore, RequestOf
+from kshot.server.store.tables.rows import AnsweredRequest
 from kshot.server.workers import Workers
 
 Result = TypeVar("Result")

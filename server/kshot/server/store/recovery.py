@@ -1,9 +1,10 @@
 """Brings index and files together when a store opens: after a crash, or with bits flipped.
 
-Nothing whole is lost and nothing is deleted unless a tombstone or a missing row proves that nobody
-is to have it. A row comes before the name of its file, so a file with its name and without a row is
-a model whose row was lost: it gets a new one from its own record, or goes to quarantine. Power may
-fail before a name is on disk: where rows were lost, a whole file without its name is one, too.
+Nothing whole is lost and nothing is deleted unless a tombstone, a missing row, or a row that is
+only `WRITTEN` proves that nobody is to have it. A row comes before the name of its file, so a file
+with its name and without a row is a model whose row was lost: it gets a new one from its own
+record, or goes to quarantine. Power may fail before a name is on disk: where rows were lost, a
+whole file without its name is one, too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from dataclasses import replace
 from kshot.server.event_log import log_event
 from kshot.server.store.content import content_digest, described
 from kshot.server.store.files import Found, StoreFiles, checked_id
-from kshot.server.store.index import StoreIndex
-from kshot.server.store.rows import Row, Tombstone
+from kshot.server.store.tables.index import StoreIndex
+from kshot.server.store.tables.rows import DAMAGED, WHOLE, WRITTEN, Row, Tombstone
 
 # How long an id answers that it is damaged if nothing tells when it was to expire.
 _UNKNOWN_SECONDS = 30 * 24 * 3600.0
@@ -44,11 +45,13 @@ class _Recovery:
         self._found: Found = files.find()
         self._rows: dict[str, Row] = {}
         self._places: dict[str, int] = {}
+        self._places_of_requests: dict[str, int] = {}  # by the id of a row that is only written
         self._changed: dict[str, Row] = {}
         self._lost_rows: list[int] = []
         self._lost_tombstones: list[int] = []
         self._lost_requests: list[int] = []
         self._lost_ids: set[str] = set()
+        self._unwritten: set[str] = set()  # ids that nobody has heard of
         self._buried: dict[str, Tombstone] = {}
         self._unsure: set[str] = set()  # ids that may be deleted
         self._done: Counter[str] = Counter()
@@ -66,6 +69,7 @@ class _Recovery:
         for model_id in self._lost_ids - self._rows.keys() - self._changed.keys() - dead:
             self._changed[model_id] = self._unknown(model_id)
         self._files.clear_partial()
+        self._files.remove(self._unwritten)  # before the rows: without one a file counts as lost
         self._index.change(
             tuple(self._changed.values()),
             new_graves,
@@ -99,6 +103,8 @@ class _Recovery:
             if request is None:
                 self._lost_requests.append(place)
                 self._done["lost_requests"] += 1
+            elif (row := self._rows.get(request.adapted_model)) and row.state == WRITTEN:
+                self._places_of_requests[row.id] = place
 
     def _bury_what_is_gone(self) -> list[Tombstone]:
         """Return tombstones for rows whose files say that they are gone."""
@@ -117,9 +123,10 @@ class _Recovery:
 
     def _name_what_is_written(self, *, rows_lost: bool) -> None:
         for model_id in self._found.partial - self._buried.keys():
-            known = model_id in self._rows or model_id in self._lost_ids
-            if model_id in self._found.models:
-                if not replaces(self._files, model_id, self._rows.get(model_id)):
+            row = self._rows.get(model_id)
+            known = row is not None or model_id in self._lost_ids
+            if model_id in self._found.models or (row and row.state == WRITTEN):
+                if not replaces(self._files, model_id, row):
                     continue
             elif not known and not (rows_lost and may_be_whole(self._files, model_id)):
                 continue
@@ -129,22 +136,37 @@ class _Recovery:
 
     def _check(self, row: Row, *, present: bool, read_all: bool) -> None:
         """Compare a row with its file, which is read if there is doubt."""
-        if not present:
-            if not row.damaged:
-                self._changed[row.id] = replace(row, damaged=1)
+        if row.state == WRITTEN:
+            self._settle(row, present=present)
+        elif not present:
+            if row.state == WHOLE:
+                self._changed[row.id] = replace(row, state=DAMAGED)
                 self._done["damaged"] += 1
         elif not row.sha256:
             self._adopt(row.id)
-        elif read_all or row.damaged:
+        elif read_all or row.state == DAMAGED:
             content = self._read(row.id)
             if content is None:
                 return
-            damaged = content_digest(content) != row.sha256
-            if damaged:
+            state = WHOLE if content_digest(content) == row.sha256 else DAMAGED
+            if state == DAMAGED:
                 self._files.quarantine(row.id)
-            if damaged != bool(row.damaged):
-                self._changed[row.id] = replace(row, damaged=int(damaged))
-                self._done["damaged" if damaged else "whole_again"] += 1
+            if state != row.state:
+                self._changed[row.id] = replace(row, state=state)
+                self._done["damaged" if state == DAMAGED else "whole_again"] += 1
+
+    def _settle(self, row: Row, *, present: bool) -> None:
+        """Keep a model that was being written if it is whole; drop it with its request if not."""
+        content = self._read(row.id) if present else b""
+        if content is None:
+            return
+        if content and content_digest(content) == row.sha256:
+            self._changed[row.id] = replace(row, state=WHOLE)
+            return
+        self._unwritten.add(row.id)
+        self._lost_rows.append(self._places[row.id])
+        if row.id in self._places_of_requests:
+            self._lost_requests.append(self._places_of_requests[row.id])
 
     def _adopt(self, model_id: str) -> None:
         """Make the row of a file that has none, or move the file aside."""

@@ -41,11 +41,12 @@ from kshot.server.store.failures import RequestAnswered, suppress_full_disk, sys
 from kshot.server.store.files import checked_id
 from kshot.server.store.folder import StoreFolder
 from kshot.server.store.graves import Graves
-from kshot.server.store.index import AT_ONCE, Wanted
 from kshot.server.store.page_token import page_token as make_token
 from kshot.server.store.page_token import parse_page_token
-from kshot.server.store.rows import AnsweredRequest, Row
 from kshot.server.store.sealing import Seals
+from kshot.server.store.tables.index import AT_ONCE, Wanted
+from kshot.server.store.tables.rows import DAMAGED, WRITTEN, AnsweredRequest, Row
+from kshot.server.store.writer import ModelWriter, Parts
 
 # How often the clocks are noted for the next start.
 _NOTE_SECONDS = 600.0
@@ -92,6 +93,7 @@ class LocalStore:
         # Held while a record changes: two changes of one model would write the same file.
         self._changing = threading.Lock()
         self._room = StoreRoom(folder.index.use, caps)
+        self._writer = ModelWriter(self._files, self._index, self._lock)
         self._graves = Graves(self._files, self._index, self._lock)
         self._noted = -_NOTE_SECONDS, 0.0  # when the clocks were noted, and what was skipped
         self._erased: dict[str, float] = {}  # when tenants were, by `time.perf_counter`
@@ -132,6 +134,7 @@ class LocalStore:
 
     def close(self) -> None:
         """Close the index and release the folder; a second call does nothing."""
+        self._writer.close()
         with self._removing, self._lock:
             self._noted = -_NOTE_SECONDS, 0.0
             with suppress(sqlite3.Error):  # closed before, or no room
@@ -162,7 +165,9 @@ class LocalStore:
         self._reserve(NewModel(model.id, model.tenant, model.size_bytes), limits)
         try:
             answered = None if request is None else request(model)
-            self._write(row, content.parts, answered, begun)
+            self._writer.add(
+                row, content.parts, answered, lambda: self._check(row, answered, begun)
+            )
         finally:
             with self._lock:
                 self._room.release(model.id)
@@ -409,63 +414,27 @@ class LocalStore:
         self.now()  # notices a jump
         return _shifted(model, -self._clock.skipped)
 
-    def _write(
-        self,
-        row: Row,
-        parts: Sequence[bytes | memoryview],
-        request: AnsweredRequest | None,
-        begun: float,
-    ) -> None:
-        """Write a file and its row; if this fails, nothing of them is left."""
-        try:
-            with system_errors():
-                self._files.write(row.id, parts)
-                with self._lock:
-                    if begun <= self._erased.get(row.tenant or "", -math.inf):
-                        raise AdaptedModelDeleted(row.id)
-                    if request and self.find_request(request.request_id, request.tenant):
-                        raise RequestAnswered("request_id: expected a new one")
-                    # From here on it is kept: the next start gives the file its name if need be.
-                    self._index.insert(row, request)
-                    try:
-                        self._files.finish(row.id)
-                    except BaseException:
-                        self._index.forget(row.id)
-                        raise
-                    self._room.release(row.id)
-        except BaseException:
-            with suppress(OSError):
-                self._files.discard(row.id)
-            raise
+    def _check(self, row: Row, request: AnsweredRequest | None, begun: float) -> None:
+        """Raise if a new model may not be kept; otherwise its row is next to be counted."""
+        if begun <= self._erased.get(row.tenant or "", -math.inf):
+            raise AdaptedModelDeleted(row.id)
+        if request and self.find_request(request.request_id, request.tenant):
+            raise RequestAnswered("request_id: expected a new one")
+        self._room.release(row.id)
 
-    def _replace(
-        self, old: Row, new: Row, parts: Sequence[bytes | memoryview], limits: Limits
-    ) -> None:
-        """Write a file and its row in the place of others; if this fails, those stay.
+    def _replace(self, old: Row, new: Row, parts: Parts, limits: Limits) -> None:
+        """Write a file and its row in the place of others; a file that grows needs room."""
 
-        A file that grows needs room.
-        """
+        def check() -> None:
+            if self._live_row(old.id, old.tenant or "") != old:
+                raise AdaptedModelDamaged(old.id)
+            self._room.release(new.id)
+
         growth = new.size_bytes - old.size_bytes
         if growth > 0:
             self._reserve(NewModel(new.id, new.tenant or "", growth, count=0), limits)
         try:
-            with system_errors():
-                self._files.write(new.id, parts)
-                with self._lock:
-                    if self._live_row(old.id, old.tenant or "") != old:
-                        raise AdaptedModelDamaged(old.id)
-                    # From here on it is changed: the next start renames the file if need be.
-                    self._index.replace(new)
-                    try:
-                        self._files.finish(new.id)
-                    except BaseException:
-                        self._index.replace(old)
-                        raise
-                    self._room.release(new.id)
-        except BaseException:
-            with suppress(OSError):
-                self._files.drop_partial(new.id)
-            raise
+            self._writer.exchange(old, new, parts, check)
         finally:
             with self._lock:
                 self._room.release(new.id)
@@ -520,7 +489,9 @@ class LocalStore:
             raise AdaptedModelNotFound(model_id)
         if row.expire_time <= self.now():
             raise self._expired(model_id, row.expire_time)
-        if row.damaged:
+        if row.state == WRITTEN:
+            raise AdaptedModelNotFound(model_id)
+        if row.state == DAMAGED:
             raise AdaptedModelDamaged(model_id)
         return row
 

@@ -14,14 +14,14 @@ from kshot.server.errors import StartError
 from kshot.server.store.content import content_digest, described
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.folder import INDEX_FILE
-from kshot.server.store.index import StoreIndex
 from kshot.server.store.ownership import (
     check_root,
     private_file,
     private_folder,
     replace_private_file,
 )
-from kshot.server.store.rows import Row
+from kshot.server.store.tables.index import StoreIndex
+from kshot.server.store.tables.rows import WHOLE, Row
 from kshot.server.upkeep.backup_manifest import (
     MANIFEST_FILE,
     MODELS_FOLDER,
@@ -100,7 +100,7 @@ def _copy_models(
 ) -> dict[str, str]:
     """Copy the file of each row; the copied index then has the rows of what was copied."""
     models = {}
-    for row in [row for _, _, row in index.rows() if row is not None and not row.damaged]:
+    for row in [row for _, _, row in index.rows() if row and row.state == WHOLE]:
         if _has(folder / model_file(row.id, row.sha256), row.sha256):
             found = row
         else:

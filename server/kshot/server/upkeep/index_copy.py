@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from kshot.server.errors import StartError
-from kshot.server.store.index import StoreIndex
+from kshot.server.store.tables.index import StoreIndex
 
 _TRIES = 200
 _PAUSE_SECONDS = 0.05

@@ -17,10 +17,10 @@ from kshot.server.store.clock import StoreClock
 from kshot.server.store.content import content_digest, described
 from kshot.server.store.files import StoreFiles
 from kshot.server.store.folder import INDEX_FILE, LOCK_FILE, in_use
-from kshot.server.store.index import StoreIndex
 from kshot.server.store.recovery import may_be_whole, replaces
-from kshot.server.store.rows import Row
-from kshot.server.store.salvage import copy_index
+from kshot.server.store.tables.index import StoreIndex
+from kshot.server.store.tables.rows import DAMAGED, WRITTEN, Row
+from kshot.server.store.tables.salvage import copy_index
 
 # What a server works with as it is; everything else is for `kshot store repair`.
 SOUND = ("healthy", "expired", "quarantined", "leftover", "unfinished", "foreign")
@@ -133,7 +133,9 @@ def _findings(files: StoreFiles, index: StoreIndex | None) -> Iterator[Finding]:
 
 
 def _of_row(row: Row, files: StoreFiles, now: float, *, unfinished: bool) -> Finding:
-    if row.damaged:
+    if row.state == WRITTEN:
+        return Finding(row.id, row.model, "unfinished", "the next start keeps it if it is whole")
+    if row.state == DAMAGED:
         return Finding(row.id, row.model, "quarantined", "known to be damaged")
     if row.expire_time <= now:
         return Finding(row.id, row.model, "expired", "the next sweep removes it")

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 from kshot.bundle import sync_folder
 from kshot.server.event_log import log_event
-from kshot.server.store.earlier import ROWS_1, ROWS_2, TOMBSTONES_1, row_1, tombstones_1
-from kshot.server.store.index import StoreIndex
 from kshot.server.store.ownership import private_folder
-from kshot.server.store.rows import AnsweredRequest, Row, Seen, Tombstone, intact
-from kshot.server.store.schema import DAMAGE, SCHEMA, SCHEMA_VERSION, NewerIndex
+from kshot.server.store.tables.earlier import ROWS_1, ROWS_2, TOMBSTONES_1, row_1, tombstones_1
+from kshot.server.store.tables.index import StoreIndex
+from kshot.server.store.tables.rows import AnsweredRequest, Row, Seen, Tombstone, intact
+from kshot.server.store.tables.schema import DAMAGE, SCHEMA, SCHEMA_VERSION, NewerIndex
 
 _MAGIC = b"SQLite format 3\0"
 

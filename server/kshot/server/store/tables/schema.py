@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kshot.server.errors import StartError
-from kshot.server.store.earlier import read_earlier
+from kshot.server.store.tables.earlier import read_earlier
 
 SCHEMA_VERSION = 3
 # At so many pages the index takes its log in.
@@ -63,6 +63,7 @@ SCHEMA = (
 )""",
     "CREATE TABLE room (content BLOB NOT NULL)",
 )
+# The column `damaged` has the state of a `Row`.
 # Columns in the order of the fields of `Row`, `Tombstone` and `AnsweredRequest`, and a digest.
 REPLACE = "REPLACE INTO adapted_models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 REPLACE_TOMBSTONE = "REPLACE INTO tombstones VALUES (?, ?, ?, ?, ?, ?)"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kshot.server.store.rows import Row, Seen, Tombstone, Value, intact, values
+from kshot.server.store.tables.rows import Row, Seen, Tombstone, Value, intact, values
 
 Values = tuple[Value, ...]
 

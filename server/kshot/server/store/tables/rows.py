@@ -11,6 +11,10 @@ from typing import TypeVar
 from kshot.server.request.options import AdaptOptions
 from kshot.server.store.adapted_model import AdaptedModelRecord
 
+# What a row says of its file. One that is `WRITTEN` is on its way to the disk: nobody has heard of
+# it before it is `WHOLE`. Of a `DAMAGED` one the file or the record is lost.
+WHOLE, DAMAGED, WRITTEN = 0, 1, 2
+
 Value = str | int | float | bytes | None
 
 
@@ -18,8 +22,7 @@ Value = str | int | float | bytes | None
 class Row:
     """An adapted model: its record as JSON, what queries use of it, the SHA-256 of its file.
 
-    `damaged` is 1 where the file or the record is lost; the record may then be empty. `tenant` owns
-    it, None where nobody knows who does.
+    The record of a damaged one may be empty. `tenant` owns it, None where nobody knows who does.
     """
 
     id: str
@@ -29,7 +32,7 @@ class Row:
     size_bytes: int
     record: str
     sha256: str
-    damaged: int = 0
+    state: int = WHOLE
     tenant: str | None = ""
 
     @classmethod
@@ -44,7 +47,7 @@ class Row:
     @classmethod
     def unknown(cls, model_id: str, times: tuple[float, float]) -> Row:
         """Return the row of an id of which nothing else is known: it answers that it is damaged."""
-        return cls(model_id, "", *times, 0, "", "", damaged=1, tenant=None)
+        return cls(model_id, "", *times, 0, "", "", state=DAMAGED, tenant=None)
 
     @property
     def adapted_model(self) -> AdaptedModelRecord:

@@ -9,16 +9,19 @@ each row has a digest. Indices of SQLite that do not fit the rows are made again
 from __future__ import annotations
 
 import itertools
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kshot.server.store.failures import suppress_full_disk
 from kshot.server.store.ownership import private_file
-from kshot.server.store.rows import (
+from kshot.server.store.tables.rows import (
+    DAMAGED,
+    WHOLE,
     AnsweredRequest,
     Columns,
     Row,
@@ -28,7 +31,7 @@ from kshot.server.store.rows import (
     intact,
     values,
 )
-from kshot.server.store.schema import (
+from kshot.server.store.tables.schema import (
     LOG_PAGES,
     REPLACE,
     REPLACE_REQUEST,
@@ -38,6 +41,7 @@ from kshot.server.store.schema import (
 )
 
 _INSERT = REPLACE.replace("REPLACE", "INSERT")
+_SETTLE = "UPDATE adapted_models SET damaged = ?, digest = ? WHERE id = ? AND digest = ?"
 _DROP = "DELETE FROM adapted_models WHERE rowid = ?"
 _DROP_TOMBSTONE = "DELETE FROM tombstones WHERE rowid = ?"
 _DROP_REQUEST = "DELETE FROM requests WHERE rowid = ?"
@@ -93,23 +97,45 @@ class StoreIndex:
         self._connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
         try:
             prepare(self._connection, path, create=create)
+            self._log = os.open(f"{path}-wal", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except BaseException:
             self._connection.close()
             raise
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a second call does nothing."""
         self._connection.close()
+        log, self._log = self._log, -1
+        if log >= 0:
+            os.close(log)
 
     def insert(self, row: Row, request: AnsweredRequest | None = None) -> None:
-        """Add a row, and the request that made it; both or none are on disk when this returns."""
-        with self._transaction():
+        """Add a row, and the request that made it; both or none are on disk after a `sync`."""
+        with self._without_wait():
             self._connection.execute(_INSERT, values(row))
             if request is not None:
                 self._connection.execute(REPLACE_REQUEST, values(request))
                 if self._answers[request.tenant] % _TRIM_AFTER == 0:  # the first one, too
                     self._connection.execute(_TRIM_REQUESTS, (request.tenant, *_MOST_ANSWERS))
                 self._answers[request.tenant] += 1
+
+    def sync(self) -> None:
+        """Wait until all changes are on disk; for any thread, beside any other call.
+
+        Many that wait at once wait for one sync of the log.
+        """
+        # What is not in the log any more is in the index: SQLite syncs that before it lets go.
+        os.fdatasync(self._log)
+
+    def settle(self, row: Row) -> bool:
+        """Change a row from `WRITTEN` to `WHOLE`; return whether it was still there.
+
+        That may be lost in a power cut: the file tells as much.
+        """
+        before, after = values(row), values(replace(row, state=WHOLE))
+        with self._without_wait() as connection:
+            found = connection.execute(_SETTLE, (WHOLE, after[-1], row.id, before[-1]))
+        return found.rowcount == 1
 
     def forget(self, model_id: str) -> None:
         """Remove a row that nobody has heard of, and its request."""
@@ -213,7 +239,7 @@ class StoreIndex:
         """Remember that a file is damaged."""
         row = self.row(model_id)
         if row is not None:
-            self.replace(Row(**{**vars(row), "damaged": 1}))
+            self.replace(replace(row, state=DAMAGED))
 
     def page(self, count: int, after: tuple[float, str], now: float, wanted: Wanted) -> list[Row]:
         """Return up to `count` rows of a tenant, oldest first, after a creation time and id.
@@ -345,3 +371,13 @@ class StoreIndex:
 
     def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
         return transaction(self._connection)
+
+    @contextmanager
+    def _without_wait(self) -> Iterator[sqlite3.Connection]:
+        """Change all that the block changes or nothing, on the disk with the next sync."""
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        try:
+            with self._transaction() as connection:
+                yield connection
+        finally:
+            self._connection.execute("PRAGMA synchronous = FULL")
