@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
+from google.rpc.code_pb2 import Code
+from joblib import parallel_config
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from kshot.client import FewShotClassifier, InputError
+from kshot.client import FewShotClassifier, InputError, KshotError
 from kshot.v1 import adaptation_pb2 as wire
 from tests.client.conftest import FakeServicer
 
@@ -31,6 +39,7 @@ class Centroids(FakeServicer):
     """Answers by the nearest mean of a class."""
 
     means: dict[str, Array] = field(default_factory=dict)
+    deleted: threading.Event = field(default_factory=threading.Event)
 
     def Adapt(  # noqa: N802 -- the service's own name
         self, request: wire.AdaptRequest, context: grpc.ServicerContext
@@ -53,6 +62,13 @@ class Centroids(FakeServicer):
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
         response.probabilities.data = shares.astype("<f4").tobytes()
+        return response
+
+    def DeleteAdaptedModel(  # noqa: N802 -- the service's own name
+        self, request: wire.DeleteAdaptedModelRequest, context: grpc.ServicerContext
+    ) -> wire.DeleteAdaptedModelResponse:
+        response = super().DeleteAdaptedModel(request, context)
+        self.deleted.set()
         return response
 
 
@@ -117,11 +133,113 @@ def test_parameters_are_only_stored(address: str) -> None:
         classifier.predict(DARK_AND_LIGHT)
 
 
-def test_a_pickle_adapts_again(fitted: FewShotClassifier, servicer: FakeServicer) -> None:
-    copied = pickle.loads(pickle.dumps(fitted))  # noqa: S301 -- our own
+@pytest.mark.parametrize("copy_of", [lambda each: pickle.loads(pickle.dumps(each)), deepcopy, copy])  # noqa: S301 -- our own
+def test_a_copy_has_a_model_of_its_own(
+    fitted: FewShotClassifier,
+    servicer: FakeServicer,
+    copy_of: Callable[[FewShotClassifier], FewShotClassifier],
+) -> None:
+    copied = copy_of(fitted)
 
     assert copied.predict(DARK_AND_LIGHT).tolist() == LABELS.tolist()
     assert len(servicer.kept) == 2
+    copied.close()
+    assert list(servicer.kept) == [fitted.adapted_model_.id]
+
+
+def test_a_clone_shares_nothing(fitted: FewShotClassifier, servicer: FakeServicer) -> None:
+    cloned = clone(fitted)
+    cloned.close()
+
+    assert not hasattr(cloned, "classes_")
+    assert list(servicer.kept) == [fitted.adapted_model_.id]
+
+
+def test_a_refit_replaces_the_model(fitted: FewShotClassifier, servicer: FakeServicer) -> None:
+    former = fitted.adapted_model_.id
+    fitted.fit(DARK_AND_LIGHT, LABELS == "light")
+
+    assert list(servicer.kept) == [fitted.adapted_model_.id] != [former]
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "said"),
+    [
+        (DARK_AND_LIGHT / 2, np.arange(12), "it is full"),
+        (DARK_AND_LIGHT, [1] * 12, "one class"),
+        (DARK_AND_LIGHT.reshape(12, 4), LABELS, "pass image_shape="),
+        (["a.png"] * 3, ["a", "b"], "inconsistent numbers of samples"),
+        (["a.png"] * 2, [["a", "b"], ["a", "b"]], "y should be a 1d array"),
+        (DARK_AND_LIGHT, np.array([1, "a"] * 6, object), "[Uu]nknown label type"),
+    ],
+)
+def test_a_fit_that_fails_changes_nothing(
+    fitted: FewShotClassifier,
+    servicer: FakeServicer,
+    X: object,  # noqa: N803 -- scikit-learn's name
+    y: object,
+    said: str,
+) -> None:
+    servicer.refuse(Code.RESOURCE_EXHAUSTED, "it is full", times=1)
+    before = vars(fitted).copy()
+    with pytest.raises((KshotError, ValueError), match=said):
+        fitted.fit(X, y)
+
+    assert vars(fitted) == before
+    servicer.refusal = None
+    assert fitted.score(DARK_AND_LIGHT, LABELS) == 1
+
+
+def test_a_block_deletes_the_model_and_closes_the_connection(
+    address: str, servicer: FakeServicer
+) -> None:
+    with FewShotClassifier(address) as classifier:
+        handle = classifier.fit(DARK_AND_LIGHT, LABELS).adapted_model_
+
+    assert servicer.kept == {}
+    with pytest.raises(InputError, match="this client is closed"):
+        handle.predict(DARK_AND_LIGHT)
+    assert classifier.score(DARK_AND_LIGHT, LABELS) == 1
+    classifier.close()
+    classifier.close()
+    assert servicer.kept == {}
+
+
+def test_a_collected_classifier_takes_its_model_along(address: str, servicer: Centroids) -> None:
+    """Also one in a cycle, which the collector finds at any time."""
+    classifier = FewShotClassifier(address).fit(DARK_AND_LIGHT, LABELS)
+    classifier.itself = classifier
+    del classifier
+    gc.collect()
+
+    assert servicer.deleted.wait(20)
+    assert servicer.kept == {}
+
+
+def test_pictures_may_differ_in_size_and_rows_may_not(address: str) -> None:
+    rows = DARK_AND_LIGHT.reshape(12, 4)
+    classifier = FewShotClassifier(address, image_shape=(2, 2)).fit(rows, LABELS)
+    assert classifier.n_features_in_ == 4
+    with pytest.raises(ValueError, match="expecting 4 features"):
+        classifier.predict(rows[:, :3])
+    assert classifier.predict(DARK_AND_LIGHT).tolist() == LABELS.tolist()
+
+    classifier.fit(DARK_AND_LIGHT, LABELS)
+    assert not hasattr(classifier, "n_features_in_")
+    assert classifier.predict(rows).tolist() == LABELS.tolist()
+
+
+def test_many_queries_are_asked_in_parts(fitted: FewShotClassifier, servicer: FakeServicer) -> None:
+    asked = np.concatenate([DARK_AND_LIGHT] * 11)
+
+    assert fitted.score(asked, np.concatenate([LABELS] * 11)) == 1
+    assert [type(each) for each in servicer.requests[1:]] == [wire.PredictRequest] * 3
+
+
+@pytest.mark.parametrize("options", [7, {"model": "omniglot"}, {1: 2}])
+def test_options_are_those_of_an_adaptation(address: str, options: Any) -> None:  # noqa: ANN401 -- as callers give it
+    with pytest.raises(InputError, match="adapt_options: expected a dict with some of step_count"):
+        FewShotClassifier(address, adapt_options=options).fit(DARK_AND_LIGHT, LABELS)
 
 
 def test_an_expired_model_is_adapted_again(
@@ -132,12 +250,24 @@ def test_an_expired_model_is_adapted_again(
     assert fitted.score(DARK_AND_LIGHT, LABELS) == 1
 
 
-def test_it_works_in_pipelines_and_cross_validation(address: str) -> None:
+def test_it_works_in_what_scikit_learn_builds_of_it(address: str, servicer: Centroids) -> None:
+    """Several adapt at once; what the searches leave behind is deleted."""
     classifier = FewShotClassifier(address, image_shape=(2, 2))
     pipeline = make_pipeline(FunctionTransformer(lambda X: X / 2), classifier)  # noqa: N803
     rows = DARK_AND_LIGHT.reshape(12, 4).astype(np.float64)
+    steps = {"fewshotclassifier__adapt_options": [{"step_count": 1}, {"step_count": 2}]}
 
-    assert cross_val_score(pipeline, rows, LABELS, cv=3).tolist() == [1, 1, 1]
+    with parallel_config(backend="threading"):
+        assert cross_val_score(pipeline, rows, LABELS, cv=3, n_jobs=3).tolist() == [1, 1, 1]
+        search = GridSearchCV(pipeline, steps, cv=3, n_jobs=3).fit(rows, LABELS)
+    calibrated = CalibratedClassifierCV(classifier, cv=3).fit(rows, LABELS)
+    assert search.score(rows, LABELS) == calibrated.score(rows, LABELS) == 1
+    search.best_estimator_[-1].close()
+    for each in calibrated.calibrated_classifiers_:
+        each.estimator.close()
+    while servicer.kept:
+        assert servicer.deleted.wait(20)
+        servicer.deleted.clear()
 
 
 def test_it_works_without_scikit_learn(address: str) -> None:

@@ -43,14 +43,14 @@ def gather(images: object, field: str) -> Gathered:
             f"{field}: expected a sequence of images, got one {type(images).__name__}; put it "
             "into a list"
         )
-    if _is_tensor(images):
+    if is_tensor(images):
         return _from_tensor(images, 4, field)
     if hasattr(images, "__array__"):
         raise InputError(f"{field}: expected a NumPy array, got {_foreign(images, field)}")
     if isinstance(images, Mapping | Set | memoryview) or not isinstance(images, Iterable):
         raise InputError(f"{field}: expected a sequence of images, got {shown(images)}")
     return [
-        _from_tensor(item, 3, f"{_singular(field)} {index}") if _is_tensor(item) else item
+        _from_tensor(item, 3, f"{_singular(field)} {index}") if is_tensor(item) else item
         for index, item in enumerate(images)
     ]
 
@@ -125,7 +125,7 @@ def _got(item: object) -> str:
     return shown(item)
 
 
-def _is_tensor(item: object) -> TypeGuard[Any]:
+def is_tensor(item: object) -> TypeGuard[Any]:
     """Tell whether an object is a tensor of PyTorch."""
     kind = type(item)
     return kind.__module__.partition(".")[0] == "torch" and hasattr(item, "numpy")

@@ -1,0 +1,1 @@
+"""What the classifier in scikit-learn's conventions consists of."""
