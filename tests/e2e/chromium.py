@@ -53,7 +53,7 @@ def draw(page: Page, pad: str, shape: str) -> None:
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     size = box["height"] / 4
-    ring = [(math.cos(step * math.pi / 8), math.sin(step * math.pi / 8)) for step in range(17)]
+    ring = [(math.cos(step * math.pi / 4), math.sin(step * math.pi / 4)) for step in range(9)]
     strokes = (
         [ring] if shape == "ring" else [[(-1.0, -1.0), (1.0, 1.0)], [(1.0, -1.0), (-1.0, 1.0)]]
     )
@@ -63,6 +63,15 @@ def draw(page: Page, pad: str, shape: str) -> None:
         for right, down in rest:
             page.mouse.move(x + size * right, y + size * down)
         page.mouse.up()
+
+
+def wait_for(page: Page, selector: str, text: str) -> None:
+    """Wait until an element has a text in it; look often, as `expect` does each second only."""
+    page.wait_for_function(
+        "([selector, text]) => document.querySelector(selector)?.textContent.includes(text)",
+        arg=[selector, text],
+        polling=50,
+    )
 
 
 def choose(page: Page, button: Locator, *files: FilePayload) -> None:

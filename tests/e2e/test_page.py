@@ -16,31 +16,27 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Dialog, FilePayload, Page, Route, expect
+from playwright.sync_api import Browser, Dialog, FilePayload, Page, Route, ViewportSize, expect
 
 from kshot.client import Client
 from kshot.server.access.access_file import AccessFile, change_access
 from kshot.server.access.key import Role, new_key
-from tests.e2e.chromium import choose, chromium, contrast, draw, drop, needs_chromium
+from tests.e2e.chromium import choose, chromium, contrast, draw, drop, needs_chromium, wait_for
 from tests.server.front.secured import WRONG
 
 pytestmark = needs_chromium
 
 
 @dataclass(frozen=True)
-class Served:
-    """A server with a page: its addresses, and the key that it wants."""
+class Starting:
+    """A server with a page that starts, and the key that it wants."""
 
-    grpc: str
-    http: str
+    process: subprocess.Popen[bytes]
     key: str
-
-    def client(self) -> Client:
-        return Client(self.grpc, api_key=self.key)
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starting]:
     folder = tmp_path_factory.mktemp("page")
     key, text = new_key("acme", Role.USER, None, datetime.now(UTC))
     change_access(folder / "access.json", lambda _: AccessFile(keys=(key,)), create=True)
@@ -56,47 +52,82 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     )
     assert process.stdout is not None
     try:
-        ready = json.loads(process.stdout.readline())
-        yield Served(ready["grpc"], ready["http"], text)
+        yield Starting(process, text)
     finally:
         process.terminate()
         assert process.wait(60) == 0
         process.stdout.close()
 
 
+@dataclass(frozen=True)
+class Served:
+    """The addresses of a server with a page, and its key."""
+
+    grpc: str
+    http: str
+    key: str
+
+    def client(self) -> Client:
+        return Client(self.grpc, api_key=self.key)
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def served(starting: Starting) -> Served:
+    assert starting.process.stdout is not None
+    ready = json.loads(starting.process.stdout.readline())
+    return Served(ready["grpc"], ready["http"], starting.key)
+
+
+@dataclass(frozen=True)
+class Tab:
+    """A tab of the browser, and what its console says; a new one would cost a process."""
+
+    page: Page
+    said: list[str]
+
+    @classmethod
+    def open(cls, browser: Browser, key: str) -> Tab:
+        size = ViewportSize(width=1000, height=720)
+        page = browser.new_context(viewport=size, reduced_motion="reduce").new_page()
+        page.set_default_timeout(60_000)
+        page.add_init_script(f"sessionStorage['kshot-key'] ??= '{key}'")
+        tab = cls(page, [])
+        page.on("console", lambda message: tab.said.append(message.text))
+        page.on("pageerror", lambda error: tab.said.append(str(error)))
+        return tab
+
+    def forget(self) -> None:
+        """Lose all that a test left."""
+        self.page.context.set_offline(False)
+        self.page.context.clear_permissions()
+        self.page.unroute_all()
+        self.page.evaluate(
+            """() => new Promise((resolve, reject) => {
+                sessionStorage.clear();
+                localStorage.clear();
+                const forgetting = indexedDB.deleteDatabase("kshot");
+                Object.assign(forgetting, { onsuccess: resolve, onerror: reject });
+            })"""
+        )
+        self.said.clear()
+
+
+@pytest.fixture(scope="module")
+def tab(starting: Starting) -> Iterator[Tab]:
+    """Start the browser while the server starts."""
     with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    viewport = {"width": 1280, "height": 900}
-    context = browser.new_context(viewport=viewport, reduced_motion="reduce")  # type: ignore[arg-type]  # as documented
-    yield context
-    context.close()
+        yield Tab.open(browser, starting.key)
 
 
 @pytest.fixture
-def page(context: BrowserContext, served: Served) -> Iterator[Page]:
+def page(tab: Tab, served: Served) -> Iterator[Page]:
     """The page of somebody new with a key; whatever its console complains of fails the test."""
-    address = f"http://{served.http}"
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    cleared = {"origin": address, "storageTypes": "all"}
-    context.new_cdp_session(page).send("Storage.clearDataForOrigin", cleared)
-    page.add_init_script(f"sessionStorage['kshot-key'] ??= '{served.key}'")
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(address)
-    yield page
-    context.set_offline(False)
-    context.clear_permissions()
-    page.close()
+    tab.page.goto(f"http://{served.http}/", wait_until="commit")
+    yield tab.page
     # The browser itself logs answers that are errors; tests look at what the page makes of them.
-    assert [line for line in said if "Failed to load resource" not in line] == []
+    said = [line for line in tab.said if "Failed to load resource" not in line]
+    tab.forget()
+    assert said == []
 
 
 # 16 x 16 white pixels, saved by pillow-heif 1.8.1.
@@ -126,7 +157,7 @@ def add_drawing(page: Page, number: int, shape: str) -> None:
 
 
 def ready(page: Page) -> None:
-    expect(page.locator("#status")).to_contain_text("adapted in")
+    wait_for(page, "#status", "adapted in")
 
 
 def sample(page: Page) -> None:
@@ -136,7 +167,7 @@ def sample(page: Page) -> None:
 
 
 def wait_for_answer(page: Page, text: str) -> None:
-    expect(page.locator("#answer .verdict")).to_have_text(text)
+    wait_for(page, "#answer .verdict", text)
 
 
 def test_one_draws_adapts_and_asks(page: Page, served: Served) -> None:
@@ -207,18 +238,6 @@ def test_the_snippets_run_as_they_are_shown(page: Page, served: Served, tmp_path
         .then(({ snippets }) => Object.values(snippets("ID", "https://host", "host:1", false)))"""
     )
     assert not [code for code in plain if "KSHOT_API_KEY" in code or "-plaintext" in code]
-
-
-def test_one_example_of_each_class_suffices(page: Page) -> None:
-    add_drawing(page, 1, "ring")
-    add_drawing(page, 2, "cross")
-    ready(page)
-
-    draw(page, "#query-pad", "cross")
-
-    wait_for_answer(page, "Class 2")
-    expect(page.locator("#banner")).to_be_hidden()
-    expect(page.locator("#report")).to_contain_text("two examples")
 
 
 def test_what_looks_like_no_class_is_none_of_these(page: Page) -> None:
@@ -496,20 +515,12 @@ def test_a_server_that_goes_while_one_draws_is_waited_for(page: Page, served: Se
     ready(page)
     expect(page.locator("#banner")).to_be_hidden()
     expect(page.locator(".count").first).to_have_text("5 examples")
-
-
-def test_an_answer_shows_that_the_server_is_back(page: Page) -> None:
-    sample(page)
-    draw(page, "#query-pad", "ring")
-    wait_for_answer(page, "Ring")
+    # Where the model is still there, an answer alone tells that the server is back.
     page.context.set_offline(True)
-    page.locator("#reject").uncheck()
+    page.locator("#reject").check()
     expect(page.locator("#banner")).to_have_text("The server does not answer.")
-
     page.context.set_offline(False)
-
     expect(page.locator("#banner")).to_be_hidden()
-    wait_for_answer(page, "Ring")
 
 
 def test_names_are_text_wherever_they_are_shown(page: Page) -> None:
@@ -533,8 +544,8 @@ def test_names_are_text_wherever_they_are_shown(page: Page) -> None:
     assert asked == []
 
 
-def test_a_server_with_keys_is_given_one(page: Page, served: Served) -> None:
-    """A wrong key is asked for again."""
+def test_a_wrong_key_is_asked_for_again(page: Page, served: Served) -> None:
+    """With the right one, an example of each class suffices for an answer."""
     add_drawing(page, 1, "ring")
     page.evaluate("sessionStorage['kshot-key'] = ''")
     page.reload()
@@ -554,17 +565,19 @@ def test_a_server_with_keys_is_given_one(page: Page, served: Served) -> None:
         page.get_by_role("button", name="Use it").click()
 
     add_drawing(page, 2, "cross")
+    draw(page, "#query-pad", "cross")
     ready(page)
-    expect(page.locator(".count").first).to_have_text("1 example")
+    wait_for_answer(page, "Class 2")
     expect(page.locator("#banner")).to_be_hidden()
+    expect(page.locator("#report")).to_contain_text("two examples")
 
 
 def test_it_fits_its_window_and_every_control_has_a_name(page: Page) -> None:
     sample(page)
     for summary in page.locator("summary").all():
         summary.click()
-    for width in (360, 768, 1280):
-        page.set_viewport_size({"width": width, "height": 800})
+    for width in (360, 768, 1280, 1000):  # the last is that of the other tests
+        page.set_viewport_size({"width": width, "height": 720})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
     page.evaluate("scrollTo(0, document.body.scrollHeight)")

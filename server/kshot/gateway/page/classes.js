@@ -72,14 +72,25 @@ export class ClassCards {
     if (field.value !== name) field.value = name;
     count.textContent = examples.length === 1 ? "1 example" : `${examples.length} examples`;
     remove.disabled = this.store.classes.length <= 2;
-    const focused = document.activeElement?.dataset?.example;
-    thumbs.replaceChildren(...examples.map((example, index) => this.thumb(example, id, `${name} ${index + 1}`, notes.get(example.id))));
-    if (focused) thumbs.querySelector(`[data-example="${focused}"]`)?.focus();
+    this.fillThumbs(thumbs, id, examples.map((example, index) => [example, `${name} ${index + 1}`, notes.get(example.id)]));
     list.replaceChildren(...examples.flatMap(({ id: one }) => notes.get(one) ?? []).map((text) => html("li", {}, text)));
   }
 
-  thumb(example, classId, label, notes) {
-    const item = html("li");
+  /** Shows examples, their labels and notes; makes anew only what has changed, as each decodes its picture. */
+  fillThumbs(thumbs, classId, examples) {
+    const shown = new Map([...thumbs.children].map((item) => [item.dataset.shows, item]));
+    const items = examples.map(([example, label, notes]) => {
+      const shows = JSON.stringify([example.id, label, notes]);
+      return shown.get(shows) ?? this.thumb(shows, example, classId, label, notes);
+    });
+    if (items.length === shown.size && items.every((item, index) => item === thumbs.children[index])) return;
+    const focused = document.activeElement?.dataset?.example;
+    thumbs.replaceChildren(...items);
+    if (focused) thumbs.querySelector(`[data-example="${focused}"]`)?.focus();
+  }
+
+  thumb(shows, example, classId, label, notes) {
+    const item = html("li", { "data-shows": shows });
     const element = button("", [example.kind, ...(notes ? ["flawed"] : [])].join(" "), () => this.act.menu(element, this.choices(example.id, classId)));
     element.dataset.example = example.id;
     element.draggable = true;

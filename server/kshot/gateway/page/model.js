@@ -3,7 +3,7 @@
 import { GoneError, ServerError, adapt, call } from "./api.js";
 import { missing } from "./store.js";
 
-const PAUSE = 250;
+const PAUSE = 150;
 const RETRIES = [500, 1000, 2000, 4000, 8000];
 const LIFE = "3600s";
 const STEPS = [0, 1, 2, 5, 10, 20, 50];
