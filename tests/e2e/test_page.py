@@ -535,6 +535,7 @@ def test_names_are_text_wherever_they_are_shown(page: Page) -> None:
     page.locator("#sample").click()
     ready(page)
     page.get_by_label("Name of the class").first.fill(name)
+    page.locator("#reject").uncheck()
     draw(page, "#query-pad", "ring")
 
     wait_for_answer(page, name)
