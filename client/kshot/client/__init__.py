@@ -9,6 +9,9 @@ from kshot.client.lazy import importer as _importer
 if TYPE_CHECKING:
     from kshot.client.adapt_run import AdaptProgress, AdaptRun
     from kshot.client.adapted_model import AdaptedModel
+    from kshot.client.aio.adapt_run import AsyncAdaptRun
+    from kshot.client.aio.adapted_model import AsyncAdaptedModel
+    from kshot.client.aio.client import AsyncClient
     from kshot.client.capabilities import Capabilities, ModelCapabilities
     from kshot.client.classifier import FewShotClassifier
     from kshot.client.client import Client
@@ -69,6 +72,9 @@ __all__ = [
     "AdaptedModelDeletedError",
     "AdaptedModelExpiredError",
     "AdaptedModelNotFoundError",
+    "AsyncAdaptRun",
+    "AsyncAdaptedModel",
+    "AsyncClient",
     "CancelledError",
     "Capabilities",
     "Client",
@@ -118,6 +124,9 @@ _MODULES = {
     "AdaptProgress": "adapt_run",
     "AdaptRun": "adapt_run",
     "AdaptedModel": "adapted_model",
+    "AsyncAdaptRun": "aio.adapt_run",
+    "AsyncAdaptedModel": "aio.adapted_model",
+    "AsyncClient": "aio.client",
     "Capabilities": "capabilities",
     "Client": "client",
     "Description": "results",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kshot.client.results import Prediction
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AdaptedModel(KeptModel):
     """An adapted model on a server, until it expires or is deleted.
 
@@ -113,6 +113,3 @@ class AdaptedModel(KeptModel):
             "an AdaptedModel can be neither copied nor pickled: pass its id, and get it from a "
             f"client there, Client({self.client.address!r}).get({self.id!r})"
         )
-
-    def __repr__(self) -> str:
-        return f"AdaptedModel({self.id!r}, class_names={list(self.class_names)})"

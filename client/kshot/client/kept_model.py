@@ -59,6 +59,9 @@ class KeptModel:
         """The accuracy on its own support set: 0..1."""
         return self.description.support_accuracy
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r}, class_names={list(self.class_names)})"
+
 
 def own_labels(adapted: KeptModel | str) -> Sequence[Label] | None:
     """Return the caller's own labels if the handle knows them."""

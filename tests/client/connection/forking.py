@@ -6,6 +6,7 @@ gRPC from resting, and children of such a process hang.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from kshot.client import Client, InputError
+from kshot.client import AsyncClient, Client, InputError
 
 IMAGES = np.zeros((4, 6, 5), np.uint8)
 
@@ -25,6 +26,7 @@ IMAGES = np.zeros((4, 6, 5), np.uint8)
 def main(address: str) -> None:
     """Fork three times amid the calls of three threads."""
     warnings.filterwarnings("ignore", "This process .* is multi-threaded")
+    asyncio.run(ask_from_loop(address))
     with Client(address, timeout=10) as client:
         adapted = client.adapt(IMAGES, [0, 1, 0, 1])
         over = threading.Event()
@@ -40,7 +42,8 @@ def main(address: str) -> None:
             ]
             client.close()
             with Client(client.address) as own:
-                there.send([*said, words_of(lambda: own.get(adapted.id).class_names)])
+                said.append(words_of(lambda: own.get(adapted.id).class_names))
+            there.send([*said, words_of(lambda: AsyncClient(client.address))])
 
         threads = [threading.Thread(target=ask) for _ in range(3)]
         for thread in threads:
@@ -53,6 +56,12 @@ def main(address: str) -> None:
                 thread.join()
         after = client.predict(adapted.id, IMAGES).class_names
     print(json.dumps({"process": os.getpid(), "children": answers, "after": after}))
+
+
+async def ask_from_loop(address: str) -> None:
+    """Make a call as programs with an event loop do."""
+    async with AsyncClient(address) as client:
+        await client.capabilities()
 
 
 def in_child(act: Callable[[Connection], None]) -> list[str]:

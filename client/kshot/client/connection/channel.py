@@ -76,6 +76,15 @@ def open_channel(address: str, credentials: Credentials) -> grpc.Channel:
     return grpc.secure_channel(address, secure, options=options)
 
 
+def open_async_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
+    """Make such a channel for the event loop that runs."""
+    options = channel_options(check_address(address))
+    secure = credentials.channel_credentials()
+    if secure is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, secure, options=options)
+
+
 def check_timeout(timeout: object) -> float:
     """Return a valid timeout in seconds, at most a year; raise `InputError` for another."""
     expected = "a number of seconds above 0"

@@ -7,8 +7,10 @@ skips what it does at forks; such a process has to use the method `spawn`.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -21,37 +23,62 @@ _MOST_SECONDS = 2.0
 class CallGate:
     """Counts the calls under way; a fork holds new ones back and waits a while for the others.
 
-    `broken` tells a child that calls were under way nevertheless.
+    `broken` tells a child that calls were under way nevertheless, `without_loops` that gRPC is of
+    no use to event loops there: the thread that serves them, once there was a call, stays behind.
     """
 
     def __init__(self) -> None:
         self.broken = False
-        self._begin()
+        self.without_loops = False
+        self._loops = False
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._changed = threading.Condition()
-        self._calls = 0
+        self._calls = Counter[int]()  # by thread
         self._forks = 0
 
     @contextmanager
     def call(self) -> Iterator[None]:
         """Let a call begin, and note its end."""
         with self._changed:
-            while self._forks:
-                self._changed.wait()
-            self._calls += 1
+            self._changed.wait_for(lambda: not self._forks)
+            thread = self._begin()
         try:
             yield
         finally:
+            self.end(thread)
+
+    async def begin(self) -> int:
+        """Let a call of an event loop begin, without blocking it; return what `end` takes."""
+        while True:
             with self._changed:
-                self._calls -= 1
-                self._changed.notify_all()
+                if not self._forks:
+                    self._loops = True
+                    return self._begin()
+            await asyncio.to_thread(self._await_open)
+
+    def end(self, thread: int) -> None:
+        """Note the end of a call that a thread began."""
+        with self._changed:
+            self._calls[thread] -= 1
+            self._changed.notify_all()
+
+    def _begin(self) -> int:
+        thread = threading.get_ident()
+        self._calls[thread] += 1
+        return thread
+
+    def _await_open(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forks)
 
     def close(self) -> None:
-        """Hold back new calls, and wait until none is under way."""
+        """Hold back new calls, and wait until none is under way, but those of this thread."""
+        own = threading.get_ident()
         with self._changed:
             self._forks += 1
-            self._changed.wait_for(lambda: self._calls == 0, _MOST_SECONDS)
+            self._changed.wait_for(lambda: self._calls.total() == self._calls[own], _MOST_SECONDS)
 
     def open(self) -> None:
         """Let calls through again."""
@@ -61,8 +88,9 @@ class CallGate:
 
     def forked(self) -> None:
         """Begin anew in a child: threads that are gone may hold the locks."""
-        self.broken = self.broken or self._calls > 0
-        self._begin()
+        self.broken = self.broken or self._calls.total() > 0
+        self.without_loops = self._loops
+        self._reset()
 
 
 GATE = CallGate()
@@ -88,4 +116,13 @@ def check_process(address: str, maker: int | None = None) -> None:
         raise InputError(
             f"cannot call {address}: this client belongs to process {maker}, which forked this one "
             f"({os.getpid()}); make a new one here: Client({address!r}), and .get(id) for models"
+        )
+
+
+def check_loops(address: str) -> None:
+    """Raise `InputError` where event loops cannot call: it would hang."""
+    if GATE.without_loops:
+        raise InputError(
+            f"cannot call {address}: this process was forked by one that used an AsyncClient; make "
+            "a Client here, or start it by the method `spawn` or `forkserver` of multiprocessing"
         )

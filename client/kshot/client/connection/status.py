@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -70,8 +71,7 @@ def _problem(error: grpc.RpcError, asked: Asked) -> Problem:
 
 
 def _request_id(error: grpc.RpcError) -> str:
-    trailers = error.trailing_metadata() or ()
-    return next((str(item.value) for item in trailers if item.key == _REQUEST_ID_KEY), "")
+    return next((str(value) for key, value in _trailers(error) if key == _REQUEST_ID_KEY), "")
 
 
 def _named(violation: Violation, asked: Asked) -> Violation:
@@ -81,7 +81,12 @@ def _named(violation: Violation, asked: Asked) -> Violation:
 
 
 def _status(error: grpc.RpcError) -> Status:
-    for item in error.trailing_metadata() or ():
-        if item.key == _DETAILS_KEY and isinstance(item.value, bytes):
-            return Status.FromString(item.value)
+    for key, value in _trailers(error):
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            return Status.FromString(value)
     return Status()
+
+
+def _trailers(error: grpc.RpcError) -> Iterable[tuple[str, str | bytes]]:
+    """Return the metadata behind an answer; those of `grpc.aio` are plain pairs."""
+    return cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())

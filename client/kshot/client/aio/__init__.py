@@ -1,0 +1,1 @@
+"""The client for event loops: the same exchanges, awaited."""
