@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,9 +72,18 @@ def test_files_are_told_from_numbers() -> None:
         assert divided(X) == (list(X), None)
 
     pixels = np.zeros((2, 3, 3), np.uint8)
-    for numbers in (pixels, pixels.tolist(), [1, 2], [], np.zeros(3)):
-        assert divided(numbers) == (None, numbers) or divided(numbers)[1] is numbers
+    for numbers in (pixels, pixels.tolist(), [1, 2], np.zeros(3)):
+        assert divided(numbers)[0] is None
+        assert divided(numbers)[1] is numbers
+    assert divided(iter(["a.png"])) == (["a.png"], None)
+    assert divided(iter([[[1]]])) == (None, [[[1]]])
     stacked = divided(list(pixels))[1]
     assert np.array_equal(stacked.reshape(pixels.shape), pixels)
     with pytest.raises(InputError, match="pass pictures instead"):
         divided([pixels[0], np.zeros((4, 4), np.uint8)])
+
+
+@pytest.mark.parametrize("X", ["mine", Path("mine"), b"PNG", Image.new("L", (2, 2)), [], iter([])])
+def test_one_image_and_none_are_refused(X: object) -> None:  # noqa: N803 -- scikit-learn's name
+    with pytest.raises(InputError, match=r"X: expected .*(put it into a list|got none)"):
+        divided(X)

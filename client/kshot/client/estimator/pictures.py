@@ -27,20 +27,22 @@ _MOST_QUERIES, _MOST_BYTES = 64, 8 * 10**6  # of a request
 def divided(X: Any) -> tuple[Any, Any]:  # noqa: ANN401, N803 -- scikit-learn's name
     """Return a list of image files and pictures, or else what may be numbers; None for the other.
 
-    Raises `InputError` for arrays of images that differ in size.
+    Raises `InputError` for one image, for none, and for arrays of images that differ in size.
     """
-    if is_tensor(X):
+    if is_tensor(X) or isinstance(X, str | bytes | os.PathLike) or is_picture(X):
         return None, gather(X, "X")
-    if not (isinstance(X, list | tuple) or getattr(X, "ndim", 0) == 1) or len(X) == 0:
+    if not (isinstance(X, list | tuple | Iterator) or getattr(X, "ndim", 0) == 1):
         return None, X
     items = list(X)
+    if not items:
+        raise InputError("X: expected images, got none")
     if isinstance(items[0], str | bytes | os.PathLike) or is_picture(items[0]):
         return items, None
     if is_tensor(items[0]):
         items = list(gather(items, "X"))
     if all(isinstance(item, np.ndarray) and item.ndim > 1 for item in items):
         return None, stack_arrays(items, "X")
-    return None, X
+    return None, items if isinstance(X, Iterator) else X
 
 
 def levels_of(images: Array) -> Levels | None:
@@ -80,7 +82,7 @@ def _row_shape(image_shape: object, feature_count: int) -> tuple[int, ...]:
     if image_shape is None:
         raise InputError(
             f"X: expected images (n, height, width[, channels]), got rows of {feature_count} "
-            "numbers; pass image_shape=(height, width[, channels])"
+            "numbers; pass image_shape=(height, width[, channels]), or X[None] if X is one image"
         )
     sizes = _sizes(image_shape)
     known = math.prod(size for size in sizes if size > 0)
