@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from examples.demo import __main__ as demo
 from examples.demo.contest import CONTENDERS, measure
@@ -71,7 +72,7 @@ def run_block(block: str, address: str) -> str:
 
 
 def test_the_first_lines_adapt_and_predict(address: str) -> None:
-    printed = run_block(PYTHON_BLOCKS[0], address)
+    printed = run_block(PYTHON_BLOCKS[1], address)
 
     found = re.fullmatch(r"am-[a-z2-7]{26} (\d+)% right\n", printed)
     assert found is not None
@@ -82,7 +83,7 @@ def test_the_first_lines_adapt_and_predict(address: str) -> None:
 def test_the_first_lines_give_what_their_text_says_on_average(address: str) -> None:
     """The digits 0 to 4 alone would be one lucky choice."""
     choices = list(combinations(range(10), 5))
-    block = PYTHON_BLOCKS[0].replace("localhost:50051", address)
+    block = PYTHON_BLOCKS[1].replace("localhost:50051", address)
     assert "digits.target < 5" in block
     accuracies = []
     for choice in choices[::18]:
@@ -96,7 +97,7 @@ def test_the_first_lines_give_what_their_text_says_on_average(address: str) -> N
 
 
 def test_the_lines_about_errors_print_every_violation(address: str) -> None:
-    printed = run_block(PYTHON_BLOCKS[1], address).splitlines()
+    printed = run_block(PYTHON_BLOCKS[2], address).splitlines()
 
     assert len(printed) >= 2
     assert any("step_count" in line for line in printed)
@@ -111,13 +112,26 @@ def test_the_quick_start_predicts(address: str) -> None:
     assert "AccuracyEstimate" in printed
 
 
-def test_the_page_of_python_runs_from_top_to_bottom(
-    path_without_compiler: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_needs_no_server_runs(
+    path_without_compiler: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    """It starts a server of its own; photographs would take it minutes beside other tests."""
+    """README's classifier and the page of Python, on a server of their own.
+
+    Photographs would take it minutes beside other tests.
+    """
+    for number, name in enumerate(("cup", "pen", "new")):
+        pixels = np.random.default_rng(number % 2).integers(0, 255, (30, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.jpg")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", path_without_compiler)
     monkeypatch.setenv("KSHOT_BUNDLE", "drawings")
     with Client.local(timeout=120):  # so that all blocks share one
+        exec(PYTHON_BLOCKS[0], {})  # noqa: S102 -- README's
+        assert capsys.readouterr().out == "['cup']\n"
+
         exec("\n".join(re.findall(r"```python\n(.*?)```", PYTHON_PAGE, re.DOTALL)), {})  # noqa: S102
 
     printed = capsys.readouterr().out
@@ -126,7 +140,7 @@ def test_the_page_of_python_runs_from_top_to_bottom(
 
 
 def test_every_block_of_code_is_tried() -> None:
-    assert len(PYTHON_BLOCKS) == 2
+    assert len(PYTHON_BLOCKS) == 3
 
 
 def test_the_picture_shows_what_its_text_says(address: str, tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from kshot.client import Client, InputError
+from kshot.client.estimator import shared_client
 from kshot.client.estimator.shared_client import Lease
 
 
 @pytest.fixture
 def local_address(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let the small server of these tests be the local one."""
+    """Let the small server of these tests be the local one; other tests may have left theirs."""
+    monkeypatch.setattr(shared_client, "_shared", {})
     monkeypatch.setattr(Client, "local", lambda *, timeout: Client(address, timeout=timeout))
     return address
 
