@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from base64 import b64encode
+from typing import Any, cast
 
 import pytest
 
@@ -40,17 +41,37 @@ def test_a_large_image_is_there_twice_at_most() -> None:
         (b'{"model": "' + b"a " * 2**22 + b'"}', "at most 8388608 bytes besides base64"),
         (items("A" * 65), r"support_set\.images\.encoded\.items\[0\]: expected base64"),
         (b'{"options": {"step_count": 1' + b"0" * 5000 + b"}}", "as JSON"),
-        (b'{"model": "\\ud800"}', "as JSON"),
+        (b'{"model": "\\ud800"}', "half of one"),
+        (b'{"options": {"batch_norm_mode": "\\uDC00"}}', "half of one"),
+        (b"[" * 5000 + b'"\\ud800"', "as JSON"),
         (b'{"model": 1e999}', "model"),
+        (b'{"options": {"step_count": "' + b"a " * 5000 + b'"}}', "step_count"),
         (b"\x00", "as JSON"),
     ],
-    ids=["values", "texts", "length", "number", "surrogate", "infinite", "nul"],
+    ids=[
+        "values",
+        "texts",
+        "length",
+        "number",
+        "surrogate",
+        "surrogate of an enum",
+        "deep",
+        "infinite",
+        "long",
+        "nul",
+    ],
 )
 def test_other_bodies_are_refused(body: bytes, said: str) -> None:
     with pytest.raises(RequestError, match=said) as caught:
         read_request(ADAPT, body, {}, {})
 
-    assert len(str(caught.value)) < 400
+    assert len(str(caught.value)) < 800
+
+
+def test_characters_of_two_escapes_are_read() -> None:
+    message = read_request(ADAPT, b'{"model": "\\ud83d\\ude00"}', {}, {})
+
+    assert cast(Any, message).model == "\N{GRINNING FACE}"
 
 
 def test_no_request_has_a_map() -> None:

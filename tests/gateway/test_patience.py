@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -12,11 +13,12 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+import trustme
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from kshot.gateway import patience as module
-from kshot.gateway.patience import PatientProtocol
+from kshot.gateway.patience import PatientLoop, PatientProtocol
 from kshot.gateway.refusals import Refusals
 
 HEAD = b"GET / HTTP/1.1\r\nhost: localhost\r\n"
@@ -126,6 +128,25 @@ def test_what_is_no_request_is_refused_in_words(
 
     assert refusals.take() == [("INVALID_ARGUMENT", "MALFORMED_HTTP", 1)]
     assert not caplog.records
+
+
+def test_who_does_not_speak_tls_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_HANDSHAKE_SECONDS", 0.05)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+
+    async def main() -> bytes:
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, ssl=context)
+        async with listening:
+            reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+            try:
+                return await asyncio.wait_for(reader.read(), 30)
+            finally:
+                writer.close()
+
+    with asyncio.Runner(loop_factory=PatientLoop) as runner:
+        assert runner.run(main()) == b""
 
 
 def test_who_does_not_read_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from kshot.bundle.signals.json_log import start_logging
 from kshot.gateway.app import Gateway, make_app
 from kshot.gateway.connections import Admission
 from kshot.gateway.listening import listen
-from kshot.gateway.patience import PatientProtocol
+from kshot.gateway.patience import PatientLoop, PatientProtocol
 from kshot.gateway.refusals import Refusals
 from kshot.gateway.renewal import Renewal, TlsFiles
 
@@ -41,8 +41,8 @@ def main() -> None:
     refusals = Refusals()
     admission = Admission(refusals, tls=arguments.tls_cert is not None)
     sockets, address = listen(arguments.listen, admission)
-    with suppress(KeyboardInterrupt):
-        asyncio.run(_serve(arguments, sockets, address, refusals))
+    with suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=PatientLoop) as runner:
+        runner.run(_serve(arguments, sockets, address, refusals))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -17,6 +19,8 @@ from kshot.gateway.routes import Route
 _MOST_VALUES = 2**18
 # Of what is not base64; a text takes up to ten times as much.
 _MOST_REST = 2**23
+_MOST_SAID = 600
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PHASES = ("queue", "decode", "compute", "store")
 
 
@@ -44,6 +48,7 @@ def read_request(
             if len(texts.rest) > _MOST_REST:
                 problem = f"expected at most {_MOST_REST} bytes besides base64 texts, got more"
                 raise ValueError(problem)
+            _check_characters(texts.rest)
             json_format.Parse(texts.rest, message, max_recursion_depth=20)
             texts.put_into(message)
         except (json_format.ParseError, ValueError) as error:
@@ -55,6 +60,19 @@ def read_request(
     return message
 
 
+def _check_characters(content: bytes) -> None:
+    """Raise `ValueError` for half of a character: parser and answers would fail at it."""
+    if _SURROGATE.search(content) is None:
+        return
+    try:
+        json.dumps(json.loads(content), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        problem = "expected characters, got half of one: a surrogate without its other"
+        raise ValueError(problem) from error
+    except RecursionError:
+        return  # the parser says so
+
+
 def _check_size(content: bytes | bytearray) -> None:
     """Raise `RequestError` for a document of too many values; those in texts count too."""
     if sum(content.count(mark) for mark in (b",", b"{", b"[")) > _MOST_VALUES:
@@ -62,8 +80,12 @@ def _check_size(content: bytes | bytearray) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, without what there would have been to choose from."""
-    return str(error).partition("\n")[0]
+    """Return what an error says, without what there would have been to choose from.
+
+    It may quote what was sent, so it has a bound.
+    """
+    line = str(error).partition("\n")[0]
+    return line if len(line) <= _MOST_SAID else f"{line[:_MOST_SAID]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def write_message(message: Message) -> str:

@@ -15,7 +15,18 @@ from kshot.gateway.refusals import Refusals
 
 _ASK_SECONDS = 10.0
 _READ_SECONDS = 20.0
+_HANDSHAKE_SECONDS = 10.0
 _EXPECTED = "expected requests of HTTP/1.1 whose address and headers have at most 64 KiB in all"
+
+
+class PatientLoop(asyncio.SelectorEventLoop):
+    """Waits so long for a connection to speak TLS; asyncio waits a minute."""
+
+    async def create_server(self, *arguments: Any, **named: Any) -> asyncio.Server:  # noqa: ANN401 -- asyncio's own
+        """Listen, with patience."""
+        if named.get("ssl") is not None:
+            named["ssl_handshake_timeout"] = _HANDSHAKE_SECONDS
+        return await super().create_server(*arguments, **named)
 
 
 class PatientProtocol(H11Protocol):
