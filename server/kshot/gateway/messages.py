@@ -19,7 +19,7 @@ from kshot.gateway.routes import Route
 _MOST_VALUES = 2**18
 # Of what is not base64; a text takes up to ten times as much.
 _MOST_REST = 2**23
-_MOST_SAID = 600
+_MOST_HALF = 300
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PHASES = ("queue", "decode", "compute", "store")
 
@@ -82,10 +82,12 @@ def _check_size(content: bytes | bytearray) -> None:
 def first_line(error: Exception) -> str:
     """Return what an error says, without what there would have been to choose from.
 
-    It may quote what was sent, so it has a bound.
+    In the middle it may quote all of what was sent: the field is named before and behind.
     """
     line = str(error).partition("\n")[0]
-    return line if len(line) <= _MOST_SAID else f"{line[:_MOST_SAID]}\N{HORIZONTAL ELLIPSIS}"
+    if len(line) <= 2 * _MOST_HALF:
+        return line
+    return f"{line[:_MOST_HALF]} \N{HORIZONTAL ELLIPSIS} {line[-_MOST_HALF:]}"
 
 
 def write_message(message: Message) -> str:

@@ -104,7 +104,7 @@ class FakeEngine(wire_grpc.EngineServiceServicer):
     async def Adapt(  # noqa: N802 -- named as in the .proto
         self, request: wire.AdaptRequest, context: Context
     ) -> wire.AdaptResponse:
-        if request.seed in (DIE, HANG, WAIT, HANG_UNTIL_LEFT):
+        if request.seed in (DIE, HANG, WAIT):
             await asyncio.to_thread(tell_arrival)
         if request.seed == DIE:
             os._exit(EXIT_CODE)
@@ -113,7 +113,8 @@ class FakeEngine(wire_grpc.EngineServiceServicer):
         if request.seed == HANG:
             await asyncio.Event().wait()
         if request.seed == HANG_UNTIL_LEFT:
-            try:
+            try:  # the caller may leave as soon as it hears of the arrival
+                await asyncio.to_thread(tell_arrival)
                 await asyncio.Event().wait()
             finally:
                 tell_arrival()
