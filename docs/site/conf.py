@@ -78,8 +78,16 @@ def write_references(_app: Sphinx) -> None:
     references.write(ROOT / "docs" / "reference")
 
 
+def skip_foreign(
+    _app: Sphinx, _what: str, _name: str, member: object, _skip: bool, _options: object
+) -> bool | None:
+    """Leave out the methods that scikit-learn adds to a classifier: its own pages have them."""
+    return True if str(getattr(member, "__module__", "")).startswith("sklearn.") else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the steps above."""
     app.connect("builder-inited", write_references, priority=1)
     app.connect("source-read", adapt_markdown)
+    app.connect("autodoc-skip-member", skip_foreign)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
