@@ -9,7 +9,6 @@ from kshot.client.errors import CancelledError, DataLossError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
-    from types import TracebackType
     from typing import Any, Self
 
     from kshot.client.adapted_model import AdaptedModel
@@ -75,12 +74,7 @@ class AdaptRun:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.cancel()
 
 

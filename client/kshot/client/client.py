@@ -10,7 +10,7 @@ from kshot.client.adapt_run import AdaptRun
 from kshot.client.adapted_model import AdaptedModel
 from kshot.client.connection.channel import check_timeout
 from kshot.client.connection.connection import Connection
-from kshot.client.connection.credentials import Requested
+from kshot.client.connection.credentials import PathLike, Requested
 from kshot.client.values import check_path
 
 if TYPE_CHECKING:
@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
     from pathlib import Path
-    from types import TracebackType
     from typing import NoReturn, Self, Unpack
 
     from kshot.client.capabilities import Capabilities
-    from kshot.client.connection.credentials import PathLike
     from kshot.client.exchange.files import TellBytes
     from kshot.client.inputs import Images
     from kshot.client.kept_model import KeptModel
@@ -37,17 +35,15 @@ DEFAULT_TIMEOUT_S = 30.0
 class Client:
     """A connection to a kshot server at HOST:PORT; a context manager, safe to share by threads.
 
-    It belongs to the process that made it: a child makes its own.
+    It belongs to the process that made it: a child makes its own. Calls raise `KshotError`, whose
+    subclasses tell what a caller can do. Every call has a deadline: `timeout` seconds, unless the
+    call names its own; one with a `time_budget` has so much more.
 
     `tls` encrypts and checks the server's certificate, by the machine's authorities or those of the
     file `ca`; `cert` is a pair of files, the client's own certificate and its private key. Both
     imply `tls`. `api_key` is a key, or a path-like object: the file with the key; over plain text
     it goes to this machine alone. What is left out comes from the environment: `KSHOT_TLS`,
     `KSHOT_CA`, `KSHOT_CERT` and `KSHOT_CERT_KEY`, `KSHOT_API_KEY` or `KSHOT_API_KEY_FILE`.
-
-    Every call has a deadline: `timeout` seconds, unless the call names its own; one with a
-    `time_budget` has so much more. Calls raise `kshot.client.KshotError`; its subclasses tell what
-    a caller can do.
     """
 
     def __init__(
@@ -109,12 +105,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -222,8 +213,7 @@ class Client:
 
         Only those of `model` (`NAME`, whether or not it is still served, `NAME@VERSION`, or
         `NAME@LABEL` of a served version), and those that fit all terms of `filter`, such as
-        `class_name = "cat" AND expire_time < "2030-01-01T00:00:00Z"`. An
-        unknown name gives none.
+        `class_name = "cat" AND expire_time < "2030-01-01T00:00:00Z"`. An unknown name gives none.
         """
         token = ""
         while True:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 import os
-import uuid
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -96,6 +95,8 @@ def check_path(name: str, value: object) -> Path:
 
 def check_request_id(value: object) -> str:
     """Return the text of a UUID, a new random one for None; raise `InputError` for another."""
+    import uuid  # with the first adaptation
+
     if value is None:
         return str(uuid.uuid4())
     try:

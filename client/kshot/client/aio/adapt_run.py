@@ -8,7 +8,6 @@ from kshot.client.adapt_run import AdaptProgress, check_result
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import TracebackType
 
     from kshot.client.aio.adapted_model import AsyncAdaptedModel
     from kshot.client.aio.stream import AsyncStream
@@ -65,10 +64,5 @@ class AsyncAdaptRun:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         self.cancel()

@@ -14,7 +14,7 @@ from kshot.client.aio.connection import AsyncConnection
 from kshot.client.aio.model_call import ModelCall
 from kshot.client.client import DEFAULT_TIMEOUT_S
 from kshot.client.connection.channel import check_timeout
-from kshot.client.connection.credentials import Requested
+from kshot.client.connection.credentials import PathLike, Requested
 from kshot.client.values import check_path
 
 if TYPE_CHECKING:
@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
     from pathlib import Path
-    from types import TracebackType
     from typing import NoReturn, Self, Unpack
 
     from kshot.client.aio.adapt_run import Started
     from kshot.client.capabilities import Capabilities
-    from kshot.client.connection.credentials import PathLike
     from kshot.client.exchange.files import TellBytes
     from kshot.client.inputs import Images
     from kshot.client.kept_model import KeptModel
@@ -99,12 +97,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_error: object) -> None:
         await self.close()
 
     async def close(self) -> None:
