@@ -368,8 +368,9 @@ def test_the_accuracy_over_steps_is_measured(page: Page) -> None:
     page.locator("#steps").press("Enter")
     expect(page.locator("#status")).to_contain_text("5 steps")
     expect(page.locator("#loss-chart svg")).to_have_attribute(
-        "aria-label", re.compile("Loss falls from .* in 5 steps")
+        "aria-label", re.compile("Loss (falls|rises) from .* in 5 steps")
     )
+    expect(page.locator("#report")).to_contain_text("Press “measure”")
     page.locator("#steps").fill("100000")
     page.locator("#steps").press("Enter")
     expect(page.locator("#banner")).to_contain_text("options.step_count: expected")

@@ -11,9 +11,11 @@ export function drawLoss(place, losses) {
   const y = (loss) => TALL - EDGE - (loss / top) * (TALL - 2 * EDGE);
   const points = losses.map((loss, index) => [x(index), y(loss)]);
   const last = losses.at(-1);
-  draw(place, `Loss falls from ${losses[0].toFixed(2)} to ${last.toFixed(2)} in ${losses.length} steps`, points, [
-    [EDGE, 11, losses[0].toFixed(2)],
-    [wide - EDGE - 22, 11, last.toFixed(2)],
+  const [from, to] = [losses[0], last].map((loss) => String(Number(loss.toPrecision(2))));
+  const goes = last > losses[0] ? "rises" : "falls";
+  draw(place, `Loss ${goes} from ${from} to ${to} in ${losses.length} steps`, points, [
+    [EDGE, 11, from],
+    [wide - EDGE - 6 * to.length, 11, to],
   ]);
 }
 

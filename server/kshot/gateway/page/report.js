@@ -100,7 +100,7 @@ export class Report {
     const steps = adapted.step_count ?? 0;
     at("status").textContent = `${adapted.model} adapted in ${duration(milliseconds)}, ${steps ? `${steps} steps` : "its head alone"}`;
     at("pace").textContent = `, last in ${duration(milliseconds)}`;
-    const parts = [html("p", { class: "estimate" }, estimateWords(report.estimate))];
+    const parts = [html("p", { class: "estimate" }, estimateWords(report.estimate, steps))];
     const others = (report.chosen_from ?? []).map(({ model }) => model).filter((name) => name !== adapted.model);
     if (others.length) parts.push(html("p", { class: "hint" }, `Chosen for these pictures; ${others.join(" and ")} fit them less.`));
     parts.push(...(report.warnings ?? []).map((text) => html("p", { class: "warning" }, text)));

@@ -46,7 +46,9 @@ export function notesByExample(notes, given) {
   return found;
 }
 
-export function estimateWords(estimate) {
+/** `steps` were taken: beside these, the estimate is made on request only. */
+export function estimateWords(estimate, steps) {
+  if (!estimate && steps) return "No estimate yet: with inner steps it takes longer. Press “measure” for it.";
   if (!estimate) return "No estimate: that takes two examples of two classes.";
   const { accuracy = 0, low = 0, high = 0, example_count: count = 0 } = estimate;
   return `About ${percent(accuracy)} right on new pictures (${percent(low)} to ${percent(high)}), by ${count} left-out examples`;
