@@ -63,7 +63,13 @@ proto: setup  ## regenerate the modules from the .proto files
 lock:  ## write requirements.lock with the newest versions that pyproject.toml allows
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' '.[$(EXTRAS)]'
+	# onnxruntime-gpu may come out later than onnxruntime: take the newest version that both have.
+	for name in onnxruntime onnxruntime-gpu; do \
+		$(VENV)-lock/bin/python -m pip index versions --disable-pip-version-check $$name \
+			| sed -n 's/^Available versions: //p' | tr -s ', ' '\n'; \
+	done | sort -V | uniq -d | tail -n 1 | sed 's/^/onnxruntime==/' > $(VENV)-lock/runtime.txt
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r $(VENV)-lock/runtime.txt 'torch==2.13.0' '.[$(EXTRAS)]'
 	$(VENV)-lock/bin/python -m pip freeze --all --exclude kshot --exclude pip \
 		| grep -viE '^(nvidia-|cuda-|triton==|opencv-python==)' > $(VENV)-lock/frozen.txt
 	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
