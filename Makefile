@@ -47,7 +47,7 @@ demo: setup  ## a server, digits and photographs, beside simple classifiers; PIC
 test: setup  ## run the tests, a process per core; ARGUMENTS goes to pytest
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGUMENTS)
 
-check: setup  ## lint, format, types, wire
+check: setup site  ## lint, format, types, wire, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -55,7 +55,7 @@ check: setup  ## lint, format, types, wire
 	$(BIN)/buf lint
 
 site: setup  ## build the documentation into build/site; warnings are errors
-	$(BIN)/sphinx-build -q -E -W --keep-going -c docs/site . build/site
+	$(BIN)/sphinx-build -q -E -W -j auto --keep-going -c docs/site . build/site
 
 proto: setup  ## regenerate the modules from the .proto files
 	proto/generate.sh

@@ -16,6 +16,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
+import diagrams  # noqa: E402 -- beside this file
+import references  # noqa: E402
+
 project = "kshot"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "README"
@@ -62,8 +65,8 @@ SECTIONS = {
 
 
 def adapt_markdown(_app: Sphinx, name: str, source: list[str]) -> None:
-    """Append the contents to README; show diagrams as text, whose library is on another host."""
-    source[0] = source[0].replace("```mermaid", "```text")
+    """Append the contents to README, and replace diagrams by pictures."""
+    source[0] = diagrams.with_pictures(source[0])
     if name != root_doc:
         return
     for title, pages in SECTIONS.items():
@@ -73,8 +76,6 @@ def adapt_markdown(_app: Sphinx, name: str, source: list[str]) -> None:
 
 def write_references(_app: Sphinx) -> None:
     """Write the pages of the reference, which git ignores."""
-    import references
-
     references.write(ROOT / "docs" / "reference")
 
 

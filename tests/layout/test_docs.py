@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import textwrap
 from importlib import import_module
 from pathlib import Path
@@ -77,6 +78,15 @@ def test_named_files_exist(path: Path) -> None:
     patterns = [re.sub(r"[A-Z]{2,}", "*", name) for name in names]  # docs/NAME.md
 
     assert [name for name in patterns if not any(ROOT.glob(name.rstrip("/")))] == []
+
+
+def test_every_diagram_has_its_picture() -> None:
+    """The site shows these; `python docs/site/diagrams.py` draws them."""
+    script = runpy.run_path(str(ROOT / "docs" / "site" / "diagrams.py"))
+    sources = [each for page in PAGES for each in script["BLOCK"].findall(page.read_text())]
+
+    assert {script["file_of"](each) for each in sources} == set(script["FOLDER"].glob("*.svg"))
+    assert all(script["TITLE"].search(each) for each in sources)
 
 
 def test_no_record_of_a_decision_is_long() -> None:
