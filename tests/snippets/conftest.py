@@ -112,7 +112,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw_classes(folder / name, SHAPES[:2], count=3)
     draw_classes(folder / "birds", SHAPES, count=22)
     for part in PARTS:
-        draw_classes(folder / "DATA" / "mine" / part, SHAPES[:5], count=3)
+        draw_classes(folder / "DATA" / "mine" / part, SHAPES[:5], count=3, prefix=part)
     for name in ("zero", "one", "other", "picture", "new/first", "new/second"):
         path = folder / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
@@ -130,12 +130,13 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def draw_classes(folder: Path, names: tuple[str, ...], *, count: int) -> None:
+def draw_classes(folder: Path, names: tuple[str, ...], *, count: int, prefix: str = "") -> None:
     """Make a subfolder of drawings for each name."""
     for name in names:
-        (folder / name).mkdir(parents=True)
+        place = folder / f"{prefix}{name}"
+        place.mkdir(parents=True)
         for number in range(count):
-            draw(name, number).save(folder / name / f"{number}.png")
+            draw(name, number).save(place / f"{number}.png")
 
 
 def draw(name: str, number: int) -> Image.Image:
