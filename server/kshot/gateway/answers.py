@@ -23,12 +23,20 @@ async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
 
 
 class Parts:
-    """An answer sent as its parts come; the generator is closed where its caller leaves."""
+    """An answer sent as its parts come; it ends where its caller leaves.
+
+    `end` ends what makes the parts. The generator cannot: one that has not begun does nothing when
+    it is closed.
+    """
 
     def __init__(
-        self, parts: AsyncGenerator[bytes, None], content_type: str, headers: Mapping[str, str]
+        self,
+        parts: AsyncGenerator[bytes, None],
+        end: Callable[[], object],
+        content_type: str,
+        headers: Mapping[str, str],
     ) -> None:
-        self._parts = parts
+        self._parts, self._end = parts, end
         self._headers = {"content-type": content_type, **headers}
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,8 +50,11 @@ class Parts:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
-        with suppress(CallerLeftError):
-            await _first(asyncio.ensure_future(stream()), receive)
+        try:
+            with suppress(CallerLeftError):
+                await _first(asyncio.ensure_future(stream()), receive)
+        finally:
+            self._end()
 
 
 async def _first(

@@ -146,7 +146,7 @@ class Gateway:
     async def _stream(self, message: wire.AdaptStreamRequest, caller: Caller) -> Answer:
         call = self._stub.AdaptStream(message, timeout=caller.timeout, metadata=caller.metadata)
         first = await call.read()  # a request that is refused has no other answer
-        return Parts(_lines(call, first), _LINES, {})
+        return Parts(_lines(call, first), call.cancel, _LINES, {})
 
     async def _export(self, message: wire.ExportAdaptedModelRequest, caller: Caller) -> Answer:
         call = self._stub.ExportAdaptedModel(
@@ -158,7 +158,7 @@ class Gateway:
             "content-disposition": f'attachment; filename="{header.adapted_model.id}.onnx"',
             "x-kshot-sha256": header.sha256,
         }
-        return Parts(_chunks(call), _FILE, headers)
+        return Parts(_chunks(call), call.cancel, _FILE, headers)
 
     async def _import(self, request: Request, caller: Caller) -> Answer:
         check_content_type(request, _FILE)
@@ -195,16 +195,11 @@ async def _lines(call: Any, first: Any) -> AsyncGenerator[bytes, None]:  # noqa:
             message = await call.read()
     except grpc.aio.AioRpcError as error:
         yield json.dumps(document_of(error)).encode() + b"\n"
-    finally:
-        call.cancel()
 
 
 async def _chunks(call: Any) -> AsyncGenerator[bytes, None]:  # noqa: ANN401 -- a call
-    try:
-        while (message := await call.read()) is not grpc.aio.EOF:
-            yield message.chunk
-    finally:
-        call.cancel()
+    while (message := await call.read()) is not grpc.aio.EOF:
+        yield message.chunk
 
 
 async def _upload(
