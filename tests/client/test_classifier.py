@@ -171,6 +171,7 @@ def test_a_refit_replaces_the_model(fitted: FewShotClassifier, servicer: FakeSer
         (["a.png"] * 3, ["a", "b"], "inconsistent numbers of samples"),
         (["a.png"] * 2, [["a", "b"], ["a", "b"]], "y should be a 1d array"),
         (DARK_AND_LIGHT, np.array([1, "a"] * 6, object), "[Uu]nknown label type"),
+        (DARK_AND_LIGHT, ["a", None] * 6, "y: expected labels that can be sorted"),
     ],
 )
 def test_a_fit_that_fails_changes_nothing(

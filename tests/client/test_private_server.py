@@ -88,6 +88,21 @@ def test_a_server_that_does_not_start_says_why() -> None:
         Client.local(bundles=["nowhere/1"])
 
 
+def test_the_log_of_a_server_that_does_not_start_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho first >&2\necho 'kshot: its log above says why' >&2\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    with pytest.raises(UnavailableError) as caught:
+        Client.local(bundles=["other"])
+    assert str(caught.value) == (
+        "the local server did not start: \nfirst\nkshot: its log above says why"
+    )
+
+
 def test_missing_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(

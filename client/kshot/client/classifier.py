@@ -30,6 +30,7 @@ try:
         check_examples,
         check_labels,
         check_queries,
+        check_targets,
     )
 except ImportError:  # absent, or older than 1.6
     from kshot.client.estimator.own_parts import (  # type: ignore[assignment]
@@ -39,6 +40,7 @@ except ImportError:  # absent, or older than 1.6
         check_examples,
         check_labels,
         check_queries,
+        check_targets,
     )
 
 Array = npt.NDArray[Any]
@@ -56,7 +58,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     """Adapts a model to labelled images in `fit`, and asks it in `predict`.
 
     Without an `address` it starts a server for this process (`Client.local`), which all such
-    classifiers share. `model` and `adapt_options` are those of `Client.adapt`. X is
+    classifiers share; for one with keys or TLS set the variables that `Client` names, such as
+    `KSHOT_API_KEY`. `model` and `adapt_options` are those of `Client.adapt`. X is
     `(n, height, width[, channels])`, or `(n, features)` with the `image_shape` of a row, one of
     whose numbers may be -1, or paths, bytes and pictures as `Client.adapt` takes them. Arrays that
     are not uint8 are scaled: 0 is black, unless `fit` saw less, and the largest number that it saw
@@ -165,9 +168,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             self.range_ = levels_of(images)
             pictures = self._pictures(images)
         try:
+            check_targets(labels)
             self.classes_, indices = np.unique(labels, return_inverse=True)
         except TypeError as error:
-            raise InputError(f"y: expected labels that can be sorted: {error}") from error
+            raise InputError(
+                f"y: expected labels that can be sorted, such as strings: {error}"
+            ) from error
         if len(self.classes_) < 2:
             raise InputError(f"y: expected at least two classes, got one class: {self.classes_}")
         named = all(type(label) in (str, int) for label in self.classes_.tolist())

@@ -30,6 +30,7 @@ _KEPT = {
 }
 _START_SECONDS = 180.0
 _STOP_SECONDS = 5.0
+_MOST_LINES = 30  # of a log, in an error
 
 _lock = threading.Lock()
 _running: dict[tuple[str, ...], PrivateServer] = {}
@@ -95,9 +96,10 @@ class PrivateServer:
             return ready
         code = self._process.wait()
         log.seek(0)
-        said = log.read().strip().splitlines()
-        why = said[-1].removeprefix("kshot: ") if said else f"exit code {code}"
-        raise UnavailableError(f"the local server did not start: {why}")
+        said = log.read().strip().splitlines()[-_MOST_LINES:] or [f"exit code {code}"]
+        # The last line may speak of those above it, such as the engine's.
+        words = said[0].removeprefix("kshot: ") if len(said) == 1 else "\n".join(["", *said])
+        raise UnavailableError(f"the local server did not start: {words}")
 
     @property
     def alive(self) -> bool:

@@ -85,6 +85,21 @@ def test_a_model_that_the_server_does_not_delete_is_let_go(
     assert own.handle.id in servicer.kept
 
 
+def test_an_interrupted_delete_lets_the_client_go(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_client: Client, _model: str) -> None:
+        raise KeyboardInterrupt
+
+    own = make(address)
+    monkeypatch.setattr(Client, "delete", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        own.discard()
+    with pytest.raises(InputError, match="this client is closed"):
+        own.handle.predict(IMAGES)
+
+
 def test_a_failed_adaptation_lets_the_client_go(address: str, servicer: Deleting) -> None:
     seen: list[Client] = []
     servicer.refuse(Code.INVALID_ARGUMENT, "no", times=1)

@@ -68,7 +68,7 @@ def test_a_full_disk_says_so(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr("kshot.server.store.files.StoreFiles.write", fail)
+        patched.setattr("kshot.server.store.files.StoreFiles.create", fail)
         full = refusal(lambda: server.stub.Adapt(adapt_request(), timeout=30))
     again = server.stub.Adapt(adapt_request(), timeout=30)
 
@@ -133,7 +133,7 @@ def test_a_disk_that_fails_says_so(
     with start_server(cache_bytes=0) as server:
         model = server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
         calls = {
-            "StoreFiles.write": lambda: server.stub.Adapt(adapt_request(), timeout=30),
+            "StoreFiles.create": lambda: server.stub.Adapt(adapt_request(), timeout=30),
             "StoreFiles.read": lambda: server.stub.Predict(
                 wire.PredictRequest(adapted_model=model), timeout=30
             ),

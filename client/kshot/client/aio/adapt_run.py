@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from kshot.client.adapt_run import AdaptProgress, check_result
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 class AsyncAdaptRun:
     """An adaptation under way: `async for` gives its progress, `await run.result()` the model.
 
-    It is a context manager; leaving the block before the end cancels the adaptation.
+    It is a context manager; leaving the block before the end cancels the adaptation, as does
+    cancelling a task that waits for it.
     """
 
     def __init__(
@@ -43,7 +45,11 @@ class AsyncAdaptRun:
         if self._started is None or self._cancelled:
             raise StopAsyncIteration
         events, read = self._started
-        told = read(await anext(events))
+        try:
+            told = read(await anext(events))
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
         if isinstance(told, AdaptProgress):
             return told
         self._result = self._handle(told)

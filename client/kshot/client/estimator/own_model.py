@@ -33,9 +33,11 @@ class _Record:
             _records.remove(self)
         except KeyError:  # deleted before, or a parent's
             return
-        with suppress(KshotError):
-            self.lease.client.delete(self.model)
-        self.lease.end(keep_local=keep_local)
+        try:
+            with suppress(KshotError):
+                self.lease.client.delete(self.model)
+        finally:
+            self.lease.end(keep_local=keep_local)
 
 
 _records: set[_Record] = set()

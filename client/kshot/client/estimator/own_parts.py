@@ -62,9 +62,13 @@ def check_labels(estimator: object, images: Sequence[object] | Array, y: object)
     if y is None or labels.shape != (len(images),):
         got = "None" if y is None else f"shape {labels.shape}"
         raise InputError(f"y: expected one label for each of {len(images)} images, got {got}")
+    return labels
+
+
+def check_targets(labels: Array) -> None:
+    """Raise `InputError` for labels that are no classes."""
     if labels.dtype.kind == "f" and not np.equal(labels, np.floor(labels)).all():
         raise InputError("y: expected classes, got numbers with fractions")
-    return labels
 
 
 def check_queries(estimator: Any, X: object) -> Array:  # noqa: ANN401, N803 -- as above

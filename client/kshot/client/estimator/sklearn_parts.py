@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets as check_targets
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "check_examples",
     "check_labels",
     "check_queries",
+    "check_targets",
 ]
 Array = npt.NDArray[Any]
 
@@ -29,7 +30,6 @@ def check_examples(estimator: object, X: object, y: object) -> tuple[Array, Arra
     Raises `ValueError` for what is none, not finite, or differs in length.
     """
     images, labels = validate_data(estimator, X, y, allow_nd=True)
-    check_classification_targets(labels)
     if images.ndim > 2:
         _forget_features(estimator)
     return images, labels
@@ -39,7 +39,6 @@ def check_labels(estimator: object, files: Sequence[object], y: object) -> Array
     """Return an array of labels `(n,)` for n files; raise `ValueError` as `check_examples` does."""
     labels: Array = validate_data(estimator, y=y)
     check_consistent_length(files, labels)
-    check_classification_targets(labels)
     _forget_features(estimator)
     return labels
 
