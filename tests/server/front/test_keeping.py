@@ -148,7 +148,7 @@ def test_a_disk_that_fails_says_so(
             ),
         }
         for place, call in calls.items():
-            module = "index" if "Index" in place else "files"
+            module = "tables.index" if "Index" in place else "files"
             with monkeypatch.context() as patched:
                 patched.setattr(f"kshot.server.store.{module}.{place}", fail)
                 failed = refusal(call)
