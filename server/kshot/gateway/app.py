@@ -145,14 +145,14 @@ class Gateway:
 
     async def _stream(self, message: wire.AdaptStreamRequest, caller: Caller) -> Answer:
         call = self._stub.AdaptStream(message, timeout=caller.timeout, metadata=caller.metadata)
-        first = await call.read()  # a request that is refused has no other answer
+        first = await _first(call)  # a request that is refused has no other answer
         return Parts(_lines(call, first), call.cancel, _LINES, {})
 
     async def _export(self, message: wire.ExportAdaptedModelRequest, caller: Caller) -> Answer:
         call = self._stub.ExportAdaptedModel(
             message, timeout=caller.timeout, metadata=caller.metadata
         )
-        header = (await call.read()).header
+        header = (await _first(call)).header
         headers = {
             "content-length": str(header.size_bytes),
             "content-disposition": f'attachment; filename="{header.adapted_model.id}.onnx"',
@@ -184,6 +184,15 @@ async def _unary(call: Any) -> Response:  # noqa: ANN401 -- grpc.aio's calls hav
     if "timing" in message.DESCRIPTOR.fields_by_name:
         headers["Server-Timing"] = server_timing(message)
     return Response(write_message(message), media_type=_JSON, headers=headers)
+
+
+async def _first(call: Any) -> Any:  # noqa: ANN401 -- a call, a message
+    """Read the first message of a call; end the call where that does not come."""
+    try:
+        return await call.read()
+    except BaseException:
+        call.cancel()  # a read that is cancelled does not always do it
+        raise
 
 
 async def _lines(call: Any, first: Any) -> AsyncGenerator[bytes, None]:  # noqa: ANN401 -- a call, a message
