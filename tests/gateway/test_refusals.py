@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import grpc
 import httpx
@@ -18,12 +20,14 @@ JSON = {"content-type": "application/json"}
 Asked = tuple[str, str, Mapping[str, str], bytes]
 
 
-def answers(asked: Sequence[Asked]) -> tuple[list[httpx.Response], list[tuple[str, str, int]]]:
+def answers(
+    asked: Sequence[Asked], server: str = "none"
+) -> tuple[list[httpx.Response], list[tuple[str, str, int]]]:
     """Return the answers of a gateway that reaches no server, and what it counted."""
     refusals = Refusals()
 
     async def main() -> list[httpx.Response]:
-        async with grpc.aio.insecure_channel("unix:none") as channel:
+        async with grpc.aio.insecure_channel(f"unix:{server}") as channel:
             app = make_app(Gateway(channel, 1024, refusals), [], "127.0.0.1:1")
             transport = httpx.ASGITransport(app)
             base = "http://127.0.0.1"
@@ -84,9 +88,22 @@ def test_methods_that_a_path_has_are_named() -> None:
 
 
 def test_a_server_that_is_away_says_when_to_ask_again() -> None:
-    (answer,), counted = answers([("GET", "/v1/capabilities?timeout=0.5", {}, b"")])
+    (answer,), counted = answers([("GET", "/v1/capabilities?timeout=60", {}, b"")])
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert counted == []  # there was a call
+
+
+def test_an_answer_that_takes_too_long_is_told_in_words(tmp_path: Path) -> None:
+    """A server that hears and never answers: a fast one may keep any time."""
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "mute"))
+        mute.listen()
+        asked = ("GET", "/v1/capabilities?timeout=0.1", {}, b"")
+        (answer,), counted = answers([asked], server=str(tmp_path / "mute"))
+
+    assert answer.status_code == 504
+    assert "?timeout=" in answer.json()["error"]["message"]
     assert counted == []  # there was a call
 
 

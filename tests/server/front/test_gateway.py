@@ -184,13 +184,6 @@ def test_a_body_that_is_no_request_is_refused_in_words(
     assert said in answer.json()["error"]["message"]
 
 
-def test_an_answer_that_takes_too_long_is_told_in_words(http: httpx.Client) -> None:
-    answer = http.get("/v1/capabilities?timeout=1e-6")
-
-    assert answer.status_code == 504
-    assert "?timeout=" in answer.json()["error"]["message"]
-
-
 def test_requests_that_fit_no_route_are_refused_in_words(http: httpx.Client) -> None:
     form = {"content-type": "application/x-www-form-urlencoded"}
     for answer, status in (
@@ -413,7 +406,7 @@ def test_it_ends_with_its_parent(server: Any, tmp_path: Path) -> None:  # noqa: 
     )
     assert process.stdout is not None
     address = json.loads(process.stdout.readline())["http"]
-    gone = httpx.get(f"http://{address}/v1/capabilities", params={"timeout": 1})
+    gone = httpx.get(f"http://{address}/v1/capabilities", params={"timeout": 60}, timeout=90)
     assert gone.status_code == 503
     assert gone.json()["error"]["message"] == "the server cannot be reached now; try again"
 
