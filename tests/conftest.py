@@ -49,12 +49,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def interrupts() -> None:
-    """Let SIGINT interrupt the processes that tests start, however this run was started.
+    """Let signals reach the processes that tests start, however this run was started.
 
-    A background job of a shell ignores SIGINT, and its children inherit that.
+    A background job of a shell ignores SIGINT, and one under `nohup` SIGHUP; children inherit that.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # Not the default: a closed terminal is not to end the run itself.
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -213,7 +213,7 @@ def test_a_collected_classifier_takes_its_model_along(address: str, servicer: Ce
     del classifier
     gc.collect()
 
-    assert servicer.deleted.wait(20)
+    assert servicer.deleted.wait(60)
     assert servicer.kept == {}
 
 
@@ -267,7 +267,7 @@ def test_it_works_in_what_scikit_learn_builds_of_it(address: str, servicer: Cent
     for each in calibrated.calibrated_classifiers_:
         each.estimator.close()
     while servicer.kept:
-        assert servicer.deleted.wait(20)
+        assert servicer.deleted.wait(60)
         servicer.deleted.clear()
 
 

@@ -150,7 +150,7 @@ def running_engine(
         finally:
             process.stdin.close()
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise

@@ -61,7 +61,10 @@ def _budget(seconds: float | None = None, *, allow_partial: bool = False) -> Bud
 
 
 def test_a_tail_joins_its_head(scheduler: Scheduler, tailed: LoadedModel, task: EngineTask) -> None:
-    head = scheduler.submit(tailed, replace(task, tail=None), _budget()).result(PATIENCE)
+    head, *more = (
+        scheduler.submit(tailed, replace(task, tail=None), _budget()).result(PATIENCE)
+        for _ in range(3)
+    )
 
     both = scheduler.submit(tailed, task, _budget()).result(PATIENCE)
 
@@ -85,7 +88,8 @@ def test_a_tail_joins_its_head(scheduler: Scheduler, tailed: LoadedModel, task: 
         np.testing.assert_array_equal(both.parameters[name], array)
     assert wanted.held_out_logits is not None
     np.testing.assert_array_equal(both.held_out_logits, wanted.held_out_logits.numpy())
-    assert both.compute_seconds > head.compute_seconds
+    # A busy machine may hold up one, not all.
+    assert both.compute_seconds > min(each.compute_seconds for each in (head, *more))
     features = torch.from_numpy(task.support[:, :FEATURES, 0, 0])
     weight, bias = (
         torch.from_numpy(head.parameters[f"head.{name}"]) for name in ("weight", "bias")
@@ -165,12 +169,15 @@ def test_the_head_is_left_at_the_deadline(
     *,
     allow_partial: bool,
 ) -> None:
-    """Also of a job that waits behind another. The service refuses what is not asked for."""
+    """Also of a job that waits behind another. The service refuses what is not asked for.
+
+    A millisecond passes whenever the time is looked at, however busy the machine is.
+    """
     first, second = (
         scheduler.submit(
             tailed,
             _with_tail(decode_task(tail_request), step_count=ENDLESS),
-            _budget(0.5, allow_partial=allow_partial),
+            Budget(0.5, allow_partial, clock=itertools.count(0, 1e-3).__next__),
         )
         for _ in range(2)
     )

@@ -170,7 +170,7 @@ def test_the_page_must_reach_its_server(
 ) -> None:
     cast(Any, http).said = said
 
-    checked = check_http("127.0.0.1", http.server_port, Credentials(), named=True, timeout=5)
+    checked = check_http("127.0.0.1", http.server_port, Credentials(), named=True, timeout=60)
 
     assert checked.state == state
     assert found in checked.found
@@ -182,8 +182,8 @@ def test_an_http_port_is_missed_where_it_is_named() -> None:
         unheard.bind(("127.0.0.1", 0))
         place = unheard.getsockname()
 
-        checked = check_http(*place, Credentials(), named=True, timeout=5)
-        unnamed = check_http(*place, Credentials(), named=False, timeout=5)
+        checked = check_http(*place, Credentials(), named=True, timeout=60)
+        unnamed = check_http(*place, Credentials(), named=False, timeout=60)
 
     assert (checked.state, unnamed.state) == ("problem", "ok")
     assert "kshot serve --http" in checked.remedy
@@ -201,8 +201,8 @@ def test_a_certificate_of_others_is_named() -> None:
         thread = Thread(target=serving.serve_forever, args=(0.01,))
         thread.start()
         place = ("127.0.0.1", serving.server_port)
-        known = check_http(*place, Credentials(tls=True, roots=roots), named=True, timeout=5)
-        unknown = check_http(*place, Credentials(), named=True, timeout=5)
+        known = check_http(*place, Credentials(tls=True, roots=roots), named=True, timeout=60)
+        unknown = check_http(*place, Credentials(), named=True, timeout=60)
         serving.shutdown()
         thread.join()
 

@@ -31,11 +31,11 @@ def test_a_caller_who_has_nothing_running_waits_for_nobody(pool: FairPool) -> No
     go_on, order = threading.Event(), Order()
     held = [pool.submit("many", go_on.wait) for _ in range(5)]
 
-    pool.submit("few", order.job("few")).result(10)
+    pool.submit("few", order.job("few")).result(60)
 
     assert sum(each.running() for each in held) == 1
     go_on.set()
-    assert all(each.result(10) for each in held)
+    assert all(each.result(60) for each in held)
 
 
 def test_callers_take_turns(pool: FairPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_callers_take_turns(pool: FairPool, monkeypatch: pytest.MonkeyPatch) -> 
     go_on.set()
 
     for job in jobs:
-        job.result(10)
+        job.result(60)
     assert "".join(begun).startswith("xyz")  # the last to come is before who had a turn
     assert sorted(order.names) == ["x1", "x2", "x3", "y1", "z1", "z2"]
 
@@ -69,12 +69,12 @@ def test_long_jobs_let_others_go_first(pool: FairPool, monkeypatch: pytest.Monke
 
     jobs = [pool.submit(caller, lambda caller=caller: long(caller)) for caller in "xy"]
     for number in range(3):
-        assert pool.submit("quiet", lambda number=number: number).result(10) == number
+        assert pool.submit("quiet", lambda number=number: number).result(60) == number
     alone: Future[None] = pool.submit("x", give_way)  # nobody is before it
     stop.set()
 
-    assert [job.result(10) > 0 for job in jobs] == [True, True]
-    alone.result(10)
+    assert [job.result(60) > 0 for job in jobs] == [True, True]
+    alone.result(60)
     give_way()  # outside of a job it does nothing
 
 
@@ -92,15 +92,15 @@ def test_long_jobs_let_other_parts_of_their_caller_go_first(
 
     jobs = [pool.submit("x", long, "1") for _ in range(4)]
     for number in range(3):
-        assert pool.submit("x", lambda number=number: number, "2").result(10) == number
+        assert pool.submit("x", lambda number=number: number, "2").result(60) == number
     stop.set()
 
-    assert [job.result(10) for job in jobs] == [1] * 4
+    assert [job.result(60) for job in jobs] == [1] * 4
 
 
 def test_a_core_is_left_while_others_are_around(monkeypatch: pytest.MonkeyPatch) -> None:
     pool, go_on = FairPool(2, "test"), threading.Event()
-    pool.submit("few", lambda: None).result(10)
+    pool.submit("few", lambda: None).result(60)
     monkeypatch.setattr(fair_pool, "AROUND_SECONDS", 1000.0)
     jobs = [pool.submit("many", go_on.wait) for _ in range(3)]
     assert sum(job.running() for job in jobs) == 1
@@ -110,7 +110,7 @@ def test_a_core_is_left_while_others_are_around(monkeypatch: pytest.MonkeyPatch)
 
     assert sum(job.running() for job in jobs) == 2
     go_on.set()
-    assert all(job.result(10) for job in jobs)
+    assert all(job.result(60) for job in jobs)
     pool.close()
 
 
@@ -118,8 +118,8 @@ def test_an_error_is_the_jobs_own(pool: FairPool) -> None:
     def fail() -> None:
         raise KeyError
 
-    assert isinstance(pool.submit("x", fail).exception(10), KeyError)
-    assert pool.submit("x", lambda: 1).result(10) == 1
+    assert isinstance(pool.submit("x", fail).exception(60), KeyError)
+    assert pool.submit("x", lambda: 1).result(60) == 1
 
 
 def test_a_job_fails_where_there_is_no_thread_for_it(
@@ -130,9 +130,9 @@ def test_a_job_fails_where_there_is_no_thread_for_it(
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
-        assert isinstance(pool.submit("x", lambda: 1).exception(10), RuntimeError)
+        assert isinstance(pool.submit("x", lambda: 1).exception(60), RuntimeError)
 
-    assert pool.submit("x", lambda: 1).result(10) == 1
+    assert pool.submit("x", lambda: 1).result(60) == 1
 
 
 def test_a_close_drops_what_waits_and_ends_what_has_begun(
@@ -148,12 +148,12 @@ def test_a_close_drops_what_waits_and_ends_what_has_begun(
         return "ended"
 
     began = pool.submit("x", paused)
-    assert begun.wait(10)
+    assert begun.wait(60)
     blocking = [pool.submit("y", go_on.wait) for _ in range(3)]
     pool.close()
     go_on.set()
 
-    assert began.result(10) == "ended"
+    assert began.result(60) == "ended"
     assert [each.cancelled() for each in blocking] == [False, True, True]
     with pytest.raises(RuntimeError):
         pool.submit("z", paused)
@@ -171,15 +171,15 @@ def test_a_job_that_waits_aside_holds_no_place(pool: FairPool) -> None:
         order.names.append("back")
 
     waiting = pool.submit("x", waits)
-    assert step.wait(10)
-    pool.submit("x", order.job("meanwhile")).result(10)
+    assert step.wait(60)
+    pool.submit("x", order.job("meanwhile")).result(60)
     hold, held = threading.Event(), threading.Event()
     last = pool.submit("x", lambda: (held.set(), hold.wait(), order.names.append("held")))
-    assert held.wait(10)
+    assert held.wait(60)
     go_on.set()
     hold.set()
-    waiting.result(10)
-    last.result(10)
+    waiting.result(60)
+    last.result(60)
 
     assert order.names == ["meanwhile", "held", "back"]
     with aside():  # outside of a job it does nothing
@@ -196,8 +196,8 @@ def test_a_job_aside_ends_though_its_pool_is_closed() -> None:
         return "done"
 
     waiting = made.submit("x", waits)
-    assert step.wait(10)
+    assert step.wait(60)
     made.close()
     go_on.set()
 
-    assert waiting.result(10) == "done"
+    assert waiting.result(60) == "done"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from kshot.bundle import builtin_bundle
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -27,14 +27,6 @@ ENCODER = """<ir_version: 10, opset_import: ["" : 20]>
         y = Flatten<axis = 1>(maps)
     }"""
 PARTS = "train", "val", "test"
-
-
-def free_port() -> int:
-    """Return a port that was free just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def test_leaving_the_block_cancels(
 
     servicer.stalled = True
     run = runner.run(leave())
-    assert servicer.left.wait(10)
+    assert servicer.left.wait(60)
     with pytest.raises(CancelledError, match="cancelled before it was done"):
         runner.run(run.result())
     assert servicer.kept == {}
@@ -99,7 +99,7 @@ def test_another_task_cancels(
     servicer.left.clear()
     with pytest.raises(CancelledError, match="cancelled before it was done"):
         runner.run(give_up())
-    assert servicer.left.wait(10)
+    assert servicer.left.wait(60)
 
 
 def test_failures_are_those_of_adapt(

@@ -11,6 +11,7 @@ import pytest
 from kshot.client import Client, InputError, UnavailableError
 from kshot.client.connection.channel import channel_options
 from kshot.client.connection.connection import Connection
+from tests.ports import free_port
 
 
 def test_attempts_to_connect_follow_closely() -> None:
@@ -25,13 +26,14 @@ def test_clients_find_a_server_that_is_back(
     listen: Callable[[int], AbstractContextManager[str]],
 ) -> None:
     """One that knows the outage, and a new one."""
-    with listen(0) as address, Client(address) as client:
+    port = free_port()
+    with listen(port) as address, Client(address) as client:
         client.capabilities()
     with Client(address) as client:
         for _ in range(3):
             with pytest.raises(UnavailableError, match="nothing listens there"):
                 client.capabilities()
-        with listen(int(address.rpartition(":")[2])), Client(address) as new:
+        with listen(port), Client(address) as new:
             began = time.monotonic()
             assert new.capabilities().server_version == "1.2.3"
             while True:
@@ -39,7 +41,7 @@ def test_clients_find_a_server_that_is_back(
                     client.capabilities()
                     break
                 except UnavailableError:
-                    assert time.monotonic() - began < 20  # seconds, on a busy machine
+                    assert time.monotonic() - began < 60  # seconds, on a busy machine
 
 
 def test_an_unknown_host_is_looked_up_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:

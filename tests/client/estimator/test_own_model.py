@@ -60,7 +60,7 @@ def test_a_model_ends_with_its_last_handle(address: str, servicer: Deleting) -> 
 
     del handle
     gc.collect()
-    assert servicer.deleted.wait(20)
+    assert servicer.deleted.wait(60)
     assert servicer.kept == {}
 
 

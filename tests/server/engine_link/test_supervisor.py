@@ -66,7 +66,7 @@ def test_an_engine_is_replaced_whatever_goes_wrong_as_it_is_watched(
         supervisor = EngineSupervisor(config, {}, EngineSetting(), lambda: None)
 
         await supervisor.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await enough.wait()
             while supervisor.facts is None:
                 await asyncio.sleep(0)

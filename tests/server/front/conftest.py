@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -159,6 +160,19 @@ def pipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def wait_arrival(pipes: Path) -> Callable[[], str]:
     """Wait until a task that holds on has come to the fake engine."""
     return (pipes / "arrived").read_text
+
+
+@pytest.fixture
+def arrived(pipes: Path) -> Iterator[Callable[[float], bool]]:
+    """Tell whether a task that holds on comes within so many seconds, or has come before."""
+    pipe = os.open(pipes / "arrived", os.O_RDWR)  # so nobody waits for the other end
+
+    def wait(seconds: float) -> bool:
+        there, _, _ = select.select([pipe], [], [], seconds)
+        return bool(there) and bool(os.read(pipe, len("here\n")))
+
+    yield wait
+    os.close(pipe)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ class RawClient:
 
     def __init__(self, address: str, window: int = 0) -> None:
         host, port = address.split(":")
-        self._socket = socket.create_connection((host, int(port)), timeout=30)
+        self._socket = socket.create_connection((host, int(port)), timeout=90)
         settings = struct.pack(">HI", _INITIAL_WINDOW, window)
         self.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, settings))
         self._next = 1

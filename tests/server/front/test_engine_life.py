@@ -20,6 +20,7 @@ from grpc_status import rpc_status
 from kshot.server.engine_link.client import EngineClient, EngineTask
 from kshot.server.errors import EngineUnavailable, StartError
 from kshot.v1 import adaptation_pb2 as wire
+from tests.patience import with_more_time
 
 Make = Callable[..., Any]
 StartServer = Callable[..., AbstractContextManager[Any]]
@@ -171,14 +172,15 @@ def test_an_engine_that_is_never_ready_ends_the_start(start_server: StartServer)
 def test_a_deadline_stops_the_adapt(
     server: Any,  # noqa: ANN401 -- a running server
     adapt_request: Make,
-    wait_arrival: Callable[[], str],
+    arrived: Callable[[float], bool],
 ) -> None:
-    with ThreadPoolExecutor() as pool:
-        hanging = pool.submit(server.stub.Adapt, adapt_request(seed=HANG), timeout=2)
-        wait_arrival()
+    def outlast(seconds: float) -> None:
+        failed = failure(lambda: server.stub.Adapt(adapt_request(seed=HANG), timeout=seconds))
+        assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert arrived(0)
 
-        assert failure(hanging.result).code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
+    with_more_time(outlast, 0.5)
+    assert server.stub.Adapt(adapt_request(), timeout=30).adapted_model.id
 
 
 def test_steps_that_were_done_are_answered_if_allowed(

@@ -58,7 +58,7 @@ def test_images_are_gone_and_their_room_with_them(
 
     async def adapt(task: EngineTask, _timeout: float | None) -> EngineResult:
         last = task.tail is not None or model == "means"
-        for _ in range(500 if last else 1):  # threads soon forget their work
+        for _ in range(6000 if last else 1):  # threads soon forget their work
             count = sum(each() is not None for each in images)
             if not count:
                 break

@@ -10,6 +10,7 @@ import pytest
 
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+from tests.patience import with_more_time
 from tests.server.front.fake_engine import HANG_UNTIL_LEFT, NO_MEMORY
 
 Make = Callable[..., Any]
@@ -127,14 +128,15 @@ def test_the_time_between_messages_has_bounds(
 
 
 def test_a_deadline_ends_it(
-    stub: AdaptationServiceStub, adapt_request: Make, wait_arrival: Callable[[], str]
+    stub: AdaptationServiceStub, adapt_request: Make, arrived: Callable[[float], bool]
 ) -> None:
     request = wire.AdaptStreamRequest(adapt=adapt_request(seed=HANG_UNTIL_LEFT))
-    call = stub.AdaptStream(request, timeout=0.5)
-    wait_arrival()
 
-    with pytest.raises(grpc.RpcError) as caught:
-        list(call)
+    def outlast(seconds: float) -> None:
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stub.AdaptStream(request, timeout=seconds))
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert arrived(0)
 
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_arrival()
+    with_more_time(outlast, 0.5)
+    assert arrived(60)  # the engine's task has ended

@@ -23,6 +23,7 @@ from kshot.bundle import (
 )
 from kshot.v1 import adaptation_pb2 as wire
 from kshot.v1.adaptation_pb2_grpc import AdaptationServiceStub
+from tests.patience import with_more_time
 
 Make = Callable[..., Any]
 HANG_IN_FOLDS = 909  # a seed of the fake engine
@@ -128,7 +129,7 @@ def test_folds_that_the_deadline_stops_cost_the_estimate_alone(
 ) -> None:
     request = adapt_request(way=3, shot=3, step_count=3, fold_count=2, seed=HANG_IN_FOLDS)
 
-    response = stub.Adapt(request, timeout=2)
+    response = with_more_time(lambda seconds: stub.Adapt(request, timeout=seconds), 2)
 
     assert not response.report.HasField("estimate")
     (sentence,) = response.report.warnings

@@ -36,7 +36,7 @@ class Watched(Encoder):
     def encode(self, images: Floats) -> Floats:
         self.run_sizes.append(len(images))
         self.started.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(60)
         return super().encode(images)
 
 

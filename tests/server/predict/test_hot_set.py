@@ -35,7 +35,7 @@ class Builds:
     def __call__(self, arrays: AdaptedArrays) -> Any:  # noqa: ANN401 -- what stands for a session
         self.count += 1
         self.started.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(60)
         return Session(arrays)
 
 
@@ -60,7 +60,7 @@ def make_hot_set() -> Iterator[Callable[..., HotSet]]:
 
 def settle(hot_set: HotSet) -> None:
     """Wait until all sessions that are due are made."""
-    hot_set._builder.submit(lambda: None).result(10)
+    hot_set._builder.submit(lambda: None).result(60)
 
 
 def warm(
@@ -109,7 +109,7 @@ def test_one_session_is_made_at_a_time(
     builds.go_on.clear()
     for _ in range(2):
         assert hot_set.find(arrays, SUPPORT, 1, builds) is None
-    assert builds.started.wait(10)
+    assert builds.started.wait(60)
     for _ in range(100):
         assert hot_set.find(arrays, SUPPORT, 1, builds) is None
     builds.go_on.set()
@@ -178,7 +178,7 @@ def test_arrays_freed_during_a_build_leave_nothing(
     builds.go_on.clear()
     for _ in range(2):
         hot_set.find(arrays, SUPPORT, 1, builds)
-    assert builds.started.wait(10)
+    assert builds.started.wait(60)
     del arrays
     builds.go_on.set()
     settle(hot_set)

@@ -419,7 +419,7 @@ def test_a_renewed_model_is_renewed_in_memory(
         async with open_workers() as workers:
             begin_call("Adapt")
             kept = KeptModels(store, ModelCache(10**7), workers)
-            model = await kept.keep(make_model(expire_time=time.time() + 5), make_arrays())
+            model = await kept.keep(make_model(expire_time=time.time() + 30), make_arrays())
             _, arrays = await kept.read(model.id)
 
             renewed = await kept.renew(model.id, Renewal(None, 60.0, etag=model.etag), 60.0)

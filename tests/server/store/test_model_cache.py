@@ -61,15 +61,15 @@ def test_threads_that_ask_at_once_share_one_load(make_held: MakeHeld) -> None:
     def load() -> CachedModel:
         loads.append(1)
         started.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return make_held()
 
     with ThreadPoolExecutor(8) as pool:
         first = pool.submit(cache.get_or_load, "a", load)
-        assert started.wait(10)
+        assert started.wait(60)
         others = [pool.submit(cache.get_or_load, "a", load) for _ in range(7)]
         go_on.set()
-        results = {id(future.result(10)) for future in (first, *others)}
+        results = {id(future.result(60)) for future in (first, *others)}
 
     assert len(results) == 1
     assert len(loads) == 1

@@ -63,7 +63,7 @@ def test_puts_at_once_never_pass_the_cap(
     barrier = threading.Barrier(8)
 
     def put(index: int) -> bool:
-        barrier.wait(10)
+        barrier.wait(60)
         try:
             store.put(make_model(f"m{index}"), make_arrays())
         except StoreIsFull:
