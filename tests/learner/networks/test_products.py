@@ -7,11 +7,11 @@ from kshot.learner.networks.products import times_transposed
 
 @pytest.mark.parametrize("task_count", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("leads", [True, False])
 def test_products_of_any_strides_are_matrix_products(
-    monkeypatch: pytest.MonkeyPatch, task_count: int, dtype: torch.dtype, there: bool
+    monkeypatch: pytest.MonkeyPatch, task_count: int, dtype: torch.dtype, leads: bool
 ) -> None:
-    monkeypatch.setattr(products, "has_onednn_product", lambda: there)
+    monkeypatch.setattr(products, "onednn_leads", lambda: leads)
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(task_count, 7, 5, generator=generator, dtype=dtype)
     right = torch.randn(task_count, 4, 5, generator=generator, dtype=dtype)
