@@ -72,6 +72,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"networks"},
         {"inference"},
         {"steps"},
+        {"native"},
         {"compile"},
     ],
     "trainer": [

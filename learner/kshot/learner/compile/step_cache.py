@@ -20,9 +20,12 @@ import torch
 from kshot.bundle import replace_file
 from kshot.learner.compile.compilable import LARGEST_DIFFERENCE, Compilable, Program, difference
 from kshot.learner.compile.packages import check_archive, check_libraries
+from kshot.learner.native.library import load_native_package, write_native_package
+from kshot.learner.native.native_step import NativeStep, native_shape
 from kshot.learner.networks.plugins import plugin_digest
 from kshot.learner.steps.cuda_graphs import graphed
 from kshot.learner.steps.inner_step import InnerStep
+from kshot.learner.steps.ordered_step import OrderedStep, ParameterOrder
 from kshot.learner.steps.step_spec import StepSpec
 from kshot.learner.torch_internals import load_package, write_package
 
@@ -116,7 +119,7 @@ class StepCache:
         except Exception as error:  # of whatever kind archives raise
             raise CompilationError(f"{path}: {_first_line(error)}") from error
         try:
-            program = load_package(path)
+            program = _loaded(path, spec, device)
             compared = path.with_suffix(".compared")
             if not (compared.exists() and compared.read_text() == digest):
                 self._compare(program, spec, device, path)
@@ -130,7 +133,7 @@ class StepCache:
                 "the file to compile it again, or name a temporary folder in TMPDIR whose files "
                 "may be executed"
             ) from error
-        return cast(Program, program)
+        return program
 
     def _compare(
         self, program: Program, spec: Compilable[Program], device: torch.device, path: Path
@@ -181,7 +184,7 @@ class StepCache:
             package = scratch / "step.pt2"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
-                write_package(spec.build(tuned_for=device), spec.example_arguments(device), package)
+                _write_program(package, spec, device)
             check_libraries(package)
             package.replace(path)
         except Exception as error:  # of whatever kind compilers raise
@@ -221,6 +224,23 @@ def compile_step(spec: StepSpec, device: torch.device) -> InnerStep:
     return graphed(compile_program(spec, device), device)
 
 
+def _write_program(package: Path, spec: Compilable[Program], device: torch.device) -> None:
+    """Compile a program; raise whatever its compiler raises."""
+    if native_shape(spec, device) is not None:
+        write_native_package(compiler_name(device) or "", package)
+    else:
+        write_package(spec.build(tuned_for=device), spec.example_arguments(device), package)
+
+
+def _loaded(package: Path, spec: Compilable[Program], device: torch.device) -> Program:
+    """Load what `_write_program` wrote; raise whatever its loader raises."""
+    shape = native_shape(spec, device)
+    if shape is None or not isinstance(spec, StepSpec):
+        return cast(Program, load_package(package))
+    step = NativeStep(load_native_package(package), shape)
+    return cast(Program, OrderedStep(step, ParameterOrder(spec.layout())))
+
+
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} CUDA {torch.version.cuda}"
@@ -244,7 +264,8 @@ def _source_digest() -> str:
     """
     digest = hashlib.sha256()
     learner = Path(__file__).parents[1]
-    for path in sorted(learner.rglob("*.py")):
+    sources = (path for path in learner.rglob("*") if path.suffix in {".py", ".cpp", ".h"})
+    for path in sorted(sources):
         digest.update(str(path.relative_to(learner)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from kshot.learner.steps.cuda_graphs import GraphedStep
 from kshot.learner.steps.initialization import LoopState
 from kshot.learner.steps.inner_step import InnerStep
+from kshot.learner.steps.ordered_step import common_order, in_order
 from kshot.learner.steps.preconditioner import StepRule
 from kshot.learner.steps.step_tables import StepTables
 
@@ -38,6 +39,9 @@ def run_inner_loop(
     # Contiguous, as batches are: a compiled step does not look at strides.
     parameters = state.parameters.clone(memory_format=torch.contiguous_format)
     scale = rule.scale_of(state.second_moment).contiguous()
+    order = common_order([step])
+    if order is not None:
+        parameters, scale = order.enter(parameters), order.enter(scale)
     step_sizes = torch.tensor(rule.step_sizes(state.step, step_count), dtype=parameters.dtype)
     if parameters.device.type == "cuda":  # from pinned memory: the host does not wait
         step_sizes = step_sizes.pin_memory().to(parameters.device, non_blocking=True)
@@ -47,7 +51,9 @@ def run_inner_loop(
     if isinstance(step, GraphedStep) and step_count:
         losses = step.take_steps(*arguments)
     else:
-        losses = StepTables.of(*arguments).take_steps(step)
+        losses = StepTables.of(*arguments).take_steps(in_order(step, order))
+    if order is not None:
+        parameters, scale = order.leave(parameters), order.leave(scale)
     adapted = LoopState(
         state.layout,
         parameters,

@@ -9,6 +9,7 @@ from torch import Tensor
 from kshot.learner.steps.initialization import LoopState
 from kshot.learner.steps.inner_step import InnerStep
 from kshot.learner.steps.loss_readback import LossReader
+from kshot.learner.steps.ordered_step import common_order, in_order
 from kshot.learner.steps.preconditioner import StepRule
 from kshot.learner.steps.step_tables import StepTables
 
@@ -94,7 +95,9 @@ class Slots:
                 f"capacity: expected a multiple of the widest launch of {tuple(widths)}, "
                 f"got {capacity}"
             )
-        self._steps = {width: step_of_width(width) for width in sorted(widths)}
+        steps = {width: step_of_width(width) for width in sorted(widths)}
+        self._order = common_order(steps.values())
+        self._steps = {width: in_order(step, self._order) for width, step in steps.items()}
         self._capacity = capacity
         self._occupants: list[_Occupant] = []
         self._handles = 0
@@ -143,8 +146,8 @@ class Slots:
         row, count = len(self._occupants), task.step_count
         first, tables = row * self._examples_each, self._tables
         tables.examples[first : first + task.support.shape[0]] = task.support
-        tables.parameters[row] = task.state.parameters[0]
-        tables.scales[row] = task.rule.scale_of(task.state.second_moment[0])
+        tables.parameters[row] = self._entered(task.state.parameters[0])
+        tables.scales[row] = self._entered(task.rule.scale_of(task.state.second_moment[0]))
         tables.way_masks[row] = task.state.real_ways[0]
         tables.drawn[:count, row] = task.indices + first
         tables.targets[:count, row] = task.classes[task.indices]
@@ -161,8 +164,8 @@ class Slots:
     def _go_on(self, row: int, occupant: _Occupant, progress: SlotProgress) -> None:
         tables, result = self._tables, progress.result
         occupant.done, occupant.width = len(result.losses), result.width
-        tables.parameters[row] = result.parameters
-        tables.scales[row] = progress.scales
+        tables.parameters[row] = self._entered(result.parameters)
+        tables.scales[row] = self._entered(progress.scales)
         tables.losses[: occupant.done, row] = result.losses
         self._positions[row] = occupant.done
 
@@ -175,7 +178,7 @@ class Slots:
         first = 0
         while first < len(self._occupants):
             first += self._launch(first)
-        self._positions[: len(self._occupants)] += 1
+        self._positions[: len(self._occupants)].add_(1)
         handles = [occupant.handle for occupant in self._occupants]
         return self._reader.read(handles, self._newest[: len(handles)])
 
@@ -201,7 +204,7 @@ class Slots:
 
     def pause(self, handle: int) -> SlotProgress:
         """Remove a task that shall go on later, in any slot of the same kind."""
-        scales = self._tables.scales[self._row(handle)].clone()
+        scales = self._left(self._tables.scales[self._row(handle)])
         return SlotProgress(self.leave(handle), scales)
 
     def leave(self, handle: int) -> SlotResult:
@@ -209,7 +212,7 @@ class Slots:
         row, last = self._row(handle), len(self._occupants) - 1
         occupant = self._occupants[row]
         result = SlotResult(
-            self._tables.parameters[row].clone(),
+            self._left(self._tables.parameters[row]),
             self._tables.losses[: occupant.done, row].clone(),
             occupant.width,
         )
@@ -219,6 +222,14 @@ class Slots:
         self._positions[last] = 0  # a valid position, for launches that pad with this row
         self._occupants.pop()
         return result
+
+    def _entered(self, vector: Tensor) -> Tensor:
+        """Bring a task's vector `(P,)` into the order of the steps."""
+        return vector if self._order is None else self._order.enter(vector[None])[0]
+
+    def _left(self, vector: Tensor) -> Tensor:
+        """Copy a row `(P,)` in the order that tasks have outside."""
+        return vector.clone() if self._order is None else self._order.leave(vector[None])[0]
 
     def _row(self, handle: int) -> int:
         return [item.handle for item in self._occupants].index(handle)

@@ -1,5 +1,6 @@
 """The driver of every inner loop: it gathers a step's batch, takes the step, keeps the losses."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +66,8 @@ class StepTables:
 
     def take_step(self, step: InnerStep, tasks: slice, at: At) -> Tensor:
         """Take one step of neighbouring tasks; return its losses `(tasks,)`, which are kept too."""
+        if isinstance(step, TableStep):
+            return step.take_from(self, tasks, at, 1)
         losses = step(
             self.parameters[tasks],
             self.scales[tasks],
@@ -78,6 +81,34 @@ class StepTables:
 
     def take_steps(self, step: InnerStep) -> Tensor:
         """Take all steps of all tasks together; return their losses `(steps, T)`."""
-        for number in range(len(self.drawn)):
-            self.take_step(step, EVERY, number)
+        if isinstance(step, TableStep):
+            step.take_from(self, EVERY, 0, len(self.drawn))
+        else:
+            for number in range(len(self.drawn)):
+                self.take_step(step, EVERY, number)
         return self.losses
+
+
+class TableStep(ABC):
+    """An `InnerStep` that takes its batches from the tables by itself, of several steps at once."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        parameters: Tensor,
+        scale: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        way_mask: Tensor,
+        step_sizes: Tensor,
+        /,
+    ) -> Tensor:
+        """Take a step of given batches, as any `InnerStep` does."""
+
+    @abstractmethod
+    def take_from(self, tables: StepTables, tasks: slice, at: At, step_count: int) -> Tensor:
+        """Take steps of neighbouring tasks from where they stand on, and keep all losses.
+
+        Returns those of the last step `(tasks,)`. Tasks at places of their own are those of the
+        rows in the slice.
+        """

@@ -1,0 +1,222 @@
+// A block of conv4: a 3x3 convolution with stride 2, batch norm and ReLU, forth and back.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "products.h"
+
+namespace kshot {
+
+constexpr int64_t KERNEL = 3, STRIDE = 2;
+
+inline int64_t halved(int64_t side) { return (side + 1) / 2; }
+
+// What TensorFlow's SAME padding adds to a side, at both ends together.
+inline int64_t padding_of(int64_t side) {
+    return std::max<int64_t>((halved(side) - 1) * STRIDE + KERNEL - side, 0);
+}
+
+// Images `(image, row, column, channel)` with a border of zeros.
+struct Images {
+    int64_t count, height, width, channels, top, left, line;
+    std::vector<float> values;
+
+    Images(int64_t count, int64_t height, int64_t width, int64_t channels, int64_t top,
+           int64_t left, int64_t bottom, int64_t right)
+        : count(count), height(height), width(width), channels(channels), top(top), left(left),
+          line((left + width + right) * channels),
+          values(count * (top + height + bottom) * line), lines_(top + height + bottom) {}
+
+    // A pixel; rows and columns below zero are the border's.
+    float* at(int64_t image, int64_t row, int64_t column) {
+        return values.data() + (image * lines_ + top + row) * line + (left + column) * channels;
+    }
+
+    // Call `body(image, row)` for every line of pixels inside the border, in order.
+    template <class Body>
+    void for_each_line(Body body) const {
+        for (int64_t image = 0; image < count; image++)
+            for (int64_t row = 0; row < height; row++) body(image, row);
+    }
+
+private:
+    int64_t lines_;
+};
+
+// Kernels are `(row, column, channel, filter)`: a product reads whole vectors of filters, and a
+// line of a patch is one piece of memory, so that no patch is copied.
+class Block {
+public:
+    Block(int64_t count, int64_t height, int64_t width, int64_t channels, int64_t filters)
+        : inputs(count, height, width, channels, padding_of(height) / 2, padding_of(width) / 2,
+                 halved(padding_of(height)), halved(padding_of(width))),
+          gradients(count, halved(height), halved(width), filters, 1, 1, 0, 0),
+          channels_(channels), filters_(filters),
+          places_(count * gradients.height * gradients.width), products_(places_ * filters),
+          mean_(filters), rate_(filters), transposed_(KERNEL * KERNEL * filters * channels) {
+        gradients.for_each_line([&](int64_t image, int64_t row) {
+            const int64_t y = row * STRIDE - inputs.top;
+            lines_.push_back({inputs.at(image, y, -inputs.left), gradients.at(image, row, 0),
+                              gradients.width});
+            for (int64_t column = 0; column < gradients.width; column++)
+                forth_.push_back({inputs.at(image, y, column * STRIDE - inputs.left),
+                                  products_.data() + int64_t(forth_.size()) * filters});
+        });
+    }
+    Block(Block&&) = default;  // buffers stay where they are
+
+    Images inputs;
+    Images gradients;  // of the outputs at first, then of the products
+
+    int64_t kernel_size() const { return KERNEL * KERNEL * channels_ * filters_; }
+    int64_t size() const { return kernel_size() + 2 * filters_; }
+
+    // Convolve the inputs, and find each filter's mean and variance over all places.
+    void convolve(const float* kernels, float epsilon) {
+        const int64_t length = KERNEL * channels_;
+        std::vector<Piece> pieces;
+        for (int64_t row = 0; row < KERNEL; row++)
+            pieces.push_back({row * inputs.line, kernels + row * length * filters_, length});
+        multiply(forth_, pieces, filters_);
+        for_each_group(filters_, [&](auto count, int64_t f) {
+            Vectors<count> mean, variance;
+            for (int64_t place = 0; place < places_; place++)
+                mean.add(1, Vectors<count>::at(product(place) + f));
+            mean.scale(1.0f / float(places_));
+            for (int64_t place = 0; place < places_; place++)
+                variance.add_squares(Vectors<count>::at(product(place) + f), mean);
+            mean.write(&mean_[f]);
+            variance.write(&rate_[f]);
+        });
+        for (float& value : rate_) value = 1 / std::sqrt(value / float(places_) + epsilon);
+    }
+
+    // Write batch norm's outputs, where they are above zero, to `target(image, row)`, a line each.
+    template <class Target>
+    void activate(const float* scale, const float* shift, Target target) {
+        int64_t place = 0;
+        gradients.for_each_line([&](int64_t image, int64_t row) {
+            float* output = target(image, row);
+            for (int64_t column = 0; column < gradients.width; column++, place++)
+                for (int64_t f = 0; f < filters_; f += LANES, output += LANES) {
+                    const Vector value = affine(normalized(place, f), scale + f, shift + f);
+                    store(output, value <= 0 ? Vector{} : value);
+                }
+        });
+    }
+
+    // Turn gradients of the outputs into those of the products, and write those of batch norm's
+    // parameters (Ioffe and Szegedy 2015, section 3).
+    void back_through_norm(const float* scale, const float* shift, float* of_scale,
+                           float* of_shift) {
+        for_each_group(filters_, [&](auto count, int64_t f) {
+            constexpr int COUNT = count;
+            Vectors<COUNT> scales, shifts;
+            for_each_gradient(f, [&](int64_t place, float* gradient) {
+                KSHOT_UNROLL for (int v = 0; v < COUNT; v++) {
+                    const int64_t at = f + v * LANES;
+                    const Vector value = normalized(place, at);
+                    const Vector output = affine(value, scale + at, shift + at);
+                    const Vector used = output <= 0 ? Vector{} : load(gradient + v * LANES);
+                    store(gradient + v * LANES, used);
+                    scales.values[v] += used * value;
+                    shifts.values[v] += used;
+                }
+            });
+            scales.write(of_scale + f), shifts.write(of_shift + f);
+            scales.scale(1.0f / float(places_)), shifts.scale(1.0f / float(places_));
+            for_each_gradient(f, [&](int64_t place, float* gradient) {
+                KSHOT_UNROLL for (int v = 0; v < COUNT; v++) {
+                    const int64_t at = f + v * LANES;
+                    const Vector centred = load(gradient + v * LANES) - shifts.values[v] -
+                                           normalized(place, at) * scales.values[v];
+                    store(gradient + v * LANES, load(&rate_[at]) * load(scale + at) * centred);
+                }
+            });
+        });
+    }
+
+    // Write the kernels' gradients.
+    void differentiate_kernels(float* of_kernels) {
+        const int64_t length = KERNEL * channels_;
+        for (int64_t row = 0; row < KERNEL; row++)
+            multiply_transposed(lines_, STRIDE * channels_, row * inputs.line, length, filters_,
+                                of_kernels + row * length * filters_);
+    }
+
+    // Write the inputs' gradients to where `connect` was told.
+    void differentiate_inputs(const float* kernels) {
+        for (int64_t element = 0; element < KERNEL * KERNEL; element++) {
+            const int64_t first = element * channels_ * filters_;
+            transpose(kernels + first, channels_, filters_, &transposed_[first]);
+        }
+        for (const Class& pixels : back_) multiply(pixels.rows, pixels.pieces, channels_);
+    }
+
+    // Let the inputs' gradients go to the images that they are the outputs' gradients of.
+    void connect(Images& of_inputs) {
+        for (int64_t a = 0; a < STRIDE; a++)
+            for (int64_t b = 0; b < STRIDE; b++) back_.push_back(class_of(a, b, of_inputs));
+    }
+
+private:
+    // Pixels that meet the same elements of the kernels.
+    struct Class {
+        std::vector<Row> rows;
+        std::vector<Piece> pieces;
+    };
+
+    // Pixels that lie at `(a, b)` in the patches, or a multiple of the stride further.
+    Class class_of(int64_t a, int64_t b, Images& of_inputs) {
+        Class pixels;
+        for (int64_t y = a; y < KERNEL; y += STRIDE)
+            for (int64_t x = b; x < KERNEL; x += STRIDE) {
+                const int64_t patch = y / STRIDE * gradients.line + x / STRIDE * filters_;
+                const int64_t element = (y * KERNEL + x) * filters_ * channels_;
+                pixels.pieces.push_back({-patch, &transposed_[element], filters_});
+            }
+        inputs.for_each_line([&](int64_t image, int64_t row) {
+            const int64_t y = row + inputs.top;
+            for (int64_t column = 0; column < inputs.width; column++) {
+                const int64_t x = column + inputs.left;
+                if (y % STRIDE == a && x % STRIDE == b)
+                    pixels.rows.push_back({gradients.at(image, y / STRIDE, x / STRIDE),
+                                           of_inputs.at(image, row, column)});
+            }
+        });
+        return pixels;
+    }
+
+    const float* product(int64_t place) const { return &products_[place * filters_]; }
+
+    Vector normalized(int64_t place, int64_t f) const {
+        return (load(product(place) + f) - load(&mean_[f])) * load(&rate_[f]);
+    }
+
+    static Vector affine(Vector value, const float* scale, const float* shift) {
+        return value * load(scale) + load(shift);
+    }
+
+    // Call `body(place, gradient)` for the gradients of all places, from filter `f` on.
+    template <class Body>
+    void for_each_gradient(int64_t f, Body body) {
+        int64_t place = 0;
+        gradients.for_each_line([&](int64_t image, int64_t row) {
+            float* gradient = gradients.at(image, row, 0) + f;
+            for (int64_t column = 0; column < gradients.width; column++, gradient += filters_)
+                body(place++, gradient);
+        });
+    }
+
+    int64_t channels_, filters_, places_;
+    std::vector<float> products_;      // (places, filters)
+    std::vector<float> mean_, rate_;   // (filters,), rate = 1 / sqrt(variance + epsilon)
+    std::vector<float> transposed_;    // kernels (row, column, filter, channel)
+    std::vector<Row> forth_;           // patches, and their products
+    std::vector<Run> lines_;           // patches, and their gradients, a line of places each
+    std::vector<Class> back_;
+};
+
+}  // namespace kshot
