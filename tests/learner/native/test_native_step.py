@@ -11,8 +11,8 @@ from kshot.bundle import NetworkSpec, Scope
 from kshot.learner import StepSpec, compiler_name
 from kshot.learner.compile.compilable import difference
 from kshot.learner.native.library import load_native_package, write_native_package
-from kshot.learner.native.native_step import NativeStep, native_shape
-from kshot.learner.steps.ordered_step import OrderedStep, ParameterOrder
+from kshot.learner.native.native_step import FiltersLast, NativeStep, native_shape
+from kshot.learner.steps.ordered_step import OrderedStep
 from kshot.learner.steps.task_losses import Objective
 
 CPU = torch.device("cpu")
@@ -39,7 +39,8 @@ def step_of(package: Path) -> StepOf:
     def make(spec: StepSpec) -> OrderedStep:
         shape = native_shape(spec, CPU)
         assert shape is not None
-        return OrderedStep(NativeStep(library, shape), ParameterOrder(spec.layout()))
+        step = NativeStep(library, shape)
+        return OrderedStep(step, FiltersLast(step))
 
     return make
 
@@ -83,6 +84,28 @@ def test_it_is_the_plain_step(
         slack = 4 * (reference - truth).abs().max().item() + 1e-6
         torch.testing.assert_close(result, reference, rtol=1e-4, atol=slack)
     assert difference(step_of(spec), spec, CPU) < 1e-3
+
+
+def test_kernels_have_their_filters_last(wide: StepSpec, step_of: StepOf) -> None:
+    spec = replace(wide, input_shape=(3, 8, 8))
+    order, layout = step_of(spec).order, spec.layout()
+    vectors = torch.arange(2.0 * layout.size).reshape(2, -1)
+
+    ordered = order.enter(vectors)
+
+    wanted = {
+        name: part.permute(0, 3, 4, 2, 1) if part.dim() == 5 else part
+        for name, part in layout.split(vectors).items()
+    }
+    assert ordered.equal(torch.cat([part.flatten(1) for part in wanted.values()], dim=1))
+    assert order.leave(ordered).equal(vectors)
+
+
+def test_steps_of_tasks_alike_share_their_order(wide: StepSpec, step_of: StepOf) -> None:
+    order = step_of(wide).order
+
+    assert order == step_of(replace(wide, batch_size=9, task_count=3)).order
+    assert order != step_of(replace(wide, way=9)).order
 
 
 def test_a_task_that_has_diverged_leaves_the_others_alone(

@@ -21,11 +21,11 @@ from kshot.bundle import replace_file
 from kshot.learner.compile.compilable import LARGEST_DIFFERENCE, Compilable, Program, difference
 from kshot.learner.compile.packages import check_archive, check_libraries
 from kshot.learner.native.library import load_native_package, write_native_package
-from kshot.learner.native.native_step import NativeStep, native_shape
+from kshot.learner.native.native_step import FiltersLast, NativeStep, native_shape
 from kshot.learner.networks.plugins import plugin_digest
 from kshot.learner.steps.cuda_graphs import graphed
 from kshot.learner.steps.inner_step import InnerStep
-from kshot.learner.steps.ordered_step import OrderedStep, ParameterOrder
+from kshot.learner.steps.ordered_step import OrderedStep
 from kshot.learner.steps.step_spec import StepSpec
 from kshot.learner.torch_internals import load_package, write_package
 
@@ -235,10 +235,10 @@ def _write_program(package: Path, spec: Compilable[Program], device: torch.devic
 def _loaded(package: Path, spec: Compilable[Program], device: torch.device) -> Program:
     """Load what `_write_program` wrote; raise whatever its loader raises."""
     shape = native_shape(spec, device)
-    if shape is None or not isinstance(spec, StepSpec):
+    if shape is None:
         return cast(Program, load_package(package))
     step = NativeStep(load_native_package(package), shape)
-    return cast(Program, OrderedStep(step, ParameterOrder(spec.layout())))
+    return cast(Program, OrderedStep(step, FiltersLast(step)))
 
 
 def _device_name(device: torch.device) -> str:

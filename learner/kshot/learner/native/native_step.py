@@ -11,6 +11,7 @@ from torch import Tensor
 from kshot.bundle import Scope
 from kshot.learner.networks.conv4 import Conv4
 from kshot.learner.networks.network import build_network
+from kshot.learner.steps.ordered_step import ParameterOrder
 from kshot.learner.steps.step_spec import StepSpec
 from kshot.learner.steps.step_tables import EVERY, At, StepTables, TableStep
 from kshot.learner.steps.task_losses import Objective
@@ -71,8 +72,7 @@ def native_shape(spec: object, device: torch.device) -> Shape | None:
 class NativeStep(TableStep):
     """An `InnerStep` by the library that `write_native_package` compiles.
 
-    Kernels are `(height, width, channels, filters)` in its parameters. One thread at a time takes
-    a step.
+    Its parameters are in the order `FiltersLast`. One thread at a time takes a step.
     """
 
     def __init__(self, library: ctypes.CDLL, shape: Shape) -> None:
@@ -83,6 +83,11 @@ class NativeStep(TableStep):
         self._take = library.kshot_take_steps
         self._take.argtypes = [pointer] * 2 + [integer] * 2 + [pointer] + [integer] * 2 + [pointer]
         self._take.restype = None
+        self._reorder = library.kshot_reorder
+        self._reorder.argtypes = [pointer, integer, pointer, pointer, ctypes.c_int32]
+        self._reorder.restype = None
+        self.task_shape = shape.channels, shape.height, shape.width, shape.filters, shape.way
+        """What decides on the parameters of a task."""
         self._step = library.kshot_new_step(ctypes.byref(shape))
         if self._step is None:
             raise MemoryError("a compiled step found no memory for its buffers")
@@ -133,3 +138,25 @@ class NativeStep(TableStep):
                 newest.data_ptr(),
             )
         return newest
+
+    def reorder(self, vectors: Tensor, target: Tensor, *, entering: bool) -> None:
+        """Copy `(T, P)` parameters into the step's order, or out of it; both are contiguous."""
+        self._reorder(self._step, len(vectors), vectors.data_ptr(), target.data_ptr(), entering)
+
+
+class FiltersLast(ParameterOrder):
+    """The order of a native step: kernels are `(height, width, channels, filters)`."""
+
+    def __init__(self, step: NativeStep) -> None:
+        """Take the order of a step."""
+        self._step = step
+
+    def copy(self, vectors: Tensor, target: Tensor, *, entering: bool) -> None:
+        """Copy float32 `(T, P)` parameters into this order or out of it."""
+        self._step.reorder(vectors.contiguous(), target, entering=entering)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FiltersLast) and other._step.task_shape == self._step.task_shape
+
+    def __hash__(self) -> int:
+        return hash(self._step.task_shape)

@@ -1,7 +1,7 @@
 // One inner step of conv4 with strides: the cross-entropy's gradient, and Adam without momentum.
 //
 // For one task after another, in one thread. Parameters are in the order of the network's layout,
-// but that kernels are `(row, column, channel, filter)`.
+// where kernels are `(filter, channel, row, column)`, but that here the filters come last.
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -97,6 +97,29 @@ public:
         return tables.losses[place] = loss;
     }
 
+    // Copy one task's parameters into this order, or from it into that of the layout.
+    template <bool ENTERING>
+    void reorder(const float* from, float* to) const {
+        for (const Block& block : blocks_) {
+            const int64_t channels = block.inputs.channels, area = KERNEL * KERNEL;
+            for (int64_t first = 0; first < shape_.filters; first += LANES)
+                for (int64_t channel = 0; channel < channels; channel++)
+                    for (int64_t element = 0; element < area; element++)
+                        for (int64_t f = first; f < first + LANES; f++) {
+                            const int64_t plain = (f * channels + channel) * area + element;
+                            const int64_t ordered =
+                                (element * channels + channel) * shape_.filters + f;
+                            to[ENTERING ? ordered : plain] = from[ENTERING ? plain : ordered];
+                        }
+            std::copy(from + block.kernel_size(), from + block.size(), to + block.kernel_size());
+            from += block.size(), to += block.size();
+        }
+        std::copy(from, from + shape_.way * (features_ + 1), to);
+    }
+
+    int64_t size() const { return size_; }
+
+private:
     // Bring examples `(channel, row, column)` into the order of the blocks.
     void enter(const float* examples, const int64_t* drawn) {
         Images& inputs = blocks_[0].inputs;
@@ -216,6 +239,13 @@ extern "C" kshot::Step* kshot_new_step(const kshot::Shape* shape) {
 }
 
 extern "C" void kshot_delete_step(kshot::Step* step) { delete step; }
+
+// Copy the parameters of tasks into the step's order, or from it into that of the layout.
+extern "C" void kshot_reorder(const kshot::Step* step, int64_t task_count, const float* from,
+                              float* to, int32_t entering) {
+    for (int64_t task = 0; task < task_count; task++, from += step->size(), to += step->size())
+        entering ? step->reorder<true>(from, to) : step->reorder<false>(from, to);
+}
 
 // Take steps of `task_count` tasks from a row on, the first of each numbered `numbers[task]`, or all
 // `number` where there are none; write the last step's losses.

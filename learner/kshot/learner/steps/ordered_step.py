@@ -1,42 +1,37 @@
 """Compiled inner steps that keep parameters in the order of their products."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from kshot.learner.layout import ParameterLayout
 from kshot.learner.steps.inner_step import InnerStep
 
 
-@dataclass(frozen=True)
-class ParameterOrder:
-    """The order of a layout's parameters with kernels as `(height, width, channels, filters)`."""
+class ParameterOrder(ABC):
+    """An order of a task's parameters; equal ones are the same order."""
 
-    layout: ParameterLayout
+    @abstractmethod
+    def copy(self, vectors: Tensor, target: Tensor, *, entering: bool) -> None:
+        """Copy `(T, P)` parameters, or what belongs to them, into this order or out of it.
 
-    @cached_property
-    def _entering(self) -> Tensor:
-        """The plain place of each parameter in this order, int64 `(P,)`."""
-        places = self.layout.split(torch.arange(self.layout.size)[None])
-        parts = (
-            part[0].permute(2, 3, 1, 0) if part.dim() == 5 else part[0] for part in places.values()
-        )
-        return torch.cat([part.flatten() for part in parts])
-
-    @cached_property
-    def _leaving(self) -> Tensor:
-        return self._entering.argsort()
+        The target is contiguous.
+        """
 
     def enter(self, vectors: Tensor) -> Tensor:
-        """Copy `(T, P)` parameters, or what belongs to them, into this order."""
-        return vectors.index_select(1, self._entering)
+        """Return a copy in this order."""
+        return self._copied(vectors, entering=True)
 
     def leave(self, vectors: Tensor) -> Tensor:
         """Undo `enter`."""
-        return vectors.index_select(1, self._leaving)
+        return self._copied(vectors, entering=False)
+
+    def _copied(self, vectors: Tensor, *, entering: bool) -> Tensor:
+        target = torch.empty_like(vectors, memory_format=torch.contiguous_format)
+        self.copy(vectors, target, entering=entering)
+        return target
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class OrderedStep:
         ordered = [self.order.enter(vectors) for vectors in (parameters, scale)]
         losses = self.step(*ordered, *others)
         for vectors, moved in zip((parameters, scale), ordered, strict=True):
-            vectors.copy_(self.order.leave(moved))
+            self.order.copy(moved, vectors, entering=False)
         return losses
 
 

@@ -146,8 +146,8 @@ class Slots:
         row, count = len(self._occupants), task.step_count
         first, tables = row * self._examples_each, self._tables
         tables.examples[first : first + task.support.shape[0]] = task.support
-        tables.parameters[row] = self._entered(task.state.parameters[0])
-        tables.scales[row] = self._entered(task.rule.scale_of(task.state.second_moment[0]))
+        self._enter(task.state.parameters[0], tables.parameters[row])
+        self._enter(task.rule.scale_of(task.state.second_moment[0]), tables.scales[row])
         tables.way_masks[row] = task.state.real_ways[0]
         tables.drawn[:count, row] = task.indices + first
         tables.targets[:count, row] = task.classes[task.indices]
@@ -164,8 +164,8 @@ class Slots:
     def _go_on(self, row: int, occupant: _Occupant, progress: SlotProgress) -> None:
         tables, result = self._tables, progress.result
         occupant.done, occupant.width = len(result.losses), result.width
-        tables.parameters[row] = self._entered(result.parameters)
-        tables.scales[row] = self._entered(progress.scales)
+        self._enter(result.parameters, tables.parameters[row])
+        self._enter(progress.scales, tables.scales[row])
         tables.losses[: occupant.done, row] = result.losses
         self._positions[row] = occupant.done
 
@@ -223,9 +223,12 @@ class Slots:
         self._occupants.pop()
         return result
 
-    def _entered(self, vector: Tensor) -> Tensor:
-        """Bring a task's vector `(P,)` into the order of the steps."""
-        return vector if self._order is None else self._order.enter(vector[None])[0]
+    def _enter(self, vector: Tensor, row: Tensor) -> None:
+        """Copy a task's vector `(P,)` into a row, in the order of the steps."""
+        if self._order is None:
+            row.copy_(vector)
+        else:
+            self._order.copy(vector[None], row[None], entering=True)
 
     def _left(self, vector: Tensor) -> Tensor:
         """Copy a row `(P,)` in the order that tasks have outside."""
