@@ -27,7 +27,7 @@ class Shape(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("filters", "way")),
         *((name, ctypes.c_float) for name in ("batch_norm_epsilon", "second_moment_decay")),
         *((name, ctypes.c_float) for name in ("epsilon", "weight_decay_rate")),
-        ("updates_second_moment", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("updates_second_moment", "pooled")),
     )
 
 
@@ -43,8 +43,8 @@ class Tables(ctypes.Structure):
 def native_shape(spec: object, device: torch.device) -> Shape | None:
     """Return what a native step of a spec needs, None where there is none.
 
-    There is one on a CPU for conv4 that strides, with filters in whole vectors, when the whole
-    network is adapted to classes.
+    There is one on a CPU for conv4 with filters in whole vectors, when the whole network is adapted
+    to classes.
     """
     if not isinstance(spec, StepSpec) or device.type != "cpu" or spec.scope is not Scope.ALL:
         return None
@@ -52,7 +52,6 @@ def native_shape(spec: object, device: torch.device) -> Shape | None:
     if (
         spec.objective is not Objective.CROSS_ENTROPY
         or not isinstance(network, Conv4)
-        or network.downsampling != "stride"
         or network.filters % WIDEST_VECTOR
     ):
         return None
@@ -66,6 +65,7 @@ def native_shape(spec: object, device: torch.device) -> Shape | None:
         spec.epsilon,
         spec.weight_decay_rate,
         spec.updates_second_moment,
+        network.downsampling == "max_pool",
     )
 
 

@@ -9,13 +9,14 @@
 
 namespace kshot {
 
-// A block of sums has ROW_COUNT rows of VECTOR_COUNT vectors: with a vector of each factor they fill
-// the processor's registers, 32 with AVX-512 and 16 elsewhere.
+// A block of sums fills the processor's registers, 32 with AVX-512 and 16 elsewhere, together with a
+// vector of each factor: ROW_COUNT rows of VECTOR_COUNT vectors, or more rows of fewer vectors.
 #if defined(__AVX512F__)
-constexpr int LANES = 16, VECTOR_COUNT = 4, ROW_COUNT = 6;
+constexpr int LANES = 16, VECTOR_COUNT = 4;
 #else
-constexpr int LANES = 8, VECTOR_COUNT = 2, ROW_COUNT = 6;
+constexpr int LANES = 8, VECTOR_COUNT = 2;
 #endif
+constexpr int ROW_COUNT = 6;
 
 #define KSHOT_UNROLL _Pragma("GCC unroll 16")
 
@@ -56,29 +57,27 @@ struct Vectors {
     }
 };
 
+template <int COUNT>
+using Count = std::integral_constant<int, COUNT>;  // it is known when `body` is compiled
+
 // Call `body(count, first)` for groups of `count` neighbouring vectors, the first float of each is
-// number `first`: `width` floats, a multiple of LANES. The count is known when this is compiled.
-template <class Body>
-void for_each_group(int64_t width, Body body) {
-    int64_t first = 0;
-    for (; first + VECTOR_COUNT * LANES <= width; first += VECTOR_COUNT * LANES)
-        body(std::integral_constant<int, VECTOR_COUNT>{}, first);
-    for (; first < width; first += LANES) body(std::integral_constant<int, 1>{}, first);
+// number `first`: `width` floats, a multiple of LANES.
+template <int COUNT = VECTOR_COUNT, class Body>
+void for_each_group(int64_t width, Body body, int64_t first = 0) {
+    for (; first + COUNT * LANES <= width; first += COUNT * LANES) body(Count<COUNT>{}, first);
+    if constexpr (COUNT > 1) for_each_group<COUNT / 2>(width, body, first);
 }
 
-// Call `body(count, first)` for blocks of ROW_COUNT rows, and once for those that are left.
-template <class Body>
-void for_each_block(int64_t count, Body body) {
-    int64_t first = 0;
-    for (; first + ROW_COUNT <= count; first += ROW_COUNT)
-        body(std::integral_constant<int, ROW_COUNT>{}, first);
-    switch (count - first) {
-        case 5: return body(std::integral_constant<int, 5>{}, first);
-        case 4: return body(std::integral_constant<int, 4>{}, first);
-        case 3: return body(std::integral_constant<int, 3>{}, first);
-        case 2: return body(std::integral_constant<int, 2>{}, first);
-        case 1: return body(std::integral_constant<int, 1>{}, first);
-    }
+// Call `body(count, first)` for blocks of at most ROWS rows.
+template <int ROWS, class Body>
+void for_each_block(int64_t count, Body body, int64_t first = 0) {
+    for (; first + ROWS <= count; first += ROWS) body(Count<ROWS>{}, first);
+    constexpr int FEWER = ROWS > ROW_COUNT ? ROW_COUNT : ROWS - 1;
+    if constexpr (FEWER > 0) for_each_block<FEWER>(count, body, first);
+}
+
+constexpr int most_rows(int vector_count) {
+    return vector_count < VECTOR_COUNT ? 2 * ROW_COUNT : ROW_COUNT;
 }
 
 // A part of each row on the left, from `offset` on, and the `length` rows on the right it meets.
@@ -113,7 +112,7 @@ void multiply_block(const Row* rows, const std::vector<Piece>& pieces, int64_t w
 inline void multiply(const std::vector<Row>& rows, const std::vector<Piece>& pieces,
                      int64_t width) {
     for_each_group(width, [&](auto count, int64_t column) {
-        for_each_block(int64_t(rows.size()), [&](auto row_count, int64_t first) {
+        for_each_block<most_rows(count)>(int64_t(rows.size()), [&](auto row_count, int64_t first) {
             multiply_block<row_count, count>(&rows[first], pieces, width, column);
         });
     });
@@ -127,12 +126,13 @@ struct Run {
 };
 
 template <int ROWS, int COUNT>
-void multiply_transposed_block(const std::vector<Run>& runs, int64_t step, int64_t offset,
+void multiply_transposed_block(const Run* runs, int64_t run_count, int64_t step, int64_t offset,
                                int64_t width, int64_t column, float* product) {
     Vectors<COUNT> sums[ROWS];
-    for (const Run& run : runs) {
-        const float *left = run.left + offset, *right = run.right + column;
-        for (int64_t m = 0; m < run.count; m++, left += step, right += width) {
+    KSHOT_UNROLL for (int r = 0; r < ROWS; r++) sums[r] = Vectors<COUNT>::at(product + r * width);
+    for (const Run* run = runs; run < runs + run_count; run++) {
+        const float *left = run->left + offset, *right = run->right + column;
+        for (int64_t m = 0; m < run->count; m++, left += step, right += width) {
             const auto factors = Vectors<COUNT>::at(right);
             KSHOT_UNROLL for (int r = 0; r < ROWS; r++) sums[r].add(left[r], factors);
         }
@@ -140,14 +140,15 @@ void multiply_transposed_block(const std::vector<Run>& runs, int64_t step, int64
     KSHOT_UNROLL for (int r = 0; r < ROWS; r++) sums[r].write(product + r * width);
 }
 
-// Multiply the transpose of the left rows' `length` floats from `offset` on by the right rows:
-// `(length, width)`, summed over all rows. Left rows are `step` floats apart.
-inline void multiply_transposed(const std::vector<Run>& runs, int64_t step, int64_t offset,
-                                int64_t length, int64_t width, float* product) {
+// Multiply the transpose of the left rows' `length` floats from `offset` on by the right rows, and
+// add it to `(length, width)` sums. Left rows are `step` floats apart.
+inline void multiply_transposed(const Run* runs, int64_t run_count, int64_t step, int64_t offset,
+                                int64_t length, int64_t width, float* sums) {
     for_each_group(width, [&](auto count, int64_t column) {
-        for_each_block(length, [&](auto row_count, int64_t first) {
-            multiply_transposed_block<row_count, count>(runs, step, offset + first, width, column,
-                                                        product + first * width + column);
+        for_each_block<most_rows(count)>(length, [&](auto row_count, int64_t first) {
+            multiply_transposed_block<row_count, count>(runs, run_count, step, offset + first,
+                                                        width, column,
+                                                        sums + first * width + column);
         });
     });
 }

@@ -1,4 +1,4 @@
-// One inner step of conv4 with strides: the cross-entropy's gradient, and Adam without momentum.
+// One inner step of conv4: the cross-entropy's gradient, and Adam without momentum.
 //
 // For one task after another, in one thread. Parameters are in the order of the network's layout,
 // where kernels are `(filter, channel, row, column)`, but that here the filters come last.
@@ -20,7 +20,7 @@ constexpr int BLOCK_COUNT = 4;
 struct Shape {
     int64_t batch, channels, height, width, filters, way;
     float batch_norm_epsilon, second_moment_decay, epsilon, weight_decay_rate;
-    int32_t updates_second_moment;
+    int32_t updates_second_moment, pooled;
 };
 
 // `StepTables`: contiguous arrays, with room for `capacity` tasks.
@@ -57,9 +57,10 @@ public:
         int64_t height = shape.height, width = shape.width, channels = shape.channels;
         blocks_.reserve(BLOCK_COUNT);
         for (int b = 0; b < BLOCK_COUNT; b++) {
-            blocks_.emplace_back(shape.batch, height, width, channels, shape.filters);
+            blocks_.emplace_back(shape.batch, height, width, channels, shape.filters,
+                                 shape.pooled);
             size_ += blocks_[b].size();
-            if (b) blocks_[b].connect(blocks_[b - 1].gradients);
+            if (b) blocks_[b].connect(blocks_[b - 1].of_outputs());
             height = halved(height), width = halved(width), channels = shape.filters;
         }
         places_ = height * width, features_ = places_ * shape.filters;
@@ -138,7 +139,7 @@ private:
     // Where a line of a block's outputs goes: into the next block, or to the head.
     float* output(int block, int64_t image, int64_t row) {
         if (block + 1 < BLOCK_COUNT) return blocks_[block + 1].inputs.at(image, row, 0);
-        const Images& outputs = blocks_[block].gradients;
+        const Images& outputs = blocks_[block].of_outputs();
         return &hidden_[(image * outputs.height + row) * outputs.width * shape_.filters];
     }
 
@@ -173,8 +174,8 @@ private:
                 add(slope, weight + w * features_, of_row);
             }
             for (int64_t place = 0; place < places_; place++) {
-                Images& gradients = blocks_[BLOCK_COUNT - 1].gradients;
-                float* to = gradients.at(n, place / gradients.width, place % gradients.width);
+                Images& of = blocks_[BLOCK_COUNT - 1].of_outputs();
+                float* to = of.at(n, place / of.width, place % of.width);
                 for (int64_t f = 0; f < filters; f++) to[f] = of_row[f * places_ + place];
             }
         }
