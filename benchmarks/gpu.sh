@@ -21,12 +21,16 @@
 # FORMS            forms of the convolutions to time                     [dddd cddc cccc]
 # PROFILE_STEPS    steps under the profiler                              [200]
 # SERVE_SECONDS    length of each load                                   [5]
+# TURNS            parts of each load that is compared                   [4]
 # CONCURRENCY      callers of the loads                                  [1,8,64]
+# ENGINES          numbers of engines                                    [1,2]
+# ENCODER          folder of a bundle with an encoder and a tail, such as photos;
+#                  without one the benches encoder and tail are left out
 # BENCH_SECONDS    time limit of each bench                              [300]
 # RESUME           folder with the checkpoint.safetensors of an earlier run
 # RECIPE           recipe to train                                       [omniglot-5way]
 # META_ITERATIONS  length of the training                                [the recipe's]
-# TRAIN_SECONDS    time after which the training stops at a checkpoint   [420]
+# TRAIN_SECONDS    time after which the training stops at a checkpoint, or 0 for the whole [420]
 # BUNDLE           bundle to evaluate when none is trained               [omniglot, a built-in bundle]
 # TASKS            tasks of the evaluation                               [1000]
 # DEVICE           cuda, or cpu to try this script                       [cuda]
@@ -91,6 +95,10 @@ bench() {
   [ -z "${ROUNDS:-}" ] || rounds=(--rounds "$ROUNDS")
   local kshot=("$python" -m kshot bench)
   local adapt=("${kshot[@]}" adapt --tasks "${STACKED:-64}" --device "$device" --json "${rounds[@]}")
+  local load=(--device "$device" --json --seconds "${SERVE_SECONDS:-5}" --turns "${TURNS:-4}")
+  local serve=("${kshot[@]}" serve "${load[@]}" --concurrency "${CONCURRENCY:-1,8,64}")
+  local engines=("${kshot[@]}" engines "${load[@]}" --engines "${ENGINES:-1,2}")
+  local encoder=(--bundle "${ENCODER:-}")
   local step=("$python" benchmarks/inner_step.py --device "$device")
   local forms=(forms "${rounds[@]}") profile=(profile --steps "${PROFILE_STEPS:-200}")
   local which
@@ -101,13 +109,20 @@ bench() {
     adapt-20way-1shot) command=("${adapt[@]}" --way 20 --shot 1 --batch-size 20) ;;
     train) command=("${kshot[@]}" train --device "$device" --json "${rounds[@]}") ;;
     predict) command=("${kshot[@]}" predict --device "$device" --json "${rounds[@]}") ;;
-    serve)
-      command=("${kshot[@]}" serve --device "$device" --json
-        --seconds "${SERVE_SECONDS:-5}" --concurrency "${CONCURRENCY:-1,8,64}")
+    serve) command=("${serve[@]}") ;;
+    serve-20way) command=("${serve[@]}" --way 20) ;;
+    engines) command=("${engines[@]}") ;;
+    engines-20way) command=("${engines[@]}" --way 20) ;;
+    encoder)
+      command=("${kshot[@]}" encoder --device "$device" --json --seconds "${SERVE_SECONDS:-5}"
+        "${encoder[@]}")
       ;;
+    # The tail adapts in the default Adapt of Adapt by steps.
+    tail) command=("${serve[@]}" "${encoder[@]}" --shot 5 --step-counts 1) ;;
     forms-1) command=("${step[@]}" --tasks 1 "${forms[@]}" "${which[@]}") ;;
     forms-stacked) command=("${step[@]}" --tasks "${STACKED:-64}" "${forms[@]}" "${which[@]}") ;;
     profile-1) command=("${step[@]}" --tasks 1 "${profile[@]}") ;;
+    profile-20way) command=("${step[@]}" --way 20 --batch-size 20 --tasks 1 "${profile[@]}") ;;
     profile-stacked) command=("${step[@]}" --tasks "${STACKED:-64}" "${profile[@]}") ;;
     *)
       echo "BENCHES: expected a name in bench(), got $1" >&2
@@ -128,8 +143,9 @@ bench() {
 }
 
 run_bench() {
-  local name all="adapt-5way-1shot adapt-5way-5shot adapt-20way-1shot train predict serve"
-  all+=" forms-1 forms-stacked profile-1 profile-stacked"
+  local name all="adapt-5way-1shot adapt-5way-5shot adapt-20way-1shot train predict"
+  all+=" serve serve-20way engines engines-20way${ENCODER:+ encoder tail}"
+  all+=" forms-1 forms-stacked profile-1 profile-20way profile-stacked"
   for name in ${BENCHES:-$all}; do
     bench "$name" || failed=1
   done

@@ -9,7 +9,7 @@ import pytest
 
 from kshot.__main__ import main
 
-BENCHMARKS = ("adapt", "encoder", "predict", "serve", "train")
+BENCHMARKS = ("adapt", "encoder", "engines", "predict", "serve", "train")
 
 
 def test_help_imports_no_benchmark() -> None:
@@ -25,9 +25,7 @@ def test_help_imports_no_benchmark() -> None:
     )
 
     assert done.stderr.strip() == "[]"
-    assert all(
-        f"  {name} " in done.stdout for name in ("adapt", "encoder", "predict", "serve", "train")
-    )
+    assert all(f"  {name} " in done.stdout for name in BENCHMARKS)
 
 
 def test_an_unknown_benchmark_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

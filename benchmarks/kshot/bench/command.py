@@ -12,6 +12,10 @@ _BENCHMARKS = {
         "kshot.bench.serve.encoder",
         "Count answers of many adapted models behind one encoder, beside separate sessions.",
     ),
+    "engines": Entry(
+        "kshot.bench.serve.engines",
+        "Count a server's adaptations by engines, beside independent processes.",
+    ),
     "predict": Entry(
         "kshot.bench.speed.predict", "Time answers of an adapted model, beside PyTorch."
     ),

@@ -96,6 +96,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "bench": ("kshot bench serve",),
         "bench adapt": ("kshot bench adapt --json",),
         "bench encoder": ("kshot bench encoder --json",),
+        "bench engines": ("kshot bench engines --json",),
         "bench predict": ("kshot bench predict --json",),
         "bench serve": ("kshot bench serve --json",),
         "bench train": ("kshot bench train --json",),

@@ -18,7 +18,7 @@ from kshot.bench.serve import serve
 from kshot.bench.serve.server_process import ServerProcess
 from kshot.client import Client
 
-QUICK = ("--step-count", "1", "--way", "2", "--seconds", "0.25")
+QUICK = ("--step-count", "1", "--step-counts", "1,2", "--way", "2", "--seconds", "0.25")
 PHASES = {"queue", "decode", "compute", "store", "rest"}
 PERCENTILES = {"p50", "p95", "p99"}
 
@@ -89,6 +89,14 @@ def test_every_load_is_measured_and_nothing_is_left(
     assert document["adapt_overhead"]["calls"] == one_caller["answered"]
     assert document["adapt_overhead"]["round_trip_ms"] == one_caller["latency_ms"]
     assert document["adapt_overhead"]["over_compute_ms"]["p50"] > 0
+    by_steps = document["adapt_by_steps"]
+    assert [each["step_count"] for each in by_steps] == [1, 2, None]
+    assert [each["steps_taken"] for each in by_steps[:2]] == [1, 2]
+    for each in by_steps:
+        assert each["overhead"]["calls"] > 0
+        assert each["overhead"]["over_compute_ms"]["p50"] > 0
+        assert each["timing_ms"].keys() == PHASES
+    assert document["predict_beside_echo"] is None
     answered = sum(level["load"]["answered"] for level in document["adapt"]["closed"])
     assert sum(document["compute_paths"].values()) == answered
     beside = document["predict_beside_adapt"]
@@ -129,6 +137,7 @@ def test_people_get_a_table(server: ServerProcess, capsys: pytest.CaptureFixture
     for row in ("Adapt x 1", "Predict x 1", "Predict x 1, Adapt x 8 beside it"):
         assert row in captured.out
     assert "Adapt over the engine's computing" in captured.out
+    assert "Adapt, one caller, 2 steps (2 taken): p50" in captured.out
     assert "closed loop, concurrency 1" in captured.err
 
 
@@ -270,3 +279,7 @@ def test_processor_time_of_an_own_server(capsys: pytest.CaptureFixture[str]) -> 
         (level,) = document[method]["closed"]
         assert level["cpu_per_call"]["front_ms"] > 0
     assert document["adapt"]["closed"][0]["cpu_per_call"]["engine_ms"] > 0
+    beside = document["predict_beside_echo"]
+    assert (beside["concurrency"], beside["turns"]) == (2, 4)
+    for rate in ("predict_per_second", "echo_per_second", "rate_ratio", "front_cpu_us"):
+        assert beside[rate] > 0

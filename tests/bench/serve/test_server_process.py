@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -90,6 +91,7 @@ def test_engines_are_those_connected_that_have_not_ended(
 
     assert server.engine_pids == [41, 43]
     assert not server.settled
+    assert [replace(server, engines=count).settled for count in (2, 3)] == [True, False]
 
     (tmp_path / "log").write_text('{"event": "engines_chosen"}')
     assert server.settled

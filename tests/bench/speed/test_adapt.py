@@ -14,7 +14,7 @@ from PIL import Image
 from kshot.__main__ import main
 from kshot.bench import options
 from kshot.bench.speed import accuracy_curve
-from kshot.bench.speed.adapt import Measurement
+from kshot.bench.speed.adapt_measurement import Measurement
 from kshot.bundle import builtin_bundle
 
 QUICK = ["bench", "adapt", "--step-count", "1", "--rounds", "2", "--device", "cpu"]

@@ -17,13 +17,14 @@ from PIL import Image
 from kshot.bench.environment import environment
 from kshot.bench.options import COUNT, Shared, gathered, option, read_positive, shared_options
 from kshot.bench.report import Report, say
+from kshot.bench.serve import separate_sessions
 from kshot.bench.serve.load_generator import OK, Answer, Clock, Load, Send, closed_loop, run
-from kshot.bench.serve.separate_sessions import METHOD, request, running_sessions
+from kshot.bench.serve.plain_server import running_plain_server
+from kshot.bench.serve.separate_sessions import METHOD, request
 from kshot.bench.serve.server_calls import CALL_SECONDS, make_call, open_connection
 from kshot.bench.serve.server_process import interrupted_by_signals, running_server
 from kshot.bench.speed.timing import Percentiles, percentiles
 from kshot.bundle import Bundle, Scope, prepare
-from kshot.client.commands.options import Server
 from kshot.client.encoding import encode_images
 from kshot.trainer.commands.options import find_bundle
 from kshot.v1 import adaptation_pb2 as wire
@@ -99,7 +100,9 @@ def measure_encoder(
     say(f"starting a server of {bundle.manifest.name}, and one with {callers} sessions")
     with (
         running_server(bundle.path, device, ("--engines", "1")) as server,
-        running_sessions(bundle.path, callers) as address,
+        running_plain_server(
+            separate_sessions.__name__, (str(bundle.path), str(callers))
+        ) as sessions,
         server.endpoint.client(CALL_SECONDS) as client,
     ):
         labels = np.arange(WAY).repeat(SHOT)
@@ -113,7 +116,7 @@ def measure_encoder(
         async def loads() -> EncoderResult:
             async with (
                 open_connection(server.endpoint) as channel,
-                open_connection(Server(address, tls=False)) as other,
+                open_connection(sessions.endpoint) as other,
             ):
                 ask = make_call(channel, "Predict")
                 sends = {

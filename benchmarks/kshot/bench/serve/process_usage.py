@@ -48,6 +48,11 @@ def resident_bytes(pid: int) -> int:
     return 1024 * next(int(words[1]) for words in fields if words[0] == "VmRSS:")
 
 
+def has_proc() -> bool:
+    """Tell whether this system shows its processes in /proc."""
+    return Path(f"/proc/{os.getpid()}/stat").exists()
+
+
 def cpu_ms(pid: int) -> float:
     """Read a process's time in user and system mode; raises `ClickException` without /proc."""
     # The name, in brackets, may contain spaces: the third field is the first after it.

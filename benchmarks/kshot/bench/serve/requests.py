@@ -22,11 +22,11 @@ Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Workload:
-    """The tasks and queries of a bench; batch-norm mode None means the model's default."""
+    """The tasks and queries of a bench; None means the model's default."""
 
     way: int = 5
     shot: int = 1
-    step_count: int = 10
+    step_count: int | None = 10
     batch_norm_mode: str | None = None
     images: int = 1
 
@@ -55,7 +55,7 @@ def check_workload(workload: Workload, model: ModelCapabilities) -> None:
         model.model,
         way=workload.way,
         shot=workload.shot,
-        step_count=workload.step_count,
+        step_count=workload.step_count or 0,
         images=workload.images,
     )
     if workload.batch_norm_mode is not None:

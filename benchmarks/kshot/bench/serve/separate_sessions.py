@@ -6,11 +6,8 @@ Prints its port. A request is the number of a session in four bytes and an encod
 answer is the logits of a linear head, float32.
 """
 
-import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +57,6 @@ def serve(folder: Path, count: int) -> tuple[grpc.Server, int]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port
-
-
-@contextmanager
-def running_sessions(folder: Path, count: int) -> Iterator[str]:
-    """Run such a server in a process of its own around the block; yields its address."""
-    command = [sys.executable, "-P", "-m", __name__, str(folder), str(count)]
-    process: subprocess.Popen[Any] = subprocess.Popen(  # noqa: S603 -- our own command
-        command, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        line = process.stdout.readline() if process.stdout is not None else ""
-        yield f"127.0.0.1:{int(line)}"
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 if __name__ == "__main__":

@@ -22,18 +22,19 @@ from kshot.bench.options import (
 from kshot.bench.plot import check_plot
 from kshot.bench.report import say
 from kshot.bench.serve.load_generator import ARRIVALS, Clock, run
-from kshot.bench.serve.measurement import Bench, ServePlan, measure
+from kshot.bench.serve.measurement import ServeResult, measure
 from kshot.bench.serve.memory import MemoryResult, measure_memory
+from kshot.bench.serve.plan import Bench, ServePlan
 from kshot.bench.serve.process_usage import resident_bytes
 from kshot.bench.serve.requests import Workload, check_workload, choose_model
 from kshot.bench.serve.server_calls import open_session, try_out
 from kshot.bench.serve.server_process import (
+    ROOMY,
     ServerProcess,
     interrupted_by_signals,
     running_server,
     settle,
 )
-from kshot.bench.serve.summary import ServeResult
 from kshot.bench.serve.tables import draw_result, loads_report, memory_report
 from kshot.client import Capabilities
 from kshot.client.client import DEFAULT_TIMEOUT_S
@@ -41,11 +42,12 @@ from kshot.client.commands.options import Server, server_options
 from kshot.trainer.commands.options import find_bundle
 
 _MAX_ARRIVALS = 1_000_000
-# A bench may make more adapted models than a server keeps by default.
-_LIMITS = ("--max-adapted-models", "1000000", "--max-adapted-bytes", str(2**50))
 _NOT_WITH_SERVER = ("bundle_name", "device", "memory")
 _ONLY_WITH_MEMORY = ("models", "rounds")
-_NOT_WITH_MEMORY = ("concurrency", "rate", "arrivals", "seconds", "adapted_models", "plot")
+_NOT_WITH_MEMORY = (
+    *("concurrency", "rate", "arrivals", "seconds", "turns", "adapted_models", "step_counts"),
+    "plot",
+)
 
 
 @click.command("serve")
@@ -72,10 +74,17 @@ _NOT_WITH_MEMORY = ("concurrency", "rate", "arrivals", "seconds", "adapted_model
     help="Spacing of an open loop's calls.",
 )
 @option("--seconds", type=float, callback=read_positive, default=5.0, help="Length of each load.")
+@option("--turns", type=COUNT, default=4, help="Parts of each load that is compared with others.")
 @option(
     "--adapted-models", type=COUNT, default=1, help="Adapted models that predictions go to in turn."
 )
 @option("--step-count", type=COUNT, default=10)
+@option(
+    "--step-counts",
+    callback=read_counts,
+    default="1,5,10,50",
+    help="Steps of Adapt by steps, between commas.",
+)
 @option("--images", type=COUNT, default=1, help="Queries of each call to Predict.")
 @option(
     "--memory",
@@ -96,10 +105,12 @@ def command(
 ) -> None:
     """Measure the latency of Adapt and Predict under load, over loopback.
 
-    Three loads: closed loops, in which each caller sends the next call when the last is answered;
-    an open loop, in which calls arrive at a rate and latency counts from when they were due, so
-    that a stall shows in every call that it delays; and predictions beside adaptations. The bench's
-    own server keeps its adapted models in a temporary folder (see TMPDIR) and takes its other
+    Loads: closed loops, in which each caller sends the next call when the last is answered; an open
+    loop, in which calls arrive at a rate and latency counts from when they were due, so that a
+    stall shows in every call that it delays; in turns, one caller's Adapt by steps; in turns,
+    predictions alone and beside adaptations; and in turns, Predict of the bench's own server and of
+    a bare gRPC server that answers with the same bytes under the heaviest load. The bench's own
+    server keeps its adapted models in a temporary folder (see TMPDIR) and takes its other
     settings from KSHOT_... variables. The bench deletes the adapted models that it makes.
     """
     shared, plan = gathered(Shared, given), gathered(ServePlan, given)
@@ -121,7 +132,7 @@ def command(
     if server is None:
         bundle = find_bundle(shared.bundle_name)
         say(f"starting a server of {bundle.manifest.name}")
-        running = running_server(bundle.path, shared.device, _LIMITS)
+        running = running_server(bundle.path, shared.device, ROOMY)
     with interrupted_by_signals(), running as own:
         place = own.endpoint if own is not None else cast(Server, server)
         with place.client(DEFAULT_TIMEOUT_S) as client:
@@ -149,7 +160,7 @@ def command(
             async with open_session(place, workload, served, own=own is not None) as session:
                 if own is not None and memory:
                     return await measure_memory(session, own, models, rounds)
-                return await measure(Bench(own, session, plan, Clock()))
+                return await measure(Bench(own, session, workload, plan, Clock()))
 
         result = run(in_session())
         if isinstance(result, MemoryResult):

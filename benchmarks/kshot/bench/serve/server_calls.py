@@ -29,6 +29,7 @@ _CHANNEL_OPTIONS = [
 
 
 Metadata = tuple[tuple[str, str], ...]
+Call = Callable[[bytes], Coroutine[Any, Any, Answer]]
 
 
 def open_connection(server: Server) -> grpc.aio.Channel:
@@ -44,7 +45,7 @@ def make_call(
     method: str,
     timeout: float = CALL_SECONDS,
     metadata: Metadata = (),
-) -> Callable[[bytes], Coroutine[Any, Any, Answer]]:
+) -> Call:
     """Return a function that sends a request and gives its answer, of whatever status."""
     send: Callable[..., Awaitable[bytes]] = channel.unary_unary(f"/{SERVICE}/{method}")
 
@@ -89,6 +90,7 @@ class Session:
         self._adapt = make_call(adapting, "Adapt", metadata=metadata)
         self._delete = make_call(adapting, "DeleteAdaptedModel", metadata=metadata)
         self._predict = make_call(predicting, "Predict", metadata=metadata)
+        self._model = model
         self._next_adapt = requests.adapt_requests(workload, model)
         self._queries = noise(model.input_shape, workload.images, seed=1)
         self._made: list[asyncio.Task[Answer]] = []
@@ -96,19 +98,28 @@ class Session:
 
     async def adapt(self) -> Answer:
         """Adapt to the support set with a new seed."""
-        return await self._adapt_into(self._made)
+        return await self._adapt_into(self._made, self._next_adapt())
+
+    def adapting(self, workload: Workload) -> Send:
+        """Return a function that adapts to another workload; what it makes lasts until `forget`."""
+        next_adapt = requests.adapt_requests(workload, self._model)
+        return lambda: self._adapt_into(self._made, next_adapt())
 
     async def keep(self) -> str:
         """Adapt and return the id; raises `ClickException` when the server refuses."""
-        answer = await self._adapt_into(self._kept)
+        answer = await self._adapt_into(self._kept, self._next_adapt())
         if answer.code != OK:
             raise click.ClickException(f"Adapt answered {answer.code}")
         return _id(answer)
 
     def predict(self, adapted_models: Sequence[str]) -> Send:
         """Return a function that predicts with each adapted model in turn."""
+        return self.predict_by(self._predict, adapted_models)
+
+    def predict_by(self, call: Call, adapted_models: Sequence[str]) -> Send:
+        """Return a function that sends the same predictions by another call."""
         next_predict = requests.predict_requests(adapted_models, self._queries)
-        return lambda: self._predict(next_predict())
+        return lambda: call(next_predict())
 
     async def forget(self) -> None:
         """Delete what `adapt` has made."""
@@ -139,9 +150,9 @@ class Session:
         for code, count in refusals.items():
             say(f"{count} adapted models were not deleted ({code}); they expire within an hour")
 
-    async def _adapt_into(self, made: list[asyncio.Task[Answer]]) -> Answer:
+    async def _adapt_into(self, made: list[asyncio.Task[Answer]], request: bytes) -> Answer:
         # An interrupt must not cancel the call: the server may keep what nobody can delete then.
-        made.append(asyncio.create_task(self._adapt(self._next_adapt())))
+        made.append(asyncio.create_task(self._adapt(request)))
         return await asyncio.shield(made[-1])
 
 

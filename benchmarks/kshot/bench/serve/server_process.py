@@ -16,13 +16,15 @@ from types import FrameType
 import click
 
 from kshot.bench.report import say
-from kshot.bench.serve.process_usage import Cpu, Memory, cpu_ms, resident_bytes
+from kshot.bench.serve.process_usage import Cpu, Memory, cpu_ms, has_proc, resident_bytes
 from kshot.client import Capabilities, Client
 from kshot.client.commands.options import Server
 
 _LOG = "log"
 _ENGINES, _AUTO = "KSHOT_ENGINES", "auto"
 _SETTLE_SECONDS = 1200.0
+# A bench may make more adapted models than a server keeps by default.
+ROOMY = ("--max-adapted-models", "1000000", "--max-adapted-bytes", str(2**50))
 _STORE = "store"
 # The default grace period, and a few seconds for the engine.
 _STOP_SECONDS = 60.0
@@ -40,11 +42,15 @@ _NOT_OURS = {
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A running server: its address, its process, and the folder of its store and its log."""
+    """A running server: its address, its process, and the folder of its store and its log.
+
+    `engines` is how many it was told to have, None where the environment or the server decides.
+    """
 
     address: str
     process: subprocess.Popen[str]
     folder: Path
+    engines: int | None = None
 
     @property
     def endpoint(self) -> Server:
@@ -71,6 +77,8 @@ class ServerProcess:
     @property
     def settled(self) -> bool:
         """Tell whether the server has as many engines as it will have."""
+        if self.engines is not None:
+            return len(self.engine_pids) >= self.engines
         chosen = os.environ.get(_ENGINES, _AUTO) != _AUTO
         return chosen or any(entry.get("event") == "engines_chosen" for entry in self._entries())
 
@@ -93,7 +101,7 @@ class ServerProcess:
 
     def cpu(self) -> Cpu | None:
         """Read the processor time of its processes; None without /proc."""
-        if not Path(f"/proc/{os.getpid()}/stat").exists():
+        if not has_proc():
             return None
         return Cpu(cpu_ms(self.process.pid), sum(map(cpu_ms, self.engine_pids)))
 
@@ -104,6 +112,7 @@ def running_server(
     device: str = "auto",
     flags: Sequence[str] = (),
     *,
+    engines: int | None = None,
     compiling: bool = True,
 ) -> Iterator[ServerProcess]:
     """Run `kshot serve` around a block and stop it by SIGTERM, as an orchestrator does.
@@ -113,7 +122,8 @@ def running_server(
     environment.
     Raises `ClickException` with the reason from the server's log when it does not start.
     """
-    hidden = {} if compiling else {"PATH": "", "CXX": "", _ENGINES: "1"}
+    hidden = {} if engines is None else {_ENGINES: str(engines)}
+    hidden |= {} if compiling else {"PATH": "", "CXX": "", _ENGINES: "1"}
     settings = {name: value for name, value in os.environ.items() if name not in _NOT_OURS}
     with tempfile.TemporaryDirectory(prefix="kshot-bench-") as name:
         folder = Path(name)
@@ -131,7 +141,7 @@ def running_server(
                 env=settings | hidden | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         try:
-            yield ServerProcess(_wait_until_ready(process, folder), process, folder)
+            yield ServerProcess(_wait_until_ready(process, folder), process, folder, engines)
         finally:
             _stop(process)
 

@@ -112,17 +112,6 @@ class BesideAdapt:
     p99_difference_ms: float
 
 
-@dataclass(frozen=True)
-class ServeResult:
-    """All measurements; `adapt_overhead` is None where no closed loop had exactly one caller."""
-
-    adapt: MethodLoads
-    predict: MethodLoads
-    adapt_overhead: Overhead | None
-    compute_paths: Mapping[str, int]
-    predict_beside_adapt: tuple[BesideAdapt, ...]
-
-
 def answered(samples: Sequence[Sample]) -> list[Sample]:
     """Return the calls that succeeded."""
     return [sample for sample in samples if sample.answer.code == OK]

@@ -7,8 +7,10 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from kshot.bench.report import Report
+from kshot.bench.serve.echo import BesideEcho
+from kshot.bench.serve.measurement import ServeResult
 from kshot.bench.serve.memory import MemoryResult
-from kshot.bench.serve.summary import LoadSummary, MethodLoads, ServeResult
+from kshot.bench.serve.summary import LoadSummary, MethodLoads
 from kshot.bench.speed.timing import Percentiles
 
 if TYPE_CHECKING:
@@ -111,6 +113,16 @@ def _notes(result: ServeResult) -> Iterator[str]:
             f"Adapt over the engine's computing, one caller: {_ms(over.over_compute_ms)}; "
             f"without the queue and the way to the engine: {_ms(over.over_compute_and_queue_ms)}."
         )
+    for each in result.adapt_by_steps:
+        asked = "by default" if each.step_count is None else f"{each.step_count} steps"
+        over = each.overhead
+        yield (
+            f"Adapt, one caller, {asked} ({each.steps_taken} taken): p50 "
+            f"{over.round_trip_ms.p50:.2f} ms, computing {over.compute_ms.p50:.2f}, beyond it "
+            f"{over.over_compute_ms.p50:.2f}."
+        )
+    if result.predict_beside_echo is not None:
+        yield _echo_note(result.predict_beside_echo)
     for beside in result.predict_beside_adapt:
         if beside.adapting_callers:
             yield (
@@ -133,6 +145,20 @@ def _notes(result: ServeResult) -> Iterator[str]:
             f"{name}, open loop: the generator sent calls {loads.open.lateness_ms.p99:.2f} ms late "
             f"(p99) and used {loads.open.load.generator_cpu:.0%} of a core."
         )
+
+
+def _echo_note(beside: BesideEcho) -> str:
+    used = ""
+    if beside.cpu_ratio is not None:
+        used = (
+            f"; processor time a call: front {beside.front_cpu_us:.0f} us, echo "
+            f"{beside.echo_cpu_us:.0f}, echo / front {beside.cpu_ratio:.2f}"
+        )
+    return (
+        f"Predict x {beside.concurrency}, in turns with a bare gRPC server: "
+        f"{beside.predict_per_second:.0f} and {beside.echo_per_second:.0f} calls/s, "
+        f"Predict / echo {beside.rate_ratio:.2f}{used}."
+    )
 
 
 def _ms(spans: Percentiles) -> str:

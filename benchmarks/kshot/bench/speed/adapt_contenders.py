@@ -4,6 +4,7 @@ Each is a function without arguments that adapts once.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import click
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from kshot.bench.report import say
 from kshot.bench.speed import plain_loop
-from kshot.bench.speed.timed_task import TimedTask
+from kshot.bench.speed.timed_task import Size, TimedTask, generated_task, open_initialization
 from kshot.bench.speed.timing import synchronized
+from kshot.bundle import load_bundle
 from kshot.learner import (
     CompilationError,
     Conv4,
@@ -74,6 +76,37 @@ def kshot_loop(task: TimedTask, step: InnerStep, tasks: int = 1) -> Callable[[],
         return [slots.leave(handle) for handle in handles]
 
     return synchronized(adapt, task.device)
+
+
+def contenders(
+    task: TimedTask, step: InnerStep, *, with_jax: bool
+) -> dict[str, Callable[[], object]]:
+    """Return all contenders on a task by name, kshot with its inner step first."""
+    made: dict[str, Callable[[], object]] = {
+        "kshot": kshot_loop(task, step),
+        "eager": plain(task),
+        "eager_fused": plain(task, fused=True),
+    }
+    if with_jax:
+        from kshot.bench.speed.jax_contenders import jax_adapt
+
+        made["jax"] = jax_adapt(task)
+    return made
+
+
+def in_process(
+    bundle: Path, size: Size, device_name: str, *, compiled: bool, with_jax: bool
+) -> dict[str, Callable[[], object]]:
+    """Make the contenders of a process of their own, with one thread.
+
+    A step that is `compiled` must be in the cache.
+    """
+    torch.set_num_threads(1)
+    device, loaded = torch.device(device_name), load_bundle(bundle)
+    task = generated_task(loaded.manifest, open_initialization(loaded, device), size)
+    spec = kshot_spec(task)
+    step = compile_step(spec, device) if compiled else graphed(spec.build(), device)
+    return contenders(task, step, with_jax=with_jax)
 
 
 def plain(task: TimedTask, *, fused: bool = False) -> Callable[[], tuple[nn.Module, Tensor]]:

@@ -1,7 +1,7 @@
 """Timing of several contenders in turns, so that a drift of the machine affects all of them."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
@@ -60,6 +60,13 @@ def against_kshot(
     return document | {"ratio_method": RATIO_METHOD}
 
 
+def turns(names: list[Name], rounds: int) -> Iterator[list[Name]]:
+    """Yield the order of each round: it begins with the next name, so that none is always first."""
+    for number in range(rounds):
+        first = number % max(len(names), 1)
+        yield names[first:] + names[:first]
+
+
 def synchronized(work: Callable[..., Result], device: torch.device) -> Callable[..., Result]:
     """Make a function return when its work is done: a GPU only queues it."""
     if device.type != "cuda":
@@ -78,17 +85,15 @@ def interleave(
 ) -> dict[Name, list[float]]:
     """Time every contender once per round: milliseconds by name, in the order of the rounds.
 
-    Each first runs `warm_up` times untimed. Every round begins with the next contender, so that
-    none always follows the same neighbour. A contender on a GPU must be `synchronized`.
+    Each first runs `warm_up` times untimed. A contender on a GPU must be `synchronized`.
     """
     names = list(contenders)
     for name in names:
         for _ in range(warm_up):
             contenders[name]()
     samples: dict[Name, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        first = number % max(len(names), 1)
-        for name in names[first:] + names[:first]:
+    for order in turns(names, rounds):
+        for name in order:
             started = time.perf_counter_ns()
             contenders[name]()
             samples[name].append((time.perf_counter_ns() - started) / 1e6)
