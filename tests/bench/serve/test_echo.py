@@ -40,8 +40,16 @@ def test_a_server_without_a_port_is_one_line(capfd: pytest.CaptureFixture[str]) 
 
 def test_the_comparison_is_of_turns() -> None:
     """Rates are compared turn by turn, processor times over all: their clock is coarse."""
-    predict = [EchoTurn(100.0, 200, 60.0), EchoTurn(200.0, 400, 60.0), EchoTurn(100.0, 200, 40.0)]
-    echo = [EchoTurn(200.0, 400, 30.0), EchoTurn(250.0, 500, 30.0), EchoTurn(500.0, 1000, 35.0)]
+    predict = [
+        EchoTurn(100.0, 200, 60.0, 0.5),
+        EchoTurn(200.0, 400, 60.0, 0.25),
+        EchoTurn(100.0, 200, 40.0, 0.75),
+    ]
+    echo = [
+        EchoTurn(200.0, 400, 30.0, 0.9),
+        EchoTurn(250.0, 500, 30.0, 1.0),
+        EchoTurn(500.0, 1000, 35.0, 0.8),
+    ]
 
     assert compare(64, predict, echo) == BesideEcho(
         concurrency=64,
@@ -52,13 +60,15 @@ def test_the_comparison_is_of_turns() -> None:
         front_cpu_us=200.0,
         echo_cpu_us=50.0,
         cpu_ratio=0.25,
+        predict_generator_cpu=0.5,
+        echo_generator_cpu=0.9,
     )
 
 
 @pytest.mark.parametrize("unknown", [None, 0.0])
 def test_unknown_processor_times_have_no_ratio(unknown: float | None) -> None:
     """There may be no /proc, and a short turn may end before its clock ticks."""
-    beside = compare(1, [EchoTurn(1.0, 1, unknown)], [EchoTurn(2.0, 2, 30.0)])
+    beside = compare(1, [EchoTurn(1.0, 1, unknown, 1.0)], [EchoTurn(2.0, 2, 30.0, 1.0)])
 
     assert beside.rate_ratio == 0.5
     assert beside.front_cpu_us == unknown

@@ -281,5 +281,5 @@ def test_processor_time_of_an_own_server(capsys: pytest.CaptureFixture[str]) -> 
     assert document["adapt"]["closed"][0]["cpu_per_call"]["engine_ms"] > 0
     beside = document["predict_beside_echo"]
     assert (beside["concurrency"], beside["turns"]) == (2, 4)
-    for rate in ("predict_per_second", "echo_per_second", "rate_ratio", "front_cpu_us"):
+    for rate in ("predict_per_second", "echo_per_second", "rate_ratio", "echo_generator_cpu"):
         assert beside[rate] > 0

@@ -22,11 +22,13 @@ class EchoTurn:
     """One turn of a server: calls answered a second, calls answered, milliseconds of processor.
 
     The processor time is of the process that answers; None where there is no /proc.
+    `generator_cpu` is the load generator's share of a core.
     """
 
     calls_per_second: float
     calls: int
     cpu_ms: float | None
+    generator_cpu: float
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class BesideEcho:
     Rates are medians of the turns in calls a second, `rate_ratio` the median of the turns' ratios
     of Predict's rate to the echo's. The processor times of the front and of the echo's process are
     microseconds per answered call over all turns, and `cpu_ratio` is the echo's to the front's;
-    None without /proc, and in turns too short for its clock.
+    None without /proc, and in turns too short for its clock. A generator with almost a whole core
+    to itself (`..._generator_cpu`, medians of shares) limits the rate, and `cpu_ratio` tells more.
     """
 
     concurrency: int
@@ -47,6 +50,8 @@ class BesideEcho:
     front_cpu_us: float | None
     echo_cpu_us: float | None
     cpu_ratio: float | None
+    predict_generator_cpu: float
+    echo_generator_cpu: float
 
 
 async def measure_echo(
@@ -89,6 +94,8 @@ def compare(concurrency: int, predict: Sequence[EchoTurn], echo: Sequence[EchoTu
         front_cpu_us=front_us,
         echo_cpu_us=echo_us,
         cpu_ratio=echo_us / front_us if front_us and echo_us else None,
+        predict_generator_cpu=median(turn.generator_cpu for turn in predict),
+        echo_generator_cpu=median(turn.generator_cpu for turn in echo),
     )
 
 
@@ -101,7 +108,7 @@ async def _turn(bench: Bench, method: Method, pid: int) -> EchoTurn:
     used = None if before is None else cpu_ms(pid) - before
     await end_load(bench, method, load)
     calls = len(answered(load.samples))
-    return EchoTurn(calls / load.seconds, calls, used)
+    return EchoTurn(calls / load.seconds, calls, used, load.generator_cpu)
 
 
 def _cpu_us(turns_of_one: Sequence[EchoTurn]) -> float | None:

@@ -157,7 +157,8 @@ def _echo_note(beside: BesideEcho) -> str:
     return (
         f"Predict x {beside.concurrency}, in turns with a bare gRPC server: "
         f"{beside.predict_per_second:.0f} and {beside.echo_per_second:.0f} calls/s, "
-        f"Predict / echo {beside.rate_ratio:.2f}{used}."
+        f"Predict / echo {beside.rate_ratio:.2f}{used}; the generator used "
+        f"{beside.predict_generator_cpu:.0%} and {beside.echo_generator_cpu:.0%} of a core."
     )
 
 
