@@ -20,7 +20,7 @@ KILLS = 2
 SECONDS_AT_MOST = 500
 SETTINGS = (
     *("data.dataset=folder", "data.folder=patterns", "data.split=parts", "data.rotations=false"),
-    *("network.arguments.filters=4", "task.way=3", "task.shot=2", "inner.batch_size=3"),
+    *("network.arguments.filters=16", "task.way=3", "task.shot=2", "inner.batch_size=3"),
     *("inner.step_count=2", "outer.meta_iterations=400", "outer.meta_batch_size=2"),
     *("outer.meta_batch=stacked", "evaluation.way=3", "evaluation.task_count=2"),
     *("evaluation.step_count=2", "evaluation.interval=200", "evaluation.checkpoint_interval=20"),
@@ -57,9 +57,6 @@ def start(tmp_path: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
             "OMP_NUM_THREADS": "1",
             "KSHOT_CACHE": str(tmp_path / "steps"),
             "XDG_CACHE_HOME": str(tmp_path / "cache"),
-            # Torch tries the processor and compiles as it does for users.
-            "TORCHINDUCTOR_VEC_ISA_OK": "",
-            "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O1",
         },
     )
 

@@ -211,8 +211,12 @@ def compiled_engine(
     default_step: StepSpec,  # noqa: ARG001 -- asked for its effect
 ) -> Iterator[engine_pb2_grpc.EngineServiceStub]:
     """A stub of an engine on the CPU that compiles; a module's tests share it."""
-    with _engine_stub(perceptron_bundle) as stub:
-        yield stub
+    with pytest.MonkeyPatch.context() as patch:
+        # Torch tries the processor and compiles as it does for users.
+        patch.setenv("TORCHINDUCTOR_VEC_ISA_OK", "")
+        patch.setenv("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O1")
+        with _engine_stub(perceptron_bundle) as stub:
+            yield stub
 
 
 @contextmanager

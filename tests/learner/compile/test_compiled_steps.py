@@ -383,15 +383,23 @@ def test_a_failed_compilation_leaves_nothing_but_its_lock(
     assert list(cache.folder.iterdir()) == [cache.path(small, CPU).with_suffix(".lock")]
 
 
-COMPILE_THE_STEP = """
-import json, sys, torch
+COMPILE_A_SUM = """
+import sys, torch
 from pathlib import Path
-from kshot.learner import CompilationError, StepCache, StepSpec
+from kshot.bundle import NetworkSpec
+from kshot.learner import CompilationError, StepCache
 
-folder, document = sys.argv[1:]
-spec = StepSpec.from_document(json.loads(document))
+class Sum:
+    network, text = NetworkSpec("none", {}), "a sum"
+
+    def build(self, tuned_for=None):
+        return lambda numbers: numbers + 1
+
+    def example_arguments(self, device):
+        return (torch.ones(3),)
+
 try:
-    StepCache.open(Path(folder)).compile(spec, torch.device("cpu"))
+    StepCache.open(Path(sys.argv[1])).compile(Sum(), torch.device("cpu"))
 except CompilationError as error:
     print(error)
 """
@@ -399,9 +407,9 @@ except CompilationError as error:
 
 @needs_compiler
 def test_a_compiler_that_links_the_c_plus_plus_library_statically_is_refused(
-    small: StepSpec, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    """In a process of its own: torch asks once for CXX."""
+    """In a process of its own: torch asks once for CXX. All programs are compiled alike."""
     compiler = str(shutil.which(str(compiler_name(CPU))))
     archive = subprocess.check_output([compiler, "-print-file-name=libstdc++.a"], text=True).strip()
     if not Path(archive).is_file():
@@ -410,7 +418,7 @@ def test_a_compiler_that_links_the_c_plus_plus_library_statically_is_refused(
     static.write_text(f'#!/bin/sh\nexec {compiler} -static-libstdc++ "$@"\n')
     static.chmod(0o700)
     folder = tmp_path / "cache"
-    command = [sys.executable, "-c", COMPILE_THE_STEP, str(folder), small.text]
+    command = [sys.executable, "-c", COMPILE_A_SUM, str(folder)]
 
     said = subprocess.check_output(command, text=True, env={**os.environ, "CXX": str(static)})
 
