@@ -29,7 +29,7 @@ from kshot.bundle import (
     Weights,
     write_bundle,
 )
-from kshot.server.request.options import AdaptOptions
+from kshot.server.request.options import AdaptOptions, Durability
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import LocalStore
 
@@ -248,6 +248,7 @@ def make_model() -> MakeModel:
         time_budget=2.0,
         retain_support=True,
         readapt=False,
+        durability=Durability.DISK,
     )
 
     def make(

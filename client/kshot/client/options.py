@@ -17,8 +17,9 @@ from kshot.v1 import adaptation_pb2 as wire
 class AdaptOptions(TypedDict, total=False):
     """Options of `adapt`; an absent one, or None, means the model's default.
 
-    `preconditioner`, `head`, `scope` and `batch_norm_mode` are names such as `carried`; `ttl` and
-    `time_budget` are seconds or timedeltas. `Client.capabilities` tells what the server allows.
+    `preconditioner`, `head`, `scope`, `batch_norm_mode` and `durability` are names such as
+    `carried`; `ttl` and `time_budget` are seconds or timedeltas. `Client.capabilities` tells what
+    the server allows.
     """
 
     step_count: int | None
@@ -38,6 +39,7 @@ class AdaptOptions(TypedDict, total=False):
     time_budget: float | timedelta | None
     retain_support: bool | None
     readapt: bool | None
+    durability: str | None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,12 @@ class ResolvedOptions:
     readapt: bool = field(
         metadata={"help": "Adapt again by itself once another version of the bundle is served."}
     )
+    durability: str = field(
+        metadata={
+            "help": "What the adapted model survives: power cuts (disk), or nothing that ends the "
+            "server (memory), which answers sooner."
+        }
+    )
 
 
 DURATIONS = ("ttl", "time_budget")
@@ -105,6 +113,7 @@ _ENUMS: dict[str, Any] = {
     "head": wire.Head,
     "scope": wire.Scope,
     "batch_norm_mode": wire.BatchNormMode,
+    "durability": wire.Durability,
     "stop_reason": wire.StopReason,
     "adapt_stage": wire.AdaptStage,
     "example_flaw": wire.ExampleFlaw,

@@ -190,6 +190,34 @@ SCOPE_AUTO: Scope.ValueType  # 3
 """
 global___Scope = Scope
 
+class _Durability:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DurabilityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Durability.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    DURABILITY_UNSPECIFIED: _Durability.ValueType  # 0
+    """Leaves the choice to the default."""
+    DURABILITY_DISK: _Durability.ValueType  # 1
+    """Answers once the model is on disk: it survives restarts and power cuts."""
+    DURABILITY_MEMORY: _Durability.ValueType  # 2
+    """Answers without waiting for the disk: the model is gone, and its id unknown, when the server's
+    process ends. Backups leave it out.
+    """
+
+class Durability(_Durability, metaclass=_DurabilityEnumTypeWrapper):
+    """Chooses what an adapted model survives."""
+
+DURABILITY_UNSPECIFIED: Durability.ValueType  # 0
+"""Leaves the choice to the default."""
+DURABILITY_DISK: Durability.ValueType  # 1
+"""Answers once the model is on disk: it survives restarts and power cuts."""
+DURABILITY_MEMORY: Durability.ValueType  # 2
+"""Answers without waiting for the disk: the model is gone, and its id unknown, when the server's
+process ends. Backups leave it out.
+"""
+global___Durability = Durability
+
 class _AdaptStage:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -1693,6 +1721,7 @@ class AdaptOptions(google.protobuf.message.Message):
     TIME_BUDGET_FIELD_NUMBER: builtins.int
     RETAIN_SUPPORT_FIELD_NUMBER: builtins.int
     READAPT_FIELD_NUMBER: builtins.int
+    DURABILITY_FIELD_NUMBER: builtins.int
     step_count: builtins.int
     """Counts the inner steps: 1 to `ModelCapabilities.max_step_count`, or 0 with `HEAD_PROTOTYPE`
     or `HEAD_RIDGE`: that head alone. Default: the first of `ModelCapabilities.step_count_by_shot` that fits the
@@ -1751,6 +1780,10 @@ class AdaptOptions(google.protobuf.message.Message):
     finds that the bundle is no longer served but a newer version of its model is. Needs
     `retain_support`. Default false: such queries fail with FAILED_PRECONDITION.
     """
+    durability: global___Durability.ValueType
+    """Chooses what the adapted model survives. Those in memory count for all limits as others do.
+    Default: on disk.
+    """
     @property
     def ttl(self) -> google.protobuf.duration_pb2.Duration:
         """Limits how long the adapted model is kept: above 0, to `ServerLimits.max_ttl`. Default:
@@ -1786,9 +1819,10 @@ class AdaptOptions(google.protobuf.message.Message):
         time_budget: google.protobuf.duration_pb2.Duration | None = ...,
         retain_support: builtins.bool | None = ...,
         readapt: builtins.bool | None = ...,
+        durability: global___Durability.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_readapt", b"_readapt", "_retain_support", b"_retain_support", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "learning_rate", b"learning_rate", "readapt", b"readapt", "retain_support", b"retain_support", "seed", b"seed", "step_count", b"step_count", "time_budget", b"time_budget", "ttl", b"ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_readapt", b"_readapt", "_retain_support", b"_retain_support", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_norm_mode", b"batch_norm_mode", "batch_size", b"batch_size", "deterministic", b"deterministic", "estimate", b"estimate", "fold_count", b"fold_count", "head", b"head", "learning_rate", b"learning_rate", "preconditioner", b"preconditioner", "readapt", b"readapt", "retain_support", b"retain_support", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "time_budget", b"time_budget", "ttl", b"ttl"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_allow_partial", b"_allow_partial", "_balance_classes", b"_balance_classes", "_batch_size", b"_batch_size", "_deterministic", b"_deterministic", "_estimate", b"_estimate", "_fold_count", b"_fold_count", "_learning_rate", b"_learning_rate", "_readapt", b"_readapt", "_retain_support", b"_retain_support", "_seed", b"_seed", "_step_count", b"_step_count", "allow_partial", b"allow_partial", "balance_classes", b"balance_classes", "batch_norm_mode", b"batch_norm_mode", "batch_size", b"batch_size", "deterministic", b"deterministic", "durability", b"durability", "estimate", b"estimate", "fold_count", b"fold_count", "head", b"head", "learning_rate", b"learning_rate", "preconditioner", b"preconditioner", "readapt", b"readapt", "retain_support", b"retain_support", "scope", b"scope", "seed", b"seed", "step_count", b"step_count", "time_budget", b"time_budget", "ttl", b"ttl"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_allow_partial", b"_allow_partial"]) -> typing.Literal["allow_partial"] | None: ...
     @typing.overload

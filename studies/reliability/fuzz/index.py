@@ -12,7 +12,7 @@ import numpy as np
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
 from kshot.server.errors import AdaptedModelDamaged, AdaptedModelNotFound, StartError
-from kshot.server.request.options import AdaptOptions
+from kshot.server.request.options import AdaptOptions, Durability
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.folder import StoreFolder
 from kshot.server.store.store import LocalStore
@@ -38,6 +38,7 @@ _OPTIONS = AdaptOptions(
     time_budget=2.0,
     retain_support=True,
     readapt=False,
+    durability=Durability.DISK,
 )
 
 

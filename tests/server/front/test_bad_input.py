@@ -67,13 +67,18 @@ def test_what_needs_no_model_is_checked_without_one(
         class_indices=[0, 9],
         class_names=["a", "b", "a"],
     )
-    options = wire.AdaptOptions(preconditioner=99)  # type: ignore[arg-type]  # not a value
+    options = wire.AdaptOptions(
+        preconditioner=99,  # type: ignore[arg-type]  # not a value
+        durability=3,  # type: ignore[arg-type]  # as above
+    )
 
     found = refusal(
         adapt(stub, wire.AdaptRequest(model=model, support_set=support_set, options=options))
     ).violations
 
+    assert found["options.durability"] == "expected 0 to 2, got the unknown value 3"
     assert set(found) == {
+        "options.durability",
         "options.preconditioner",
         "support_set.class_names[1]",
         "support_set.class_names[2]",

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sqlite3
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -38,6 +39,45 @@ def test_adapted_models_are_there_after_a_restart(
 
     assert after.probabilities == before.probabilities
     assert got.adapted_model == model
+
+
+def test_a_model_in_memory_ends_with_the_server(
+    start_server: StartServer, adapt_request: Make, queries: Make, refusal: Refuse, tmp_path: Path
+) -> None:
+    """Until then it is as others are: found, listed, renewed, revised and exported."""
+    request = adapt_request(durability=wire.DURABILITY_MEMORY)
+    request.request_id = str(uuid.uuid4())
+    with start_server(store=tmp_path / "s", cache_bytes=0) as server:
+        stub = server.stub
+        model = stub.Adapt(request, timeout=30).adapted_model
+        repeated = stub.Adapt(request, timeout=30)
+        wanted = wire.PredictRequest(adapted_model=model.id, queries=queries())
+        answer = stub.Predict(wanted, timeout=30)
+        renewal = wire.UpdateAdaptedModelRequest(adapted_model=model.id, ttl={"seconds": 99})
+        renewed = stub.UpdateAdaptedModel(renewal, timeout=30).adapted_model
+        revision = wire.ReviseAdaptedModelRequest(adapted_model=model.id, removed_indices=[0])
+        inherited = stub.ReviseAdaptedModel(revision, timeout=30).adapted_model
+        revision.options.durability = wire.DURABILITY_DISK
+        kept = stub.ReviseAdaptedModel(revision, timeout=30).adapted_model
+        listed = stub.ListAdaptedModels(wire.ListAdaptedModelsRequest(), timeout=30)
+        export = wire.ExportAdaptedModelRequest(adapted_model=model.id)
+        exported = b"".join(part.chunk for part in stub.ExportAdaptedModel(export, timeout=30))
+        again = stub.Predict(wanted, timeout=30)
+    with start_server(store=tmp_path / "s") as server:
+        gone = refusal(lambda: server.stub.Predict(wanted, timeout=30))
+        left = server.stub.ListAdaptedModels(wire.ListAdaptedModelsRequest(), timeout=30)
+        anew = server.stub.Adapt(request, timeout=30)
+
+    assert model.options.durability == wire.DURABILITY_MEMORY
+    assert (repeated.adapted_model, repeated.deduplicated) == (model, True)
+    assert again.probabilities == answer.probabilities
+    assert renewed.options == inherited.options == model.options
+    assert kept.options.durability == wire.DURABILITY_DISK
+    assert list(listed.adapted_models) == [renewed, inherited, kept]
+    assert exported
+    assert (gone.code, gone.reason) == ("NOT_FOUND", "ADAPTED_MODEL_NOT_FOUND")
+    assert list(left.adapted_models) == [kept]
+    assert not anew.deduplicated
 
 
 def test_a_full_store_says_so(

@@ -199,7 +199,8 @@ def test_a_model_is_adapted_again_where_its_caller_asked_for_it(
     refusal: Make,
 ) -> None:
     """Once, by eight calls together; it keeps its id and says in each answer what it is."""
-    before = versioned.adapt(adapt_request(readapt=True, ttl={"seconds": 500}), "tiny")
+    asked = {"readapt": True, "durability": wire.DURABILITY_MEMORY, "ttl": {"seconds": 500}}
+    before = versioned.adapt(adapt_request(**asked), "tiny")
     fixed = versioned.adapt(adapt_request(), "tiny")
     fresh = versioned.adapt(adapt_request(), "tiny@2")
     assert versioned.predict(before.id, queries()).warnings == []

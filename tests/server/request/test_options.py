@@ -27,6 +27,7 @@ from kshot.server.request.options import (
     OPTION_TYPES,
     AdaptOptions,
     Bounds,
+    Durability,
     TtlLimits,
     resolve_options,
 )
@@ -54,6 +55,7 @@ OPTIONS = AdaptOptions(
     time_budget=2.0,
     retain_support=True,
     readapt=False,
+    durability=Durability.DISK,
 )
 OTHERS = AdaptOptions(
     step_count=4,
@@ -73,6 +75,7 @@ OTHERS = AdaptOptions(
     time_budget=20.0,
     retain_support=False,
     readapt=True,
+    durability=Durability.MEMORY,
 )
 # As an older release stored it.
 STORED = (
@@ -134,6 +137,7 @@ def test_options_left_out_have_defaults(manifest: Manifest) -> None:
         time_budget=2.0,
         retain_support=True,
         readapt=False,
+        durability=Durability.DISK,
     )
 
 
@@ -202,7 +206,7 @@ def test_adapting_again_needs_the_support_set(manifest: Manifest) -> None:
 def test_stored_options_come_back() -> None:
     assert json.dumps(OPTIONS.document()) == (
         f'{STORED[:-1]}, "estimate": true, "balance_classes": false, "fold_count": 0, '
-        '"time_budget": 2.0, "retain_support": true, "readapt": false}'
+        '"time_budget": 2.0, "retain_support": true, "readapt": false, "durability": "disk"}'
     )
     assert AdaptOptions.from_document(json.loads(STORED)) == OPTIONS
     assert AdaptOptions.from_document(OTHERS.document()) == OTHERS
@@ -216,7 +220,7 @@ def test_only_what_decides_the_bytes_is_digested(name: str) -> None:
     same = other.digested(3) == OPTIONS.digested(3)
 
     undecided = {"step_count", "ttl", "allow_partial", "estimate", "fold_count", "time_budget"}
-    assert same is (name in undecided | {"retain_support", "readapt"})
+    assert same is (name in undecided | {"retain_support", "readapt", "durability"})
     assert other.digested(2) != other.digested(3)
 
 
@@ -234,4 +238,4 @@ def test_the_engine_is_told_all_that_decides_its_loop() -> None:
 
     others = [name for name in OPTION_TYPES if name not in needed]
     front_only = ["batch_norm_mode", "ttl", "estimate", "fold_count", "time_budget"]
-    assert others == [*front_only, "retain_support", "readapt"]
+    assert others == [*front_only, "retain_support", "readapt", "durability"]

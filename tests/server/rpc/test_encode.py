@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from kshot.bundle import BatchNormMode, Head, Preconditioner, Scope
+from kshot.server.request.options import Durability
 from kshot.server.rpc.encode import choice_value
 from kshot.v1 import adaptation_pb2 as wire
 
@@ -17,6 +18,7 @@ from kshot.v1 import adaptation_pb2 as wire
         (Preconditioner, wire.Preconditioner, "PRECONDITIONER"),
         (Head, wire.Head, "HEAD"),
         (Scope, wire.Scope, "SCOPE"),
+        (Durability, wire.Durability, "DURABILITY"),
     ],
 )
 def test_choices_are_counted_as_on_the_wire(

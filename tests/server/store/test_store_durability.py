@@ -34,8 +34,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from kshot.server.request.options import AdaptOptions
-from kshot.server.store import writer
+from kshot.server.request.options import AdaptOptions, Durability
 from kshot.server.store import writer
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import LocalStore
@@ -62,7 +61,7 @@ def die_at(statement):
         lambda text: die() if text.startswith(statement) else None
     )
 
-def put(model_id, seed):
+def put(model_id, seed, durability='disk'):
     random = np.random.default_rng(seed)
     weights = random.normal(size=(64, 64)).astype(np.float32)
     support = random.normal(size=(5, 1, 4, 4)).astype(np.float32)
@@ -70,7 +69,7 @@ def put(model_id, seed):
     digests = ("b", "c", "d")
     choices = ("carried", "trained", "all", "support")
     switches = (False, False, True, False, 0, 2.0, True, False)
-    options = AdaptOptions(10, 0.001, 5, *choices, seed, 1e3, *switches)
+    options = AdaptOptions(10, 0.001, 5, *choices, seed, 1e3, *switches, Durability(durability))
     facts = (("x", "y"), options, 1.0, 2e3, 0, 3, 0.5)
     store.put(AdaptedModelRecord(model_id, "tiny", *digests, *facts), arrays)
     print(model_id, flush=True)
@@ -121,13 +120,21 @@ def assert_whole(store: LocalStore, model_id: str, seed: int) -> None:
 
 @pytest.mark.parametrize("point", UNKNOWN | WHOLE)
 def test_a_killed_put_is_whole_or_unknown(tmp_path: Path, point: str) -> None:
-    """An acknowledged put is served; any other is whole or unknown, and leaves no file."""
-    code = f"put('earlier', 1)\n{(UNKNOWN | WHOLE)[point]}\nput('victim', 2)\n"
+    """An acknowledged put is served, unless in memory; any other is whole or unknown.
+
+    Nothing else leaves a file.
+    """
+    code = "put('earlier', 1)\nput('memory', 3, 'memory')\n"
+    code += f"{(UNKNOWN | WHOLE)[point]}\nput('victim', 2)\n"
     status, acknowledged = run_child(tmp_path, code)
 
     assert status == -signal.SIGKILL
-    assert acknowledged == (["earlier", "victim"] if point == "after the answer" else ["earlier"])
+    last = ["victim"] if point == "after the answer" else []
+    assert acknowledged == ["earlier", "memory", *last]
+    assert (tmp_path / "models" / "memory.memory").exists()
     with open_store(tmp_path) as store:
+        with pytest.raises(AdaptedModelNotFound, match="there is no"):
+            store.get("memory")
         assert_whole(store, "earlier", 1)
         if point in WHOLE:
             assert_whole(store, "victim", 2)

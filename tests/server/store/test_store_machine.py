@@ -19,7 +19,7 @@ from kshot.server.errors import (
     AdaptedModelNotFound,
     StoreIsFull,
 )
-from kshot.server.request.options import AdaptOptions
+from kshot.server.request.options import AdaptOptions, Durability
 from kshot.server.store.adapted_model import AdaptedArrays, AdaptedModelRecord
 from kshot.server.store.store import LocalStore
 
@@ -42,6 +42,7 @@ OPTIONS = AdaptOptions(
     time_budget=2.0,
     retain_support=True,
     readapt=False,
+    durability=Durability.DISK,
 )
 
 

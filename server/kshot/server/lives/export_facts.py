@@ -89,7 +89,7 @@ def record_of(
         "retain_support": False,
         "readapt": False,
     }
-    del asked["ttl"]
+    del asked["ttl"], asked["durability"]
     if ttl is not None:
         asked["ttl"] = ttl
     options = resolve_options(asked, Bounds(manifest, max(way, 1), count, ttls), noted)

@@ -15,6 +15,14 @@ MAX_SEED = 2**63 - 1
 MAX_FOLDS = 10
 DEFAULT_TIME_BUDGET, MAX_TIME_BUDGET = 2.0, 600.0
 
+
+class Durability(StrEnum):
+    """What a kept model survives: power cuts, or nothing that ends the server's process."""
+
+    DISK = "disk"
+    MEMORY = "memory"
+
+
 OptionValue = int | float | bool | StrEnum
 
 
@@ -155,6 +163,7 @@ class AdaptOptions:
     )
     retain_support: bool = field(metadata=_row(default=lambda _: True, digested=False))
     readapt: bool = field(metadata=_row(default=lambda _: False, digested=False))
+    durability: Durability = field(metadata=_row(default=lambda _: Durability.DISK, digested=False))
 
     @property
     def folds_wanted(self) -> bool:
@@ -184,6 +193,7 @@ class AdaptOptions:
             "time_budget": DEFAULT_TIME_BUDGET,
             "retain_support": True,
             "readapt": False,
+            "durability": Durability.DISK,
             **document,
         }
         return cls(**{name: kind(known[name]) for name, kind in OPTION_TYPES.items()})

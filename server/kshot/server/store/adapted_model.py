@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kshot.bundle import TAIL_MIX
-from kshot.server.request.options import AdaptOptions
+from kshot.server.request.options import AdaptOptions, Durability
 from kshot.server.store.kept_support import KeptImages, KeptSupport, PackedImages
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
@@ -50,6 +50,11 @@ class AdaptedModelRecord:
     library_versions: Mapping[str, str] = field(default_factory=dict)
     parent: str = ""
     input_digest: str = ""
+
+    @property
+    def in_memory(self) -> bool:
+        """Tell whether it ends with the process that keeps it."""
+        return self.options.durability is Durability.MEMORY
 
     @property
     def etag(self) -> str:

@@ -2,6 +2,7 @@
 
 `models/ID.safetensors` is a model. `.ID.safetensors.partial` beside it is one that is being
 written: it gets its name when both it and its row are on disk, and replaces the file of this name.
+`ID.memory` is a model that ends with the process that wrote it: only this one reads it.
 `ID.deleted` and `ID.expired` stand for models that are gone where the index has no room to say so.
 `quarantine` has what is damaged. Links, pipes and folders with such names are none of ours: they
 are left alone.
@@ -26,6 +27,7 @@ from kshot.server.store.ownership import private_folder
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SUFFIX = ".safetensors"
+_MEMORY = ".memory"
 _PARTIAL = ".partial"
 _GONE = {".deleted": True, ".expired": False}
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -45,12 +47,14 @@ def checked_id(model_id: str) -> str:
 class Found:
     """What lies in the folders: ids with a file, ids that are being written, ids that are gone.
 
-    `gone` tells which were deleted; the others have expired.
+    `gone` tells which were deleted; the others have expired. `memory` has those that ended with
+    another process.
     """
 
     models: frozenset[str]
     partial: frozenset[str]
     gone: dict[str, bool]
+    memory: frozenset[str]
     quarantined: frozenset[str]
     foreign: tuple[Path, ...]
 
@@ -62,6 +66,7 @@ class StoreFiles:
         self._models = root / "models"
         self._quarantine = root / "quarantine"
         self._opened: os.stat_result | None = None
+        self._in_memory: set[str] = set()
 
     @property
     def quarantine_folder(self) -> Path:
@@ -87,6 +92,13 @@ class StoreFiles:
         except BaseException:
             self.drop_partial(model_id)
             raise
+
+    def write_unsynced(self, model_id: str, parts: Sequence[bytes | memoryview]) -> None:
+        """Write a file that ends with this process, under its name; see `discard`."""
+        self._in_memory.add(model_id)
+        with self.create(model_id) as file:
+            file.writelines(parts)
+        self.finish(model_id)
 
     def create(self, model_id: str) -> BinaryIO:
         """Return a new file, which `finish` names, to `fill` and close."""
@@ -117,7 +129,7 @@ class StoreFiles:
         if not model_ids:
             return
         wanted = set(map(checked_id, model_ids))
-        ends = (_SUFFIX, *_GONE)
+        ends = (_SUFFIX, _MEMORY, *_GONE)
         named = [self._models / f"{model_id}{end}" for model_id in wanted for end in ends]
         aside = [path for path in self._quarantine.iterdir() if _id_of(path) in wanted]
         failed = None
@@ -131,6 +143,7 @@ class StoreFiles:
         sync_folder(self._quarantine)
         if failed is not None:
             raise failed
+        self._in_memory.difference_update(wanted)
 
     def takes_room(self, model_id: str) -> bool:
         """Tell whether `empty` would free any."""
@@ -162,7 +175,8 @@ class StoreFiles:
         path = self._path(model_id)
         if not _regular(path):
             return False
-        names = itertools.chain((path.name,), (f"{path.name}.{n}" for n in itertools.count(1)))
+        name = f"{model_id}{_SUFFIX}"
+        names = itertools.chain((name,), (f"{name}.{n}" for n in itertools.count(1)))
         free = (self._quarantine / name for name in names)
         path.rename(next(place for place in free if not os.path.lexists(place)))
         sync_folder(self._quarantine)
@@ -184,7 +198,7 @@ class StoreFiles:
 
     def find(self) -> Found:
         """Return what lies in the folders."""
-        models, partial, gone, foreign = set(), set(), {}, []
+        models, partial, memory, gone, foreign = set(), set(), set(), {}, []
         for path in self._models.iterdir():
             model_id, end = path.stem, path.suffix
             written = path.name.removeprefix(".").removesuffix(f"{_SUFFIX}{_PARTIAL}")
@@ -194,12 +208,15 @@ class StoreFiles:
                 models.add(model_id)
             elif end in _GONE and _ID.fullmatch(model_id):
                 gone[model_id] = _GONE[end]
+            elif end == _MEMORY and _ID.fullmatch(model_id):
+                memory.add(model_id)
             elif path.name == f".{written}{_SUFFIX}{_PARTIAL}" and _ID.fullmatch(written):
                 partial.add(written)
             elif not (path.name.startswith(".") and end == _PARTIAL):
                 foreign.append(path)
         aside = frozenset(map(_id_of, self._quarantine.iterdir())) - {""}
-        return Found(frozenset(models), frozenset(partial), gone, aside, tuple(foreign))
+        whole, unnamed, ended = map(frozenset, (models, partial, memory))
+        return Found(whole, unnamed, gone, ended, aside, tuple(foreign))
 
     def newest_headers(self, count: int) -> Iterator[bytes]:
         """Yield the first bytes, header included, of the files that were written last."""
@@ -247,13 +264,13 @@ class StoreFiles:
 
     def _places(self, model_id: str) -> Iterator[Path]:
         """Yield the files of a model, in its folder or in quarantine."""
-        for folder in (self._models, self._quarantine):
-            place = folder / f"{model_id}{_SUFFIX}"
+        for place in (self._path(model_id), self._quarantine / f"{model_id}{_SUFFIX}"):
             if _regular(place):
                 yield place
 
     def _path(self, model_id: str) -> Path:
-        return self._models / f"{checked_id(model_id)}{_SUFFIX}"
+        end = _MEMORY if model_id in self._in_memory else _SUFFIX
+        return self._models / f"{checked_id(model_id)}{end}"
 
     def _partial(self, model_id: str) -> Path:
         path = self._path(model_id)

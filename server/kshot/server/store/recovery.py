@@ -1,10 +1,10 @@
 """Brings index and files together when a store opens: after a crash, or with bits flipped.
 
 Nothing whole is lost and nothing is deleted unless a tombstone, a missing row, or a row that is
-only `WRITTEN` proves that nobody is to have it. A row comes before the name of its file, so a file
-with its name and without a row is a model whose row was lost: it gets a new one from its own
-record, or goes to quarantine. Power may fail before a name is on disk: where rows were lost, a
-whole file without its name is one, too.
+only `WRITTEN` proves that nobody is to have it, or it was to end with its process. A row comes
+before the name of its file, so a file with its name and without a row is a model whose row was
+lost: it gets a new one from its own record, or goes to quarantine. Power may fail before a name is
+on disk: where rows were lost, a whole file without its name is one, too.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class _Recovery:
         self._found: Found = files.find()
         self._rows: dict[str, Row] = {}
         self._places: dict[str, int] = {}
-        self._places_of_requests: dict[str, int] = {}  # by the id of a row that is only written
+        self._places_of_requests: dict[str, int] = {}  # by the id of a row that may be dropped
         self._changed: dict[str, Row] = {}
         self._lost_rows: list[int] = []
         self._lost_tombstones: list[int] = []
         self._lost_requests: list[int] = []
         self._lost_ids: set[str] = set()
-        self._unwritten: set[str] = set()  # ids that nobody has heard of
+        self._dropped: set[str] = set()  # ids that nobody has heard of, or may ask for any more
         self._buried: dict[str, Tombstone] = {}
         self._unsure: set[str] = set()  # ids that may be deleted
         self._done: Counter[str] = Counter()
@@ -66,10 +66,12 @@ class _Recovery:
         dead = self._found.models & self._buried.keys()
         for model_id in self._found.models - self._rows.keys() - dead:
             self._adopt(model_id)
+        self._lost_ids -= self._found.memory
         for model_id in self._lost_ids - self._rows.keys() - self._changed.keys() - dead:
             self._changed[model_id] = self._unknown(model_id)
         self._files.clear_partial()
-        self._files.remove(self._unwritten)  # before the rows: without one a file counts as lost
+        # Before the rows: without one a file counts as lost.
+        self._files.remove(self._dropped | self._found.memory)
         self._index.change(
             tuple(self._changed.values()),
             new_graves,
@@ -103,7 +105,11 @@ class _Recovery:
             if request is None:
                 self._lost_requests.append(place)
                 self._done["lost_requests"] += 1
-            elif (row := self._rows.get(request.adapted_model)) and row.state == WRITTEN:
+            elif request.adapted_model in self._found.memory:
+                self._lost_requests.append(place)
+            elif (row := self._rows.get(request.adapted_model)) and (
+                row.state == WRITTEN or row.id not in self._found.models
+            ):
                 self._places_of_requests[row.id] = place
 
     def _bury_what_is_gone(self) -> list[Tombstone]:
@@ -139,7 +145,9 @@ class _Recovery:
         if row.state == WRITTEN:
             self._settle(row, present=present)
         elif not present:
-            if row.state == WHOLE:
+            if row.in_memory:
+                self._drop(row)
+            elif row.state == WHOLE:
                 self._changed[row.id] = replace(row, state=DAMAGED)
                 self._done["damaged"] += 1
         elif not row.sha256:
@@ -163,7 +171,10 @@ class _Recovery:
         if content and content_digest(content) == row.sha256:
             self._changed[row.id] = replace(row, state=WHOLE)
             return
-        self._unwritten.add(row.id)
+        self._drop(row)
+
+    def _drop(self, row: Row) -> None:
+        self._dropped.add(row.id)
         self._lost_rows.append(self._places[row.id])
         if row.id in self._places_of_requests:
             self._lost_requests.append(self._places_of_requests[row.id])

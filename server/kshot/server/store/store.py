@@ -151,6 +151,7 @@ class LocalStore:
     ) -> AdaptedModelRecord:
         """Write an adapted model to disk and return it with its `size_bytes`.
 
+        One in memory is there until the process ends: its file is written, but nothing waits.
         `request` answers the request that made it, by the record as it is stored: model and request
         are kept together or not at all. `limits` are its tenant's. Raises `StoreIsFull`,
         `QuotaExceeded`, `StoreFailed`, `RequestAnswered` where an answer to the request's id is
@@ -165,9 +166,8 @@ class LocalStore:
         self._reserve(NewModel(model.id, model.tenant, model.size_bytes), limits)
         try:
             answered = None if request is None else request(model)
-            self._writer.add(
-                row, content.parts, answered, lambda: self._check(row, answered, begun)
-            )
+            add = self._writer.add_in_memory if model.in_memory else self._writer.add
+            add(row, content.parts, answered, lambda: self._check(row, answered, begun))
         finally:
             with self._lock:
                 self._room.release(model.id)

@@ -26,7 +26,7 @@ class ModelWriter:
 
     A new model waits for the disk once: its content, its name and its row are synced side by side.
     Its row says `WRITTEN` until all three are there, so that the next start drops what a crash left
-    of it.
+    of it. One in memory waits for nothing: the next start drops it.
     """
 
     def __init__(self, files: StoreFiles, index: StoreIndex, lock: threading.RLock) -> None:
@@ -67,6 +67,27 @@ class ModelWriter:
                     self._index.forget(row.id)
                 raise
 
+    def add_in_memory(
+        self,
+        row: Row,
+        parts: Parts,
+        request: AnsweredRequest | None,
+        check: Callable[[], None],
+    ) -> None:
+        """Do what `add` does for a model that ends with this process; nothing is synced."""
+        with system_errors():
+            try:
+                self._files.write_unsynced(row.id, parts)
+                with self._lock:
+                    check()
+                    full = self._index.insert_unsynced(row, request)
+            except BaseException:
+                with suppress(OSError):
+                    self._files.discard(row.id)
+                raise
+        if full:
+            self._syncs.submit(self._take_in)
+
     def exchange(self, old: Row, new: Row, parts: Parts, check: Callable[[], None]) -> None:
         """Write a model in the place of the one with its id; if this fails, that stays.
 
@@ -88,6 +109,10 @@ class ModelWriter:
                 with suppress(OSError):
                     self._files.drop_partial(new.id)
                 raise
+
+    def _take_in(self) -> None:
+        with suppress(sqlite3.Error), self._lock:  # a later change tries again
+            self._index.take_in()
 
     def _fill(self, model_id: str, parts: Parts) -> None:
         """Write a file and wait until it, its name, and all that the index says are on disk."""

@@ -37,12 +37,13 @@ _SCRATCH = ".copying"
 class Backup:
     """What a backup did: models that it holds, and of these those that an earlier one had copied.
 
-    `gone` counts models that were deleted or expired meanwhile, `damaged` those that are in the
-    store, but not whole.
+    `memory` counts models that end with their server and are left out, `gone` those that were
+    deleted or expired meanwhile, `damaged` those that are in the store, but not whole.
     """
 
     models: int = 0
     copied: int = 0
+    memory: int = 0
     gone: int = 0
     damaged: int = 0
     size_bytes: int = 0
@@ -106,7 +107,10 @@ def _copy_models(
         else:
             content = _content(files, row)
             if content is None:
-                done.gone += 1
+                if row.in_memory:
+                    done.memory += 1
+                else:
+                    done.gone += 1
                 index.forget(row.id)
                 continue
             renewed = _row_of(content, row)

@@ -156,7 +156,7 @@ def backup(path: Path, dest: Path, as_json: bool) -> None:
     """Copy the store PATH into the folder DEST while its server runs, and verify every file.
 
     DEST is empty or has an earlier backup, of which equal files stay. Exits with 1 if the store has
-    damaged models, which no backup holds.
+    damaged models, which no backup holds, as it holds none with durability `memory`.
     """
     try:
         done = back_up(path, dest)
@@ -165,7 +165,8 @@ def backup(path: Path, dest: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"store": str(path), "backup": str(dest), **vars(done)}))
     else:
-        click.echo(f"{dest}: {done.models} models, {done.copied} of them copied now")
+        left_out = f", {done.memory} in memory left out" if done.memory else ""
+        click.echo(f"{dest}: {done.models} models, {done.copied} of them copied now{left_out}")
     if done.damaged:
         click.echo(f"{done.damaged} damaged models: run kshot store check {path}", err=True)
         raise SystemExit(1)

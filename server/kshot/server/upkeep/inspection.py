@@ -25,6 +25,8 @@ from kshot.server.store.tables.salvage import copy_index
 # What a server works with as it is; everything else is for `kshot store repair`.
 SOUND = ("healthy", "expired", "quarantined", "leftover", "unfinished", "foreign")
 
+_ENDED = "it ended with its server; the next start removes it"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -123,6 +125,8 @@ def _findings(files: StoreFiles, index: StoreIndex | None) -> Iterator[Finding]:
     for model_id in sorted(found.partial - found.models - known - graves) if rows_lost else ():
         if may_be_whole(files, model_id):
             yield Finding(model_id, "", "orphaned", "no row; its file is whole, without its name")
+    for model_id in sorted(found.memory - known):
+        yield Finding(model_id, "", "leftover", _ENDED)
     for _, _, request in index.requests() if index else ():
         if request is None:
             why = "the answer to a request id was changed; the next start removes it"
@@ -144,6 +148,8 @@ def _of_row(row: Row, files: StoreFiles, now: float, *, unfinished: bool) -> Fin
     try:
         whole = content_digest(files.read(row.id)) == row.sha256
     except FileNotFoundError:
+        if row.in_memory:
+            return Finding(row.id, row.model, "leftover", _ENDED)
         return Finding(row.id, row.model, "damaged", "its file is missing")
     except OSError as error:
         return Finding(row.id, row.model, "unreadable", str(error.strerror))

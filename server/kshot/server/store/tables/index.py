@@ -66,6 +66,8 @@ _TRIM_REQUESTS = """DELETE FROM requests WHERE rowid IN (
 # How many rows a sweep takes in a transaction, for which others wait.
 AT_ONCE = 500
 _LONGEST_WAIT = 5.0  # for another program that reads the file
+# Behind so many rows that wait for no sync the log is taken in: each changes a few of its pages.
+_UNSYNCED_ROWS = LOG_PAGES // 8
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class StoreIndex:
         """
         private_file(path, create=True)
         self._answers: Counter[str] = Counter()  # of each tenant, since the start
+        self._unsynced = 0  # rows since the start
         self._connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=_LONGEST_WAIT
         )
@@ -118,6 +121,20 @@ class StoreIndex:
                 if self._answers[request.tenant] % _TRIM_AFTER == 0:  # the first one, too
                     self._connection.execute(_TRIM_REQUESTS, (request.tenant, *_MOST_ANSWERS))
                 self._answers[request.tenant] += 1
+
+    def insert_unsynced(self, row: Row, request: AnsweredRequest | None) -> bool:
+        """Add what `insert` does, without any sync; return whether it is time to `take_in`."""
+        self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+        try:
+            self.insert(row, request)
+        finally:
+            self._connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        self._unsynced += 1
+        return self._unsynced % _UNSYNCED_ROWS == 0
+
+    def take_in(self) -> None:
+        """Move the log into the index, which waits for the disk."""
+        self._connection.execute("PRAGMA wal_checkpoint").fetchall()
 
     def sync(self) -> None:
         """Wait until all changes are on disk; for any thread, beside any other call.

@@ -50,6 +50,14 @@ class Row:
         return cls(model_id, "", *times, 0, "", "", state=DAMAGED, tenant=None)
 
     @property
+    def in_memory(self) -> bool:
+        """Tell whether the model ends with the process that keeps it, False if that is lost."""
+        try:
+            return self.adapted_model.in_memory
+        except ValueError:
+            return False
+
+    @property
     def adapted_model(self) -> AdaptedModelRecord:
         """Return the whole record; raise `ValueError` if it is none."""
         return parse_record(self.record)
