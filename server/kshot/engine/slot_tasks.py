@@ -1,15 +1,19 @@
 """A task in its slot: its inner step, its start there, and its result."""
 
+import math
 import time
 
 import torch
+from torch import Tensor
 
 from kshot.bundle import Preconditioner
 from kshot.engine.models import LoadedModel
 from kshot.engine.task import EngineResult, EngineTask, StopReason
 from kshot.learner import (
+    Network,
     SlotResult,
     SlotTask,
+    Statistics,
     StepRule,
     StepSpec,
     balanced_indices,
@@ -73,8 +77,7 @@ def finish(
             {}, {}, len(losses), reason, losses, 0.0, seconds, compute_path, result.width
         )
 
-    finite = torch.isfinite(result.losses).all() and torch.isfinite(result.parameters).all()
-    if not finite.item():
+    if not (_finite(result.losses) and _finite(result.parameters)):
         return without_arrays(StopReason.DIVERGED)
     if stop_reason is StopReason.CANCELLED or not stepped:
         return without_arrays(stop_reason)
@@ -83,9 +86,13 @@ def finish(
     shapes = layout_of(network, way).shapes
     # without the padding of the head
     parameters = {name: padded[name][:, : shape[0]] for name, shape in shapes.items()}
-    with torch.no_grad():  # on its own support set, transductive and frozen statistics are the same
-        logits, statistics = logits_of(network, parameters, started.support[None])
-    if not all(torch.isfinite(value).all().item() for value in statistics.values()):
+    # On its own support set, transductive and frozen statistics are the same.
+    if result.answers is not None:
+        logits, statistics = _named(network, way, *result.answers)
+    else:
+        with torch.no_grad():
+            logits, statistics = logits_of(network, parameters, started.support[None])
+    if not all(_finite(value) for value in statistics.values()):
         return without_arrays(StopReason.DIVERGED)
     accuracy = int((logits[0].argmax(dim=1) == started.classes).sum()) / len(started.classes)
     adapted, frozen = (
@@ -105,3 +112,23 @@ def finish(
         result.width,
         None if held_out is None else held_out.cpu().numpy(),
     )
+
+
+def _named(
+    network: Network, way: int, logits: Tensor, statistics: Tensor
+) -> tuple[Tensor, Statistics]:
+    """Bring a slot's answers into the form of `logits_of`."""
+    shapes = network.statistics_shapes
+    parts = torch.split(statistics, [math.prod(shape) for shape in shapes.values()])
+    named = {
+        name: part.reshape(1, *shape)
+        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+    return logits[None, :, :way], named
+
+
+def _finite(values: Tensor) -> bool:
+    """Tell whether all are finite, in one pass: the extremes of numbers with NaN are NaN."""
+    if not values.numel():
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())

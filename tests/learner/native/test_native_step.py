@@ -8,10 +8,15 @@ import pytest
 import torch
 
 from kshot.bundle import NetworkSpec, Scope
-from kshot.learner import StepSpec, compiler_name
+from kshot.learner import StepSpec, build_network, compiler_name, logits_of
 from kshot.learner.compile.compilable import difference
 from kshot.learner.native.library import load_native_package, write_native_package
-from kshot.learner.native.native_step import FiltersLast, NativeStep, native_shape
+from kshot.learner.native.native_step import (
+    MOST_EVALUATED,
+    FiltersLast,
+    NativeStep,
+    native_shape,
+)
 from kshot.learner.steps.ordered_step import OrderedStep
 from kshot.learner.steps.task_losses import Objective
 
@@ -89,6 +94,34 @@ def test_it_is_the_plain_step(
         slack = 4 * (reference - truth).abs().max().item() + 1e-6
         torch.testing.assert_close(result, reference, rtol=1e-4, atol=slack)
     assert difference(step_of(spec), spec, CPU) < 1e-3
+
+
+@pytest.mark.parametrize("downsampling", ["stride", "max_pool"])
+@pytest.mark.parametrize("count", [6, 11])
+def test_it_answers_a_support_set_as_the_network_does(
+    wide: StepSpec, step_of: StepOf, arguments_of: ArgumentsOf, downsampling: str, count: int
+) -> None:
+    """Of as many examples as a batch, and of more."""
+    network = NetworkSpec("conv4", {"filters": 16, "downsampling": downsampling})
+    spec = replace(wide, network=network)
+    vectors = arguments_of(spec, torch.float32)[0]
+    examples = torch.rand(count, *spec.input_shape)
+    step = step_of(spec)
+
+    answers = step.step.evaluate(step.order.enter(vectors)[0], examples)  # type: ignore[attr-defined]  # a native step
+
+    built = build_network(network, spec.input_shape, spec.batch_norm_epsilon)
+    logits, used = logits_of(built, spec.layout().split(vectors), examples[None])
+    statistics = torch.cat([used[name][0] for name in built.statistics_shapes])
+    torch.testing.assert_close(answers, (logits[0], statistics), rtol=1e-4, atol=1e-5)
+
+
+def test_it_does_not_answer_more_than_its_buffers_shall_hold(
+    wide: StepSpec, step_of: StepOf, arguments_of: ArgumentsOf
+) -> None:
+    examples = torch.rand(MOST_EVALUATED + 1, *wide.input_shape)
+
+    assert step_of(wide).step.evaluate(arguments_of(wide, torch.float32)[0][0], examples) is None  # type: ignore[attr-defined]  # a native step
 
 
 def test_kernels_have_their_filters_last(wide: StepSpec, step_of: StepOf) -> None:

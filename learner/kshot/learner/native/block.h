@@ -59,7 +59,7 @@ public:
                      2 - stride_, 2 - stride_),
           of_pools_(pooled ? count : 0, halved(height), halved(width), filters, 0, 0, 0, 0),
           places_(count * gradients_.height * gradients_.width), products_(places_ * filters),
-          mean_(filters), rate_(filters), transposed_(KERNEL * KERNEL * filters * channels) {
+          mean_(filters), variance_(filters), rate_(filters), transposed_(KERNEL * KERNEL * filters * channels) {
         gradients_.for_each_line([&](int64_t image, int64_t row) {
             const int64_t y = row * stride_ - inputs.top;
             lines_.push_back({inputs.at(image, y, -inputs.left), gradients_.at(image, row, 0),
@@ -93,11 +93,16 @@ public:
             mean.scale(1.0f / float(places_));
             for (int64_t place = 0; place < places_; place++)
                 variance.add_squares(Vectors<count>::at(product(place) + f), mean);
+            variance.scale(1.0f / float(places_));
             mean.write(&mean_[f]);
-            variance.write(&rate_[f]);
+            variance.write(&variance_[f]);
         });
-        for (float& value : rate_) value = 1 / std::sqrt(value / float(places_) + epsilon);
+        for (int64_t f = 0; f < filters_; f++) rate_[f] = 1 / std::sqrt(variance_[f] + epsilon);
     }
+
+    // Each filter's mean and variance over all places, `(filters,)`.
+    const std::vector<float>& mean() const { return mean_; }
+    const std::vector<float>& variance() const { return variance_; }
 
     // Write batch norm's outputs, or the greatest of each pool, where they are above zero: to
     // `target(image, row)`, a line each.
@@ -275,7 +280,7 @@ private:
     Images of_pools_;
     int64_t places_;
     std::vector<float> products_;      // (places, filters)
-    std::vector<float> mean_, rate_;   // (filters,), rate = 1 / sqrt(variance + epsilon)
+    std::vector<float> mean_, variance_, rate_;  // rate = 1 / sqrt(variance + epsilon)
     std::vector<float> transposed_;    // kernels (row, column, filter, channel)
     std::vector<Row> forth_;           // patches, and their products
     std::vector<Run> lines_;           // patches, and their gradients, a line of places each

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kshot.bundle import Scope
-from kshot.learner.networks.conv4 import Conv4
+from kshot.learner.networks.conv4 import BLOCK_COUNT, Conv4
 from kshot.learner.networks.network import build_network
 from kshot.learner.steps.ordered_step import ParameterOrder
 from kshot.learner.steps.step_spec import StepSpec
@@ -17,6 +17,7 @@ from kshot.learner.steps.step_tables import EVERY, At, StepTables, TableStep
 from kshot.learner.steps.task_losses import Objective
 
 WIDEST_VECTOR = 16  # floats; filters come in whole vectors
+MOST_EVALUATED = 32  # examples: there are buffers for them
 
 
 class Shape(ctypes.Structure):
@@ -86,6 +87,11 @@ class NativeStep(TableStep):
         self._reorder = library.kshot_reorder
         self._reorder.argtypes = [pointer, integer, pointer, pointer, ctypes.c_int32]
         self._reorder.restype = None
+        self._evaluate = library.kshot_evaluate
+        self._evaluate.argtypes = [pointer] * 5
+        self._evaluate.restype = None
+        self._library, self._shape = library, shape
+        self._for_support: NativeStep | None = None  # of the batch evaluated last
         self.task_shape = shape.channels, shape.height, shape.width, shape.filters, shape.way
         """What decides on the parameters of a task."""
         self._step = library.kshot_new_step(ctypes.byref(shape))
@@ -138,6 +144,28 @@ class NativeStep(TableStep):
                 newest.data_ptr(),
             )
         return newest
+
+    def evaluate(self, parameters: Tensor, examples: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Answer up to `MOST_EVALUATED` examples that are normalized together."""
+        count = len(examples)
+        if count == self._shape.batch:
+            return self.answer(parameters, examples)
+        if count > MOST_EVALUATED:
+            return None
+        if self._for_support is None or self._for_support._shape.batch != count:
+            shape = Shape.from_buffer_copy(self._shape)
+            shape.batch = count
+            self._for_support = NativeStep(self._library, shape)
+        return self._for_support.answer(parameters, examples)
+
+    def answer(self, parameters: Tensor, examples: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and statistics of one batch."""
+        logits = parameters.new_empty(self._shape.batch, self._shape.way)
+        statistics = parameters.new_empty(BLOCK_COUNT * 2 * self._shape.filters)
+        arrays = parameters, examples, logits, statistics
+        with self._lock:
+            self._evaluate(self._step, *(tensor.data_ptr() for tensor in arrays))
+        return logits, statistics
 
     def reorder(self, vectors: Tensor, target: Tensor, *, entering: bool) -> None:
         """Copy `(T, P)` parameters into the step's order, or out of it; both are contiguous."""

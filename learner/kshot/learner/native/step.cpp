@@ -7,7 +7,6 @@
 #include <immintrin.h>
 #endif
 
-#include <cstring>
 #include <new>
 
 #include "block.h"
@@ -66,7 +65,8 @@ public:
         places_ = height * width, features_ = places_ * shape.filters;
         size_ += shape.way * (features_ + 1);
         gradient_.resize(size_), hidden_.resize(shape.batch * features_);
-        rows_.resize(hidden_.size()), of_rows_.resize(hidden_.size()), logits_.resize(shape.way);
+        rows_.resize(hidden_.size()), of_rows_.resize(hidden_.size()), logits_.resize(shape.batch * shape.way);
+        for (int64_t n = 0; n < shape.batch; n++) in_order_.push_back(n);
     }
 
     // Take the step numbered `number` of the task in a row; return its loss before.
@@ -77,15 +77,10 @@ public:
         if (shape_.weight_decay_rate != 1)
             for (int64_t p = 0; p < size_; p++) parameters[p] *= shape_.weight_decay_rate;
         enter(tables.examples, tables.drawn + place * shape_.batch);
-        const float* at = parameters;
-        for (int b = 0; b < BLOCK_COUNT; at += blocks_[b++].size()) {
-            const float* batch_norm = at + blocks_[b].kernel_size();
-            blocks_[b].convolve(at, shape_.batch_norm_epsilon);
-            blocks_[b].activate(batch_norm, batch_norm + shape_.filters,
-                                [&](int64_t image, int64_t row) { return output(b, image, row); });
-        }
+        const float* at = forward(parameters);
         float* of = gradient_.data() + (at - parameters);
-        const float loss = differentiate_head(at, of, targets, tables.way_masks + row * shape_.way);
+        const float loss =
+            differentiate_head(at, of, targets, tables.way_masks + row * shape_.way);
         for (int b = BLOCK_COUNT - 1; b >= 0; b--) {
             at -= blocks_[b].size(), of -= blocks_[b].size();
             const int64_t kernels = blocks_[b].kernel_size(), filters = shape_.filters;
@@ -96,6 +91,18 @@ public:
         }
         update(parameters, scale, tables.step_sizes[place]);
         return tables.losses[place] = loss;
+    }
+
+    // Write the logits `(batch, way)` of a batch, and each block's mean and variance.
+    void evaluate(const float* parameters, const float* examples, float* logits,
+                  float* statistics) {
+        enter(examples, in_order_.data());
+        forward(parameters);
+        std::copy(logits_.begin(), logits_.end(), logits);
+        for (const Block& block : blocks_) {
+            statistics = std::copy(block.mean().begin(), block.mean().end(), statistics);
+            statistics = std::copy(block.variance().begin(), block.variance().end(), statistics);
+        }
     }
 
     // Copy one task's parameters into this order, or from it into that of the layout.
@@ -143,40 +150,58 @@ private:
         return &hidden_[(image * outputs.height + row) * outputs.width * shape_.filters];
     }
 
+    // Compute the features and the logits of the batch that is inside; return the head's weights.
+    //
+    // The head sees features as `(filter, row, column)`.
+    const float* forward(const float* parameters) {
+        const float* at = parameters;
+        for (int b = 0; b < BLOCK_COUNT; at += blocks_[b++].size()) {
+            const float* batch_norm = at + blocks_[b].kernel_size();
+            blocks_[b].convolve(at, shape_.batch_norm_epsilon);
+            blocks_[b].activate(batch_norm, batch_norm + shape_.filters,
+                                [&](int64_t image, int64_t row) { return output(b, image, row); });
+        }
+        const float *bias = at + shape_.way * features_, *hidden = hidden_.data();
+        for (int64_t n = 0; n < shape_.batch; n++) {
+            float* row = &rows_[n * features_];
+            for (int64_t place = 0; place < places_; place++)
+                for (int64_t f = 0; f < shape_.filters; f++) row[f * places_ + place] = *hidden++;
+            for (int64_t w = 0; w < shape_.way; w++)
+                logits_[n * shape_.way + w] = bias[w] + dot(row, at + w * features_);
+        }
+        return at;
+    }
+
     // Write the head's gradient and the last block's, and return the mean cross-entropy.
     //
-    // The head sees features as `(filter, row, column)`. Ways whose mask is false take no part.
+    // Ways whose mask is false take no part.
     float differentiate_head(const float* weight, float* of_weight, const int64_t* targets,
                              const bool* way_mask) {
-        const int64_t filters = shape_.filters, way = shape_.way;
-        const float *bias = weight + way * features_, share = 1 / float(shape_.batch);
-        float* of_bias = of_weight + way * features_;
-        std::memset(of_weight, 0, way * (features_ + 1) * sizeof(float));
+        const int64_t way = shape_.way;
+        const float share = 1 / float(shape_.batch);
+        float *of_bias = of_weight + way * features_, loss = 0;
+        std::fill(of_weight, of_bias + way, 0.0f);
         std::fill(of_rows_.begin(), of_rows_.end(), 0.0f);
-        float loss = 0;
         for (int64_t n = 0; n < shape_.batch; n++) {
-            float *row = &rows_[n * features_], *of_row = &of_rows_[n * features_];
-            const float* hidden = &hidden_[n * features_];
-            for (int64_t place = 0; place < places_; place++)
-                for (int64_t f = 0; f < filters; f++) row[f * places_ + place] = *hidden++;
+            float *logits = &logits_[n * way], *of_row = &of_rows_[n * features_];
             float highest = -INFINITY, sum = 0;
             for (int64_t w = 0; w < way; w++) {
-                logits_[w] = way_mask[w] ? bias[w] + dot(row, weight + w * features_) : -INFINITY;
-                highest = std::max(logits_[w], highest);
+                if (!way_mask[w]) logits[w] = -INFINITY;
+                highest = std::max(logits[w], highest);
             }
-            for (int64_t w = 0; w < way; w++) sum += std::exp(logits_[w] - highest);
-            loss += (std::log(sum) + highest - logits_[targets[n]]) * share;
+            for (int64_t w = 0; w < way; w++) sum += std::exp(logits[w] - highest);
+            loss += (std::log(sum) + highest - logits[targets[n]]) * share;
             for (int64_t w = 0; w < way; w++) {
                 const float wanted = w == targets[n];
-                const float slope = (std::exp(logits_[w] - highest) / sum - wanted) * share;
+                const float slope = (std::exp(logits[w] - highest) / sum - wanted) * share;
                 of_bias[w] += slope;
-                add(slope, row, of_weight + w * features_);
+                add(slope, &rows_[n * features_], of_weight + w * features_);
                 add(slope, weight + w * features_, of_row);
             }
             for (int64_t place = 0; place < places_; place++) {
                 Images& of = blocks_[BLOCK_COUNT - 1].of_outputs();
                 float* to = of.at(n, place / of.width, place % of.width);
-                for (int64_t f = 0; f < filters; f++) to[f] = of_row[f * places_ + place];
+                for (int64_t f = 0; f < shape_.filters; f++) to[f] = of_row[f * places_ + place];
             }
         }
         return loss;
@@ -225,7 +250,8 @@ private:
     std::vector<Block> blocks_;
     std::vector<float> gradient_;                 // like the parameters
     std::vector<float> hidden_, rows_, of_rows_;  // (batch, features), two orders, and gradients
-    std::vector<float> logits_;                   // (way,)
+    std::vector<float> logits_;                   // (batch, way)
+    std::vector<int64_t> in_order_;               // 0, 1, ...
 };
 
 }  // namespace kshot
@@ -257,4 +283,10 @@ extern "C" void kshot_take_steps(kshot::Step* step, const kshot::Tables* tables,
         for (int64_t s = 0; s < step_count; s++)
             newest[task] =
                 step->take(*tables, first + task, (numbers ? numbers[task] : number) + s);
+}
+
+// Write the logits `(batch, way)` of a batch of examples, and the mean and variance of each block.
+extern "C" void kshot_evaluate(kshot::Step* step, const float* parameters, const float* examples,
+                               float* logits, float* statistics) {
+    step->evaluate(parameters, examples, logits, statistics);
 }

@@ -11,7 +11,7 @@ from kshot.learner.steps.inner_step import InnerStep
 from kshot.learner.steps.loss_readback import LossReader
 from kshot.learner.steps.ordered_step import common_order, in_order
 from kshot.learner.steps.preconditioner import StepRule
-from kshot.learner.steps.step_tables import StepTables
+from kshot.learner.steps.step_tables import StepTables, TableStep
 
 LEAST_EXAMPLES = 32
 
@@ -41,12 +41,15 @@ class SlotTask:
 class SlotResult:
     """The result of a task: parameters `(P,)` and the loss of each step taken `(steps,)`.
 
-    `width` counts the rows of the widest launch that it took part in.
+    `width` counts the rows of the widest launch that it took part in. Where a step tells,
+    `answers` are the support set's logits `(n, way)` and batch statistics, one after another as the
+    network lists them.
     """
 
     parameters: Tensor
     losses: Tensor
     width: int
+    answers: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class _Occupant:
 
     handle: int
     step_count: int
+    example_count: int
     done: int = 0
     width: int = 0
 
@@ -155,7 +159,7 @@ class Slots:
         tables.step_sizes[:count, row] = torch.tensor(sizes, dtype=tables.step_sizes.dtype)
         self._positions[row] = 0
         self._handles += 1
-        occupant = _Occupant(self._handles, count)
+        occupant = _Occupant(self._handles, count, task.support.shape[0])
         if progress is not None:
             self._go_on(row, occupant, progress)
         self._occupants.append(occupant)
@@ -205,16 +209,26 @@ class Slots:
     def pause(self, handle: int) -> SlotProgress:
         """Remove a task that shall go on later, in any slot of the same kind."""
         scales = self._left(self._tables.scales[self._row(handle)])
-        return SlotProgress(self.leave(handle), scales)
+        return SlotProgress(self._vacate(handle, None), scales)
 
     def leave(self, handle: int) -> SlotResult:
         """Remove a task at any time; the others are not affected."""
+        row, step = self._row(handle), self._steps[min(self._steps)]
+        answers = None
+        if isinstance(step, TableStep):
+            first, count = row * self._examples_each, self._occupants[row].example_count
+            examples = self._tables.examples[first : first + count]
+            answers = step.evaluate(self._tables.parameters[row], examples)
+        return self._vacate(handle, answers)
+
+    def _vacate(self, handle: int, answers: tuple[Tensor, Tensor] | None) -> SlotResult:
         row, last = self._row(handle), len(self._occupants) - 1
         occupant = self._occupants[row]
         result = SlotResult(
             self._left(self._tables.parameters[row]),
             self._tables.losses[: occupant.done, row].clone(),
             occupant.width,
+            answers,
         )
         if row != last:
             self._move(last, row)

@@ -112,3 +112,11 @@ class TableStep(ABC):
         Returns those of the last step `(tasks,)`. Tasks at places of their own are those of the
         rows in the slice.
         """
+
+    @abstractmethod
+    def evaluate(self, parameters: Tensor, examples: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Answer examples `(n, channels, height, width)` that are normalized together.
+
+        `parameters` `(P,)` are a row of the tables. Returns logits `(n, way)` and the statistics
+        used, one after another as the network lists them; None where there are too many examples.
+        """
