@@ -10,13 +10,16 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 SERVING = Path(os.environ["SNIPPETS_SERVING"])
-LOG = Path("serve.log")
+KEYS_READ = SERVING.with_name(f"{SERVING.name}-keys")  # is there if the server has keys
+LOG, READ = Path("serve.log"), '"access_read"'
 END_S = 5.0  # a collector of traces that is away would take longer
+READ_S = 60.0
 DIED = 70
 
 
@@ -55,7 +58,27 @@ def serve(words: Sequence[str]) -> int:
             sys.stderr.write(LOG.read_text())
             return DIED
     SERVING.write_text(f"{process} {json.dumps(words)}")
+    KEYS_READ.unlink(missing_ok=True)
+    if "KSHOT_ACCESS" in os.environ:
+        KEYS_READ.touch()
     return 0
+
+
+def make_key(words: Sequence[str]) -> int:
+    """Make a key; where a server runs with keys, wait until it has read it."""
+    reads = SERVING.exists() and KEYS_READ.exists()
+    before = LOG.read_text().count(READ) if reads else 0
+    code = run(words)
+    until = time.monotonic() + READ_S
+    while reads and LOG.read_text().count(READ) == before and time.monotonic() < until:
+        time.sleep(0.05)
+    return code
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command; return its exit code."""
+    _, answers = ask(words, [0, 1, 2])
+    return int(answers.readline() or DIED)
 
 
 def main(words: Sequence[str]) -> int:
@@ -65,8 +88,9 @@ def main(words: Sequence[str]) -> int:
         return 0
     if words[:2] == ["kshot", "serve"] and "SNIPPETS_PARSE_ONLY" not in os.environ:
         return serve(words)
-    _, answers = ask(words, [0, 1, 2])
-    return int(answers.readline() or DIED)
+    if words[:3] == ["kshot", "keys", "create"] and "SNIPPETS_PARSE_ONLY" not in os.environ:
+        return make_key(words)
+    return run(words)
 
 
 if __name__ == "__main__":

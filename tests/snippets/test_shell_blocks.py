@@ -97,8 +97,6 @@ def runnable(command: str) -> str:
         if command.startswith(beginning):
             named = re.search(r"(?:^|kshot )(kshot (?!-t |\.).*)|--no-python (kshot .*)", command)
             return f"SNIPPETS_PARSE_ONLY=1 {named[1] or named[2]}" if named else ":"
-    if "kshot keys create" in command:
-        return f"{command}\nsleep 2  # a server reads its keys twice a second"
     options = " ".join(each for form, each in SHORT.items() if re.match(form, command))
     words, redirection, rest = re.fullmatch(r"(.*?)(\s+[#>]|$)(.*)", command, re.DOTALL).groups()
     return f"{words} {options}{redirection}{rest}" if options else command
