@@ -6,6 +6,7 @@ fork runs it and sends its exit code. All data sets but digits and folders are a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import runpy
@@ -25,8 +26,11 @@ import torch
 
 # What commands import late: here it is imported once for all forks.
 from kshot import __main__ as program
-from kshot.bundle import builtin_bundle, load_bundle
+from kshot.bundle import BatchNormMode, builtin_bundle, load_bundle, replace_file
+from kshot.learner import Network
 from kshot.server import command as serve_command
+from kshot.trainer.bundling import packaging
+from kshot.trainer.bundling.onnx_templates import build_template
 from kshot.trainer.commands.evaluation_request import PROTOCOLS
 from kshot.trainer.datasets import registry
 from kshot.trainer.datasets.dataset import ImageDataset, make_dataset
@@ -53,8 +57,20 @@ def patterns(request: PartRequest) -> ImageDataset:
     return replace(dataset, split_digest=trained.split_digest)  # the bundle may be measured on them
 
 
-def make_commands_cheap() -> None:
-    """Replace data sets by patterns, and measure on few tasks, beside one trivial classifier."""
+def build_once(folder: Path, network: Network, mode: BatchNormMode) -> bytes:
+    """Return a template, built by the first command that wants it: that takes seconds."""
+    path = folder / hashlib.sha256(f"{network} {mode}".encode()).hexdigest()
+    if not path.exists():
+        replace_file(path, build_template(network, mode))
+    return path.read_bytes()
+
+
+def make_commands_cheap(folder: Path) -> None:
+    """Replace data sets by patterns, and measure on few tasks, beside one trivial classifier.
+
+    Templates of networks are kept in the folder.
+    """
+    packaging.build_template = partial(build_once, folder)
     registry.DATASETS = {
         name: reader if name in REAL else patterns for name, reader in registry.DATASETS.items()
     }
@@ -125,7 +141,7 @@ def answer(connection: socket.socket, listener: socket.socket) -> None:
 def main() -> None:
     """Listen on the socket that the argument names, until the standard input ends."""
     torch.set_num_threads(1)
-    make_commands_cheap()
+    make_commands_cheap(Path(sys.argv[1]).parent)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks leave no zombies
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(sys.argv[1])
