@@ -40,6 +40,12 @@ class Tables(ctypes.Structure):
         ("capacity", ctypes.c_int64),
     )
 
+    @staticmethod
+    def of(tables: StepTables) -> "Tables":
+        """Tell where these arrays begin."""
+        arrays = (getattr(tables, field.name).data_ptr() for field in fields(StepTables))
+        return Tables(*arrays, len(tables.parameters))
+
 
 def native_shape(spec: object, device: torch.device) -> Shape | None:
     """Return what a native step of a spec needs, None where there is none.
@@ -99,6 +105,8 @@ class NativeStep(TableStep):
             raise MemoryError("a compiled step found no memory for its buffers")
         weakref.finalize(self, library.kshot_delete_step, self._step)
         self._lock = Lock()
+        self._tables: StepTables | None = None  # those of the step before, most often the same
+        self._arrays = Tables()
 
     def __call__(
         self,
@@ -128,14 +136,12 @@ class NativeStep(TableStep):
         first, after, _ = tasks.indices(len(tables.parameters))
         numbers, number = (None, at) if isinstance(at, int) else (at[0].data_ptr(), 0)
         newest = tables.losses.new_empty(after - first)
-        arrays = Tables(
-            *(getattr(tables, field.name).data_ptr() for field in fields(StepTables)),
-            len(tables.parameters),
-        )
         with self._lock:
+            if tables is not self._tables:
+                self._tables, self._arrays = tables, Tables.of(tables)
             self._take(
                 self._step,
-                ctypes.byref(arrays),
+                ctypes.byref(self._arrays),
                 first,
                 after - first,
                 numbers,

@@ -1,7 +1,7 @@
 """Slots: tasks join a running inner loop at its next step, and leave it independently."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -271,5 +271,6 @@ class Slots:
         examples[:, : self._examples_each] = tables.examples.view(
             self._capacity, self._examples_each, *shape
         )
-        tables.drawn += (self._rows * (each - self._examples_each))[:, None]
-        tables.examples, self._examples_each = examples.flatten(0, 1), each
+        tables.drawn.add_((self._rows * (each - self._examples_each))[:, None])
+        self._tables = replace(tables, examples=examples.flatten(0, 1))
+        self._examples_each = each

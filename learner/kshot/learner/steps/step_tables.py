@@ -15,7 +15,7 @@ number and row, both int64 `(tasks,)`."""
 EVERY = slice(None)
 
 
-@dataclass
+@dataclass(frozen=True)
 class StepTables:
     """The state of T tasks inside their inner loops, and what each of their steps sees.
 
