@@ -54,6 +54,7 @@ class FakeServicer(AdaptationServiceServicer):
     """Answers like a kshot server, but learns nothing: query i is of class i modulo way."""
 
     kept: dict[str, wire.AdaptedModel] = field(default_factory=dict)
+    keeping: threading.Lock = field(default_factory=threading.Lock)
     requests: list[Message] = field(default_factory=list)
     request_ids: set[str] = field(default_factory=set)
     remaining: list[float] = field(default_factory=list)
@@ -83,6 +84,13 @@ class FakeServicer(AdaptationServiceServicer):
             refusal.times -= 1
             refuse(context, refusal)
 
+    def _keep(self, adapted: wire.AdaptedModel) -> None:
+        """Keep a model by an id that none has: several calls adapt and delete at once."""
+        with self.keeping:
+            numbers = (int(name.removeprefix("am-")) for name in self.kept)
+            adapted.id = f"am-{max(numbers, default=-1) + 1}"
+            self.kept[adapted.id] = adapted
+
     def Adapt(  # noqa: N802 -- the service's own name
         self, request: wire.AdaptRequest, context: grpc.ServicerContext
     ) -> wire.AdaptResponse:
@@ -91,9 +99,9 @@ class FakeServicer(AdaptationServiceServicer):
 
     def _adapt(self, request: wire.AdaptRequest) -> wire.AdaptResponse:
         model = request.model or "omniglot"
-        adapted = _adapted(f"am-{len(self.kept)}", model, request.support_set)
+        adapted = _adapted(model, request.support_set)
         adapted.options.MergeFrom(request.options)
-        self.kept[adapted.id] = adapted
+        self._keep(adapted)
         response = wire.AdaptResponse(adapted_model=adapted)
         response.deduplicated = request.request_id in self.request_ids
         self.request_ids.add(request.request_id)
@@ -150,7 +158,7 @@ class FakeServicer(AdaptationServiceServicer):
         self, request: wire.AdaptAndPredictRequest, context: grpc.ServicerContext
     ) -> wire.AdaptAndPredictResponse:
         self._begin(request, context)
-        adapted = _adapted("", request.model, request.support_set)
+        adapted = _adapted(request.model, request.support_set)
         adapted.ClearField("expire_time")
         response = wire.AdaptAndPredictResponse(adapted_model=adapted)
         response.probabilities.CopyFrom(_answer(request.queries, len(adapted.class_names)))
@@ -198,11 +206,11 @@ class FakeServicer(AdaptationServiceServicer):
         old = self._find(request.adapted_model, context)
         adapted = wire.AdaptedModel()
         adapted.CopyFrom(old)
-        adapted.id, adapted.parent = f"am-{len(self.kept)}", old.id
+        adapted.parent = old.id
         names = [*request.added.class_names, *(each.class_name for each in request.relabellings)]
         adapted.class_names.extend(dict.fromkeys(set(names) - set(old.class_names)))
         adapted.support_count += len(request.added.class_indices) - len(request.removed_indices)
-        self.kept[adapted.id] = adapted
+        self._keep(adapted)
         response = wire.ReviseAdaptedModelResponse(adapted_model=adapted, deduplicated=True)
         response.report.stop_reason = wire.STOP_REASON_COMPLETED
         response.report.example_notes.add(
@@ -220,9 +228,9 @@ class FakeServicer(AdaptationServiceServicer):
         self._begin(header, context)
         content = b"".join(part.chunk for part in chunks)
         assert header.header.sha256 == hashlib.sha256(content).hexdigest()
-        adapted = wire.AdaptedModel(id=f"am-{len(self.kept)}", class_names=["a", "b"])
+        adapted = wire.AdaptedModel(class_names=["a", "b"])
         adapted.size_bytes = len(content)
-        self.kept[adapted.id] = adapted
+        self._keep(adapted)
         return wire.ImportAdaptedModelResponse(adapted_model=adapted)
 
     def DeleteAdaptedModel(  # noqa: N802 -- the service's own name
@@ -316,9 +324,8 @@ def refuse(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
     context.abort_with_status(sent._replace(trailing_metadata=trailers))
 
 
-def _adapted(name: str, model: str, support: wire.SupportSet) -> wire.AdaptedModel:
+def _adapted(model: str, support: wire.SupportSet) -> wire.AdaptedModel:
     adapted = wire.AdaptedModel(
-        id=name,
         model=model,
         weights_digest="ab" * 32,
         class_names=support.class_names,

@@ -25,6 +25,7 @@ from examples.demo.server import running_server
 from kshot.__main__ import main
 from kshot.bundle import BatchNormMode, builtin_bundle, load_bundle
 from kshot.client import Client
+from kshot.client.estimator import shared_client
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -96,6 +97,8 @@ def test_what_needs_no_server_runs(
     """
     monkeypatch.setenv("PATH", path_without_compiler)
     monkeypatch.setenv("KSHOT_BUNDLE", "drawings")
+    # A local server that other tests' classifiers have left to the next has other bundles.
+    monkeypatch.setattr(shared_client, "_shared", {})
     with Client.local(timeout=120):  # so that all blocks share one
         exec("\n".join(re.findall(r"```python\n(.*?)```", PYTHON_PAGE, re.DOTALL)), {})  # noqa: S102
         assert "adapting" in (printed := capsys.readouterr().out)
