@@ -1,4 +1,6 @@
-"""Measure one compiled inner step of conv4 by itself; both commands print JSON.
+"""Measure one inner step of conv4 as torch compiles it; both commands print JSON.
+
+A CPU takes most steps of conv4 by the code of `kshot.learner.native` instead.
 
 python benchmarks/inner_step.py [--way 5] [--batch-size 5] [--tasks 1] [--device cpu] profile
 python benchmarks/inner_step.py [--network mini-imagenet] [...] forms [FORM ...]

@@ -59,7 +59,8 @@ public:
                      2 - stride_, 2 - stride_),
           of_pools_(pooled ? count : 0, halved(height), halved(width), filters, 0, 0, 0, 0),
           places_(count * gradients_.height * gradients_.width), products_(places_ * filters),
-          mean_(filters), variance_(filters), rate_(filters), transposed_(KERNEL * KERNEL * filters * channels) {
+          mean_(filters), variance_(filters), rate_(filters),
+          transposed_(KERNEL * KERNEL * filters * channels) {
         gradients_.for_each_line([&](int64_t image, int64_t row) {
             const int64_t y = row * stride_ - inputs.top;
             lines_.push_back({inputs.at(image, y, -inputs.left), gradients_.at(image, row, 0),
@@ -243,8 +244,10 @@ private:
     template <class Body>
     void for_each_place(int64_t image, int64_t row, int64_t column, Body body) {
         const int64_t size = pooled_ ? POOL : 1;
-        for (int64_t y = row * size; y < std::min((row + 1) * size, gradients_.height); y++)
-            for (int64_t x = column * size; x < std::min((column + 1) * size, gradients_.width); x++)
+        const int64_t below = std::min((row + 1) * size, gradients_.height);
+        const int64_t right = std::min((column + 1) * size, gradients_.width);
+        for (int64_t y = row * size; y < below; y++)
+            for (int64_t x = column * size; x < right; x++)
                 body((image * gradients_.height + y) * gradients_.width + x,
                      gradients_.at(image, y, x));
     }

@@ -9,8 +9,8 @@
 
 namespace kshot {
 
-// A block of sums fills the processor's registers, 32 with AVX-512 and 16 elsewhere, together with a
-// vector of each factor: ROW_COUNT rows of VECTOR_COUNT vectors, or more rows of fewer vectors.
+// A block of sums fills the processor's registers, 32 with AVX-512 and 16 elsewhere, together with
+// a vector of each factor: ROW_COUNT rows of VECTOR_COUNT vectors, or more rows of fewer vectors.
 #if defined(__AVX512F__)
 constexpr int LANES = 16, VECTOR_COUNT = 4;
 #else

@@ -65,7 +65,8 @@ public:
         places_ = height * width, features_ = places_ * shape.filters;
         size_ += shape.way * (features_ + 1);
         gradient_.resize(size_), hidden_.resize(shape.batch * features_);
-        rows_.resize(hidden_.size()), of_rows_.resize(hidden_.size()), logits_.resize(shape.batch * shape.way);
+        rows_.resize(hidden_.size()), of_rows_.resize(hidden_.size());
+        logits_.resize(shape.batch * shape.way);
         for (int64_t n = 0; n < shape.batch; n++) in_order_.push_back(n);
     }
 
@@ -274,8 +275,8 @@ extern "C" void kshot_reorder(const kshot::Step* step, int64_t task_count, const
         entering ? step->reorder<true>(from, to) : step->reorder<false>(from, to);
 }
 
-// Take steps of `task_count` tasks from a row on, the first of each numbered `numbers[task]`, or all
-// `number` where there are none; write the last step's losses.
+// Take steps of `task_count` tasks from a row on, the first of each numbered `numbers[task]`, or
+// all `number` where there are none; write the last step's losses.
 extern "C" void kshot_take_steps(kshot::Step* step, const kshot::Tables* tables, int64_t first,
                                  int64_t task_count, const int64_t* numbers, int64_t number,
                                  int64_t step_count, float* newest) {
